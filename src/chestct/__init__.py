@@ -1,0 +1,58 @@
+"""Classify whole chest CT scans, and show how sure the answer is and where the evidence lies.
+
+The public names are loaded when they are first used: `import chestct` itself loads neither torch
+nor scipy, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from chestct.classifier import Classifier, load_classifier
+    from chestct.pipeline import classify_scan
+    from chestct.preprocess.prepare import prepare
+    from chestct.preprocess.recipes import RECIPES
+    from chestct.readers import read_volume
+    from chestct.result import ScanResult
+    from chestct.volume import Grid, Volume
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RECIPES",
+    "Classifier",
+    "Grid",
+    "ScanResult",
+    "Volume",
+    "__version__",
+    "classify_scan",
+    "load_classifier",
+    "prepare",
+    "read_volume",
+]
+
+_HOMES: Final = {
+    "RECIPES": "chestct.preprocess.recipes",
+    "Classifier": "chestct.classifier",
+    "Grid": "chestct.volume",
+    "ScanResult": "chestct.result",
+    "Volume": "chestct.volume",
+    "classify_scan": "chestct.pipeline",
+    "load_classifier": "chestct.classifier",
+    "prepare": "chestct.preprocess.prepare",
+    "read_volume": "chestct.readers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'chestct' has no attribute '{name}'")
+    found = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,60 @@
+"""A classified scan together with what it was classified from, which is what writers need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from chestct.preprocess.prepared import PreparedScan
+from chestct.result import ScanResult
+from chestct.volume import Volume, to_canonical
+
+SCAN_FACTS: Final[dict[str, str]] = {
+    "format": "Read from",
+    "size_voxels": "Slices, rows, columns",
+    "spacing_mm": "Voxel spacing, mm",
+    "extent_mm": "Extent, mm",
+    "slice_thickness_mm": "Slice thickness, mm",
+    "kernel": "Kernel",
+    "kvp": "Tube voltage, kV",
+    "manufacturer": "Manufacturer",
+    "model": "Scanner model",
+    "patient_position": "Patient position",
+    "unit": "Values",
+    "left_out": "Left out",
+}
+"""Facts that may appear in outputs, in the order they are shown, and their names in words.
+
+An allow-list: whatever else a reader knows stays inside the program.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class ScanAnalysis:
+    """Everything known about one scan after it was classified.
+
+    Attributes:
+        result: The answer.
+        volume: The scan as read, on its own axes.
+        prepared: What the network saw and how it lies in the patient.
+    """
+
+    result: ScanResult
+    volume: Volume
+    prepared: PreparedScan
+
+    @property
+    def analysed_slices(self) -> tuple[int, int]:
+        """First and last slice the network saw, along depth of the canonical scan.
+
+        The salient slices, as far as the network's input reaches: a recipe without a threshold
+        may still look at a box around the lungs only.
+        """
+        first, last = self.prepared.salient
+        input_grid = self.prepared.grid
+        faces = np.array([[-0.5, 0.0, 0.0], [input_grid.shape[0] - 0.5, 0.0, 0.0]])
+        reach = to_canonical(self.volume).grid.to_index(input_grid.to_patient(faces))[:, 0]
+        low, high = int(np.ceil(reach.min())), int(np.floor(reach.max()))
+        return max(first, min(low, last)), min(last, max(high, first))

@@ -1,0 +1,159 @@
+"""A classifier's card: what it is, how it was made, what it was seen to do, and what it is not for.
+
+The card is a JSON file beside the weights. It is read strictly: a field that is missing, unknown
+or of the wrong kind is an error that names it, as a card that is half understood would let a
+network run on inputs it was not trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from chestct.errors import ClassifierError
+from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+from chestct.lookup import unknown_name_message
+
+CARD_FILE: Final = "card.json"
+MAX_CARD_BYTES: Final = 2**20
+SCHEMA_VERSION: Final = 1
+
+Words = Annotated[str, Field(min_length=1, max_length=10_000)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class MeasuredResult(BaseModel):
+    """One figure and how sure it is.
+
+    Attributes:
+        measure: What was measured, such as "accuracy".
+        value: The figure.
+        low: Lower end of its 95 % interval, or None where there is none.
+        high: Upper end of its 95 % interval, or None.
+        num_scans: Scans it was measured on.
+        scans: Which scans those were, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    measure: Name
+    value: float
+    low: float | None = None
+    high: float | None = None
+    num_scans: int = Field(ge=1)
+    scans: Words
+
+    @field_validator("high")
+    @classmethod
+    def _is_an_interval(cls, high: float | None, info: Any) -> float | None:
+        low = info.data.get("low")
+        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+            raise ValueError("low and high must be an interval, or both null")
+        return high
+
+
+class Card(BaseModel):
+    """Everything about a classifier but its weights.
+
+    Attributes:
+        schema_version: Version of this list of fields.
+        name: The classifier's name.
+        version: Its version.
+        network: A name in `NETWORKS`.
+        network_settings: The network's own settings; what is left out takes its default.
+        recipe: Every field of the recipe that scans are prepared with.
+        labels: What the logits stand for, in their order.
+        trained_on: The training data in words, ready to be shown with every result.
+        results: What was measured.
+        versions: Program to version, of those that made it.
+        licence: Terms of use of the weights.
+        notice: Must hold the notice that it is not for clinical use; may say more.
+        weights_sha256: Hash of the weights file; filled in when the classifier is saved.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    name: Name
+    version: Name
+    network: Name
+    network_settings: dict[str, JsonValue] = Field(default_factory=dict)
+    recipe: dict[str, JsonValue]
+    labels: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    trained_on: Words
+    results: tuple[MeasuredResult, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    licence: Words
+    notice: Words = NOT_FOR_CLINICAL_USE
+    weights_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+
+    @field_validator("recipe", "network_settings", mode="before")
+    @classmethod
+    def _tuples_to_lists(cls, values: object) -> object:
+        """Let `dataclasses.asdict(recipe)` be given as it is."""
+        return json.loads(json.dumps(values)) if isinstance(values, Mapping) else values
+
+    @field_validator("labels")
+    @classmethod
+    def _are_distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(labels)) < len(labels) or UNSUITABLE in labels:
+            raise ValueError(f"labels must differ from each other and from '{UNSUITABLE}'")
+        return labels
+
+    @field_validator("notice")
+    @classmethod
+    def _says_what_it_is_not(cls, notice: str) -> str:
+        if NOT_FOR_CLINICAL_USE not in notice:
+            raise ValueError(f'the notice must hold the words "{NOT_FOR_CLINICAL_USE}"')
+        return notice
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check a classifier's card.
+
+    Raises:
+        ClassifierError: There is none, it is no JSON, or a field is missing, unknown or wrong.
+    """
+    path = folder / CARD_FILE
+    try:
+        if path.stat().st_size > MAX_CARD_BYTES:
+            raise ClassifierError(f"{path} is larger than {MAX_CARD_BYTES} bytes: not a card.")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClassifierError(f"The classifier's card {path} cannot be read: {error}.") from error
+    try:
+        card = Card.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ClassifierError(_in_words(error, path)) from error
+    missing = sorted(set(Card.model_fields) - card.model_fields_set)
+    if missing:
+        raise ClassifierError(f"{path} lacks the field '{missing[0]}'. {_REMEDY}")
+    return card
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write a card with every field, for `read_card`."""
+    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+_REMEDY: Final = "Get the classifier's folder again, or save it anew with this version of chestct."
+
+
+def _in_words(error: ValidationError, path: Path) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "json_invalid":
+        return f"{path} is not JSON: {first['msg']}. {_REMEDY}"
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        return f"{path}: {unknown_name_message(where, Card.model_fields, kind='field')} {_REMEDY}"
+    if first["type"] == "missing":
+        return f"{path} lacks the field '{where}'. {_REMEDY}"
+    found = json.dumps(first["input"], default=str)
+    shown = found if len(found) <= 60 else found[:57] + "..."
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{path}: field '{where}' is {shown}: {reason}. {_REMEDY}"

@@ -1,0 +1,248 @@
+"""A classifier: a trained network, the recipe it was trained with, its labels and its card.
+
+On disk it is a folder of two files, `weights.safetensors` and `card.json`. The recipe travels
+with the weights, so that training and use cannot disagree.
+
+PyTorch is loaded only when the network itself is wanted: a classifier whose weights were checked
+before runs in OpenVINO without it, and starts in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from chestct.card import CARD_FILE, Card, read_card, write_card
+from chestct.engines import Engine
+from chestct.engines.cache import file_sha256, find_entry, store_entry, text_key
+from chestct.errors import (
+    ClassifierError,
+    NetworkError,
+    RecipeError,
+    UnknownNameError,
+    WriteError,
+)
+from chestct.networks import build_network
+from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.recipes import Recipe, recipe_from_dict
+from chestct.weights import WEIGHTS_FILE, check_header_size, check_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
+"""The classifier that comes with the package."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A trained network and everything needed to use it as it was trained.
+
+    Attributes:
+        folder: Where it was loaded from.
+        card: What it is, how it was made, what it is not for.
+        recipe: How scans are prepared for it.
+        weights_sha256: Hash of its weights file.
+    """
+
+    folder: Path
+    card: Card
+    recipe: Recipe
+    weights_sha256: str
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the logits stand for, in their order."""
+        return self.card.labels
+
+    @property
+    def input_size(self) -> tuple[int, int, int, int]:
+        """What the network sees of one scan, (channel, depth, height, width)."""
+        return (self.recipe.num_channels, *self.recipe.input_shape)
+
+    @property
+    def identity(self) -> str:
+        """What decides what the network computes, beside its weights: layout, settings, code."""
+        facts = [self.card.network, self.card.network_settings, self.input_size[0], self.labels]
+        return json.dumps([*facts, _network_code_sha256()], sort_keys=True)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The network with its weights, in eval mode, on the CPU; loaded when first used."""
+        return self.load_network()
+
+    def load_network(self) -> nn.Module:
+        """A new network with its weights, in eval mode, on the CPU, float32."""
+        from safetensors.torch import load_file
+
+        network = _empty_network(self.card, self.recipe)
+        network.load_state_dict(load_file(self.folder / WEIGHTS_FILE), assign=True)
+        return network.eval()
+
+    def probabilities(self, prepared: PreparedScan, engine: Engine) -> dict[str, float]:
+        """Probability of every label, in label order, adding up to one.
+
+        Args:
+            prepared: A scan prepared with this classifier's recipe.
+            engine: This classifier's network, made ready by `make_engine`.
+
+        Raises:
+            ClassifierError: The scan was prepared with another recipe.
+            EngineError: The engine could not run the network.
+        """
+        if prepared.recipe != self.recipe:
+            msg = (
+                f"The scan was prepared with '{prepared.recipe.name}' and this classifier needs "
+                f"its own form of '{self.recipe.name}': prepare it with `classifier.recipe`."
+            )
+            raise ClassifierError(msg)
+        logits = engine.logits(prepared.input, prepared.lungs).astype(np.float64)
+        shares = np.exp(logits - logits.max())
+        shares /= shares.sum()
+        return dict(zip(self.labels, shares.tolist(), strict=True))
+
+
+def load_classifier(folder: str | Path | None = None) -> Classifier:
+    """Load a classifier and check all of it.
+
+    The comparison of the weights with the network needs PyTorch; its outcome is remembered in the
+    user's cache under the hash of the weights, so that it is made once.
+
+    Args:
+        folder: The classifier's folder, or None for the one that comes with the package.
+
+    Raises:
+        ClassifierError: The folder is not a classifier's, or something in it is wrong; the message
+            names the file, the field or tensor, and what to do.
+    """
+    path = DEFAULT_FOLDER if folder is None else Path(folder)
+    if not path.is_dir():
+        raise ClassifierError(_no_folder(path, is_default=folder is None))
+    card = read_card(path)
+    weights = path / WEIGHTS_FILE
+    check_header_size(weights)
+    sha256 = file_sha256(weights)
+    if sha256 != card.weights_sha256:
+        msg = (
+            f"{weights} is not the file its card describes (SHA-256 {sha256[:12]}..., the card has "
+            f"'{card.weights_sha256[:12]}...'): get the classifier's folder again."
+        )
+        raise ClassifierError(msg)
+    classifier = Classifier(path, card, _recipe(card, path), sha256)
+    _check_once(classifier)
+    return classifier
+
+
+def save_classifier(folder: str | Path, network: nn.Module, card: Card) -> None:
+    """Write a classifier's folder: aside first, then renamed into place.
+
+    Args:
+        folder: Where to; may exist only if it is empty or holds a classifier, which is replaced.
+        network: The trained network.
+        card: Its card; the hash of the weights is filled in.
+
+    Raises:
+        ClassifierError: The card's network or recipe does not fit `network`, or a weight is not
+            finite.
+        WriteError: Something else is in the folder, or it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    _refuse_other_folders(target)
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
+    aside = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+    try:
+        aside.mkdir(parents=True)
+        save_file(tensors, aside / WEIGHTS_FILE)
+        check_weights(aside / WEIGHTS_FILE, _empty_network(card, _recipe(card, target)))
+        sha256 = file_sha256(aside / WEIGHTS_FILE)
+        write_card(card.model_copy(update={"weights_sha256": sha256}), aside)
+        _replace(target, aside)
+    except OSError as error:
+        raise WriteError(f"The classifier cannot be written to {target}: {error}.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_once(classifier: Classifier) -> None:
+    """Compare weights and network, unless these very weights were found to fit before."""
+    key = text_key(classifier.weights_sha256, classifier.identity)
+    if find_entry("checked_weights", key) is not None:
+        return
+    weights = classifier.folder / WEIGHTS_FILE
+    check_weights(weights, _empty_network(classifier.card, classifier.recipe))
+
+    def _write(entry: Path) -> None:
+        (entry / "checked").write_text(classifier.weights_sha256, encoding="utf-8")
+
+    store_entry("checked_weights", key, _write)
+
+
+def _empty_network(card: Card, recipe: Recipe) -> nn.Module:
+    """The card's network without memory for its weights."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return build_network(
+                card.network, recipe.num_channels, len(card.labels), card.network_settings
+            )
+    except (UnknownNameError, NetworkError) as error:
+        msg = f"Classifier '{card.name}', field 'network' or 'network_settings': {error}"
+        raise ClassifierError(msg) from error
+
+
+def _recipe(card: Card, folder: Path) -> Recipe:
+    try:
+        return recipe_from_dict(card.recipe)
+    except RecipeError as error:
+        raise ClassifierError(f"{folder / CARD_FILE}, field 'recipe': {error}") from error
+
+
+@cache
+def _network_code_sha256() -> str:
+    """Hash of the code of all networks: a cached model must not outlive a change of it."""
+    sources = sorted((Path(__file__).parent / "networks").glob("*.py"))
+    return text_key(*(file_sha256(path) for path in sources))
+
+
+def _no_folder(path: Path, *, is_default: bool) -> str:
+    if is_default:
+        return "This installation has no default classifier: name a classifier's folder."
+    return f"There is no folder '{path}': expected one with {CARD_FILE} and {WEIGHTS_FILE}."
+
+
+def _refuse_other_folders(target: Path) -> None:
+    """Refuse to replace anything but a classifier, which has exactly two files."""
+    if not target.exists():
+        return
+    names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
+    if names not in (set(), {CARD_FILE, WEIGHTS_FILE}):
+        msg = f"{target} exists and is not just a classifier's folder: choose another one."
+        raise WriteError(msg)
+
+
+def _replace(target: Path, aside: Path) -> None:
+    """Put `aside` in the place of `target`; where that fails, `target` stays as it was."""
+    if not target.exists():
+        aside.rename(target)
+        return
+    old = aside.with_name(aside.name + ".old")
+    target.rename(old)
+    try:
+        aside.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

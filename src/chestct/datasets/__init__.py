@@ -1,0 +1,1 @@
+"""Labelled scans: prepared examples on disk, and how they are varied while training."""

@@ -1,0 +1,45 @@
+"""The errors a user can cause, one family, so that a caller can catch them all at once.
+
+Each message says what happened, where, what was expected and what to do about it. Programming
+errors are not in this family: they stay `ValueError`, `TypeError` and the like.
+"""
+
+
+class ChestCTError(Exception):
+    """Something outside the program was not as it should be; the message says what to do."""
+
+
+class ReadError(ChestCTError):
+    """A scan could not be read, or should not be read without an explicit permission."""
+
+
+class GridError(ChestCTError):
+    """A voxel grid is impossible: too large, empty, or without a usable geometry."""
+
+
+class RecipeError(ChestCTError):
+    """A recipe is unknown, impossible, or does not accept this kind of scan."""
+
+
+class ClassifierError(ChestCTError):
+    """A classifier folder is incomplete, inconsistent or damaged."""
+
+
+class EngineError(ChestCTError):
+    """An inference engine is not installed or cannot run this network."""
+
+
+class WriteError(ChestCTError):
+    """An output could not be written where the user wanted it."""
+
+
+class UnknownNameError(ChestCTError):
+    """A name is not in the table it was looked up in."""
+
+
+class NetworkError(ChestCTError):
+    """A network's settings are impossible, or it cannot take an input of this shape."""
+
+
+class TrainingError(ChestCTError):
+    """A training run cannot start, cannot go on, or was stopped and can go on later."""

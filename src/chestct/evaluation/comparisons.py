@@ -1,0 +1,288 @@
+"""Two classifiers on the same scans: is one better, and do they agree?
+
+The tests here are paired, as two classifiers judged on the same scans are. They take scans as
+independent; the patient bootstrap does not. `maseres_z` is the MASERes paper's test, kept so that
+its table can be reproduced, with its defects in every result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from chestct.evaluation import metrics, resampling
+from chestct.evaluation.delong import delong_covariance
+from chestct.evaluation.intervals import percentile_interval, why_no_bootstrap
+from chestct.evaluation.predictions import Predictions, align
+from chestct.evaluation.resampling import Bootstrap
+from chestct.lookup import look_up
+
+MASERES_Z_DEFECTS: Final = (
+    "the test takes the two samples as independent, but both classifiers saw the same scans",
+    "the standard error is not pooled: a classifier without errors adds nothing to it",
+    "one-sided, in the direction the figures turned out",
+    "the number of all scans is the denominator of every figure, though sensitivity, specificity "
+    "and precision have smaller ones",
+    "F1 is no proportion: the test does not apply to it",
+    "p is set to 0.5 where both figures are equal (0/0)",
+    "a normal approximation at 21 scans; ten tests without correction for their number",
+)
+"""What is wrong with the z-test of the MASERes paper's Table 5."""
+
+_SAME_PATIENT = "scans of one patient are taken as independent: p is too small"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of two classifiers side by side, with a test of their difference.
+
+    Attributes:
+        test: Name of the test.
+        figure: What is compared, such as "accuracy" or "AUC of CAP".
+        first: Figure of the first classifier; None where there is none.
+        second: Figure of the second.
+        estimate: First minus second; for "kappa" the agreement itself.
+        low: Lower end of the estimate's 95 % interval, where the test gives one.
+        high: Upper end.
+        statistic: z for z-tests, number of discordant scans for McNemar's.
+        p_value: Two-sided unless the note says otherwise; None where the test gives none.
+        note: Reasons and reservations.
+    """
+
+    test: str
+    figure: str
+    first: float | None
+    second: float | None
+    estimate: float | None = None
+    low: float | None = None
+    high: float | None = None
+    statistic: float | None = None
+    p_value: float | None = None
+    note: str = ""
+
+
+def compare(first: Predictions, second: Predictions, test: str) -> tuple[Comparison, ...]:
+    """Compare two classifiers by one of `COMPARISONS`.
+
+    Raises:
+        UnknownNameError: There is no such test.
+        PredictionsError: The two are not about the same scans, labels and truth.
+    """
+    compare_pair = look_up(COMPARISONS, test, kind="comparison")
+    return compare_pair(first, align(first, second))
+
+
+def compare_all(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+    """Every sound comparison: all of `COMPARISONS` but the published z-test."""
+    rows = [compare(first, second, test) for test in COMPARISONS if test != "maseres_z"]
+    return tuple(row for part in rows for row in part)
+
+
+def mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+    """McNemar's exact test: of the scans only one classifier gets right, is it half and half?"""
+    from statsmodels.stats.contingency_tables import mcnemar as exact_test
+
+    right, other = first.is_right, second.is_right
+    only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
+    if len(first) == 0:
+        return (Comparison("mcnemar", "accuracy", None, None, note="no scans"),)
+    table = [[int((right & other).sum()), only_first], [only_second, int((~right & ~other).sum())]]
+    return (
+        Comparison(
+            test="mcnemar",
+            figure="accuracy",
+            first=float(right.mean()),
+            second=float(other.mean()),
+            estimate=float(right.mean() - other.mean()),
+            statistic=float(only_first + only_second),
+            p_value=min(1.0, float(exact_test(table, exact=True).pvalue)),
+            note=_join(
+                f"only the first right: {only_first}, only the second: {only_second}",
+                _dependence(first),
+            ),
+        ),
+    )
+
+
+def delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+    """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class.
+
+    With two classes the two rows say the same, so only the last class is given.
+    """
+    indices = range(len(first.labels)) if len(first.labels) > 2 else [1]
+    return tuple(_delong_class(first, second, index) for index in indices)
+
+
+def agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+    """Cohen's kappa of the two classifiers' decisions, with its asymptotic 95 % interval."""
+    from statsmodels.stats.inter_rater import cohens_kappa
+
+    num = len(first.labels)
+    value = metrics.kappa(first.decisions, second.decisions, num)
+    if value.value is None:
+        return (Comparison("kappa", "agreement", None, None, note=value.note),)
+    table = metrics.confusion_matrix(first.decisions, second.decisions, num)
+    used = np.flatnonzero(table.sum(axis=0) + table.sum(axis=1))
+    found = cohens_kappa(table[np.ix_(used, used)])
+    spread = float(found.var_kappa)
+    note = "" if spread > 0 else "no interval: the decisions agree throughout"
+    return (
+        Comparison(
+            test="kappa",
+            figure="agreement",
+            first=None,
+            second=None,
+            estimate=value.value,
+            low=max(-1.0, float(found.kappa_low)) if spread > 0 else None,
+            high=min(1.0, float(found.kappa_upp)) if spread > 0 else None,
+            note=_join(note, _dependence(first) and "scans of one patient taken as independent"),
+        ),
+    )
+
+
+def patient_bootstrap(
+    first: Predictions, second: Predictions, bootstrap: Bootstrap | None = None
+) -> tuple[Comparison, ...]:
+    """Differences of all overall figures, patients drawn together for both classifiers."""
+    settings = bootstrap or Bootstrap()
+    why_not = why_no_bootstrap(first)
+    spreads: dict[str, list[Float64[np.ndarray, " replicate"]]] = {}
+    for weights in () if why_not else resampling.draw_patients(first, settings):
+        pair = [resampling.weigh(each, weights) for each in (first, second)]
+        for name, measure in resampling.OVERALL.items():
+            spreads.setdefault(name, []).append(measure(pair[0]) - measure(pair[1]))
+    return tuple(
+        _bootstrap_row(name, (first, second), spreads.get(name), (settings.level, why_not))
+        for name in metrics.OVERALL
+    )
+
+
+def maseres_z(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+    """The MASERes paper's one-sided z-test, its positive class being the last label.
+
+    Five figures: accuracy, precision, sensitivity, specificity, F1; see `MASERES_Z_DEFECTS`.
+    """
+    last = len(first.labels) - 1
+    values = [
+        {"accuracy": metrics.OVERALL["accuracy"](each), **metrics.per_class(each, last)}
+        for each in (first, second)
+    ]
+    names = {"accuracy": "accuracy", "precision": "ppv"}
+    names |= {name: name for name in ("sensitivity", "specificity")} | {"F1": "f1"}
+    return tuple(
+        _maseres_row(name, values[0][key].value, values[1][key].value, len(first))
+        for name, key in names.items()
+    )
+
+
+def maseres_z_test(first: float, second: float, num_scans: int) -> tuple[float | None, float]:
+    """The test of the MASERes paper's Table 5: z and one-sided p.
+
+    z = (m1 - m2) / sqrt(m1 (1 - m1) / n + m2 (1 - m2) / n), p = 1 - Phi(z); where m1 = m2 the
+    paper prints 0.5, and so does this, with z None. A difference without any spread (1 against 0)
+    gives p = 0 or 1.
+    """
+    from scipy.stats import norm
+
+    if first == second:
+        return None, 0.5
+    spread = math.sqrt((first * (1 - first) + second * (1 - second)) / num_scans)
+    if spread == 0:
+        return None, 0.0 if first > second else 1.0
+    z = (first - second) / spread
+    return z, float(norm.sf(z))
+
+
+COMPARISONS: Final[dict[str, Callable[[Predictions, Predictions], tuple[Comparison, ...]]]] = {
+    "mcnemar": mcnemar,
+    "delong": delong,
+    "kappa": agreement,
+    "patient_bootstrap": patient_bootstrap,
+    "maseres_z": maseres_z,
+}
+"""Ways to compare two classifiers; both arguments hold the same scans in the same order."""
+
+
+def _delong_class(first: Predictions, second: Predictions, index: int) -> Comparison:
+    from scipy.stats import norm
+
+    figure = f"AUC of {first.labels[index]}"
+    areas = [metrics.auc(each, index) for each in (first, second)]
+    row = Comparison("delong", figure, areas[0].value, areas[1].value, note=areas[0].note)
+    if areas[0].value is None or areas[1].value is None:
+        return row
+    is_class = first.truth == index
+    if min(int(is_class.sum()), int((~is_class).sum())) < 2:
+        return _fill(row, None, "no test: fewer than two scans in the class or outside it")
+    scores = np.stack([each.probabilities[:, index] for each in (first, second)])
+    _, covariance = delong_covariance(scores, is_class)
+    variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    difference = areas[0].value - areas[1].value
+    # Rounding leaves a variance near 1e-18 where the two rankings are the same.
+    if variance < 1e-15:
+        p_value = 1.0 if abs(difference) < 1e-12 else None
+        return _fill(row, p_value, "the difference has no spread on these scans")
+    error = math.sqrt(variance)
+    z, margin = difference / error, float(norm.ppf(0.975)) * error
+    return Comparison(
+        test="delong",
+        figure=figure,
+        first=areas[0].value,
+        second=areas[1].value,
+        estimate=difference,
+        low=difference - margin,
+        high=difference + margin,
+        statistic=z,
+        p_value=float(2 * norm.sf(abs(z))),
+        note=_dependence(first),
+    )
+
+
+def _fill(row: Comparison, p_value: float | None, note: str) -> Comparison:
+    """The row of two known figures whose difference cannot be tested as usual."""
+    difference = None if row.first is None or row.second is None else row.first - row.second
+    return Comparison(
+        row.test, row.figure, row.first, row.second, difference, p_value=p_value, note=note
+    )
+
+
+def _bootstrap_row(
+    name: str,
+    pair: tuple[Predictions, Predictions],
+    parts: list[Float64[np.ndarray, " replicate"]] | None,
+    level_and_reason: tuple[float, str],
+) -> Comparison:
+    values = [metrics.OVERALL[name](each) for each in pair]
+    row = Comparison("patient_bootstrap", name, values[0].value, values[1].value)
+    if parts is None or row.first is None:
+        return _fill(row, None, values[0].note or level_and_reason[1])
+    low, high, note = percentile_interval(np.concatenate(parts), level_and_reason[0])
+    filled = _fill(row, None, note)
+    return Comparison(
+        row.test, name, row.first, row.second, filled.estimate, low=low, high=high, note=note
+    )
+
+
+def _maseres_row(
+    name: str, first: float | None, second: float | None, num_scans: int
+) -> Comparison:
+    if first is None or second is None:
+        return Comparison("maseres_z", name, first, second, note="undefined for one of the two")
+    z, p_value = maseres_z_test(first, second, num_scans)
+    note = "one-sided; defects: " + "; ".join(MASERES_Z_DEFECTS)
+    return Comparison(
+        "maseres_z", name, first, second, first - second, statistic=z, p_value=p_value, note=note
+    )
+
+
+def _dependence(predictions: Predictions) -> str:
+    return _SAME_PATIENT if predictions.num_patients < len(predictions) else ""
+
+
+def _join(*notes: str) -> str:
+    return "; ".join(note for note in notes if note)

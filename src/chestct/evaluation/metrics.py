@@ -1,0 +1,267 @@
+"""Figures of one classifier on labelled scans, without intervals; scikit-learn does the arithmetic.
+
+Sensitivity, specificity and positive predictive value are three different things here, each from
+its own counts: the RoI-aware 3D ResNet paper prints the third under the name of the second.
+A figure that the scans cannot give (no case of a class, no scan at all) is None with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64, Int, Int64
+
+from chestct.evaluation.predictions import Predictions
+
+NUM_BINS: Final = 10
+"""Equal bins of confidence for the calibration error; 10 rather than 15 as test sets are small."""
+
+Confusion = Int64[np.ndarray, "true predicted"]
+"""Number of scans; rows are true labels, columns decisions."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A figure, or None and the reason why there is none.
+
+    Attributes:
+        value: The figure.
+        note: Why it is None, or what has to be known to read it.
+        hits: Numerator of a proportion.
+        total: Denominator of a proportion.
+    """
+
+    value: float | None
+    note: str = ""
+    hits: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """One class against all others: true and false positives and negatives."""
+
+    tp: int
+    fn: int
+    fp: int
+    tn: int
+
+
+def confusion_matrix(
+    truth: Int[np.ndarray, " scan"], decisions: Int[np.ndarray, " scan"], num_classes: int
+) -> Confusion:
+    """Count scans by true label (rows) and decision (columns)."""
+    from sklearn.metrics import confusion_matrix as count
+
+    if truth.size == 0:
+        return np.zeros((num_classes, num_classes), dtype=np.int64)
+    counts: Confusion = count(truth, decisions, labels=range(num_classes)).astype(np.int64)
+    return counts
+
+
+def class_counts(confusion: Confusion, index: int) -> ClassCounts:
+    """Counts of one class against the others."""
+    tp = int(confusion[index, index])
+    fn = int(confusion[index].sum()) - tp
+    fp = int(confusion[:, index].sum()) - tp
+    return ClassCounts(tp=tp, fn=fn, fp=fp, tn=int(confusion.sum()) - tp - fn - fp)
+
+
+def proportion(hits: int, total: int, why_none: str) -> Value:
+    """Hits over total, None with the given reason when the total is zero."""
+    if total == 0:
+        return Value(None, why_none, hits, total)
+    return Value(hits / total, "", hits, total)
+
+
+def accuracy(confusion: Confusion) -> Value:
+    """Trace over total: the share of scans that got their true label, over all classes."""
+    return proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
+
+
+def sensitivity(counts: ClassCounts, label: str) -> Value:
+    """Share of the scans of the class that were called so (recall)."""
+    return proportion(counts.tp, counts.tp + counts.fn, f"no scan is {label}")
+
+
+def specificity(counts: ClassCounts, label: str) -> Value:
+    """Share of the scans of other classes that were not called so."""
+    return proportion(counts.tn, counts.tn + counts.fp, f"no scan is other than {label}")
+
+
+def ppv(counts: ClassCounts, label: str) -> Value:
+    """Positive predictive value (precision): share of those called so that are."""
+    return proportion(counts.tp, counts.tp + counts.fp, f"no scan was called {label}")
+
+
+def npv(counts: ClassCounts, label: str) -> Value:
+    """Negative predictive value: share of those not called so that are not."""
+    return proportion(counts.tn, counts.tn + counts.fn, f"every scan was called {label}")
+
+
+def f1(counts: ClassCounts, label: str) -> Value:
+    """Harmonic mean of sensitivity and positive predictive value."""
+    if counts.tp + counts.fn == 0:
+        return Value(None, f"no scan is {label}")
+    return Value(2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn))
+
+
+def one_vs_rest_accuracy(counts: ClassCounts, label: str) -> Value:
+    """Two-class accuracy of a class against the rest, Equation 12 of the RoI-aware paper."""
+    total = counts.tp + counts.fn + counts.fp + counts.tn
+    return proportion(counts.tp + counts.tn, total, "no scans")
+
+
+def auc(predictions: Predictions, index: int) -> Value:
+    """Area under the ROC curve of one class against the rest; ties count half."""
+    from sklearn.metrics import roc_auc_score
+
+    label = predictions.labels[index]
+    is_class = predictions.truth == index
+    if not is_class.any():
+        return Value(None, f"no scan is {label}")
+    if is_class.all():
+        return Value(None, f"no scan is other than {label}")
+    return Value(float(roc_auc_score(is_class, predictions.probabilities[:, index])))
+
+
+def macro_auc(predictions: Predictions) -> Value:
+    """Mean of the one-vs-rest areas of the classes that have one."""
+    areas = [auc(predictions, index).value for index in range(len(predictions.labels))]
+    known = [area for area in areas if area is not None]
+    if not known:
+        return Value(None, _no_scans(predictions) or "all scans have one true label")
+    return Value(float(np.mean(known)), _over(len(known), len(areas)))
+
+
+def balanced_accuracy(predictions: Predictions) -> Value:
+    """Mean sensitivity of the classes that have scans."""
+    from sklearn.metrics import recall_score
+
+    present = _present(predictions)
+    if not present:
+        return Value(None, "no scans")
+    mean = recall_score(
+        predictions.truth, predictions.decisions, labels=present, average="macro", zero_division=0
+    )
+    return Value(float(mean), _over(len(present), len(predictions.labels)))
+
+
+def macro_f1(predictions: Predictions) -> Value:
+    """Mean F1 of the classes that have scans."""
+    from sklearn.metrics import f1_score
+
+    present = _present(predictions)
+    if not present:
+        return Value(None, "no scans")
+    mean = f1_score(
+        predictions.truth, predictions.decisions, labels=present, average="macro", zero_division=0
+    )
+    return Value(float(mean), _over(len(present), len(predictions.labels)))
+
+
+def kappa(
+    first: Int[np.ndarray, " scan"], second: Int[np.ndarray, " scan"], num_classes: int
+) -> Value:
+    """Cohen's kappa of two lists of labels: agreement beyond chance."""
+    from sklearn.metrics import cohen_kappa_score
+
+    named = set(first.tolist()) | set(second.tolist())
+    if len(named) < 2:
+        why = "both name one and the same label throughout" if named else "no scans"
+        return Value(None, why)
+    return Value(float(cohen_kappa_score(first, second, labels=range(num_classes))))
+
+
+def brier(predictions: Predictions) -> Value:
+    """Brier's score of 1950: squared errors summed over all classes, 0 (best) to 2."""
+    from sklearn.metrics import brier_score_loss
+
+    if len(predictions) == 0:
+        return Value(None, "no scans")
+    score = brier_score_loss(
+        predictions.truth,
+        predictions.probabilities,
+        labels=range(len(predictions.labels)),
+        scale_by_half=False,
+    )
+    return Value(float(score))
+
+
+def log_loss(predictions: Predictions) -> Value:
+    """Mean negative logarithm of the true label's probability, in nats, bounded near 36."""
+    from sklearn.metrics import log_loss as mean_loss
+
+    if len(predictions) == 0:
+        return Value(None, "no scans")
+    labels = range(len(predictions.labels))
+    return Value(float(mean_loss(predictions.truth, predictions.probabilities, labels=labels)))
+
+
+def expected_calibration_error(predictions: Predictions) -> Value:
+    """Mean gap between confidence and accuracy over `NUM_BINS` equal bins (Guo et al. 2017).
+
+    It grows as the scans get fewer, even for a perfectly calibrated classifier.
+    """
+    if len(predictions) == 0:
+        return Value(None, "no scans")
+    gaps = (predictions.confidences - predictions.is_right) @ bin_members(predictions.confidences)
+    return Value(float(np.abs(gaps).sum() / len(predictions)))
+
+
+def bin_members(
+    confidences: Float64[np.ndarray, " scan"], num_bins: int = NUM_BINS
+) -> Float64[np.ndarray, "scan bin"]:
+    """One where a confidence lies in a bin (low, high], zero elsewhere."""
+    edges = np.linspace(0, 1, num_bins + 1)
+    bins = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, num_bins - 1)
+    return np.eye(num_bins)[bins]
+
+
+OVERALL: Final[dict[str, Callable[[Predictions], Value]]] = {
+    "accuracy": lambda p: accuracy(confusion_matrix(p.truth, p.decisions, len(p.labels))),
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "macro_auc": macro_auc,
+    "kappa": lambda p: kappa(p.truth, p.decisions, len(p.labels)),
+    "brier": brier,
+    "log_loss": log_loss,
+    "expected_calibration_error": expected_calibration_error,
+}
+"""Figures of all scans together."""
+
+PER_CLASS_COUNTS: Final[dict[str, Callable[[ClassCounts, str], Value]]] = {
+    "sensitivity": sensitivity,
+    "specificity": specificity,
+    "ppv": ppv,
+    "npv": npv,
+    "f1": f1,
+}
+"""Figures of one class against the rest that follow from counts."""
+
+
+def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
+    """Every figure of one class against the rest."""
+    confusion = confusion_matrix(predictions.truth, predictions.decisions, len(predictions.labels))
+    counts = class_counts(confusion, index)
+    label = predictions.labels[index]
+    figures = {name: measure(counts, label) for name, measure in PER_CLASS_COUNTS.items()}
+    figures["auc"] = auc(predictions, index)
+    if len(predictions) == 0:
+        return {name: replace(figure, note="no scans") for name, figure in figures.items()}
+    return figures
+
+
+def _present(predictions: Predictions) -> list[int]:
+    return [int(index) for index in np.flatnonzero(predictions.cases)]
+
+
+def _over(num: int, num_all: int) -> str:
+    return "" if num == num_all else f"mean over the {num} of {num_all} classes that have it"
+
+
+def _no_scans(predictions: Predictions) -> str:
+    return "" if len(predictions) else "no scans"

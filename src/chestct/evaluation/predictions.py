@@ -1,0 +1,211 @@
+"""What a classifier said of labelled scans: the one input of everything in this package.
+
+A row is one scan. Its patient is kept because scans of one patient are not independent: every
+bootstrap draws patients, never scans.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int, Int64
+
+from chestct.errors import ChestCTError
+
+SUM_TOLERANCE: Final = 1e-3
+"""How far the probabilities of a row may be from one; rows off by less are divided by their sum."""
+UNNAMED_SITE: Final = "not given"
+"""Stands for an empty site."""
+
+_EXACT = 1e-9
+
+
+class PredictionsError(ChestCTError):
+    """Predictions are impossible or cannot be compared; the message names the row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Probabilities and true labels of scans, checked when made; the arrays are read-only copies.
+
+    Attributes:
+        scans: Name of each scan, each once.
+        patients: Patient of each scan; scans of one patient carry the same name.
+        truth: Index of the true label of each scan, into `labels`.
+        probabilities: One row per scan, one column per label, each row adding up to one.
+        labels: Class names in the classifier's order, at least two.
+        sites: Where each scan comes from, or None.
+
+    Raises:
+        PredictionsError: Something does not fit; the message names the row and the remedy.
+    """
+
+    scans: tuple[str, ...]
+    patients: tuple[str, ...]
+    truth: Int[np.ndarray, " scan"]
+    probabilities: Float[np.ndarray, "scan class"]
+    labels: tuple[str, ...]
+    sites: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_labels(self.labels)
+        _check_names(self)
+        truth, probabilities = _checked_arrays(self)
+        object.__setattr__(self, "truth", truth)
+        object.__setattr__(self, "probabilities", probabilities)
+        if self.sites is not None:
+            named = tuple(site.strip() or UNNAMED_SITE for site in self.sites)
+            object.__setattr__(self, "sites", named)
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @property
+    def decisions(self) -> Int64[np.ndarray, " scan"]:
+        """Index of the most probable label per scan; the first of them when several tie."""
+        return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
+
+    @property
+    def confidences(self) -> Float64[np.ndarray, " scan"]:
+        """Largest probability per scan."""
+        return np.asarray(self.probabilities.max(axis=1), dtype=np.float64)
+
+    @property
+    def is_right(self) -> Bool[np.ndarray, " scan"]:
+        """Whether the decision is the true label, per scan."""
+        return np.asarray(self.decisions == self.truth)
+
+    @property
+    def num_patients(self) -> int:
+        """How many patients the scans belong to."""
+        return len(set(self.patients))
+
+    @property
+    def cases(self) -> Int64[np.ndarray, " class"]:
+        """Number of scans per true label."""
+        return np.bincount(self.truth, minlength=len(self.labels)).astype(np.int64)
+
+    def choose(self, rows: Sequence[int] | Int[np.ndarray, " chosen"]) -> Predictions:
+        """The given rows, in the given order."""
+        indices = [int(row) for row in rows]
+        return replace(
+            self,
+            scans=tuple(self.scans[i] for i in indices),
+            patients=tuple(self.patients[i] for i in indices),
+            truth=self.truth[indices],
+            probabilities=self.probabilities[indices],
+            sites=None if self.sites is None else tuple(self.sites[i] for i in indices),
+        )
+
+    def with_probabilities(self, probabilities: Float[np.ndarray, "scan class"]) -> Predictions:
+        """The same scans with other probabilities, as after temperature scaling."""
+        return replace(self, probabilities=probabilities)
+
+
+def by_site(predictions: Predictions) -> dict[str, Predictions]:
+    """The scans of each site, sites in alphabetical order; empty when no sites are given."""
+    if predictions.sites is None:
+        return {}
+    rows: dict[str, list[int]] = {}
+    for index, site in enumerate(predictions.sites):
+        rows.setdefault(site, []).append(index)
+    return {site: predictions.choose(rows[site]) for site in sorted(rows)}
+
+
+def align(first: Predictions, second: Predictions) -> Predictions:
+    """Put the second classifier's rows in the order of the first's.
+
+    Raises:
+        PredictionsError: They are not about the same scans, labels and truth.
+    """
+    if first.labels != second.labels:
+        msg = (
+            f"The two classifiers have the labels {', '.join(first.labels)} and "
+            f"{', '.join(second.labels)}. Compare classifiers of the same labels in one order."
+        )
+        raise PredictionsError(msg)
+    places = {scan: row for row, scan in enumerate(second.scans)}
+    odd = sorted(set(first.scans) ^ set(second.scans))
+    if odd:
+        msg = (
+            f"Scan '{odd[0]}' ({len(odd)} in all) was judged by one classifier only. Compare them "
+            "on the same scans: leave the others out of both files."
+        )
+        raise PredictionsError(msg)
+    aligned = second.choose([places[scan] for scan in first.scans])
+    for row in np.flatnonzero(aligned.truth != first.truth):
+        msg = (
+            f"Scan '{first.scans[row]}' is {first.labels[first.truth[row]]} in one file and "
+            f"{first.labels[aligned.truth[row]]} in the other. Evaluate both on one manifest."
+        )
+        raise PredictionsError(msg)
+    return aligned
+
+
+def _check_labels(labels: tuple[str, ...]) -> None:
+    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels):
+        msg = f"The labels are {labels}. Expected at least two, each once, none empty."
+        raise PredictionsError(msg)
+
+
+def _check_names(predictions: Predictions) -> None:
+    """Lengths, and that every scan is named once and has a patient."""
+    num = len(predictions.scans)
+    for name in ("patients", "truth", "probabilities", "sites"):
+        column = getattr(predictions, name)
+        if column is not None and len(column) != num:
+            msg = f"There are {num} scans and {len(column)} {name}. Expected one per scan."
+            raise PredictionsError(msg)
+    for row, (scan, patient) in enumerate(
+        zip(predictions.scans, predictions.patients, strict=True), start=1
+    ):
+        if not scan.strip() or not patient.strip():
+            missing = "patient" if scan.strip() else "scan name"
+            msg = f"row {row} has no {missing}. Fill it in: patients keep the intervals honest."
+            raise PredictionsError(msg)
+    name, times = Counter(predictions.scans).most_common(1)[0] if num else ("", 0)
+    if times > 1:
+        rows = [str(i + 1) for i, scan in enumerate(predictions.scans) if scan == name]
+        msg = f"Scan '{name}' stands in rows {', '.join(rows)}. Each scan counts once: keep one."
+        raise PredictionsError(msg)
+
+
+def _checked_arrays(
+    predictions: Predictions,
+) -> tuple[Int64[np.ndarray, " scan"], Float64[np.ndarray, "scan class"]]:
+    """Read-only copies of truth and probabilities, rows adding up to one."""
+    truth = np.array(predictions.truth, dtype=np.int64)
+    probabilities = np.array(predictions.probabilities, dtype=np.float64)
+    num_labels = len(predictions.labels)
+    if probabilities.shape != (len(predictions.scans), num_labels):
+        msg = f"The probabilities have shape {probabilities.shape}, expected "
+        msg += f"({len(predictions.scans)}, {num_labels}): one row per scan, one column per label."
+        raise PredictionsError(msg)
+    unknown = (truth < 0) | (truth >= num_labels)
+    _refuse(predictions, unknown, f"its true label index is not in 0..{num_labels - 1}.")
+    inside = (probabilities >= 0) & (probabilities <= 1 + _EXACT)
+    outside = np.any(~inside, axis=1)
+    _refuse(predictions, outside, "its probabilities are not all numbers from 0 to 1.")
+    sums = probabilities.sum(axis=1)
+    _refuse(predictions, np.abs(sums - 1) > SUM_TOLERANCE, "its probabilities do not add up to 1.")
+    inexact = np.abs(sums - 1) > _EXACT
+    probabilities[inexact] /= sums[inexact, None]
+    truth.flags.writeable = probabilities.flags.writeable = False
+    return truth, probabilities
+
+
+def _refuse(predictions: Predictions, is_bad: Bool[np.ndarray, " scan"], why: str) -> None:
+    rows = np.flatnonzero(is_bad)
+    if rows.size:
+        first = int(rows[0])
+        values = ", ".join(f"{p:.4g}" for p in np.ravel(predictions.probabilities[first]))
+        msg = (
+            f"row {first + 1} (scan '{predictions.scans[first]}', true index "
+            f"{int(predictions.truth[first])}, probabilities {values}): {why} "
+            f"{rows.size} row(s) in all; correct them or leave them out."
+        )
+        raise PredictionsError(msg)

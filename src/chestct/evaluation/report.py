@@ -1,0 +1,185 @@
+"""Write an evaluation: metrics.json, tables and figures, complete or not at all.
+
+Files are made aside and moved into place, `metrics.json` last: a folder that has it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from chestct import __version__
+from chestct.errors import WriteError
+from chestct.evaluation import figures, tables
+from chestct.evaluation.comparisons import Comparison, compare_all
+from chestct.evaluation.predictions import Predictions, PredictionsError
+from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
+from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.lookup import look_up
+
+SCHEMA: Final = "chestct.evaluation"
+SCHEMA_VERSION: Final = 1
+"""Raised when a field of metrics.json changes its meaning or goes; new fields leave it."""
+FORMATS: Final = {"png": ".png", "svg": ".svg"}
+"""Kinds of figure files."""
+
+
+def write_evaluation(
+    predictions: Predictions,
+    folder: Path,
+    *,
+    settings: EvaluationSettings | None = None,
+    others: Mapping[str, Predictions] | None = None,
+    logs: Mapping[str, list[dict[str, Any]]] | None = None,
+    excluded: Mapping[str, str] | None = None,
+) -> Summary:
+    """Evaluate a classifier; write metrics.json, tables.md, three CSV files and the figures.
+
+    Args:
+        predictions: What the classifier said of labelled scans.
+        folder: Made when it does not exist; files of the same names are replaced.
+        settings: Name, bootstrap, wished error rates, figure formats.
+        others: Further classifiers by name, to be compared with in the same tables: another
+            network, the baseline of age, sex and scanner.
+        logs: Epochs of training runs by name (`read_log`), for the learning curves.
+        excluded: Scans that got no decision, with the reason.
+
+    Raises:
+        PredictionsError: Another classifier did not judge the same scans, or has the same name.
+        UnknownNameError: A figure format is unknown.
+        WriteError: The folder could not be written.
+    """
+    chosen, others = settings or EvaluationSettings(), others or {}
+    endings = [look_up(FORMATS, name, kind="figure format") for name in chosen.formats]
+    _check_name(chosen.name, others)
+    comparisons = {name: compare_all(predictions, each) for name, each in others.items()}
+    main = summarise(predictions, chosen, excluded=excluded)
+    beside = {name: summarise(each, chosen) for name, each in others.items()}
+    summaries = {chosen.name: main, **beside}
+    drawn = draw_all(predictions, main, chosen, logs or {}) if endings else {}
+    record = evaluation_record(chosen, summaries, comparisons, excluded or {})
+    with _written_aside(folder) as aside:
+        for name, figure in drawn.items():
+            for ending in endings:
+                figures.save_figure(figure, aside / (name + ending))
+        for name, text in _texts(record, summaries, comparisons).items():
+            (aside / name).write_text(text, encoding="utf-8")
+    return main
+
+
+def draw_all(
+    predictions: Predictions,
+    summary: Summary,
+    settings: EvaluationSettings,
+    logs: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, Any]:
+    """The figures of an evaluation by file name without ending."""
+    error = summary.figures.overall["expected_calibration_error"].value
+    drawn = {
+        "confusion": figures.draw_confusion(summary.confusion, summary.labels),
+        "roc": figures.draw_roc(predictions, summary.figures, settings.bootstrap),
+        "reliability": figures.draw_reliability(summary.reliability, error),
+        "coverage_risk": figures.draw_coverage_risk(summary.coverage_risk),
+    }
+    if logs:
+        drawn["learning_curves"] = figures.draw_learning_curves(logs)
+    return drawn
+
+
+def evaluation_record(
+    settings: EvaluationSettings,
+    summaries: Mapping[str, Summary],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    excluded: Mapping[str, str],
+) -> dict[str, Any]:
+    """The content of metrics.json; its fields are described in docs/evaluation.md."""
+    main = summaries[settings.name]
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "notice": NOT_FOR_CLINICAL_USE,
+        "chestct_version": __version__,
+        "classifier": settings.name,
+        "settings": asdict(settings),
+        **_summary_record(main),
+        "excluded": dict(excluded),
+        "others": {
+            name: _summary_record(each) for name, each in summaries.items() if each is not main
+        },
+        "comparisons": {name: [asdict(row) for row in rows] for name, rows in comparisons.items()},
+    }
+
+
+def _check_name(name: str, others: Mapping[str, Predictions]) -> None:
+    if name in others:
+        msg = f"Two classifiers are called '{name}'. Give one of them another name."
+        raise PredictionsError(msg)
+
+
+def _texts(
+    record: dict[str, Any],
+    summaries: Mapping[str, Summary],
+    comparisons: Mapping[str, Sequence[Comparison]],
+) -> dict[str, str]:
+    """The files that are not figures, by name; the first summary is the classifier's."""
+    return {
+        "tables.md": tables.as_markdown(summaries, comparisons),
+        "figures.csv": tables.figures_csv(summaries),
+        "confusion.csv": tables.confusion_csv(next(iter(summaries.values()))),
+        "comparisons.csv": tables.comparisons_csv(comparisons),
+        "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+    }
+
+
+def _summary_record(summary: Summary) -> dict[str, Any]:
+    return {
+        "labels": list(summary.labels),
+        "num_scans": summary.num_scans,
+        "num_patients": summary.num_patients,
+        "cases": summary.cases,
+        "warnings": list(summary.warnings),
+        "confusion": {"rows": "true", "columns": "decision", "counts": summary.confusion.tolist()},
+        **asdict(summary.figures),
+        "sites": {
+            site: {
+                "num_scans": part.num_scans,
+                "num_patients": part.num_patients,
+                **asdict(part.figures),
+            }
+            for site, part in summary.sites.items()
+        },
+        "reliability": [asdict(each) for each in summary.reliability],
+        "coverage_risk": [asdict(point) for point in summary.coverage_risk],
+        "abstention": [asdict(each) for each in summary.abstention],
+    }
+
+
+@contextmanager
+def _written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder beside the wanted one, moved into place when its block ends without an error."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        _move_into_place(aside, folder)
+    except OSError as error:
+        msg = f"The evaluation could not be written to '{folder.name}': {error.strerror}."
+        raise WriteError(msg) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _move_into_place(aside: Path, folder: Path) -> None:
+    """Rename the whole folder, or its files one by one where the wanted folder exists."""
+    if not folder.exists():
+        aside.rename(folder)
+        return
+    (folder / "metrics.json").unlink(missing_ok=True)
+    for path in sorted(aside.iterdir(), key=lambda path: path.name == "metrics.json"):
+        path.replace(folder / path.name)

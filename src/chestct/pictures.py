@@ -1,0 +1,223 @@
+"""Draw a scan with its lungs outlined, as 8-bit RGB arrays of the size they will be shown at.
+
+Radiological display: the patient's right is on the left of axial and coronal pictures, the head
+is up, and the front is to the left of sagittal ones. Pixels are square in mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from jaxtyping import Bool, Num, UInt8
+
+from chestct.analysis import ScanAnalysis
+from chestct.arrays import Mask
+from chestct.preprocess.prepared import PreparedScan
+from chestct.volume import Volume, to_canonical
+
+RGB = UInt8[np.ndarray, "rows columns 3"]
+Plane = Literal["axial", "coronal", "sagittal"]
+Color = tuple[int, int, int]
+
+LUNG_WINDOW_HU: Final = (-1200.0, 200.0)
+"""The usual lung window: centre -500, width 1400."""
+LUNG_COLOR: Final[Color] = (86, 180, 233)
+"""Sky blue of Okabe and Ito's palette, told apart from orange by every kind of colour vision."""
+ANALYSED_COLOR: Final[Color] = (230, 159, 0)
+"""Orange of the same palette."""
+
+_MARGIN_MM = (0.0, 30.0, 32.0)
+"""Chest wall left around the lungs along (depth, height, width); zero: the whole axis is shown."""
+_DIMMED = 0.5
+_AXES: Final[dict[Plane, tuple[int, int, int]]] = {
+    "axial": (0, 1, 2),
+    "coronal": (1, 0, 2),
+    "sagittal": (2, 0, 1),
+}
+"""Per plane: the axis looked along, the axis of the rows, the axis of the columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What is drawn: a canonical volume, the lungs in it, and how to look at them.
+
+    Attributes:
+        volume: Axes depth to the head, height to the back, width to the left.
+        lungs: Lung mask on the same grid.
+        analysed: First and last slice the network saw, along depth.
+        shown_range: Values drawn black and white.
+        box: First and one past the last index shown, per axis.
+    """
+
+    volume: Volume
+    lungs: Mask
+    analysed: tuple[int, int]
+    shown_range: tuple[float, float]
+    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether some slices were not analysed."""
+        first, last = self.analysed
+        return last - first + 1 < self.volume.grid.shape[0]
+
+    @property
+    def shown_slices(self) -> tuple[int, int]:
+        """First and last axial slice worth showing: analysed, and with lung where there is any."""
+        first, last = self.analysed
+        with_lung = first + np.flatnonzero(self.lungs[first : last + 1].any(axis=(1, 2)))
+        return (int(with_lung[0]), int(with_lung[-1])) if with_lung.size else (first, last)
+
+
+def scene_of_scan(analysis: ScanAnalysis) -> Scene:
+    """The scan as it was read, cropped to the chest, in the lung window."""
+    volume = to_canonical(analysis.volume)
+    lungs = to_canonical(analysis.prepared.scan_lungs).voxels
+    shown = LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
+    box = _box_around(lungs, volume.grid.spacing_mm)
+    return Scene(volume, lungs, analysis.analysed_slices, shown, box)
+
+
+def scene_of_input(prepared: PreparedScan) -> Scene:
+    """The first channel of what the network sees, whole, from its lowest to its highest value."""
+    values = prepared.input[0]
+    volume = to_canonical(Volume(prepared.grid, values, unit="windowed"))
+    lungs = to_canonical(Volume(prepared.grid, prepared.lungs, unit="windowed"))
+    depth, height, width = volume.grid.shape
+    return Scene(
+        volume=volume,
+        lungs=lungs.voxels,
+        analysed=(0, depth - 1),
+        shown_range=_range_of(values),
+        box=((0, depth), (0, height), (0, width)),
+    )
+
+
+def spread_slices(first: int, last: int, count: int) -> list[int]:
+    """At most `count` different slices, evenly over `first` to `last`, the ends inset a little."""
+    inset = 0.04 * (last - first)
+    wanted = np.linspace(first + inset, last - inset, count).round().astype(int)
+    return sorted({int(index) for index in wanted})
+
+
+def fullest_slice(lungs: Mask, plane: Plane) -> int:
+    """The slice of a plane that shows most lung; the middle one where there is none."""
+    looked_along, *others = _AXES[plane]
+    area = lungs.sum(axis=tuple(others))
+    return int(area.argmax()) if area.any() else lungs.shape[looked_along] // 2
+
+
+def draw_slice(scene: Scene, plane: Plane, index: int, width_px: int) -> RGB:
+    """Draw one slice, lungs outlined, `width_px` wide and as high as its millimetres ask for.
+
+    Coronal and sagittal pictures are dimmed outside the analysed slices, with a line at each end
+    where there is an outside.
+    """
+    looked_along, rows, columns = _AXES[plane]
+    window = tuple(slice(*scene.box[axis]) for axis in (rows, columns))
+    values = np.take(scene.volume.voxels, index, axis=looked_along)[window]
+    lungs = np.take(scene.lungs, index, axis=looked_along)[window]
+    if plane != "axial":
+        values, lungs = values[::-1], lungs[::-1]
+    height_px = picture_height(scene, plane, width_px)
+    gray = _resize(to_gray(values, *scene.shown_range), width_px, height_px)
+    picture = np.repeat(gray[:, :, None], 3, axis=2)
+    _outline(picture, lungs)
+    if plane != "axial" and scene.is_cut:
+        _mark_analysed(picture, scene)
+    return picture
+
+
+def picture_height(scene: Scene, plane: Plane, width_px: int) -> int:
+    """Rows of a picture of this plane that is `width_px` wide, so that a millimetre is square."""
+    _, rows, columns = _AXES[plane]
+    sizes = [(stop - start) for start, stop in scene.box]
+    spacing = scene.volume.grid.spacing_mm
+    ratio = sizes[rows] * spacing[rows] / (sizes[columns] * spacing[columns])
+    return max(1, round(width_px * ratio))
+
+
+def to_gray(
+    values: Num[np.ndarray, "rows columns"], black: float, white: float
+) -> UInt8[np.ndarray, "rows columns"]:
+    """Scale values so that `black` becomes 0 and `white` 255, cutting off what lies beyond."""
+    scaled = (values.astype(np.float32) - black) * (255.0 / max(white - black, 1e-6))
+    gray: UInt8[np.ndarray, "rows columns"] = np.clip(scaled.round(), 0, 255).astype(np.uint8)
+    return gray
+
+
+def _range_of(values: Num[np.ndarray, "depth height width"]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def _box_around(
+    lungs: Mask, spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The lungs' bounding box with the chest wall around it, whole axes where there are none."""
+    box = []
+    for axis, margin_mm in enumerate(_MARGIN_MM):
+        size = lungs.shape[axis]
+        others = tuple(other for other in range(3) if other != axis)
+        filled = np.flatnonzero(lungs.any(axis=others))
+        if margin_mm == 0.0 or filled.size == 0:
+            box.append((0, size))
+            continue
+        margin = round(margin_mm / spacing_mm[axis])
+        box.append((max(0, int(filled[0]) - margin), min(size, int(filled[-1]) + 1 + margin)))
+    return box[0], box[1], box[2]
+
+
+def _resize(
+    gray: UInt8[np.ndarray, "rows columns"], width_px: int, height_px: int
+) -> UInt8[np.ndarray, "new_rows new_columns"]:
+    import cv2
+
+    shrinks = width_px * height_px < gray.size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    resized: UInt8[np.ndarray, "new_rows new_columns"] = cv2.resize(
+        np.ascontiguousarray(gray), (width_px, height_px), interpolation=how
+    )
+    return resized
+
+
+def _outline(picture: RGB, lungs: Bool[np.ndarray, "mask_rows mask_columns"]) -> None:
+    """Draw the lungs' outlines into a picture of the same field of view."""
+    import cv2
+
+    height_px, width_px = picture.shape[:2]
+    smooth = cv2.resize(
+        np.ascontiguousarray(lungs, dtype=np.float32),
+        (width_px, height_px),
+        interpolation=cv2.INTER_LINEAR,
+    )
+    contours, _ = cv2.findContours(
+        (smooth >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
+    )
+    # Rims of single vessels would hide the very lung they lie in.
+    smallest = (0.02 * width_px) ** 2
+    shown = [contour for contour in contours if cv2.contourArea(contour) >= smallest]
+    cv2.polylines(
+        picture, shown, isClosed=True, color=LUNG_COLOR, thickness=1, lineType=cv2.LINE_AA
+    )
+
+
+def _mark_analysed(picture: RGB, scene: Scene) -> None:
+    """Dim the rows above and below the analysed slices and draw a line at each end."""
+    top, bottom = analysed_rows(scene, picture.shape[0])
+    for outside in (picture[:top], picture[bottom:]):
+        outside[:] = (outside * _DIMMED).astype(np.uint8)
+    for row in (top, bottom - 1):
+        if 0 < row < picture.shape[0] - 1:
+            picture[row : row + 1] = ANALYSED_COLOR
+
+
+def analysed_rows(scene: Scene, height_px: int) -> tuple[int, int]:
+    """First and one past the last row that show analysed slices in a head-up picture."""
+    depth = scene.volume.grid.shape[0]
+    first, last = scene.analysed
+    top = round((depth - 1 - last) / depth * height_px)
+    bottom = round((depth - first) / depth * height_px)
+    return top, max(bottom, top + 1)

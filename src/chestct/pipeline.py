@@ -1,0 +1,179 @@
+"""The main path: a scan on disk in, its classification out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from functools import cache, lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Final
+
+import numpy as np
+
+from chestct import __version__
+from chestct.analysis import SCAN_FACTS, ScanAnalysis
+from chestct.classifier import Classifier, load_classifier
+from chestct.engines import Engine, make_engine
+from chestct.labels import UNSUITABLE
+from chestct.preprocess.prepare import prepare
+from chestct.preprocess.prepared import PreparedScan
+from chestct.readers import read_volume
+from chestct.readers.tiff_geometry import TiffGeometry
+from chestct.result import Provenance, ScanResult, Timings
+from chestct.volume import Volume, to_canonical
+
+_UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
+
+
+def classify_scan(
+    path: str | Path,
+    classifier: Classifier | None = None,
+    *,
+    engine: str | Engine = "auto",
+    series: str | None = None,
+    allow: Collection[str] = (),
+    tiff: TiffGeometry | None = None,
+) -> ScanResult:
+    """Classify one chest CT scan.
+
+    Args:
+        path: A folder, file or zip of a DICOM series, a NIfTI file, or a folder of TIFF slices.
+        classifier: What to classify with; None takes the one that is shipped.
+        engine: Name in `ENGINES`, "auto", or an engine made before for this very classifier.
+        series: SeriesInstanceUID, where a folder holds several.
+        allow: Irregularities to accept: "gap", "tilt", "mixed-orientations".
+        tiff: Geometry of a folder of TIFF slices, which cannot say it themselves.
+
+    Returns:
+        The answer; decision "unsuitable" with reasons where there should be none.
+
+    Raises:
+        ChestCTError: The scan, the classifier or the engine is not as it should be.
+    """
+    return analyse_scan(
+        path, classifier, engine=engine, series=series, allow=allow, tiff=tiff
+    ).result
+
+
+def analyse_scan(
+    path: str | Path,
+    classifier: Classifier | None = None,
+    *,
+    engine: str | Engine = "auto",
+    series: str | None = None,
+    allow: Collection[str] = (),
+    tiff: TiffGeometry | None = None,
+) -> ScanAnalysis:
+    """As `classify_scan`, and return with the answer what it was made from.
+
+    The time it takes to load a classifier or to compile an engine is not part of the timings:
+    it is spent once, however many scans follow.
+    """
+    classifier = classifier or _default_classifier()
+    chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
+    started = perf_counter()
+    volume = read_volume(path, series=series, allow=allow, tiff=tiff)
+    was_read = perf_counter()
+    prepared = prepare(volume, classifier.recipe)
+    was_prepared = perf_counter()
+    is_suitable = not prepared.unsuitable_reasons
+    probabilities = classifier.probabilities(prepared, chosen) if is_suitable else {}
+    has_run = perf_counter() if is_suitable else was_prepared
+    result = ScanResult(
+        scan=scan_name(path),
+        probabilities=probabilities,
+        decision=max(probabilities, key=probabilities.__getitem__, default=UNSUITABLE),
+        unsuitable_reasons=prepared.unsuitable_reasons,
+        warnings=(*volume.warnings, *prepared.warnings),
+        lung_volume_l=float(prepared.lung_volume_l),
+        scan_facts=describe_scan(volume),
+        timings_s=_timings(started, was_read, was_prepared, has_run),
+        provenance=describe_provenance(volume, prepared, classifier, chosen.name),
+        notice=classifier.card.notice,
+    )
+    return ScanAnalysis(result, volume, prepared)
+
+
+def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:
+    return Timings(
+        read=was_read - started,
+        prepare=was_prepared - was_read,
+        network=has_run - was_prepared,
+        total=has_run - started,
+    )
+
+
+@cache
+def _default_classifier() -> Classifier:
+    return load_classifier()
+
+
+# One engine holds a whole network; two allow a comparison without compiling again and again.
+@lru_cache(maxsize=2)
+def _engine_of(classifier: Classifier, name: str) -> Engine:
+    return make_engine(classifier, name)
+
+
+def scan_name(path: str | Path) -> str:
+    """Last part of a path, also of "." and of one that ends in a slash."""
+    return Path(path).name or Path(path).resolve().name or "scan"
+
+
+def describe_scan(volume: Volume) -> dict[str, str]:
+    """The facts about a scan that may be shown: those named in `SCAN_FACTS`, and no other."""
+    grid, source = volume.grid, volume.source
+    known = {
+        **source.facts,
+        "format": source.format,
+        "size_voxels": " × ".join(str(size) for size in grid.shape),
+        "spacing_mm": " × ".join(f"{spacing:.3g}" for spacing in grid.spacing_mm),
+        "extent_mm": " × ".join(f"{extent:.0f}" for extent in grid.extent_mm),
+        "unit": _UNITS[volume.unit],
+    }
+    if source.left_out:
+        known["left_out"] = ", ".join(f"{n} {what}" for what, n in source.left_out.items())
+    return {name: known[name] for name in SCAN_FACTS if known.get(name)}
+
+
+def describe_provenance(
+    volume: Volume, prepared: PreparedScan, classifier: Classifier, engine_name: str
+) -> Provenance:
+    """What has to be known to make the same result again."""
+    return Provenance(
+        pixel_sha256=hash_voxels(volume),
+        series_uid=volume.source.series_uid,
+        classifier=classifier.card.name,
+        classifier_version=classifier.card.version,
+        weights_sha256=classifier.weights_sha256,
+        trained_on=classifier.card.trained_on,
+        recipe=prepared.recipe.name,
+        engine=engine_name,
+        chestct_version=__version__,
+    )
+
+
+def hash_voxels(volume: Volume) -> str:
+    """SHA-256 of the voxels and where they lie, whatever format and axis order stored them.
+
+    The axes are made canonical, whole numbers are taken as 16-bit integers, and the grid is rounded
+    to a hundredth of a millimetre, as formats keep positions with different precision.
+    """
+    canonical = to_canonical(volume)
+    voxels = canonical.voxels
+    if voxels.dtype != np.int16 and _fits_int16(voxels):
+        voxels = voxels.astype(np.int16)
+    grid = canonical.grid
+    axes = np.asarray(grid.direction).round(4) + 0.0
+    numbers = [*grid.spacing_mm, *grid.origin_mm]
+    where = f"{grid.shape} {np.round(numbers, 2).tolist()} {axes.tolist()} {volume.unit}"
+    digest = hashlib.sha256(where.encode())
+    digest.update(voxels.dtype.newbyteorder("<").str.encode())
+    digest.update(np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
+def _fits_int16(voxels: np.ndarray) -> bool:
+    low, high = voxels.min(), voxels.max()
+    fits = bool(low >= -32768 and high <= 32767)
+    return fits and bool((voxels == np.trunc(voxels)).all())

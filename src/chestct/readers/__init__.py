@@ -1,0 +1,135 @@
+"""Readers: path -> `Volume`. To add one: a file, and a line in `READERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chestct.errors import ReadError, UnknownNameError
+from chestct.lookup import unknown_name_message
+from chestct.readers.dicom_dataset import looks_like_dicom
+from chestct.readers.files import folder_files
+from chestct.readers.tiff_geometry import TiffGeometry
+from chestct.volume import Volume
+
+ALLOWED: Final[dict[str, str]] = {
+    "gap": "interpolate more than one slice missing in a row",
+    "tilt": "resample a stack tilted by more than 1 degree",
+    "mixed-orientations": "read the largest group of a series that mixes sizes or orientations",
+}
+"""What a user may permit, and what it does; the command line has --allow-NAME for each."""
+
+_NIFTI_ENDINGS = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a user may say about a scan.
+
+    Attributes:
+        series: SeriesInstanceUID to read, for DICOM.
+        allow: Names out of `ALLOWED`.
+        tiff: Geometry and mapping to HU, for slices that do not say it.
+    """
+
+    series: str | None = None
+    allow: Collection[str] = ()
+    tiff: TiffGeometry | None = None
+
+
+def _read_dicom(path: Path, options: ReadOptions) -> Volume:
+    """DICOM: a folder, a zip, or a file."""
+    from chestct.readers.dicom_series import read_dicom
+
+    return read_dicom(path, series=options.series, allow=options.allow)
+
+
+def _read_nifti(path: Path, _: ReadOptions) -> Volume:
+    """NIfTI: a .nii or .nii.gz file."""
+    from chestct.readers.nifti import read_nifti
+
+    return read_nifti(path)
+
+
+def _read_tiff(path: Path, options: ReadOptions) -> Volume:
+    """A folder of slices as TIFF, PNG or JPEG."""
+    from chestct.readers.tiff_stack import read_tiff_stack
+
+    return read_tiff_stack(path, options.tiff)
+
+
+Reader = Callable[[Path, ReadOptions], Volume]
+
+READERS: Final[dict[str, Reader]] = {
+    "dicom": _read_dicom,
+    "nifti": _read_nifti,
+    "tiff": _read_tiff,
+}
+"""Format name to reader; packages are imported when a reader is first called."""
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    series: str | None = None,
+    allow: Collection[str] = (),
+    tiff: TiffGeometry | None = None,
+) -> Volume:
+    """Read a scan, whatever its format.
+
+    Args:
+        path: Folder, zip or file: DICOM (nested folders too), NIfTI, or a folder of slices.
+        series: SeriesInstanceUID to read where a folder holds several DICOM series.
+        allow: Departures to mend although they are large, names out of `ALLOWED`.
+        tiff: Geometry and mapping to HU of a folder of slices, unless a sidecar gives them.
+
+    Returns:
+        The scan on its own axes (depth, height, width), spacing in mm, with `source` and
+        `warnings` saying where it came from and what was mended.
+
+    Raises:
+        ReadError: There is no scan, it is damaged, or it should not be read without permission.
+        GridError: It has an impossible grid or too many voxels.
+        UnknownNameError: A name in `allow` is unknown.
+    """
+    for name in allow:
+        if name not in ALLOWED:
+            raise UnknownNameError(unknown_name_message(name, ALLOWED, kind="permission"))
+    place = Path(path)
+    if not place.exists():
+        raise ReadError(f"There is no file or folder {place}. Name a scan: a folder, zip or file.")
+    name, found = _recognised(place)
+    if series is not None and name != "dicom":
+        raise ReadError(
+            f"A series was named, and {place.name} is not DICOM but {name}. Leave it out."
+        )
+    return READERS[name](found, ReadOptions(series, allow, tiff))
+
+
+def _recognised(path: Path) -> tuple[str, Path]:
+    """Which reader, and the path it should read: a folder may hold a single NIfTI file."""
+    if not path.is_dir():
+        return ("nifti" if path.name.lower().endswith(_NIFTI_ENDINGS) else "dicom"), path
+    files = folder_files(path)
+    if any(_starts_as_dicom(file.path) for file in files):
+        return "dicom", path
+    niftis = [file.path for file in files if file.name.lower().endswith(_NIFTI_ENDINGS)]
+    if len(niftis) == 1:
+        return "nifti", niftis[0]
+    if niftis:
+        msg = f"{path.name} holds {len(niftis)} NIfTI files and one scan was expected."
+        raise ReadError(f"{msg} Name one of the files.")
+    from chestct.readers.tiff_stack import is_slice_folder
+
+    return ("tiff" if is_slice_folder(path) else "dicom"), path
+
+
+def _starts_as_dicom(path: Path) -> bool:
+    """Whether a file's first bytes are those of DICOM; one that cannot be opened counts as such."""
+    try:
+        with path.open("rb") as stream:
+            return looks_like_dicom(stream.read(132))
+    except OSError:
+        return True

@@ -1,0 +1,252 @@
+"""Read what a CT reader needs of one DICOM file's header, and where its pixels lie.
+
+Tolerant as readers should be: files with and without preamble or file meta information, explicit
+files labelled implicit and the other way round, invalid identifiers. What is damaged is an
+`UnreadableFileError`; what is not DICOM at all is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from chestct.readers.dicom_dataset import (
+    BIG_ENDIAN_UID,
+    EXPLICIT_UID,
+    InflatedFile,
+    open_dataset,
+)
+from chestct.readers.dicom_elements import (
+    PIXEL_DATA,
+    UNDEFINED,
+    Bytes,
+    Element,
+    Encoding,
+    MoreBytesNeededError,
+    walk_elements,
+    walk_items,
+)
+from chestct.readers.dicom_fields import (
+    FACT_NAMES,
+    FRAME_NAMES,
+    PER_FRAME_GROUPS,
+    SHARED_GROUPS,
+    Fields,
+    wanted_name,
+)
+from chestct.readers.files import BROKEN_STREAM, FileSource, UnreadableFileError
+from chestct.readers.wrapped_files import is_wrapped, unwrapped
+
+HEAD_BYTES = 2**14
+"""Read of a file at first; enough for the header of nearly every slice."""
+MAX_HEADER_BYTES = 2**26
+"""Longest header read; 2000 frames of an enhanced CT need 3 MB."""
+
+_GROW_BY = 8
+_MAX_GROUP_DEPTH = 3
+_MACROS = frozenset({0x00189314, 0x00189325, 0x00189329, 0x00209113, 0x00209116}) | {
+    0x00289110,
+    0x00289145,
+}
+"""Sequences of PS3.3 C.7.6.16 and C.8.15.3 that hold a `FRAME_NAMES` field."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelLayout:
+    """How and where the pixels of a file are stored (PS3.3 C.7.6.3).
+
+    Attributes:
+        rows: Height of a frame.
+        columns: Width of a frame.
+        samples: Values per pixel, 1 for CT.
+        photometric: PhotometricInterpretation.
+        bits_allocated: Bits a value takes in an uncompressed file.
+        bits_stored: Bits of it that mean something.
+        high_bit: The highest of those.
+        is_signed: Whether values are two's complement.
+        num_frames: Images in the file.
+        syntax: Transfer syntax UID.
+        order: Byte order of uncompressed values, "<" or ">".
+        offset: Where the value of PixelData starts in the source.
+        length: Its length, or `UNDEFINED` when it is encapsulated.
+        offset_table: Extended Offset Table and its lengths, as stored; empty when there is none.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    photometric: str
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    is_signed: bool
+    num_frames: int
+    syntax: str
+    order: str
+    offset: int
+    length: int
+    offset_table: tuple[bytes, bytes] = (b"", b"")
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one uncompressed frame."""
+        return self.rows * self.columns * self.samples * self.bits_allocated // 8
+
+    @property
+    def native_end(self) -> int:
+        """Where uncompressed pixels end in the source."""
+        return self.offset + self.frame_bytes * self.num_frames
+
+
+@dataclass(frozen=True, slots=True)
+class DicomHeader:
+    """What one file says.
+
+    Attributes:
+        source: Where its pixels are read from.
+        fields: Its own elements.
+        frames: Elements of each frame, file-wide ones included. One entry for a plain image.
+        layout: Its pixels; None when it has none.
+    """
+
+    source: FileSource
+    fields: Fields
+    frames: tuple[Fields, ...]
+    layout: PixelLayout | None
+
+    @property
+    def series_uid(self) -> str:
+        """SeriesInstanceUID as written."""
+        return self.fields.text("series_uid")
+
+    def facts(self) -> dict[str, str]:
+        """Acquisition facts that may be shown."""
+        found = {name: self.frames[0].text(name) for name in FACT_NAMES}
+        return {name: value for name, value in found.items() if value}
+
+
+def read_header(source: FileSource) -> DicomHeader | None:
+    """Read a file's header; None when it is not DICOM.
+
+    Raises:
+        UnreadableFileError: It is DICOM but damaged, cut short or beyond the bounds.
+    """
+    num_wanted, is_unwrapped = HEAD_BYTES, False
+    while True:
+        head = _first_bytes(source, num_wanted)
+        if is_wrapped(head.content) and not is_unwrapped:
+            source, is_unwrapped = unwrapped(source), True
+            continue
+        try:
+            return _parse(source, head)
+        except MoreBytesNeededError:
+            if num_wanted >= MAX_HEADER_BYTES:
+                msg = f"has a header of more than {MAX_HEADER_BYTES // 2**20} MiB"
+                raise UnreadableFileError(msg) from None
+            num_wanted *= _GROW_BY
+
+
+def _first_bytes(source: FileSource, count: int) -> Bytes:
+    """The first bytes of a file."""
+    try:
+        with source.open() as stream:
+            content = stream.read(count)
+    except BROKEN_STREAM as error:
+        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
+    return Bytes(content, is_whole=len(content) < count)
+
+
+def _parse(source: FileSource, head: Bytes) -> DicomHeader | None:
+    """Parse a header out of the first bytes of its file."""
+    dataset = open_dataset(source, head)
+    if dataset is None:
+        return None
+    source, head, encoding = dataset.source, dataset.head, dataset.encoding
+    fields, groups, pixels = _collect(head, dataset.start, encoding)
+    frames = _frame_fields(head, fields, groups, encoding)
+    layout = None
+    if pixels is not None:
+        written = BIG_ENDIAN_UID if encoding.order == ">" else EXPLICIT_UID
+        layout = _layout(fields, pixels, dataset.syntax or written)
+        if isinstance(source, InflatedFile):
+            source = InflatedFile(source.packed, source.start, layout.native_end)
+    return DicomHeader(source, fields, frames, layout)
+
+
+def _collect(
+    head: Bytes, start: int, encoding: Encoding
+) -> tuple[Fields, dict[int, Element], Element | None]:
+    """The wanted fields of a data set, its functional groups, and its pixels."""
+    raw: dict[str, bytes] = {}
+    groups: dict[int, Element] = {}
+    for element in walk_elements(head, start, encoding):
+        if element.tag == PIXEL_DATA:
+            return Fields(raw, encoding.order), groups, element
+        if element.tag in (SHARED_GROUPS, PER_FRAME_GROUPS):
+            groups[element.tag] = element
+        elif name := wanted_name(element.tag, element.length):
+            raw[name] = head.value(element)
+    return Fields(raw, encoding.order), groups, None
+
+
+def _frame_fields(
+    head: Bytes, fields: Fields, groups: dict[int, Element], encoding: Encoding
+) -> tuple[Fields, ...]:
+    """Fields per frame: the file's own, then the shared ones, then the frame's."""
+    if PER_FRAME_GROUPS not in groups:
+        return (fields,)
+    shared = fields
+    if SHARED_GROUPS in groups:
+        for item in _flat_items(head, groups[SHARED_GROUPS], encoding):
+            shared = shared.updated(item)
+    items = _flat_items(head, groups[PER_FRAME_GROUPS], encoding)
+    frames = tuple(shared.updated(item) for item in items)
+    return frames or (fields,)
+
+
+def _flat_items(head: Bytes, element: Element, encoding: Encoding) -> Iterator[Fields]:
+    """The wanted fields of each item of a functional-groups sequence, whatever macro holds them."""
+    for start, end in walk_items(head, element, encoding):
+        raw: dict[str, bytes] = {}
+        _flatten(head, (start, end), encoding, raw, 0)
+        yield Fields(raw, encoding.order)
+
+
+def _flatten(
+    head: Bytes, item: tuple[int, int], encoding: Encoding, raw: dict[str, bytes], depth: int
+) -> None:
+    """Gather wanted fields of an item and of the sequences in it, the first of a name winning."""
+    for element in walk_elements(head, item[0], encoding, item[1]):
+        name = wanted_name(element.tag, element.length)
+        if name in FRAME_NAMES:
+            raw.setdefault(name, head.value(element))
+        elif element.tag in _MACROS and depth < _MAX_GROUP_DEPTH:
+            for inner in walk_items(head, element, encoding):
+                _flatten(head, inner, encoding, raw, depth + 1)
+
+
+def _layout(fields: Fields, pixels: Element, syntax: str) -> PixelLayout:
+    """Put together how the pixels are stored."""
+    bits_allocated = fields.integer("bits_allocated")
+    bits_stored = fields.integer("bits_stored", bits_allocated)
+    is_encapsulated = pixels.length == UNDEFINED
+    return PixelLayout(
+        rows=fields.integer("rows"),
+        columns=fields.integer("columns"),
+        samples=fields.integer("samples", 1),
+        photometric=fields.text("photometric"),
+        bits_allocated=bits_allocated,
+        bits_stored=bits_stored,
+        high_bit=fields.integer("high_bit", bits_stored - 1),
+        is_signed=bool(fields.integer("pixel_representation")),
+        num_frames=fields.written_integer("num_frames", 1),
+        syntax=syntax,
+        order=fields.order,
+        offset=pixels.start,
+        length=pixels.length,
+        offset_table=(
+            (fields.raw.get("offset_table", b""), fields.raw.get("offset_lengths", b""))
+            if is_encapsulated
+            else (b"", b"")
+        ),
+    )

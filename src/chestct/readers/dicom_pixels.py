@@ -1,0 +1,215 @@
+"""Turn one frame's stored values into Hounsfield units (PS3.3 C.7.6.3.1, C.11.1).
+
+Scans are rescaled into int16 wherever that is exact, straight into the volume's own memory.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Num
+
+from chestct.readers.dicom_decoders import LOSSY, Pixels, decode_frame
+from chestct.readers.dicom_elements import UNDEFINED
+from chestct.readers.dicom_fields import Fields
+from chestct.readers.dicom_frames import FrameRanges, locate_frames, read_frame
+from chestct.readers.dicom_headers import DicomHeader, PixelLayout
+from chestct.readers.files import BROKEN_STREAM, UnreadableFileError
+from chestct.volume import AIR_HU, MAX_VOXELS
+
+MAX_SIDE = 4096
+"""Most rows or columns; CT matrices are 512 to 2048."""
+MAX_FRAMES = 20_000
+"""Most frames in one file."""
+MAX_RESCALE = 1e6
+"""Largest slope or intercept believed."""
+
+_INT16 = np.iinfo(np.int16)
+_WHOLE = 1e-6
+
+Slab = Num[np.ndarray, "rows columns"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """How stored values become Hounsfield units (PS3.3 C.11.1).
+
+    Attributes:
+        slope: Factor.
+        intercept: Added after the factor.
+        padding: Lowest and highest stored value that stand for "no data"; None when there is none.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    padding: tuple[int, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether whole stored values give whole Hounsfield units."""
+        numbers = (self.slope, self.intercept)
+        return all(abs(number - round(number)) < _WHOLE for number in numbers)
+
+
+def check_layout(layout: PixelLayout) -> None:
+    """Check that a CT image's layout is possible, before anything is allocated for it.
+
+    Raises:
+        UnreadableFileError: Sizes, frames or bits that no CT image has.
+    """
+    sides, frames = (layout.rows, layout.columns), layout.num_frames
+    if min(sides) < 1 or max(sides) > MAX_SIDE or not 1 <= frames <= MAX_FRAMES:
+        msg = f"declares {frames} frame(s) of {sides[0]} x {sides[1]}; at most {MAX_FRAMES} of"
+        raise UnreadableFileError(f"{msg} {MAX_SIDE} x {MAX_SIDE} are read")
+    if layout.rows * layout.columns * frames > MAX_VOXELS:
+        raise UnreadableFileError(f"declares more than {MAX_VOXELS} voxels")
+    allocated, stored = layout.bits_allocated, layout.bits_stored
+    fits = 1 <= stored <= allocated and stored - 1 <= layout.high_bit < allocated
+    if allocated not in (8, 16, 32) or not fits:
+        msg = f"declares {stored} bits, highest {layout.high_bit}, in {allocated}; 8, 16 or 32"
+        raise UnreadableFileError(f"{msg} bits were expected")
+
+
+def frame_rescale(header: DicomHeader, frame: Fields) -> Rescale:
+    """How a frame's values become Hounsfield units; as they are when the file does not say.
+
+    Raises:
+        UnreadableFileError: A slope or intercept that is not a number, zero or absurd.
+    """
+    slope = frame.numbers("slope", 1) or (1.0,)
+    intercept = frame.numbers("intercept", 1) or (0.0,)
+    if slope[0] == 0 or max(abs(slope[0]), abs(intercept[0])) > MAX_RESCALE:
+        msg = f"has an impossible rescale slope or intercept ({slope[0]:g}, {intercept[0]:g})"
+        raise UnreadableFileError(msg)
+    return Rescale(slope[0], intercept[0], _padding(header, slope[0], intercept[0]))
+
+
+def load_frame(
+    header: DicomHeader,
+    index: int,
+    ranges: list[FrameRanges] | None,
+    space: Pixels | None = None,
+) -> Pixels:
+    """Read and decode one frame: the stored values, their unused bits still there.
+
+    Args:
+        header: The file.
+        index: Which frame.
+        ranges: Where all frames lie, if that was looked up before.
+        space: 16-bit values to decode into where the decoder can; saves an allocation.
+
+    Raises:
+        UnreadableFileError: The file is cut short, damaged, or in an unknown encoding.
+    """
+    layout = header.layout
+    if layout is None:
+        raise ValueError("A file without pixels has no frames.")
+    try:
+        with header.source.open() as stream:
+            located = ranges or locate_frames(stream, layout)
+            content = read_frame(stream, located[index])
+    except BROKEN_STREAM as error:
+        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
+    return decode_frame(content, layout, space)
+
+
+def to_hounsfield(pixels: Pixels, layout: PixelLayout, rescale: Rescale, out: Slab) -> int:
+    """Rescale a frame into `out`, padding set to air.
+
+    Args:
+        pixels: Stored values as decoded; `out` may be the same memory.
+        layout: How they are stored.
+        rescale: How they become Hounsfield units.
+        out: Where they go, int16 or float32, (rows, columns).
+
+    Returns:
+        How many values int16 could not hold and were set to its nearest end.
+    """
+    stored = unpacked(pixels, layout)
+    is_padding = _is_padding(pixels, stored, layout, rescale.padding)
+    num_clipped = 0
+    if out.dtype == np.int16:
+        num_clipped = _rescale_whole(stored, round(rescale.slope), round(rescale.intercept), out)
+    else:
+        np.multiply(stored, rescale.slope, out=out, casting="unsafe")
+        out += out.dtype.type(rescale.intercept)
+    if is_padding is not None:
+        out[is_padding] = AIR_HU
+    return num_clipped
+
+
+def unpacked(pixels: Pixels, layout: PixelLayout) -> Pixels:
+    """Stored values without the bits around them, with their sign."""
+    num_bits = 8 * pixels.itemsize
+    # Decoders give a value's own bits, whatever lay around them before compression.
+    is_native = layout.length != UNDEFINED
+    shift = layout.high_bit + 1 - layout.bits_stored if is_native else 0
+    values = pixels.view(f"u{pixels.itemsize}")
+    if shift:
+        values = values >> values.dtype.type(shift)
+    if layout.bits_stored >= num_bits:
+        return values.view(f"i{pixels.itemsize}") if layout.is_signed else values
+    if layout.is_signed:
+        return _sign_extended(values, layout.bits_stored)
+    return np.asarray(values & values.dtype.type((1 << layout.bits_stored) - 1))
+
+
+def _sign_extended(values: Pixels, num_bits: int) -> Pixels:
+    """Two's complement of fewer bits than the type has."""
+    unused = 8 * values.itemsize - num_bits
+    signed = (values << values.dtype.type(unused)).view(f"i{values.itemsize}")
+    return np.asarray(signed >> signed.dtype.type(unused))
+
+
+def _rescale_whole(stored: Pixels, slope: int, intercept: int, out: Slab) -> int:
+    """Rescale with whole numbers into int16; the count of those that did not fit."""
+    ends = sorted(int(end) * slope + intercept for end in (stored.min(), stored.max()))
+    if ends[0] >= _INT16.min and ends[1] <= _INT16.max and stored.itemsize == 2:
+        # Arithmetic modulo 2^16 is exact because every result fits.
+        values = stored.view(np.int16)
+        if slope != 1:
+            values = np.multiply(values, _wrapped(slope), out=out)
+        np.add(values, _wrapped(intercept), out=out)
+        return 0
+    wide = stored.astype(np.int64) * slope + intercept
+    np.clip(wide, _INT16.min, _INT16.max, out=out, casting="unsafe")
+    if ends[0] >= _INT16.min and ends[1] <= _INT16.max:
+        return 0
+    return int(np.count_nonzero((wide < _INT16.min) | (wide > _INT16.max)))
+
+
+def _wrapped(number: int) -> np.int16:
+    """A whole number modulo 2^16, as int16."""
+    return np.int16((number + 2**15) % 2**16 - 2**15)
+
+
+def _padding(header: DicomHeader, slope: float, intercept: float) -> tuple[int, int] | None:
+    """Range of stored values that stand for "no data" (PS3.3 C.7.5.1.1.2)."""
+    fields, layout = header.fields, header.layout
+    if layout is None or not fields.raw.get("padding_value"):
+        return None
+    value = fields.integer("padding_value", is_signed=layout.is_signed)
+    limit = fields.integer("padding_limit", value, is_signed=layout.is_signed)
+    low, high = min(value, limit), max(value, limit)
+    air = (AIR_HU - intercept) / slope
+    if layout.syntax in LOSSY and slope > 0 and high < air:
+        # Lossy compression blurs padding: what is nearer to it than to air is no measurement.
+        return -(2**31), max(high, math.floor((high + air) / 2))
+    return low, high
+
+
+def _is_padding(
+    pixels: Pixels, stored: Pixels, layout: PixelLayout, padding: tuple[int, int] | None
+) -> Bool[np.ndarray, "rows columns"] | None:
+    """Where a frame holds "no data"; None when it nowhere can."""
+    if padding is None:
+        return None
+    low, high = padding
+    if low != high:
+        return np.asarray((stored >= low) & (stored <= high))
+    # Some scanners pad with a value that needs more than the stored bits.
+    raw = pixels.view(f"u{pixels.itemsize}")
+    found = raw == (low & ((1 << 8 * pixels.itemsize) - 1))
+    return np.asarray(found | (stored == low))

@@ -1,0 +1,240 @@
+"""Decode the slices of a series into one array, following a plan.
+
+Slices are decoded by a few threads (the decoders let go of the interpreter's lock), straight into
+the volume. Where the plan interpolates, they pass by in order and only a few are held.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Num
+
+from chestct.arrays import Voxels
+from chestct.errors import ReadError
+from chestct.readers.dicom_elements import UNDEFINED
+from chestct.readers.dicom_frames import FrameRanges, locate_frames
+from chestct.readers.dicom_geometry import StackPlan
+from chestct.readers.dicom_headers import DicomHeader, PixelLayout
+from chestct.readers.dicom_pixels import Slab, load_frame, to_hounsfield
+from chestct.readers.dicom_slices import Slice
+from chestct.readers.files import (
+    BROKEN_STREAM,
+    MAX_RATIO,
+    UNDOUBTED_BYTES,
+    MemoryFile,
+    UnreadableFileError,
+)
+from chestct.volume import AIR_HU
+
+MAX_THREADS = 8
+"""Decoding threads; more only wait for each other."""
+
+
+WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A volume's voxels, and how many were beyond what int16 holds."""
+
+    voxels: Voxels
+    num_clipped: int
+
+
+def load_stack(slices: list[Slice], plan: StackPlan) -> Loaded:
+    """Decode slices into a new array, int16 where all rescales are whole, else float32.
+
+    Args:
+        slices: Sorted as the plan has them.
+        plan: Which slices make which slice of the volume.
+
+    Raises:
+        ReadError: A file is damaged; the message names it. Or the volume would be far larger
+            than the files could hold.
+    """
+    dtype = np.dtype(np.int16 if all(s.rescale.is_whole for s in slices) else np.float32)
+    _check_ratio(slices, plan.grid.num_voxels * dtype.itemsize)
+    decoder = SliceDecoder(slices, dtype)
+    voxels: Voxels = np.empty(plan.grid.shape, dtype=dtype)
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        if plan.is_exact:
+            futures = [
+                pool.submit(decoder.load, slices[low], voxels[i])
+                for i, (low, _, _) in enumerate(plan.taps)
+            ]
+            num_clipped = _sum_or_stop(futures)
+        else:
+            num_clipped = _interpolated(decoder, plan, voxels, pool)
+    return Loaded(voxels, num_clipped)
+
+
+class SliceDecoder:
+    """Decodes slices of one series; knows where the frames of its multi-frame files lie."""
+
+    def __init__(self, slices: list[Slice], dtype: np.dtype) -> None:
+        self.slices = slices
+        self.dtype = dtype
+        _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
+        self._ranges: dict[int, tuple[DicomHeader, list[FrameRanges] | None]] = {}
+        for one in slices:
+            if id(one.header) not in self._ranges:
+                with named(one):
+                    self._ranges[id(one.header)] = _prepared(one.header)
+
+    def load(self, one: Slice, out: Slab) -> int:
+        """Decode a slice into `out`; the number of clipped values."""
+        with named(one):
+            header, ranges = self._ranges[id(one.header)]
+            space = out.view(np.uint16) if out.dtype == np.int16 else None
+            pixels = load_frame(header, one.index, ranges, space)
+            if header.layout is None:
+                raise ValueError("A slice has pixels.")
+            return to_hounsfield(pixels, header.layout, one.rescale, out)
+
+    def loaded(self, one: Slice) -> tuple[Slab, int]:
+        """A slice in an array of its own, and the number of clipped values."""
+        slab: Slab = np.empty(one.plane.shape, dtype=self.dtype)
+        return slab, self.load(one, slab)
+
+
+@contextmanager
+def named(one: Slice) -> Iterator[None]:
+    """Say which file it was when one cannot be read.
+
+    Names are relative to what the user named. They are shown in this error only, which goes to
+    that user; warnings and results never hold them, because some archives name files by patient.
+    """
+    try:
+        yield
+    except UnreadableFileError as error:
+        msg = (
+            f"A slice of the scan {error}: {one.header.source.name}. A whole scan was expected,"
+            " because a missing slice can hide a finding. Fetch the file again, or remove it to"
+            " have the gap reported."
+        )
+        raise ReadError(msg) from error
+
+
+def _prepared(header: DicomHeader) -> tuple[DicomHeader, list[FrameRanges] | None]:
+    """A multi-frame file with its frames located, unpacked once if it cannot be sought in."""
+    layout = header.layout
+    if layout is None or layout.num_frames == 1:
+        return header, None
+    source = header.source
+    try:
+        if not source.is_seekable:
+            with source.open() as stream:
+                content = stream.read(_bytes_needed(layout))
+            source = MemoryFile(content, source.name, source.stored_bytes)
+            header = DicomHeader(source, header.fields, header.frames, layout)
+        with source.open() as stream:
+            return header, locate_frames(stream, layout)
+    except BROKEN_STREAM as error:
+        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
+
+
+def _bytes_needed(layout: PixelLayout) -> int:
+    """How much of a multi-frame file can hold its frames, larger for being compressed or not."""
+    slack = 0 if layout.length != UNDEFINED else layout.frame_bytes * layout.num_frames
+    return layout.native_end + slack
+
+
+def _check_ratio(slices: list[Slice], num_bytes: int) -> None:
+    """Refuse a volume that is far larger than files of this size hold."""
+    files = {id(one.header): one.header.source.stored_bytes for one in slices}
+    stored = sum(files.values())
+    if num_bytes > max(UNDOUBTED_BYTES, MAX_RATIO * stored):
+        msg = (
+            f"The files declare a scan of {num_bytes / 1e6:.0f} MB and hold {stored / 1e6:.1f} MB;"
+            f" no CT scan is compressed more than {MAX_RATIO} times. It was taken for a bomb."
+        )
+        raise ReadError(msg)
+
+
+def _sum_or_stop(futures: list[Future[int]]) -> int:
+    """Results added up; at the first error the slices not begun are given up."""
+    try:
+        return sum(future.result() for future in futures)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _interpolated(
+    decoder: SliceDecoder, plan: StackPlan, voxels: Voxels, pool: ThreadPoolExecutor
+) -> int:
+    """Fill a volume whose slices lie between those of the series, or are shifted."""
+    place = _placing(plan, voxels)
+    passing = _in_order(decoder, pool)
+    held: dict[int, Slab] = {}
+    num_clipped, next_index = 0, 0
+    for i, (low, high, share) in enumerate(plan.taps):
+        while next_index <= high:
+            slab, clipped = next(passing)
+            held[next_index] = place(slab, next_index)
+            num_clipped, next_index = num_clipped + clipped, next_index + 1
+        held = {index: slab for index, slab in held.items() if index >= low}
+        voxels[i] = held[low] if low == high else _between(held[low], held[high], share)
+    return num_clipped
+
+
+def _in_order(decoder: SliceDecoder, pool: ThreadPoolExecutor) -> Iterator[tuple[Slab, int]]:
+    """Decoded slices in their order, a few ahead of what is asked for."""
+    waiting: deque[Future[tuple[Slab, int]]] = deque()
+    try:
+        for one in decoder.slices:
+            waiting.append(pool.submit(decoder.loaded, one))
+            if len(waiting) > MAX_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _placing(plan: StackPlan, voxels: Voxels) -> Callable[[Slab, int], Slab]:
+    """How a slice is put into the volume's planes."""
+    shifts = plan.shifts
+    if shifts is None:
+        return lambda slab, _: slab
+    shape = (voxels.shape[1], voxels.shape[2])
+    return lambda slab, index: shifted(slab, shifts[index], shape)
+
+
+def _between(low: Slab, high: Slab, share: float) -> Slab:
+    """Linear interpolation between two slices."""
+    mixed = low.astype(np.float32)
+    mixed += np.float32(share) * (high.astype(np.float32) - mixed)
+    return _as_type(mixed, low.dtype)
+
+
+def shifted(slab: Slab, shift: tuple[float, float], shape: tuple[int, int]) -> WiderSlab:
+    """Move a slice by fractions of pixels within a larger plane of air, linearly.
+
+    Args:
+        slab: Hounsfield units, (rows, columns).
+        shift: Rows and columns by which it moves, not negative.
+        shape: Rows and columns of the plane.
+    """
+    plane = np.full(shape, AIR_HU, dtype=np.float32)
+    (row, row_share), (column, column_share) = (divmod(s, 1.0) for s in shift)
+    rows, columns = slab.shape
+    plane[int(row) : int(row) + rows, int(column) : int(column) + columns] = slab
+    # Moving on by a fraction mixes each pixel with its predecessor.
+    for axis, share in ((0, row_share), (1, column_share)):
+        if share:
+            plane = (1 - share) * plane + share * np.roll(plane, 1, axis=axis)
+    return _as_type(plane.astype(np.float32, copy=False), slab.dtype)
+
+
+def _as_type(values: Slab, dtype: np.dtype) -> Slab:
+    """Back to the type of the volume, rounded if that is a whole number."""
+    return np.rint(values).astype(dtype) if dtype.kind == "i" else values.astype(dtype)

@@ -1,0 +1,280 @@
+"""Collect the files of a scan from a folder, a single file or a zip, with bounds on everything.
+
+A zip is read where it lies: nothing is ever extracted to disk, so a member cannot leave the
+folder, and no more is decompressed than its declared size, which is checked first.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase, BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Protocol, cast, runtime_checkable
+
+from chestct.errors import ReadError
+
+MAX_FILES = 50_000
+"""Most files looked at in one folder or zip; a whole study of thin slices stays under 10 000."""
+MAX_UNPACKED_BYTES = 2**32
+"""Most bytes a zip may declare in all: twice the largest volume read, as 16-bit values."""
+UNDOUBTED_BYTES = 2**28
+"""Up to this size an archive is read whatever its compression."""
+MAX_RATIO = 200
+"""Compression no real scan reaches as a whole: more, and it is taken for a bomb."""
+MAX_PATH_BYTES = 4096
+"""Longest path followed; a folder tree that is deeper is left out."""
+
+BROKEN_STREAM = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+"""What opening or reading a damaged file, zip member or compressed stream raises."""
+
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
+_ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
+
+
+class UnreadableFileError(ReadError):
+    """One file is damaged or beyond the bounds; the message is the reason, without the name."""
+
+
+@runtime_checkable
+class FileSource(Protocol):
+    """Something with bytes: a file on disk, a member of a zip, an unpacked stream.
+
+    Streams are independent of each other and may be read in several threads.
+    """
+
+    @property
+    def name(self) -> str:
+        """Path relative to what the user named."""
+
+    @property
+    def size(self) -> int:
+        """Most bytes it can give."""
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes it takes on disk."""
+
+    @property
+    def is_seekable(self) -> bool:
+        """Whether reading a later part does not mean unpacking all before it."""
+
+    def open(self) -> BufferedIOBase:
+        """Open it for reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFile:
+    """A regular file."""
+
+    path: Path
+    name: str
+    size: int
+
+    is_seekable = True
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk."""
+        return self.size
+
+    def open(self) -> BufferedIOBase:
+        """Open it for reading."""
+        return self.path.open("rb")
+
+
+@dataclass(frozen=True, slots=True)
+class ZipMember:
+    """A member of an open zip; reading stops at its declared size."""
+
+    archive: zipfile.ZipFile
+    info: zipfile.ZipInfo
+
+    is_seekable = False
+
+    @property
+    def name(self) -> str:
+        """Path inside the zip."""
+        return self.info.filename
+
+    @property
+    def size(self) -> int:
+        """Declared size after unpacking."""
+        return self.info.file_size
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes it takes inside the zip."""
+        return self.info.compress_size
+
+    def open(self) -> BufferedIOBase:
+        """Open it for reading, unpacking on the way."""
+        return cast(BufferedIOBase, self.archive.open(self.info))
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """Bytes already unpacked, with the size they had on disk."""
+
+    content: bytes
+    name: str
+    stored_bytes: int
+
+    is_seekable = True
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return len(self.content)
+
+    def open(self) -> BufferedIOBase:
+        """Read it like a file."""
+        return BytesIO(self.content)
+
+
+def read_range(stream: BufferedIOBase, start: int, length: int) -> bytes:
+    """Read exactly `length` bytes from `start`.
+
+    Raises:
+        UnreadableFileError: The file ends before that, or cannot be read.
+    """
+    try:
+        stream.seek(start)
+        content = stream.read(length)
+    except BROKEN_STREAM as error:
+        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
+    if len(content) != length:
+        msg = f"ends at byte {start + len(content)}, {start + length} were expected"
+        raise UnreadableFileError(msg)
+    return content
+
+
+@contextmanager
+def opened_files(path: Path) -> Iterator[list[FileSource]]:
+    """All files under a folder, in a zip, or the one file; in the order of their names.
+
+    Args:
+        path: Folder (nested ones included), file or zip.
+
+    Raises:
+        ReadError: Nothing there, not readable, too many files, or a zip that is damaged, declares
+            too much or has a member whose path leaves the folder.
+    """
+    if path.is_dir():
+        yield list(folder_files(path))
+    elif is_zip(path):
+        with _opened_zip(path) as archive:
+            yield _zip_members(archive, path)
+    else:
+        yield [DiskFile(path, path.name, _file_status(path).st_size)]
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a file starts as a zip does."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(4) in _ZIP_MAGICS
+    except OSError as error:
+        raise ReadError(f"{path.name} cannot be opened: {error.strerror}.") from error
+
+
+def folder_files(folder: Path) -> list[DiskFile]:
+    """Regular files under a folder, nested ones too, sorted by name, without clutter.
+
+    Linked folders are followed once; a link that leads back is not followed again. Pipes and
+    devices are never opened.
+    """
+    found: list[DiskFile] = []
+    visited: set[tuple[int, int]] = set()
+    pending = [folder]
+    while pending:
+        current = pending.pop()
+        for entry, status in _entries(current, visited):
+            if stat.S_ISDIR(status.st_mode):
+                pending.append(entry)
+            elif stat.S_ISREG(status.st_mode):
+                found.append(DiskFile(entry, str(entry.relative_to(folder)), status.st_size))
+            if len(found) + len(pending) > MAX_FILES:
+                msg = (
+                    f"{folder.name} holds more than {MAX_FILES} files. Name the folder of one scan."
+                )
+                raise ReadError(msg)
+    return sorted(found, key=lambda file: file.name)
+
+
+def _entries(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, os.stat_result]]:
+    """Entries of a folder with their status, unless the folder was visited before."""
+    try:
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited or len(os.fsencode(folder)) > MAX_PATH_BYTES:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise ReadError(f"The folder {folder.name} cannot be read: {error.strerror}.") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+            continue
+        try:
+            yield Path(entry.path), entry.stat()
+        except OSError:
+            # A link to nothing, or one that leads to itself.
+            continue
+
+
+def _file_status(path: Path) -> os.stat_result:
+    """Status of a regular file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ReadError(f"{path.name} is neither a file nor a folder; a scan was expected.")
+    return status
+
+
+@contextmanager
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An open zip whose directory could be read."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except BROKEN_STREAM as error:
+        msg = f"{path.name} is a damaged zip ({type(error).__name__}). Make or fetch it again."
+        raise ReadError(msg) from error
+    with archive:
+        yield archive
+
+
+def _zip_members(archive: zipfile.ZipFile, path: Path) -> list[FileSource]:
+    """Members that are files, after the bounds on the whole archive were checked."""
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    if len(members) > MAX_FILES:
+        msg = f"{path.name} holds {len(members)} files, over the {MAX_FILES} allowed. Zip one scan."
+        raise ReadError(msg)
+    unpacked, packed = sum(info.file_size for info in members), path.stat().st_size
+    if unpacked > MAX_UNPACKED_BYTES or unpacked > max(UNDOUBTED_BYTES, packed * MAX_RATIO):
+        msg = (
+            f"{path.name} would unpack from {packed / 1e6:.1f} MB to {unpacked / 1e6:.0f} MB, more"
+            f" than a CT scan does ({MAX_RATIO} times, {MAX_UNPACKED_BYTES / 1e6:.0f} MB)."
+            " If it is a scan, unpack it and name the folder."
+        )
+        raise ReadError(msg)
+    if any(_leaves_folder(info.filename) for info in members):
+        msg = f"{path.name} holds a file whose path leads out of the zip. It was not read."
+        raise ReadError(msg)
+    wanted = [info for info in members if not _is_clutter(info.filename)]
+    return [ZipMember(archive, info) for info in sorted(wanted, key=lambda info: info.filename)]
+
+
+def _leaves_folder(name: str) -> bool:
+    """Whether a member's path is absolute or climbs up."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return ".." in parts or name.startswith(("/", "\\")) or name[1:2] == ":"
+
+
+def _is_clutter(name: str) -> bool:
+    """Whether a member is something a file manager left behind."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part.lower() in _CLUTTER for part in parts)

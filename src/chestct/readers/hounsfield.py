@@ -1,0 +1,172 @@
+"""Gather stored numbers, slab by slab, into one array of Hounsfield units.
+
+One slab at a time is rescaled and put away, so that a scan is never held twice: not as stored and
+as rescaled, not as int16 and as float64. The result is int16 while every value is a whole number
+that fits, and float32 from the first slab that is not.
+
+Formats other than DICOM do not say that they hold Hounsfield units. The rules by which that is
+doubted stand here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Num
+
+from chestct.arrays import Shape, Voxels
+from chestct.errors import ReadError
+from chestct.volume import AIR_HU
+
+PADDING_BELOW_HU = -1500
+"""Lower values are no measurement: converters write -2000, -2048 or -3024 outside the field."""
+
+WINDOWED_HIGHEST = 255
+"""Exports without an absolute scale run from 0 to this."""
+
+LUNG_BELOW_HU = -200
+"""A chest CT holds lung and air; where nothing is below this, the values are not HU."""
+
+METAL_ABOVE_HU = 4000
+"""Above the range of 12-bit CT; only metal gets there."""
+
+MAX_METAL_SHARE = 0.05
+"""More voxels than this above `METAL_ABOVE_HU`: the values are not HU."""
+
+Slab = Num[np.ndarray, "height width"]
+
+_INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """The linear map from stored numbers to Hounsfield units.
+
+    Attributes:
+        slope: Factor, not zero.
+        intercept: Added after the factor.
+    """
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def apply(self, slab: Slab) -> Slab:
+        """One slab rescaled; itself when nothing changes, whole numbers where that is exact."""
+        if self.slope == 1.0 and self.intercept == 0.0:
+            return slab
+        has_whole_shift = self.slope == 1.0 and float(self.intercept).is_integer()
+        is_small = slab.dtype.kind in "iu" and slab.dtype.itemsize <= 4
+        if has_whole_shift and is_small and abs(self.intercept) < 2**31:
+            return np.asarray(slab.astype(np.int64) + int(self.intercept))
+        with np.errstate(all="ignore"):
+            return np.asarray(slab.astype(np.float64) * self.slope + self.intercept)
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Voxels put together, and what was seen on the way.
+
+    Attributes:
+        voxels: int16 or float32, C-contiguous; not finite values stand at `AIR_HU`.
+        num_not_finite: How many values were NaN or infinite.
+        lowest: Lowest finite value.
+        highest: Highest finite value.
+    """
+
+    voxels: Voxels
+    num_not_finite: int
+    lowest: float
+    highest: float
+
+
+def gather(
+    slabs: Iterable[Slab],
+    shape: Shape,
+    stored_axes: tuple[int, int, int] = (0, 1, 2),
+    rescale: Rescale | None = None,
+) -> Gathered:
+    """Rescale slabs and put them into one array.
+
+    Args:
+        slabs: Stored numbers; slab i is index i along the first stored axis. A slab is used
+            before the next is asked for, so that one buffer can serve all.
+        shape: Voxels along (depth, height, width) of the result.
+        stored_axes: For each stored axis (slab, row, column), the axis of the result it is.
+        rescale: Map to HU; none when the numbers are HU as stored.
+
+    Raises:
+        ReadError: There is not one finite value.
+    """
+    rescale = rescale or Rescale()
+    voxels: Voxels = np.empty(shape, dtype=np.int16)
+    num_not_finite, lowest, highest = 0, np.inf, -np.inf
+    for index, slab in enumerate(slabs):
+        values, is_broken = _finite_or_air(rescale.apply(slab))
+        if voxels.dtype == np.int16 and not _fits_int16(values):
+            voxels = _widened(voxels, stored_axes, index)
+        voxels.transpose(stored_axes)[index] = values
+        if is_broken is not None:
+            num_not_finite += int(np.count_nonzero(is_broken))
+            values = values[~is_broken]
+        if values.size:
+            lowest = min(lowest, float(values.min()))
+            highest = max(highest, float(values.max()))
+    if lowest == np.inf:
+        raise ReadError("Every voxel is NaN or infinite; a CT in Hounsfield units was expected.")
+    return Gathered(voxels, num_not_finite, lowest, highest)
+
+
+def why_not_hounsfield(gathered: Gathered) -> str | None:
+    """Why these values cannot be a chest CT in Hounsfield units; None when they can."""
+    if gathered.lowest >= LUNG_BELOW_HU:
+        return f"no voxel is below {LUNG_BELOW_HU} (the lowest is {gathered.lowest:g})"
+    voxels = gathered.voxels
+    num_metal = sum(int(np.count_nonzero(plane > METAL_ABOVE_HU)) for plane in voxels)
+    if num_metal > MAX_METAL_SHARE * voxels.size:
+        return f"{num_metal / voxels.size:.0%} of the voxels are above {METAL_ABOVE_HU}"
+    return None
+
+
+def padding_to_air(voxels: Voxels) -> int:
+    """Set every value below `PADDING_BELOW_HU` to air, in place; return how many there were."""
+    num_padding = 0
+    for plane in voxels:
+        is_padding = plane < PADDING_BELOW_HU
+        plane[is_padding] = AIR_HU
+        num_padding += int(np.count_nonzero(is_padding))
+    return num_padding
+
+
+def padding_warning(num_padding: int, num_voxels: int) -> str:
+    """What to say after `padding_to_air`."""
+    return (
+        f"{num_padding} voxels ({num_padding / num_voxels:.1%}) were below {PADDING_BELOW_HU} HU,"
+        f" as converters pad outside the field of view; they were set to air."
+    )
+
+
+def _finite_or_air(values: Slab) -> tuple[Slab, np.ndarray | None]:
+    """Values as float32 would hold them, NaN and infinities at air, and where those were."""
+    if values.dtype.kind in "iu":
+        return values, None
+    with np.errstate(all="ignore"):
+        is_broken = ~np.isfinite(values.astype(np.float32, copy=False))
+    if not is_broken.any():
+        return values, None
+    return np.where(is_broken, values.dtype.type(AIR_HU), values), is_broken
+
+
+def _fits_int16(values: Slab) -> bool:
+    """Whether int16 holds every value exactly."""
+    if values.min() < _INT16.min or values.max() > _INT16.max:
+        return False
+    return values.dtype.kind in "iu" or bool((values == np.rint(values)).all())
+
+
+def _widened(voxels: Voxels, stored_axes: tuple[int, int, int], num_filled: int) -> Voxels:
+    """The first slabs of an int16 array in a float32 one; the rest is still to be filled."""
+    wide = np.empty(voxels.shape, dtype=np.float32)
+    wide.transpose(stored_axes)[:num_filled] = voxels.transpose(stored_axes)[:num_filled]
+    return wide

@@ -1,0 +1,79 @@
+"""What the program says about one scan: plain values, ready to be written anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What has to be known to make the same result again; no patient name or identifier.
+
+    Attributes:
+        pixel_sha256: Hash of the decoded voxels and their grid, whatever the file format was.
+        series_uid: DICOM SeriesInstanceUID, or None for other formats.
+        classifier: Name of the classifier.
+        classifier_version: Its version.
+        weights_sha256: Hash of its weights file.
+        trained_on: The card's own words on its training data.
+        recipe: Name of the recipe the scan was prepared with.
+        engine: Engine and precision that ran the network, such as "openvino bf16".
+        chestct_version: Version of this program.
+    """
+
+    pixel_sha256: str
+    series_uid: str | None
+    classifier: str
+    classifier_version: str
+    weights_sha256: str
+    trained_on: str
+    recipe: str
+    engine: str
+    chestct_version: str
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent per stage."""
+
+    read: float
+    prepare: float
+    network: float
+    total: float
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """The answer for one scan.
+
+    Attributes:
+        scan: Last part of the path the user gave.
+        probabilities: Label to probability, in the classifier's fixed label order, adding up to
+            one; empty when the scan is unsuitable.
+        decision: The most probable label, or "unsuitable".
+        unsuitable_reasons: Why the scan should not be classified; empty otherwise.
+        warnings: What was noticed on the way, each saying what, where and how much.
+        lung_volume_l: Volume of both lungs in litres, airways left out.
+        scan_facts: Geometry and acquisition facts, ready to be shown.
+        timings_s: Seconds per stage.
+        provenance: What has to be known to make the result again.
+        notice: The notice that stands on every output.
+    """
+
+    scan: str
+    probabilities: dict[str, float]
+    decision: str
+    unsuitable_reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    lung_volume_l: float
+    scan_facts: dict[str, str]
+    timings_s: Timings
+    provenance: Provenance
+    notice: str = field(default=NOT_FOR_CLINICAL_USE)
+
+    @property
+    def is_suitable(self) -> bool:
+        """Whether the scan was classified."""
+        return self.decision != UNSUITABLE

@@ -1,0 +1,236 @@
+"""A scan in memory: a voxel grid in the patient, and what is on it.
+
+Geometry is kept apart from voxels because most steps (cropping, resampling, mapping a heat-map
+back) only change the grid, and a grid is cheap to reason about and to test.
+
+Patient coordinates are DICOM's (PS3.3 C.7.6.2): x grows to the patient's left, y to the back,
+z to the head, in mm. They appear only in `Grid.origin_mm` and `Grid.direction`; every array axis
+and every spacing is in the order (depth, height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from chestct.arrays import Matrix4, Shape, Spacing, Voxels
+from chestct.errors import GridError
+
+MAX_VOXELS = 2**30
+"""Largest grid made or read: 2 GiB as 16-bit values, four times a 512 x 512 x 1024 scan."""
+
+AIR_HU = -1024
+"""Value of air, used where a scan has no data."""
+
+CANONICAL_DIRECTION = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Depth to the head, height to the back, width to the left: a supine axial scan as displayed."""
+
+_DIRECTION_TOLERANCE = 1e-3
+
+Unit = Literal["HU", "windowed"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular voxel grid in the patient.
+
+    Attributes:
+        shape: Voxels along (depth, height, width).
+        spacing_mm: Distance between voxel centres along (depth, height, width).
+        origin_mm: Patient position (x, y, z) of the centre of voxel (0, 0, 0).
+        direction: Three unit vectors (x, y, z), the ways in which depth, height and width grow.
+            Orthogonal, but not necessarily right-handed: a reader keeps the file's order.
+
+    Raises:
+        GridError: An empty or too large shape, a spacing that is not positive, a direction that
+            is not orthonormal.
+    """
+
+    shape: Shape
+    spacing_mm: Spacing
+    origin_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: tuple[tuple[float, float, float], ...] = CANONICAL_DIRECTION
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or min(self.shape) < 1:
+            raise GridError(
+                f"A voxel grid needs three axes of at least one voxel, not {self.shape}."
+            )
+        if self.num_voxels > MAX_VOXELS:
+            msg = f"A grid of {self.shape} has {self.num_voxels} voxels, {MAX_VOXELS} are allowed."
+            raise GridError(msg)
+        if not (np.isfinite(self.spacing_mm).all() and min(self.spacing_mm) > 0):
+            raise GridError(f"Voxel spacing must be positive in mm, not {self.spacing_mm}.")
+        if not np.isfinite(self.origin_mm).all():
+            raise GridError(f"The grid's origin must be finite, not {self.origin_mm}.")
+        axes = np.asarray(self.direction, dtype=np.float64)
+        is_orthonormal = axes.shape == (3, 3) and np.allclose(
+            axes @ axes.T, np.eye(3), atol=_DIRECTION_TOLERANCE
+        )
+        if not is_orthonormal:
+            raise GridError(f"The grid's axes must be orthonormal, not {self.direction}.")
+
+    @property
+    def num_voxels(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    @property
+    def extent_mm(self) -> Spacing:
+        """Edge lengths of the box the voxels fill, along (depth, height, width)."""
+        depth, height, width = (n * s for n, s in zip(self.shape, self.spacing_mm, strict=True))
+        return depth, height, width
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(np.prod(self.spacing_mm)) / 1000.0
+
+    @property
+    def index_to_patient(self) -> Matrix4:
+        """Homogeneous matrix from (depth, height, width) index to patient (x, y, z) in mm."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = np.asarray(self.direction).T * np.asarray(self.spacing_mm)
+        matrix[:3, 3] = self.origin_mm
+        return matrix
+
+    @property
+    def patient_to_index(self) -> Matrix4:
+        """Homogeneous matrix from patient (x, y, z) in mm to (depth, height, width) index."""
+        return np.linalg.inv(self.index_to_patient)
+
+    def to_patient(
+        self, indices: Float64[np.ndarray, "*points 3"]
+    ) -> Float64[np.ndarray, "*points 3"]:
+        """Patient positions (x, y, z) in mm of voxel indices (depth, height, width)."""
+        matrix = self.index_to_patient
+        return np.asarray(indices @ matrix[:3, :3].T + matrix[:3, 3])
+
+    def to_index(
+        self, points_mm: Float64[np.ndarray, "*points 3"]
+    ) -> Float64[np.ndarray, "*points 3"]:
+        """Fractional indices (depth, height, width) of patient positions (x, y, z) in mm."""
+        matrix = self.patient_to_index
+        return np.asarray(points_mm @ matrix[:3, :3].T + matrix[:3, 3])
+
+    def moved(self, start: Spacing, step: Spacing, shape: Shape) -> Grid:
+        """The grid whose voxel i lies at index `start + i * step` of this one.
+
+        Crops, flips (negative steps), resamplings and resizes are all of this form.
+
+        Args:
+            start: Index, possibly fractional, of the new first voxel, (depth, height, width).
+            step: Index distance between new voxels; negative reverses an axis.
+            shape: New number of voxels.
+        """
+        origin = self.to_patient(np.asarray(start, dtype=np.float64))
+        depth, height, width = (
+            tuple(float(x * np.sign(n)) for x in axis)
+            for axis, n in zip(self.direction, step, strict=True)
+        )
+        spacing = tuple(abs(n) * s for n, s in zip(step, self.spacing_mm, strict=True))
+        return Grid(
+            shape=shape,
+            spacing_mm=(spacing[0], spacing[1], spacing[2]),
+            origin_mm=(float(origin[0]), float(origin[1]), float(origin[2])),
+            direction=(depth, height, width),  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """Where a volume came from, in technical facts only: never a name, birth date or patient ID.
+
+    Attributes:
+        format: "dicom", "nifti", "tiff" or "simulated".
+        series_uid: DICOM SeriesInstanceUID as written in the file, or None.
+        slice_uids: SOPInstanceUID per slice along depth, empty strings where a file has none.
+        facts: Acquisition facts that may be shown, such as {"kernel": "D40s", "kvp": "110"}.
+        left_out: What was in the folder and not used, counted: {"localizer": 2}.
+    """
+
+    format: str
+    series_uid: str | None = None
+    slice_uids: tuple[str, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels on a grid.
+
+    Attributes:
+        grid: Where the voxels lie in the patient.
+        voxels: Array of the grid's shape. Marked read-only: stages make new volumes.
+        unit: "HU", or "windowed" for 8-bit and RGB exports whose values mean nothing absolute.
+        source: Where it was read from.
+        warnings: What a reader noticed and mended, each saying what, where and how much.
+    """
+
+    grid: Grid
+    voxels: Voxels
+    unit: Unit = "HU"
+    source: ScanSource = field(default_factory=lambda: ScanSource(format="array"))
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.voxels.shape != self.grid.shape:
+            msg = f"Voxels of shape {self.voxels.shape} do not fit a grid of {self.grid.shape}."
+            raise ValueError(msg)
+        view = self.voxels.view()
+        view.flags.writeable = False
+        object.__setattr__(self, "voxels", view)
+
+    def with_voxels(self, voxels: Voxels, grid: Grid | None = None) -> Volume:
+        """The same scan with other voxels, on another grid if one is given."""
+        return replace(self, voxels=voxels, grid=grid or self.grid)
+
+
+def canonical_axes(grid: Grid) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
+    """How to turn a grid's axes into depth to the head, height to the back, width to the left.
+
+    Returns:
+        For each canonical axis, the grid's axis that lies closest to it, and whether that axis
+        has to be reversed. Oblique grids get the nearest axes; no resampling is implied.
+    """
+    # Rows: the grid's axes; columns: patient z, y, x, the canonical depth, height, width.
+    closeness = np.asarray(grid.direction)[:, ::-1]
+    order = [-1, -1, -1]
+    for _ in range(3):
+        taken = np.abs(closeness)
+        taken[[axis for axis in order if axis >= 0], :] = -1
+        taken[:, [i for i, axis in enumerate(order) if axis >= 0]] = -1
+        axis, wanted = np.unravel_index(int(taken.argmax()), (3, 3))
+        order[int(wanted)] = int(axis)
+    reverse = [bool(closeness[order[i], i] < 0) for i in range(3)]
+    return (order[0], order[1], order[2]), (reverse[0], reverse[1], reverse[2])
+
+
+def to_canonical(volume: Volume) -> Volume:
+    """Turn a volume's axes into depth to the head, height to the back, width to the left.
+
+    Only permutes and reverses axes: the voxels are a view, every voxel keeps its place in the
+    patient. DICOM's usual axial supine series comes back unchanged.
+    """
+    order, reverse = canonical_axes(volume.grid)
+    if order == (0, 1, 2) and not any(reverse):
+        return volume
+    grid = volume.grid
+    turned = replace(
+        grid,
+        shape=tuple(grid.shape[a] for a in order),  # type: ignore[arg-type]
+        spacing_mm=tuple(grid.spacing_mm[a] for a in order),  # type: ignore[arg-type]
+        direction=tuple(grid.direction[a] for a in order),
+    )
+    start = tuple(float(n - 1) if r else 0.0 for n, r in zip(turned.shape, reverse, strict=True))
+    step = tuple(-1.0 if r else 1.0 for r in reverse)
+    slices = tuple(slice(None, None, -1 if r else 1) for r in reverse)
+    return volume.with_voxels(
+        volume.voxels.transpose(order)[slices],
+        turned.moved(start, step, turned.shape),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,44 @@
+"""What every test may use: run-time type checks, the real scans where there are some."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Shapes and types of every annotated function are checked while the tests run, and only then.
+install_import_hook("chestct", "typechecking.check_types")
+
+# Two pytest workers with two threads each would only get in each other's way.
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def find_data_folder() -> Path | None:
+    """The folder of real scans: CHESTCT_DATA, or `shared/data` beside the repository."""
+    named = os.environ.get("CHESTCT_DATA")
+    folder = Path(named) if named else REPOSITORY.parent / "shared" / "data"
+    return folder if (folder / "covid_ct_md").is_dir() else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of the tests' own, so that the user's is neither read nor written."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real scans, read only; nothing of them is in the repository."""
+    folder = find_data_folder()
+    if folder is None:
+        pytest.skip("no real scans: set CHESTCT_DATA or put them at ../shared/data")
+    return folder

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn import metrics as scikit
+
+from chestct.evaluation import metrics, resampling
+from chestct.evaluation.metrics import class_counts, confusion_matrix, per_class
+from chestct.evaluation.predictions import Predictions
+
+MakePredictions = Callable[..., Predictions]
+
+# The confusion matrix of row 18 of the RoI-aware paper's Table 7, official labels.
+ROW_18 = np.array([[23, 5, 0], [4, 44, 3], [3, 0, 48]])
+
+
+def from_confusion(confusion: np.ndarray, labels: tuple[str, ...]) -> Predictions:
+    """One certain prediction per count."""
+    truth, decisions = np.repeat(np.argwhere(confusion >= 0), confusion.ravel(), axis=0).T
+    names = tuple(str(number) for number in range(truth.size))
+    return Predictions(names, names, truth, np.eye(len(labels))[decisions], labels)
+
+
+def test_rows_of_the_confusion_matrix_are_true_labels() -> None:
+    found = confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 3)
+    assert found.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+
+
+def test_specificity_and_ppv_of_the_published_headline_are_different_things() -> None:
+    counts = class_counts(ROW_18, 0)
+    assert (counts.tp, counts.fn, counts.fp, counts.tn) == (23, 5, 7, 95)
+    assert metrics.specificity(counts, "CAP").value == 95 / 102
+    assert metrics.ppv(counts, "CAP").value == 23 / 30
+    assert metrics.sensitivity(counts, "CAP").value == 23 / 28
+    assert metrics.npv(counts, "CAP").value == 95 / 100
+    assert metrics.f1(counts, "CAP").value == pytest.approx(2 * 23 / (28 + 30))
+    assert metrics.one_vs_rest_accuracy(counts, "CAP").value == 118 / 130
+
+
+def test_overall_figures_of_the_published_headline_are_those_of_the_audit() -> None:
+    predictions = from_confusion(ROW_18, ("CAP", "COVID-19", "normal"))
+    found = {name: measure(predictions).value for name, measure in metrics.OVERALL.items()}
+    assert found["accuracy"] == 115 / 130
+    assert found["kappa"] == pytest.approx(0.8221, abs=5e-5)
+    assert found["macro_f1"] == pytest.approx(0.8714, abs=5e-5)
+    assert found["balanced_accuracy"] == pytest.approx((23 / 28 + 44 / 51 + 48 / 51) / 3)
+    assert found["brier"] == pytest.approx(2 * 15 / 130)
+    assert found["expected_calibration_error"] == pytest.approx(15 / 130)
+
+
+def test_brier_and_log_loss_follow_their_definitions() -> None:
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.3, 0.3, 0.4]])
+    truth = np.array([0, 1])
+    predictions = Predictions(("a", "b"), ("a", "b"), truth, probabilities, ("x", "y", "z"))
+    expected = (0.3**2 + 0.2**2 + 0.1**2 + 0.3**2 + 0.7**2 + 0.4**2) / 2
+    assert metrics.brier(predictions).value == pytest.approx(expected)
+    assert metrics.log_loss(predictions).value == pytest.approx(-np.log(0.7 * 0.3) / 2)
+
+
+def test_brier_of_two_classes_counts_both_of_them() -> None:
+    predictions = Predictions(
+        ("a",), ("a",), np.array([1]), np.array([[0.2, 0.8]]), ("COVID-19", "normal")
+    )
+    assert metrics.brier(predictions).value == pytest.approx(0.08)
+
+
+def test_calibration_error_is_the_mean_gap_over_bins_that_include_their_upper_end() -> None:
+    confidences = np.array([0.6, 0.6, 0.9, 0.9, 0.90001])
+    probabilities = np.stack([confidences, 1 - confidences], axis=1)
+    names = tuple("abcde")
+    predictions = Predictions(names, names, np.array([0, 1, 0, 0, 1]), probabilities, ("x", "y"))
+    gaps = abs(2 * 0.6 - 1) + abs(2 * 0.9 - 2) + 0.90001
+    assert metrics.expected_calibration_error(predictions).value == pytest.approx(gaps / 5)
+    assert metrics.bin_members(np.array([0.0, 0.1, 0.3, 0.7, 1.0])).argmax(axis=1).tolist() == [
+        0, 0, 2, 6, 9,
+    ]  # fmt: skip
+
+
+def test_tied_probabilities_count_half_in_the_area() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.5, 0.5], [0.2, 0.8]])
+    predictions = Predictions(
+        tuple("abc"), tuple("abc"), np.array([0, 1, 1]), probabilities, ("x", "y")
+    )
+    assert metrics.auc(predictions, 1).value == 0.75
+    assert metrics.auc(predictions, 0).value == 0.75
+
+
+def test_a_class_without_scans_has_no_figures_and_says_so(
+    make_predictions: MakePredictions,
+) -> None:
+    whole = make_predictions(60)
+    without = whole.choose(np.flatnonzero(whole.truth != 0))
+    figures = per_class(without, 0)
+    assert figures["sensitivity"].value is None
+    assert figures["sensitivity"].note == "no scan is CAP"
+    assert figures["auc"].value is None
+    assert figures["f1"].value is None
+    assert figures["specificity"].value is not None
+    assert metrics.macro_auc(without).note == "mean over the 2 of 3 classes that have it"
+    assert metrics.balanced_accuracy(without).note == "mean over the 2 of 3 classes that have it"
+    assert metrics.brier(without).value is not None
+
+
+def test_one_decision_for_all_scans_leaves_ppv_and_npv_undefined() -> None:
+    predictions = from_confusion(np.array([[0, 4], [0, 6]]), ("COVID-19", "normal"))
+    called_never, called_always = per_class(predictions, 0), per_class(predictions, 1)
+    assert called_never["ppv"].note == "no scan was called COVID-19"
+    assert called_always["npv"].note == "every scan was called normal"
+    assert called_never["f1"].value == 0
+    assert metrics.OVERALL["kappa"](predictions).value == 0
+
+
+def test_scans_of_a_single_label_have_neither_area_nor_kappa() -> None:
+    predictions = from_confusion(np.array([[5, 0], [0, 0]]), ("COVID-19", "normal"))
+    assert metrics.macro_auc(predictions).note == "all scans have one true label"
+    assert metrics.auc(predictions, 0).note == "no scan is other than COVID-19"
+    kappa = metrics.OVERALL["kappa"](predictions)
+    assert kappa.value is None
+    assert "one and the same label" in kappa.note
+
+
+def test_no_scans_give_no_figures_and_no_crash(make_predictions: MakePredictions) -> None:
+    nothing = make_predictions(0)
+    figures = [measure(nothing) for measure in metrics.OVERALL.values()]
+    figures += [*per_class(nothing, 0).values()]
+    assert {figure.value for figure in figures} == {None}
+    assert {figure.note for figure in figures} == {"no scans"}
+
+
+def test_both_tables_of_figures_have_the_same_names(make_predictions: MakePredictions) -> None:
+    assert list(resampling.OVERALL) == list(metrics.OVERALL)
+    assert list(resampling.PER_CLASS) == list(per_class(make_predictions(9), 0))
+
+
+@pytest.mark.parametrize("decimals", [12, 1])
+@pytest.mark.parametrize("labels", [("CAP", "COVID-19", "normal"), ("COVID-19", "normal")])
+def test_weighted_figures_equal_those_of_scans_repeated_as_often_as_they_weigh(
+    make_predictions: MakePredictions, labels: tuple[str, ...], decimals: int
+) -> None:
+    predictions = make_predictions(50, labels=labels, decimals=decimals)
+    counts = np.random.default_rng(3).integers(0, 4, size=(3, 50))
+    weighted = resampling.weigh(predictions, counts.astype(np.float64))
+    for row, weights in enumerate(counts):
+        repeated = repeat(predictions, weights)
+        for name, measure in metrics.OVERALL.items():
+            expected = measure(repeated).value
+            assert resampling.OVERALL[name](weighted)[row] == pytest.approx(expected, abs=1e-12)
+        for index in range(len(labels)):
+            for name, figure in per_class(repeated, index).items():
+                found = resampling.PER_CLASS[name](weighted, index)[row]
+                assert found == pytest.approx(figure.value, abs=1e-12), name
+
+
+def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredictions) -> None:
+    predictions = make_predictions(80, decimals=1)
+    weights = np.random.default_rng(5).random((4, 80))
+    found = resampling.auc(resampling.weigh(predictions, weights), 2)
+    expected = [
+        scikit.roc_auc_score(
+            predictions.truth == 2, predictions.probabilities[:, 2], sample_weight=each
+        )
+        for each in weights
+    ]
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_scans_have_weighted_figures_that_are_not_numbers(
+    make_predictions: MakePredictions,
+) -> None:
+    weighted = resampling.weigh(make_predictions(0), np.ones((2, 0)))
+    found = [measure(weighted) for measure in resampling.OVERALL.values()]
+    found += [measure(weighted, 0) for measure in resampling.PER_CLASS.values()]
+    assert np.isnan(found).all()
+    assert np.shape(found) == (14, 2)
+
+
+def test_measuring_does_not_change_the_predictions(make_predictions: MakePredictions) -> None:
+    predictions = make_predictions(30)
+    before = replace(predictions)
+    for measure in metrics.OVERALL.values():
+        measure(predictions)
+    assert np.array_equal(before.probabilities, predictions.probabilities)
+    assert np.array_equal(before.truth, predictions.truth)
+
+
+def repeat(predictions: Predictions, times: np.ndarray) -> Predictions:
+    rows = np.repeat(np.arange(len(predictions)), times)
+    names = tuple(str(number) for number in range(rows.size))
+    return Predictions(
+        names,
+        names,
+        predictions.truth[rows],
+        predictions.probabilities[rows],
+        predictions.labels,
+    )

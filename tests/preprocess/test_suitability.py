@@ -1,0 +1,177 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from phantoms import chest, chest_grid
+
+from chestct.preprocess.lungs import segment_lungs
+from chestct.preprocess.masks import bounding_box
+from chestct.preprocess.orientation import coarse_chest, orientation_faults
+from chestct.preprocess.placement import ScanLungs
+from chestct.preprocess.recipes import RECIPES
+from chestct.preprocess.salient import slice_area
+from chestct.preprocess.suitability import judge_scan
+from chestct.volume import Grid, Volume, to_canonical
+
+RECIPE = RECIPES["roi_resnet_recommended"]
+
+
+def scan_lungs(volume, mask=None, method="recommended"):
+    canonical = to_canonical(volume)
+    canonical = canonical.with_voxels(np.ascontiguousarray(canonical.voxels))
+    mask = segment_lungs(canonical, method) if mask is None else mask
+    return ScanLungs(canonical, mask, bounding_box(mask), slice_area(mask))
+
+
+def judge(volume, mask=None, recipe=RECIPE):
+    return judge_scan(scan_lungs(volume, mask), recipe)
+
+
+def with_wrong_axes(volume, *axes):
+    """The same voxels under a header that has some axes the wrong way round."""
+    direction = tuple(
+        tuple(-x for x in row) if axis in axes else row
+        for axis, row in enumerate(volume.grid.direction)
+    )
+    return replace(volume, grid=replace(volume.grid, direction=direction))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return chest()
+
+
+def test_whole_chest_is_suitable(scan):
+    verdict = judge(scan)
+    assert verdict.unsuitable_reasons == ()
+    assert verdict.warnings == ()
+
+
+WRONG_WAYS = {
+    "upside down": ((0,), "upside down"),
+    "back to front": ((1,), "front and back"),
+    "mirrored": ((2,), "left and right"),
+    "feet first called head first": ((0, 2), "upside down"),
+    "prone called supine": ((1, 2), "front and back"),
+}
+
+
+@pytest.mark.parametrize("way", WRONG_WAYS)
+def test_wrong_orientation_is_unsuitable_with_the_reason(scan, way):
+    axes, words = WRONG_WAYS[way]
+    verdict = judge(with_wrong_axes(scan, *axes))
+    assert len(verdict.unsuitable_reasons) == 1
+    assert words in verdict.unsuitable_reasons[0]
+
+
+def real_scan(data_folder, patient):
+    """A real scan through the project's own reader, every other row and column of it."""
+    from chestct.readers import read_volume
+
+    volume = read_volume(data_folder / "covid_ct_md" / patient)
+    half = np.ascontiguousarray(volume.voxels[:, ::2, ::2])
+    return volume.with_voxels(half, volume.grid.moved((0, 0, 0), (1, 2, 2), half.shape))
+
+
+@pytest.mark.parametrize("patient", ["P001", "normal001"])
+def test_real_scans_are_suitable_and_their_wrong_orientations_are_not(data_folder, patient):
+    volume = real_scan(data_folder, patient)
+    assert judge(volume).unsuitable_reasons == ()
+    for axes, words in WRONG_WAYS.values():
+        reasons = judge(with_wrong_axes(volume, *axes)).unsuitable_reasons
+        assert any(words in reason for reason in reasons), (axes, reasons)
+
+
+@pytest.mark.parametrize("name", ["chest64", "lung4d"])
+def test_other_scanners_chests_are_not_called_wrongly_oriented(data_folder, name):
+    from chestct.readers import read_volume
+
+    folder = data_folder / "lung_masks"
+    volume = read_volume(folder / f"{name}_ct.nii.gz")
+    assert judge(volume).unsuitable_reasons == ()
+
+
+def test_head_is_unsuitable(data_folder):
+    from chestct.readers import read_volume
+
+    head = read_volume(data_folder / "dicom_gantry_tilt", allow=("tilt",))
+    for method in ("recommended", "published", "paper"):
+        assert judge_scan(scan_lungs(head, method=method), RECIPE).unsuitable_reasons
+
+
+def test_scan_without_lungs_is_unsuitable():
+    (reason,) = judge(
+        chest(has_lungs=False), np.zeros(chest_grid().shape, dtype=bool)
+    ).unsuitable_reasons
+    assert "No lungs were found" in reason
+
+
+def test_few_slices_are_unsuitable():
+    few = chest(chest_grid(shape=(12, 72, 84), spacing_mm=(30.0, 4.5, 4.5)))
+    lungs = np.asarray(few.voxels < -700) & (np.abs(np.indices(few.grid.shape)[1] - 36) < 19)
+    assert any("12 slices" in reason for reason in judge(few, lungs).unsuitable_reasons)
+
+
+@pytest.mark.parametrize(("scale", "litres"), [(0.35, "0.2"), (1.6, "1[89]|2[0-9]")])
+def test_implausible_lung_volume_is_unsuitable(scan, scale, litres):
+    grid = Grid(scan.grid.shape, tuple(s * scale for s in scan.grid.spacing_mm))
+    lungs = segment_lungs(scan, "recommended")
+    reasons = judge(replace(scan, grid=grid), lungs).unsuitable_reasons
+    assert any("litres" in reason for reason in reasons)
+    assert litres
+
+
+def test_slab_of_chest_is_unsuitable(scan):
+    slab = scan.with_voxels(
+        scan.voxels[30:48], scan.grid.moved((30, 0, 0), (1, 1, 1), (18, 72, 84))
+    )
+    mask = segment_lungs(scan, "recommended")[30:48]
+    assert any("90 mm" in reason for reason in judge(slab, mask).unsuitable_reasons)
+
+
+def test_windowed_scan_is_unsuitable_only_where_units_are_needed(scan):
+    mask = segment_lungs(scan, "recommended")
+    grey = (np.clip((scan.voxels + 1350.0) / 1500, 0, 1) * 255).astype(np.uint8)
+    export = replace(scan, voxels=grey, unit="windowed")
+    assert any("Hounsfield" in reason for reason in judge(export, mask).unsuitable_reasons)
+    assert judge(export, mask, RECIPES["maseres_published"]).unsuitable_reasons == ()
+
+
+def test_values_that_cannot_be_hounsfield_units_are_unsuitable(scan):
+    mask = segment_lungs(scan, "recommended")
+    raw = scan.with_voxels((scan.voxels + 1024).astype(np.int16))
+    assert any("median" in reason for reason in judge(raw, mask).unsuitable_reasons)
+
+
+def test_scan_that_ends_inside_the_lungs_is_warned_of(scan):
+    part = scan.with_voxels(scan.voxels[:50], scan.grid.moved((0, 0, 0), (1, 1, 1), (50, 72, 84)))
+    mask = segment_lungs(scan, "recommended")[:50]
+    assert any("towards the head" in warning for warning in judge(part, mask).warnings)
+
+
+def test_field_of_view_through_the_lungs_is_warned_of(scan):
+    inner = scan.grid.moved((0, 0, 15), (1, 1, 1), (72, 72, 60))
+    mask = np.ascontiguousarray(segment_lungs(scan, "recommended")[:, :, 15:75])
+    verdict = judge(scan.with_voxels(scan.voxels[:, :, 15:75], inner), mask)
+    assert any("right" in warning for warning in verdict.warnings)
+
+
+def test_one_lung_says_nothing_about_sides(scan):
+    mask = segment_lungs(scan, "recommended").copy()
+    mask[:, :, 42:] = False
+    for volume in (scan, with_wrong_axes(scan, 2)):
+        chest_ = coarse_chest(volume, mask)
+        assert chest_ is not None
+        assert orientation_faults(chest_) == ()
+
+
+def test_lungs_alone_say_nothing_about_front_and_back(scan):
+    mask = segment_lungs(scan, "recommended")
+    bare = Volume(scan.grid, np.where(mask, -850, 0).astype(np.int16))
+    found = coarse_chest(bare, mask)
+    assert found is not None
+    assert found.bone_behind is None
+
+
+def test_mask_of_nothing_gives_no_chest(scan):
+    assert coarse_chest(scan, np.zeros(scan.grid.shape, dtype=bool)) is None

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zipfile
+from pathlib import Path
+
+import imagecodecs
+import pytest
+
+from chestct.errors import ReadError
+from chestct.readers import files
+from chestct.readers.files import (
+    MemoryFile,
+    UnreadableFileError,
+    folder_files,
+    is_zip,
+    opened_files,
+    read_range,
+)
+from chestct.readers.wrapped_files import is_wrapped, unwrapped
+
+
+def names(path: Path) -> list[str]:
+    with opened_files(path) as found:
+        return [source.name for source in found]
+
+
+def make_zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_nested_folders_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b/2", "a/1", "c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert names(tmp_path) == ["a/1", "b/2", "c"]
+
+
+def test_clutter_of_file_managers_is_ignored(tmp_path: Path) -> None:
+    for name in (".DS_Store", "Thumbs.db", "kept"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(tmp_path) == ["kept"]
+
+
+def test_linked_folder_that_leads_back_is_followed_once(tmp_path: Path) -> None:
+    (tmp_path / "scan").mkdir()
+    (tmp_path / "scan" / "slice").write_bytes(b"x")
+    (tmp_path / "scan" / "loop").symlink_to(tmp_path / "scan", target_is_directory=True)
+    assert names(tmp_path) == ["scan/slice"]
+
+
+def test_link_to_nothing_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "nothing").symlink_to(tmp_path / "absent")
+    assert names(tmp_path) == []
+
+
+def test_pipe_in_a_folder_is_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert names(tmp_path) == []
+
+
+def test_pipe_named_as_a_scan_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ReadError, match="neither a file nor a folder"):
+        files._file_status(tmp_path / "pipe")
+
+
+def test_folder_with_too_many_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_FILES", 3)
+    for index in range(4):
+        (tmp_path / str(index)).write_bytes(b"x")
+    with pytest.raises(ReadError, match="more than 3 files"):
+        folder_files(tmp_path)
+
+
+def test_folder_that_cannot_be_listed_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ReadError, match="Permission denied"):
+        folder_files(tmp_path)
+
+
+def test_file_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="cannot be opened"):
+        is_zip(tmp_path / "absent")
+
+
+def test_zip_members_are_read_where_they_lie(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"b/x": b"123", "a": b"45", "__MACOSX/._a": b"6"})
+    with opened_files(path) as found:
+        contents = []
+        for source in found:
+            with source.open() as stream:
+                contents.append((source.name, stream.read(), source.size))
+    assert contents == [("a", b"45", 2), ("b/x", b"123", 3)]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.zip"]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "..\\x", "C:\\x", "\\x"])
+def test_zip_member_whose_path_leaves_the_zip_is_refused(tmp_path: Path, name: str) -> None:
+    path = make_zip(tmp_path / "a.zip", {"good": b"1", name: b"2"})
+    with pytest.raises(ReadError, match="leads out of the zip"), opened_files(path):
+        pass
+
+
+def test_zip_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {f"{i}": bytes(2**25) for i in range(9)})
+    with pytest.raises(ReadError, match="more than a CT scan does"), opened_files(path):
+        pass
+
+
+def test_zip_that_declares_more_than_any_scan_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 10)
+    path = make_zip(tmp_path / "a.zip", {"a": os.urandom(11)})
+    with pytest.raises(ReadError, match="would unpack"), opened_files(path):
+        pass
+
+
+def test_zip_with_too_many_members_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_FILES", 1)
+    path = make_zip(tmp_path / "a.zip", {"a": b"1", "b": b"2"})
+    with pytest.raises(ReadError, match="holds 2 files"), opened_files(path):
+        pass
+
+
+def test_damaged_zip_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "a.zip", {"a": b"1"})
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ReadError, match="damaged zip"), opened_files(path):
+        pass
+
+
+def test_range_beyond_the_end_says_where_the_file_ends() -> None:
+    with pytest.raises(UnreadableFileError, match="ends at byte 3, 5 were expected"):
+        read_range(io.BytesIO(b"abc"), 1, 4)
+
+
+def test_range_of_a_broken_stream_is_unreadable(tmp_path: Path) -> None:
+    stream = (tmp_path / "x").open("wb")
+    with stream, pytest.raises(UnreadableFileError, match="cannot be read"):
+        read_range(stream, 0, 1)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_wrapped_file_is_unpacked(pack) -> None:
+    packed = bytes(pack(b"content" * 100))
+    assert is_wrapped(packed)
+    inner = unwrapped(MemoryFile(packed, "name", len(packed)))
+    assert (inner.content, inner.name) == (b"content" * 100, "name")
+    assert (inner.stored_bytes, inner.size) == (len(packed), 700)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_bomb_wrapped_in_a_file_is_unreadable(pack) -> None:
+    packed = bytes(pack(bytes(2**24)))
+    with pytest.raises(UnreadableFileError, match="unpack"):
+        unwrapped(MemoryFile(packed, "name", len(packed)))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_damaged_wrapped_file_is_unreadable(pack) -> None:
+    packed = bytes(pack(os.urandom(1000)))[:500]
+    with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
+        unwrapped(MemoryFile(packed, "name", len(packed)))
+
+
+def test_status_of_a_regular_file_is_given(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    assert stat.S_ISREG(files._file_status(tmp_path / "x").st_mode)

@@ -1,0 +1,47 @@
+"""Unknown names are refused with the nearest known one and the whole list."""
+
+from __future__ import annotations
+
+import pytest
+
+from chestct.errors import ChestCTError, UnknownNameError
+from chestct.lookup import look_up, unknown_name_message
+
+TABLE = {"published": 1, "paper": 2, "recommended": 3}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_known_name_gives_its_entry(name: str) -> None:
+    assert look_up(TABLE, name, kind="method") == TABLE[name]
+
+
+def test_an_entry_that_is_none_or_false_is_found_too() -> None:
+    assert look_up({"nothing": None}, "nothing", kind="thing") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("publishe", "published"), ("Paper", "paper"), ("recommend", "recommended")],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(name: str, nearest: str) -> None:
+    with pytest.raises(UnknownNameError) as refusal:
+        look_up(TABLE, name, kind="method")
+    assert str(refusal.value) == (
+        f"There is no method '{name}'. Did you mean '{nearest}'?"
+        " Known: published, paper, recommended."
+    )
+
+
+@pytest.mark.parametrize("name", ["", "xyz", "0"])
+def test_a_name_like_no_other_is_answered_with_the_list_alone(name: str) -> None:
+    message = unknown_name_message(name, TABLE, kind="method")
+    assert message == f"There is no method '{name}'. Known: published, paper, recommended."
+
+
+def test_an_empty_table_says_so_without_failing() -> None:
+    with pytest.raises(UnknownNameError, match="There is no engine 'torch'"):
+        look_up({}, "torch", kind="engine")
+
+
+def test_the_refusal_is_of_our_own_family() -> None:
+    assert issubclass(UnknownNameError, ChestCTError)

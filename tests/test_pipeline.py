@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from phantoms import chest
+from tiny import RECIPE, save_tiny_classifier
+
+from chestct import pipeline
+from chestct.analysis import SCAN_FACTS
+from chestct.classifier import Classifier, load_classifier
+from chestct.engines import make_engine
+from chestct.errors import ReadError
+from chestct.labels import THREE_CLASSES, UNSUITABLE
+from chestct.pipeline import analyse_scan, classify_scan, describe_scan, hash_voxels, scan_name
+from chestct.readers import read_volume
+from chestct.simulate import write_dicom_series
+from chestct.volume import ScanSource, Volume
+from chestct.writers.folders import write_outputs
+from chestct.writers.nifti_export import write_nifti
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    return load_classifier(save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier"))
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans") / "p07"
+    write_dicom_series(whole_hu(chest()), folder)
+    return folder
+
+
+def whole_hu(volume: Volume) -> Volume:
+    return volume.with_voxels(volume.voxels.round().astype(np.int16))
+
+
+def test_a_dicom_folder_goes_in_and_an_answer_comes_out(scan: Path, classifier: Classifier) -> None:
+    result = classify_scan(scan, classifier, engine="torch")
+    assert result.scan == "p07"
+    assert tuple(result.probabilities) == THREE_CLASSES
+    assert sum(result.probabilities.values()) == pytest.approx(1.0)
+    assert result.decision == max(result.probabilities, key=result.probabilities.__getitem__)
+    assert result.is_suitable
+    assert result.notice == classifier.card.notice
+    assert result.lung_volume_l > 1.0
+
+
+def test_the_answer_is_that_of_the_parts(scan: Path, classifier: Classifier) -> None:
+    engine = make_engine(classifier, "torch")
+    analysis = analyse_scan(scan, classifier, engine=engine)
+    expected = classifier.probabilities(analysis.prepared, engine)
+    assert analysis.result.probabilities == expected
+    assert analysis.prepared.recipe == RECIPE
+
+
+def test_without_a_classifier_the_shipped_one_is_loaded_once(
+    scan: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load() -> Classifier:
+        loaded.append(classifier)
+        return classifier
+
+    monkeypatch.setattr("chestct.pipeline.load_classifier", load)
+    pipeline._default_classifier.cache_clear()
+    results = [classify_scan(scan, engine="torch") for _ in range(2)]
+    pipeline._default_classifier.cache_clear()
+    assert len(loaded) == 1
+    assert results[0].probabilities == results[1].probabilities
+    assert results[0].provenance.classifier == "tiny"
+
+
+def test_provenance_says_what_made_the_answer(scan: Path, classifier: Classifier) -> None:
+    provenance = classify_scan(scan, classifier, engine="torch").provenance
+    first = pydicom.dcmread(next(scan.iterdir()), stop_before_pixels=True)
+    assert provenance.series_uid == first.SeriesInstanceUID
+    assert provenance.classifier == "tiny"
+    assert provenance.weights_sha256 == classifier.weights_sha256
+    assert provenance.recipe == RECIPE.name
+    assert provenance.engine == "torch float32"
+    assert provenance.trained_on == classifier.card.trained_on
+
+
+def test_timings_add_up(scan: Path, classifier: Classifier) -> None:
+    seconds = classify_scan(scan, classifier, engine="torch").timings_s
+    stages = (seconds.read, seconds.prepare, seconds.network)
+    assert min(stages) > 0
+    assert sum(stages) == pytest.approx(seconds.total)
+
+
+def test_a_scan_without_lungs_is_unsuitable_with_a_reason(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    write_dicom_series(whole_hu(chest(has_lungs=False)), tmp_path / "head")
+    result = classify_scan(tmp_path / "head", classifier, engine="torch")
+    assert result.decision == UNSUITABLE
+    assert result.probabilities == {}
+    assert result.unsuitable_reasons
+    assert result.timings_s.network == 0.0
+
+
+def test_the_same_patient_has_one_hash_in_every_format_and_order(tmp_path: Path) -> None:
+    volume = whole_hu(chest())
+    write_dicom_series(volume, tmp_path / "dicom")
+    write_nifti(tmp_path / "scan.nii.gz", volume.voxels, volume.grid)
+    reversed_grid = volume.grid.moved(
+        (float(volume.grid.shape[0] - 1), 0.0, 0.0), (-1.0, 1.0, 1.0), volume.grid.shape
+    )
+    reversed_volume = volume.with_voxels(volume.voxels[::-1], reversed_grid)
+    as_floats = volume.with_voxels(volume.voxels.astype(np.float32))
+    hashes = {
+        hash_voxels(volume),
+        hash_voxels(reversed_volume),
+        hash_voxels(as_floats),
+        hash_voxels(read_volume(tmp_path / "dicom")),
+        hash_voxels(read_volume(tmp_path / "scan.nii.gz")),
+    }
+    assert len(hashes) == 1
+
+
+def test_any_change_of_voxels_or_place_changes_the_hash() -> None:
+    volume = whole_hu(chest())
+    voxels = volume.voxels.copy()
+    voxels[3, 4, 5] += 1
+    moved = replace(volume.grid, origin_mm=(0.0, 0.0, 0.1))
+    others = [
+        volume.with_voxels(voxels),
+        volume.with_voxels(volume.voxels, moved),
+        volume.with_voxels(volume.voxels.astype(np.float32) + 0.25),
+        volume.with_voxels(volume.voxels.astype(np.int32) + 40_000),
+    ]
+    hashes = [hash_voxels(volume), *(hash_voxels(other) for other in others)]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_only_listed_facts_leave_the_program() -> None:
+    source = ScanSource(
+        "dicom", facts={"kernel": "B60", "patient_name": "Doe^Jane"}, left_out={"localizer": 2}
+    )
+    facts = describe_scan(replace(chest(), source=source))
+    assert set(facts) <= set(SCAN_FACTS)
+    assert facts["kernel"] == "B60"
+    assert facts["left_out"] == "2 localizer"
+    assert "Doe" not in json.dumps(facts)
+
+
+def test_no_identity_of_the_patient_reaches_any_output(
+    tmp_path: Path, classifier: Classifier
+) -> None:
+    folder = tmp_path / "scan"
+    write_dicom_series(whole_hu(chest()), folder)
+    secrets = {
+        "PatientName": "Quibbleton^Zebedee",
+        "PatientID": "MRN-8675309-X",
+        "PatientBirthDate": "19470313",
+        "AccessionNumber": "ACC-555-777",
+        "InstitutionName": "Saint Nowhere Infirmary",
+        "ReferringPhysicianName": "Snodgrass^Ermintrude",
+        "StudyDescription": "Thorax of Quibbleton",
+        "SeriesDescription": "Lung Quibbleton",
+    }
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        for keyword, value in secrets.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(path)
+    analysis = analyse_scan(folder, classifier, engine="torch")
+    write_outputs(analysis, tmp_path / "out")
+    words = ("Quibbleton", "Zebedee", "8675309", "19470313", "ACC-555", "Nowhere", "Snodgrass")
+    outputs = [path.read_bytes() for path in (tmp_path / "out").iterdir()]
+    assert len(outputs) == 3
+    for content in [*outputs, json.dumps(asdict(analysis.result)).encode()]:
+        for word in words:
+            assert word.encode() not in content
+
+
+def test_a_path_that_is_not_there_is_a_read_error(tmp_path: Path, classifier: Classifier) -> None:
+    with pytest.raises(ReadError):
+        classify_scan(tmp_path / "nothing", classifier, engine="torch")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("a/P001", "P001"), ("a/P001/", "P001"), ("x.nii.gz", "x.nii.gz")]
+)
+def test_a_scan_is_named_after_the_last_part_of_its_path(path: str, name: str) -> None:
+    assert scan_name(path) == name
+
+
+def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert scan_name(".") == tmp_path.name

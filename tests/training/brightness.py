@@ -1,0 +1,54 @@
+"""A labelled set small enough to train on in a test: bright and dark cubes with a little noise.
+
+Run as a program it trains a tiny network on them: `python brightness.py FOLDER`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from chestct.datasets.augment import Augmentation
+from chestct.training.loop import train
+from chestct.training.run import LabelledSets
+from chestct.training.settings import TrainingSettings
+
+
+class Brightness(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    def __init__(self, num: int) -> None:
+        self.labels = [index % 2 for index in range(num)]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        label = self.labels[index]
+        noise = torch.rand(1, 4, 4, 4, generator=torch.Generator().manual_seed(index))
+        return 0.2 + 0.5 * label + 0.1 * noise, torch.ones(1, 4, 4, 4), label
+
+
+class MeanThenLinear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dropout = nn.Dropout(0.2)
+        self.norm = nn.BatchNorm3d(1)
+        self.linear = nn.Linear(1, 2)
+
+    def forward(self, batch: torch.Tensor, lungs: torch.Tensor | None = None) -> torch.Tensor:
+        mean = self.norm(self.dropout(batch)).mean(dim=(2, 3, 4))
+        return self.linear(mean)
+
+
+SETS = LabelledSets(Brightness(24), Brightness(8), num_classes=2)
+SETTINGS = TrainingSettings(
+    epochs=4, batch_size=4, learning_rate=0.1, workers=1, checkpoint_every_s=0, mixup_alpha=0.2
+)
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    train(MeanThenLinear(), SETS, SETTINGS, Path(sys.argv[1]), augmentation=Augmentation())

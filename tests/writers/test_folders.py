@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from analyses import make_analysis
+
+from chestct.errors import WriteError
+from chestct.writers.folders import check_folder, folder_names, write_outputs
+
+
+def test_folders_are_named_after_the_scans() -> None:
+    scans = [Path("a/P001"), Path("b/P001"), Path("c/x.nii.gz"), Path("d/y.ZIP"), Path("e/P001/")]
+    assert folder_names(scans) == ["P001", "P001-2", "x", "y", "P001-3"]
+
+
+def test_the_current_folder_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert folder_names([Path()]) == [tmp_path.name]
+
+
+def test_a_name_that_is_only_an_ending_is_kept() -> None:
+    assert folder_names([Path("a/.zip")]) == [".zip"]
+
+
+def test_results_never_go_into_the_scan_itself(tmp_path: Path) -> None:
+    scan = tmp_path / "P001"
+    scan.mkdir()
+    with pytest.raises(WriteError, match="scan's own folder"):
+        check_folder(tmp_path / "P001", scan)
+    with pytest.raises(WriteError, match="scan's own folder"):
+        check_folder(scan / "results" / "P001", scan)
+    check_folder(tmp_path / "results" / "P001", scan)
+    assert (tmp_path / "results" / "P001").is_dir()
+
+
+def test_every_writer_leaves_its_file(tmp_path: Path) -> None:
+    written = write_outputs(make_analysis(), tmp_path / "p07")
+    assert {name: path.name for name, path in written.items()} == {
+        "json": "result.json",
+        "html": "report.html",
+        "preview": "preview.png",
+    }
+    assert sorted(path.name for path in (tmp_path / "p07").iterdir()) == sorted(
+        path.name for path in written.values()
+    )
+
+
+def test_results_of_the_same_scan_are_replaced(tmp_path: Path) -> None:
+    analysis = make_analysis()
+    write_outputs(analysis, tmp_path)
+    again = replace(analysis, result=replace(analysis.result, lung_volume_l=2.0))
+    path = write_outputs(again, tmp_path)["json"]
+    assert '"lung_volume_l": 2.0' in path.read_text()
+
+
+def test_results_of_another_scan_are_kept(tmp_path: Path) -> None:
+    analysis = make_analysis()
+    before = write_outputs(analysis, tmp_path)["json"].read_bytes()
+    provenance = replace(analysis.result.provenance, pixel_sha256="ef" * 32)
+    other = replace(analysis, result=replace(analysis.result, provenance=provenance))
+    with pytest.raises(WriteError, match="result of another scan"):
+        write_outputs(other, tmp_path)
+    assert (tmp_path / "result.json").read_bytes() == before
+
+
+def test_a_foreign_result_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text("[1, 2]")
+    with pytest.raises(WriteError, match="not a result of chestct"):
+        write_outputs(make_analysis(), tmp_path)
+    assert (tmp_path / "result.json").read_text() == "[1, 2]"

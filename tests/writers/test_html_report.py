@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
+from PIL import Image
+
+from chestct.pictures import scene_of_scan
+from chestct.writers.html_report import area_curve, render_report, write_html
+
+VOID = {"meta", "img", "rect", "line", "path", "br", "link", "hr"}
+
+
+class PageReader(HTMLParser):
+    """Collects a page's text and its tags, and checks that they are nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+def read_page(page: str) -> PageReader:
+    reader = PageReader()
+    reader.feed(page)
+    assert reader.open == []
+    return reader
+
+
+@pytest.fixture(scope="module")
+def page() -> PageReader:
+    return read_page(render_report(make_analysis()))
+
+
+def test_the_page_says_what_was_found_and_how_sure(page: PageReader) -> None:
+    for words in ("COVID-19 pneumonia", "90.0 %", "7.0 %", "3.0 %", "1.25", "11–30", "of 40"):
+        assert words in page.text
+
+
+def test_the_page_carries_warnings_facts_provenance_and_notice(page: PageReader) -> None:
+    result = make_analysis().result
+    for words in (
+        result.warnings[0],
+        result.notice,
+        result.provenance.pixel_sha256,
+        result.provenance.trained_on,
+        "torch float32",
+        "Kernel",
+        "1.25 s",
+    ):
+        assert words in page.text
+
+
+def test_the_page_loads_nothing(page: PageReader) -> None:
+    tags = [tag for tag, _ in page.tags]
+    assert not {"script", "link", "iframe", "object", "form"} & set(tags)
+    for _, attributes in page.tags:
+        assert "href" not in attributes
+        assert (attributes.get("src") or "data:").startswith("data:image/jpeg;base64,") or (
+            "src" not in attributes
+        )
+        assert not any(name.startswith("on") for name in attributes)
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_every_picture_has_a_text_and_its_true_size(page: PageReader) -> None:
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert len(pictures) == 10
+    for attributes in pictures:
+        assert attributes["alt"]
+        jpeg = base64.b64decode((attributes["src"] or "").split(",")[1])
+        width, height = Image.open(io.BytesIO(jpeg)).size
+        assert (attributes["width"], attributes["height"]) == (str(width), str(height))
+    assert any(tag == "svg" and attributes["aria-label"] for tag, attributes in page.tags)
+
+
+def test_the_bars_are_as_long_as_the_probabilities(page: PageReader) -> None:
+    styles = [attributes.get("style") or "" for _, attributes in page.tags]
+    widths = [style.split(":")[1] for style in styles if style.startswith("width:")]
+    assert widths == ["7.00%", "90.00%", "3.00%"]
+
+
+def test_words_from_a_file_cannot_become_markup() -> None:
+    analysis = make_analysis()
+    hostile = "<script>alert(1)</script>"
+    result = replace(analysis.result, scan=hostile, warnings=(hostile,))
+    page = render_report(replace(analysis, result=result))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_an_unsuitable_scan_says_why_and_shows_no_probability() -> None:
+    page = read_page(render_report(make_unsuitable()))
+    assert "Not classified" in page.text
+    assert "No lungs were found." in page.text
+    assert "%" not in re.sub(r"Lung share.*", "", page.text)
+    assert "no lungs found" in next(a for t, a in page.tags if t == "img")["alt"]
+
+
+def test_the_page_is_light_enough_to_send(tmp_path: Path) -> None:
+    path = write_html(make_analysis(), tmp_path)
+    assert path.name == "report.html"
+    assert path.stat().st_size < 2_000_000
+
+
+def test_the_page_is_the_same_every_time() -> None:
+    assert render_report(make_analysis()) == render_report(make_analysis())
+
+
+def test_the_curve_lies_at_the_height_of_the_pictures() -> None:
+    analysis = make_analysis()
+    curve = area_curve(analysis.prepared.lung_area, SALIENT, scene_of_scan(analysis))
+    first, last = SALIENT
+    assert curve.top == pytest.approx((SHAPE[0] - 1 - last) / SHAPE[0] * 100)
+    assert curve.bottom == pytest.approx((SHAPE[0] - first) / SHAPE[0] * 100)
+    points = np.array(re.findall(r"L([\d.]+) ([\d.]+)", curve.path), dtype=float)[:-1]
+    rows = (SHAPE[0] - 0.5 - np.arange(SHAPE[0])) / SHAPE[0] * 100
+    np.testing.assert_allclose(points[:, 1], rows, atol=0.006)
+    area = analysis.prepared.lung_area
+    np.testing.assert_allclose(points[:, 0] / points[:, 0].max(), area / area.max(), atol=2e-4)
+    assert points[:, 0].max() <= 100
+
+
+def test_the_curve_of_a_scan_without_lungs_is_flat() -> None:
+    analysis = make_unsuitable()
+    whole = (0, SHAPE[0] - 1)
+    curve = area_curve(analysis.prepared.lung_area, whole, scene_of_scan(analysis))
+    assert set(re.findall(r"L([\d.]+) ", curve.path)) == {"0.00", "0"}

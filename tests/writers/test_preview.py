@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from analyses import make_analysis, make_unsuitable
+from PIL import Image
+
+from chestct.pictures import LUNG_COLOR
+from chestct.writers.preview import write_input_preview, write_preview
+
+
+def test_the_preview_shows_outlined_slices_and_words(tmp_path: Path) -> None:
+    path = write_preview(make_analysis(), tmp_path)
+    picture = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    assert path.name == "preview.png"
+    assert picture.shape[1] > picture.shape[0] > 300
+    is_outline = np.abs(picture - LUNG_COLOR).max(axis=2) < 30
+    assert is_outline.any()
+    # The title is in the band above the tiles, the notice in the one below.
+    assert picture[:90].max() > 200
+    assert picture[-60:].max() > 120
+
+
+def test_the_answer_is_part_of_the_picture(tmp_path: Path) -> None:
+    classified = np.asarray(Image.open(write_preview(make_analysis(), tmp_path / "a")))
+    unsuitable = np.asarray(Image.open(write_preview(make_unsuitable(), tmp_path / "b")))
+    assert (classified[:90, :600] != unsuitable[:90, :600]).any()
+
+
+def test_a_network_input_has_a_preview_too(tmp_path: Path) -> None:
+    path = write_input_preview(make_analysis().prepared, "p07", tmp_path)
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000

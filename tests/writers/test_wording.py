@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from chestct.labels import THREE_CLASSES, UNSUITABLE
+from chestct.writers.wording import VERDICTS, count, percent, verdict_of
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (0.0, "0.0 %"),
+        (0.0004, "< 0.1 %"),
+        (0.1234, "12.3 %"),
+        (0.99951, "> 99.9 %"),
+        (1.0, "100.0 %"),
+    ],
+)
+def test_a_percentage_never_claims_more_certainty_than_there_is(share: float, words: str) -> None:
+    assert percent(share) == words
+
+
+def test_every_decision_has_words() -> None:
+    assert {*THREE_CLASSES, UNSUITABLE} == set(VERDICTS)
+    assert verdict_of("asthma") == "asthma"
+
+
+def test_nouns_follow_their_number() -> None:
+    assert [count(number, "warning") for number in (0, 1, 2)] == [
+        "0 warnings",
+        "1 warning",
+        "2 warnings",
+    ]
