@@ -4,7 +4,7 @@ import io
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
@@ -61,6 +61,7 @@ def datasets(draw: st.DrawFn, depth: int = 0) -> Dataset:
 
 
 @pytest.mark.parametrize("encoding", [EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG])
+@settings(max_examples=30)
 @given(dataset=datasets())
 def test_walk_finds_the_elements_that_pydicom_wrote(encoding, dataset: Dataset) -> None:
     is_little = encoding.order == "<"
@@ -69,6 +70,7 @@ def test_walk_finds_the_elements_that_pydicom_wrote(encoding, dataset: Dataset) 
     assert [element.tag for element in found] == [int(element.tag) for element in dataset]
 
 
+@settings(max_examples=30)
 @given(dataset=datasets(), cut=st.integers(0, 200))
 def test_walk_over_part_of_a_file_asks_for_more(dataset: Dataset, cut: int) -> None:
     content = written(dataset, is_implicit=False, is_little=True)

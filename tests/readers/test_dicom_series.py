@@ -524,20 +524,23 @@ def test_encrypted_zip_member_is_unreadable(tmp_path: Path) -> None:
 
 def test_peak_memory_stays_below_one_and_a_half_volumes(data_folder: Path) -> None:
     program = """
-import resource, sys
+import sys
 from chestct.readers import read_volume
+def peak_kib():  # getrusage would count the parent process too
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 one = sys.argv[1] + "/98C14734-ASSH_1.dcm"
 read_volume(one)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 volume = read_volume(sys.argv[1])
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print((after - before) * 1024 / volume.voxels.nbytes)
+print((peak_kib() - before) * 1024 / volume.voxels.nbytes)
 """
     folder = data_folder / "covid_ct_md" / "P001"
     done = subprocess.run(
         [sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True
     )
-    assert float(done.stdout) <= 1.5
+    # Less than the volume itself would mean that nothing was measured.
+    assert 0.9 <= float(done.stdout) <= 1.5
 
 
 # --- the dispatcher ---------------------------------------------------------------------------

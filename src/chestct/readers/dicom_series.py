@@ -26,6 +26,7 @@ from chestct.readers.dicom_choice import (
 from chestct.readers.dicom_geometry import (
     SAME_PLACE_MM,
     Plane,
+    StackPlan,
     permission,
     plan_stack,
     same_plane_kind,
@@ -84,20 +85,20 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
         ordered, duplicate_warning = _without_duplicates(kept)
         plan = plan_stack([one.plane for one in ordered], allow)
         loaded = load_stack(ordered, plan)
-    warnings += [mixed_warning, duplicate_warning, *plan.warnings, _clipped(loaded.num_clipped)]
     unit, unit_warning = _unit(ordered)
-    return Volume(
-        grid=plan.grid,
-        voxels=loaded.voxels,
-        unit=unit,
-        source=ScanSource(
-            format="dicom",
-            series_uid=chosen.uid,
-            slice_uids=tuple(ordered[round(low + share)].uid for low, _, share in plan.taps),
-            facts=ordered[0].header.facts(),
-            left_out=dict(sorted(found.left_out.items())),
-        ),
-        warnings=tuple(text for text in (*warnings, unit_warning) if text),
+    warnings += [mixed_warning, duplicate_warning, *plan.warnings, _clipped(loaded.num_clipped)]
+    said = tuple(text for text in (*warnings, unit_warning) if text)
+    return Volume(plan.grid, loaded.voxels, unit, _source(found, chosen, ordered, plan), said)
+
+
+def _source(found: _Found, chosen: Series, ordered: list[Slice], plan: StackPlan) -> ScanSource:
+    """Where the volume came from; an interpolated slice goes by the nearer of the two."""
+    return ScanSource(
+        format="dicom",
+        series_uid=chosen.uid,
+        slice_uids=tuple(ordered[round(low + share)].uid for low, _, share in plan.taps),
+        facts=ordered[0].header.facts(),
+        left_out=dict(sorted(found.left_out.items())),
     )
 
 

@@ -34,7 +34,7 @@ from chestct.readers.files import (
 from chestct.volume import AIR_HU
 
 MAX_THREADS = 8
-"""Decoding threads; more only wait for each other."""
+"""Most decoding threads; two for each core, as some wait for the disk while others decode."""
 
 
 WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
@@ -63,7 +63,7 @@ def load_stack(slices: list[Slice], plan: StackPlan) -> Loaded:
     _check_ratio(slices, plan.grid.num_voxels * dtype.itemsize)
     decoder = SliceDecoder(slices, dtype)
     voxels: Voxels = np.empty(plan.grid.shape, dtype=dtype)
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, 2 * (os.cpu_count() or 1))) as pool:
         if plan.is_exact:
             futures = [
                 pool.submit(decoder.load, slices[low], voxels[i])

@@ -1,0 +1,113 @@
+"""How fast a real DICOM scan is read, next to what a user would otherwise run.
+
+Usage: python benchmarks/reading.py [SCAN_FOLDER]   (default: covid_ct_md/P001 of the shared data)
+
+Prints three ratios, each from one process: reading time against a plain loop of pydicom with
+pylibjpeg over the same files, milliseconds per slice for the header pass, and peak memory against
+the volume. Loops alternate and the median counts, because other programs may be running.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPEATS = 5
+RATIO_GOAL, HEADER_GOAL_MS, MEMORY_GOAL = 0.15, 2.0, 1.5
+
+
+def default_folder() -> Path:
+    """The real scan that the goals are stated for."""
+    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("CHESTCT_DATA", shared)) / "covid_ct_md" / "P001"
+
+
+def read_ours(folder: Path) -> int:
+    """Read the scan with chestct."""
+    from chestct import read_volume
+
+    return read_volume(folder).voxels.shape[0]
+
+
+def read_plainly(folder: Path) -> int:
+    """The loop a user would write: pydicom, pixels through pylibjpeg, rescaled and sorted."""
+    import numpy as np
+    import pydicom
+
+    slices = []
+    for path in sorted(folder.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.pixel_array_options(decoding_plugin="pylibjpeg")
+        voxels = dataset.pixel_array * dataset.RescaleSlope + dataset.RescaleIntercept
+        slices.append((float(dataset.ImagePositionPatient[2]), voxels.astype(np.int16)))
+    slices.sort(key=lambda item: item[0])
+    return len(np.stack([voxels for _, voxels in slices]))
+
+
+def list_headers(folder: Path) -> int:
+    """Only the header pass."""
+    from chestct.readers.dicom_headers import read_header
+    from chestct.readers.files import opened_files
+
+    with opened_files(folder) as files:
+        return sum(read_header(source) is not None for source in files)
+
+
+def seconds(task: Callable[[Path], int], folder: Path) -> tuple[float, int]:
+    """Wall time of one run, and how many slices it found."""
+    start = time.perf_counter()
+    num_slices = task(folder)
+    return time.perf_counter() - start, num_slices
+
+
+def memory_ratio(folder: Path) -> float:
+    """Growth of the process while reading, relative to the voxels; imports are not counted."""
+    from chestct import read_volume
+
+    read_volume(sorted(folder.iterdir())[0])
+    before = peak_kib()
+    volume = read_volume(folder)
+    return (peak_kib() - before) * 1024 / volume.voxels.nbytes
+
+
+def peak_kib() -> int:
+    """Most memory this process ever had; getrusage would count its parent's too."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--memory"]:
+        print(memory_ratio(Path(arguments[1])))
+        return
+    folder = Path(arguments[0]) if arguments else default_folder()
+    tasks = {"chestct": read_ours, "pydicom + pylibjpeg": read_plainly, "headers": list_headers}
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    num_slices = 0
+    for repeat in range(REPEATS + 1):
+        for name, task in tasks.items():
+            taken, num_slices = seconds(task, folder)
+            # The first round fills caches and imports packages.
+            times[name] += [taken] if repeat else []
+    ours, plain, headers = (statistics.median(taken) for taken in times.values())
+    best = min(times["chestct"]) / min(times["pydicom + pylibjpeg"])
+    child = [sys.executable, __file__, "--memory", str(folder)]
+    memory = float(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
+    print(f"{folder.name}: {num_slices} slices, median of {REPEATS}, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"  read            {ours:.3f} s against {plain:.3f} s with pydicom + pylibjpeg:"
+        f" ratio {ours / plain:.3f}, of the best runs {best:.3f} (goal {RATIO_GOAL})"
+    )
+    print(f"  headers only    {1000 * headers / num_slices:.2f} ms a slice (goal {HEADER_GOAL_MS})")
+    print(f"  peak memory     {memory:.2f} times the volume (goal {MEMORY_GOAL})")
+
+
+if __name__ == "__main__":
+    main()
