@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from chestct.engines import choice
-from chestct.engines.choice import choose_engine, has_cuda_gpu
+from chestct.engines.choice import choose_engine, has_cuda_gpu, has_library
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, openvino: bool) -> None:
@@ -37,10 +37,16 @@ def test_auto_takes_the_gpu_then_openvino_then_torch(
     assert choose_engine(device) == expected
 
 
-@pytest.mark.parametrize(("driver", "usable"), [(None, True), ("cuda", False), ("cuda", True)])
+@pytest.mark.parametrize(
+    ("driver", "usable"), [(None, True), ("libcuda.so.1", False), ("libcuda.so.1", True)]
+)
 def test_a_gpu_needs_a_driver_and_a_torch_that_can_use_it(
     monkeypatch: pytest.MonkeyPatch, driver: str | None, usable: bool
 ) -> None:
-    monkeypatch.setattr(choice, "find_library", lambda name: "lib" if name == driver else None)
+    monkeypatch.setattr(choice, "has_library", lambda name: name == driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
     assert has_cuda_gpu() == (driver is not None and usable)
+
+
+def test_a_library_that_is_not_there_is_not_found() -> None:
+    assert not has_library("libnosuchdriver.so.1")

@@ -1,0 +1,70 @@
+"""Where a network runs: PyTorch, which is always there, or OpenVINO, which is faster on a CPU.
+
+An engine is made once per classifier and then asked for logits, scan by scan. The table imports
+neither package; OpenVINO runs without PyTorch being loaded once it has converted a network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from chestct.engines.choice import choose_engine
+from chestct.engines.interface import PRECISIONS, Engine, RunnableNetwork
+from chestct.lookup import look_up
+
+__all__ = ["AUTO", "ENGINES", "PRECISIONS", "Engine", "RunnableNetwork", "make_engine"]
+
+AUTO: Final = "auto"
+"""Engine name that stands for the best choice on this machine: see `choice.choose_engine`."""
+
+
+def torch_engine(model: RunnableNetwork, *, precision: str | None, device: str | None) -> Engine:
+    """PyTorch on the CPU or on a GPU."""
+    from chestct.engines.torch_engine import TorchEngine
+
+    return TorchEngine(model, precision=precision, device=device)
+
+
+def openvino_engine(model: RunnableNetwork, *, precision: str | None, device: str | None) -> Engine:
+    """OpenVINO, on the CPU unless told otherwise; needs the extra of the same name."""
+    from chestct.engines.openvino_engine import OpenVinoEngine
+
+    return OpenVinoEngine(model, precision=precision, device=device)
+
+
+ENGINES: Final[dict[str, Callable[..., Engine]]] = {
+    "torch": torch_engine,
+    "openvino": openvino_engine,
+}
+"""Engine name to builder, called as `builder(model, precision=..., device=...)`."""
+
+
+def make_engine(
+    model: RunnableNetwork,
+    name: str = AUTO,
+    *,
+    precision: str | None = None,
+    device: str | None = None,
+) -> Engine:
+    """Get a network ready to run.
+
+    Args:
+        model: A classifier, or anything that tells what `RunnableNetwork` asks.
+        name: A name in `ENGINES`, or "auto".
+        precision: "float32", "bf16", or None for bf16 where the processor computes in it and
+            float32 elsewhere (PyTorch on a CPU: always float32, the reference).
+        device: The engine's own name of a device, such as "cuda:1" or "GPU"; None for the usual
+            one: the CPU, or with "auto" a CUDA GPU where there is one.
+
+    Raises:
+        UnknownNameError: There is no such engine or precision.
+        EngineError: The device is not there, or the engine cannot run this network.
+        MissingExtraError: The engine's package is not installed.
+        ClassifierError: The classifier's weights do not fit its network.
+    """
+    if precision is not None:
+        look_up(PRECISIONS, precision, kind="precision")
+    if name == AUTO:
+        name, device = choose_engine(device)
+    return look_up(ENGINES, name, kind="engine")(model, precision=precision, device=device)

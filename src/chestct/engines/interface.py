@@ -1,0 +1,101 @@
+"""What an engine asks of a classifier, and what it offers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32
+
+from chestct.arrays import Mask, NetworkInput
+from chestct.errors import EngineError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PRECISIONS: Final[dict[str, str]] = {
+    "float32": "32-bit floating point, the reference",
+    "bf16": "16-bit brain floating point: probabilities within 0.01 of the reference",
+}
+"""Precision name to what it means."""
+
+
+@runtime_checkable
+class RunnableNetwork(Protocol):
+    """A network with its weights, described so that it need not be loaded to be recognised.
+
+    Attributes:
+        input_size: What one scan looks like, (channel, depth, height, width).
+        weights_sha256: Hash of the weights file.
+        identity: Everything else that decides what the network computes, as text.
+    """
+
+    @property
+    def input_size(self) -> tuple[int, int, int, int]:
+        """What one scan looks like, (channel, depth, height, width)."""
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights file."""
+
+    @property
+    def identity(self) -> str:
+        """Everything else that decides what the network computes, as text."""
+
+    def load_network(self) -> nn.Module:
+        """A new network with its weights, in eval mode, on the CPU, float32."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Something that runs one network.
+
+    Attributes:
+        name: Engine, precision and device in words, such as "openvino bf16".
+    """
+
+    name: str
+
+    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
+        """Logits of one prepared scan.
+
+        Args:
+            input: Network input, (channel, depth, height, width).
+            lungs: Lung mask on the same grid.
+
+        Raises:
+            EngineError: The input has another size than the network was made ready for, or the
+                network did not give numbers.
+        """
+
+
+def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, int, int]) -> None:
+    """Refuse an input that the engine was not made ready for.
+
+    Values that are not finite are looked for here, as a rectifier can hide them: OpenVINO's turns
+    NaN into 0, and the answer would look like any other.
+
+    Raises:
+        EngineError: The input or the lung mask has another size, or a value is not finite.
+    """
+    if scan.shape != expected or lungs.shape != expected[1:]:
+        msg = (
+            f"The network takes an input of {expected} and lungs of {expected[1:]}, not "
+            f"{scan.shape} and {lungs.shape}: prepare the scan with the classifier's own recipe."
+        )
+        raise EngineError(msg)
+    if not np.isfinite(scan).all():
+        raise EngineError("The prepared scan holds values that are not finite (nan or inf).")
+
+
+def checked_logits(logits: np.ndarray, engine: str) -> Float32[np.ndarray, " class"]:
+    """The logits of one scan as a float32 vector.
+
+    Raises:
+        EngineError: Some are not finite.
+    """
+    vector = np.array(logits, dtype=np.float32).reshape(-1)
+    if not np.isfinite(vector).all():
+        msg = f"The network gave {vector.tolist()} with {engine}: try another engine or float32."
+        raise EngineError(msg)
+    return vector

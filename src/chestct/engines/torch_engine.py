@@ -1,0 +1,74 @@
+"""Run a network with PyTorch: the reference, on the CPU or on a GPU."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+
+from chestct.arrays import Mask, NetworkInput
+from chestct.engines.interface import RunnableNetwork, check_input, checked_logits
+from chestct.errors import EngineError
+
+_TYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+class TorchEngine:
+    """PyTorch in float32, or in bfloat16 by autocast.
+
+    The network is laid out channels-last, which oneDNN and cuDNN run faster.
+
+    Args:
+        model: The network to run; this engine loads a copy of its own.
+        precision: "float32", "bf16", or None: bf16 on a GPU that computes in it, else float32.
+        device: PyTorch's name of the device, None for the CPU.
+
+    Raises:
+        EngineError: There is no such device.
+    """
+
+    def __init__(
+        self, model: RunnableNetwork, *, precision: str | None = None, device: str | None = None
+    ) -> None:
+        self._device = _device(device)
+        self._input_size = model.input_size
+        self.precision = precision or _usual_precision(self._device)
+        self.name = f"torch {self.precision}"
+        if self._device.type != "cpu":
+            self.name += f" {self._device}"
+        network = model.load_network().eval()
+        self._network = network.to(self._device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
+        """Logits of one prepared scan; see `Engine.logits`."""
+        check_input(input, lungs, self._input_size)
+        batch = torch.from_numpy(np.require(input, requirements=("C", "W")))[None].to(self._device)
+        mask = torch.from_numpy(np.ascontiguousarray(lungs))[None, None].to(self._device)
+        autocast = torch.autocast(
+            self._device.type,
+            dtype=_TYPES[self.precision],
+            enabled=self.precision != "float32",
+        )
+        with torch.inference_mode(), autocast:
+            logits = self._network(batch, mask.to(batch.dtype))
+        return checked_logits(logits[0].float().cpu().numpy(), self.name)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name, tried out."""
+    try:
+        device = torch.device(name or "cpu")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # PyTorch built without CUDA says so by an AssertionError.
+        reason = str(error).splitlines()[0]
+        msg = f"PyTorch cannot use the device '{name}': {reason}. Leave it out to use the CPU."
+        raise EngineError(msg) from error
+    return device
+
+
+def _usual_precision(device: torch.device) -> str:
+    is_bf16_fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if is_bf16_fast else "float32"

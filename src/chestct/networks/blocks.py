@@ -1,0 +1,171 @@
+"""Building blocks of 3D residual networks: convolution, basic block, bottleneck, stage.
+
+Module names are those of He's and MedicalNet's state dicts (`conv1`, `bn1`, `downsample.0`, ...).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from chestct.networks.roi import Features, GatedReLU, LungGrids, NewFeatures
+
+
+class Conv3d(nn.Conv3d):
+    """A 3D convolution whose bfloat16 form can be trusted on the CPU.
+
+    oneDNN's bfloat16 convolution has been seen to give wrong numbers on the CPU when the
+    innermost axis of the output has one voxel. Such grids are tiny, so there, and only there, it
+    runs in float32.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it
+        """Convolve (batch, channel, depth, height, width)."""
+        if input.device.type != "cpu" or self._output_width(input) > 1:
+            return super().forward(input)
+        if input.dtype != torch.bfloat16 and not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            output: Tensor = self._conv_forward(input.float(), self.weight.float(), bias)
+        return output.bfloat16()
+
+    def _output_width(self, input: Tensor) -> int:  # noqa: A002 - as in forward
+        padding = self.padding[-1]
+        if isinstance(padding, str):
+            return input.shape[-1]
+        reach = self.dilation[-1] * (self.kernel_size[-1] - 1) + 1
+        return (input.shape[-1] + 2 * padding - reach) // self.stride[-1] + 1
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> Conv3d:
+    """A convolution without bias (BatchNorm follows), padded to keep ceil(size / stride)."""
+    return Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+    """He's option B: a 1x1x1 projection where a block changes size or width, else nothing."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        conv(in_channels, out_channels, 1, stride=stride), nn.BatchNorm3d(out_channels)
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3^3 convolutions and a shortcut, as in ResNet-18.
+
+    Args:
+        in_channels: Channels coming in.
+        channels: The stage's width; `channels * expansion` come out.
+        stride: Step of the first convolution and of the shortcut.
+    """
+
+    expansion: Final = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, channels, 3, stride=stride)
+        self.bn1 = nn.BatchNorm3d(channels)
+        self.relu1 = GatedReLU()
+        self.conv2 = conv(channels, channels, 3)
+        self.bn2 = nn.BatchNorm3d(channels)
+        self.relu2 = GatedReLU()
+        self.downsample = projection(in_channels, channels * self.expansion, stride)
+
+    @property
+    def activations(self) -> list[GatedReLU]:
+        """The block's activations in running order; the last is its output."""
+        return [self.relu1, self.relu2]
+
+    def forward(self, features: Features, lungs: LungGrids | None) -> NewFeatures:
+        """Run the block; `lungs` goes to its activations."""
+        shortcut = features if self.downsample is None else self.downsample(features)
+        inner = self.relu1(self.bn1(self.conv1(features)), lungs)
+        output: NewFeatures = self.relu2(self.bn2(self.conv2(inner)).add_(shortcut), lungs)
+        return output
+
+
+class Bottleneck(nn.Module):
+    """1^3, 3^3 and 1^3 convolutions and a shortcut, as in ResNet-50 and -101.
+
+    The stride sits on the 3^3 convolution, as in MedicalNet, MONAI and torchvision (He's first
+    version had it on the first 1^3 one).
+
+    Args:
+        in_channels: Channels coming in.
+        channels: The stage's inner width; `channels * expansion` come out.
+        stride: Step of the 3^3 convolution and of the shortcut.
+    """
+
+    expansion: Final = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv(in_channels, channels, 1)
+        self.bn1 = nn.BatchNorm3d(channels)
+        self.relu1 = GatedReLU()
+        self.conv2 = conv(channels, channels, 3, stride=stride)
+        self.bn2 = nn.BatchNorm3d(channels)
+        self.relu2 = GatedReLU()
+        self.conv3 = conv(channels, channels * self.expansion, 1)
+        self.bn3 = nn.BatchNorm3d(channels * self.expansion)
+        self.relu3 = GatedReLU()
+        self.downsample = projection(in_channels, channels * self.expansion, stride)
+
+    @property
+    def activations(self) -> list[GatedReLU]:
+        """The block's activations in running order; the last is its output."""
+        return [self.relu1, self.relu2, self.relu3]
+
+    def forward(self, features: Features, lungs: LungGrids | None) -> NewFeatures:
+        """Run the block; `lungs` goes to its activations."""
+        shortcut = features if self.downsample is None else self.downsample(features)
+        inner = self.relu1(self.bn1(self.conv1(features)), lungs)
+        inner = self.relu2(self.bn2(self.conv2(inner)), lungs)
+        output: NewFeatures = self.relu3(self.bn3(self.conv3(inner)).add_(shortcut), lungs)
+        return output
+
+
+BLOCKS: Final[dict[str, type[BasicBlock] | type[Bottleneck]]] = {
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
+}
+
+
+class Stage(nn.Sequential):
+    """Residual blocks in a row, the first of which may halve the grid.
+
+    Args:
+        block: A name in `BLOCKS`.
+        in_channels: Channels coming in.
+        channels: The stage's width.
+        depth: Number of blocks.
+        stride: Step of the first block.
+    """
+
+    def __init__(
+        self, block: str, in_channels: int, channels: int, depth: int, stride: int
+    ) -> None:
+        kind = BLOCKS[block]
+        first = kind(in_channels, channels, stride)
+        others = [kind(channels * kind.expansion, channels, 1) for _ in range(depth - 1)]
+        super().__init__(first, *others)
+
+    @property
+    def blocks(self) -> list[BasicBlock | Bottleneck]:
+        """The stage's blocks in running order."""
+        return [block for block in self if isinstance(block, BasicBlock | Bottleneck)]
+
+    @property
+    def activations(self) -> list[GatedReLU]:
+        """The stage's activations in running order; the last is its output."""
+        return [activation for block in self.blocks for activation in block.activations]
+
+    def forward(self, features: Features, lungs: LungGrids | None) -> NewFeatures:  # type: ignore[override]
+        """Run every block; `lungs` goes to their activations."""
+        for block in self.blocks:
+            features = block(features, lungs)
+        return features

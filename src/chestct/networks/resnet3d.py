@@ -1,0 +1,177 @@
+"""3D ResNet-18, -50 and -101 with region-of-interest gating (the RoI-aware 3D ResNet paper).
+
+He's layout with every filter extended to the third dimension, and the head of the paper's Table 5.
+Strides are the standard ones; the paper does not state them. On a 224^3 input the grids are
+112^3 (stem), 56^3 (stage 1), 28^3, 14^3 and 7^3 (stage 4). Parameters for one input channel and
+three classes: 33,424,195 / 47,205,699 / 86,251,843.
+
+Modules that a heat-map may hook: `relu` (stem), `layer1` ... `layer4` (stage outputs, gated where
+the placement says so).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from chestct.errors import NetworkError
+from chestct.networks.blocks import Stage, conv
+from chestct.networks.roi import (
+    MASK_THRESHOLD,
+    PLACEMENTS,
+    Features,
+    GatedReLU,
+    LungBatch,
+    NewFeatures,
+    gating_mask,
+    has_lung_gates,
+    place_gates,
+)
+from chestct.networks.settings import require_between, require_choice, settings_from
+
+MIN_SIZE = 32
+"""Fewest voxels an axis may have: the network halves its grid five times."""
+
+
+@dataclass(frozen=True)
+class ResNetSettings:
+    """What can be chosen about a 3D ResNet beside its depth.
+
+    Attributes:
+        width: Channels of the stem and of stage 1; each later stage doubles them. 64 in the paper.
+        gating: Where the lung mask is applied, a name in `roi.PLACEMENTS`.
+        mask_threshold: p of Eq. 10, used when no lung mask is given.
+        head_units: Units of the hidden layer of the head (Table 5: 512).
+        dropout: Share of them dropped while training (Table 5: 0.5).
+
+    Raises:
+        NetworkError: A value is impossible.
+        UnknownNameError: There is no such gating.
+    """
+
+    width: int = 64
+    gating: str = "figure"
+    mask_threshold: float = MASK_THRESHOLD
+    head_units: int = 512
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_between("width", self.width, 1, 4096)
+        require_choice("gating", self.gating, PLACEMENTS)
+        require_between("mask_threshold", self.mask_threshold, 0, 1)
+        require_between("head_units", self.head_units, 1, 65536)
+        require_between("dropout", self.dropout, 0, 0.99)
+
+
+class ResNet3D(nn.Module):
+    """A 3D ResNet with the paper's classification head.
+
+    Args:
+        block: "basic" or "bottleneck".
+        depths: Blocks in each of the four stages.
+        in_channels: Channels of the input.
+        num_classes: Number of logits.
+        settings: Width, gating and head.
+    """
+
+    def __init__(
+        self,
+        block: str,
+        depths: tuple[int, int, int, int],
+        in_channels: int,
+        num_classes: int,
+        settings: ResNetSettings,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        width = settings.width
+        self.conv1 = conv(in_channels, width, 7, stride=2)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.relu = GatedReLU()
+        self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1)
+        expansion = 4 if block == "bottleneck" else 1
+        self.layer1 = Stage(block, width, width, depths[0], 1)
+        self.layer2 = Stage(block, width * expansion, width * 2, depths[1], 2)
+        self.layer3 = Stage(block, width * 2 * expansion, width * 4, depths[2], 2)
+        self.layer4 = Stage(block, width * 4 * expansion, width * 8, depths[3], 2)
+        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        self.fc1 = nn.Linear(width * 8 * expansion, settings.head_units)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.fc2 = nn.Linear(settings.head_units, num_classes)
+        _draw_weights(self)
+        place_gates(settings.gating, [[self.relu], *(stage.activations for stage in self._stages)])
+        self._uses_lungs = has_lung_gates(self)
+
+    @property
+    def _stages(self) -> tuple[Stage, Stage, Stage, Stage]:
+        return self.layer1, self.layer2, self.layer3, self.layer4
+
+    def forward(
+        self, batch: Features, lungs: LungBatch | None = None
+    ) -> Float[Tensor, "batch num_classes"]:
+        """Logits of each scan.
+
+        Args:
+            batch: Prepared scans, (batch, channel, depth, height, width).
+            lungs: 1 in the lungs, 0 outside, on the same grid. Left out, the gates use Eq. 10.
+
+        Raises:
+            NetworkError: An axis is shorter than `MIN_SIZE`, or the mask does not fit.
+        """
+        pooled = self.pooled_features(batch, lungs)
+        hidden = nn.functional.relu(self.fc1(pooled))
+        logits: Tensor = self.fc2(self.dropout(hidden))
+        return logits
+
+    def pooled_features(
+        self, batch: Features, lungs: LungBatch | None = None
+    ) -> Float[Tensor, "batch pooled"]:
+        """What the head sees: stage 4's features, averaged over the whole grid as in the paper."""
+        pooled: Tensor = self.avgpool(self.stage4_features(batch, lungs)).flatten(1)
+        return pooled
+
+    def stage4_features(self, batch: Features, lungs: LungBatch | None = None) -> NewFeatures:
+        """The last feature maps, on a grid of ceil(size / 32) cells."""
+        _check_size(batch, is_training=self.training)
+        grids = None
+        if self._uses_lungs:
+            grids = gating_mask(batch, lungs, self.settings.mask_threshold)
+        features: NewFeatures = self.maxpool(self.relu(self.bn1(self.conv1(batch)), grids))
+        for stage in self._stages:
+            features = stage(features, grids)
+        return features
+
+
+def build_resnet(
+    block: str,
+    depths: tuple[int, int, int, int],
+    in_channels: int,
+    num_classes: int,
+    settings: Mapping[str, object],
+) -> ResNet3D:
+    """Build a 3D ResNet from plain settings, those of `ResNetSettings`."""
+    chosen = settings_from(ResNetSettings, settings)
+    return ResNet3D(block, depths, in_channels, num_classes, chosen)
+
+
+def _check_size(batch: Tensor, *, is_training: bool) -> None:
+    size = tuple(batch.shape[2:])
+    if min(size) < MIN_SIZE:
+        msg = f"A 3D ResNet needs at least {MIN_SIZE} voxels along each axis, not {size}."
+        raise NetworkError(msg)
+    if is_training and batch.shape[0] == 1 and max(size) <= MIN_SIZE:
+        msg = (
+            f"One scan of {size} voxels leaves a single value per channel, too little to train "
+            f"BatchNorm on: use a batch of two or a larger input."
+        )
+        raise NetworkError(msg)
+
+
+def _draw_weights(network: nn.Module) -> None:
+    """He's initialisation; BatchNorm starts as the identity, which is PyTorch's default."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
