@@ -51,6 +51,7 @@ _ASIDE_BEHIND = 0.1
 _CARTILAGE_SINE = -0.5
 _LIVER_SINE = 0.35
 _LEAST_REACH = 0.4
+_APEX_SHARE = 0.5
 
 _ANGLES = np.arange(NUM_RAYS) * (2 * np.pi / NUM_RAYS)
 # Rays to the front and back meet the heart and the spine.
@@ -109,7 +110,9 @@ def recover_consolidation(scan: CoarseScan, right: Mask, left: Mask) -> Mask:
     is_soft = _soft_tissue(scan.hu)
     _, outer = _reach(fan.sample(lungs))
     wall = _rib_cage(fan.sample(scan.hu > BONE_ABOVE_HU), outer, scan.spacing_mm[0])
-    found = fan.between(*_outward(outer, wall)) & is_soft
+    low, high = _outward(outer, wall)
+    low[_shoulder_level(lungs) :] = np.inf
+    found = fan.between(low, high) & is_soft
     found &= opening(lungs | found, LEAST_GAP_MM / 2, scan.spacing_mm)
     inner, outer = _reach(fan.sample(lungs | found))
     low, high = _missing_sectors(inner, outer, scan.spacing_mm[0])
@@ -185,6 +188,12 @@ def _outward(outer: _Rays, wall: _Rays) -> tuple[_Rays, _Rays]:
     is_wide &= np.sin(_ANGLES) > _CARTILAGE_SINE
     is_wide &= (np.sin(_ANGLES) > _LIVER_SINE) | (outer > _LEAST_REACH * wall)
     return np.where(is_wide, outer, np.inf).astype(np.float32), wall
+
+
+def _shoulder_level(lungs: Mask) -> int:
+    """First slice of the apices, where shoulder blades and arms stand in for ribs."""
+    areas = np.count_nonzero(lungs, axis=(1, 2))
+    return int(np.flatnonzero(areas >= _APEX_SHARE * areas.max())[-1]) + 1
 
 
 def _dents(fan: _Fan, scan: CoarseScan, right: Mask, left: Mask) -> Mask:

@@ -1,0 +1,105 @@
+"""Time, memory and Dice of the three lung methods, beside the obvious way per slice.
+
+Run as `python benchmarks/lungs.py`; real scans come from CHESTCT_DATA or ../shared/data.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from scipy.ndimage import binary_fill_holes
+from skimage.exposure import rescale_intensity
+from skimage.segmentation import clear_border
+
+from chestct import read_volume
+from chestct.preprocess.lungs import LUNG_METHODS
+from chestct.volume import Volume, to_canonical
+
+ROUNDS = 5
+
+
+def obvious_way(volume: Volume) -> np.ndarray:
+    """The published steps as one would write them with scikit-image."""
+    voxels = volume.voxels.astype(np.float64)
+    scaled = (voxels - voxels.min()) / (voxels.max() - voxels.min())
+    slices = []
+    for plane in scaled:
+        low, high = np.percentile(plane, (1, 99))
+        stretched = rescale_intensity(plane, in_range=(low, high), out_range=(0, 1))
+        slices.append(binary_fill_holes(clear_border(stretched <= 0.50196)))
+    return np.stack(slices)
+
+
+def dice(one: np.ndarray, other: np.ndarray) -> float:
+    """Overlap of two masks, 1 when they are equal."""
+    return float(2 * np.sum(one & other) / (one.sum() + other.sum()))
+
+
+def median_seconds(method: Callable[[Volume], np.ndarray], volume: Volume, rounds: int) -> float:
+    """Median wall time of some calls."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        method(volume)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def peak_mb() -> float:
+    """Largest resident size of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def golden_mask(folder: Path, name: str) -> np.ndarray:
+    """The mask that the paper's own script gave in GNU Octave."""
+    with np.load(folder / f"{name}_published_lung_mask.npz", allow_pickle=False) as stored:
+        width = int(stored["shape"][2])
+        return np.unpackbits(stored["mask"], axis=-1)[..., :width].astype(np.bool_)
+
+
+def drawn_mask(path: Path) -> np.ndarray:
+    """A mask drawn by others, depth to the head, height to the back, width to the left."""
+    to_right_front_head = np.asarray(nibabel.as_closest_canonical(nibabel.load(path)).dataobj)
+    return to_right_front_head[::-1, ::-1].transpose(2, 1, 0) > 0
+
+
+def main() -> None:
+    """Print one row per scan and method."""
+    named = os.environ.get("CHESTCT_DATA")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    for name in ("P001", "normal001"):
+        volume = to_canonical(read_volume(folder / "covid_ct_md" / name))
+        golden = golden_mask(folder / "golden", name)
+        print(f"{name} {volume.grid.shape}: volume {volume.voxels.nbytes / 2**20:.0f} MB")
+        times = {}
+        for method, segment in LUNG_METHODS.items():
+            before = peak_mb()
+            mask = segment(volume)
+            grown = max(0.0, peak_mb() - before)
+            times[method] = median_seconds(segment, volume, ROUNDS)
+            print(
+                f"  {method:12} {times[method]:6.3f} s  peak +{grown:4.0f} MB  "
+                f"{mask.sum() * volume.grid.voxel_ml / 1000:.2f} l  "
+                f"Dice with the published masks {dice(mask, golden):.6f}"
+            )
+        plain = median_seconds(obvious_way, volume, 1)
+        print(f"  scikit-image {plain:6.3f} s  Dice {dice(obvious_way(volume), golden):.6f}")
+        for method, seconds in times.items():
+            print(f"  {method} / scikit-image = {seconds / plain:.3f}")
+    for name in ("chest64", "lung4d"):
+        volume = to_canonical(read_volume(folder / "lung_masks" / f"{name}_ct.nii.gz"))
+        drawn = drawn_mask(folder / "lung_masks" / f"{name}_lungs.nii.gz")
+        for method, segment in LUNG_METHODS.items():
+            seconds = median_seconds(segment, volume, ROUNDS)
+            print(f"{name:9} {method:12} {seconds:6.3f} s  Dice {dice(segment(volume), drawn):.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Time and memory of preparing a scan, beside the obvious way, in one process.
+
+    python benchmarks/preparing.py [SCAN]
+
+The obvious way is what one writes first: every slice thresholded and cleaned with scikit-image,
+then `scipy.ndimage.zoom` to 224 x 224 x 224, of the masked scan with order 3, of the mask with 0.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+from skimage import filters, morphology, segmentation
+
+from chestct.preprocess.prepare import prepare
+from chestct.preprocess.recipes import RECIPES
+from chestct.readers import read_volume
+from chestct.volume import Volume
+
+REPEATS = 5
+DEFAULT_SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid_ct_md" / "P001"
+
+
+def prepare_the_obvious_way(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+    """Per-slice scikit-image segmentation, then zoom of scan (cubic) and mask (nearest)."""
+    voxels = volume.voxels.astype(np.float32)
+    scaled = (voxels - voxels.min()) / (voxels.max() - voxels.min())
+    mask = np.zeros(scaled.shape, dtype=bool)
+    for i, plane in enumerate(scaled):
+        dark = plane < filters.threshold_otsu(plane)
+        dark = segmentation.clear_border(dark)
+        mask[i] = ndimage.binary_fill_holes(morphology.remove_small_objects(dark, max_size=64))
+    factors = [224 / size for size in mask.shape]
+    return ndimage.zoom(scaled * mask, factors, order=3), ndimage.zoom(mask, factors, order=0)
+
+
+def seconds(work: Callable[[], object], repeats: int) -> float:
+    """Median time of a piece of work."""
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def peak_bytes(scan: Path, name: str) -> int:
+    """Peak memory of a fresh process that reads the scan and prepares it."""
+    command = [sys.executable, __file__, str(scan), "--only", name]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def own_peak_bytes() -> int:
+    """Largest resident size of this process. Linux; `ru_maxrss` would count the parent's too."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def main(arguments: list[str]) -> None:
+    """Print the figures, or, for `--only NAME`, one process's peak memory."""
+    scan = Path(arguments[0]) if arguments else DEFAULT_SCAN
+    volume = read_volume(scan)
+    if "--only" in arguments:
+        prepare(volume, RECIPES[arguments[-1]])
+        print(own_peak_bytes())
+        return
+    obvious_s = seconds(lambda: prepare_the_obvious_way(volume), 1)
+    print(f"{scan.name}: {' x '.join(map(str, volume.grid.shape))} voxels")
+    print(f"{'':24}{'seconds':>9}{'ratio':>8}{'peak MiB':>10}")
+    print(f"{'the obvious way':24}{obvious_s:9.2f}{1:8.3f}")
+    for name, recipe in RECIPES.items():
+        ours_s = seconds(lambda recipe=recipe: prepare(volume, recipe), REPEATS)
+        peak = peak_bytes(scan, name) / 2**20
+        print(f"{name:24}{ours_s:9.2f}{ours_s / obvious_s:8.3f}{peak:10.0f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,246 @@
+"""Where the input's voxels lie in the scan: the three placements a recipe can name.
+
+Each gives resampled values and the affine map of every axis, so that the caller can say where
+each input voxel lies in the patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from chestct.arrays import Heat, Mask, Spacing
+from chestct.errors import GridError
+from chestct.preprocess.intensity import value_reader
+from chestct.preprocess.masks import Box
+from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.resample import (
+    AxisMaps,
+    block_reader,
+    factor_map,
+    grid_map,
+    resample,
+    resize_map,
+    spline_map,
+)
+from chestct.preprocess.salient import salient_slices, slice_area
+from chestct.volume import Volume
+
+MAX_SAMPLED_VOXELS: Final = 2**28
+"""Largest grid by factors: 1 GiB, twice 512 slices of 512 x 512 at the finest factors drawn."""
+
+_LOST_LUNG_SHARE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class ScanLungs:
+    """A canonical scan and its lungs.
+
+    Attributes:
+        volume: Canonical scan, C-contiguous.
+        mask: Lung mask on its grid.
+        box: Bounding box of the mask, None when it is empty.
+        area: Lung share of each slice.
+    """
+
+    volume: Volume
+    mask: Mask
+    box: Box | None
+    area: Float64[np.ndarray, " slices"]
+
+    @property
+    def whole_box(self) -> Box:
+        """The bounding box of the lungs, or the whole scan when there are none."""
+        depth, height, width = (slice(0, size) for size in self.mask.shape)
+        return self.box or (depth, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Resampled values and where they lie.
+
+    Attributes:
+        values: Values at the input's size, not yet finished.
+        start: Scan index of the first input voxel, (depth, height, width).
+        step: Scan voxels between input voxels.
+        salient: First and last slice of the scan that was used.
+        warnings: What was noticed.
+    """
+
+    values: Heat
+    start: Spacing
+    step: Spacing
+    salient: tuple[int, int]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def place(scan: ScanLungs, recipe: Recipe) -> Placed:
+    """Resample a scan to the recipe's input size, as its `placement` says."""
+    return _PLACEMENTS[recipe.placement](scan, recipe)
+
+
+def _place_whole(scan: ScanLungs, recipe: Recipe) -> Placed:
+    """The whole scan, or its salient slices, resized axis by axis."""
+    first, last = _salient_by_mask(scan, recipe)
+    size_map = spline_map if recipe.kernel == "spline" else resize_map
+    shape, new_shape = scan.mask.shape, recipe.input_shape
+    maps = (
+        size_map(last - first + 1, new_shape[0]).within(slice(first, last + 1), shape[0]),
+        size_map(shape[1], new_shape[1]),
+        size_map(shape[2], new_shape[2]),
+    )
+    values = resample(value_reader(scan.volume, recipe, None), maps)
+    return _placed(values, maps, (first, last))
+
+
+def _place_physical(scan: ScanLungs, recipe: Recipe) -> Placed:
+    """A grid of fixed millimetres, centred on the lungs; air beyond the scan."""
+    first, last = _salient_by_mask(scan, recipe)
+    depth_box, height_box, width_box = scan.whole_box
+    box = (
+        slice(max(depth_box.start, first), min(depth_box.stop, last + 1)),
+        height_box,
+        width_box,
+    )
+    shrink = _shrink_factor(scan, recipe, box) if scan.box else 1.0
+    sizes = (last - first + 1, scan.mask.shape[1], scan.mask.shape[2])
+    maps = []
+    for axis, origin in enumerate((first, 0, 0)):
+        step = shrink * recipe.spacing_mm[axis] / scan.volume.grid.spacing_mm[axis]
+        centre = (box[axis].start + box[axis].stop - 1) / 2
+        start = centre - origin - step * (recipe.input_shape[axis] - 1) / 2
+        part = slice(origin, origin + sizes[axis])
+        axis_map = grid_map(sizes[axis], start, step, recipe.input_shape[axis])
+        maps.append(axis_map.within(part, scan.mask.shape[axis]))
+    values = resample(value_reader(scan.volume, recipe, None), (maps[0], maps[1], maps[2]))
+    warnings = (_shrunk_warning(recipe, shrink),) if shrink > 1.0 else ()
+    return _placed(values, (maps[0], maps[1], maps[2]), (first, last), warnings)
+
+
+def _shrink_factor(scan: ScanLungs, recipe: Recipe, box: Box) -> float:
+    """How much coarser the grid has to be for the lungs and their margin to fit, at least 1."""
+    needed = (
+        (part.stop - part.start) * spacing + 2 * recipe.lung_margin_mm
+        for part, spacing in zip(box, scan.volume.grid.spacing_mm, strict=True)
+    )
+    room = (n * s for n, s in zip(recipe.input_shape, recipe.spacing_mm, strict=True))
+    return float(max(1.0, *(want / have for want, have in zip(needed, room, strict=True))))
+
+
+def _shrunk_warning(recipe: Recipe, shrink: float) -> str:
+    room = " x ".join(
+        f"{n * s:.0f}" for n, s in zip(recipe.input_shape, recipe.spacing_mm, strict=True)
+    )
+    return (
+        f"The lungs with their margin do not fit into {room} mm (depth, height, width); they were "
+        f"shrunk to {1 / shrink:.1%} of their size, smaller than the network sees other lungs."
+    )
+
+
+def _place_factors(scan: ScanLungs, recipe: Recipe) -> Placed:
+    """The RoI paper's way: a grid by factors, salient slices, a crop, resized."""
+    factors = (recipe.slice_step, recipe.in_plane_step, recipe.in_plane_step)
+    depth, height, width = (
+        factor_map(size, factor, recipe.grid_form)
+        for size, factor in zip(scan.mask.shape, factors, strict=True)
+    )
+    maps = (depth, height, width)
+    _check_size(maps, recipe)
+    if recipe.background == 0.0:
+        depth, height, width = (m.only(part) for m, part in zip(maps, scan.whole_box, strict=True))
+    sampled = resample(value_reader(scan.volume, recipe, scan.mask), (depth, height, width))
+    rows, salient = _salient_rows(scan, recipe, sampled)
+    parts = (
+        rows,
+        _central_part(sampled.shape[1], recipe.central_crop),
+        _central_part(sampled.shape[2], recipe.central_crop),
+    )
+    resized = tuple(
+        resize_map(part.stop - part.start, new_size)
+        for part, new_size in zip(parts, recipe.input_shape, strict=True)
+    )
+    values = resample(block_reader(sampled[parts]), (resized[0], resized[1], resized[2]))
+    start = tuple(
+        factor * (part.start + axis.start)
+        for factor, part, axis in zip(factors, parts, resized, strict=True)
+    )
+    step = tuple(factor * axis.step for factor, axis in zip(factors, resized, strict=True))
+    placed = Placed(values, (start[0], start[1], start[2]), (step[0], step[1], step[2]), salient)
+    return _with_lost_lung(placed, scan)
+
+
+def _check_size(maps: AxisMaps, recipe: Recipe) -> None:
+    depth, height, width = (axis.new_size for axis in maps)
+    if depth * height * width > MAX_SAMPLED_VOXELS:
+        msg = (
+            f"Recipe '{recipe.name}' makes {depth} x {height} x {width} voxels of this scan, over "
+            f"the {MAX_SAMPLED_VOXELS} allowed; use a larger in_plane_step or slice_step."
+        )
+        raise GridError(msg)
+
+
+def _salient_rows(scan: ScanLungs, recipe: Recipe, sampled: Heat) -> tuple[slice, tuple[int, int]]:
+    """Salient slices of the factor grid, and the scan slices they stand for."""
+    last_slice = scan.mask.shape[0] - 1
+    if recipe.salient_area == "input" and recipe.salient_threshold is not None:
+        low, high = salient_slices(
+            slice_area(sampled > 0), recipe.salient_threshold, recipe.salient_rule
+        )
+        ends = [min(round(row * recipe.slice_step), last_slice) for row in (low, high)]
+        return slice(low, high + 1), (ends[0], ends[1])
+    first, last = _salient_by_mask(scan, recipe)
+    low = int(np.ceil(first / recipe.slice_step))
+    high = int(np.floor(last / recipe.slice_step))
+    if last == last_slice:
+        high = sampled.shape[0] - 1
+    # Steps of more than a slice can miss a short range altogether.
+    low = min(low, high, sampled.shape[0] - 1)
+    return slice(low, min(high, sampled.shape[0] - 1) + 1), (first, last)
+
+
+def _central_part(size: int, share: float) -> slice:
+    kept = max(1, round(size * share))
+    start = (size - kept) // 2
+    return slice(start, start + kept)
+
+
+def _with_lost_lung(placed: Placed, scan: ScanLungs) -> Placed:
+    """Warn when the crop cut lung off on the slices used."""
+    used = scan.mask[placed.salient[0] : placed.salient[1] + 1]
+    total = int(np.count_nonzero(used))
+    kept = []
+    for axis in (1, 2):
+        half = placed.step[axis] / 2
+        first = int(np.ceil(placed.start[axis] - half))
+        last = placed.start[axis] + placed.step[axis] * placed.values.shape[axis] - half
+        kept.append(slice(max(first, 0), max(int(np.floor(last)) + 1, 0)))
+    lost = 1.0 - np.count_nonzero(used[:, kept[0], kept[1]]) / max(total, 1)
+    if total == 0 or lost <= _LOST_LUNG_SHARE:
+        return placed
+    warning = f"The recipe's central crop cut off {lost:.0%} of the lungs on the slices used."
+    return Placed(placed.values, placed.start, placed.step, placed.salient, (warning,))
+
+
+def _salient_by_mask(scan: ScanLungs, recipe: Recipe) -> tuple[int, int]:
+    if recipe.salient_threshold is None:
+        return 0, len(scan.area) - 1
+    return salient_slices(scan.area, recipe.salient_threshold, recipe.salient_rule)
+
+
+def _placed(
+    values: Heat, maps: AxisMaps, salient: tuple[int, int], warnings: tuple[str, ...] = ()
+) -> Placed:
+    start = (maps[0].start, maps[1].start, maps[2].start)
+    step = (maps[0].step, maps[1].step, maps[2].step)
+    return Placed(values, start, step, salient, warnings)
+
+
+_PLACEMENTS: Final[dict[str, Callable[[ScanLungs, Recipe], Placed]]] = {
+    "whole": _place_whole,
+    "physical": _place_physical,
+    "factors": _place_factors,
+}

@@ -1,0 +1,132 @@
+"""Prepare a scan for a network: lungs, values, grid; and keep the way back to the patient.
+
+The scan is first turned so that its axes run to the head, to the back and to the left, whatever
+order they were stored in; the same patient gives the same input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Bool
+
+from chestct.arrays import Heat, Mask, NetworkInput
+from chestct.preprocess.intensity import finished_values
+from chestct.preprocess.lungs import segment_lungs
+from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
+from chestct.preprocess.placement import Placed, ScanLungs, place
+from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.salient import slice_area
+from chestct.preprocess.suitability import judge_scan
+from chestct.volume import Grid, Volume, canonical_axes, to_canonical
+
+_LUNGS_WITHOUT_HU = "published"
+
+
+def prepare(
+    volume: Volume, recipe: Recipe, *, rng: np.random.Generator | None = None
+) -> PreparedScan:
+    """Prepare a scan as a recipe says.
+
+    Args:
+        volume: Scan in any axis order; it is not changed.
+        recipe: What to do, one of `RECIPES` or a changed one.
+        rng: Where given, for training: the factors for which the recipe names a range are drawn
+            from it. Without it the same scan always gives the same input.
+
+    Returns:
+        The network's input and its geometry. A scan that should not be classified is prepared
+        too, with the reasons in `unsuitable_reasons`.
+
+    Raises:
+        UnknownNameError: The recipe names a lung segmentation that does not exist.
+        GridError: The recipe's factors make a grid too large to hold.
+    """
+    used_recipe = recipe if rng is None else draw_factors(recipe, rng)
+    scan, lung_warnings = _find_lungs(_contiguous(to_canonical(volume)), used_recipe)
+    placed = place(scan, used_recipe)
+    lungs = _lungs_at_input(scan, placed, used_recipe)
+    values = finished_values(placed.values, used_recipe, volume.unit)
+    if used_recipe.placement != "factors":
+        values = _with_background(values, lungs, placed, scan.volume.grid, used_recipe)
+    verdict = judge_scan(scan, used_recipe)
+    return PreparedScan(
+        input=_as_channels(values, used_recipe.num_channels),
+        lungs=lungs,
+        grid=scan.volume.grid.moved(placed.start, placed.step, used_recipe.input_shape),
+        scan_lungs=volume.with_voxels(_on_own_axes(scan.mask, volume.grid)),
+        scan_grid=volume.grid,
+        salient=placed.salient,
+        lung_area=scan.area,
+        lung_volume_l=np.count_nonzero(scan.mask) * volume.grid.voxel_ml / 1000.0,
+        recipe=used_recipe,
+        warnings=(*lung_warnings, *placed.warnings, *verdict.warnings),
+        unsuitable_reasons=verdict.unsuitable_reasons,
+    )
+
+
+def draw_factors(recipe: Recipe, rng: np.random.Generator) -> Recipe:
+    """The recipe with k1, k2 and the central crop drawn uniformly from its ranges."""
+    drawn = {}
+    for name in ("in_plane_step", "slice_step", "central_crop"):
+        limits = getattr(recipe, f"{name}_range")
+        if limits is not None:
+            drawn[name] = float(rng.uniform(*limits))
+    return replace(recipe, **drawn)  # type: ignore[arg-type]
+
+
+def _as_channels(values: Heat, num_channels: int) -> NetworkInput:
+    """The same values in each channel; without a copy where there is but one."""
+    return np.ascontiguousarray(np.broadcast_to(values, (num_channels, *values.shape)))
+
+
+def _contiguous(volume: Volume) -> Volume:
+    """The volume with its voxels in memory order: slices are read whole many times."""
+    return volume.with_voxels(np.ascontiguousarray(volume.voxels))
+
+
+def _find_lungs(volume: Volume, recipe: Recipe) -> tuple[ScanLungs, tuple[str, ...]]:
+    """The scan's lungs, and what has to be said about how they were found."""
+    method = recipe.lungs
+    warnings: tuple[str, ...] = ()
+    if volume.unit != "HU" and method == "recommended":
+        method = _LUNGS_WITHOUT_HU
+        warnings = (
+            "The scan is not in Hounsfield units, so the lungs were found with the method "
+            f"'{method}', which is less exact than '{recipe.lungs}'.",
+        )
+    mask = segment_lungs(volume, method)
+    scan = ScanLungs(volume, mask, bounding_box(mask), slice_area(mask))
+    return scan, warnings
+
+
+def _lungs_at_input(scan: ScanLungs, placed: Placed, recipe: Recipe) -> Mask:
+    """The lung mask at the input's size, empty outside the slices used."""
+    box = scan.box
+    if box is not None:
+        first, last = placed.salient
+        depth = slice(max(box[0].start, first), min(box[0].stop, last + 1))
+        box = (depth, box[1], box[2]) if depth.stop > depth.start else None
+    return mask_on_grid(scan.mask, box, (placed.start, placed.step, recipe.input_shape))
+
+
+def _with_background(values: Heat, lungs: Mask, placed: Placed, grid: Grid, recipe: Recipe) -> Heat:
+    """Set the recipe's background, in place, beyond the lungs and their margin."""
+    if recipe.background is None:
+        return values
+    depth, height, width = (
+        recipe.mask_margin_mm / (step * spacing)
+        for step, spacing in zip(placed.step, grid.spacing_mm, strict=True)
+    )
+    kept = grown(lungs, (depth, height, width))
+    np.copyto(values, np.float32(recipe.background), where=~kept)
+    return values
+
+
+def _on_own_axes(mask: Mask, grid: Grid) -> Bool[np.ndarray, "own_depth own_height own_width"]:
+    """A canonical mask turned back to the axes of the scan's own grid."""
+    order, reverse = canonical_axes(grid)
+    turned = mask[tuple(slice(None, None, -1 if r else 1) for r in reverse)]
+    return turned.transpose(tuple(int(i) for i in np.argsort(order)))

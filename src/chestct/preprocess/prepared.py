@@ -1,0 +1,45 @@
+"""What preparing a scan gives: the network's input and the way back to the patient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from chestct.arrays import Mask, NetworkInput
+from chestct.preprocess.recipe import Recipe
+from chestct.volume import Grid, Volume
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedScan:
+    """A scan as a network sees it, and where each of its voxels lies in the patient.
+
+    Attributes:
+        input: Network input, (channel, depth, height, width).
+        lungs: Lung mask at the input's size, (depth, height, width).
+        grid: Grid of the input in the patient. Every step of the preparation maps each axis on its
+            own and linearly, so a grid is the exact map of every input voxel.
+        scan_lungs: Lung mask (bool) on the scan's own grid, in the scan's own axis order.
+        scan_grid: The scan's own grid.
+        salient: First and last analysed slice, counted along depth of the canonical scan
+            (`chestct.volume.to_canonical`); the whole scan where the recipe has no threshold.
+        lung_area: Lung share of each canonical slice's area, 0 to 1, from the scan's mask.
+        lung_volume_l: Volume of the lung mask in litres.
+        recipe: The recipe used.
+        warnings: What was noticed on the way, each saying what, where and how much.
+        unsuitable_reasons: Why the scan should not be classified; empty when it may.
+    """
+
+    input: NetworkInput
+    lungs: Mask
+    grid: Grid
+    scan_lungs: Volume
+    scan_grid: Grid
+    salient: tuple[int, int]
+    lung_area: Float64[np.ndarray, " slices"]
+    lung_volume_l: float
+    recipe: Recipe
+    warnings: tuple[str, ...]
+    unsuitable_reasons: tuple[str, ...]
