@@ -1,189 +1,162 @@
 """The training loop: plain PyTorch, one function per thing that happens.
 
-A run folder holds `settings.json`, `log.jsonl` (one line per epoch), `last.safetensors` and
-`best.safetensors` (lowest validation loss; the later epoch wins a tie).
+A run folder holds `settings.json`, `log.jsonl` (one line per epoch), `checkpoint.safetensors` (all
+that is needed to go on) and `best.safetensors` (weights of the lowest validation loss). Started
+again with the same settings, a run goes on where it was; because every step draws its randomness
+from the seed and its own number, the weights are those of a run that was never stopped.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from chestct.datasets.augment import Augmentation, augment_batch
+from chestct.errors import TrainingError
+from chestct.training.checkpoints import save_checkpoint, save_weights
+from chestct.training.interrupts import StopRequest
+from chestct.training.objective import loss, mix_up, soft_targets
+from chestct.training.outputs import Outputs, evaluate
+from chestct.training.run import EpochLog, LabelledSets, Run, start_run
+from chestct.training.sampling import StepSampler, step_seed
+from chestct.training.schedules import epochs_since_best, learning_rate
 from chestct.training.settings import TrainingSettings
-
-LabelledInputs = Dataset[tuple[torch.Tensor, torch.Tensor, int]]
-"""Input (channel, depth, height, width), lungs (1, depth, height, width) and label index."""
-
-
-@dataclass(frozen=True)
-class EpochLog:
-    """What is written down of one epoch."""
-
-    epoch: int
-    learning_rate: float
-    training_loss: float
-    validation_loss: float
-    validation_accuracy: float
-    seconds: float
-
-
-@dataclass(frozen=True, eq=False)
-class Outputs:
-    """Logits and labels of a whole set, in its order."""
-
-    logits: Float[torch.Tensor, "scan class"]
-    labels: Int[torch.Tensor, " scan"]
-
-    @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-        return float(nn.functional.cross_entropy(self.logits, self.labels))
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the scans whose largest logit is their label's."""
-        return float((self.logits.argmax(1) == self.labels).float().mean())
 
 
 def train(
     network: nn.Module,
-    training: LabelledInputs,
-    validation: LabelledInputs,
+    sets: LabelledSets,
     settings: TrainingSettings,
     folder: Path,
     *,
     augmentation: Augmentation | None = None,
 ) -> list[EpochLog]:
-    """Train a network and leave it with the weights of its best epoch.
+    """Train a network, or go on training it, and leave it with the weights of its best epoch.
 
     Args:
         network: Changed in place; called as `network(batch, lungs)`.
-        training: Examples to learn from.
-        validation: Examples of other patients, to choose the epoch by.
+        sets: What it learns from and is watched on.
         settings: Of this run.
-        folder: Where log and weights are written; made when it does not exist.
+        folder: The run folder; made when it does not exist.
         augmentation: How batches are varied; None leaves them as they are.
 
     Returns:
         One entry per epoch.
+
+    Raises:
+        TrainingError: The loss is no longer a number, the run was asked to stop (it can go on), or
+            the folder holds a run with other settings.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(settings.model_dump_json(indent=1) + "\n")
-    torch.manual_seed(settings.seed)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-    steps_per_epoch = math.ceil(_length(training) / settings.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step / steps_per_epoch, settings)
-    )
-    history: list[EpochLog] = []
-    for epoch in range(settings.epochs):
-        started = time.perf_counter()
-        rate = optimizer.param_groups[0]["lr"]
-        losses = []
-        for batch, lungs, labels in _batches(training, settings, epoch, augmentation):
-            losses.append(_step(network, optimizer, (batch, lungs, labels), settings))
-            schedule.step()
-        outputs = evaluate(network, validation, batch_size=settings.batch_size)
-        history.append(
-            EpochLog(
-                epoch=epoch,
-                learning_rate=rate,
-                training_loss=sum(losses) / len(losses),
-                validation_loss=outputs.loss,
-                validation_accuracy=outputs.accuracy,
-                seconds=time.perf_counter() - started,
-            )
-        )
-        _write_epoch(folder, network, history)
+    run = start_run(network, sets, settings, folder, augmentation)
+    with StopRequest() as stop:
+        while not run.is_finished:
+            _train_epoch(run, stop)
+            _finish_epoch(run, evaluate(network, sets.validation, batch_size=settings.batch_size))
     network.load_state_dict(load_file(folder / "best.safetensors"))
-    return history
+    return run.progress.history
 
 
-def evaluate(network: nn.Module, examples: LabelledInputs, *, batch_size: int = 4) -> Outputs:
-    """Run a network over a set of examples, in float32 and in the set's order."""
-    network.eval()
-    logits, targets = [], []
-    with torch.inference_mode():
-        for batch, lungs, labels in DataLoader(examples, batch_size=batch_size):
-            logits.append(network(batch, lungs).float())
-            targets.append(labels)
-    return Outputs(logits=torch.cat(logits), labels=torch.cat(targets))
+def _train_epoch(run: Run, stop: StopRequest) -> None:
+    """Do the steps that are left of the epoch under way."""
+    progress, settings = run.progress, run.settings
+    last_saved = started = time.perf_counter()
+    before = progress.seconds
+    for batch, lungs, labels in _batches(run):
+        progress.loss_sum += _step(run, batch, lungs, labels)
+        progress.step_in_epoch += 1
+        now = time.perf_counter()
+        progress.seconds = before + now - started
+        at_optimizer_step = progress.step_in_epoch % settings.accumulation == 0
+        if at_optimizer_step and (stop or now - last_saved > settings.checkpoint_every_s):
+            _save(run)
+            last_saved = now
+            stop.raise_if_requested(run.folder)
 
 
-def learning_rate_factor(epoch: float, settings: TrainingSettings) -> float:
-    """Share of the highest rate at a (fractional) epoch: linear rise, then half a cosine."""
-    if epoch < settings.warmup_epochs:
-        return max(epoch, 0.02) / settings.warmup_epochs
-    span = max(settings.epochs - settings.warmup_epochs, 1e-9)
-    return 0.5 * (1 + math.cos(math.pi * min((epoch - settings.warmup_epochs) / span, 1.0)))
-
-
-def _length(examples: LabelledInputs) -> int:
-    """Number of examples; torch's `Dataset` type does not promise a length."""
-    return len(examples)  # type: ignore[arg-type]
-
-
-def _batches(
-    examples: LabelledInputs,
-    settings: TrainingSettings,
-    epoch: int,
-    augmentation: Augmentation | None,
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Shuffled, varied batches of one epoch; the draw depends on seed and epoch alone."""
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
-    loader = DataLoader(examples, batch_size=settings.batch_size, shuffle=True, generator=generator)
-    # A generator of its own, since the loader draws from its generator while it is being read.
-    variation = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch + 500_000)
-    for batch, lungs, labels in loader:
-        if augmentation is None:
-            yield batch, lungs, labels
-        else:
-            yield *augment_batch(batch, lungs, augmentation, variation), labels
-
-
-def _step(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    settings: TrainingSettings,
-) -> float:
-    """One optimiser step; returns the loss."""
-    inputs, lungs, labels = batch
-    network.train()
-    optimizer.zero_grad(set_to_none=True)
-    inputs = inputs.contiguous(memory_format=torch.channels_last_3d)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits = network(inputs, lungs)
-    loss = nn.functional.cross_entropy(
-        logits.float(), labels, label_smoothing=settings.label_smoothing
+def _batches(run: Run) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """The batches of the epoch under way that have not been used yet."""
+    settings = run.settings
+    sampler = StepSampler(
+        run.labels, settings, epoch=run.progress.epoch, first_step=run.progress.step_in_epoch
     )
-    loss.backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
-    return float(loss.detach())
+    yield from DataLoader(run.sets.training, batch_sampler=sampler, num_workers=settings.workers)
 
 
-def _write_epoch(folder: Path, network: nn.Module, history: list[EpochLog]) -> None:
-    """Append to the log, keep the last weights, and the best so far."""
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps(asdict(history[-1])) + "\n")
-    lowest = min(entry.validation_loss for entry in history)
-    names = ["last"] + (["best"] if history[-1].validation_loss == lowest else [])
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    for name in names:
-        aside = folder / f"{name}.safetensors.part"
-        save_file(weights, aside)
-        aside.replace(folder / f"{name}.safetensors")
+def _step(run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tensor) -> float:
+    """One forward and backward pass, and an optimiser step when it is time; returns the loss."""
+    settings, progress = run.settings, run.progress
+    number = progress.epoch * run.steps_per_epoch + progress.step_in_epoch
+    generator = torch.Generator().manual_seed(step_seed(settings.seed, number))
+    torch.manual_seed(step_seed(settings.seed, number))
+    if run.augmentation is not None:
+        batch, lungs = augment_batch(batch, lungs, run.augmentation, generator)
+    run.network.train()
+    batch = batch.contiguous(memory_format=torch.channels_last_3d)
+    targets = soft_targets(labels, run.sets.num_classes)
+    if settings.mixup_alpha > 0:
+        batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
+    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+        logits = run.network(batch, lungs)
+    value = loss(logits, targets, settings, run.weights)
+    if not torch.isfinite(value):
+        raise TrainingError(_not_finite_message(run))
+    (value / settings.accumulation).backward()  # type: ignore[no-untyped-call]
+    _optimizer_step_when_due(run)
+    return float(value.detach())
+
+
+def _optimizer_step_when_due(run: Run) -> None:
+    """Step once per `accumulation` passes, and with what is left at the end of an epoch."""
+    settings, done = run.settings, run.progress.step_in_epoch + 1
+    if done % settings.accumulation and done != run.steps_per_epoch:
+        return
+    epoch = run.progress.epoch + run.progress.step_in_epoch / run.steps_per_epoch
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(settings, epoch, run.progress.validation_losses)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+
+
+def _finish_epoch(run: Run, outputs: Outputs) -> None:
+    """Log a finished epoch, keep its weights if they are the best, and save."""
+    progress = run.progress
+    entry = EpochLog(
+        epoch=progress.epoch,
+        learning_rate=run.optimizer.param_groups[0]["lr"],
+        training_loss=progress.loss_sum / progress.step_in_epoch,
+        validation_loss=outputs.loss,
+        validation_accuracy=outputs.accuracy,
+        seconds=progress.seconds,
+    )
+    progress.history.append(entry)
+    progress.step_in_epoch, progress.loss_sum, progress.seconds = 0, 0.0, 0.0
+    if epochs_since_best(progress.validation_losses) == 0:
+        save_weights(run.folder / "best.safetensors", run.network)
+    _save(run)
+    lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in progress.history)
+    aside = run.folder / "log.jsonl.part"
+    aside.write_text(lines)
+    aside.replace(run.folder / "log.jsonl")
+
+
+def _save(run: Run) -> None:
+    """Write the checkpoint."""
+    path = run.folder / "checkpoint.safetensors"
+    save_checkpoint(path, run.network, run.optimizer, asdict(run.progress))
+
+
+def _not_finite_message(run: Run) -> str:
+    """Say where training broke and what can be done."""
+    return (
+        f"The loss is no longer a number in epoch {run.progress.epoch}, step "
+        f"{run.progress.step_in_epoch}. The last checkpoint in {run.folder.name} is from before: "
+        "start a new run with a lower training.learning_rate, or with training.precision float32."
+    )
