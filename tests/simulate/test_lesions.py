@@ -17,7 +17,7 @@ from chestct.simulate.lesions import PATTERNS, add_disease
 from chestct.simulate.lung_map import map_lungs
 from chestct.volume import Grid, Volume
 
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 def _left_share(patient: SimulatedPatient, lesions: np.ndarray) -> float:
@@ -65,21 +65,22 @@ def test_disease_makes_lung_denser(healthy, diseased, label, seed) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_covid_is_in_both_lungs_behind_and_near_the_pleura(healthy, diseased, seed) -> None:
-    lesions = diseased["COVID-19", seed][1]
+def test_covid_is_in_both_lungs(healthy, diseased, seed) -> None:
+    assert 0.04 < _left_share(healthy, diseased["COVID-19", seed][1]) < 0.96
+
+
+def test_covid_prefers_the_pleura_the_back_and_the_bases(healthy) -> None:
     places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
-    coarse = lesions[
-        tuple(slice(c, None, s) for c, s in zip(places.corner, places.step, strict=True))
-    ]
-    coarse = coarse[tuple(slice(0, n) for n in places.inside.shape)]
-    assert 0.04 < _left_share(healthy, lesions) < 0.96
-    assert places.back[coarse].mean() > places.back[places.inside].mean()
-    assert np.median(places.depth_mm[coarse]) <= np.median(places.depth_mm[places.inside])
-
-
-def test_covid_prefers_the_bases(healthy, diseased) -> None:
-    heights = [np.argwhere(diseased["COVID-19", seed][1])[:, 0].mean() for seed in SEEDS]
-    assert np.mean(heights) < np.argwhere(healthy.lungs)[:, 0].mean()
+    depth, back, height = [], [], []
+    for seed in range(8):
+        disease = PATTERNS["COVID-19"](places, np.random.default_rng(seed))
+        ill = (disease.haze > 0.1) & places.inside
+        depth.append(np.median(places.depth_mm[ill]))
+        back.append(places.back[ill].mean())
+        height.append(places.height[ill].mean())
+    assert np.mean(depth) < 0.9 * np.median(places.depth_mm[places.inside])
+    assert np.mean(back) > places.back[places.inside].mean() + 0.05
+    assert np.mean(height) < places.height[places.inside].mean() - 0.05
 
 
 def test_covid_is_mild_in_some_and_wide_in_others(healthy) -> None:
@@ -93,19 +94,25 @@ def test_covid_is_mild_in_some_and_wide_in_others(healthy) -> None:
     assert max(shares) > 0.2
 
 
-def test_pneumonia_is_mostly_on_one_side(healthy, diseased) -> None:
-    shares = [_left_share(healthy, diseased["CAP", seed][1]) for seed in SEEDS]
-    one_sided = [min(share, 1 - share) < 0.1 for share in shares]
-    assert sum(one_sided) >= len(one_sided) * 2 / 3
+def test_pneumonia_is_mostly_on_one_side(healthy) -> None:
+    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+    one_sided = []
+    for seed in range(12):
+        disease = PATTERNS["CAP"](places, np.random.default_rng(seed))
+        solid = (disease.dense > 0.3) & places.inside
+        left = (places.side[solid] > 0).mean()
+        one_sided.append(min(left, 1 - left) < 0.02)
+    assert sum(one_sided) >= 8
 
 
 def test_pneumonia_consolidates(diseased) -> None:
     densest = [
-        np.percentile(volume.voxels[lesions], 90)
+        np.percentile(volume.voxels[lesions], 97)
         for (label, _), (volume, lesions) in diseased.items()
         if label == "CAP"
     ]
-    assert np.median(densest) > -150
+    assert min(densest) > -250
+    assert max(densest) > -50
 
 
 def test_a_normal_patient_has_next_to_no_lesions(healthy, diseased) -> None:
@@ -114,13 +121,15 @@ def test_a_normal_patient_has_next_to_no_lesions(healthy, diseased) -> None:
 
 
 def test_vessels_stay_visible_in_ground_glass(healthy, diseased) -> None:
-    volume, lesions = diseased["COVID-19", 0]
     before = healthy.volume.voxels
-    vessels = lesions & (before > -150) & (before < 150)
-    lung = lesions & (before < -750)
-    change = volume.voxels.astype(float) - before
-    assert vessels.sum() > 20
-    assert abs(np.median(change[vessels])) < 0.35 * np.median(change[lung])
+    vessels, lung = [], []
+    for seed in SEEDS:
+        volume, lesions = diseased["COVID-19", seed]
+        change = volume.voxels.astype(float) - before
+        vessels.append(change[lesions & (before > -150) & (before < 150)])
+        lung.append(change[lesions & (before < -750)])
+    assert sum(map(len, vessels)) > 50
+    assert abs(np.median(np.concatenate(vessels))) < 0.3 * np.median(np.concatenate(lung))
 
 
 def test_noise_in_a_lesion_is_like_the_noise_around_it(healthy, diseased) -> None:
@@ -150,8 +159,8 @@ def test_the_scan_and_the_mask_are_not_changed(healthy) -> None:
     assert np.array_equal(lungs, healthy.lungs)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0), (2, 1, 0)])
-@pytest.mark.parametrize("step", [(1, 1, 1), (-1, 1, -1), (-1, -1, -1)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("step", [(1, -1, -1), (-1, 1, 1)])
 def test_any_orientation_of_the_same_scan_gets_the_same_disease(
     healthy, diseased, order, step
 ) -> None:
