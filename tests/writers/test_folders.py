@@ -32,7 +32,17 @@ def test_results_never_go_into_the_scan_itself(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="scan's own folder"):
         check_folder(scan / "results" / "P001", scan)
     check_folder(tmp_path / "results" / "P001", scan)
-    assert (tmp_path / "results" / "P001").is_dir()
+    # Nothing is left behind for a scan that then cannot be read.
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_to_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tests may run as root, whom no permission stops.
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(WriteError, match="may not be written to"):
+        check_folder(tmp_path / "results" / "P001", tmp_path / "P001")
 
 
 def test_every_writer_leaves_its_file(tmp_path: Path) -> None:

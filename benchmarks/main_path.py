@@ -1,0 +1,96 @@
+"""Every figure of the main path, each beside its comparison or its goal.
+
+    python benchmarks/main_path.py [--skip-networks]
+
+Runs the benchmarks of the parts (reading, lungs, preparing, networks), each in one process of its
+own, then the commands a user types, as whole processes. Real scans come from CHESTCT_DATA or
+../shared/data; `benchmarks/networks.py` alone takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+HERE = Path(__file__).parent
+SHARED = Path(os.environ.get("CHESTCT_DATA", HERE.resolve().parents[1] / "shared" / "data"))
+PARTS = ("reading.py", "lungs.py", "preparing.py", "networks.py")
+REPEATS = 5
+GIGABYTE = 2**30
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line, how it is called in the table, and its goal in seconds."""
+
+    words: str
+    arguments: tuple[str, ...]
+    goal_s: float
+
+
+def whole_process_s(command: Command) -> float:
+    """Seconds from start to end of a process."""
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "chestct", *command.arguments], capture_output=True, check=True
+    )
+    return time.perf_counter() - start
+
+
+def report_commands(folder: Path) -> None:
+    """Median seconds of each command as a whole process."""
+    scan = str(SHARED / "covid_ct_md" / "P001")
+    commands = (
+        Command("chestct --help", ("--help",), 0.6),
+        Command("chestct info", ("info",), 0.6),
+        Command("chestct classify P001", ("classify", scan), 8.0),
+        Command("chestct classify P001 --out", ("classify", scan, "--out", str(folder)), 8.0),
+    )
+    for command in commands:
+        whole_process_s(command)
+        taken = statistics.median(whole_process_s(command) for _ in range(REPEATS))
+        print(f"{command.words:32}{taken:6.2f} s  (goal {command.goal_s})")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / GIGABYTE
+    print(f"{'largest of them in memory':32}{peak:6.2f} GiB  (goal 2)")
+
+
+def report_second_scan() -> None:
+    """Seconds of a scan in a process that has classified one before."""
+    from chestct import classify_scan
+
+    folder = SHARED / "covid_ct_md"
+    classify_scan(folder / "P001")
+    for name in ("normal001", "P001"):
+        runs = [classify_scan(folder / name).timings_s for _ in range(REPEATS)]
+        total = statistics.median(run.total for run in runs)
+        stages = ", ".join(
+            f"{stage} {statistics.median(getattr(run, stage) for run in runs):.2f}"
+            for stage in ("read", "prepare", "network")
+        )
+        print(f"{'a further scan, ' + name:32}{total:6.2f} s  (goal 2.5)  {stages}")
+
+
+def main() -> None:
+    """Print everything."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--skip-networks", action="store_true", help="leave out the slowest part")
+    skips = parser.parse_args().skip_networks
+    for part in PARTS[:-1] if skips else PARTS:
+        print(f"\n== {part}", flush=True)
+        subprocess.run([sys.executable, str(HERE / part)], check=True)
+    print("\n== commands", flush=True)
+    with TemporaryDirectory() as folder:
+        report_commands(Path(folder) / "out")
+    report_second_scan()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""The command line: parse, call, print. Each command is one file of this package.
+
+Only what `--help` needs is imported here; every command imports its work when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from chestct import __version__
+from chestct.cli import classify, dataset, demo, evaluate, info, lr_range, prepare, simulate, train
+from chestct.cli.terminal import show_error
+from chestct.errors import ChestCTError
+
+EXIT_DONE = 0
+EXIT_WRONG = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="chestct",
+    help="Classify whole chest CT scans. Not a medical device: for research only.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(classify.classify)
+app.command()(prepare.prepare)
+app.command()(simulate.simulate)
+app.add_typer(dataset.app, name="dataset")
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command("lr-range")(lr_range.lr_range)
+app.command()(info.info)
+
+
+def _show_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"chestct {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the program an error arose.")
+    ] = False,
+) -> None:
+    """Classify whole chest CT scans. Not a medical device: for research only."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: What stands after the program's name; None takes it from the system.
+
+    Returns:
+        0 when all was done, 1 when some scans failed, 2 for wrong use or when nothing could be
+        done.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    is_debugging = "--debug" in given
+    # Taken out so that it may stand anywhere, after the command too.
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        return _run(given)
+    except (KeyboardInterrupt, typer.Abort):
+        show_error("interrupted")
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        show_error(_message_of(error))
+        if is_debugging:
+            traceback.print_exc()
+        return EXIT_WRONG
+
+
+def _run(given: list[str]) -> int:
+    """Run one command; without any, show the help and count it as wrong use."""
+    ending = app(args=given or ["--help"], prog_name="chestct", standalone_mode=False)
+    return (ending or EXIT_DONE) if given else EXIT_WRONG
+
+
+def _message_of(error: Exception) -> str:
+    if isinstance(error, ChestCTError):
+        return str(error)
+    # Wrong use: an exception of typer or of click, by the version of typer; both know their words.
+    if hasattr(error, "format_message"):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "chestct"
+        return f"{error.format_message()} See: {command} --help"
+    return f"internal error ({type(error).__name__}: {error}). Run with --debug for details."

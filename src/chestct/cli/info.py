@@ -1,0 +1,73 @@
+"""`chestct info`: what this installation can do, at once and without loading any of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chestct.cli.terminal import show_info
+
+_PACKAGES = ("torch", "openvino", "numpy", "scipy", "pydicom", "imagecodecs", "nibabel")
+# Where `chestct.classifier` has it too; that module takes a while to load.
+_DEFAULT_CARD = Path(__file__).parents[1] / "default_classifier" / "card.json"
+
+
+def info(
+    is_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """List readers, recipes, networks, engines and classifiers."""
+    known = describe_installation()
+    if is_json:
+        typer.echo(json.dumps(known, indent=2))
+    else:
+        show_info(known)
+
+
+def describe_installation() -> dict[str, dict[str, str]]:
+    """Every table of the package, name to words, and the versions of what it stands on."""
+    from chestct import __version__
+    from chestct.engines import ENGINES
+    from chestct.networks import NETWORKS
+    from chestct.preprocess.recipes import RECIPES
+    from chestct.readers import READERS
+
+    return {
+        "versions": {
+            "chestct": __version__,
+            "python": platform.python_version(),
+            **{package: _version(package) for package in _PACKAGES},
+        },
+        "readers": {name: _in_short(reader) for name, reader in READERS.items()},
+        "recipes": {
+            name: f"{' × '.join(map(str, recipe.input_shape))}, lungs: {recipe.lungs}"
+            for name, recipe in RECIPES.items()
+        },
+        "networks": {name: _in_short(network) for name, network in NETWORKS.items()},
+        "engines": {name: _in_short(engine) for name, engine in ENGINES.items()},
+        "classifiers": _classifiers(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _in_short(described: object) -> str:
+    return re.split(r"[;\n]", (described.__doc__ or "").strip())[0].rstrip(".")
+
+
+def _classifiers() -> dict[str, str]:
+    """The shipped classifier, read from its card alone."""
+    if not _DEFAULT_CARD.is_file():
+        return {}
+    card = json.loads(_DEFAULT_CARD.read_text(encoding="utf-8"))
+    return {"default": f"{card['name']} {card['version']}; trained on {card['trained_on']}"}

@@ -1,0 +1,52 @@
+"""`chestct prepare`: what a network would see of a scan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chestct.cli import options
+from chestct.cli.terminal import show_written
+
+
+def prepare(
+    scan: Annotated[
+        Path, typer.Argument(metavar="SCAN", help="Folder, file or zip of one chest CT.")
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    series: options.Series = None,
+    allow_gap: options.AllowGap = False,
+    allow_tilt: options.AllowTilt = False,
+    allow_mixed: options.AllowMixed = False,
+    spacing_mm: options.SpacingMm = None,
+    order: options.Order = None,
+    slope: options.Slope = None,
+    intercept: options.Intercept = None,
+    is_windowed: options.Windowed = False,
+) -> None:
+    """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
+    from chestct.lookup import look_up
+    from chestct.preprocess.recipes import RECIPES
+
+    chosen = look_up(RECIPES, recipe, kind="recipe")
+    options.require_exists(scan)
+    tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
+    permissions = options.Permissions(allow_gap, allow_tilt, allow_mixed)
+    reading = options.read_options(series, permissions, tiff)
+
+    from chestct.pipeline import scan_name
+    from chestct.preprocess.prepare import prepare as prepare_volume
+    from chestct.readers import read_volume
+    from chestct.writers.folders import check_folder
+    from chestct.writers.prepared_report import write_prepared
+
+    check_folder(out, scan)
+    volume = read_volume(scan, series=reading.series, allow=reading.allow, tiff=reading.tiff)
+    prepared = prepare_volume(volume, chosen)
+    written = write_prepared(prepared, scan_name(scan), out)
+    show_written(written, (*volume.warnings, *prepared.warnings, *prepared.unsuitable_reasons))

@@ -1,0 +1,83 @@
+"""One folder per scan under the folder the user named, and nothing overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from chestct.analysis import ScanAnalysis
+from chestct.errors import WriteError
+from chestct.writers import WRITERS
+from chestct.writers.files import make_folder
+
+_ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")
+
+
+def folder_names(scans: Sequence[Path]) -> list[str]:
+    """A folder name per scan: its last part without a file ending, numbered where names repeat."""
+    names: list[str] = []
+    for scan in scans:
+        name = _without_ending(scan.name or scan.resolve().name or "scan")
+        same, number = name, 1
+        while same in names:
+            number += 1
+            same = f"{name}-{number}"
+        names.append(same)
+    return names
+
+
+def check_folder(folder: Path, scan: Path) -> None:
+    """Make sure that results can go to `folder` before a long calculation starts.
+
+    Raises:
+        WriteError: It would lie inside the scan itself, or nothing can be written beside it.
+    """
+    if folder.resolve().is_relative_to(scan.resolve()):
+        msg = (
+            f"Results of {scan} would be written into the scan's own folder. Choose another --out."
+        )
+        raise WriteError(msg)
+    above = make_folder(folder.parent)
+    if not os.access(above, os.W_OK | os.X_OK):
+        msg = f"{above} may not be written to. Change permissions or choose another --out."
+        raise WriteError(msg)
+
+
+def write_outputs(analysis: ScanAnalysis, folder: Path) -> dict[str, Path]:
+    """Run every writer of the table; results of the same scan are replaced.
+
+    Returns:
+        Writer name to the file it wrote.
+
+    Raises:
+        WriteError: The folder holds the result of another scan, or a file cannot be written.
+    """
+    _refuse_other_scan(analysis, folder)
+    make_folder(folder)
+    return {name: write(analysis, folder) for name, write in WRITERS.items()}
+
+
+def _refuse_other_scan(analysis: ScanAnalysis, folder: Path) -> None:
+    from chestct.writers.json_report import FILE_NAME
+
+    try:
+        there = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        its_hash = there["provenance"]["pixel_sha256"]
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{folder / FILE_NAME} is there and is not a result of chestct. Choose another --out."
+        raise WriteError(msg) from error
+    if its_hash != analysis.result.provenance.pixel_sha256:
+        msg = f"{folder} holds the result of another scan of this name. Choose another --out."
+        raise WriteError(msg)
+
+
+def _without_ending(name: str) -> str:
+    for ending in _ENDINGS:
+        if name.lower().endswith(ending) and len(name) > len(ending):
+            return name[: -len(ending)]
+    return name

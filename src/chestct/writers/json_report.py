@@ -1,0 +1,92 @@
+"""`result.json`: a result as one flat, versioned document, described in docs/result_schema.md."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from chestct.analysis import ScanAnalysis
+from chestct.writers.files import write_whole
+
+FILE_NAME: Final = "result.json"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SliceRange(_Strict):
+    """Slices of the scan, counted from 0 at the feet, both ends included."""
+
+    first: int = Field(ge=0, description="First slice the network saw, counted from 0 at the feet.")
+    last: int = Field(ge=0, description="Last slice the network saw.")
+    total: int = Field(ge=1, description="Slices of the scan.")
+
+
+class StageSeconds(_Strict):
+    """Seconds per stage."""
+
+    read: float = Field(ge=0, description="Reading and decoding the files.")
+    prepare: float = Field(ge=0, description="Finding the lungs, resampling, scaling.")
+    network: float = Field(ge=0, description="Running the network; 0 for an unsuitable scan.")
+    total: float = Field(ge=0, description="From the path to the answer.")
+
+
+class ProvenanceRecord(_Strict):
+    """What has to be known to make the same result again."""
+
+    pixel_sha256: str = Field(description="SHA-256 of the decoded voxels and their grid.")
+    series_uid: str | None = Field(description="DICOM SeriesInstanceUID; null for other formats.")
+    classifier: str = Field(description="Name of the classifier.")
+    classifier_version: str = Field(description="Version of the classifier.")
+    weights_sha256: str = Field(description="SHA-256 of its weights file.")
+    trained_on: str = Field(description="What it was trained on, in the words of its card.")
+    recipe: str = Field(description="Recipe the scan was prepared with.")
+    engine: str = Field(description="Engine and precision that ran the network.")
+    chestct_version: str = Field(description="Version of this program.")
+
+
+class ResultDocument(_Strict):
+    """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
+
+    schema_version: Literal["1.0"] = Field(
+        default="1.0",
+        description="Version of this layout; the first number changes when it breaks.",
+    )
+    scan: str = Field(description="Last part of the path that was given.")
+    decision: str = Field(description='The most probable label, or "unsuitable".')
+    probabilities: dict[str, float] = Field(
+        description="Label to probability, adding up to 1; empty for an unsuitable scan."
+    )
+    unsuitable_reasons: list[str] = Field(description="Why the scan was not classified.")
+    warnings: list[str] = Field(description="What was noticed on the way.")
+    lung_volume_l: float = Field(ge=0, description="Volume of both lungs in litres.")
+    analysed_slices: SliceRange = Field(description="Which slices the network saw, or would have.")
+    scan_facts: dict[str, str] = Field(
+        description="Geometry and acquisition, as text; only the facts listed below."
+    )
+    timings_s: StageSeconds = Field(description="Seconds spent on each stage.")
+    provenance: ProvenanceRecord = Field(description="What it takes to make the result again.")
+    notice: str = Field(description="The notice that stands on every output.")
+
+
+def result_document(analysis: ScanAnalysis) -> ResultDocument:
+    """The document of one result, checked against its own schema."""
+    first, last = analysis.analysed_slices
+    fields = asdict(analysis.result)
+    fields["timings_s"] = {stage: round(s, 4) for stage, s in fields["timings_s"].items()}
+    total = len(analysis.prepared.lung_area)
+    return ResultDocument(**fields, analysed_slices=SliceRange(first=first, last=last, total=total))
+
+
+def write_json(analysis: ScanAnalysis, folder: Path) -> Path:
+    """Write `result.json`.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    text = result_document(analysis).model_dump_json(indent=2)
+    return write_whole(folder / FILE_NAME, f"{text}\n".encode())

@@ -1,0 +1,53 @@
+"""Write voxels as NIfTI that lies where the patient lay.
+
+NIfTI keeps its fastest axis first and counts x to the right's opposite: an array is stored as
+(width, height, depth), and DICOM's x (to the left) and y (to the back) change their sign.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Num
+
+from chestct.volume import Grid
+from chestct.writers.files import write_whole_with
+
+
+def write_nifti(
+    path: Path,
+    voxels: Num[np.ndarray, "*channel depth height width"]
+    | Bool[np.ndarray, "*channel depth height width"],
+    grid: Grid,
+) -> Path:
+    """Write an array as `.nii.gz`, or as `.nii`, by the ending of `path`.
+
+    Args:
+        path: File to write.
+        voxels: (depth, height, width), or (channel, depth, height, width). One channel becomes a
+            three-dimensional image, several a fourth axis. A mask is stored as bytes 0 and 1.
+        grid: Where the voxels lie.
+
+    Raises:
+        WriteError: The file cannot be written.
+    """
+    import nibabel
+
+    stored = voxels[0] if voxels.ndim == 4 and voxels.shape[0] == 1 else voxels
+    if stored.dtype == np.bool_:
+        stored = stored.astype(np.uint8)
+    # nibabel is typed in parts only.
+    image_of: Any = nibabel.Nifti1Image
+    made = image_of(stored.T, nifti_affine(grid))
+    made.header.set_xyzt_units("mm")
+    made.set_sform(made.affine, code=1)
+    made.set_qform(made.affine, code=1)
+    return write_whole_with(path, lambda aside: nibabel.save(made, aside))
+
+
+def nifti_affine(grid: Grid) -> Float64[np.ndarray, "4 4"]:
+    """Matrix from NIfTI index (width, height, depth) to x right, y front, z head, in mm."""
+    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    return np.asarray(to_ras @ grid.index_to_patient[:, [2, 1, 0, 3]])
