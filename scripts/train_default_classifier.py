@@ -143,7 +143,7 @@ def make_examples(work: Path, num_patients: int, processes: int) -> None:
         run_all(make, NUM_REAL_VARIANTS * len(THREE_CLASSES), processes)
 
 
-def test_results(network: torch.nn.Module, folder: Path) -> tuple[MeasuredResult, ...]:
+def measure_results(network: torch.nn.Module, folder: Path) -> tuple[MeasuredResult, ...]:
     """Accuracy, sensitivities and areas under the ROC on the simulated test patients."""
     examples = ExampleFolder(folder)
     outputs = evaluate(network, examples, batch_size=8)
@@ -228,7 +228,7 @@ def main() -> None:
 def write_classifier(network: torch.nn.Module, work: Path, out: Path) -> None:
     """Test the network and write the classifier's folder with what the tests gave."""
     num_training = len(ExampleFolder(work / "training"))
-    card = make_card(num_training, test_results(network, work / "test"))
+    card = make_card(num_training, measure_results(network, work / "test"))
     save_classifier(out, network, card)
     answers = real_answers(load_classifier(out))
     card = card.model_copy(update={"results": (*card.results, *answers)})

@@ -357,3 +357,23 @@ def test_a_card_made_in_python_takes_a_recipe_as_asdict_gives_it() -> None:
     card = tiny_card()
     assert card.recipe["input_shape"] == [40, 36, 44]
     assert Card.model_validate_json(card.model_dump_json(), strict=True) == card
+
+
+def test_a_card_without_a_temperature_is_read_and_an_impossible_one_is_not(folder: Path) -> None:
+    change_card(folder, lambda fields: fields.pop("temperature"))
+    assert load_classifier(folder).card.temperature == 1.0
+    change_card(folder, lambda fields: fields.update(temperature=0))
+    with pytest.raises(ClassifierError, match="field 'temperature' is 0"):
+        load_classifier(folder)
+
+
+def test_the_temperature_divides_the_logits_and_changes_no_decision(tmp_path: Path) -> None:
+    plain = saved_classifier(tmp_path / "plain")
+    warm = saved_classifier(tmp_path / "warm", tiny_card(temperature=2.5))
+    logits = np.array([0.5, -1.0, 2.0], dtype=np.float32)
+    shares = np.array([*plain.probabilities_of(logits).values()])
+    softer = np.array([*warm.probabilities_of(logits).values()])
+    np.testing.assert_allclose(np.log(softer[2] / softer[1]), np.log(shares[2] / shares[1]) / 2.5)
+    assert softer.argmax() == shares.argmax() == 2
+    assert softer.sum() == pytest.approx(1)
+    assert warm.weights_sha256 == plain.weights_sha256

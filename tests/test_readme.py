@@ -62,10 +62,11 @@ def test_commands_and_options_that_are_shown_exist(page: Path) -> None:
 
 
 def known_options() -> dict[str, set[str]]:
-    """Command name to its options."""
+    """Command name to its options, those of its own commands among them."""
+
+    def options(command: object) -> set[str]:
+        own = {option for parameter in command.params for option in parameter.opts}
+        return own.union(*(options(each) for each in getattr(command, "commands", {}).values()))
 
     group = typer.main.get_command(app)
-    return {
-        name: {option for parameter in command.params for option in parameter.opts}
-        for name, command in group.commands.items()
-    }
+    return {name: options(command) for name, command in group.commands.items()}

@@ -73,6 +73,8 @@ class Card(BaseModel):
         licence: Terms of use of the weights.
         notice: Must hold the notice that it is not for clinical use; may say more.
         weights_sha256: Hash of the weights file; filled in when the classifier is saved.
+        temperature: What all logits are divided by before they become probabilities (Guo et al.
+            2017), fitted on validation scans; the only field that a card may lack.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -90,6 +92,7 @@ class Card(BaseModel):
     licence: Words
     notice: Words = NOT_FOR_CLINICAL_USE
     weights_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    temperature: float = Field(default=1.0, ge=0.01, le=100.0)
 
     @field_validator("recipe", "network_settings", mode="before")
     @classmethod
@@ -129,7 +132,7 @@ def read_card(folder: Path) -> Card:
         card = Card.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise ClassifierError(_in_words(error, path)) from error
-    missing = sorted(set(Card.model_fields) - card.model_fields_set)
+    missing = sorted(set(Card.model_fields) - card.model_fields_set - {"temperature"})
     if missing:
         raise ClassifierError(f"{path} lacks the field '{missing[0]}'. {_REMEDY}")
     return card

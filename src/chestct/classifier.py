@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from jaxtyping import Float32
 
 from chestct.card import CARD_FILE, Card, read_card, write_card
 from chestct.engines import Engine
@@ -103,8 +104,12 @@ class Classifier:
                 f"its own form of '{self.recipe.name}': prepare it with `classifier.recipe`."
             )
             raise ClassifierError(msg)
-        logits = engine.logits(prepared.input, prepared.lungs).astype(np.float64)
-        shares = np.exp(logits - logits.max())
+        return self.probabilities_of(engine.logits(prepared.input, prepared.lungs))
+
+    def probabilities_of(self, logits: Float32[np.ndarray, " class"]) -> dict[str, float]:
+        """Probability of every label, of what an engine gave for one scan."""
+        scaled = logits.astype(np.float64) / self.card.temperature
+        shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
         return dict(zip(self.labels, shares.tolist(), strict=True))
 

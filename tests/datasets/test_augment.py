@@ -63,3 +63,44 @@ def test_the_arguments_are_not_changed() -> None:
     augment_batch(batch, lungs, Augmentation(), torch.Generator())
     assert torch.equal(batch, copies[0])
     assert torch.equal(lungs, copies[1])
+
+
+def test_standardised_inputs_keep_their_range_and_their_background() -> None:
+    batch, lungs = make_batch()
+    batch = (batch - 0.5) * 6
+    batch[:, :, :, :4] = 0
+    still = Augmentation(0, 0, 0, 0, 0.2, 0.1, 0.1)
+    varied, _ = augment_batch(batch, lungs, still, torch.Generator().manual_seed(0))
+    assert (varied[:, :, :, :4] == 0).all()
+    assert float(varied.min()) < -2
+    assert float(varied.max()) > 2
+    assert float(varied.abs().max()) <= 3
+    assert (varied - batch)[:, :, :, 4:].abs().mean() > 0.05
+
+
+def test_an_elastic_deformation_moves_smoothly_and_the_lungs_with_it() -> None:
+    ramp = torch.linspace(0.05, 0.95, 24).expand(2, 1, 16, 20, 24).contiguous()
+    lungs = (ramp > 0.5).float()
+    elastic = Augmentation(0, 0, 0, 0, 0, 0, 0, elastic=0.1)
+    varied, moved = augment_batch(ramp, lungs, elastic, torch.Generator().manual_seed(0))
+    inner = (slice(None), slice(None), slice(3, -3), slice(4, -4), slice(4, -4))
+    change = (varied - ramp)[inner].abs()
+    assert 0.005 < float(change.mean()) < 0.1
+    assert float(varied[inner].diff(dim=3).abs().max()) < 0.15
+    is_far_from_the_edge = (varied[inner] - 0.5).abs() > 0.05
+    agrees = moved[inner].bool() == (varied[inner] > 0.5)
+    assert agrees[is_far_from_the_edge].all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_batch_is_varied_where_it_lies() -> None:
+    batch, lungs = make_batch()
+    here = Augmentation(noise=0.0, elastic=0.05)
+    expected = augment_batch(batch, lungs, here, torch.Generator().manual_seed(1))[0]
+    varied, moved = augment_batch(
+        batch.cuda(), lungs.cuda(), here, torch.Generator().manual_seed(1)
+    )
+    assert varied.is_cuda
+    assert moved.is_cuda
+    assert varied.shape == expected.shape

@@ -211,3 +211,10 @@ def test_unknown_tests_and_other_scans_are_refused(make_predictions: MakePredict
         compare(first, first, "mcnemars")
     with pytest.raises(PredictionsError, match="judged by one classifier only"):
         compare(first, first.choose(range(10)), "mcnemar")
+
+
+def test_a_perfect_classifier_is_compared_with_one_that_always_says_the_same() -> None:
+    (row,) = compare(MASERES, classifier_of(0, 13, 0, 8), "kappa")
+    assert row.estimate == pytest.approx(0)
+    assert row.low is None
+    assert row.note.startswith("no interval: one says the same of every scan")

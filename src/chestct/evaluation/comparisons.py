@@ -128,9 +128,13 @@ def agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]
         return (Comparison("kappa", "agreement", None, None, note=value.note),)
     table = metrics.confusion_matrix(first.decisions, second.decisions, num)
     used = np.flatnonzero(table.sum(axis=0) + table.sum(axis=1))
-    found = cohens_kappa(table[np.ix_(used, used)])
+    # Its test statistic, not used here, is 0 / 0 where a classifier says one thing only.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = cohens_kappa(table[np.ix_(used, used)])
     spread = float(found.var_kappa)
-    note = "" if spread > 0 else "no interval: the decisions agree throughout"
+    is_same = bool((first.decisions == second.decisions).all())
+    why_not = "the decisions agree throughout" if is_same else "one says the same of every scan"
+    note = "" if spread > 0 else f"no interval: {why_not}"
     return (
         Comparison(
             test="kappa",

@@ -132,7 +132,8 @@ def _describe(dataset: Dataset, volume: Volume, header: SeriesHeader) -> None:
     """Patient, study, series and equipment; says that all of it is simulated."""
     facts = volume.source.facts
     said = header.description
-    dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    # The simulated scanner is where these pixels were made: no other image was their source.
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.PatientName, dataset.PatientID = "Simulated^Patient", header.patient_id
     dataset.PatientBirthDate, dataset.PatientSex = "", header.sex
     dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = header.study_date

@@ -1,9 +1,11 @@
-"""Stop between two steps when asked to, instead of in the middle of one."""
+"""Stop between two steps when asked to, and say what to do when memory runs out."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -61,3 +63,26 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
+
+
+@contextmanager
+def memory_explained(folder: Path) -> Iterator[None]:
+    """Turn PyTorch's many ways of running out of memory into one that says what to do.
+
+    Raises:
+        TrainingError: Memory ran out inside.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On the CPU there is no class of its own for it, only these words.
+        words = str(error).lower()
+        is_memory = isinstance(error, MemoryError) or "memory" in words
+        if not is_memory:
+            raise
+        msg = (
+            "Memory ran out while training. Set a smaller training.batch_size, with "
+            f"training.accumulation as many times larger, and a new folder; {folder.name} goes on "
+            "as it is where there is more memory."
+        )
+        raise TrainingError(msg) from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader
 
-from chestct.datasets.augment import Augmentation, augment_batch
-from chestct.errors import TrainingError
+from chestct.datasets.augmentations import AnyAugmentation, vary_batch
 from chestct.training.checkpoints import save_checkpoint, save_weights
+from chestct.training.files import write_text
 from chestct.training.interrupts import StopRequest
-from chestct.training.objective import loss, mix_up, soft_targets
+from chestct.training.objective import DivergedError, loss, mix_up, soft_targets
 from chestct.training.outputs import Outputs, evaluate
 from chestct.training.run import EpochLog, LabelledSets, Run, start_run
 from chestct.training.sampling import StepSampler, step_seed
@@ -37,9 +37,10 @@ def train(
     settings: TrainingSettings,
     folder: Path,
     *,
-    augmentation: Augmentation | None = None,
+    augmentation: AnyAugmentation | None = None,
+    after_epoch: Callable[[EpochLog], object] | None = None,
 ) -> list[EpochLog]:
-    """Train a network, or go on training it, and leave it with the weights of its best epoch.
+    """Train a network, or go on training it, and leave it with its best or its last weights.
 
     Args:
         network: Changed in place; called as `network(batch, lungs)`.
@@ -47,20 +48,25 @@ def train(
         settings: Of this run.
         folder: The run folder; made when it does not exist.
         augmentation: How batches are varied; None leaves them as they are.
+        after_epoch: Called with every epoch finished by this call, once it is written down.
 
     Returns:
         One entry per epoch.
 
     Raises:
-        TrainingError: The loss is no longer a number, the run was asked to stop (it can go on), or
-            the folder holds a run with other settings.
+        DivergedError: The loss is no longer a number.
+        TrainingError: The run was asked to stop (it can go on), or the folder holds a run with
+            other settings.
     """
     run = start_run(network, sets, settings, folder, augmentation)
     with StopRequest() as stop:
         while not run.is_finished:
             _train_epoch(run, stop)
             _finish_epoch(run, evaluate(network, sets.validation, batch_size=settings.batch_size))
-    network.load_state_dict(load_file(folder / "best.safetensors"))
+            if after_epoch is not None:
+                after_epoch(run.progress.history[-1])
+    if settings.keep == "best":
+        network.load_state_dict(load_file(folder / "best.safetensors"))
     return run.progress.history
 
 
@@ -97,7 +103,7 @@ def _step(run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tens
     generator = torch.Generator().manual_seed(step_seed(settings.seed, number))
     torch.manual_seed(step_seed(settings.seed, number))
     if run.augmentation is not None:
-        batch, lungs = augment_batch(batch, lungs, run.augmentation, generator)
+        batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
     run.network.train()
     batch = batch.contiguous(memory_format=torch.channels_last_3d)
     targets = soft_targets(labels, run.sets.num_classes)
@@ -107,7 +113,7 @@ def _step(run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tens
         logits = run.network(batch, lungs)
     value = loss(logits, targets, settings, run.weights)
     if not torch.isfinite(value):
-        raise TrainingError(_not_finite_message(run))
+        raise DivergedError(_not_finite_message(run))
     (value / settings.accumulation).backward()  # type: ignore[no-untyped-call]
     _optimizer_step_when_due(run)
     return float(value.detach())
@@ -142,9 +148,7 @@ def _finish_epoch(run: Run, outputs: Outputs) -> None:
         save_weights(run.folder / "best.safetensors", run.network)
     _save(run)
     lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in progress.history)
-    aside = run.folder / "log.jsonl.part"
-    aside.write_text(lines)
-    aside.replace(run.folder / "log.jsonl")
+    write_text(run.folder / "log.jsonl", lines)
 
 
 def _save(run: Run) -> None:

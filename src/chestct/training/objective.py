@@ -6,7 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import nn
 
+from chestct.errors import TrainingError
 from chestct.training.settings import TrainingSettings
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a number."""
 
 
 def class_weights(

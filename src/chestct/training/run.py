@@ -7,22 +7,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import torch
 from jaxtyping import Float, Int
 from torch import nn
 
-from chestct.datasets.augment import Augmentation
+from chestct.datasets.augmentations import AnyAugmentation
 from chestct.errors import TrainingError
 from chestct.training.checkpoints import load_checkpoint
+from chestct.training.files import write_text
 from chestct.training.objective import class_weights
 from chestct.training.outputs import LabelledInputs
 from chestct.training.schedules import epochs_since_best
 from chestct.training.settings import TrainingSettings
 
 _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.optim.Optimizer]] = {
-    "adam": lambda p, s: torch.optim.Adam(p, s.learning_rate, weight_decay=s.weight_decay),
-    "adamw": lambda p, s: torch.optim.AdamW(p, s.learning_rate, weight_decay=s.weight_decay),
+    "adam": lambda p, s: torch.optim.Adam(
+        p, s.learning_rate, eps=s.adam_epsilon, weight_decay=s.weight_decay
+    ),
+    "adamw": lambda p, s: torch.optim.AdamW(
+        p, s.learning_rate, eps=s.adam_epsilon, weight_decay=s.weight_decay
+    ),
     "sgd": lambda p, s: torch.optim.SGD(
         p, s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay
     ),
@@ -30,6 +36,10 @@ _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.op
         p, s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay
     ),
 }
+
+
+FREE_SETTINGS: Final = ("workers", "checkpoint_every_s")
+"""Settings that change no result and may differ when a run goes on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +50,13 @@ class LabelledSets:
         training: Examples to learn from; its `labels` attribute lists their label indices.
         validation: Examples of other patients, to choose the epoch by.
         num_classes: Length of the classifier's label list.
+        test: Examples that the finished network is judged on, or None; the loop leaves them alone.
     """
 
     training: LabelledInputs
     validation: LabelledInputs
     num_classes: int
+    test: LabelledInputs | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     sets: LabelledSets
     settings: TrainingSettings
-    augmentation: Augmentation | None
+    augmentation: AnyAugmentation | None
     labels: Int[torch.Tensor, " scan"]
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
@@ -112,7 +124,7 @@ def start_run(
     sets: LabelledSets,
     settings: TrainingSettings,
     folder: Path,
-    augmentation: Augmentation | None,
+    augmentation: AnyAugmentation | None,
 ) -> Run:
     """Set a run up, from its checkpoint where there is one.
 
@@ -122,7 +134,7 @@ def start_run(
     """
     _agree_on_settings(folder, settings)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = _OPTIMIZERS[settings.optimizer]([*network.parameters()], settings)
+    optimizer = make_optimizer(network, settings)
     labels = torch.as_tensor(sets.training.labels)  # type: ignore[attr-defined]
     is_weighted = settings.class_weights == "balanced"
     weights = class_weights(labels, sets.num_classes) if is_weighted else None
@@ -145,15 +157,21 @@ def start_run(
     )
 
 
+def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """A fresh optimiser of the settings' kind over all parameters."""
+    return _OPTIMIZERS[settings.optimizer]([*network.parameters()], settings)
+
+
 def _agree_on_settings(folder: Path, settings: TrainingSettings) -> None:
     """Write the settings down, or refuse when the folder's run has others."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "settings.json"
     if not path.is_file():
-        path.write_text(settings.model_dump_json(indent=1) + "\n")
+        write_text(path, settings.model_dump_json(indent=1) + "\n")
         return
-    before, now = json.loads(path.read_text()), settings.model_dump()
-    changed = [name for name in now if before.get(name) != now[name]]
+    # A setting that came after the run began had its default before.
+    defaults, now = TrainingSettings().model_dump(), settings.model_dump()
+    before = {**defaults, **json.loads(path.read_text())}
+    changed = [n for n in now if before.get(n) != now[n] and n not in FREE_SETTINGS]
     if changed:
         listed = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
         msg = f"{folder.name} holds a run with other settings: {listed}. Use a new folder."

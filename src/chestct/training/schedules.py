@@ -28,6 +28,8 @@ def learning_rate(
         span = max(settings.epochs - settings.warmup_epochs, 1e-9)
         done = min((epoch - settings.warmup_epochs) / span, 1.0)
         return rate * 0.5 * (1 + math.cos(math.pi * done))
+    if settings.schedule == "range":
+        return rate * float(10 ** (int(epoch) / settings.drop_every_epochs))
     if settings.schedule == "piecewise":
         return rate * settings.drop_factor ** (int(epoch) // settings.drop_every_epochs)
     if settings.schedule == "plateau":

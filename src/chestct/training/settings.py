@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Label = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class TrainingSettings(BaseModel):
@@ -12,37 +14,134 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(20, ge=1, description="Passes over the training examples.")
-    batch_size: int = Field(4, ge=1, description="Examples per forward pass.")
-    accumulation: int = Field(1, ge=1, description="Forward passes per optimiser step.")
+    epochs: int = Field(default=20, ge=1, description="Passes over the training examples.")
+    batch_size: int = Field(default=4, ge=1, description="Examples per forward pass.")
+    accumulation: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = Field(
-        "adamw", description="With PyTorch's defaults but for rate, decay and momentum."
+        default="adamw", description="With PyTorch's defaults but for rate, decay and momentum."
     )
-    learning_rate: float = Field(1e-3, gt=0, description="Highest rate of the schedule.")
-    weight_decay: float = Field(1e-2, ge=0, description="Decoupled for adamw, L2 otherwise.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Of sgd and rmsprop.")
-    schedule: Literal["constant", "cosine", "piecewise", "plateau"] = Field(
-        "cosine", description="How the rate falls, once per epoch; cosine falls every step."
+    learning_rate: float = Field(default=1e-3, gt=0, description="Highest rate of the schedule.")
+    weight_decay: float = Field(
+        default=1e-2, ge=0, description="Decoupled for adamw, L2 otherwise."
     )
-    warmup_epochs: float = Field(1.0, ge=0, description="Linear rise at the start.")
-    drop_every_epochs: int = Field(20, ge=1, description="Of piecewise; patience of plateau.")
-    drop_factor: float = Field(0.2, gt=0, lt=1, description="Of piecewise and plateau.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Of sgd and rmsprop.")
+    adam_epsilon: float = Field(
+        default=1e-8, gt=0, description="Of adam and adamw; Keras has 1e-7."
+    )
+    schedule: Literal["constant", "cosine", "piecewise", "plateau", "range"] = Field(
+        default="cosine",
+        description="How the rate falls, once per epoch; cosine falls every step. range rises, "
+        "for 'chestct lr-range'.",
+    )
+    warmup_epochs: float = Field(default=1.0, ge=0, description="Linear rise at the start.")
+    drop_every_epochs: int = Field(
+        default=20,
+        ge=1,
+        description="Of piecewise; patience of plateau; range rises tenfold in so many.",
+    )
+    drop_factor: float = Field(default=0.2, gt=0, lt=1, description="Of piecewise and plateau.")
     early_stopping_epochs: int | None = Field(
-        None, ge=1, description="Stop after so many epochs without a lower validation loss."
+        default=None, ge=1, description="Stop after so many epochs without a lower validation loss."
+    )
+    keep: Literal["best", "last"] = Field(
+        default="best",
+        description="Weights of the epoch with the lowest validation loss, or of the last.",
     )
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="Weigh the loss by the inverse of each class's share."
+        default="none", description="Weigh the loss by the inverse of each class's share."
     )
     sampling: Literal["shuffled", "balanced"] = Field(
-        "shuffled", description="balanced draws with replacement, every class as often."
+        default="shuffled", description="balanced draws with replacement, every class as often."
     )
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="Of the cross-entropy.")
-    mixup_alpha: float = Field(0.0, ge=0, description="Of the Beta distribution; 0 is off.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Of the cross-entropy.")
+    mixup_alpha: float = Field(default=0.0, ge=0, description="Of the Beta distribution; 0 is off.")
     precision: Literal["float32", "bf16"] = Field(
-        "float32", description="bf16 runs convolutions under autocast; weights stay float32."
+        default="float32",
+        description="bf16 runs convolutions under autocast; weights stay float32.",
     )
-    workers: int = Field(0, ge=0, description="Processes that read examples; results do not vary.")
+    workers: int = Field(
+        default=0, ge=0, description="Processes that read examples; results do not vary."
+    )
     checkpoint_every_s: float = Field(
-        60.0, ge=0, description="Seconds between checkpoints within an epoch."
+        default=60.0, ge=0, description="Seconds between checkpoints within an epoch."
     )
-    seed: int = Field(1, ge=0, description="Of shuffling, augmentation and dropout.")
+    seed: int = Field(default=1, ge=0, description="Of shuffling, augmentation and dropout.")
+
+
+class NetworkSection(BaseModel):
+    """Which network is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="A name in NETWORKS; see 'chestct info'.")
+    settings: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="The network's own settings; an input shape is taken from the recipe.",
+    )
+
+
+class RecipeSection(BaseModel):
+    """How scans are prepared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="A name in RECIPES; see 'chestct info'.")
+    overrides: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Fields of the recipe that are to be other ones."
+    )
+
+
+class AugmentationSection(BaseModel):
+    """How batches are varied while training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(
+        default="recommended", description="A name in AUGMENTATIONS, 'none' among them."
+    )
+    overrides: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Fields of the augmentation that are to be other ones."
+    )
+
+
+class DataSection(BaseModel):
+    """Which scans are used for what, where the manifest does not say it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    validation_share: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of the patients that the epoch is chosen by."
+    )
+    split_seed: int = Field(default=1, ge=0, description="Of every split that is drawn.")
+    variants: int = Field(
+        default=1,
+        ge=1,
+        description="Inputs per training scan; all but the first draw the recipe's ranges.",
+    )
+    cache: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of prepared inputs; null: in the user's cache.",
+    )
+    cache_gib: float = Field(
+        default=100.0, gt=0, description="Most that the folder may hold, in GiB."
+    )
+    storage: Literal["float16", "uint8"] = Field(
+        default="float16",
+        description="How inputs are kept; the error is said before training starts.",
+    )
+
+
+class RunSettings(BaseModel):
+    """Everything a training run depends on but the scans themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[Label, ...] = Field(
+        min_length=2, description="Class names in the classifier's order."
+    )
+    network: NetworkSection
+    recipe: RecipeSection
+    data: DataSection = DataSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    training: TrainingSettings = TrainingSettings()

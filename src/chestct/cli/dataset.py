@@ -1,0 +1,279 @@
+"""`chestct dataset`: list, check, divide and prepare labelled scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from chestct.cli import options
+from chestct.cli.terminal import scan_progress, show_written, stdout_console
+from chestct.errors import ChestCTError
+
+if TYPE_CHECKING:
+    from chestct.datasets.findings import CheckReport
+    from chestct.datasets.manifest import Manifest
+    from chestct.datasets.workers import Progress, ProgressCallback
+
+app = typer.Typer(
+    help="List, check, divide and prepare labelled scans.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
+
+ManifestFile = Annotated[
+    Path,
+    typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--processes", min=1, metavar="N", help="Scans at once. Default: all cores."),
+]
+
+
+class WrongUseError(ChestCTError):
+    """Options of a command contradict each other."""
+
+
+@app.command()
+def scan(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A data set, unpacked.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write.")],
+    layout: Annotated[
+        str,
+        typer.Option("--layout", metavar="NAME", help="How the folder is laid out."),
+    ] = "auto",
+    spacing_mm: options.SpacingMm = None,
+    order: options.Order = None,
+    slope: options.Slope = None,
+    intercept: options.Intercept = None,
+    is_windowed: options.Windowed = False,
+) -> None:
+    """List the labelled scans of a folder in a manifest."""
+    tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
+    geometry = tiff.geometry()
+
+    from chestct.datasets.manifest_csv import write_manifest
+    from chestct.datasets.public import scan_folder
+
+    reading: dict[str, str] = {}
+    if geometry is not None:
+        known = {
+            "spacing_mm": " ".join(f"{size:g}" for size in geometry.spacing_mm),
+            "order": geometry.order,
+            "unit": geometry.unit,
+            "slope": geometry.slope,
+            "intercept": geometry.intercept,
+        }
+        reading = {name: str(value) for name, value in known.items() if value is not None}
+    manifest, found, notes = scan_folder(folder, layout, reading)
+    written = write_manifest(manifest, out)
+    console = stdout_console()
+    console.print(Text(f"{folder}: {describe(manifest)} (layout {found})"), soft_wrap=True)
+    show_written([written], notes)
+
+
+@app.command()
+def check(
+    manifest: ManifestFile,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the report as JSON.")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Remember here what was read of each scan."),
+    ] = None,
+    is_quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read the scans; pixels are not compared.")
+    ] = False,
+    processes: Processes = None,
+) -> None:
+    """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
+    from chestct.datasets.manifest_csv import read_manifest
+
+    scans = read_manifest(manifest)
+
+    from chestct.datasets.checks import check_manifest, report_json
+    from chestct.datasets.gathering import gather_facts
+    from chestct.writers.files import write_whole
+
+    facts = None
+    if not is_quick:
+        with progress_bar(len(scans), "reading") as report_progress:
+            facts = gather_facts(scans, cache, processes=processes, progress=report_progress)
+    report = check_manifest(scans, facts)
+    show_report(scans, report)
+    if out is not None:
+        show_written([write_whole(out, report_json(report).encode())], [])
+    raise typer.Exit(1 if report.refusals else 0)
+
+
+@app.command()
+def split(
+    manifest: ManifestFile,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, metavar="N", help="Deal the patients out to N folds."),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option("--hold-out", metavar="SHARE", help="Keep a share of patients for testing."),
+    ] = None,
+    is_maseres: Annotated[
+        bool, typer.Option("--maseres-paper", help="The MASERes paper's own split.")
+    ] = False,
+    validation: Annotated[
+        float, typer.Option("--validation", metavar="SHARE", help="With --hold-out: also these.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffling.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: MANIFEST itself.")
+    ] = None,
+) -> None:
+    """Divide the scans by patient, every class alike."""
+    if (folds is not None) + (share is not None) + is_maseres != 1:
+        raise WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
+    if validation and share is None:
+        raise WrongUseError("--validation goes with --hold-out SHARE.")
+
+    from chestct.datasets.manifest_csv import read_manifest, write_manifest
+    from chestct.datasets.splits import SPLITTERS, SplitSettings
+
+    scans = read_manifest(manifest, needs_files=False)
+    name = "maseres_paper" if is_maseres else "k_fold" if share is None else "hold_out"
+    settings = SplitSettings(
+        folds=folds or 5,
+        test_share=0.2 if share is None else share,
+        validation_share=validation,
+        seed=seed,
+    )
+    divided = SPLITTERS[name](scans, settings)
+    show_sides(divided)
+    show_written([write_manifest(divided, out or manifest)], [])
+
+
+@app.command()
+def prepare(
+    manifest: ManifestFile,
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
+    ],
+    cache: Annotated[Path, typer.Option("--cache", metavar="DIR", help="Where inputs are kept.")],
+    storage: Annotated[
+        str, typer.Option("--storage", metavar="NAME", help="float16 or uint8.")
+    ] = "float16",
+    max_gib: Annotated[
+        float, typer.Option("--max-gib", min=0.001, help="Most that the folder may hold.")
+    ] = 100.0,
+    variants: Annotated[
+        int,
+        typer.Option(
+            "--variants",
+            min=1,
+            metavar="N",
+            help="Inputs per scan; see the guide.",
+        ),
+    ] = 1,
+    processes: Processes = None,
+) -> None:
+    """Prepare all scans for a network, with all cores; goes on where it stopped."""
+    from chestct.lookup import look_up
+    from chestct.preprocess.recipes import RECIPES
+
+    chosen = look_up(RECIPES, recipe, kind="recipe")
+
+    from chestct.datasets.manifest_csv import read_manifest
+
+    scans = read_manifest(manifest)
+
+    from chestct.datasets.cache import GIB, Cache
+    from chestct.datasets.labelled import prepare_all
+
+    kept = Cache(cache, chosen, storage, int(max_gib * GIB))
+    with progress_bar(len(scans) * variants, "preparing") as report_progress:
+        done = prepare_all(
+            kept, scans, variants=variants, processes=processes, progress=report_progress
+        )
+    console = stdout_console()
+    words = (
+        f"{done.num_made} prepared, {done.num_found} were there, {len(done.failed)} failed, "
+        f"{done.seconds:.0f} s; stored values differ by at most {done.max_error:.2g}"
+    )
+    console.print(Text(words), soft_wrap=True)
+    for row, reasons in done.unsuitable.items():
+        console.print(Text(f"! row {row} is unsuitable: {'; '.join(reasons)}", style="yellow"))
+    for row, reason in done.failed.items():
+        console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+    raise typer.Exit(1 if done.failed else 0)
+
+
+def describe(manifest: Manifest) -> str:
+    """The scans in numbers: "6 scans of 6 patients: 2 CAP, 4 normal"."""
+    cases = ", ".join(f"{count} {label}" for label, count in manifest.cases.items())
+    return f"{len(manifest)} scans of {manifest.num_patients} patients: {cases}"
+
+
+def show_report(manifest: Manifest, report: CheckReport) -> None:
+    """Show what a check found: findings first, then every variable that was asked."""
+    from chestct.datasets.confounders import VARIABLES
+
+    console = stdout_console()
+    console.print(Text(f"{report.manifest}: {describe(manifest)}", style="bold"))
+    if report.sides:
+        show_sides(manifest)
+    for finding in report.findings:
+        mark, style = _MARKS[finding.severity]
+        console.print(Text(f"{mark} {finding.sentence}", style=style))
+    if not report.refusals and not report.warnings:
+        console.print(Text("No leaks and no confounders were found."))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("Alone, without the pictures", "AUC", "By chance", "Patients", ""):
+        table.add_column(name)
+    for each in report.confounders:
+        table.add_row(
+            VARIABLES[each.variable],
+            "" if each.auc is None else f"{each.auc:.2f}",
+            "" if each.chance_auc is None else f"under {each.chance_auc:.2f}",
+            str(each.num_patients - each.num_unknown),
+            Text("the class itself" if each.is_same_as_class else each.note),
+        )
+    console.print(table)
+
+
+def show_sides(manifest: Manifest) -> None:
+    """Show how many scans of each class stand on each side of the split."""
+    sides = sorted({row.side for row in manifest.rows})
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("", *manifest.labels, "Patients"):
+        table.add_column(name)
+    for side in sides:
+        rows = [row for row in manifest.rows if row.side == side]
+        counts = [sum(row.label == label for row in rows) for label in manifest.labels]
+        patients = len({row.patient for row in rows})
+        table.add_row(side or "nowhere", *map(str, counts), str(patients))
+    stdout_console().print(table)
+
+
+@contextmanager
+def progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
+    """A bar on stderr with the time that is left; gives the function to be called."""
+    with scan_progress(is_quiet=False) as bar:
+        task = bar.add_task(what, total=total)
+
+        def show(progress: Progress) -> None:
+            left = f"{what}, {_duration(progress.seconds_left)} left"
+            bar.update(task, completed=progress.done, description=left)
+
+        yield show
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,42 @@
+"""`chestct evaluate`: a finished classifier on labelled scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chestct.cli import options
+from chestct.cli.training_options import Processes
+
+
+def evaluate(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, as train writes it.")
+    ],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
+    ] = None,
+    engine: options.EngineName = "auto",
+    precision: options.Precision = None,
+    device: options.Device = None,
+    processes: Processes = None,
+) -> None:
+    """Classify labelled scans and write figures with intervals."""
+    from chestct.cli.classify import EngineChoice, load
+    from chestct.cli.training_lines import listening, show_summary
+    from chestct.training.judging import evaluate_manifest, read_rows
+
+    loaded, running = load(classifier, EngineChoice(engine, precision, device))
+    rows = read_rows(manifest, loaded, split)
+    with listening(processes) as listener:
+        summary = evaluate_manifest(loaded, running, rows, out, listener)
+    show_summary(summary, out)

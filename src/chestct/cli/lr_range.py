@@ -1,0 +1,45 @@
+"""`chestct lr-range`: which learning rate to train with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from chestct.cli import training_options as options
+
+
+def lr_range(
+    config: options.Config,
+    manifest: options.ManifestFile,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
+    ],
+    overrides: options.Overrides = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
+    ] = 200,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            min=1,
+            metavar="N",
+            help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
+        ),
+    ] = None,
+    processes: options.Processes = None,
+) -> None:
+    """Train while the learning rate rises, draw the loss, suggest a rate."""
+    from chestct.cli.training_lines import EpochLines, listening, show_range_test
+    from chestct.training.lr_range import write_range_test
+    from chestct.training.range_session import RangePlan, run_range_test
+    from chestct.training.settings_file import read_settings
+
+    settings = read_settings(config, overrides or ())
+    lines = EpochLines(epochs or 1)
+    with listening(processes) as listener:
+        plan = RangePlan(settings, manifest, out, steps, epochs)
+        found = run_range_test(plan, listener, lambda entry: lines.show("range", entry))
+    show_range_test(found, write_range_test(found, out))

@@ -1,0 +1,140 @@
+"""How a training looks: one line per epoch, a bar while scans are read, a table at the end.
+
+Where nobody is watching (a log file, a pipe) there are no bars and no colours, only the lines.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from chestct.cli.terminal import stdout_console
+from chestct.labels import NOT_FOR_CLINICAL_USE
+
+if TYPE_CHECKING:
+    from chestct.datasets.workers import Progress as HowFar
+    from chestct.evaluation.summary import Summary
+    from chestct.training.lr_range import RangeTest
+    from chestct.training.ready import Listener
+    from chestct.training.run import EpochLog
+
+
+class EpochLines:
+    """Prints one line per finished epoch, with the time that is left at the pace so far.
+
+    Args:
+        epochs: Of one training, at most.
+        num_trainings: Trainings in all, one per fold.
+    """
+
+    def __init__(self, epochs: int, num_trainings: int = 1) -> None:
+        self._console = stdout_console()
+        self._epochs = epochs
+        self._num_trainings = num_trainings
+        self._started: dict[str, float] = {}
+        self._num_done = 0
+        self._seconds = 0.0
+        self._last = time.perf_counter()
+
+    def show(self, name: str, entry: EpochLog) -> None:
+        """Print the line of an epoch of the training `name`."""
+        now = time.perf_counter()
+        first = name not in self._started
+        # Before a training's first epoch its scans are prepared, which is no part of the pace.
+        self._seconds += entry.seconds if first else now - self._last
+        self._started.setdefault(name, now)
+        self._last, self._num_done = now, self._num_done + 1
+        later = self._epochs * (self._num_trainings - len(self._started))
+        left = self._seconds / self._num_done * (self._epochs - entry.epoch - 1 + later)
+        width = len(str(self._epochs))
+        self._console.print(
+            Text(
+                f"{name}  epoch {entry.epoch + 1:{width}d}/{self._epochs}  "
+                f"loss {entry.training_loss:.4f}  validation {entry.validation_loss:.4f}  "
+                f"accuracy {entry.validation_accuracy:6.1%}  rate {entry.learning_rate:.1e}  "
+                f"{in_words(entry.seconds)}  {in_words(left)} left"
+            ),
+            soft_wrap=True,
+        )
+
+
+def in_words(seconds: float) -> str:
+    """A duration as a person says it: 4.2 s, 12 min, 3.1 h."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def listening(processes: int | None) -> Iterator[Listener]:
+    """A listener that prints notes and shows bars while scans are read."""
+    from chestct.training.ready import Listener
+
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+    def show(what: str, how_far: HowFar) -> None:
+        known = {task.description: task.id for task in bars.tasks if not task.finished}
+        task = known.get(what)
+        bars.update(
+            bars.add_task(what) if task is None else task,
+            completed=how_far.done,
+            total=how_far.total,
+        )
+
+    def note(text: str) -> None:
+        stdout_console().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+
+    with bars:
+        yield Listener(note=note, progress=show, processes=processes)
+
+
+def show_summary(summary: Summary, folder: Path) -> None:
+    """Show the main figures with their intervals, what to beware of, and where all of it is."""
+    from chestct.evaluation.tables import format_estimate
+
+    console = stdout_console()
+    console.print()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(f"{summary.num_scans} scans of {summary.num_patients} patients")
+    table.add_column("with 95 % interval")
+    for name in ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error"):
+        table.add_row(name.replace("_", " "), format_estimate(summary.figures.overall[name]))
+    for label in summary.labels:
+        estimate = summary.figures.per_class[label]["sensitivity"]
+        table.add_row(f"sensitivity for {label}", format_estimate(estimate))
+    console.print(table)
+    for warning in summary.warnings:
+        console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
+    console.print(Text(NOT_FOR_CLINICAL_USE, style="bold"), soft_wrap=True)
+    console.print(Text(f"Written to {folder}"), soft_wrap=True)
+
+
+def show_range_test(found: RangeTest, written: Sequence[Path]) -> None:
+    """Show the suggested rate, the rule behind it, and where the curve is."""
+    from chestct.training.lr_range import RULE
+
+    console = stdout_console()
+    console.print(Text(f"Suggested learning rate: {found.suggestion:.1e}", style="bold"))
+    console.print(Text(f"Rule: {RULE}."), soft_wrap=True)
+    if not found.is_clear:
+        hint = "! The loss hardly fell: the suggestion says little. Take more --steps or --epochs."
+        console.print(Text(hint, style="yellow"), soft_wrap=True)
+    for path in written:
+        console.print(Text(str(path)), soft_wrap=True)

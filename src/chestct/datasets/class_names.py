@@ -1,0 +1,40 @@
+"""Which class a folder's name stands for, in the spellings that data sets use."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from chestct.labels import CAP, COVID19, NORMAL
+
+_WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
+_NUMBER = r"(?: ?\d+)?"
+
+_PATTERNS: Final = {
+    COVID19: rf"(?:covid(?: ?19)?|sars cov 2|ncov){_WHAT}{_NUMBER}",
+    CAP: rf"(?:cap|community acquired pneumonia|pneumonia){_WHAT}{_NUMBER}",
+    NORMAL: rf"(?:normal|healthy|controls?|no pneumonia){_WHAT}{_NUMBER}",
+}
+
+
+def class_of(name: str) -> str | None:
+    """The class a name stands for, as a whole; None for all others.
+
+    "COVID-19 subjects", "Covid19_cases" and "covid3" are COVID-19, "Cap subjects" and "cap012" are
+    CAP, "Normal Subjects" and "healthy" are normal; "COVID-CT-MD", the name of a data set, and
+    "non-covid", which says what it is not, are none.
+    """
+    words = " ".join(re.findall(r"[a-z0-9]+", name.lower()))
+    for label, pattern in _PATTERNS.items():
+        if re.fullmatch(pattern, words):
+            return label
+    return None
+
+
+def class_in_path(scan: str) -> str | None:
+    """The class that the last part of a path stands for that stands for any."""
+    for part in reversed(re.split(r"[/\\]", scan)):
+        found = class_of(part.split(".")[0])
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,291 @@
+"""Make a manifest from a folder of scans, as public data sets lay them out.
+
+What is assumed of each layout stands in its function; `docs/datasets.md` shows them as trees.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from chestct.datasets.class_names import class_of
+from chestct.datasets.found import (
+    Found,
+    class_folders,
+    folders_under,
+    read_table,
+    scans_in,
+    stem,
+    subfolders,
+    tables_under,
+    with_distinct_patients,
+)
+from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
+from chestct.datasets.manifest_csv import parse_age, parse_sex
+from chestct.labels import CAP, COVID19, NORMAL
+from chestct.lookup import look_up
+
+Value = TypeVar("Value")
+
+_COVID_CT_MD_NAME = re.compile(r"(p|cap|normal)[ _-]?\d{3}", re.IGNORECASE)
+_COVID_CT_MD_CLASSES = {"p": COVID19, "cap": CAP, "normal": NORMAL}
+_SPGC_NAME = re.compile(r"'?(T\d+)[-_ ](\d{3})'?", re.IGNORECASE)
+_SEQUENCE_NAME = re.compile(r"SR[_ -]?\d+", re.IGNORECASE)
+_SEVERITY_NAME = re.compile(r"CT-?([0-4])", re.IGNORECASE)
+_NEEDS_GEOMETRY = (
+    "The slices are images that do not say how far apart they lie nor what their values mean. Say "
+    "it for all with --spacing-mm, --order, --slope and --intercept (or --windowed), or in a "
+    "chestct.json beside them."
+)
+
+
+def scan_folder(
+    folder: str | Path, layout: str = "auto", reading: Mapping[str, str] | None = None
+) -> tuple[Manifest, str, tuple[str, ...]]:
+    """List the labelled scans of a folder.
+
+    Args:
+        folder: A data set, unpacked.
+        layout: Name in `LAYOUTS`, or "auto" for the first one that finds scans.
+        reading: Columns that say how slices lie (`spacing_mm`, `order`, ...), put on every row.
+
+    Returns:
+        The manifest, the layout that was found, and what should be known about it.
+
+    Raises:
+        ManifestError: No scans were found, or there is no such folder.
+        UnknownNameError: There is no such layout.
+    """
+    # Links stay as they are: their names may say what the places they lead to do not.
+    place = Path(folder).absolute()
+    if not place.is_dir():
+        raise ManifestError(f"There is no folder {folder}. Name the folder of a data set.")
+    names = list(LAYOUTS) if layout == "auto" else [layout]
+    for name in names:
+        found = look_up(LAYOUTS, name, kind="layout")(place)
+        if found.rows:
+            rows = [
+                replace(row, others={**row.others, **(reading or {})})
+                for row in with_distinct_patients(found.rows)
+            ]
+            notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
+            return Manifest(tuple(rows), folder=place, name=place.name), name, notes
+    msg = (
+        f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
+        "into one folder per class, named COVID-19, CAP and normal, or write the manifest yourself "
+        "(columns scan, patient, label)."
+    )
+    raise ManifestError(msg)
+
+
+def read_spgc(folder: Path) -> Found:
+    """The SPGC-COVID test sets: folders `T1-001`, ... anywhere, and CSV files with their labels.
+
+    Assumed: a line of a CSV holds the study's name and, in another cell, its class in words.
+    """
+    labels = _spgc_labels(folder)
+    found, unlabelled, seen = Found(), 0, set()
+    for place in folders_under(folder, 3):
+        study = _spgc_name(place.name)
+        if study is None:
+            continue
+        seen.add(study)
+        if study not in labels:
+            unlabelled += 1
+            continue
+        others = {"dataset": f"SPGC-COVID {study.split('-')[0]}"}
+        found.rows.append(ManifestRow(str(place), study, labels[study], others=others))
+    if unlabelled:
+        found.notes.append(f"{unlabelled} studies stand in no label file and were left out.")
+    if missing := len(labels.keys() - seen):
+        found.notes.append(f"{missing} studies of the label files have no folder.")
+    return found
+
+
+def read_mosmed(folder: Path) -> Found:
+    """MosMedData: `studies/CT-0` to `CT-4`, NIfTI files `study_0001.nii.gz` in them.
+
+    Assumed: every study is another patient, as its description says. CT-0, no sign of viral
+    pneumonia, is taken as normal, CT-1 to CT-4 as COVID-19.
+    """
+    found = Found()
+    for place in folders_under(folder, 3):
+        severity = _SEVERITY_NAME.fullmatch(place.name)
+        if severity is None:
+            continue
+        label = NORMAL if severity[1] == "0" else COVID19
+        others = {"dataset": "MosMedData", "severity": f"CT-{severity[1]}"}
+        found.rows += [
+            ManifestRow(str(scan), stem(scan), label, others=others) for scan in scans_in(place)
+        ]
+    found.notes.append(
+        "CT-0 is taken as normal, CT-1 to CT-4 as COVID-19. Both are findings on the scan, not "
+        "laboratory tests: a classifier is compared with a radiologist's eye here."
+    )
+    return found
+
+
+def read_covid_ctset(folder: Path) -> Found:
+    """COVID-CTset: per class folders of patients, each with sequences `SR_2`, `SR_3`, `SR_4`.
+
+    Assumed: a folder above the patient is named after the class, numbered parts ("covid1",
+    "normal3") included. Each sequence is a scan; a patient has several.
+    """
+    found = Found()
+    for place, label in class_folders(folder):
+        for sequence in folders_under(place, 3):
+            if _SEQUENCE_NAME.fullmatch(sequence.name) and scan_has_files(sequence):
+                patient = sequence.parent.name
+                others = {"dataset": "COVID-CTset", "sequence": sequence.name}
+                found.rows.append(
+                    ManifestRow(str(sequence), patient, label, "Negin", others=others)
+                )
+    found.notes.append(_NEEDS_GEOMETRY)
+    return found
+
+
+def read_covid_ct_md(folder: Path) -> Found:
+    """COVID-CT-MD: patients `P001`, `cap001`, `normal001` of DICOM, in class folders or not.
+
+    The class folders ("COVID-19 subjects", "Cap subjects", "Normal subjects") may be spelled in any
+    way; where one contradicts a patient's name, this is taken for no COVID-CT-MD. Age and sex are
+    taken from a CSV beside them (`Clinical-data.csv`) that has a column of patients' names and ones
+    called age and sex or gender.
+    """
+    found = Found()
+    for place in folders_under(folder, 4):
+        name = _COVID_CT_MD_NAME.fullmatch(place.name)
+        if name is None or not scan_has_files(place):
+            continue
+        label = _COVID_CT_MD_CLASSES[name[1].lower()]
+        if class_of(place.parent.name) not in (None, label):
+            return Found()
+        others = {"dataset": "COVID-CT-MD"}
+        found.rows.append(ManifestRow(str(place), place.name, label, others=others))
+    known = _clinical_facts(folder, {row.patient for row in found.rows})
+    found.rows = [
+        replace(row, age=known[row.patient][0], sex=known[row.patient][1])
+        if row.patient in known
+        else row
+        for row in found.rows
+    ]
+    return found
+
+
+def read_covid_mah_ct(folder: Path) -> Found:
+    """COVID-MAH-CT 3D: one folder of TIFF slices per patient, numbered 1 to 133, all COVID-19.
+
+    Assumed: the folder, or one above or below it, has "mah" in its name.
+    """
+    found = Found()
+    places = [folder, *folders_under(folder, 2)]
+    for place in places:
+        if not any("mah" in part.lower() for part in place.resolve().parts[-3:]):
+            continue
+        for patient in subfolders(place):
+            if patient.name.isdecimal() and scan_has_files(patient):
+                others = {"dataset": "COVID-MAH-CT"}
+                found.rows.append(ManifestRow(str(patient), patient.name, COVID19, others=others))
+    found.notes.append(_NEEDS_GEOMETRY)
+    found.notes.append(
+        "All scans of this data set are COVID-19. With normal scans from another one, class and "
+        "source are the same variable: 'chestct dataset check' says what that means."
+    )
+    return found
+
+
+def read_label_table(folder: Path) -> Found:
+    """A `labels.csv` with the columns scan and label, as `chestct simulate` writes it."""
+    found = Found()
+    lines = read_table(folder / "labels.csv")
+    if not lines or not {"scan", "label"} <= set(lines[0]):
+        return found
+    for cells in lines[1:]:
+        row = dict(zip(lines[0], cells, strict=False))
+        if row.get("scan") and row.get("label"):
+            scan = folder / row["scan"]
+            patient = row.get("patient") or stem(scan)
+            found.rows.append(
+                ManifestRow(str(scan), patient, class_of(row["label"]) or row["label"])
+            )
+    return found
+
+
+def read_class_folders(folder: Path) -> Found:
+    """A plain folder per class, named after it; what lies in it are the scans.
+
+    Assumed: every scan is another patient, unless the manifest is told otherwise.
+    """
+    found = Found()
+    for place, label in class_folders(folder, depth=2):
+        found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in scans_in(place)]
+    found.notes.append(
+        "Every scan is taken for another patient. Where a patient has several, give their rows the "
+        "same text in the column 'patient' before dividing the scans."
+    )
+    return found
+
+
+LAYOUTS: Final[dict[str, Callable[[Path], Found]]] = {
+    "spgc": read_spgc,
+    "mosmed": read_mosmed,
+    "covid_ctset": read_covid_ctset,
+    "covid_ct_md": read_covid_ct_md,
+    "covid_mah_ct_3d": read_covid_mah_ct,
+    "labels_csv": read_label_table,
+    "folder_per_class": read_class_folders,
+}
+"""Layout name to a function that lists a folder's scans, or none where it is another layout."""
+
+
+def scan_has_files(folder: Path) -> bool:
+    """Whether a scan's folder is more than a name."""
+    return any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _spgc_labels(folder: Path) -> dict[str, str]:
+    """Class by study, of all tables in and below a folder."""
+    labels: dict[str, str] = {}
+    for path in tables_under(folder, depth=2):
+        for cells in read_table(path):
+            studies = [name for cell in cells if (name := _spgc_name(cell))]
+            classes = [label for cell in cells if (label := class_of(cell))]
+            if len(studies) == 1 and len(classes) == 1:
+                labels[studies[0]] = classes[0]
+    return labels
+
+
+def _spgc_name(text: str) -> str | None:
+    """A study's name in one spelling: T1-001, also of T1_001 and 'T1-001'."""
+    match = _SPGC_NAME.fullmatch(text.strip())
+    return f"{match[1].upper()}-{match[2]}" if match else None
+
+
+def _clinical_facts(folder: Path, patients: set[str]) -> dict[str, tuple[float | None, str]]:
+    """Age and sex by patient, of the first table that knows them."""
+    for path in tables_under(folder):
+        lines = read_table(path)
+        header = [re.findall(r"[a-z]+", name.lower()) for name in lines[0]] if lines else []
+        ages = [i for i, words in enumerate(header) if "age" in words]
+        sexes = [i for i, words in enumerate(header) if {"sex", "gender"} & set(words)]
+        found: dict[str, tuple[float | None, str]] = {}
+        for cells in lines[1:]:
+            named = patients & set(cells)
+            if len(named) == 1 and len(cells) >= len(header):
+                age = _parsed(parse_age, [cells[i] for i in ages])
+                sex = _parsed(parse_sex, [cells[i] for i in sexes])
+                found[named.pop()] = (age, sex or "")
+        if found and (ages or sexes):
+            return found
+    return {}
+
+
+def _parsed(parse: Callable[[str], Value], cells: list[str]) -> Value | None:
+    """The first cell, parsed; None where it holds something else."""
+    try:
+        return parse(cells[0]) if cells else None
+    except (ValueError, KeyError):
+        return None

@@ -1,0 +1,233 @@
+"""What is known of one scan beside its label: its pixels' fingerprints and how it was acquired.
+
+The fingerprints find the same scan under two names. The acquisition facts find out whether the
+label could be told without looking at the lungs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from chestct.datasets.manifest import ManifestError, ManifestRow
+from chestct.datasets.manifest_csv import parse_age, parse_sex
+from chestct.errors import ChestCTError, ReadError
+from chestct.readers import ReadOptions, read_volume
+from chestct.readers.files import opened_files
+from chestct.readers.tiff_geometry import geometry_from_dict
+from chestct.volume import Volume, to_canonical
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+_GEOMETRY = ("spacing_mm", "order", "unit", "slope", "intercept")
+_NUMBERS = ("slope", "intercept")
+_DIGEST_BYTES = 8
+_HEADER_TAGS = ("PatientAge", "PatientSex", "StudyDate", "AcquisitionDate", "SeriesInstanceUID")
+_LARGEST_HEADER_FILE = 2**28
+
+FACTS: Final = {
+    "scanner": "manufacturer and model",
+    "kernel": "reconstruction kernel",
+    "slice_thickness_mm": "slice thickness",
+    "slice_spacing_mm": "distance between slices",
+    "kvp": "tube voltage",
+    "date": "month of the study",
+    "age": "age",
+    "sex": "sex",
+    "format": "file format",
+    "unit": "unit of the values",
+}
+"""What may be known of a scan, in words."""
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """What one scan is, in technical facts only.
+
+    Attributes:
+        pixels: Digest of the voxels in their order and of the grid: what a preparation depends on.
+        content: Digest of the slices' voxels in any order, wherever they lie; two series with the
+            same slices have the same one, also when one of them runs backwards.
+        slices: Digest of every slice that is not one value throughout, sorted.
+        acquisition: Facts by the names in `FACTS`; only those that are known.
+        warnings: What the reader noticed and mended.
+        error: Why the scan could not be read; all else is then empty.
+    """
+
+    pixels: str = ""
+    content: str = ""
+    slices: tuple[str, ...] = ()
+    acquisition: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+
+
+def read_options(row: ManifestRow) -> ReadOptions:
+    """How a row's scan is read: what its columns `series`, `allow`, `spacing_mm`, ... say.
+
+    `spacing_mm` is three numbers, `allow` any number of names, each set apart by blanks.
+
+    Raises:
+        ManifestError: A column holds something impossible; the message names row and column.
+    """
+    fields: dict[str, object] = {
+        name: row.others[name] for name in _GEOMETRY if row.others.get(name)
+    }
+    geometry = None
+    if fields:
+        try:
+            for name in _NUMBERS:
+                if name in fields:
+                    fields[name] = float(str(fields[name]))
+            if "spacing_mm" in fields:
+                parts = str(fields["spacing_mm"]).replace(",", " ").split()
+                fields["spacing_mm"] = [float(part) for part in parts]
+            geometry = geometry_from_dict(fields)
+        except (ValueError, ReadError) as error:
+            msg = f"row {row.number} says how its slices lie, and this does not fit: {error}"
+            raise ManifestError(msg) from error
+    return ReadOptions(
+        series=row.others.get("series") or None,
+        allow=tuple(row.others.get("allow", "").split()),
+        tiff=geometry,
+    )
+
+
+def read_facts(path: Path, options: ReadOptions) -> ScanFacts:
+    """Read a scan for what it is; one that cannot be read is no error but gives its reason."""
+    try:
+        volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
+    except ChestCTError as error:
+        return ScanFacts(error=str(error))
+    return facts_of(volume, path)
+
+
+def facts_of(volume: Volume, path: Path) -> ScanFacts:
+    """What a scan is, once it has been read from `path`."""
+    canonical = to_canonical(volume)
+    digests = [_slice_digest(voxels) for voxels in canonical.voxels]
+    grid = canonical.grid
+    axes = np.asarray(grid.direction).round(4) + 0.0
+    # Formats keep positions with different precision: a hundredth of a millimetre is no other grid.
+    numbers = np.round([*grid.spacing_mm, *grid.origin_mm], 2).tolist()
+    where = f"{grid.shape} {numbers} {axes.tolist()} {volume.unit}"
+    return ScanFacts(
+        pixels=_digest(where, *(digest for digest, _ in digests)),
+        content=_digest(*sorted(digest for digest, _ in digests)),
+        slices=tuple(sorted(digest for digest, is_constant in digests if not is_constant)),
+        acquisition=_acquisition(volume, path),
+        warnings=volume.warnings,
+    )
+
+
+def facts_to_json(facts: ScanFacts) -> str:
+    """The facts as one line of JSON."""
+    return json.dumps(
+        {
+            "pixels": facts.pixels,
+            "content": facts.content,
+            "slices": list(facts.slices),
+            "acquisition": dict(facts.acquisition),
+            "warnings": list(facts.warnings),
+        }
+    )
+
+
+def facts_from_json(text: str) -> ScanFacts:
+    """The inverse of `facts_to_json`.
+
+    Raises:
+        ValueError: It is not what that function writes.
+    """
+    try:
+        stored = json.loads(text)
+        return ScanFacts(
+            pixels=str(stored["pixels"]),
+            content=str(stored["content"]),
+            slices=tuple(str(digest) for digest in stored["slices"]),
+            acquisition={str(k): str(v) for k, v in stored["acquisition"].items()},
+            warnings=tuple(str(warning) for warning in stored["warnings"]),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("not the facts of a scan") from error
+
+
+def _slice_digest(voxels: np.ndarray) -> tuple[str, bool]:
+    """Digest of a slice, whole numbers taken as 16-bit ones; and whether it is one value only."""
+    with np.errstate(invalid="ignore"):
+        whole = voxels.astype("<i2")
+    values = whole if np.array_equal(whole, voxels) else voxels.astype("<f4")
+    digest = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=_DIGEST_BYTES)
+    digest.update(str(voxels.shape).encode())
+    return digest.hexdigest(), bool(voxels.min() == voxels.max())
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _acquisition(volume: Volume, path: Path) -> dict[str, str]:
+    facts = volume.source.facts
+    scanner = " ".join(facts[name] for name in ("manufacturer", "model") if facts.get(name))
+    known = {
+        "scanner": scanner,
+        "kernel": facts.get("kernel", ""),
+        "slice_thickness_mm": facts.get("slice_thickness_mm", ""),
+        "slice_spacing_mm": f"{volume.grid.spacing_mm[0]:.2f}",
+        "kvp": facts.get("kvp", ""),
+        "format": volume.source.format,
+        "unit": volume.unit,
+    }
+    if volume.source.format == "dicom":
+        known |= _patient_facts(path, volume.source.series_uid)
+    return {name: value for name, value in known.items() if value}
+
+
+def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
+    """Age, sex and month of the study, from one header of the series; never a name or an ID.
+
+    The readers leave these out on purpose, as results do not show them.
+    """
+    header = _first_header(path, series_uid)
+    if header is None:
+        return {}
+    found: dict[str, str] = {}
+    # A header may hold anything; what is no age, sex or date is not known.
+    with suppress(ValueError):
+        age = parse_age(str(header.get("PatientAge") or ""))
+        found["age"] = "" if age is None else f"{age:g}"
+    with suppress(KeyError):
+        found["sex"] = parse_sex(str(header.get("PatientSex") or ""))
+    date = str(header.get("StudyDate") or header.get("AcquisitionDate") or "")
+    if len(date) >= 6 and date[:6].isdecimal():
+        found["date"] = f"{date[:4]}-{date[4:6]}"
+    return found
+
+
+def _first_header(path: Path, series_uid: str | None) -> Dataset | None:
+    """Header of the first file that belongs to a series."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    with opened_files(path) as files:
+        for file in files:
+            if file.size > _LARGEST_HEADER_FILE:
+                continue
+            try:
+                with file.open() as stream:
+                    header = pydicom.dcmread(
+                        stream, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS)
+                    )
+            except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError):
+                continue
+            if series_uid is None or str(header.get("SeriesInstanceUID") or "") == series_uid:
+                return header
+    return None

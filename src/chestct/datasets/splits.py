@@ -1,0 +1,282 @@
+"""Divide scans: by patient, in every class alike, always the same for the same seed.
+
+Only the patients' names, their classes and the seed decide; neither the order of the rows nor the
+version of a library does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from chestct.datasets.manifest import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Manifest,
+    ManifestError,
+    ManifestRow,
+    describe_rows,
+    patients_by_label,
+    require_classes,
+)
+from chestct.labels import TWO_CLASSES
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How scans are divided.
+
+    Attributes:
+        folds: Number of folds of `k_fold`.
+        test_share: Share of the patients of each class that `hold_out` keeps for testing.
+        validation_share: The same for validation.
+        seed: Of the shuffling.
+
+    Raises:
+        ManifestError: A number is impossible.
+    """
+
+    folds: int = 5
+    test_share: float = 0.2
+    validation_share: float = 0.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ManifestError(f"There must be at least 2 folds, not {self.folds}.")
+        shares = (self.test_share, self.validation_share)
+        if not (min(shares) >= 0 and 0 < sum(shares) < 1):
+            msg = (
+                f"The shares to hold out ({self.test_share:g} for testing, "
+                f"{self.validation_share:g} for validation) must not be negative and must leave "
+                "something for training."
+            )
+            raise ManifestError(msg)
+
+
+def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
+    """Give every scan the fold in which it is held out, from 1.
+
+    Patients are dealt out class by class, so folds differ by at most one patient per class. A
+    patient with a test scan stays out of all folds, and all their scans become test scans.
+
+    Raises:
+        ManifestError: A class has fewer patients than there are folds.
+    """
+    kept_apart = {row.patient for row in manifest.rows if row.split == TEST}
+    divided = manifest.choose(lambda row: row.patient not in kept_apart)
+    require_classes(divided)
+    patients = patients_by_label(divided)
+    for label, names in patients.items():
+        if len(names) < settings.folds:
+            msg = (
+                f"{manifest.name} has {len(names)} patient(s) of {label}, and {settings.folds} "
+                f"folds need at least {settings.folds}: a fold would hold none. Use fewer folds "
+                "or add patients."
+            )
+            raise ManifestError(msg)
+    dealt: dict[str, int] = {}
+    for names in patients.values():
+        # Going on where the last class stopped keeps the folds' sizes alike too.
+        start = len(dealt)
+        for place, patient in enumerate(_shuffled(names, settings.seed), start=start):
+            dealt[patient] = place % settings.folds + 1
+    return manifest.with_rows(
+        replace(row, split=TEST if row.patient in kept_apart else "", fold=dealt.get(row.patient))
+        for row in manifest.rows
+    )
+
+
+def hold_out(manifest: Manifest, settings: SplitSettings) -> Manifest:
+    """Put a share of the patients of each class aside for testing, and one for validation.
+
+    Each wanted part gets at least one patient of each class.
+
+    Raises:
+        ManifestError: A class has too few patients.
+    """
+    require_classes(manifest)
+    shares = {VALIDATION: settings.validation_share, TEST: settings.test_share}
+    shares = {part: share for part, share in shares.items() if share > 0}
+    splits: dict[str, str] = {}
+    for label, names in patients_by_label(manifest).items():
+        counts = {part: max(1, round(share * len(names))) for part, share in shares.items()}
+        if sum(counts.values()) >= len(names):
+            msg = (
+                f"{manifest.name} has {len(names)} patient(s) of {label}, too few to be divided "
+                f"into {TRAINING}, {' and '.join(shares)}. Add patients or hold out less."
+            )
+            raise ManifestError(msg)
+        left = _shuffled(names, settings.seed)
+        for part, count in counts.items():
+            splits |= dict.fromkeys(left[:count], part)
+            left = left[count:]
+        splits |= dict.fromkeys(left, TRAINING)
+    return _with_splits(manifest, splits)
+
+
+def given(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest:
+    """Take the manifest's own split, after checking that it is one.
+
+    Raises:
+        ManifestError: A row stands nowhere, a fold or part is empty, or a patient is on two sides.
+    """
+    del settings
+    stray = [row for row in manifest.rows if not row.side]
+    if stray:
+        msg = (
+            f"{manifest.name}: {describe_rows(stray)} have neither split nor fold. Fill in the "
+            "column, or divide the scans with 'chestct dataset split'."
+        )
+        raise ManifestError(msg)
+    require_separate_patients(manifest)
+    _require_full_folds(manifest)
+    return manifest
+
+
+def maseres_paper(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest:
+    """The patient-level split of the MASERes paper (Sadeghi et al., Scientific Reports 2024).
+
+    As its notebooks do it: in each class the names, sorted as text, are shuffled with Python's
+    `random.Random(1)` and cut after 80 % (rounded up) and the next 10 % (rounded down): 107, 13 and
+    13 of 133 COVID-19 patients, 61, 7 and 8 of 76 normal ones. `settings` changes nothing.
+
+    Raises:
+        ManifestError: There are other classes than COVID-19 and normal, or too few patients.
+    """
+    del settings
+    if manifest.labels != TWO_CLASSES:
+        msg = (
+            f"The MASERes paper's split divides {' and '.join(TWO_CLASSES)}, and {manifest.name} "
+            f"has {', '.join(manifest.labels)}. Leave the other rows out or choose another split."
+        )
+        raise ManifestError(msg)
+    splits: dict[str, str] = {}
+    for label, names in patients_by_label(manifest).items():
+        first, second = -(-8 * len(names) // 10), len(names) // 10
+        if second == 0 or first + second == len(names):
+            msg = f"{manifest.name} has {len(names)} patient(s) of {label}; 80, 10 and 10 % of"
+            raise ManifestError(f"{msg} them need at least 10. Choose another split.")
+        shuffled = _shuffled(names, 1)
+        splits |= dict.fromkeys(shuffled[:first], TRAINING)
+        splits |= dict.fromkeys(shuffled[first : first + second], VALIDATION)
+        splits |= dict.fromkeys(shuffled[first + second :], TEST)
+    return _with_splits(manifest, splits)
+
+
+SPLITTERS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
+    "k_fold": k_fold,
+    "hold_out": hold_out,
+    "given": given,
+    "maseres_paper": maseres_paper,
+}
+"""Name to a function that fills in `split` or `fold`."""
+
+
+def part(manifest: Manifest, split: str) -> Manifest:
+    """The scans of a split.
+
+    Raises:
+        ManifestError: There are none.
+    """
+    _require_some(manifest, [row for row in manifest.rows if row.split == split], f"split {split}")
+    return manifest.choose(lambda row: row.split == split)
+
+
+def fold_parts(manifest: Manifest, fold: int) -> tuple[Manifest, Manifest]:
+    """What is trained on when a fold is held out, and the fold itself; test scans in neither.
+
+    Raises:
+        ManifestError: The fold is empty, or what is left lacks a class.
+    """
+    held = [row for row in manifest.rows if row.fold == fold and row.split != TEST]
+    _require_some(manifest, held, f"fold {fold}")
+    training = manifest.choose(
+        lambda row: row.fold not in (None, fold) and row.split in ("", TRAINING)
+    )
+    require_classes(training, f"all folds but {fold}")
+    return training, manifest.with_rows(held)
+
+
+def require_separate_patients(manifest: Manifest) -> None:
+    """Refuse a manifest in which scans of a patient are on two sides of its split.
+
+    Raises:
+        ManifestError: Such patients; the message names the rows of the first one.
+    """
+    shared = patients_on_two_sides(manifest)
+    if shared:
+        rows = shared[0]
+        sides = " and ".join(sorted({row.side for row in rows}))
+        msg = (
+            f"{manifest.name}: {describe_rows(rows)} are scans of one patient and stand in {sides} "
+            f"({len(shared)} patient(s) in all). A classifier tested on patients it was trained on "
+            "looks better than it is: keep each patient on one side, or divide the scans with "
+            "'chestct dataset split'."
+        )
+        raise ManifestError(msg)
+
+
+def patients_on_two_sides(manifest: Manifest) -> list[tuple[ManifestRow, ...]]:
+    """The rows of each patient whose scans stand on different sides."""
+    rows: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in manifest.rows:
+        rows[row.patient].append(row)
+    sides = {patient: {row.side for row in each} - {""} for patient, each in rows.items()}
+    return [tuple(each) for patient, each in rows.items() if len(sides[patient]) > 1]
+
+
+def require_trainable(manifest: Manifest) -> None:
+    """Refuse a manifest that cannot be trained on, before anything starts.
+
+    Raises:
+        ManifestError: One class only, a class without training scans, an empty fold or part, a
+            patient on two sides, or rows that stand nowhere.
+    """
+    require_classes(manifest)
+    given(manifest)
+    for fold in manifest.folds:
+        fold_parts(manifest, fold)
+    if not manifest.folds:
+        require_classes(part(manifest, TRAINING), TRAINING)
+
+
+def _require_full_folds(manifest: Manifest) -> None:
+    folds = manifest.folds
+    gaps = sorted(set(range(1, max(folds, default=0) + 1)) - set(folds))
+    if gaps or len(folds) == 1:
+        missing = gaps[0] if gaps else 2
+        msg = (
+            f"{manifest.name}: no row has fold {missing}, and "
+            f"{describe_rows([row for row in manifest.rows if row.fold == folds[-1]])} have fold "
+            f"{folds[-1]}. Number the folds from 1 without a gap, at least two, or divide the "
+            "scans with 'chestct dataset split --folds N'."
+        )
+        raise ManifestError(msg)
+
+
+def _require_some(manifest: Manifest, rows: list[ManifestRow], what: str) -> None:
+    if not rows:
+        sides = ", ".join(sorted({row.side or "none" for row in manifest.rows}))
+        msg = (
+            f"{manifest.name} has no scan in {what}; its rows stand in: {sides}. Fill in the "
+            "column, or divide the scans with 'chestct dataset split'."
+        )
+        raise ManifestError(msg)
+
+
+def _with_splits(manifest: Manifest, splits: dict[str, str]) -> Manifest:
+    return manifest.with_rows(
+        replace(row, split=splits[row.patient], fold=None) for row in manifest.rows
+    )
+
+
+def _shuffled(names: list[str], seed: int) -> list[str]:
+    """The names, sorted as text, in an order that depends on the seed alone."""
+    shuffled = sorted(names)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled

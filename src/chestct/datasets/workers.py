@@ -1,0 +1,114 @@
+"""Do the same to many scans, in as many processes as there are cores, and say how long it takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import TypeVar
+
+from chestct.errors import ChestCTError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class WorkerError(ChestCTError):
+    """A process that was doing a part of the work ended before it was done."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far many scans have come.
+
+    Attributes:
+        done: Scans finished.
+        total: Scans in all.
+        seconds: Since the start.
+    """
+
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def seconds_left(self) -> float:
+        """At the pace so far."""
+        return self.seconds / self.done * (self.total - self.done) if self.done else 0.0
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def num_cores() -> int:
+    """Cores this process may use; fewer than the machine has in a container or a batch job."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def run_all(
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[Result]:
+    """Call `work` on every task and return the results in the order of the tasks.
+
+    Args:
+        work: A function of a module, so that other processes find it.
+        tasks: What to call it on.
+        processes: How many at once; None takes all cores. With one, all is done in this process.
+        progress: Called in this process after each task.
+
+    Raises:
+        WorkerError: A process was killed. Work that leaves its results on disk can be taken up.
+    """
+    count = min(processes or num_cores(), len(tasks))
+    started = time.perf_counter()
+    results: dict[int, Result] = {}
+    for index, result in _alone(work, tasks) if count <= 1 else _together(work, tasks, count):
+        results[index] = result
+        if progress is not None:
+            progress(Progress(len(results), len(tasks), time.perf_counter() - started))
+    return [results[index] for index in range(len(tasks))]
+
+
+def _alone(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+    for index, task in enumerate(tasks):
+        yield index, work(task)
+
+
+def _together(
+    work: Callable[[Task], Result], tasks: Sequence[Task], count: int
+) -> Iterator[tuple[int, Result]]:
+    # Forking a process that has used torch's threads can hang; a fresh interpreter cannot.
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=use_one_thread)
+    try:
+        futures: dict[Future[Result], int] = {
+            pool.submit(work, task): index for index, task in enumerate(tasks)
+        }
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        msg = (
+            "A process that was working on a scan was ended from outside, most often because "
+            f"memory ran out. Start again with fewer than {count} processes."
+        )
+        raise WorkerError(msg) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def use_one_thread() -> None:
+    """Keep the libraries of a process to one thread: the cores are shared out among processes."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)

@@ -1,0 +1,125 @@
+"""Run a finished classifier over labelled scans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from chestct.classifier import Classifier
+from chestct.datasets.cache import Cache
+from chestct.datasets.labelled import prepare_all
+from chestct.datasets.manifest import SPLITS, Manifest, ManifestRow
+from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.scans import read_options
+from chestct.datasets.splits import part
+from chestct.datasets.workers import Progress
+from chestct.engines import Engine
+from chestct.errors import TrainingError
+from chestct.evaluation.predictions import Predictions
+from chestct.evaluation.predictions_csv import write_predictions
+from chestct.evaluation.report import write_evaluation
+from chestct.evaluation.summary import EvaluationSettings, Summary
+from chestct.lookup import look_up
+from chestct.training.ready import Listener, make_cache
+from chestct.training.results import scan_key, sites_of
+from chestct.training.settings import DataSection
+
+
+def judge_manifest(
+    classifier: Classifier, engine: Engine, manifest: Manifest, cache: Cache, listener: Listener
+) -> tuple[Predictions, dict[str, str]]:
+    """Classify every scan of a manifest, all of them prepared before, and kept in the cache.
+
+    Args:
+        classifier: What judges.
+        engine: Its network, made ready.
+        manifest: The scans, with the classifier's labels.
+        cache: For the classifier's recipe; what it keeps is off by its storage's error.
+        listener: Told how far things are.
+
+    Returns:
+        Predictions, and the reason for each scan that got none.
+
+    Raises:
+        TrainingError: No scan could be classified.
+        EngineError: The engine could not run the network.
+    """
+    prepared = prepare_all(
+        cache,
+        manifest,
+        processes=listener.processes,
+        progress=listener.watch("preparing"),
+    )
+    reasons = {row: f"unsuitable: {' '.join(why)}" for row, why in prepared.unsuitable.items()}
+    reasons |= dict(prepared.failed)
+    rows = tuple(row for row in manifest.rows if row.number not in reasons)
+    if not rows:
+        raise TrainingError(_nothing_left(manifest, reasons))
+    probabilities = []
+    for number, row in enumerate(rows):
+        found = cache.get(manifest.path(row), read_options(row))
+        shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
+        probabilities.append([shares[label] for label in classifier.labels])
+        listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
+    judged = _as_predictions(rows, np.array(probabilities), classifier.labels)
+    return judged, {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
+
+
+def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest:
+    """A manifest's rows, or those of one split, with the classifier's labels.
+
+    Raises:
+        ManifestError: The manifest does not fit, or no row is of that split.
+        UnknownNameError: There is no such split.
+    """
+    manifest = read_manifest(path, classifier.labels)
+    if split is None:
+        return manifest
+    look_up(dict.fromkeys(SPLITS), split, kind="split")
+    return part(manifest, split)
+
+
+def evaluate_manifest(
+    classifier: Classifier, engine: Engine, manifest: Manifest, folder: Path, listener: Listener
+) -> Summary:
+    """Classify labelled scans; write predictions, metrics, tables and figures to a folder.
+
+    Raises:
+        TrainingError: No scan could be classified.
+        WriteError: The folder cannot be written.
+    """
+    cache = make_cache(DataSection(), classifier.recipe)
+    judged, excluded = judge_manifest(classifier, engine, manifest, cache, listener)
+    for scan, reason in excluded.items():
+        listener.note(f"No decision on {scan}: {reason}")
+    summary = write_evaluation(
+        judged,
+        folder,
+        settings=EvaluationSettings(name=classifier.card.name),
+        excluded=excluded,
+    )
+    write_predictions(judged, folder / "predictions.csv")
+    return summary
+
+
+def _as_predictions(
+    rows: Sequence[ManifestRow], probabilities: np.ndarray, labels: tuple[str, ...]
+) -> Predictions:
+    return Predictions(
+        scans=tuple(scan_key(row) for row in rows),
+        patients=tuple(row.patient for row in rows),
+        truth=np.array([labels.index(row.label) for row in rows]),
+        probabilities=probabilities,
+        labels=labels,
+        sites=sites_of(rows),
+    )
+
+
+def _nothing_left(manifest: Manifest, reasons: Mapping[int, str]) -> str:
+    first = min(reasons)
+    return (
+        f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row {first}: "
+        f"{reasons[first]}"
+    )

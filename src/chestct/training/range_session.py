@@ -1,0 +1,73 @@
+"""A learning-rate range test from settings and manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from chestct.datasets.manifest import require_classes
+from chestct.datasets.manifest_csv import read_manifest
+from chestct.training.division import divide
+from chestct.training.lr_range import RangeTest, range_per_epoch, range_per_step
+from chestct.training.parts import find_parts
+from chestct.training.ready import Listener, check_scans, make_cache, prepare_scans
+from chestct.training.record import begin_record
+from chestct.training.run import EpochLog
+from chestct.training.sets import labelled_sets
+from chestct.training.settings import RunSettings
+
+_RUN: Final = "training"
+
+
+@dataclass(frozen=True)
+class RangePlan:
+    """One call of `chestct lr-range`.
+
+    Attributes:
+        settings: All of them; schedule, rate and number of epochs are the test's own.
+        manifest: The CSV file of the scans.
+        folder: Where to write to.
+        steps: Of the quick form.
+        epochs: Of the paper's form, or None for the quick one.
+    """
+
+    settings: RunSettings
+    manifest: Path
+    folder: Path
+    steps: int = 200
+    epochs: int | None = None
+
+
+def run_range_test(
+    plan: RangePlan, listener: Listener, after_epoch: Callable[[EpochLog], object]
+) -> RangeTest:
+    """Check and prepare the scans as for a training, then test.
+
+    Raises:
+        ChestCTError: Settings, manifest, scans or folder are not as they should be.
+    """
+    settings = plan.settings
+    parts = find_parts(settings)
+    manifest = read_manifest(plan.manifest, settings.labels)
+    require_classes(manifest)
+    division = divide(manifest, settings.data)
+    cache = make_cache(settings.data, parts.recipe)
+    begin_record(plan.folder, settings, plan.manifest)
+    check_scans(manifest, [division], cache, plan.folder / "check.json", listener)
+    division = division.without(prepare_scans(division, settings.data, cache, listener))
+    sets = labelled_sets(division, cache, settings.data)
+    network = parts.build_network(settings.training.seed)
+    if plan.epochs is None:
+        return range_per_step(
+            network, sets, settings.training, augmentation=parts.augmentation, steps=plan.steps
+        )
+    return range_per_epoch(
+        network,
+        sets,
+        settings.training.model_copy(update={"epochs": plan.epochs}),
+        plan.folder / _RUN,
+        augmentation=parts.augmentation,
+        after_epoch=after_epoch,
+    )

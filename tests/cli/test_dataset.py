@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from labelled_scans import make_manifest, make_rows, write_scan
+
+from chestct.cli import main
+from chestct.cli.dataset import progress_bar
+from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.workers import Progress
+from chestct.preprocess.recipes import RECIPES
+
+Output = pytest.CaptureFixture[str]
+
+TINY = replace(
+    RECIPES["roi_resnet_recommended"], input_shape=(12, 12, 12), spacing_mm=(28.0, 28.0, 28.0)
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two coarse chests of each of two classes, one folder per class."""
+    for number, label in enumerate(("covid", "normal", "covid", "normal")):
+        write_scan(tmp_path / "set" / label / f"{label}-{number}.nii.gz", seed=number)
+    return tmp_path / "set"
+
+
+def run(*arguments: object) -> int:
+    return main(["dataset", *map(str, arguments)])
+
+
+def printed(capsys: Output) -> str:
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_from_a_folder_to_prepared_inputs(
+    folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, cache = tmp_path / "scans.csv", tmp_path / "cache"
+    assert run("scan", folder, "--out", manifest) == 0
+    said = printed(capsys)
+    assert "4 scans of 4 patients: 2 COVID-19, 2 normal (layout folder_per_class)" in said
+    assert "Every scan is taken for another patient" in said
+
+    assert run("split", manifest, "--folds", "2") == 0
+    assert "fold 1 1 1 2" in printed(capsys)
+    assert read_manifest(manifest).folds == (1, 2)
+
+    report = tmp_path / "report.json"
+    arguments = ("--processes", "1", "--cache", cache, "--out", report)
+    assert run("check", manifest, *arguments) == 0
+    said = printed(capsys)
+    assert "Only 2 scan(s) are COVID-19" in said
+    assert "file format 0.50" in said
+    assert json.loads(report.read_text())["may_be_trained_on"] is True
+
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    wanted = ("--recipe", "tiny", "--cache", cache, "--processes", "1", "--storage", "uint8")
+    assert run("prepare", manifest, *wanted) == 0
+    assert "4 prepared, 0 were there, 0 failed" in printed(capsys)
+    assert run("prepare", manifest, *wanted) == 0
+    assert "0 prepared, 4 were there" in printed(capsys)
+
+
+def test_a_leak_is_refused_with_exit_1(folder: Path, tmp_path: Path, capsys: Output) -> None:
+    write_scan(folder / "normal" / "copy.nii.gz", seed=1, is_reversed=True)
+    manifest = tmp_path / "scans.csv"
+    assert run("scan", folder, "--out", manifest) == 0
+    capsys.readouterr()
+    assert run("check", manifest, "--processes", "1") == 1
+    assert "✗ Rows 4 and 5 hold the same pixels" in printed(capsys)
+
+
+def test_a_quick_check_reads_no_scan(tmp_path: Path, capsys: Output) -> None:
+    rows = [replace(row, site=row.label) for row in make_rows({"COVID-19": 30, "normal": 30})]
+    for row in rows:
+        (tmp_path / row.scan).touch()
+    write_manifest(make_manifest(rows, tmp_path), tmp_path / "scans.csv")
+    assert run("check", tmp_path / "scans.csv", "--quick") == 0
+    said = printed(capsys)
+    assert "The scans were not read" in said
+    assert "Class and site are the same variable" in said
+    assert "the class itself" in said
+
+
+def test_a_check_without_anything_to_say_says_so(tmp_path: Path, capsys: Output) -> None:
+    rows = make_rows({"COVID-19": 30, "normal": 30})
+    rows = [replace(row, split="training" if n % 2 else "test") for n, row in enumerate(rows)]
+    for row in rows:
+        (tmp_path / row.scan).touch()
+    write_manifest(make_manifest(rows, tmp_path), tmp_path / "scans.csv")
+    assert run("check", tmp_path / "scans.csv", "--quick") == 0
+    said = printed(capsys)
+    assert "No leaks and no confounders were found" in said
+    assert "training 15 15 30" in said
+
+
+def test_a_split_goes_where_it_is_wanted(tmp_path: Path, capsys: Output) -> None:
+    manifest, out = tmp_path / "scans.csv", tmp_path / "divided.csv"
+    write_manifest(make_manifest(make_rows({"COVID-19": 20, "normal": 10}), tmp_path), manifest)
+    before = manifest.read_text()
+    said = ("--hold-out", "0.2", "--validation", "0.1", "--seed", "3", "--out", out)
+    assert run("split", manifest, *said) == 0
+    assert manifest.read_text() == before
+    sides = [row.split for row in read_manifest(out, needs_files=False).rows]
+    assert (sides.count("test"), sides.count("validation")) == (6, 3)
+    assert "test 4 2 6" in printed(capsys)
+    assert run("split", manifest, "--maseres-paper", "--out", out) == 0
+    sides = [row.split for row in read_manifest(out, needs_files=False).rows]
+    assert (sides.count("test"), sides.count("validation")) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["split", "m.csv"], "Give one of --folds"),
+        (["split", "m.csv", "--folds", "3", "--maseres-paper"], "Give one of --folds"),
+        (["split", "m.csv", "--folds", "3", "--validation", "0.1"], "goes with --hold-out"),
+        (["check", "m.csv"], "m.csv cannot be read as a manifest"),
+        (["scan", "none", "--out", "m.csv"], "There is no folder none"),
+        (["scan", ".", "--out", "m.csv", "--spacing-mm", "1,1"], "--order"),
+        (["prepare", "m.csv", "--recipe", "maseres_papr", "--cache", "c"], "maseres_paper"),
+        (["prepare", "m.csv"], "--recipe"),
+        (["chekc"], "chekc"),
+    ],
+)
+def test_wrong_use_is_said_once_with_exit_2(
+    arguments: list[str],
+    words: str,
+    capsys: Output,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert said.count("chestct: ") == 1
+
+
+def test_a_storage_that_does_not_exist_is_said(
+    folder: Path, tmp_path: Path, capsys: Output
+) -> None:
+    run("scan", folder, "--out", tmp_path / "m.csv")
+    arguments = ("--recipe", "maseres_paper", "--cache", tmp_path / "c", "--storage", "uint9")
+    assert run("prepare", tmp_path / "m.csv", *arguments) == 2
+    assert "Did you mean 'uint8'" in capsys.readouterr().err
+
+
+def test_failures_and_unsuitable_scans_are_listed(
+    folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nibabel
+    import numpy as np
+
+    (folder / "covid" / "covid-0.nii.gz").write_bytes(b"broken")
+    noise = np.random.default_rng(0).integers(-1000, 400, (28, 24, 24)).astype(np.int16)
+    image = nibabel.Nifti1Image(noise, np.diag([13.5, 13.5, 15.0, 1.0]))
+    nibabel.save(image, folder / "covid" / "covid-2.nii.gz")
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    run("scan", folder, "--out", tmp_path / "m.csv")
+    arguments = ("--recipe", "tiny", "--cache", tmp_path / "c", "--processes", "1")
+    assert run("prepare", tmp_path / "m.csv", *arguments) == 1
+    said = printed(capsys)
+    assert "3 prepared, 0 were there, 1 failed" in said
+    assert "row 2: covid-0.nii.gz" in said
+    assert "row 3 is unsuitable" in said
+
+
+def test_how_slices_lie_is_kept_in_the_manifest(tmp_path: Path) -> None:
+    for label in ("covid1", "normal1"):
+        place = tmp_path / "set" / label / label / "SR_2"
+        place.mkdir(parents=True)
+        (place / "1.tif").touch()
+    said = ("--spacing-mm", "2,0.7,0.7", "--order", "ascending", "--slope", "1")
+    assert (
+        run("scan", tmp_path / "set", "--out", tmp_path / "m.csv", *said, "--intercept", -1024) == 0
+    )
+    row = read_manifest(tmp_path / "m.csv").rows[0]
+    assert row.others["spacing_mm"] == "2 0.7 0.7"
+    assert row.others["intercept"] == "-1024.0"
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from chestct.cli import main; main(['dataset', '--help']); "
+        "heavy = {'torch', 'scipy', 'sklearn', 'numpy', 'cv2', 'pydicom'} & set(sys.modules); "
+        "sys.exit(', '.join(heavy) or None)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_the_bar_takes_every_step() -> None:
+    with progress_bar(3, "reading") as report:
+        report(Progress(1, 3, 100.0))
+        report(Progress(3, 3, 300.0))

@@ -1,0 +1,387 @@
+"""`chestct train`, `chestct evaluate` and `chestct lr-range` on drawn scans, in process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_scans import LABELS, SETTINGS, read_rows, write_empty_chest, write_rows, write_scans
+from safetensors.numpy import load_file
+
+from chestct.card import read_card
+from chestct.cli import main
+from chestct.cli.training_lines import EpochLines, in_words
+from chestct.training.run import EpochLog
+
+Output = pytest.CaptureFixture[str]
+PARTS = ("training", "training", "training", "validation", "test", "test")
+
+
+class Workshop:
+    """Scans, settings and a cache that the tests of this file share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.plain = write_scans(folder / "scans", 6)
+        rows = read_rows(self.plain)
+        for number, row in enumerate(rows):
+            row["split"] = PARTS[number // 2]
+            row["sex"] = "F" if number % 3 else "M"
+        self.split = write_rows(folder / "scans" / "split.csv", rows)
+        self.config = folder / "settings.yaml"
+        cache = json.dumps(str(folder / "cache"))
+        self.config.write_text(f"{SETTINGS}data: {{cache: {cache}, validation_share: 0.3}}\n")
+
+    def train(self, out: Path, *more: str, manifest: Path | None = None) -> int:
+        return self.run("train", out, *more, manifest=manifest)
+
+    def run(self, command: str, out: Path, *more: str, manifest: Path | None = None) -> int:
+        scans = manifest or self.split
+        given = [command, str(self.config), "--data", str(scans), "--out", str(out)]
+        return main([*given, "--processes", "1", *more])
+
+    def variant(self, name: str, rows: list[dict[str, str]]) -> Path:
+        return write_rows(self.folder / "scans" / name, rows)
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="module")
+def run(workshop: Workshop) -> Path:
+    folder = workshop.folder / "run"
+    assert workshop.train(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures, where a test does not look at them."""
+    monkeypatch.setattr("chestct.evaluation.report.draw_all", lambda *_arguments: {})
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "classifier" / "weights.safetensors")
+
+
+def same(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> bool:
+    return all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_training_leaves_all_that_a_reader_needs(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert record["seed"] == 3
+    assert len(record["manifest"]["sha256"]) == 64
+    assert record["settings"]["training"]["epochs"] == 2
+    assert {"chestct", "torch", "python"} <= record["sessions"][0]["versions"].keys()
+    assert "git" in record["sessions"][0]
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["num_scans"] == 4
+    assert metrics["cases"] == {"COVID-19": 2, "normal": 2}
+    assert (run / "evaluation" / "learning_curves.png").stat().st_size > 1000
+    assert json.loads((run / "check.json").read_text(encoding="utf-8"))["may_be_trained_on"]
+    assert len((run / "training" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_card_says_what_it_was_trained_on_and_what_was_measured(run: Path) -> None:
+    card = read_card(run / "classifier")
+    assert card.labels == LABELS
+    assert card.trained_on.startswith("6 scans of 6 patients (3 COVID-19, 3 normal)")
+    results = {result.measure: result for result in card.results}
+    assert results["accuracy"].num_scans == 4
+    assert "the test part" in results["accuracy"].scans
+    assert {"sensitivity for COVID-19", "specificity for normal"} <= results.keys()
+    assert 0.01 <= card.temperature <= 100
+
+
+def test_what_age_sex_and_scanner_say_stands_in_the_same_table(run: Path) -> None:
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["others"].keys() == {"age, sex, scanner"}
+    assert metrics["others"]["age, sex, scanner"]["num_scans"] == 4
+
+
+def test_the_settings_of_a_run_can_be_trained_again(
+    workshop: Workshop, run: Path, tmp_path: Path, quick: None
+) -> None:
+    again = tmp_path / "again"
+    command = ["train", str(run / "settings.yaml"), "--data", str(workshop.split)]
+    assert main([*command, "--out", str(again), "--processes", "1"]) == 0
+    assert same(weights(run), weights(again))
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    workshop: Workshop,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Output,
+    quick: None,
+) -> None:
+    show, seen = EpochLines.show, []
+
+    def stop_after_the_first(lines: EpochLines, name: str, entry: EpochLog) -> None:
+        show(lines, name, entry)
+        seen.append(entry.epoch)
+        if len(seen) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(EpochLines, "show", stop_after_the_first)
+    out = tmp_path / "run"
+    assert workshop.train(out) == 2
+    assert "The same command goes on from there" in capsys.readouterr().err
+    assert not (out / "classifier").exists()
+    assert workshop.train(out) == 0
+    assert seen == [0, 1]
+    assert same(weights(run), weights(out))
+    assert len(json.loads((out / "run.json").read_text())["sessions"]) == 2
+
+
+def test_every_epoch_is_one_line_and_a_finished_run_is_left_alone(
+    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    out = tmp_path / "run"
+    assert workshop.train(out, "--set", "training.epochs=3") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "  epoch " in line]
+    assert len(lines) == 3
+    assert all(word in lines[0] for word in ("epoch 1/3", "loss", "validation", "accuracy", "left"))
+    written = (out / "classifier" / "weights.safetensors").stat().st_mtime_ns
+    assert workshop.train(out, "--set", "training.epochs=3", "--set", "training.workers=1") == 0
+    assert "finished before" in capsys.readouterr().out
+    assert (out / "classifier" / "weights.safetensors").stat().st_mtime_ns == written
+    assert workshop.train(out) == 2
+    assert "training.epochs was 3, is 2" in capsys.readouterr().err
+    assert workshop.train(out, "--set", "training.epochs=3", manifest=workshop.plain) == 2
+    assert "on another manifest" in capsys.readouterr().err
+
+
+def test_folds_are_pooled_side_by_side_and_resumed_one_by_one(
+    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    out = tmp_path / "folds"
+    folds = ("--folds", "2", "--set", "training.epochs=1")
+    assert workshop.train(out, *folds, manifest=workshop.plain) == 0
+    everyone = [row["scan"] for row in read_rows(workshop.plain)]
+    pooled = read_rows(out / "predictions.csv")
+    assert sorted(row["scan"] for row in pooled) == sorted(everyone)
+    table = read_rows(out / "folds.csv")
+    assert [row["fold"] for row in table] == ["fold 1", "fold 2", "mean", "standard deviation"]
+    accuracies = [float(row["accuracy"]) for row in table]
+    assert accuracies[2] == pytest.approx((accuracies[0] + accuracies[1]) / 2)
+    metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert metrics["num_scans"] == 12
+    assert set(metrics["sites"]) == {"east", "west"}
+    first = (out / "fold-1" / "classifier" / "weights.safetensors").stat().st_mtime_ns
+    (out / "fold-2" / "classifier" / "card.json").unlink()
+    (out / "fold-2" / "classifier" / "weights.safetensors").unlink()
+    capsys.readouterr()
+    assert workshop.train(out, *folds, manifest=workshop.plain) == 0
+    assert "fold 1 was finished before" in capsys.readouterr().out
+    assert (out / "fold-1" / "classifier" / "weights.safetensors").stat().st_mtime_ns == first
+    assert read_rows(out / "predictions.csv") == pooled
+
+
+def test_a_scan_without_lungs_is_left_out_and_said(
+    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    write_empty_chest(workshop.folder / "scans" / "empty.nii.gz")
+    rows = read_rows(workshop.split)
+    empty = {**rows[0], "scan": "empty.nii.gz", "patient": "p99", "split": "test"}
+    manifest = workshop.variant("with_empty.csv", [*rows, empty])
+    out = tmp_path / "run"
+    assert workshop.train(out, "--set", "training.epochs=1", manifest=manifest) == 0
+    assert "Left out as unsuitable: row 14" in capsys.readouterr().out
+    metrics = json.loads((out / "evaluation" / "metrics.json").read_text())
+    assert metrics["excluded"].keys() == {"empty.nii.gz"}
+    assert metrics["num_scans"] == 4
+
+
+def test_a_patient_or_a_scan_on_two_sides_is_refused_before_training(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    rows = read_rows(workshop.split)
+    shared = [{**row, "patient": "p00"} if row["patient"] == "p10" else row for row in rows]
+    assert workshop.train(tmp_path / "a", manifest=workshop.variant("shared.csv", shared)) == 2
+    assert "one patient" in capsys.readouterr().err
+    source = workshop.folder / "scans" / rows[0]["scan"]
+    (workshop.folder / "scans" / "copy.nii.gz").write_bytes(source.read_bytes())
+    copied = [*rows, {**rows[0], "scan": "copy.nii.gz", "patient": "p77", "split": "test"}]
+    assert workshop.train(tmp_path / "b", manifest=workshop.variant("copied.csv", copied)) == 2
+    assert "hold the same pixels" in capsys.readouterr().err
+    assert not (tmp_path / "b" / "training").exists()
+
+
+def test_the_same_pixels_under_two_patients_are_refused_with_folds_too(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    rows = read_rows(workshop.plain)
+    source = workshop.folder / "scans" / rows[0]["scan"]
+    (workshop.folder / "scans" / "twin.nii.gz").write_bytes(source.read_bytes())
+    twins = [*rows, {**rows[0], "scan": "twin.nii.gz", "patient": "p77"}]
+    twins = [{**row, "fold": str(1 + number // 2 % 2)} for number, row in enumerate(twins)]
+    twins[-1]["fold"] = twins[0]["fold"]
+    manifest = workshop.variant("twins.csv", twins)
+    more = ("--set", "data.validation_share=0.4", "--set", "data.split_seed=5")
+    assert workshop.train(tmp_path / "run", "--folds", "2", *more, manifest=manifest) == 2
+    assert "hold the same pixels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"label": "COVID19"}, "row 2: There is no label 'COVID19'. Did you mean 'COVID-19'"),
+        ({"scan": "gone.nii.gz"}, "row 2: gone.nii.gz"),
+        ({"patient": ""}, "row 2: the column 'patient' is empty"),
+        ({"split": "tset"}, "Did you mean 'test'"),
+        ({"split": ""}, "row 2 have neither split nor fold"),
+    ],
+    ids=str,
+)
+def test_a_wrong_row_is_named_before_anything_starts(
+    workshop: Workshop, tmp_path: Path, change: dict[str, str], words: str, capsys: Output
+) -> None:
+    rows = read_rows(workshop.split)
+    manifest = workshop.variant("wrong.csv", [{**rows[0], **change}, *rows[1:]])
+    assert workshop.train(tmp_path / "run", manifest=manifest) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_class_too_many_folds_and_other_folders_are_refused(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    rows = read_rows(workshop.plain)
+    single = workshop.variant("single.csv", [row for row in rows if row["label"] == "normal"])
+    assert workshop.train(tmp_path / "run", manifest=single) == 2
+    assert "needs at least two classes" in capsys.readouterr().err
+    assert workshop.train(tmp_path / "run", "--folds", "7", manifest=workshop.plain) == 2
+    assert "7 folds need at least 7" in capsys.readouterr().err
+    given = workshop.variant(
+        "folds.csv", [{**row, "fold": str(1 + n // 2 % 3)} for n, row in enumerate(rows)]
+    )
+    assert workshop.train(tmp_path / "run", "--folds", "2", manifest=given) == 2
+    assert "has 3 folds and 2 were asked for" in capsys.readouterr().err
+    (tmp_path / "thesis.txt").write_text("chapter one")
+    assert workshop.train(tmp_path) == 2
+    assert "is not empty and holds no run" in capsys.readouterr().err
+
+
+def test_a_wrong_setting_is_named_with_the_nearest_right_one(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    assert workshop.train(tmp_path / "run", "--set", "training.epoch=5") == 2
+    assert "Did you mean 'training.epochs'" in capsys.readouterr().err
+
+
+def test_evaluating_gives_the_probabilities_that_training_gave(
+    workshop: Workshop, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    out = tmp_path / "evaluation"
+    command = ["evaluate", str(run / "classifier"), str(workshop.split), "--out", str(out)]
+    more = ["--split", "test", "--engine", "torch", "--processes", "1"]
+    assert main([*command, *more]) == 0
+    found, expected = read_rows(out / "predictions.csv"), read_rows(run / "predictions.csv")
+    assert [row["scan"] for row in found] == [row["scan"] for row in expected]
+    for name in (f"probability_{label}" for label in LABELS):
+        np.testing.assert_allclose(
+            [float(row[name]) for row in found], [float(row[name]) for row in expected], atol=1e-6
+        )
+    assert json.loads((out / "metrics.json").read_text())["num_scans"] == 4
+
+
+def test_scans_without_an_answer_are_listed_and_none_at_all_is_an_error(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    (workshop.folder / "scans" / "torn.nii.gz").write_bytes(b"torn")
+    write_empty_chest(workshop.folder / "scans" / "lungless.nii.gz")
+    rows = read_rows(workshop.split)[:2]
+    bad = [
+        {**rows[0], "scan": "torn.nii.gz", "patient": "p70"},
+        {**rows[0], "scan": "lungless.nii.gz", "patient": "p71"},
+    ]
+    manifest = workshop.variant("some_bad.csv", [*rows, *bad])
+    command = ["evaluate", str(run / "classifier"), "--engine", "torch", "--processes", "1"]
+    out = tmp_path / "evaluation"
+    assert main([*command, str(manifest), "--out", str(out)]) == 0
+    excluded = json.loads((out / "metrics.json").read_text())["excluded"]
+    assert excluded.keys() == {"torn.nii.gz", "lungless.nii.gz"}
+    assert excluded["lungless.nii.gz"].startswith("unsuitable")
+    assert "No decision on torn.nii.gz" in capsys.readouterr().out
+    only_bad = workshop.variant("only_bad.csv", bad)
+    assert main([*command, str(only_bad), "--out", str(tmp_path / "none")]) == 2
+    assert "None of the 2 scans" in capsys.readouterr().err
+
+
+def test_an_unknown_split_is_refused(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output
+) -> None:
+    command = ["evaluate", str(run / "classifier"), str(workshop.split), "--out", str(tmp_path)]
+    assert main([*command, "--split", "tests", "--engine", "torch"]) == 2
+    assert "Did you mean 'test'" in capsys.readouterr().err
+
+
+def test_a_range_test_writes_a_curve_and_suggests_a_rate(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    out = tmp_path / "range"
+    assert workshop.run("lr-range", out, "--steps", "12") == 0
+    printed = capsys.readouterr().out
+    assert "Suggested learning rate" in printed
+    assert "Rule: 1/10 of the rate at which the smoothed loss is lowest, or" in printed
+    rows = read_rows(out / "lr_range.csv")
+    assert float(rows[0]["learning_rate"]) == pytest.approx(1e-8)
+    assert (out / "lr_range.png").is_file()
+
+
+def test_the_paper_s_range_test_rises_tenfold_in_twenty_epochs(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    out = tmp_path / "range"
+    assert workshop.run("lr-range", out, "--epochs", "3") == 0
+    rates = [float(row["learning_rate"]) for row in read_rows(out / "lr_range.csv")]
+    assert rates == pytest.approx([1e-8 * 10 ** (epoch / 20) for epoch in range(3)])
+    assert capsys.readouterr().out.count("range  epoch") == 3
+
+
+def test_variants_of_the_papers_recipe_are_made_for_training_scans_only(
+    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    settings = {
+        "training.epochs": 1,
+        "data.variants": 2,
+        "recipe.name": "roi_resnet_published",
+        "recipe.overrides": "{input_shape: [32, 32, 32]}",
+        "augmentation.name": "roi_resnet_published",
+    }
+    more = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert workshop.train(tmp_path / "run", *more) == 0
+    printed = capsys.readouterr().out
+    assert "Prepared 12 inputs" in printed
+    assert "Prepared 6 variants" in printed
+
+
+def test_durations_are_said_as_a_person_would() -> None:
+    assert [in_words(s) for s in (4.21, 720, 11160)] == ["4.2 s", "12 min", "3.1 h"]
+
+
+def test_a_training_learns_what_there_is_to_learn(
+    workshop: Workshop, tmp_path: Path, quick: None
+) -> None:
+    out = tmp_path / "run"
+    settings = {
+        "training.epochs": 30,
+        "training.batch_size": 3,
+        "training.learning_rate": 0.01,
+        "augmentation.name": "none",
+        "network.settings": "{width: 4, head_units: 16, dropout: 0.0}",
+    }
+    more = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert workshop.train(out, *more) == 0
+    rows = read_rows(out / "predictions.csv")
+    assert [float(row[f"probability_{row['label']}"]) > 0.5 for row in rows] == [True] * 4

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from labelled_scans import make_manifest
+
+from chestct.datasets.class_names import class_in_path, class_of
+from chestct.datasets.leaks import (
+    find_label_conflicts,
+    find_patient_leaks,
+    find_pixel_leaks,
+    find_shared_slices,
+    find_unreadable,
+)
+from chestct.datasets.manifest import Manifest, ManifestRow
+from chestct.datasets.scans import ScanFacts
+
+
+def facts(*slices: str) -> ScanFacts:
+    return ScanFacts(pixels="1", content="".join(sorted(slices)), slices=tuple(sorted(slices)))
+
+
+def two_rows(**changes: dict[str, str]) -> Manifest:
+    """Two CAP rows of two patients, with changes to `first` and `second`."""
+    first = ManifestRow("a", "Ann", "CAP")
+    second = ManifestRow("b", "Bob", "CAP")
+    return make_manifest(
+        [
+            replace(first, **changes.get("first", {})),  # type: ignore[arg-type]
+            replace(second, **changes.get("second", {})),  # type: ignore[arg-type]
+        ]
+    )
+
+
+SAME = [facts("x", "y"), facts("y", "x")]
+
+
+def test_a_patient_on_two_sides_is_found_by_row_and_not_by_name() -> None:
+    manifest = two_rows(first={"split": "training"}, second={"split": "test", "patient": "Ann"})
+    (finding,) = find_patient_leaks(manifest)
+    assert (finding.severity, finding.rows) == ("refuse", (2, 3))
+    assert "test and training" in finding.sentence
+    assert "Ann" not in finding.sentence
+
+
+def test_patients_on_one_side_are_fine() -> None:
+    manifest = two_rows(first={"split": "test"}, second={"split": "test", "patient": "Ann"})
+    assert find_patient_leaks(manifest) == []
+
+
+def test_the_same_pixels_on_two_sides_are_a_leak() -> None:
+    manifest = two_rows(first={"split": "training"}, second={"split": "test"})
+    (finding,) = find_pixel_leaks(manifest, SAME)
+    assert (finding.kind, finding.severity, finding.rows) == ("leak", "refuse", (2, 3))
+    assert "Rows 2 and 3 hold the same pixels (2 of 2 slices) on two sides" in finding.sentence
+
+
+def test_a_shortened_copy_is_found_too() -> None:
+    shorter = [facts("a", "b", "c", "d"), facts("c", "b")]
+    (shared,) = find_shared_slices(two_rows(), shorter)
+    assert (shared.num_shared, shared.num_slices) == (2, 2)
+
+
+def test_the_same_pixels_under_two_patients_would_leak_when_divided() -> None:
+    (finding,) = find_pixel_leaks(two_rows(), SAME)
+    assert (finding.kind, finding.severity) == ("leak", "refuse")
+    assert "give both the same patient" in finding.sentence
+
+
+def test_the_same_pixels_on_one_side_or_of_one_patient_only_count_twice() -> None:
+    for manifest in (
+        two_rows(second={"patient": "Ann"}),
+        two_rows(first={"split": "test"}, second={"split": "test"}),
+    ):
+        (finding,) = find_pixel_leaks(manifest, SAME)
+        assert (finding.kind, finding.severity) == ("duplicate", "warning")
+
+
+def test_the_same_pixels_with_two_labels_are_refused() -> None:
+    (finding,) = find_pixel_leaks(two_rows(second={"label": "normal"}), SAME)
+    assert (finding.kind, finding.severity) == ("label", "refuse")
+    assert "labelled CAP and normal" in finding.sentence
+
+
+def test_different_pixels_are_fine() -> None:
+    assert find_pixel_leaks(two_rows(), [facts("a"), facts("b")]) == []
+
+
+def test_unreadable_scans_are_listed_with_their_reason() -> None:
+    (finding,) = find_unreadable(two_rows(), [facts("a"), ScanFacts(error="It is broken.")])
+    assert finding.sentence == "Row 3 cannot be read: It is broken."
+    assert finding.rows == (3,)
+
+
+def test_a_label_that_contradicts_the_path_is_said() -> None:
+    manifest = two_rows(first={"scan": "Normal subjects/P001"}, second={"scan": "cap/1"})
+    (finding,) = find_label_conflicts(manifest)
+    assert finding.rows == (2,)
+    assert "labelled CAP, but its path says normal" in finding.sentence
+
+
+def test_a_patient_with_two_labels_is_said() -> None:
+    (finding,) = find_label_conflicts(two_rows(second={"patient": "Ann", "label": "normal"}))
+    assert finding.severity == "warning"
+    assert "CAP and normal" in finding.sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("COVID-19 subjects", "COVID-19"), ("Covid19_Cases", "COVID-19"), ("covid3", "COVID-19"),
+        ("covid-19", "COVID-19"), ("Cap subjects", "CAP"), ("cap012", "CAP"),
+        ("Community Acquired Pneumonia", "CAP"), ("Normal Subjects", "normal"),
+        ("normal001", "normal"), ("Healthy", "normal"), ("COVID-CT-MD", None),
+        ("non-covid", None), ("covid negative", None), ("P001", None), ("escape", None),
+    ],
+)  # fmt: skip
+def test_names_of_folders_are_understood_as_a_whole(name: str, label: str | None) -> None:
+    assert class_of(name) == label
+
+
+def test_the_part_of_a_path_nearest_to_the_scan_counts() -> None:
+    assert class_in_path("covid/normal/scan.nii.gz") == "normal"
+    assert class_in_path("a\\Cap subjects\\x") == "CAP"
+    assert class_in_path("a/b") is None

@@ -1,0 +1,242 @@
+"""Each layout on a tiny folder that is laid out like the data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from chestct.datasets.found import MAX_FOLDERS, class_folders, folders_under, read_table, stem
+from chestct.datasets.manifest import Manifest, ManifestError
+from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.public import LAYOUTS, scan_folder
+from chestct.errors import ReadError, UnknownNameError
+
+
+def lay_out(root: Path, *paths: str) -> Path:
+    """Empty files at the given places."""
+    for path in paths:
+        place = root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
+    return root
+
+
+def summary(manifest: Manifest) -> list[tuple[str, str, str]]:
+    """Scan, patient and label of every row, paths relative to the folder."""
+    return [
+        (Path(row.scan).relative_to(manifest.folder).as_posix(), row.patient, row.label)
+        for row in manifest.rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("covid", "cap", "normal"),
+    [
+        ("COVID-19 subjects", "Cap subjects", "Normal subjects"),
+        ("COVID-19 Cases", "CAP Cases", "Normal Cases"),
+        ("covid19_subjects", "cap", "NORMAL"),
+        ("COVID-19 subjects/COVID-19 subjects", "Cap subjects/Cap subjects", "Normal subjects"),
+        ("COVID-CT-MD/COVID-19 subjects", "COVID-CT-MD/Cap", "COVID-CT-MD/Normal"),
+        (".", ".", "."),
+    ],
+)
+def test_covid_ct_md_is_known_in_any_spelling(
+    tmp_path: Path, covid: str, cap: str, normal: str
+) -> None:
+    lay_out(
+        tmp_path, f"{covid}/P001/IM0001.dcm", f"{covid}/P002/IM0001.dcm",
+        f"{cap}/cap001/IM0001.dcm", f"{normal}/normal001/IM0001.dcm", "Index.csv",
+    )  # fmt: skip
+    (tmp_path / covid / "P099").mkdir()
+    manifest, layout, notes = scan_folder(tmp_path)
+    assert layout == "covid_ct_md"
+    assert sorted((patient, label) for _, patient, label in summary(manifest)) == [
+        ("P001", "COVID-19"), ("P002", "COVID-19"), ("cap001", "CAP"), ("normal001", "normal"),
+    ]  # fmt: skip
+    assert {row.others["dataset"] for row in manifest.rows} == {"COVID-CT-MD"}
+    assert notes == ()
+
+
+def test_covid_ct_md_takes_age_and_sex_from_the_clinical_table(tmp_path: Path) -> None:
+    lay_out(tmp_path, "Cap subjects/cap001/1.dcm", "Normal subjects/normal001/1.dcm")
+    (tmp_path / "Radiologist.csv").write_text("Patient ID,Opinion\ncap001,agrees\n")
+    (tmp_path / "Clinical-data.csv").write_text(
+        "Patient ID,Patient Gender,Patient Age,Weight\ncap001,M,045Y,80\nnormal001,?,unknown,70\n",
+        encoding="utf-8-sig",
+    )
+    manifest, _, _ = scan_folder(tmp_path)
+    assert [(row.age, row.sex) for row in manifest.rows] == [(45.0, "M"), (None, "")]
+
+
+def test_folders_that_contradict_the_names_are_no_covid_ct_md(tmp_path: Path) -> None:
+    lay_out(tmp_path, "Normal/P001/1.dcm", "Covid/P002/1.dcm")
+    manifest, layout, _ = scan_folder(tmp_path)
+    assert layout == "folder_per_class"
+    assert [row.label for row in manifest.rows if row.patient == "P001"] == ["normal"]
+
+
+@pytest.mark.parametrize("folder", ["Test-1", "SPGC-COVID/Test1", "."])
+def test_spgc_takes_labels_from_its_tables(tmp_path: Path, folder: str) -> None:
+    lay_out(tmp_path, *(f"{folder}/T1-00{n}/IM1.dcm" for n in (1, 2, 3, 4)))
+    (tmp_path / "test1_labels.csv").write_text(
+        "T1-001,COVID-19\n'T1_002',normal\nT1-003,cap\nT1-009,normal\n", encoding="utf-8-sig"
+    )
+    manifest, layout, notes = scan_folder(tmp_path)
+    assert layout == "spgc"
+    assert [(patient, label) for _, patient, label in summary(manifest)] == [
+        ("T1-001", "COVID-19"), ("T1-002", "normal"), ("T1-003", "CAP"),
+    ]  # fmt: skip
+    assert manifest.rows[0].others == {"dataset": "SPGC-COVID T1"}
+    assert notes == (
+        "1 studies stand in no label file and were left out.",
+        "1 studies of the label files have no folder.",
+    )
+
+
+@pytest.mark.parametrize("root", ["studies", "COVID19_1110/studies", "."])
+def test_mosmed_takes_severity_for_class(tmp_path: Path, root: str) -> None:
+    lay_out(
+        tmp_path, f"{root}/CT-0/study_0001.nii.gz", f"{root}/CT-1/study_0255.nii",
+        f"{root}/CT-4/study_1110.nii.gz", "masks/study_0255_mask.nii.gz",
+    )  # fmt: skip
+    manifest, layout, notes = scan_folder(tmp_path)
+    assert layout == "mosmed"
+    assert [(patient, label) for _, patient, label in summary(manifest)] == [
+        ("study_0001", "normal"), ("study_0255", "COVID-19"), ("study_1110", "COVID-19"),
+    ]  # fmt: skip
+    assert manifest.rows[2].others["severity"] == "CT-4"
+    assert "not laboratory tests" in notes[0]
+
+
+def test_covid_ctset_has_several_sequences_of_a_patient(tmp_path: Path) -> None:
+    lay_out(
+        tmp_path, "covid1/patient1/SR_2/1.tif", "covid1/patient1/SR_3/1.tif",
+        "covid2/patient50/SR_4/1.tif", "normal1/patient1/SR_2/1.tif",
+    )  # fmt: skip
+    manifest, layout, notes = scan_folder(tmp_path)
+    assert layout == "covid_ctset"
+    assert summary(manifest) == [
+        ("covid1/patient1/SR_2", "COVID-19 patient1", "COVID-19"),
+        ("covid1/patient1/SR_3", "COVID-19 patient1", "COVID-19"),
+        ("covid2/patient50/SR_4", "COVID-19 patient50", "COVID-19"),
+        ("normal1/patient1/SR_2", "normal patient1", "normal"),
+    ]
+    assert "--spacing-mm" in notes[0]
+    assert manifest.rows[0].site == "Negin"
+
+
+def test_how_slices_lie_is_put_on_every_row_and_then_not_asked_for(tmp_path: Path) -> None:
+    lay_out(tmp_path, "covid1/patient1/SR_2/1.tif", "normal1/patient2/SR_2/1.tif")
+    reading = {"spacing_mm": "2 0.7 0.7", "order": "ascending"}
+    manifest, _, notes = scan_folder(tmp_path, "covid_ctset", reading)
+    assert all(row.others["spacing_mm"] == "2 0.7 0.7" for row in manifest.rows)
+    assert notes == ()
+
+
+@pytest.mark.parametrize("root", ["COVID-MAH-CT 3D", "COVID-MAH-CT/3D", "COVID-MAH-CT-3D/COVID-19"])
+def test_covid_mah_ct_is_all_covid(tmp_path: Path, root: str) -> None:
+    lay_out(tmp_path, *(f"{root}/{n}/slice1.tif" for n in (1, 2, 10)))
+    manifest, layout, notes = scan_folder(tmp_path)
+    assert layout == "covid_mah_ct_3d"
+    assert {(row.patient, row.label) for row in manifest.rows} == {
+        ("1", "COVID-19"), ("2", "COVID-19"), ("10", "COVID-19"),
+    }  # fmt: skip
+    assert "class and source are the same variable" in notes[1]
+
+
+def test_a_plain_folder_per_class_is_known(tmp_path: Path) -> None:
+    lay_out(
+        tmp_path, "covid/1/a.dcm", "covid/2.nii.gz", "covid/readme.txt", "Healthy/1/deep/a.dcm",
+        "Pneumonia/x.zip", "covid/.hidden/a.dcm",
+    )  # fmt: skip
+    (tmp_path / "covid" / "empty").mkdir()
+    manifest, layout, notes = scan_folder(tmp_path)
+    assert layout == "folder_per_class"
+    assert sorted(summary(manifest)) == [
+        ("Healthy/1", "normal 1", "normal"),
+        ("Pneumonia/x.zip", "CAP x", "CAP"),
+        ("covid/1", "COVID-19 1", "COVID-19"),
+        ("covid/2.nii.gz", "COVID-19 2", "COVID-19"),
+    ]
+    assert "another patient" in notes[0]
+
+
+def test_a_table_of_labels_is_taken_as_simulate_writes_it(tmp_path: Path) -> None:
+    lay_out(tmp_path, "patient-001/dicom/a.dcm", "patient-002/dicom/a.dcm")
+    (tmp_path / "labels.csv").write_text(
+        "patient,scan,label\npatient-001,patient-001/dicom,CAP\n"
+        "patient-002,patient-002/dicom,normal\n,,\n"
+    )
+    manifest, layout, _ = scan_folder(tmp_path)
+    assert layout == "labels_csv"
+    assert summary(manifest) == [
+        ("patient-001/dicom", "patient-001", "CAP"),
+        ("patient-002/dicom", "patient-002", "normal"),
+    ]
+
+
+def test_a_relative_folder_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay_out(tmp_path, "sets/covid/1/a.dcm", "sets/normal/2/a.dcm")
+    monkeypatch.chdir(tmp_path)
+    manifest, _, _ = scan_folder("sets")
+    assert all(manifest.path(row).is_dir() for row in manifest.rows)
+
+
+def test_a_folder_without_labelled_scans_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    lay_out(tmp_path, "things/a.txt")
+    with pytest.raises(ManifestError, match="one folder per class"):
+        scan_folder(tmp_path)
+    with pytest.raises(ManifestError, match="There is no folder"):
+        scan_folder(tmp_path / "none")
+    with pytest.raises(UnknownNameError, match="Did you mean 'mosmed'"):
+        scan_folder(tmp_path, "mosmet")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_layout_finds_scans_in_an_empty_folder(tmp_path: Path, layout: str) -> None:
+    assert LAYOUTS[layout](tmp_path).rows == []
+
+
+def test_nested_class_folders_count_once(tmp_path: Path) -> None:
+    lay_out(tmp_path, "covid/covid/normal1/a.dcm")
+    assert class_folders(tmp_path) == [(tmp_path / "covid" / "covid", "COVID-19")]
+
+
+def test_too_many_folders_and_unreadable_ones_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay_out(tmp_path, "a/b/c.txt")
+    assert MAX_FOLDERS > 10_000
+    monkeypatch.setattr("chestct.datasets.found.MAX_FOLDERS", 1)
+    with pytest.raises(ManifestError, match="more than 1 folders"):
+        list(folders_under(tmp_path, 3))
+    with pytest.raises(ReadError, match="cannot be read"):
+        list(folders_under(tmp_path / "none", 1))
+
+
+def test_tables_that_are_none_hold_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xff\xfe\xfa")
+    assert read_table(tmp_path / "a.csv") == []
+    assert read_table(tmp_path / "none.csv") == []
+    (tmp_path / "b.csv").write_text("a;b\n1;2\n")
+    assert read_table(tmp_path / "b.csv") == [["a", "b"], ["1", "2"]]
+    assert stem(Path("x/scan.nii.gz")) == "scan"
+
+
+def test_the_real_sample_is_known(data_folder: Path) -> None:
+    manifest, layout, _ = scan_folder(data_folder / "covid_ct_md")
+    assert layout == "covid_ct_md"
+    assert [(row.patient, row.label) for row in manifest.rows] == [
+        ("P001", "COVID-19"), ("normal001", "normal"),
+    ]  # fmt: skip
+
+
+def test_linked_scans_are_found_under_their_own_names(tmp_path: Path) -> None:
+    lay_out(tmp_path, "store/x/a.dcm", "store/y/a.dcm")
+    for label, name in (("covid", "x"), ("normal", "y")):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "scan").symlink_to(tmp_path / "store" / name)
+    manifest, _, _ = scan_folder(tmp_path / "set")
+    path = write_manifest(manifest, tmp_path / "scans.csv")
+    assert [row.scan for row in read_manifest(path).rows] == ["set/covid/scan", "set/normal/scan"]

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from chestct.errors import TrainingError
+from chestct.training.interrupts import StopRequest, memory_explained
+
+RUN = Path("runs/first")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        MemoryError(),
+    ],
+    ids=["cpu", "gpu", "python"],
+)
+def test_memory_that_runs_out_ends_with_a_remedy(error: Exception) -> None:
+    with (
+        pytest.raises(TrainingError, match=r"smaller training\.batch_size.*first goes on"),
+        memory_explained(RUN),
+    ):
+        raise error
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="shapes do not match"), memory_explained(RUN):
+        raise RuntimeError("shapes do not match")
+
+
+def test_signals_are_left_alone_outside_the_main_thread() -> None:
+    found = []
+
+    def enter() -> None:
+        with StopRequest() as stop:
+            found.append(bool(stop))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [False]

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from brightness import SETS, SETTINGS, MeanThenLinear
+from torch import nn
+
+from chestct.datasets.augment import Augmentation
+from chestct.training.lr_range import (
+    BREAKS_AT,
+    RangeTest,
+    range_per_epoch,
+    range_per_step,
+    smooth,
+    write_range_test,
+)
+from chestct.training.objective import DivergedError
+
+QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
+
+
+def test_the_quick_form_rises_by_one_factor_from_1e_8_to_1() -> None:
+    found = range_per_step(MeanThenLinear(), SETS, QUICK, augmentation=Augmentation(), steps=41)
+    assert found.rates[0] == pytest.approx(1e-8)
+    assert found.rates[-1] == pytest.approx(1.0)
+    factors = [b / a for a, b in zip(found.rates, found.rates[1:], strict=False)]
+    assert factors == pytest.approx([factors[0]] * 40)
+    assert min(found.losses[30:]) < found.losses[0]
+
+
+def test_the_same_seed_gives_the_same_curve() -> None:
+    first, second = (range_per_step(MeanThenLinear(), SETS, QUICK, steps=10) for _ in range(2))
+    assert first == second
+
+
+class Breaks(nn.Module):
+    """Its loss grows without bound once its weight has moved far enough."""
+
+    def __init__(self, *, to_nothing: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.to_nothing = to_nothing
+        self.calls = 0
+
+    def forward(self, batch: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        size = 30.0 if self.calls > 5 else 1.0
+        size = float("nan") if self.calls > 5 and self.to_nothing else size
+        return (batch.mean(dim=(1, 2, 3, 4)) * 0 + self.weight * 0 + size)[:, None] * torch.tensor(
+            [1.0, -1.0]
+        )
+
+
+@pytest.mark.parametrize(("to_nothing", "length"), [(True, 5), (False, None)])
+def test_the_quick_form_ends_where_the_loss_breaks(to_nothing: bool, length: int | None) -> None:
+    found = range_per_step(Breaks(to_nothing=to_nothing), SETS, QUICK, steps=100)
+    assert len(found.rates) < 20
+    if length is None:
+        assert found.smoothed[-1] > BREAKS_AT * min(found.smoothed)
+    else:
+        assert len(found.rates) == length
+
+
+def test_a_first_loss_that_is_no_number_is_an_error() -> None:
+    broken = Breaks(to_nothing=True)
+    broken.calls = 9
+    with pytest.raises(DivergedError, match="first loss is no number"):
+        range_per_step(broken, SETS, QUICK, steps=10)
+
+
+def test_the_paper_s_form_goes_on_where_it_was_and_reads_the_validation_loss(
+    tmp_path: Path,
+) -> None:
+    settings = QUICK.model_copy(update={"epochs": 3})
+    whole = range_per_epoch(MeanThenLinear(), SETS, settings, tmp_path / "whole")
+    assert whole.is_per_epoch
+    assert whole.rates == pytest.approx([1e-8 * 10 ** (epoch / 20) for epoch in range(3)])
+    again = range_per_epoch(MeanThenLinear(), SETS, settings, tmp_path / "whole")
+    assert again == whole
+
+
+class BreaksWhileTraining(Breaks):
+    def forward(self, batch: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            self.calls -= 1
+        return super().forward(batch, lungs)
+
+
+def test_the_paper_s_form_ends_where_the_loss_is_no_number(tmp_path: Path) -> None:
+    network = BreaksWhileTraining(to_nothing=True)
+    network.calls = -2
+    found = range_per_epoch(network, SETS, QUICK, tmp_path / "late")
+    assert len(found.rates) == 1
+    at_once = BreaksWhileTraining(to_nothing=True)
+    at_once.calls = 9
+    with pytest.raises(DivergedError):
+        range_per_epoch(at_once, SETS, QUICK, tmp_path / "at once")
+
+
+RATES = tuple(10.0**n for n in range(-8, 0))
+
+
+@pytest.mark.parametrize(
+    ("losses", "suggestion"),
+    [
+        # Lowest at 1e-3: a tenth of it comes before half of the fall does.
+        ((1.0, 1.0, 1.0, 0.9, 0.8, 0.1, 2.0, 9.0), 1e-4),
+        # It goes on falling to the end, and half of the fall is done at 1e-5.
+        ((1.0, 1.0, 0.9, 0.4, 0.2, 0.1, 0.1, 0.05), 1e-5),
+    ],
+)
+def test_the_suggestion_is_the_lower_of_a_tenth_of_the_best_rate_and_half_of_the_fall(
+    losses: tuple[float, ...], suggestion: float
+) -> None:
+    found = RangeTest(RATES, losses, losses, is_per_epoch=False)
+    assert found.suggestion == pytest.approx(suggestion)
+    assert found.is_clear
+
+
+def test_a_flat_curve_is_not_clear_and_all_of_it_is_written(tmp_path: Path) -> None:
+    found = RangeTest(RATES, (1.0,) * 8, (1.0,) * 8, is_per_epoch=True)
+    assert not found.is_clear
+    table, *figures = write_range_test(found, tmp_path)
+    assert len(table.read_text().splitlines()) == 9
+    assert all(figure.stat().st_size > 1000 for figure in figures)
+
+
+def test_smoothing_keeps_a_constant_and_damps_a_spike() -> None:
+    assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert max(smooth([1.0] * 10 + [2.0])) == pytest.approx(1.2, abs=0.05)
