@@ -9,7 +9,8 @@ from chestct.evaluation.delong import delong_covariance
 
 # Albumin, total protein, K-G score and whether surgery failed to help (1), of the 43 patients of
 # DeLong, DeLong and Clarke-Pearson (1988) with all three, as tabulated with Example 8 of the
-# LOGISTIC chapter of the SAS/STAT guide, whose printed output the figures below are.
+# LOGISTIC chapter of the SAS/STAT guide. The figures below are its output as we remember it: the
+# page's own print could not be looked up. The comparison with all pairs does not depend on them.
 OVARIAN_CANCER = np.loadtxt(
     """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0
     1.6 5.6 5 1  3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1
