@@ -94,13 +94,14 @@ def test_a_run_killed_at_random_steps_ends_with_the_weights_of_one_never_killed(
     rng = np.random.default_rng(5)
     kills = 0
     while kills < 5:
-        run = subprocess.Popen([*program, str(broken)], env=environment)
+        # A session of its own, so that its data-loading worker dies with it.
+        run = subprocess.Popen([*program, str(broken)], env=environment, start_new_session=True)
         state = broken / "checkpoint.safetensors"
         before = state.stat().st_mtime_ns if state.exists() else 0
         while run.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
             time.sleep(0.002)
         time.sleep(float(rng.uniform(0, 0.01)))
-        run.send_signal(signal.SIGKILL)
+        os.killpg(run.pid, signal.SIGKILL)
         killed = run.wait() == -signal.SIGKILL
         kills += killed
         assert killed, "the run ended before it could be killed often enough"
