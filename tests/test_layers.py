@@ -17,7 +17,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("preprocess",),
     ("engines", "weights", "card", "classifier"),
     ("explain", "datasets", "evaluation", "analysis", "pictures"),
-    ("training", "studies", "pipeline", "writers"),
+    ("training", "pipeline", "writers"),
+    ("studies",),
     ("viewer", "node", "scale"),
     ("cli", "__init__", "__main__"),
 )

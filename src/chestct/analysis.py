@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from chestct.explain.explanation import ScanExplanation
 from chestct.preprocess.prepared import PreparedScan
 from chestct.result import ScanResult
 from chestct.volume import Volume, to_canonical
@@ -39,11 +40,13 @@ class ScanAnalysis:
         result: The answer.
         volume: The scan as read, on its own axes.
         prepared: What the network saw and how it lies in the patient.
+        explanation: Where the evidence lies, when it was asked for.
     """
 
     result: ScanResult
     volume: Volume
     prepared: PreparedScan
+    explanation: ScanExplanation | None = None
 
     @property
     def analysed_slices(self) -> tuple[int, int]:

@@ -1,0 +1,84 @@
+"""What an explanation is: a heat-map as the network saw it, on the scan, and in words' numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from chestct.arrays import Heat
+from chestct.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which input voxels spoke for a class.
+
+    Attributes:
+        method: A name in `EXPLANATIONS`.
+        layer: Name of the network's layer the map was taken from; empty where there is none.
+        label: The class it speaks for.
+        heat: At the network input's size, (depth, height, width), 0 to 1; all zero where nothing
+            spoke for the class.
+        scale: What 1 stands for in the method's own unit, so that maps can be compared.
+    """
+
+    method: str
+    layer: str
+    label: str
+    heat: Heat
+    scale: float
+
+
+@dataclass(frozen=True)
+class PeakSlice:
+    """A slice with much evidence.
+
+    Attributes:
+        index: Slice along depth of the scan's own grid, from 0.
+        uid: Its SOPInstanceUID; empty where the scan has none.
+        evidence: Mean heat over the lungs of this slice, 0 to 1.
+    """
+
+    index: int
+    uid: str
+    evidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceSummary:
+    """Where in the lungs the evidence lies.
+
+    Attributes:
+        threshold: Heat from which a voxel counts as involved.
+        shares: Region to the share of its lung volume that is involved, 0 to 1. Regions: "lungs",
+            "left lung", "right lung", "upper third", "middle third", "lower third", and
+            "left upper third" ... "right lower third"; a region without lung is left out.
+        involved_ml: Lung volume that is involved, in millilitres.
+        by_slice: Mean heat over the lungs of each slice of the scan's own grid; NaN where the
+            slice was not analysed or holds no lung.
+        peaks: The slices with the most evidence, strongest first, neighbours left out.
+    """
+
+    threshold: float
+    shares: dict[str, float]
+    involved_ml: float
+    by_slice: Float64[np.ndarray, " slices"]
+    peaks: tuple[PeakSlice, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ScanExplanation:
+    """An explanation on the patient's own scan.
+
+    Attributes:
+        explanation: The map as the network's input has it.
+        heat: The map on the scan's own grid and axes, float32, 0 to 1; NaN where the network saw
+            nothing ("not analysed").
+        summary: Where in the lungs it lies.
+    """
+
+    explanation: Explanation
+    heat: Volume
+    summary: EvidenceSummary

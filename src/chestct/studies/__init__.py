@@ -1,0 +1,1 @@
+"""The papers' tables as commands, and the checks a network must stand."""
