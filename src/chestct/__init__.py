@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from chestct.classifier import Classifier, load_classifier
+    from chestct.explain.scan import explain_scan
     from chestct.pipeline import classify_scan
     from chestct.preprocess.prepare import prepare
     from chestct.preprocess.recipes import RECIPES
@@ -28,6 +29,7 @@ __all__ = [
     "Volume",
     "__version__",
     "classify_scan",
+    "explain_scan",
     "load_classifier",
     "prepare",
     "read_volume",
@@ -40,6 +42,7 @@ _HOMES: Final = {
     "ScanResult": "chestct.result",
     "Volume": "chestct.volume",
     "classify_scan": "chestct.pipeline",
+    "explain_scan": "chestct.explain.scan",
     "load_classifier": "chestct.classifier",
     "prepare": "chestct.preprocess.prepare",
     "read_volume": "chestct.readers",

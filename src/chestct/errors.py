@@ -43,3 +43,7 @@ class NetworkError(ChestCTError):
 
 class TrainingError(ChestCTError):
     """A training run cannot start, cannot go on, or was stopped and can go on later."""
+
+
+class ExplanationError(ChestCTError):
+    """An answer cannot be explained this way: no such layer, or a network of another kind."""

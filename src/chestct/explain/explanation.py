@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from chestct.arrays import Heat
+from chestct.arrays import Heat, Spacing
 from chestct.volume import Volume
 
 
@@ -21,7 +21,10 @@ class Explanation:
         label: The class it speaks for.
         heat: At the network input's size, (depth, height, width), 0 to 1; all zero where nothing
             spoke for the class.
-        scale: What 1 stands for in the method's own unit, so that maps can be compared.
+        scale: What 1 stands for in the method's own unit, so that maps can be compared; 0 where
+            nothing spoke for the class.
+        cell: Size of the layer's cells (or of the patches) in input voxels, (depth, height, width):
+            the map cannot tell places apart that lie closer.
     """
 
     method: str
@@ -29,6 +32,12 @@ class Explanation:
     label: str
     heat: Heat
     scale: float
+    cell: Spacing = (1.0, 1.0, 1.0)
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether anything spoke for the class; if not, the map is zero everywhere."""
+        return self.scale > 0.0
 
 
 @dataclass(frozen=True)
@@ -52,13 +61,15 @@ class EvidenceSummary:
 
     Attributes:
         threshold: Heat from which a voxel counts as involved.
-        shares: Region to the share of its lung volume that is involved, 0 to 1. Regions: "lungs",
-            "left lung", "right lung", "upper third", "middle third", "lower third", and
-            "left upper third" ... "right lower third"; a region without lung is left out.
+        shares: Region to the share of its analysed lung volume that is involved, 0 to 1. Regions:
+            "lungs", "left lung", "right lung", "upper third", "middle third", "lower third", and
+            "left upper third" ... "right lower third"; a region without analysed lung is left out,
+            and so are those of a side where the two lungs cannot be taken apart.
         involved_ml: Lung volume that is involved, in millilitres.
         by_slice: Mean heat over the lungs of each slice of the scan's own grid; NaN where the
             slice was not analysed or holds no lung.
-        peaks: The slices with the most evidence, strongest first, neighbours left out.
+        peaks: Slices with more evidence than any within 15 mm, strongest first, at most five; none
+            where there is no evidence.
     """
 
     threshold: float

@@ -1,0 +1,210 @@
+"""What an explanation costs: beside the plain forward pass, and on its way back to the scan.
+
+    python benchmarks/explaining.py [SCAN]
+
+Goals: Grad-CAM at most 2.5 times the plain PyTorch forward pass; the way back to 512 x 512 x 300
+voxels at most 0.5 s and 1 GB of memory beside what was there. Beside seconds by the clock stand
+those the processor spent, which another load disturbs less; ratios are made of these. With a scan
+that has radiologists' labels per slice beside it (P001_slice_labels.csv), the evidence is compared
+with them.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from chestct.classifier import Classifier, load_classifier
+from chestct.explain.back_to_scan import back_to_scan
+from chestct.explain.evidence import summarise_evidence
+from chestct.explain.gradient_maps import gradcam_map
+from chestct.explain.mass import grown_by_a_cell, share_inside
+from chestct.explain.question import Question
+from chestct.explain.run import explain
+from chestct.explain.scan import explain_scan
+from chestct.networks import build_network
+from chestct.preprocess.prepare import prepare
+from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.recipes import RECIPES
+from chestct.readers import read_volume
+from chestct.volume import Grid, Volume
+
+REPEATS = 7
+DEFAULT_SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid_ct_md" / "P001"
+NETWORKS = (
+    ("roi_resnet18", {"width": 32, "gating": "all"}, (96, 96, 96)),
+    ("roi_resnet50", {"width": 32, "gating": "figure"}, (96, 96, 96)),
+    ("maseres", {"input_shape": [56, 56, 56]}, (56, 56, 56)),
+    ("alexnet3d", {"input_shape": [128, 128, 128], "dense_units": 512}, (128, 128, 128)),
+    ("voxcnn", {"input_shape": [128, 128, 128]}, (128, 128, 128)),
+)
+BIG_SHAPE = (300, 512, 512)
+MAPS = (
+    ("gradcam", None),
+    ("gradcam", "layer3"),
+    ("gradcam", "layer2"),
+    ("gradcam++", "layer2"),
+    ("layercam", "layer2"),
+    ("strongest_channel", None),
+)
+REGIONS = ("left lung", "right lung", "upper third", "middle third", "lower third")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Median seconds of a piece of work."""
+
+    clock_s: float
+    processor_s: float
+
+    def __str__(self) -> str:
+        return f"{self.clock_s:10.3f}{self.processor_s:10.3f}"
+
+
+def in_turns(*works: Callable[[], object], repeats: int = REPEATS) -> list[Cost]:
+    """Cost of several pieces of work, run one after the other again and again."""
+    taken: list[list[tuple[float, float]]] = [[] for _ in works]
+    for turn in range(repeats + 1):
+        for work, times in zip(works, taken, strict=True):
+            start, processor = time.perf_counter(), time.process_time()
+            work()
+            # The first turn warms up.
+            if turn:
+                times.append((time.perf_counter() - start, time.process_time() - processor))
+    return [Cost(*(statistics.median(column) for column in zip(*t, strict=True))) for t in taken]
+
+
+def plain_forward(network: torch.nn.Module, batch: torch.Tensor, lungs: torch.Tensor) -> object:
+    """The forward pass alone, as the PyTorch engine runs it."""
+    with torch.inference_mode():
+        return network(batch, lungs)
+
+
+def report_networks() -> None:
+    """Grad-CAM beside the forward pass for every network, weights drawn."""
+    print(f"{'network':26}{'forward s':>10}{'CPU s':>10}{'Grad-CAM s':>12}{'CPU s':>8}{'ratio':>8}")
+    for name, settings, shape in NETWORKS:
+        network = build_network(name, 1, 3, settings).eval()
+        batch = torch.rand(1, 1, *shape)
+        asked = Question(network, batch, torch.ones_like(batch), target=0)
+        forward, gradcam = in_turns(
+            partial(plain_forward, network, asked.batch, asked.lungs),
+            partial(gradcam_map, asked),
+            repeats=3,
+        )
+        ratio = gradcam.processor_s / forward.processor_s
+        print(f"{name + ' ' + str(shape[0]):26}{forward}{gradcam}{ratio:8.2f}", flush=True)
+
+
+def report_scan(volume: Volume, prepared: PreparedScan, classifier: Classifier) -> None:
+    """Everything that is done for one real scan with the default classifier."""
+    batch = torch.from_numpy(prepared.input.copy())[None]
+    lungs = torch.from_numpy(prepared.lungs.astype(np.float32))[None, None]
+    explanation = explain(classifier, prepared)
+    heat = back_to_scan(explanation.heat, prepared)
+    forward, explaining, back, summary = in_turns(
+        partial(plain_forward, classifier.network, batch, lungs),
+        partial(explain, classifier, prepared),
+        partial(back_to_scan, explanation.heat, prepared),
+        partial(summarise_evidence, heat, prepared, ()),
+    )
+    print(f"\none scan of {' x '.join(map(str, volume.grid.shape))}, default classifier")
+    print(f"{'forward':26}{forward}")
+    ratio = explaining.processor_s / forward.processor_s
+    print(f"{'explain with gradcam':26}{explaining}{ratio:8.2f} times the forward pass")
+    print(f"{'back to the scan':26}{back}")
+    print(f"{'summary':26}{summary}")
+
+
+def report_evidence(
+    volume: Volume, prepared: PreparedScan, classifier: Classifier, labels: Path
+) -> None:
+    """Where the evidence lies, beside the slices that radiologists called infected."""
+    with labels.open(encoding="utf-8") as stream:
+        infected = np.array([row["infected"] != "0" for row in csv.DictReader(stream)])
+    for method, layer in MAPS:
+        found = explain_scan(classifier, prepared, volume, method=method, layer=layer)
+        summary, heat = found.summary, found.explanation.heat
+        known = np.isfinite(summary.by_slice)
+        area = roc_auc_score(infected[known], summary.by_slice[known])
+        grown = grown_by_a_cell(prepared.lungs, found.explanation.cell)
+        peaks = " ".join(
+            f"{peak.index}{'+' if infected[peak.index] else '-'}" for peak in summary.peaks
+        )
+        shares = " ".join(f"{summary.shares[name]:.3f}" for name in REGIONS)
+        print(
+            f"{method:18}{found.explanation.layer:8}{found.explanation.label:10}"
+            f"AUC {area:.3f}  peaks {peaks:24}  {shares}"
+            f"  in lungs {share_inside(heat, prepared.lungs):.3f}"
+            f"  grown {share_inside(heat, grown):.4f} of {grown.mean():.0%}"
+        )
+
+
+def big_scan(size: int) -> PreparedScan:
+    """A prepared scan of 300 slices of 512 x 512 and a network input of the given size."""
+    grid = Grid(BIG_SHAPE, (1.0, 0.7, 0.7))
+    step = (BIG_SHAPE[0] / size, BIG_SHAPE[1] / size, BIG_SHAPE[2] / size)
+    return PreparedScan(
+        input=np.zeros((1, size, size, size), dtype=np.float32),
+        lungs=np.zeros((size, size, size), dtype=np.bool_),
+        grid=grid.moved((0.0, 0.0, 0.0), step, (size, size, size)),
+        scan_lungs=Volume(grid, np.zeros(BIG_SHAPE, dtype=np.bool_)),
+        scan_grid=grid,
+        salient=(0, BIG_SHAPE[0] - 1),
+        lung_area=np.zeros(BIG_SHAPE[0]),
+        lung_volume_l=0.0,
+        recipe=RECIPES["roi_resnet_recommended"],
+        warnings=(),
+        unsuitable_reasons=(),
+    )
+
+
+def peak_bytes() -> int:
+    """Largest resident size of this process so far (Linux)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def report_way_back() -> None:
+    """Time and extra memory of the way back to a large scan; the largest input comes first."""
+    print(f"{'way back to 300x512x512':26}{'seconds':>10}{'CPU s':>10}{'extra MB':>10}")
+    for size in (224, 128, 104):
+        prepared = big_scan(size)
+        heat = np.random.default_rng(0).random(prepared.grid.shape, dtype=np.float32)
+        before = peak_bytes()
+        (cost,) = in_turns(partial(back_to_scan, heat, prepared))
+        extra = (peak_bytes() - before) / 1e6
+        print(f"{f'from {size}^3':26}{cost}{extra:10.0f}", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the figures."""
+    print(f"{torch.get_num_threads()} threads")
+    report_way_back()
+    print()
+    report_networks()
+    scan = Path(arguments[0]) if arguments else DEFAULT_SCAN
+    classifier, volume = load_classifier(), read_volume(scan)
+    prepared = prepare(volume, classifier.recipe)
+    report_scan(volume, prepared, classifier)
+    labels = scan.with_name(f"{scan.name}_slice_labels.csv")
+    if labels.exists():
+        print(f"\n{scan.name}: area under the curve of evidence against infected slices; peak")
+        print(f"slices, + infected; shares of {', '.join(REGIONS)}; share of the map in the lungs,")
+        print("and in the lungs grown by a cell, which is so much of the input")
+        report_evidence(volume, prepared, classifier, labels)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,82 @@
+"""Explain a classifier's answer about one prepared scan."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from chestct.classifier import Classifier
+from chestct.engines.interface import check_input
+from chestct.errors import ClassifierError
+from chestct.explain import EXPLANATIONS
+from chestct.explain.explanation import Explanation
+from chestct.explain.question import Listener, Question
+from chestct.explain.spread import spread_over_input
+from chestct.lookup import look_up
+from chestct.preprocess.prepared import PreparedScan
+
+
+def explain(
+    classifier: Classifier,
+    prepared: PreparedScan,
+    *,
+    method: str = "gradcam",
+    label: str | None = None,
+    layer: str | None = None,
+    listener: Listener | None = None,
+) -> Explanation:
+    """Find out which voxels of a prepared scan spoke for a class.
+
+    Always runs the classifier's own PyTorch network in float32, whatever engine gave the answer.
+    Neither the network nor the scan is changed.
+
+    Args:
+        classifier: What gave the answer.
+        prepared: The scan, prepared with the classifier's recipe.
+        method: A name in `EXPLANATIONS`.
+        label: The class to explain, None for the one with the highest probability.
+        layer: Dotted name of the network's layer to look at, None for its last block. Methods
+            that look at no layer of choice refuse one.
+        listener: Told by slow methods how many steps of how many are done.
+
+    Returns:
+        The map, its largest value 1; all zero, with a scale of 0, where nothing spoke for the
+        class.
+
+    Raises:
+        UnknownNameError: There is no such method or class.
+        ExplanationError: There is no such layer, or the method does not fit the network.
+        ClassifierError: The scan was prepared with another recipe.
+        EngineError: The input is not one of this classifier, or not finite.
+    """
+    make_map = look_up(EXPLANATIONS, method, kind="explanation")
+    numbers = {name: i for i, name in enumerate(classifier.labels)}
+    target = None if label is None else look_up(numbers, label, kind="class")
+    if prepared.recipe != classifier.recipe:
+        msg = (
+            f"The scan was prepared with '{prepared.recipe.name}', which is not this classifier's "
+            f"form of '{classifier.recipe.name}': prepare it with `classifier.recipe`."
+        )
+        raise ClassifierError(msg)
+    check_input(prepared.input, prepared.lungs, classifier.input_size)
+    question = Question(
+        network=classifier.network,
+        batch=torch.from_numpy(prepared.input.copy())[None],
+        lungs=torch.from_numpy(prepared.lungs.astype(np.float32))[None, None],
+        target=target,
+        layer=layer,
+        listener=listener,
+    )
+    cells = make_map(question)
+    heat = spread_over_input(cells, prepared.grid.shape)
+    highest = float(heat.max())
+    if highest > 0.0:
+        heat = np.minimum(heat / np.float32(highest), np.float32(1.0))
+    return Explanation(
+        method=method,
+        layer=cells.layer,
+        label=classifier.labels[cells.target],
+        heat=heat,
+        scale=highest * cells.unit_scale,
+        cell=cells.cell or cells.step,
+    )

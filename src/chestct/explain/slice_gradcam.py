@@ -1,0 +1,72 @@
+"""Grad-CAM (Selvaraju et al. 2017) of a slice network: where in a picture a class was seen.
+
+The slice networks give their last feature map and what follows it apart, so that no hooks are
+needed; the map is taken there, after the last activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+
+@runtime_checkable
+class SplitNetwork(Protocol):
+    """A network that gives its last feature map, and a head that makes logits of it."""
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """What makes logits of a feature map."""
+
+    def features(self, batch: Tensor) -> Tensor:
+        """The last feature map, (batch, channel, rows, columns)."""
+
+
+def slice_gradcam(
+    network: SplitNetwork, picture: Float32[np.ndarray, "height width"], label: int
+) -> Float32[np.ndarray, "height width"]:
+    """Which pixels of a slice spoke for a class.
+
+    Channels are weighted by the mean gradient of the class's logit, less that of the others where
+    two classes share one unit; what speaks against the class is cut off.
+
+    Args:
+        network: A slice network, in eval mode.
+        picture: Its input, values from 0 to 1.
+        label: Index of the class.
+
+    Returns:
+        From 0 to 1, as large as the input; all zero where nothing spoke for the class.
+    """
+    batch = torch.from_numpy(np.array(picture, dtype=np.float32))[None, None, None]
+    with torch.no_grad():
+        found = network.features(batch)
+    features = found.clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = network.head(features)[0]
+        others = torch.cat([logits[:label], logits[label + 1 :]])
+        (gradient,) = torch.autograd.grad(logits[label] - others.mean(), features)
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    heat = F.relu((weights * features.detach()).sum(dim=1, keepdim=True))
+    size = [*picture.shape]
+    enlarged = F.interpolate(heat, size=size, mode="bilinear", align_corners=False)[0, 0]
+    most = float(enlarged.max())
+    scaled = enlarged / most if most > 0 else enlarged
+    return np.asarray(scaled.numpy(), dtype=np.float32)
+
+
+def paint_heat(
+    picture: Float32[np.ndarray, "height width"], heat: Float32[np.ndarray, "height width"]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """A slice in grey with the heat over it, from red to yellow, as strong as the heat is."""
+    grey = np.repeat(picture[..., None], 3, axis=2)
+    colour = np.stack([np.ones_like(heat), heat, np.zeros_like(heat)], axis=2)
+    share = 0.6 * heat[..., None]
+    mixed = np.clip((1 - share) * grey + share * colour, 0, 1)
+    return np.asarray(np.rint(255 * mixed), dtype=np.uint8)

@@ -1,0 +1,165 @@
+"""Where the evidence lies: sides, thirds, slices, on scans stored in any way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from analyses import SHAPE, lung_mask, make_prepared, make_volume
+from phantoms import chest, chest_grid, turned_grid
+
+from chestct.explain.evidence import summarise_evidence
+from chestct.explain.regions import lung_regions
+from chestct.preprocess.prepared import PreparedScan
+from chestct.volume import CANONICAL_DIRECTION, Grid, Volume, to_canonical
+
+UIDS = tuple(f"1.2.3.{i}" for i in range(SHAPE[0]))
+
+
+def scan_with(lungs: np.ndarray, grid: Grid | None = None) -> PreparedScan:
+    volume = make_volume()
+    grid = grid or volume.grid
+    return replace(make_prepared(volume), scan_lungs=Volume(grid, lungs), scan_grid=grid)
+
+
+def heat_on(prepared: PreparedScan, values: np.ndarray) -> Volume:
+    return Volume(prepared.scan_grid, values.astype(np.float32), unit="windowed")
+
+
+def test_shares_are_of_the_lung_volume_of_each_region() -> None:
+    lungs = lung_mask()
+    prepared = scan_with(lungs)
+    inside = np.flatnonzero(lungs.any(axis=(1, 2)))
+    top = np.arange(SHAPE[0]) >= inside[0] + 2 * (inside[-1] - inside[0]) / 3
+    left = np.arange(SHAPE[2]) >= SHAPE[2] // 2
+    heat = np.zeros(SHAPE)
+    heat[np.ix_(top, np.arange(SHAPE[1]), left)] = 0.5
+    summary = summarise_evidence(heat_on(prepared, heat), prepared, UIDS)
+    shares = summary.shares
+    assert shares["left upper third"] == 1.0
+    assert shares["upper third"] == pytest.approx(0.5, abs=0.02)
+    assert shares["left lung"] == pytest.approx(2 * shares["lungs"], rel=0.02)
+    assert shares["lungs"] == np.count_nonzero(heat[lungs]) / np.count_nonzero(lungs)
+    for name in ("right lung", "middle third", "lower third", "right upper third"):
+        assert shares[name] == 0.0
+    assert len(shares) == 12
+    assert summary.involved_ml == pytest.approx(np.count_nonzero(heat[lungs]) * 36 / 1000)
+
+
+def test_the_threshold_says_from_which_heat_a_voxel_is_involved() -> None:
+    prepared = scan_with(lung_mask())
+    heat = heat_on(prepared, np.full(SHAPE, 0.3))
+    assert summarise_evidence(heat, prepared, UIDS).shares["lungs"] == 0.0
+    low = summarise_evidence(heat, prepared, UIDS, threshold=0.25)
+    assert low.shares["lungs"] == 1.0
+    assert low.threshold == 0.25
+
+
+def test_lung_that_was_not_analysed_counts_nowhere() -> None:
+    prepared = scan_with(lung_mask())
+    heat = np.full(SHAPE, 1.0)
+    heat[:, :, : SHAPE[2] // 2] = np.nan
+    heat[:8] = np.nan
+    summary = summarise_evidence(heat_on(prepared, heat), prepared, UIDS)
+    assert summary.shares["lungs"] == summary.shares["left lung"] == 1.0
+    assert not any(name.startswith("right") for name in summary.shares)
+    assert np.isnan(summary.by_slice[:8]).all()
+    assert summary.by_slice[20] == 1.0
+
+
+def test_evidence_by_slice_is_the_mean_over_the_lungs() -> None:
+    lungs = lung_mask()
+    prepared = scan_with(lungs)
+    values = np.random.default_rng(0).random(SHAPE)
+    summary = summarise_evidence(heat_on(prepared, values), prepared, UIDS)
+    assert summary.by_slice[17] == pytest.approx(values[17][lungs[17]].mean(), rel=1e-5)
+    assert np.isnan(summary.by_slice[0])
+    assert summary.by_slice.shape == (SHAPE[0],)
+
+
+def test_peaks_are_separate_hills_strongest_first_with_their_uids() -> None:
+    prepared = scan_with(lung_mask())
+    curve = np.zeros(SHAPE[0])
+    curve[12:17] = (0.3, 0.5, 0.6, 0.5, 0.3)
+    curve[26:29] = (0.6, 0.9, 0.8)
+    summary = summarise_evidence(
+        heat_on(prepared, np.broadcast_to(curve[:, None, None], SHAPE)), prepared, UIDS
+    )
+    assert [peak.index for peak in summary.peaks] == [27, 14]
+    assert [peak.uid for peak in summary.peaks] == [UIDS[27], UIDS[14]]
+    assert summary.peaks[0].evidence == pytest.approx(0.9)
+
+
+def test_a_level_stretch_has_one_peak_and_scans_without_uids_get_empty_ones() -> None:
+    prepared = scan_with(lung_mask())
+    heat = np.zeros(SHAPE)
+    heat[15:18] = 0.4
+    (peak,) = summarise_evidence(heat_on(prepared, heat), prepared, ()).peaks
+    assert peak.index == 15
+    assert peak.uid == ""
+
+
+def test_a_slice_with_hardly_any_lung_is_no_peak() -> None:
+    lungs = lung_mask()
+    edge = int(np.flatnonzero(lungs.any(axis=(1, 2)))[0])
+    heat = np.zeros(SHAPE)
+    heat[edge] = 1.0
+    prepared = scan_with(lungs)
+    assert summarise_evidence(heat_on(prepared, heat), prepared, UIDS).peaks == ()
+
+
+def test_a_map_of_zeros_has_no_peaks_and_no_involvement() -> None:
+    prepared = scan_with(lung_mask())
+    summary = summarise_evidence(heat_on(prepared, np.zeros(SHAPE)), prepared, UIDS)
+    assert summary.peaks == ()
+    assert summary.involved_ml == 0
+    assert set(summary.shares.values()) == {0.0}
+
+
+def test_a_scan_without_lungs_has_no_regions() -> None:
+    prepared = scan_with(np.zeros(SHAPE, dtype=bool))
+    summary = summarise_evidence(heat_on(prepared, np.ones(SHAPE)), prepared, UIDS)
+    assert summary.shares == {}
+    assert summary.peaks == ()
+    assert np.isnan(summary.by_slice).all()
+
+
+def test_lungs_that_cannot_be_taken_apart_have_thirds_and_no_sides() -> None:
+    lungs = np.zeros(SHAPE, dtype=bool)
+    lungs[5:35, 10:50, 20:60] = True
+    prepared = scan_with(lungs)
+    summary = summarise_evidence(heat_on(prepared, np.ones(SHAPE)), prepared, UIDS)
+    assert set(summary.shares) == {"lungs", "upper third", "middle third", "lower third"}
+
+
+def test_a_map_on_another_grid_is_refused() -> None:
+    prepared = scan_with(lung_mask())
+    other = Volume(Grid(SHAPE, (1.0, 1.0, 1.0)), np.zeros(SHAPE, dtype=np.float32))
+    with pytest.raises(ValueError, match="own grid"):
+        summarise_evidence(other, prepared, UIDS)
+
+
+def upside_down() -> Grid:
+    head_to_feet, back, left = (0.0, 0.0, -1.0), *CANONICAL_DIRECTION[1:]
+    return chest_grid(direction=(head_to_feet, back, left))
+
+
+@pytest.mark.parametrize(
+    "grid", [chest_grid(), upside_down(), turned_grid(20.0, 0), turned_grid(-110.0, 1)]
+)
+def test_regions_follow_the_patient_however_the_scan_is_stored(grid: Grid) -> None:
+    scan = to_canonical(chest(grid))
+    lungs = scan.voxels == -850
+    regions = lung_regions(lungs, scan.grid)
+    x, _, z = scan.grid.to_patient(np.argwhere(lungs).astype(np.float64)).T
+    assert ((x > 0) == regions["left lung"]).mean() > 0.99
+    third = (z.max() - z.min()) / 3
+    assert ((z > z.max() - third) == regions["upper third"]).mean() > 0.99
+    assert ((z < z.min() + third) == regions["lower third"]).mean() > 0.99
+    total = sum(
+        regions[name].astype(int) for name in ("upper third", "middle third", "lower third")
+    )
+    assert (total == 1).all()
+    both = regions["right lung"] & regions["lower third"]
+    np.testing.assert_array_equal(regions["right lower third"], both)
