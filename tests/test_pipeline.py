@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,14 +16,14 @@ from tiny import RECIPE, save_tiny_classifier
 from chestct import pipeline
 from chestct.analysis import SCAN_FACTS
 from chestct.classifier import Classifier, load_classifier
+from chestct.cli import main
 from chestct.engines import make_engine
-from chestct.errors import ReadError
+from chestct.errors import ReadError, UnknownNameError
 from chestct.labels import THREE_CLASSES, UNSUITABLE
 from chestct.pipeline import analyse_scan, classify_scan, describe_scan, hash_voxels, scan_name
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
 from chestct.volume import ScanSource, Volume
-from chestct.writers.folders import write_outputs
 from chestct.writers.nifti_export import write_nifti
 
 
@@ -33,8 +35,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
-    return load_classifier(save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier"))
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_folder: Path) -> Classifier:
+    return load_classifier(tiny_folder)
 
 
 @pytest.fixture(scope="module")
@@ -159,34 +166,130 @@ def test_only_listed_facts_leave_the_program() -> None:
     assert "Doe" not in json.dumps(facts)
 
 
+SECRETS = {
+    "PatientName": "Quibbleton^Zebedee",
+    "PatientID": "MRN-8675309-X",
+    "PatientBirthDate": "19470313",
+    "AccessionNumber": "ACC-555-777",
+    "InstitutionName": "Saint Nowhere Infirmary",
+    "ReferringPhysicianName": "Snodgrass^Ermintrude",
+    "StudyDescription": "Thorax of Quibbleton",
+    "SeriesDescription": "Lung Quibbleton",
+}
+SECRET_WORDS = ("Quibbleton", "Zebedee", "8675309", "19470313", "ACC-555", "Nowhere", "Snodgrass")
+
+
+@pytest.fixture(scope="module")
+def identified_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A series full of what identifies a patient, in files named after one."""
+    folder = tmp_path_factory.mktemp("identified") / "scan"
+    for path in write_dicom_series(whole_hu(chest()), folder):
+        dataset = pydicom.dcmread(path)
+        for keyword, value in SECRETS.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(path.with_name(f"Quibbleton_{path.name}"))
+        path.unlink()
+    return folder
+
+
+def words_found(content: bytes) -> list[str]:
+    """Secret words in a file, packed or not, in the encodings that text is stored in."""
+    unpacked = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    return [
+        word
+        for word in SECRET_WORDS
+        for encoding in ("utf-8", "utf-16-le", "utf-16-be")
+        if word.encode(encoding) in unpacked or word.encode(encoding) in content
+    ]
+
+
 def test_no_identity_of_the_patient_reaches_any_output(
+    identified_scan: Path,
+    tmp_path: Path,
+    tiny_folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    command = ["classify", str(identified_scan), "--classifier", str(tiny_folder)]
+    command += ["--engine", "torch", "--explain", "--write", "all", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert main(["classify", str(identified_scan), "--classifier", str(tiny_folder), "--json"]) == 0
+    printed = capfd.readouterr()
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    plain = [path for path in files if path.suffix != ".dcm"]
+    assert sorted(path.name for path in plain) == [
+        "heat-map.nii.gz",
+        "lungs.nii.gz",
+        "preview.png",
+        "report.html",
+        "result.json",
+    ]
+    for path in plain:
+        assert words_found(path.read_bytes()) == [], path.name
+    assert words_found(" ".join(str(path) for path in files).encode()) == []
+    assert words_found((printed.out + printed.err + caplog.text).encode()) == []
+    # DICOM objects say whose they are, by design; so the search does find what is there.
+    objects = [path for path in files if path.suffix == ".dcm"]
+    assert len(objects) == 3
+    for path in objects:
+        header = pydicom.dcmread(path, stop_before_pixels=True)
+        assert header.PatientName == SECRETS["PatientName"]
+        assert "InstitutionName" not in header
+        assert "Quibbleton" in words_found(path.read_bytes()[:4096])
+
+
+def test_no_identity_of_the_patient_is_in_the_result_or_its_analysis(
+    identified_scan: Path, classifier: Classifier
+) -> None:
+    analysis = analyse_scan(identified_scan, classifier, engine="torch")
+    shown = json.dumps(asdict(analysis.result)) + repr(analysis.volume.source) + repr(analysis.path)
+    assert words_found(shown.encode()) == []
+    assert words_found(repr(analysis).encode()) == []
+
+
+def test_an_explanation_is_made_when_asked_for(scan: Path, classifier: Classifier) -> None:
+    plain = analyse_scan(scan, classifier, engine="torch")
+    assert plain.explanation is None
+    explained = analyse_scan(scan, classifier, engine="torch", explain="gradcam")
+    assert explained.explanation is not None
+    assert explained.explanation.explanation.label == explained.result.decision
+    assert explained.explanation.heat.grid == explained.volume.grid
+    assert explained.result.probabilities == plain.result.probabilities
+
+
+def test_auto_explains_as_the_card_says_and_slow_methods_tell_how_far_they_are(
+    scan: Path, classifier: Classifier
+) -> None:
+    card = classifier.card.model_copy(update={"explanation": "layercam:layer2"})
+    named = replace(classifier, card=card)
+    analysis = analyse_scan(scan, named, engine="torch", explain="auto")
+    assert analysis.explanation is not None
+    explanation = analysis.explanation.explanation
+    assert (explanation.method, explanation.layer) == ("layercam", "layer2")
+    steps: list[tuple[int, int]] = []
+    analyse_scan(
+        scan,
+        classifier,
+        engine="torch",
+        explain="occlusion",
+        listener=lambda done, num: steps.append((done, num)),
+    )
+    assert steps[-1][0] == steps[-1][1] > 1
+
+
+def test_an_unknown_explanation_is_said_before_anything_is_read(
     tmp_path: Path, classifier: Classifier
 ) -> None:
-    folder = tmp_path / "scan"
-    write_dicom_series(whole_hu(chest()), folder)
-    secrets = {
-        "PatientName": "Quibbleton^Zebedee",
-        "PatientID": "MRN-8675309-X",
-        "PatientBirthDate": "19470313",
-        "AccessionNumber": "ACC-555-777",
-        "InstitutionName": "Saint Nowhere Infirmary",
-        "ReferringPhysicianName": "Snodgrass^Ermintrude",
-        "StudyDescription": "Thorax of Quibbleton",
-        "SeriesDescription": "Lung Quibbleton",
-    }
-    for path in folder.iterdir():
-        dataset = pydicom.dcmread(path)
-        for keyword, value in secrets.items():
-            setattr(dataset, keyword, value)
-        dataset.save_as(path)
-    analysis = analyse_scan(folder, classifier, engine="torch")
-    write_outputs(analysis, tmp_path / "out")
-    words = ("Quibbleton", "Zebedee", "8675309", "19470313", "ACC-555", "Nowhere", "Snodgrass")
-    outputs = [path.read_bytes() for path in (tmp_path / "out").iterdir()]
-    assert len(outputs) == 3
-    for content in [*outputs, json.dumps(asdict(analysis.result)).encode()]:
-        for word in words:
-            assert word.encode() not in content
+    with pytest.raises(UnknownNameError, match="Did you mean 'gradcam'"):
+        analyse_scan(tmp_path / "nothing", classifier, engine="torch", explain="gradcan")
+
+
+def test_an_unsuitable_scan_has_no_explanation(tmp_path: Path, classifier: Classifier) -> None:
+    write_dicom_series(whole_hu(chest(has_lungs=False)), tmp_path / "head")
+    analysis = analyse_scan(tmp_path / "head", classifier, engine="torch", explain="gradcam")
+    assert analysis.explanation is None
+    assert analysis.result.decision == UNSUITABLE
 
 
 def test_a_path_that_is_not_there_is_a_read_error(tmp_path: Path, classifier: Classifier) -> None:

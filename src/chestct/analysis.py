@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from chestct.explain.explanation import ScanExplanation
 from chestct.preprocess.prepared import PreparedScan
 from chestct.result import ScanResult
 from chestct.volume import Volume, to_canonical
+
+if TYPE_CHECKING:
+    from chestct.readers.dicom_source import SourceSeries
 
 SCAN_FACTS: Final[dict[str, str]] = {
     "format": "Read from",
@@ -41,12 +46,28 @@ class ScanAnalysis:
         volume: The scan as read, on its own axes.
         prepared: What the network saw and how it lies in the patient.
         explanation: Where the evidence lies, when it was asked for.
+        path: What was read, for writers that copy headers; None for a volume made in memory.
+            Never shown: archives name folders by patient.
     """
 
     result: ScanResult
     volume: Volume
     prepared: PreparedScan
     explanation: ScanExplanation | None = None
+    path: Path | None = field(default=None, repr=False)
+
+    @cached_property
+    def source_series(self) -> SourceSeries | None:
+        """The headers behind the volume, read when first asked for; None if it was not DICOM.
+
+        Raises:
+            ReadError: The files are no longer what was read.
+        """
+        if self.path is None or self.volume.source.format != "dicom":
+            return None
+        from chestct.readers.dicom_source import read_source
+
+        return read_source(self.path, self.volume)
 
     @property
     def analysed_slices(self) -> tuple[int, int]:

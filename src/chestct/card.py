@@ -21,6 +21,8 @@ from chestct.lookup import unknown_name_message
 CARD_FILE: Final = "card.json"
 MAX_CARD_BYTES: Final = 2**20
 SCHEMA_VERSION: Final = 1
+MAY_LACK: Final = {"temperature", "explanation"}
+"""Fields that came later, which older cards do not have."""
 
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
@@ -74,7 +76,11 @@ class Card(BaseModel):
         notice: Must hold the notice that it is not for clinical use; may say more.
         weights_sha256: Hash of the weights file; filled in when the classifier is saved.
         temperature: What all logits are divided by before they become probabilities (Guo et al.
-            2017), fitted on validation scans; the only field that a card may lack.
+            2017), fitted on scans that were not trained on.
+        explanation: How its answers are best explained when nobody says how: a name in
+            `EXPLANATIONS`, with ":LAYER" after it where it is not the last block's map.
+
+    A card may lack the temperature and the explanation, and has their defaults then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -93,6 +99,7 @@ class Card(BaseModel):
     notice: Words = NOT_FOR_CLINICAL_USE
     weights_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     temperature: float = Field(default=1.0, ge=0.01, le=100.0)
+    explanation: Name = "gradcam"
 
     @field_validator("recipe", "network_settings", mode="before")
     @classmethod
@@ -132,7 +139,7 @@ def read_card(folder: Path) -> Card:
         card = Card.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise ClassifierError(_in_words(error, path)) from error
-    missing = sorted(set(Card.model_fields) - card.model_fields_set - {"temperature"})
+    missing = sorted(set(Card.model_fields) - card.model_fields_set - MAY_LACK)
     if missing:
         raise ClassifierError(f"{path} lacks the field '{missing[0]}'. {_REMEDY}")
     return card

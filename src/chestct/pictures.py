@@ -1,11 +1,14 @@
 """Draw a scan with its lungs outlined, as 8-bit RGB arrays of the size they will be shown at.
 
+What lies over it as a heat-map is drawn by `chestct.heat_pictures`.
+
 Radiological display: the patient's right is on the left of axial and coronal pictures, the head
 is up, and the front is to the left of sagittal ones. Pixels are square in mm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -13,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
 from chestct.analysis import ScanAnalysis
-from chestct.arrays import Mask
+from chestct.arrays import Heat, Mask, Voxels
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Volume, to_canonical
 
@@ -31,7 +34,9 @@ ANALYSED_COLOR: Final[Color] = (230, 159, 0)
 _MARGIN_MM = (0.0, 30.0, 32.0)
 """Chest wall left around the lungs along (depth, height, width); zero: the whole axis is shown."""
 _DIMMED = 0.5
-_AXES: Final[dict[Plane, tuple[int, int, int]]] = {
+_HATCH_LIGHTER = np.uint8(70)
+_TICK_COLOR = (255, 255, 255)
+AXES: Final[dict[Plane, tuple[int, int, int]]] = {
     "axial": (0, 1, 2),
     "coronal": (1, 0, 2),
     "sagittal": (2, 0, 1),
@@ -49,6 +54,7 @@ class Scene:
         analysed: First and last slice the network saw, along depth.
         shown_range: Values drawn black and white.
         box: First and one past the last index shown, per axis.
+        heat: Heat-map on the same grid, 0 to 1, NaN where nothing was analysed; None without one.
     """
 
     volume: Volume
@@ -56,6 +62,7 @@ class Scene:
     analysed: tuple[int, int]
     shown_range: tuple[float, float]
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    heat: Heat | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -72,12 +79,14 @@ class Scene:
 
 
 def scene_of_scan(analysis: ScanAnalysis) -> Scene:
-    """The scan as it was read, cropped to the chest, in the lung window."""
+    """The scan as it was read, cropped to the chest, in the lung window, with its heat-map."""
     volume = to_canonical(analysis.volume)
     lungs = to_canonical(analysis.prepared.scan_lungs).voxels
     shown = LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
     box = _box_around(lungs, volume.grid.spacing_mm)
-    return Scene(volume, lungs, analysis.analysed_slices, shown, box)
+    explained = analysis.explanation
+    heat = None if explained is None else to_canonical(explained.heat).voxels
+    return Scene(volume, lungs, analysis.analysed_slices, shown, box, heat)
 
 
 def scene_of_input(prepared: PreparedScan) -> Scene:
@@ -104,35 +113,67 @@ def spread_slices(first: int, last: int, count: int) -> list[int]:
 
 def fullest_slice(lungs: Mask, plane: Plane) -> int:
     """The slice of a plane that shows most lung; the middle one where there is none."""
-    looked_along, *others = _AXES[plane]
-    area = lungs.sum(axis=tuple(others))
+    looked_along, *others = AXES[plane]
+    area = np.count_nonzero(lungs, axis=tuple(others))
     return int(area.argmax()) if area.any() else lungs.shape[looked_along] // 2
 
 
 def draw_slice(scene: Scene, plane: Plane, index: int, width_px: int) -> RGB:
     """Draw one slice, lungs outlined, `width_px` wide and as high as its millimetres ask for.
 
-    Coronal and sagittal pictures are dimmed outside the analysed slices, with a line at each end
-    where there is an outside.
+    Where there is a heat-map, what was not analysed is hatched. Without one, coronal and sagittal
+    pictures are dimmed outside the analysed slices, with a line at each end.
     """
-    looked_along, rows, columns = _AXES[plane]
-    window = tuple(slice(*scene.box[axis]) for axis in (rows, columns))
-    values = np.take(scene.volume.voxels, index, axis=looked_along)[window]
-    lungs = np.take(scene.lungs, index, axis=looked_along)[window]
-    if plane != "axial":
-        values, lungs = values[::-1], lungs[::-1]
+    values = cut(scene, scene.volume.voxels, plane, index)
+    lungs = cut(scene, scene.lungs, plane, index)
     height_px = picture_height(scene, plane, width_px)
     gray = _resize(to_gray(values, *scene.shown_range), width_px, height_px)
     picture = np.repeat(gray[:, :, None], 3, axis=2)
     _outline(picture, lungs)
-    if plane != "axial" and scene.is_cut:
+    if scene.heat is not None:
+        _hatch(picture, np.isnan(cut(scene, scene.heat, plane, index)))
+    elif plane != "axial" and scene.is_cut:
         _mark_analysed(picture, scene)
     return picture
 
 
+def cut(
+    scene: Scene, voxels: Voxels, plane: Plane, index: int
+) -> Num[np.ndarray, "rows columns"] | Bool[np.ndarray, "rows columns"]:
+    """One slice of anything on the scene's grid, as far as the scene is shown and head up."""
+    looked_along, rows, columns = AXES[plane]
+    window = tuple(slice(*scene.box[axis]) for axis in (rows, columns))
+    taken = voxels[(slice(None),) * looked_along + (index,)][window]
+    return taken if plane == "axial" else taken[::-1]
+
+
+def tick_planes(picture: RGB, scene: Scene, plane: Plane, slices: Mapping[Plane, int]) -> None:
+    """Mark at a picture's edges where the slices of the two other planes cross it.
+
+    Args:
+        picture: What `draw_slice` drew; ticks are drawn into it.
+        scene: What it shows.
+        plane: Which way it looks.
+        slices: Slice of each plane.
+    """
+    length, thickness = max(8, picture.shape[1] // 36), max(2, picture.shape[1] // 300)
+    for crossing, index in slices.items():
+        axis = AXES[crossing][0]
+        if crossing == plane:
+            continue
+        start, stop = scene.box[axis]
+        share = (index + 0.5 - start) / (stop - start)
+        across = picture if axis == AXES[plane][1] else picture.swapaxes(0, 1)
+        # Pictures with the body's axis as rows are head up.
+        share = 1.0 - share if axis == 0 else share
+        at = int(np.clip(round(share * len(across)) - thickness // 2, 0, len(across) - thickness))
+        for ends in (slice(None, length), slice(-length, None)):
+            across[at : at + thickness, ends] = _TICK_COLOR
+
+
 def picture_height(scene: Scene, plane: Plane, width_px: int) -> int:
     """Rows of a picture of this plane that is `width_px` wide, so that a millimetre is square."""
-    _, rows, columns = _AXES[plane]
+    _, rows, columns = AXES[plane]
     sizes = [(stop - start) for start, stop in scene.box]
     spacing = scene.volume.grid.spacing_mm
     ratio = sizes[rows] * spacing[rows] / (sizes[columns] * spacing[columns])
@@ -212,6 +253,22 @@ def _mark_analysed(picture: RGB, scene: Scene) -> None:
     for row in (top, bottom - 1):
         if 0 < row < picture.shape[0] - 1:
             picture[row : row + 1] = ANALYSED_COLOR
+
+
+def _hatch(picture: RGB, is_outside: Bool[np.ndarray, "mask_rows mask_columns"]) -> None:
+    """Dim what was not analysed and hatch it, so that it is not taken for cold."""
+    import cv2
+
+    if not is_outside.any():
+        return
+    height_px, width_px = picture.shape[:2]
+    outside = cv2.resize(
+        is_outside.astype(np.uint8), (width_px, height_px), interpolation=cv2.INTER_NEAREST
+    ).astype(bool)
+    diagonal = np.add.outer(np.arange(height_px), np.arange(width_px))
+    lines = outside & (diagonal % max(6, width_px // 60) == 0)
+    picture[outside] = (picture[outside] * _DIMMED).astype(np.uint8)
+    picture[lines] += _HATCH_LIGHTER
 
 
 def analysed_rows(scene: Scene, height_px: int) -> tuple[int, int]:

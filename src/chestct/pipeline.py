@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -15,10 +16,11 @@ from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.classifier import Classifier, load_classifier
 from chestct.engines import Engine, make_engine
+from chestct.explain import AUTO, split_choice
 from chestct.labels import UNSUITABLE
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.readers import read_volume
+from chestct.readers import ReadOptions, read_volume
 from chestct.readers.tiff_geometry import TiffGeometry
 from chestct.result import Provenance, ScanResult, Timings
 from chestct.volume import Volume, to_canonical
@@ -51,9 +53,8 @@ def classify_scan(
     Raises:
         ChestCTError: The scan, the classifier or the engine is not as it should be.
     """
-    return analyse_scan(
-        path, classifier, engine=engine, series=series, allow=allow, tiff=tiff
-    ).result
+    reading = ReadOptions(series, allow, tiff)
+    return analyse_scan(path, classifier, engine=engine, reading=reading).result
 
 
 def analyse_scan(
@@ -61,19 +62,37 @@ def analyse_scan(
     classifier: Classifier | None = None,
     *,
     engine: str | Engine = "auto",
-    series: str | None = None,
-    allow: Collection[str] = (),
-    tiff: TiffGeometry | None = None,
+    reading: ReadOptions | None = None,
+    explain: str | None = None,
+    listener: Callable[[int, int], object] | None = None,
 ) -> ScanAnalysis:
     """As `classify_scan`, and return with the answer what it was made from.
 
     The time it takes to load a classifier or to compile an engine is not part of the timings:
-    it is spent once, however many scans follow.
+    it is spent once, however many scans follow. Nor is that of an explanation, which is no part
+    of the answer.
+
+    Args:
+        path: The scan.
+        classifier: What to classify with; None takes the one that is shipped.
+        engine: Name in `ENGINES`, "auto", or an engine made before for this very classifier.
+        reading: How to read the scan; None reads it as it is.
+        explain: How to explain the decision: a name in `EXPLANATIONS`, with ":LAYER" after it for
+            a layer of choice, or "auto" for what the classifier's card names. A scan that is
+            unsuitable has no decision and gets no explanation.
+        listener: Told by slow explanations how many steps of how many are done.
+
+    Raises:
+        ChestCTError: The scan, the classifier or the engine is not as it should be, or the
+            classifier's network has nothing that this explanation could use.
     """
     classifier = classifier or _default_classifier()
+    choice = classifier.card.explanation if explain == AUTO else explain
+    chosen_map = None if choice is None else split_choice(choice)
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
+    reading = reading or ReadOptions()
     started = perf_counter()
-    volume = read_volume(path, series=series, allow=allow, tiff=tiff)
+    volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
     was_read = perf_counter()
     prepared = prepare(volume, classifier.recipe)
     was_prepared = perf_counter()
@@ -92,7 +111,32 @@ def analyse_scan(
         provenance=describe_provenance(volume, prepared, classifier, chosen.name),
         notice=classifier.card.notice,
     )
-    return ScanAnalysis(result, volume, prepared)
+    analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
+    if chosen_map is None or not is_suitable:
+        return analysis
+    return _explained(classifier, analysis, chosen_map, listener)
+
+
+def _explained(
+    classifier: Classifier,
+    analysis: ScanAnalysis,
+    choice: tuple[str, str | None],
+    listener: Callable[[int, int], object] | None,
+) -> ScanAnalysis:
+    """The same with an explanation of the decision, by a method and at a layer."""
+    from chestct.explain.scan import explain_scan
+
+    method, layer = choice
+    explanation = explain_scan(
+        classifier,
+        analysis.prepared,
+        analysis.volume,
+        method=method,
+        label=analysis.result.decision,
+        layer=layer,
+        listener=listener,
+    )
+    return replace(analysis, explanation=explanation)
 
 
 def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:
@@ -150,6 +194,7 @@ def describe_provenance(
         recipe=prepared.recipe.name,
         engine=engine_name,
         chestct_version=__version__,
+        temperature=classifier.card.temperature,
     )
 
 

@@ -21,6 +21,8 @@ class Provenance:
         recipe: Name of the recipe the scan was prepared with.
         engine: Engine and precision that ran the network, such as "openvino bf16".
         chestct_version: Version of this program.
+        temperature: What the logits were divided by before they became probabilities; one where
+            none was fitted, which leaves them uncalibrated.
     """
 
     pixel_sha256: str
@@ -32,6 +34,7 @@ class Provenance:
     recipe: str
     engine: str
     chestct_version: str
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -81,12 +81,14 @@ def test_a_training_leaves_all_that_a_reader_needs(run: Path) -> None:
     assert record["settings"]["training"]["epochs"] == 2
     assert {"chestct", "torch", "python"} <= record["sessions"][0]["versions"].keys()
     assert "git" in record["sessions"][0]
+    assert record["sessions"][0]["place"] == "cpu"
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
     assert metrics["num_scans"] == 4
     assert metrics["cases"] == {"COVID-19": 2, "normal": 2}
     assert (run / "evaluation" / "learning_curves.png").stat().st_size > 1000
     assert json.loads((run / "check.json").read_text(encoding="utf-8"))["may_be_trained_on"]
     assert len((run / "training" / "log.jsonl").read_text().splitlines()) == 2
+    assert len(list((run / "training" / "tensorboard").glob("events.out.tfevents.*"))) == 1
 
 
 def test_the_card_says_what_it_was_trained_on_and_what_was_measured(run: Path) -> None:
@@ -158,6 +160,30 @@ def test_every_epoch_is_one_line_and_a_finished_run_is_left_alone(
     assert "training.epochs was 3, is 2" in capsys.readouterr().err
     assert workshop.train(out, "--set", "training.epochs=3", manifest=workshop.plain) == 2
     assert "on another manifest" in capsys.readouterr().err
+
+
+def test_a_log_file_gets_plain_lines_as_they_come_and_nothing_else(
+    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    assert workshop.train(tmp_path / "run", "--set", "training.epochs=2") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert not {"\x1b", "\r", "\b"} & set(printed.out)
+    lines = printed.out.splitlines()
+    epochs = [number for number, line in enumerate(lines) if "  epoch " in line]
+    assert [lines[number].split()[2] for number in epochs] == ["1/2", "2/2"]
+    assert all(line.startswith(("! ", "run  epoch ")) for line in lines[: epochs[-1] + 1])
+
+
+@pytest.mark.parametrize(
+    ("device", "words"), [("gpu", "auto, cpu, cuda or cuda:N"), ("cuda:99", "number 99")]
+)
+def test_a_device_that_is_not_there_is_refused_before_anything_is_done(
+    workshop: Workshop, tmp_path: Path, capsys: Output, device: str, words: str
+) -> None:
+    assert workshop.train(tmp_path / "run", "--device", device) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_folds_are_pooled_side_by_side_and_resumed_one_by_one(

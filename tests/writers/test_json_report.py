@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
+from explained import HOT_SLICE, make_explained, make_explanation
+from pydantic import ValidationError
 
 from chestct.writers.json_report import ResultDocument, result_document, write_json
 
@@ -12,7 +17,7 @@ def test_the_file_holds_the_result_and_nothing_is_lost(tmp_path: Path) -> None:
     analysis = make_analysis()
     written = json.loads(write_json(analysis, tmp_path).read_text(encoding="utf-8"))
     result = analysis.result
-    assert written["schema_version"] == "1.0"
+    assert written["schema_version"] == "1.1"
     assert written["decision"] == result.decision
     assert written["probabilities"] == result.probabilities
     assert list(written["probabilities"]) == list(result.probabilities)
@@ -35,3 +40,64 @@ def test_an_unsuitable_scan_has_reasons_and_no_probabilities() -> None:
     assert document.decision == "unsuitable"
     assert document.probabilities == {}
     assert document.unsuitable_reasons == ["No lungs were found."]
+    assert document.explanation is None
+
+
+def test_an_explanation_is_written_with_its_peaks_and_shares(tmp_path: Path) -> None:
+    written = json.loads(write_json(make_explained(), tmp_path).read_text(encoding="utf-8"))
+    explained = make_explanation()
+    record = written["explanation"]
+    assert (record["method"], record["layer"], record["label"], record["scale"]) == (
+        "gradcam",
+        "stages.3",
+        "COVID-19",
+        0.25,
+    )
+    assert record["shares"] == pytest.approx(explained.summary.shares, abs=1e-6)
+    assert record["involved_ml"] == pytest.approx(explained.summary.involved_ml, abs=1e-3)
+    # Cells of 8 x 4 x 4 input voxels of 4 x 6 x 6 mm.
+    assert record["cell_mm"] == [32.0, 24.0, 24.0]
+    (peak,) = record["peaks"]
+    assert (peak["index"], peak["uid"]) == (HOT_SLICE, "1.2.3.22")
+    assert peak["evidence"] == pytest.approx(explained.summary.peaks[0].evidence, abs=1e-6)
+
+
+def test_slices_that_were_not_analysed_are_null_and_not_zero(tmp_path: Path) -> None:
+    text = write_json(make_explained(), tmp_path).read_text(encoding="utf-8")
+    by_slice = json.loads(text)["explanation"]["by_slice"]
+    first, last = SALIENT
+    assert [value is None for value in by_slice] == [
+        not first <= index <= last for index in range(SHAPE[0])
+    ]
+    known = np.array(by_slice[first : last + 1], dtype=float)
+    expected = make_explanation().summary.by_slice[first : last + 1]
+    np.testing.assert_allclose(known, expected, rtol=0, atol=1e-6)
+    assert "NaN" not in text
+
+
+def test_a_missing_layer_and_a_missing_uid_are_null() -> None:
+    explained = make_explanation()
+    bare = replace(
+        explained,
+        explanation=replace(explained.explanation, layer=""),
+        summary=replace(
+            explained.summary, peaks=tuple(replace(p, uid="") for p in explained.summary.peaks)
+        ),
+    )
+    record = result_document(replace(make_analysis(), explanation=bare)).explanation
+    assert record is not None
+    assert record.layer is None
+    assert record.peaks[0].uid is None
+
+
+def test_every_kind_of_document_can_be_read_back(tmp_path: Path) -> None:
+    for analysis in (make_analysis(), make_explained(), make_unsuitable()):
+        text = write_json(analysis, tmp_path).read_text(encoding="utf-8")
+        assert ResultDocument.model_validate_json(text) == result_document(analysis)
+
+
+def test_a_document_of_another_layout_is_refused() -> None:
+    document = json.loads(result_document(make_explained()).model_dump_json())
+    document["explanation"]["patient"] = "x"
+    with pytest.raises(ValidationError, match="patient"):
+        ResultDocument.model_validate(document)

@@ -53,3 +53,14 @@ def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match=r"x\.nii\.gz cannot be written"):
         write_nifti(tmp_path / "x.nii.gz", np.zeros((4, 5, 6), dtype=np.float32), OBLIQUE)
     assert [path.name for path in tmp_path.iterdir()] == ["x.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+def test_a_step_is_what_readers_multiply_by(tmp_path: Path, name: str) -> None:
+    voxels = np.arange(-60, 60, dtype=np.int16).reshape(4, 5, 6)
+    made = nibabel.load(write_nifti(tmp_path / name, voxels, OBLIQUE, step=0.25))
+    np.testing.assert_array_equal(made.get_fdata().T, voxels * 0.25)
+    assert made.get_data_dtype() == np.int16
+    plain = nibabel.load(write_nifti(tmp_path / f"plain-{name}", voxels, OBLIQUE))
+    np.testing.assert_array_equal(made.affine, plain.affine)
+    assert made.header.get_xyzt_units()[0] == "mm"

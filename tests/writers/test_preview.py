@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from analyses import make_analysis, make_unsuitable
+from explained import make_explained
 from PIL import Image
 
 from chestct.pictures import LUNG_COLOR
@@ -33,3 +34,24 @@ def test_a_network_input_has_a_preview_too(tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
+
+
+def test_an_explained_scan_is_shown_under_its_heat(tmp_path: Path) -> None:
+    explained = np.asarray(Image.open(write_preview(make_explained(), tmp_path / "a"))).astype(int)
+    plain = np.asarray(Image.open(write_preview(make_analysis(), tmp_path / "b"))).astype(int)
+    assert explained.shape == plain.shape
+
+    def warm(picture: np.ndarray) -> int:
+        return int((picture[95:-70, :, 0] - picture[95:-70, :, 2] > 40).sum())
+
+    # Without a map only the two orange lines of each coronal and sagittal slice are warm.
+    assert warm(explained) > 2 * warm(plain) + 1000
+
+
+def test_the_legend_stands_beside_the_scan_name(tmp_path: Path) -> None:
+    picture = np.asarray(Image.open(write_preview(make_explained(), tmp_path))).astype(int)
+    head = picture[:90, picture.shape[1] // 2 :]
+    is_warm = head[:, :, 0] - head[:, :, 2] > 40
+    columns = np.flatnonzero(is_warm.any(axis=0))
+    assert 80 < len(columns) <= 160
+    assert 10 <= is_warm.any(axis=1).sum() <= 20

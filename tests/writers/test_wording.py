@@ -2,8 +2,16 @@ from __future__ import annotations
 
 import pytest
 
+from chestct.explain import EXPLANATIONS
 from chestct.labels import THREE_CLASSES, UNSUITABLE
-from chestct.writers.wording import VERDICTS, count, percent, verdict_of
+from chestct.writers.wording import (
+    METHOD_NAMES,
+    VERDICTS,
+    count,
+    is_trained_on_simulation,
+    percent,
+    verdict_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -31,3 +39,12 @@ def test_nouns_follow_their_number() -> None:
         "1 warning",
         "2 warnings",
     ]
+
+
+def test_every_explanation_has_words() -> None:
+    assert set(METHOD_NAMES) == set(EXPLANATIONS)
+
+
+def test_simulated_training_is_known_by_the_cards_own_words() -> None:
+    assert is_trained_on_simulation("SIMULATED DISEASE. 450 examples")
+    assert not is_trained_on_simulation("4000 scans of 3 hospitals")

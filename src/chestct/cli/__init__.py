@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from chestct import __version__
-from chestct.cli import classify, dataset, demo, evaluate, info, lr_range, prepare, simulate, train
+from chestct.cli import (
+    audit_model,
+    classify,
+    dataset,
+    demo,
+    evaluate,
+    info,
+    lr_range,
+    prepare,
+    simulate,
+    slices,
+    study,
+    train,
+)
 from chestct.cli.terminal import show_error
 from chestct.errors import ChestCTError
 
@@ -37,6 +50,9 @@ app.add_typer(dataset.app, name="dataset")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command("lr-range")(lr_range.lr_range)
+app.add_typer(study.app, name="study")
+app.add_typer(slices.app, name="slices")
+app.command("audit-model")(audit_model.audit_model)
 app.command()(info.info)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli import options
+from chestct.cli import options, output_options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
     from chestct.classifier import Classifier
     from chestct.engines import Engine
+    from chestct.explain.question import Listener
     from chestct.readers import ReadOptions
     from chestct.result import ScanResult
+    from chestct.writers.options import WriteOptions
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,16 @@ class Work:
     classifier: Classifier
     engine: Engine
     reading: ReadOptions
+    writing: WriteOptions
+    explain: str | None
     is_json: bool
 
-    def run(self, scan: Path, folder: Path | None) -> ScanResult:
+    @property
+    def shown_file(self) -> str:
+        """Which of the files written a user is pointed at."""
+        return "report.html" if "html" in self.writing.names else ""
+
+    def run(self, scan: Path, folder: Path | None, listener: Listener) -> ScanResult:
         """Classify one scan, write its outputs, print its JSON line."""
         from chestct.pipeline import analyse_scan
         from chestct.writers.folders import check_folder, write_outputs
@@ -57,12 +66,14 @@ class Work:
             scan,
             self.classifier,
             engine=self.engine,
-            series=self.reading.series,
-            allow=self.reading.allow,
-            tiff=self.reading.tiff,
+            reading=self.reading,
+            explain=self.explain,
+            listener=listener,
         )
         if folder is not None:
-            write_outputs(analysis, folder)
+            written = write_outputs(analysis, folder, self.writing)
+            for name, reason in written.skipped.items():
+                show_error(f"{scan.name}: {name} was left out. {reason}")
         if self.is_json:
             _print_json(analysis)
         return analysis.result
@@ -93,6 +104,11 @@ def classify(
     ],
     classifier: options.ClassifierFolder = None,
     out: options.Out = None,
+    explain: output_options.Explain = False,
+    explanation: output_options.Explanation = None,
+    write: output_options.Write = None,
+    deterministic: output_options.Deterministic = False,
+    make_uids: output_options.MakeUids = False,
     engine: options.EngineName = "auto",
     precision: options.Precision = None,
     device: options.Device = None,
@@ -113,12 +129,17 @@ def classify(
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     permissions = options.Permissions(allow_gap, allow_tilt, allow_mixed)
     reading = options.read_options(series, permissions, tiff)
+    said = output_options.OutputOptions(write, explain, explanation, deterministic, make_uids)
+    said.require_use(out, is_json=is_json)
+    writing = said.write_options()
+    method = said.explanation_for(writing.names)
     if len(scans) == 1:
         options.require_exists(scans[0])
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
-    outcome = classify_all(scans, out, Work(loaded, running, reading, is_json))
+    work = Work(loaded, running, reading, writing, method, is_json)
+    outcome = classify_all(scans, out, work)
     if not is_json:
-        _show(outcome)
+        _show(outcome, out)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -146,9 +167,13 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
         task = progress.add_task("", total=len(scans))
         for scan, folder in zip(scans, folders, strict=True):
             progress.update(task, description=scan.name)
+
+            def show_steps(done: int, num: int, name: str = scan.name) -> None:
+                progress.update(task, description=f"{name}: explaining, {done} of {num}")
+
             try:
-                outcome.results.append(work.run(scan, folder))
-                outcome.reports.append(folder and folder / "report.html")
+                outcome.results.append(work.run(scan, folder, show_steps))
+                outcome.reports.append(folder and folder / work.shown_file)
             except ChestCTError as error:
                 show_error(error if scan.name in str(error) else f"{scan}: {error}")
                 outcome.num_failed += 1
@@ -156,16 +181,14 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
     return outcome
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, out: Path | None) -> None:
     console = stdout_console()
     if len(outcome.results) == 1:
         show_result(console, outcome.results[0], outcome.reports[0])
     elif outcome.results:
         show_table(console, outcome.results)
-        if outcome.reports[0] is not None:
-            console.print(
-                f"Reports: one folder per scan in {outcome.reports[0].parents[1]}", markup=False
-            )
+        if out is not None:
+            console.print(f"Reports: one folder per scan in {out}", markup=False)
     if outcome.results:
         show_notice(console, outcome.results[0])
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from chestct.cli import options
+from chestct.cli import dataset_more, options
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.errors import ChestCTError
 
@@ -25,6 +25,9 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+for _command in (dataset_more.export, dataset_more.readers, dataset_more.flow):
+    app.command()(_command)
 
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 

@@ -67,12 +67,11 @@ def simulate_scan(folder: Path, label: str, number: int) -> Path:
 
 
 def _write(analysis: ScanAnalysis, truth: str, out: Path) -> IndexEntry:
-    from chestct.writers import WRITERS
+    from chestct.writers.folders import write_outputs
     from chestct.writers.index_page import IndexEntry
 
     folder = Path("results") / analysis.result.scan
-    for write in WRITERS.values():
-        write(analysis, out / folder)
+    write_outputs(analysis, out / folder)
     return IndexEntry(analysis.result, truth, folder.as_posix())
 
 

@@ -33,9 +33,11 @@ def describe_installation() -> dict[str, dict[str, str]]:
     """Every table of the package, name to words, and the versions of what it stands on."""
     from chestct import __version__
     from chestct.engines import ENGINES
+    from chestct.explain import EXPLANATIONS
     from chestct.networks import NETWORKS
     from chestct.preprocess.recipes import RECIPES
     from chestct.readers import READERS
+    from chestct.writers import WRITERS
 
     return {
         "versions": {
@@ -50,6 +52,8 @@ def describe_installation() -> dict[str, dict[str, str]]:
         },
         "networks": {name: _in_short(network) for name, network in NETWORKS.items()},
         "engines": {name: _in_short(engine) for name, engine in ENGINES.items()},
+        "explanations": {name: _in_short(method) for name, method in EXPLANATIONS.items()},
+        "writers": {name: _in_short(writer) for name, writer in WRITERS.items()},
         "classifiers": _classifiers(),
     }
 

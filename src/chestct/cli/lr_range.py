@@ -30,9 +30,11 @@ def lr_range(
         ),
     ] = None,
     processes: options.Processes = None,
+    device: options.Device = "auto",
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
+    from chestct.training.devices import choose_device
     from chestct.training.lr_range import write_range_test
     from chestct.training.range_session import RangePlan, run_range_test
     from chestct.training.settings_file import read_settings
@@ -40,6 +42,6 @@ def lr_range(
     settings = read_settings(config, overrides or ())
     lines = EpochLines(epochs or 1)
     with listening(processes) as listener:
-        plan = RangePlan(settings, manifest, out, steps, epochs)
+        plan = RangePlan(settings, manifest, out, steps, epochs, choose_device(device))
         found = run_range_test(plan, listener, lambda entry: lines.show("range", entry))
     show_range_test(found, write_range_test(found, out))

@@ -26,7 +26,7 @@ ClassifierFolder = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="DIR", help="Write result.json, report.html and preview.png per scan here."
+        "--out", metavar="DIR", help="Write results here, a folder per scan; see --write."
     ),
 ]
 EngineName = Annotated[

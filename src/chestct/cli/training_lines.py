@@ -54,13 +54,14 @@ class EpochLines:
         self._last, self._num_done = now, self._num_done + 1
         later = self._epochs * (self._num_trainings - len(self._started))
         left = self._seconds / self._num_done * (self._epochs - entry.epoch - 1 + later)
-        width = len(str(self._epochs))
+        width, memory = len(str(self._epochs)), entry.gpu_memory_gib
         self._console.print(
             Text(
                 f"{name}  epoch {entry.epoch + 1:{width}d}/{self._epochs}  "
                 f"loss {entry.training_loss:.4f}  validation {entry.validation_loss:.4f}  "
                 f"accuracy {entry.validation_accuracy:6.1%}  rate {entry.learning_rate:.1e}  "
                 f"{in_words(entry.seconds)}  {in_words(left)} left"
+                f"{'' if memory is None else f'  GPU {memory:.1f} GiB'}"
             ),
             soft_wrap=True,
         )
@@ -74,8 +75,13 @@ def in_words(seconds: float) -> str:
 
 
 @contextmanager
-def listening(processes: int | None) -> Iterator[Listener]:
-    """A listener that prints notes and shows bars while scans are read."""
+def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[Listener]:
+    """A listener that prints notes and shows bars while scans are read, unless it is to be quiet.
+
+    Args:
+        processes: Scans read at once; None takes all cores.
+        is_quiet: Show nothing: of several processes one is enough to listen to.
+    """
     from chestct.training.ready import Listener
 
     console = Console(stderr=True)
@@ -86,7 +92,7 @@ def listening(processes: int | None) -> Iterator[Listener]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=is_quiet or not console.is_terminal,
     )
 
     def show(what: str, how_far: HowFar) -> None:
@@ -99,6 +105,8 @@ def listening(processes: int | None) -> Iterator[Listener]:
         )
 
     def note(text: str) -> None:
+        if is_quiet:
+            return
         stdout_console().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
 
     with bars:

@@ -21,3 +21,11 @@ Processes = Annotated[
     int | None,
     typer.Option("--processes", min=1, metavar="N", help="Scans read at once. Default: all cores."),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Where to train: auto, cpu, cuda or cuda:N. auto is a CUDA GPU where there is one.",
+    ),
+]

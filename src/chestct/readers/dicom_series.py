@@ -8,7 +8,8 @@ that permits it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -89,6 +90,29 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
     warnings += [mixed_warning, duplicate_warning, *plan.warnings, _clipped(loaded.num_clipped)]
     said = tuple(text for text in (*warnings, unit_warning) if text)
     return Volume(plan.grid, loaded.voxels, unit, _source(found, chosen, ordered, plan), said)
+
+
+@contextmanager
+def opened_series(path: Path, series_uid: str) -> Iterator[list[Slice]]:
+    """The headers of a series that `read_dicom` read, once more, with its files open.
+
+    For what a volume does not keep, such as what a written object has to copy. Pixels are not
+    decoded, except to tell duplicates apart where there are any.
+
+    Args:
+        path: What was read.
+        series_uid: SeriesInstanceUID as written, empty where the files have none.
+
+    Raises:
+        ReadError: The series is no longer there, or no longer whole.
+    """
+    with opened_files(path) as files:
+        found = _find_slices(files)
+        _refuse_unreadable(found, path.name)
+        chosen = choose_series(_grouped(found.slices), series_uid, path.name)
+        kept, _ = _one_kind(chosen, ("mixed-orientations",))
+        ordered, _ = _without_duplicates(kept)
+        yield ordered
 
 
 def _source(found: _Found, chosen: Series, ordered: list[Slice], plan: StackPlan) -> ScanSource:

@@ -99,17 +99,26 @@ def read_slice(path: Path) -> tuple[Slab, SliceKind]:
     Raises:
         ReadError: Damaged, several pages, too large, coloured, or not of 8 or 16 bits.
     """
-    name = format_of(path)
-    try:
-        with _quiet_decoders():
-            pixels = _read_tiff(path) if name == "TIFF" else _read_picture(path)
-    except _DAMAGE as error:
-        msg = f"{path.name} is not a readable {name} slice ({type(error).__name__}): cut short,"
-        raise ReadError(f"{msg} damaged, or of another kind. Copy it again.") from error
+    pixels = read_stored_pixels(path)
     bits = 8 * pixels.dtype.itemsize
     if pixels.ndim == 3:
         pixels, bits = _grey_of_colour(pixels, path), 8
     return pixels, SliceKind(pixels.shape[0], pixels.shape[1], bits)
+
+
+def read_stored_pixels(path: Path) -> Integer[np.ndarray, "height width *samples"]:
+    """The pixels of one slice file as stored, coloured ones too.
+
+    Raises:
+        ReadError: Damaged, several pages, too large, or not of 8 or 16 bits.
+    """
+    name = format_of(path)
+    try:
+        with _quiet_decoders():
+            return _read_tiff(path) if name == "TIFF" else _read_picture(path)
+    except _DAMAGE as error:
+        msg = f"{path.name} is not a readable {name} slice ({type(error).__name__}): cut short,"
+        raise ReadError(f"{msg} damaged, or of another kind. Copy it again.") from error
 
 
 @contextmanager

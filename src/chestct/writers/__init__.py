@@ -1,42 +1,117 @@
 """What can be written about a classified scan: the table of writers.
 
-Each takes the analysis and the folder of this scan, and returns the file it wrote. Files are
-written aside and renamed, so a file that is there is whole.
+Each takes the analysis, the folder of this scan and the options, and returns the file or folder
+it wrote. Files are written aside and renamed, so a file that is there is whole. The table's order
+is the order of writing: a report comes after what it refers to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from chestct.lookup import look_up
+from chestct.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
 
-Writer: TypeAlias = "Callable[[ScanAnalysis, Path], Path]"
+Writer: TypeAlias = "Callable[[ScanAnalysis, Path, WriteOptions], Path]"
 
 
-def _write_json(analysis: ScanAnalysis, folder: Path) -> Path:
+def _write_json(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
+    """result.json: the answer for programs."""
     from chestct.writers.json_report import write_json
 
     return write_json(analysis, folder)
 
 
-def _write_html(analysis: ScanAnalysis, folder: Path) -> Path:
+def _write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
+    """report.html: the answer for people."""
     from chestct.writers.html_report import write_html
 
     return write_html(analysis, folder)
 
 
-def _write_preview(analysis: ScanAnalysis, folder: Path) -> Path:
+def _write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
+    """preview.png: the answer in one picture."""
     from chestct.writers.preview import write_preview
 
     return write_preview(analysis, folder)
+
+
+def _write_nifti(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
+    """heat-map.nii.gz and lungs.nii.gz on the scan's own grid."""
+    from chestct.writers.nifti_maps import write_nifti_maps
+
+    return write_nifti_maps(analysis, folder)
+
+
+def _write_dicom_seg(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
+    """segmentation.dcm: lungs and strong evidence as a DICOM Segmentation."""
+    from chestct.writers.dicom_seg import write_segmentation
+
+    return write_segmentation(analysis, folder, options)
+
+
+def _write_dicom_parametric_map(
+    analysis: ScanAnalysis, folder: Path, options: WriteOptions
+) -> Path:
+    """heat-map.dcm: the heat-map as a DICOM Parametric Map."""
+    from chestct.writers.dicom_parametric_map import write_parametric_map
+
+    return write_parametric_map(analysis, folder, options)
+
+
+def _write_dicom_sr(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
+    """report.dcm: the answer as a DICOM Structured Report."""
+    from chestct.writers.dicom_sr import write_structured_report
+
+    return write_structured_report(analysis, folder, options)
+
+
+def _write_dicom_sc(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
+    """overlays/: pictures with heat-map; never part of "all", as pixels can hold names."""
+    from chestct.writers.dicom_sc import write_overlays
+
+    return write_overlays(analysis, folder, options)
 
 
 WRITERS: Final[dict[str, Writer]] = {
     "json": _write_json,
     "html": _write_html,
     "preview": _write_preview,
+    "nifti": _write_nifti,
+    "dicom_seg": _write_dicom_seg,
+    "dicom_parametric_map": _write_dicom_parametric_map,
+    "dicom_sr": _write_dicom_sr,
+    "dicom_sc": _write_dicom_sc,
 }
 """Writer name to writer."""
+
+ALL: Final = "all"
+"""Stands for every writer that is not in `ONLY_BY_NAME`."""
+DEFAULT: Final = WriteOptions().names
+"""What is written when nothing else is said."""
+ONLY_BY_NAME: Final = ("dicom_sc",)
+"""Copies the scan's pixels, in which a scanner may have burned a name."""
+NEEDS_HEAT_MAP: Final = ("dicom_parametric_map", "dicom_sc")
+"""Writers that have nothing to write without a heat-map."""
+
+
+def choose_writers(said: Sequence[str]) -> tuple[str, ...]:
+    """The writers that were asked for, in the order of the table.
+
+    Args:
+        said: Names in `WRITERS`, `ALL` among them for nearly all.
+
+    Raises:
+        UnknownNameError: There is no such writer.
+    """
+    wanted = {name for name in said if name != ALL}
+    for name in wanted:
+        look_up(WRITERS, name, kind="writer")
+    if ALL in said:
+        wanted |= set(WRITERS) - set(ONLY_BY_NAME)
+    return tuple(name for name in WRITERS if name in wanted)

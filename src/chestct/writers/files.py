@@ -73,6 +73,18 @@ def write_folder_with(folder: Path, write: Callable[[Path], object]) -> Path:
     return folder
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if there is one.
+
+    Raises:
+        WriteError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise WriteError(_refusal(path, error)) from error
+
+
 def _refusal(path: Path, error: OSError) -> str:
     reason = (error.strerror or type(error).__name__).lower()
     remedy = "Free space, change permissions or choose another --out."

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
-from chestct.writers import WRITERS
+from chestct.writers import WRITERS, choose_writers
 from chestct.writers.files import make_folder
+from chestct.writers.options import NothingToWriteError, WriteOptions
 
 _ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")
 
@@ -46,18 +50,66 @@ def check_folder(folder: Path, scan: Path) -> None:
         raise WriteError(msg)
 
 
-def write_outputs(analysis: ScanAnalysis, folder: Path) -> dict[str, Path]:
-    """Run every writer of the table; results of the same scan are replaced.
+@dataclass(frozen=True)
+class Written:
+    """What was written about one scan.
 
-    Returns:
-        Writer name to the file it wrote.
+    Attributes:
+        files: Writer name to the file or folder it wrote.
+        skipped: Writer name to the reason why this scan has no such output.
+    """
+
+    files: dict[str, Path]
+    skipped: dict[str, str]
+
+
+def write_outputs(
+    analysis: ScanAnalysis, folder: Path, options: WriteOptions | None = None
+) -> Written:
+    """Run the writers that were asked for; results of the same scan are replaced.
+
+    Args:
+        analysis: What to write about.
+        folder: The scan's own folder of results; made where it is missing.
+        options: Which writers, and how; json, html and preview by default.
 
     Raises:
         WriteError: The folder holds the result of another scan, or a file cannot be written.
+        NothingToWriteError: An output was asked for by name and this scan cannot have it.
+        UnknownNameError: There is no such writer.
     """
+    options = options or WriteOptions()
+    chosen = choose_writers(options.names)
     _refuse_other_scan(analysis, folder)
     make_folder(folder)
-    return {name: write(analysis, folder) for name, write in WRITERS.items()}
+    written = Written({}, {})
+    with _collecting_new_objects_only():
+        for name in chosen:
+            try:
+                written.files[name] = WRITERS[name](analysis, folder, options)
+            except NothingToWriteError as reason:
+                # Nobody can know beforehand that a scan will be found unsuitable.
+                if not options.skips_impossible and analysis.result.is_suitable:
+                    raise
+                written.skipped[name] = str(reason)
+    return written
+
+
+@contextmanager
+def _collecting_new_objects_only() -> Iterator[None]:
+    """Keep the garbage collector from walking through all that was loaded before, many times over.
+
+    DICOM objects are hundreds of thousands of small Python objects; beside a loaded PyTorch the
+    collector would take more time than the writers.
+    """
+    was_frozen = gc.get_freeze_count() > 0
+    if not was_frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not was_frozen:
+            gc.unfreeze()
 
 
 def _refuse_other_scan(analysis: ScanAnalysis, folder: Path) -> None:

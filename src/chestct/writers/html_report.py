@@ -3,82 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float64
 
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.pictures import (
-    Plane,
-    Scene,
-    analysed_rows,
-    draw_slice,
-    fullest_slice,
-    picture_height,
-    scene_of_scan,
-    spread_slices,
-)
+from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
 from chestct.result import ScanResult
-from chestct.writers.encoding import to_data_uri, to_jpeg
+from chestct.writers.body_curves import area_curve
+from chestct.writers.evidence_section import (
+    NUM_STRIP,
+    evidence_section,
+    label_words,
+    method_words,
+)
 from chestct.writers.files import write_whole
-from chestct.writers.wording import PROVENANCE_NAMES, count, percent, verdict_of
+from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
+from chestct.writers.wording import (
+    PROVENANCE_NAMES,
+    percent,
+    probability_words,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from chestct.explain.explanation import ScanExplanation
+
 FILE_NAME: Final = "report.html"
-_NUM_AXIAL: Final = 8
-_AXIAL_PX: Final = 480
-_PLANE_PX: Final = 720
-
-
-@dataclass(frozen=True)
-class EmbeddedPicture:
-    """A picture inside the page.
-
-    Attributes:
-        uri: The JPEG as a data URI.
-        width: Columns in pixels.
-        height: Rows in pixels.
-        caption: Words under it.
-        alt: Words instead of it.
-    """
-
-    uri: str
-    width: int
-    height: int
-    caption: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class AreaCurve:
-    """The lung-area curve along the body axis, head up, in per cent of the panel's edges.
-
-    Attributes:
-        path: SVG path of the filled area.
-        top: Upper edge of the analysed slices.
-        bottom: Their lower edge.
-        ticks: Horizontal positions and their labels.
-        first: Number of the lowest analysed slice, counted from 1 at the feet.
-        last: Number of the highest one.
-        is_whole: Whether every slice was analysed.
-        alt: The curve in words.
-    """
-
-    path: str
-    top: float
-    bottom: float
-    ticks: tuple[tuple[float, str], ...]
-    first: int
-    last: int
-    is_whole: bool
-    alt: str
 
 
 def write_html(analysis: ScanAnalysis, folder: Path) -> Path:
@@ -92,9 +49,8 @@ def write_html(analysis: ScanAnalysis, folder: Path) -> Path:
 
 def render_report(analysis: ScanAnalysis) -> str:
     """The report as one HTML page."""
-    result = analysis.result
+    result, explained = analysis.result, analysis.explanation
     scene = scene_of_scan(analysis)
-    first, last = analysis.analysed_slices
     return (
         load_pages()
         .get_template("report.html.j2")
@@ -103,16 +59,17 @@ def render_report(analysis: ScanAnalysis) -> str:
             short_notice=NOT_FOR_CLINICAL_USE,
             verdict=verdict_of(result.decision),
             bars=_bars(result),
+            meaning=probability_words(result.provenance.temperature),
             range_words=_range_words(result, scene),
-            axial=_axial_pictures(scene),
-            planes=[_plane_picture(scene, "sagittal"), _plane_picture(scene, "coronal")],
-            curve=area_curve(analysis.prepared.lung_area, (first, last), scene),
+            curve=area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
             figures=_figures(analysis),
             facts=_named(result.scan_facts, SCAN_FACTS),
+            quality=_quality(analysis, scene),
             timings=[
                 (stage, f"{seconds:.2f} s") for stage, seconds in asdict(result.timings_s).items()
             ],
-            provenance=_named(asdict(result.provenance), PROVENANCE_NAMES),
+            provenance=_provenance(result, explained),
+            **_pictures(analysis, scene),
         )
     )
 
@@ -131,35 +88,20 @@ def load_pages() -> Environment:
     )
 
 
-def area_curve(
-    lung_area: Float64[np.ndarray, " slices"], analysed: tuple[int, int], scene: Scene
-) -> AreaCurve:
-    """Lay out the lung share of every slice beside a head-up picture of the same height."""
-    total = len(lung_area)
-    largest = float(lung_area.max(initial=0.0))
-    step = 0.1 if largest <= 0.3 else 0.2
-    end = max(step, np.ceil(largest / step) * step)
-    rows = (total - 0.5 - np.arange(total)) / total * 100
-    points = " ".join(f"L{x:.2f} {y:.2f}" for x, y in zip(lung_area / end * 100, rows, strict=True))
-    top, bottom = analysed_rows(scene, 10_000)
-    first, last = analysed
-    return AreaCurve(
-        path=f"M0 100 {points} L0 0 Z",
-        top=top / 100,
-        bottom=bottom / 100,
-        ticks=tuple(
-            (float(share / end * 100), f"{share * 100:.0f} %")
-            for share in np.arange(1, round(end / step) + 1) * step
-        ),
-        first=first + 1,
-        last=last + 1,
-        is_whole=last - first + 1 == total,
-        alt=(
-            f"Lung share of each of {count(total, 'slice')}: largest {largest * 100:.0f} % "
-            f"in slice {int(lung_area.argmax()) + 1}; "
-            f"slices {first + 1} to {last + 1} were analysed."
-        ),
-    )
+def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
+    """The pictures with their heat-map where there is one, and plain ones otherwise."""
+    explained = analysis.explanation
+    if explained is None:
+        maker = PictureMaker(scene)
+        axial = [maker.slice_picture(i) for i in spread_slices(*scene.shown_slices, NUM_STRIP)]
+        planes: list[EmbeddedPicture] = [
+            maker.plane_picture("sagittal", fullest_slice(scene.lungs, "sagittal")),
+            maker.plane_picture("coronal", fullest_slice(scene.lungs, "coronal")),
+        ]
+        return {"evidence": None, "axial": axial, "planes": planes}
+    maker = PictureMaker(scene, explained.summary.threshold)
+    evidence = evidence_section(analysis, explained, maker)
+    return {"evidence": evidence, "axial": evidence.strip, "planes": evidence.planes}
 
 
 def _bars(result: ScanResult) -> list[dict[str, object]]:
@@ -174,33 +116,6 @@ def _bars(result: ScanResult) -> list[dict[str, object]]:
     ]
 
 
-def _axial_pictures(scene: Scene) -> list[EmbeddedPicture]:
-    total = scene.volume.grid.shape[0]
-    return [
-        _embed(scene, "axial", index, f"Slice {index + 1}", f"Axial slice {index + 1} of {total}")
-        for index in spread_slices(*scene.shown_slices, _NUM_AXIAL)
-    ]
-
-
-def _plane_picture(scene: Scene, plane: Plane) -> EmbeddedPicture:
-    index = fullest_slice(scene.lungs, plane)
-    return _embed(scene, plane, index, plane.capitalize(), f"{plane.capitalize()} slice")
-
-
-def _embed(scene: Scene, plane: Plane, index: int, caption: str, alt: str) -> EmbeddedPicture:
-    width = _AXIAL_PX if plane == "axial" else _PLANE_PX
-    outlined = ", lungs outlined" if scene.lungs.any() else ", no lungs found"
-    is_marked = plane != "axial" and scene.is_cut
-    marked = "; lines mark the first and last analysed slice" if is_marked else ""
-    return EmbeddedPicture(
-        uri=to_data_uri(to_jpeg(draw_slice(scene, plane, index, width))),
-        width=width,
-        height=picture_height(scene, plane, width),
-        caption=caption,
-        alt=f"{alt}{outlined}{marked}",
-    )
-
-
 def _range_words(result: ScanResult, scene: Scene) -> str:
     seen = "saw" if result.is_suitable else "would have seen"
     if scene.is_cut:
@@ -210,19 +125,59 @@ def _range_words(result: ScanResult, scene: Scene) -> str:
 
 def _figures(analysis: ScanAnalysis) -> list[tuple[str, str, str]]:
     """The four numbers at the top: name, value, unit or remark."""
-    result = analysis.result
+    result, explained = analysis.result, analysis.explanation
     first, last = analysis.analysed_slices
-    total = len(analysis.prepared.lung_area)
-    return [
+    figures = [
         ("Lung volume", f"{result.lung_volume_l:.2f}", "litres"),
         (
             "Slices analysed" if result.is_suitable else "Slices prepared",
             f"{first + 1}–{last + 1}",
-            f"of {total}",
+            f"of {len(analysis.prepared.lung_area)}",
         ),
         ("Time", f"{result.timings_s.total:.1f}", "seconds"),
         ("Warnings", str(len(result.warnings)), "listed below" if result.warnings else "none"),
     ]
+    if explained is not None:
+        share = percent(explained.summary.shares.get("lungs", 0.0))
+        figures[2] = ("Highlighted", share, "of the lungs")
+    return figures
+
+
+def _quality(analysis: ScanAnalysis, scene: Scene) -> list[tuple[str, str]]:
+    """Facts that say how far the answer's input can be trusted."""
+    prepared = analysis.prepared
+    total = len(prepared.lung_area)
+    with_lung = np.flatnonzero(prepared.lung_area)
+    lung_slices, ends = "none", "no lungs found"
+    if with_lung.size:
+        low, high = int(with_lung[0]), int(with_lung[-1])
+        lung_slices = f"{low + 1}–{high + 1} of {total}"
+        cut_ends = [
+            end for end, is_cut in (("feet", low == 0), ("head", high == total - 1)) if is_cut
+        ]
+        ends = f"reach the end of the scan towards the {' and the '.join(cut_ends)}"
+        ends = ends if cut_ends else "wholly inside the scan"
+    lungs, voxels = prepared.lungs, prepared.input[0].size
+    return [
+        ("Slices with lung", lung_slices),
+        ("Lungs along the body", ends),
+        ("Network input, voxels", " × ".join(str(size) for size in prepared.input.shape[1:])),
+        ("Its voxel spacing, mm", " × ".join(f"{s:.3g}" for s in prepared.grid.spacing_mm)),
+        ("Lung in the input", percent(float(np.count_nonzero(lungs)) / voxels)),
+        ("Display window", " to ".join(f"{v:.0f}" for v in scene.shown_range)),
+    ]
+
+
+def _provenance(result: ScanResult, explained: ScanExplanation | None) -> list[tuple[str, str]]:
+    temperature = result.provenance.temperature
+    words = "none fitted" if temperature == 1.0 else f"{temperature:.4g}"
+    named = _named({**asdict(result.provenance), "temperature": words}, PROVENANCE_NAMES)
+    if explained is None:
+        return named
+    words = method_words(explained)
+    if label_words(explained):
+        words = f"{words}, for “{label_words(explained)}”"
+    return [*named, ("Heat-map", f"{words}; 1 stands for {explained.explanation.scale:.4g}")]
 
 
 def _named(values: Mapping[str, object], names: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, Literal
@@ -9,13 +10,16 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.explanation import ScanExplanation
+from chestct.preprocess.prepared import PreparedScan
+from chestct.writers.evidence import evidence_by_slice, evidence_peaks
 from chestct.writers.files import write_whole
 
 FILE_NAME: Final = "result.json"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SliceRange(_Strict):
@@ -35,6 +39,37 @@ class StageSeconds(_Strict):
     total: float = Field(ge=0, description="From the path to the answer.")
 
 
+class PeakRecord(_Strict):
+    """A slice with more evidence than its neighbours."""
+
+    index: int = Field(ge=0, description="Slice, counted from 0 at the feet.")
+    uid: str | None = Field(description="Its SOPInstanceUID; null where there is none.")
+    evidence: float = Field(ge=0, le=1, description="Mean heat over the lungs of the slice.")
+
+
+class ExplanationRecord(_Strict):
+    """Where in the lungs the evidence for a class lies."""
+
+    method: str = Field(description="How the heat-map was made.")
+    layer: str | None = Field(description="Layer of the network it was taken from, if any.")
+    label: str = Field(description="The class it speaks for.")
+    scale: float = Field(ge=0, description="What a heat of 1 stands for, in the method's unit.")
+    cell_mm: tuple[float, float, float] = Field(
+        description="Places closer than this cannot be told apart: depth, height, width of the "
+        "network's input."
+    )
+    threshold: float = Field(ge=0, le=1, description="Heat from which lung counts as involved.")
+    shares: dict[str, float] = Field(
+        description="Region to the share of its analysed lung that is involved, 0 to 1."
+    )
+    involved_ml: float = Field(ge=0, description="Volume of the involved lung in millilitres.")
+    by_slice: list[float | None] = Field(
+        description="Mean heat over the lungs of each slice from the feet; null: not analysed or "
+        "without lung."
+    )
+    peaks: list[PeakRecord] = Field(description="Slices with the most evidence, strongest first.")
+
+
 class ProvenanceRecord(_Strict):
     """What has to be known to make the same result again."""
 
@@ -47,13 +82,16 @@ class ProvenanceRecord(_Strict):
     recipe: str = Field(description="Recipe the scan was prepared with.")
     engine: str = Field(description="Engine and precision that ran the network.")
     chestct_version: str = Field(description="Version of this program.")
+    temperature: float = Field(
+        gt=0, description="What the logits were divided by; 1: not calibrated."
+    )
 
 
 class ResultDocument(_Strict):
     """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
 
-    schema_version: Literal["1.0"] = Field(
-        default="1.0",
+    schema_version: Literal["1.1"] = Field(
+        default="1.1",
         description="Version of this layout; the first number changes when it breaks.",
     )
     scan: str = Field(description="Last part of the path that was given.")
@@ -65,6 +103,9 @@ class ResultDocument(_Strict):
     warnings: list[str] = Field(description="What was noticed on the way.")
     lung_volume_l: float = Field(ge=0, description="Volume of both lungs in litres.")
     analysed_slices: SliceRange = Field(description="Which slices the network saw, or would have.")
+    explanation: ExplanationRecord | None = Field(
+        description="Where the evidence lies; null where it was not asked for."
+    )
     scan_facts: dict[str, str] = Field(
         description="Geometry and acquisition, as text; only the facts listed below."
     )
@@ -79,7 +120,12 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     fields = asdict(analysis.result)
     fields["timings_s"] = {stage: round(s, 4) for stage, s in fields["timings_s"].items()}
     total = len(analysis.prepared.lung_area)
-    return ResultDocument(**fields, analysed_slices=SliceRange(first=first, last=last, total=total))
+    explained = analysis.explanation
+    return ResultDocument(
+        **fields,
+        analysed_slices=SliceRange(first=first, last=last, total=total),
+        explanation=None if explained is None else _record(explained, analysis.prepared),
+    )
 
 
 def write_json(analysis: ScanAnalysis, folder: Path) -> Path:
@@ -90,3 +136,29 @@ def write_json(analysis: ScanAnalysis, folder: Path) -> Path:
     """
     text = result_document(analysis).model_dump_json(indent=2)
     return write_whole(folder / FILE_NAME, f"{text}\n".encode())
+
+
+def _record(explained: ScanExplanation, prepared: PreparedScan) -> ExplanationRecord:
+    explanation, summary = explained.explanation, explained.summary
+    depth, height, width = (
+        round(cell * spacing, 2)
+        for cell, spacing in zip(explanation.cell, prepared.grid.spacing_mm, strict=True)
+    )
+    return ExplanationRecord(
+        method=explanation.method,
+        layer=explanation.layer or None,
+        label=explanation.label,
+        scale=explanation.scale,
+        cell_mm=(depth, height, width),
+        threshold=summary.threshold,
+        shares={region: round(share, 6) for region, share in summary.shares.items()},
+        involved_ml=round(summary.involved_ml, 3),
+        by_slice=[
+            None if math.isnan(heat) else round(heat, 6)
+            for heat in evidence_by_slice(explained, prepared).tolist()
+        ],
+        peaks=[
+            PeakRecord(index=peak.index, uid=peak.uid or None, evidence=round(peak.evidence, 6))
+            for peak in evidence_peaks(explained, prepared)
+        ],
+    )

@@ -6,8 +6,9 @@ NIfTI keeps its fastest axis first and counts x to the right's opposite: an arra
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Num
@@ -15,12 +16,18 @@ from jaxtyping import Bool, Float64, Num
 from chestct.volume import Grid
 from chestct.writers.files import write_whole_with
 
+_DATA_STARTS: Final = 352
+"""Bytes before the voxels of a single NIfTI-1 file: the header and an empty list of extensions."""
+_FASTEST: Final = 1
+
 
 def write_nifti(
     path: Path,
     voxels: Num[np.ndarray, "*channel depth height width"]
     | Bool[np.ndarray, "*channel depth height width"],
     grid: Grid,
+    *,
+    step: float = 1.0,
 ) -> Path:
     """Write an array as `.nii.gz`, or as `.nii`, by the ending of `path`.
 
@@ -29,6 +36,7 @@ def write_nifti(
         voxels: (depth, height, width), or (channel, depth, height, width). One channel becomes a
             three-dimensional image, several a fourth axis. A mask is stored as bytes 0 and 1.
         grid: Where the voxels lie.
+        step: What one stored unit stands for; readers multiply by it.
 
     Raises:
         WriteError: The file cannot be written.
@@ -44,7 +52,24 @@ def write_nifti(
     made.header.set_xyzt_units("mm")
     made.set_sform(made.affine, code=1)
     made.set_qform(made.affine, code=1)
+    if step != 1.0:
+        return write_whole_with(path, lambda aside: _save_in_steps(made, step, aside))
     return write_whole_with(path, lambda aside: nibabel.save(made, aside))
+
+
+def _save_in_steps(made: Any, step: float, path: Path) -> None:
+    """Save whole numbers as they are, with their step in the header.
+
+    nibabel would take them for the scaled values and divide them first.
+    """
+    header = made.header.copy()
+    # Written by hand where nibabel has them set by what it scales.
+    header["scl_slope"], header["scl_inter"] = step, 0.0
+    header["magic"], header["vox_offset"] = b"n+1", _DATA_STARTS
+    start = header.binaryblock.ljust(_DATA_STARTS, b"\0")
+    content = b"".join((start, made.dataobj.tobytes(order="F")))
+    is_packed = path.name.endswith(".gz")
+    path.write_bytes(gzip.compress(content, _FASTEST, mtime=0) if is_packed else content)
 
 
 def nifti_affine(grid: Grid) -> Float64[np.ndarray, "4 4"]:

@@ -10,10 +10,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from chestct.analysis import ScanAnalysis
+from chestct.heat_pictures import draw_heat, heat_color, lay_over
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
     RGB,
     Color,
+    Plane,
     Scene,
     draw_slice,
     fullest_slice,
@@ -24,6 +26,8 @@ from chestct.pictures import (
 )
 from chestct.preprocess.prepared import PreparedScan
 from chestct.writers.encoding import to_png
+from chestct.writers.evidence import evidence_peaks, strip_slices, telling_slices
+from chestct.writers.evidence_section import label_words
 from chestct.writers.files import write_whole
 from chestct.writers.wording import percent, verdict_of
 
@@ -38,6 +42,10 @@ _EDGE_PX: Final = 36
 _HEAD_PX: Final = 92
 _FOOT_PX: Final = 66
 _COLUMNS: Final = 4
+_NUM_TILES: Final = 2 * _COLUMNS
+_RAMP_PX: Final = 160
+_LUNG_GRAY: Final = 43
+_PLANES: Final[tuple[Plane, ...]] = ("coronal", "sagittal")
 
 
 @dataclass(frozen=True)
@@ -48,32 +56,59 @@ class Words:
         title: Large, at the top left.
         scan: At the top right.
         remark: Small, at the bottom left.
+        heat: Before the legend of the heat-map; empty without one.
     """
 
     title: str
     scan: str
     remark: str
+    heat: str = ""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The slices of a montage.
+
+    Attributes:
+        axial: Axial slices, as many as there are tiles or fewer.
+        planes: Slice of each of the other planes.
+        threshold: Heat at which a line is drawn; of no meaning without a heat-map.
+    """
+
+    axial: list[int]
+    planes: dict[Plane, int]
+    threshold: float = 0.5
 
 
 def write_preview(analysis: ScanAnalysis, folder: Path) -> Path:
     """Write `preview.png`: the verdict, eight axial slices, a coronal and a sagittal one.
 
+    With an explanation the slices are those that show most of it, under its heat-map.
+
     Raises:
         WriteError: It cannot be written.
     """
-    result = analysis.result
+    result, explained = analysis.result, analysis.explanation
     share = result.probabilities.get(result.decision)
     title = verdict_of(result.decision)
     first, last = analysis.analysed_slices
     scene = scene_of_scan(analysis)
     total = scene.volume.grid.shape[0]
     seen = f"Slices {first + 1} to {last + 1} of {total}" if scene.is_cut else f"All {total} slices"
+    shown, heat = _spread(scene), ""
+    if explained is not None:
+        peaks = evidence_peaks(explained, analysis.prepared)
+        axial = strip_slices(scene.shown_slices, peaks, _NUM_TILES)
+        planes = telling_slices(analysis, scene)
+        shown = Shown(axial, planes, explained.summary.threshold)
+        heat = f"Heat for {label_words(explained)}" if label_words(explained) else "Heat"
     words = Words(
         title=title if share is None else f"{title}  {percent(share)}",
         scan=result.scan,
         remark=f"{seen} analysed. {NOT_FOR_CLINICAL_USE}",
+        heat=heat,
     )
-    return write_whole(folder / FILE_NAME, to_png(draw_montage(scene, words)))
+    return write_whole(folder / FILE_NAME, to_png(draw_montage(scene, words, shown)))
 
 
 def write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path:
@@ -89,22 +124,25 @@ def write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path
         scan=scan,
         remark=f"Recipe {prepared.recipe.name}. {NOT_FOR_CLINICAL_USE}",
     )
-    return write_whole(folder / FILE_NAME, to_png(draw_montage(scene_of_input(prepared), words)))
+    scene = scene_of_input(prepared)
+    return write_whole(folder / FILE_NAME, to_png(draw_montage(scene, words, _spread(scene))))
 
 
-def draw_montage(scene: Scene, words: Words) -> RGB:
+def draw_montage(scene: Scene, words: Words, shown: Shown) -> RGB:
     """Axial slices in two rows, a coronal and a sagittal slice beside them, words around them."""
-    tiles = _axial_tiles(scene)
+    tiles = [_tile(scene, "axial", index, _TILE_PX, shown.threshold) for index in shown.axial]
     tile_height = tiles[0].shape[0]
     tiles_height = 2 * tile_height + _GAP_PX
     tiles_width = _COLUMNS * _TILE_PX + (_COLUMNS - 1) * _GAP_PX
-    planes = _plane_tiles(scene, tiles_height)
+    planes = _plane_tiles(scene, shown, tiles_height)
     width = 2 * _EDGE_PX + tiles_width + _GAP_PX + max(plane.shape[1] for plane in planes)
     canvas = Image.new("RGB", (width, _HEAD_PX + tiles_height + _FOOT_PX), _PAGE)
-    for number, tile in enumerate(tiles):
+    for number, (tile, index) in enumerate(zip(tiles, shown.axial, strict=True)):
         row, column = divmod(number, _COLUMNS)
         left = _EDGE_PX + column * (_TILE_PX + _GAP_PX)
-        canvas.paste(Image.fromarray(tile), (left, _HEAD_PX + row * (tile_height + _GAP_PX)))
+        top = _HEAD_PX + row * (tile_height + _GAP_PX)
+        canvas.paste(Image.fromarray(tile), (left, top))
+        _write_number(canvas, index + 1, (left, top))
     top = _HEAD_PX
     for plane in planes:
         canvas.paste(Image.fromarray(plane), (_EDGE_PX + tiles_width + _GAP_PX, top))
@@ -113,19 +151,33 @@ def draw_montage(scene: Scene, words: Words) -> RGB:
     return np.asarray(canvas, dtype=np.uint8)
 
 
-def _axial_tiles(scene: Scene) -> list[RGB]:
-    indices = spread_slices(*scene.shown_slices, 2 * _COLUMNS)
-    return [draw_slice(scene, "axial", index, _TILE_PX) for index in indices]
+def _spread(scene: Scene) -> Shown:
+    axial = spread_slices(*scene.shown_slices, _NUM_TILES)
+    return Shown(axial, {plane: fullest_slice(scene.lungs, plane) for plane in _PLANES})
 
 
-def _plane_tiles(scene: Scene, height_px: int) -> list[RGB]:
+def _tile(scene: Scene, plane: Plane, index: int, width_px: int, threshold: float) -> RGB:
+    picture = draw_slice(scene, plane, index, width_px)
+    if scene.heat is None:
+        return picture
+    return lay_over(picture, draw_heat(scene, plane, index, width_px, threshold))
+
+
+def _plane_tiles(scene: Scene, shown: Shown, height_px: int) -> list[RGB]:
     """Coronal above sagittal, both of the one width at which they fill the height together."""
-    heights = sum(picture_height(scene, plane, 1000) for plane in ("coronal", "sagittal"))
+    heights = sum(picture_height(scene, plane, 1000) for plane in _PLANES)
     width_px = max(1, round((height_px - _GAP_PX) * 1000 / heights))
     return [
-        draw_slice(scene, "coronal", fullest_slice(scene.lungs, "coronal"), width_px),
-        draw_slice(scene, "sagittal", fullest_slice(scene.lungs, "sagittal"), width_px),
+        _tile(scene, plane, shown.planes[plane], width_px, shown.threshold) for plane in _PLANES
     ]
+
+
+def _write_number(canvas: Image.Image, number: int, corner: tuple[int, int]) -> None:
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(16)
+    place = (corner[0] + 8, corner[1] + 6)
+    draw.rectangle(draw.textbbox(place, str(number), font=font), fill=_PAGE)
+    draw.text(place, str(number), fill=_INK, font=font)
 
 
 def _write_words(canvas: Image.Image, words: Words) -> None:
@@ -133,8 +185,25 @@ def _write_words(canvas: Image.Image, words: Words) -> None:
     width, height = canvas.size
     large, small = ImageFont.load_default(34), ImageFont.load_default(20)
     draw.text((_EDGE_PX, _HEAD_PX / 2), words.title, fill=_INK, font=large, anchor="lm")
-    right = (width - _EDGE_PX, _HEAD_PX / 2)
-    draw.text(right, words.scan, fill=_MUTED, font=small, anchor="rm")
+    right = width - _EDGE_PX
+    draw.text((right, _HEAD_PX / 2), words.scan, fill=_MUTED, font=small, anchor="rm")
+    if words.heat:
+        _write_legend(canvas, words.heat, round(right - draw.textlength(words.scan, small) - 48))
     foot = height - _FOOT_PX / 2
     draw.text((_EDGE_PX, foot), words.remark, fill=_MUTED, font=small, anchor="lm")
-    draw.text((width - _EDGE_PX, foot), "chestct", fill=_MUTED, font=small, anchor="rm")
+    draw.text((right, foot), "chestct", fill=_MUTED, font=small, anchor="rm")
+
+
+def _write_legend(canvas: Image.Image, words: str, right: int) -> None:
+    """The words, 0, a ramp of colours as they look over lung, and 1, ending at `right`."""
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(20)
+    middle = _HEAD_PX // 2
+    draw.text((right, middle), "1", fill=_MUTED, font=font, anchor="rm")
+    left = right - 22 - _RAMP_PX
+    for column in range(_RAMP_PX):
+        red, green, blue, opacity = heat_color(column / (_RAMP_PX - 1))
+        mixed = [round(_LUNG_GRAY * (1 - opacity) + c * opacity) for c in (red, green, blue)]
+        top, bottom = (left + column, middle - 8), (left + column, middle + 8)
+        draw.line([top, bottom], fill=(mixed[0], mixed[1], mixed[2]))
+    draw.text((left - 10, middle), f"{words}   0", fill=_MUTED, font=font, anchor="rm")

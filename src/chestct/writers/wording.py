@@ -24,8 +24,25 @@ PROVENANCE_NAMES: Final[dict[str, str]] = {
     "series_uid": "Series identifier",
     "pixel_sha256": "Hash of the voxels (SHA-256)",
     "weights_sha256": "Hash of the weights (SHA-256)",
+    "temperature": "Temperature of the probabilities",
 }
 """Fields of a result's provenance, in the order they are shown, and their names in words."""
+
+METHOD_NAMES: Final[dict[str, str]] = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "layercam": "LayerCAM",
+    "strongest_channel": "the strongest channel",
+    "occlusion": "occlusion",
+    "attention": "attention",
+}
+"""Name in `EXPLANATIONS` to the words a reader sees; unknown names stand for themselves."""
+
+CLASSLESS_METHODS: Final[dict[str, str]] = {
+    "strongest_channel": "where the network’s most active channel is strongest",
+    "attention": "how much attention the network paid to each place",
+}
+"""Those of them that look the same for every class, and what their colour shows."""
 
 
 def verdict_of(decision: str) -> str:
@@ -40,6 +57,24 @@ def percent(share: float) -> str:
     if 0.999 < share < 1.0:
         return "> 99.9 %"
     return f"{share * 100:.1f} %"
+
+
+def probability_words(temperature: float) -> str:
+    """What the probabilities mean: chances where a temperature was fitted, an order otherwise."""
+    if temperature == 1.0:
+        return (
+            "Not calibrated: the classifier’s card has no fitted temperature. Read them as an "
+            "order of the classes, not as the chance of being right."
+        )
+    return (
+        f"Calibrated with a temperature of {temperature:.3g}, fitted on validation scans: of scans "
+        "like those, about 80 in 100 that are given 80 % are right. Your scans may be unlike them."
+    )
+
+
+def is_trained_on_simulation(trained_on: str) -> bool:
+    """Whether a card says in its own words that disease was simulated."""
+    return "simulated" in trained_on.lower()
 
 
 def count(number: int, noun: str) -> str:

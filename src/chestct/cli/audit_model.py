@@ -1,0 +1,124 @@
+"""`chestct audit-model`: what a classifier's answers rest on, and what they survive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from chestct.cli import options
+from chestct.cli.classify import EngineChoice, load
+from chestct.cli.terminal import scan_progress, show_written, stdout_console
+from chestct.errors import ReadError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from chestct.studies.model_audit import Subject
+    from chestct.studies.model_audit_record import ModelAudit, ScanAudit
+
+_STYLES = {"serious": "bold red", "notable": "yellow", "remark": "dim", "fine": "green"}
+
+
+def audit_model(
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SCAN]...", help="Folders, DICOM or NIfTI files, or zips."),
+    ] = None,
+    classifier: options.ClassifierFolder = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write the audit as JSON and Markdown here."),
+    ] = None,
+    simulated: Annotated[
+        int,
+        typer.Option("--simulated", min=0, metavar="N", help="Ask about N simulated patients."),
+    ] = 0,
+    lesions: Annotated[
+        Path | None,
+        typer.Option(
+            "--lesions",
+            metavar="FILE",
+            help="Mask of the one scan's lesions, on its grid. Default: the heat-map's region.",
+        ),
+    ] = None,
+    explanation: Annotated[
+        str, typer.Option("--explanation", metavar="NAME", help="How heat-maps are made.")
+    ] = "gradcam",
+    series: options.Series = None,
+    engine: options.EngineName = "auto",
+) -> None:
+    """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan."""
+    from chestct.explain import EXPLANATIONS
+    from chestct.lookup import look_up
+    from chestct.studies.model_audit import Auditor, audit_model, read_subjects, simulated_subjects
+    from chestct.studies.model_audit_report import write_model_audit
+
+    paths = scans or []
+    _require_something(paths, simulated)
+    look_up(EXPLANATIONS, explanation, kind="explanation")
+    for path in [*paths, *([lesions] if lesions else [])]:
+        options.require_exists(path)
+
+    def subjects() -> Iterator[Subject]:
+        yield from read_subjects(paths, lesions, options.read_options(series, _NOTHING, _NO_TIFF))
+        yield from simulated_subjects(simulated)
+
+    loaded, running = load(classifier, EngineChoice(engine))
+    with scan_progress(is_quiet=False) as progress:
+        task = progress.add_task("", total=None)
+        auditor = Auditor(
+            loaded,
+            running,
+            explanation,
+            listener=lambda what: progress.update(task, description=what),
+        )
+        audit = audit_model(auditor, subjects())
+    show_audit(stdout_console(), audit)
+    if out is not None:
+        show_written(write_model_audit(audit, out), [])
+
+
+_NOTHING = options.Permissions(gap=False, tilt=False, mixed_orientations=False)
+_NO_TIFF = options.TiffOptions(None, None, None, None, is_windowed=False)
+
+
+def _require_something(scans: list[Path], simulated: int) -> None:
+    if not scans and simulated == 0:
+        raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
+
+
+def show_audit(console: Console, audit: ModelAudit) -> None:
+    """Show an audit scan by scan, its verdict last."""
+    from chestct.studies.model_audit_findings import worst_severity
+    from chestct.studies.model_audit_report import verdict
+
+    for scan in audit.scans:
+        _show_scan(console, scan)
+    worst = worst_severity([each for scan in audit.scans for each in scan.findings])
+    console.print(Text(verdict(audit), style=_STYLES[worst]), soft_wrap=True)
+    console.print(Text(audit.notice, style="bold"))
+    console.print(Text(f"Classifier trained on: {audit.trained_on}", style="dim"))
+
+
+def _show_scan(console: Console, scan: ScanAudit) -> None:
+    from chestct.studies.model_audit_report import PROBE_HEADINGS, probe_cells
+
+    share = f" {scan.share:.3f}" if scan.probabilities else ""
+    console.print(Text(f"{scan.name}: {scan.decision}{share}", style="bold"))
+    if scan.probes:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for name, side in zip(PROBE_HEADINGS, ("left", "right", "right", "left"), strict=True):
+            table.add_column(name, justify=side)  # type: ignore[arg-type]
+        for probe in scan.probes:
+            style = "" if probe.is_same else "yellow"
+            table.add_row(*(Text(cell, style=style) for cell in probe_cells(probe)))
+        console.print(table)
+    for finding in scan.findings:
+        line = Text(f"{finding.severity}  ", style=_STYLES[finding.severity])
+        console.print(line.append(finding.sentence, style="default"), soft_wrap=True)
+    console.print()

@@ -1,0 +1,291 @@
+"""`chestct slices`: networks that see one slice at a time, from pictures to patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from chestct.cli import training_options as options
+from chestct.errors import TrainingError
+
+if TYPE_CHECKING:
+    from chestct.training.slice_settings import SliceRunSettings
+
+app = typer.Typer(
+    help="Networks that see one slice at a time: from pictures to patients.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Table = Annotated[
+    Path, typer.Option("--data", metavar="TABLE", help="CSV file: one row per labelled slice.")
+]
+NewTable = Annotated[Path, typer.Option("--out", metavar="CSV", help="Table to write.")]
+Device = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N: where to train."),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="ImageNet weights (.safetensors); imagenet: the hub's cache; none: random ones.",
+    ),
+]
+
+
+@app.command("list")
+def list_slices(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Pictures: a folder per class, or COVID-CT.")
+    ],
+    out: NewTable,
+    lists: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--list",
+            metavar="[SPLIT:]LABEL=FILE",
+            help="A text file with one picture's name per line; may be said often.",
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="DIR", help="Where listed pictures lie, if not FOLDER."),
+    ] = None,
+    patient_pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--patient-pattern",
+            metavar="REGEX",
+            help="Its group is the patient in a picture's path, such as '(p[0-9]+)-'.",
+        ),
+    ] = None,
+) -> None:
+    """Make a table of the slices of a folder, one row per picture."""
+    from chestct.cli.training_lines import listening
+    from chestct.datasets.manifest_csv import write_manifest
+    from chestct.datasets.slice_lists import parse_list, read_lists, scan_slice_folder
+
+    if lists:
+        named = [parse_list(each, images or folder) for each in lists]
+        found = read_lists(named, folder, patient_pattern=patient_pattern)
+    else:
+        found = scan_slice_folder(folder, patient_pattern=patient_pattern)
+    with listening(None) as listener:
+        for note in found.notes:
+            listener.note(note)
+    write_manifest(found.manifest, out)
+    cases = ", ".join(f"{count} {label}" for label, count in found.manifest.cases.items())
+    typer.echo(f"{len(found.manifest)} slices of {found.manifest.num_patients} patients ({cases})")
+    typer.echo(str(out))
+
+
+@app.command()
+def extract(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="New folder for pictures and slices.csv.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="NPY", help="COVID-CT-MD's Slice-level-labels.npy."),
+    ] = None,
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="CSV", help="COVID-CT-MD's Index.csv.")
+    ] = None,
+    without_labels: Annotated[
+        Literal["all", "normal"],
+        typer.Option(
+            "--without-labels",
+            help="Scans without slice labels: take all, or those of normal patients only.",
+        ),
+    ] = "normal",
+    uninfected: Annotated[
+        Literal["leave_out", "normal"],
+        typer.Option("--uninfected", help="What slices of the ill without infection become."),
+    ] = "leave_out",
+    window: Annotated[
+        str, typer.Option("--window", metavar="NAME", help="lung, or abdomen.")
+    ] = "lung",
+    every: Annotated[
+        int, typer.Option("--every", min=1, metavar="N", help="Take every N-th slice only.")
+    ] = 1,
+) -> None:
+    """Write the slices of labelled scans as pictures, with a table of them."""
+    from chestct.cli.training_lines import listening
+    from chestct.datasets.manifest_csv import read_manifest, write_manifest
+    from chestct.datasets.slice_extract import Extraction, extract_slices
+    from chestct.datasets.slice_labels import read_slice_labels
+
+    if (labels is None) != (index is None):
+        raise TrainingError("--labels and --index belong together: give both, or neither.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise TrainingError(f"{out} is not empty. Choose a new folder.")
+    known = read_slice_labels(labels, index) if labels and index else {}
+    extraction = Extraction(known, without_labels, uninfected, window, every)
+    with listening(None) as listener:
+        found = extract_slices(read_manifest(manifest), extraction, out, told=listener.note)
+    table = write_manifest(found, out / "slices.csv")
+    cases = ", ".join(f"{count} {label}" for label, count in found.cases.items())
+    typer.echo(f"{len(found)} slices of {found.num_patients} patients ({cases})")
+    typer.echo(str(table))
+
+
+@app.command()
+def train(
+    config: options.Config,
+    table: Table,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="RUN", help="Run folder: a new one, or one to go on.")
+    ],
+    weights: Weights = None,
+    overrides: options.Overrides = None,
+    device: Device = "auto",
+    processes: options.Processes = None,
+) -> None:
+    """Train a slice network and vote on patients; stopped, the same command goes on."""
+    from chestct.cli.training_lines import EpochLines, listening, show_summary
+    from chestct.training.devices import choose_device
+    from chestct.training.slice_session import SlicePlan, run_slice_training
+
+    settings = _settings(config, overrides, weights)
+    lines = EpochLines(settings.training.epochs)
+    with listening(processes) as listener:
+        plan = SlicePlan(
+            settings,
+            table,
+            out,
+            listener,
+            after_epoch=lambda entry: lines.show(out.name, entry),
+            device=choose_device(device),
+        )
+        summary = run_slice_training(plan)
+    show_summary(summary, out)
+
+
+@app.command("lr-range")
+def lr_range(
+    config: options.Config,
+    table: Table,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
+    ],
+    weights: Weights = None,
+    overrides: options.Overrides = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
+    ] = 200,
+    epochs: Annotated[
+        int | None,
+        typer.Option("--epochs", min=1, metavar="N", help="The paper's form instead, 100 there."),
+    ] = None,
+    device: Device = "auto",
+    processes: options.Processes = None,
+) -> None:
+    """Train while the learning rate rises, draw the loss, suggest a rate."""
+    from chestct.cli.training_lines import EpochLines, listening, show_range_test
+    from chestct.training.devices import choose_device
+    from chestct.training.lr_range import write_range_test
+    from chestct.training.slice_session import SlicePlan, run_slice_range_test
+
+    settings = _settings(config, overrides, weights)
+    lines = EpochLines(epochs or 1)
+    with listening(processes) as listener:
+        plan = SlicePlan(
+            settings,
+            table,
+            out,
+            listener,
+            after_epoch=lambda entry: lines.show("range", entry),
+            device=choose_device(device),
+        )
+        found = run_slice_range_test(plan, steps=steps, epochs=epochs)
+    show_range_test(found, write_range_test(found, out))
+
+
+@app.command()
+def evaluate(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Folder, as 'slices train' writes it.")
+    ],
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="CSV file: one row per labelled slice.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
+    ],
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--beside",
+            metavar="NAME=CSV",
+            help="Predictions of another classifier on the same patients, such as a scan-level "
+            "one's predictions.csv; may be said often.",
+        ),
+    ] = None,
+    processes: options.Processes = None,
+) -> None:
+    """Classify labelled slices, vote on their patients, write figures with intervals."""
+    from chestct.cli.training_lines import listening, show_summary
+    from chestct.training.slice_card import load_slice_classifier
+    from chestct.training.slice_judging import evaluate_slices
+
+    others = dict(_named(each) for each in beside or ())
+    loaded = load_slice_classifier(classifier)
+    with listening(processes) as listener:
+        summary = evaluate_slices(loaded, table, out, listener, others)
+    show_summary(summary, out)
+
+
+@app.command()
+def explain(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Folder, as 'slices train' writes it.")
+    ],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A slice: PNG, JPEG or TIFF.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Picture to write.")],
+    label: Annotated[
+        str | None,
+        typer.Option("--label", metavar="NAME", help="Class to explain. Default: the likeliest."),
+    ] = None,
+) -> None:
+    """Show where in a slice the network saw a class (Grad-CAM)."""
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+    from chestct.training.slice_card import load_slice_classifier
+    from chestct.training.slice_explaining import explain_picture
+
+    explained = explain_picture(load_slice_classifier(classifier), picture, out, label)
+    for name, share in explained.probabilities.items():
+        typer.echo(f"{name}  {share:.1%}")
+    for warning in explained.warnings:
+        typer.echo(f"! {warning}")
+    typer.echo(f"{out} shows what spoke for {explained.label}")
+    typer.echo(NOT_FOR_CLINICAL_USE)
+
+
+def _settings(config: Path, overrides: list[str] | None, weights: str | None) -> SliceRunSettings:
+    """Settings of a slice run, with the weights of the command line."""
+    from chestct.training.ranks import launched_ranks
+    from chestct.training.settings_file import read_settings_as
+    from chestct.training.slice_settings import SliceRunSettings
+
+    if launched_ranks().size > 1:
+        msg = "Slice networks are trained by one process on one GPU. Start it without torchrun."
+        raise TrainingError(msg)
+    settings = read_settings_as(SliceRunSettings, config, overrides or ())
+    if weights is None:
+        return settings
+    network = settings.network.model_copy(update={"weights": weights})
+    return settings.model_copy(update={"network": network})
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise TrainingError(f"'{text}' names no predictions. Write NAME=predictions.csv.")
+    return name, Path(path)

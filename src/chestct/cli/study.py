@@ -1,0 +1,255 @@
+"""`chestct study`: the tables of both papers, each as one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from chestct.cli import options, study_audit
+from chestct.cli import training_options as training
+
+if TYPE_CHECKING:
+    from chestct.studies.compare_with_paper import PaperComparison
+    from chestct.studies.damage_table import DamageRow
+    from chestct.studies.roi_ablation import Progress, Row
+    from chestct.studies.study_table import TableRow
+
+app = typer.Typer(
+    help="The tables of both papers, each as one command.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Study = Annotated[
+    Path, typer.Option("--out", metavar="STUDY", help="Study folder: a new one, or one to go on.")
+]
+
+
+@app.callback()
+def _study() -> None:
+    """The tables of both papers, each as one command."""
+
+
+app.command("audit-papers")(study_audit.audit_papers)
+
+
+@app.command("roi-ablation")
+def roi_ablation(
+    config: training.Config,
+    manifest: training.ManifestFile,
+    out: Study,
+    networks: Annotated[
+        str | None,
+        typer.Option("--networks", metavar="NAMES", help="With commas. Default: all three."),
+    ] = None,
+    gatings: Annotated[
+        str | None,
+        typer.Option("--gatings", metavar="NAMES", help="With commas. Default: none,figure."),
+    ] = None,
+    is_placement: Annotated[
+        bool,
+        typer.Option(
+            "--roi-layers", help="The gates in four placements and the plain network instead."
+        ),
+    ] = False,
+    thresholds: Annotated[
+        str | None,
+        typer.Option("--thresholds", metavar="T,T", help="With commas. Default: 0.6,0.7,0.8."),
+    ] = None,
+    overrides: training.Overrides = None,
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, metavar="K", help="Table 6: cross-validate each row."),
+    ] = None,
+    processes: training.Processes = None,
+    device: training.Device = "auto",
+) -> None:
+    """Tables 6 and 7 of the RoI-aware paper: networks by gating by t, each row trained.
+
+    Stopped at any moment, the same command goes on; started several times at once, each takes
+    rows of its own: one per GPU, with --device cuda:0, --device cuda:1, and so on.
+    """
+    from chestct.cli.training_lines import EpochLines, listening
+    from chestct.studies import roi_ablation as study
+    from chestct.studies.ablation_report import write_ablation
+    from chestct.training.devices import choose_device
+    from chestct.training.session import Plan
+    from chestct.training.settings_file import read_settings
+
+    placements = study.ROI_LAYERS if is_placement else study.GATINGS
+    rows = study.table_rows(
+        _names(networks) or study.NETWORKS,
+        _names(gatings) or placements,
+        _numbers(thresholds) or study.THRESHOLDS,
+    )
+    settings = read_settings(config, overrides or ())
+    lines = EpochLines(settings.training.epochs, len(rows) * (folds or 1))
+    with listening(processes) as listener:
+        plan = Plan(settings, manifest, out, folds, listener, lines.show, choose_device(device))
+        progress = study.run_ablation(plan, rows, before_row=_say_row)
+    _show_ablation(write_ablation(progress, out), progress, out)
+
+
+@app.command()
+def damage(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, as train writes it.")
+    ],
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
+    ],
+    out: Study,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--parts",
+            metavar="NAMES",
+            help="With commas: I to V for MASERes, else top-level modules; any module's name.",
+        ),
+    ] = None,
+    share: Annotated[
+        float, typer.Option("--share", metavar="S", help="Of each layer's units.")
+    ] = 0.25,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=0, metavar="N", help="Random choices of units beside.")
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of these choices.")] = 1,
+    device: options.Device = None,
+    processes: training.Processes = None,
+) -> None:
+    """The MASERes paper's damaged models: a quarter of a part's units set to zero."""
+    from chestct.classifier import load_classifier
+    from chestct.cli.training_lines import listening
+    from chestct.studies.damage import DamagePlan, run_damage
+    from chestct.studies.damage_table import write_damage
+    from chestct.training.judging import read_rows
+
+    loaded = load_classifier(classifier)
+    rows = read_rows(manifest, loaded, split)
+    with listening(processes) as listener:
+        plan = DamagePlan(
+            loaded, rows, out, _names(parts), share, repeats, seed, device, listener=listener
+        )
+        result = run_damage(plan)
+    _show_damage(write_damage(result, out), out)
+
+
+@app.command("compare-with-paper")
+def compare_with_paper(
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a finished training or of a roi-ablation."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Default: the run's own folder.")
+    ] = None,
+) -> None:
+    """A run's results beside its paper's published and recomputed ones."""
+    from chestct.studies.compare_with_paper import compare_with_paper as compare
+    from chestct.studies.paper_tables import write_with_paper
+
+    found = compare(run)
+    written = write_with_paper(found, out or run)
+    for each in found:
+        _show_paper(each)
+    for path in written:
+        typer.echo(str(path))
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _numbers(text: str | None) -> tuple[float, ...]:
+    """Values of t between commas; 80 is taken for 0.8."""
+    from chestct.studies.roi_ablation import StudyError
+
+    found = []
+    for name in _names(text):
+        try:
+            value = float(name)
+        except ValueError as error:
+            msg = f"'{name}' is no value of t. Give shares or per cent, such as 0.6,0.7,0.8."
+            raise StudyError(msg) from error
+        found.append(value / 100 if value > 1 else value)
+    return tuple(found)
+
+
+def _say_row(row: Row) -> None:
+    typer.echo(f"Row {row.name}")
+
+
+def _show_ablation(rows: tuple[TableRow, ...], progress: Progress, folder: Path) -> None:
+    from chestct.evaluation.tables import format_estimate
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+
+    columns = ["network", "gating", "t", "accuracy", "macro AUC"]
+    lines = [
+        [
+            each.row.network,
+            each.row.gating,
+            f"{each.row.threshold:g}",
+            *(format_estimate(each.figures.overall[name]) for name in ("accuracy", "macro_auc")),
+        ]
+        for each in rows
+    ]
+    _print_table(columns, lines)
+    for row in progress.missing:
+        typer.echo(f"! {row.name} is under way in another program.")
+    for row in progress.diverged:
+        typer.echo(f"! {row.name}: its loss is no longer a number.")
+    typer.echo(NOT_FOR_CLINICAL_USE)
+    typer.echo(f"Written to {folder}")
+
+
+def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
+    from chestct.evaluation.tables import format_estimate
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+    from chestct.studies.text_tables import p_value_text
+
+    lines = [
+        [
+            row.name,
+            f"{row.part.zeroed.total:,}" if row.part else "0",
+            format_estimate(row.figures.overall["accuracy"]),
+            p_value_text(row.holm),
+            format_estimate(row.mean) if row.mean else "",
+        ]
+        for row in rows
+    ]
+    columns = ["part", "set to zero", "accuracy", "p (Holm)", "mean over random choices"]
+    _print_table(columns, lines)
+    typer.echo(NOT_FOR_CLINICAL_USE)
+    typer.echo(f"Written to {folder}")
+
+
+def _show_paper(found: PaperComparison) -> None:
+    from chestct.studies.paper_tables import cells
+
+    typer.echo(f"{found.run}: {found.place}")
+    columns = ["figure, %", "published", "recomputed", "this run", "inside"]
+    _print_table(columns, [cells(figure) for figure in found.figures])
+    for remark in found.remarks:
+        typer.echo(f"! {remark}")
+    typer.echo("")
+
+
+def _print_table(columns: list[str], lines: list[list[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from chestct.cli.terminal import stdout_console
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column)
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line))
+    stdout_console().print(table)

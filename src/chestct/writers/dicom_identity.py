@@ -1,0 +1,201 @@
+"""Who and what a written DICOM object is about: identifiers, headers and dates.
+
+Patient, study and frame of reference are those of the source series; series and instance are new.
+Identifiers are never made silently: an object that claims to belong to a study which nobody has
+is worse than none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from chestct.analysis import ScanAnalysis
+from chestct.errors import WriteError
+from chestct.extras import import_extra
+from chestct.readers.dicom_source import SourceImage, SourceSeries
+from chestct.simulate.dicom_export import make_uid
+from chestct.writers.options import NothingToWriteError, WriteOptions
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+MANUFACTURER: Final = "chestct"
+SERIES_NUMBERS: Final[dict[str, int]] = {
+    "dicom_seg": 9001,
+    "dicom_parametric_map": 9002,
+    "dicom_sr": 9003,
+    "dicom_sc": 9004,
+}
+"""Series numbers of what is written; high, so that a list sorts them after the scanner's own."""
+
+_LEVELS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_MUST_BE_THERE: Final = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
+"""May be empty but not absent (type 2, PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
+_SEXES: Final = ("", "F", "M", "O")
+_NO_DATE: Final = datetime(1970, 1, 1)
+_MAX_LONG_STRING: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What an object is about, with every identifier it needs.
+
+    Attributes:
+        header: Patient, study and frame of reference, complete and valid.
+        images: The source images, sorted along the slice normal, with valid identifiers.
+        series: The source series as read.
+        seed: What all new identifiers of this analysis are derived from.
+        written: Date and time that stand in the object.
+    """
+
+    header: Dataset
+    images: tuple[SourceImage, ...]
+    series: SourceSeries
+    seed: str
+    written: datetime
+
+    def series_uid(self, name: str) -> str:
+        """SeriesInstanceUID of what the writer of this name writes."""
+        return make_uid(self.seed, name, "series")
+
+    def instance_uid(self, name: str, number: int = 1) -> str:
+        """SOPInstanceUID of the object with this number that the writer of this name writes."""
+        return make_uid(self.seed, name, "instance", number)
+
+    def other_uid(self, *parts: object) -> str:
+        """Any other identifier, of a segment or an organisation of dimensions."""
+        return make_uid(self.seed, *parts)
+
+
+def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
+    """Find out what objects about this scan have to say and to refer to.
+
+    Raises:
+        NothingToWriteError: The scan was not read from DICOM.
+        WriteError: The series lacks identifiers, and none may be made.
+        MissingExtraError: highdicom is not installed.
+        ReadError: The series is no longer there.
+    """
+    import_extra("highdicom", extra="dicom")
+    series = analysis.source_series
+    if series is None:
+        msg = (
+            f"A DICOM object repeats who the patient is and names its source images; a scan read"
+            f" from {analysis.volume.source.format} does not say it."
+        )
+        raise NothingToWriteError(msg)
+    pixels = analysis.result.provenance.pixel_sha256
+    missing = _missing(series)
+    if missing and not options.makes_uids:
+        raise WriteError(_refusal(missing))
+    header = _complete(series.header, pixels, missing)
+    images = _identified(series.images, pixels) if "SOPInstanceUID" in missing else series.images
+    seed = _seed(analysis, header, "" if options.is_deterministic else options.salt)
+    written = _date_of(header) if options.is_deterministic else datetime.now()
+    return Subject(header, images, series, seed, written)
+
+
+def long_string(text: str) -> str:
+    """A text that fits a long string (LO, PS3.5 6.2): 64 characters and no backslash."""
+    plain = text.replace("\\", "/")
+    return plain if len(plain) <= _MAX_LONG_STRING else f"{plain[: _MAX_LONG_STRING - 3]}..."
+
+
+def _missing(series: SourceSeries) -> tuple[str, ...]:
+    """Which identifiers are absent or no identifiers at all."""
+    missing = [name for name in _LEVELS if not _is_uid(str(series.header.get(name, "")))]
+    files = {(image.uid, image.file) for image in series.images}
+    are_valid = all(_is_uid(uid) for uid, _ in files)
+    if not are_valid or len({uid for uid, _ in files}) < len(files):
+        missing.append("SOPInstanceUID")
+    return tuple(missing)
+
+
+def _is_uid(text: str) -> bool:
+    from pydicom.config import IGNORE
+    from pydicom.uid import UID
+
+    return UID(text, validation_mode=IGNORE).is_valid
+
+
+def _refusal(missing: tuple[str, ...]) -> str:
+    names = " and ".join(missing)
+    return (
+        f"The series has no valid {names}, by which a DICOM object says what it belongs to."
+        " --make-uids makes a consistent set (makes_uids=True in Python); an archive will then"
+        " keep the objects together, but not beside the original series."
+    )
+
+
+def _complete(kept: Dataset, pixels: str, missing: tuple[str, ...]) -> Dataset:
+    """The header with what must be there, identifiers made where they are missing."""
+    from pydicom.dataset import Dataset
+
+    header = Dataset()
+    header.update(kept)
+    for name in _MUST_BE_THERE:
+        if name not in header:
+            setattr(header, name, "")
+    if header.PatientSex not in _SEXES:
+        header.PatientSex = ""
+    for name in _LEVELS:
+        if name in missing:
+            setattr(header, name, make_uid(pixels, name))
+    # Whatever alphabet the names are in, this one has it.
+    header.SpecificCharacterSet = "ISO_IR 192"
+    return header
+
+
+def _identified(images: tuple[SourceImage, ...], pixels: str) -> tuple[SourceImage, ...]:
+    """The images with made identifiers, one for each file."""
+    return tuple(
+        replace(image, uid=make_uid(pixels, "SOPInstanceUID", image.file)) for image in images
+    )
+
+
+def _seed(analysis: ScanAnalysis, header: Dataset, salt: str) -> str:
+    """What tells this analysis from any other: the same seed only for the same contents."""
+    result, explained = analysis.result, analysis.explanation
+    how = () if explained is None else (explained.explanation.method, explained.explanation.layer)
+    provenance = result.provenance
+    parts = (
+        salt,
+        header.StudyInstanceUID,
+        header.SeriesInstanceUID,
+        provenance.pixel_sha256,
+        provenance.weights_sha256,
+        provenance.recipe,
+        provenance.chestct_version,
+        *(f"{label}={share!r}" for label, share in result.probabilities.items()),
+        *how,
+    )
+    return "/".join(str(part) for part in parts)
+
+
+def _date_of(header: Dataset) -> datetime:
+    """When the series was made, as far as its header says."""
+    for date_name, time_name in (
+        ("SeriesDate", "SeriesTime"),
+        ("AcquisitionDate", "AcquisitionTime"),
+        ("StudyDate", "StudyTime"),
+    ):
+        date, time = str(header.get(date_name) or ""), str(header.get(time_name) or "")
+        clock = time[:6] if len(time) >= 6 else "000000"
+        try:
+            return datetime.strptime(date + clock, "%Y%m%d%H%M%S")
+        except ValueError:
+            continue
+    return _NO_DATE

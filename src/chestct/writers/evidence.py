@@ -1,0 +1,93 @@
+"""Where along the body, and in which slices, the evidence of an explanation lies.
+
+An explanation counts slices as the scan was stored; outputs count them from the feet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from chestct.analysis import ScanAnalysis
+from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.pictures import AXES, Plane, Scene, fullest_slice
+from chestct.preprocess.prepared import PreparedScan
+from chestct.volume import canonical_axes, to_canonical
+
+
+def evidence_by_slice(
+    explained: ScanExplanation, prepared: PreparedScan
+) -> Float64[np.ndarray, " slices"]:
+    """Mean heat over the lungs of each slice from the feet; NaN where not analysed or no lung."""
+    is_reversed = _depth_is_reversed(prepared)
+    if is_reversed is not None:
+        by_slice = explained.summary.by_slice
+        return by_slice[::-1] if is_reversed else by_slice
+    # The scan's slices do not follow the body: the curve has to be taken across them.
+    heat = to_canonical(explained.heat).voxels
+    lungs = to_canonical(prepared.scan_lungs).voxels
+    return np.array([_mean(values[mask]) for values, mask in zip(heat, lungs, strict=True)])
+
+
+def evidence_peaks(explained: ScanExplanation, prepared: PreparedScan) -> tuple[PeakSlice, ...]:
+    """The peaks, strongest first, their slices counted from the feet.
+
+    A scan whose slices do not follow the body has the one peak of `evidence_by_slice`, without a
+    SOPInstanceUID, as no single image shows that slice.
+    """
+    peaks = explained.summary.peaks
+    is_reversed = _depth_is_reversed(prepared)
+    if is_reversed is not None:
+        last = prepared.scan_grid.shape[0] - 1
+        return tuple(replace(p, index=last - p.index) for p in peaks) if is_reversed else peaks
+    evidence = np.nan_to_num(evidence_by_slice(explained, prepared), nan=0.0)
+    index = int(evidence.argmax())
+    return (PeakSlice(index, "", float(evidence[index])),) if evidence[index] > 0.0 else ()
+
+
+def telling_slices(analysis: ScanAnalysis, scene: Scene) -> dict[Plane, int]:
+    """The slice of each plane that shows most heat in the lungs; most lung where there is no heat.
+
+    Each plane is chosen on its own: the middle of evidence in both lungs would lie between them.
+    The map is summed as the network's input has it, which is a fiftieth of the scan.
+    """
+    explained, prepared = analysis.explanation, analysis.prepared
+    if explained is None or not explained.explanation.heat.any():
+        return {plane: fullest_slice(scene.lungs, plane) for plane in AXES}
+    heat = explained.explanation.heat
+    in_lungs = heat * prepared.lungs
+    weight = in_lungs if in_lungs.any() else heat
+    strongest = [weight.sum(axis=others).argmax() for others in ((1, 2), (0, 2), (0, 1))]
+    point = prepared.grid.to_patient(np.array(strongest, dtype=np.float64))
+    grid = scene.volume.grid
+    place = np.rint(grid.to_index(point)).clip(0, np.array(grid.shape) - 1)
+    chosen = {plane: int(place[axes[0]]) for plane, axes in AXES.items()}
+    peaks = evidence_peaks(explained, prepared)
+    return {**chosen, "axial": peaks[0].index} if peaks else chosen
+
+
+def strip_slices(shown: tuple[int, int], peaks: tuple[PeakSlice, ...], count: int) -> list[int]:
+    """Slices for a strip: up to half of them peaks, the others where the widest gaps are."""
+    first, last = shown
+    chosen = [peak.index for peak in peaks[: count // 2]]
+    inset = round(0.04 * (last - first))
+    candidates = range(first + inset, last - inset + 1)
+    while len(chosen) < count:
+        distances = [min((abs(i - j) for j in chosen), default=len(candidates)) for i in candidates]
+        if max(distances) == 0:
+            break
+        chosen.append(candidates[int(np.argmax(distances))])
+    return sorted(chosen)
+
+
+def _depth_is_reversed(prepared: PreparedScan) -> bool | None:
+    """Whether the scan counts its slices from the head; None where they do not follow the body."""
+    order, reverse = canonical_axes(prepared.scan_grid)
+    return reverse[0] if order[0] == 0 else None
+
+
+def _mean(values: Float32[np.ndarray, " lung"]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")

@@ -1,0 +1,119 @@
+"""Pictures inside a page: a slice, the see-through heat-map over it, and the words for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from chestct.heat_pictures import HeatLayer, draw_heat, heat_palette
+from chestct.pictures import Plane, Scene, cut, draw_slice, tick_planes
+from chestct.writers.encoding import to_data_uri, to_jpeg, to_palette_png
+from chestct.writers.wording import percent
+
+STRIP_PX: Final = 480
+PLANE_PX: Final = 720
+
+_SIDES: Final[dict[Plane, tuple[str, str, str, str]]] = {
+    "axial": ("R", "L", "A", "P"),
+    "coronal": ("R", "L", "H", "F"),
+    "sagittal": ("A", "P", "H", "F"),
+}
+"""What lies left, right, up and down in a picture: right, left, anterior, posterior, head, feet."""
+
+
+@dataclass(frozen=True)
+class EmbeddedPicture:
+    """A picture inside the page.
+
+    Attributes:
+        uri: The JPEG as a data URI.
+        width: Columns in pixels.
+        height: Rows in pixels.
+        caption: Words under it.
+        alt: Words instead of it.
+        sides: Letters for what lies left, right, up and down.
+        heat_uri: The heat-map over it as a data URI; empty without one.
+        heat_alt: Words instead of the heat-map.
+        is_hatched: Whether something in it was not analysed and is hatched.
+    """
+
+    uri: str
+    width: int
+    height: int
+    caption: str
+    alt: str
+    sides: tuple[str, str, str, str]
+    heat_uri: str = ""
+    heat_alt: str = ""
+    is_hatched: bool = False
+
+
+@dataclass(frozen=True)
+class PictureMaker:
+    """What all pictures of a page have in common.
+
+    Attributes:
+        scene: What is drawn.
+        threshold: Heat at which a line is drawn; of no meaning without a heat-map.
+    """
+
+    scene: Scene
+    threshold: float = 0.5
+
+    def slice_picture(self, index: int, remark: str = "") -> EmbeddedPicture:
+        """An axial slice of a strip, its number and a remark under it."""
+        return self._embed("axial", index, STRIP_PX, f"Slice {index + 1}{remark}", {})
+
+    def plane_picture(
+        self, plane: Plane, index: int, crossing: Mapping[Plane, int] | None = None
+    ) -> EmbeddedPicture:
+        """A large picture of one plane, with ticks where the slices of other planes cross it."""
+        caption = f"Axial, slice {index + 1}" if plane == "axial" else plane.capitalize()
+        return self._embed(plane, index, PLANE_PX, caption, crossing or {})
+
+    def _embed(
+        self, plane: Plane, index: int, width: int, caption: str, crossing: Mapping[Plane, int]
+    ) -> EmbeddedPicture:
+        scene = self.scene
+        picture = draw_slice(scene, plane, index, width)
+        tick_planes(picture, scene, plane, crossing)
+        plain = EmbeddedPicture(
+            uri=to_data_uri(to_jpeg(picture)),
+            width=width,
+            height=picture.shape[0],
+            caption=caption,
+            alt=self._words(plane, index),
+            sides=_SIDES[plane],
+        )
+        if scene.heat is None:
+            return plain
+        layer = draw_heat(scene, plane, index, width, self.threshold)
+        is_hatched = bool(np.isnan(cut(scene, scene.heat, plane, index)).any())
+        return replace(
+            plain,
+            alt=plain.alt + ("; what was not analysed is hatched" if is_hatched else ""),
+            heat_uri=to_data_uri(to_palette_png(layer.levels, heat_palette()), "png"),
+            heat_alt=_heat_words(layer, self.threshold),
+            is_hatched=is_hatched,
+        )
+
+    def _words(self, plane: Plane, index: int) -> str:
+        total = self.scene.volume.grid.shape[0]
+        name = f"Axial slice {index + 1} of {total}"
+        name = name if plane == "axial" else f"{plane.capitalize()} slice"
+        outlined = "lungs outlined" if self.scene.lungs.any() else "no lungs found"
+        is_marked = plane != "axial" and self.scene.is_cut and self.scene.heat is None
+        marked = "; lines mark the first and last analysed slice" if is_marked else ""
+        return f"{name}, {outlined}{marked}"
+
+
+def _heat_words(layer: HeatLayer, threshold: float) -> str:
+    if layer.hottest == 0.0:
+        return "Heat-map over it: empty."
+    return (
+        f"Heat-map over it: {layer.hottest:.2f} at most, {threshold:g} or more in "
+        f"{percent(layer.highlighted)} of the lung shown."
+    )

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from phantoms import chest
+from tiny import save_tiny_classifier
+
+from chestct.cli import main
+from chestct.cli.output_options import OutputOptions
+from chestct.errors import UnknownNameError, WriteError
+from chestct.simulate import write_dicom_series
+from chestct.writers import WRITERS
+from chestct.writers.nifti_export import write_nifti
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier"))
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scans") / "p07"
+    volume = chest()
+    write_dicom_series(volume.with_voxels(volume.voxels.round().astype(np.int16)), folder)
+    return folder
+
+
+def classify(*arguments: str | Path, tiny: str) -> int:
+    return main(["classify", *map(str, arguments), "--classifier", tiny, "--engine", "torch"])
+
+
+def said(
+    write: str | None = None, *, explain: bool = False, explanation: str | None = None
+) -> OutputOptions:
+    return OutputOptions(write, explain, explanation, is_deterministic=False, makes_uids=False)
+
+
+def test_explain_and_write_all_leave_every_output(
+    scan: Path, tiny: str, tmp_path: Path, capsys: Output
+) -> None:
+    out = tmp_path / "out"
+    assert classify(scan, "--explain", "--write", "all", "--out", out, tiny=tiny) == 0
+    assert capsys.readouterr().err == ""
+    assert {path.name for path in (out / "p07").iterdir()} == {
+        "heat-map.dcm",
+        "heat-map.nii.gz",
+        "lungs.nii.gz",
+        "preview.png",
+        "report.dcm",
+        "report.html",
+        "result.json",
+        "segmentation.dcm",
+    }
+
+
+def test_a_writer_that_needs_a_heat_map_gets_one_unasked(
+    scan: Path, tiny: str, tmp_path: Path, capsys: Output
+) -> None:
+    assert classify(scan, "--write", "dicom_parametric_map", "--out", tmp_path, tiny=tiny) == 0
+    assert (tmp_path / "p07" / "heat-map.dcm").is_file()
+    assert str(tmp_path / "p07") in capsys.readouterr().out.replace("\n", "")
+
+
+def test_what_a_nifti_file_cannot_have_is_left_out_of_all_with_a_reason(
+    tiny: str, tmp_path: Path, capsys: Output
+) -> None:
+    volume = chest()
+    scan = write_nifti(tmp_path / "p08.nii.gz", volume.voxels, volume.grid)
+    assert classify(scan, "--write", "all", "--out", tmp_path / "out", tiny=tiny) == 0
+    errors = capsys.readouterr().err
+    assert errors.count("was left out") == 3
+    assert "dicom_sr was left out" in errors
+    assert (tmp_path / "out" / "p08" / "heat-map.nii.gz").is_file()
+    assert classify(scan, "--write", "dicom_sr", "--out", tmp_path / "out", tiny=tiny) == 2
+    assert "read from nifti" in capsys.readouterr().err
+
+
+def test_missing_identifiers_are_refused_and_made_on_request(
+    scan: Path, tiny: str, tmp_path: Path, capsys: Output
+) -> None:
+    for path in scan.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SOPInstanceUID = ""
+        del dataset.StudyInstanceUID
+        (tmp_path / "p09").mkdir(exist_ok=True)
+        dataset.save_as(tmp_path / "p09" / path.name)
+    command = (tmp_path / "p09", "--write", "json,dicom_sr", "--out", tmp_path / "out")
+    assert classify(*command, tiny=tiny) == 2
+    errors = capsys.readouterr().err
+    assert "StudyInstanceUID and SOPInstanceUID" in errors
+    assert "--make-uids" in errors
+    assert "Traceback" not in errors
+    assert classify(*command, "--make-uids", "--deterministic", tiny=tiny) == 0
+    report = tmp_path / "out" / "p09" / "report.dcm"
+    first = report.read_bytes()
+    assert classify(*command, "--make-uids", "--deterministic", tiny=tiny) == 0
+    assert report.read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (["--write", "json"], "--write is about what is written"),
+        (["--explain"], "--explain is about what is written"),
+        (["--make-uids"], "Name a folder: --out DIR"),
+    ],
+)
+def test_options_about_outputs_want_a_folder(
+    option: list[str], words: str, scan: Path, tiny: str, capsys: Output
+) -> None:
+    assert classify(scan, *option, tiny=tiny) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_an_explanation_may_be_asked_for_json_alone() -> None:
+    said(explain=True).require_use(None, is_json=True)
+    with pytest.raises(WriteError):
+        said("json").require_use(None, is_json=True)
+
+
+def test_names_are_checked_before_anything_is_loaded(scan: Path, capsys: Output) -> None:
+    for option in (["--write", "dicom_sag"], ["--explanation", "gradcan"], ["--write", ","]):
+        assert main(["classify", str(scan), "--out", "somewhere", *option]) == 2
+        assert capsys.readouterr().err.count("chestct: ") == 1
+    with pytest.raises(UnknownNameError, match="Did you mean 'gradcam'"):
+        said(explanation="gradcan").explanation_for(())
+
+
+def test_the_default_is_what_it_was() -> None:
+    assert said().write_options().names == ("json", "html", "preview")
+    assert said().explanation_for(("json", "html", "preview")) is None
+
+
+def test_names_are_sorted_as_they_are_written() -> None:
+    options = said(" dicom_sr, json,dicom_seg ").write_options()
+    assert options.names == ("json", "dicom_seg", "dicom_sr")
+    assert not options.skips_impossible
+    everything = said("all").write_options()
+    assert everything.skips_impossible
+    assert set(WRITERS) - set(everything.names) == {"dicom_sc"}
+
+
+def test_explanations_are_chosen_as_they_are_asked_for() -> None:
+    assert said(explain=True).explanation_for(()) == "auto"
+    assert said(explanation="layercam").explanation_for(()) == "layercam"
+    assert said(explanation="layercam:layer2").explanation_for(()) == "layercam:layer2"
+    assert said("dicom_sc").explanation_for(("dicom_sc",)) == "auto"
+    assert said("nifti").explanation_for(("nifti",)) is None

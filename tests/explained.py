@@ -1,0 +1,87 @@
+"""The hand-made scan of `analyses` with a heat-map on it, made by hand as well."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from analyses import SALIENT, SHAPE, lung_mask, make_analysis, unit_axes
+
+from chestct.analysis import ScanAnalysis
+from chestct.explain.explanation import (
+    EvidenceSummary,
+    Explanation,
+    PeakSlice,
+    ScanExplanation,
+)
+
+HOT_SLICE = 22
+"""The slice through the middle of the hot spot, which lies in the patient's left lung."""
+THRESHOLD = 0.5
+
+
+def scan_heat(*, strength: float = 1.0) -> np.ndarray:
+    """A round hot spot in the left lung; NaN outside the salient slices."""
+    depth, height, width = unit_axes()
+    middle = 2 * HOT_SLICE / (SHAPE[0] - 1) - 1
+    squared = ((depth - middle) / 0.3) ** 2 + (height / 0.4) ** 2 + ((width - 0.4) / 0.25) ** 2
+    heat = (strength * np.exp(-squared)).astype(np.float32)
+    first, last = SALIENT
+    heat[:first] = np.nan
+    heat[last + 1 :] = np.nan
+    return heat
+
+
+def make_explanation(*, strength: float = 1.0, label: str = "COVID-19") -> ScanExplanation:
+    """What `explain_scan` would say of that hot spot."""
+    analysis = make_analysis()
+    heat = scan_heat(strength=strength)
+    first, last = SALIENT
+    by_slice = np.full(SHAPE[0], np.nan)
+    by_slice[first : last + 1] = [
+        float(heat[index][lung_mask()[index]].mean()) for index in range(first, last + 1)
+    ]
+    has_peak = strength > 0.0
+    return ScanExplanation(
+        explanation=Explanation(
+            method="gradcam",
+            layer="stages.3",
+            label=label,
+            heat=np.ascontiguousarray(heat[first : last + 1, ::2, ::2]),
+            scale=0.25 if strength > 0.0 else 0.0,
+            cell=(8.0, 4.0, 4.0),
+        ),
+        heat=analysis.volume.with_voxels(heat),
+        summary=EvidenceSummary(
+            threshold=THRESHOLD,
+            shares=_shares(heat),
+            involved_ml=float(_involved(heat).sum()) * analysis.volume.grid.voxel_ml,
+            by_slice=by_slice,
+            peaks=(PeakSlice(HOT_SLICE, "1.2.3.22", float(by_slice[HOT_SLICE])),)
+            if has_peak
+            else (),
+        ),
+    )
+
+
+def make_explained(*, strength: float = 1.0, label: str = "COVID-19") -> ScanAnalysis:
+    """The analysed scan with its explanation."""
+    return replace(make_analysis(), explanation=make_explanation(strength=strength, label=label))
+
+
+def _involved(heat: np.ndarray) -> np.ndarray:
+    return lung_mask() & (np.nan_to_num(heat) >= THRESHOLD)
+
+
+def _shares(heat: np.ndarray) -> dict[str, float]:
+    lungs, involved = lung_mask(), _involved(heat)
+    half = SHAPE[2] // 2
+    return {
+        "lungs": float(involved.sum() / lungs.sum()),
+        "left lung": float(involved[:, :, half:].sum() / lungs[:, :, half:].sum()),
+        "right lung": float(involved[:, :, :half].sum() / lungs[:, :, :half].sum()),
+        "middle third": 0.31,
+        "left middle third": 0.62,
+        "right middle third": 0.0,
+        "left upper third": 0.0004,
+    }

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from analyses import SALIENT
+from dicom_scans import analysed, small_scan
+from explained import HOT_SLICE
+
+from chestct.analysis import ScanAnalysis
+from chestct.volume import ScanSource
+from chestct.writers import ONLY_BY_NAME, WRITERS, choose_writers
+from chestct.writers.dicom_sc import write_overlays
+from chestct.writers.options import NothingToWriteError, WriteOptions
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> ScanAnalysis:
+    return analysed(small_scan(tmp_path_factory.mktemp("sc") / "scan"))
+
+
+def test_every_analysed_slice_becomes_a_picture_that_names_it(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    folder = write_overlays(analysis, tmp_path, WriteOptions())
+    made = [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+    first, last = SALIENT
+    assert len(made) == last - first + 1
+    uids = [one.SourceImageSequence[0].ReferencedSOPInstanceUID for one in made]
+    assert tuple(uids) == analysis.volume.source.slice_uids[first : last + 1]
+    assert len({one.SeriesInstanceUID for one in made}) == 1
+    assert len({one.SOPInstanceUID for one in made}) == len(made)
+    assert {one.BurnedInAnnotation for one in made} == {"NO"}
+    assert [one.InstanceNumber for one in made] == list(range(1, len(made) + 1))
+
+
+def test_the_hot_spot_is_colored_where_it_lies(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    folder = write_overlays(analysis, tmp_path, WriteOptions())
+    picture = pydicom.dcmread(folder / f"{HOT_SLICE - SALIENT[0] + 1:04d}.dcm").pixel_array
+    saturation = np.ptp(picture.astype(int), axis=2)
+    rows, columns = saturation.shape
+    left_lung = saturation[rows // 3 : 2 * rows // 3, columns // 2 :]
+    right_lung = saturation[rows // 3 : 2 * rows // 3, : columns // 2]
+    assert left_lung.max() > 150
+    assert (left_lung > 60).mean() > 5 * (right_lung > 60).mean()
+
+
+def test_it_is_written_by_name_only() -> None:
+    assert set(choose_writers(["all"])) == set(WRITERS) - set(ONLY_BY_NAME)
+    assert "dicom_sc" in choose_writers(["all", "dicom_sc"])
+    assert choose_writers(["dicom_sc", "json"]) == ("json", "dicom_sc")
+
+
+def test_without_dicom_or_a_heat_map_there_is_nothing_to_draw(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    with pytest.raises(NothingToWriteError, match="no explanation"):
+        write_overlays(replace(analysis, explanation=None), tmp_path, WriteOptions())
+    volume = replace(analysis.volume, source=ScanSource("tiff"))
+    with pytest.raises(NothingToWriteError, match="tiff"):
+        write_overlays(replace(analysis, volume=volume), tmp_path, WriteOptions())
+    assert list(tmp_path.iterdir()) == []

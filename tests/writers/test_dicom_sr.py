@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+from dicom_scans import WANTED, analysed, small_scan
+from highdicom.sr import Comprehensive3DSR, MeasurementReport
+from pydicom.dataset import Dataset
+
+from chestct.analysis import ScanAnalysis
+from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+from chestct.writers.dicom_sr import write_structured_report
+from chestct.writers.options import WriteOptions
+
+
+@pytest.fixture(scope="module")
+def analysis(tmp_path_factory: pytest.TempPathFactory) -> ScanAnalysis:
+    return analysed(small_scan(tmp_path_factory.mktemp("sr") / "scan"))
+
+
+def written(analysis: ScanAnalysis, folder: Path, *names: str) -> Comprehensive3DSR:
+    path = write_structured_report(analysis, folder, WriteOptions(names=names or ("dicom_sr",)))
+    return highdicom.sr.srread(path)
+
+
+def content(report: Comprehensive3DSR) -> MeasurementReport:
+    return MeasurementReport.from_sequence([report.content[0]])
+
+
+def texts(item: Dataset) -> list[str]:
+    """Every text below an item."""
+    found = [str(item.TextValue)] if "TextValue" in item else []
+    for inner in item.get("ContentSequence", ()):
+        found += texts(inner)
+    return found
+
+
+def groups_by_tracking(report: Comprehensive3DSR) -> dict[str, list[Dataset]]:
+    """Content of every measurement group by its tracking identifier."""
+    measurements = next(
+        item
+        for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "126010"
+    )
+    found = {}
+    for group in measurements.ContentSequence:
+        items = list(group.ContentSequence)
+        key = next(i.TextValue for i in items if i.ConceptNameCodeSequence[0].CodeValue == "112039")
+        found[str(key)] = items
+    return found
+
+
+def numbers(items: list[Dataset]) -> dict[str, float]:
+    """Values by the meaning of their concept; of several of one name the first."""
+    found: dict[str, float] = {}
+    for item in items:
+        if item.ValueType == "NUM":
+            meaning = item.ConceptNameCodeSequence[0].CodeMeaning
+            found.setdefault(meaning, float(item.MeasuredValueSequence[0].NumericValue))
+    return found
+
+
+def test_it_follows_template_1500_and_is_preliminary(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    report = written(analysis, tmp_path)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    assert (report.PreliminaryFlag, report.VerificationFlag) == ("PRELIMINARY", "UNVERIFIED")
+    assert len(content(report).get_image_measurement_groups()) >= 4
+
+
+def test_every_class_has_its_finding_and_probability(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    groups = groups_by_tracking(written(analysis, tmp_path))
+    expected = {
+        "class COVID-19": ("882784691000119100", 0.9),
+        "class CAP": ("385093006", 0.07),
+        "class normal": ("17621005", 0.03),
+    }
+    assert list(groups)[:3] == list(expected)
+    for key, (code, share) in expected.items():
+        finding = next(i for i in groups[key] if i.ConceptNameCodeSequence[0].CodeValue == "121071")
+        found = finding.ConceptCodeSequence[0]
+        # A code of more than 16 characters has an attribute of its own (PS3.3 8.1).
+        assert found.get("CodeValue", found.get("LongCodeValue")) == code
+        assert numbers(groups[key])["Probability"] == share
+
+
+def test_classifier_version_and_notice_are_in_it(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    report = written(analysis, tmp_path)
+    said = texts(report)
+    for words in ("trial", "1", "recipe: roi_resnet_published", "simulated disease"):
+        assert any(words in text for text in said)
+    assert any(NOT_FOR_CLINICAL_USE in text for text in said)
+    assert any("duplicates" in text for text in said)
+    assert any("not the outline of a disease" in text for text in said)
+
+
+def test_lungs_and_evidence_are_measured(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    groups = groups_by_tracking(written(analysis, tmp_path))
+    explained = analysis.explanation
+    assert explained is not None
+    assert numbers(groups["lungs"]) == {"Volume": 1250.0}
+    evidence = numbers(groups["evidence"])
+    hot = np.count_nonzero(np.nan_to_num(explained.heat.voxels) >= explained.summary.threshold)
+    # That of the segment it points at, which goes beyond the lungs.
+    assert evidence["Volume"] == pytest.approx(hot * 4.0 * 3.0 * 3.0 / 1000.0, abs=0.05)
+    involved = evidence["Lung volume with evidence above threshold"]
+    assert involved == round(explained.summary.involved_ml, 1)
+    share = evidence["Share of lung volume with evidence above threshold"]
+    assert share == round(100 * explained.summary.shares["lungs"], 2)
+    sites = [
+        [site.ConceptCodeSequence[0].CodeMeaning for site in item.ContentSequence]
+        for item in groups["evidence"]
+        if item.ValueType == "NUM" and "ContentSequence" in item
+    ]
+    assert sites[:3] == [["Lung"], ["Lung"], ["Lung"]]
+    assert ["Middle zone of lung"] in sites
+
+
+def test_a_peak_points_at_its_image(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    groups = groups_by_tracking(written(analysis, tmp_path))
+    image = next(i for i in groups["peak in slice 23"] if i.ValueType == "IMAGE")
+    uid = image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+    assert uid == analysis.volume.source.slice_uids[22]
+
+
+def test_segments_and_map_are_pointed_at_when_they_are_written_too(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    report = written(analysis, tmp_path, *WANTED)
+    groups = groups_by_tracking(report)
+    for key, number in (("lungs", 1), ("evidence", 2)):
+        segment = next(i for i in groups[key] if i.ValueType == "IMAGE")
+        assert segment.ReferencedSOPSequence[0].ReferencedSegmentNumber == number
+    measured = next(i for i in groups["evidence"] if i.ValueType == "NUM")
+    source = next(i for i in measured.ContentSequence if i.ValueType == "IMAGE")
+    map_storage = "1.2.840.10008.5.1.4.1.1.30"
+    assert source.ReferencedSOPSequence[0].ReferencedSOPClassUID == map_storage
+    alone = groups_by_tracking(written(analysis, tmp_path))
+    assert not [i for i in alone["lungs"] if i.ValueType == "IMAGE"]
+
+
+def test_an_unsuitable_scan_is_reported_with_its_reasons(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    result = replace(
+        analysis.result,
+        decision=UNSUITABLE,
+        probabilities={},
+        unsuitable_reasons=("No lungs were found.",),
+    )
+    report = written(replace(analysis, result=result, explanation=None), tmp_path, *WANTED)
+    groups = groups_by_tracking(report)
+    assert list(groups) == ["not classified", "lungs"]
+    assert any("No lungs were found." in text for text in texts(report))
+    assert "Probability" not in numbers(groups["not classified"])
+
+
+def test_a_class_of_ones_own_is_coded_in_our_scheme(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    result = replace(
+        analysis.result,
+        decision="pulmonary oedema",
+        probabilities={"pulmonary oedema": 0.75, "normal": 0.25},
+    )
+    path = write_structured_report(replace(analysis, result=result), tmp_path, WriteOptions())
+    report = pydicom.dcmread(path)
+    finding = next(
+        i
+        for i in groups_by_tracking(report)["class pulmonary oedema"]
+        if i.ConceptNameCodeSequence[0].CodeValue == "121071"
+    ).ConceptCodeSequence[0]
+    assert finding.CodingSchemeDesignator == "99CHESTCT"
+    assert finding.CodeMeaning == "pulmonary oedema"
+    schemes = [item.CodingSchemeDesignator for item in report.CodingSchemeIdentificationSequence]
+    assert schemes == ["99CHESTCT"]
