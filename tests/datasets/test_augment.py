@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from chestct.datasets.augment import Augmentation, augment_batch
+from chestct.datasets.augment import Augmentation, _draw_transforms, augment_batch
 
 UNCHANGED = Augmentation(0, 0, 0, 0, 0, 0, 0)
 
@@ -19,6 +20,24 @@ def test_no_variation_leaves_batch_and_lungs_as_they_are() -> None:
     varied, varied_lungs = augment_batch(batch, lungs, UNCHANGED, torch.Generator())
     torch.testing.assert_close(varied, batch, atol=2e-4, rtol=0)
     assert torch.equal(varied_lungs, lungs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_slices_then_depth_give_what_one_interpolation_in_3d_gives(
+    channels: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    batch = torch.rand(3, channels, 9, 14, 11, generator=generator)
+    lungs = (torch.rand(3, 1, 9, 14, 11, generator=generator) > 0.5).float()
+    strong = Augmentation(25, 0.3, 0.3, 0.5, 0, 0, 0)
+    varied, moved = augment_batch(batch, lungs, strong, torch.Generator().manual_seed(seed))
+    transforms = _draw_transforms(3, (9, 14, 11), strong, torch.Generator().manual_seed(seed))
+    grid = F.affine_grid(transforms, [*batch.shape], align_corners=False)
+    expected = F.grid_sample(batch, grid, align_corners=False)
+    torch.testing.assert_close(varied, expected, atol=2e-4, rtol=0)
+    expected_lungs = F.grid_sample(lungs, grid, mode="nearest", align_corners=False)
+    assert torch.equal(moved, expected_lungs)
 
 
 def test_mirroring_reverses_width_of_batch_and_lungs_alike() -> None:

@@ -59,3 +59,55 @@ def test_a_stage_steps_in_its_first_block_only() -> None:
     assert [block.conv1.stride[0] for block in stage.blocks] == [2, 1, 1]
     with torch.no_grad():
         assert stage(torch.rand(1, 4, 9, 8, 7), None).shape == (1, 8, 5, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"),
+    [
+        (3, 1, (2, 16, 16)),
+        (3, 2, (16, 1, 16)),
+        (3, 2, (16, 16, 1)),
+        (7, 1, (1, 3, 6)),
+        (7, 1, (6, 9, 7)),
+        (7, 1, (9, 9, 9)),
+        (3, 1, (4, 4, 4)),
+    ],
+    ids=str,
+)
+def test_a_bf16_convolution_on_the_cpu_and_its_gradients_are_right_on_short_axes(
+    kernel: int, stride: int, size: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(0)
+    convolution = Conv3d(2, 16, kernel, stride=stride, padding=kernel // 2)
+    features = torch.randn(2, 2, *size)
+    results = []
+    for is_mixed in (False, True):
+        scan = features.clone().requires_grad_()
+        convolution.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            found = convolution(scan)
+        torch.manual_seed(1)
+        found.float().backward(torch.randn(found.shape))
+        assert scan.grad is not None
+        assert convolution.weight.grad is not None
+        results.append((found.detach().float(), scan.grad, convolution.weight.grad.clone()))
+    for exact, mixed in zip(*results, strict=True):
+        assert float((exact - mixed).abs().max()) < 0.02 * float(exact.abs().max())
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 2, 2), (4, 2, 4), (5, 5, 1), (3, 3, 3)])
+def test_weight_gradients_in_bfloat16_are_those_of_float32_on_small_grids(
+    shape: tuple[int, int, int],
+) -> None:
+    torch.manual_seed(0)
+    convolution = Conv3d(32, 32, 3, padding=1, bias=False)
+    batch = torch.randn(2, 32, *shape).contiguous(memory_format=torch.channels_last_3d)
+    gradients = []
+    for is_bfloat16 in (False, True):
+        convolution.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
+            output = convolution(batch)
+        output.float().square().sum().backward()
+        gradients.append(convolution.weight.grad.clone())
+    error = (gradients[1] - gradients[0]).norm() / gradients[0].norm()
+    assert float(error) < 0.02

@@ -61,6 +61,12 @@ def test_each_placement_gates_the_activations_it_names(gating: str, expected: li
     assert gated_activations(network_with(gating)) == expected
 
 
+def test_every_gates_all_activations_there_are() -> None:
+    names = gated_activations(network_with("every"))
+    assert len(names) == 17
+    assert {"relu", "layer1.0.relu1", "layer4.1.relu2"} <= set(names)
+
+
 def test_text_gates_the_inner_activations_of_a_bottleneck_too() -> None:
     network = build_network("roi_resnet50", 1, 3, {"width": 2, "gating": "text"})
     expected = ["relu", "layer1.0.relu1", "layer1.0.relu2", "layer1.0.relu3"]

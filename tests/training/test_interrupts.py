@@ -23,10 +23,24 @@ RUN = Path("runs/first")
 )
 def test_memory_that_runs_out_ends_with_a_remedy(error: Exception) -> None:
     with (
-        pytest.raises(TrainingError, match=r"smaller training\.batch_size.*first goes on"),
+        pytest.raises(TrainingError, match=r"first goes on.*smaller training\.batch_size"),
         memory_explained(RUN),
     ):
         raise error
+
+
+def test_a_reading_process_that_was_ended_is_said_with_its_own_remedy() -> None:
+    words = "DataLoader worker (pid(s) 4711) exited unexpectedly"
+    with (
+        pytest.raises(TrainingError, match=r"fewer training\.workers.*first goes on"),
+        memory_explained(RUN),
+    ):
+        raise RuntimeError(words)
+
+
+def test_a_memory_format_is_no_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="memory format"), memory_explained(RUN):
+        raise RuntimeError("unsupported memory format option ChannelsLast3d")
 
 
 def test_other_errors_stay_what_they_are() -> None:

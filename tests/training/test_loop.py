@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from torch import nn
 
 from chestct.datasets.augment import Augmentation
 from chestct.errors import ReadError, TrainingError, WriteError
+from chestct.training.interrupts import memory_explained
 from chestct.training.loop import train
 from chestct.training.outputs import evaluate
+from chestct.training.ranks import Ranks
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
 
@@ -197,6 +200,100 @@ def test_a_disk_that_cannot_be_written_stops_the_run_with_a_remedy(
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_disk_that_fills_up_later_leaves_the_last_checkpoint_to_go_on_from(
+    tmp_path: Path,
+) -> None:
+    def fill_up(_entry: object) -> None:
+        # No file may grow beyond 200 bytes: what the system says of a full disk, for real.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(WriteError, match="The last one is untouched: free some space"):
+            train(MeanThenLinear(), SETS, QUICK, tmp_path / "full", after_epoch=fill_up)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list((tmp_path / "full").glob("*.part"))
+    resumed, whole = MeanThenLinear(), MeanThenLinear()
+    train(resumed, SETS, QUICK, tmp_path / "full")
+    train(whole, SETS, QUICK, tmp_path / "whole")
+    assert same_weights(resumed, whole)
+
+
+def test_a_run_whose_memory_ran_out_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    class Grows(MeanThenLinear):
+        passes = 0
+
+        def forward(self, batch: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
+            self.passes += 1
+            if self.passes == 12:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().forward(batch, lungs)
+
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match=r"run goes on"), memory_explained(run):
+        train(Grows(), SETS, QUICK, run)
+    resumed, whole = MeanThenLinear(), MeanThenLinear()
+    train(resumed, SETS, QUICK, run)
+    train(whole, SETS, QUICK, tmp_path / "whole")
+    assert same_weights(resumed, whole)
+
+
+def test_precision_is_settled_when_a_run_begins_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = QUICK.model_copy(update={"precision": "auto", "epochs": 1})
+    monkeypatch.setattr("chestct.training.devices.multiplies_in_bf16", lambda _device: True)
+    train(MeanThenLinear(), SETS, auto, tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["precision"] == "bf16"
+    monkeypatch.setattr("chestct.training.devices.multiplies_in_bf16", lambda _device: False)
+    assert len(train(MeanThenLinear(), SETS, auto, tmp_path)) == 1
+    plain = auto.model_copy(update={"precision": "float32"})
+    with pytest.raises(TrainingError, match="precision was bf16, is float32"):
+        train(MeanThenLinear(), SETS, plain, tmp_path)
+
+
+def test_a_compiled_network_is_trained_alike_and_kept_under_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # "eager" traces as every compiler does, and then runs what it traced as it is.
+    monkeypatch.setattr("chestct.training.run.COMPILER", "eager")
+    settings = QUICK.model_copy(update={"epochs": 1, "compile": True})
+    compiled, plain = MeanThenLinear(), MeanThenLinear()
+    train(compiled, SETS, settings, tmp_path / "compiled")
+    train(plain, SETS, settings.model_copy(update={"compile": False}), tmp_path / "plain")
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(compiled.state_dict()[name], value)
+
+
+def test_compiling_and_recomputing_exclude_each_other() -> None:
+    with pytest.raises(pydantic.ValidationError, match="switch one of them off"):
+        TrainingSettings(checkpoint_activations=True, compile=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_run_begun_on_a_gpu_goes_on_on_the_cpu(tmp_path: Path, precision: str) -> None:
+    settings = QUICK.model_copy(update={"precision": precision, "workers": None})
+
+    class Stop(Exception):  # noqa: N818 - no error
+        pass
+
+    def stop(_entry: object) -> None:
+        raise Stop
+
+    begun = MeanThenLinear().to("cuda")
+    with pytest.raises(Stop):
+        train(begun, SETS, settings, tmp_path, augmentation=Augmentation(), after_epoch=stop)
+    network = MeanThenLinear()
+    history = train(network, SETS, settings, tmp_path, augmentation=Augmentation())
+    assert len(history) == QUICK.epochs
+    assert history[0].gpu_memory_gib is not None
+    assert history[-1].gpu_memory_gib is None
+    assert history[-1].validation_accuracy == 1
+
+
 def test_a_class_without_examples_does_not_break_weights_or_targets(tmp_path: Path) -> None:
     three = nn.Sequential()
     three.forward = lambda batch, lungs: three_linear(batch.mean(dim=(2, 3, 4)))  # type: ignore[method-assign]
@@ -205,6 +302,40 @@ def test_a_class_without_examples_does_not_break_weights_or_targets(tmp_path: Pa
     sets = LabelledSets(Brightness(8), Brightness(8), num_classes=3)
     settings = QUICK.model_copy(update={"epochs": 1, "class_weights": "balanced"})
     assert len(train(three, sets, settings, tmp_path)) == 1
+
+
+def test_a_last_step_of_one_scan_is_refused_where_batchnorm_needs_two(tmp_path: Path) -> None:
+    class NormOverScans(MeanThenLinear):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 2))  # type: ignore[assignment]
+
+    sets = LabelledSets(Brightness(9), Brightness(4), num_classes=2)
+    with pytest.raises(TrainingError, match=r"9 scans to train on.*choose another batch_size"):
+        train(NormOverScans(), sets, QUICK, tmp_path / "four")
+    fives = QUICK.model_copy(update={"batch_size": 5, "epochs": 1})
+    assert len(train(NormOverScans(), sets, fives, tmp_path / "five")) == 1
+    assert len(train(MeanThenLinear(), sets, fives, tmp_path / "plain")) == 1
+
+
+def test_more_processes_than_scans_in_a_step_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chestct.training.run.current_ranks", lambda: Ranks(0, 8))
+    with pytest.raises(TrainingError, match=r"batch_size is 4, of which 8 processes"):
+        train(MeanThenLinear(), SETS, QUICK, tmp_path)
+
+
+def test_a_folder_that_other_processes_see_otherwise_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(MeanThenLinear(), SETS, QUICK, tmp_path)
+    # The first process found a checkpoint of another moment, or none.
+    monkeypatch.setattr(
+        "chestct.training.run.from_main", lambda told: [0, 0] if isinstance(told, list) else told
+    )
+    with pytest.raises(TrainingError, match="Put it on a disk that all can read"):
+        train(MeanThenLinear(), SETS, QUICK, tmp_path)
 
 
 def test_an_unknown_setting_is_refused() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 
 from chestct.training.objective import class_weights
-from chestct.training.sampling import StepSampler
+from chestct.training.sampling import Steps, steps_of_epoch
 from chestct.training.schedules import epochs_since_best, learning_rate, num_plateaus
 from chestct.training.settings import TrainingSettings
 
@@ -40,18 +42,19 @@ def test_epochs_since_best_counts_from_the_lowest_loss() -> None:
 def test_balanced_sampling_draws_a_rare_class_as_often_as_a_common_one() -> None:
     labels = torch.tensor([0] * 900 + [1] * 100)
     settings = TrainingSettings(sampling="balanced", batch_size=10)
-    drawn = [index for step in StepSampler(labels, settings, epoch=0) for index in step]
+    drawn = [index for step in steps_of_epoch(labels, settings, 0) for index in step]
     share = float(labels[torch.tensor(drawn)].float().mean())
     assert 0.44 < share < 0.56
 
 
-def test_a_sampler_begun_later_gives_the_rest_of_the_same_epoch() -> None:
+def test_steps_begun_later_are_the_rest_of_the_same_epoch_and_go_on_with_the_next() -> None:
     labels = torch.arange(20) % 2
     settings = TrainingSettings(batch_size=3)
-    whole = list(StepSampler(labels, settings, epoch=4))
-    assert list(StepSampler(labels, settings, epoch=4, first_step=3)) == whole[3:]
+    whole, following = (steps_of_epoch(labels, settings, epoch) for epoch in (4, 5))
+    begun_later = Steps(labels, settings, epoch=4, first_step=3)
+    assert list(islice(begun_later, 7)) == whole[3:] + following[:3]
     assert sorted(index for step in whole for index in step) == list(range(20))
-    assert whole != list(StepSampler(labels, settings, epoch=5))
+    assert whole != following
 
 
 def test_class_weights_average_to_one_over_the_scans() -> None:

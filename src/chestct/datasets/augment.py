@@ -58,25 +58,79 @@ def augment_batch(
     Values stay in [0, 1], or in the range of the example where that is wider (standardised inputs).
     """
     transforms = _draw_transforms(len(batch), tuple(batch.shape[2:]), augmentation, generator)
-    grid = F.affine_grid(transforms.to(batch), [*batch.shape], align_corners=False)
     if augmentation.elastic > 0:
-        grid = grid + _draw_deformation(batch, augmentation.elastic, generator)
-    moved = F.grid_sample(batch, grid, mode="bilinear", align_corners=False)
-    moved_lungs = F.grid_sample(lungs, grid, mode="nearest", align_corners=False)
+        deformation = _draw_deformation(batch, augmentation.elastic, generator)
+        moved, moved_lungs = _deform(batch, lungs, transforms.to(batch), deformation)
+    else:
+        moved, moved_lungs = _move(batch, lungs, transforms.to(batch))
 
     def draw(limit: float) -> torch.Tensor:
         return _uniform((len(batch), 1, 1, 1, 1), limit, generator).to(batch)
 
-    low = batch.amin(dim=(1, 2, 3, 4), keepdim=True).clamp(max=0)
-    high = batch.amax(dim=(1, 2, 3, 4), keepdim=True).clamp(min=1)
-    noise = _draw_noise(batch, generator) * draw(augmentation.noise).abs()
+    low, high = (limit.view(-1, 1, 1, 1, 1) for limit in torch.aminmax(batch.flatten(1), dim=1))
+    low, high = low.clamp(max=0), high.clamp(min=1)
+    span = high - low
+    # One field for all examples, each with its own strength: drawing it costs as much as the rest.
+    noise = _draw_noise(batch[:1], generator)
+    strength, contrast = draw(augmentation.noise).abs(), draw(augmentation.contrast)
+    varied = torch.addcmul(draw(augmentation.brightness) * span, noise, strength * span)
+    varied.addcmul_(moved, 1 + contrast).clamp_(low, high)
     # Background stays background: the recipes set it to exactly zero, and so must training.
     # Interpolation leaves rounding there, which is why the comparison is not with zero itself.
-    is_background = moved.abs() < 1e-4
-    contrast, brightness = draw(augmentation.contrast), draw(augmentation.brightness)
-    span = high - low
-    varied = moved * (1 + contrast) + brightness * span + noise * span
-    return varied.clamp(low, high).masked_fill(is_background, 0), moved_lungs
+    return varied.mul_(moved.abs_() >= 1e-4), moved_lungs
+
+
+def _move(
+    batch: torch.Tensor, lungs: torch.Tensor, transforms: Float[torch.Tensor, "batch 3 4"]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply maps that leave depth an axis of its own: first each slice, then along depth.
+
+    The same values as one interpolation in 3D, several times as fast: the places and weights within
+    a slice are worked out once for all slices.
+    """
+    depth, height, width = batch.shape[2:]
+    plane = F.affine_grid(
+        transforms[:, :2, [0, 1, 3]], [len(batch), 1, height, width], align_corners=False
+    )
+    middle = transforms[:, 2, 3, None] + transforms[:, 2, 2, None] * _centres(depth).to(batch)
+    places = ((middle + 1) * depth - 1) / 2
+    slices = torch.arange(depth).to(batch)
+    linear = (1 - (places[:, :, None] - slices).abs()).clamp_(min=0)
+    nearest = (places.round()[:, :, None] == slices).to(batch)
+    return (
+        _along_depth(_within_slices(batch, plane, "bilinear"), linear),
+        _along_depth(_within_slices(lungs, plane, "nearest"), nearest),
+    )
+
+
+def _centres(num: int) -> Float[torch.Tensor, " voxel"]:
+    """Voxel centres of an axis that reaches from -1 to 1."""
+    return (torch.arange(num) * 2 + 1) / num - 1
+
+
+def _within_slices(batch: torch.Tensor, plane: torch.Tensor, mode: str) -> torch.Tensor:
+    """Interpolate every slice at the same places, (batch, height, width, 2)."""
+    slices = batch.flatten(1, 2)
+    return F.grid_sample(slices, plane, mode=mode, align_corners=False).view_as(batch)
+
+
+def _along_depth(
+    batch: torch.Tensor, weights: Float[torch.Tensor, "batch depth depth"]
+) -> torch.Tensor:
+    """New slices as weighted sums of the old ones."""
+    return (weights[:, None] @ batch.flatten(3)).view_as(batch)
+
+
+def _deform(
+    batch: torch.Tensor,
+    lungs: torch.Tensor,
+    transforms: Float[torch.Tensor, "batch 3 4"],
+    deformation: Float[torch.Tensor, "batch depth height width 3"],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Apply maps and a local deformation in one interpolation in 3D."""
+    grid = F.affine_grid(transforms, [*batch.shape], align_corners=False) + deformation
+    moved = F.grid_sample(batch, grid, mode="bilinear", align_corners=False)
+    return moved, F.grid_sample(lungs, grid, mode="nearest", align_corners=False)
 
 
 def _draw_noise(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

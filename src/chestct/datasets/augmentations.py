@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float
 
 from chestct.datasets.augment import Augmentation, augment_batch
+from chestct.datasets.slice_augment import SliceAugmentation, vary_slices
 from chestct.datasets.turns import Turns, turn_batch
 from chestct.errors import TrainingError
 from chestct.lookup import look_up, unknown_name_message
 
-AnyAugmentation = Augmentation | Turns
+AnyAugmentation = Augmentation | Turns | SliceAugmentation
 
 _MASERES_DEG: Final = (-20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0)
 _ROI_RESNET_DEG: Final = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 12.0)
@@ -34,18 +35,23 @@ AUGMENTATIONS: Final[dict[str, AnyAugmentation | None]] = {
 """Augmentation name to its numbers; None leaves batches as they are."""
 
 
-def find_augmentation(name: str, overrides: Mapping[str, object]) -> AnyAugmentation | None:
-    """An augmentation of the table, some of its fields changed.
+def find_augmentation(
+    name: str,
+    overrides: Mapping[str, object],
+    table: Mapping[str, AnyAugmentation | None] = AUGMENTATIONS,
+) -> AnyAugmentation | None:
+    """An augmentation of a table, some of its fields changed.
 
     Args:
-        name: A name in `AUGMENTATIONS`.
+        name: A name in the table.
         overrides: Field to value, as YAML has them: lists are taken for tuples.
+        table: `AUGMENTATIONS` for scans, `SLICE_AUGMENTATIONS` for slices.
 
     Raises:
         UnknownNameError: There is no such augmentation.
         TrainingError: It has no such field, or a value is impossible.
     """
-    found = look_up(AUGMENTATIONS, name, kind="augmentation")
+    found = look_up(table, name, kind="augmentation")
     if found is None:
         if overrides:
             raise TrainingError("The augmentation 'none' has no fields to override.")
@@ -69,6 +75,8 @@ def vary_batch(
     Float[torch.Tensor, "batch 1 depth height width"],
 ]:
     """Return a varied copy of a batch and of its lung masks."""
+    if isinstance(augmentation, SliceAugmentation):
+        return vary_slices(batch, augmentation, generator), lungs
     if isinstance(augmentation, Turns):
         return turn_batch(batch, lungs, augmentation, generator)
     return augment_batch(batch, lungs, augmentation, generator)

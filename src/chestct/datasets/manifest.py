@@ -47,6 +47,7 @@ class ManifestRow:
         fold: Number of the fold in which the scan is held out, from 1, or None.
         others: All other columns, by name.
         number: Row in the file, the header being row 1; 0 where it is in no file yet.
+        excluded: Why the scan is left out of everything, or empty.
     """
 
     scan: str
@@ -59,6 +60,7 @@ class ManifestRow:
     fold: int | None = None
     others: Mapping[str, str] = field(default_factory=dict)
     number: int = 0
+    excluded: str = ""
 
     @property
     def side(self) -> str:
@@ -78,15 +80,18 @@ class Manifest:
             `THREE_CLASSES` that occur.
         folder: What relative paths are relative to.
         name: What messages call it.
+        excluded: Rows that give a reason for leaving them out; kept to be written and counted.
 
     Raises:
-        ManifestError: No rows, an empty scan or patient, an unknown label, a scan twice.
+        ManifestError: No rows, all of them excluded, an empty scan or patient, an unknown label, a
+            scan twice.
     """
 
     rows: tuple[ManifestRow, ...]
     labels: tuple[str, ...] = ()
     folder: Path = Path()
     name: str = "the manifest"
+    excluded: tuple[ManifestRow, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -96,7 +101,10 @@ class Manifest:
             row if row.number else replace(row, number=position + 1 + HEADER_ROWS)
             for position, row in enumerate(self.rows)
         )
-        object.__setattr__(self, "rows", numbered)
+        left_out = tuple(row for row in numbered if row.excluded)
+        object.__setattr__(self, "rows", tuple(row for row in numbered if not row.excluded))
+        object.__setattr__(self, "excluded", (*self.excluded, *left_out))
+        _check_some_left(self)
         _check_filled(self)
         _check_labels(self)
         if not self.labels:
@@ -220,6 +228,12 @@ def require_classes(manifest: Manifest, part: str = "") -> None:
 def unknown_label_message(label: str, labels: Collection[str]) -> str:
     """Say that a label is unknown, what was probably meant, and what there is."""
     return unknown_name_message(label, labels, kind="label")
+
+
+def _check_some_left(manifest: Manifest) -> None:
+    if not manifest.rows:
+        msg = f"{manifest.name} excludes all its {len(manifest.excluded)} scans. Empty the column"
+        raise ManifestError(f"{msg} 'excluded' in the rows that are to be used.")
 
 
 def _check_filled(manifest: Manifest) -> None:

@@ -1,7 +1,8 @@
 """A manifest as a CSV file, as spreadsheets write and read it.
 
-Needed columns: `scan`, `patient`, `label`. Known ones: `site`, `age`, `sex`, `split`, `fold`, and
-those of `READING` that say how a scan is to be read. All others are kept as they are.
+Needed columns: `scan`, `patient`, `label`. Known ones: `site`, `age`, `sex`, `split`, `fold`,
+`excluded` (why a scan is left out), and those of `READING` that say how a scan is to be read. All
+others are kept as they are.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from chestct.errors import WriteError
 from chestct.lookup import unknown_name_message
 
 NEEDED: Final = ("scan", "patient", "label")
-KNOWN: Final = (*NEEDED, "site", "age", "sex", "split", "fold")
+KNOWN: Final = (*NEEDED, "site", "age", "sex", "split", "fold", "excluded")
 READING: Final = ("series", "allow", "spacing_mm", "order", "unit", "slope", "intercept")
 """Columns that say how to read a scan; see `chestct.datasets.scans.read_options`."""
 
@@ -60,9 +61,9 @@ def read_manifest(
         ManifestError: The file or a row of it does not fit; the message names row and remedy.
     """
     file = Path(path)
-    header, lines = _read_lines(file)
+    header, lines = read_lines(file)
     rows = tuple(
-        _read_row(file.name, number, header, cells)
+        read_row(file.name, number, header, cells)
         for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
         if any(cell.strip() for cell in cells)
     )
@@ -81,12 +82,13 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
         WriteError: It could not be written; an older file is then still there.
     """
     file = Path(path)
-    others = list(dict.fromkeys(name for row in manifest.rows for name in row.others))
-    optional = [c for c in KNOWN[3:] if any(_cell(getattr(row, c)) for row in manifest.rows)]
+    rows = _in_file_order(manifest)
+    others = list(dict.fromkeys(name for row in rows for name in row.others))
+    optional = [c for c in KNOWN[3:] if any(_cell(getattr(row, c)) for row in rows)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*NEEDED, *optional, *others])
-    for row in manifest.rows:
+    for row in rows:
         known = [_cell(getattr(row, column)) for column in ("patient", "label", *optional)]
         scan = _written_path(manifest.path(row), file.parent)
         writer.writerow([scan, *known, *(row.others.get(name, "") for name in others)])
@@ -129,14 +131,22 @@ def parse_sex(text: str) -> str:
     return _SEXES[text.strip().lower()]
 
 
-def _read_lines(file: Path) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells; the delimiter is the one the header holds."""
+def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells; the delimiter is the one the header holds.
+
+    Args:
+        file: A CSV file with comma or semicolon, in UTF-8.
+        needed: Columns it must have.
+
+    Raises:
+        ManifestError: It is no such file, or lacks a column.
+    """
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         msg = f"{file} cannot be read as a manifest: {reason}. Expected a CSV file with the "
-        raise ManifestError(f"{msg}columns {', '.join(NEEDED)}.") from error
+        raise ManifestError(f"{msg}columns {', '.join(needed)}.") from error
     first = text.split("\n", 1)[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     try:
@@ -145,11 +155,11 @@ def _read_lines(file: Path) -> tuple[list[str], list[list[str]]]:
         raise ManifestError(f"{file.name} is not a well-formed CSV file: {error}.") from error
     header = [name.strip() for name in lines[0]] if lines else []
     header = [name.lower() if name.lower() in (*KNOWN, *READING) else name for name in header]
-    missing = [name for name in NEEDED if name not in header]
+    missing = [name for name in needed if name not in header]
     if missing:
         msg = (
             f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
-            f"the columns: {', '.join(NEEDED)}, and any of {', '.join(KNOWN[3:])}."
+            f"the columns: {', '.join(needed)}, and any of {', '.join(KNOWN[3:])}."
         )
         raise ManifestError(msg)
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -158,7 +168,12 @@ def _read_lines(file: Path) -> tuple[list[str], list[list[str]]]:
     return header, lines[1:]
 
 
-def _read_row(name: str, number: int, header: list[str], cells: list[str]) -> ManifestRow:
+def read_row(name: str, number: int, header: list[str], cells: list[str]) -> ManifestRow:
+    """One line of a manifest; a column that is not there is empty.
+
+    Raises:
+        ManifestError: A cell holds something impossible; the message names row and column.
+    """
     if len(cells) > len(header):
         msg = (
             f"{name}, row {number}: {len(cells)} cells under {len(header)} columns. Put text that "
@@ -170,12 +185,13 @@ def _read_row(name: str, number: int, header: list[str], cells: list[str]) -> Ma
     return ManifestRow(
         scan=row["scan"],
         patient=row["patient"],
-        label=row["label"],
+        label=row.get("label", ""),
         site=row.get("site", ""),
         age=_age(name, number, row),
         sex=_sex(name, number, row),
         split=_split(name, number, row),
         fold=_fold(name, number, row),
+        excluded=row.get("excluded", ""),
         others={column: cell for column, cell in row.items() if column not in KNOWN and column},
         number=number,
     )
@@ -213,6 +229,13 @@ def _fold(name: str, number: int, row: Mapping[str, str]) -> int | None:
         msg = f"{name}, row {number}: fold must be a whole number from 1 or empty, not '{given}'."
         raise ManifestError(msg)
     return int(given)
+
+
+def _in_file_order(manifest: Manifest) -> list[ManifestRow]:
+    """All rows; excluded ones stand where they stood."""
+    if not manifest.excluded:
+        return list(manifest.rows)
+    return sorted((*manifest.rows, *manifest.excluded), key=lambda row: row.number)
 
 
 def _cell(value: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,7 +196,7 @@ def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
 
     The readers leave these out on purpose, as results do not show them.
     """
-    header = _first_header(path, series_uid)
+    header = next(headers_of(path, series_uid), None)
     if header is None:
         return {}
     found: dict[str, str] = {}
@@ -212,22 +212,28 @@ def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
     return found
 
 
-def _first_header(path: Path, series_uid: str | None) -> Dataset | None:
-    """Header of the first file that belongs to a series."""
+def headers_of(
+    path: Path, series_uid: str | None, tags: Sequence[str] = _HEADER_TAGS
+) -> Iterator[Dataset]:
+    """The named elements of each file that belongs to a DICOM series, one header per file.
+
+    Args:
+        path: As `read_volume` takes it.
+        series_uid: The series; None takes every file.
+        tags: Keywords of the elements.
+    """
     import pydicom
     from pydicom.errors import InvalidDicomError
 
+    wanted = list({*tags, "SeriesInstanceUID"})
     with opened_files(path) as files:
         for file in files:
             if file.size > _LARGEST_HEADER_FILE:
                 continue
             try:
                 with file.open() as stream:
-                    header = pydicom.dcmread(
-                        stream, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS)
-                    )
+                    header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=wanted)
             except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError):
                 continue
             if series_uid is None or str(header.get("SeriesInstanceUID") or "") == series_uid:
-                return header
-    return None
+                yield header

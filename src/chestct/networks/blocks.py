@@ -12,18 +12,22 @@ from torch import Tensor, nn
 
 from chestct.networks.roi import Features, GatedReLU, LungGrids, NewFeatures
 
+SHORTEST_BF16_AXIS: Final = 3
+"""Output axes from which oneDNN's bfloat16 convolution is trusted on the CPU, gradients too."""
+
 
 class Conv3d(nn.Conv3d):
     """A 3D convolution whose bfloat16 form can be trusted on the CPU.
 
-    oneDNN's bfloat16 convolution has been seen to give wrong numbers on the CPU when the
-    innermost axis of the output has one voxel. Such grids are tiny, so there, and only there, it
-    runs in float32.
+    On the CPU, oneDNN's bfloat16 convolution (PyTorch 2.13) gives wrong numbers where the output
+    has one voxel along the innermost axis, and weight gradients that were never computed (not even
+    finite, as a rule) where an axis has one or two, or is no longer than the kernel. Such grids are
+    small, so there, and only there, it runs in float32.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it
         """Convolve (batch, channel, depth, height, width)."""
-        if input.device.type != "cpu" or self._output_width(input) > 1:
+        if input.device.type != "cpu" or self._is_trusted(input):
             return super().forward(input)
         if input.dtype != torch.bfloat16 and not torch.is_autocast_enabled("cpu"):
             return super().forward(input)
@@ -32,12 +36,27 @@ class Conv3d(nn.Conv3d):
             output: Tensor = self._conv_forward(input.float(), self.weight.float(), bias)
         return output.bfloat16()
 
-    def _output_width(self, input: Tensor) -> int:  # noqa: A002 - as in forward
-        padding = self.padding[-1]
-        if isinstance(padding, str):
-            return input.shape[-1]
-        reach = self.dilation[-1] * (self.kernel_size[-1] - 1) + 1
-        return (input.shape[-1] + 2 * padding - reach) // self.stride[-1] + 1
+    def _is_trusted(self, input: Tensor) -> bool:  # noqa: A002 - as in forward
+        is_covered = any(
+            1 < kernel >= size
+            for size, kernel in zip(input.shape[2:], self.kernel_size, strict=True)
+        )
+        return not is_covered and self._shortest_output_axis(input) >= SHORTEST_BF16_AXIS
+
+    def _shortest_output_axis(self, input: Tensor) -> int:  # noqa: A002 - as in forward
+        if isinstance(self.padding, str):
+            return min(input.shape[2:])
+        return min(
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, padding, dilation, kernel, stride in zip(
+                input.shape[2:],
+                self.padding,
+                self.dilation,
+                self.kernel_size,
+                self.stride,
+                strict=True,
+            )
+        )
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> Conv3d:

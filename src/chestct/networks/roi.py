@@ -122,11 +122,16 @@ def _every_stage(stages: Stages) -> list[GatedReLU]:
     return [stage[-1] for stage in stages]
 
 
+def _every_activation(stages: Stages) -> list[GatedReLU]:
+    return [activation for stage in stages for activation in stage]
+
+
 PLACEMENTS: Final[dict[str, Callable[[Stages], list[GatedReLU]]]] = {
     "none": _nowhere,
     "text": _first_four,
     "figure": _stem_and_first_three_stages,
     "all": _every_stage,
+    "every": _every_activation,
     "published": _stem_and_first_three_stages,
 }
 """Placement name to the activations it gates, out of [stem, stage 1, ..., stage 4].
@@ -134,6 +139,7 @@ PLACEMENTS: Final[dict[str, Callable[[Stages], list[GatedReLU]]]] = {
 `none`: the plain ResNet. `text`: the first four activations, in the order they run. `figure`: the
 stem and the outputs of stages 1 to 3. `all`: the stem and every stage's output, so that pooled
 features hold nothing computed at places outside the lungs; the authors lacked the memory for it.
+`every`: each activation of the network, inside the blocks too (17 in the ResNet-18).
 `published`: at the places of `figure`, what the authors' code does. Its mask is made from the
 layer's *own* activations (> 0.001, holes filled), so all it can remove are values in (0, 0.001]:
 it does not confine anything to the lungs. The hole filling only spares some of those values and

@@ -8,8 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import Final
+
+import torch
 
 from chestct.errors import TrainingError
+
+# On the CPU, and for some libraries of a GPU, there is no class of its own for it, only words.
+_MEMORY_WORDS: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "alloc_failed",
+    "bad_alloc",
+)
+_READER_WORDS: Final = ("dataloader worker", "data loader worker")
 
 
 class StopRequest:
@@ -42,19 +57,6 @@ class StopRequest:
         """Give the signals back."""
         self._restore()
 
-    def raise_if_requested(self, folder: Path) -> None:
-        """End the run, saying how it goes on.
-
-        Raises:
-            TrainingError: A signal came.
-        """
-        if self._is_requested:
-            msg = (
-                f"Training was stopped; its state is in {folder.name}. "
-                "The same command goes on from there."
-            )
-            raise TrainingError(msg)
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._is_requested = True
         self._restore()
@@ -65,24 +67,36 @@ class StopRequest:
         self._before.clear()
 
 
+def stopped(folder: Path) -> TrainingError:
+    """What ends a run that was asked to stop, once its state is written."""
+    place = Path(*folder.parts[-2:])
+    return TrainingError(
+        f"Training was stopped; its state is in {place}. The same command goes on from there."
+    )
+
+
 @contextmanager
 def memory_explained(folder: Path) -> Iterator[None]:
     """Turn PyTorch's many ways of running out of memory into one that says what to do.
 
     Raises:
-        TrainingError: Memory ran out inside.
+        TrainingError: Memory ran out inside, of a GPU, the machine or a process that reads scans.
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        # On the CPU there is no class of its own for it, only these words.
+    except (RuntimeError, MemoryError, OSError) as error:
         words = str(error).lower()
-        is_memory = isinstance(error, MemoryError) or "memory" in words
-        if not is_memory:
+        if any(each in words for each in _READER_WORDS):
+            remedy = "A process that reads scans was ended, as happens when memory runs out. Set "
+            remedy += "fewer training.workers, or none, and start the same command again"
+            raise TrainingError(f"{remedy}: {folder.name} goes on from its checkpoint.") from error
+        is_own_class = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (is_own_class or any(each in words for each in _MEMORY_WORDS)):
             raise
         msg = (
-            "Memory ran out while training. Set a smaller training.batch_size, with "
-            f"training.accumulation as many times larger, and a new folder; {folder.name} goes on "
-            "as it is where there is more memory."
+            f"Memory ran out while training. {folder.name} goes on with "
+            "--set training.checkpoint_activations=true where the network has residual blocks, or "
+            "as it is where there is more memory. Else use a new folder and a smaller "
+            "training.batch_size, with training.accumulation as many times larger."
         )
         raise TrainingError(msg) from error

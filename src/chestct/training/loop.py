@@ -11,24 +11,38 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader
 
 from chestct.datasets.augmentations import AnyAugmentation, vary_batch
 from chestct.training.checkpoints import save_checkpoint, save_weights
+from chestct.training.devices import take_peak_memory_gib, tuned_for
 from chestct.training.files import write_text
-from chestct.training.interrupts import StopRequest
-from chestct.training.objective import DivergedError, loss, mix_up, soft_targets
-from chestct.training.outputs import Outputs, evaluate
+from chestct.training.interrupts import StopRequest, stopped
+from chestct.training.loading import Batch, batches_on, make_loader
+from chestct.training.objective import loss, mix_up, soft_targets
+from chestct.training.outputs import Outputs, loader_in_order, outputs_of
+from chestct.training.ranks import (
+    averaging,
+    current_ranks,
+    from_main,
+    on_main,
+    others_explained,
+    raise_agreed,
+    total,
+)
+from chestct.training.recompute import recomputing
 from chestct.training.run import EpochLog, LabelledSets, Run, start_run
-from chestct.training.sampling import StepSampler, step_seed
+from chestct.training.sampling import Steps, step_seed
 from chestct.training.schedules import epochs_since_best, learning_rate
 from chestct.training.settings import TrainingSettings
+from chestct.training.step_figures import StepFigures
 
 
 def train(
@@ -43,12 +57,14 @@ def train(
     """Train a network, or go on training it, and leave it with its best or its last weights.
 
     Args:
-        network: Changed in place; called as `network(batch, lungs)`.
+        network: Changed in place, and trained where its weights lie; called as
+            `network(batch, lungs)`. Where several processes have joined each calls this with the
+            same network, and all take the same steps.
         sets: What it learns from and is watched on.
         settings: Of this run.
         folder: The run folder; made when it does not exist.
         augmentation: How batches are varied; None leaves them as they are.
-        after_epoch: Called with every epoch finished by this call, once it is written down.
+        after_epoch: Told of every epoch finished by this call, written down, in the first process.
 
     Returns:
         One entry per epoch.
@@ -56,52 +72,87 @@ def train(
     Raises:
         DivergedError: The loss is no longer a number.
         TrainingError: The run was asked to stop (it can go on), or the folder holds a run with
-            other settings.
+            other settings, or a scan could not be read.
+        WriteError: The folder cannot be written; its last checkpoint is untouched.
     """
-    run = start_run(network, sets, settings, folder, augmentation)
-    with StopRequest() as stop:
-        while not run.is_finished:
-            _train_epoch(run, stop)
-            _finish_epoch(run, evaluate(network, sets.validation, batch_size=settings.batch_size))
-            if after_epoch is not None:
-                after_epoch(run.progress.history[-1])
-    if settings.keep == "best":
-        network.load_state_dict(load_file(folder / "best.safetensors"))
+    with ExitStack() as stack:
+        stack.enter_context(others_explained())
+        run = start_run(network, sets, settings, folder, augmentation)
+        stack.enter_context(tuned_for(run.device))
+        stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
+        stop = stack.enter_context(StopRequest())
+        _train_epochs(run, stop, after_epoch)
+        if settings.keep == "best":
+            network.load_state_dict(load_file(folder / "best.safetensors"))
     return run.progress.history
 
 
-def _train_epoch(run: Run, stop: StopRequest) -> None:
+def _train_epochs(
+    run: Run, stop: StopRequest, after_epoch: Callable[[EpochLog], object] | None
+) -> None:
+    """Train until all epochs are done, or early stopping or a signal ends it."""
+    batches, settings = _batches(run), run.settings
+    validation = loader_in_order(
+        run.network, run.sets.validation, settings.batch_size, settings.workers
+    )
+    while not run.is_finished:
+        _train_epoch(run, batches, stop)
+        _finish_epoch(run, outputs_of(run.network, validation))
+        if after_epoch is not None and current_ranks().is_main:
+            after_epoch(run.progress.history[-1])
+        is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))
+        if is_stop_wanted and not run.is_finished:
+            raise_agreed(stopped(run.folder))
+
+
+def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
     """Do the steps that are left of the epoch under way."""
     progress, settings = run.progress, run.settings
     last_saved = started = time.perf_counter()
-    before = progress.seconds
-    for batch, lungs, labels in _batches(run):
-        progress.loss_sum += _step(run, batch, lungs, labels)
+    before, figures = progress.seconds, StepFigures(run)
+    for batch in islice(batches, run.steps_per_epoch - progress.step_in_epoch):
+        share, value = _step(run, *batch)
+        figures.add(value, share=share, wants_stop=bool(stop))
         progress.step_in_epoch += 1
         now = time.perf_counter()
         progress.seconds = before + now - started
-        at_optimizer_step = progress.step_in_epoch % settings.accumulation == 0
-        if at_optimizer_step and (stop or now - last_saved > settings.checkpoint_every_s):
+        if progress.step_in_epoch % settings.accumulation:
+            continue
+        if figures.is_stop_wanted or now - last_saved > settings.checkpoint_every_s:
+            figures.settle()
             _save(run)
             last_saved = now
-            stop.raise_if_requested(run.folder)
+        if figures.is_stop_wanted:
+            raise_agreed(stopped(run.folder))
+    figures.settle()
+    progress.seconds = before + time.perf_counter() - started
 
 
-def _batches(run: Run) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """The batches of the epoch under way that have not been used yet."""
-    settings = run.settings
-    sampler = StepSampler(
-        run.labels, settings, epoch=run.progress.epoch, first_step=run.progress.step_in_epoch
+def _batches(run: Run) -> Iterator[Batch]:
+    """The batches that have not been used yet, of this and all further epochs."""
+    progress, settings = run.progress, run.settings
+    steps = Steps(
+        run.labels,
+        settings,
+        epoch=progress.epoch,
+        first_step=progress.step_in_epoch,
+        ranks=current_ranks(),
     )
-    yield from DataLoader(run.sets.training, batch_sampler=sampler, num_workers=settings.workers)
+    loader = make_loader(run.sets.training, steps, workers=settings.workers, device=run.device)
+    return batches_on(run.device, loader)
 
 
-def _step(run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tensor) -> float:
-    """One forward and backward pass, and an optimiser step when it is time; returns the loss."""
-    settings, progress = run.settings, run.progress
-    number = progress.epoch * run.steps_per_epoch + progress.step_in_epoch
-    generator = torch.Generator().manual_seed(step_seed(settings.seed, number))
-    torch.manual_seed(step_seed(settings.seed, number))
+def _step(
+    run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    """One forward and backward pass, and an optimiser step when it is time.
+
+    Returns:
+        This process's share of the step's examples, and its loss.
+    """
+    settings, ranks = run.settings, current_ranks()
+    share = len(ranks.share(list(range(run.num_in_step)))) / run.num_in_step
+    generator = _seeded(run)
     if run.augmentation is not None:
         batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
     run.network.train()
@@ -109,24 +160,40 @@ def _step(run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tens
     targets = soft_targets(labels, run.sets.num_classes)
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
-    with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-        logits = run.network(batch, lungs)
-    value = loss(logits, targets, settings, run.weights)
-    if not torch.isfinite(value):
-        raise DivergedError(_not_finite_message(run))
-    (value / settings.accumulation).backward()  # type: ignore[no-untyped-call]
+    autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+    with averaging(run.called, is_wanted=_is_step_due(run)):
+        with autocast:
+            logits = run.called(batch, lungs)
+        value = loss(logits, targets, settings, run.weights)
+        # Gradients are averaged over the processes, whose shares may differ in size.
+        (value * (share * ranks.size) / settings.accumulation).backward()  # type: ignore[no-untyped-call]
     _optimizer_step_when_due(run)
-    return float(value.detach())
+    return share, value
+
+
+def _seeded(run: Run) -> torch.Generator:
+    """The randomness of a step: that of its number, and of the process where there are several."""
+    ranks = current_ranks()
+    number = run.progress.epoch * run.steps_per_epoch + run.progress.step_in_epoch
+    own = () if ranks.is_alone else (ranks.rank,)
+    seed = step_seed(run.settings.seed, number, *own)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+def _is_step_due(run: Run) -> bool:
+    """Whether the pass under way ends an optimiser step: every `accumulation`, and an epoch's."""
+    done = run.progress.step_in_epoch + 1
+    return done % run.settings.accumulation == 0 or done == run.steps_per_epoch
 
 
 def _optimizer_step_when_due(run: Run) -> None:
     """Step once per `accumulation` passes, and with what is left at the end of an epoch."""
-    settings, done = run.settings, run.progress.step_in_epoch + 1
-    if done % settings.accumulation and done != run.steps_per_epoch:
+    if not _is_step_due(run):
         return
     epoch = run.progress.epoch + run.progress.step_in_epoch / run.steps_per_epoch
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(settings, epoch, run.progress.validation_losses)
+        group["lr"] = learning_rate(run.settings, epoch, run.progress.validation_losses)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
 
@@ -141,9 +208,17 @@ def _finish_epoch(run: Run, outputs: Outputs) -> None:
         validation_loss=outputs.loss,
         validation_accuracy=outputs.accuracy,
         seconds=progress.seconds,
+        gpu_memory_gib=take_peak_memory_gib(run.device),
     )
-    progress.history.append(entry)
+    # Rounding may differ between machines, and all must stop after the same epoch.
+    progress.history.append(EpochLog(**from_main(asdict(entry))))
     progress.step_in_epoch, progress.loss_sum, progress.seconds = 0, 0.0, 0.0
+    on_main(lambda: _write_epoch(run))
+
+
+def _write_epoch(run: Run) -> None:
+    """Write log, checkpoint and best weights at the end of an epoch."""
+    progress = run.progress
     if epochs_since_best(progress.validation_losses) == 0:
         save_weights(run.folder / "best.safetensors", run.network)
     _save(run)
@@ -152,15 +227,7 @@ def _finish_epoch(run: Run, outputs: Outputs) -> None:
 
 
 def _save(run: Run) -> None:
-    """Write the checkpoint."""
-    path = run.folder / "checkpoint.safetensors"
-    save_checkpoint(path, run.network, run.optimizer, asdict(run.progress))
-
-
-def _not_finite_message(run: Run) -> str:
-    """Say where training broke and what can be done."""
-    return (
-        f"The loss is no longer a number in epoch {run.progress.epoch}, step "
-        f"{run.progress.step_in_epoch}. The last checkpoint in {run.folder.name} is from before: "
-        "start a new run with a lower training.learning_rate, or with training.precision float32."
-    )
+    """Write the checkpoint, in the first process."""
+    if current_ranks().is_main:
+        path = run.folder / "checkpoint.safetensors"
+        save_checkpoint(path, run.network, run.optimizer, asdict(run.progress))

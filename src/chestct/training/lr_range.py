@@ -16,23 +16,21 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from chestct.datasets.augmentations import AnyAugmentation, vary_batch
 from chestct.evaluation.figures import save_figure
 from chestct.evaluation.learning_log import read_log
+from chestct.training.devices import device_of
 from chestct.training.files import write_text
+from chestct.training.loading import Batch, batches_on, make_loader
 from chestct.training.loop import train
 from chestct.training.objective import DivergedError, loss, soft_targets
 from chestct.training.run import EpochLog, LabelledSets, make_optimizer
-from chestct.training.sampling import StepSampler, step_seed
+from chestct.training.sampling import Steps, step_seed
 from chestct.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Batch = Sequence[torch.Tensor]
-"""Scans, lungs and label indices, as a loader gives them."""
 
 LOWEST_RATE: Final = 1e-8
 HIGHEST_RATE: Final = 1.0
@@ -152,7 +150,7 @@ def range_per_step(
     optimizer = make_optimizer(network, settings)
     rates: list[float] = []
     losses: list[float] = []
-    for number, batch in enumerate(itertools.islice(_batches(sets, settings), steps)):
+    for number, batch in enumerate(itertools.islice(_batches(network, sets, settings), steps)):
         rate = LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (number / max(steps - 1, 1))
         value = _step(network, batch, settings, augmentation, number)
         if not torch.isfinite(value):
@@ -222,13 +220,12 @@ def _range_test(rates: list[float], losses: list[float], *, is_per_epoch: bool) 
     return RangeTest(tuple(rates), tuple(losses), tuple(smooth(losses)), is_per_epoch)
 
 
-def _batches(sets: LabelledSets, settings: TrainingSettings) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch."""
-    labels = torch.as_tensor(sets.training.labels)  # type: ignore[attr-defined]
-    for epoch in itertools.count():
-        sampler = StepSampler(labels, settings, epoch=epoch)
-        loader = DataLoader(sets.training, batch_sampler=sampler, num_workers=settings.workers)
-        yield from loader
+def _batches(network: nn.Module, sets: LabelledSets, settings: TrainingSettings) -> Iterator[Batch]:
+    """Batches without end, epoch after epoch, where the network's weights lie."""
+    device = device_of(network)
+    steps = Steps(torch.as_tensor(sets.training.labels), settings)  # type: ignore[attr-defined]
+    loader = make_loader(sets.training, steps, workers=settings.workers, device=device)
+    return batches_on(device, loader)
 
 
 def _step(

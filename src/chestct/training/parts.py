@@ -57,10 +57,10 @@ def find_parts(settings: RunSettings) -> Parts:
     if len(set(settings.labels)) < len(settings.labels):
         raise TrainingError(f"'labels' names a class twice: {', '.join(settings.labels)}.")
     recipe = _find_recipe(settings)
-    with _blamed_on("augmentation"):
+    with blamed_on("augmentation"):
         chosen = settings.augmentation
         augmentation = find_augmentation(chosen.name, chosen.overrides)
-    with _blamed_on("network"):
+    with blamed_on("network"):
         network_settings = _fit_network(settings, recipe)
     return Parts(
         network=settings.network.name,
@@ -72,9 +72,9 @@ def find_parts(settings: RunSettings) -> Parts:
 
 
 def _find_recipe(settings: RunSettings) -> Recipe:
-    with _blamed_on("recipe.name"):
+    with blamed_on("recipe.name"):
         named = look_up(RECIPES, settings.recipe.name, kind="recipe")
-    with _blamed_on("recipe.overrides"):
+    with blamed_on("recipe.overrides"):
         return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
 
 
@@ -95,7 +95,7 @@ def _fit_network(settings: RunSettings, recipe: Recipe) -> dict[str, object]:
 
 
 @contextmanager
-def _blamed_on(setting: str) -> Iterator[None]:
+def blamed_on(setting: str) -> Iterator[None]:
     """Put the dotted path of a setting before what is said of it."""
     try:
         yield

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import torch
+
 from chestct.datasets.manifest import require_classes
 from chestct.datasets.manifest_csv import read_manifest
+from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import divide
+from chestct.training.interrupts import memory_explained
 from chestct.training.lr_range import RangeTest, range_per_epoch, range_per_step
 from chestct.training.parts import find_parts
 from chestct.training.ready import Listener, check_scans, make_cache, prepare_scans
-from chestct.training.record import begin_record
+from chestct.training.record import begin_record, settled
 from chestct.training.run import EpochLog
 from chestct.training.sets import labelled_sets
 from chestct.training.settings import RunSettings
@@ -31,6 +35,7 @@ class RangePlan:
         folder: Where to write to.
         steps: Of the quick form.
         epochs: Of the paper's form, or None for the quick one.
+        device: Where it is trained.
     """
 
     settings: RunSettings
@@ -38,6 +43,7 @@ class RangePlan:
     folder: Path
     steps: int = 200
     epochs: int | None = None
+    device: torch.device = CPU
 
 
 def run_range_test(
@@ -48,26 +54,27 @@ def run_range_test(
     Raises:
         ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
-    settings = plan.settings
+    settings = settled(plan.settings, plan.folder, plan.device)
     parts = find_parts(settings)
     manifest = read_manifest(plan.manifest, settings.labels)
     require_classes(manifest)
     division = divide(manifest, settings.data)
     cache = make_cache(settings.data, parts.recipe)
-    begin_record(plan.folder, settings, plan.manifest)
+    begin_record(plan.folder, settings, plan.manifest, place=device_in_words(plan.device))
     check_scans(manifest, [division], cache, plan.folder / "check.json", listener)
     division = division.without(prepare_scans(division, settings.data, cache, listener))
     sets = labelled_sets(division, cache, settings.data)
-    network = parts.build_network(settings.training.seed)
-    if plan.epochs is None:
-        return range_per_step(
-            network, sets, settings.training, augmentation=parts.augmentation, steps=plan.steps
+    network = parts.build_network(settings.training.seed).to(plan.device)
+    with memory_explained(plan.folder):
+        if plan.epochs is None:
+            return range_per_step(
+                network, sets, settings.training, augmentation=parts.augmentation, steps=plan.steps
+            )
+        return range_per_epoch(
+            network,
+            sets,
+            settings.training.model_copy(update={"epochs": plan.epochs}),
+            plan.folder / _RUN,
+            augmentation=parts.augmentation,
+            after_epoch=after_epoch,
         )
-    return range_per_epoch(
-        network,
-        sets,
-        settings.training.model_copy(update={"epochs": plan.epochs}),
-        plan.folder / _RUN,
-        augmentation=parts.augmentation,
-        after_epoch=after_epoch,
-    )

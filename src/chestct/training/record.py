@@ -5,22 +5,33 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
 from chestct import __version__
 from chestct.engines.cache import file_sha256
 from chestct.errors import ReadError, TrainingError
+from chestct.training.devices import settle_precision
 from chestct.training.files import write_text
 from chestct.training.run import FREE_SETTINGS
 from chestct.training.settings import RunSettings
+from chestct.training.slice_settings import SliceRunSettings
 
 RUN_FILE: Final = "run.json"
 _PACKAGES: Final = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels", "pydicom")
 _PACKAGE_FOLDER: Final = Path(__file__).parents[1]
-_FREE: Final = ("data.cache", "data.cache_gib", *(f"training.{name}" for name in FREE_SETTINGS))
+_FREE: Final = (
+    "data.cache",
+    "data.cache_gib",
+    "tracking.mlflow_uri",
+    "tracking.mlflow_experiment",
+    *(f"training.{name}" for name in FREE_SETTINGS),
+)
 """Settings that change no result and may differ when a run goes on."""
 
 
@@ -42,7 +53,12 @@ def git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
 
 
 def begin_record(
-    folder: Path, settings: RunSettings, manifest: Path, num_folds: int | None = None
+    folder: Path,
+    settings: RunSettings | SliceRunSettings,
+    manifest: Path,
+    num_folds: int | None = None,
+    *,
+    place: str = "cpu",
 ) -> None:
     """Write `run.json`, or add to that of a run which goes on.
 
@@ -51,6 +67,7 @@ def begin_record(
         settings: All of them.
         manifest: The CSV file the run was started with.
         num_folds: Of a cross-validation, or None.
+        place: Device and number of processes, in words; each session may have another.
 
     Raises:
         TrainingError: The folder holds a run with other settings or scans, or something else.
@@ -71,13 +88,41 @@ def begin_record(
         sessions = before["sessions"]
     elif folder.is_dir() and any(folder.iterdir()):
         raise TrainingError(f"{folder.name} is not empty and holds no run. Choose a new folder.")
-    session = {
+    facts["sessions"] = [*sessions, _session(place)]
+    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _session(place: str) -> dict[str, object]:
+    return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": program_versions(),
         "git": git_state(),
+        "place": place,
     }
-    text = json.dumps({**facts, "sessions": [*sessions, session]}, indent=1, ensure_ascii=False)
-    write_text(path, text + "\n")
+
+
+def settled(settings: RunSettings, folder: Path, device: torch.device) -> RunSettings:
+    """The settings with `training.precision` named, as the run in the folder was begun.
+
+    Raises:
+        ReadError: Its `run.json` is damaged.
+    """
+    path = folder / RUN_FILE
+    before = _read(path)["settings"].get("training", {}) if path.is_file() else {}
+    wanted = settings.training.precision
+    precision = settle_precision(wanted, before.get("precision"), device)
+    training = settings.training.model_copy(update={"precision": precision})
+    return settings.model_copy(update={"training": training})
+
+
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted path, two levels deep as the sections are."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        is_section = isinstance(value, dict) and not prefix
+        inner = flat_settings(value, f"{name}.") if is_section else {prefix + name: value}
+        flat |= inner
+    return flat
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -97,7 +142,7 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         msg = f"{folder.name} holds a run on another manifest, or on this one before it was changed"
         raise TrainingError(f"{msg}. Use a new folder.")
     pairs = {"folds": (before["folds"], now["folds"])}
-    old, new = _flat(before["settings"]), _flat(now["settings"])
+    old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
     # A setting that came after the run began had its default before.
     pairs |= {name: (old.get(name, value), value) for name, value in new.items()}
     changed = [
@@ -109,15 +154,6 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         listed = ", ".join(changed)
         msg = f"{folder.name} holds a run with other settings: {listed}. Use a new folder."
         raise TrainingError(msg)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted path, two levels deep as the sections are."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        is_section = isinstance(value, dict) and not prefix
-        flat |= _flat(value, f"{name}.") if is_section else {prefix + name: value}
-    return flat
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -60,19 +60,24 @@ def scan_key(row: ManifestRow) -> str:
 
 
 def judge(
-    network: nn.Module, sets: LabelledSets, division: Division, parts: Parts, name: str
+    network: nn.Module,
+    sets: LabelledSets,
+    division: Division,
+    parts: Parts,
+    name: str,
+    workers: int | None = 0,
 ) -> tuple[Predictions, Origin]:
     """Fit the temperature on the validation part and predict the test part.
 
     Without a test part the validation part is predicted, without the temperature, which would
     flatter it.
     """
-    watched = evaluate(network, sets.validation, batch_size=1)
+    watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
     on_validation = predictions_of(watched, division.validation, parts.labels)
     temperature = fit_temperature(on_validation).temperature
     if division.test is None or sets.test is None:
         return on_validation, Origin(name, division.training, VALIDATION, temperature)
-    tested = evaluate(network, sets.test, batch_size=1)
+    tested = evaluate(network, sets.test, batch_size=1, workers=workers)
     judged = predictions_of(tested, division.test, parts.labels, temperature)
     return judged, Origin(name, division.training, TEST, temperature)
 

@@ -12,13 +12,16 @@ from typing import Final
 import torch
 from jaxtyping import Float, Int
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from chestct.datasets.augmentations import AnyAugmentation
 from chestct.errors import TrainingError
 from chestct.training.checkpoints import load_checkpoint
+from chestct.training.devices import device_of, settle_precision
 from chestct.training.files import write_text
+from chestct.training.loading import LabelledInputs
 from chestct.training.objective import class_weights
-from chestct.training.outputs import LabelledInputs
+from chestct.training.ranks import current_ranks, from_main, on_main
 from chestct.training.schedules import epochs_since_best
 from chestct.training.settings import TrainingSettings
 
@@ -38,7 +41,10 @@ _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.op
 }
 
 
-FREE_SETTINGS: Final = ("workers", "checkpoint_every_s")
+COMPILER: Final = "inductor"
+"""Of `training.compile`; the one that PyTorch takes when none is named."""
+
+FREE_SETTINGS: Final = ("workers", "checkpoint_every_s", "checkpoint_activations")
 """Settings that change no result and may differ when a run goes on."""
 
 
@@ -61,7 +67,7 @@ class LabelledSets:
 
 @dataclass(frozen=True)
 class EpochLog:
-    """What is written down of one epoch."""
+    """What is written down of one epoch; memory is the most that a GPU's tensors took."""
 
     epoch: int
     learning_rate: float
@@ -69,6 +75,7 @@ class EpochLog:
     validation_loss: float
     validation_accuracy: float
     seconds: float
+    gpu_memory_gib: float | None = None
 
 
 @dataclass
@@ -93,9 +100,14 @@ class Progress:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Everything a step needs."""
+    """Everything a step needs.
+
+    `called` is the network as a training step calls it: compiled, or with the gradients averaged
+    over all processes. `network` is what is kept and evaluated; both have the same weights.
+    """
 
     network: nn.Module
+    called: Callable[..., torch.Tensor]
     optimizer: torch.optim.Optimizer
     sets: LabelledSets
     settings: TrainingSettings
@@ -104,6 +116,17 @@ class Run:
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
     progress: Progress
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return device_of(self.network)
+
+    @property
+    def num_in_step(self) -> int:
+        """Examples of the step under way, over all processes; the last of an epoch has fewer."""
+        size = self.settings.batch_size
+        return min(size, len(self.labels) - self.progress.step_in_epoch * size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,23 +152,23 @@ def start_run(
     """Set a run up, from its checkpoint where there is one.
 
     Raises:
-        TrainingError: The folder holds a run with other settings.
+        TrainingError: The folder holds a run with other settings, or not all processes see it, or a
+            step has too few examples for the processes or for the network.
         ReadError: Its checkpoint is damaged or of another network.
     """
-    _agree_on_settings(folder, settings)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    optimizer = make_optimizer(network, settings)
     labels = torch.as_tensor(sets.training.labels)  # type: ignore[attr-defined]
+    _require_shares(network, settings, len(labels))
+    device = device_of(network)
+    precision = from_main(on_main(lambda: _begin_folder(folder, settings, device)))
+    settings = settings.model_copy(update={"precision": precision})
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    called = _as_called(network, settings)
+    optimizer = make_optimizer(network, settings)
     is_weighted = settings.class_weights == "balanced"
-    weights = class_weights(labels, sets.num_classes) if is_weighted else None
-    progress = Progress()
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.is_file():
-        stored = load_checkpoint(checkpoint, network, optimizer)
-        history = [EpochLog(**entry) for entry in stored.pop("history")]  # type: ignore[attr-defined]
-        progress = Progress(**stored, history=history)  # type: ignore[arg-type]
+    weights = class_weights(labels, sets.num_classes).to(device) if is_weighted else None
     return Run(
         network=network,
+        called=called,
         optimizer=optimizer,
         sets=sets,
         settings=settings,
@@ -153,8 +176,39 @@ def start_run(
         labels=labels,
         weights=weights,
         folder=folder,
-        progress=progress,
+        progress=_take_up(folder, network, optimizer),
     )
+
+
+def _as_called(network: nn.Module, settings: TrainingSettings) -> Callable[..., torch.Tensor]:
+    """The network wrapped for a training step; its BatchNorms are replaced where they are to be."""
+    device, ranks = device_of(network), current_ranks()
+    is_on_gpu = device.type == "cuda"
+    if not ranks.is_alone and is_on_gpu and settings.sync_batch_norm:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+    called = torch.compile(network, backend=COMPILER) if settings.compile else network
+    if ranks.is_alone:
+        return called
+    return DistributedDataParallel(called, device_ids=[device] if is_on_gpu else None)
+
+
+def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """How far the run came, network and optimiser put back to there.
+
+    Raises:
+        TrainingError: Another process sees another folder.
+    """
+    progress = Progress()
+    checkpoint = folder / "checkpoint.safetensors"
+    if checkpoint.is_file():
+        stored = load_checkpoint(checkpoint, network, optimizer)
+        history = [EpochLog(**entry) for entry in stored.pop("history")]  # type: ignore[attr-defined]
+        progress = Progress(**stored, history=history)  # type: ignore[arg-type]
+    here = [progress.epoch, progress.step_in_epoch]
+    if from_main(here) != here:
+        msg = f"Not all processes see the same {folder.name}. Put it on a disk that all can read."
+        raise TrainingError(msg)
+    return progress
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -162,17 +216,45 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
     return _OPTIMIZERS[settings.optimizer]([*network.parameters()], settings)
 
 
-def _agree_on_settings(folder: Path, settings: TrainingSettings) -> None:
-    """Write the settings down, or refuse when the folder's run has others."""
+def _require_shares(network: nn.Module, settings: TrainingSettings, num: int) -> None:
+    """Refuse batches that are too small for the processes, or for BatchNorm over scans alone."""
+    size, batch_size = current_ranks().size, settings.batch_size
+    if batch_size < size:
+        msg = (
+            f"training.batch_size is {batch_size}, of which {size} processes cannot each take a "
+            "share. Set it to the number of processes or a multiple."
+        )
+        raise TrainingError(msg)
+    last = num % batch_size or batch_size
+    has_norm_over_scans = any(isinstance(each, nn.BatchNorm1d) for each in network.modules())
+    if has_norm_over_scans and last // size < 2:
+        msg = (
+            f"This network's BatchNorm needs two scans at once. With {num} scans to train on, "
+            f"training.batch_size {batch_size} and {size} process(es) one would be alone in the "
+            "last step of an epoch: choose another batch_size."
+        )
+        raise TrainingError(msg)
+
+
+def _begin_folder(folder: Path, settings: TrainingSettings, device: torch.device) -> str:
+    """Write the settings down, or refuse when the folder's run has others; settles the precision.
+
+    Returns:
+        The precision.
+    """
     path = folder / "settings.json"
-    if not path.is_file():
-        write_text(path, settings.model_dump_json(indent=1) + "\n")
-        return
+    before = json.loads(path.read_text()) if path.is_file() else None
+    earlier = before.get("precision") if before else None
+    precision = settle_precision(settings.precision, earlier, device)
+    now = {**settings.model_dump(), "precision": precision}
+    if before is None:
+        write_text(path, json.dumps(now, indent=1) + "\n")
+        return precision
     # A setting that came after the run began had its default before.
-    defaults, now = TrainingSettings().model_dump(), settings.model_dump()
-    before = {**defaults, **json.loads(path.read_text())}
+    before = {**TrainingSettings().model_dump(), **before}
     changed = [n for n in now if before.get(n) != now[n] and n not in FREE_SETTINGS]
     if changed:
         listed = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
         msg = f"{folder.name} holds a run with other settings: {listed}. Use a new folder."
         raise TrainingError(msg)
+    return precision

@@ -4,17 +4,21 @@ A run folder holds `run.json` (settings, scans, versions, seed, git state), `set
 `check.json` (leaks and confounders), and for each training `training/` (what the loop writes),
 `predictions.csv`, `baseline.csv` (what age, sex and scanner alone say), `evaluation/` and
 `classifier/`. Started again, finished trainings are kept, and the one that was stopped goes on.
+
+Where several processes have joined, all of them train and judge; the first one alone checks and
+prepares scans, writes, and talks to the listener.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from chestct.card import CARD_FILE
+from torch import nn
+
+from chestct import __version__
 from chestct.datasets.cache import Cache
 from chestct.datasets.confounders import BASELINE
 from chestct.datasets.manifest import Manifest, require_classes
@@ -25,134 +29,167 @@ from chestct.evaluation.predictions_csv import read_predictions, write_predictio
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
 from chestct.training.cross_validation import write_folds
-from chestct.training.division import Division, divide, divide_fold, with_folds
+from chestct.training.division import Division
 from chestct.training.files import write_text
 from chestct.training.interrupts import memory_explained
 from chestct.training.loop import train
 from chestct.training.parts import Parts, find_parts
+from chestct.training.plan import (
+    BASELINE_FILE,
+    CLASSIFIER_FOLDER,
+    EVALUATION_FOLDER,
+    PREDICTIONS_FILE,
+    TRAINING_FOLDER,
+    Plan,
+    Training,
+    divided,
+    is_finished,
+)
+from chestct.training.ranks import current_ranks, from_main, main_first, on_main
 from chestct.training.ready import CheckedScans, Listener, check_scans, make_cache, prepare_scans
-from chestct.training.record import begin_record
-from chestct.training.results import baseline_beside, judge, pool, scan_key, write_classifier
+from chestct.training.record import begin_record, settled
+from chestct.training.results import (
+    Origin,
+    baseline_beside,
+    judge,
+    pool,
+    scan_key,
+    write_classifier,
+)
 from chestct.training.run import EpochLog
 from chestct.training.sets import labelled_sets
-from chestct.training.settings import RunSettings
 from chestct.training.settings_file import settings_as_yaml
+from chestct.training.tracking import Trackers, check_tracking
 
-TRAINING_FOLDER: Final = "training"
-CLASSIFIER_FOLDER: Final = "classifier"
-EVALUATION_FOLDER: Final = "evaluation"
-PREDICTIONS_FILE: Final = "predictions.csv"
-BASELINE_FILE: Final = "baseline.csv"
-
-AfterEpoch = Callable[[str, EpochLog], None]
-"""Told the training's name and its epoch."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One call of `chestct train`.
-
-    Attributes:
-        settings: All of them.
-        manifest: The CSV file of the scans.
-        folder: The run folder.
-        num_folds: Of a cross-validation, or None.
-        listener: Who is told how far things are.
-        after_epoch: Who is told of epochs.
-    """
-
-    settings: RunSettings
-    manifest: Path
-    folder: Path
-    num_folds: int | None = None
-    listener: Listener = field(default_factory=Listener)
-    after_epoch: AfterEpoch = lambda _name, _entry: None
+__all__ = [
+    "BASELINE_FILE",
+    "CLASSIFIER_FOLDER",
+    "EVALUATION_FOLDER",
+    "PREDICTIONS_FILE",
+    "TRAINING_FOLDER",
+    "Plan",
+    "is_finished",
+    "run_training",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
-    """One network to be trained, and what it is called."""
+class Trained:
+    """A network that was trained, and what it says.
 
-    name: str
-    folder: Path
+    Attributes:
+        network: With its final weights.
+        division: What it was trained and judged on.
+        unsuitable: Row number to the reason, of scans that were left out.
+        judged: Its predictions.
+        origin: Where it comes from.
+        shown: Who is shown its figures; None in all but the first of several processes.
+    """
+
+    network: nn.Module
     division: Division
+    unsuitable: Mapping[int, str]
+    judged: Predictions
+    origin: Origin
+    shown: Trackers | None
 
 
-def run_training(plan: Plan) -> Summary:
+def run_training(plan: Plan) -> Summary | None:
     """Do everything, or go on where it was stopped.
 
     Returns:
         What was found on the test part, on the validation part where there is none, or on all
-        folds pooled.
+        folds pooled; None in all but the first of several processes.
 
     Raises:
         ChestCTError: Settings, manifest, scans or folder are not as they should be, or the run was
             stopped; the message says what to do.
     """
+    parts, manifest, trainings = main_first(lambda: _found(plan))
+    cache = make_cache(plan.settings.data, parts.recipe)
+    precision = from_main(on_main(lambda: _begin(plan)))
+    training_settings = plan.settings.training.model_copy(update={"precision": precision})
+    settings = plan.settings.model_copy(update={"training": training_settings})
+    plan = replace(plan, settings=settings)
+    divisions = [training.division for training in trainings]
+    report = plan.folder / "check.json"
+    checked = on_main(lambda: check_scans(manifest, divisions, cache, report, plan.listener))
+    for training in trainings:
+        _do(plan, parts, cache, checked, training)
+    return on_main(lambda: _conclude(plan, trainings))
+
+
+def _found(plan: Plan) -> tuple[Parts, Manifest, list[Training]]:
+    """What settings and manifest name, checked before anything is done."""
     parts = find_parts(plan.settings)
     manifest = read_manifest(plan.manifest, plan.settings.labels)
     require_classes(manifest)
-    manifest, trainings = divided(plan, manifest)
-    cache = make_cache(plan.settings.data, parts.recipe)
-    begin_record(plan.folder, plan.settings, plan.manifest, plan.num_folds)
-    write_text(plan.folder / "settings.yaml", settings_as_yaml(plan.settings))
-    divisions = [training.division for training in trainings]
-    checked = check_scans(manifest, divisions, cache, plan.folder / "check.json", plan.listener)
-    for training in trainings:
-        _train_one(plan, parts, cache, checked, training)
-    if plan.num_folds is None:
-        return summarise(read_predictions(plan.folder / PREDICTIONS_FILE))
-    return _pool(plan, trainings)
+    return parts, *divided(plan, manifest)
 
 
-def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
-    """The scans with their folds, and the trainings they are divided for.
-
-    Raises:
-        ManifestError: A patient would be on two sides, or a part would lack a class.
-        TrainingError: The manifest has another number of folds.
-    """
-    section = plan.settings.data
-    if plan.num_folds is None:
-        return manifest, [Training(plan.folder.name, plan.folder, divide(manifest, section))]
-    dealt = with_folds(manifest, plan.num_folds, section)
-    trainings = [
-        Training(f"fold {fold}", plan.folder / f"fold-{fold}", divide_fold(dealt, fold, section))
-        for fold in dealt.folds
-    ]
-    return dealt, trainings
+def _begin(plan: Plan) -> str:
+    """Write down what the run is begun with, or that it goes on; returns the precision."""
+    check_tracking(plan.settings.tracking, plan.listener.note)
+    settings = settled(plan.settings, plan.folder, plan.device)
+    begin_record(plan.folder, settings, plan.manifest, plan.num_folds, place=plan.place)
+    write_text(plan.folder / "settings.yaml", settings_as_yaml(settings))
+    return settings.training.precision
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a training wrote everything."""
-    return (folder / CLASSIFIER_FOLDER / CARD_FILE).is_file()
-
-
-def _train_one(
-    plan: Plan, parts: Parts, cache: Cache, checked: CheckedScans, training: Training
+def _do(
+    plan: Plan, parts: Parts, cache: Cache, checked: CheckedScans | None, training: Training
 ) -> None:
     """Train, judge and keep one network; one that was finished before is left as it is."""
-    if is_finished(training.folder):
+    if not from_main(is_finished(training.folder)):
+        trained = _train_one(plan, parts, cache, training)
+        on_main(lambda: _write_one(parts, checked, training, trained))
+    elif current_ranks().is_main:
         plan.listener.note(f"{training.name} was finished before.")
-        return
-    section = plan.settings.data
-    unsuitable = prepare_scans(training.division, section, cache, plan.listener)
-    _note_unsuitable(plan.listener, unsuitable)
+
+
+def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> Trained:
+    """Prepare the scans, train a network and let it judge."""
+    unsuitable = _prepare(plan, cache, training)
     division = training.division.without(unsuitable)
-    sets = labelled_sets(division, cache, section)
-    network = parts.build_network(plan.settings.training.seed)
+    sets = labelled_sets(division, cache, plan.settings.data)
+    settings = plan.settings.training
+    network = parts.build_network(settings.seed).to(plan.device)
+    folder = training.folder / TRAINING_FOLDER
+    tags = {"chestct": __version__, "place": plan.place}
+    shown = on_main(
+        lambda: Trackers(plan.settings, training.name, folder, tags=tags, note=plan.listener.note)
+    )
+
+    def show(entry: EpochLog) -> None:
+        plan.after_epoch(training.name, entry)
+        if shown is not None:
+            shown.update()
+
     with memory_explained(training.folder):
-        train(
-            network,
-            sets,
-            plan.settings.training,
-            training.folder / TRAINING_FOLDER,
-            augmentation=parts.augmentation,
-            after_epoch=lambda entry: plan.after_epoch(training.name, entry),
-        )
-        judged, origin = judge(network, sets, division, parts, training.name)
+        train(network, sets, settings, folder, augmentation=parts.augmentation, after_epoch=show)
+        judged, origin = judge(network, sets, division, parts, training.name, settings.workers)
+    return Trained(network, division, unsuitable, judged, origin, shown)
+
+
+def _prepare(plan: Plan, cache: Cache, training: Training) -> dict[int, str]:
+    """Prepare a training's scans in the first process; row number to reason of those left out."""
+    listener = plan.listener
+    found = on_main(
+        lambda: [*prepare_scans(training.division, plan.settings.data, cache, listener).items()]
+    )
+    unsuitable = {int(row): str(reason) for row, reason in from_main(found)}
+    if current_ranks().is_main:
+        _note_unsuitable(listener, unsuitable)
+    return unsuitable
+
+
+def _write_one(
+    parts: Parts, checked: CheckedScans | None, training: Training, trained: Trained
+) -> None:
+    """Write what a network says of its scans, and the network as a classifier."""
+    judged, division, origin = trained.judged, trained.division, trained.origin
     write_predictions(judged, training.folder / PREDICTIONS_FILE)
-    if checked.has_baseline:
+    if checked is not None and checked.has_baseline:
         beside = baseline_beside(judged, division, checked.facts, origin.judged_on)
         write_predictions(beside, training.folder / BASELINE_FILE)
     summary = write_evaluation(
@@ -161,10 +198,19 @@ def _train_one(
         settings=EvaluationSettings(name=training.name),
         others=_baseline([training]),
         logs=_logs([training]),
-        excluded=_named(training.division.parts[origin.judged_on], unsuitable),
+        excluded=_named(training.division.parts[origin.judged_on], trained.unsuitable),
     )
+    if trained.shown is not None:
+        trained.shown.finish(summary)
     # Last, as a training that has its classifier is finished.
-    write_classifier(training.folder / CLASSIFIER_FOLDER, network, parts, origin, summary)
+    write_classifier(training.folder / CLASSIFIER_FOLDER, trained.network, parts, origin, summary)
+
+
+def _conclude(plan: Plan, trainings: list[Training]) -> Summary:
+    """What a single training found, or all folds as one."""
+    if plan.num_folds is None:
+        return summarise(read_predictions(plan.folder / PREDICTIONS_FILE))
+    return _pool(plan, trainings)
 
 
 def _named(manifest: Manifest, reasons: Mapping[int, str]) -> dict[str, str]:

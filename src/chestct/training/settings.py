@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -55,17 +56,40 @@ class TrainingSettings(BaseModel):
     )
     label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Of the cross-entropy.")
     mixup_alpha: float = Field(default=0.0, ge=0, description="Of the Beta distribution; 0 is off.")
-    precision: Literal["float32", "bf16"] = Field(
+    precision: Literal["float32", "bf16", "auto"] = Field(
         default="float32",
-        description="bf16 runs convolutions under autocast; weights stay float32.",
+        description="bf16 runs convolutions under autocast; weights stay float32. auto is bf16 "
+        "where the processor multiplies in it, and is settled once, when the run begins.",
     )
-    workers: int = Field(
-        default=0, ge=0, description="Processes that read examples; results do not vary."
+    sync_batch_norm: bool = Field(
+        default=True,
+        description="On several GPUs, BatchNorm over the whole batch instead of each GPU's share.",
+    )
+    checkpoint_activations: bool = Field(
+        default=False,
+        description="Residual blocks are computed again on the way back: less memory, more time, "
+        "the same results.",
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile: a long first step, then faster ones on a GPU."
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=0,
+        description="Processes that read examples; results do not vary. null: none on a CPU, up "
+        "to 8 per GPU.",
     )
     checkpoint_every_s: float = Field(
         default=60.0, ge=0, description="Seconds between checkpoints within an epoch."
     )
     seed: int = Field(default=1, ge=0, description="Of shuffling, augmentation and dropout.")
+
+    @field_validator("compile")
+    @classmethod
+    def _compile_excludes_recomputing(cls, value: bool, info: Any) -> bool:
+        if value and info.data.get("checkpoint_activations"):
+            raise ValueError("it cannot be had with checkpoint_activations: switch one of them off")
+        return value
 
 
 class NetworkSection(BaseModel):
@@ -132,6 +156,30 @@ class DataSection(BaseModel):
     )
 
 
+class TrackingSection(BaseModel):
+    """Where figures are sent beside the run folder; changes no result."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mlflow_uri: str | None = Field(
+        default=None,
+        min_length=1,
+        description="MLflow's tracking URI; null: that of MLFLOW_TRACKING_URI, or no MLflow.",
+    )
+    mlflow_experiment: str = Field(
+        default="chestct", min_length=1, description="MLflow's experiment."
+    )
+
+    @field_validator("mlflow_uri")
+    @classmethod
+    def _holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and re.search(r"://[^/]*@", value):
+            # The run folder keeps all settings.
+            msg = "it holds a name or password: use MLFLOW_TRACKING_USERNAME and _PASSWORD instead"
+            raise ValueError(msg)
+        return value
+
+
 class RunSettings(BaseModel):
     """Everything a training run depends on but the scans themselves."""
 
@@ -145,3 +193,4 @@ class RunSettings(BaseModel):
     data: DataSection = DataSection()
     augmentation: AugmentationSection = AugmentationSection()
     training: TrainingSettings = TrainingSettings()
+    tracking: TrackingSection = TrackingSection()

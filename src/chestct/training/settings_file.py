@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -16,12 +16,22 @@ from chestct.training.settings import RunSettings
 
 MAX_BYTES: Final = 2**20
 
+Settings = TypeVar("Settings", bound=BaseModel)
+
 
 def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read and check the settings of a run on scans; see `read_settings_as`."""
+    return read_settings_as(RunSettings, path, overrides)
+
+
+def read_settings_as(
+    model: type[Settings], path: str | Path, overrides: Sequence[str] = ()
+) -> Settings:
     """Read and check a run's settings.
 
     Args:
-        path: A YAML file with the sections of `RunSettings`.
+        model: What they have to be: `RunSettings`, or `SliceRunSettings`.
+        path: A YAML file with the model's sections.
         overrides: Texts such as "training.epochs=5", which win over the file; what stands after
             the equals sign is read as YAML.
 
@@ -30,16 +40,16 @@ def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> RunSetting
             message names it by its dotted path.
     """
     file = Path(path)
-    values = _read_yaml(file)
+    values = _read_yaml(file, model)
     for override in overrides:
         _override(values, override)
     try:
-        return RunSettings.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise TrainingError(f"{file.name}: {_in_words(error)}") from error
+        raise TrainingError(f"{file.name}: {_in_words(error, model)}") from error
 
 
-def settings_as_yaml(settings: RunSettings) -> str:
+def settings_as_yaml(settings: BaseModel) -> str:
     """All settings with every default filled in, as `read_settings` takes them."""
     text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return text
@@ -57,7 +67,7 @@ def setting_names(model: type[BaseModel] = RunSettings, prefix: str = "") -> lis
     return names
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path, model: type[BaseModel]) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise TrainingError(f"{file} is larger than {MAX_BYTES} bytes: not a settings file.")
@@ -69,7 +79,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise TrainingError(f"{file.name} is not well-formed YAML: {error}") from error
     if not isinstance(values, dict):
-        sections = ", ".join(RunSettings.model_fields)
+        sections = ", ".join(model.model_fields)
         raise TrainingError(f"{file.name} holds no settings. Expected the sections {sections}.")
     return values
 
@@ -102,24 +112,24 @@ def _number_of(value: object) -> object:
     return float(value) if is_number else value  # type: ignore[arg-type]
 
 
-def _in_words(error: ValidationError) -> str:
+def _in_words(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem, with the dotted path of its field and what is nearest to it."""
     first = error.errors()[0]
     name = ".".join(str(step) for step in first["loc"])
     if first["type"] == "extra_forbidden":
-        return _unknown(name)
+        return _unknown(name, model)
     if first["type"] == "missing":
         return f"the setting '{name}' is missing."
     message = first["msg"].removeprefix("Value error, ")
     return f"'{name}' is {first['input']!r}: {message}.{_nearest_choice(first)}"
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, model: type[BaseModel]) -> str:
     """Say that a setting is unknown; the nearest in its own section is looked for first."""
-    names = setting_names()
+    names = setting_names(model)
     section, _, leaf = name.rpartition(".")
     inside = [each for each in names if each.rpartition(".")[0] == section]
-    here = inside if section else list(RunSettings.model_fields)
+    here = inside if section else list(model.model_fields)
     nearest = _nearest_leaf(leaf, here) or _nearest_leaf(leaf, names)
     hint = f" Did you mean '{nearest}'?" if nearest else ""
     return f"there is no setting '{name}'.{hint} Known: {', '.join(here)}."

@@ -1,0 +1,192 @@
+"""Slices of a manifest, read and brought to size once and kept in one file.
+
+Reading a picture takes longer than the step of a small network, and every epoch needs all of them:
+the file holds them as 16-bit floats, off by at most 1/4096, and is read in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from jaxtyping import Float16
+from torch.utils.data import Dataset
+
+from chestct.datasets.manifest import Manifest
+from chestct.datasets.slice_pictures import PictureForm, fitted, read_picture
+from chestct.datasets.workers import ProgressCallback, run_all
+from chestct.errors import ChestCTError, WriteError
+
+FEW_PICTURES: Final = 400
+"""So many pictures are read in this process alone."""
+
+
+@dataclass(frozen=True)
+class SliceFacts:
+    """What is known of one slice's file.
+
+    Attributes:
+        rows: Height in pixels.
+        columns: Width in pixels.
+        bits: Of a stored value.
+        coloured_share: Share of the pixels with a colour.
+        digest: Hash of its grey values; two files with the same picture have the same.
+        error: Why it cannot be read, or empty.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    bits: int = 0
+    coloured_share: float = 0.0
+    digest: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceStore:
+    """All slices of a manifest at one size.
+
+    Attributes:
+        pictures: Grey values from 0 to 1, in the order of the manifest; zeros where a slice could
+            not be read.
+        facts: Of each.
+        places: Row of the manifest to the place in both.
+    """
+
+    pictures: Float16[np.ndarray, "slice height width"]
+    facts: tuple[SliceFacts, ...]
+    places: dict[int, int]
+
+
+class LabelledSlices(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Slices with their labels, as the training loop takes scans: volumes of depth one.
+
+    Attributes:
+        labels: Index of each item's label.
+    """
+
+    def __init__(self, store: SliceStore, manifest: Manifest) -> None:
+        self.labels = manifest.label_indices
+        self._store = store
+        self._places = [store.places[row.number] for row in manifest.rows]
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Input (1, 1, height, width), a mask of ones of that size, label.
+
+        Raises:
+            IndexError: There is no such item.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        values = self._store.pictures[self._places[index]].astype(np.float32)
+        picture = torch.from_numpy(values)[None, None]
+        return picture, torch.ones_like(picture), self.labels[index]
+
+
+def gather_slices(
+    manifest: Manifest,
+    form: PictureForm,
+    folder: Path,
+    *,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> SliceStore:
+    """Read every slice of a manifest, or take what an earlier call kept.
+
+    Args:
+        manifest: One row per slice.
+        form: How pictures become inputs.
+        folder: Where the file is kept.
+        processes: How many pictures are read at once, of many; None takes all cores.
+        progress: Told how far things are.
+
+    Raises:
+        WriteError: The folder cannot be written.
+        ReadError: A file of the manifest is gone.
+    """
+    paths = [manifest.path(row) for row in manifest.rows]
+    places = {row.number: place for place, row in enumerate(manifest.rows)}
+    kept = folder / f"slices-{_key(paths, form)}"
+    values_file, facts_file = kept.with_suffix(".npy"), kept.with_suffix(".json")
+    if facts_file.is_file() and values_file.is_file():
+        facts = tuple(SliceFacts(**each) for each in json.loads(facts_file.read_text()))
+        return SliceStore(_opened(values_file), facts, places)
+    tasks = [(path, form) for path in paths]
+    # Starting a process takes as long as reading hundreds of pictures.
+    count = 1 if len(tasks) < FEW_PICTURES else processes
+    found = run_all(_read_one, tasks, processes=count, progress=progress)
+    _keep(values_file, facts_file, found)
+    return SliceStore(_opened(values_file), tuple(facts for facts, _ in found), places)
+
+
+Task = tuple[Path, PictureForm]
+Found = tuple[SliceFacts, Float16[np.ndarray, "height width"]]
+
+
+def _read_one(task: Task) -> Found:
+    """Facts and values of one slice, by any process; what goes wrong is a fact."""
+    path, form = task
+    try:
+        picture = read_picture(path, form.sixteen_bit)
+    except ChestCTError as error:
+        empty = np.zeros((form.size, form.size), dtype=np.float16)
+        return SliceFacts(error=str(error)), empty
+    rows, columns = picture.values.shape
+    # To 16 bits: grey and RGB of the same picture differ in the last digits of a float.
+    levels = np.rint(picture.values * 65535).astype(np.uint16)
+    grey = hashlib.blake2b(levels.tobytes(), digest_size=16)
+    grey.update(f"{rows} {columns}".encode())
+    share = round(picture.coloured_share, 6) if picture.is_marked else 0.0
+    facts = SliceFacts(rows, columns, picture.bits, share, grey.hexdigest())
+    return facts, fitted(picture.values, form).astype(np.float16)
+
+
+def _key(paths: Sequence[Path], form: PictureForm) -> str:
+    """Hash of what the file's content depends on; a picture that was changed changes it."""
+    stats = []
+    for path in paths:
+        try:
+            stat = path.stat()
+            stats.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
+        except OSError:
+            stats.append([str(path), 0, 0])
+    text = json.dumps([1, asdict(form), stats])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _opened(path: Path) -> Float16[np.ndarray, "slice height width"]:
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def _keep(values_file: Path, facts_file: Path, found: Sequence[Found]) -> None:
+    """Write both files aside and rename them, the facts last: they say that all is there."""
+    aside = values_file.with_name(f".{os.getpid()}.{values_file.name}")
+    try:
+        values_file.parent.mkdir(parents=True, exist_ok=True)
+        shape = (len(found), *found[0][1].shape)
+        kept = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
+        for place, (_, values) in enumerate(found):
+            kept[place] = values
+        kept.flush()
+        aside.replace(values_file)
+        text = json.dumps([asdict(facts) for facts, _ in found])
+        aside_facts = facts_file.with_name(f".{os.getpid()}.{facts_file.name}")
+        aside_facts.write_text(text, encoding="utf-8")
+        aside_facts.replace(facts_file)
+    except OSError as error:
+        with suppress(OSError):
+            aside.unlink()
+        msg = f"The prepared slices cannot be kept in {values_file.parent}: {error.strerror}. Free"
+        raise WriteError(f"{msg} some space or choose another folder (data.cache).") from error

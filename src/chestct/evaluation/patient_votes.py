@@ -1,0 +1,231 @@
+"""From the slices of a patient to the patient, in four ways.
+
+Slice-level and scan-level classifiers can then stand in one table, with the same statistics. With
+q the probability that a slice is not normal (not the last label, where none is "normal"):
+
+- mean: the mean of the slices' probabilities.
+- max: those of the slice with the highest q. One wrong slice decides.
+- share: the share of slices with q of at least a threshold. A healthy chest has such slices too, so
+  a patient is called ill from a cut on, both chosen on validation patients; below and above the cut
+  the share is stretched to 0 to 0.5 and 0.5 to 1.
+- attention: the mean weighted by exp(sharpness x q), a softmax over the patient's slices with one
+  number, chosen on validation patients; 0 is the mean, a large one the maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float64
+
+from chestct.evaluation.predictions import Predictions, PredictionsError
+from chestct.labels import NORMAL
+from chestct.lookup import look_up
+
+THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
+CUTS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+SHARPNESSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+"""What `fit_votes` chooses from."""
+
+_FLOOR: Final = 1e-3
+"""No patient is certain: keeps one slice from making a log-loss infinite."""
+
+Shares = Float64[np.ndarray, "slice class"]
+Pooled = Float64[np.ndarray, " class"]
+
+
+@dataclass(frozen=True)
+class VoteSettings:
+    """The numbers behind two of the votes; fixed ones, or those that `fit_votes` found.
+
+    Attributes:
+        slice_threshold: Of share: from which q on a slice counts, 0 to 1.
+        share_cut: Of share: from which share of slices on a patient counts as ill.
+        sharpness: Of attention: 0 weighs all slices alike.
+
+    Raises:
+        PredictionsError: A number is impossible.
+    """
+
+    slice_threshold: float = 0.5
+    share_cut: float = 0.1
+    sharpness: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.slice_threshold <= 1 and 0 < self.share_cut < 1 and self.sharpness >= 0):
+            msg = (
+                "A slice's threshold must be over 0 and up to 1, a cut between 0 and 1, a "
+                f"sharpness not negative: {self}."
+            )
+            raise PredictionsError(msg)
+
+
+def vote(
+    slices: Predictions,
+    method: str,
+    settings: VoteSettings | None = None,
+    patient_labels: Mapping[str, str] | None = None,
+) -> Predictions:
+    """Turn predictions of slices into predictions of patients.
+
+    Args:
+        slices: One row per slice.
+        method: A name in `VOTES`.
+        settings: The numbers behind the method.
+        patient_labels: Patient to the class of the whole patient; without it all slices of a
+            patient must have the same label.
+
+    Returns:
+        One row per patient, in the order in which they first come; a row's scan is its patient.
+
+    Raises:
+        UnknownNameError: There is no such method.
+        PredictionsError: A patient's class is not known.
+    """
+    pool = look_up(VOTES, method, kind="vote")
+    chosen = settings or VoteSettings()
+    background = background_of(slices.labels)
+    rows = rows_by_patient(slices)
+    pooled = [pool(slices.probabilities[each], background, chosen) for each in rows.values()]
+    return Predictions(
+        scans=tuple(rows),
+        patients=tuple(rows),
+        truth=np.array([_truth(slices, *each, patient_labels) for each in rows.items()]),
+        probabilities=np.array(pooled).reshape(len(rows), len(slices.labels)),
+        labels=slices.labels,
+        sites=_sites(slices, rows),
+    )
+
+
+def all_votes(
+    slices: Predictions,
+    settings: VoteSettings | None = None,
+    patient_labels: Mapping[str, str] | None = None,
+) -> dict[str, Predictions]:
+    """Every vote of `VOTES` by name, on the same patients in the same order."""
+    return {name: vote(slices, name, settings, patient_labels) for name in VOTES}
+
+
+def fit_votes(
+    validation: Predictions, patient_labels: Mapping[str, str] | None = None
+) -> VoteSettings:
+    """Choose the numbers behind share and attention on slices of validation patients.
+
+    Each is the one of its few candidates with the lowest log-loss over patients, the first of
+    several; with so few numbers to choose from little can be learned by heart.
+
+    Raises:
+        PredictionsError: A patient's class is not known.
+    """
+    best = VoteSettings()
+    share = [replace(best, slice_threshold=t, share_cut=c) for t, c in product(THRESHOLDS, CUTS)]
+    best = min(share, key=lambda s: _loss(vote(validation, "share", s, patient_labels)))
+    attention = [replace(best, sharpness=sharpness) for sharpness in SHARPNESSES]
+    return min(attention, key=lambda s: _loss(vote(validation, "attention", s, patient_labels)))
+
+
+def one_per_patient(scans: Predictions) -> Predictions:
+    """A scan-level classifier's predictions by patient, to stand beside votes.
+
+    Raises:
+        PredictionsError: A patient has several scans.
+    """
+    if scans.num_patients < len(scans):
+        twice = next(p for p, rows in rows_by_patient(scans).items() if len(rows) > 1)
+        row = scans.patients.index(twice) + 1
+        msg = (
+            f"The patient of row {row} has several scans ({scans.num_patients} patients, "
+            f"{len(scans)} scans), and slices are voted on by patient. Keep one scan of each."
+        )
+        raise PredictionsError(msg)
+    return replace(scans, scans=scans.patients)
+
+
+def rows_by_patient(predictions: Predictions) -> dict[str, list[int]]:
+    """Rows of each patient, patients in the order in which they first come."""
+    rows: dict[str, list[int]] = {}
+    for row, patient in enumerate(predictions.patients):
+        rows.setdefault(patient, []).append(row)
+    return rows
+
+
+def background_of(labels: tuple[str, ...]) -> int:
+    """Index of the label that means that nothing was found: normal, or the last."""
+    return labels.index(NORMAL) if NORMAL in labels else len(labels) - 1
+
+
+def _mean(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+    return np.asarray(shares.mean(axis=0))
+
+
+def _max(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+    return np.asarray(shares[int(shares[:, background].argmin())])
+
+
+def _share(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+    illness = 1 - shares[:, background]
+    counts = illness >= settings.slice_threshold
+    share, cut = float(counts.mean()), settings.share_cut
+    is_below = share < cut
+    ill = 0.5 * share / cut if is_below else 0.5 + 0.5 * (share - cut) / (1 - cut)
+    ill = min(max(ill, _FLOOR), 1 - _FLOOR)
+    # Which illness it is, is said by the slices that counted.
+    kinds = (shares[counts] if counts.any() else shares).mean(axis=0)
+    kinds[background] = 0
+    total = float(kinds.sum())
+    others = len(kinds) - 1
+    pooled = ill * (kinds / total if total > 0 else np.full(len(kinds), 1 / others))
+    pooled[background] = 1 - ill
+    return np.asarray(pooled)
+
+
+def _attention(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+    scores = settings.sharpness * (1 - shares[:, background])
+    weights = np.exp(scores - scores.max())
+    return np.asarray((weights / weights.sum()) @ shares)
+
+
+VOTES: Final[dict[str, Callable[[Shares, int, VoteSettings], Pooled]]] = {
+    "mean": _mean,
+    "max": _max,
+    "share": _share,
+    "attention": _attention,
+}
+"""Vote name to a function of a patient's slices, the background's index and the settings."""
+
+
+def _truth(
+    slices: Predictions, patient: str, rows: list[int], patient_labels: Mapping[str, str] | None
+) -> int:
+    if patient_labels is not None and patient in patient_labels:
+        label = patient_labels[patient]
+        if label in slices.labels:
+            return slices.labels.index(label)
+        msg = f"The patient of row {rows[0] + 1} is '{label}', none of {', '.join(slices.labels)}."
+        raise PredictionsError(f"{msg} Correct the column 'patient_label'.")
+    found = {int(slices.truth[row]) for row in rows}
+    if len(found) > 1:
+        named = " and ".join(sorted(slices.labels[index] for index in found))
+        msg = (
+            f"The patient of row {rows[0] + 1} has slices labelled {named}, and nothing says what "
+            "the patient is. Add the column 'patient_label' with the class of the whole patient."
+        )
+        raise PredictionsError(msg)
+    return found.pop()
+
+
+def _sites(slices: Predictions, rows: Mapping[str, list[int]]) -> tuple[str, ...] | None:
+    """Where each patient's first slice comes from."""
+    if slices.sites is None:
+        return None
+    return tuple(slices.sites[each[0]] for each in rows.values())
+
+
+def _loss(patients: Predictions) -> float:
+    """Mean negative log-probability of the truth, with a floor."""
+    of_truth = patients.probabilities[np.arange(len(patients)), patients.truth]
+    return float(-np.log(np.maximum(of_truth, _FLOOR)).mean())

@@ -1,0 +1,104 @@
+"""From labelled examples to batches on the device, read ahead where that is worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from chestct.errors import ChestCTError, TrainingError
+from chestct.training.devices import num_workers
+
+LabelledInputs = Dataset[tuple[torch.Tensor, torch.Tensor, int]]
+"""Input (channel, depth, height, width), lungs (1, depth, height, width) and label index."""
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Inputs, lungs and label indices of several examples."""
+
+_READ_AHEAD: Final = 2
+"""Batches that each reading process has ready."""
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """Stands for an example that could not be read, in the place of a batch too."""
+
+    reason: str
+
+
+class _Guarded(Dataset[Any]):
+    """Examples, or why one could not be read.
+
+    An exception that leaves a reading process arrives with a traceback in its message, and a user
+    should not have to look at one.
+    """
+
+    def __init__(self, examples: LabelledInputs) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> object:
+        try:
+            return self._examples[index]
+        except (ChestCTError, OSError) as error:
+            return _Unreadable(str(error))
+
+
+def _collate(examples: list[Any]) -> object:
+    """One batch, or the first example that could not be read."""
+    failed = [example for example in examples if isinstance(example, _Unreadable)]
+    return failed[0] if failed else default_collate(examples)
+
+
+def make_loader(
+    examples: LabelledInputs,
+    steps: Iterable[list[int]],
+    *,
+    workers: int | None,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """What reads the examples of one step after the other; reading processes stay for all of them.
+
+    Args:
+        examples: What is read from.
+        steps: Numbers of the examples of each step.
+        workers: Processes that read; None leaves it to `devices.num_workers`.
+        device: Where the batches will go.
+    """
+    count = num_workers(workers, device)
+    return DataLoader(
+        _Guarded(examples),
+        batch_sampler=steps,
+        num_workers=count,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=_READ_AHEAD if count else None,
+        persistent_workers=count > 0,
+    )
+
+
+def batches_on(device: torch.device, loader: DataLoader[Any]) -> Iterator[Batch]:
+    """A loader's batches, moved while the device is still busy with the one before.
+
+    Raises:
+        TrainingError: An example could not be read.
+    """
+    for found in loader:
+        if isinstance(found, _Unreadable):
+            msg = (
+                f"{found.reason} Training was stopped there. Mend the scan and start the same "
+                "command again: it goes on from its last checkpoint."
+            )
+            raise TrainingError(msg)
+        batch, lungs, labels = (part.to(device, non_blocking=True) for part in found)
+        yield batch, lungs, labels
+
+
+def in_steps(numbers: Sequence[int], size: int) -> list[list[int]]:
+    """Numbers in their order, so many at a time."""
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]

@@ -1,0 +1,109 @@
+"""Every network learns eight scans by heart within a bounded number of steps of the real loop.
+
+Inputs are the smallest that a network's layers leave something of, with dropout off. What counts is
+the training accuracy, with BatchNorm's statistics those of the eight scans: the moving ones, with
+Keras's momentum of 0.99 that the published networks keep, would need hundreds of steps to settle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from chestct.networks import NETWORKS, build_network
+from chestct.training.loop import train
+from chestct.training.run import EpochLog, LabelledSets
+from chestct.training.settings import TrainingSettings
+
+NUM_SCANS = 8
+
+
+class SmoothScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Eight smooth random volumes; nothing about them tells the label."""
+
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.rand(NUM_SCANS, 1, 4, 4, 4, generator=generator)
+        self.scans = 4 * nn.functional.interpolate(coarse, size=shape, mode="trilinear") - 2
+        order = torch.randperm(NUM_SCANS, generator=generator)
+        self.labels = (order % 2).tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        scan = self.scans[index]
+        return scan, torch.ones_like(scan), self.labels[index]
+
+
+@dataclass(frozen=True)
+class Task:
+    network: str
+    steps: int
+    rate: float
+    size: int
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+RESNET = {"width": 4, "head_units": 16, "dropout": 0.0}
+TASKS = {
+    "roi_resnet18": Task("roi_resnet18", 15, 0.003, 32, RESNET),
+    "roi_resnet50": Task("roi_resnet50", 25, 0.003, 32, RESNET),
+    "roi_resnet101": Task("roi_resnet101", 30, 0.003, 32, RESNET),
+    "maseres paper": Task("maseres", 10, 0.003, 14, {"attention": "paper", "dropout": 0.0}),
+    "maseres published": Task("maseres", 10, 0.003, 14, {"attention": "published", "dropout": 0.0}),
+    "alexnet3d": Task("alexnet3d", 12, 3e-4, 35, {"dense_units": 32, "dropout": 0.0}),
+    "voxcnn": Task("voxcnn", 30, 1e-3, 100, {"dropout": 0.0}),
+}
+# Its unpadded convolutions leave nothing of less than 100^3: minutes where others take seconds.
+SLOW = {"voxcnn"}
+
+
+def test_every_network_is_among_them() -> None:
+    assert {task.network for task in TASKS.values()} == set(NETWORKS)
+
+
+class LearnedError(Exception):
+    """All scans are right: nothing is left to be learned."""
+
+
+def num_right(network: nn.Module, scans: SmoothScans) -> int:
+    with torch.no_grad():
+        logits = network.train()(scans.scans, torch.ones_like(scans.scans))
+    return int((logits.argmax(1) == torch.tensor(scans.labels)).sum())
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in TASKS]
+)
+def test_a_network_learns_eight_scans_by_heart(name: str, tmp_path: Path) -> None:
+    task = TASKS[name]
+    shape = (task.size, task.size, task.size)
+    by_shape = {} if task.network.startswith("roi") else {"input_shape": list(shape)}
+    torch.manual_seed(0)
+    network = build_network(task.network, 1, 2, {**task.settings, **by_shape})
+    scans = SmoothScans(shape)
+    assert num_right(network, scans) < NUM_SCANS
+    settings = TrainingSettings(
+        epochs=task.steps,
+        batch_size=NUM_SCANS,
+        optimizer="adam",
+        learning_rate=task.rate,
+        weight_decay=0.0,
+        schedule="constant",
+        warmup_epochs=0,
+        keep="last",
+    )
+
+    def stop_when_learned(_entry: EpochLog) -> None:
+        if num_right(network, scans) == NUM_SCANS:
+            raise LearnedError
+
+    sets = LabelledSets(scans, scans, num_classes=2)
+    with pytest.raises(LearnedError):
+        train(network, sets, settings, tmp_path, after_epoch=stop_when_learned)
