@@ -1,0 +1,152 @@
+"""What a training step costs: layout, precision, recomputing and compiling, on a CPU or a GPU.
+
+    python benchmarks/training_speed.py [--device cuda] [--network maseres] [--size 128] [--batch 2]
+        [--repeats 5] [--compile]
+
+Every form runs alternately in this one process, each with a network of its own and the same drawn
+weights; medians are reported, on a CPU of processor time, summed over its threads, so that a busy
+machine does not count, and on a GPU of time with the most memory. A step is forward, loss, backward
+and Adam on a batch that is there already: reading and augmentation are not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import nn
+
+from chestct.networks import NETWORKS, build_network
+from chestct.training.devices import tuned_for
+from chestct.training.recompute import recomputing
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to run a step."""
+
+    name: str
+    precision: str = "float32"
+    is_channels_last: bool = True
+    is_recomputing: bool = False
+    is_compiled: bool = False
+
+
+FORMS = (
+    Form("float32, plain layout", is_channels_last=False),
+    Form("float32"),
+    Form("bf16", "bf16"),
+    Form("float32, recomputing", is_recomputing=True),
+    Form("bf16, recomputing", "bf16", is_recomputing=True),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is trained on what."""
+
+    network: str
+    size: int
+    batch: int
+    device: torch.device
+
+    def build(self) -> nn.Module:
+        """The network with always the same weights."""
+        torch.manual_seed(0)
+        has_shape = self.network in ("maseres", "alexnet3d", "voxcnn")
+        settings: dict[str, object] = {"input_shape": [self.size] * 3} if has_shape else {}
+        return build_network(self.network, 1, 3, settings).to(self.device).train()
+
+    def step(self, form: Form, stack: ExitStack) -> Callable[[], float]:
+        """A function that does one step and returns its loss."""
+        network = self.build()
+        if form.is_recomputing:
+            stack.enter_context(recomputing(network))
+        if form.is_channels_last:
+            network.to(memory_format=torch.channels_last_3d)
+        called = torch.compile(network) if form.is_compiled else network
+        optimizer = torch.optim.Adam(network.parameters(), 1e-4)
+        shape = (self.batch, 1, self.size, self.size, self.size)
+        scans, lungs = torch.rand(shape, device=self.device), torch.ones(shape, device=self.device)
+        targets = torch.arange(self.batch, device=self.device) % 3
+        kind, is_mixed = self.device.type, form.precision == "bf16"
+
+        def run() -> float:
+            with torch.autocast(kind, torch.bfloat16, enabled=is_mixed):
+                logits = called(scans, lungs)
+            loss = nn.functional.cross_entropy(logits.float(), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return float(loss.detach())
+
+        return run
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], str]]:
+    """Says in the end what the GPU held at most; nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    yield (
+        lambda: (
+            f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB with all others' weights"
+            if device.type == "cuda"
+            else ""
+        )
+    )
+
+
+def measure(work: Work, forms: tuple[Form, ...], repeats: int) -> None:
+    """Run every form in turns and print medians."""
+    clock = time.perf_counter if work.device.type == "cuda" else time.process_time
+    with ExitStack() as stack, tuned_for(work.device):
+        steps = {form: work.step(form, stack) for form in forms}
+        spent: dict[Form, list[float]] = {form: [] for form in forms}
+        memory: dict[Form, str] = {}
+        for turn in range(repeats + 1):
+            for form, step in steps.items():
+                with peak_memory(work.device) as peak:
+                    start = clock()
+                    step()
+                    memory[form] = peak()
+                if turn:
+                    spent[form].append(clock() - start)
+        first = median(spent[forms[0]])
+        for form, seconds in spent.items():
+            middle = median(seconds)
+            print(
+                f"{form.name}: {middle * 1000:.1f} ms a step, {middle / first:.2f} of the first"
+                f"{memory[form]}"
+            )
+
+
+def main() -> None:
+    """Measure one network on one device."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="maseres")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="add the compiled forms")
+    chosen = parser.parse_args()
+    work = Work(chosen.network, chosen.size, chosen.batch, torch.device(chosen.device))
+    compiled = (
+        Form("float32, compiled", is_compiled=True),
+        Form("bf16, compiled", "bf16", is_compiled=True),
+    )
+    print(
+        f"{work.network}, batch {work.batch}, {work.size}^3 on {work.device}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
+    measure(work, FORMS + (compiled if chosen.compile else ()), chosen.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The MASERes paper's results, recomputed from the counts that its notebooks print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from chestct.evaluation.intervals import Estimate, clopper_pearson_upper
+from chestct.evaluation.metrics import ClassCounts
+from chestct.labels import COVID19, NORMAL
+from chestct.studies.audit_maseres_tests import (
+    KappaAudit,
+    PValueAudit,
+    SoundTests,
+    audit_kappa,
+    audit_p_values,
+    sound_tests,
+)
+from chestct.studies.audit_scores import ClassScores, percent_of, rounded, score_class
+from chestct.studies.published.facts import MaseresFacts, TestedModel, maseres_facts
+
+_MOST_PAIRS: Final = 1000
+"""With more pairs of cases, four digits of an AUC no longer tell how many are in order."""
+
+
+@dataclass(frozen=True)
+class ModelAudit:
+    """A model's test result with intervals; normal is the positive class, as in the paper.
+
+    Attributes:
+        name: As in the paper.
+        accuracy: All right decisions.
+        scores: Normal against COVID-19: sensitivity is the recall of normal cases.
+        covid_recall: COVID-19 cases found, the paper's specificity.
+        auc: As printed by the notebook; None where none is.
+        num_pairs: Pairs of a normal and a COVID-19 case, which an AUC counts.
+        pairs_in_order: Pairs in the right order, ties counting half, from the printed AUC; None
+            where its four digits leave it open.
+    """
+
+    name: str
+    accuracy: Estimate
+    scores: ClassScores
+    covid_recall: Estimate
+    auc: float | None
+    num_pairs: int
+    pairs_in_order: float | None
+
+
+@dataclass(frozen=True)
+class NoErrors:
+    """What "n of n right" allows one to say.
+
+    Attributes:
+        what: Whose cases they are.
+        rate: The share with Wilson's interval.
+        exact_low: Lower end of the two-sided Clopper-Pearson interval.
+        error_bound: Exact one-sided 95 % bound of the error rate.
+        rule_of_three: 3 / n, its quick approximation.
+    """
+
+    what: str
+    rate: Estimate
+    exact_low: float
+    error_bound: float
+    rule_of_three: float
+
+
+@dataclass(frozen=True)
+class MaseresAudit:
+    """Everything recomputed about the MASERes paper.
+
+    Attributes:
+        citation: The paper.
+        patients: The three 3D networks on 21 patients.
+        slices: The six transfer networks on 966 slices.
+        damaged: The damaged models on the same 21 patients.
+        damaged_as_printed: Whether Table 7 equals the counts, by model.
+        p_values: Table 5.
+        tests: The same comparisons by other tests.
+        kappas: The two kappas of the text.
+        no_errors: What 21/21 means.
+        patients_needed: Patients without an error after which the exact bound is at most 5 %.
+        ctset: Normal and COVID-19 counts that print all five figures of Table 6.
+        ctset_scores: Of these counts, when there is one set of them.
+        split_as_printed: Whether the shuffle gives the names that the notebooks print, by class.
+    """
+
+    citation: str
+    patients: tuple[ModelAudit, ...]
+    slices: tuple[ModelAudit, ...]
+    damaged: tuple[ModelAudit, ...]
+    damaged_as_printed: dict[str, bool]
+    p_values: tuple[PValueAudit, ...]
+    tests: tuple[SoundTests, ...]
+    kappas: tuple[KappaAudit, ...]
+    no_errors: tuple[NoErrors, ...]
+    patients_needed: int
+    ctset: tuple[ClassCounts, ...]
+    ctset_scores: ModelAudit | None
+    split_as_printed: dict[str, bool]
+
+
+def audit_maseres_paper() -> MaseresAudit:
+    """Recompute all that the packaged facts allow."""
+    facts = maseres_facts()
+    main, *others = facts.patient_models
+    ctset = ctset_counts(facts)
+    damaged = tuple(audit_model(model) for model in facts.damaged_models)
+    return MaseresAudit(
+        citation=facts.citation,
+        patients=tuple(audit_model(model) for model in facts.patient_models),
+        slices=tuple(audit_model(model) for model in facts.slice_models),
+        damaged=damaged,
+        damaged_as_printed={
+            each.name: _is_as_printed(each, facts.table_7[each.name]) for each in damaged
+        },
+        p_values=tuple(
+            row for other in others for row in audit_p_values(main, other, facts.table_5)
+        ),
+        tests=tuple(sound_tests(main, other) for other in others),
+        kappas=tuple(audit_kappa(main, other, facts.kappa[other.name]) for other in others),
+        no_errors=_no_errors(main),
+        patients_needed=next(n for n in range(1, 1000) if clopper_pearson_upper(0, n) <= 0.05),
+        ctset=ctset,
+        ctset_scores=_audit_ctset(ctset),
+        split_as_printed=_split_as_printed(facts),
+    )
+
+
+def audit_model(model: TestedModel) -> ModelAudit:
+    """A model's figures with intervals."""
+    counts = model.counts
+    num_pairs = (counts.tp + counts.fn) * (counts.tn + counts.fp)
+    scores = score_class(counts, NORMAL)
+    return ModelAudit(
+        name=model.name,
+        accuracy=scores.one_vs_rest_accuracy,
+        scores=scores,
+        covid_recall=scores.specificity,
+        auc=model.auc,
+        num_pairs=num_pairs,
+        pairs_in_order=_pairs_in_order(model.auc, num_pairs),
+    )
+
+
+def _pairs_in_order(auc: float | None, num_pairs: int) -> float | None:
+    if auc is None or num_pairs > _MOST_PAIRS:
+        return None
+    return rounded(2 * auc * num_pairs, 0) / 2
+
+
+def ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
+    """Every set of counts that prints all five figures of Table 6."""
+    covid, normal = facts.table_6_cases
+    found = []
+    for tp in range(normal + 1):
+        for tn in range(covid + 1):
+            counts = ClassCounts(tp=tp, fn=normal - tp, fp=covid - tn, tn=tn)
+            if _printed(counts) == facts.table_6:
+                found.append(counts)
+    return tuple(found)
+
+
+def _printed(counts: ClassCounts) -> dict[str, float | None]:
+    """The five figures in per cent with two digits."""
+    scores = score_class(counts, NORMAL)
+    return {
+        "accuracy": percent_of(scores.one_vs_rest_accuracy, 2),
+        "precision": percent_of(scores.ppv, 2),
+        "sensitivity": percent_of(scores.sensitivity, 2),
+        "specificity": percent_of(scores.specificity, 2),
+        "f1": None if scores.f1 is None else rounded(100 * scores.f1, 2),
+    }
+
+
+def _no_errors(main: TestedModel) -> tuple[NoErrors, ...]:
+    audited = audit_model(main)
+    rates = {
+        "all test patients": audited.accuracy,
+        "COVID-19 patients": audited.covid_recall,
+        "normal patients": audited.scores.sensitivity,
+    }
+    return tuple(_zero_errors(what, rate) for what, rate in rates.items())
+
+
+def _zero_errors(what: str, rate: Estimate) -> NoErrors:
+    total = rate.total or 0
+    return NoErrors(
+        what=what,
+        rate=rate,
+        exact_low=1 - clopper_pearson_upper(0, total, level=0.975),
+        error_bound=clopper_pearson_upper(0, total),
+        rule_of_three=3 / total,
+    )
+
+
+def _audit_ctset(found: tuple[ClassCounts, ...]) -> ModelAudit | None:
+    """The figures behind Table 6, when only one set of counts prints them."""
+    if len(found) != 1:
+        return None
+    return audit_model(TestedModel("COVID-CTset", found[0], auc=None))
+
+
+def _is_as_printed(audited: ModelAudit, printed: dict[str, float]) -> bool:
+    found = {
+        COVID19: percent_of(audited.covid_recall, 2),
+        NORMAL: percent_of(audited.scores.sensitivity, 2),
+        "all": percent_of(audited.accuracy, 2),
+    }
+    return found == printed
+
+
+def _split_as_printed(facts: MaseresFacts) -> dict[str, bool]:
+    """Whether Python's shuffle with seed 1 gives the names that the notebooks print first."""
+    names = {
+        COVID19: sorted(str(number) for number in range(1, 134)),
+        NORMAL: [f"{number:03d}" for number in range(1, 77)],
+    }
+    found = {}
+    for label, shuffled in names.items():
+        Random(1).shuffle(shuffled)
+        found[label] = tuple(shuffled[:5]) == facts.first_after_shuffle[label]
+    return found

@@ -1,0 +1,246 @@
+"""A run's results beside what its paper prints and what the paper's own files give.
+
+The scans are never the same ones unless the run was made on the paper's data, so nothing is tested
+here: figures stand side by side, each with its interval where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+from chestct.evaluation.intervals import Estimate, Figures
+from chestct.evaluation.resampling import Bootstrap
+from chestct.labels import COVID19, NORMAL, THREE_CLASSES, TWO_CLASSES
+from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
+from chestct.studies.finished_runs import Run, read_run
+from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
+from chestct.studies.roi_ablation import ROWS_FOLDER, StudyError
+from chestct.training.session import PREDICTIONS_FILE
+
+ROI_NETWORKS: Final = {
+    "roi_resnet18": "ResNet-18",
+    "roi_resnet50": "ResNet-50",
+    "roi_resnet101": "ResNet-101",
+}
+MASERES_NETWORKS: Final = {"maseres": "MASERes", "alexnet3d": "3D-AlexNet", "voxcnn": "VoxCNN"}
+SLICE_NETWORKS: Final = {
+    "vgg19": "VGG19",
+    "inception_v3": "InceptionV3",
+    "resnet50_v2": "ResNet50V2",
+    "xception": "Xception",
+    "mobilenet_v2": "MobileNetV2",
+    "densenet169": "DenseNet169",
+}
+"""Our name of a network to the paper's."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One figure three times.
+
+    Attributes:
+        figure: What it is, with the paper's own name for it where that is another one.
+        published: As the paper prints it, as a share; None where it does not.
+        recomputed: From the paper's own files; None where there are none.
+        ours: The run's.
+    """
+
+    figure: str
+    published: float | None
+    recomputed: Estimate | None
+    ours: Estimate
+
+    @property
+    def is_inside(self) -> bool | None:
+        """Whether the run's interval holds the published figure; None where one is missing."""
+        if self.published is None or self.ours.low is None or self.ours.high is None:
+            return None
+        # Half a unit of the last digit printed, which is 0.1 per cent.
+        return self.ours.low - 0.0005 <= self.published <= self.ours.high + 0.0005
+
+
+@dataclass(frozen=True)
+class PaperComparison:
+    """A run and its row of a paper.
+
+    Attributes:
+        run: Name of the run folder.
+        citation: The paper.
+        place: Where in it the figures stand.
+        figures: Side by side.
+        remarks: What has to be known to read them.
+    """
+
+    run: str
+    citation: str
+    place: str
+    figures: tuple[Beside, ...]
+    remarks: tuple[str, ...]
+
+
+def compare_with_paper(
+    folder: Path, bootstrap: Bootstrap | None = None
+) -> tuple[PaperComparison, ...]:
+    """Put a run, or every finished row of an ablation study, beside its paper.
+
+    Args:
+        folder: A run folder of `chestct train`, or the folder of `chestct study roi-ablation`.
+        bootstrap: How patients are drawn; None takes the default.
+
+    Raises:
+        ReadError: It is no such folder, or not finished.
+        StudyError: No paper has results of this network with these classes.
+    """
+    rows = sorted((folder / ROWS_FOLDER).glob(f"*/{PREDICTIONS_FILE}"))
+    folders = [path.parent for path in rows] or [folder]
+    found = [_compare(read_run(each, bootstrap)) for each in folders]
+    return tuple(sorted(found, key=lambda each: _row_number(each.place)))
+
+
+def _compare(run: Run) -> PaperComparison:
+    if run.network in ROI_NETWORKS and set(run.labels) == set(THREE_CLASSES):
+        return _beside_roi(run)
+    of_two = {**MASERES_NETWORKS, **SLICE_NETWORKS}
+    if run.network in of_two and set(run.labels) == set(TWO_CLASSES):
+        return _beside_maseres(run)
+    msg = (
+        f"{run.name} is a {run.network} with the classes {', '.join(run.labels)}: no paper has "
+        f"figures of that. Those of {', '.join(ROI_NETWORKS)} are for {', '.join(THREE_CLASSES)}, "
+        f"those of {', '.join(of_two)} for {', '.join(TWO_CLASSES)}."
+    )
+    raise StudyError(msg)
+
+
+def _beside_roi(run: Run) -> PaperComparison:
+    facts = roi_facts()
+    is_cross_validated = run.num_folds is not None
+    table, number = (facts.table_6, 6) if is_cross_validated else (facts.table_7, 7)
+    row, remarks = _nearest_row(run, table)
+    recomputed = None
+    if not is_cross_validated:
+        recomputed = score(facts.official, facts.predicted[row.row])
+        remarks += ["Recomputed: from the row's prediction file and the official labels."]
+    else:
+        remarks += ["Recomputed: not possible, no predictions of Table 6 were published."]
+    kind = "RoI-aware" if row.roi else "plain"
+    return PaperComparison(
+        run.name,
+        facts.citation,
+        f"Table {number}, row {row.row}: {row.network}, {kind}, t = {row.t} %",
+        tuple(_roi_figures(run.figures, row, recomputed)),
+        (_scans_remark(run), *remarks, "The column that the paper heads SPE holds PPV."),
+    )
+
+
+def _nearest_row(run: Run, table: Sequence[TableRow]) -> tuple[TableRow, list[str]]:
+    """The row of the same network and kind with the nearest t, and in what the run differs."""
+    gating = run.gating
+    is_roi = gating not in ("none", "published")
+    wanted = 100 * (run.threshold or 0.0)
+    network = ROI_NETWORKS[run.network]
+    alike = [row for row in table if row.network == network and row.roi == is_roi]
+    row = min(alike, key=lambda row: abs(row.t - wanted))
+    remarks = []
+    if gating == "published":
+        remarks.append("The published gates confine nothing to the lungs: beside the plain row.")
+    elif is_roi and gating != "figure":
+        remarks.append(f"The run's gates are placed as '{gating}', the paper's at four layers.")
+    if abs(row.t - wanted) > 1e-6:
+        used = f"t = {wanted:g} %" if wanted else "all slices"
+        remarks.append(f"The run uses {used}: the nearest row is shown.")
+    return row, remarks
+
+
+def _roi_figures(figures: Figures, row: TableRow, recomputed: Scores | None) -> list[Beside]:
+    found = [
+        Beside(
+            "accuracy (AC)",
+            row.accuracy / 100,
+            recomputed.accuracy if recomputed else None,
+            figures.overall["accuracy"],
+        )
+    ]
+    printed: dict[str, tuple[str, Callable[[ClassScores], Estimate], Sequence[float] | None]] = {
+        "sensitivity": ("sensitivity {} (SEN)", lambda s: s.sensitivity, row.sensitivity),
+        "ppv": ("PPV {} (SPE)", lambda s: s.ppv, row.spe),
+        "specificity": ("specificity {}", lambda s: s.specificity, None),
+    }
+    for name, (words, take, shown) in printed.items():
+        for index, label in enumerate(THREE_CLASSES):
+            found.append(
+                Beside(
+                    words.format(label),
+                    None if shown is None else shown[index] / 100,
+                    take(recomputed.classes[label]) if recomputed else None,
+                    figures.per_class[label][name],
+                )
+            )
+    return found
+
+
+def _beside_maseres(run: Run) -> PaperComparison:
+    facts = maseres_facts()
+    is_slices = run.network in SLICE_NETWORKS
+    name = {**MASERES_NETWORKS, **SLICE_NETWORKS}[run.network]
+    models = facts.slice_models if is_slices else facts.patient_models
+    (model,) = (each for each in models if each.name == name)
+    counts = model.counts
+    total = counts.tp + counts.fn + counts.fp + counts.tn
+    remarks = [
+        _scans_remark(run),
+        "Normal is the paper's positive class: its sensitivity is the recall of normal scans, "
+        "its specificity the recall of COVID-19.",
+        "Recomputed: from the counts that the notebook prints.",
+    ]
+    if is_slices:
+        remarks.append("The paper split slices, not patients: its test slices are no new patients.")
+    level = f"slice level, {name} on {total} slices"
+    place = level if is_slices else f"patient level, {name} on {total} patients"
+    figures = tuple(_maseres_figures(run.figures, model))
+    return PaperComparison(run.name, facts.citation, place, figures, tuple(remarks))
+
+
+def _maseres_figures(figures: Figures, model: TestedModel) -> list[Beside]:
+    scores = score_class(model.counts, NORMAL)
+    normal = figures.per_class[NORMAL]
+    rows: list[tuple[str, Estimate, Estimate]] = [
+        ("accuracy", scores.one_vs_rest_accuracy, figures.overall["accuracy"]),
+        ("recall of normal (sensitivity)", scores.sensitivity, normal["sensitivity"]),
+        (
+            f"recall of {COVID19} (specificity)",
+            scores.specificity,
+            figures.per_class[COVID19]["sensitivity"],
+        ),
+        ("PPV of normal (precision)", scores.ppv, normal["ppv"]),
+        ("F1 of normal", Estimate(scores.f1), normal["f1"]),
+    ]
+    found = [Beside(words, _printed(theirs), theirs, ours) for words, theirs, ours in rows]
+    return [*found, Beside("AUC", model.auc, None, normal["auc"])]
+
+
+def _printed(estimate: Estimate) -> float | None:
+    """A share as the notebooks print it, in per cent with two digits."""
+    if estimate.value is None:
+        return None
+    value = estimate.value
+    if estimate.total and estimate.hits is not None:
+        return rounded(Fraction(100 * estimate.hits, estimate.total), 2) / 100
+    return rounded(100 * value, 2) / 100
+
+
+def _scans_remark(run: Run) -> str:
+    folds = f", {run.num_folds} folds pooled" if run.num_folds else ""
+    return (
+        f"The run was judged on {run.num_scans} scans{folds} of its own manifest. Unless they are "
+        "the paper's scans, the figures differ by the scans too, and no test is made."
+    )
+
+
+def _row_number(place: str) -> int:
+    """Row of a table, for sorting; 0 where a place has none."""
+    _, _, rest = place.partition("row ")
+    return int(rest.partition(":")[0]) if rest else 0

@@ -1,0 +1,229 @@
+"""What the answers to an audit's questions mean, by rules that are written out here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from chestct.labels import NORMAL, UNSUITABLE
+from chestct.studies.model_audit_blanking import (
+    LESION,
+    LUNGS_HEALTHY,
+    LUNGS_TISSUE,
+    OUTSIDE_AIR,
+    OUTSIDE_BACKGROUND,
+    OUTSIDE_TISSUE,
+)
+from chestct.studies.model_audit_changes import MIRROR
+from chestct.studies.model_audit_record import (
+    CHANGED_FROM,
+    FINE,
+    HEAT_MAP,
+    NOTABLE,
+    REMARK,
+    SAME_MAP_FROM,
+    SERIOUS,
+    SEVERITIES,
+    STABILITY,
+    Finding,
+    Probe,
+    ScanAudit,
+)
+
+_OUTSIDE: Final = (OUTSIDE_AIR, OUTSIDE_TISSUE, OUTSIDE_BACKGROUND)
+
+
+def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
+    """What one scan's answers mean, worst first.
+
+    * Lungs: serious where decision and probability stand both with healthy and with solid lungs;
+      notable where only the decision does, as painted lungs have no texture to see a disease in,
+      and where a disease is still seen in lungs that were made healthy throughout.
+    * Outside: a decision that changes when all but the lungs is blanked is notable, and serious
+      where it does not rest on the lungs either.
+    * Lesion: a disease that is called as before without it is serious where the lesion is known,
+      notable where it is the region of the heat-map.
+    * Weights: a map that is the same with other weights by rank correlation and by structural
+      similarity is serious; by rank alone notable, as coarse maps have few ranks to differ in.
+    * Stability: each harmless change that changes the decision, or its probability by 0.1, is
+      notable; of the exchange of left and right it is a remark, as hearts lie on the left.
+    """
+    if audit.decision == UNSUITABLE:
+        return (Finding(REMARK, "scan", "The scan is unsuitable and was not asked about."),)
+    found = [
+        *_about_lungs(audit),
+        *_about_outside(audit),
+        *_about_lesion(audit),
+        *_about_weights(audit),
+        *_about_stability(audit),
+    ]
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+
+
+def worst_severity(findings: Sequence[Finding]) -> str:
+    """The worst severity among findings; "fine" where there are none."""
+    return min((each.severity for each in findings), key=SEVERITIES.index, default=FINE)
+
+
+def ignores_lungs(audit: ScanAudit) -> bool:
+    """Whether decision and probability stand whatever the lungs are filled with."""
+    painted = [audit.probe(name) for name in (LUNGS_HEALTHY, LUNGS_TISSUE)]
+    return all(probe is not None and not _is_moved(probe) for probe in painted)
+
+
+def follows_outside(audit: ScanAudit) -> bool:
+    """Whether the decision changes with what lies outside the lungs."""
+    return any(not probe.is_same for probe in _outside_probes(audit))
+
+
+def _about_lungs(audit: ScanAudit) -> Iterator[Finding]:
+    healthy, tissue = audit.probe(LUNGS_HEALTHY), audit.probe(LUNGS_TISSUE)
+    if healthy is None or tissue is None:
+        return
+    if ignores_lungs(audit):
+        yield Finding(
+            SERIOUS,
+            "lungs",
+            f"The decision does not rest on the lungs: it stays {audit.decision} when they are "
+            f"filled with healthy lung ({_from_to(audit, healthy)}) and when they are filled with "
+            f"soft tissue ({_from_to(audit, tissue)}).",
+        )
+    elif healthy.is_same and tissue.is_same:
+        yield Finding(
+            NOTABLE,
+            "lungs",
+            f"The decision stays {audit.decision} with lungs all healthy and with lungs all solid, "
+            f"but not its probability ({audit.share:.2f} before, {healthy.share:.2f} and "
+            f"{tissue.share:.2f} after).",
+        )
+    elif healthy.is_same and _is_disease(audit):
+        yield Finding(
+            NOTABLE,
+            "lungs",
+            f"{audit.decision} is still the decision when the lungs are filled evenly with healthy "
+            f"lung ({_from_to(audit, healthy)}): their outline is enough for it.",
+        )
+    else:
+        changed = healthy if not healthy.is_same else tissue
+        yield Finding(
+            FINE,
+            "lungs",
+            f"The decision rests on the lungs: {changed.words}, it becomes {changed.decision}.",
+        )
+
+
+def _about_outside(audit: ScanAudit) -> Iterator[Finding]:
+    probes = _outside_probes(audit)
+    changed = [probe for probe in probes if not probe.is_same]
+    if changed and ignores_lungs(audit):
+        yield Finding(
+            SERIOUS,
+            "outside",
+            "The model decides on what lies outside the lungs, such as the table or the body's "
+            f"outline: {_became(changed[0])}.",
+        )
+    elif changed:
+        yield Finding(
+            NOTABLE,
+            "outside",
+            f"What lies outside the lungs matters to the decision: {_became(changed[0])}.",
+        )
+    elif probes:
+        most = max(probes, key=_size_of_change)
+        severity = NOTABLE if _size_of_change(most) >= CHANGED_FROM else FINE
+        yield Finding(
+            severity,
+            "outside",
+            f"The decision stands without what lies outside the lungs: {most.words}, "
+            f"{_from_to(audit, most)}.",
+        )
+
+
+def _about_lesion(audit: ScanAudit) -> Iterator[Finding]:
+    probe = audit.probe(LESION)
+    if probe is None or not _is_disease(audit):
+        return
+    change = probe.change or 0.0
+    where = f"{audit.lesion_source}, {audit.lesion_share or 0.0:.0%} of the lungs"
+    if probe.is_same and change > -CHANGED_FROM:
+        yield Finding(
+            NOTABLE if audit.lesion_source == HEAT_MAP else SERIOUS,
+            "lesion",
+            f"The lesion makes no difference: {audit.decision} stays the decision without it "
+            f"({where}; {_from_to(audit, probe)}).",
+        )
+    else:
+        yield Finding(
+            FINE,
+            "lesion",
+            f"The decision rests on the lesion ({where}): without it {_from_to(audit, probe)}, "
+            f"decision {probe.decision}.",
+        )
+
+
+def _about_weights(audit: ScanAudit) -> Iterator[Finding]:
+    test = audit.map_test
+    if test is None:
+        yield Finding(REMARK, "weights", "No map could be made of this network's answer.")
+    elif not test.has_evidence:
+        yield Finding(NOTABLE, "weights", f"The {test.method} map is zero everywhere.")
+    else:
+        likeness = (
+            f"rank correlation {test.spearman:.2f}, structural similarity {test.ssim:.2f}, medians "
+            f"of {test.num_compared} maps of random networks"
+        )
+        same = [value >= SAME_MAP_FROM for value in (test.spearman, test.ssim)]
+        if all(same):
+            severity, words = SERIOUS, "does not depend on the weights"
+        elif same[0]:
+            severity, words = NOTABLE, "ranks places much as maps of random networks do"
+        else:
+            severity, words = FINE, "changes with the weights"
+        yield Finding(severity, "weights", f"The {test.method} map {words} ({likeness}).")
+
+
+def _about_stability(audit: ScanAudit) -> Iterator[Finding]:
+    probes = [probe for probe in audit.probes if probe.group == STABILITY]
+    unstable = [probe for probe in probes if _is_moved(probe)]
+    for probe in unstable:
+        severity = REMARK if probe.name == MIRROR else NOTABLE
+        what = _became(probe) if not probe.is_same else f"{probe.words}, {_from_to(audit, probe)}"
+        yield Finding(severity, "stability", f"The answer is not stable: {what}.")
+    if probes and not unstable:
+        most = max(probes, key=_size_of_change)
+        yield Finding(
+            FINE,
+            "stability",
+            f"The answer is stable: {len(probes)} changes, the largest {_size_of_change(most):.3f} "
+            f"({most.words}).",
+        )
+
+
+def _outside_probes(audit: ScanAudit) -> list[Probe]:
+    return [probe for probe in audit.probes if probe.name in _OUTSIDE]
+
+
+def _is_disease(audit: ScanAudit) -> bool:
+    """Whether a disease is decided: without a class "normal" every class counts as one."""
+    return audit.decision != NORMAL
+
+
+def _is_moved(probe: Probe) -> bool:
+    """Whether the decision changed, or its probability by enough to count."""
+    return not probe.is_same or _size_of_change(probe) >= CHANGED_FROM
+
+
+def _size_of_change(probe: Probe) -> float:
+    return abs(probe.change or 0.0)
+
+
+def _became(probe: Probe) -> str:
+    share = probe.probabilities.get(probe.decision)
+    return f"{probe.words}, it becomes {probe.decision}" + (
+        "" if share is None else f" ({share:.2f})"
+    )
+
+
+def _from_to(audit: ScanAudit, probe: Probe) -> str:
+    after = "none" if probe.share is None else f"{probe.share:.2f}"
+    return f"probability of {audit.decision} {audit.share:.2f} before, {after} after"

@@ -1,0 +1,53 @@
+"""Drawn scans, settings and a cache that the tests of studies share."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from drawn_scans import read_rows, write_rows, write_scans
+
+PARTS = ("training", "training", "training", "validation", "test", "test")
+SETTINGS = """
+labels: [COVID-19, normal]
+network: {name: roi_resnet18, settings: {width: 2, head_units: 4}}
+recipe:
+  name: roi_resnet_recommended
+  overrides: {input_shape: [32, 32, 32], spacing_mm: [12.0, 12.0, 12.0]}
+augmentation: {name: none}
+training: {epochs: 1, batch_size: 3, learning_rate: 0.003, seed: 3}
+"""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    folder: Path
+    manifest: Path
+    config: Path
+
+    def rows(self, path: Path) -> list[dict[str, str]]:
+        with path.open(encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    folder = tmp_path_factory.mktemp("studies")
+    plain = write_scans(folder / "scans", 6)
+    rows = read_rows(plain)
+    for number, row in enumerate(rows):
+        row["split"] = PARTS[number // 2]
+    split = write_rows(folder / "scans" / "split.csv", rows)
+    config = folder / "settings.yaml"
+    cache = json.dumps(str(folder / "cache"))
+    config.write_text(f"{SETTINGS}data: {{cache: {cache}, validation_share: 0.3}}\n")
+    return Workshop(folder, split, config)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No figures of single evaluations, which the tests here do not look at."""
+    monkeypatch.setattr("chestct.evaluation.report.draw_all", lambda *_arguments: {})

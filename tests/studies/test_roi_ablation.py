@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chestct.cli import main
+from chestct.errors import TrainingError, UnknownNameError, WriteError
+from chestct.evaluation.resampling import Bootstrap
+from chestct.studies.ablation_report import write_ablation
+from chestct.studies.claims import claim
+from chestct.studies.roi_ablation import (
+    GATINGS,
+    NETWORKS,
+    ROI_LAYERS,
+    THRESHOLDS,
+    Progress,
+    Row,
+    StudyError,
+    run_ablation,
+    table_rows,
+)
+from chestct.training.objective import DivergedError
+from chestct.training.parts import find_parts
+from chestct.training.ranks import Ranks
+from chestct.training.ready import Listener, make_cache
+from chestct.training.session import Plan
+from chestct.training.settings_file import read_settings
+
+Output = pytest.CaptureFixture[str]
+ROWS = table_rows(("roi_resnet18",), ("none", "figure"), (0.6, 0.8))
+
+
+def run_command(workshop: Any, out: Path, *more: str, manifest: Path | None = None) -> int:
+    command = ["study", "roi-ablation", str(workshop.config), "--out", str(out)]
+    scans = str(manifest or workshop.manifest)
+    return main([*command, "--data", scans, "--processes", "1", *more])
+
+
+def make_plan(workshop: Any, folder: Path) -> Plan:
+    settings = read_settings(workshop.config)
+    return Plan(settings, workshop.manifest, folder, listener=Listener(processes=1))
+
+
+def test_the_eighteen_rows_stand_in_the_order_of_the_paper() -> None:
+    rows = table_rows()
+    assert len(rows) == 18
+    assert rows[0] == Row("roi_resnet18", "none", 0.6)
+    assert rows[5] == Row("roi_resnet18", "figure", 0.8)
+    assert rows[17] == Row("roi_resnet101", "figure", 0.8)
+    assert [row.name for row in rows[:2]] == ["roi_resnet18-none-t60", "roi_resnet18-none-t70"]
+    assert (len(NETWORKS), len(GATINGS), len(THRESHOLDS)) == (3, 2, 3)
+
+
+def test_the_gates_can_be_placed_in_four_ways_beside_the_plain_network() -> None:
+    rows = table_rows(("roi_resnet18",), ROI_LAYERS, (0.8,))
+    assert [row.gating for row in rows] == ["none", "text", "figure", "all", "every"]
+
+
+def test_a_row_changes_network_gating_and_t_and_nothing_else(workshop: Any) -> None:
+    base = read_settings(workshop.config)
+    settings = Row("roi_resnet50", "text", 0.7).settings(base)
+    assert settings.network.name == "roi_resnet50"
+    assert settings.network.settings == {**base.network.settings, "gating": "text"}
+    assert settings.recipe.overrides == {**base.recipe.overrides, "salient_threshold": 0.7}
+    assert settings.training == base.training
+    assert "gating" not in base.network.settings
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((("maseres",), GATINGS, THRESHOLDS), UnknownNameError, "network of this study 'maseres'"),
+        ((NETWORKS, ("figures",), THRESHOLDS), UnknownNameError, "Did you mean 'figure'"),
+        ((NETWORKS, GATINGS, (0.8, 1.2)), StudyError, r"t = 1\.2 is impossible"),
+        ((NETWORKS, GATINGS, (0.8, 0.8)), StudyError, "none of them twice"),
+        ((NETWORKS, (), THRESHOLDS), StudyError, "at least one network"),
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be_are_refused(
+    arguments: tuple[Any, Any, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        table_rows(*arguments)
+
+
+def test_a_study_trains_its_rows_once_and_writes_one_table(
+    workshop: Any, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    out = tmp_path / "study"
+    subset = ("--networks", "roi_resnet18", "--gatings", "none,figure", "--thresholds", "80")
+    assert run_command(workshop, out, *subset) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Row roi_resnet18-") == 2
+    assert "roi_resnet18-figure-t80  epoch 1/1" in printed
+    assert "Not a medical device" in printed
+    accuracies = [r for r in workshop.rows(out / "table.csv") if r["figure"] == "accuracy"]
+    assert [(row["gating"], row["t"], row["total"]) for row in accuracies] == [
+        ("none", "0.8", "4"),
+        ("figure", "0.8", "4"),
+    ]
+    assert all(row["method"] == "Wilson" for row in accuracies)
+    (test,) = workshop.rows(out / "tests.csv")
+    assert (test["differ_in"], test["scans"]) == ("gating", "4")
+    assert {path.name for path in out.glob("*.png")} == {"accuracy.png", "sensitivity.png"}
+    weights = out / "rows" / "roi_resnet18-none-t80" / "classifier" / "weights.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert run_command(workshop, out, *subset) == 0
+    assert "Row roi_resnet18-" not in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_rows_of_one_t_share_their_prepared_inputs(workshop: Any) -> None:
+    base = read_settings(workshop.config)
+    caches = []
+    for row in ROWS:
+        settings = row.settings(base)
+        caches.append(make_cache(settings.data, find_parts(settings).recipe))
+    plain_60, plain_80, gated_60, gated_80 = (cache.entry_path("0" * 64) for cache in caches)
+    assert plain_60 == gated_60
+    assert plain_80 == gated_80
+    assert plain_60 != plain_80
+
+
+def test_a_row_that_another_program_holds_is_left_to_it(
+    workshop: Any, tmp_path: Path, quick: None
+) -> None:
+    plan = make_plan(workshop, tmp_path / "study")
+    begun: list[str] = []
+    with claim(plan.folder / ".claims" / ROWS[0].name) as is_ours:
+        assert is_ours
+        progress = run_ablation(plan, ROWS[:1], before_row=lambda row: begun.append(row.name))
+    assert begun == []
+    assert progress == Progress((), ROWS[:1])
+    assert write_ablation(progress, plan.folder) == ()
+    assert not (plan.folder / "table.md").exists()
+
+
+def test_a_claim_is_free_again_when_its_block_ends(tmp_path: Path) -> None:
+    file = tmp_path / "claims" / "row"
+    with claim(file) as first, claim(file) as second:
+        assert (first, second) == (True, False)
+    with claim(file) as third:
+        assert third
+
+
+def test_a_claim_that_cannot_be_made_names_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "claims").write_text("in the way")
+    with (
+        pytest.raises(WriteError, match="row cannot be made in claims"),
+        claim(tmp_path / "claims" / "row"),
+    ):
+        pass
+
+
+def test_a_row_whose_loss_is_no_number_does_not_stop_the_others(
+    workshop: Any, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chestct.studies import roi_ablation
+
+    train = roi_ablation.run_training
+
+    def diverge_without_gates(plan: Plan) -> object:
+        if plan.settings.network.settings["gating"] == "none":
+            raise DivergedError("The loss is no longer a number.")
+        return train(plan)
+
+    monkeypatch.setattr(roi_ablation, "run_training", diverge_without_gates)
+    rows = (ROWS[1], ROWS[3])
+    progress = run_ablation(make_plan(workshop, tmp_path / "study"), rows)
+    assert progress.diverged == rows[:1]
+    assert [each.row for each in progress.results] == [rows[1]]
+    progress = replace(progress, missing=ROWS[:1])
+    write_ablation(progress, tmp_path / "study", bootstrap=Bootstrap(50))
+    table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
+    assert "no longer a number: roi_resnet18-none-t80" in table
+    assert "another program works on them: roi_resnet18-none-t60" in table
+
+
+def test_another_study_or_another_folder_is_not_gone_on_with(
+    workshop: Any, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("one")
+    assert run_command(workshop, tmp_path / "thesis") == 2
+    assert "is not empty and holds no study" in capsys.readouterr().err
+    plan = make_plan(workshop, tmp_path / "study")
+    with claim(plan.folder / ".claims" / ROWS[0].name):
+        run_ablation(plan, ROWS[:1])
+    training = plan.settings.training.model_copy(update={"epochs": 7})
+    longer = replace(plan, settings=plan.settings.model_copy(update={"training": training}))
+    with pytest.raises(TrainingError, match=r"training\.epochs was 1, is 7"):
+        run_ablation(longer, ROWS[:1])
+
+
+def test_every_row_is_checked_before_the_first_is_trained(
+    workshop: Any, tmp_path: Path, capsys: Output
+) -> None:
+    small = ("--set", "recipe.overrides={input_shape: [16, 16, 16]}")
+    assert run_command(workshop, tmp_path / "study", *small) == 2
+    assert "at least 32 voxels along each axis" in capsys.readouterr().err
+    assert not (tmp_path / "study" / "rows").exists()
+
+
+def test_a_t_that_is_no_number_is_refused(workshop: Any, tmp_path: Path, capsys: Output) -> None:
+    assert run_command(workshop, tmp_path / "study", "--thresholds", "eighty") == 2
+    assert "'eighty' is no value of t" in capsys.readouterr().err
+
+
+def test_several_processes_on_one_row_are_refused(
+    workshop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chestct.studies import roi_ablation
+
+    monkeypatch.setattr(roi_ablation, "current_ranks", lambda: Ranks(rank=0, size=2))
+    with pytest.raises(StudyError, match=r"Start it without torchrun.*--device cuda:1"):
+        run_ablation(make_plan(workshop, tmp_path / "study"), ROWS)
