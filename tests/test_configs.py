@@ -29,6 +29,7 @@ PROTOCOLS = {
 def test_all_the_published_protocols_and_a_recommended_one_are_there() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         *PROTOCOLS,
+        "default_classifier",
         "roi_resnet18_recommended",
     }
 

@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readers", "networks", "result", "simulate"),
     ("preprocess",),
     ("engines", "weights", "card", "classifier"),
-    ("explain", "datasets", "evaluation", "analysis", "pictures"),
+    ("explain", "datasets", "evaluation", "analysis", "pictures", "heat_pictures"),
     ("training", "pipeline", "writers"),
     ("studies",),
     ("viewer", "node", "scale"),

@@ -32,6 +32,7 @@ TABLES = {
     "chestct.readers": "READERS",
     "chestct.writers": "WRITERS",
     "chestct.engines": "ENGINES",
+    "chestct.explain": "EXPLANATIONS",
 }
 
 # Imports one after the other in a fresh interpreter; says which heavy packages each brought in.

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from chestct.errors import NetworkError
+from chestct.extras import import_extra, is_installed
+from chestct.networks.slice_backbones import SLICE_NETWORKS
+from chestct.networks.slices import SliceNetwork, build_slice_network
+
+needs_timm = pytest.mark.skipif(
+    not is_installed("timm"), reason="needs timm: see the slices step of .ci/run"
+)
+
+# From architectures.md, section 4: flattened, trainable, backbone in Keras.
+PUBLISHED = {
+    "vgg19": (25_088, 100_361, 20_024_384),
+    "inception_v3": (131_072, 524_297, 21_802_784),
+    "resnet50_v2": (100_352, 401_417, 23_564_800),
+    "xception": (204_800, 819_209, 20_861_480),
+    "mobilenet_v2": (62_720, 250_889, 2_257_984),
+    "densenet169": (81_536, 326_153, 12_642_880),
+}
+# What timm's networks have more or less than those of Keras, as SLICE_NETWORKS says.
+DIFFERENCES = {"inception_v3": 17_216, "resnet50_v2": -19_008}
+
+
+def on_meta(name: str, **settings: object) -> SliceNetwork:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        return build_slice_network(name, 2, settings)
+
+
+def num_numbers(module: nn.Module) -> int:
+    """Weights and moving statistics, as Keras counts them."""
+    state = module.state_dict()
+    return sum(v.numel() for k, v in state.items() if not k.endswith("num_batches_tracked"))
+
+
+@needs_timm
+@pytest.mark.parametrize("name", SLICE_NETWORKS)
+def test_the_published_head_learns_exactly_the_published_number(name: str) -> None:
+    flattened, trainable, backbone = PUBLISHED[name]
+    network = on_meta(name)
+    assert network.num_trainable == trainable
+    first = network.head[1]
+    assert isinstance(first, nn.Linear)
+    assert first.in_features == flattened
+    assert num_numbers(network.backbone) == backbone + DIFFERENCES.get(name, 0)
+    assert bool(SLICE_NETWORKS[name].difference) == (name in DIFFERENCES)
+
+
+@needs_timm
+@pytest.mark.parametrize("name", SLICE_NETWORKS)
+def test_sizes_and_scaling_are_those_of_timms_weights(name: str) -> None:
+    timm = import_extra("timm", extra="slices")
+    facts = SLICE_NETWORKS[name]
+    told = timm.get_pretrained_cfg(facts.timm_name)
+    assert (tuple(told.mean), tuple(told.std)) == (facts.mean, facts.std)
+    assert facts.weights_id.endswith(f"{facts.timm_name}.{told.tag}")
+    assert told.hf_hub_id in (None, "timm/", facts.weights_id)
+    with torch.device("meta"):
+        parts = timm.create_model(facts.timm_name, pretrained=False).state_dict()
+    cut_off = [part for part in parts if part.startswith(facts.classifier)]
+    kept = {part.removeprefix("backbone.") for part in on_meta(name).state_dict()}
+    assert set(parts) - set(cut_off) == {part for part in kept if not part.startswith("head.")}
+
+
+@needs_timm
+@pytest.mark.parametrize("name", SLICE_NETWORKS)
+def test_each_tuned_block_adds_weights_at_the_end_of_the_backbone(name: str) -> None:
+    counts = []
+    for tuned in range(4):
+        network = on_meta(name, head="recommended", tuned_blocks=tuned)
+        learns = [each.requires_grad for each in network.backbone.parameters()]
+        counts.append(sum(learns))
+        assert not learns[0]
+    assert counts[0] == 0
+    assert counts == sorted(set(counts))
+    prefixes = [prefix for block in SLICE_NETWORKS[name].last_blocks for prefix in block]
+    own = list(network.backbone.state_dict())
+    assert all(any(part.startswith(prefix) for part in own) for prefix in prefixes)
+
+
+@pytest.fixture(scope="module")
+def small() -> SliceNetwork:
+    torch.manual_seed(0)
+    return build_slice_network("mobilenet_v2", 2, {"size": 64, "head": "published"})
+
+
+def test_the_backbone_stays_in_inference_mode_and_only_the_head_learns(
+    small: SliceNetwork,
+) -> None:
+    before = {name: value.clone() for name, value in small.backbone.state_dict().items()}
+    small.train()
+    assert not any(module.training for module in small.backbone.modules())
+    assert all(module.training for module in small.head.modules())
+    logits = small(torch.rand(3, 1, 1, 64, 64), torch.ones(3, 1, 1, 64, 64))
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1])).backward()
+    assert all(parameter.grad is None for parameter in small.backbone.parameters())
+    assert all(parameter.grad is not None for parameter in small.head.parameters())
+    for name, value in small.backbone.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_two_classes_come_from_one_unit(small: SliceNetwork) -> None:
+    with torch.no_grad():
+        logits = small.eval()(torch.rand(2, 1, 1, 64, 64))
+    assert logits.shape == (2, 2)
+    assert not logits[:, 0].any()
+
+
+def test_grey_and_the_same_grey_in_three_channels_give_the_same_logits(
+    small: SliceNetwork,
+) -> None:
+    batch = torch.rand(2, 1, 1, 64, 64)
+    before = batch.clone()
+    with torch.no_grad():
+        grey, colour = small.eval()(batch), small(batch.expand(-1, 3, -1, -1, -1))
+    assert torch.equal(grey, colour)
+    assert torch.equal(batch, before)
+
+
+def test_the_heads_first_layer_sees_channels_innermost(small: SliceNetwork) -> None:
+    features = torch.arange(2 * 3 * 4, dtype=torch.float32).view(1, 2, 3, 4)
+    assert small.head[0](features)[0, :4].tolist() == [0, 12, 1, 13]
+
+
+def test_scaling_of_the_weights_is_that_of_values_scaled_by_hand() -> None:
+    torch.manual_seed(0)
+    own = build_slice_network("mobilenet_v2", 2, {"size": 64, "scaling": "weights"}).eval()
+    plain = build_slice_network("mobilenet_v2", 2, {"size": 64}).eval()
+    plain.load_state_dict(own.state_dict())
+    facts = SLICE_NETWORKS["mobilenet_v2"]
+    batch = torch.rand(2, 1, 1, 64, 64)
+    mean = torch.tensor(facts.mean).view(1, 3, 1, 1, 1)
+    std = torch.tensor(facts.std).view(1, 3, 1, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(own(batch), plain((batch - mean) / std))
+
+
+def test_a_network_trained_in_any_memory_layout_gives_the_same_logits(
+    small: SliceNetwork,
+) -> None:
+    batch = torch.rand(2, 1, 1, 64, 64)
+    with torch.no_grad():
+        before = small.eval()(batch)
+        moved = small.to(memory_format=torch.channels_last_3d)
+        after = moved(batch.contiguous(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 63, 64), (1, 1, 2, 64, 64), (1, 2, 1, 64, 64)])
+def test_another_input_is_refused_with_its_size(
+    small: SliceNetwork, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(NetworkError, match=str(shape[2])):
+        small(torch.zeros(shape))
+
+
+@needs_timm
+def test_an_input_too_small_for_the_layers_is_refused() -> None:
+    with pytest.raises(NetworkError, match="at least 75 rows"):
+        on_meta("inception_v3", size=64)

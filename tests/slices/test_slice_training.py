@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_slices import draw_slice, mark, write_config
+from PIL import Image
+
+from chestct.cli import main
+from chestct.evaluation.patient_votes import VOTES
+from chestct.evaluation.predictions import Predictions
+from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.extras import is_installed
+from chestct.labels import NOT_FOR_CLINICAL_USE
+
+
+@pytest.fixture(scope="module")
+def run(table: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run on drawn slices, its backbone out of a file."""
+    folder = tmp_path_factory.mktemp("run")
+    config = write_config(folder, tuned=1)
+    out = folder / "run"
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(out)]
+    assert main([*command, "--weights", str(weights), "--processes", "1"]) == 0
+    return out
+
+
+def test_a_run_leaves_predictions_evaluations_and_a_classifier(run: Path) -> None:
+    slices = read_predictions(run / "slices" / "predictions.csv")
+    assert (len(slices), slices.num_patients) == (6, 2)
+    for name in VOTES:
+        patients = read_predictions(run / "patients" / f"predictions_{name}.csv")
+        assert len(patients) == 2
+    table = (run / "patients" / "evaluation" / "tables.md").read_text(encoding="utf-8")
+    assert all(f"run, {name}" in table for name in VOTES)
+    assert (run / "slices" / "evaluation" / "metrics.json").is_file()
+    assert len((run / "training" / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_card_says_where_the_weights_come_from_and_how_slices_were_divided(run: Path) -> None:
+    card = json.loads((run / "classifier" / "slice_card.json").read_text(encoding="utf-8"))
+    assert card["notice"] == NOT_FOR_CLINICAL_USE
+    assert card["split"] == "by patient"
+    assert "SHA-256" in card["backbone_weights"]
+    assert {"torch", "chestct"} <= card["versions"].keys()
+    assert ("timm" in card["versions"]) == is_installed("timm")
+    assert card["pictures"]["size"] == 64
+
+
+def test_a_finished_run_goes_on_to_the_same_end(
+    run: Path, table: Path, weights: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "run"
+    shutil.copytree(run, again)
+    config = write_config(run.parent, tuned=1)
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(again)]
+    assert main([*command, "--weights", str(weights), "--processes", "1"]) == 0
+    name = Path("slices") / "predictions.csv"
+    assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_evaluating_the_same_slices_again_gives_the_same_figures_beside_others(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    truth = [row.split(",") for row in table.read_text().splitlines()[1:]]
+    patients = {cells[1]: cells[2] for cells in truth}
+    scan_level = Predictions(
+        scans=tuple(f"scans/{number}" for number in range(len(patients))),
+        patients=tuple(patients),
+        truth=np.array([["COVID-19", "normal"].index(label) for label in patients.values()]),
+        probabilities=np.tile([0.6, 0.4], (len(patients), 1)),
+        labels=("COVID-19", "normal"),
+    )
+    beside = write_predictions(scan_level, tmp_path / "whole.csv")
+    out = tmp_path / "evaluation"
+    command = ["slices", "evaluate", str(run / "classifier"), str(table), "--out", str(out)]
+    assert main([*command, "--beside", f"whole scans={beside}", "--processes", "1"]) == 0
+    table_text = (out / "patients" / "evaluation" / "tables.md").read_text(encoding="utf-8")
+    assert "whole scans" in table_text
+    everywhere = read_predictions(out / "slices" / "predictions.csv")
+    tested = read_predictions(run / "slices" / "predictions.csv")
+    places = {Path(scan).parts[-3:]: row for row, scan in enumerate(everywhere.scans)}
+    rows = [places[Path(scan).parts[-3:]] for scan in tested.scans]
+    np.testing.assert_allclose(everywhere.probabilities[rows], tested.probabilities, atol=1e-4)
+
+
+def test_a_slice_is_explained_as_a_picture(
+    run: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = table.parent / "COVID-19" / "00" / "0.png"
+    out = tmp_path / "heat.png"
+    command = ["slices", "explain", str(run / "classifier"), str(picture), "--out", str(out)]
+    assert main([*command, "--label", "COVID-19"]) == 0
+    said = capsys.readouterr().out
+    assert "COVID-19  " in said
+    assert NOT_FOR_CLINICAL_USE in said
+    with Image.open(out) as painted:
+        assert painted.size == (64, 64)
+    assert main([*command, "--label", "covid"]) == 2
+    assert "There is no label 'covid'" in capsys.readouterr().err
+
+
+def test_a_coloured_mark_is_said_when_a_slice_is_explained(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "marked.png"
+    Image.fromarray(draw_slice(5, is_ill=True)).save(picture)
+    mark(picture)
+    command = ["slices", "explain", str(run / "classifier"), str(picture)]
+    assert main([*command, "--out", str(tmp_path / "heat.png")]) == 0
+    assert "marked.png has coloured pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("change", ["weights", "field", "gone"])
+def test_a_damaged_classifier_is_refused_by_file(
+    run: Path, table: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "classifier"
+    shutil.copytree(run / "classifier", broken)
+    card = broken / "slice_card.json"
+    if change == "weights":
+        with (broken / "weights.safetensors").open("ab") as stream:
+            stream.write(b"x")
+    elif change == "field":
+        card.write_text(card.read_text().replace('"temperature":', '"temprature":'))
+    else:
+        card.unlink()
+    out = tmp_path / "evaluation"
+    assert main(["slices", "evaluate", str(broken), str(table), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert ("weights.safetensors" if change == "weights" else "slice_card.json") in said
+    assert "Get the folder again" in said
+
+
+def test_both_range_tests_suggest_a_rate(table: Path, weights: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    common = ["slices", "lr-range", str(config), "--data", str(table), "--processes", "1"]
+    given = ["--weights", str(weights)]
+    assert main([*common, *given, "--out", str(tmp_path / "steps"), "--steps", "4"]) == 0
+    assert main([*common, *given, "--out", str(tmp_path / "epochs"), "--epochs", "2"]) == 0
+    for name in ("steps", "epochs"):
+        assert (tmp_path / name / "lr_range.csv").is_file()
+
+
+def test_the_papers_split_trains_by_its_name_and_its_leak_is_on_the_card(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, head="published")
+    out = tmp_path / "run"
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(out)]
+    wanted = ["--set", "data.split=slice_random_leaky", "--set", "training.epochs=1"]
+    assert main([*command, *wanted, "--set", "augmentation.name=maseres_slices_published"]) == 0
+    assert "have slices on several sides" in capsys.readouterr().out
+    card = json.loads((out / "classifier" / "slice_card.json").read_text(encoding="utf-8"))
+    assert "patients are shared" in card["split"]
+    assert "random weights" in card["backbone_weights"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("network.name=vgg18", "Did you mean 'vgg19'"),
+        ("network.weights=/nowhere/model.safetensors", "/nowhere/model.safetensors"),
+        ("network.settings.head=mine", "recommended"),
+        ("data.split=random", "slice_random_leaky"),
+        ("augmentation.name=maseres", "maseres_slices_p"),
+        ("pictures.size=3", "there is no setting 'pictures.size'"),
+        ("labels=[normal, normal]", "names a class twice"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_read(
+    setting: str, said: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path)
+    out = tmp_path / "run"
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(out)]
+    assert main([*command, "--set", setting]) == 2
+    assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_several_processes_are_refused_with_what_to_do(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    config = write_config(tmp_path)
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(tmp_path / "r")]
+    assert main(command) == 2
+    assert "without torchrun" in capsys.readouterr().err
