@@ -8,6 +8,7 @@ from brightness import SETS, SETTINGS, MeanThenLinear
 from torch import nn
 
 from chestct.datasets.augment import Augmentation
+from chestct.errors import TrainingError
 from chestct.training.lr_range import (
     BREAKS_AT,
     RangeTest,
@@ -17,6 +18,9 @@ from chestct.training.lr_range import (
     write_range_test,
 )
 from chestct.training.objective import DivergedError
+from chestct.training.range_session import RangePlan, run_range_test
+from chestct.training.ready import Listener
+from chestct.training.settings_file import read_settings
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
 
@@ -130,3 +134,15 @@ def test_a_flat_curve_is_not_clear_and_all_of_it_is_written(tmp_path: Path) -> N
 def test_smoothing_keeps_a_constant_and_damps_a_spike() -> None:
     assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
     assert max(smooth([1.0] * 10 + [2.0])) == pytest.approx(1.2, abs=0.05)
+
+
+def test_a_range_test_by_several_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    config = Path(__file__).resolve().parents[2] / "configs" / "roi_resnet18_recommended.yaml"
+    plan = RangePlan(read_settings(config), tmp_path / "scans.csv", tmp_path / "out")
+    with pytest.raises(TrainingError, match="Start it without torchrun"):
+        run_range_test(plan, Listener(), lambda _entry: None)
