@@ -28,6 +28,7 @@ def demo(
     engine: options.EngineName = "auto",
 ) -> None:
     """Simulate a patient per class, classify each from its DICOM files, write reports."""
+    from chestct.explain import AUTO
     from chestct.labels import THREE_CLASSES
     from chestct.pipeline import analyse_scan
     from chestct.writers.index_page import FILE_NAME, write_index
@@ -40,7 +41,7 @@ def demo(
         for number, label in enumerate(THREE_CLASSES):
             progress.update(task, description=f"simulated {label}")
             scan = simulate_scan(out / "scans", label, number)
-            analysis = analyse_scan(scan, classifier, engine=running)
+            analysis = analyse_scan(scan, classifier, engine=running, explain=AUTO)
             entries.append(_write(analysis, label, out))
             progress.advance(task)
     page = write_index(entries, out)
