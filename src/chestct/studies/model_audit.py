@@ -121,18 +121,19 @@ def audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
     before = ScanAudit(subject.name, subject.truth, decision, shares)
     found = _map_of(auditor, prepared, decision)
     lesion, source = _lesion(subject, prepared, found)
-    rng = np.random.default_rng(auditor.seed)
+    # Noise must not depend on how many networks were drawn before.
+    weights_rng, noise_rng = np.random.default_rng(auditor.seed).spawn(2)
     map_test = None
     if found is not None:
         auditor.listener(f"{subject.name}: drawing weights")
-        map_test = compare_weights(auditor.classifier, prepared, found, rng)
+        map_test = compare_weights(auditor.classifier, prepared, found, weights_rng)
     audit = replace(
         before,
         lesion_source=source,
         lesion_share=None if lesion is None else _share_of_lungs(lesion, prepared),
         probes=(
             *_blanked(auditor, subject, before, (prepared, lesion)),
-            *_changed(auditor, subject, before, rng),
+            *_changed(auditor, subject, before, noise_rng),
             _asked(auditor, mirrored(prepared), before, (STABILITY, MIRROR, MIRROR_WORDS)),
         ),
         map_test=map_test,
