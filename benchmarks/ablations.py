@@ -35,13 +35,11 @@ from chestct.training.ready import Listener
 from chestct.training.session import Plan, run_training
 from chestct.training.settings import RunSettings
 
-SIZE = 40
 MASERES_SIZE = 28
 SPACING_MM = 336 / MASERES_SIZE
 MASERES_EPOCHS = 20
 """Fewer would leave BatchNorm's moving statistics, with Keras's momentum, where they began."""
 PLACED_T = 0.8
-SPLIT = SplitSettings(test_share=0.3, validation_share=0.1, seed=1)
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,13 @@ class Work:
     num_patients: int
     epochs: int
     repeats: int
+    edge: int
+    test_share: float
+
+    @property
+    def split(self) -> SplitSettings:
+        """How patients are divided, by the seed 1."""
+        return SplitSettings(test_share=self.test_share, validation_share=0.1, seed=1)
 
     @property
     def cache(self) -> str:
@@ -73,7 +78,7 @@ def roi_settings(work: Work) -> RunSettings:
         {
             "labels": THREE_CLASSES,
             "network": {"name": "roi_resnet18", "settings": {"width": 8, "head_units": 64}},
-            "recipe": {"name": "roi_resnet_paper", "overrides": {"input_shape": [SIZE] * 3}},
+            "recipe": {"name": "roi_resnet_paper", "overrides": {"input_shape": [work.edge] * 3}},
             "data": {"cache": work.cache},
             "augmentation": {"name": "roi_resnet_paper"},
             "training": {
@@ -125,9 +130,9 @@ def say(row: Row) -> None:
 def roi_study(work: Work) -> None:
     """Tables 6 and 7, and the placements of the gates at one t."""
     chosen = first_patients(read_manifest(work.manifest, THREE_CLASSES), work.num_patients)
-    file = write_manifest(hold_out(chosen, SPLIT), work.folder / "roi.csv")
+    file = write_manifest(hold_out(chosen, work.split), work.folder / "roi.csv")
     plan = Plan(roi_settings(work), file, work.folder / "roi", listener=LISTENER)
-    what = f"RoI-ResNets of width 8 on {SIZE}^3 voxels, {work.epochs} epochs."
+    what = f"RoI-ResNets of width 8 on {work.edge}^3 voxels, {work.epochs} epochs."
     table = run_ablation(
         plan, table_rows(), before_row=lambda row: print(f"  {row.name}", flush=True)
     )
@@ -146,7 +151,7 @@ def damage_study(work: Work) -> None:
     everyone = read_manifest(work.manifest, THREE_CLASSES)
     two = replace(everyone.choose(lambda row: row.label in TWO_CLASSES), labels=TWO_CLASSES)
     chosen = first_patients(two, work.num_patients)
-    file = write_manifest(hold_out(chosen, SPLIT), work.folder / "maseres.csv")
+    file = write_manifest(hold_out(chosen, work.split), work.folder / "maseres.csv")
     settings = maseres_settings(work)
     run_training(Plan(settings, file, work.folder / "maseres", listener=LISTENER))
     classifier = load_classifier(work.folder / "maseres" / "classifier")
@@ -196,13 +201,23 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=240)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--edge", type=int, default=40, help="voxels of a RoI-ResNet's input")
+    parser.add_argument("--test-share", type=float, default=0.3)
     parser.add_argument("--only", choices=STUDIES)
     parser.add_argument("--page", type=Path, help="docs/ablations.md: its tables are replaced")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = arguments.work
     manifest = arguments.manifest or make_cohort(folder / "patients", arguments.patients, 2)
-    work = Work(folder, manifest, arguments.patients, arguments.epochs, arguments.repeats)
+    work = Work(
+        folder,
+        manifest,
+        num_patients=arguments.patients,
+        epochs=arguments.epochs,
+        repeats=arguments.repeats,
+        edge=arguments.edge,
+        test_share=arguments.test_share,
+    )
     for name in [arguments.only] if arguments.only else STUDIES:
         timed(name, STUDIES[name], work)
     if arguments.page:

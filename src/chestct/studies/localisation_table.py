@@ -71,7 +71,7 @@ def estimate_text(estimate: Estimate) -> str:
     """A share in per cent with its interval."""
     if estimate.low is None or estimate.high is None:
         return _percent(estimate.value)
-    return f"{_percent(estimate.value)} ({100 * estimate.low:.0f} to {100 * estimate.high:.0f})"
+    return f"{_percent(estimate.value)} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
 def _percent(share: float | None) -> str:
