@@ -30,7 +30,7 @@ from chestct.datasets.export_record import (
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.manifest_csv import read_manifest, write_manifest
 from chestct.datasets.scan_copies import CopyError, Scale, find_scale
-from chestct.errors import UnknownNameError
+from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
 from chestct.simulate.dicom_export import SeriesHeader
@@ -465,7 +465,7 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
     row = light.rows[0]
     task = CopyTask(row, light.path(row), tmp_path, "scans/pabc/scan1", "nifti", "year")
     assert "cannot be copied" in copy_scan(task).error
-    with pytest.raises(ExportError, match="cannot be written"):
+    with pytest.raises(WriteError, match="cannot be written"):
         write_marker(tmp_path / "scans", Marker("digest", "nifti", is_keyed=False))
     write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
     with pytest.raises(ExportError, match="marker is damaged"):

@@ -98,7 +98,9 @@ def test_other_labels_are_taken_when_they_are_named(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "m.csv").mkdir()
-    with pytest.raises(WriteError, match="Choose another file"):
+    with pytest.raises(
+        WriteError, match=r"m\.csv cannot be written: is a directory.*choose another --out"
+    ):
         write_manifest(make_manifest([ManifestRow("a", "p", "CAP")]), tmp_path / "m.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 

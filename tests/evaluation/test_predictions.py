@@ -172,5 +172,6 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_said(
     make_predictions: MakePredictions, tmp_path: Path
 ) -> None:
-    with pytest.raises(WriteError, match=r"p.csv could not be written"):
+    (tmp_path / "none").write_text("in the way")
+    with pytest.raises(WriteError, match=r"p\.csv cannot be written"):
         write_predictions(make_predictions(3), tmp_path / "none" / "p.csv")

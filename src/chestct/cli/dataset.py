@@ -105,7 +105,7 @@ def check(
 
     from chestct.datasets.checks import check_manifest, report_json
     from chestct.datasets.gathering import gather_facts
-    from chestct.writers.files import write_whole
+    from chestct.files import write_whole
 
     facts = None
     if not is_quick:

@@ -113,7 +113,7 @@ def readers(
         judge_agreement,
     )
     from chestct.datasets.reader_labels import Rule, agree_on, read_readings
-    from chestct.writers.files import write_whole
+    from chestct.files import write_whole
 
     readings = read_readings(labels)
     chosen = Rule(rule, adjudicator, least)
@@ -143,7 +143,7 @@ def flow(
     """Count the scans that were left out, by the reason in the column 'excluded'."""
     from chestct.datasets.exclusions import flow_csv, flow_markdown, flow_of
     from chestct.datasets.manifest_csv import read_manifest
-    from chestct.writers.files import write_whole
+    from chestct.files import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
         raise SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")

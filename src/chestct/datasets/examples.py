@@ -7,7 +7,6 @@ interrupted goes on where it stopped. Inputs in [0, 1] are kept as bytes: an err
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 
 from chestct.arrays import Mask, NetworkInput
 from chestct.errors import ReadError, WriteError
+from chestct.files import write_whole_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +43,16 @@ def write_example(path: Path, example: Example) -> None:
     low, high = float(example.input.min()), float(example.input.max())
     if low < 0 or high > 1:
         raise WriteError(f"An example's input must be in [0, 1] to be kept, not [{low}, {high}].")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    with aside.open("wb") as stream:
+
+    def save(aside: Path) -> None:
         np.savez_compressed(
-            stream,
+            aside,
             input=np.round(example.input * 255).astype(np.uint8),
             lungs=np.packbits(example.lungs, axis=-1),
             label=np.int64(example.label),
         )
-    aside.replace(path)
+
+    write_whole_with(path, save)
 
 
 def read_example(path: Path) -> Example:

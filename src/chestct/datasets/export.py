@@ -138,7 +138,8 @@ def export_scans(
         progress: Called after each scan.
 
     Raises:
-        ExportError: The folder holds something else or another export, or cannot be written.
+        ExportError: The folder holds something else or another export.
+        WriteError: It cannot be written.
         ManifestError: A row says something impossible about how its scan is read.
         PseudonymError: Two patients would get the same pseudonym.
     """

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +19,7 @@ from typing import Any, Final
 from chestct import __version__
 from chestct.datasets.manifest import Manifest
 from chestct.errors import ChestCTError
+from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 
 MARKER: Final = "export.json"
@@ -115,7 +115,7 @@ def write_marker(folder: Path, marker: Marker) -> None:
     """Say what the folder is.
 
     Raises:
-        ExportError: It cannot be written.
+        WriteError: It cannot be written.
     """
     document: dict[str, Any] = {
         "schema": _SCHEMA,
@@ -124,7 +124,7 @@ def write_marker(folder: Path, marker: Marker) -> None:
         "chestct_version": __version__,
         **asdict(marker),
     }
-    write_aside(folder / MARKER, json.dumps(document, indent=1) + "\n")
+    write_text(folder / MARKER, json.dumps(document, indent=1) + "\n")
 
 
 def read_record(folder: Path, place: str) -> CopyRecord | None:
@@ -147,9 +147,9 @@ def write_record(folder: Path, record: CopyRecord) -> None:
     """Remember a finished copy.
 
     Raises:
-        ExportError: It cannot be written.
+        WriteError: It cannot be written.
     """
-    write_aside(_record_path(folder, record.place), json.dumps(asdict(record)) + "\n")
+    write_text(_record_path(folder, record.place), json.dumps(asdict(record)) + "\n")
 
 
 def forget_records(folder: Path) -> None:
@@ -183,25 +183,6 @@ def forget_times(places: Sequence[Path]) -> None:
     """Give files and folders one time for all."""
     for place in places:
         os.utime(place, (_EPOCH, _EPOCH))
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file aside and rename it.
-
-    Raises:
-        ExportError: It cannot be written.
-    """
-    aside = path.with_name(f".{os.getpid()}.part.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        reason = (error.strerror or type(error).__name__).lower()
-        msg = f"{path} cannot be written: {reason}. Free some space or choose another folder."
-        raise ExportError(msg) from error
 
 
 def _record_path(folder: Path, place: str) -> Path:

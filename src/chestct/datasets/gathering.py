@@ -7,7 +7,6 @@ the cache take its facts from disk.
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache as kept
@@ -26,6 +25,7 @@ from chestct.datasets.scans import (
 )
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError
+from chestct.files import write_text
 from chestct.readers import ReadOptions
 from chestct.readers.files import folder_files
 
@@ -100,11 +100,8 @@ def store_facts(task: ScanTask, facts: ScanFacts) -> None:
         return
     # Facts can be read again: a full disk is noticed where it matters, by the cache.
     with suppress(OSError, ChestCTError):
-        task.folder.mkdir(parents=True, exist_ok=True)
         path = task.folder / f"{source_key(task.path, task.options)}.json"
-        aside = path.with_name(f".{os.getpid()}.part.{path.name}")
-        aside.write_text(facts_to_json(facts), encoding="utf-8")
-        aside.replace(path)
+        write_text(path, facts_to_json(facts))
 
 
 def source_key(path: Path, options: ReadOptions) -> str:

@@ -26,7 +26,7 @@ from chestct.datasets.manifest import (
     ManifestRow,
     require_files,
 )
-from chestct.errors import WriteError
+from chestct.files import write_text
 from chestct.lookup import unknown_name_message
 
 NEEDED: Final = ("scan", "patient", "label")
@@ -92,16 +92,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
         known = [_cell(getattr(row, column)) for column in ("patient", "label", *optional)]
         scan = _written_path(manifest.path(row), file.parent)
         writer.writerow([scan, *known, *(row.others.get(name, "") for name in others)])
-    aside = file.with_name(f".{os.getpid()}.part.{file.name}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text.getvalue(), encoding="utf-8")
-        aside.replace(file)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        reason = (error.strerror or type(error).__name__).lower()
-        raise WriteError(f"{file} cannot be written: {reason}. Choose another file.") from error
-    return file
+    return write_text(file, text.getvalue())
 
 
 def parse_age(text: str) -> float | None:

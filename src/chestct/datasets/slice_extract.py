@@ -19,7 +19,7 @@ from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.scans import read_options
 from chestct.datasets.slice_labels import SliceLabels, cut_to_scan, find_labels
 from chestct.datasets.slice_window import windowed
-from chestct.errors import WriteError
+from chestct.files import write_whole_with
 from chestct.labels import NORMAL
 from chestct.readers import read_volume
 from chestct.volume import Volume, to_canonical
@@ -119,14 +119,7 @@ def _write_scan(
 
 
 def _write_picture(file: Path, voxels: np.ndarray, unit: str, window: str) -> None:
-    """Write a slice aside and rename it."""
+    """Write a slice as a PNG, whole or not at all."""
     # An export that is windowed already has its own grey values.
     grey = windowed(voxels, window) if unit == "HU" else np.clip(voxels, 0, 255).astype(np.uint8)
-    aside = file.with_name(file.name + ".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grey).save(aside, format="PNG")
-        aside.replace(file)
-    except OSError as error:
-        msg = f"{file.name} cannot be written in {file.parent.name}: {error.strerror}."
-        raise WriteError(f"{msg} Free some space or choose another folder.") from error
+    write_whole_with(file, Image.fromarray(grey).save)

@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from chestct.errors import WriteError
 from chestct.evaluation.predictions import Predictions, PredictionsError
+from chestct.files import write_text
 from chestct.lookup import unknown_name_message
 
 PROBABILITY_PREFIX: Final = "probability_"
@@ -35,13 +35,7 @@ def write_predictions(predictions: Predictions, path: Path) -> Path:
         label = predictions.labels[predictions.truth[row]]
         numbers = [repr(float(p)) for p in predictions.probabilities[row]]
         writer.writerow([scan, predictions.patients[row], *site, label, *numbers])
-    aside = path.with_name(path.name + ".part")
-    try:
-        aside.write_text(text.getvalue(), encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        raise WriteError(f"{path.name} could not be written: {error.strerror}.") from error
-    return path
+    return write_text(path, text.getvalue())
 
 
 def read_predictions(path: Path) -> Predictions:

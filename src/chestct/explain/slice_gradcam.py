@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
+from chestct.explain.question import class_score
+
 
 @runtime_checkable
 class SplitNetwork(Protocol):
@@ -33,8 +35,8 @@ def slice_gradcam(
 ) -> Float32[np.ndarray, "height width"]:
     """Which pixels of a slice spoke for a class.
 
-    Channels are weighted by the mean gradient of the class's logit, less that of the others where
-    two classes share one unit; what speaks against the class is cut off.
+    Channels are weighted by the mean gradient of the class's score, as for scans; what speaks
+    against the class is cut off.
 
     Args:
         network: A slice network, in eval mode.
@@ -49,9 +51,8 @@ def slice_gradcam(
         found = network.features(batch)
     features = found.clone().requires_grad_(True)
     with torch.enable_grad():
-        logits = network.head(features)[0]
-        others = torch.cat([logits[:label], logits[label + 1 :]])
-        (gradient,) = torch.autograd.grad(logits[label] - others.mean(), features)
+        score = class_score(network.head(features), label)
+        (gradient,) = torch.autograd.grad(score.sum(), features)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     heat = F.relu((weights * features.detach()).sum(dim=1, keepdim=True))
     size = [*picture.shape]

@@ -8,6 +8,7 @@ from typing import Final
 
 from chestct.evaluation.figures import save_figure
 from chestct.evaluation.resampling import Bootstrap
+from chestct.files import write_text
 from chestct.studies.roi_ablation import Progress
 from chestct.studies.study_figures import draw_accuracies, draw_sensitivities
 from chestct.studies.study_table import (
@@ -18,7 +19,6 @@ from chestct.studies.study_table import (
     pairs_csv,
     rows_csv,
 )
-from chestct.training.files import write_text
 
 FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": draw_sensitivities}
 ENDINGS: Final = (".png", ".svg")

@@ -97,8 +97,8 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     Raises:
         WriteError: A file cannot be written.
     """
+    from chestct.files import make_folder, write_whole
     from chestct.studies.audit_pages import as_html, as_markdown, as_png
-    from chestct.writers.files import make_folder, write_whole
 
     make_folder(folder)
     report = report_of(audit)

@@ -25,6 +25,7 @@ from chestct.engines import Engine, make_engine
 from chestct.errors import ReadError
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.files import write_text
 from chestct.studies.damage_parts import (
     SHARE,
     Choice,
@@ -36,7 +37,6 @@ from chestct.studies.damage_parts import (
     random_choice,
 )
 from chestct.studies.roi_ablation import StudyError
-from chestct.training.files import write_text
 from chestct.training.judging import judge_manifest
 from chestct.training.ready import Listener, make_cache
 from chestct.training.results import scan_key

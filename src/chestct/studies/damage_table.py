@@ -24,11 +24,11 @@ from chestct.evaluation.intervals import (
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.resampling import Bootstrap, draw_patients
 from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
+from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.studies.damage import DamagedPart, DamageResult
 from chestct.studies.study_table import holm
 from chestct.studies.text_tables import as_csv, as_markdown_table, p_value_text
-from chestct.training.files import write_text
 
 UNDAMAGED = "undamaged"
 _SHOWN = ("accuracy", "macro_auc", "log_loss")

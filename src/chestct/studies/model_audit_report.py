@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+from chestct.files import write_whole
 from chestct.labels import UNSUITABLE
 from chestct.studies.model_audit_findings import (
     follows_outside,
@@ -24,7 +25,6 @@ from chestct.studies.model_audit_record import (
     ScanAudit,
 )
 from chestct.studies.text_tables import as_markdown_table
-from chestct.writers.files import write_whole
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "model-audit.json"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chestct.evaluation.intervals import Estimate
+from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.studies.compare_with_paper import Beside, PaperComparison
 from chestct.studies.text_tables import as_csv, as_markdown_table
-from chestct.training.files import write_text
 
 FILE: str = "with_paper"
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from chestct.errors import ReadError, WriteError
+from chestct.files import write_whole_with
 
 _NETWORK = "network."
 _OPTIMIZER = "optimizer."
@@ -85,12 +86,10 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file aside and rename it, so that no half file is ever found."""
-    aside = path.with_name(path.name + ".part")
+    stored = {name: value.contiguous() for name, value in tensors.items()}
     try:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata)
-        aside.replace(path)
-    except (SafetensorError, OSError) as error:
-        aside.unlink(missing_ok=True)
+        write_whole_with(path, lambda aside: save_file(stored, aside, metadata))
+    except (SafetensorError, WriteError) as error:
         msg = (
             f"{path.name} could not be written in {path.parent.name} ({error}). The last one is "
             "untouched: free some space and start the same command again."

@@ -11,7 +11,7 @@ from typing import Final
 
 from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.predictions import Predictions
-from chestct.training.files import write_text
+from chestct.files import write_text
 
 FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
 """What is told of each fold; intervals are those of the pooled scans, folds are too small."""

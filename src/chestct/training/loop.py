@@ -21,9 +21,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from chestct.datasets.augmentations import AnyAugmentation, vary_batch
+from chestct.files import write_text
 from chestct.training.checkpoints import save_checkpoint, save_weights
 from chestct.training.devices import take_peak_memory_gib, tuned_for
-from chestct.training.files import write_text
 from chestct.training.interrupts import StopRequest, stopped
 from chestct.training.loading import Batch, batches_on, make_loader
 from chestct.training.objective import loss, mix_up, soft_targets

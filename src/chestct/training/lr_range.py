@@ -20,8 +20,8 @@ from torch import nn
 from chestct.datasets.augmentations import AnyAugmentation, vary_batch
 from chestct.evaluation.figures import save_figure
 from chestct.evaluation.learning_log import read_log
+from chestct.files import write_text
 from chestct.training.devices import device_of
-from chestct.training.files import write_text
 from chestct.training.loading import Batch, batches_on, make_loader
 from chestct.training.loop import train
 from chestct.training.objective import DivergedError, loss, soft_targets

@@ -18,9 +18,9 @@ from chestct.datasets.scans import ScanFacts
 from chestct.datasets.workers import Progress
 from chestct.engines.cache import cache_folder
 from chestct.errors import TrainingError
+from chestct.files import write_text
 from chestct.preprocess.recipe import Recipe
 from chestct.training.division import Division
-from chestct.training.files import write_text
 from chestct.training.settings import DataSection
 
 _MOST_NAMED = 5

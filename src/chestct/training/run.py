@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chestct.datasets.augmentations import AnyAugmentation
 from chestct.errors import TrainingError
+from chestct.files import write_text
 from chestct.training.checkpoints import load_checkpoint
 from chestct.training.devices import device_of, settle_precision
-from chestct.training.files import write_text
 from chestct.training.loading import LabelledInputs
 from chestct.training.objective import class_weights
 from chestct.training.ranks import current_ranks, from_main, on_main

@@ -28,9 +28,9 @@ from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.predictions_csv import read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
+from chestct.files import write_text
 from chestct.training.cross_validation import write_folds
 from chestct.training.division import Division
-from chestct.training.files import write_text
 from chestct.training.interrupts import memory_explained
 from chestct.training.loop import train
 from chestct.training.parts import Parts, find_parts

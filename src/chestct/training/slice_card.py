@@ -16,9 +16,9 @@ from chestct.engines.cache import file_sha256
 from chestct.errors import ClassifierError, NetworkError, UnknownNameError, WriteError
 from chestct.evaluation.patient_votes import VoteSettings
 from chestct.evaluation.predictions import PredictionsError
+from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.networks.slices import SliceNetwork, build_slice_network
-from chestct.training.files import write_text
 from chestct.weights import WEIGHTS_FILE, check_weights
 
 SLICE_CARD_FILE: Final = "slice_card.json"

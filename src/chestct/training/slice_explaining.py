@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
 from chestct.datasets.slice_pictures import fitted, read_picture
-from chestct.errors import WriteError
 from chestct.explain.slice_gradcam import paint_heat, slice_gradcam
+from chestct.files import write_whole_with
 from chestct.lookup import look_up
 from chestct.training.slice_card import SliceClassifier
 
@@ -59,7 +58,8 @@ def explain_picture(
     probabilities = dict(zip(card.labels, shares, strict=True))
     chosen = label or max(probabilities, key=lambda name: probabilities[name])
     heat = slice_gradcam(network, values, places[chosen])
-    _write(out, paint_heat(values, heat))
+    painted = Image.fromarray(paint_heat(values, heat))
+    write_whole_with(out, lambda aside: painted.save(aside, format="PNG"))
     warnings = []
     if read.is_marked:
         warnings.append(
@@ -69,14 +69,3 @@ def explain_picture(
     if not heat.any():
         warnings.append(f"Nothing in the last feature map spoke for {chosen}.")
     return ExplainedSlice(probabilities, chosen, tuple(warnings))
-
-
-def _write(out: Path, pixels: np.ndarray) -> None:
-    aside = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(aside, format="PNG")
-        aside.replace(out)
-    except OSError as error:
-        msg = f"{out.name} cannot be written: {error.strerror}. Choose another file."
-        raise WriteError(msg) from error

@@ -27,10 +27,10 @@ from chestct.evaluation.learning_log import read_log
 from chestct.evaluation.patient_votes import VoteSettings, fit_votes
 from chestct.evaluation.summary import Summary
 from chestct.extras import is_installed
+from chestct.files import write_text
 from chestct.networks.slices import SliceNetwork
 from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import Division
-from chestct.training.files import write_text
 from chestct.training.interrupts import memory_explained
 from chestct.training.loop import train
 from chestct.training.lr_range import RangeTest, range_per_epoch, range_per_step

@@ -25,9 +25,9 @@ from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
 from chestct.evaluation.predictions_csv import read_predictions
 from chestct.evaluation.tables import format_estimate
+from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.training.division import Division, divide
-from chestct.training.files import write_text
 from chestct.training.objective import DivergedError
 from chestct.training.parts import find_parts
 from chestct.training.ranks import current_ranks

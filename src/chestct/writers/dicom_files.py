@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from chestct import __version__
 from chestct.analysis import ScanAnalysis
+from chestct.files import write_whole_with
 from chestct.writers.dicom_identity import MANUFACTURER, SERIES_NUMBERS, Subject, long_string
-from chestct.writers.files import write_whole_with
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

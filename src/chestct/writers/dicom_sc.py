@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
+from chestct.files import write_folder_with
 from chestct.heat_pictures import draw_heat, lay_over
 from chestct.pictures import RGB, Scene, draw_slice, scene_of_scan
 from chestct.volume import canonical_axes
@@ -29,7 +30,6 @@ from chestct.writers.dicom_identity import (
 )
 from chestct.writers.dicom_parametric_map import heat_of
 from chestct.writers.dicom_planes import headers_of, image_at
-from chestct.writers.files import write_folder_with
 from chestct.writers.options import WriteOptions
 from chestct.writers.wording import verdict_of
 

@@ -13,8 +13,8 @@ from typing import Final
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
+from chestct.files import make_folder
 from chestct.writers import WRITERS, choose_writers
-from chestct.writers.files import make_folder
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
 _ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
+from chestct.files import write_whole
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
 from chestct.result import ScanResult
@@ -21,7 +22,6 @@ from chestct.writers.evidence_section import (
     label_words,
     method_words,
 )
-from chestct.writers.files import write_whole
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
 from chestct.writers.wording import (
     PROVENANCE_NAMES,

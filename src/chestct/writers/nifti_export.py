@@ -13,8 +13,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float64, Num
 
+from chestct.files import write_whole_with
 from chestct.volume import Grid
-from chestct.writers.files import write_whole_with
 
 _DATA_STARTS: Final = 352
 """Bytes before the voxels of a single NIfTI-1 file: the header and an empty list of extensions."""

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from chestct.files import make_folder, write_whole
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Grid
-from chestct.writers.files import make_folder, write_whole
 from chestct.writers.nifti_export import write_nifti
 from chestct.writers.preview import write_input_preview
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import WriteError
-from chestct.writers.files import make_folder, write_folder_with, write_whole, write_whole_with
+from chestct.files import make_folder, write_folder_with, write_whole, write_whole_with
 
 
 def full_disk(path: Path) -> None:

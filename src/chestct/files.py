@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from chestct.errors import WriteError
@@ -35,20 +36,27 @@ def write_whole(path: Path, content: bytes) -> Path:
     return write_whole_with(path, lambda aside: aside.write_bytes(content))
 
 
+def write_text(path: Path, text: str) -> Path:
+    """As `write_whole`, for text."""
+    return write_whole(path, text.encode())
+
+
 def write_whole_with(path: Path, write: Callable[[Path], object]) -> Path:
     """As `write_whole`, for content that another library writes to a path it is given.
 
     The path given ends like `path`, as some libraries choose the format by it.
     """
-    make_folder(path.parent)
     aside = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(aside)
         aside.replace(path)
     except OSError as error:
         raise WriteError(_refusal(path, error)) from error
     finally:
-        aside.unlink(missing_ok=True)
+        # What hinders the writing may hinder this too; its reason is told above.
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return path
 
 
