@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from contextlib import closing
 from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,7 @@ def test_batches_arrive_on_the_device_of_the_network() -> None:
 def test_a_scan_that_cannot_be_read_stops_with_its_own_words_and_no_traceback(
     workers: int,
 ) -> None:
+    before = set(active_children())
     examples: Dataset = OneIsGone(6, 3, ReadError("scans.csv, row 5: p03.nii.gz is not there."))
     loader = make_loader(examples, in_steps(range(6), 2), workers=workers, device=CPU)
     batches = batches_on(CPU, loader)
@@ -51,6 +54,16 @@ def test_a_scan_that_cannot_be_read_stops_with_its_own_words_and_no_traceback(
         next(batches)
     assert "Traceback" not in str(caught.value)
     assert "start the same command again" in str(caught.value)
+    assert set(active_children()) <= before
+
+
+def test_reading_processes_end_when_the_batches_are_closed_early() -> None:
+    before = set(active_children())
+    loader = make_loader(Brightness(6), in_steps(range(6), 2), workers=1, device=CPU)
+    with closing(batches_on(CPU, loader)) as batches:
+        next(batches)
+        assert len(set(active_children()) - before) == 1
+    assert set(active_children()) <= before
 
 
 def test_a_run_that_lost_a_scan_goes_on_where_it_was_once_the_scan_is_back(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,7 +62,11 @@ def make_loader(
     workers: int | None,
     device: torch.device,
 ) -> DataLoader[Any]:
-    """What reads the examples of one step after the other; reading processes stay for all of them.
+    """What reads the examples of one step after the other.
+
+    Reading processes live as long as one pass over the steps. Were they kept for the next pass, the
+    loader would hold them, and an exception's traceback the loader: they would end whenever the
+    garbage collector comes by, in no order, and be waited for in vain.
 
     Args:
         examples: What is read from.
@@ -78,12 +82,13 @@ def make_loader(
         collate_fn=_collate,
         pin_memory=device.type == "cuda",
         prefetch_factor=_READ_AHEAD if count else None,
-        persistent_workers=count > 0,
     )
 
 
-def batches_on(device: torch.device, loader: DataLoader[Any]) -> Iterator[Batch]:
+def batches_on(device: torch.device, loader: DataLoader[Any]) -> Generator[Batch]:
     """A loader's batches, moved while the device is still busy with the one before.
+
+    Reading processes end with this generator, also when it is closed early.
 
     Raises:
         TrainingError: An example could not be read.

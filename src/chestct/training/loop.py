@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -81,19 +81,22 @@ def train(
         stack.enter_context(tuned_for(run.device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
         stop = stack.enter_context(StopRequest())
-        _train_epochs(run, stop, after_epoch)
+        batches = stack.enter_context(closing(_batches(run)))
+        _train_epochs(run, batches, stop, after_epoch)
         if settings.keep == "best":
             network.load_state_dict(load_file(folder / "best.safetensors"))
     return run.progress.history
 
 
 def _train_epochs(
-    run: Run, stop: StopRequest, after_epoch: Callable[[EpochLog], object] | None
+    run: Run,
+    batches: Iterator[Batch],
+    stop: StopRequest,
+    after_epoch: Callable[[EpochLog], object] | None,
 ) -> None:
     """Train until all epochs are done, or early stopping or a signal ends it."""
-    batches, settings = _batches(run), run.settings
     validation = loader_in_order(
-        run.network, run.sets.validation, settings.batch_size, settings.workers
+        run.network, run.sets.validation, run.settings.batch_size, run.settings.workers
     )
     while not run.is_finished:
         _train_epoch(run, batches, stop)
@@ -128,7 +131,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
     progress.seconds = before + time.perf_counter() - started
 
 
-def _batches(run: Run) -> Iterator[Batch]:
+def _batches(run: Run) -> Generator[Batch]:
     """The batches that have not been used yet, of this and all further epochs."""
     progress, settings = run.progress, run.settings
     steps = Steps(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,8 +68,8 @@ def outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
     share_buffers(network)
     network.eval()
     logits, targets = [], []
-    with torch.inference_mode():
-        for batch, lungs, labels in batches_on(device_of(network), loader):
+    with torch.inference_mode(), closing(batches_on(device_of(network), loader)) as batches:
+        for batch, lungs, labels in batches:
             logits.append(network(batch, lungs).float().cpu())
             targets.append(labels.cpu())
     own = Outputs(torch.cat(logits), torch.cat(targets)) if logits else None
