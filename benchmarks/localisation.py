@@ -3,11 +3,11 @@
     python benchmarks/localisation.py WORK [--folds 1,2,3,4,5] [--also CLASSIFIER ...]
 
 WORK is that of five_folds.py, whose networks are used: the RoI-aware 3D ResNet-18 with gating
-`none` and `all`, and `figure`, trained here in the same way where it is not there yet. Maps are
-made for the diseased patients of each fold by the networks that have not seen them. A classifier
-given by --also is measured on the same patients, with its own weights under each gating. Started
-again it goes on where it stopped; WORK/localisation/*.json have every patient's figures. The
-disease is simulated.
+`none` and `all`, and `figure`, trained here in the same way where it is not there yet (--gatings
+for others). Maps are made for the diseased patients of each fold by the networks that have not seen
+them. A classifier given by --also is measured on the same patients, with its own weights under each
+gating that looks at the lungs, and without any. Started again it goes on where it stopped;
+WORK/localisation/*.json have every patient's figures. The disease is simulated.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
 import torch
-from five_folds import NARROW, NUM_FOLDS, ROWS, Row, row_settings
+from five_folds import NARROW, NUM_FOLDS, ROWS, row_settings
 
 from chestct.arrays import Mask
 from chestct.classifier import Classifier, load_classifier
@@ -48,10 +48,12 @@ from chestct.training.session import (
     run_training,
 )
 
-GATINGS = ("none", "figure", "all")
+TRAINED = ("none", "figure", "all")
+PLACED = ("none", "text", "figure", "all", "every")
 ASKED = (
     Asked("gradcam"),
-    Asked("layercam"),
+    Asked("gradcam", "layer2"),
+    Asked("gradcam++", "layer2"),
     Asked("layercam", "layer2"),
 )
 
@@ -61,9 +63,7 @@ def train_missing(gating: str, work: Path, folds: list[int]) -> Path:
     name = f"roi-resnet18-{gating}"
     folder = work / name
     if not all(is_finished(folder / f"fold-{fold}") for fold in folds):
-        like = ROWS["roi-resnet18-all"]
-        settings = NARROW | {"gating": gating}
-        row = Row(like.network, settings, like.input_edge, like.epochs, like.learning_rate)
+        row = replace(ROWS["roi-resnet18-all"], settings=NARROW | {"gating": gating})
         manifest = work / "cohort" / "manifest.csv"
         listener = Listener(note=print, processes=1)
         plan = Plan(row_settings(row, work / "cache"), manifest, folder, NUM_FOLDS, listener)
@@ -140,7 +140,7 @@ def measured_classifiers(
     patients = [row for fold in folds for row in rows[fold]]
     for folder in arguments.also:
         loaded = load_classifier(folder)
-        for gating in GATINGS:
+        for gating in PLACED:
             name = f"{loaded.card.name}, {gating}"
             yield name, with_gates(loaded, gating), patients, kept / f"{folder.name}-{gating}.json"
 
@@ -165,7 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--folds", default="1,2,3,4,5", help="separated by commas")
-    parser.add_argument("--gatings", default=",".join(GATINGS), help="separated by commas")
+    parser.add_argument("--gatings", default=",".join(TRAINED), help="separated by commas")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="classifier folders")
     parser.add_argument("--most", type=int, help="patients per fold; default: all")
     arguments = parser.parse_args()

@@ -15,24 +15,18 @@ from chestct.arrays import Mask, Spacing
 
 def dilate(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """Every voxel within `radius_mm` of the mask (voxel centre to voxel centre)."""
-    grown = mask.copy()
-    planes = mask.view(np.uint8)
-    for offset, disc in enumerate(_discs(radius_mm, spacing_mm)):
-        if offset >= mask.shape[0]:
-            break
-        for i, plane in enumerate(planes):
-            if not plane.any():
-                continue
-            widened = cv2.dilate(plane, disc).view(np.bool_)
-            for j in {i - offset, i + offset}:
-                if 0 <= j < mask.shape[0]:
-                    grown[j] |= widened
+    box = _box_within_reach(mask, radius_mm, spacing_mm)
+    grown = np.zeros_like(mask)
+    grown[box] = _dilate(np.ascontiguousarray(mask[box]), radius_mm, spacing_mm)
     return grown
 
 
 def erode(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """What stays of the mask when the rest grows by `radius_mm`; the array's edge does not grow."""
-    return ~dilate(~mask, radius_mm, spacing_mm)
+    box = _box_within_reach(mask, radius_mm, spacing_mm)
+    left = np.zeros_like(mask)
+    left[box] = ~_dilate(~mask[box], radius_mm, spacing_mm)
+    return left
 
 
 def opening(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
@@ -51,6 +45,34 @@ def closing(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     closed = erode(dilate(padded, radius_mm, spacing_mm), radius_mm, spacing_mm)
     inner = tuple(slice(n, n + size) for n, size in zip(reach, mask.shape, strict=True))
     return np.ascontiguousarray(closed[inner])
+
+
+def _dilate(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
+    grown = mask.copy()
+    filled = np.flatnonzero(np.any(mask, axis=(1, 2)))
+    depth = mask.shape[0]
+    for offset, disc in enumerate(_discs(radius_mm, spacing_mm)[:depth]):
+        for i in filled:
+            widened = cv2.dilate(mask[i].view(np.uint8), disc).view(np.bool_)
+            for j in {i - offset, i + offset}:
+                if 0 <= j < depth:
+                    grown[j] |= widened
+    return grown
+
+
+def _box_within_reach(
+    mask: Mask, radius_mm: float, spacing_mm: Spacing
+) -> tuple[slice, slice, slice]:
+    """The mask's bounding box, wider by the radius on all sides; empty where the mask is."""
+    plane = np.any(mask, axis=0)
+    filled = np.any(mask, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0)
+    ends = [np.flatnonzero(each)[[0, -1]] if each.any() else (0, -1) for each in filled]
+    reach = [int(radius_mm // step) if plane.any() else 0 for step in spacing_mm]
+    first, second, third = (
+        slice(max(0, int(low) - n), int(high) + n + 1)
+        for (low, high), n in zip(ends, reach, strict=True)
+    )
+    return first, second, third
 
 
 def _discs(radius_mm: float, spacing_mm: Spacing) -> list[UInt8[np.ndarray, "height width"]]:
