@@ -1,12 +1,14 @@
 """What a training step costs: layout, precision, recomputing and compiling, on a CPU or a GPU.
 
     python benchmarks/training_speed.py [--device cuda] [--network maseres] [--size 128] [--batch 2]
-        [--repeats 5] [--compile]
+        [--set width=16] [--repeats 5] [--compile] [--layouts]
 
 Every form runs alternately in this one process, each with a network of its own and the same drawn
 weights; medians are reported, on a CPU of processor time, summed over its threads, so that a busy
 machine does not count, and on a GPU of time with the most memory. A step is forward, loss, backward
-and Adam on a batch that is there already: reading and augmentation are not in it.
+and Adam on a batch that is there already: reading and augmentation are not in it. `--layouts`
+measures only both memory formats in both precisions, on which `MEMORY_FORMAT` of
+`chestct.training.devices` rests.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+import yaml
 from torch import nn
 
 from chestct.networks import NETWORKS, build_network
-from chestct.training.devices import tuned_for
+from chestct.training.devices import MEMORY_FORMAT, tuned_for
 from chestct.training.recompute import recomputing
 
 
@@ -40,9 +43,15 @@ class Form:
 FORMS = (
     Form("float32, plain layout", is_channels_last=False),
     Form("float32"),
+    Form("bf16, plain layout", "bf16", is_channels_last=False),
     Form("bf16", "bf16"),
     Form("float32, recomputing", is_recomputing=True),
     Form("bf16, recomputing", "bf16", is_recomputing=True),
+)
+LAYOUTS = FORMS[:4]
+COMPILED = (
+    Form("float32, compiled", is_compiled=True),
+    Form("bf16, compiled", "bf16", is_compiled=True),
 )
 
 
@@ -54,12 +63,16 @@ class Work:
     size: int
     batch: int
     device: torch.device
+    settings: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """The network with always the same weights."""
         torch.manual_seed(0)
         has_shape = self.network in ("maseres", "alexnet3d", "voxcnn")
         settings: dict[str, object] = {"input_shape": [self.size] * 3} if has_shape else {}
+        for each in self.settings:
+            name, _, value = each.partition("=")
+            settings[name] = yaml.safe_load(value)
         return build_network(self.network, 1, 3, settings).to(self.device).train()
 
     def step(self, form: Form, stack: ExitStack) -> Callable[[], float]:
@@ -67,12 +80,13 @@ class Work:
         network = self.build()
         if form.is_recomputing:
             stack.enter_context(recomputing(network))
-        if form.is_channels_last:
-            network.to(memory_format=torch.channels_last_3d)
+        layout = MEMORY_FORMAT if form.is_channels_last else torch.contiguous_format
+        network.to(memory_format=layout)
         called = torch.compile(network) if form.is_compiled else network
         optimizer = torch.optim.Adam(network.parameters(), 1e-4)
         shape = (self.batch, 1, self.size, self.size, self.size)
         scans, lungs = torch.rand(shape, device=self.device), torch.ones(shape, device=self.device)
+        scans = scans.contiguous(memory_format=layout)
         targets = torch.arange(self.batch, device=self.device) % 3
         kind, is_mixed = self.device.type, form.precision == "bf16"
 
@@ -134,18 +148,19 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
     parser.add_argument("--compile", action="store_true", help="add the compiled forms")
+    parser.add_argument("--layouts", action="store_true", help="only layout by precision")
     chosen = parser.parse_args()
-    work = Work(chosen.network, chosen.size, chosen.batch, torch.device(chosen.device))
-    compiled = (
-        Form("float32, compiled", is_compiled=True),
-        Form("bf16, compiled", "bf16", is_compiled=True),
-    )
+    device = torch.device(chosen.device)
+    work = Work(chosen.network, chosen.size, chosen.batch, device, tuple(chosen.settings))
     print(
-        f"{work.network}, batch {work.batch}, {work.size}^3 on {work.device}, "
+        f"{work.network}{' with ' if work.settings else ''}{', '.join(work.settings)}, "
+        f"batch {work.batch}, {work.size}^3 on {work.device}, "
         f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
-    measure(work, FORMS + (compiled if chosen.compile else ()), chosen.repeats)
+    forms = LAYOUTS if chosen.layouts else FORMS + (COMPILED if chosen.compile else ())
+    measure(work, forms, chosen.repeats)
 
 
 if __name__ == "__main__":

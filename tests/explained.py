@@ -8,6 +8,7 @@ import numpy as np
 from analyses import SALIENT, SHAPE, lung_mask, make_analysis, unit_axes
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import (
     EvidenceSummary,
     Explanation,
@@ -37,10 +38,7 @@ def make_explanation(*, strength: float = 1.0, label: str = "COVID-19") -> ScanE
     analysis = make_analysis()
     heat = scan_heat(strength=strength)
     first, last = SALIENT
-    by_slice = np.full(SHAPE[0], np.nan)
-    by_slice[first : last + 1] = [
-        float(heat[index][lung_mask()[index]].mean()) for index in range(first, last + 1)
-    ]
+    by_slice = heat_by_slice(heat, lung_mask())
     has_peak = strength > 0.0
     return ScanExplanation(
         explanation=Explanation(

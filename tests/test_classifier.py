@@ -21,7 +21,7 @@ from tiny_classifiers import (
 )
 
 import chestct.classifier
-from chestct.card import Card
+from chestct.card import Abstention, Card
 from chestct.classifier import load_classifier, save_classifier
 from chestct.engines import make_engine
 from chestct.engines.cache import file_sha256
@@ -377,3 +377,24 @@ def test_the_temperature_divides_the_logits_and_changes_no_decision(tmp_path: Pa
     assert softer.argmax() == shares.argmax() == 2
     assert softer.sum() == pytest.approx(1)
     assert warm.weights_sha256 == plain.weights_sha256
+
+
+def test_a_card_without_an_abstention_threshold_is_read_and_an_impossible_one_is_not(
+    folder: Path,
+) -> None:
+    change_card(folder, lambda fields: fields.pop("abstention"))
+    assert load_classifier(folder).card.abstention is None
+    promised = {
+        "abstain_below": 0.8,
+        "wished_error": 0.05,
+        "level": 0.95,
+        "coverage": 0.7,
+        "risk": 0.0,
+        "risk_bound": 0.04,
+        "num_scans": 90,
+    }
+    change_card(folder, lambda fields: fields.update(abstention=promised))
+    assert load_classifier(folder).card.abstention == Abstention(**promised)
+    change_card(folder, lambda fields: fields["abstention"].update(abstain_below=1.2))
+    with pytest.raises(ClassifierError, match=r"field 'abstention\.abstain_below' is 1\.2"):
+        load_classifier(folder)

@@ -23,6 +23,8 @@ PROTOCOLS = {
     "maseres_published": (50, 2, 1e-6, 0.0, "constant", None),
     "voxcnn_published": (50, 4, 7e-6, 0.0, "constant", None),
     "alexnet3d_published": (50, 4, 5e-7, 0.0, "constant", None),
+    "voxcnn_paper": (50, 2, 7e-6, 0.0, "constant", None),
+    "alexnet3d_paper": (50, 2, 5e-7, 0.0, "constant", None),
 }
 
 

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "chestct"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "arrays", "labels", "lookup", "extras", "files"),
-    ("volume",),
+    ("errors", "arrays", "labels", "lookup", "extras", "files", "text_tables"),
+    ("volume", "fingerprints"),
     ("readers", "networks", "result", "simulate"),
     ("preprocess",),
     ("engines", "weights", "card", "classifier"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import html
 import json
 import logging
 from collections.abc import Iterator
@@ -16,15 +17,14 @@ from tiny import RECIPE, save_tiny_classifier
 from chestct import pipeline
 from chestct.analysis import SCAN_FACTS
 from chestct.classifier import Classifier, load_classifier
-from chestct.cli import main
+from chestct.cli import demo, main
 from chestct.engines import make_engine
 from chestct.errors import ReadError, UnknownNameError
 from chestct.labels import THREE_CLASSES, UNSUITABLE
-from chestct.pipeline import analyse_scan, classify_scan, describe_scan, hash_voxels, scan_name
-from chestct.readers import read_volume
+from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_name
 from chestct.simulate import write_dicom_series
+from chestct.studies.model_audit_changes import CHANGES
 from chestct.volume import ScanSource, Volume
-from chestct.writers.nifti_export import write_nifti
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,40 +121,6 @@ def test_a_scan_without_lungs_is_unsuitable_with_a_reason(
     assert result.timings_s.network == 0.0
 
 
-def test_the_same_patient_has_one_hash_in_every_format_and_order(tmp_path: Path) -> None:
-    volume = whole_hu(chest())
-    write_dicom_series(volume, tmp_path / "dicom")
-    write_nifti(tmp_path / "scan.nii.gz", volume.voxels, volume.grid)
-    reversed_grid = volume.grid.moved(
-        (float(volume.grid.shape[0] - 1), 0.0, 0.0), (-1.0, 1.0, 1.0), volume.grid.shape
-    )
-    reversed_volume = volume.with_voxels(volume.voxels[::-1], reversed_grid)
-    as_floats = volume.with_voxels(volume.voxels.astype(np.float32))
-    hashes = {
-        hash_voxels(volume),
-        hash_voxels(reversed_volume),
-        hash_voxels(as_floats),
-        hash_voxels(read_volume(tmp_path / "dicom")),
-        hash_voxels(read_volume(tmp_path / "scan.nii.gz")),
-    }
-    assert len(hashes) == 1
-
-
-def test_any_change_of_voxels_or_place_changes_the_hash() -> None:
-    volume = whole_hu(chest())
-    voxels = volume.voxels.copy()
-    voxels[3, 4, 5] += 1
-    moved = replace(volume.grid, origin_mm=(0.0, 0.0, 0.1))
-    others = [
-        volume.with_voxels(voxels),
-        volume.with_voxels(volume.voxels, moved),
-        volume.with_voxels(volume.voxels.astype(np.float32) + 0.25),
-        volume.with_voxels(volume.voxels.astype(np.int32) + 40_000),
-    ]
-    hashes = [hash_voxels(volume), *(hash_voxels(other) for other in others)]
-    assert len(set(hashes)) == len(hashes)
-
-
 def test_only_listed_facts_leave_the_program() -> None:
     source = ScanSource(
         "dicom", facts={"kernel": "B60", "patient_name": "Doe^Jane"}, left_out={"localizer": 2}
@@ -239,6 +205,44 @@ def test_no_identity_of_the_patient_reaches_any_output(
         assert "Quibbleton" in words_found(path.read_bytes()[:4096])
 
 
+def test_no_identity_of_the_patient_reaches_an_audit_of_the_model(
+    identified_scan: Path,
+    tmp_path: Path,
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr("chestct.studies.model_audit.CHANGES", {"thick": CHANGES["thick"]})
+    command = ["audit-model", str(identified_scan), "--classifier", str(tiny_folder)]
+    assert main([*command, "--engine", "torch", "--out", str(tmp_path / "audit")]) == 0
+    printed = capfd.readouterr()
+    files = [path for path in (tmp_path / "audit").rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["model-audit.json", "model-audit.md"]
+    for path in files:
+        assert words_found(path.read_bytes()) == [], path.name
+    assert words_found((printed.out + printed.err + caplog.text).encode()) == []
+
+
+def test_no_identity_of_the_patient_reaches_the_index_page(
+    identified_scan: Path,
+    classifier: Classifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    # The demonstration with a scan full of names where it would simulate one.
+    monkeypatch.setattr(demo, "simulate_scan", lambda *_: identified_scan)
+    monkeypatch.setattr(demo, "load", lambda *_: (classifier, make_engine(classifier, "torch")))
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
+    printed = capfd.readouterr()
+    page = (tmp_path / "demo" / "index.html").read_bytes()
+    assert page.count(b"report.html") >= 3
+    assert words_found(page) == []
+    assert words_found((printed.out + printed.err).encode()) == []
+
+
 def test_no_identity_of_the_patient_is_in_the_result_or_its_analysis(
     identified_scan: Path, classifier: Classifier
 ) -> None:
@@ -307,3 +311,63 @@ def test_a_scan_is_named_after_the_last_part_of_its_path(path: str, name: str) -
 def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert scan_name(".") == tmp_path.name
+
+
+def promising(folder: Path, abstain_below: float) -> Classifier:
+    """The tiny classifier with an abstention threshold in its card."""
+    save_tiny_classifier(folder)
+    card = json.loads((folder / "card.json").read_text())
+    assert card["abstention"] is None
+    card["abstention"] = {
+        "abstain_below": abstain_below,
+        "wished_error": 0.05,
+        "level": 0.95,
+        "coverage": 0.8,
+        "risk": 0.01,
+        "risk_bound": 0.04,
+        "num_scans": 120,
+    }
+    (folder / "card.json").write_text(json.dumps(card))
+    return load_classifier(folder)
+
+
+def test_an_answer_below_the_card_s_threshold_is_called_uncertain(
+    scan: Path, tmp_path: Path
+) -> None:
+    result = classify_scan(scan, promising(tmp_path / "strict", 0.999), engine="torch")
+    assert result.is_uncertain
+    assert result.decision in THREE_CLASSES
+    largest = max(result.probabilities.values())
+    assert result.warnings[0].startswith(
+        f"Uncertain: the largest probability is {largest:.3f}. Below 0.999"
+    )
+    assert "120 validation scans" in result.warnings[0]
+
+
+def test_an_answer_above_the_threshold_is_not_and_one_without_a_threshold_never_is(
+    scan: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    for certain in (promising(tmp_path / "lax", 0.01), classifier):
+        result = classify_scan(scan, certain, engine="torch")
+        assert not result.is_uncertain
+        assert not any("Uncertain" in warning for warning in result.warnings)
+
+
+def test_an_unsuitable_scan_is_not_called_uncertain(tmp_path: Path) -> None:
+    write_dicom_series(whole_hu(chest(has_lungs=False)), tmp_path / "head")
+    result = classify_scan(tmp_path / "head", promising(tmp_path / "strict", 0.999), engine="torch")
+    assert result.decision == UNSUITABLE
+    assert not result.is_uncertain
+
+
+def test_result_json_and_report_show_that_an_answer_is_uncertain(
+    scan: Path, tmp_path: Path
+) -> None:
+    promising(tmp_path / "strict", 0.999)
+    command = ["classify", str(scan), "--classifier", str(tmp_path / "strict"), "--engine", "torch"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    (found,) = (tmp_path / "out").rglob("result.json")
+    document = json.loads(found.read_text())
+    assert document["is_uncertain"] is True
+    assert document["warnings"][0].startswith("Uncertain")
+    assert document["warnings"][0] in html.unescape((found.parent / "report.html").read_text())

@@ -1,4 +1,7 @@
-"""A stand-in for timm where it is not installed: its interface, with the names of MobileNetV2."""
+"""A stand-in for timm where it is not installed: its interface, with the names of MobileNetV2.
+
+DenseNet169 is the same with more channels, for tests that need two networks.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,19 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-CHANNELS = 1280
-"""Of MobileNetV2's last feature map."""
+CHANNELS = {"mobilenetv2_100": 1280, "densenet169": 1664}
+"""Of a network's last feature map."""
 
 
 class TinyBackbone(nn.Module):
     """Two convolutions and a BatchNorm instead of fifty."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv_stem = nn.Conv2d(3, 8, 4, stride=4, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
-        self.conv_head = nn.Conv2d(8, CHANNELS, 8, stride=8, bias=False)
-        self.bn2 = nn.BatchNorm2d(CHANNELS)
+        self.conv_head = nn.Conv2d(8, channels, 8, stride=8, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
 
     def forward_features(self, pictures: Tensor) -> Tensor:
         hidden = torch.relu(self.bn1(self.conv_stem(pictures)))
@@ -27,9 +30,9 @@ class TinyBackbone(nn.Module):
 
 
 def create_model(name: str, *, pretrained: bool, num_classes: int) -> TinyBackbone:
-    """As timm's; only the name that tests use, and never weights of its own accord."""
-    assert (name, pretrained, num_classes) == ("mobilenetv2_100", False, 0)
-    return TinyBackbone()
+    """As timm's; only the names that tests use, and never weights of its own accord."""
+    assert (pretrained, num_classes) == (False, 0)
+    return TinyBackbone(CHANNELS[name])
 
 
 TINY_TIMM = SimpleNamespace(create_model=create_model)

@@ -21,7 +21,7 @@ from chestct.lookup import unknown_name_message
 CARD_FILE: Final = "card.json"
 MAX_CARD_BYTES: Final = 2**20
 SCHEMA_VERSION: Final = 1
-MAY_LACK: Final = {"temperature", "explanation"}
+MAY_LACK: Final = {"temperature", "explanation", "abstention"}
 """Fields that came later, which older cards do not have."""
 
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -58,6 +58,30 @@ class MeasuredResult(BaseModel):
         return high
 
 
+class Abstention(BaseModel):
+    """Below which confidence the classifier had better not decide, and what that gave.
+
+    Attributes:
+        abstain_below: The largest probability, after the temperature, that is too small to decide.
+        wished_error: Highest error rate wanted among the scans decided on.
+        level: Certainty of the promise, for further scans of the same kind.
+        coverage: Share of the validation scans that were decided on.
+        risk: Error rate among them.
+        risk_bound: Upper bound of the error rate, at that certainty.
+        num_scans: Validation scans it was chosen on.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    abstain_below: float = Field(gt=0, le=1)
+    wished_error: float = Field(gt=0, lt=1)
+    level: float = Field(gt=0, lt=1)
+    coverage: float = Field(gt=0, le=1)
+    risk: float = Field(ge=0, le=1)
+    risk_bound: float = Field(ge=0, le=1)
+    num_scans: int = Field(ge=1)
+
+
 class Card(BaseModel):
     """Everything about a classifier but its weights.
 
@@ -79,8 +103,9 @@ class Card(BaseModel):
             2017), fitted on scans that were not trained on.
         explanation: How its answers are best explained when nobody says how: a name in
             `EXPLANATIONS`, with ":LAYER" after it where it is not the last block's map.
+        abstention: Where its answers are called uncertain; None where no threshold is known.
 
-    A card may lack the temperature and the explanation, and has their defaults then.
+    A card may lack the last three, and has their defaults then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -100,6 +125,7 @@ class Card(BaseModel):
     weights_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     temperature: float = Field(default=1.0, ge=0.01, le=100.0)
     explanation: Name = "gradcam"
+    abstention: Abstention | None = None
 
     @field_validator("recipe", "network_settings", mode="before")
     @classmethod

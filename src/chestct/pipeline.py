@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 
-import numpy as np
-
 from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
+from chestct.card import Card
 from chestct.classifier import Classifier, load_classifier
 from chestct.engines import Engine, make_engine
 from chestct.explain import AUTO, split_choice
+from chestct.fingerprints import hash_voxels
 from chestct.labels import UNSUITABLE
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.tiff_geometry import TiffGeometry
 from chestct.result import Provenance, ScanResult, Timings
-from chestct.volume import Volume, to_canonical
+from chestct.volume import Volume
 
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
 
@@ -99,17 +98,19 @@ def analyse_scan(
     is_suitable = not prepared.unsuitable_reasons
     probabilities = classifier.probabilities(prepared, chosen) if is_suitable else {}
     has_run = perf_counter() if is_suitable else was_prepared
+    doubts = doubts_of(classifier.card, probabilities)
     result = ScanResult(
         scan=scan_name(path),
         probabilities=probabilities,
         decision=max(probabilities, key=probabilities.__getitem__, default=UNSUITABLE),
         unsuitable_reasons=prepared.unsuitable_reasons,
-        warnings=(*volume.warnings, *prepared.warnings),
+        warnings=(*doubts, *volume.warnings, *prepared.warnings),
         lung_volume_l=float(prepared.lung_volume_l),
         scan_facts=describe_scan(volume),
         timings_s=_timings(started, was_read, was_prepared, has_run),
         provenance=describe_provenance(volume, prepared, classifier, chosen.name),
         notice=classifier.card.notice,
+        is_uncertain=bool(doubts),
     )
     analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
     if chosen_map is None or not is_suitable:
@@ -159,6 +160,19 @@ def _engine_of(classifier: Classifier, name: str) -> Engine:
     return make_engine(classifier, name)
 
 
+def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]:
+    """A sentence where the largest probability is below the card's threshold, else nothing."""
+    promised, largest = card.abstention, max(probabilities.values(), default=1.0)
+    if promised is None or largest >= promised.abstain_below:
+        return ()
+    return (
+        f"Uncertain: the largest probability is {largest:.3f}. Below "
+        f"{promised.abstain_below:.3f} this classifier had better not decide: that threshold was "
+        f"chosen on {promised.num_scans} validation scans for at most "
+        f"{promised.wished_error:.0%} errors.",
+    )
+
+
 def scan_name(path: str | Path) -> str:
     """Last part of a path, also of "." and of one that ends in a slash."""
     return Path(path).name or Path(path).resolve().name or "scan"
@@ -196,29 +210,3 @@ def describe_provenance(
         chestct_version=__version__,
         temperature=classifier.card.temperature,
     )
-
-
-def hash_voxels(volume: Volume) -> str:
-    """SHA-256 of the voxels and where they lie, whatever format and axis order stored them.
-
-    The axes are made canonical, whole numbers are taken as 16-bit integers, and the grid is rounded
-    to a hundredth of a millimetre, as formats keep positions with different precision.
-    """
-    canonical = to_canonical(volume)
-    voxels = canonical.voxels
-    if voxels.dtype != np.int16 and _fits_int16(voxels):
-        voxels = voxels.astype(np.int16)
-    grid = canonical.grid
-    axes = np.asarray(grid.direction).round(4) + 0.0
-    numbers = [*grid.spacing_mm, *grid.origin_mm]
-    where = f"{grid.shape} {np.round(numbers, 2).tolist()} {axes.tolist()} {volume.unit}"
-    digest = hashlib.sha256(where.encode())
-    digest.update(voxels.dtype.newbyteorder("<").str.encode())
-    digest.update(np.ascontiguousarray(voxels, dtype=voxels.dtype.newbyteorder("<")).data)
-    return digest.hexdigest()
-
-
-def _fits_int16(voxels: np.ndarray) -> bool:
-    low, high = voxels.min(), voxels.max()
-    fits = bool(low >= -32768 and high <= 32767)
-    return fits and bool((voxels == np.trunc(voxels)).all())

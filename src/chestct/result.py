@@ -63,6 +63,8 @@ class ScanResult:
         timings_s: Seconds per stage.
         provenance: What has to be known to make the result again.
         notice: The notice that stands on every output.
+        is_uncertain: Whether the largest probability is below the threshold of the classifier's
+            card; a warning says so too. Never where the card holds none.
     """
 
     scan: str
@@ -75,6 +77,7 @@ class ScanResult:
     timings_s: Timings
     provenance: Provenance
     notice: str = field(default=NOT_FOR_CLINICAL_USE)
+    is_uncertain: bool = False
 
     @property
     def is_suitable(self) -> bool:

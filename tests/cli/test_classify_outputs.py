@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -11,6 +13,7 @@ from tiny import save_tiny_classifier
 from chestct.cli import main
 from chestct.cli.output_options import OutputOptions
 from chestct.errors import UnknownNameError, WriteError
+from chestct.readers.dicom_decoders import decode_frame
 from chestct.simulate import write_dicom_series
 from chestct.writers import WRITERS
 from chestct.writers.nifti_export import write_nifti
@@ -57,6 +60,46 @@ def test_explain_and_write_all_leave_every_output(
         "result.json",
         "segmentation.dcm",
     }
+
+
+def test_every_slice_is_decoded_once_for_all_outputs_together(
+    scan: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def counting(content: bytes, *more: object) -> object:
+        decoded.append(content)
+        return decode_frame(content, *more)  # type: ignore[arg-type]
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("pydicom decoded pixels beside the reader")
+
+    monkeypatch.setattr("chestct.readers.dicom_pixels.decode_frame", counting)
+    monkeypatch.setattr(pydicom.Dataset, "convert_pixel_data", refused)
+    assert classify(scan, "--explain", "--write", "all", "--out", tmp_path, tiny=tiny) == 0
+    assert len(decoded) == len(list(scan.iterdir()))
+    assert len(set(decoded)) > len(decoded) / 2  # slices of air are alike, others are not
+    assert len(list((tmp_path / "p07").glob("*.dcm"))) == 3
+
+
+def test_openvino_gives_the_answer_and_torch_its_gradients_for_the_same_map(
+    scan: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = {}
+    for engine in ("openvino", "torch"):
+        out = tmp_path / engine
+        command = ["classify", str(scan), "--classifier", tiny, "--engine", engine]
+        assert main([*command, "--explain", "--write", "json,nifti", "--out", str(out)]) == 0
+        result = json.loads((out / "p07" / "result.json").read_text())
+        heat = np.asarray(nibabel.load(out / "p07" / "heat-map.nii.gz").dataobj)
+        found[engine] = (result, heat)
+    (result, heat), (by_torch, same_heat) = found["openvino"], found["torch"]
+    assert "openvino" in result["provenance"]["engine"]
+    assert "openvino" not in by_torch["provenance"]["engine"]
+    assert result["decision"] == by_torch["decision"]
+    assert heat.max() == 1.0
+    np.testing.assert_array_equal(heat, same_heat)
 
 
 def test_a_writer_that_needs_a_heat_map_gets_one_unasked(

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from chestct.card import read_card
 from chestct.cli import main
 from chestct.cli.training_lines import EpochLines, in_words
+from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS, SOUND
 from chestct.training.run import EpochLog
 
 Output = pytest.CaptureFixture[str]
@@ -411,3 +413,129 @@ def test_a_training_learns_what_there_is_to_learn(
     assert workshop.train(out, *more) == 0
     rows = read_rows(out / "predictions.csv")
     assert [float(row[f"probability_{row['label']}"]) > 0.5 for row in rows] == [True] * 4
+
+
+def evaluated(run: Path, manifest: Path, out: Path, *more: str) -> int:
+    command = ["evaluate", str(run / "classifier"), str(manifest), "--out", str(out)]
+    return main([*command, "--engine", "torch", "--processes", "1", *more])
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    return record
+
+
+def test_evaluating_puts_age_sex_and_scanner_beside_and_says_how(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    out = tmp_path / "evaluation"
+    assert evaluated(run, workshop.split, out) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    record = metrics_of(out)
+    assert record["others"]["age, sex, scanner"]["num_scans"] == 12
+    assert {row["test"] for row in record["comparisons"]["age, sex, scanner"]} == {*SOUND}
+    assert any("cross-validated on these very scans" in each for each in record["warnings"])
+    assert "cross-validated on these very scans (5 folds by patient)" in printed
+    assert len(read_rows(out / "baseline.csv")) == 12
+
+
+def test_evaluating_scans_of_which_nothing_is_known_says_so_in_one_line(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    assert evaluated(run, workshop.plain, tmp_path / "e") == 0
+    printed = capsys.readouterr().out
+    assert printed.count("No baseline of age, sex, scanner stands beside the classifier") == 1
+    assert metrics_of(tmp_path / "e")["others"] == {}
+    assert not (tmp_path / "e" / "baseline.csv").exists()
+
+
+def test_another_classifier_is_compared_with_by_every_test(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    other = workshop.folder / "other.csv"
+    rows = read_rows(workshop.split)
+    shares = [("0.7", "0.3") if number % 3 else ("0.2", "0.8") for number in range(len(rows))]
+    write_rows(
+        other,
+        [
+            {
+                **{name: row[name] for name in ("scan", "patient", "label")},
+                **dict(zip((f"probability_{label}" for label in LABELS), share, strict=True)),
+            }
+            for row, share in zip(rows, shares, strict=True)
+        ],
+    )
+    assert evaluated(run, workshop.split, tmp_path / "e", "--beside", f"guess={other}") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    record = metrics_of(tmp_path / "e")
+    assert {row["test"] for row in record["comparisons"]["guess"]} == {*COMPARISONS}
+    assert record["others"]["guess"]["num_scans"] == 12
+    assert "| guess | mcnemar |" in (tmp_path / "e" / "tables.md").read_text(encoding="utf-8")
+    assert all(f"guess {test}" in printed for test in COMPARISONS if test != "patient_bootstrap")
+    assert all(defect in printed for defect in MASERES_Z_DEFECTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scan": "elsewhere.nii.gz"}, "'elsewhere.nii.gz' (1 in all) was judged by one"),
+        ({"label": "normal"}, "is COVID-19 in one file and normal in the other"),
+    ],
+    ids=["scan", "label"],
+)
+def test_predictions_that_do_not_fit_are_refused_before_anything_is_classified(
+    workshop: Workshop,
+    run: Path,
+    tmp_path: Path,
+    change: dict[str, str],
+    words: str,
+    capsys: Output,
+) -> None:
+    rows = read_rows(run / "predictions.csv")
+    wrong = write_rows(tmp_path / "wrong.csv", [{**rows[0], **change}, *rows[1:]])
+    beside = ("--split", "test", "--beside", f"other={wrong}")
+    assert evaluated(run, workshop.split, tmp_path / "e", *beside) == 2
+    said = capsys.readouterr().err
+    assert "wrong.csv ('other') cannot stand beside split.csv" in said
+    assert words in " ".join(said.split())
+    assert "valuate both on one manifest" in " ".join(said.split())
+    assert not (tmp_path / "e").exists()
+
+
+def test_predictions_of_too_few_scans_and_taken_names_are_refused(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    few = run / "predictions.csv"
+    assert evaluated(run, workshop.split, tmp_path / "e", "--beside", f"other={few}") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'other' cannot be compared with 'run'" in said
+    assert "12 scans stand against 4" in said
+    taken = ("--split", "test", "--beside", f"age, sex, scanner={few}")
+    assert evaluated(run, workshop.split, tmp_path / "e", *taken) == 2
+    assert "Another classifier has this name" in capsys.readouterr().err
+    twice = ("--beside", f"a={few}", "--beside", f"a={few}")
+    assert evaluated(run, workshop.split, tmp_path / "e", *twice) == 2
+    assert "--beside names 'a' twice" in capsys.readouterr().err
+
+
+def test_too_small_a_validation_part_stores_no_threshold_and_is_said(run: Path) -> None:
+    assert read_card(run / "classifier").abstention is None
+    warnings = metrics_of(run / "evaluation")["warnings"]
+    assert any("2 scans promise nothing" in warning for warning in warnings)
+
+
+def test_a_stored_threshold_is_reported_by_the_training_and_by_evaluating(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    out = tmp_path / "run"
+    assert workshop.train(out, "--set", "abstention.wished_error=0.999") == 0
+    kept = read_card(out / "classifier").abstention
+    assert kept is not None
+    assert (kept.num_scans, kept.wished_error) == (2, 0.999)
+    by_training = metrics_of(out / "evaluation")["at_threshold"]
+    assert by_training["threshold"] == kept.abstain_below
+    capsys.readouterr()
+    assert evaluated(out, workshop.split, tmp_path / "e", "--split", "test") == 0
+    found = metrics_of(tmp_path / "e")["at_threshold"]
+    assert found["coverage"]["hits"] == by_training["coverage"]["hits"]
+    assert "At the classifier's own threshold" in capsys.readouterr().out

@@ -4,22 +4,35 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chi2
 
 from chestct.evaluation.delong import delong_covariance
 
-# Albumin, total protein, K-G score and whether surgery failed to help (1), of the 43 patients of
-# DeLong, DeLong and Clarke-Pearson (1988) with all three, as tabulated with Example 8 of the
-# LOGISTIC chapter of the SAS/STAT guide. The figures below are its output as we remember it: the
-# page's own print could not be looked up. The comparison with all pairs does not depend on them.
-OVARIAN_CANCER = np.loadtxt(
-    """3.0 5.8 10 0  3.2 6.3 5 1  3.9 6.8 3 1  2.8 4.8 6 0  3.2 5.8 3 1  0.9 4.0 5 0  2.5 5.7 8 0
-    1.6 5.6 5 1  3.8 5.7 5 1  3.7 6.7 6 1  3.2 5.4 4 1  3.8 6.6 6 1  4.1 6.6 5 1  3.6 5.7 5 1
-    4.3 7.0 4 1  3.6 6.7 4 0  2.3 4.4 6 1  4.2 7.6 4 0  4.0 6.6 6 0  3.5 5.8 6 1  3.8 6.8 7 1
-    3.0 4.7 8 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 6 1  4.1 8.2 6 1  4.3 7.0 5 1  4.3 6.5 4 1
-    3.2 5.1 5 1  2.6 4.7 6 1  3.3 6.8 6 0  1.7 4.0 7 0  3.7 6.1 5 1  3.3 6.3 7 1  4.2 7.7 6 1
-    3.5 6.2 5 1  2.9 5.7 9 0  2.1 4.8 7 1  2.8 6.2 8 0  4.0 7.0 7 1  3.3 5.7 6 1  3.7 6.9 5 1
-    3.6 6.6 5 1""".replace("  ", "\n").split("\n"),
+# The example of DeLong, DeLong and Clarke-Pearson (1988): albumin, total protein, 10 less the
+# Krebs-Goplerud score and whether surgery failed to help (1), of their 49 patients. 43 of these
+# rows are complete and are those of Example 8 of the LOGISTIC chapter of the SAS/STAT guide; all
+# 49 are in the tests of Johnson's pyroc.
+OVARIAN_CANCER = np.genfromtxt(
+    """3.0 5.8 0 0  3.2 6.3 5 1  3.9 6.8 7 1  2.8 4.8 4 0  3.2 5.8 7 1  0.9 4.0 5 0  2.5 5.7 2 0
+    1.6 5.6 5 1  3.8 5.7 5 1  3.7 6.7 4 1  nan nan 4 1  3.2 5.4 6 1  3.8 6.6 4 1  4.1 6.6 5 1
+    3.6 5.7 5 1  4.3 7.0 6 1  3.6 6.7 6 0  2.3 4.4 4 1  4.2 7.6 6 0  4.0 6.6 4 0  3.5 5.8 4 1
+    3.8 6.8 3 1  3.0 4.7 2 0  4.5 7.4 5 1  3.7 7.4 5 1  3.1 6.6 4 1  4.1 8.2 4 1  4.3 7.0 5 1
+    4.3 6.5 6 1  3.2 5.1 5 1  2.6 4.7 4 1  3.3 6.8 4 0  1.7 4.0 3 0  nan nan 4 1  3.7 6.1 5 1
+    3.3 6.3 3 1  4.2 7.7 4 1  3.5 6.2 5 1  2.9 5.7 1 0  2.1 4.8 3 1  nan nan 2 1  2.8 6.2 2 0
+    nan nan 3 1  nan nan 3 1  4.0 7.0 3 1  3.3 5.7 4 1  3.7 6.9 5 1  2.0 nan 3 1  3.6 6.6 5 1
+    """.replace("  ", "\n").split("\n"),
 )
+
+
+def of_1988() -> tuple[np.ndarray, np.ndarray]:
+    """K-G score, albumin and total protein with the medians in the gaps, and the truth.
+
+    The paper does not say how it filled the gaps; medians give the areas that it prints.
+    """
+    *_, failed = OVARIAN_CANCER.T
+    scores = OVARIAN_CANCER[:, [2, 0, 1]]
+    filled = np.where(np.isnan(scores), np.nanmedian(scores, axis=0), scores)
+    return filled.T, failed == 1
 
 
 def all_pairs(scores: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -32,16 +45,30 @@ def all_pairs(scores: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, 
     return wins.mean(axis=(1, 2)), covariance
 
 
-def test_the_worked_example_of_1988_gives_the_printed_areas_and_test() -> None:
-    albumin, protein, score, helped = OVARIAN_CANCER.T
-    # The event is 0; low albumin, low protein and a high score speak for it.
-    scores = np.stack([-albumin, score, -protein])
-    areas, covariance = delong_covariance(scores, helped == 0)
-    assert np.round(areas, 4).tolist() == [0.7366, 0.7258, 0.6478]
-    assert np.round(np.sqrt(np.diag(covariance)), 4).tolist() == [0.0927, 0.1028, 0.1000]
-    contrast = np.array([[1, -1, 0], [0, -1, 1]])
+def test_the_example_of_1988_gives_the_areas_that_the_paper_prints() -> None:
+    scores, failed = of_1988()
+    assert (failed.size, int((~failed).sum())) == (49, 12)
+    areas, _ = delong_covariance(scores, failed)
+    assert np.round(areas, 2).tolist() == [0.69, 0.72, 0.65]
+
+
+def test_the_example_of_1988_gives_the_p_value_of_another_program() -> None:
+    areas, covariance = delong_covariance(*of_1988())
+    # Albumin against the two others, two degrees of freedom: pyroc's test_pyroc_compare.
+    contrast = np.array([[0, 1, -1], [-1, 1, 0]])
     difference, spread = contrast @ areas, contrast @ covariance @ contrast.T
-    assert round(float(difference @ np.linalg.solve(spread, difference)), 4) == 2.5340
+    statistic = difference @ np.linalg.solve(spread, difference)
+    assert chi2.sf(statistic, 2) == pytest.approx(0.42291256338064165, rel=1e-9)
+
+
+def test_the_complete_patients_of_1988_give_what_all_pairs_give() -> None:
+    complete = OVARIAN_CANCER[~np.isnan(OVARIAN_CANCER).any(axis=1)]
+    scores, failed = complete[:, :3].T, complete[:, 3] == 1
+    assert failed.size == 43
+    areas, covariance = delong_covariance(scores, failed)
+    expected_areas, expected_covariance = all_pairs(scores, failed)
+    assert areas == pytest.approx(expected_areas, abs=1e-12)
+    assert covariance == pytest.approx(expected_covariance, abs=1e-12)
 
 
 @settings(max_examples=60, deadline=None)

@@ -79,7 +79,7 @@ def test_evaluating_the_same_slices_again_gives_the_same_figures_beside_others(
     command = ["slices", "evaluate", str(run / "classifier"), str(table), "--out", str(out)]
     assert main([*command, "--beside", f"whole scans={beside}", "--processes", "1"]) == 0
     table_text = (out / "patients" / "evaluation" / "tables.md").read_text(encoding="utf-8")
-    assert "whole scans" in table_text
+    assert "| whole scans | maseres_z | accuracy |" in table_text
     everywhere = read_predictions(out / "slices" / "predictions.csv")
     tested = read_predictions(run / "slices" / "predictions.csv")
     places = {Path(scan).parts[-3:]: row for row, scan in enumerate(everywhere.scans)}

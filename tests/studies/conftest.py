@@ -5,10 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 from drawn_scans import read_rows, write_rows, write_scans
+
+from chestct.evaluation.intervals import estimate_figures
+from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.summary import EvaluationSettings
 
 PARTS = ("training", "training", "training", "validation", "test", "test")
 SETTINGS = """
@@ -49,5 +54,12 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No figures of single evaluations, which the tests here do not look at."""
+    """Few draws, and no figures of single evaluations, which the tests here do not look at."""
+    few = Bootstrap(20)
     monkeypatch.setattr("chestct.evaluation.report.draw_all", lambda *_arguments: {})
+    settings = partial(EvaluationSettings, bootstrap=few)
+    monkeypatch.setattr("chestct.training.session.EvaluationSettings", settings)
+    monkeypatch.setattr(
+        "chestct.studies.row_figures.estimate_figures",
+        lambda predictions, bootstrap: estimate_figures(predictions, bootstrap or few),
+    )

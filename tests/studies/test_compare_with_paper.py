@@ -15,7 +15,7 @@ from chestct.evaluation.resampling import Bootstrap
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.published.facts import maseres_facts, roi_facts
-from chestct.studies.roi_ablation import StudyError
+from chestct.studies.study_rows import StudyError
 
 Output = pytest.CaptureFixture[str]
 BOOTSTRAP = Bootstrap(50)

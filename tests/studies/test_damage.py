@@ -20,7 +20,7 @@ from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.damage import DamagedNetwork, DamagePlan, run_damage
 from chestct.studies.damage_parts import choose_parts, published_choice
 from chestct.studies.damage_table import mean_accuracy, write_damage
-from chestct.studies.roi_ablation import StudyError
+from chestct.studies.study_rows import StudyError
 from chestct.training.ready import Listener
 from chestct.training.settings import DataSection
 

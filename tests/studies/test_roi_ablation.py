@@ -16,15 +16,13 @@ from chestct.studies.roi_ablation import (
     NETWORKS,
     ROI_LAYERS,
     THRESHOLDS,
-    Progress,
     Row,
-    StudyError,
     run_ablation,
     table_rows,
 )
+from chestct.studies.study_rows import Progress, StudyError
 from chestct.training.objective import DivergedError
 from chestct.training.parts import find_parts
-from chestct.training.ranks import Ranks
 from chestct.training.ready import Listener, make_cache
 from chestct.training.session import Plan
 from chestct.training.settings_file import read_settings
@@ -159,16 +157,16 @@ def test_a_claim_that_cannot_be_made_names_the_folder(tmp_path: Path) -> None:
 def test_a_row_whose_loss_is_no_number_does_not_stop_the_others(
     workshop: Any, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.studies import roi_ablation
+    from chestct.studies import scan_rows
 
-    train = roi_ablation.run_training
+    train = scan_rows.run_training
 
     def diverge_without_gates(plan: Plan) -> object:
         if plan.settings.network.settings["gating"] == "none":
             raise DivergedError("The loss is no longer a number.")
         return train(plan)
 
-    monkeypatch.setattr(roi_ablation, "run_training", diverge_without_gates)
+    monkeypatch.setattr(scan_rows, "run_training", diverge_without_gates)
     rows = (ROWS[1], ROWS[3])
     progress = run_ablation(make_plan(workshop, tmp_path / "study"), rows)
     assert progress.diverged == rows[:1]
@@ -213,8 +211,7 @@ def test_a_t_that_is_no_number_is_refused(workshop: Any, tmp_path: Path, capsys:
 def test_several_processes_on_one_row_are_refused(
     workshop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.studies import roi_ablation
-
-    monkeypatch.setattr(roi_ablation, "current_ranks", lambda: Ranks(rank=0, size=2))
-    with pytest.raises(StudyError, match=r"Start it without torchrun.*--device cuda:1"):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(TrainingError, match=r"Start it without torchrun.*--device cuda:1"):
         run_ablation(make_plan(workshop, tmp_path / "study"), ROWS)

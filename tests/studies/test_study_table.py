@@ -8,15 +8,14 @@ import pytest
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.resampling import Bootstrap
 from chestct.labels import THREE_CLASSES
-from chestct.studies.roi_ablation import Row, RowResult
+from chestct.studies.roi_ablation import Row
+from chestct.studies.row_figures import TableRow, holm, make_rows
 from chestct.studies.study_figures import draw_accuracies, draw_sensitivities
+from chestct.studies.study_rows import RowResult
 from chestct.studies.study_table import (
-    TableRow,
     as_markdown,
     compare_pairs,
     differing_columns,
-    holm,
-    make_rows,
     pairs_csv,
     rows_csv,
 )
@@ -32,7 +31,7 @@ def predictions(wrong: set[int], num_scans: int = NUM_SCANS) -> Predictions:
     return Predictions(names, names, truth, 0.7 * np.eye(3)[decided] + 0.1, THREE_CLASSES)
 
 
-def table(*results: tuple[Row, set[int]]) -> tuple[TableRow, ...]:
+def table(*results: tuple[Row, set[int]]) -> tuple[TableRow[Row], ...]:
     return make_rows([RowResult(row, predictions(wrong)) for row, wrong in results], BOOTSTRAP)
 
 
@@ -41,14 +40,14 @@ OTHER = Row("roi_resnet50", "none", 0.7)
 
 
 @pytest.fixture(scope="module")
-def rows() -> tuple[TableRow, ...]:
+def rows() -> tuple[TableRow[Row], ...]:
     return table(
         (PLAIN, set(range(9))), (GATED, {0, 29}), (Row("roi_resnet18", "none", 0.7), {1}),
         (OTHER, {1}),
     )  # fmt: skip
 
 
-def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow, ...]) -> None:
+def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow[Row], ...]) -> None:
     assert differing_columns(PLAIN, GATED) == ["gating"]
     assert differing_columns(PLAIN, OTHER) == ["network", "threshold"]
     pairs = {(t.first.name, t.second.name): t.column for t in compare_pairs(rows)}
@@ -60,7 +59,7 @@ def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow, .
 
 
 def test_the_discordant_scans_and_the_exact_p_are_those_counted_by_hand(
-    rows: tuple[TableRow, ...],
+    rows: tuple[TableRow[Row], ...],
 ) -> None:
     gating, threshold, network = compare_pairs(rows)
     assert (gating.only_first, gating.only_second) == (1, 8)
@@ -93,7 +92,7 @@ def test_rows_that_judged_other_scans_are_compared_on_those_they_share() -> None
 
 
 def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
-    rows: tuple[TableRow, ...],
+    rows: tuple[TableRow[Row], ...],
 ) -> None:
     tests = compare_pairs(rows)
     text = as_markdown(rows, tests, ["Simulated disease."])
@@ -114,7 +113,7 @@ def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
     assert float(written[0]["p_value"]) == tests[0].p_value
 
 
-def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow, ...]) -> None:
+def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow[Row], ...]) -> None:
     assert "most frequent class" not in as_markdown(rows, (), [])
     guessing = table((PLAIN, set(range(19))), (GATED, set()))
     text = as_markdown(guessing, (), [])
@@ -123,7 +122,7 @@ def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow, ...]) -> None
 
 
 def test_the_figures_show_a_panel_per_network_and_a_tick_per_row(
-    rows: tuple[TableRow, ...],
+    rows: tuple[TableRow[Row], ...],
 ) -> None:
     accuracies = draw_accuracies(rows)
     assert [axes.get_title() for axes in accuracies.axes] == ["roi_resnet18", "roi_resnet50"]

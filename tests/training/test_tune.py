@@ -12,7 +12,6 @@ from chestct.cli import main
 from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures
 from chestct.training.objective import DivergedError
-from chestct.training.ranks import Ranks
 from chestct.training.ready import Listener
 from chestct.training.session import Plan
 from chestct.training.settings_file import read_settings
@@ -186,9 +185,8 @@ def test_without_a_test_part_the_search_says_what_that_costs(
 def test_a_search_by_several_processes_is_refused(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.training import tune as module
-
-    monkeypatch.setattr(module, "current_ranks", lambda: Ranks(rank=0, size=2))
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     settings = read_settings(folder / "settings.yaml")
     plan = Plan(settings, folder / "scans" / "split.csv", tmp_path / "search")
     with pytest.raises(TrainingError, match="Start it without torchrun"):

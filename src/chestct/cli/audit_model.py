@@ -65,6 +65,7 @@ def audit_model(
         options.require_exists(path)
 
     def subjects() -> Iterator[Subject]:
+        """Scans that were named, then simulated ones, each made when it is asked for."""
         yield from read_subjects(paths, lesions, options.read_options(series, _NOTHING, _NO_TIFF))
         yield from simulated_subjects(simulated)
 

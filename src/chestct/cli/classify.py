@@ -169,6 +169,7 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
             progress.update(task, description=scan.name)
 
             def show_steps(done: int, num: int, name: str = scan.name) -> None:
+                """Say how far the explanation of this scan is."""
                 progress.update(task, description=f"{name}: explaining, {done} of {num}")
 
             try:

@@ -271,6 +271,7 @@ def progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
         task = bar.add_task(what, total=total)
 
         def show(progress: Progress) -> None:
+            """Draw how far it is, and how long it will take."""
             left = f"{what}, {_duration(progress.seconds_left)} left"
             bar.update(task, completed=progress.done, description=left)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from chestct.cli import options
-from chestct.cli.training_options import Processes
+from chestct.cli.training_options import Beside, Processes, named_files
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
         str | None,
         typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
     ] = None,
+    beside: Beside = None,
     engine: options.EngineName = "auto",
     precision: options.Precision = None,
     device: options.Device = None,
@@ -33,10 +34,12 @@ def evaluate(
     """Classify labelled scans and write figures with intervals."""
     from chestct.cli.classify import EngineChoice, load
     from chestct.cli.training_lines import listening, show_summary
-    from chestct.training.judging import evaluate_manifest, read_rows
+    from chestct.training.judging import evaluate_manifest, read_beside, read_rows
 
+    files = named_files(beside)
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
     rows = read_rows(manifest, loaded, split)
+    others = read_beside(files, loaded, rows)
     with listening(processes) as listener:
-        summary = evaluate_manifest(loaded, running, rows, out, listener)
+        summary = evaluate_manifest(loaded, running, rows, out, listener, others)
     show_summary(summary, out)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chestct.cli import slice_options as given
 from chestct.cli import training_options as options
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
+    from chestct.datasets.manifest import Manifest
     from chestct.training.slice_settings import SliceRunSettings
 
 app = typer.Typer(
@@ -19,50 +21,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Table = Annotated[
-    Path, typer.Option("--data", metavar="TABLE", help="CSV file: one row per labelled slice.")
-]
-NewTable = Annotated[Path, typer.Option("--out", metavar="CSV", help="Table to write.")]
-Device = Annotated[
-    str,
-    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N: where to train."),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="ImageNet weights (.safetensors); imagenet: the hub's cache; none: random ones.",
-    ),
-]
-
 
 @app.command("list")
 def list_slices(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Pictures: a folder per class, or COVID-CT.")
-    ],
-    out: NewTable,
-    lists: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--list",
-            metavar="[SPLIT:]LABEL=FILE",
-            help="A text file with one picture's name per line; may be said often.",
-        ),
-    ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option("--images", metavar="DIR", help="Where listed pictures lie, if not FOLDER."),
-    ] = None,
-    patient_pattern: Annotated[
-        str | None,
-        typer.Option(
-            "--patient-pattern",
-            metavar="REGEX",
-            help="Its group is the patient in a picture's path, such as '(p[0-9]+)-'.",
-        ),
-    ] = None,
+    folder: given.Pictures,
+    out: given.NewTable,
+    lists: given.Lists = None,
+    images: given.Images = None,
+    patient_pattern: given.PatientPattern = None,
 ) -> None:
     """Make a table of the slices of a folder, one row per picture."""
     from chestct.cli.training_lines import listening
@@ -78,43 +44,21 @@ def list_slices(
         for note in found.notes:
             listener.note(note)
     write_manifest(found.manifest, out)
-    cases = ", ".join(f"{count} {label}" for label, count in found.manifest.cases.items())
-    typer.echo(f"{len(found.manifest)} slices of {found.manifest.num_patients} patients ({cases})")
-    typer.echo(str(out))
+    _say_written(found.manifest, out)
 
 
 @app.command()
 def extract(
-    manifest: Annotated[
-        Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
-    ],
+    manifest: given.Manifest,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="New folder for pictures and slices.csv.")
     ],
-    labels: Annotated[
-        Path | None,
-        typer.Option("--labels", metavar="NPY", help="COVID-CT-MD's Slice-level-labels.npy."),
-    ] = None,
-    index: Annotated[
-        Path | None, typer.Option("--index", metavar="CSV", help="COVID-CT-MD's Index.csv.")
-    ] = None,
-    without_labels: Annotated[
-        Literal["all", "normal"],
-        typer.Option(
-            "--without-labels",
-            help="Scans without slice labels: take all, or those of normal patients only.",
-        ),
-    ] = "normal",
-    uninfected: Annotated[
-        Literal["leave_out", "normal"],
-        typer.Option("--uninfected", help="What slices of the ill without infection become."),
-    ] = "leave_out",
-    window: Annotated[
-        str, typer.Option("--window", metavar="NAME", help="lung, or abdomen.")
-    ] = "lung",
-    every: Annotated[
-        int, typer.Option("--every", min=1, metavar="N", help="Take every N-th slice only.")
-    ] = 1,
+    labels: given.SliceLabels = None,
+    index: given.Index = None,
+    without_labels: given.WithoutLabels = "normal",
+    uninfected: given.Uninfected = "leave_out",
+    window: given.Window = "lung",
+    every: given.Every = 1,
 ) -> None:
     """Write the slices of labelled scans as pictures, with a table of them."""
     from chestct.cli.training_lines import listening
@@ -131,21 +75,19 @@ def extract(
     with listening(None) as listener:
         found = extract_slices(read_manifest(manifest), extraction, out, told=listener.note)
     table = write_manifest(found, out / "slices.csv")
-    cases = ", ".join(f"{count} {label}" for label, count in found.cases.items())
-    typer.echo(f"{len(found)} slices of {found.num_patients} patients ({cases})")
-    typer.echo(str(table))
+    _say_written(found, table)
 
 
 @app.command()
 def train(
     config: options.Config,
-    table: Table,
+    table: given.SliceTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="RUN", help="Run folder: a new one, or one to go on.")
     ],
-    weights: Weights = None,
+    weights: given.Weights = None,
     overrides: options.Overrides = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     processes: options.Processes = None,
 ) -> None:
     """Train a slice network and vote on patients; stopped, the same command goes on."""
@@ -171,11 +113,11 @@ def train(
 @app.command("lr-range")
 def lr_range(
     config: options.Config,
-    table: Table,
+    table: given.SliceTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
     ],
-    weights: Weights = None,
+    weights: given.Weights = None,
     overrides: options.Overrides = None,
     steps: Annotated[
         int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
@@ -184,7 +126,7 @@ def lr_range(
         int | None,
         typer.Option("--epochs", min=1, metavar="N", help="The paper's form instead, 100 there."),
     ] = None,
-    device: Device = "auto",
+    device: options.Device = "auto",
     processes: options.Processes = None,
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
@@ -210,24 +152,12 @@ def lr_range(
 
 @app.command()
 def evaluate(
-    classifier: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER", help="Folder, as 'slices train' writes it.")
-    ],
-    table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="CSV file: one row per labelled slice.")
-    ],
+    classifier: given.Classifier,
+    table: given.GivenTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
     ],
-    beside: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--beside",
-            metavar="NAME=CSV",
-            help="Predictions of another classifier on the same patients, such as a scan-level "
-            "one's predictions.csv; may be said often.",
-        ),
-    ] = None,
+    beside: options.Beside = None,
     processes: options.Processes = None,
 ) -> None:
     """Classify labelled slices, vote on their patients, write figures with intervals."""
@@ -235,7 +165,7 @@ def evaluate(
     from chestct.training.slice_card import load_slice_classifier
     from chestct.training.slice_judging import evaluate_slices
 
-    others = dict(_named(each) for each in beside or ())
+    others = options.named_files(beside)
     loaded = load_slice_classifier(classifier)
     with listening(processes) as listener:
         summary = evaluate_slices(loaded, table, out, listener, others)
@@ -244,9 +174,7 @@ def evaluate(
 
 @app.command()
 def explain(
-    classifier: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER", help="Folder, as 'slices train' writes it.")
-    ],
+    classifier: given.Classifier,
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A slice: PNG, JPEG or TIFF.")],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Picture to write.")],
     label: Annotated[
@@ -268,24 +196,22 @@ def explain(
     typer.echo(NOT_FOR_CLINICAL_USE)
 
 
+def _say_written(slices: Manifest, table: Path) -> None:
+    """How many slices of whom a table holds, and where it is."""
+    cases = ", ".join(f"{count} {label}" for label, count in slices.cases.items())
+    typer.echo(f"{len(slices)} slices of {slices.num_patients} patients ({cases})")
+    typer.echo(str(table))
+
+
 def _settings(config: Path, overrides: list[str] | None, weights: str | None) -> SliceRunSettings:
     """Settings of a slice run, with the weights of the command line."""
-    from chestct.training.ranks import launched_ranks
+    from chestct.training.ranks import require_one_process
     from chestct.training.settings_file import read_settings_as
     from chestct.training.slice_settings import SliceRunSettings
 
-    if launched_ranks().size > 1:
-        msg = "Slice networks are trained by one process on one GPU. Start it without torchrun."
-        raise TrainingError(msg)
+    require_one_process("Slice networks are trained by one process on one GPU.")
     settings = read_settings_as(SliceRunSettings, config, overrides or ())
     if weights is None:
         return settings
     network = settings.network.model_copy(update={"weights": weights})
     return settings.model_copy(update={"network": network})
-
-
-def _named(text: str) -> tuple[str, Path]:
-    name, equals, path = text.partition("=")
-    if not (name and equals and path):
-        raise TrainingError(f"'{text}' names no predictions. Write NAME=predictions.csv.")
-    return name, Path(path)

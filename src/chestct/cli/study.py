@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli import options, study_audit
+from chestct.cli import options, study_audit, study_maseres
 from chestct.cli import training_options as training
+from chestct.cli.study_output import names_in, print_table, say_gaps, say_row
 
 if TYPE_CHECKING:
     from chestct.studies.compare_with_paper import PaperComparison
     from chestct.studies.damage_table import DamageRow
-    from chestct.studies.roi_ablation import Progress, Row
-    from chestct.studies.study_table import TableRow
+    from chestct.studies.roi_ablation import Row
+    from chestct.studies.row_figures import TableRow
+    from chestct.studies.study_rows import Progress
 
 app = typer.Typer(
     help="The tables of both papers, each as one command.",
@@ -33,6 +35,8 @@ def _study() -> None:
 
 
 app.command("audit-papers")(study_audit.audit_papers)
+app.command("maseres-patients")(study_maseres.maseres_patients)
+app.command("maseres-slices")(study_maseres.maseres_slices)
 
 
 @app.command("roi-ablation")
@@ -80,15 +84,15 @@ def roi_ablation(
 
     placements = study.ROI_LAYERS if is_placement else study.GATINGS
     rows = study.table_rows(
-        _names(networks) or study.NETWORKS,
-        _names(gatings) or placements,
+        names_in(networks) or study.NETWORKS,
+        names_in(gatings) or placements,
         _numbers(thresholds) or study.THRESHOLDS,
     )
     settings = read_settings(config, overrides or ())
     lines = EpochLines(settings.training.epochs, len(rows) * (folds or 1))
     with listening(processes) as listener:
         plan = Plan(settings, manifest, out, folds, listener, lines.show, choose_device(device))
-        progress = study.run_ablation(plan, rows, before_row=_say_row)
+        progress = study.run_ablation(plan, rows, before_row=say_row)
     _show_ablation(write_ablation(progress, out), progress, out)
 
 
@@ -134,7 +138,7 @@ def damage(
     rows = read_rows(manifest, loaded, split)
     with listening(processes) as listener:
         plan = DamagePlan(
-            loaded, rows, out, _names(parts), share, repeats, seed, device, listener=listener
+            loaded, rows, out, names_in(parts), share, repeats, seed, device, listener=listener
         )
         result = run_damage(plan)
     _show_damage(write_damage(result, out), out)
@@ -162,17 +166,12 @@ def compare_with_paper(
         typer.echo(str(path))
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
 def _numbers(text: str | None) -> tuple[float, ...]:
     """Values of t between commas; 80 is taken for 0.8."""
-    from chestct.studies.roi_ablation import StudyError
+    from chestct.studies.study_rows import StudyError
 
     found = []
-    for name in _names(text):
+    for name in names_in(text):
         try:
             value = float(name)
         except ValueError as error:
@@ -182,11 +181,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _say_row(row: Row) -> None:
-    typer.echo(f"Row {row.name}")
-
-
-def _show_ablation(rows: tuple[TableRow, ...], progress: Progress, folder: Path) -> None:
+def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], folder: Path) -> None:
     from chestct.evaluation.tables import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
 
@@ -200,11 +195,8 @@ def _show_ablation(rows: tuple[TableRow, ...], progress: Progress, folder: Path)
         ]
         for each in rows
     ]
-    _print_table(columns, lines)
-    for row in progress.missing:
-        typer.echo(f"! {row.name} is under way in another program.")
-    for row in progress.diverged:
-        typer.echo(f"! {row.name}: its loss is no longer a number.")
+    print_table(columns, lines)
+    say_gaps(progress)
     typer.echo(NOT_FOR_CLINICAL_USE)
     typer.echo(f"Written to {folder}")
 
@@ -212,7 +204,7 @@ def _show_ablation(rows: tuple[TableRow, ...], progress: Progress, folder: Path)
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
     from chestct.evaluation.tables import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.studies.text_tables import p_value_text
+    from chestct.text_tables import p_value_text
 
     lines = [
         [
@@ -225,7 +217,7 @@ def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
         for row in rows
     ]
     columns = ["part", "set to zero", "accuracy", "p (Holm)", "mean over random choices"]
-    _print_table(columns, lines)
+    print_table(columns, lines)
     typer.echo(NOT_FOR_CLINICAL_USE)
     typer.echo(f"Written to {folder}")
 
@@ -235,21 +227,7 @@ def _show_paper(found: PaperComparison) -> None:
 
     typer.echo(f"{found.run}: {found.place}")
     columns = ["figure, %", "published", "recomputed", "this run", "inside"]
-    _print_table(columns, [cells(figure) for figure in found.figures])
+    print_table(columns, [cells(figure) for figure in found.figures])
     for remark in found.remarks:
         typer.echo(f"! {remark}")
     typer.echo("")
-
-
-def _print_table(columns: list[str], lines: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from chestct.cli.terminal import stdout_console
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column)
-    for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
-    stdout_console().print(table)

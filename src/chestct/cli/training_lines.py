@@ -96,6 +96,7 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
     )
 
     def show(what: str, how_far: HowFar) -> None:
+        """Move the bar of this work, or begin one."""
         known = {task.description: task.id for task in bars.tasks if not task.finished}
         task = known.get(what)
         bars.update(
@@ -105,6 +106,7 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
         )
 
     def note(text: str) -> None:
+        """Say what should be known, above the bars."""
         if is_quiet:
             return
         stdout_console().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
@@ -115,23 +117,62 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
 
 def show_summary(summary: Summary, folder: Path) -> None:
     """Show the main figures with their intervals, what to beware of, and where all of it is."""
-    from chestct.evaluation.tables import format_estimate
+    from chestct.evaluation.tables import at_threshold_words
 
     console = stdout_console()
     console.print()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(f"{summary.num_scans} scans of {summary.num_patients} patients")
-    table.add_column("with 95 % interval")
-    for name in ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error"):
-        table.add_row(name.replace("_", " "), format_estimate(summary.figures.overall[name]))
-    for label in summary.labels:
-        estimate = summary.figures.per_class[label]["sensitivity"]
-        table.add_row(f"sensitivity for {label}", format_estimate(estimate))
-    console.print(table)
+    console.print(_figures_table(summary))
+    if summary.comparisons:
+        console.print()
+        console.print(_tests_table(summary))
+    if any(row.test == "maseres_z" for rows in summary.comparisons.values() for row in rows):
+        console.print(Text(f"! {_z_test_words()}", style="yellow"), soft_wrap=True)
+    if summary.at_threshold is not None:
+        console.print(Text(at_threshold_words(summary.at_threshold)), soft_wrap=True)
     for warning in summary.warnings:
         console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
     console.print(Text(NOT_FOR_CLINICAL_USE, style="bold"), soft_wrap=True)
     console.print(Text(f"Written to {folder}"), soft_wrap=True)
+
+
+def _figures_table(summary: Summary) -> Table:
+    """The main figures, those of other classifiers beside them."""
+    from chestct.evaluation.tables import format_estimate
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(f"{summary.num_scans} scans of {summary.num_patients} patients")
+    for name in ("with 95 % interval", *summary.others):
+        table.add_column(name)
+    shown = [each.figures for each in (summary, *summary.others.values())]
+    for name in ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error"):
+        cells = [format_estimate(each.overall[name]) for each in shown]
+        table.add_row(name.replace("_", " "), *cells)
+    for label in summary.labels:
+        cells = [format_estimate(each.per_class[label]["sensitivity"]) for each in shown]
+        table.add_row(f"sensitivity for {label}", *cells)
+    return table
+
+
+def _tests_table(summary: Summary) -> Table:
+    """Tests against other classifiers; the bootstrap's many rows are left to tables.md."""
+    from chestct.evaluation.tables import format_difference, format_number
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("compared with", "test", "figure", "difference", "p"):
+        table.add_column(name)
+    for other, rows in summary.comparisons.items():
+        for row in rows:
+            if row.test != "patient_bootstrap":
+                numbers = (format_difference(row) or "-", format_number(row.p_value))
+                table.add_row(other, row.test, row.figure, *numbers)
+    return table
+
+
+def _z_test_words() -> str:
+    from chestct.evaluation.comparisons import MASERES_Z_DEFECTS
+
+    defects = "; ".join(MASERES_Z_DEFECTS)
+    return f"maseres_z is the MASERes paper's one-sided test, kept for its table only: {defects}."
 
 
 def show_range_test(found: RangeTest, written: Sequence[Path]) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from chestct.errors import TrainingError
+
 Config = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="Settings, a YAML file; configs/ holds some.")
 ]
@@ -21,6 +23,15 @@ Processes = Annotated[
     int | None,
     typer.Option("--processes", min=1, metavar="N", help="Scans read at once. Default: all cores."),
 ]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beside",
+        metavar="NAME=CSV",
+        help="Predictions of another classifier on the same scans (of slices: on the same "
+        "patients), such as its predictions.csv, to be compared with; may be said often.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -29,3 +40,20 @@ Device = Annotated[
         help="Where to train: auto, cpu, cuda or cuda:N. auto is a CUDA GPU where there is one.",
     ),
 ]
+
+
+def named_files(said: list[str] | None) -> dict[str, Path]:
+    """Name to file, of what was said as NAME=CSV.
+
+    Raises:
+        TrainingError: One has no name or no file, or two have the same name.
+    """
+    named: dict[str, Path] = {}
+    for text in said or ():
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise TrainingError(f"'{text}' names no predictions. Write NAME=predictions.csv.")
+        if name in named:
+            raise TrainingError(f"--beside names '{name}' twice. Give each a name of its own.")
+        named[name] = Path(path)
+    return named

@@ -65,6 +65,7 @@ def augment_batch(
         moved, moved_lungs = _move(batch, lungs, transforms.to(batch))
 
     def draw(limit: float) -> torch.Tensor:
+        """A number for each example, between minus and plus the limit."""
         return _uniform((len(batch), 1, 1, 1, 1), limit, generator).to(batch)
 
     low, high = (limit.view(-1, 1, 1, 1, 1) for limit in torch.aminmax(batch.flatten(1), dim=1))

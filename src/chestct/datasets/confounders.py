@@ -121,6 +121,17 @@ def baseline_probabilities(
     return probabilities
 
 
+def classes_with_facts(
+    manifest: Manifest, facts: Sequence[ScanFacts] | None, variables: Sequence[str] = BASELINE
+) -> set[str]:
+    """Labels of which at least one scan has a known value of at least one variable."""
+    return {
+        row.label
+        for index, row in enumerate(manifest.rows)
+        if any(_value(manifest, facts, index, variable) for variable in variables)
+    }
+
+
 def categories(variable: str, values: Sequence[str]) -> list[str]:
     """Values as few categories: numbers in fifths, or in tenths where a hundred are known."""
     if variable in _ROUNDED:

@@ -45,6 +45,7 @@ def write_example(path: Path, example: Example) -> None:
         raise WriteError(f"An example's input must be in [0, 1] to be kept, not [{low}, {high}].")
 
     def save(aside: Path) -> None:
+        """Write it: the input in 8 bits, the lungs one bit a voxel."""
         np.savez_compressed(
             aside,
             input=np.round(example.input * 255).astype(np.uint8),

@@ -7,14 +7,13 @@ radiation" or "other lesions".
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
+from chestct.text_tables import as_csv, as_markdown_table
 
 LISTED: Final = "listed"
 USED: Final = "used"
@@ -81,16 +80,12 @@ def exclude(manifest: Manifest, reasons: Mapping[str, str]) -> Manifest:
 
 def flow_csv(steps: Sequence[FlowStep]) -> str:
     """The flow as CSV: step, scans, patients, and a column per label."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_columns(steps), *map(_cells, steps)])
-    return text.getvalue()
+    return as_csv(_columns(steps), map(_cells, steps))
 
 
 def flow_markdown(steps: Sequence[FlowStep]) -> str:
     """The flow as a Markdown table."""
-    lines = [_columns(steps), ["---"] * len(_columns(steps)), *map(_cells, steps)]
-    escaped = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join("| " + " | ".join(line) + " |" for line in escaped) + "\n"
+    return as_markdown_table(_columns(steps), map(_cells, steps)) + "\n"
 
 
 def _step(name: str, rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> FlowStep:

@@ -58,6 +58,7 @@ def keyed_pseudonyms(patients: Iterable[str], key: bytes) -> dict[str, str]:
     """Patient to pseudonym by HMAC-SHA-256: the same key and patient give the same one."""
 
     def name_of(patient: str) -> str:
+        """Letters that only the key's owner can make of a patient."""
         return _letters(hmac.digest(key, f"patient\n{patient.strip()}".encode(), "sha256"))
 
     return _all_different(patients, name_of)
@@ -73,6 +74,7 @@ def drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, s
     taken: set[str] = set()
 
     def name_of(patient: str) -> str:
+        """Letters that no other patient has."""
         while True:
             name = _letters(rng.randbytes(KEY_BYTES))
             if name not in taken:

@@ -6,8 +6,6 @@ statsmodels and scikit-learn give the figures, matrix products those of all repl
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from jaxtyping import Float64, Int64
 
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.reader_labels import Readings, ReadScan
+from chestct.text_tables import as_csv, as_markdown_table
 
 REPLICATES: Final = 2000
 LEVEL: Final = 0.95
@@ -135,15 +134,13 @@ def draw_weights(
 def disputes_csv(readings: Readings, decided: Manifest) -> str:
     """The scans on which readers disagree: what each said, and what was decided."""
     rows = {row.scan: row for row in (*decided.rows, *decided.excluded)}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "scan", *readings.readers, "decided", "excluded"])
+    lines: list[list[object]] = []
     for scan in readings.scans:
         if scan.is_disputed:
             row = rows[scan.row.scan]
             said = [scan.given.get(reader, "") for reader in readings.readers]
-            writer.writerow([scan.row.number, scan.row.scan, *said, row.label, row.excluded])
-    return text.getvalue()
+            lines.append([scan.row.number, scan.row.scan, *said, row.label, row.excluded])
+    return as_csv(["row", "scan", *readings.readers, "decided", "excluded"], lines)
 
 
 def agreement_json(report: AgreementReport, rule: Mapping[str, object]) -> str:
@@ -154,15 +151,13 @@ def agreement_json(report: AgreementReport, rule: Mapping[str, object]) -> str:
 
 def agreement_markdown(report: AgreementReport) -> str:
     """The report for people."""
-    lines = [
-        "| readers | scans | same | kappa | 95 % interval | note |",
-        "|---|---|---|---|---|---|",
-    ]
+    header = ["readers", "scans", "same", "kappa", "95 % interval", "note"]
+    lines: list[list[str]] = []
     everyone = [report.all_readers] if report.all_readers else []
     for kind, found in (("Cohen", report.pairs), ("Fleiss", everyone)):
-        lines += [_markdown_line(kind, each) for each in found]
+        lines += [_cells(kind, each) for each in found]
     disputed = f"{report.num_disputed} of {report.num_scans} scans are disputed."
-    return "\n".join(lines) + f"\n\n{disputed}\n"
+    return f"{as_markdown_table(header, lines)}\n\n{disputed}\n"
 
 
 def _judge_pair(readings: Readings, pair: tuple[str, str], rng: np.random.Generator) -> Agreement:
@@ -229,9 +224,9 @@ def _interval(
     return float(low), float(high), note
 
 
-def _markdown_line(kind: str, each: Agreement) -> str:
+def _cells(kind: str, each: Agreement) -> list[str]:
     same = "" if each.same is None else f"{each.same:.1%}"
     kappa = "" if each.kappa is None else f"{each.kappa:.3f}"
     ends = "" if each.low is None or each.high is None else f"{each.low:.3f} to {each.high:.3f}"
-    cells = [f"{kind}: {', '.join(each.readers)}", str(each.num_scans), same, kappa, ends]
-    return "| " + " | ".join([*cells, each.note]) + " |"
+    who = f"{kind}: {', '.join(each.readers)}"
+    return [who, str(each.num_scans), same, kappa, ends, each.note]

@@ -19,6 +19,7 @@ import numpy as np
 from chestct.datasets.manifest import ManifestError, ManifestRow
 from chestct.datasets.manifest_csv import parse_age, parse_sex
 from chestct.errors import ChestCTError, ReadError
+from chestct.fingerprints import as_stored, place_text
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.files import opened_files
 from chestct.readers.tiff_geometry import geometry_from_dict
@@ -114,11 +115,7 @@ def facts_of(volume: Volume, path: Path) -> ScanFacts:
     """What a scan is, once it has been read from `path`."""
     canonical = to_canonical(volume)
     digests = [_slice_digest(voxels) for voxels in canonical.voxels]
-    grid = canonical.grid
-    axes = np.asarray(grid.direction).round(4) + 0.0
-    # Formats keep positions with different precision: a hundredth of a millimetre is no other grid.
-    numbers = np.round([*grid.spacing_mm, *grid.origin_mm], 2).tolist()
-    where = f"{grid.shape} {numbers} {axes.tolist()} {volume.unit}"
+    where = place_text(canonical.grid, canonical.unit)
     return ScanFacts(
         pixels=_digest(where, *(digest for digest, _ in digests)),
         content=_digest(*sorted(digest for digest, _ in digests)),
@@ -162,10 +159,10 @@ def facts_from_json(text: str) -> ScanFacts:
 
 def _slice_digest(voxels: np.ndarray) -> tuple[str, bool]:
     """Digest of a slice, whole numbers taken as 16-bit ones; and whether it is one value only."""
-    with np.errstate(invalid="ignore"):
-        whole = voxels.astype("<i2")
-    values = whole if np.array_equal(whole, voxels) else voxels.astype("<f4")
-    digest = hashlib.blake2b(np.ascontiguousarray(values).data, digest_size=_DIGEST_BYTES)
+    values = as_stored(voxels)
+    if values.dtype != np.int16:
+        values = values.astype("<f4")
+    digest = hashlib.blake2b(values.data, digest_size=_DIGEST_BYTES)
     digest.update(str(voxels.shape).encode())
     return digest.hexdigest(), bool(voxels.min() == voxels.max())
 

@@ -94,6 +94,7 @@ def _draw_maps(
     """Maps from the varied picture to the stored one, in (width, height) order from -1 to 1."""
 
     def draw(limit: float, count: int = 1) -> torch.Tensor:
+        """Numbers for each picture, between minus and plus the limit."""
         drawn = torch.rand(num, count, generator=generator, device=generator.device)
         return ((drawn * 2 - 1) * limit).cpu()
 

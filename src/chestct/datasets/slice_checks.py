@@ -117,6 +117,7 @@ def find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -
     """Slices that have to be enlarged a lot."""
 
     def side(row: ManifestRow) -> int:
+        """Pixels along a slice's shorter side."""
         return min(facts[row.number].rows, facts[row.number].columns)
 
     rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * ENLARGED < size]

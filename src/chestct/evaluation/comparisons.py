@@ -8,7 +8,7 @@ its table can be reproduced, with its defects in every result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,10 +77,12 @@ def compare(first: Predictions, second: Predictions, test: str) -> tuple[Compari
     return compare_pair(first, align(first, second))
 
 
-def compare_all(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
-    """Every sound comparison: all of `COMPARISONS` but the published z-test."""
-    rows = [compare(first, second, test) for test in COMPARISONS if test != "maseres_z"]
-    return tuple(row for part in rows for row in part)
+def compare_all(
+    first: Predictions, second: Predictions, tests: Sequence[str] | None = None
+) -> tuple[Comparison, ...]:
+    """`compare` by several tests; None takes the sound ones, all but the published z-test."""
+    wanted = SOUND if tests is None else tests
+    return tuple(row for test in wanted for row in compare(first, second, test))
 
 
 def mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
@@ -210,6 +212,8 @@ COMPARISONS: Final[dict[str, Callable[[Predictions, Predictions], tuple[Comparis
     "maseres_z": maseres_z,
 }
 """Ways to compare two classifiers; both arguments hold the same scans in the same order."""
+SOUND: Final = tuple(name for name in COMPARISONS if name != "maseres_z")
+"""Those that may be believed."""
 
 
 def _delong_class(first: Predictions, second: Predictions, index: int) -> Comparison:

@@ -131,9 +131,11 @@ def align(first: Predictions, second: Predictions) -> Predictions:
     places = {scan: row for row, scan in enumerate(second.scans)}
     odd = sorted(set(first.scans) ^ set(second.scans))
     if odd:
+        which = "first" if odd[0] in set(first.scans) else "second"
         msg = (
-            f"Scan '{odd[0]}' ({len(odd)} in all) was judged by one classifier only. Compare them "
-            "on the same scans: leave the others out of both files."
+            f"Scan '{odd[0]}' ({len(odd)} in all) was judged by one classifier only, the {which}; "
+            f"{len(first)} scans stand against {len(second)}. Compare them on the same scans: "
+            "evaluate both on one manifest, or leave the others out of both files."
         )
         raise PredictionsError(msg)
     aligned = second.choose([places[scan] for scan in first.scans])

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +44,7 @@ def write_evaluation(
     Args:
         predictions: What the classifier said of labelled scans.
         folder: Made when it does not exist; files of the same names are replaced.
-        settings: Name, bootstrap, wished error rates, figure formats.
+        settings: Name, bootstrap, wished error rates, figure formats, tests, remarks.
         others: Further classifiers by name, to be compared with in the same tables: another
             network, the baseline of age, sex and scanner.
         logs: Epochs of training runs by name (`read_log`), for the learning curves.
@@ -58,9 +58,13 @@ def write_evaluation(
     chosen, others = settings or EvaluationSettings(), others or {}
     endings = [look_up(FORMATS, name, kind="figure format") for name in chosen.formats]
     _check_name(chosen.name, others)
-    comparisons = {name: compare_all(predictions, each) for name, each in others.items()}
+    comparisons = {
+        name: _compared(predictions, each, name, chosen) for name, each in others.items()
+    }
+    plain = replace(chosen, promised=None, remarks=())
+    beside = {name: summarise(each, plain) for name, each in others.items()}
     main = summarise(predictions, chosen, excluded=excluded)
-    beside = {name: summarise(each, chosen) for name, each in others.items()}
+    main = replace(main, others=beside, comparisons=comparisons)
     summaries = {chosen.name: main, **beside}
     drawn = draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = evaluation_record(chosen, summaries, comparisons, excluded or {})
@@ -116,6 +120,16 @@ def evaluation_record(
     }
 
 
+def _compared(
+    predictions: Predictions, other: Predictions, name: str, settings: EvaluationSettings
+) -> tuple[Comparison, ...]:
+    try:
+        return compare_all(predictions, other, settings.comparisons)
+    except PredictionsError as error:
+        msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
+        raise PredictionsError(msg) from error
+
+
 def _check_name(name: str, others: Mapping[str, Predictions]) -> None:
     if name in others:
         msg = f"Two classifiers are called '{name}'. Give one of them another name."
@@ -157,6 +171,7 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
         "reliability": [asdict(each) for each in summary.reliability],
         "coverage_risk": [asdict(point) for point in summary.coverage_risk],
         "abstention": [asdict(each) for each in summary.abstention],
+        "at_threshold": None if summary.at_threshold is None else asdict(summary.at_threshold),
     }
 
 

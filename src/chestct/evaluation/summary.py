@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 
+from chestct.evaluation.abstaining import AtThreshold, at_threshold
 from chestct.evaluation.calibration import (
     AbstentionThreshold,
     ReliabilityBin,
@@ -17,6 +18,7 @@ from chestct.evaluation.calibration import (
     coverage_risk,
     reliability_curve,
 )
+from chestct.evaluation.comparisons import SOUND, Comparison
 from chestct.evaluation.intervals import Figures, estimate_figures
 from chestct.evaluation.metrics import Confusion, confusion_matrix
 from chestct.evaluation.predictions import Predictions, by_site
@@ -35,12 +37,18 @@ class EvaluationSettings:
         bootstrap: How patients are drawn.
         wished_errors: Error rates that an abstention threshold is sought for.
         formats: Endings of the figure files, of "png" and "svg".
+        comparisons: Names in `COMPARISONS`, of the tests that other classifiers are compared by.
+        promised: Abstention threshold of the classifier, chosen on other scans, or None.
+        remarks: Sentences that join the warnings.
     """
 
     name: str = "classifier"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     wished_errors: tuple[float, ...] = (0.05, 0.1)
     formats: tuple[str, ...] = ("png", "svg")
+    comparisons: tuple[str, ...] = SOUND
+    promised: AbstentionThreshold | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +74,11 @@ class Summary:
         sites: The same per site, empty when no sites are given.
         reliability: Accuracy by confidence.
         coverage_risk: Error rate by share of scans decided on.
-        abstention: One threshold per wished error rate.
+        abstention: One threshold per wished error rate, chosen on these very scans.
         warnings: What a reader has to know before trusting the figures.
+        at_threshold: What the classifier's own threshold does on these scans, or None.
+        others: Classifiers that were compared with, by name.
+        comparisons: Tests against each of them.
     """
 
     labels: tuple[str, ...]
@@ -81,6 +92,9 @@ class Summary:
     coverage_risk: tuple[RiskPoint, ...]
     abstention: tuple[AbstentionThreshold, ...]
     warnings: tuple[str, ...]
+    at_threshold: AtThreshold | None = None
+    others: Mapping[str, Summary] = field(default_factory=dict)
+    comparisons: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
 
 
 def summarise(
@@ -118,7 +132,8 @@ def summarise(
         abstention=tuple(
             abstention_threshold(predictions, wished) for wished in chosen.wished_errors
         ),
-        warnings=tuple(warnings_of(predictions, excluded or {})),
+        warnings=(*warnings_of(predictions, excluded or {}), *chosen.remarks),
+        at_threshold=at_threshold(predictions, chosen.promised),
     )
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from chestct.evaluation.abstaining import AtThreshold
 from chestct.evaluation.comparisons import Comparison
 from chestct.evaluation.intervals import Estimate, Figures
 from chestct.evaluation.summary import Summary
@@ -59,7 +60,7 @@ def as_markdown(
         "## Confusion matrix (rows: true label, columns: decision)\n\n" + _confusion_table(main),
         _site_table(main),
         _comparison_table(name, comparisons),
-        "## Abstaining\n\n" + _abstention_table(main),
+        "## Abstaining\n\n" + _at_threshold(main) + _abstention_table(main),
         "Intervals: 95 % unless set otherwise; Wilson for proportions, a bootstrap over patients "
         "within their class for the rest.",
     ]
@@ -150,10 +151,10 @@ def _comparison_table(name: str, comparisons: Mapping[str, Sequence[Comparison]]
             other,
             row.test,
             row.figure,
-            _number(row.first),
-            _number(row.second),
-            _interval(row),
-            _number(row.p_value),
+            format_number(row.first),
+            format_number(row.second),
+            format_difference(row),
+            format_number(row.p_value),
             row.note,
         ]
         for other, tests in comparisons.items()
@@ -163,14 +164,32 @@ def _comparison_table(name: str, comparisons: Mapping[str, Sequence[Comparison]]
     return "## Comparisons\n\n" + _table(columns, rows) if rows else ""
 
 
+def _at_threshold(summary: Summary) -> str:
+    """What the classifier's own threshold does here, or nothing where it has none."""
+    found = summary.at_threshold
+    if found is None:
+        return ""
+    words = at_threshold_words(found)
+    return f"{words}\n\nBelow: thresholds chosen on these very scans.\n\n"
+
+
+def at_threshold_words(found: AtThreshold) -> str:
+    """A classifier's own threshold on the scans of an evaluation, as a sentence."""
+    return (
+        f"At the classifier's own threshold of {found.threshold:.4f}, chosen on other scans for an "
+        f"error rate of at most {found.wished_error:g}: coverage "
+        f"{format_estimate(found.coverage)}, error rate {format_estimate(found.error)}."
+    )
+
+
 def _abstention_table(summary: Summary) -> str:
     rows = [
         [
             f"{each.wished_error:g}",
-            _number(each.threshold),
-            _number(each.coverage),
-            _number(each.risk),
-            _number(each.risk_bound),
+            format_number(each.threshold),
+            format_number(each.coverage),
+            format_number(each.risk),
+            format_number(each.risk_bound),
             each.note,
         ]
         for each in summary.abstention
@@ -179,13 +198,15 @@ def _abstention_table(summary: Summary) -> str:
     return _table(columns, rows)
 
 
-def _interval(row: Comparison) -> str:
+def format_difference(row: Comparison) -> str:
+    """A comparison's estimate, with its interval where the test gives one."""
     if row.low is None or row.high is None:
-        return _number(row.estimate)
-    return f"{_number(row.estimate)} ({row.low:.3f} to {row.high:.3f})"
+        return format_number(row.estimate)
+    return f"{format_number(row.estimate)} ({row.low:.3f} to {row.high:.3f})"
 
 
-def _number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
+    """Four digits after the point; nothing for None."""
     if value is None:
         return ""
     return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"

@@ -20,8 +20,6 @@ INVOLVED_FROM: Final = 0.5
 MOST_PEAKS: Final = 5
 PEAK_DISTANCE_MM: Final = 15.0
 """Slices closer to a stronger one than this are its neighbours and no peak of their own."""
-LEAST_LUNG_SHARE: Final = 0.1
-"""A peak's slice holds at least this share of the lung voxels of the fullest slice."""
 
 
 def summarise_evidence(
@@ -46,34 +44,45 @@ def summarise_evidence(
     """
     if heat.grid != prepared.scan_grid:
         raise ValueError("The map is not on the scan's own grid.")
-    by_slice = _mean_by_slice(heat.voxels, prepared.scan_lungs.voxels)
+    by_slice = heat_by_slice(heat.voxels, prepared.scan_lungs.voxels)
     shares, involved = _shares(heat, prepared.scan_lungs, threshold)
     return EvidenceSummary(
         threshold=threshold,
         shares=shares,
         involved_ml=involved * heat.grid.voxel_ml,
         by_slice=by_slice,
-        peaks=_peaks(by_slice, prepared.scan_lungs, slice_uids),
+        peaks=_peaks(by_slice, heat.grid.spacing_mm[0], slice_uids),
     )
 
 
-def _mean_by_slice(heat: Heat, lungs: Mask) -> Float64[np.ndarray, " slices"]:
-    means = np.full(heat.shape[0], np.nan)
+def heat_by_slice(heat: Heat, lungs: Mask) -> Float64[np.ndarray, " slices"]:
+    """Heat summed over the lungs of each slice, in parts of the fullest slice's lung.
+
+    1 is the fullest slice, hot throughout. A mean over each slice's own lung would make much of an
+    apex, where a little heat lies on hardly any lung.
+
+    Args:
+        heat: Map, (depth, height, width), NaN where not analysed.
+        lungs: Lungs on the same grid.
+
+    Returns:
+        A value per slice along depth; NaN where nothing was analysed or there is no lung.
+    """
+    sums = np.full(heat.shape[0], np.nan)
     for i, (plane, mask) in enumerate(zip(heat, lungs, strict=True)):
         values = plane[mask]
         values = values[np.isfinite(values)]
         if values.size:
-            means[i] = values.mean(dtype=np.float64)
-    return means
+            sums[i] = values.sum(dtype=np.float64)
+    return sums / max(1, int(np.count_nonzero(lungs, axis=(1, 2)).max(initial=0)))
 
 
 def _peaks(
-    by_slice: Float64[np.ndarray, " slices"], lungs: Volume, slice_uids: Sequence[str]
+    by_slice: Float64[np.ndarray, " slices"], slice_mm: float, slice_uids: Sequence[str]
 ) -> tuple[PeakSlice, ...]:
-    """The slices with more evidence than any neighbour, among those with a fair share of lung."""
-    area = np.count_nonzero(lungs.voxels, axis=(1, 2))
-    curve = np.where(area >= LEAST_LUNG_SHARE * area.max(), np.nan_to_num(by_slice), 0.0)
-    reach = max(1, int(PEAK_DISTANCE_MM / lungs.grid.spacing_mm[0]))
+    """The slices with more evidence than any neighbour, strongest first."""
+    curve = np.nan_to_num(by_slice)
+    reach = max(1, int(PEAK_DISTANCE_MM / slice_mm))
     peaks: list[PeakSlice] = []
     for index in np.argsort(-curve, kind="stable").tolist():
         is_highest = 0.0 < curve[index] == curve[max(0, index - reach) : index + reach + 1].max()

@@ -47,7 +47,7 @@ class PeakSlice:
     Attributes:
         index: Slice along depth of the scan's own grid, from 0.
         uid: Its SOPInstanceUID; empty where the scan has none.
-        evidence: Mean heat over the lungs of this slice, 0 to 1.
+        evidence: This slice's value in `EvidenceSummary.by_slice`, 0 to 1.
     """
 
     index: int
@@ -66,8 +66,8 @@ class EvidenceSummary:
             "left upper third" ... "right lower third"; a region without analysed lung is left out,
             and so are those of a side where the two lungs cannot be taken apart.
         involved_ml: Lung volume that is involved, in millilitres.
-        by_slice: Mean heat over the lungs of each slice of the scan's own grid; NaN where the
-            slice was not analysed or holds no lung.
+        by_slice: Heat summed over the lungs of each slice of the scan's own grid, in parts of the
+            largest lung section; NaN where the slice was not analysed or holds no lung.
         peaks: Slices with more evidence than any within 15 mm, strongest first, at most five; none
             where there is no evidence.
     """

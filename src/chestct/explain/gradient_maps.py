@@ -70,6 +70,7 @@ def activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Ce
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Go on from a leaf, so that gradients reach it whatever lies before."""
         leaf = output.detach().requires_grad_(True)
         kept.append(leaf)
         # Layers behind it may work in place, which autograd does not allow on a leaf.

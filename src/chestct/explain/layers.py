@@ -103,6 +103,7 @@ def _trace(question: Question) -> tuple[list[Layer], str]:
     last = ""
 
     def note(name: str, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        """Note where a layer's cells lie, from where those before it do."""
         nonlocal last
         if not (isinstance(output, Tensor) and output.ndim == question.batch.ndim):
             return

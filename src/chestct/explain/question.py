@@ -119,6 +119,7 @@ def output_of(question: Question, layer: str) -> tuple[Features, int]:
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+        """Keep what the layer gives."""
         # The next layer may work in place.
         kept.append(output.clone())
 

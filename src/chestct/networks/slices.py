@@ -195,6 +195,7 @@ class _FlattenChannelsLast(nn.Module):
     def forward(
         self, features: Float[Tensor, "batch channel rows columns"]
     ) -> Float[Tensor, "batch units"]:
+        """Values of all places, one place after the other."""
         return features.permute(0, 2, 3, 1).flatten(1)
 
 

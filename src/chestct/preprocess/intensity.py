@@ -39,6 +39,7 @@ def value_reader(volume: Volume, recipe: Recipe, mask: Mask | None) -> ReadBlock
     background = recipe.background
 
     def read_masked(depth: slice, height: slice, width: slice) -> Block:
+        """Values of a block, the background's outside the mask."""
         block = values(depth, height, width)
         block[~mask[depth, height, width]] = background
         return block
@@ -82,6 +83,7 @@ def _contrast_values(volume: Volume, recipe: Recipe) -> ReadBlock:
     full_range = minmax_limits(voxels)
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block, each of its slices stretched by itself."""
         limits = [
             saturation_limits(voxels[i : i + 1], recipe.saturated_share, full_range=full_range)
             for i in range(depth.start, depth.stop)
@@ -95,6 +97,7 @@ def _values_above_air(volume: Volume, recipe: Recipe) -> ReadBlock:
     air = np.float32(AIR_HU if volume.unit == "HU" else 0.0)
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block, counted from air."""
         block = volume.voxels[depth, height, width].astype(np.float32)
         block -= air
         return block
@@ -107,6 +110,7 @@ def _eight_bit_values(volume: Volume, recipe: Recipe) -> ReadBlock:
     window = partial(_between, volume.voxels, StretchLimits(low, high))
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block in the grey levels of an 8-bit picture."""
         block = window(depth, height, width)
         block *= np.float32(EIGHT_BITS)
         np.rint(block, out=block)

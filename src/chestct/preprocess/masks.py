@@ -41,6 +41,7 @@ def mask_on_grid(
         return np.zeros(shape, dtype=np.bool_)
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block of the mask, 1 inside."""
         return mask[depth, height, width].astype(np.float32)
 
     depth, height, width = (

@@ -115,6 +115,7 @@ def block_reader(values: Float32[np.ndarray, "depth height width"]) -> ReadBlock
     """Read blocks of an array that is already there as float."""
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block in one piece."""
         return np.ascontiguousarray(values[depth, height, width])
 
     return read_block

@@ -121,6 +121,7 @@ class _Texture:
     corner_mm: Spacing
 
     def at_slice(self, field: Field, level: int, size: tuple[int, int]) -> Plane:
+        """A coarse field at one slice of the scan, (rows, columns) of the given size."""
         place = (level * self.scan_mm[0] - self.corner_mm[0]) / self.step_mm[0]
         low = int(np.clip(place, 0, field.shape[0] - 2))
         coarse = field[low] + np.float32(place - low) * (field[low + 1] - field[low])

@@ -39,6 +39,7 @@ class Pose:
         origin = np.asarray(grid.origin_mm[::-1])
 
         def place(points: Float64[np.ndarray, "points 3"]) -> Float64[np.ndarray, "points 3"]:
+            """Points (z, y, x) in mm of the body to points of the scan."""
             z, y, x = points.T
             shift_x, shift_y = self.shift(z)
             turned_x = x * np.cos(turn) - y * np.sin(turn) + shift_x

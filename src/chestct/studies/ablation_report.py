@@ -9,28 +9,23 @@ from typing import Final
 from chestct.evaluation.figures import save_figure
 from chestct.evaluation.resampling import Bootstrap
 from chestct.files import write_text
-from chestct.studies.roi_ablation import Progress
+from chestct.studies.roi_ablation import Row
+from chestct.studies.row_figures import TableRow, make_rows
 from chestct.studies.study_figures import draw_accuracies, draw_sensitivities
-from chestct.studies.study_table import (
-    TableRow,
-    as_markdown,
-    compare_pairs,
-    make_rows,
-    pairs_csv,
-    rows_csv,
-)
+from chestct.studies.study_rows import Progress
+from chestct.studies.study_table import as_markdown, compare_pairs, pairs_csv, rows_csv
 
 FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": draw_sensitivities}
 ENDINGS: Final = (".png", ".svg")
 
 
 def write_ablation(
-    progress: Progress,
+    progress: Progress[Row],
     folder: Path,
     *,
     remarks: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
-) -> tuple[TableRow, ...]:
+) -> tuple[TableRow[Row], ...]:
     """Write `table.md`, `table.csv`, `tests.csv` and the figures of the rows that are finished.
 
     Args:
@@ -49,7 +44,7 @@ def write_ablation(
     if not rows:
         return rows
     tests = compare_pairs(rows)
-    write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *_gaps(progress)]))
+    write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *progress.gaps]))
     write_text(folder / "table.csv", rows_csv(rows))
     write_text(folder / "tests.csv", pairs_csv(tests))
     for name, draw in FIGURES.items():
@@ -57,15 +52,3 @@ def write_ablation(
         for ending in ENDINGS:
             save_figure(figure, folder / f"{name}{ending}")
     return rows
-
-
-def _gaps(progress: Progress) -> list[str]:
-    """Rows that the table lacks, and why."""
-    found = []
-    if progress.missing:
-        names = ", ".join(row.name for row in progress.missing)
-        found.append(f"Not in the table yet, another program works on them: {names}.")
-    if progress.diverged:
-        names = ", ".join(row.name for row in progress.diverged)
-        found.append(f"Not in the table, their loss is no longer a number: {names}.")
-    return found

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
-from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from chestct import __version__
 from chestct.studies import audit_pictures
 from chestct.studies.audit_document import Block, Picture, Points, Report, Section, Table
+from chestct.text_tables import as_markdown_table
+from chestct.writers.page_templates import load_pages
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
     from matplotlib.figure import Figure
 
@@ -33,7 +32,7 @@ _DOTS_PER_INCH: Final = 110
 def as_html(report: Report) -> str:
     """The whole report in one page: figures inline, light and dark, no scripts."""
     drawn = {picture.name: _inline_svg(picture) for picture in report.pictures}
-    page = _pages().get_template("audit.html.j2")
+    page = load_pages("chestct.studies").get_template("audit.html.j2")
     return page.render(
         report=report, drawn=drawn, version=__version__, kind_of=_kind_of, anchor=anchor
     )
@@ -42,7 +41,7 @@ def as_html(report: Report) -> str:
 def as_markdown(report: Report) -> str:
     """The same as Markdown; figures are looked for in `figures/NAME.png`."""
     lines = [f"# {report.title}", report.lead]
-    lines.append(_markdown_table(("", "", ""), report.key_figures))
+    lines.append(as_markdown_table(("", "", ""), report.key_figures))
     for section in report.sections:
         lines.append("#" * section.level + f" {section.title}")
         lines += [_markdown_block(block) for block in section.blocks]
@@ -54,19 +53,6 @@ def as_png(picture: Picture) -> bytes:
     stream = io.BytesIO()
     picture.draw().savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
     return stream.getvalue()
-
-
-@cache
-def _pages() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("chestct.studies", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _kind_of(block: Block) -> str:
@@ -114,15 +100,8 @@ def _markdown_block(block: Block) -> str:
             tuple(f"**{cell}**" if cell and number in block.marked else cell for cell in row)
             for number, row in enumerate(block.rows)
         ]
-        return f"*{block.caption}*\n\n" + _markdown_table(block.columns, rows)
+        return f"*{block.caption}*\n\n" + as_markdown_table(block.columns, rows)
     return f"![{block.alt}](figures/{block.name}.png)\n\n*{block.caption}*"
-
-
-def _markdown_table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [columns, ("---",) * len(columns), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def anchor(section: Section) -> str:

@@ -16,9 +16,9 @@ from chestct.evaluation.intervals import Estimate, Figures
 from chestct.evaluation.resampling import Bootstrap
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES, TWO_CLASSES
 from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
-from chestct.studies.finished_runs import Run, read_run
+from chestct.studies.finished_runs import SLICES_FOLDER, Run, read_run
 from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
-from chestct.studies.roi_ablation import ROWS_FOLDER, StudyError
+from chestct.studies.study_rows import ROWS_FOLDER, StudyError
 from chestct.training.session import PREDICTIONS_FILE
 
 ROI_NETWORKS: Final = {
@@ -36,6 +36,12 @@ SLICE_NETWORKS: Final = {
     "densenet169": "DenseNet169",
 }
 """Our name of a network to the paper's."""
+
+POSITIVE_CLASS: Final = (
+    "Normal is the paper's positive class: its sensitivity is the recall of normal scans, "
+    "its specificity the recall of COVID-19."
+)
+RECOMPUTED_FROM: Final = "Recomputed: from the counts that the notebook prints."
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,15 @@ class Beside:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """One figure of the MASERes paper: what it is, as printed, and from the notebook's counts."""
+
+    figure: str
+    published: float | None
+    recomputed: Estimate | None
+
+
+@dataclass(frozen=True)
 class PaperComparison:
     """A run and its row of a paper.
 
@@ -88,15 +103,18 @@ def compare_with_paper(
     """Put a run, or every finished row of an ablation study, beside its paper.
 
     Args:
-        folder: A run folder of `chestct train`, or the folder of `chestct study roi-ablation`.
+        folder: A run folder of `chestct train` or `chestct slices train`, or the folder of a study
+            that trains a paper's table, such as `chestct study roi-ablation`.
         bootstrap: How patients are drawn; None takes the default.
 
     Raises:
         ReadError: It is no such folder, or not finished.
         StudyError: No paper has results of this network with these classes.
     """
-    rows = sorted((folder / ROWS_FOLDER).glob(f"*/{PREDICTIONS_FILE}"))
-    folders = [path.parent for path in rows] or [folder]
+    rows = folder / ROWS_FOLDER
+    found_rows = [path.parent for path in rows.glob(f"*/{PREDICTIONS_FILE}")]
+    found_rows += [path.parents[1] for path in rows.glob(f"*/{SLICES_FOLDER}/{PREDICTIONS_FILE}")]
+    folders = sorted(found_rows) or [folder]
     found = [_compare(read_run(each, bootstrap)) for each in folders]
     return tuple(sorted(found, key=lambda each: _row_number(each.place)))
 
@@ -183,43 +201,62 @@ def _roi_figures(figures: Figures, row: TableRow, recomputed: Scores | None) -> 
 
 
 def _beside_maseres(run: Run) -> PaperComparison:
-    facts = maseres_facts()
     is_slices = run.network in SLICE_NETWORKS
-    name = {**MASERES_NETWORKS, **SLICE_NETWORKS}[run.network]
-    models = facts.slice_models if is_slices else facts.patient_models
-    (model,) = (each for each in models if each.name == name)
+    model = maseres_model(run.network)
     counts = model.counts
     total = counts.tp + counts.fn + counts.fp + counts.tn
-    remarks = [
-        _scans_remark(run),
-        "Normal is the paper's positive class: its sensitivity is the recall of normal scans, "
-        "its specificity the recall of COVID-19.",
-        "Recomputed: from the counts that the notebook prints.",
-    ]
+    remarks = [_scans_remark(run), POSITIVE_CLASS, RECOMPUTED_FROM]
     if is_slices:
         remarks.append("The paper split slices, not patients: its test slices are no new patients.")
-    level = f"slice level, {name} on {total} slices"
-    place = level if is_slices else f"patient level, {name} on {total} patients"
-    figures = tuple(_maseres_figures(run.figures, model))
-    return PaperComparison(run.name, facts.citation, place, figures, tuple(remarks))
+    place = f"slice level, {model.name} on {total} slices"
+    if not is_slices:
+        place = f"patient level, {model.name} on {total} patients"
+    figures = maseres_beside(run.figures, run.network)
+    return PaperComparison(run.name, maseres_facts().citation, place, figures, tuple(remarks))
 
 
-def _maseres_figures(figures: Figures, model: TestedModel) -> list[Beside]:
+def maseres_model(network: str) -> TestedModel:
+    """A network's test result in the MASERes paper.
+
+    Args:
+        network: A name in `MASERES_NETWORKS` or `SLICE_NETWORKS`.
+    """
+    facts = maseres_facts()
+    name = {**MASERES_NETWORKS, **SLICE_NETWORKS}[network]
+    (model,) = (each for each in facts.patient_models + facts.slice_models if each.name == name)
+    return model
+
+
+def maseres_printed(network: str) -> tuple[Printed, ...]:
+    """What the MASERes paper prints of a network, and what its notebook's counts give."""
+    model = maseres_model(network)
     scores = score_class(model.counts, NORMAL)
+    rows = {
+        "accuracy": scores.one_vs_rest_accuracy,
+        "recall of normal (sensitivity)": scores.sensitivity,
+        f"recall of {COVID19} (specificity)": scores.specificity,
+        "PPV of normal (precision)": scores.ppv,
+        "F1 of normal": Estimate(scores.f1),
+    }
+    found = [Printed(words, _printed(each), each) for words, each in rows.items()]
+    return (*found, Printed("AUC", model.auc, None))
+
+
+def maseres_beside(figures: Figures, network: str) -> tuple[Beside, ...]:
+    """A run's figures beside those of its network in the MASERes paper."""
     normal = figures.per_class[NORMAL]
-    rows: list[tuple[str, Estimate, Estimate]] = [
-        ("accuracy", scores.one_vs_rest_accuracy, figures.overall["accuracy"]),
-        ("recall of normal (sensitivity)", scores.sensitivity, normal["sensitivity"]),
-        (
-            f"recall of {COVID19} (specificity)",
-            scores.specificity,
-            figures.per_class[COVID19]["sensitivity"],
-        ),
-        ("PPV of normal (precision)", scores.ppv, normal["ppv"]),
-        ("F1 of normal", Estimate(scores.f1), normal["f1"]),
-    ]
-    found = [Beside(words, _printed(theirs), theirs, ours) for words, theirs, ours in rows]
-    return [*found, Beside("AUC", model.auc, None, normal["auc"])]
+    ours = (
+        figures.overall["accuracy"],
+        normal["sensitivity"],
+        figures.per_class[COVID19]["sensitivity"],
+        normal["ppv"],
+        normal["f1"],
+        normal["auc"],
+    )
+    return tuple(
+        Beside(each.figure, each.published, each.recomputed, found)
+        for each, found in zip(maseres_printed(network), ours, strict=True)
+    )
 
 
 def _printed(estimate: Estimate) -> float | None:

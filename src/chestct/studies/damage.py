@@ -36,7 +36,7 @@ from chestct.studies.damage_parts import (
     published_choice,
     random_choice,
 )
-from chestct.studies.roi_ablation import StudyError
+from chestct.studies.study_rows import StudyError
 from chestct.training.judging import judge_manifest
 from chestct.training.ready import Listener, make_cache
 from chestct.training.results import scan_key

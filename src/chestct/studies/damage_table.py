@@ -27,8 +27,8 @@ from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
 from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.studies.damage import DamagedPart, DamageResult
-from chestct.studies.study_table import holm
-from chestct.studies.text_tables import as_csv, as_markdown_table, p_value_text
+from chestct.studies.row_figures import holm
+from chestct.text_tables import as_csv, as_markdown_table, p_value_text
 
 UNDAMAGED = "undamaged"
 _SHOWN = ("accuracy", "macro_auc", "log_loss")

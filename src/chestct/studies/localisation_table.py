@@ -16,7 +16,7 @@ from chestct.evaluation.intervals import (
 )
 from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.localisation import MapScores
-from chestct.studies.text_tables import as_markdown_table
+from chestct.text_tables import as_markdown_table
 
 SHARES: Final[dict[str, str]] = {
     "in_lungs": "in lungs",

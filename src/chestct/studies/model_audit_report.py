@@ -24,7 +24,7 @@ from chestct.studies.model_audit_record import (
     Probe,
     ScanAudit,
 )
-from chestct.studies.text_tables import as_markdown_table
+from chestct.text_tables import as_markdown_table
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "model-audit.json"

@@ -115,6 +115,7 @@ def structural_similarity(first: Heat, second: Heat, where: Mask) -> float:
     from scipy.ndimage import uniform_filter
 
     def smoothed(values: Heat) -> Heat:
+        """Mean over a window round each voxel."""
         return np.asarray(uniform_filter(values, _WINDOW), dtype=np.float32)
 
     one, other = smoothed(first), smoothed(second)

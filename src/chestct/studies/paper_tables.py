@@ -9,7 +9,7 @@ from chestct.evaluation.intervals import Estimate
 from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.studies.compare_with_paper import Beside, PaperComparison
-from chestct.studies.text_tables import as_csv, as_markdown_table
+from chestct.text_tables import as_csv, as_markdown_table
 
 FILE: str = "with_paper"
 

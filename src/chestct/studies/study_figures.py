@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from chestct.evaluation.figures import COLORS, DASHES
 from chestct.evaluation.intervals import Estimate
-from chestct.studies.study_table import TableRow
+from chestct.studies.roi_ablation import Row
+from chestct.studies.row_figures import TableRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _SPREAD = 0.006
 
 
-def draw_accuracies(rows: Sequence[TableRow]) -> Figure:
+def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
     """Accuracy over t with Wilson's intervals: a panel per network, a curve per gating."""
     from matplotlib.figure import Figure
 
@@ -44,7 +45,7 @@ def draw_accuracies(rows: Sequence[TableRow]) -> Figure:
     return figure
 
 
-def draw_sensitivities(rows: Sequence[TableRow]) -> Figure:
+def draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
     """Sensitivity of each class in every row of the table, with Wilson's intervals."""
     from matplotlib.figure import Figure
 

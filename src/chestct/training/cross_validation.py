@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
@@ -12,6 +10,7 @@ from typing import Final
 from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.predictions import Predictions
 from chestct.files import write_text
+from chestct.text_tables import as_csv, as_markdown_table
 
 FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
 """What is told of each fold; intervals are those of the pooled scans, folds are too small."""
@@ -25,13 +24,9 @@ def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
     Raises:
         WriteError: They cannot be written.
     """
-    rows = fold_rows(folds)
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(folder / "folds.csv", text.getvalue())
-    header, *lines = (f"| {' | '.join(row)} |" for row in rows)
-    rule = "|---" * len(rows[0]) + "|"
-    write_text(folder / "folds.md", "\n".join([header, rule, *lines]) + "\n")
+    header, *rows = fold_rows(folds)
+    write_text(folder / "folds.csv", as_csv(header, rows))
+    write_text(folder / "folds.md", as_markdown_table(header, rows) + "\n")
 
 
 def fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:

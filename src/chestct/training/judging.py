@@ -9,6 +9,7 @@ import numpy as np
 
 from chestct.classifier import Classifier
 from chestct.datasets.cache import Cache
+from chestct.datasets.gathering import gather_facts
 from chestct.datasets.labelled import prepare_all
 from chestct.datasets.manifest import SPLITS, Manifest, ManifestRow
 from chestct.datasets.manifest_csv import read_manifest
@@ -17,13 +18,16 @@ from chestct.datasets.splits import part
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import TrainingError
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import write_predictions
+from chestct.evaluation.comparisons import COMPARISONS, SOUND
+from chestct.evaluation.predictions import Predictions, PredictionsError, align
+from chestct.evaluation.predictions_csv import read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary
 from chestct.lookup import look_up
+from chestct.training.baseline import BASELINE_NAME, cross_validated_baseline
+from chestct.training.plan import BASELINE_FILE, PREDICTIONS_FILE
 from chestct.training.ready import Listener, make_cache
-from chestct.training.results import scan_key, sites_of
+from chestct.training.results import promised_by, scan_key, sites_of
 from chestct.training.settings import DataSection
 
 
@@ -81,27 +85,82 @@ def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest
     return part(manifest, split)
 
 
+def read_beside(
+    files: Mapping[str, Path], classifier: Classifier, manifest: Manifest
+) -> dict[str, Predictions]:
+    """Predictions of other classifiers, refused before anything is classified where they misfit.
+
+    Args:
+        files: Name to a `predictions.csv` of another classifier.
+        classifier: What they will stand beside.
+        manifest: The scans that it is going to judge.
+
+    Raises:
+        PredictionsError: A file cannot be read, is about other scans, labels or truths, or has a
+            name that is taken; the message names it.
+    """
+    taken = (classifier.card.name, BASELINE_NAME)
+    read: dict[str, Predictions] = {}
+    for name, path in files.items():
+        other = read_predictions(path)
+        rows = [row for row in manifest.rows if scan_key(row) in set(other.scans)]
+        uniform = np.full((len(rows), len(classifier.labels)), 1 / len(classifier.labels))
+        try:
+            if name in taken:
+                raise PredictionsError("Another classifier has this name: choose another.")
+            align(_as_predictions(rows, uniform, classifier.labels), other)
+        except PredictionsError as error:
+            msg = f"{path.name} ('{name}') cannot stand beside {manifest.name}. {error}"
+            raise PredictionsError(msg) from error
+        read[name] = other
+    return read
+
+
 def evaluate_manifest(
-    classifier: Classifier, engine: Engine, manifest: Manifest, folder: Path, listener: Listener
+    classifier: Classifier,
+    engine: Engine,
+    manifest: Manifest,
+    folder: Path,
+    listener: Listener,
+    beside: Mapping[str, Predictions] | None = None,
 ) -> Summary:
     """Classify labelled scans; write predictions, metrics, tables and figures to a folder.
 
+    What age, sex and scanner alone say of the scans stands in the same tables where any is known.
+
+    Args:
+        classifier: What judges.
+        engine: Its network, made ready.
+        manifest: The scans, with the classifier's labels.
+        folder: Where to write to.
+        listener: Told how far things are.
+        beside: Other classifiers by name, to be compared with by every test there is, that of the
+            MASERes paper among them.
+
     Raises:
         TrainingError: No scan could be classified.
+        PredictionsError: Another classifier did not judge the same scans.
         WriteError: The folder cannot be written.
     """
     cache = make_cache(DataSection(), classifier.recipe)
     judged, excluded = judge_manifest(classifier, engine, manifest, cache, listener)
     for scan, reason in excluded.items():
         listener.note(f"No decision on {scan}: {reason}")
-    summary = write_evaluation(
-        judged,
-        folder,
-        settings=EvaluationSettings(name=classifier.card.name),
-        excluded=excluded,
+    write_predictions(judged, folder / PREDICTIONS_FILE)
+    kept = manifest.choose(lambda row: scan_key(row) not in excluded)
+    facts = gather_facts(kept, cache.folder, processes=listener.processes)
+    baseline, remark = cross_validated_baseline(judged, kept, facts)
+    others = dict(beside or {})
+    if baseline is not None:
+        write_predictions(baseline, folder / BASELINE_FILE)
+        others[BASELINE_NAME] = baseline
+    settings = EvaluationSettings(
+        name=classifier.card.name,
+        comparisons=tuple(COMPARISONS) if beside else SOUND,
+        promised=promised_by(classifier.card),
+        remarks=(remark,),
     )
-    write_predictions(judged, folder / "predictions.csv")
-    return summary
+    return write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
 
 
 def _as_predictions(
@@ -110,7 +169,7 @@ def _as_predictions(
     return Predictions(
         scans=tuple(scan_key(row) for row in rows),
         patients=tuple(row.patient for row in rows),
-        truth=np.array([labels.index(row.label) for row in rows]),
+        truth=np.array([labels.index(row.label) for row in rows], dtype=np.int64),
         probabilities=probabilities,
         labels=labels,
         sites=sites_of(rows),

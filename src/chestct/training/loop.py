@@ -23,7 +23,7 @@ from torch import nn
 from chestct.datasets.augmentations import AnyAugmentation, vary_batch
 from chestct.files import write_text
 from chestct.training.checkpoints import save_checkpoint, save_weights
-from chestct.training.devices import take_peak_memory_gib, tuned_for
+from chestct.training.devices import MEMORY_FORMAT, take_peak_memory_gib, tuned_for
 from chestct.training.interrupts import StopRequest, stopped
 from chestct.training.loading import Batch, batches_on, make_loader
 from chestct.training.objective import loss, mix_up, soft_targets
@@ -159,7 +159,7 @@ def _step(
     if run.augmentation is not None:
         batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
     run.network.train()
-    batch = batch.contiguous(memory_format=torch.channels_last_3d)
+    batch = batch.contiguous(memory_format=MEMORY_FORMAT)
     targets = soft_targets(labels, run.sets.num_classes)
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)

@@ -11,13 +11,12 @@ import torch
 
 from chestct.datasets.manifest import require_classes
 from chestct.datasets.manifest_csv import read_manifest
-from chestct.errors import TrainingError
 from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import divide
 from chestct.training.interrupts import memory_explained
 from chestct.training.lr_range import RangeTest, range_per_epoch, range_per_step
 from chestct.training.parts import find_parts
-from chestct.training.ranks import launched_ranks
+from chestct.training.ranks import require_one_process
 from chestct.training.ready import Listener, check_scans, make_cache, prepare_scans
 from chestct.training.record import begin_record, settled
 from chestct.training.run import EpochLog
@@ -57,8 +56,7 @@ def run_range_test(
         TrainingError: Several processes were started.
         ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
-    if not launched_ranks().is_alone:
-        raise TrainingError("A range test runs in one process. Start it without torchrun.")
+    require_one_process("A range test runs in one process.")
     settings = settled(plan.settings, plan.folder, plan.device)
     parts = find_parts(settings)
     manifest = read_manifest(plan.manifest, settings.labels)

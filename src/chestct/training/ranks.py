@@ -84,6 +84,20 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks(*(int(text) for text in texts))
 
 
+def require_one_process(work: str, instead: str = "") -> None:
+    """Refuse to do in several processes what one does alone.
+
+    Args:
+        work: A sentence about what that is: "A search runs in one process."
+        instead: What to do beside starting it without torchrun, after a comma.
+
+    Raises:
+        TrainingError: `torchrun` started several processes.
+    """
+    if not launched_ranks().is_alone:
+        raise TrainingError(f"{work} Start it without torchrun{instead}.")
+
+
 def current_ranks() -> Ranks:
     """This process among those that have joined; alone before `joined` is entered."""
     if not (dist.is_available() and dist.is_initialized()):

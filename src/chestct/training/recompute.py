@@ -53,6 +53,7 @@ def _recomputed(
         return forward(*inputs)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For the pass forward, and for the one that repeats it: statistics must not move twice."""
         return nullcontext(), _statistics_put_aside(block)
 
     output: torch.Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)

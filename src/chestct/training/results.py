@@ -11,20 +11,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from chestct.card import Card, MeasuredResult
+from chestct.card import Abstention, Card, MeasuredResult
 from chestct.classifier import save_classifier
-from chestct.datasets.confounders import baseline_probabilities
-from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, ManifestRow
-from chestct.datasets.scans import ScanFacts
-from chestct.evaluation.calibration import fit_temperature
+from chestct.datasets.manifest import TEST, VALIDATION, Manifest, ManifestRow
+from chestct.evaluation.calibration import (
+    AbstentionThreshold,
+    abstention_threshold,
+    fit_temperature,
+)
 from chestct.evaluation.intervals import Estimate
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.summary import Summary
+from chestct.evaluation.summary import EvaluationSettings, Summary
 from chestct.training.division import Division
 from chestct.training.outputs import Outputs, evaluate
 from chestct.training.parts import Parts
 from chestct.training.record import program_versions
 from chestct.training.run import LabelledSets
+from chestct.training.settings import RunSettings
 
 IN_WORDS: Final = {
     TEST: "the test part: patients that chose nothing in this run",
@@ -45,12 +48,16 @@ class Origin:
         training: The scans it learned from.
         judged_on: Name of the part its results were measured on.
         temperature: What its logits are divided by.
+        promised: Abstention threshold chosen on the validation part, or why there is none.
+        num_validation: Scans of that part.
     """
 
     name: str
     training: Manifest
     judged_on: str
-    temperature: float = 1.0
+    temperature: float
+    promised: AbstentionThreshold
+    num_validation: int
 
 
 def scan_key(row: ManifestRow) -> str:
@@ -65,39 +72,68 @@ def judge(
     division: Division,
     parts: Parts,
     name: str,
-    workers: int | None = 0,
+    settings: RunSettings,
 ) -> tuple[Predictions, Origin]:
-    """Fit the temperature on the validation part and predict the test part.
+    """Fit temperature and abstention threshold on the validation part and predict the test part.
 
-    Without a test part the validation part is predicted, without the temperature, which would
-    flatter it.
+    The epoch was chosen on the validation part too, so that the threshold's promise is rather too
+    good. Without a test part the validation part is predicted, without the temperature, which
+    would flatter it.
     """
+    workers = settings.training.workers
     watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
     on_validation = predictions_of(watched, division.validation, parts.labels)
     temperature = fit_temperature(on_validation).temperature
+    calibrated = predictions_of(watched, division.validation, parts.labels, temperature)
+    promised = abstention_threshold(calibrated, settings.abstention.wished_error)
+    is_tested = division.test is not None and sets.test is not None
+    part = TEST if is_tested else VALIDATION
+    origin = Origin(name, division.training, part, temperature, promised, len(on_validation))
     if division.test is None or sets.test is None:
-        return on_validation, Origin(name, division.training, VALIDATION, temperature)
+        return on_validation, origin
     tested = evaluate(network, sets.test, batch_size=1, workers=workers)
-    judged = predictions_of(tested, division.test, parts.labels, temperature)
-    return judged, Origin(name, division.training, TEST, temperature)
+    return predictions_of(tested, division.test, parts.labels, temperature), origin
 
 
-def baseline_beside(
-    judged: Predictions, division: Division, facts: Mapping[int, ScanFacts], part: str
-) -> Predictions:
-    """What age, sex and scanner alone say of the scans that a network judged."""
-    joined = division.joined
-    splits = [row.split for row in joined.rows]
-    wanted = [index for index, split in enumerate(splits) if split == part]
-    probabilities = baseline_probabilities(
-        joined,
-        [facts[row.number] for row in joined.rows],
-        [index for index, split in enumerate(splits) if split == TRAINING],
-        wanted,
+def evaluation_settings(origin: Origin) -> EvaluationSettings:
+    """How a trained network's own evaluation is made: with its threshold, or why it has none.
+
+    On the validation part, where threshold and temperature come from, neither is judged.
+    """
+    promised = origin.promised
+    if promised.threshold is None:
+        why_not = (
+            "The card holds no abstention threshold: the validation part promises no error rate of "
+            f"at most {promised.wished_error:g} ({promised.note})."
+        )
+        return EvaluationSettings(name=origin.name, remarks=(why_not,))
+    is_tested = origin.judged_on == TEST
+    return EvaluationSettings(name=origin.name, promised=promised if is_tested else None)
+
+
+def abstention_of(promised: AbstentionThreshold, num_scans: int) -> Abstention | None:
+    """A threshold as a card holds it; None where there is none."""
+    if promised.threshold is None or promised.coverage is None:
+        return None
+    return Abstention(
+        abstain_below=promised.threshold,
+        wished_error=promised.wished_error,
+        level=promised.level,
+        coverage=promised.coverage,
+        risk=promised.risk or 0.0,
+        risk_bound=promised.risk_bound or 0.0,
+        num_scans=num_scans,
     )
-    keys = [scan_key(joined.rows[index]) for index in wanted]
-    order = [keys.index(scan) for scan in judged.scans]
-    return judged.with_probabilities(probabilities[order])
+
+
+def promised_by(card: Card) -> AbstentionThreshold | None:
+    """The threshold of a card as an evaluation takes it."""
+    kept = card.abstention
+    if kept is None:
+        return None
+    return AbstentionThreshold(
+        kept.abstain_below, kept.wished_error, kept.level, kept.coverage, kept.risk, kept.risk_bound
+    )
 
 
 def predictions_of(
@@ -157,6 +193,7 @@ def write_classifier(
         versions=program_versions(),
         licence=_LICENCE,
         temperature=origin.temperature,
+        abstention=abstention_of(origin.promised, origin.num_validation),
     )
     save_classifier(folder, network, card)
     return card

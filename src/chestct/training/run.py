@@ -18,7 +18,7 @@ from chestct.datasets.augmentations import AnyAugmentation
 from chestct.errors import TrainingError
 from chestct.files import write_text
 from chestct.training.checkpoints import load_checkpoint
-from chestct.training.devices import device_of, settle_precision
+from chestct.training.devices import MEMORY_FORMAT, device_of, settle_precision
 from chestct.training.loading import LabelledInputs
 from chestct.training.objective import class_weights
 from chestct.training.ranks import current_ranks, from_main, on_main
@@ -161,7 +161,7 @@ def start_run(
     device = device_of(network)
     precision = from_main(on_main(lambda: _begin_folder(folder, settings, device)))
     settings = settings.model_copy(update={"precision": precision})
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
     called = _as_called(network, settings)
     optimizer = make_optimizer(network, settings)
     is_weighted = settings.class_weights == "balanced"

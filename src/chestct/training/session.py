@@ -20,7 +20,6 @@ from torch import nn
 
 from chestct import __version__
 from chestct.datasets.cache import Cache
-from chestct.datasets.confounders import BASELINE
 from chestct.datasets.manifest import Manifest, require_classes
 from chestct.datasets.manifest_csv import read_manifest
 from chestct.evaluation.learning_log import read_log
@@ -29,6 +28,7 @@ from chestct.evaluation.predictions_csv import read_predictions, write_predictio
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
 from chestct.files import write_text
+from chestct.training.baseline import BASELINE_NAME, baseline_beside
 from chestct.training.cross_validation import write_folds
 from chestct.training.division import Division
 from chestct.training.interrupts import memory_explained
@@ -50,7 +50,7 @@ from chestct.training.ready import CheckedScans, Listener, check_scans, make_cac
 from chestct.training.record import begin_record, settled
 from chestct.training.results import (
     Origin,
-    baseline_beside,
+    evaluation_settings,
     judge,
     pool,
     scan_key,
@@ -143,6 +143,7 @@ def _do(
     if not from_main(is_finished(training.folder)):
         trained = _train_one(plan, parts, cache, training)
         on_main(lambda: _write_one(parts, checked, training, trained))
+        on_main(lambda: _note_threshold(plan.listener, trained.origin))
     elif current_ranks().is_main:
         plan.listener.note(f"{training.name} was finished before.")
 
@@ -161,13 +162,14 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> Tr
     )
 
     def show(entry: EpochLog) -> None:
+        """Tell the plan's listener and the trackers of an epoch."""
         plan.after_epoch(training.name, entry)
         if shown is not None:
             shown.update()
 
     with memory_explained(training.folder):
         train(network, sets, settings, folder, augmentation=parts.augmentation, after_epoch=show)
-        judged, origin = judge(network, sets, division, parts, training.name, settings.workers)
+        judged, origin = judge(network, sets, division, parts, training.name, plan.settings)
     return Trained(network, division, unsuitable, judged, origin, shown)
 
 
@@ -195,7 +197,7 @@ def _write_one(
     summary = write_evaluation(
         judged,
         training.folder / EVALUATION_FOLDER,
-        settings=EvaluationSettings(name=training.name),
+        settings=evaluation_settings(origin),
         others=_baseline([training]),
         logs=_logs([training]),
         excluded=_named(training.division.parts[origin.judged_on], trained.unsuitable),
@@ -226,6 +228,11 @@ def _note_unsuitable(listener: Listener, unsuitable: Mapping[int, str]) -> None:
     listener.note(f"Left out as unsuitable: {listed}{more}.")
 
 
+def _note_threshold(listener: Listener, origin: Origin) -> None:
+    for remark in evaluation_settings(origin).remarks:
+        listener.note(remark)
+
+
 def _pool(plan: Plan, trainings: list[Training]) -> Summary:
     """Evaluate all folds as one, and each beside the others."""
     found = {each.name: read_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
@@ -253,7 +260,7 @@ def _baseline(trainings: list[Training]) -> dict[str, Predictions]:
     files = [training.folder / BASELINE_FILE for training in trainings]
     if not all(file.is_file() for file in files):
         return {}
-    return {", ".join(BASELINE): pool([read_predictions(file) for file in files])}
+    return {BASELINE_NAME: pool([read_predictions(file) for file in files])}
 
 
 def _logs(trainings: list[Training]) -> dict[str, list[dict[str, Any]]]:

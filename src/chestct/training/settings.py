@@ -156,6 +156,20 @@ class DataSection(BaseModel):
     )
 
 
+class AbstentionSection(BaseModel):
+    """When the finished classifier calls its own answer uncertain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wished_error: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="Highest error rate among the scans decided on; the threshold is chosen for "
+        "it on the validation part.",
+    )
+
+
 class TrackingSection(BaseModel):
     """Where figures are sent beside the run folder; changes no result."""
 
@@ -193,4 +207,5 @@ class RunSettings(BaseModel):
     data: DataSection = DataSection()
     augmentation: AugmentationSection = AugmentationSection()
     training: TrainingSettings = TrainingSettings()
+    abstention: AbstentionSection = AbstentionSection()
     tracking: TrackingSection = TrackingSection()

@@ -13,6 +13,7 @@ from chestct.datasets.slice_checks import find_marks, find_small, find_unreadabl
 from chestct.datasets.slice_store import LabelledSlices, gather_slices
 from chestct.engines.cache import cache_folder
 from chestct.errors import TrainingError
+from chestct.evaluation.comparisons import COMPARISONS, SOUND
 from chestct.evaluation.patient_votes import VOTES, VoteSettings, all_votes, one_per_patient
 from chestct.evaluation.predictions import Predictions, align
 from chestct.evaluation.predictions_csv import read_predictions, write_predictions
@@ -94,7 +95,10 @@ def write_judged(
     on_patients = write_evaluation(
         votes[MAIN_VOTE],
         places[PATIENTS_FOLDER] / "evaluation",
-        settings=EvaluationSettings(name=f"{judged.name}, {MAIN_VOTE}"),
+        settings=EvaluationSettings(
+            name=f"{judged.name}, {MAIN_VOTE}",
+            comparisons=tuple(COMPARISONS) if beside else SOUND,
+        ),
         others=others,
     )
     return Found(on_slices, on_patients)

@@ -8,8 +8,6 @@ they are trained with. Each is a run folder of its own, so a stopped search goes
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +25,11 @@ from chestct.evaluation.predictions_csv import read_predictions
 from chestct.evaluation.tables import format_estimate
 from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.text_tables import as_csv, as_markdown_table
 from chestct.training.division import Division, divide
 from chestct.training.objective import DivergedError
 from chestct.training.parts import find_parts
-from chestct.training.ranks import current_ranks
+from chestct.training.ranks import require_one_process
 from chestct.training.ready import check_scans, make_cache
 from chestct.training.record import begin_record, settled
 from chestct.training.session import (
@@ -155,12 +154,11 @@ def run_search(
         Trials, the best one first.
 
     Raises:
-        TrainingError: Folds were asked for, or no candidate came to an end.
+        TrainingError: Folds or several processes were asked for, or no candidate came to an end.
         ChestCTError: Settings, manifest, scans or folder are not as they should be, or the search
             was stopped; the same call goes on.
     """
-    if not current_ranks().is_alone:
-        raise TrainingError("A search runs in one process. Start it without torchrun.")
+    require_one_process("A search runs in one process.")
     if plan.num_folds is not None:
         msg = "A search has no folds: every fold's test scans would have chosen the settings. "
         raise TrainingError(msg + "Search on a manifest with a test part, or within one fold.")
@@ -190,28 +188,26 @@ def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
 def tune_csv(trials: Sequence[Trial]) -> str:
     """One line per candidate, the best first."""
     figures = [f"{name}{end}" for name in _SHOWN for end in ("", "_low", "_high")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", *_NAMES, *figures, "note"])
+    lines: list[list[object]] = []
     for number, trial in enumerate(trials, start=1):
         chosen = trial.candidate
         cells: list[object] = [chosen.optimizer, f"{chosen.learning_rate:g}", chosen.batch_size]
         for estimate in _estimates(trial):
-            cells += ["" if n is None else n for n in (estimate.value, estimate.low, estimate.high)]
-        writer.writerow([number, *cells, trial.note])
-    return text.getvalue()
+            cells += [estimate.value, estimate.low, estimate.high]
+        lines.append([number, *cells, trial.note])
+    return as_csv(["rank", *_NAMES, *figures, "note"], lines)
 
 
 def tune_markdown(trials: Sequence[Trial], epochs: int) -> str:
     """The same for people, with what the figures are worth."""
     header = ["rank", "optimiser", "learning rate", "batch", *_SHOWN]
-    rows = [header, ["---"] * len(header)]
+    rows = []
     for number, trial in enumerate(trials, start=1):
         chosen = trial.candidate
         cells = [str(number), chosen.optimizer, f"{chosen.learning_rate:g}", str(chosen.batch_size)]
         figures = [format_estimate(each) for each in _estimates(trial)]
         rows.append([*cells, *(figures if trial.figures else [trial.note, "", "", ""])])
-    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    table = as_markdown_table(header, rows)
     return (
         f"# Search over {len(trials)} candidates\n\n{NOT_FOR_CLINICAL_USE}\n\n{table}\n\n"
         f"Trained for {epochs} epochs each and ranked by the log loss (nats) on the validation "

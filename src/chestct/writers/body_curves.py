@@ -87,7 +87,7 @@ def area_curve(
 def evidence_curve(
     by_slice: Float64[np.ndarray, " slices"], peaks: tuple[PeakSlice, ...]
 ) -> EvidenceCurve:
-    """Lay out the mean heat over the lungs of every slice, from the feet, NaN where unknown."""
+    """Lay out the heat in the lungs of every slice, from the feet, NaN where unknown."""
     largest = float(np.nanmax(by_slice, initial=0.0))
     end, ticks = _scale(largest, "")
     rows = _rows(len(by_slice))

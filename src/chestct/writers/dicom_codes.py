@@ -84,7 +84,11 @@ INVOLVED_VOLUME: Final[Concept] = (
     OWN_SCHEME,
     "Lung volume with evidence above threshold",
 )
-EVIDENCE: Final[Concept] = ("mean-evidence", OWN_SCHEME, "Mean evidence over the lungs of a slice")
+EVIDENCE: Final[Concept] = (
+    "slice-evidence",
+    OWN_SCHEME,
+    "Evidence in a slice, share of the largest lung section",
+)
 NO_UNITS: Final[Concept] = ("1", UCUM, "no units")
 PERCENT: Final[Concept] = ("%", UCUM, "Percent")
 MILLILITER: Final[Concept] = ("mL", UCUM, "milliliter")

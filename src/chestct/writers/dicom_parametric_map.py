@@ -16,7 +16,6 @@ from jaxtyping import Float32
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat
-from chestct.explain.explanation import ScanExplanation
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.writers.dicom_codes import CHEST, NO_UNITS, coded, quantity_of
 from chestct.writers.dicom_files import finish, origin_of, save
@@ -25,7 +24,8 @@ from chestct.writers.dicom_identity import (
     subject_of,
 )
 from chestct.writers.dicom_planes import planes_of
-from chestct.writers.options import NothingToWriteError, WriteOptions
+from chestct.writers.evidence import heat_of
+from chestct.writers.options import WriteOptions
 from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
@@ -35,20 +35,6 @@ NAME: Final = "dicom_parametric_map"
 FILE_NAME: Final = "heat-map.dcm"
 NOT_ANALYSED: Final = -1.0
 """Stored where the network saw nothing."""
-
-
-def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
-    """The explanation of an analysis.
-
-    Raises:
-        NothingToWriteError: There is none.
-    """
-    if analysis.explanation is not None:
-        return analysis.explanation
-    if not analysis.result.is_suitable:
-        raise NothingToWriteError("The scan was not classified, so there is no heat-map.")
-    msg = "There is no heat-map, as no explanation was asked for: --explain (explain= in Python)."
-    raise NothingToWriteError(msg)
 
 
 def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:

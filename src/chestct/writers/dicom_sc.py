@@ -28,8 +28,8 @@ from chestct.writers.dicom_identity import (
     long_string,
     subject_of,
 )
-from chestct.writers.dicom_parametric_map import heat_of
 from chestct.writers.dicom_planes import headers_of, image_at
+from chestct.writers.evidence import heat_of
 from chestct.writers.options import WriteOptions
 from chestct.writers.wording import verdict_of
 
@@ -61,6 +61,7 @@ def write_overlays(analysis: ScanAnalysis, folder: Path, options: WriteOptions) 
     reference = headers_of(subject, analysis.volume.grid)[0]
 
     def write(aside: Path) -> None:
+        """Write the series into a folder that is not in its place yet."""
         for number, index in enumerate(range(first, last + 1), 1):
             picture = _picture(scene, index, explained)
             made = _captured(reference, subject, picture, number)

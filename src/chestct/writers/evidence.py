@@ -8,19 +8,35 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.pictures import AXES, Plane, Scene, fullest_slice
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import canonical_axes, to_canonical
+from chestct.writers.options import NothingToWriteError
+
+
+def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
+    """The explanation of an analysis.
+
+    Raises:
+        NothingToWriteError: There is none.
+    """
+    if analysis.explanation is not None:
+        return analysis.explanation
+    if not analysis.result.is_suitable:
+        raise NothingToWriteError("The scan was not classified, so there is no heat-map.")
+    msg = "There is no heat-map, as no explanation was asked for: --explain (explain= in Python)."
+    raise NothingToWriteError(msg)
 
 
 def evidence_by_slice(
     explained: ScanExplanation, prepared: PreparedScan
 ) -> Float64[np.ndarray, " slices"]:
-    """Mean heat over the lungs of each slice from the feet; NaN where not analysed or no lung."""
+    """As `heat_by_slice`, with slices counted from the feet."""
     is_reversed = _depth_is_reversed(prepared)
     if is_reversed is not None:
         by_slice = explained.summary.by_slice
@@ -28,7 +44,7 @@ def evidence_by_slice(
     # The scan's slices do not follow the body: the curve has to be taken across them.
     heat = to_canonical(explained.heat).voxels
     lungs = to_canonical(prepared.scan_lungs).voxels
-    return np.array([_mean(values[mask]) for values, mask in zip(heat, lungs, strict=True)])
+    return heat_by_slice(heat, lungs)
 
 
 def evidence_peaks(explained: ScanExplanation, prepared: PreparedScan) -> tuple[PeakSlice, ...]:
@@ -86,8 +102,3 @@ def _depth_is_reversed(prepared: PreparedScan) -> bool | None:
     """Whether the scan counts its slices from the head; None where they do not follow the body."""
     order, reverse = canonical_axes(prepared.scan_grid)
     return reverse[0] if order[0] == 0 else None
-
-
-def _mean(values: Float32[np.ndarray, " lung"]) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -185,8 +185,8 @@ def _says(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]
         f"Colour shows {meaning}. 1 is the hottest voxel of this very scan, so colours of two "
         "scans cannot be compared.",
         f"The white line surrounds lung of {explained.summary.threshold:g} or more; the table "
-        "gives its share of the analysed lung. The evidence of a slice is the mean heat over its "
-        "lungs.",
+        "gives its share of the analysed lung. The evidence of a slice is the heat summed over "
+        "its lungs, in parts of the largest lung section.",
         f"{percent(_share_outside(analysis, explained))} of all heat lies outside the lungs, where "
         "it is drawn fainter.",
     )

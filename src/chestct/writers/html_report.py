@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ from chestct.writers.evidence_section import (
     method_words,
 )
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
+from chestct.writers.page_templates import load_pages
 from chestct.writers.wording import (
     PROVENANCE_NAMES,
     percent,
@@ -31,8 +31,6 @@ from chestct.writers.wording import (
 )
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from chestct.explain.explanation import ScanExplanation
 
 FILE_NAME: Final = "report.html"
@@ -71,20 +69,6 @@ def render_report(analysis: ScanAnalysis) -> str:
             provenance=_provenance(result, explained),
             **_pictures(analysis, scene),
         )
-    )
-
-
-@cache
-def load_pages() -> Environment:
-    """The package's page templates; everything put into them is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader("chestct.writers", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from chestct.files import write_whole
 from chestct.result import ScanResult
-from chestct.writers.html_report import load_pages
+from chestct.writers.page_templates import load_pages
 from chestct.writers.wording import percent, verdict_of
 
 FILE_NAME: Final = "index.html"

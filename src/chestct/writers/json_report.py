@@ -44,7 +44,7 @@ class PeakRecord(_Strict):
 
     index: int = Field(ge=0, description="Slice, counted from 0 at the feet.")
     uid: str | None = Field(description="Its SOPInstanceUID; null where there is none.")
-    evidence: float = Field(ge=0, le=1, description="Mean heat over the lungs of the slice.")
+    evidence: float = Field(ge=0, le=1, description="The slice's heat in `by_slice`.")
 
 
 class ExplanationRecord(_Strict):
@@ -64,8 +64,8 @@ class ExplanationRecord(_Strict):
     )
     involved_ml: float = Field(ge=0, description="Volume of the involved lung in millilitres.")
     by_slice: list[float | None] = Field(
-        description="Mean heat over the lungs of each slice from the feet; null: not analysed or "
-        "without lung."
+        description="Heat summed over the lungs of each slice from the feet, in parts of the "
+        "largest lung section; null: not analysed or without lung."
     )
     peaks: list[PeakRecord] = Field(description="Slices with the most evidence, strongest first.")
 
@@ -112,6 +112,10 @@ class ResultDocument(_Strict):
     timings_s: StageSeconds = Field(description="Seconds spent on each stage.")
     provenance: ProvenanceRecord = Field(description="What it takes to make the result again.")
     notice: str = Field(description="The notice that stands on every output.")
+    is_uncertain: bool = Field(
+        description="Whether the largest probability is below the threshold of the classifier's "
+        "card; false where the card holds none."
+    )
 
 
 def result_document(analysis: ScanAnalysis) -> ResultDocument:

@@ -1,0 +1,56 @@
+"""The run of `brightness.py`, which stays a while in each part of a step and says in which it is.
+
+So that a kill from outside can be aimed: `python lingering.py FOLDER WHERE_FILE`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from brightness import SETS, SETTINGS, MeanThenLinear
+from safetensors.torch import save_file
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from chestct.datasets.augment import Augmentation
+from chestct.training import checkpoints
+from chestct.training.loop import train
+
+PARTS = ("forward", "backward", "stepped", "saving")
+"""In the order of a step; "saving" is a checkpoint written aside and not yet in its place."""
+STAY_S = 0.03
+
+
+class Lingering(MeanThenLinear):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self.say = say
+
+    def forward(self, batch: torch.Tensor, lungs: torch.Tensor | None = None) -> torch.Tensor:
+        logits = super().forward(batch, lungs)
+        if self.training:
+            self.say("forward")
+            logits.register_hook(lambda _gradient: self.say("backward"))
+        return logits
+
+
+if __name__ == "__main__":
+    folder, where = Path(sys.argv[1]), Path(sys.argv[2])
+
+    def say(part: str) -> None:
+        where.write_text(part)
+        time.sleep(STAY_S)
+
+    def save_and_stay(
+        tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]
+    ) -> None:
+        save_file(tensors, path, metadata)
+        say("saving")
+
+    torch.set_num_threads(1)
+    checkpoints.save_file = save_and_stay
+    register_optimizer_step_post_hook(lambda *_: say("stepped"))
+    train(Lingering(say), SETS, SETTINGS, folder, augmentation=Augmentation())
