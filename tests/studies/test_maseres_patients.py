@@ -15,7 +15,7 @@ from chestct.datasets.splits import maseres_paper
 from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.maseres_rows import SPLIT_FILE, run_patients, split_in_words
-from chestct.studies.maseres_settings import Chosen, patient_settings
+from chestct.studies.maseres_settings import Chosen, patient_settings, settings_remarks
 from chestct.studies.study_rows import StudyError
 from chestct.training.session import Plan
 
@@ -210,6 +210,15 @@ def test_the_committed_files_hold_all_three_networks_in_both_forms(form: str) ->
         assert settings.recipe.overrides["input_shape"] == [100, 100, 100]
         is_small = form == "paper" or network == "maseres"
         assert settings.training.batch_size == (2 if is_small else 4)
+
+
+def test_a_table_tells_of_what_was_changed_but_for_where_inputs_are_kept(configs: Path) -> None:
+    overrides = ("data.cache=/home/someone/cache", "training.epochs=2", "tracking.mlflow_uri=x")
+    (form, changed) = settings_remarks(Chosen(configs, overrides=overrides, edge=14))
+    assert form == "Settings: the form 'published'."
+    assert changed == (
+        "Not as in the settings files: inputs of 14 along each side, training.epochs=2."
+    )
 
 
 def test_what_is_set_wins_over_the_edge(configs: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from chestct.evaluation.abstaining import AtThreshold
@@ -12,6 +10,7 @@ from chestct.evaluation.comparisons import Comparison
 from chestct.evaluation.intervals import Estimate, Figures
 from chestct.evaluation.summary import Summary
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.text_tables import as_csv, as_markdown_table
 
 FIGURE_NAMES: Final = {
     "accuracy": "accuracy",
@@ -70,30 +69,31 @@ def as_markdown(
 def figures_csv(summaries: Mapping[str, Summary]) -> str:
     """One line per figure: classifier, site, label, figure, value, interval, method, counts."""
     fields = ("value", "low", "high", "method", "hits", "total", "note")
-    rows: list[list[object]] = [["classifier", "site", "label", "figure", *fields]]
+    rows: list[list[object]] = []
     for name, summary in summaries.items():
         groups = {"": summary.figures, **{s: part.figures for s, part in summary.sites.items()}}
         for site, figures in groups.items():
             for label, each in {"": figures.overall, **figures.per_class}.items():
                 for figure, estimate in each.items():
-                    values = [_cell(getattr(estimate, field)) for field in fields]
+                    values = [getattr(estimate, field) for field in fields]
                     rows.append([name, site, label, figure, *values])
-    return _csv(rows)
+    return as_csv(["classifier", "site", "label", "figure", *fields], rows)
 
 
 def confusion_csv(summary: Summary) -> str:
     """Confusion matrix; the first column is the true label."""
     rows = zip(summary.labels, summary.confusion.tolist(), strict=True)
-    return _csv([["true", *summary.labels], *([label, *counts] for label, counts in rows)])
+    return as_csv(["true", *summary.labels], ([label, *counts] for label, counts in rows))
 
 
 def comparisons_csv(comparisons: Mapping[str, Sequence[Comparison]]) -> str:
     """One line per test, of the classifier against each other one."""
-    rows: list[list[object]] = [list(_COMPARISON_COLUMNS)]
-    for other, tests in comparisons.items():
-        for test in tests:
-            rows.append([other, *(_cell(getattr(test, c)) for c in _COMPARISON_COLUMNS[1:])])
-    return _csv(rows)
+    rows = [
+        [other, *(getattr(test, column) for column in _COMPARISON_COLUMNS[1:])]
+        for other, tests in comparisons.items()
+        for test in tests
+    ]
+    return as_csv(_COMPARISON_COLUMNS, rows)
 
 
 def format_estimate(estimate: Estimate) -> str:
@@ -113,7 +113,7 @@ def _overall_table(figures: Mapping[str, Figures]) -> str:
         [FIGURE_NAMES[name], *(format_estimate(each.overall[name]) for each in figures.values())]
         for name in names
     ]
-    return _table(["figure", *figures], rows)
+    return as_markdown_table(["figure", *figures], rows)
 
 
 def _class_table(labels: tuple[str, ...], figures: Mapping[str, Figures]) -> str:
@@ -122,12 +122,14 @@ def _class_table(labels: tuple[str, ...], figures: Mapping[str, Figures]) -> str
         for name in next(iter(figures.values())).per_class[label]:
             cells = [format_estimate(each.per_class[label][name]) for each in figures.values()]
             rows.append([label, FIGURE_NAMES[name], *cells])
-    return _table(["class", "figure", *figures], rows)
+    return as_markdown_table(["class", "figure", *figures], rows)
 
 
 def _confusion_table(summary: Summary) -> str:
     rows = zip(summary.labels, summary.confusion.tolist(), strict=True)
-    return _table(["", *summary.labels], [[label, *map(str, counts)] for label, counts in rows])
+    return as_markdown_table(
+        ["", *summary.labels], [[label, *map(str, counts)] for label, counts in rows]
+    )
 
 
 def _site_table(summary: Summary) -> str:
@@ -142,7 +144,7 @@ def _site_table(summary: Summary) -> str:
         for site, part in summary.sites.items()
     ]
     columns = ["site", "scans", *(FIGURE_NAMES[name] for name in _SITE_FIGURES)]
-    return "## Sites\n\n" + _table(columns, rows)
+    return "## Sites\n\n" + as_markdown_table(columns, rows)
 
 
 def _comparison_table(name: str, comparisons: Mapping[str, Sequence[Comparison]]) -> str:
@@ -161,7 +163,7 @@ def _comparison_table(name: str, comparisons: Mapping[str, Sequence[Comparison]]
         for row in tests
     ]
     columns = ["other", "test", "figure", name, "other's", "difference", "p", "note"]
-    return "## Comparisons\n\n" + _table(columns, rows) if rows else ""
+    return "## Comparisons\n\n" + as_markdown_table(columns, rows) if rows else ""
 
 
 def _at_threshold(summary: Summary) -> str:
@@ -195,7 +197,7 @@ def _abstention_table(summary: Summary) -> str:
         for each in summary.abstention
     ]
     columns = ["wished error", "threshold", "coverage", "error", "upper bound", "note"]
-    return _table(columns, rows)
+    return as_markdown_table(columns, rows)
 
 
 def format_difference(row: Comparison) -> str:
@@ -210,22 +212,3 @@ def format_number(value: float | None) -> str:
     if value is None:
         return ""
     return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
-
-
-def _cell(value: object) -> object:
-    return "" if value is None else value
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(_escape(cell) for cell in line) + " |" for line in lines)
-
-
-def _escape(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()

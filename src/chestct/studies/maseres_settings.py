@@ -23,6 +23,9 @@ from chestct.training.slice_parts import RANDOM_WEIGHTS
 from chestct.training.slice_session import BY_PATIENT, LEAK_STATED
 from chestct.training.slice_settings import SliceRunSettings
 
+_CHANGE_NO_RESULT: Final = ("data.cache", "tracking.")
+"""Beginnings of settings that a table need not tell of, and that can hold paths of the machine."""
+
 FORMS: Final = ("published", "paper")
 """What the authors' notebooks do, and what the text says."""
 
@@ -47,9 +50,10 @@ class Chosen:
 
     @property
     def changes(self) -> tuple[str, ...]:
-        """All that is not as in the files, in words."""
+        """All that is not as in the files and may change a result, in words."""
         edge = () if self.edge is None else (f"inputs of {self.edge} along each side",)
-        return (*edge, *self.overrides)
+        told = [each for each in self.overrides if not each.strip().startswith(_CHANGE_NO_RESULT)]
+        return (*edge, *told)
 
 
 def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str, ...]:
