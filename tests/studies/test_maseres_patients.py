@@ -213,7 +213,7 @@ def test_the_committed_files_hold_all_three_networks_in_both_forms(form: str) ->
 
 
 def test_a_table_tells_of_what_was_changed_but_for_where_inputs_are_kept(configs: Path) -> None:
-    overrides = ("data.cache=/home/someone/cache", "training.epochs=2", "tracking.mlflow_uri=x")
+    overrides = ("data.cache=kept/somewhere", "training.epochs=2", "tracking.mlflow_uri=x")
     (form, changed) = settings_remarks(Chosen(configs, overrides=overrides, edge=14))
     assert form == "Settings: the form 'published'."
     assert changed == (

@@ -77,6 +77,7 @@ def run_patients(
     drawn = _drawn_split(plan)
 
     def begin(folder: Path) -> str:
+        """Record scans and split once; returns the precision of all rows."""
         settled = record_scans(plan, folder)
         if drawn is not None and not (folder / SPLIT_FILE).is_file():
             write_manifest(drawn, folder / SPLIT_FILE)
@@ -146,6 +147,7 @@ def run_slices(
     )
 
     def train(row: NetworkRow, folder: Path) -> None:
+        """Train one network in its own folder."""
         own = replace(
             plan,
             settings=settings[row.network],

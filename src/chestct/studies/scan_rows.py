@@ -64,6 +64,7 @@ def _row_plan(plan: Plan, settings: RunSettings, folder: Path) -> Plan:
     """The training of a row; what its epochs are called begins with the row's name."""
 
     def after_epoch(name: str, entry: EpochLog) -> None:
+        """Tell the study's listener which row the epoch belongs to."""
         plan.after_epoch(name if name == folder.name else f"{folder.name} {name}", entry)
 
     return replace(plan, settings=settings, folder=folder, after_epoch=after_epoch)
