@@ -9,7 +9,8 @@ the pattern tells the classes apart. Where the real normal scan of COVID-CT-MD i
 simulated from other seeds. P001 is never trained on; it and normal001 are answered at the end, and
 the answers stand in the card as they are. The temperature of the probabilities is fitted to 150
 further simulated patients, before the test patients are looked at: on the validation chests the
-network makes no mistake, which would leave nothing to fit.
+network makes no mistake, which would leave nothing to fit. The threshold below which the classifier
+had better not decide is chosen on the same 150.
 
 Prepared examples are kept in WORK_FOLDER: started again, the script goes on where it stopped.
 """
@@ -33,7 +34,11 @@ from chestct.card import Card, MeasuredResult
 from chestct.classifier import Classifier, load_classifier, save_classifier
 from chestct.datasets.examples import Example, ExampleFolder, write_example
 from chestct.engines import make_engine
-from chestct.evaluation.calibration import apply_temperature, fit_temperature
+from chestct.evaluation.calibration import (
+    abstention_threshold,
+    apply_temperature,
+    fit_temperature,
+)
 from chestct.evaluation.intervals import estimate_figures
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
@@ -44,6 +49,7 @@ from chestct.simulate import ThoraxSettings, insert_lesions, simulate_patient
 from chestct.training.loop import train
 from chestct.training.outputs import evaluate
 from chestct.training.parts import Parts, find_parts
+from chestct.training.results import abstention_of
 from chestct.training.run import LabelledSets
 from chestct.training.settings_file import read_settings
 from chestct.volume import Volume
@@ -52,6 +58,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.y
 SEEDS = {"training": 1, "validation": 2, "test": 3, "real": 4, "calibration": 5}
 NUM_REAL_VARIANTS = 20
 NUM_PATIENTS = {"calibration": 150, "test": 300}
+WISHED_ERROR = 0.05
 SLICE_SPACINGS_MM = (2.0, 3.0, 5.0)
 
 
@@ -237,7 +244,10 @@ def main() -> None:
 
 def write_classifier(network: torch.nn.Module, parts: Parts, work: Path, out: Path) -> None:
     """Calibrate and test the network and write the classifier's folder with what came out."""
-    temperature = fit_temperature(predict(network, work / "calibration")).temperature
+    watched = predict(network, work / "calibration")
+    temperature = fit_temperature(watched).temperature
+    calibrated = watched.with_probabilities(apply_temperature(watched.probabilities, temperature))
+    promised = abstention_threshold(calibrated, WISHED_ERROR)
     tested = predict(network, work / "test")
     tested = tested.with_probabilities(apply_temperature(tested.probabilities, temperature))
     card = Card(
@@ -257,6 +267,7 @@ def write_classifier(network: torch.nn.Module, parts: Parts, work: Path, out: Pa
         versions={"chestct": __version__, "torch": torch.__version__, "numpy": np.__version__},
         licence="Apache-2.0",
         temperature=round(temperature, 4),
+        abstention=abstention_of(promised, len(watched)),
         explanation="gradcam++:layer2",
     )
     save_classifier(out, network, card)

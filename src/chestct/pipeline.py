@@ -169,7 +169,7 @@ def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]
         f"Uncertain: the largest probability is {largest:.3f}. Below "
         f"{promised.abstain_below:.3f} this classifier had better not decide: that threshold was "
         f"chosen on {promised.num_scans} validation scans for at most "
-        f"{promised.wished_error:.0%} errors.",
+        f"{promised.wished_error * 100:g} % errors.",
     )
 
 
