@@ -28,6 +28,7 @@ from chestct.evaluation.intervals import Estimate, estimate_figures
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.predictions_csv import read_predictions
 from chestct.labels import THREE_CLASSES
+from chestct.text_tables import p_value_text
 from chestct.training.ready import Listener
 from chestct.training.run import EpochLog
 from chestct.training.session import PREDICTIONS_FILE, Plan, run_training
@@ -152,8 +153,8 @@ def show_table(found: dict[str, Predictions], work: Path) -> None:
         if first in found and second in found:
             (test,) = mcnemar(found[first], found[second])
             print(
-                f"- {first} against {second}: accuracy {test.estimate:+.3f}, exact McNemar "
-                f"p = {test.p_value:.3f} ({test.note})"
+                f"- {first} against {second}: accuracy {test.estimate:+.3f}, exact McNemar, "
+                f"p: {p_value_text(test.p_value)} ({test.note})"
             )
 
 
