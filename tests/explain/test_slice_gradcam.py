@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chestct.explain.slice_gradcam import paint_heat, slice_gradcam
+from chestct.explain.slice_gradcam import slice_gradcam
 
 SIZE = 32
 
@@ -62,15 +62,3 @@ def test_neither_picture_nor_weights_are_changed() -> None:
     slice_gradcam(network, picture, 1)
     assert np.array_equal(picture, before)
     assert all(parameter.grad is None for parameter in network.parameters())
-
-
-def test_cold_pixels_stay_grey_and_hot_ones_turn_yellow() -> None:
-    picture = np.full((4, 4), 0.5, dtype=np.float32)
-    heat = np.zeros((4, 4), dtype=np.float32)
-    heat[0, 0] = 1
-    painted = paint_heat(picture, heat)
-    assert painted[3, 3].tolist() == [128, 128, 128]
-    red, green, blue = painted[0, 0].tolist()
-    assert red > 200
-    assert green > 200
-    assert blue < 60

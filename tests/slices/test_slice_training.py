@@ -15,6 +15,7 @@ from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.predictions_csv import read_predictions, write_predictions
 from chestct.extras import is_installed
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.training.slice_picture import PANEL_PX
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,8 @@ def test_a_slice_is_explained_as_a_picture(
     assert "COVID-19  " in said
     assert NOT_FOR_CLINICAL_USE in said
     with Image.open(out) as painted:
-        assert painted.size == (64, 64)
+        assert painted.width == 2 * PANEL_PX
+        assert painted.height > PANEL_PX
     assert main([*command, "--label", "covid"]) == 2
     assert "There is no label 'covid'" in capsys.readouterr().err
 

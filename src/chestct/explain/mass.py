@@ -12,14 +12,18 @@ from scipy import ndimage
 from chestct.arrays import Heat, Mask, Spacing
 
 
-def grown_by_a_cell(lungs: Mask, cell: Spacing) -> Mask:
-    """Every voxel with lung at most one cell away along each axis.
+def grown_by_a_cell(lungs: Mask, cell: Spacing, *, cells: float = 1.0) -> Mask:
+    """Every voxel with lung at most one cell, or so many, away along each axis.
+
+    Behind a gate a map can reach a cell and a half beyond the lungs: a cell counts as lung when any
+    of its voxels is, and its heat is drawn linearly to half of the next one.
 
     Args:
         lungs: Lung mask at the network input's size.
         cell: Size of a cell in input voxels, `Explanation.cell`.
+        cells: How many of them.
     """
-    size = [2 * round(voxels) + 1 for voxels in cell]
+    size = [2 * round(cells * voxels) + 1 for voxels in cell]
     return np.asarray(ndimage.maximum_filter(lungs, size, mode="constant"))
 
 

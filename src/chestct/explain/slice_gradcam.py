@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from torch import Tensor
 
 from chestct.explain.question import class_score
@@ -60,14 +60,3 @@ def slice_gradcam(
     most = float(enlarged.max())
     scaled = enlarged / most if most > 0 else enlarged
     return np.asarray(scaled.numpy(), dtype=np.float32)
-
-
-def paint_heat(
-    picture: Float32[np.ndarray, "height width"], heat: Float32[np.ndarray, "height width"]
-) -> UInt8[np.ndarray, "height width 3"]:
-    """A slice in grey with the heat over it, from red to yellow, as strong as the heat is."""
-    grey = np.repeat(picture[..., None], 3, axis=2)
-    colour = np.stack([np.ones_like(heat), heat, np.zeros_like(heat)], axis=2)
-    share = 0.6 * heat[..., None]
-    mixed = np.clip((1 - share) * grey + share * colour, 0, 1)
-    return np.asarray(np.rint(255 * mixed), dtype=np.uint8)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from chestct.datasets.slice_pictures import fitted, read_picture
-from chestct.explain.slice_gradcam import paint_heat, slice_gradcam
+from chestct.explain.slice_gradcam import slice_gradcam
 from chestct.files import write_whole_with
 from chestct.lookup import look_up
 from chestct.training.slice_card import SliceClassifier
+from chestct.training.slice_picture import picture_of_heat
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ExplainedSlice:
 def explain_picture(
     classifier: SliceClassifier, picture: Path, out: Path, label: str | None = None
 ) -> ExplainedSlice:
-    """Classify a slice and write a PNG with Grad-CAM over it, as large as the network's input.
+    """Classify a slice and write a PNG: the slice, and beside it the slice under its Grad-CAM.
 
     Args:
         classifier: What judges.
@@ -58,8 +58,9 @@ def explain_picture(
     probabilities = dict(zip(card.labels, shares, strict=True))
     chosen = label or max(probabilities, key=lambda name: probabilities[name])
     heat = slice_gradcam(network, values, places[chosen])
-    painted = Image.fromarray(paint_heat(values, heat))
-    write_whole_with(out, lambda aside: painted.save(aside, format="PNG"))
+    caption = f"Grad-CAM for {chosen} ({probabilities[chosen]:.1%}). Not for clinical use."
+    drawn = picture_of_heat(values, heat, caption)
+    write_whole_with(out, lambda aside: drawn.save(aside, format="PNG"))
     warnings = []
     if read.is_marked:
         warnings.append(
