@@ -1,14 +1,15 @@
 """What a training step costs: layout, precision, recomputing and compiling, on a CPU or a GPU.
 
     python benchmarks/training_speed.py [--device cuda] [--network maseres] [--size 128] [--batch 2]
-        [--set width=16] [--repeats 5] [--compile] [--layouts]
+        [--set width=16] [--repeats 5] [--compile] [--layouts] [--augment]
 
 Every form runs alternately in this one process, each with a network of its own and the same drawn
 weights; medians are reported, on a CPU of processor time, summed over its threads, so that a busy
 machine does not count, and on a GPU of time with the most memory. A step is forward, loss, backward
 and Adam on a batch that is there already: reading and augmentation are not in it. `--layouts`
 measures only both memory formats in both precisions, on which `MEMORY_FORMAT` of
-`chestct.training.devices` rests.
+`chestct.training.devices` rests. `--augment` measures a step in both precisions beside what the
+`recommended` augmentation of its batch takes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 import yaml
 from torch import nn
 
+from chestct.datasets.augmentations import AUGMENTATIONS, vary_batch
 from chestct.networks import NETWORKS, build_network
 from chestct.training.devices import MEMORY_FORMAT, tuned_for
 from chestct.training.recompute import recomputing
@@ -49,6 +51,8 @@ FORMS = (
     Form("bf16, recomputing", "bf16", is_recomputing=True),
 )
 LAYOUTS = FORMS[:4]
+AUGMENTED = (Form("float32"), Form("bf16", "bf16"))
+AUGMENTATION = Form("augmentation of a batch")
 COMPILED = (
     Form("float32, compiled", is_compiled=True),
     Form("bf16, compiled", "bf16", is_compiled=True),
@@ -101,6 +105,18 @@ class Work:
 
         return run
 
+    def augmenting(self) -> Callable[[], float]:
+        """A function that varies one batch."""
+        shape = (self.batch, 1, self.size, self.size, self.size)
+        scans, lungs = torch.rand(shape, device=self.device), torch.ones(shape, device=self.device)
+        generator = torch.Generator().manual_seed(0)
+        settings = AUGMENTATIONS["recommended"]
+
+        def run() -> float:
+            return float(vary_batch(scans, lungs, settings, generator)[0][0, 0, 0, 0, 0])
+
+        return run
+
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], str]]:
@@ -120,7 +136,10 @@ def measure(work: Work, forms: tuple[Form, ...], repeats: int) -> None:
     """Run every form in turns and print medians."""
     clock = time.perf_counter if work.device.type == "cuda" else time.process_time
     with ExitStack() as stack, tuned_for(work.device):
-        steps = {form: work.step(form, stack) for form in forms}
+        steps = {
+            form: work.augmenting() if form is AUGMENTATION else work.step(form, stack)
+            for form in forms
+        }
         spent: dict[Form, list[float]] = {form: [] for form in forms}
         memory: dict[Form, str] = {}
         for turn in range(repeats + 1):
@@ -151,6 +170,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="settings")
     parser.add_argument("--compile", action="store_true", help="add the compiled forms")
     parser.add_argument("--layouts", action="store_true", help="only layout by precision")
+    parser.add_argument("--augment", action="store_true", help="only a step beside augmentation")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
     work = Work(chosen.network, chosen.size, chosen.batch, device, tuple(chosen.settings))
@@ -160,6 +180,8 @@ def main() -> None:
         f"torch {torch.__version__}, {torch.get_num_threads()} threads"
     )
     forms = LAYOUTS if chosen.layouts else FORMS + (COMPILED if chosen.compile else ())
+    if chosen.augment:
+        forms = (*AUGMENTED, AUGMENTATION)
     measure(work, forms, chosen.repeats)
 
 
