@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from chestct.cli import training_options as options
 
 
 def lr_range(
     config: options.Config,
     manifest: options.ManifestFile,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
-    ],
+    out: options.RangeFolder,
     overrides: options.Overrides = None,
-    steps: Annotated[
-        int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
-    ] = 200,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            "--epochs",
-            min=1,
-            metavar="N",
-            help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
-        ),
-    ] = None,
+    steps: options.RangeSteps = 200,
+    epochs: options.RangeEpochs = None,
     processes: options.Processes = None,
     device: options.Device = "auto",
 ) -> None:

@@ -114,18 +114,11 @@ def train(
 def lr_range(
     config: options.Config,
     table: given.SliceTable,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
-    ],
+    out: options.RangeFolder,
     weights: given.Weights = None,
     overrides: options.Overrides = None,
-    steps: Annotated[
-        int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
-    ] = 200,
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", min=1, metavar="N", help="The paper's form instead, 100 there."),
-    ] = None,
+    steps: options.RangeSteps = 200,
+    epochs: options.RangeEpochs = None,
     device: options.Device = "auto",
     processes: options.Processes = None,
 ) -> None:

@@ -40,6 +40,21 @@ Device = Annotated[
         help="Where to train: auto, cpu, cuda or cuda:N. auto is a CUDA GPU where there is one.",
     ),
 ]
+RangeFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
+]
+RangeSteps = Annotated[
+    int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
+]
+RangeEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        metavar="N",
+        help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
+    ),
+]
 
 
 def named_files(said: list[str] | None) -> dict[str, Path]:
