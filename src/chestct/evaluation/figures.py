@@ -161,8 +161,10 @@ def draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
         Line2D([], [], color=_GREY, label="validation"),
     ]
     figure.legend(handles=entries, loc="outside upper center", fontsize=8, ncols=4)
+    # One epoch with unsettled BatchNorm statistics can be a hundred times above all others.
+    upper.set_yscale("log")
     upper.set_ylabel("loss (nats)")
-    lower.set_ylabel("accuracy")
+    lower.set_ylabel("validation accuracy")
     lower.set_xlabel("epoch")
     lower.set_ylim(-0.02, 1.02)
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
