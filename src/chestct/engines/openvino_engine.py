@@ -21,7 +21,7 @@ from chestct.errors import EngineError
 from chestct.extras import import_extra
 
 CACHE_KIND: Final = "openvino"
-CONVERSION: Final = "1"
+CONVERSION: Final = "2"
 """Part of the cache's key: to be raised when the conversion below changes."""
 
 _MODEL_FILE: Final = "model.xml"
@@ -116,10 +116,13 @@ def convert(model: RunnableNetwork) -> Any:
     """Convert a network for one scan of the classifier's size; loads PyTorch."""
     import torch
 
+    from chestct.engines.column_pairs import pair_columns
+
     openvino = import_openvino()
     size = model.input_size
     example = (torch.zeros(1, *size), torch.ones(1, 1, *size[1:]))
     network = model.load_network().eval()
+    pair_columns(network, width=size[-1])
     with torch.no_grad(), warnings.catch_warnings():
         # PyTorch's exporter warns of PyTorch's own deprecations.
         warnings.simplefilter("ignore", FutureWarning)

@@ -1,0 +1,71 @@
+"""Pairs of columns taken for channels: the same convolution, where it can be."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from chestct.engines.column_pairs import ColumnPairConv3d, can_pair_columns, pair_columns
+from chestct.networks import NETWORKS, build_network
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kernel", [3, 7, 11, (3, 5, 7), (1, 3, 3)])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (9, 12, 14), (5, 7, 22)])
+def test_it_gives_what_the_convolution_gives(
+    shape: tuple[int, int, int], kernel: int | tuple[int, int, int], bias: bool
+) -> None:
+    torch.manual_seed(0)
+    edges = (kernel,) * 3 if isinstance(kernel, int) else kernel
+    padding = tuple(edge // 2 for edge in edges)
+    convolution = nn.Conv3d(1, 6, edges, stride=2, padding=padding, bias=bias).double()
+    assert can_pair_columns(convolution, shape[-1])
+    batch = torch.randn(2, 1, *shape, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(ColumnPairConv3d(convolution)(batch), convolution(batch))
+
+
+@pytest.mark.parametrize(
+    ("width", "options"),
+    [
+        (15, {}),
+        (16, {"stride": 1}),
+        (16, {"in_channels": 3}),
+        (16, {"padding": 2}),
+        (16, {"padding": "valid"}),
+        (16, {"dilation": 2}),
+        (16, {"padding_mode": "replicate"}),
+        (16, {"kernel_size": 5, "padding": 2}),
+        (16, {"kernel_size": 4, "padding": 2}),
+    ],
+)
+def test_others_are_left_as_they_are(width: int, options: dict[str, object]) -> None:
+    usual: dict[str, object] = {"in_channels": 1, "kernel_size": 7, "stride": 2, "padding": 3}
+    convolution = nn.Conv3d(out_channels=4, **(usual | options))  # type: ignore[arg-type]
+    network = nn.Sequential(convolution)
+    pair_columns(network, width)
+    assert network[0] is convolution
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_network_answers_as_before(name: str, channels: int) -> None:
+    torch.manual_seed(0)
+    shape = (100, 100, 100) if name in ("voxcnn", "alexnet3d") else (32, 32, 34)
+    settings = {"width": 8} if name.startswith("roi") else {"input_shape": shape}
+    network = build_network(name, channels, 3, settings).eval()
+    replaced = deepcopy(network)
+    pair_columns(replaced, shape[-1])
+    found = [module for module in replaced.modules() if isinstance(module, ColumnPairConv3d)]
+    assert len(found) == (1 if name.startswith("roi") and channels == 1 else 0)
+    if not found:
+        return
+    batch = torch.rand(1, channels, *shape)
+    lungs = (torch.rand(1, 1, *shape) > 0.5).float()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            replaced(batch, lungs), network(batch, lungs), atol=1e-5, rtol=1e-4
+        )
