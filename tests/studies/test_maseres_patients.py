@@ -231,7 +231,7 @@ def test_what_is_set_wins_over_the_edge(configs: Path) -> None:
     ("given", "said"),
     [
         (("--only", "maseris"), "Did you mean 'maseres'"),
-        (("--configs", "/nowhere/configs"), "give --configs DIR"),
+        (("--configs", "/nowhere/configs"), "or leave --configs out"),
         (("--only", "voxcnn"), "voxcnn_published.yaml"),
         (("--set", "training.epoch=3"), "Did you mean 'training.epochs'"),
         (("--edge", "5"), "at least 7 voxels"),

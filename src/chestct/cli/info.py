@@ -37,6 +37,7 @@ def describe_installation() -> dict[str, dict[str, str]]:
     from chestct.networks import NETWORKS
     from chestct.preprocess.recipes import RECIPES
     from chestct.readers import READERS
+    from chestct.training.shipped_settings import shipped_folder, shipped_names
     from chestct.writers import WRITERS
 
     return {
@@ -55,6 +56,9 @@ def describe_installation() -> dict[str, dict[str, str]]:
         "explanations": {name: _in_short(method) for name, method in EXPLANATIONS.items()},
         "writers": {name: _in_short(writer) for name, writer in WRITERS.items()},
         "classifiers": _classifiers(),
+        "settings": {
+            name: _first_line(shipped_folder() / f"{name}.yaml") for name in shipped_names()
+        },
     }
 
 
@@ -67,6 +71,12 @@ def _version(package: str) -> str:
 
 def _in_short(described: object) -> str:
     return re.split(r"[;\n]", (described.__doc__ or "").strip())[0].rstrip(".")
+
+
+def _first_line(file: Path) -> str:
+    """What the comment says that a settings file begins with, without its source."""
+    line = file.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#")
+    return re.split(r"[(.]", line)[0].strip()
 
 
 def _classifiers() -> dict[str, str]:

@@ -28,7 +28,12 @@ Edge = Annotated[
     typer.Option("--edge", min=1, metavar="N", help="Inputs of so many voxels a side instead."),
 ]
 Configs = Annotated[
-    Path, typer.Option("--configs", metavar="DIR", help="Settings files, one per network.")
+    Path | None,
+    typer.Option(
+        "--configs",
+        metavar="DIR",
+        help="Settings files, one per network. Default: those that come with chestct.",
+    ),
 ]
 
 
@@ -54,7 +59,7 @@ def maseres_patients(
     ] = None,
     edge: Edge = None,
     overrides: training.Overrides = None,
-    configs: Configs = Path("configs"),
+    configs: Configs = None,
     processes: training.Processes = None,
     device: training.Device = "auto",
 ) -> None:
@@ -78,9 +83,10 @@ def maseres_patients(
     from chestct.studies.maseres_table import make_table
     from chestct.training.devices import choose_device
     from chestct.training.session import Plan
+    from chestct.training.shipped_settings import shipped_folder
 
     folder = _required(out)
-    chosen = Chosen(configs, form, tuple(overrides or ()), edge)
+    chosen = Chosen(configs or shipped_folder(), form, tuple(overrides or ()), edge)
     settings = {name: patient_settings(name, chosen) for name in networks}
     base = patient_settings(next(iter(MASERES_NETWORKS)), chosen)
     lines = EpochLines(base.training.epochs, len(networks) * (folds or 1))
@@ -115,7 +121,7 @@ def maseres_slices(
     ] = None,
     edge: Edge = None,
     overrides: training.Overrides = None,
-    configs: Configs = Path("configs/slices"),
+    configs: Configs = None,
     processes: training.Processes = None,
     device: training.Device = "auto",
 ) -> None:
@@ -138,10 +144,13 @@ def maseres_slices(
     from chestct.studies.maseres_settings import Chosen, slice_remarks, slice_settings
     from chestct.studies.maseres_table import make_table
     from chestct.training.devices import choose_device
+    from chestct.training.shipped_settings import shipped_folder
     from chestct.training.slice_session import SlicePlan
 
     folder = _required(out)
-    chosen = Chosen(configs, overrides=tuple(overrides or ()), edge=edge)
+    chosen = Chosen(
+        configs or shipped_folder() / "slices", overrides=tuple(overrides or ()), edge=edge
+    )
     settings = {name: slice_settings(name, chosen, weights) for name in networks}
     base = slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
     lines = EpochLines(base.training.epochs, len(networks))

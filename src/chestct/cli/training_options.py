@@ -10,7 +10,11 @@ import typer
 from chestct.errors import TrainingError
 
 Config = Annotated[
-    Path, typer.Argument(metavar="CONFIG", help="Settings, a YAML file; configs/ holds some.")
+    Path,
+    typer.Argument(
+        metavar="CONFIG",
+        help="Settings: a YAML file, or the name of one that 'chestct info' lists.",
+    ),
 ]
 ManifestFile = Annotated[
     Path, typer.Option("--data", metavar="MANIFEST", help="CSV file: one row per labelled scan.")

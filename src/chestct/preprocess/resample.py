@@ -2,7 +2,7 @@
 
 Every grid a recipe makes is a regular grid along the scan's own axes, so interpolating is three
 small matrices, one per axis, nearly all zero. Sparse products with them take a tenth of a second
-for a scan, one thread and no memory to speak of; dense ones were as fast on an idle machine and
+for a scan and no memory to speak of; dense ones were as fast on an idle machine and
 fifty times slower on a busy one, where the threads of a BLAS wait for each other.
 
 Kernels: cubic convolution with a = -0.5 (Keys, IEEE Trans. ASSP 29, 1981), which is what MATLAB's
@@ -23,6 +23,7 @@ from scipy.sparse import csr_array
 
 from chestct.arrays import Heat
 from chestct.preprocess.recipe import GridForm
+from chestct.preprocess.threads import on_threads
 
 _SLICES_AT_ONCE = 16
 """Slices turned to float together: enough to keep the cores busy, a few dozen megabytes."""
@@ -96,15 +97,26 @@ def resample(read_block: ReadBlock, maps: AxisMaps) -> Heat:
     along_width = csr_array(width.weights[:, used_width])
     num_slices = used_depth.stop - used_depth.start
     planes = np.empty((num_slices, height.new_size, width.new_size), dtype=np.float32)
-    for first in range(0, num_slices, _SLICES_AT_ONCE):
+
+    def resample_slices(first: int) -> None:
+        """Write some slices of `planes`."""
         last = min(first + _SLICES_AT_ONCE, num_slices)
         start = used_depth.start
         block = read_block(slice(start + first, start + last), used_height, used_width)
         for plane, old in zip(planes[first:last], block, strict=True):
             # A sparse product runs along rows in memory, hence the two cheap transpositions.
             plane[...] = (along_width @ _transposed(along_height @ old)).T
-    stacked = csr_array(depth.weights[:, used_depth]) @ planes.reshape(num_slices, -1)
-    return np.asarray(stacked.reshape(depth.new_size, height.new_size, width.new_size))
+
+    on_threads(resample_slices, range(0, num_slices, _SLICES_AT_ONCE))
+    new = np.empty((depth.new_size, height.new_size * width.new_size), dtype=np.float32)
+
+    def stack_slices(first: int) -> None:
+        """Write some slices of `new`."""
+        part = slice(first, first + _SLICES_AT_ONCE)
+        new[part] = csr_array(depth.weights[part, used_depth]) @ planes.reshape(num_slices, -1)
+
+    on_threads(stack_slices, range(0, depth.new_size, _SLICES_AT_ONCE))
+    return new.reshape(depth.new_size, height.new_size, width.new_size)
 
 
 def _transposed(plane: Float32[np.ndarray, "rows columns"]) -> Float32[np.ndarray, "columns rows"]:

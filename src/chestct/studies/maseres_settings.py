@@ -122,8 +122,8 @@ def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str,
     look_up(dict.fromkeys(FORMS), chosen.form, kind="form")
     if not chosen.configs.is_dir():
         msg = (
-            f"There is no folder '{chosen.configs}', which holds the settings of the paper's "
-            "networks. Run this in the repository, or give --configs DIR."
+            f"There is no folder '{chosen.configs}'. Give one with the settings of the paper's "
+            "networks, or leave --configs out: those that come with chestct are taken then."
         )
         raise StudyError(msg)
     file = chosen.configs / f"{network}_{chosen.form}.yaml"

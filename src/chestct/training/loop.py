@@ -78,6 +78,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(others_explained())
         run = start_run(network, sets, settings, folder, augmentation)
+        stack.enter_context(run.warm_up.restored())
         stack.enter_context(tuned_for(run.device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
         stop = stack.enter_context(StopRequest())
@@ -164,6 +165,7 @@ def _step(
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
     autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
+    run.warm_up.before_pass(run.num_passes)
     with averaging(run.called, is_wanted=_is_step_due(run)):
         with autocast:
             logits = run.called(batch, lungs)
@@ -177,9 +179,8 @@ def _step(
 def _seeded(run: Run) -> torch.Generator:
     """The randomness of a step: that of its number, and of the process where there are several."""
     ranks = current_ranks()
-    number = run.progress.epoch * run.steps_per_epoch + run.progress.step_in_epoch
     own = () if ranks.is_alone else (ranks.rank,)
-    seed = step_seed(run.settings.seed, number, *own)
+    seed = step_seed(run.settings.seed, run.num_passes, *own)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chestct.datasets.augmentations import AnyAugmentation
 from chestct.errors import TrainingError
 from chestct.files import write_text
+from chestct.training.batch_norm import BatchNormWarmUp
 from chestct.training.checkpoints import load_checkpoint
 from chestct.training.devices import MEMORY_FORMAT, device_of, settle_precision
 from chestct.training.loading import LabelledInputs
@@ -116,6 +117,7 @@ class Run:
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
     progress: Progress
+    warm_up: BatchNormWarmUp
 
     @property
     def device(self) -> torch.device:
@@ -132,6 +134,11 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Forward passes of one epoch."""
         return math.ceil(len(self.labels) / self.settings.batch_size)
+
+    @property
+    def num_passes(self) -> int:
+        """Forward passes done since the run began, by every process its share of them."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step_in_epoch
 
     @property
     def is_finished(self) -> bool:
@@ -177,6 +184,7 @@ def start_run(
         weights=weights,
         folder=folder,
         progress=_take_up(folder, network, optimizer),
+        warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
     )
 
 

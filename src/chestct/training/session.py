@@ -29,6 +29,7 @@ from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
 from chestct.files import write_text
 from chestct.training.baseline import BASELINE_NAME, baseline_beside
+from chestct.training.batch_norm import remark_on_start
 from chestct.training.cross_validation import write_folds
 from chestct.training.division import Division
 from chestct.training.interrupts import memory_explained
@@ -155,6 +156,9 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> Tr
     sets = labelled_sets(division, cache, plan.settings.data)
     settings = plan.settings.training
     network = parts.build_network(settings.seed).to(plan.device)
+    remark = remark_on_start(network, settings, len(division.training.rows))
+    if remark is not None:
+        on_main(lambda: plan.listener.note(remark))
     folder = training.folder / TRAINING_FOLDER
     tags = {"chestct": __version__, "place": plan.place}
     shown = on_main(

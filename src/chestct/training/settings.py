@@ -61,6 +61,11 @@ class TrainingSettings(BaseModel):
         description="bf16 runs convolutions under autocast; weights stay float32. auto is bf16 "
         "where the processor multiplies in it, and is settled once, when the run begins.",
     )
+    batch_norm_warm_up: bool = Field(
+        default=False,
+        description="BatchNorm's moving statistics begin as a plain mean of the first passes: for "
+        "short runs of networks with Keras's momentum (maseres, voxcnn).",
+    )
     sync_batch_norm: bool = Field(
         default=True,
         description="On several GPUs, BatchNorm over the whole batch instead of each GPU's share.",
@@ -86,9 +91,10 @@ class TrainingSettings(BaseModel):
 
     @field_validator("compile")
     @classmethod
-    def _compile_excludes_recomputing(cls, value: bool, info: Any) -> bool:
-        if value and info.data.get("checkpoint_activations"):
-            raise ValueError("it cannot be had with checkpoint_activations: switch one of them off")
+    def _compile_excludes(cls, value: bool, info: Any) -> bool:
+        for other in ("checkpoint_activations", "batch_norm_warm_up"):
+            if value and info.data.get(other):
+                raise ValueError(f"it cannot be had with {other}: switch one of them off")
         return value
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from chestct.errors import TrainingError
 from chestct.training.settings import RunSettings
+from chestct.training.shipped_settings import find_settings, shipped_names
 
 MAX_BYTES: Final = 2**20
 
@@ -31,7 +32,7 @@ def read_settings_as(
 
     Args:
         model: What they have to be: `RunSettings`, or `SliceRunSettings`.
-        path: A YAML file with the model's sections.
+        path: A YAML file with the model's sections, or the name of one that comes with chestct.
         overrides: Texts such as "training.epochs=5", which win over the file; what stands after
             the equals sign is read as YAML.
 
@@ -39,7 +40,7 @@ def read_settings_as(
         TrainingError: The file cannot be read, or a setting is unknown, missing or impossible; the
             message names it by its dotted path.
     """
-    file = Path(path)
+    file = find_settings(Path(path))
     values = _read_yaml(file, model)
     for override in overrides:
         _override(values, override)
@@ -74,7 +75,10 @@ def _read_yaml(file: Path, model: type[BaseModel]) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        msg = f"The settings {file} cannot be read: {reason}. Give a YAML file, as in configs/."
+        msg = (
+            f"The settings {file} cannot be read: {reason}. Give a YAML file, or the name of "
+            f"settings that come with chestct: {', '.join(shipped_names())}."
+        )
         raise TrainingError(msg) from error
     except yaml.YAMLError as error:
         raise TrainingError(f"{file.name} is not well-formed YAML: {error}") from error

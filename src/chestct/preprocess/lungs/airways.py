@@ -92,15 +92,13 @@ def _round_spots(
     """Dark pieces of one slice that have the size and compactness of a trachea."""
     _, rows_mm, columns_mm = scan.spacing_mm
     dark = ((scan.hu[depth] < LUMEN_BELOW_HU) & enclosed).view(np.uint8)
-    count, labels, boxes, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
-    spots = []
-    for label in range(1, count):
-        _, _, width, height, area = (int(n) for n in boxes[label])
-        is_sized = TRACHEA_MM2[0] <= area * rows_mm * columns_mm <= TRACHEA_MM2[1]
-        is_compact = area >= _LEAST_FILL * width * height
-        if is_sized and is_compact and max(width * columns_mm, height * rows_mm) < _WIDEST_MM:
-            spots.append(Spot(depth, labels == label))
-    return spots
+    _, labels, boxes, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
+    _, _, width, height, area = boxes[1:].T
+    area_mm2 = area * (rows_mm * columns_mm)
+    is_round = (area_mm2 >= TRACHEA_MM2[0]) & (area_mm2 <= TRACHEA_MM2[1])
+    is_round &= area >= _LEAST_FILL * width * height
+    is_round &= np.maximum(width * columns_mm, height * rows_mm) < _WIDEST_MM
+    return [Spot(depth, labels == label + 1) for label in np.flatnonzero(is_round)]
 
 
 def _grow(scan: CoarseScan, trachea: list[Spot]) -> Mask:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Num
 
 from chestct.arrays import Shape, Spacing, Voxels
+from chestct.preprocess.threads import on_threads
 from chestct.volume import AIR_HU, Volume
 
 COARSE_MM: Final = 2.5
@@ -58,7 +59,9 @@ def coarsen(volume: Volume) -> CoarseScan:
     )
     step = max(1, min(depth, int(COARSE_MM / spacing[0] + 1e-6)))
     size = (columns, rows)
-    planes = np.stack([cv2.resize(_plane(p), size, interpolation=cv2.INTER_AREA) for p in voxels])
+    planes = np.stack(
+        on_threads(lambda p: cv2.resize(_plane(p), size, interpolation=cv2.INTER_AREA), voxels)
+    )
     padding = _padding(voxels)
     padded_share = cv2.resize(padding.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     starts = np.arange(0, depth, step)

@@ -11,22 +11,21 @@ import numpy as np
 from jaxtyping import UInt8
 
 from chestct.arrays import Mask, Spacing
+from chestct.preprocess.masks import within_box
 
 
 def dilate(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """Every voxel within `radius_mm` of the mask (voxel centre to voxel centre)."""
-    box = _box_within_reach(mask, radius_mm, spacing_mm)
-    grown = np.zeros_like(mask)
-    grown[box] = _dilate(np.ascontiguousarray(mask[box]), radius_mm, spacing_mm)
-    return grown
+    return within_box(
+        mask, lambda part: _dilate(part, radius_mm, spacing_mm), _reach(radius_mm, spacing_mm)
+    )
 
 
 def erode(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     """What stays of the mask when the rest grows by `radius_mm`; the array's edge does not grow."""
-    box = _box_within_reach(mask, radius_mm, spacing_mm)
-    left = np.zeros_like(mask)
-    left[box] = ~_dilate(~mask[box], radius_mm, spacing_mm)
-    return left
+    return within_box(
+        mask, lambda part: ~_dilate(~part, radius_mm, spacing_mm), _reach(radius_mm, spacing_mm)
+    )
 
 
 def opening(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
@@ -40,7 +39,7 @@ def closing(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     Beyond its edges the array is taken to go on as it ends, so that lung cut off by the edge of
     an image has its vessels closed like any other.
     """
-    reach = [int(radius_mm // step) + 1 for step in spacing_mm]
+    reach = [n + 1 for n in _reach(radius_mm, spacing_mm)]
     padded = np.pad(mask, [(n, n) for n in reach], mode="edge")
     closed = erode(dilate(padded, radius_mm, spacing_mm), radius_mm, spacing_mm)
     inner = tuple(slice(n, n + size) for n, size in zip(reach, mask.shape, strict=True))
@@ -60,19 +59,10 @@ def _dilate(mask: Mask, radius_mm: float, spacing_mm: Spacing) -> Mask:
     return grown
 
 
-def _box_within_reach(
-    mask: Mask, radius_mm: float, spacing_mm: Spacing
-) -> tuple[slice, slice, slice]:
-    """The mask's bounding box, wider by the radius on all sides; empty where the mask is."""
-    plane = np.any(mask, axis=0)
-    filled = np.any(mask, axis=(1, 2)), np.any(plane, axis=1), np.any(plane, axis=0)
-    ends = [np.flatnonzero(each)[[0, -1]] if each.any() else (0, -1) for each in filled]
-    reach = [int(radius_mm // step) if plane.any() else 0 for step in spacing_mm]
-    first, second, third = (
-        slice(max(0, int(low) - n), int(high) + n + 1)
-        for (low, high), n in zip(ends, reach, strict=True)
-    )
-    return first, second, third
+def _reach(radius_mm: float, spacing_mm: Spacing) -> tuple[int, int, int]:
+    """The voxels along (depth, height, width) that lie within the radius."""
+    depth, height, width = (int(radius_mm // step) for step in spacing_mm)
+    return depth, height, width
 
 
 def _discs(radius_mm: float, spacing_mm: Spacing) -> list[UInt8[np.ndarray, "height width"]]:

@@ -7,8 +7,6 @@ surface drawn on the scan's own voxels. Deterministic, no trained part.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +21,8 @@ from chestct.preprocess.lungs.coarse import CoarseScan, coarsen, enlarge_slice
 from chestct.preprocess.lungs.consolidation import recover_consolidation
 from chestct.preprocess.lungs.morphology import closing, dilate, erode, opening
 from chestct.preprocess.lungs.sides import split_left_right
+from chestct.preprocess.masks import within_box
+from chestct.preprocess.threads import on_threads
 from chestct.volume import Volume
 
 CLOSING_MM: Final = 8.0
@@ -33,7 +33,6 @@ MAIN_BRONCHUS_MM: Final = 3.0
 
 _LEAST_PIECE_SHARE = 0.002
 _LARGEST_HOLE_ML = 600.0
-_MAX_THREADS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +85,17 @@ def find_coarse_lungs(scan: CoarseScan) -> CoarseLungs | None:
     voxel_mm = 1.01 * max(scan.spacing_mm[1:])
     wall_mm = max(AIRWAY_WALL_MM, voxel_mm)
     lumen = find_airways(scan, air.lungs, air.enclosed)
-    aerated = _without_crumbs(air.lungs & ~dilate(lumen, wall_mm, scan.spacing_mm))
+    aerated = air.lungs & ~dilate(lumen, wall_mm, scan.spacing_mm)
+    aerated = within_box(aerated, _without_crumbs)
     sides = [
         closing(s, CLOSING_MM, scan.spacing_mm) for s in split_left_right(aerated, scan.spacing_mm)
     ]
     lungs = np.logical_or.reduce(sides)
     if len(sides) == 2:
         lungs |= recover_consolidation(scan, *sides)
-    lungs = _without_holes(lungs, scan)
+    # With one voxel more on each side, all that is outside touches the box's faces.
+    largest = _LARGEST_HOLE_ML / scan.volume_ml(1)
+    lungs = within_box(lungs, lambda part: _without_holes(part, largest), (1, 1, 1))
     wide = opening(lumen, MAIN_BRONCHUS_MM, scan.spacing_mm)
     airways = dilate(wide, wall_mm, scan.spacing_mm)
     lungs &= ~airways
@@ -114,11 +116,16 @@ def _without_crumbs(aerated: Mask) -> Mask:
     return np.asarray(is_kept[labels])
 
 
-def _without_holes(lungs: Mask, scan: CoarseScan) -> Mask:
-    """Fill what lung encloses on all sides, such as a mass; not what reaches the array's edge."""
+def _without_holes(lungs: Mask, largest: float) -> Mask:
+    """Fill what lung encloses on all sides, such as a mass; not what reaches the array's edge.
+
+    Args:
+        lungs: Both lungs.
+        largest: Voxels that a hole has at most.
+    """
     labels, _ = ndimage.label(~lungs)
     sizes = np.bincount(labels.ravel())
-    is_hole = scan.volume_ml(1) * sizes < _LARGEST_HOLE_ML
+    is_hole = sizes < largest
     for axis in range(3):
         for end in (0, -1):
             is_hole[np.unique(labels.take(end, axis=axis))] = False
@@ -139,6 +146,5 @@ def _draw_surface(voxels: Voxels, scan: CoarseScan, lungs: CoarseLungs) -> Mask:
         is_aerated = (voxels[index] < AERATED_BELOW_HU) & rim & ~airways
         mask[index] = (core | dense | is_aerated) & ~scan.full_padding
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
-        list(threads.map(draw, range(voxels.shape[0])))
+    on_threads(draw, range(voxels.shape[0]))
     return mask

@@ -6,10 +6,7 @@ threads.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
 from typing import Final
 
 import cv2
@@ -18,11 +15,10 @@ from jaxtyping import Bool, Num
 
 from chestct.arrays import Mask, Voxels
 from chestct.preprocess.contrast import StretchLimits
+from chestct.preprocess.threads import on_threads
 
 KEPT_ABOVE: Final = 0.50196
 """Stretched values above this are tissue: 128/255, rounded as in the published script."""
-
-_MAX_THREADS = 4
 
 
 def dark_enclosed_regions(
@@ -39,10 +35,12 @@ def dark_enclosed_regions(
         Mask of the scan's shape.
     """
     mask = np.empty(voxels.shape, dtype=np.bool_)
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:
-        slices = threads.map(_dark_enclosed_region, voxels, limits, repeat(kept_above))
-        for i, region in enumerate(slices):
-            mask[i] = region
+
+    def find(index: int) -> None:
+        """Write one slice of the mask."""
+        mask[index] = _dark_enclosed_region(voxels[index], limits[index], kept_above)
+
+    on_threads(find, range(voxels.shape[0]))
     return mask
 
 
