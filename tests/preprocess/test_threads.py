@@ -23,5 +23,5 @@ def test_an_error_is_raised_where_the_work_was_asked_for() -> None:
     def fail(number: int) -> int:
         raise ValueError(number)
 
-    with pytest.raises(ValueError, match="^0$"):
+    with pytest.raises(ValueError, match=r"^0$"):
         on_threads(fail, range(5))
