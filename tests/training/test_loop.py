@@ -21,6 +21,7 @@ from torch import nn
 
 from chestct.datasets.augment import Augmentation
 from chestct.errors import ReadError, TrainingError, WriteError
+from chestct.training import loop
 from chestct.training.interrupts import memory_explained
 from chestct.training.loop import train
 from chestct.training.outputs import evaluate
@@ -157,6 +158,30 @@ def test_a_request_to_stop_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     train(resumed, SETS, calm, tmp_path / "stopped")
     train(whole, SETS, calm, tmp_path / "whole")
     assert same_weights(resumed, whole)
+
+
+def test_a_run_that_goes_on_after_an_epochs_last_step_logs_its_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rising = QUICK.model_copy(update={"schedule": "range", "drop_every_epochs": 2})
+    whole = train(MeanThenLinear(), SETS, rising, tmp_path / "whole")
+    judged = loop.outputs_of
+
+    def die_at_the_second(*arguments: object) -> object:
+        if len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 1:
+            raise KeyboardInterrupt
+        return judged(*arguments)  # type: ignore[arg-type]
+
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "log.jsonl").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "outputs_of", die_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            train(MeanThenLinear(), SETS, rising, tmp_path / "stopped")
+    resumed = train(MeanThenLinear(), SETS, rising, tmp_path / "stopped")
+    rates = [entry.learning_rate for entry in whole]
+    assert rates == sorted(set(rates))
+    assert [entry.learning_rate for entry in resumed] == rates
 
 
 def test_early_stopping_ends_the_run_and_gives_the_best_weights_back(tmp_path: Path) -> None:

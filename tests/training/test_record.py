@@ -55,6 +55,32 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
         begin_record(run, settings(**change), manifest, folds)
 
 
+def without(run: Path, name: str) -> None:
+    """Take a setting out of a record, as a version wrote it that did not know it yet."""
+    record = json.loads((run / "run.json").read_text())
+    del record["settings"]["training"][name]
+    (run / "run.json").write_text(json.dumps(record))
+
+
+def test_a_setting_that_came_later_had_its_default_before(tmp_path: Path, manifest: Path) -> None:
+    run = tmp_path / "run"
+    begin_record(run, settings(), manifest)
+    without(run, "batch_norm_warm_up")
+    with pytest.raises(TrainingError, match="batch_norm_warm_up was False, is True"):
+        begin_record(run, settings(batch_norm_warm_up=True), manifest)
+    begin_record(run, settings(), manifest)
+
+
+def test_a_setting_that_is_no_longer_known_is_said(tmp_path: Path, manifest: Path) -> None:
+    run = tmp_path / "run"
+    begin_record(run, settings(), manifest)
+    record = json.loads((run / "run.json").read_text())
+    record["settings"]["training"]["of_old"] = 3
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match=r"another version.*of_old.*new folder"):
+        begin_record(run, settings(), manifest)
+
+
 def test_a_run_on_other_scans_is_not_gone_on_with(tmp_path: Path, manifest: Path) -> None:
     run = tmp_path / "run"
     begin_record(run, settings(), manifest)

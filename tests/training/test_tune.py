@@ -191,3 +191,13 @@ def test_a_search_by_several_processes_is_refused(
     plan = Plan(settings, folder / "scans" / "split.csv", tmp_path / "search")
     with pytest.raises(TrainingError, match="Start it without torchrun"):
         run_search(plan, Search())
+
+
+def test_what_is_said_of_a_search_without_one_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "voxcnn_paper", "--data", str(tmp_path / "none.csv"), "--out"]
+    command += [str(tmp_path / "run"), "--tune-trials", "3", "--tune-rates", "1e-3"]
+    assert main(command) == 2
+    assert "--tune-trials, --tune-rates: only for a search" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

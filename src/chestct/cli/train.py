@@ -41,6 +41,9 @@ def train(
     from chestct.training.session import Plan, run_training
     from chestct.training.settings_file import read_settings
 
+    said = tuning.SearchOptions(trials, tune_epochs, rates, batches, optimizers)
+    if not is_tuning:
+        said.refuse()
     ranks = launched_ranks()
     place = choose_device(device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
@@ -49,7 +52,6 @@ def train(
             lines = EpochLines(settings.training.epochs, folds or 1)
             plan = Plan(settings, manifest, out, folds, listener, lines.show, place)
             if is_tuning:
-                said = tuning.SearchOptions(trials, tune_epochs, rates, batches, optimizers)
                 tuning.run_tuning(plan, said)
                 return
             summary = run_training(plan)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chestct.errors import TrainingError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -77,6 +79,17 @@ class SearchOptions:
     batches: str | None = None
     optimizers: str | None = None
 
+    def refuse(self) -> None:
+        """Refuse what was said of a search that was not asked for.
+
+        Raises:
+            TrainingError: Something was.
+        """
+        said = [f"--tune-{name}" for name, value in vars(self).items() if value is not None]
+        if said:
+            msg = f"{', '.join(said)}: only for a search for settings. Add --tune, or leave it out."
+            raise TrainingError(msg)
+
     def search(self, seed: int) -> Search:
         """The search they stand for.
 
@@ -142,8 +155,6 @@ def _listed(text: str | None) -> list[str]:
 
 
 def _number(text: str) -> float:
-    from chestct.errors import TrainingError
-
     try:
         return float(text)
     except ValueError as error:
@@ -151,8 +162,6 @@ def _number(text: str) -> float:
 
 
 def _whole(text: str) -> int:
-    from chestct.errors import TrainingError
-
     if not text.isdecimal():
         raise TrainingError(f"'{text}' is no batch size. Give whole numbers with commas: 2,4,8.")
     return int(text)

@@ -195,19 +195,27 @@ def _optimizer_step_when_due(run: Run) -> None:
     """Step once per `accumulation` passes, and with what is left at the end of an epoch."""
     if not _is_step_due(run):
         return
-    epoch = run.progress.epoch + run.progress.step_in_epoch / run.steps_per_epoch
+    rate = _rate(run, run.progress.step_in_epoch)
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(run.settings, epoch, run.progress.validation_losses)
+        group["lr"] = rate
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
+
+
+def _rate(run: Run, step_in_epoch: int) -> float:
+    """The rate of a step of the epoch under way."""
+    epoch = run.progress.epoch + step_in_epoch / run.steps_per_epoch
+    return learning_rate(run.settings, epoch, run.progress.validation_losses)
 
 
 def _finish_epoch(run: Run, outputs: Outputs) -> None:
     """Log a finished epoch, keep its weights if they are the best, and save."""
     progress = run.progress
+    # Not asked of the optimiser, which knows none where a run goes on after the last step.
+    last_rate = _rate(run, run.steps_per_epoch - 1)
     entry = EpochLog(
         epoch=progress.epoch,
-        learning_rate=run.optimizer.param_groups[0]["lr"],
+        learning_rate=last_rate,
         training_loss=progress.loss_sum / progress.step_in_epoch,
         validation_loss=outputs.loss,
         validation_accuracy=outputs.accuracy,

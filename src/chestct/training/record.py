@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from pydantic import ValidationError
 
 from chestct import __version__
 from chestct.engines.cache import file_sha256
@@ -84,6 +85,7 @@ def begin_record(
     sessions: list[object] = []
     if path.is_file():
         before = _read(path)
+        before["settings"] = _with_defaults(folder, before["settings"], type(settings))
         _agree(folder, before, facts)
         sessions = before["sessions"]
     elif folder.is_dir() and any(folder.iterdir()):
@@ -136,6 +138,21 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
+def _with_defaults(
+    folder: Path, settings: dict[str, Any], model: type[RunSettings | SliceRunSettings]
+) -> dict[str, Any]:
+    """Settings of an earlier session; one that came after the run began had its default then."""
+    try:
+        return model.model_validate(settings).model_dump(mode="json")
+    except ValidationError as error:
+        name = ".".join(map(str, error.errors()[0]["loc"]))
+        msg = (
+            f"{folder.name} holds a run of another version of chestct, and this one does not know "
+            f"what its setting {name} says. Use a new folder."
+        )
+        raise TrainingError(msg) from error
+
+
 def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuse to go on where settings or scans differ; the message names the first ones."""
     if before["manifest"]["sha256"] != now["manifest"]["sha256"]:
@@ -143,8 +160,7 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         raise TrainingError(f"{msg}. Use a new folder.")
     pairs = {"folds": (before["folds"], now["folds"])}
     old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
-    # A setting that came after the run began had its default before.
-    pairs |= {name: (old.get(name, value), value) for name, value in new.items()}
+    pairs |= {name: (old.get(name), value) for name, value in new.items()}
     changed = [
         f"{name} was {was}, is {is_now}"
         for name, (was, is_now) in pairs.items()

@@ -65,6 +65,11 @@ class LabelledSets:
     num_classes: int
     test: LabelledInputs | None = None
 
+    @property
+    def training_labels(self) -> Int[torch.Tensor, " example"]:
+        """Label index of each example to learn from."""
+        return torch.as_tensor(self.training.labels)  # type: ignore[attr-defined]
+
 
 @dataclass(frozen=True)
 class EpochLog:
@@ -163,7 +168,7 @@ def start_run(
             step has too few examples for the processes or for the network.
         ReadError: Its checkpoint is damaged or of another network.
     """
-    labels = torch.as_tensor(sets.training.labels)  # type: ignore[attr-defined]
+    labels = sets.training_labels
     _require_shares(network, settings, len(labels))
     device = device_of(network)
     precision = from_main(on_main(lambda: _begin_folder(folder, settings, device)))

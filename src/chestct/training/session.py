@@ -156,7 +156,7 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> Tr
     sets = labelled_sets(division, cache, plan.settings.data)
     settings = plan.settings.training
     network = parts.build_network(settings.seed).to(plan.device)
-    remark = remark_on_start(network, settings, len(division.training.rows))
+    remark = remark_on_start(network, settings, len(sets.training_labels))
     if remark is not None:
         on_main(lambda: plan.listener.note(remark))
     folder = training.folder / TRAINING_FOLDER
