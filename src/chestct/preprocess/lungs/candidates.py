@@ -89,7 +89,8 @@ def _lung_labels(
         piece = labels[box] == label
         if not LUNG_MEDIAN_HU[0] < np.median(scan.hu[box][piece]) < LUNG_MEDIAN_HU[1]:
             continue
-        middle = float(np.mean(np.nonzero(piece)[0])) + box[0].start + 0.5
+        areas = np.count_nonzero(piece, axis=(1, 2))
+        middle = float(np.average(np.arange(areas.size), weights=areas)) + box[0].start + 0.5
         if chosen and not low + _BASE_SHARE * (high - low) <= middle <= high:
             continue
         if not chosen:
@@ -111,6 +112,11 @@ def _sides_with_body(body: Mask) -> UInt8[np.ndarray, "depth height width"]:
     """On how many of its four sides in the slice (front, back, right, left) a voxel has body."""
     sides = np.zeros(body.shape, dtype=np.uint8)
     for axis in (1, 2):
-        sides += np.maximum.accumulate(body, axis=axis)
-        sides += np.flip(np.maximum.accumulate(np.flip(body, axis), axis=axis), axis)
+        size = body.shape[axis]
+        is_met = body.any(axis=axis, keepdims=True)
+        first = np.where(is_met, body.argmax(axis=axis, keepdims=True), size)
+        last = size - 1 - np.flip(body, axis).argmax(axis=axis, keepdims=True)
+        index = np.arange(size).reshape((-1, 1) if axis == 1 else (1, -1))
+        sides += index >= first
+        sides += index <= np.where(is_met, last, -1)
     return sides

@@ -216,10 +216,13 @@ def _dents(fan: _Fan, scan: CoarseScan, right: Mask, left: Mask) -> Mask:
 def _hulls(lung: Mask) -> Mask:
     """The convex hull of one lung in each slice: where dents in its outer surface come to lie."""
     hulls = np.zeros(lung.shape, dtype=np.uint8)
-    for plane, hull in zip(lung.view(np.uint8), hulls, strict=True):
-        points = cv2.findNonZero(plane)
-        if points is not None:
-            cv2.fillConvexPoly(hull, cv2.convexHull(points), 1)
+    # A row's first and last voxel span its others.
+    first, last = lung.argmax(axis=2), lung.shape[2] - 1 - lung[:, :, ::-1].argmax(axis=2)
+    is_filled = np.any(lung, axis=2)
+    for i in np.flatnonzero(np.any(is_filled, axis=1)):
+        rows = np.flatnonzero(is_filled[i])
+        ends = [np.stack([columns[i, rows], rows], axis=1) for columns in (first, last)]
+        cv2.fillConvexPoly(hulls[i], cv2.convexHull(np.concatenate(ends).astype(np.int32)), 1)
     return hulls.view(np.bool_)
 
 
