@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -41,4 +42,25 @@ def data_folder() -> Path:
     folder = find_data_folder()
     if folder is None:
         pytest.skip("no real scans: set CHESTCT_DATA or put them at ../shared/data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a classifier with drawn weights, small enough to run in no time."""
+    from tiny import save_tiny_classifier
+
+    return str(save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier"))
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DICOM series of a chest of ellipsoids."""
+    from phantoms import chest
+
+    from chestct.simulate import write_dicom_series
+
+    folder = tmp_path_factory.mktemp("scans") / "p07"
+    volume = chest()
+    write_dicom_series(volume.with_voxels(volume.voxels.round().astype(np.int16)), folder)
     return folder

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import typer
 from phantoms import LUNG_HU, chest
-from tiny import save_tiny_classifier
 
 import chestct
 from chestct.card import CARD_FILE
@@ -25,7 +24,6 @@ from chestct.engines import ENGINES
 from chestct.networks import NETWORKS
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import ALLOWED, READERS
-from chestct.simulate import write_dicom_series
 from chestct.writers.json_report import ResultDocument
 
 Output = pytest.CaptureFixture[str]
@@ -36,19 +34,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier"))
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scans") / "p07"
-    volume = chest()
-    write_dicom_series(volume.with_voxels(volume.voxels.round().astype(np.int16)), folder)
-    return folder
 
 
 @pytest.fixture

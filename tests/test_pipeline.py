@@ -4,6 +4,7 @@ import gzip
 import html
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -311,6 +312,24 @@ def test_a_scan_is_named_after_the_last_part_of_its_path(path: str, name: str) -
 def test_the_current_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert scan_name(".") == tmp_path.name
+
+
+def test_a_path_that_ends_in_dots_has_the_name_of_the_folder_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "p07" / "dicom").mkdir(parents=True)
+    assert scan_name(tmp_path / "p07" / "dicom" / "..") == "p07"
+    monkeypatch.chdir(tmp_path / "p07" / "dicom")
+    assert scan_name("..") == "p07"
+    assert scan_name("../..") == tmp_path.name
+    (tmp_path / "loop").symlink_to("loop")
+    for nowhere in ("/", "/..", tmp_path / "loop" / ".."):
+        assert scan_name(nowhere) not in ("", "..")
+
+
+def test_a_name_that_is_not_text_is_made_one() -> None:
+    assert scan_name(os.fsdecode(b"scans/M\xfcller")).encode() == "M\ufffdller".encode()
+    assert scan_name("scans/Müller") == "Müller"
 
 
 def promising(folder: Path, abstain_below: float) -> Classifier:

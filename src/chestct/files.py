@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from chestct.errors import WriteError
+
+REMEDY: Final = "Free space, change permissions or choose another --out."
+"""What to do about a file that cannot be written where a command was told to."""
 
 
 def make_folder(folder: Path) -> Path:
@@ -41,10 +45,11 @@ def write_text(path: Path, text: str) -> Path:
     return write_whole(path, text.encode())
 
 
-def write_whole_with(path: Path, write: Callable[[Path], object]) -> Path:
+def write_whole_with(path: Path, write: Callable[[Path], object], *, remedy: str = REMEDY) -> Path:
     """As `write_whole`, for content that another library writes to a path it is given.
 
-    The path given ends like `path`, as some libraries choose the format by it.
+    The path given ends like `path`, as some libraries choose the format by it. `remedy` is said
+    when it cannot be written.
     """
     aside = path.with_name(f".{os.getpid()}.part.{path.name}")
     try:
@@ -52,7 +57,7 @@ def write_whole_with(path: Path, write: Callable[[Path], object]) -> Path:
         write(aside)
         aside.replace(path)
     except OSError as error:
-        raise WriteError(_refusal(path, error)) from error
+        raise WriteError(_refusal(path, error, remedy)) from error
     finally:
         # What hinders the writing may hinder this too; its reason is told above.
         with suppress(OSError):
@@ -93,7 +98,6 @@ def remove_file(path: Path) -> None:
         raise WriteError(_refusal(path, error)) from error
 
 
-def _refusal(path: Path, error: OSError) -> str:
+def _refusal(path: Path, error: OSError, remedy: str = REMEDY) -> str:
     reason = (error.strerror or type(error).__name__).lower()
-    remedy = "Free space, change permissions or choose another --out."
     return f"{path} cannot be written: {reason}. {remedy}"

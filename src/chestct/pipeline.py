@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -174,8 +176,23 @@ def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]
 
 
 def scan_name(path: str | Path) -> str:
-    """Last part of a path, also of "." and of one that ends in a slash."""
-    return Path(path).name or Path(path).resolve().name or "scan"
+    """What a scan is called everywhere: the last part of its path, as text that can be written.
+
+    Where that part is missing or "..", it is the name of the folder that is meant.
+    """
+    place = Path(path)
+    name = place.name
+    if name in ("", ".."):
+        name = ""
+        # A working folder that is gone and links in a circle lead nowhere.
+        with suppress(OSError, RuntimeError):
+            name = place.resolve().name
+    return readable(name) or "scan"
+
+
+def readable(path: str | Path) -> str:
+    """A path as text: bytes that are not UTF-8, which no output could hold, become "�"."""
+    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def describe_scan(volume: Volume) -> dict[str, str]:

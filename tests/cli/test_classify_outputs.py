@@ -8,30 +8,15 @@ import numpy as np
 import pydicom
 import pytest
 from phantoms import chest
-from tiny import save_tiny_classifier
 
 from chestct.cli import main
 from chestct.cli.output_options import OutputOptions
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers.dicom_decoders import decode_frame
-from chestct.simulate import write_dicom_series
 from chestct.writers import WRITERS
 from chestct.writers.nifti_export import write_nifti
 
 Output = pytest.CaptureFixture[str]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_classifier(tmp_path_factory.mktemp("tiny") / "classifier"))
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scans") / "p07"
-    volume = chest()
-    write_dicom_series(volume.with_voxels(volume.voxels.round().astype(np.int16)), folder)
-    return folder
 
 
 def classify(*arguments: str | Path, tiny: str) -> int:

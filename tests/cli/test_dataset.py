@@ -11,6 +11,7 @@ from labelled_scans import make_manifest, make_rows, write_scan
 
 from chestct.cli import main
 from chestct.cli.dataset import progress_bar
+from chestct.datasets.manifest import Manifest
 from chestct.datasets.manifest_csv import read_manifest, write_manifest
 from chestct.datasets.workers import Progress
 from chestct.preprocess.recipes import RECIPES
@@ -115,9 +116,82 @@ def test_a_split_goes_where_it_is_wanted(tmp_path: Path, capsys: Output) -> None
     assert (sides.count("test"), sides.count("validation")) == (3, 3)
 
 
+def other_classes(folder: Path) -> Path:
+    """A manifest of 20 scans that are severe or mild, and one that is left out; empty files."""
+    rows = make_rows({"severe": 10, "mild": 10})
+    rows.append(replace(rows[0], scan="blurred", excluded="blurred"))
+    for row in rows:
+        (folder / row.scan).touch()
+    return write_manifest(Manifest(tuple(rows), ("severe", "mild"), folder), folder / "scans.csv")
+
+
+NAMED = ("--labels", "severe, mild")
+
+
+def test_other_classes_are_divided_checked_and_counted_when_named(
+    tmp_path: Path, capsys: Output
+) -> None:
+    manifest = other_classes(tmp_path)
+    assert run("split", manifest, "--folds", "2", *NAMED) == 0
+    assert "severe mild Patients fold 1 5 5 10" in printed(capsys)
+    assert run("check", manifest, "--quick", *NAMED) == 0
+    assert "20 scans of 20 patients: 10 severe, 10 mild" in printed(capsys)
+    assert run("flow", manifest, *NAMED) == 0
+    assert "excluded: blurred" in printed(capsys)
+
+
+def test_scans_of_other_classes_are_prepared_and_copied_when_named(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scan(tmp_path / "a.nii.gz")
+    (tmp_path / "m.csv").write_text("scan,patient,label\na.nii.gz,p,severe\n")
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    wanted = ("--recipe", "tiny", "--cache", tmp_path / "cache", "--processes", "1")
+    assert run("prepare", tmp_path / "m.csv", *wanted, *NAMED) == 0
+    assert "1 prepared" in printed(capsys)
+    wanted = ("--to", "nifti", "--out", tmp_path / "shared", "--processes", "1")
+    assert run("export", tmp_path / "m.csv", *wanted, *NAMED) == 0
+    copies = read_manifest(tmp_path / "shared" / "scans.csv", ("severe", "mild"))
+    assert [row.label for row in copies.rows] == ["severe"]
+
+
+READERS = {
+    "check": ["--quick"],
+    "split": ["--folds", "2"],
+    "prepare": ["--recipe", "maseres_paper", "--cache", "c"],
+    "export": ["--to", "nifti", "--out", "o"],
+    "flow": [],
+}
+"""Commands that read a manifest, with the options they need."""
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_classes_that_were_not_named_are_refused_with_the_option(
+    command: str, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(command, other_classes(tmp_path), *READERS[command]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "row 2: There is no label 'severe'" in said
+    assert "name all its classes: --labels A,B" in said
+    assert run(command, tmp_path / "scans.csv", *READERS[command], "--labels", "severe,mld") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "There is no label 'mild'. Did you mean 'mld'?" in said
+    assert "name all its classes" not in said
+
+
+def test_other_errors_of_a_manifest_do_not_speak_of_classes(tmp_path: Path, capsys: Output) -> None:
+    (tmp_path / "m.csv").write_text("scan,patient,label\nnone,p,CAP\n")
+    assert run("check", tmp_path / "m.csv") == 2
+    assert "--labels" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["split", "m.csv", "--folds", "3", "--labels", "A,"], "--labels 'A,' has an empty name"),
+        (["split", "m.csv", "--folds", "3", "--labels", ""], "--labels '' has an empty name"),
+        (["flow", "m.csv", "--labels", "A,B,A"], "--labels 'A,B,A' names 'A' twice"),
         (["split", "m.csv"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--maseres-paper"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--validation", "0.1"], "goes with --hold-out"),

@@ -358,8 +358,10 @@ def test_a_range_test_writes_a_curve_and_suggests_a_rate(
     workshop: Workshop, tmp_path: Path, capsys: Output
 ) -> None:
     out = tmp_path / "range"
-    assert workshop.run("lr-range", out, "--steps", "12") == 0
+    warm = ("--set", "training.batch_norm_warm_up=true")
+    assert workshop.run("lr-range", out, "--steps", "12", *warm) == 0
     printed = capsys.readouterr().out
+    assert "The quick range test leaves out training.batch_norm_warm_up" in printed
     assert "Suggested learning rate" in printed
     assert "Rule: 1/10 of the rate at which the smoothed loss is lowest, or" in printed
     rows = read_rows(out / "lr_range.csv")
@@ -375,6 +377,15 @@ def test_the_paper_s_range_test_rises_tenfold_in_twenty_epochs(
     rates = [float(row["learning_rate"]) for row in read_rows(out / "lr_range.csv")]
     assert rates == pytest.approx([1e-8 * 10 ** (epoch / 20) for epoch in range(3)])
     assert capsys.readouterr().out.count("range  epoch") == 3
+
+
+def test_steps_of_one_range_test_and_epochs_of_the_other_are_refused_together(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    out = tmp_path / "range"
+    assert workshop.run("lr-range", out, "--steps", "12", "--epochs", "3") == 2
+    assert "--steps 12 is for the quick range test and --epochs 3" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_variants_of_the_papers_recipe_are_made_for_training_scans_only(
@@ -502,20 +513,50 @@ def test_predictions_that_do_not_fit_are_refused_before_anything_is_classified(
     assert not (tmp_path / "e").exists()
 
 
-def test_predictions_of_too_few_scans_and_taken_names_are_refused(
-    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+def test_predictions_of_too_few_scans_and_taken_names_are_refused_before_classifying(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output
 ) -> None:
     few = run / "predictions.csv"
     assert evaluated(run, workshop.split, tmp_path / "e", "--beside", f"other={few}") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "'other' cannot be compared with 'run'" in said
-    assert "12 scans stand against 4" in said
+    assert "predictions.csv ('other') cannot stand beside split.csv" in said
+    assert "no prediction of 8 of the 12 scans: 'scan00.nii.gz', 'scan01.nii.gz', " in said
+    assert "and 5 more. Evaluate both on one manifest, name the --split" in said
     taken = ("--split", "test", "--beside", f"age, sex, scanner={few}")
     assert evaluated(run, workshop.split, tmp_path / "e", *taken) == 2
     assert "Another classifier has this name" in capsys.readouterr().err
     twice = ("--beside", f"a={few}", "--beside", f"a={few}")
     assert evaluated(run, workshop.split, tmp_path / "e", *twice) == 2
     assert "--beside names 'a' twice" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists()
+
+
+def guessed(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Predictions of a classifier that says the same of every scan."""
+    shares = dict(zip((f"probability_{label}" for label in LABELS), ("0.7", "0.3"), strict=True))
+    return [{name: row[name] for name in ("scan", "patient", "label")} | shares for row in rows]
+
+
+def test_two_classifiers_with_different_exclusions_are_compared_on_the_scans_of_both(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    write_empty_chest(workshop.folder / "scans" / "lungless.nii.gz")
+    rows = read_rows(workshop.split)[:6]
+    rows.append({**rows[0], "scan": "lungless.nii.gz", "patient": "p71"})
+    manifest = workshop.variant("one_bad.csv", rows)
+    other = write_rows(tmp_path / "predictions.csv", guessed([*rows[:3], *rows[4:]]))
+    beside = ("--beside", f"guess={other}")
+    assert evaluated(run, manifest, tmp_path / "e", *beside) == 2
+    assert "no prediction of 1 of the 7 scans: 'scan03.nii.gz'" in capsys.readouterr().err
+    record = {"schema": "chestct.evaluation", "num_scans": 6, "excluded": {"scan03.nii.gz": "?"}}
+    other.with_name("metrics.json").write_text(json.dumps(record))
+    assert evaluated(run, manifest, tmp_path / "e", *beside) == 0
+    said = "'guess' is compared on the 5 scans that both decided on; decided on by 'run' only: 1"
+    assert said in " ".join(capsys.readouterr().out.split())
+    found = metrics_of(tmp_path / "e")
+    assert found["num_scans"] == 6
+    assert found["others"]["guess"]["num_scans"] == 5
+    assert {row["test"] for row in found["comparisons"]["guess"]} == {*COMPARISONS}
 
 
 def test_too_small_a_validation_part_stores_no_threshold_and_is_said(run: Path) -> None:

@@ -70,6 +70,14 @@ def test_one_class_only_is_refused() -> None:
     assert [finding.kind for finding in report.refusals] == ["classes"]
 
 
+def test_a_named_class_without_scans_is_refused_by_its_name() -> None:
+    manifest = make_manifest(make_rows({"CAP": 40, "normal": 40}))
+    report = check_manifest(replace(manifest, labels=("CAP", "COVID-19", "normal")), None, QUICK)
+    (refusal,) = report.refusals
+    assert "No scan is COVID-19" in refusal.sentence
+    assert "at least two" not in refusal.sentence
+
+
 def test_class_and_source_being_one_variable_is_said_as_a_reviewer_would() -> None:
     rows = [
         replace(row, site="Sari" if row.label == "COVID-19" else "Tehran")

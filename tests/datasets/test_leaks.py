@@ -68,12 +68,17 @@ def test_the_same_pixels_under_two_patients_would_leak_when_divided() -> None:
     assert "give both the same patient" in finding.sentence
 
 
-def test_the_same_pixels_on_one_side_or_of_one_patient_only_count_twice() -> None:
-    for manifest in (
-        two_rows(second={"patient": "Ann"}),
-        two_rows(first={"split": "test"}, second={"split": "test"}),
-    ):
-        (finding,) = find_pixel_leaks(manifest, SAME)
+def test_the_same_pixels_under_two_patients_are_refused_on_one_side_too() -> None:
+    manifest = two_rows(first={"split": "test"}, second={"split": "test"})
+    (finding,) = find_pixel_leaks(manifest, SAME)
+    assert (finding.kind, finding.severity, finding.rows) == ("leak", "refuse", (2, 3))
+    assert "under two patients" in finding.sentence
+
+
+def test_the_same_pixels_of_one_patient_only_count_twice() -> None:
+    for side in ("", "test"):
+        same = two_rows(first={"split": side}, second={"split": side, "patient": "Ann"})
+        (finding,) = find_pixel_leaks(same, SAME)
         assert (finding.kind, finding.severity) == ("duplicate", "warning")
 
 

@@ -47,6 +47,23 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_empty_columns_without_a_name_and_row_numbers_are_ignored(tmp_path: Path) -> None:
+    text = ",scan,patient,,label,,\n0,a,p,,CAP,,\n1,b,q, ,normal\n"
+    assert read_text(tmp_path, text) == (
+        ManifestRow("a", "p", "CAP", number=2),
+        ManifestRow("b", "q", "normal", number=3),
+    )
+
+
+@pytest.mark.parametrize("cells", ["p,CAP,,late", "p,CAP,,late,", '"p",CAP, ,"late, again"'])
+def test_a_cell_in_a_column_without_a_name_is_refused_with_both_numbers(
+    tmp_path: Path, cells: str
+) -> None:
+    text = f"scan,patient,label,,,\na,q,normal,,,\nb,{cells}\n"
+    with pytest.raises(ManifestError, match=r"row 3: column 5 has no name but a cell.*row 1"):
+        read_text(tmp_path, text)
+
+
 def test_short_rows_are_filled_up(tmp_path: Path) -> None:
     (row,) = read_text(tmp_path, "scan,patient,label,fold\na,p,CAP\n")
     assert row.fold is None
@@ -60,6 +77,7 @@ def test_short_rows_are_filled_up(tmp_path: Path) -> None:
         ("scan,patient,label\n", "lists no scans"),
         ("scan,patient,label,label\na,p,CAP,CAP\n", "column 'label' twice"),
         ("scan,patient,label\na,p,CAP,x\n", "row 2: 4 cells under 3 columns"),
+        ("scan,patient,label,\na,p,CAP,,x\n", "row 2: 4 cells under 3 columns"),
         ("scan,patient,label,age\na,p,CAP,old\n", "row 2: age must be years"),
         ("scan,patient,label,age\na,p,CAP,200\n", "row 2: age must be years"),
         ("scan,patient,label,sex\na,p,CAP,x\n", "row 2: sex must be F, M, O"),

@@ -134,6 +134,12 @@ def test_how_slices_lie_is_put_on_every_row_and_then_not_asked_for(tmp_path: Pat
     assert notes == ()
 
 
+def test_how_slices_lie_is_not_put_on_scans_of_other_formats(tmp_path: Path) -> None:
+    lay_out(tmp_path, "CAP/a.nii.gz", "normal/b/1.tif")
+    manifest, _, _ = scan_folder(tmp_path, "folder_per_class", {"spacing_mm": "2 0.7 0.7"})
+    assert [row.others.get("spacing_mm") for row in manifest.rows] == [None, "2 0.7 0.7"]
+
+
 @pytest.mark.parametrize("root", ["COVID-MAH-CT 3D", "COVID-MAH-CT/3D", "COVID-MAH-CT-3D/COVID-19"])
 def test_covid_mah_ct_is_all_covid(tmp_path: Path, root: str) -> None:
     lay_out(tmp_path, *(f"{root}/{n}/slice1.tif" for n in (1, 2, 10)))
@@ -143,6 +149,35 @@ def test_covid_mah_ct_is_all_covid(tmp_path: Path, root: str) -> None:
         ("1", "COVID-19"), ("2", "COVID-19"), ("10", "COVID-19"),
     }  # fmt: skip
     assert "class and source are the same variable" in notes[1]
+
+
+def test_covid_mah_ct_is_known_from_the_named_folder_itself(tmp_path: Path) -> None:
+    lay_out(tmp_path / "covid_mah_ct-3D volumes", "1/slice1.tif", "2/slice1.tif")
+    manifest, layout, _ = scan_folder(tmp_path / "covid_mah_ct-3D volumes")
+    assert (layout, manifest.cases) == ("covid_mah_ct_3d", {"COVID-19": 2})
+
+
+@pytest.mark.parametrize(
+    "root",
+    ["mahdi/ct", "COVID-MAH-CT/ct", "sets/mahan", "COVID-MAH-CT", "COVID-MAH-CT/COVID-MAH-CT"],
+)
+def test_normal_scans_are_never_taken_for_covid_mah_ct(tmp_path: Path, root: str) -> None:
+    scans = [f"{label}/{n}/a.dcm" for label in ("COVID-19", "normal") for n in (1, 2)]
+    lay_out(tmp_path / root, *scans)
+    manifest, layout, _ = scan_folder(tmp_path / root)
+    assert (layout, manifest.cases) == ("folder_per_class", {"COVID-19": 2, "normal": 2})
+
+
+def test_covid_mah_ct_is_not_looked_for_above_the_named_folder(tmp_path: Path) -> None:
+    lay_out(tmp_path / "COVID-MAH-CT 3D" / "other", "1/slice1.tif", "2/slice1.tif")
+    assert LAYOUTS["covid_mah_ct_3d"](tmp_path / "COVID-MAH-CT 3D" / "other").rows == []
+    assert len(LAYOUTS["covid_mah_ct_3d"](tmp_path / "COVID-MAH-CT 3D").rows) == 2
+
+
+def test_a_folder_of_another_class_is_no_covid_mah_ct(tmp_path: Path) -> None:
+    lay_out(tmp_path / "normal" / "COVID-MAH-CT", "1/slice1.tif")
+    assert LAYOUTS["covid_mah_ct_3d"](tmp_path / "normal" / "COVID-MAH-CT").rows == []
+    assert LAYOUTS["covid_mah_ct_3d"](tmp_path / "normal").rows == []
 
 
 def test_a_plain_folder_per_class_is_known(tmp_path: Path) -> None:
@@ -168,12 +203,21 @@ def test_a_table_of_labels_is_taken_as_simulate_writes_it(tmp_path: Path) -> Non
         "patient,scan,label\npatient-001,patient-001/dicom,CAP\n"
         "patient-002,patient-002/dicom,normal\n,,\n"
     )
-    manifest, layout, _ = scan_folder(tmp_path)
+    manifest, layout, notes = scan_folder(tmp_path)
     assert layout == "labels_csv"
     assert summary(manifest) == [
         ("patient-001/dicom", "patient-001", "CAP"),
         ("patient-002/dicom", "patient-002", "normal"),
     ]
+    assert notes == ()
+
+
+def test_rows_of_a_table_without_scan_or_label_are_counted(tmp_path: Path) -> None:
+    lay_out(tmp_path, "a/1.dcm", "b/1.dcm", "c/1.dcm")
+    (tmp_path / "labels.csv").write_text("scan,label\na,CAP\nb,\n,normal\n,\nc,normal\n")
+    manifest, _, notes = scan_folder(tmp_path)
+    assert [row.patient for row in manifest.rows] == ["a", "c"]
+    assert notes == ("2 row(s) of labels.csv have no scan or no label and were left out.",)
 
 
 def test_a_relative_folder_gives_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import errno
+import io
+import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,5 +98,42 @@ def test_copies_have_one_digest_whatever_their_format(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_said(manifest: Manifest, tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(WriteError, match="cannot be kept"):
+    with pytest.raises(WriteError, match=r"cannot be written: .*choose another folder"):
         gather_slices(manifest, FORM, blocked, processes=1)
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk with room for two slices."""
+
+    def write(self, content: bytes) -> int:  # type: ignore[override]
+        if self.tell() + len(content) > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_full_disk_is_said_with_the_setting_and_leaves_nothing_half_written(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = Path.open
+
+    def open_file(self: Path, mode: str = "r", **named: object) -> object:
+        return FullDisk(self, mode) if mode == "wb" else usual(self, mode, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_file)
+        with pytest.raises(WriteError, match=r"no space left on device\. Free .* data\.cache"):
+            gather_slices(manifest, FORM, tmp_path, processes=1)
+    assert list(tmp_path.iterdir()) == []
+    assert gather_slices(manifest, FORM, tmp_path, processes=1).pictures.shape == (8, 48, 48)
+
+
+def test_what_a_killed_process_left_is_removed_an_hour_after(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    abandoned, recent = tmp_path / ".1.part.slices-a.npy", tmp_path / ".2.part.slices-b.npy"
+    for path in (abandoned, recent):
+        path.write_bytes(b"half")
+    os.utime(abandoned, (time.time() - 3700,) * 2)
+    gather_slices(manifest, FORM, tmp_path, processes=1)
+    assert not abandoned.exists()
+    assert recent.exists()

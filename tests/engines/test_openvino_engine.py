@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_classifiers import random_input, saved_classifier
+from tiny_classifiers import random_input, saved_classifier, tiny_scan
 
 import chestct.engines.openvino_engine as module
 from chestct.classifier import Classifier
@@ -127,6 +127,22 @@ def test_a_model_that_openvino_cannot_run_is_an_error_of_ours(
     monkeypatch.setattr(module, "converted_model", fail)
     with pytest.raises(EngineError, match=r"unsupported operation\. Use torch"):
         OpenVinoEngine(classifier)
+
+
+def test_a_run_that_openvino_breaks_off_is_an_error_of_ours(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = OpenVinoEngine(classifier, precision="float32")
+
+    class Failing:
+        inputs = (None, None)
+
+        def __call__(self, tensors: object) -> object:
+            raise RuntimeError("Exception from src/infer.cpp:12:\nnot enough memory\n")
+
+    monkeypatch.setattr(engine, "_compiled", Failing())
+    with pytest.raises(EngineError, match=r"float32: not enough memory\. Free memory"):
+        classifier.probabilities(tiny_scan(classifier.recipe), engine)
 
 
 def test_without_openvino_the_extra_is_named(

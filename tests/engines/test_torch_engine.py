@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_classifiers import random_input, saved_classifier
+from tiny_classifiers import random_input, saved_classifier, tiny_scan
 
 from chestct.classifier import Classifier
 from chestct.engines import make_engine
 from chestct.engines.torch_engine import TorchEngine
+from chestct.errors import EngineError
 
 
 @pytest.fixture
@@ -43,6 +44,37 @@ def test_no_gradients_are_kept(classifier: Classifier) -> None:
     with torch.enable_grad():
         engine.logits(*random_input(1))
     assert all(p.grad is None for p in classifier.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("CUDA out of memory. Tried 2 GiB.\nSee the manual", r"float32: CUDA out .* 2 GiB\. Free"),
+        ("", "float32: RuntimeError. Free memory"),
+    ],
+)
+def test_what_pytorch_cannot_do_is_an_error_of_ours(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch, message: str, words: str
+) -> None:
+    engine = TorchEngine(classifier)
+
+    def fail(*_: object) -> torch.Tensor:
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(engine, "_network", fail)
+    with pytest.raises(EngineError, match=words):
+        classifier.probabilities(tiny_scan(classifier.recipe), engine)
+
+
+def test_a_network_that_does_not_fit_on_the_device_is_an_error_of_ours(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> torch.nn.Module:
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(EngineError, match="CUDA out of memory"):
+        TorchEngine(classifier)
 
 
 @pytest.mark.gpu

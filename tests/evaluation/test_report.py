@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from chestct.errors import UnknownNameError, WriteError
+from chestct.evaluation.beside import Judgement
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.report import SCHEMA_VERSION, write_evaluation
+from chestct.evaluation.report import SCHEMA_VERSION, recorded_exclusions, write_evaluation
 from chestct.evaluation.resampling import Bootstrap
 from chestct.evaluation.summary import EvaluationSettings, summarise
 from chestct.evaluation.tables import figures_csv
@@ -180,6 +181,58 @@ def test_two_classifiers_of_one_name_and_unknown_formats_are_refused(
             make_predictions(9), tmp_path / "e", settings=EvaluationSettings(formats=("pgn",))
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scans_that_either_left_out_are_left_out_of_the_comparison_and_counted(
+    make_predictions: MakePredictions, tmp_path: Path
+) -> None:
+    ours = make_predictions(60).choose(range(1, 60))
+    theirs = make_predictions(60, seed=2, skill=0.5)
+    other = Judgement(theirs.choose(range(58)), {"scan0058": "torn", "scan0059": "no lungs found"})
+    summary = write_evaluation(
+        ours,
+        tmp_path / "e",
+        settings=QUICK,
+        others={"other": other, "all": theirs},
+        excluded={"scan0000": "no lungs found"},
+    )
+    record = read(tmp_path / "e")
+    assert record["num_scans"] == 59
+    assert record["others"]["other"]["num_scans"] == 57
+    assert record["others"]["all"]["num_scans"] == 59
+    accuracy = next(row for row in record["comparisons"]["other"] if row["figure"] == "accuracy")
+    assert accuracy["first"] == pytest.approx(float(ours.choose(range(57)).is_right.mean()))
+    assert accuracy["second"] == pytest.approx(float(theirs.choose(range(1, 58)).is_right.mean()))
+    first, second = (text for text in summary.warnings if "is compared on" in text)
+    assert "'other' is compared on the 57 scans that both decided on; decided on by" in first
+    assert "'MASERes' only: 2, by 'other' only: 1." in first
+    assert "'MASERes' only: 0, by 'all' only: 1." in second
+    assert first in (tmp_path / "e" / "tables.md").read_text()
+
+
+def test_a_scan_that_nobody_says_was_left_out_is_still_a_mistake(
+    make_predictions: MakePredictions, tmp_path: Path
+) -> None:
+    other = Judgement(make_predictions(57, seed=2), {"scan0058": "torn"})
+    with pytest.raises(PredictionsError, match=r"'scan0057' \(2 in all\) was judged by one"):
+        write_evaluation(
+            make_predictions(60), tmp_path / "e", settings=QUICK, others={"other": other}
+        )
+
+
+@pytest.mark.parametrize("place", [".", "evaluation"])
+def test_exclusions_are_read_from_the_evaluation_beside_a_file(
+    make_predictions: MakePredictions, tmp_path: Path, place: str
+) -> None:
+    predictions, file = make_predictions(30), tmp_path / "run" / "predictions.csv"
+    assert recorded_exclusions(file, predictions) == {}
+    write_evaluation(
+        predictions, file.parent / place, settings=QUICK, excluded={"scan9": "no lungs found"}
+    )
+    assert recorded_exclusions(file, predictions) == {"scan9": "no lungs found"}
+    assert recorded_exclusions(file, make_predictions(29)) == {}
+    (file.parent / place / "metrics.json").write_text("[]")
+    assert recorded_exclusions(file, predictions) == {}
 
 
 def test_warnings_name_small_classes_ties_dependence_and_single_decisions() -> None:

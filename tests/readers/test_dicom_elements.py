@@ -148,6 +148,13 @@ def test_length_beyond_the_file_says_so() -> None:
         list(walk_elements(source, 0, IMPLICIT_LITTLE))
 
 
+@pytest.mark.parametrize("tag", [0x7FE00008, 0x7FE00009, 0x7FE00010])
+def test_pixels_of_any_kind_are_the_last_element_and_not_looked_into(tag: int) -> None:
+    source = Bytes(tag_bytes(0x00180060, 0) + tag_bytes(tag, 2**31), is_whole=False)
+    found = list(walk_elements(source, 0, IMPLICIT_LITTLE))
+    assert [element.tag for element in found] == [0x00180060, tag]
+
+
 def test_number_of_elements_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dicom_elements, "MAX_ELEMENTS", 10)
     content = io.BytesIO(tag_bytes(0x00180060, 0) * 11).getvalue()

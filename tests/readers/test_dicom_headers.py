@@ -91,6 +91,85 @@ def test_header_beyond_the_bound_is_unreadable(
         header_of(content)
 
 
+def long_dataset(**fields: object) -> Dataset:
+    dataset = ct_dataset(pixels_at(1.0), **fields)
+    dataset.add_new(0x00204001, "UT", "long " * 40_000)
+    return dataset
+
+
+@pytest.mark.parametrize("syntax", NATIVE, ids=lambda uid: uid.name)
+def test_object_of_another_modality_is_not_looked_through_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str
+) -> None:
+    monkeypatch.setattr(dicom_headers, "MAX_OTHER_HEADER_BYTES", 2**14)
+    dataset = long_dataset(Modality="DOC", SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1")
+    if syntax == DeflatedExplicitVRLittleEndian:
+        # A small deflated file is inflated as far as this, however little of it was read.
+        monkeypatch.setattr("chestct.readers.dicom_dataset.MAX_INFLATED_HEADER_BYTES", 2**15)
+    header = header_of(save(dataset, tmp_path / "x.dcm", syntax).read_bytes())
+    assert header is not None
+    assert header.layout is None
+    assert header.fields.text("modality") == "DOC"
+    assert header.fields.text("sop_class") == "1.2.840.10008.5.1.4.1.1.104.1"
+    assert header.frames == (header.fields,)
+
+
+def test_raw_data_of_ct_is_no_image_whatever_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_headers, "MAX_HEADER_BYTES", 2**14)
+    dataset = long_dataset(SOPClassUID="1.2.840.10008.5.1.4.1.1.66")
+    header = header_of(save(dataset, tmp_path / "x.dcm").read_bytes())
+    assert header is not None
+    assert header.layout is None
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1", None])
+def test_ct_image_with_a_header_beyond_the_bound_is_never_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: str | None
+) -> None:
+    monkeypatch.setattr(dicom_headers, "MAX_HEADER_BYTES", 2**14)
+    dataset = long_dataset(SOPClassUID=uid)
+    dataset.file_meta.MediaStorageSOPClassUID = "1.2.3"
+    content = save(dataset, tmp_path / "x.dcm").read_bytes()
+    with pytest.raises(UnreadableFileError, match="header of more than"):
+        header_of(content)
+
+
+def test_ct_image_of_a_makers_own_class_may_have_a_long_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_headers, "MAX_OTHER_HEADER_BYTES", 2**14)
+    dataset = long_dataset(SOPClassUID="1.3.46.670589.5.0.1")
+    header = header_of(save(dataset, tmp_path / "x.dcm").read_bytes())
+    assert header is not None
+    assert header.layout is not None
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_wrapped_file_that_is_not_dicom_inside_is_not_unpacked(
+    monkeypatch: pytest.MonkeyPatch, pack
+) -> None:
+    monkeypatch.setattr(dicom_headers, "unwrapped", None)
+    packed = bytes(pack(bytes(2**24)))
+    notes = bytes(pack(b"some notes on the patient\n" * 1000))
+    for content in (packed, notes, notes[: len(notes) // 2], notes[:4]):
+        assert header_of(content) is None
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_wrapped_file_that_begins_as_dicom_and_is_cut_short_or_a_bomb_is_unreadable(
+    tmp_path: Path, pack
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 2**12, (400, 400), dtype=np.uint16)
+    content = save(ct_dataset(noise), tmp_path / "x.dcm").read_bytes()
+    packed = bytes(pack(content))
+    with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
+        header_of(packed[:-1000])
+    with pytest.raises(UnreadableFileError, match="unpack"):
+        header_of(bytes(pack(content[:2000] + bytes(2**24))))
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
 def test_file_compressed_as_a_whole_is_read(tmp_path: Path, pack) -> None:
     header = header_of(bytes(pack(content_of(tmp_path))))

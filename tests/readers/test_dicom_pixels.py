@@ -293,6 +293,26 @@ def test_values_beyond_16_bits_are_set_to_the_nearest_end_and_counted(tmp_path: 
     assert any(warning.startswith("3 voxel(s) beyond") for warning in volume.warnings)
 
 
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_padding_beyond_16_bits_is_air_and_not_counted(tmp_path: Path, is_signed: bool) -> None:
+    stored = pixels_at(0.0).astype(np.int16 if is_signed else np.uint16)
+    padding = -32768 if is_signed else 63536
+    stored[0] = padding
+    dataset = ct_dataset(stored, BitsStored=16, HighBit=15)
+    dataset.add_new("PixelPaddingValue", "SS" if is_signed else "US", padding)
+    volume = read_volume(save(dataset, tmp_path / "x.dcm"))
+    assert (volume.voxels[0, 0] == -1024).all()
+    assert volume.warnings == ("There is 1 slice only, not a whole scan.",)
+
+
+def test_values_beyond_16_bits_beside_padding_are_still_counted() -> None:
+    pixels = np.array([[63536, 63536, 60_000], [0, 1024, 2000]], dtype=np.uint16)
+    layout = replace(LAYOUT, bits_stored=16, high_bit=15)
+    out = np.empty((2, 3), dtype=np.int16)
+    assert to_hounsfield(pixels, layout, Rescale(1.0, -1024.0, (63536, 63536)), out) == 1
+    assert out.tolist() == [[-1024, -1024, 32767], [-1024, 0, 976]]
+
+
 @pytest.mark.parametrize(
     ("fields", "is_air"),
     [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import SimpleITK
@@ -26,14 +29,18 @@ from hypothesis import strategies as st
 from pydicom import config
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    EncapsulatedPDFStorage,
     MRImageStorage,
+    ParametricMapStorage,
+    RawDataStorage,
     SecondaryCaptureImageStorage,
     XRayRadiationDoseSRStorage,
 )
 
 from chestct.errors import ReadError, UnknownNameError
-from chestct.readers import READERS, dicom_stack, read_volume
+from chestct.readers import READERS, dicom_headers, dicom_stack, read_volume
 from chestct.readers import dicom_choice as choice
+from chestct.readers.tiff_geometry import TiffGeometry
 
 HEIGHTS = [4.0, 0.0, -2.0, 2.0, 6.0]
 
@@ -202,6 +209,82 @@ def test_kinds_are_counted_in_words(kinds: dict[str, int], text: str) -> None:
     assert choice.counted(kinds) == text
 
 
+def save_without_pixels(path: Path, tag: int, vr: str, value: bytes, **fields: object) -> Path:
+    """An object that holds one long value in place of pixels."""
+    dataset = ct_dataset(pixels_at(0.0), PixelData=None, **fields)
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+    dataset.add_new(tag, vr, value)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "fields", "kind"),
+    [
+        (0x7FE00008, "OF", {"Modality": "OT", "SOPClassUID": ParametricMapStorage}, "OT object"),
+        (0x7FE00009, "OD", {"SOPClassUID": ParametricMapStorage}, "object without pixels"),
+        (0x7FE00008, "OF", {}, "object without pixels"),
+        (
+            0x00420011,
+            "OB",
+            {"Modality": "DOC", "SOPClassUID": EncapsulatedPDFStorage},
+            "DOC object",
+        ),
+        (0x7FE11010, "OB", {"SOPClassUID": RawDataStorage}, "object without pixels"),
+    ],
+)
+def test_objects_with_one_long_value_are_left_out_and_the_scan_is_read(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tag: int,
+    vr: str,
+    fields: dict[str, str],
+    kind: str,
+) -> None:
+    monkeypatch.setattr(dicom_headers, "MAX_HEADER_BYTES", 2**17)
+    write_series(tmp_path, HEIGHTS)
+    save_without_pixels(tmp_path / "other.dcm", tag, vr, bytes(2**18), **fields)
+    volume = read_volume(tmp_path)
+    assert volume.source.left_out == {kind: 1}
+    assert np.array_equal(volume.voxels, expected_hu(HEIGHTS))
+
+
+def test_document_of_any_size_is_left_out_for_little_reading(tmp_path: Path) -> None:
+    write_series(tmp_path, HEIGHTS)
+    path = tmp_path / "document.dcm"
+    save_without_pixels(path, 0x00420011, "OB", bytes(16), Modality="DOC")
+    content = bytearray(path.read_bytes())
+    content[-20:-16] = (2**28).to_bytes(4, "little")
+    path.write_bytes(content)
+    os.truncate(path, len(content) - 16 + 2**28)
+    assert read_volume(tmp_path).source.left_out == {"DOC object": 1}
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_compressed_files_of_other_kinds_beside_the_slices_are_left_out(
+    tmp_path: Path, pack
+) -> None:
+    write_series(tmp_path / "dicom", HEIGHTS)
+    # A mask of few voxels packs as a bomb does.
+    (tmp_path / "lesions.nii.gz").write_bytes(bytes(pack(bytes(2**24))))
+    notes = bytes(pack(b"some notes on the scan, and more of them\n" * 99))
+    (tmp_path / "notes.txt.gz").write_bytes(notes[: len(notes) // 2])
+    volume = read_volume(tmp_path)
+    assert volume.source.left_out == {"other file": 2}
+    assert np.array_equal(volume.voxels, expected_hu(HEIGHTS))
+
+
+@pytest.mark.parametrize("name", ["x.dcm.gz", "x.IMA.zst", "slice"])
+def test_damaged_compressed_slice_is_refused_and_named(tmp_path: Path, name: str) -> None:
+    write_series(tmp_path, HEIGHTS)
+    packed = gzip.compress(save(ct_dataset(pixels_at(8.0), 8.0), tmp_path / "x").read_bytes())
+    (tmp_path / "x").unlink()
+    cut = packed[:-20] if name == "slice" else packed[:12]
+    (tmp_path / name).write_bytes(cut)
+    with pytest.raises(ReadError, match=name):
+        read_volume(tmp_path)
+
+
 def test_dicom_directory_is_left_out(tmp_path: Path) -> None:
     write_series(tmp_path, HEIGHTS)
     directory = ct_dataset(pixels_at(0.0), SOPClassUID="1.2.840.10008.1.3.10")
@@ -235,6 +318,11 @@ def test_empty_folder_and_text_file_are_refused(tmp_path: Path) -> None:
 def test_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="There is no file or folder"):
         read_volume(tmp_path / "absent")
+
+
+def test_path_that_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="cannot be looked at: File name too long"):
+        read_volume(tmp_path / ("x" * 300))
 
 
 # --- several series ---------------------------------------------------------------------------
@@ -584,3 +672,26 @@ def test_folder_of_slices_goes_to_the_tiff_reader(tmp_path: Path) -> None:
         read_volume(tmp_path)
     with pytest.raises(ReadError, match="is not DICOM but tiff"):
         read_volume(tmp_path, series="1.2.3")
+
+
+@pytest.mark.parametrize(
+    ("geometry", "said"),
+    [
+        (
+            TiffGeometry((2.0, 0.7, 0.7), "ascending", slope=1, intercept=-1024),
+            "--spacing-mm 2,0.7,0.7 --order ascending --slope 1 --intercept -1024",
+        ),
+        (
+            TiffGeometry((2.0, 0.7, 0.7), "descending", unit="windowed"),
+            "--spacing-mm 2,0.7,0.7 --order descending --windowed",
+        ),
+    ],
+)
+def test_geometry_of_slices_is_refused_for_scans_that_say_their_own(
+    tmp_path: Path, geometry: TiffGeometry, said: str
+) -> None:
+    write_series(tmp_path / "scan", HEIGHTS)
+    (tmp_path / "ct.nii").write_bytes(b"not looked at")
+    for name, found in (("scan", "dicom"), ("ct.nii", "nifti")):
+        with pytest.raises(ReadError, match=f"{said}.*{name} is no folder.*read as {found}"):
+            read_volume(tmp_path / name, tiff=geometry)

@@ -18,9 +18,10 @@ from chestct.readers.files import (
     folder_files,
     is_zip,
     opened_files,
+    path_status,
     read_range,
 )
-from chestct.readers.wrapped_files import is_wrapped, unwrapped
+from chestct.readers.wrapped_files import first_inside, is_wrapped, unwrapped
 
 
 def names(path: Path) -> list[str]:
@@ -67,8 +68,11 @@ def test_pipe_in_a_folder_is_never_opened(tmp_path: Path) -> None:
 
 def test_pipe_named_as_a_scan_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ReadError, match="neither a file nor a folder"):
-        files._file_status(tmp_path / "pipe")
+    with (
+        pytest.raises(ReadError, match="neither a file nor a folder"),
+        opened_files(tmp_path / "pipe"),
+    ):
+        pass
 
 
 def test_folder_with_too_many_files_is_refused(
@@ -178,6 +182,67 @@ def test_damaged_wrapped_file_is_unreadable(pack) -> None:
     packed = bytes(pack(os.urandom(1000)))[:500]
     with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
         unwrapped(MemoryFile(packed, "name", len(packed)))
+
+
+def zstd_of(blocks: list[bytes], *, window: bytes = b"\x38", descriptor: int = 0) -> bytes:
+    """A Zstandard frame of stored blocks, none said to be the last."""
+    body = b"".join((len(block) << 3).to_bytes(3, "little") + block for block in blocks)
+    return b"\x28\xb5\x2f\xfd" + bytes([descriptor]) + window + body
+
+
+@pytest.mark.parametrize("size", [10, 300, 70_000, 300_000])
+@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
+def test_first_bytes_inside_are_those_that_were_packed(pack, size: int) -> None:
+    content = bytes(128) + b"DICM" + os.urandom(size)
+    assert first_inside(bytes(pack(content))[: 2**18]) == content[:132]
+
+
+def test_first_bytes_inside_come_of_every_kind_of_zstandard_header() -> None:
+    content = b"DICM" + b"content " * 50
+    several = [content[:3], b"", content[3:]]
+    assert first_inside(zstd_of(several)) == content[:132]
+    # A dictionary ID of one byte and a length of two (RFC 8878 3.1.1.1).
+    assert (
+        first_inside(zstd_of(several, window=b"\x38\x00\x00\x00", descriptor=0x41))
+        == (content[:132])
+    )
+    repeated = b"\x28\xb5\x2f\xfd\x00\x38" + (1 << 17 << 3 | 2).to_bytes(3, "little") + b"x"
+    assert first_inside(repeated) == b"x" * 132
+
+
+def test_first_bytes_inside_a_damaged_stream_are_none() -> None:
+    assert first_inside(b"\x28\xb5\x2f\xfd") == b""
+    assert first_inside(zstd_of([b"content"])[:-1]) == b""
+    assert first_inside(b"\x28\xb5\x2f\xfd\x00\x38\x07\x00\x00") == b""
+    assert first_inside(b"\x1f\x8b" + bytes(20)) == b""
+    assert first_inside(gzip.compress(b"content")[:-9])[:3] == b"con"
+
+
+def test_path_whose_name_is_too_long_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match=r"File name too long\..*check its name") as raised:
+        path_status(tmp_path / ("x" * 5000))
+    assert len(str(raised.value)) < 500
+
+
+def test_path_that_may_not_be_looked_at_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with (
+        pytest.raises(ReadError, match=r"Permission denied\..*you may read the folders above"),
+        opened_files(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("name", ["absent", "file/inside", "null\0byte"])
+def test_path_where_nothing_can_be_is_an_error_of_ours(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ReadError, match="There is no file or folder"):
+        path_status(tmp_path / name)
 
 
 def test_status_of_a_regular_file_is_given(tmp_path: Path) -> None:

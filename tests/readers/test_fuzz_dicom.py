@@ -158,6 +158,11 @@ def huge_image(folder: Path) -> bytes:
     return save_encapsulated(dataset, folder / "x", syntax, [bytes(frame)]).read_bytes()
 
 
+def wrapped_bomb(folder: Path) -> bytes:
+    path = save(ct_dataset(pixels_at(1.0)), folder / "x")
+    return gzip.compress(path.read_bytes() + bytes(2**28), 1)
+
+
 FIRST = element(0x0008, 0x0005, 0)
 OPEN = element(8, 0x1140, 0xFFFFFFFF) + element(0xFFFE, 0xE000, 0xFFFFFFFF)
 HOSTILE = {
@@ -165,6 +170,7 @@ HOSTILE = {
     "nested without end": lambda _: FIRST + OPEN * 100_000,
     "huge length": lambda _: FIRST + element(0x0009, 0x0010, 0xFFFFFFF0) + bytes(100),
     "gzip bomb": lambda _: gzip.compress(bytes(2**28), 1),
+    "gzip bomb that begins as DICOM": wrapped_bomb,
     "deflate bomb": deflate_bomb,
     "huge image": huge_image,
 }

@@ -63,18 +63,23 @@ def test_a_finished_run_goes_on_to_the_same_end(
     assert (again / name).read_bytes() == (run / name).read_bytes()
 
 
-def test_evaluating_the_same_slices_again_gives_the_same_figures_beside_others(
-    run: Path, table: Path, tmp_path: Path
-) -> None:
+def whole_scans(table: Path) -> Predictions:
+    """What a classifier of whole scans might say of the slices' patients."""
     truth = [row.split(",") for row in table.read_text().splitlines()[1:]]
     patients = {cells[1]: cells[2] for cells in truth}
-    scan_level = Predictions(
+    return Predictions(
         scans=tuple(f"scans/{number}" for number in range(len(patients))),
         patients=tuple(patients),
         truth=np.array([["COVID-19", "normal"].index(label) for label in patients.values()]),
         probabilities=np.tile([0.6, 0.4], (len(patients), 1)),
         labels=("COVID-19", "normal"),
     )
+
+
+def test_evaluating_the_same_slices_again_gives_the_same_figures_beside_others(
+    run: Path, table: Path, tmp_path: Path
+) -> None:
+    scan_level = whole_scans(table)
     beside = write_predictions(scan_level, tmp_path / "whole.csv")
     out = tmp_path / "evaluation"
     command = ["slices", "evaluate", str(run / "classifier"), str(table), "--out", str(out)]
@@ -86,6 +91,38 @@ def test_evaluating_the_same_slices_again_gives_the_same_figures_beside_others(
     places = {Path(scan).parts[-3:]: row for row, scan in enumerate(everywhere.scans)}
     rows = [places[Path(scan).parts[-3:]] for scan in tested.scans]
     np.testing.assert_allclose(everywhere.probabilities[rows], tested.probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "words"),
+    [
+        ("whole scans", 2, "no prediction of 2 of the 10 patients: those whose slices begin"),
+        ("run, max", 0, "Another classifier has this name"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused_before_a_slice_is_read(
+    run: Path,
+    table: Path,
+    tmp_path: Path,
+    name: str,
+    left_out: int,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def read(*_arguments: object, **_named: object) -> None:
+        raise AssertionError("slices were read")
+
+    monkeypatch.setattr("chestct.training.slice_judging.gather_slices", read)
+    found = whole_scans(table)
+    beside = write_predictions(found.choose(range(left_out, len(found))), tmp_path / "whole.csv")
+    out = tmp_path / "evaluation"
+    command = ["slices", "evaluate", str(run / "classifier"), str(table), "--out", str(out)]
+    assert main([*command, "--beside", f"{name}={beside}", "--processes", "1"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"whole.csv ('{name}') cannot stand beside slices.csv" in said
+    assert words in said
+    assert not out.exists()
 
 
 def test_a_slice_is_explained_as_a_picture(
@@ -141,6 +178,7 @@ def test_both_range_tests_suggest_a_rate(table: Path, weights: Path, tmp_path: P
     config = write_config(tmp_path)
     common = ["slices", "lr-range", str(config), "--data", str(table), "--processes", "1"]
     given = ["--weights", str(weights)]
+    assert main([*common, "--out", str(tmp_path / "x"), "--steps", "4", "--epochs", "2"]) == 2
     assert main([*common, *given, "--out", str(tmp_path / "steps"), "--steps", "4"]) == 0
     assert main([*common, *given, "--out", str(tmp_path / "epochs"), "--epochs", "2"]) == 0
     for name in ("steps", "epochs"):

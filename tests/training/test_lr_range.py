@@ -4,74 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from brightness import SETS, SETTINGS, MeanThenLinear
-from torch import nn
+from brightness import SETS, SETTINGS, Breaks, MeanThenLinear
 
-from chestct.datasets.augment import Augmentation
 from chestct.errors import TrainingError
-from chestct.training.lr_range import (
-    BREAKS_AT,
-    RangeTest,
-    range_per_epoch,
-    range_per_step,
-    smooth,
-    write_range_test,
-)
+from chestct.training.lr_range import RangeTest, range_per_epoch, smooth, write_range_test
 from chestct.training.objective import DivergedError
 from chestct.training.range_session import RangePlan, run_range_test
 from chestct.training.ready import Listener
 from chestct.training.settings_file import read_settings
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
-
-
-def test_the_quick_form_rises_by_one_factor_from_1e_8_to_1() -> None:
-    found = range_per_step(MeanThenLinear(), SETS, QUICK, augmentation=Augmentation(), steps=41)
-    assert found.rates[0] == pytest.approx(1e-8)
-    assert found.rates[-1] == pytest.approx(1.0)
-    factors = [b / a for a, b in zip(found.rates, found.rates[1:], strict=False)]
-    assert factors == pytest.approx([factors[0]] * 40)
-    assert min(found.losses[30:]) < found.losses[0]
-
-
-def test_the_same_seed_gives_the_same_curve() -> None:
-    first, second = (range_per_step(MeanThenLinear(), SETS, QUICK, steps=10) for _ in range(2))
-    assert first == second
-
-
-class Breaks(nn.Module):
-    """Its loss grows without bound once its weight has moved far enough."""
-
-    def __init__(self, *, to_nothing: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.to_nothing = to_nothing
-        self.calls = 0
-
-    def forward(self, batch: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        size = 30.0 if self.calls > 5 else 1.0
-        size = float("nan") if self.calls > 5 and self.to_nothing else size
-        return (batch.mean(dim=(1, 2, 3, 4)) * 0 + self.weight * 0 + size)[:, None] * torch.tensor(
-            [1.0, -1.0]
-        )
-
-
-@pytest.mark.parametrize(("to_nothing", "length"), [(True, 5), (False, None)])
-def test_the_quick_form_ends_where_the_loss_breaks(to_nothing: bool, length: int | None) -> None:
-    found = range_per_step(Breaks(to_nothing=to_nothing), SETS, QUICK, steps=100)
-    assert len(found.rates) < 20
-    if length is None:
-        assert found.smoothed[-1] > BREAKS_AT * min(found.smoothed)
-    else:
-        assert len(found.rates) == length
-
-
-def test_a_first_loss_that_is_no_number_is_an_error() -> None:
-    broken = Breaks(to_nothing=True)
-    broken.calls = 9
-    with pytest.raises(DivergedError, match="first loss is no number"):
-        range_per_step(broken, SETS, QUICK, steps=10)
 
 
 def test_the_paper_s_form_goes_on_where_it_was_and_reads_the_validation_loss(

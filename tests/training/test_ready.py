@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from chestct.datasets.cache import Cache
+from chestct.datasets.entries import CacheError
 from chestct.datasets.labelled import Preparation
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.errors import TrainingError
+from chestct.preprocess.recipes import RECIPES
 from chestct.training import ready
 from chestct.training.division import Division
 from chestct.training.parts import find_parts
@@ -41,6 +43,36 @@ def test_scans_that_cannot_be_prepared_are_listed_by_row(
     assert "7 scans could not be prepared" in str(error.value)
     assert "row 2: its grid is too large" in str(error.value)
     assert "and 2 more" in str(error.value)
+
+
+@pytest.mark.parametrize("num_validation", [2, 30])
+def test_room_for_scans_and_variants_together_is_asked_before_the_first_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_validation: int
+) -> None:
+    asked: list[int] = []
+
+    def prepare(cache: Cache, manifest: Manifest, **named: object) -> Preparation:
+        asked.append(len(manifest))
+        return Preparation(1, 0, {}, {}, max_error=0.0, seconds=0.1)
+
+    monkeypatch.setattr(ready, "prepare_all", prepare)
+    num = 12 + num_validation
+    rows = tuple(ManifestRow(f"{n}", f"p{n}", ("COVID-19", "normal")[n % 2]) for n in range(num))
+    manifest = Manifest(rows, folder=tmp_path, name="scans.csv")
+    training = manifest.choose(lambda row: int(row.scan) < 12)
+    division = Division(training, manifest.choose(lambda row: int(row.scan) >= 12))
+    section = DataSection(variants=3)
+    needed = 12 * 3 + num_validation
+    recipe = RECIPES["maseres_recommended"]
+    size = Cache(tmp_path, recipe).entry_bytes
+    small = Cache(tmp_path, recipe, max_bytes=needed * size - 1)
+    with pytest.raises(CacheError, match=f"^{needed} inputs of maseres_recommended take"):
+        ready.prepare_scans(division, section, small, ready.Listener())
+    assert asked == []
+    ready.prepare_scans(
+        division, section, Cache(tmp_path, recipe, max_bytes=needed * size), ready.Listener()
+    )
+    assert asked == [num, 12]
 
 
 def test_the_cache_is_the_user_s_unless_a_folder_is_named(

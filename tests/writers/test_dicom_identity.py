@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import datetime
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from dicom_scans import WANTED, analysed, small_scan
@@ -14,7 +16,9 @@ from readers.dicom_files import ct_dataset, pixels_at, save
 from chestct import extras
 from chestct.analysis import ScanAnalysis
 from chestct.errors import ReadError, WriteError
+from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.extras import MissingExtraError
+from chestct.result import ScanResult, Timings
 from chestct.writers.dicom_identity import Subject, long_string, subject_of
 from chestct.writers.folders import write_outputs
 from chestct.writers.options import WriteOptions
@@ -90,7 +94,7 @@ def test_objects_with_made_identifiers_refer_to_each_other(tmp_path: Path) -> No
     analysis = analysed(edited(tmp_path / "scan", SOPInstanceUID="", StudyInstanceUID=None))
     options = WriteOptions(names=WANTED, makes_uids=True)
     files = write_outputs(analysis, tmp_path / "out", options).files
-    objects = {name: pydicom.dcmread(path) for name, path in files.items()}
+    objects = {name: pydicom.dcmread(files[name]) for name in WANTED}
     assert len({made.StudyInstanceUID for made in objects.values()}) == 1
     (study,) = objects["dicom_sr"].CurrentRequestedProcedureEvidenceSequence
     named = {
@@ -120,7 +124,7 @@ def test_deterministic_objects_are_the_same_bytes(analysis: ScanAnalysis, tmp_pa
     for folder in ("a", "b"):
         options = WriteOptions(names=names, is_deterministic=True)
         write_outputs(analysis, tmp_path / folder, options)
-        files = sorted(path for path in (tmp_path / folder).rglob("*") if path.is_file())
+        files = [path for kind in ("*.dcm", "*.nii.gz") for path in (tmp_path / folder).rglob(kind)]
         written.append({path.name: path.read_bytes() for path in files})
     assert len(written[0]) == 5 + 20
     assert written[0] == written[1]
@@ -138,6 +142,159 @@ def test_another_answer_gets_other_identifiers(analysis: ScanAnalysis) -> None:
     ]
     subjects.append(subject(replace(analysis, explanation=None), is_deterministic=True))
     assert len({one.instance_uid("dicom_sr") for one in subjects}) == 4
+
+
+def explained(analysis: ScanAnalysis) -> ScanExplanation:
+    assert analysis.explanation is not None
+    return analysis.explanation
+
+
+def with_result(**fields: object) -> Callable[[ScanAnalysis], ScanAnalysis]:
+    """Replace fields of the answer."""
+    return lambda one: replace(one, result=replace(one.result, **fields))
+
+
+def with_provenance(**fields: object) -> Callable[[ScanAnalysis], ScanAnalysis]:
+    """Replace fields of what the answer was made with."""
+
+    def change(one: ScanAnalysis) -> ScanAnalysis:
+        result: ScanResult = one.result
+        return replace(one, result=replace(result, provenance=replace(result.provenance, **fields)))
+
+    return change
+
+
+def with_map(**fields: object) -> Callable[[ScanAnalysis], ScanAnalysis]:
+    """Replace fields of the explanation as the network's input has it."""
+
+    def change(one: ScanAnalysis) -> ScanAnalysis:
+        made = explained(one)
+        return replace(
+            one, explanation=replace(made, explanation=replace(made.explanation, **fields))
+        )
+
+    return change
+
+
+def with_summary(**fields: object) -> Callable[[ScanAnalysis], ScanAnalysis]:
+    """Replace fields of the explanation's summary."""
+
+    def change(one: ScanAnalysis) -> ScanAnalysis:
+        made = explained(one)
+        return replace(one, explanation=replace(made, summary=replace(made.summary, **fields)))
+
+    return change
+
+
+def with_one_hot_voxel(one: ScanAnalysis) -> ScanAnalysis:
+    """Change a single voxel of the heat-map."""
+    made = explained(one)
+    heat = made.heat.voxels.copy()
+    heat[12, 3, 4] = 0.75
+    return replace(one, explanation=replace(made, heat=made.heat.with_voxels(heat)))
+
+
+def with_one_lung_voxel(one: ScanAnalysis) -> ScanAnalysis:
+    """Change a single voxel of the lungs."""
+    lungs = one.prepared.scan_lungs
+    mask = lungs.voxels.copy()
+    mask[12, 3, 4] = not mask[12, 3, 4]
+    return replace(one, prepared=replace(one.prepared, scan_lungs=lungs.with_voxels(mask)))
+
+
+CHANGES = {
+    "version": with_provenance(classifier_version="2"),
+    "trained on": with_provenance(trained_on="something else"),
+    "engine": with_provenance(engine="openvino bf16"),
+    "temperature": with_provenance(temperature=1.5),
+    "notice": with_result(notice="Another notice."),
+    "warnings": with_result(warnings=()),
+    "lung volume": with_result(lung_volume_l=1.26),
+    "class": with_map(label="CAP"),
+    "layer": with_map(layer="stages.2"),
+    "threshold": with_summary(threshold=0.4),
+    "peaks": with_summary(peaks=(PeakSlice(21, "", 0.4),)),
+    "shares": with_summary(shares={"lungs": 0.5}),
+    "heat": with_one_hot_voxel,
+    "lungs": with_one_lung_voxel,
+}
+"""What stands in an object: name to a change of it."""
+UNWRITTEN = {
+    "folder": with_result(scan="a folder of another name"),
+    "time": with_result(timings_s=Timings(read=9.0, prepare=9.0, network=9.0, total=27.0)),
+    "facts": with_result(scan_facts={}),
+}
+"""What stands in none."""
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_stands_in_an_object_changes_its_identifiers(
+    analysis: ScanAnalysis, change: Callable[[ScanAnalysis], ScanAnalysis]
+) -> None:
+    before = subject(analysis, is_deterministic=True)
+    after = subject(change(analysis), is_deterministic=True)
+    assert before.instance_uid("dicom_sr") != after.instance_uid("dicom_sr")
+    assert before.series_uid("dicom_sr") != after.series_uid("dicom_sr")
+
+
+def test_a_corrected_name_of_the_patient_changes_identifiers(tmp_path: Path) -> None:
+    uids = {
+        subject(
+            analysed(edited(tmp_path / name, PatientName=name)), is_deterministic=True
+        ).instance_uid("dicom_seg")
+        for name in ("Miler^Ann", "Miller^Ann")
+    }
+    assert len(uids) == 2
+
+
+@pytest.mark.parametrize("change", UNWRITTEN.values(), ids=UNWRITTEN)
+def test_what_stands_in_no_object_changes_nothing(
+    analysis: ScanAnalysis, change: Callable[[ScanAnalysis], ScanAnalysis]
+) -> None:
+    options = {"is_deterministic": True}
+    assert subject(change(analysis), **options).seed == subject(analysis, **options).seed
+
+
+def test_the_same_contents_in_other_arrays_have_the_same_identifiers(
+    analysis: ScanAnalysis,
+) -> None:
+    made = explained(analysis)
+    heat = made.heat.with_voxels(np.asfortranarray(made.heat.voxels))
+    copied = replace(analysis, explanation=replace(made, heat=heat))
+    options = {"is_deterministic": True}
+    assert subject(copied, **options).seed == subject(analysis, **options).seed
+
+
+def test_a_report_that_points_elsewhere_is_another_one(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    made: dict[str, dict[str, Path]] = {}
+    for names in (("dicom_sr",), ("dicom_seg", "dicom_sr"), ("dicom_seg",), WANTED):
+        options = WriteOptions(names=names, is_deterministic=True)
+        folder = tmp_path / "+".join(names)
+        made["+".join(names)] = dict(write_outputs(analysis, folder, options).files)
+    reports = [pydicom.dcmread(one["dicom_sr"]) for one in made.values() if "dicom_sr" in one]
+    assert len({report.SOPInstanceUID for report in reports}) == 3
+    assert len({report.SeriesInstanceUID for report in reports}) == 3
+    # A segmentation says nothing of the report, and is the same with and without it.
+    assert len({one["dicom_seg"].read_bytes() for one in made.values() if "dicom_seg" in one}) == 1
+
+
+@pytest.mark.parametrize("is_deterministic", [True, False])
+def test_a_report_points_at_what_was_written_with_it(
+    analysis: ScanAnalysis, tmp_path: Path, is_deterministic: bool
+) -> None:
+    options = WriteOptions(names=WANTED, is_deterministic=is_deterministic)
+    files = write_outputs(analysis, tmp_path, options).files
+    objects = {name: pydicom.dcmread(files[name]) for name in WANTED}
+    (study,) = objects["dicom_sr"].CurrentRequestedProcedureEvidenceSequence
+    named = {
+        (series.SeriesInstanceUID, item.ReferencedSOPInstanceUID)
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    for name in ("dicom_seg", "dicom_parametric_map"):
+        assert (objects[name].SeriesInstanceUID, objects[name].SOPInstanceUID) in named
 
 
 def test_two_calls_give_different_identifiers_and_the_time_of_writing(
@@ -173,9 +330,8 @@ def test_names_in_any_alphabet_are_written_so_that_they_can_be_read(tmp_path: Pa
     )
     options = WriteOptions(names=WANTED)
     files = write_outputs(analysed(folder), tmp_path / "out", options).files
-    assert len(files) == len(WANTED)
-    for path in files.values():
-        assert str(pydicom.dcmread(path).PatientName) == name
+    for writer in WANTED:
+        assert str(pydicom.dcmread(files[writer]).PatientName) == name
 
 
 def test_a_series_without_any_date_gets_a_fixed_one(tmp_path: Path) -> None:
@@ -199,10 +355,12 @@ def test_without_highdicom_the_extra_is_named(
     for name in (*WANTED, "dicom_sc"):
         with pytest.raises(MissingExtraError, match=r"pip install 'chestct\[dicom\]'"):
             write_outputs(analysis, tmp_path / "out", WriteOptions(names=(name,)))
-    assert list((tmp_path / "out").iterdir()) == []
+    assert list((tmp_path / "out").rglob("*")) == []
 
 
 def test_long_strings_are_cut_to_what_dicom_holds() -> None:
     assert long_string("short") == "short"
     assert long_string("a\\b") == "a/b"
     assert len(long_string("x" * 100)) == 64
+    assert long_string("short", ending=", end") == "short, end"
+    assert long_string("x" * 100, ending=", end") == f"{'x' * 56}..., end"

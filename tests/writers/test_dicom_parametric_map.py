@@ -78,6 +78,28 @@ def test_the_quantity_is_coded(analysis: ScanAnalysis, tmp_path: Path) -> None:
     assert "COVID-19" in made.SeriesDescription
 
 
+@pytest.mark.parametrize(
+    ("method", "label", "words"),
+    [
+        ("gradcam", "CAP", "Evidence for Community-acquired pneumonia"),
+        ("gradcam", "a class of ones own with a long name", "Evidence for a class of ones own"),
+        ("strongest_channel", "COVID-19", "Network activity (strongest channel)"),
+        ("attention", "COVID-19", "Network activity (attention)"),
+    ],
+)
+def test_the_series_names_a_class_only_where_the_method_knows_one_and_ends_in_the_notice(
+    analysis: ScanAnalysis, tmp_path: Path, method: str, label: str, words: str
+) -> None:
+    explained = analysis.explanation
+    assert explained is not None
+    explanation = replace(explained.explanation, method=method, label=label)
+    other = replace(analysis, explanation=replace(explained, explanation=explanation))
+    made = pydicom.dcmread(write_parametric_map(other, tmp_path, WriteOptions()))
+    assert made.SeriesDescription.startswith(words)
+    assert made.SeriesDescription.endswith(", not for clinical use")
+    assert len(made.SeriesDescription) <= 64
+
+
 def test_a_map_of_zeros_is_a_map(analysis: ScanAnalysis, tmp_path: Path) -> None:
     explained = analysis.explanation
     assert explained is not None

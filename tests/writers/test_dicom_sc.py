@@ -48,6 +48,24 @@ def test_the_hot_spot_is_colored_where_it_lies(analysis: ScanAnalysis, tmp_path:
     assert (left_lung > 60).mean() > 5 * (right_lung > 60).mean()
 
 
+def test_a_method_that_knows_no_class_gives_the_same_pictures_whatever_the_class(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    explained = analysis.explanation
+    assert explained is not None
+    pictures = {}
+    for method in ("gradcam", "strongest_channel", "attention"):
+        for label in ("CAP", "COVID-19"):
+            explanation = replace(explained.explanation, method=method, label=label)
+            other = replace(analysis, explanation=replace(explained, explanation=explanation))
+            folder = write_overlays(other, tmp_path, WriteOptions())
+            pictures[method, label] = pydicom.dcmread(folder / "0001.dcm").PixelData
+    assert pictures["gradcam", "CAP"] != pictures["gradcam", "COVID-19"]
+    for method in ("strongest_channel", "attention"):
+        assert pictures[method, "CAP"] == pictures[method, "COVID-19"]
+    assert len(set(pictures.values())) == 4
+
+
 def test_it_is_written_by_name_only() -> None:
     assert set(choose_writers(["all"])) == set(WRITERS) - set(ONLY_BY_NAME)
     assert "dicom_sc" in choose_writers(["all", "dicom_sc"])

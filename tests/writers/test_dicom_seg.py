@@ -99,6 +99,24 @@ def test_segments_are_coded_and_colored(analysis: ScanAnalysis, tmp_path: Path) 
     assert "not for clinical use" in seg.SeriesDescription
 
 
+@pytest.mark.parametrize(
+    ("method", "label", "expected"),
+    [
+        ("gradcam", "CAP", "Evidence for Community-acquired pneumonia, from 50% of maximum"),
+        ("strongest_channel", "CAP", "Network activity (strongest channel), from 50% of maximum"),
+        ("attention", "COVID-19", "Network activity (attention), from 50% of maximum"),
+    ],
+)
+def test_a_segment_is_evidence_for_a_class_only_where_the_method_knows_one(
+    analysis: ScanAnalysis, tmp_path: Path, method: str, label: str, expected: str
+) -> None:
+    made = analysis.explanation
+    assert made is not None
+    other = replace(made, explanation=replace(made.explanation, method=method, label=label))
+    seg = written(replace(analysis, explanation=other), tmp_path)
+    assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Lungs", expected]
+
+
 def test_patient_study_and_frame_of_reference_are_those_of_the_series(
     analysis: ScanAnalysis, tmp_path: Path
 ) -> None:

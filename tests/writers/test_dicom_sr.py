@@ -7,12 +7,16 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from analyses import make_volume
 from dicom_scans import WANTED, analysed, small_scan
 from highdicom.sr import Comprehensive3DSR, MeasurementReport
 from pydicom.dataset import Dataset
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.explanation import ScanExplanation
 from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+from chestct.simulate import write_dicom_series
+from chestct.volume import Grid
 from chestct.writers.dicom_sr import write_structured_report
 from chestct.writers.options import WriteOptions
 
@@ -128,6 +132,69 @@ def test_a_peak_points_at_its_image(analysis: ScanAnalysis, tmp_path: Path) -> N
     image = next(i for i in groups["peak in slice 23"] if i.ValueType == "IMAGE")
     uid = image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID
     assert uid == analysis.volume.source.slice_uids[22]
+
+
+def explained(analysis: ScanAnalysis) -> ScanExplanation:
+    assert analysis.explanation is not None
+    return analysis.explanation
+
+
+def lying(folder: Path, *direction: tuple[float, float, float]) -> ScanAnalysis:
+    """The small scan with its axes along other directions of the patient."""
+    volume = make_volume()
+    grid = Grid(volume.grid.shape, volume.grid.spacing_mm, (0.0, 0.0, 0.0), direction)
+    write_dicom_series(volume.with_voxels(volume.voxels, grid), folder)
+    analysis = analysed(folder)
+    assert analysis.volume.grid.shape == grid.shape
+    return analysis
+
+
+def peaks_of(report: Comprehensive3DSR) -> dict[str, str]:
+    """Name of each peak to the SOPInstanceUID of its image."""
+    images = {
+        key: next(i for i in items if i.ValueType == "IMAGE")
+        for key, items in groups_by_tracking(report).items()
+        if key.startswith("peak")
+    }
+    return {
+        key: str(image.ReferencedSOPSequence[0].ReferencedSOPInstanceUID)
+        for key, image in images.items()
+    }
+
+
+def test_peaks_are_counted_from_the_feet_however_the_scan_is_stored(tmp_path: Path) -> None:
+    # Mirrored rows: the slice normal points to the feet, and slices are stored from the head.
+    analysis = lying(tmp_path / "scan", (0, 0, -1), (0, 1, 0), (-1, 0, 0))
+    (peak,) = explained(analysis).summary.peaks
+    from_feet = analysis.volume.grid.shape[0] - peak.index
+    uid = analysis.volume.source.slice_uids[peak.index]
+    assert peaks_of(written(analysis, tmp_path)) == {f"peak in slice {from_feet}": uid}
+
+
+def test_peaks_of_a_scan_not_stacked_along_the_body_have_no_slice_number(tmp_path: Path) -> None:
+    analysis = lying(tmp_path / "scan", (0, 1, 0), (0, 0, -1), (1, 0, 0))
+    (peak,) = explained(analysis).summary.peaks
+    uid = analysis.volume.source.slice_uids[peak.index]
+    assert peaks_of(written(analysis, tmp_path)) == {"peak 1": uid}
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("gradcam", "Evidence for COVID-19 pneumonia, by gradcam: lung with"),
+        ("strongest_channel", "Network activity (strongest channel): lung with"),
+        ("attention", "Network activity (attention): lung with"),
+    ],
+)
+def test_evidence_is_said_to_be_for_a_class_only_where_the_method_knows_one(
+    analysis: ScanAnalysis, tmp_path: Path, method: str, words: str
+) -> None:
+    made = explained(analysis)
+    other = replace(made, explanation=replace(made.explanation, method=method))
+    report = written(replace(analysis, explanation=other), tmp_path)
+    (comment,) = (text for text in texts(report) if "not the outline of a disease" in text)
+    assert comment.startswith(words)
+    assert ("which class it speaks for" in comment) == (method != "gradcam")
 
 
 def test_segments_and_map_are_pointed_at_when_they_are_written_too(

@@ -5,25 +5,24 @@ from pathlib import Path
 
 import pytest
 from analyses import make_analysis, make_unsuitable
+from dicom_scans import analysed, small_scan
+from explained import make_explained
 
+from chestct.analysis import ScanAnalysis
 from chestct.errors import UnknownNameError, WriteError
-from chestct.writers import choose_writers
-from chestct.writers.folders import check_folder, folder_names, write_outputs
+from chestct.writers import OUTPUTS, WRITERS, choose_writers
+from chestct.writers.folders import check_folder, folder_names, results_in, write_outputs
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
 
 def test_folders_are_named_after_the_scans() -> None:
-    scans = [Path("a/P001"), Path("b/P001"), Path("c/x.nii.gz"), Path("d/y.ZIP"), Path("e/P001/")]
+    scans = ["P001", "P001", "x.nii.gz", "y.ZIP", "P001"]
     assert folder_names(scans) == ["P001", "P001-2", "x", "y", "P001-3"]
 
 
-def test_the_current_folder_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert folder_names([Path()]) == [tmp_path.name]
-
-
-def test_a_name_that_is_only_an_ending_is_kept() -> None:
-    assert folder_names([Path("a/.zip")]) == [".zip"]
+@pytest.mark.parametrize("name", [".zip", "..zip", "...zip", "...nii.gz"])
+def test_a_name_that_would_be_nothing_or_dots_without_its_ending_keeps_it(name: str) -> None:
+    assert folder_names([name]) == [name]
 
 
 def test_results_never_go_into_the_scan_itself(tmp_path: Path) -> None:
@@ -99,11 +98,164 @@ def test_results_of_the_same_scan_are_replaced(tmp_path: Path) -> None:
 def test_results_of_another_scan_are_kept(tmp_path: Path) -> None:
     analysis = make_analysis()
     before = write_outputs(analysis, tmp_path).files["json"].read_bytes()
-    provenance = replace(analysis.result.provenance, pixel_sha256="ef" * 32)
-    other = replace(analysis, result=replace(analysis.result, provenance=provenance))
     with pytest.raises(WriteError, match="result of another scan"):
-        write_outputs(other, tmp_path)
+        write_outputs(of_another_scan(analysis), tmp_path)
     assert (tmp_path / "result.json").read_bytes() == before
+
+
+def of_another_scan(analysis: ScanAnalysis) -> ScanAnalysis:
+    provenance = replace(analysis.result.provenance, pixel_sha256="ef" * 32)
+    return replace(analysis, result=replace(analysis.result, provenance=provenance))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("name", ["html", "preview", "nifti"])
+def test_results_of_another_scan_are_kept_whatever_was_written(tmp_path: Path, name: str) -> None:
+    options = WriteOptions(names=(name,))
+    write_outputs(make_analysis(), tmp_path, options)
+    before = contents(tmp_path)
+    with pytest.raises(WriteError, match="result of another scan"):
+        write_outputs(of_another_scan(make_analysis()), tmp_path, options)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["report.html", "segmentation.dcm", "overlays/0001.dcm"])
+def test_results_that_nobody_owns_are_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / "overlays").mkdir()
+    (tmp_path / name).write_bytes(b"of whom?")
+    with pytest.raises(WriteError, match=r"no result\.json that says which scan"):
+        write_outputs(make_analysis(), tmp_path)
+    assert contents(tmp_path) == {name: b"of whom?"}
+
+
+def test_whose_results_they_are_is_written_unasked(tmp_path: Path) -> None:
+    written = write_outputs(make_analysis(), tmp_path, WriteOptions(names=("preview",)))
+    assert list(written.files) == ["json", "preview"]
+    assert set(contents(tmp_path)) == {"result.json", "preview.png"}
+
+
+def older_run(folder: Path) -> None:
+    """What an earlier run about the scan of `make_analysis` left, and what somebody put beside."""
+    write_outputs(make_explained(), folder, WriteOptions(names=("html", "nifti")))
+    (folder / "overlays").mkdir()
+    for name in ("report.dcm", "segmentation.dcm", "heat-map.dcm", "overlays/0001.dcm"):
+        (folder / name).write_bytes(b"of another answer")
+    (folder / "notes.txt").write_bytes(b"seen by two readers")
+    (folder / "other.dcm").write_bytes(b"not ours")
+
+
+def test_what_an_earlier_run_wrote_and_this_one_does_not_is_removed(tmp_path: Path) -> None:
+    older_run(tmp_path)
+    write_outputs(make_analysis(), tmp_path)
+    assert set(contents(tmp_path)) == {
+        "notes.txt",
+        "other.dcm",
+        "preview.png",
+        "report.html",
+        "result.json",
+    }
+    assert not (tmp_path / "overlays").exists()
+
+
+def test_what_this_scan_cannot_have_is_removed_too(tmp_path: Path) -> None:
+    older_run(tmp_path)
+    options = WriteOptions(names=("json", "dicom_parametric_map"))
+    written = write_outputs(make_unsuitable(), tmp_path, options)
+    assert set(written.skipped) == {"dicom_parametric_map"}
+    assert set(contents(tmp_path)) == {"notes.txt", "other.dcm", "result.json"}
+
+
+def test_files_of_others_among_the_overlays_are_kept(tmp_path: Path) -> None:
+    older_run(tmp_path)
+    (tmp_path / "overlays" / "mine.dcm").write_bytes(b"not ours")
+    write_outputs(make_analysis(), tmp_path)
+    assert [path.name for path in (tmp_path / "overlays").iterdir()] == ["mine.dcm"]
+
+
+@pytest.mark.parametrize("error", [WriteError("full"), RuntimeError("gone")])
+def test_a_write_that_fails_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    older_run(tmp_path)
+    before = contents(tmp_path)
+
+    def fail(*_: object) -> Path:
+        raise error
+
+    monkeypatch.setitem(WRITERS, "preview", fail)
+    with pytest.raises(type(error)):
+        write_outputs(make_analysis(), tmp_path)
+    assert contents(tmp_path) == before
+    with pytest.raises(type(error)):
+        write_outputs(make_analysis(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_in_the_place_of_a_file_is_said_before_anything_is_removed(
+    tmp_path: Path,
+) -> None:
+    older_run(tmp_path)
+    (tmp_path / "preview.png").mkdir()
+    before = contents(tmp_path)
+    with pytest.raises(WriteError, match=r"preview\.png is a folder"):
+        write_outputs(make_analysis(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_wherever_the_last_step_is_cut_short_all_files_are_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = Path.replace
+    for num_moves in range(3):
+        folder = tmp_path / str(num_moves)
+        write_outputs(make_explained(), folder, WriteOptions(names=("html", "nifti", "preview")))
+        old, moved = contents(folder), []
+
+        def cut(path: Path, target: Path, limit: int = num_moves, moved: list = moved) -> Path:
+            # Writers rename as well, inside the folder of what is not in its place yet.
+            if not target.parent.name.endswith(".part"):
+                if len(moved) == limit:
+                    raise PermissionError(13, "Permission denied")
+                moved.append(target.name)
+            return move(path, target)
+
+        monkeypatch.setattr(Path, "replace", cut)
+        with pytest.raises(WriteError, match=r"cannot be replaced: permission denied"):
+            write_outputs(make_analysis(), folder)
+        monkeypatch.undo()
+        there = contents(folder)
+        is_old = [there[name] == old.get(name) for name in there]
+        assert "result.json" in there
+        assert all(is_old) or not any(is_old)
+        # The folder still has an owner: the same scan may be written again.
+        write_outputs(make_analysis(), folder)
+
+
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path: Path) -> None:
+    (tmp_path / "p07").write_text("a file")
+    with pytest.raises(WriteError, match="is a file and a folder is needed"):
+        write_outputs(make_analysis(), tmp_path / "p07")
+    assert (tmp_path / "p07").read_text() == "a file"
+
+
+def test_every_writer_leaves_what_the_table_says_and_nothing_else(tmp_path: Path) -> None:
+    assert list(OUTPUTS) == list(WRITERS)
+    analysis = analysed(small_scan(tmp_path / "scan"))
+    options = WriteOptions(names=tuple(WRITERS))
+    write_outputs(analysis, tmp_path / "out", options)
+    found = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert set(results_in(tmp_path / "out")) == found
+    for name, patterns in OUTPUTS.items():
+        for pattern in patterns:
+            assert list((tmp_path / "out").glob(pattern)), (name, pattern)
+    # And all of it goes when the next run writes none of it.
+    write_outputs(analysis, tmp_path / "out", WriteOptions(names=("json",)))
+    assert set(contents(tmp_path / "out")) == {"result.json"}
 
 
 def test_a_foreign_result_file_is_kept(tmp_path: Path) -> None:

@@ -117,7 +117,8 @@ def sent(archive: Archive, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     storescu = find_tool("storescu")
     folder = tmp_path_factory.mktemp("sent")
     analysis = analysed(small_scan(folder / "scan"))
-    files = dict(write_outputs(analysis, folder / "out", WriteOptions(names=OBJECTS)).files)
+    written = write_outputs(analysis, folder / "out", WriteOptions(names=OBJECTS)).files
+    files = {name: written[name] for name in OBJECTS}
     files["dicom_sc"] = sorted(files["dicom_sc"].iterdir())[0]
     address = ("-aec", "ORTHANC", "127.0.0.1", str(archive.dicom_port))
     for path in files.values():

@@ -54,8 +54,11 @@ class Work:
         """Which of the files written a user is pointed at."""
         return "report.html" if "html" in self.writing.names else ""
 
-    def run(self, scan: Path, folder: Path | None, listener: Listener) -> ScanResult:
-        """Classify one scan, write its outputs, print its JSON line."""
+    def run(self, scan: Path, folder: Path | None, listener: Listener) -> tuple[ScanResult, str]:
+        """Classify one scan and write its outputs; returns the answer, and its line of JSON.
+
+        Not the analysis: it would be kept in memory while the next scan is read.
+        """
         from chestct.pipeline import analyse_scan
         from chestct.writers.folders import check_folder, write_outputs
 
@@ -73,10 +76,8 @@ class Work:
         if folder is not None:
             written = write_outputs(analysis, folder, self.writing)
             for name, reason in written.skipped.items():
-                show_error(f"{scan.name}: {name} was left out. {reason}")
-        if self.is_json:
-            _print_json(analysis)
-        return analysis.result
+                show_error(f"{analysis.result.scan}: {name} was left out. {reason}")
+        return analysis.result, _json_line(analysis) if self.is_json else ""
 
 
 @dataclass
@@ -159,42 +160,73 @@ def load(folder: Path | None, choice: EngineChoice) -> tuple[Classifier, Engine]
 
 def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
+    from chestct.pipeline import scan_name
     from chestct.writers.folders import folder_names
 
     outcome = Outcome()
-    folders = [None if out is None else out / name for name in folder_names(scans)]
+    names = [scan_name(scan) for scan in scans]
+    folders = [None if out is None else out / name for name in folder_names(names)]
     with scan_progress(is_quiet=work.is_json) as progress:
         task = progress.add_task("", total=len(scans))
-        for scan, folder in zip(scans, folders, strict=True):
-            progress.update(task, description=scan.name)
+        for scan, name, folder in zip(scans, names, folders, strict=True):
+            progress.update(task, description=name)
 
-            def show_steps(done: int, num: int, name: str = scan.name) -> None:
+            def show_steps(done: int, num: int, name: str = name) -> None:
                 """Say how far the explanation of this scan is."""
                 progress.update(task, description=f"{name}: explaining, {done} of {num}")
 
             try:
-                outcome.results.append(work.run(scan, folder, show_steps))
-                outcome.reports.append(folder and folder / work.shown_file)
-            except ChestCTError as error:
-                show_error(error if scan.name in str(error) else f"{scan}: {error}")
+                result, line = work.run(scan, folder, show_steps)
+            except Exception as error:
+                # Whatever one scan does to the program, the others get their results.
+                if len(scans) == 1 and not isinstance(error, ChestCTError | MemoryError):
+                    # Nothing else is lost, and `main` can show where it arose.
+                    raise
+                show_error(_failure(scan, name, error))
                 outcome.num_failed += 1
+            else:
+                outcome.results.append(result)
+                outcome.reports.append(folder and folder / work.shown_file)
+                # Outside: a closed pipe or a full disk would fail every scan, and ends the call.
+                if work.is_json:
+                    typer.echo(line)
             progress.advance(task)
     return outcome
 
 
+def _failure(scan: Path, name: str, error: Exception) -> str:
+    """What to say about a scan that failed."""
+    if isinstance(error, ChestCTError):
+        return str(error) if name in str(error) else f"{scan}: {error}"
+    if isinstance(error, MemoryError):
+        return (
+            f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
+            "a machine with more."
+        )
+    # The text of an OSError holds the name of a file, and archives name files by patient.
+    reason = (error.strerror or "no details") if isinstance(error, OSError) else error
+    return (
+        f"{scan}: internal error ({type(error).__name__}: {reason}). Classify this scan alone with "
+        "--debug for details, and report them."
+    )
+
+
 def _show(outcome: Outcome, out: Path | None) -> None:
+    from chestct.pipeline import readable
+
     console = stdout_console()
     if len(outcome.results) == 1:
-        show_result(console, outcome.results[0], outcome.reports[0])
+        report = outcome.reports[0]
+        show_result(console, outcome.results[0], report and Path(readable(report)))
     elif outcome.results:
         show_table(console, outcome.results)
         if out is not None:
-            console.print(f"Reports: one folder per scan in {out}", markup=False)
+            console.print(f"Reports: one folder per scan in {readable(out)}", markup=False)
     if outcome.results:
         show_notice(console, outcome.results[0])
 
 
-def _print_json(analysis: ScanAnalysis) -> None:
+def _json_line(analysis: ScanAnalysis) -> str:
     from chestct.writers.json_report import result_document
 
-    typer.echo(result_document(analysis).model_dump_json())
+    return result_document(analysis).model_dump_json()

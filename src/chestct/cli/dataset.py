@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chestct.cli import dataset_more, options
+from chestct.cli import dataset_options as shared
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.errors import ChestCTError
 
@@ -30,15 +31,6 @@ for _command in (dataset_more.export, dataset_more.readers, dataset_more.flow):
     app.command()(_command)
 
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
-
-ManifestFile = Annotated[
-    Path,
-    typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
-]
-Processes = Annotated[
-    int | None,
-    typer.Option("--processes", min=1, metavar="N", help="Scans at once. Default: all cores."),
-]
 
 
 class WrongUseError(ChestCTError):
@@ -85,7 +77,7 @@ def scan(
 
 @app.command()
 def check(
-    manifest: ManifestFile,
+    manifest: shared.ManifestFile,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the report as JSON.")
     ] = None,
@@ -96,12 +88,11 @@ def check(
     is_quick: Annotated[
         bool, typer.Option("--quick", help="Do not read the scans; pixels are not compared.")
     ] = False,
-    processes: Processes = None,
+    processes: shared.Processes = None,
+    labels: shared.Labels = None,
 ) -> None:
     """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
-    from chestct.datasets.manifest_csv import read_manifest
-
-    scans = read_manifest(manifest)
+    scans = shared.read_scans(manifest, labels)
 
     from chestct.datasets.checks import check_manifest, report_json
     from chestct.datasets.gathering import gather_facts
@@ -120,7 +111,7 @@ def check(
 
 @app.command()
 def split(
-    manifest: ManifestFile,
+    manifest: shared.ManifestFile,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="N", help="Deal the patients out to N folds."),
@@ -139,6 +130,7 @@ def split(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: MANIFEST itself.")
     ] = None,
+    labels: shared.Labels = None,
 ) -> None:
     """Divide the scans by patient, every class alike."""
     if (folds is not None) + (share is not None) + is_maseres != 1:
@@ -146,10 +138,10 @@ def split(
     if validation and share is None:
         raise WrongUseError("--validation goes with --hold-out SHARE.")
 
-    from chestct.datasets.manifest_csv import read_manifest, write_manifest
+    from chestct.datasets.manifest_csv import write_manifest
     from chestct.datasets.splits import SPLITTERS, SplitSettings
 
-    scans = read_manifest(manifest, needs_files=False)
+    scans = shared.read_scans(manifest, labels, needs_files=False)
     name = "maseres_paper" if is_maseres else "k_fold" if share is None else "hold_out"
     settings = SplitSettings(
         folds=folds or 5,
@@ -164,7 +156,7 @@ def split(
 
 @app.command()
 def prepare(
-    manifest: ManifestFile,
+    manifest: shared.ManifestFile,
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
     ],
@@ -184,7 +176,8 @@ def prepare(
             help="Inputs per scan; see the guide.",
         ),
     ] = 1,
-    processes: Processes = None,
+    processes: shared.Processes = None,
+    labels: shared.Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""
     from chestct.lookup import look_up
@@ -192,9 +185,7 @@ def prepare(
 
     chosen = look_up(RECIPES, recipe, kind="recipe")
 
-    from chestct.datasets.manifest_csv import read_manifest
-
-    scans = read_manifest(manifest)
+    scans = shared.read_scans(manifest, labels)
 
     from chestct.datasets.cache import GIB, Cache
     from chestct.datasets.labelled import prepare_all

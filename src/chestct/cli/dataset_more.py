@@ -8,16 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from chestct.cli import dataset_options as shared
 from chestct.cli.terminal import show_written, stdout_console
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
     from chestct.datasets.export import ExportResult
-
-ManifestFile = Annotated[
-    Path,
-    typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
-]
 
 
 class SharingError(ChestCTError):
@@ -25,7 +21,7 @@ class SharingError(ChestCTError):
 
 
 def export(
-    manifest: ManifestFile,
+    manifest: shared.ManifestFile,
     kind: Annotated[str, typer.Option("--to", metavar="FORMAT", help="tiff16 or nifti.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder of its own.")],
     key: Annotated[
@@ -43,20 +39,17 @@ def export(
     names_sites: Annotated[
         bool, typer.Option("--name-sites", help="Keep the names of sites; else they are numbered.")
     ] = False,
-    processes: Annotated[
-        int | None,
-        typer.Option("--processes", min=1, metavar="N", help="Scans at once. Default: all cores."),
-    ] = None,
+    processes: shared.Processes = None,
+    labels: shared.Labels = None,
 ) -> None:
     """Copy the scans for sharing, without names or identifiers; goes on where it stopped."""
     from chestct.cli.dataset import progress_bar
     from chestct.datasets.export import ExportSettings, export_scans
-    from chestct.datasets.manifest_csv import read_manifest
     from chestct.datasets.pseudonyms import read_or_make_key
 
     if key is not None and out.resolve() in key.resolve().parents:
         raise SharingError(f"The key {key} must not lie in {out}: whoever gets the export gets it.")
-    scans = read_manifest(manifest)
+    scans = shared.read_scans(manifest, labels)
     ExportSettings(kind, period=period)
     settings = ExportSettings(kind, read_or_make_key(key) if key else None, period, names_sites)
     with progress_bar(len(scans), "copying") as report_progress:
@@ -134,20 +127,20 @@ def readers(
 
 
 def flow(
-    manifest: ManifestFile,
+    manifest: shared.ManifestFile,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write it: .csv, or .md for Markdown."),
     ] = None,
+    labels: shared.Labels = None,
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
     from chestct.datasets.exclusions import flow_csv, flow_markdown, flow_of
-    from chestct.datasets.manifest_csv import read_manifest
     from chestct.files import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
         raise SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
-    steps = flow_of(read_manifest(manifest, needs_files=False))
+    steps = flow_of(shared.read_scans(manifest, labels, needs_files=False))
     stdout_console().print(Text(flow_markdown(steps)), soft_wrap=True)
     if out is not None:
         words = flow_csv(steps) if out.suffix == ".csv" else flow_markdown(steps)

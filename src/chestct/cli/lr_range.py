@@ -10,7 +10,7 @@ def lr_range(
     manifest: options.ManifestFile,
     out: options.RangeFolder,
     overrides: options.Overrides = None,
-    steps: options.RangeSteps = 200,
+    steps: options.RangeSteps = None,
     epochs: options.RangeEpochs = None,
     processes: options.Processes = None,
     device: options.Device = "auto",
@@ -19,12 +19,15 @@ def lr_range(
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
     from chestct.training.devices import choose_device
     from chestct.training.lr_range import write_range_test
+    from chestct.training.quick_range import QUICK_STEPS
     from chestct.training.range_session import RangePlan, run_range_test
     from chestct.training.settings_file import read_settings
 
+    options.require_one_form(steps, epochs)
     settings = read_settings(config, overrides or ())
     lines = EpochLines(epochs or 1)
     with listening(processes) as listener:
-        plan = RangePlan(settings, manifest, out, steps, epochs, choose_device(device))
+        chosen = choose_device(device)
+        plan = RangePlan(settings, manifest, out, steps or QUICK_STEPS, epochs, chosen)
         found = run_range_test(plan, listener, lambda entry: lines.show("range", entry))
     show_range_test(found, write_range_test(found, out))

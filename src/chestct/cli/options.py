@@ -184,9 +184,18 @@ def require_exists(scan: Path) -> None:
     """Refuse a path that is not there before anything heavy is loaded.
 
     Raises:
-        ReadError: There is nothing of this name.
+        ReadError: There is nothing of this name, or nobody can say whether there is.
     """
-    if not scan.exists():
+    try:
+        is_there = scan.exists()
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        msg = (
+            f"{scan} cannot be looked for: {reason}. Check its name, and that the folders above it "
+            "may be searched."
+        )
+        raise ReadError(msg) from error
+    if not is_there:
         msg = f"{scan} does not exist. Give a folder, a DICOM or NIfTI file, or a zip of a scan."
         raise ReadError(msg)
 

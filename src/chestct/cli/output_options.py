@@ -23,7 +23,7 @@ Write = Annotated[
         metavar="NAMES",
         help="What to write to --out: names that 'chestct info' lists, with commas between them, "
         "or all. All leaves out dicom_sc, whose pixels can hold names burned in by a scanner. "
-        "Default: json,html,preview.",
+        "json is always written. Default: json,html,preview.",
         rich_help_panel=_OUTPUT,
     ),
 ]

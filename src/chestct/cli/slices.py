@@ -117,7 +117,7 @@ def lr_range(
     out: options.RangeFolder,
     weights: given.Weights = None,
     overrides: options.Overrides = None,
-    steps: options.RangeSteps = 200,
+    steps: options.RangeSteps = None,
     epochs: options.RangeEpochs = None,
     device: options.Device = "auto",
     processes: options.Processes = None,
@@ -126,8 +126,10 @@ def lr_range(
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
     from chestct.training.devices import choose_device
     from chestct.training.lr_range import write_range_test
+    from chestct.training.quick_range import QUICK_STEPS
     from chestct.training.slice_session import SlicePlan, run_slice_range_test
 
+    options.require_one_form(steps, epochs)
     settings = _settings(config, overrides, weights)
     lines = EpochLines(epochs or 1)
     with listening(processes) as listener:
@@ -139,7 +141,7 @@ def lr_range(
             after_epoch=lambda entry: lines.show("range", entry),
             device=choose_device(device),
         )
-        found = run_slice_range_test(plan, steps=steps, epochs=epochs)
+        found = run_slice_range_test(plan, steps=steps or QUICK_STEPS, epochs=epochs)
     show_range_test(found, write_range_test(found, out))
 
 

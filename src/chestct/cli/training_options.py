@@ -48,7 +48,8 @@ RangeFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
 ]
 RangeSteps = Annotated[
-    int, typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form.")
+    int | None,
+    typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form. Default: 200."),
 ]
 RangeEpochs = Annotated[
     int | None,
@@ -59,6 +60,20 @@ RangeEpochs = Annotated[
         help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
     ),
 ]
+
+
+def require_one_form(steps: int | None, epochs: int | None) -> None:
+    """Refuse the steps of a range test's quick form together with the epochs of the paper's.
+
+    Raises:
+        TrainingError: Both were said.
+    """
+    if steps is not None and epochs is not None:
+        msg = (
+            f"--steps {steps} is for the quick range test and --epochs {epochs} for the MASERes "
+            "paper's, which has no steps. Say one of them."
+        )
+        raise TrainingError(msg)
 
 
 def named_files(said: list[str] | None) -> dict[str, Path]:

@@ -124,9 +124,13 @@ def describe_confounder(found: Confounder) -> Finding | None:
 
 def _class_findings(manifest: Manifest) -> list[Finding]:
     cases = manifest.cases
-    if min(cases.values()) == 0 or len(cases) < 2:
-        sentence = f"There are scans of {sum(count > 0 for count in cases.values())} class(es)."
+    empty = [label for label, count in cases.items() if not count]
+    if len(cases) - len(empty) < 2:
+        sentence = f"There are scans of {len(cases) - len(empty)} class(es)."
         return [Finding("classes", "refuse", f"{sentence} A classifier needs at least two.")]
+    if empty:
+        sentence = f"No scan is {' or '.join(empty)}. Add some, or leave the class out of the"
+        return [Finding("classes", "refuse", f"{sentence} labels.")]
     smallest = min(cases, key=lambda label: cases[label])
     if cases[smallest] >= _FEW_PATIENTS:
         return []

@@ -15,6 +15,7 @@ _PATTERNS: Final = {
     CAP: rf"(?:cap|community acquired pneumonia|pneumonia){_WHAT}{_NUMBER}",
     NORMAL: rf"(?:normal|healthy|controls?|no pneumonia){_WHAT}{_NUMBER}",
 }
+_COVID_MAH_CT: Final = r"covid ?(?:19 ?)?mah ?ct ?(?:3d)?(?: .*)?"
 
 
 def class_of(name: str) -> str | None:
@@ -24,11 +25,19 @@ def class_of(name: str) -> str | None:
     CAP, "Normal Subjects" and "healthy" are normal; "COVID-CT-MD", the name of a data set, and
     "non-covid", which says what it is not, are none.
     """
-    words = " ".join(re.findall(r"[a-z0-9]+", name.lower()))
+    words = _words_of(name)
     for label, pattern in _PATTERNS.items():
         if re.fullmatch(pattern, words):
             return label
     return None
+
+
+def is_covid_mah_ct(name: str) -> bool:
+    """Whether a name is that of the data set COVID-MAH-CT, as a whole, or more words after it.
+
+    "COVID-MAH-CT 3D" and "covid_mah_ct" are, "mahdi" and "mah" are not.
+    """
+    return re.fullmatch(_COVID_MAH_CT, _words_of(name)) is not None
 
 
 def class_in_path(scan: str) -> str | None:
@@ -38,3 +47,8 @@ def class_in_path(scan: str) -> str | None:
         if found is not None:
             return found
     return None
+
+
+def _words_of(name: str) -> str:
+    """A name in lower case, its letters and digits in words one blank apart."""
+    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))

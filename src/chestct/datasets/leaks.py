@@ -76,7 +76,7 @@ def find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[S
 
 
 def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
-    """Scans with the same pixels: on two sides, with two labels, or simply twice."""
+    """Scans with the same pixels: with two labels, on two sides, of two patients, or twice."""
     return [_judge(shared) for shared in find_shared_slices(manifest, facts)]
 
 
@@ -144,10 +144,10 @@ def _judge(shared: SharedSlices) -> Finding:
             "patient and divide the scans anew."
         )
         return Finding("leak", "refuse", sentence, numbers)
-    if first.patient != second.patient and not (first.side and second.side):
+    if first.patient != second.patient:
         sentence = (
-            f"{what} under two patients, so a split by patient can put them on two sides. Keep one "
-            "of the rows, or give both the same patient."
+            f"{what} under two patients. A split by patient can put them on two sides, and on one "
+            "side they count as two patients. Keep one of the rows, or give both the same patient."
         )
         return Finding("leak", "refuse", sentence, numbers)
     sentence = f"{what}. They count twice: keep one of the rows."

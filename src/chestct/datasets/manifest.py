@@ -32,6 +32,10 @@ class ManifestError(ChestCTError):
     """A manifest is impossible or cannot be used so; the message names the row and the remedy."""
 
 
+class UnknownLabelError(ManifestError):
+    """A row's label is none of the classes that are asked for."""
+
+
 @dataclass(frozen=True)
 class ManifestRow:
     """One scan.
@@ -83,8 +87,8 @@ class Manifest:
         excluded: Rows that give a reason for leaving them out; kept to be written and counted.
 
     Raises:
-        ManifestError: No rows, all of them excluded, an empty scan or patient, an unknown label, a
-            scan twice.
+        ManifestError: No rows, all of them excluded, an empty scan or patient, a scan twice.
+        UnknownLabelError: An unknown label.
     """
 
     rows: tuple[ManifestRow, ...]
@@ -256,7 +260,7 @@ def _check_labels(manifest: Manifest) -> None:
     if wrong:
         message = unknown_label_message(wrong[0].label, known)
         more = f" {len(wrong)} rows in all have an unknown label." if len(wrong) > 1 else ""
-        raise ManifestError(
+        raise UnknownLabelError(
             f"{manifest.name}, row {wrong[0].number}: {message}{more} Correct the column 'label'."
         )
 

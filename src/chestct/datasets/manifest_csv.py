@@ -125,13 +125,35 @@ def parse_sex(text: str) -> str:
 def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], list[list[str]]]:
     """Column names and cells; the delimiter is the one the header holds.
 
+    Columns without a name, as spreadsheets leave them behind, are dropped where they are empty;
+    the first one, in which pandas numbers the rows, in any case.
+
     Args:
         file: A CSV file with comma or semicolon, in UTF-8.
         needed: Columns it must have.
 
     Raises:
-        ManifestError: It is no such file, or lacks a column.
+        ManifestError: It is no such file, lacks a column, has one twice, or a cell stands in a
+            column without a name.
     """
+    header, *lines = _read_cells(file, needed) or [[]]
+    header = [name.strip() for name in header]
+    header = [name.lower() if name.lower() in (*KNOWN, *READING) else name for name in header]
+    missing = [name for name in needed if name not in header]
+    if missing:
+        msg = (
+            f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
+            f"the columns: {', '.join(needed)}, and any of {', '.join(KNOWN[3:])}."
+        )
+        raise ManifestError(msg)
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise ManifestError(f"{file.name} has the column '{twice[0]}' twice. Rename one of them.")
+    return _without_unnamed(file.name, header, lines)
+
+
+def _read_cells(file: Path, needed: Sequence[str]) -> list[list[str]]:
+    """All cells of a CSV file, line by line."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -141,22 +163,37 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
     first = text.split("\n", 1)[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         raise ManifestError(f"{file.name} is not a well-formed CSV file: {error}.") from error
-    header = [name.strip() for name in lines[0]] if lines else []
-    header = [name.lower() if name.lower() in (*KNOWN, *READING) else name for name in header]
-    missing = [name for name in needed if name not in header]
-    if missing:
-        msg = (
-            f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
-            f"the columns: {', '.join(needed)}, and any of {', '.join(KNOWN[3:])}."
-        )
-        raise ManifestError(msg)
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ManifestError(f"{file.name} has the column '{twice[0]}' twice. Rename one of them.")
-    return header, lines[1:]
+
+
+def _without_unnamed(
+    name: str, header: list[str], lines: list[list[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """The columns that have a name, and cells beyond the header; all others must be empty.
+
+    All but the first one, in which pandas numbers the rows.
+    """
+    unnamed = [index for index, column in enumerate(header) if not column and index]
+    for number, cells in enumerate(lines, start=1 + HEADER_ROWS):
+        for index in unnamed:
+            if index < len(cells) and cells[index].strip():
+                msg = (
+                    f"{name}, row {number}: column {index + 1} has no name but a cell here. Name "
+                    "the column in row 1, or empty the cell; put text that holds a comma in double "
+                    "quotes."
+                )
+                raise ManifestError(msg)
+    named = [column for column in header if column]
+    if len(named) == len(header):
+        return header, lines
+    # What stands beyond the header stays, to be refused with its row.
+    kept = [
+        [cell for column, cell in zip(header, cells, strict=False) if column] + cells[len(header) :]
+        for cells in lines
+    ]
+    return named, kept
 
 
 def read_row(name: str, number: int, header: list[str], cells: list[str]) -> ManifestRow:
@@ -183,7 +220,7 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         split=_split(name, number, row),
         fold=_fold(name, number, row),
         excluded=row.get("excluded", ""),
-        others={column: cell for column, cell in row.items() if column not in KNOWN and column},
+        others={column: cell for column, cell in row.items() if column not in KNOWN},
         number=number,
     )
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from chestct.datasets.class_names import class_of
+from chestct.datasets.class_names import class_of, is_covid_mah_ct
 from chestct.datasets.found import (
     Found,
     class_folders,
@@ -27,6 +27,7 @@ from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.manifest_csv import parse_age, parse_sex
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
+from chestct.readers import format_of
 
 Value = TypeVar("Value")
 
@@ -50,7 +51,8 @@ def scan_folder(
     Args:
         folder: A data set, unpacked.
         layout: Name in `LAYOUTS`, or "auto" for the first one that finds scans.
-        reading: Columns that say how slices lie (`spacing_mm`, `order`, ...), put on every row.
+        reading: Columns that say how slices lie (`spacing_mm`, `order`, ...), put on every row
+            whose scan is a folder of slices.
 
     Returns:
         The manifest, the layout that was found, and what should be known about it.
@@ -68,7 +70,7 @@ def scan_folder(
         found = look_up(LAYOUTS, name, kind="layout")(place)
         if found.rows:
             rows = [
-                replace(row, others={**row.others, **(reading or {})})
+                _with_reading(row, place, reading or {})
                 for row in with_distinct_patients(found.rows)
             ]
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
@@ -79,6 +81,13 @@ def scan_folder(
         "(columns scan, patient, label)."
     )
     raise ManifestError(msg)
+
+
+def _with_reading(row: ManifestRow, folder: Path, reading: Mapping[str, str]) -> ManifestRow:
+    """The row with what was said of slices, where its scan is a folder of them."""
+    if not reading or format_of(folder / row.scan) != "tiff":
+        return row
+    return replace(row, others={**row.others, **reading})
 
 
 def read_spgc(folder: Path) -> Found:
@@ -178,13 +187,17 @@ def read_covid_ct_md(folder: Path) -> Found:
 def read_covid_mah_ct(folder: Path) -> Found:
     """COVID-MAH-CT 3D: one folder of TIFF slices per patient, numbered 1 to 133, all COVID-19.
 
-    Assumed: the folder, or one above or below it, has "mah" in its name.
+    Assumed: the folder, or one below it, is named after the data set ("COVID-MAH-CT 3D",
+    "covid_mah_ct"); what lies above the folder is not asked. Where a folder in or around it is
+    named after another class, this is taken for no COVID-MAH-CT.
     """
     found = Found()
-    places = [folder, *folders_under(folder, 2)]
-    for place in places:
-        if not any("mah" in part.lower() for part in place.resolve().parts[-3:]):
+    for place in [folder, *folders_under(folder, 2)]:
+        inside = [folder.name, *place.relative_to(folder).parts]
+        if not any(is_covid_mah_ct(name) for name in inside):
             continue
+        if any(class_of(name) not in (None, COVID19) for name in (folder.parent.name, *inside)):
+            return Found()
         for patient in subfolders(place):
             if patient.name.isdecimal() and scan_has_files(patient):
                 others = {"dataset": "COVID-MAH-CT"}
@@ -203,14 +216,15 @@ def read_label_table(folder: Path) -> Found:
     lines = read_table(folder / "labels.csv")
     if not lines or not {"scan", "label"} <= set(lines[0]):
         return found
-    for cells in lines[1:]:
-        row = dict(zip(lines[0], cells, strict=False))
-        if row.get("scan") and row.get("label"):
-            scan = folder / row["scan"]
-            patient = row.get("patient") or stem(scan)
-            found.rows.append(
-                ManifestRow(str(scan), patient, class_of(row["label"]) or row["label"])
-            )
+    rows = [dict(zip(lines[0], cells, strict=False)) for cells in lines[1:] if any(cells)]
+    complete = [row for row in rows if row.get("scan") and row.get("label")]
+    for row in complete:
+        scan = folder / row["scan"]
+        label = class_of(row["label"]) or row["label"]
+        found.rows.append(ManifestRow(str(scan), row.get("patient") or stem(scan), label))
+    if missing := len(rows) - len(complete):
+        note = f"{missing} row(s) of labels.csv have no scan or no label and were left out."
+        found.notes.append(note)
     return found
 
 

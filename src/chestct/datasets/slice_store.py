@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,10 +23,18 @@ from torch.utils.data import Dataset
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.slice_pictures import PictureForm, fitted, read_picture
 from chestct.datasets.workers import ProgressCallback, run_all
-from chestct.errors import ChestCTError, WriteError
+from chestct.errors import ChestCTError
+from chestct.files import write_whole_with
 
 FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
+
+_NAME: Final = "slices-"
+_ABANDONED_AFTER_S: Final = 3600.0
+_REMEDY: Final = (
+    "Free space or choose another folder for prepared slices: data.cache in the settings, or the "
+    "environment's XDG_CACHE_HOME."
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ def gather_slices(
     """
     paths = [manifest.path(row) for row in manifest.rows]
     places = {row.number: place for place, row in enumerate(manifest.rows)}
-    kept = folder / f"slices-{_key(paths, form)}"
+    kept = folder / f"{_NAME}{_key(paths, form)}"
     values_file, facts_file = kept.with_suffix(".npy"), kept.with_suffix(".json")
     if facts_file.is_file() and values_file.is_file():
         facts = tuple(SliceFacts(**each) for each in json.loads(facts_file.read_text()))
@@ -172,21 +180,32 @@ def _opened(path: Path) -> Float16[np.ndarray, "slice height width"]:
 
 def _keep(values_file: Path, facts_file: Path, found: Sequence[Found]) -> None:
     """Write both files aside and rename them, the facts last: they say that all is there."""
-    aside = values_file.with_name(f".{os.getpid()}.{values_file.name}")
-    try:
-        values_file.parent.mkdir(parents=True, exist_ok=True)
-        shape = (len(found), *found[0][1].shape)
-        kept = np.lib.format.open_memmap(aside, mode="w+", dtype=np.float16, shape=shape)
-        for place, (_, values) in enumerate(found):
-            kept[place] = values
-        kept.flush()
-        aside.replace(values_file)
-        text = json.dumps([asdict(facts) for facts, _ in found])
-        aside_facts = facts_file.with_name(f".{os.getpid()}.{facts_file.name}")
-        aside_facts.write_text(text, encoding="utf-8")
-        aside_facts.replace(facts_file)
-    except OSError as error:
+    _remove_abandoned(values_file.parent)
+    write_whole_with(values_file, lambda aside: _write_values(aside, found), remedy=_REMEDY)
+    text = json.dumps([asdict(facts) for facts, _ in found])
+    write_whole_with(
+        facts_file, lambda aside: aside.write_text(text, encoding="utf-8"), remedy=_REMEDY
+    )
+
+
+def _write_values(path: Path, found: Sequence[Found]) -> None:
+    """Write an .npy file slice by slice.
+
+    Not in place through a memory map: on a full disk the system would end the process there, and no
+    error would be seen.
+    """
+    shape = (len(found), *found[0][1].shape)
+    descr = np.lib.format.dtype_to_descr(np.dtype(np.float16))
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for _, values in found:
+            stream.write(values.astype(np.float16).tobytes())
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove files that a killed process left half-written, an hour after."""
+    for path in folder.glob(f".*.{_NAME}*"):
         with suppress(OSError):
-            aside.unlink()
-        msg = f"The prepared slices cannot be kept in {values_file.parent}: {error.strerror}. Free"
-        raise WriteError(f"{msg} some space or choose another folder (data.cache).") from error
+            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+                path.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -65,7 +67,7 @@ class Engine(Protocol):
 
         Raises:
             EngineError: The input has another size than the network was made ready for, or the
-                network did not give numbers.
+                network could not be run or did not give numbers.
         """
 
 
@@ -86,6 +88,33 @@ def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, i
         raise EngineError(msg)
     if not np.isfinite(scan).all():
         raise EngineError("The prepared scan holds values that are not finite (nan or inf).")
+
+
+@contextmanager
+def engine_errors(engine: str, *, line: int = 0) -> Iterator[None]:
+    """Around what a package does with a network: its errors become ours.
+
+    Args:
+        engine: Engine, precision and device in words.
+        line: Which line of the package's message is passed on: 0 for the first, -1 for the last.
+
+    Raises:
+        EngineError: The package raised a `RuntimeError`, such as one about a full GPU.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        msg = (
+            f"The network cannot be run with {engine}: {reason_of(error, line=line)}. Free memory, "
+            "or take another engine, device or precision."
+        )
+        raise EngineError(msg) from error
+
+
+def reason_of(error: Exception, *, line: int = 0) -> str:
+    """One line of what a package said of an error, or what kind of error it is."""
+    said = [text.strip() for text in str(error).splitlines() if text.strip()]
+    return said[line].rstrip(".") if said else type(error).__name__
 
 
 def checked_logits(logits: np.ndarray, engine: str) -> Float32[np.ndarray, " class"]:

@@ -16,7 +16,13 @@ from jaxtyping import Float32
 
 from chestct.arrays import Mask, NetworkInput
 from chestct.engines.cache import find_entry, store_entry, text_key
-from chestct.engines.interface import RunnableNetwork, check_input, checked_logits
+from chestct.engines.interface import (
+    RunnableNetwork,
+    check_input,
+    checked_logits,
+    engine_errors,
+    reason_of,
+)
 from chestct.errors import EngineError
 from chestct.extras import import_extra
 
@@ -26,6 +32,8 @@ CONVERSION: Final = "2"
 
 _MODEL_FILE: Final = "model.xml"
 _HINTS: Final = {"float32": "f32", "bf16": "bf16"}
+_REASON_LINE: Final = -1
+"""OpenVINO's messages begin with places in its own source."""
 
 
 class OpenVinoEngine:
@@ -58,7 +66,7 @@ class OpenVinoEngine:
         try:
             self._compiled = core.compile_model(converted_model(model, core), device, hint)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = reason_of(error, line=_REASON_LINE)
             raise EngineError(f"OpenVINO cannot run this network: {reason}. Use torch.") from error
 
     def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
@@ -68,7 +76,9 @@ class OpenVinoEngine:
         mask = lungs.astype(np.float32)[None, None]
         # A network that ignores the lungs is converted to a model with one input.
         tensors = [batch, mask][: len(self._compiled.inputs)]
-        return checked_logits(self._compiled(tensors)[0], self.name)
+        with engine_errors(self.name, line=_REASON_LINE):
+            found = self._compiled(tensors)[0]
+        return checked_logits(found, self.name)
 
 
 def import_openvino() -> Any:

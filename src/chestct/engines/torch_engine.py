@@ -9,7 +9,13 @@ import torch
 from jaxtyping import Float32
 
 from chestct.arrays import Mask, NetworkInput
-from chestct.engines.interface import RunnableNetwork, check_input, checked_logits
+from chestct.engines.interface import (
+    RunnableNetwork,
+    check_input,
+    checked_logits,
+    engine_errors,
+    reason_of,
+)
 from chestct.errors import EngineError
 
 _TYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -26,7 +32,7 @@ class TorchEngine:
         device: PyTorch's name of the device, None for the CPU.
 
     Raises:
-        EngineError: There is no such device.
+        EngineError: There is no such device, or the network does not fit on it.
     """
 
     def __init__(
@@ -39,21 +45,24 @@ class TorchEngine:
         if self._device.type != "cpu":
             self.name += f" {self._device}"
         network = model.load_network().eval()
-        self._network = network.to(self._device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        with engine_errors(self.name):
+            self._network = network.to(self._device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
         """Logits of one prepared scan; see `Engine.logits`."""
         check_input(input, lungs, self._input_size)
-        batch = torch.from_numpy(np.require(input, requirements=("C", "W")))[None].to(self._device)
-        mask = torch.from_numpy(np.ascontiguousarray(lungs))[None, None].to(self._device)
+        batch = torch.from_numpy(np.require(input, requirements=("C", "W")))[None]
+        mask = torch.from_numpy(np.ascontiguousarray(lungs))[None, None]
         autocast = torch.autocast(
             self._device.type,
             dtype=_TYPES[self.precision],
             enabled=self.precision != "float32",
         )
-        with torch.inference_mode(), autocast:
-            logits = self._network(batch, mask.to(batch.dtype))
-        return checked_logits(logits[0].float().cpu().numpy(), self.name)
+        with engine_errors(self.name), torch.inference_mode(), autocast:
+            logits = self._network(batch.to(self._device), mask.to(self._device).to(batch.dtype))
+            # A GPU may say of a failure only when the result is fetched.
+            found = logits[0].float().cpu().numpy()
+        return checked_logits(found, self.name)
 
 
 def _device(name: str | None) -> torch.device:
@@ -63,8 +72,10 @@ def _device(name: str | None) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         # PyTorch built without CUDA says so by an AssertionError.
-        reason = str(error).splitlines()[0]
-        msg = f"PyTorch cannot use the device '{name}': {reason}. Leave it out to use the CPU."
+        msg = (
+            f"PyTorch cannot use the device '{name}': {reason_of(error)}. Leave it out to use the "
+            "CPU."
+        )
         raise EngineError(msg) from error
     return device
 

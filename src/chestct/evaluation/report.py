@@ -10,13 +10,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from chestct import __version__
 from chestct.errors import WriteError
 from chestct.evaluation import figures, tables
+from chestct.evaluation.beside import Judgement, paired, remark_on_pair
 from chestct.evaluation.comparisons import Comparison, compare_all
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
@@ -35,7 +36,7 @@ def write_evaluation(
     folder: Path,
     *,
     settings: EvaluationSettings | None = None,
-    others: Mapping[str, Predictions] | None = None,
+    others: Mapping[str, Predictions | Judgement] | None = None,
     logs: Mapping[str, list[dict[str, Any]]] | None = None,
     excluded: Mapping[str, str] | None = None,
 ) -> Summary:
@@ -46,7 +47,8 @@ def write_evaluation(
         folder: Made when it does not exist; files of the same names are replaced.
         settings: Name, bootstrap, wished error rates, figure formats, tests, remarks.
         others: Further classifiers by name, to be compared with in the same tables: another
-            network, the baseline of age, sex and scanner.
+            network, the baseline of age, sex and scanner. What either gave no decision on is left
+            out of the other's figures and of the comparison, and counted in a warning.
         logs: Epochs of training runs by name (`read_log`), for the learning curves.
         excluded: Scans that got no decision, with the reason.
 
@@ -55,19 +57,18 @@ def write_evaluation(
         UnknownNameError: A figure format is unknown.
         WriteError: The folder could not be written.
     """
-    chosen, others = settings or EvaluationSettings(), others or {}
+    chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(FORMATS, name, kind="figure format") for name in chosen.formats]
-    _check_name(chosen.name, others)
-    comparisons = {
-        name: _compared(predictions, each, name, chosen) for name, each in others.items()
-    }
+    pairs = _pairs(Judgement(predictions, excluded), chosen.name, others or {})
+    comparisons = {name: _compared(pair, name, chosen) for name, pair in pairs.items()}
     plain = replace(chosen, promised=None, remarks=())
-    beside = {name: summarise(each, plain) for name, each in others.items()}
-    main = summarise(predictions, chosen, excluded=excluded)
+    beside = {name: summarise(pair.second, plain) for name, pair in pairs.items()}
+    remarks = (*chosen.remarks, *(pair.remark for pair in pairs.values() if pair.remark))
+    main = summarise(predictions, replace(chosen, remarks=remarks), excluded=excluded)
     main = replace(main, others=beside, comparisons=comparisons)
     summaries = {chosen.name: main, **beside}
     drawn = draw_all(predictions, main, chosen, logs or {}) if endings else {}
-    record = evaluation_record(chosen, summaries, comparisons, excluded or {})
+    record = evaluation_record(chosen, summaries, comparisons, excluded)
     with _written_aside(folder) as aside:
         for name, figure in drawn.items():
             for ending in endings:
@@ -75,6 +76,24 @@ def write_evaluation(
         for name, text in _texts(record, summaries, comparisons).items():
             (aside / name).write_text(text, encoding="utf-8")
     return main
+
+
+def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
+    """Scans without a decision, as the evaluation of a file of predictions lists them.
+
+    It is looked for where `chestct evaluate` and `train` write it: beside the file, or in a folder
+    `evaluation` beside it. Where there is none, or one of another number of scans, there are none.
+    """
+    for folder in (file.parent, file.parent / "evaluation"):
+        try:
+            record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+            continue
+        if record.get("num_scans") == len(predictions):
+            return {str(scan): str(why) for scan, why in record.get("excluded", {}).items()}
+    return {}
 
 
 def draw_all(
@@ -120,20 +139,38 @@ def evaluation_record(
     }
 
 
-def _compared(
-    predictions: Predictions, other: Predictions, name: str, settings: EvaluationSettings
-) -> tuple[Comparison, ...]:
-    try:
-        return compare_all(predictions, other, settings.comparisons)
-    except PredictionsError as error:
-        msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
-        raise PredictionsError(msg) from error
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two classifiers on the scans that they are compared on, and what to say of these."""
+
+    first: Predictions
+    second: Predictions
+    remark: str | None
 
 
-def _check_name(name: str, others: Mapping[str, Predictions]) -> None:
+def _pairs(
+    main: Judgement, name: str, others: Mapping[str, Predictions | Judgement]
+) -> dict[str, _Pair]:
+    """The classifier with each of the others, by name of the other."""
     if name in others:
         msg = f"Two classifiers are called '{name}'. Give one of them another name."
         raise PredictionsError(msg)
+    pairs = {}
+    for other_name, given in others.items():
+        other = Judgement(given) if isinstance(given, Predictions) else given
+        first, second = paired(main, other)
+        whole = (main.predictions, other.predictions)
+        remark = remark_on_pair((name, other_name), whole, len(first))
+        pairs[other_name] = _Pair(first, second, remark)
+    return pairs
+
+
+def _compared(pair: _Pair, name: str, settings: EvaluationSettings) -> tuple[Comparison, ...]:
+    try:
+        return compare_all(pair.first, pair.second, settings.comparisons)
+    except PredictionsError as error:
+        msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
+        raise PredictionsError(msg) from error
 
 
 def _texts(

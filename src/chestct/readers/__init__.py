@@ -10,8 +10,8 @@ from typing import Final
 from chestct.errors import ReadError, UnknownNameError
 from chestct.lookup import unknown_name_message
 from chestct.readers.dicom_dataset import looks_like_dicom
-from chestct.readers.files import folder_files
-from chestct.readers.tiff_geometry import TiffGeometry
+from chestct.readers.files import folder_files, path_status
+from chestct.readers.tiff_geometry import TiffGeometry, as_options
 from chestct.volume import Volume
 
 ALLOWED: Final[dict[str, str]] = {
@@ -98,14 +98,30 @@ def read_volume(
         if name not in ALLOWED:
             raise UnknownNameError(unknown_name_message(name, ALLOWED, kind="permission"))
     place = Path(path)
-    if not place.exists():
-        raise ReadError(f"There is no file or folder {place}. Name a scan: a folder, zip or file.")
+    path_status(place)
     name, found = _recognised(place)
     if series is not None and name != "dicom":
         raise ReadError(
             f"A series was named, and {place.name} is not DICOM but {name}. Leave it out."
         )
+    if tiff is not None and name != "tiff":
+        raise ReadError(
+            f"How slices lie was said ({as_options(tiff)}; tiff= in Python), and {place.name} is no"
+            f" folder of TIFF, PNG or JPEG slices: it is read as {name}, which says so itself."
+            " Leave it out, or name the folder of the slices."
+        )
     return READERS[name](found, ReadOptions(series, allow, tiff))
+
+
+def format_of(path: str | Path) -> str:
+    """Name in `READERS` of the format that a scan would be read as.
+
+    Raises:
+        ReadError: It cannot be looked at, or holds more than one scan.
+    """
+    place = Path(path)
+    path_status(place)
+    return _recognised(place)[0]
 
 
 def _recognised(path: Path) -> tuple[str, Path]:

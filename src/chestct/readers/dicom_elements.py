@@ -22,6 +22,8 @@ ITEM = 0xFFFEE000
 ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
+FLOAT_PIXEL_DATA = 0x7FE00008
+"""The first of the three kinds of pixels; doubles lie between it and `PIXEL_DATA` (PS3.6)."""
 
 MAX_NESTING = 32
 """Deepest nesting of undefined-length sequences followed; CT headers stay under 6."""
@@ -116,7 +118,7 @@ def read_element(source: Bytes, position: int, encoding: Encoding) -> Element:
 def walk_elements(
     source: Bytes, position: int, encoding: Encoding, end: int | None = None
 ) -> Iterator[Element]:
-    """Elements of a data set or of an item, nested ones skipped; the pixels are the last one.
+    """Elements of a data set or of an item, nested ones skipped; pixels are the last one.
 
     Args:
         source: The file's bytes.
@@ -133,7 +135,7 @@ def walk_elements(
             return
         element = read_element(source, position, encoding)
         yield element
-        if element.tag == PIXEL_DATA:
+        if FLOAT_PIXEL_DATA <= element.tag <= PIXEL_DATA:
             return
         if element.length == UNDEFINED:
             position = skip_undefined(source, element.start, _inner(element, encoding))

@@ -8,12 +8,14 @@ files labelled implicit and the other way round, invalid identifiers. What is da
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from chestct.readers.dicom_dataset import (
     BIG_ENDIAN_UID,
     EXPLICIT_UID,
     InflatedFile,
+    looks_like_dicom,
     open_dataset,
 )
 from chestct.readers.dicom_elements import (
@@ -31,18 +33,23 @@ from chestct.readers.dicom_fields import (
     FRAME_NAMES,
     PER_FRAME_GROUPS,
     SHARED_GROUPS,
+    TAGS,
     Fields,
     wanted_name,
 )
 from chestct.readers.files import BROKEN_STREAM, FileSource, UnreadableFileError
-from chestct.readers.wrapped_files import is_wrapped, unwrapped
+from chestct.readers.wrapped_files import PACKED_HEAD_BYTES, first_inside, is_wrapped, unwrapped
 
 HEAD_BYTES = 2**14
 """Read of a file at first; enough for the header of nearly every slice."""
 MAX_HEADER_BYTES = 2**26
 """Longest header read; 2000 frames of an enhanced CT need 3 MB."""
+MAX_OTHER_HEADER_BYTES = 2**20
+"""As far an object of another modality is looked through for pixels; it is left out either way."""
 
 _GROW_BY = 8
+_CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
+"""CT Image Storage; the UIDs of enhanced and legacy converted CT continue it (PS3.4 B.5)."""
 _MAX_GROUP_DEPTH = 3
 _MACROS = frozenset({0x00189314, 0x00189325, 0x00189329, 0x00209113, 0x00209116}) | {
     0x00289110,
@@ -128,6 +135,9 @@ class DicomHeader:
 def read_header(source: FileSource) -> DicomHeader | None:
     """Read a file's header; None when it is not DICOM.
 
+    What says that it is no CT image ends at Modality when its header is longer than is read: a
+    document, raw data or a waveform of any size must not stop the scan beside it from being read.
+
     Raises:
         UnreadableFileError: It is DICOM but damaged, cut short or beyond the bounds.
     """
@@ -135,12 +145,20 @@ def read_header(source: FileSource) -> DicomHeader | None:
     while True:
         head = _first_bytes(source, num_wanted)
         if is_wrapped(head.content) and not is_unwrapped:
+            packed = _first_bytes(source, PACKED_HEAD_BYTES).content
+            if not looks_like_dicom(first_inside(packed)):
+                return None
             source, is_unwrapped = unwrapped(source), True
             continue
         try:
             return _parse(source, head)
         except MoreBytesNeededError:
-            if num_wanted >= MAX_HEADER_BYTES:
+            is_last = num_wanted >= MAX_HEADER_BYTES
+            if is_last or num_wanted >= MAX_OTHER_HEADER_BYTES:
+                other = _other_object(source, head, trusts_class=is_last)
+                if other is not None:
+                    return other
+            if is_last:
                 msg = f"has a header of more than {MAX_HEADER_BYTES // 2**20} MiB"
                 raise UnreadableFileError(msg) from None
             num_wanted *= _GROW_BY
@@ -154,6 +172,32 @@ def _first_bytes(source: FileSource, count: int) -> Bytes:
     except BROKEN_STREAM as error:
         raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
     return Bytes(content, is_whole=len(content) < count)
+
+
+def _other_object(source: FileSource, head: Bytes, *, trusts_class: bool) -> DicomHeader | None:
+    """What a file says up to Modality, if that is of no CT image; None where it may be of one.
+
+    Args:
+        source: The file.
+        head: Its first bytes.
+        trusts_class: Whether a SOP class is believed too. Some CT images have a maker's own.
+    """
+    raw: dict[str, bytes] = {}
+    with suppress(MoreBytesNeededError):
+        dataset = open_dataset(source, replace(head, num_elements=0))
+        if dataset is None:
+            return None
+        for element in walk_elements(dataset.head, dataset.start, dataset.encoding):
+            if element.tag > TAGS["modality"]:
+                break
+            if name := wanted_name(element.tag, element.length):
+                raw[name] = dataset.head.value(element)
+    fields = Fields(raw)
+    modality, uid = fields.text("modality").upper(), fields.text("sop_class")
+    is_ct_class = uid in ("", _CT_CLASS) or uid.startswith(f"{_CT_CLASS}.")
+    if modality in ("", "CT") and (is_ct_class or not trusts_class):
+        return None
+    return DicomHeader(source, fields, (fields,), None)
 
 
 def _parse(source: FileSource, head: Bytes) -> DicomHeader | None:

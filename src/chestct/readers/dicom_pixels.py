@@ -125,13 +125,14 @@ def to_hounsfield(pixels: Pixels, layout: PixelLayout, rescale: Rescale, out: Sl
         out: Where they go, int16 or float32, (rows, columns).
 
     Returns:
-        How many values int16 could not hold and were set to its nearest end.
+        How many values int16 could not hold and were set to its nearest end; padding is none.
     """
     stored = unpacked(pixels, layout)
     is_padding = _is_padding(pixels, stored, layout, rescale.padding)
     num_clipped = 0
     if out.dtype == np.int16:
-        num_clipped = _rescale_whole(stored, round(rescale.slope), round(rescale.intercept), out)
+        whole = round(rescale.slope), round(rescale.intercept)
+        num_clipped = _rescale_whole(stored, whole, is_padding, out)
     else:
         np.multiply(stored, rescale.slope, out=out, casting="unsafe")
         out += out.dtype.type(rescale.intercept)
@@ -163,8 +164,14 @@ def _sign_extended(values: Pixels, num_bits: int) -> Pixels:
     return np.asarray(signed >> signed.dtype.type(unused))
 
 
-def _rescale_whole(stored: Pixels, slope: int, intercept: int, out: Slab) -> int:
-    """Rescale with whole numbers into int16; the count of those that did not fit."""
+def _rescale_whole(
+    stored: Pixels,
+    whole: tuple[int, int],
+    is_padding: Bool[np.ndarray, "rows columns"] | None,
+    out: Slab,
+) -> int:
+    """Rescale by a whole slope and intercept into int16; the count of values that did not fit."""
+    slope, intercept = whole
     ends = sorted(int(end) * slope + intercept for end in (stored.min(), stored.max()))
     if ends[0] >= _INT16.min and ends[1] <= _INT16.max and stored.itemsize == 2:
         # Arithmetic modulo 2^16 is exact because every result fits.
@@ -177,7 +184,10 @@ def _rescale_whole(stored: Pixels, slope: int, intercept: int, out: Slab) -> int
     np.clip(wide, _INT16.min, _INT16.max, out=out, casting="unsafe")
     if ends[0] >= _INT16.min and ends[1] <= _INT16.max:
         return 0
-    return int(np.count_nonzero((wide < _INT16.min) | (wide > _INT16.max)))
+    is_beyond = (wide < _INT16.min) | (wide > _INT16.max)
+    if is_padding is not None:
+        is_beyond &= ~is_padding
+    return int(np.count_nonzero(is_beyond))
 
 
 def _wrapped(number: int) -> np.int16:

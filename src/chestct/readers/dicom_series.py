@@ -41,6 +41,7 @@ from chestct.volume import ScanSource, Unit, Volume
 MAX_UNREADABLE_NAMED = 3
 """Damaged files named in a message; the rest is counted."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+_WRAPPED_ENDINGS = (".gz", ".zst")
 
 
 @dataclass
@@ -145,7 +146,10 @@ def _find_slices(files: list[FileSource]) -> _Found:
 
 def _count_foreign(source: FileSource, found: _Found) -> None:
     """Count a file that is not DICOM; one that is named as such is damaged."""
-    if source.name.lower().endswith(_DICOM_ENDINGS):
+    name = source.name.lower()
+    if name.endswith(_WRAPPED_ENDINGS):
+        name = name.rpartition(".")[0]
+    if name.endswith(_DICOM_ENDINGS):
         found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
     else:
         found.left_out["other file"] += 1

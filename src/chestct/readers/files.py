@@ -165,13 +165,32 @@ def opened_files(path: Path) -> Iterator[list[FileSource]]:
         ReadError: Nothing there, not readable, too many files, or a zip that is damaged, declares
             too much or has a member whose path leaves the folder.
     """
-    if path.is_dir():
+    if stat.S_ISDIR(path_status(path).st_mode):
         yield list(folder_files(path))
-    elif is_zip(path):
+        return
+    # Asked before it is opened: opening a pipe waits for ever.
+    size = _file_status(path).st_size
+    if is_zip(path):
         with _opened_zip(path) as archive:
             yield _zip_members(archive, path)
     else:
-        yield [DiskFile(path, path.name, _file_status(path).st_size)]
+        yield [DiskFile(path, path.name, size)]
+
+
+def path_status(path: Path) -> os.stat_result:
+    """Status of what a user named.
+
+    Raises:
+        ReadError: Nothing is there, or it cannot be looked at.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        msg = f"There is no file or folder {path}. Name a scan: a folder, zip or file."
+        raise ReadError(msg) from error
+    except OSError as error:
+        msg = f"{path!s:.200} cannot be looked at: {error.strerror}. A scan was expected: check its"
+        raise ReadError(f"{msg} name, and that you may read the folders above it.") from error
 
 
 def is_zip(path: Path) -> bool:
@@ -229,7 +248,7 @@ def _entries(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path
 
 def _file_status(path: Path) -> os.stat_result:
     """Status of a regular file."""
-    status = path.stat()
+    status = path_status(path)
     if not stat.S_ISREG(status.st_mode):
         raise ReadError(f"{path.name} is neither a file nor a folder; a scan was expected.")
     return status

@@ -91,6 +91,17 @@ class TiffGeometry:
             raise ReadError(f"{msg} {self.slope} and {self.intercept}.")
 
 
+def as_options(geometry: TiffGeometry) -> str:
+    """A geometry as it is said on the command line."""
+    said = [f"--spacing-mm {','.join(f'{size:g}' for size in geometry.spacing_mm)}"]
+    said.append(f"--order {geometry.order}")
+    if geometry.unit == "windowed":
+        said.append("--windowed")
+    else:
+        said += [f"--slope {geometry.slope:g}", f"--intercept {geometry.intercept:g}"]
+    return " ".join(said)
+
+
 def read_sidecar(folder: Path) -> TiffGeometry | None:
     """The geometry that `chestct.json` in a folder of slices states; None without such a file.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -11,24 +12,27 @@ from chestct.classifier import Classifier
 from chestct.datasets.cache import Cache
 from chestct.datasets.gathering import gather_facts
 from chestct.datasets.labelled import prepare_all
-from chestct.datasets.manifest import SPLITS, Manifest, ManifestRow
+from chestct.datasets.manifest import SPLITS, Manifest
 from chestct.datasets.manifest_csv import read_manifest
 from chestct.datasets.scans import read_options
 from chestct.datasets.splits import part
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import TrainingError
+from chestct.evaluation.beside import Judgement
 from chestct.evaluation.comparisons import COMPARISONS, SOUND
 from chestct.evaluation.predictions import Predictions, PredictionsError, align
 from chestct.evaluation.predictions_csv import read_predictions, write_predictions
-from chestct.evaluation.report import write_evaluation
+from chestct.evaluation.report import recorded_exclusions, write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary
 from chestct.lookup import look_up
 from chestct.training.baseline import BASELINE_NAME, cross_validated_baseline
 from chestct.training.plan import BASELINE_FILE, PREDICTIONS_FILE
 from chestct.training.ready import Listener, make_cache
-from chestct.training.results import promised_by, scan_key, sites_of
+from chestct.training.results import as_predictions, promised_by, scan_key, undecided
 from chestct.training.settings import DataSection
+
+_MOST_NAMED: Final = 3
 
 
 def judge_manifest(
@@ -67,7 +71,7 @@ def judge_manifest(
         shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
-    judged = _as_predictions(rows, np.array(probabilities), classifier.labels)
+    judged = as_predictions(rows, np.array(probabilities), classifier.labels)
     return judged, {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
 
 
@@ -87,8 +91,10 @@ def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest
 
 def read_beside(
     files: Mapping[str, Path], classifier: Classifier, manifest: Manifest
-) -> dict[str, Predictions]:
-    """Predictions of other classifiers, refused before anything is classified where they misfit.
+) -> dict[str, Judgement]:
+    """What other classifiers said, refused before anything is classified where it misfits.
+
+    A scan that the evaluation beside a file lists as without a decision may be missing from it.
 
     Args:
         files: Name to a `predictions.csv` of another classifier.
@@ -96,19 +102,18 @@ def read_beside(
         manifest: The scans that it is going to judge.
 
     Raises:
-        PredictionsError: A file cannot be read, is about other scans, labels or truths, or has a
-            name that is taken; the message names it.
+        PredictionsError: A file cannot be read, is about other scans, labels or truths, lacks
+            scans, or has a name that is taken; the message names it.
     """
     taken = (classifier.card.name, BASELINE_NAME)
-    read: dict[str, Predictions] = {}
+    read: dict[str, Judgement] = {}
     for name, path in files.items():
-        other = read_predictions(path)
-        rows = [row for row in manifest.rows if scan_key(row) in set(other.scans)]
-        uniform = np.full((len(rows), len(classifier.labels)), 1 / len(classifier.labels))
+        predictions = read_predictions(path)
+        other = Judgement(predictions, recorded_exclusions(path, predictions))
         try:
             if name in taken:
                 raise PredictionsError("Another classifier has this name: choose another.")
-            align(_as_predictions(rows, uniform, classifier.labels), other)
+            _require_fit(other, manifest, classifier.labels)
         except PredictionsError as error:
             msg = f"{path.name} ('{name}') cannot stand beside {manifest.name}. {error}"
             raise PredictionsError(msg) from error
@@ -122,7 +127,7 @@ def evaluate_manifest(
     manifest: Manifest,
     folder: Path,
     listener: Listener,
-    beside: Mapping[str, Predictions] | None = None,
+    beside: Mapping[str, Judgement] | None = None,
 ) -> Summary:
     """Classify labelled scans; write predictions, metrics, tables and figures to a folder.
 
@@ -135,11 +140,12 @@ def evaluate_manifest(
         folder: Where to write to.
         listener: Told how far things are.
         beside: Other classifiers by name, to be compared with by every test there is, that of the
-            MASERes paper among them.
+            MASERes paper among them, on the scans that both decided on.
 
     Raises:
         TrainingError: No scan could be classified.
-        PredictionsError: Another classifier did not judge the same scans.
+        PredictionsError: Another classifier did not judge the same scans, and its exclusions do not
+            say why.
         WriteError: The folder cannot be written.
     """
     cache = make_cache(DataSection(), classifier.recipe)
@@ -150,7 +156,7 @@ def evaluate_manifest(
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
     baseline, remark = cross_validated_baseline(judged, kept, facts)
-    others = dict(beside or {})
+    others: dict[str, Predictions | Judgement] = dict(beside or {})
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
         others[BASELINE_NAME] = baseline
@@ -163,17 +169,26 @@ def evaluate_manifest(
     return write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
 
 
-def _as_predictions(
-    rows: Sequence[ManifestRow], probabilities: np.ndarray, labels: tuple[str, ...]
-) -> Predictions:
-    return Predictions(
-        scans=tuple(scan_key(row) for row in rows),
-        patients=tuple(row.patient for row in rows),
-        truth=np.array([labels.index(row.label) for row in rows], dtype=np.int64),
-        probabilities=probabilities,
-        labels=labels,
-        sites=sites_of(rows),
-    )
+def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) -> None:
+    """Refuse predictions of other scans, labels or truths, and scans that are missing unexplained.
+
+    Raises:
+        PredictionsError: They do not fit; the message names scans and what to do.
+    """
+    judged = set(other.predictions.scans)
+    align(undecided([r for r in manifest.rows if scan_key(r) in judged], labels), other.predictions)
+    expected = [scan_key(row) for row in manifest.rows if scan_key(row) not in other.excluded]
+    missing = [scan for scan in expected if scan not in judged]
+    if missing:
+        named = ", ".join(f"'{scan}'" for scan in missing[:_MOST_NAMED])
+        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        msg = (
+            f"It has no prediction of {len(missing)} of the {len(manifest)} scans: {named}{more}. "
+            "Evaluate both on one manifest, name the --split that the file is of, or take these "
+            "rows out. Scans without a decision may be missing where the metrics.json of the other "
+            "evaluation, which lists them, lies beside the file."
+        )
+        raise PredictionsError(msg)
 
 
 def _nothing_left(manifest: Manifest, reasons: Mapping[int, str]) -> str:

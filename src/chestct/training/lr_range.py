@@ -1,5 +1,6 @@
 """Learning-rate range test (Smith 2017): train while the rate rises, and see where loss breaks.
 
+The MASERes paper's form is here, with an epoch for each rate; the quick one is in `quick_range`.
 The rule behind every suggestion, whichever form was run, is `RULE`. For their three 3D networks the
 MASERes authors chose by eye, 25 to 89 times below the rate with the lowest loss.
 """
@@ -8,34 +9,26 @@ from __future__ import annotations
 
 import csv
 import io
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import torch
 from torch import nn
 
-from chestct.datasets.augmentations import AnyAugmentation, vary_batch
+from chestct.datasets.augmentations import AnyAugmentation
 from chestct.evaluation.figures import save_figure
 from chestct.evaluation.learning_log import read_log
 from chestct.files import write_text
-from chestct.training.devices import device_of
-from chestct.training.loading import Batch, batches_on, make_loader
 from chestct.training.loop import train
-from chestct.training.objective import DivergedError, loss, soft_targets
-from chestct.training.run import EpochLog, LabelledSets, make_optimizer
-from chestct.training.sampling import Steps, step_seed
+from chestct.training.objective import DivergedError
+from chestct.training.run import EpochLog, LabelledSets
 from chestct.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOWEST_RATE: Final = 1e-8
-HIGHEST_RATE: Final = 1.0
-BREAKS_AT: Final = 4.0
-"""The quick form stops when the smoothed loss is this many times its lowest."""
 SMOOTHING: Final = 0.8
 """Share of the running mean that stays when a loss is added."""
 CLEAR_FALL: Final = 0.9
@@ -71,6 +64,13 @@ class RangeTest:
     losses: tuple[float, ...]
     smoothed: tuple[float, ...]
     is_per_epoch: bool
+
+    @classmethod
+    def of(
+        cls, rates: Sequence[float], losses: Sequence[float], *, is_per_epoch: bool
+    ) -> RangeTest:
+        """A test's rates and losses, with the losses smoothed."""
+        return cls(tuple(rates), tuple(losses), tuple(smooth(losses)), is_per_epoch)
 
     @property
     def suggestion(self) -> float:
@@ -118,55 +118,11 @@ def range_per_epoch(
         if not (folder / "log.jsonl").is_file():
             raise
     seen = read_log(folder / "log.jsonl")
-    return _range_test(
+    return RangeTest.of(
         [float(epoch["learning_rate"]) for epoch in seen],
         [float(epoch["validation_loss"]) for epoch in seen],
         is_per_epoch=True,
     )
-
-
-def range_per_step(
-    network: nn.Module,
-    sets: LabelledSets,
-    settings: TrainingSettings,
-    *,
-    augmentation: AnyAugmentation | None = None,
-    steps: int = 200,
-) -> RangeTest:
-    """The quick form: the rate rises with every step by the same factor, from 1e-8 to 1.
-
-    It ends early where the smoothed training loss is four times its lowest, or no number.
-
-    Args:
-        network: Freshly drawn; changed in place.
-        sets: What it learns from.
-        settings: Batch, optimiser and the like.
-        augmentation: As in the training to come.
-        steps: How many at most.
-
-    Raises:
-        DivergedError: The very first loss is no number.
-    """
-    optimizer = make_optimizer(network, settings)
-    rates: list[float] = []
-    losses: list[float] = []
-    for number, batch in enumerate(itertools.islice(_batches(network, sets, settings), steps)):
-        rate = LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (number / max(steps - 1, 1))
-        value = _step(network, batch, settings, augmentation, number)
-        if not torch.isfinite(value):
-            break
-        rates.append(rate)
-        losses.append(float(value.detach()))
-        if _is_broken(losses):
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    if not rates:
-        raise DivergedError("The first loss is no number: look at the scans and the settings.")
-    return _range_test(rates, losses, is_per_epoch=False)
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
@@ -209,38 +165,3 @@ def draw_range_test(found: RangeTest) -> Figure:
     axes.set_ylabel(f"{'validation' if found.is_per_epoch else 'training'} loss (nats)")
     figure.legend(loc="outside upper center", fontsize=8, ncols=3)
     return figure
-
-
-def _is_broken(losses: Sequence[float]) -> bool:
-    smoothed = smooth(losses)
-    return smoothed[-1] > BREAKS_AT * min(smoothed)
-
-
-def _range_test(rates: list[float], losses: list[float], *, is_per_epoch: bool) -> RangeTest:
-    return RangeTest(tuple(rates), tuple(losses), tuple(smooth(losses)), is_per_epoch)
-
-
-def _batches(network: nn.Module, sets: LabelledSets, settings: TrainingSettings) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch, where the network's weights lie."""
-    device = device_of(network)
-    steps = Steps(torch.as_tensor(sets.training.labels), settings)  # type: ignore[attr-defined]
-    loader = make_loader(sets.training, steps, workers=settings.workers, device=device)
-    return batches_on(device, loader)
-
-
-def _step(
-    network: nn.Module,
-    batch: Batch,
-    settings: TrainingSettings,
-    augmentation: AnyAugmentation | None,
-    number: int,
-) -> torch.Tensor:
-    """The loss of one batch, its randomness that of the step's number."""
-    scans, lungs, labels = batch
-    generator = torch.Generator().manual_seed(step_seed(settings.seed, number))
-    torch.manual_seed(step_seed(settings.seed, number))
-    if augmentation is not None:
-        scans, lungs = vary_batch(scans, lungs, augmentation, generator)
-    network.train()
-    logits = network(scans, lungs)
-    return loss(logits, soft_targets(labels, logits.shape[1]), settings)

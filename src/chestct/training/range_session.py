@@ -14,8 +14,9 @@ from chestct.datasets.manifest_csv import read_manifest
 from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import divide
 from chestct.training.interrupts import memory_explained
-from chestct.training.lr_range import RangeTest, range_per_epoch, range_per_step
+from chestct.training.lr_range import RangeTest, range_per_epoch
 from chestct.training.parts import find_parts
+from chestct.training.quick_range import QUICK_STEPS, note_left_out, range_per_step
 from chestct.training.ranks import require_one_process
 from chestct.training.ready import Listener, check_scans, make_cache, prepare_scans
 from chestct.training.record import begin_record, settled
@@ -42,7 +43,7 @@ class RangePlan:
     settings: RunSettings
     manifest: Path
     folder: Path
-    steps: int = 200
+    steps: int = QUICK_STEPS
     epochs: int | None = None
     device: torch.device = CPU
 
@@ -70,6 +71,7 @@ def run_range_test(
     network = parts.build_network(settings.training.seed).to(plan.device)
     with memory_explained(plan.folder):
         if plan.epochs is None:
+            note_left_out(settings.training, listener.note)
             return range_per_step(
                 network, sets, settings.training, augmentation=parts.augmentation, steps=plan.steps
             )

@@ -115,15 +115,18 @@ def check_scans(
 def prepare_scans(
     division: Division, section: DataSection, cache: Cache, listener: Listener
 ) -> dict[int, str]:
-    """Prepare all inputs of a run that are not in the cache yet.
+    """Prepare all inputs of a run that are not in the cache yet, once it is sure to hold all.
 
     Returns:
         Row number to the reason, of scans that should not be classified.
 
     Raises:
         TrainingError: A scan could not be prepared; the message names rows and reasons.
-        CacheError: The cache cannot hold all of them, or cannot be written.
+        CacheError: The cache cannot hold all of them at once, which is found before the first is
+            prepared, or cannot be written.
     """
+    # The first variant of a training scan is the scan as it is, which all parts have.
+    cache.require_room(len(division.joined) + len(division.training) * (section.variants - 1))
     wanted = [("inputs", division.joined, 1)]
     if section.variants > 1:
         wanted.append(("variants", division.training, section.variants))

@@ -9,6 +9,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from chestct.card import Abstention, Card, MeasuredResult
@@ -150,6 +151,27 @@ def predictions_of(
         labels=labels,
         sites=sites_of(rows),
     )
+
+
+def as_predictions(
+    rows: Sequence[ManifestRow],
+    probabilities: Float[np.ndarray, "scan class"],
+    labels: tuple[str, ...],
+) -> Predictions:
+    """Probabilities of the scans of a manifest's rows, with the truth that the rows name."""
+    return Predictions(
+        scans=tuple(scan_key(row) for row in rows),
+        patients=tuple(row.patient for row in rows),
+        truth=np.array([labels.index(row.label) for row in rows], dtype=np.int64),
+        probabilities=probabilities,
+        labels=labels,
+        sites=sites_of(rows),
+    )
+
+
+def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictions:
+    """Every class as likely: stands in for what a classifier has yet to say of these scans."""
+    return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
 
 
 def sites_of(rows: Sequence[ManifestRow]) -> tuple[str, ...] | None:

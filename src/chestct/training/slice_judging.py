@@ -14,14 +14,20 @@ from chestct.datasets.slice_store import LabelledSlices, gather_slices
 from chestct.engines.cache import cache_folder
 from chestct.errors import TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND
-from chestct.evaluation.patient_votes import VOTES, VoteSettings, all_votes, one_per_patient
-from chestct.evaluation.predictions import Predictions, align
+from chestct.evaluation.patient_votes import (
+    VOTES,
+    VoteSettings,
+    all_votes,
+    one_per_patient,
+    vote,
+)
+from chestct.evaluation.predictions import Predictions, PredictionsError, align
 from chestct.evaluation.predictions_csv import read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.summary import EvaluationSettings, Summary
 from chestct.training.outputs import evaluate
 from chestct.training.ready import Listener
-from chestct.training.results import predictions_of
+from chestct.training.results import predictions_of, undecided
 from chestct.training.slice_card import SliceClassifier
 from chestct.training.slice_parts import patient_labels_of
 
@@ -30,6 +36,8 @@ PATIENTS_FOLDER: Final = "patients"
 MAIN_VOTE: Final = "mean"
 """The vote that others are compared with: the only one without a number to choose."""
 BATCH_SIZE: Final = 32
+
+_MOST_NAMED: Final = 3
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,38 @@ def judge_slices(
     return predictions_of(outputs, manifest, classifier.card.labels, classifier.card.temperature)
 
 
+def read_patients_beside(
+    files: Mapping[str, Path], classifier: SliceClassifier, manifest: Manifest
+) -> dict[str, Predictions]:
+    """Other classifiers' predictions by patient, refused before a slice is read where they misfit.
+
+    Args:
+        files: Name to a `predictions.csv` with one scan of each patient.
+        classifier: What they will stand beside.
+        manifest: The slices that it is going to judge.
+
+    Raises:
+        PredictionsError: A file cannot be read, is about other patients, labels or truths, or has a
+            name that is taken; the message names it.
+    """
+    taken = {f"{classifier.card.name}, {each}" for each in VOTES}
+    slices = undecided(manifest.rows, classifier.card.labels)
+    patients = vote(slices, MAIN_VOTE, patient_labels=patient_labels_of(manifest))
+    read: dict[str, Predictions] = {}
+    for name, path in files.items():
+        predictions = read_predictions(path)
+        try:
+            if name in taken:
+                raise PredictionsError("Another classifier has this name: choose another.")
+            read[name] = one_per_patient(predictions)
+            _require_patients(read[name], manifest)
+            align(patients, read[name])
+        except PredictionsError as error:
+            msg = f"{path.name} ('{name}') cannot stand beside {manifest.name}. {error}"
+            raise PredictionsError(msg) from error
+    return read
+
+
 def evaluate_slices(
     classifier: SliceClassifier,
     table: Path,
@@ -152,11 +192,11 @@ def evaluate_slices(
         What was found on the patients.
 
     Raises:
-        ChestCTError: The table or a slice is not as it should be.
+        ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
     manifest = read_manifest(table, classifier.card.labels)
     require_classes(manifest)
-    others = {name: read_predictions(path) for name, path in (beside or {}).items()}
+    others = read_patients_beside(beside or {}, classifier, manifest)
     judged = Judged(
         name=classifier.card.name,
         slices=judge_slices(classifier, manifest, listener),
@@ -164,3 +204,22 @@ def evaluate_slices(
         patient_labels=patient_labels_of(manifest),
     )
     return write_judged(judged, folder, beside=others).patients
+
+
+def _require_patients(other: Predictions, manifest: Manifest) -> None:
+    """Refuse predictions that lack patients of the slices; rows are named, as patients are not.
+
+    Raises:
+        PredictionsError: Patients are missing.
+    """
+    known = set(other.patients)
+    rows = {row.patient: row.number for row in reversed(manifest.rows) if row.patient not in known}
+    if rows:
+        first = sorted(rows.values())
+        more = f" and {len(first) - _MOST_NAMED} more" if len(first) > _MOST_NAMED else ""
+        msg = (
+            f"It has no prediction of {len(first)} of the {manifest.num_patients} patients: those "
+            f"whose slices begin in row {', '.join(map(str, first[:_MOST_NAMED]))}{more}. Evaluate "
+            "both on the same patients, or take the rows of these patients out."
+        )
+        raise PredictionsError(msg)

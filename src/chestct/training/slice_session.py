@@ -33,8 +33,9 @@ from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import Division
 from chestct.training.interrupts import memory_explained
 from chestct.training.loop import train
-from chestct.training.lr_range import RangeTest, range_per_epoch, range_per_step
+from chestct.training.lr_range import RangeTest, range_per_epoch
 from chestct.training.outputs import evaluate
+from chestct.training.quick_range import note_left_out, range_per_step
 from chestct.training.ready import Listener
 from chestct.training.record import begin_record, program_versions
 from chestct.training.results import describe_scans, measured, predictions_of
@@ -149,6 +150,7 @@ def run_slice_range_test(plan: SlicePlan, *, steps: int, epochs: int | None) -> 
     settings = plan.settings.training
     network = ready.parts.build_network(settings.seed).to(plan.device)
     if epochs is None:
+        note_left_out(settings, plan.listener.note)
         return range_per_step(
             network, ready.sets, settings, augmentation=ready.parts.augmentation, steps=steps
         )

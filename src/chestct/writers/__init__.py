@@ -90,6 +90,21 @@ WRITERS: Final[dict[str, Writer]] = {
 }
 """Writer name to writer."""
 
+OUTPUTS: Final[dict[str, tuple[str, ...]]] = {
+    "json": ("result.json",),
+    "html": ("report.html",),
+    "preview": ("preview.png",),
+    "nifti": ("heat-map.nii.gz", "lungs.nii.gz"),
+    "dicom_seg": ("segmentation.dcm",),
+    "dicom_parametric_map": ("heat-map.dcm",),
+    "dicom_sr": ("report.dcm",),
+    "dicom_sc": ("overlays/[0-9][0-9][0-9][0-9].dcm",),
+}
+"""Writer name to the names of all that it may leave in a folder of results, as `Path.glob` takes
+them. Nothing else in such a folder is ever removed."""
+
+OWNER: Final = "json"
+"""Writes what says whose results a folder holds, and therefore always runs."""
 ALL: Final = "all"
 """Stands for every writer that is not in `ONLY_BY_NAME`."""
 DEFAULT: Final = WriteOptions().names

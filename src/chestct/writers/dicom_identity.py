@@ -7,6 +7,7 @@ is worse than none.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
@@ -16,6 +17,7 @@ from chestct.errors import WriteError
 from chestct.extras import import_extra
 from chestct.readers.dicom_source import SourceImage, SourceSeries
 from chestct.simulate.dicom_export import make_uid
+from chestct.writers.dicom_seed import seed_of
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
 if TYPE_CHECKING:
@@ -75,6 +77,13 @@ class Subject:
         """SOPInstanceUID of the object with this number that the writer of this name writes."""
         return make_uid(self.seed, name, "instance", number)
 
+    def pointing_at(self, names: Iterable[str]) -> Subject:
+        """The subject of an object that refers to what these writers write.
+
+        What it refers to stands in the object, so its own identifiers depend on that too.
+        """
+        return replace(self, seed="/".join((self.seed, *names)))
+
     def other_uid(self, *parts: object) -> str:
         """Any other identifier, of a segment or an organisation of dimensions."""
         return make_uid(self.seed, *parts)
@@ -103,15 +112,21 @@ def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
         raise WriteError(_refusal(missing))
     header = _complete(series.header, pixels, missing)
     images = _identified(series.images, pixels) if "SOPInstanceUID" in missing else series.images
-    seed = _seed(analysis, header, "" if options.is_deterministic else options.salt)
+    seed = seed_of(analysis, header, images, "" if options.is_deterministic else options.salt)
     written = _date_of(header) if options.is_deterministic else datetime.now()
     return Subject(header, images, series, seed, written)
 
 
-def long_string(text: str) -> str:
-    """A text that fits a long string (LO, PS3.5 6.2): 64 characters and no backslash."""
-    plain = text.replace("\\", "/")
-    return plain if len(plain) <= _MAX_LONG_STRING else f"{plain[: _MAX_LONG_STRING - 3]}..."
+def long_string(text: str, *, ending: str = "") -> str:
+    """A text that fits a long string (LO, PS3.5 6.2): 64 characters and no backslash.
+
+    Args:
+        text: What is cut if need be.
+        ending: What comes after it and is never cut.
+    """
+    plain, room = text.replace("\\", "/"), _MAX_LONG_STRING - len(ending)
+    cut = plain if len(plain) <= room else f"{plain[: room - 3]}..."
+    return cut + ending
 
 
 def _missing(series: SourceSeries) -> tuple[str, ...]:
@@ -164,25 +179,6 @@ def _identified(images: tuple[SourceImage, ...], pixels: str) -> tuple[SourceIma
     return tuple(
         replace(image, uid=make_uid(pixels, "SOPInstanceUID", image.file)) for image in images
     )
-
-
-def _seed(analysis: ScanAnalysis, header: Dataset, salt: str) -> str:
-    """What tells this analysis from any other: the same seed only for the same contents."""
-    result, explained = analysis.result, analysis.explanation
-    how = () if explained is None else (explained.explanation.method, explained.explanation.layer)
-    provenance = result.provenance
-    parts = (
-        salt,
-        header.StudyInstanceUID,
-        header.SeriesInstanceUID,
-        provenance.pixel_sha256,
-        provenance.weights_sha256,
-        provenance.recipe,
-        provenance.chestct_version,
-        *(f"{label}={share!r}" for label, share in result.probabilities.items()),
-        *how,
-    )
-    return "/".join(str(part) for part in parts)
 
 
 def _date_of(header: Dataset) -> datetime:

@@ -24,9 +24,9 @@ from chestct.writers.dicom_identity import (
     subject_of,
 )
 from chestct.writers.dicom_planes import planes_of
+from chestct.writers.dicom_wording import heat_words
 from chestct.writers.evidence import heat_of
 from chestct.writers.options import WriteOptions
-from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
     from highdicom.pm import ParametricMap, RealWorldValueMapping
@@ -63,7 +63,7 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
         derived_pixel_contrast=DerivedPixelContrastValues.QUANTITY,
         content_label="EVIDENCE",
         content_description=long_string(NOT_FOR_CLINICAL_USE),
-        series_description=_description(explained.explanation.label),
+        series_description=long_string(heat_words(explained), ending=", not for clinical use"),
     )
     made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = NOT_ANALYSED
     _add_anatomy(made)
@@ -107,10 +107,6 @@ def _turn_places(made: ParametricMap) -> None:
     made.PerFrameFunctionalGroupsSequence = list(made.PerFrameFunctionalGroupsSequence)[::-1]
     for number, group in enumerate(made.PerFrameFunctionalGroupsSequence, 1):
         group.FrameContentSequence[0].DimensionIndexValues = [number]
-
-
-def _description(label: str) -> str:
-    return long_string(f"chestct evidence: {verdict_of(label)}; not for clinical use")
 
 
 def _stored(heat: Heat) -> Float32[np.ndarray, "frames rows columns"]:

@@ -29,9 +29,9 @@ from chestct.writers.dicom_identity import (
     subject_of,
 )
 from chestct.writers.dicom_planes import headers_of, image_at
+from chestct.writers.dicom_wording import heat_words
 from chestct.writers.evidence import heat_of
 from chestct.writers.options import WriteOptions
-from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
     from highdicom.sc import SCImage
@@ -86,8 +86,7 @@ def _picture(scene: Scene, index: int, explained: ScanExplanation) -> RGB:
     drawn = lay_over(drawn, draw_heat(scene, "axial", index, _WIDTH_PX, threshold))
     canvas = Image.fromarray(drawn)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    words = f"Evidence for {verdict_of(explained.explanation.label)}"
-    draw.text((_EDGE_PX, _EDGE_PX), words, fill=_INK, font=font)
+    draw.text((_EDGE_PX, _EDGE_PX), heat_words(explained), fill=_INK, font=font)
     place = (_EDGE_PX, drawn.shape[0] - _EDGE_PX)
     draw.text(place, f"chestct   {NOTICE}", fill=_INK, font=font, anchor="ls")
     return np.asarray(canvas, dtype=np.uint8)

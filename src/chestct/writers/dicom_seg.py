@@ -35,8 +35,8 @@ from chestct.writers.dicom_identity import (
     subject_of,
 )
 from chestct.writers.dicom_planes import planes_of
+from chestct.writers.dicom_wording import heat_words
 from chestct.writers.options import NothingToWriteError, WriteOptions
-from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -98,12 +98,11 @@ def segments_of(analysis: ScanAnalysis) -> list[Segment]:
     explained = analysis.explanation
     if explained is not None:
         threshold = explained.summary.threshold
-        words = verdict_of(explained.explanation.label)
         provenance = result.provenance
         segments.append(
             Segment(
                 key="evidence",
-                label=f"Evidence for {words}, from {threshold:.0%} of its largest value",
+                label=f"{heat_words(explained)}, from {threshold:.0%} of maximum",
                 # A comparison with NaN, which stands for "not analysed", is false.
                 mask=np.asarray(explained.heat.voxels >= threshold),
                 category=SPATIAL_CONCEPT,

@@ -45,11 +45,12 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
     from highdicom.sr import Comprehensive3DSR
     from pydicom.uid import ExplicitVRLittleEndian
 
-    companions = companions_of(analysis, subject, options)
+    companions = companions_of(analysis, options)
+    own = subject.pointing_at(companions.objects)
     made = Comprehensive3DSR(
         evidence=[*headers_of(subject, analysis.volume.grid), *_referred(subject, companions)],
         content=_content(analysis, subject, companions)[0],
-        **origin_of(analysis, subject, NAME),
+        **origin_of(analysis, own, NAME),
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -57,7 +58,7 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
         coding_schemes=own_schemes(),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    finish(made, subject, NAME)
+    finish(made, own, NAME)
     return save(made, folder / FILE_NAME)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.volume import canonical_axes
 from chestct.writers import dicom_parametric_map, dicom_seg
 from chestct.writers.dicom_codes import (
     ARTIFICIAL_INTELLIGENCE,
@@ -33,6 +34,8 @@ from chestct.writers.dicom_codes import (
 )
 from chestct.writers.dicom_identity import Subject
 from chestct.writers.dicom_planes import image_at
+from chestct.writers.dicom_wording import heat_sentences
+from chestct.writers.evidence import evidence_peaks
 from chestct.writers.options import WriteOptions
 
 if TYPE_CHECKING:
@@ -72,7 +75,7 @@ class Companions:
         return dicom_parametric_map.NAME in self.objects
 
 
-def companions_of(analysis: ScanAnalysis, subject: Subject, options: WriteOptions) -> Companions:
+def companions_of(analysis: ScanAnalysis, options: WriteOptions) -> Companions:
     """Which objects the report can point at."""
     objects, segments = {}, {}
     if dicom_seg.NAME in options.names:
@@ -96,7 +99,8 @@ def groups_of(analysis: ScanAnalysis, subject: Subject, companions: Companions) 
     groups.append(writer.of_lungs())
     if explained is not None:
         groups.append(writer.of_evidence(explained))
-        groups += [writer.of_peak(peak, explained) for peak in explained.summary.peaks]
+        named = zip(_peak_names(analysis, explained), explained.summary.peaks, strict=True)
+        groups += [writer.of_peak(name, peak, explained) for name, peak in named]
     return groups
 
 
@@ -163,14 +167,9 @@ class _Groups:
             percent = round(100.0 * share, 2)
             measurements.append(_measured(INVOLVED_SHARE, percent, PERCENT, site, images))
         group = self._region("evidence", quantity_of(explained.explanation.method), measurements)
-        words = (
-            f"Evidence for {explained.explanation.label} by {explained.explanation.method}: lung"
-            f" with a heat of {summary.threshold:g} or more. It shows what the classifier looked"
-            " at and is not the outline of a disease."
-        )
-        return _with_comments(group, [words])
+        return _with_comments(group, [heat_sentences(explained)])
 
-    def of_peak(self, peak: PeakSlice, explained: ScanExplanation) -> Group:
+    def of_peak(self, name: str, peak: PeakSlice, explained: ScanExplanation) -> Group:
         """One slice in which the evidence peaks, with its image."""
         from highdicom.sr import (
             MeasurementsAndQualitativeEvaluations,
@@ -179,7 +178,7 @@ class _Groups:
 
         image = image_at(self.subject, self.analysis.volume.grid, peak.index)
         return MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking(f"peak in slice {peak.index + 1}"),
+            tracking_identifier=self._tracking(name),
             finding_type=coded(quantity_of(explained.explanation.method)),
             finding_sites=[_site(LUNG)],
             measurements=[_measured(EVIDENCE, round(peak.evidence, 4), NO_UNITS)],
@@ -251,6 +250,14 @@ class _Groups:
             family=coded(ARTIFICIAL_INTELLIGENCE),
             manufacturer="chestct",
         )
+
+
+def _peak_names(analysis: ScanAnalysis, explained: ScanExplanation) -> list[str]:
+    """A name for each peak: its slice counted from the feet, where slices follow the body."""
+    if canonical_axes(analysis.prepared.scan_grid)[0][0] != 0:
+        return [f"peak {rank}" for rank in range(1, len(explained.summary.peaks) + 1)]
+    peaks = evidence_peaks(explained, analysis.prepared)
+    return [f"peak in slice {peak.index + 1}" for peak in peaks]
 
 
 def _site(location: Concept, laterality: Concept | None = None) -> FindingSite:

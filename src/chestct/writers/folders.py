@@ -5,26 +5,30 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
-from chestct.files import make_folder
-from chestct.writers import WRITERS, choose_writers
+from chestct.files import make_folder, remove_file
+from chestct.writers import OUTPUTS, OWNER, WRITERS, choose_writers
 from chestct.writers.options import NothingToWriteError, WriteOptions
+
+(OWNER_FILE,) = OUTPUTS[OWNER]
+"""Says by the hash of its voxels which scan the results beside it are of."""
 
 _ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")
 
 
-def folder_names(scans: Sequence[Path]) -> list[str]:
-    """A folder name per scan: its last part without a file ending, numbered where names repeat."""
+def folder_names(scans: Sequence[str]) -> list[str]:
+    """A folder name per scan: its name without a file ending, numbered where names repeat."""
     names: list[str] = []
     for scan in scans:
-        name = _without_ending(scan.name or scan.resolve().name or "scan")
+        name = _without_ending(scan)
         same, number = name, 1
         while same in names:
             number += 1
@@ -66,7 +70,11 @@ class Written:
 def write_outputs(
     analysis: ScanAnalysis, folder: Path, options: WriteOptions | None = None
 ) -> Written:
-    """Run the writers that were asked for; results of the same scan are replaced.
+    """Run the writers that were asked for; results of the same scan are replaced, all of them.
+
+    Everything is written aside first, so that older results are lost only to whole new ones. An
+    older output that is not among the new ones is removed: it could contradict them. `OWNER`
+    always writes.
 
     Args:
         analysis: What to write about.
@@ -74,25 +82,90 @@ def write_outputs(
         options: Which writers, and how; json, html and preview by default.
 
     Raises:
-        WriteError: The folder holds the result of another scan, or a file cannot be written.
+        WriteError: The folder holds results of another scan or of nobody knows which, or a file
+            cannot be written.
         NothingToWriteError: An output was asked for by name and this scan cannot have it.
         UnknownNameError: There is no such writer.
     """
     options = options or WriteOptions()
-    chosen = choose_writers(options.names)
+    chosen = choose_writers((OWNER, *options.names))
     _refuse_other_scan(analysis, folder)
-    make_folder(folder)
     written = Written({}, {})
-    with _collecting_new_objects_only():
+    with _aside(folder) as aside, _collecting_new_objects_only():
         for name in chosen:
             try:
-                written.files[name] = WRITERS[name](analysis, folder, options)
+                path = WRITERS[name](analysis, aside, options)
+                written.files[name] = folder / path.relative_to(aside)
             except NothingToWriteError as reason:
                 # Nobody can know beforehand that a scan will be found unsuitable.
                 if not options.skips_impossible and analysis.result.is_suitable:
                     raise
                 written.skipped[name] = str(reason)
+        _put_in_place(aside, folder)
     return written
+
+
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """An empty folder inside `folder`, gone afterwards, as a new `folder` is if nothing is in it.
+
+    Inside, because only there a file is certain to be on the same disk as its final place.
+    """
+    is_new = not os.path.lexists(folder)
+    aside = make_folder(folder) / f".{os.getpid()}.part"
+    try:
+        # A process that was killed may have had this number.
+        shutil.rmtree(aside, ignore_errors=True)
+        yield make_folder(aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """Replace all older results in `folder` by those in `aside`.
+
+    The old ones go first, then comes the owner's file, then the rest: wherever this is cut short,
+    what is there is of one run and has an owner.
+
+    Raises:
+        WriteError: A file cannot be removed or moved.
+    """
+    old = [path for path in results_in(folder) if path.name != OWNER_FILE]
+    new = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
+    new.sort(key=lambda file: file.name != OWNER_FILE)
+    for file in new:
+        make_folder((folder / file).parent)
+        if (folder / file).is_dir():
+            msg = f"{folder / file} is a folder and a file is to be written there. Move it away."
+            raise WriteError(msg)
+    for path in old:
+        remove_file(path)
+    for file in new:
+        _move(aside / file, folder / file)
+    for below in {path.parent for path in old} - {folder}:
+        # Stays where it holds new results, or something of somebody else's.
+        with suppress(OSError):
+            below.rmdir()
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.replace(target)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        msg = f"{target} cannot be replaced: {reason}. Choose another --out."
+        raise WriteError(msg) from error
+
+
+def results_in(folder: Path) -> list[Path]:
+    """The files in a folder that have the names of `OUTPUTS`, sorted."""
+    patterns = [pattern for names in OUTPUTS.values() for pattern in names]
+    return sorted(
+        path for pattern in patterns for path in folder.glob(pattern) if not path.is_dir()
+    )
 
 
 @contextmanager
@@ -113,23 +186,36 @@ def _collecting_new_objects_only() -> Iterator[None]:
 
 
 def _refuse_other_scan(analysis: ScanAnalysis, folder: Path) -> None:
-    from chestct.writers.json_report import FILE_NAME
-
     try:
-        there = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        there = json.loads((folder / OWNER_FILE).read_text(encoding="utf-8"))
         its_hash = there["provenance"]["pixel_sha256"]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        _refuse_results_of_nobody(folder)
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{folder / FILE_NAME} is there and is not a result of chestct. Choose another --out."
+        msg = (
+            f"{folder / OWNER_FILE} is there and is not a result of chestct. Choose another --out."
+        )
         raise WriteError(msg) from error
     if its_hash != analysis.result.provenance.pixel_sha256:
         msg = f"{folder} holds the result of another scan of this name. Choose another --out."
         raise WriteError(msg)
 
 
+def _refuse_results_of_nobody(folder: Path) -> None:
+    found = [path.name for path in results_in(folder)]
+    if found:
+        msg = (
+            f"{folder} holds {found[0]} and no {OWNER_FILE} that says which scan it is of. Move it "
+            "away or choose another --out."
+        )
+        raise WriteError(msg)
+
+
 def _without_ending(name: str) -> str:
     for ending in _ENDINGS:
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)]
+        stem = name[: -len(ending)]
+        # Dots alone would be no name, but a way out of the folder.
+        if name.lower().endswith(ending) and stem.strip("."):
+            return stem
     return name
