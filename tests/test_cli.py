@@ -276,6 +276,17 @@ def test_the_package_runs_as_a_module() -> None:
     assert chestct.__version__ in ended.stdout
 
 
+def test_prepare_writes_nothing_among_the_results_of_classify(
+    scan: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "preview.png").write_bytes(b"of classify")
+    (tmp_path / "result.json").write_text("{}")
+    arguments = ["prepare", str(scan), "--recipe", "maseres_recommended", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "holds results of 'chestct classify'" in capsys.readouterr().err.replace("\n", " ")
+    assert (tmp_path / "preview.png").read_bytes() == b"of classify"
+
+
 def test_prepare_writes_what_a_network_sees(scan: Path, tmp_path: Path, capsys: Output) -> None:
     out = tmp_path / "out"
     arguments = ["prepare", str(scan), "--recipe", "maseres_recommended", "--out", str(out)]

@@ -7,9 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
+from chestct.errors import WriteError
 from chestct.files import make_folder, write_whole
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Grid
+from chestct.writers.folders import OWNER_FILE
 from chestct.writers.nifti_export import write_nifti
 from chestct.writers.preview import write_input_preview
 
@@ -29,8 +31,12 @@ def write_prepared(prepared: PreparedScan, scan: str, folder: Path) -> list[Path
         folder: Where to; made where it is missing.
 
     Raises:
-        WriteError: A file cannot be written.
+        WriteError: A file cannot be written, or the folder holds a classified scan's results,
+            some of which have the same names.
     """
+    if (folder / OWNER_FILE).exists():
+        msg = f"{folder} holds results of 'chestct classify'. Choose another --out."
+        raise WriteError(msg)
     make_folder(folder)
     record = json.dumps(prepared_record(prepared, scan), indent=2)
     return [
