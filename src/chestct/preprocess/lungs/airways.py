@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from chestct.arrays import Mask, Spacing
 from chestct.preprocess.lungs.coarse import CoarseScan
+from chestct.preprocess.threads import on_threads
 
 LUMEN_BELOW_HU: Final = -800
 TRACHEA_MM2: Final = (40.0, 900.0)
@@ -67,8 +68,8 @@ def _longest_chain(scan: CoarseScan, lungs: Mask, enclosed: Mask) -> list[Spot]:
     middle = (depths[0] + depths[-1]) / 2
     ended: list[list[Spot]] = []
     running: list[list[Spot]] = []
-    for depth in range(scan.hu.shape[0] - 1, -1, -1):
-        spots = _round_spots(scan, depth, enclosed[depth])
+    found = on_threads(lambda i: _round_spots(scan, i, enclosed[i]), range(scan.hu.shape[0]))
+    for spots in reversed(found):
         continued = []
         for chain in running:
             index = next((i for i, s in enumerate(spots) if _overlap(chain[-1], s)), None)

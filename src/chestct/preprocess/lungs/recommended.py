@@ -87,9 +87,10 @@ def find_coarse_lungs(scan: CoarseScan) -> CoarseLungs | None:
     lumen = find_airways(scan, air.lungs, air.enclosed)
     aerated = air.lungs & ~dilate(lumen, wall_mm, scan.spacing_mm)
     aerated = within_box(aerated, _without_crumbs)
-    sides = [
-        closing(s, CLOSING_MM, scan.spacing_mm) for s in split_left_right(aerated, scan.spacing_mm)
-    ]
+    sides = on_threads(
+        lambda side: closing(side, CLOSING_MM, scan.spacing_mm),
+        split_left_right(aerated, scan.spacing_mm),
+    )
     lungs = np.logical_or.reduce(sides)
     if len(sides) == 2:
         lungs |= recover_consolidation(scan, *sides)
