@@ -14,6 +14,7 @@ from rich.text import Text
 from chestct.cli import dataset_more, options
 from chestct.cli import dataset_options as shared
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
+from chestct.cli.training_options import Processes
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def check(
     is_quick: Annotated[
         bool, typer.Option("--quick", help="Do not read the scans; pixels are not compared.")
     ] = False,
-    processes: shared.Processes = None,
+    processes: Processes = None,
     labels: shared.Labels = None,
 ) -> None:
     """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
@@ -176,7 +177,7 @@ def prepare(
             help="Inputs per scan; see the guide.",
         ),
     ] = 1,
-    processes: shared.Processes = None,
+    processes: Processes = None,
     labels: shared.Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from chestct.cli import dataset_options as shared
 from chestct.cli.terminal import show_written, stdout_console
+from chestct.cli.training_options import Processes
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def export(
     names_sites: Annotated[
         bool, typer.Option("--name-sites", help="Keep the names of sites; else they are numbered.")
     ] = False,
-    processes: shared.Processes = None,
+    processes: Processes = None,
     labels: shared.Labels = None,
 ) -> None:
     """Copy the scans for sharing, without names or identifiers; goes on where it stopped."""

@@ -16,10 +16,6 @@ ManifestFile = Annotated[
     Path,
     typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
 ]
-Processes = Annotated[
-    int | None,
-    typer.Option("--processes", min=1, metavar="N", help="Scans at once. Default: all cores."),
-]
 Labels = Annotated[
     str | None,
     typer.Option(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Final
 from chestct.datasets.class_names import class_of
 from chestct.datasets.manifest import ManifestError, ManifestRow
 from chestct.errors import ReadError
+from chestct.readers import format_of
 
 SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""
@@ -33,6 +34,13 @@ class Found:
 
     rows: list[ManifestRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
+    """The row with what was said of slices, where its scan is a folder of them."""
+    if not reading or format_of(row.scan) != "tiff":
+        return row
+    return replace(row, others={**row.others, **reading})
 
 
 def folders_under(folder: Path, depth: int) -> Iterator[Path]:

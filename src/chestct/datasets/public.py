@@ -22,12 +22,12 @@ from chestct.datasets.found import (
     subfolders,
     tables_under,
     with_distinct_patients,
+    with_reading,
 )
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.manifest_csv import parse_age, parse_sex
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
-from chestct.readers import format_of
 
 Value = TypeVar("Value")
 
@@ -69,10 +69,7 @@ def scan_folder(
     for name in names:
         found = look_up(LAYOUTS, name, kind="layout")(place)
         if found.rows:
-            rows = [
-                _with_reading(row, place, reading or {})
-                for row in with_distinct_patients(found.rows)
-            ]
+            rows = [with_reading(r, reading or {}) for r in with_distinct_patients(found.rows)]
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
             return Manifest(tuple(rows), folder=place, name=place.name), name, notes
     msg = (
@@ -81,13 +78,6 @@ def scan_folder(
         "(columns scan, patient, label)."
     )
     raise ManifestError(msg)
-
-
-def _with_reading(row: ManifestRow, folder: Path, reading: Mapping[str, str]) -> ManifestRow:
-    """The row with what was said of slices, where its scan is a folder of them."""
-    if not reading or format_of(folder / row.scan) != "tiff":
-        return row
-    return replace(row, others={**row.others, **reading})
 
 
 def read_spgc(folder: Path) -> Found:
