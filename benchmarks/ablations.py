@@ -21,8 +21,7 @@ import torch
 from simulated_cohort import make_cohort
 
 from chestct.classifier import load_classifier
-from chestct.datasets.manifest import TEST, Manifest
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.manifest import TEST, Manifest, read_manifest, write_manifest
 from chestct.datasets.splits import SplitSettings, hold_out, part
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.ablation_report import write_ablation

@@ -25,8 +25,7 @@ from simulated_cohort import make_cohort
 
 from chestct.evaluation.comparisons import mcnemar
 from chestct.evaluation.intervals import Estimate, estimate_figures
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import read_predictions
+from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.labels import THREE_CLASSES
 from chestct.text_tables import p_value_text
 from chestct.training.ready import Listener

@@ -24,10 +24,9 @@ from five_folds import NARROW, NUM_FOLDS, ROWS, row_settings
 
 from chestct.arrays import Mask
 from chestct.classifier import Classifier, load_classifier
-from chestct.datasets.manifest import Manifest, ManifestRow
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest
 from chestct.engines import make_engine
-from chestct.evaluation.predictions_csv import read_predictions
+from chestct.evaluation.predictions import read_predictions
 from chestct.labels import NORMAL, THREE_CLASSES
 from chestct.networks import build_network
 from chestct.preprocess.prepare import prepare

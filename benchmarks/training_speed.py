@@ -25,7 +25,7 @@ import torch
 import yaml
 from torch import nn
 
-from chestct.datasets.augmentations import AUGMENTATIONS, vary_batch
+from chestct.datasets.augment import AUGMENTATIONS, vary_batch
 from chestct.networks import NETWORKS, build_network
 from chestct.training.devices import MEMORY_FORMAT, tuned_for
 from chestct.training.recompute import recomputing

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.augment import Augmentation
-from chestct.datasets.turns import Turns
+from chestct.datasets.augment import Augmentation, Turns
 from chestct.training.parts import find_parts
 from chestct.training.settings_file import read_settings
 

@@ -11,8 +11,7 @@ from labelled_scans import make_manifest, make_rows, write_scan
 
 from chestct.cli import main
 from chestct.cli.dataset import progress_bar
-from chestct.datasets.manifest import Manifest
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.manifest import Manifest, read_manifest, write_manifest
 from chestct.datasets.workers import Progress
 from chestct.preprocess.recipes import RECIPES
 

@@ -10,7 +10,7 @@ from drawn_slices import draw_folder
 from labelled_scans import write_scan
 
 from chestct.cli import main
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import read_manifest
 
 
 def test_a_folder_becomes_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

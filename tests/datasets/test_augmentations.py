@@ -3,9 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chestct.datasets.augment import Augmentation
-from chestct.datasets.augmentations import AUGMENTATIONS, find_augmentation, vary_batch
-from chestct.datasets.turns import Turns
+from chestct.datasets.augment import (
+    AUGMENTATIONS,
+    Augmentation,
+    Turns,
+    find_augmentation,
+    vary_batch,
+)
 from chestct.errors import TrainingError, UnknownNameError
 
 

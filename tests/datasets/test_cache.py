@@ -10,17 +10,19 @@ import pytest
 from labelled_scans import COARSE
 from phantoms import chest, chest_grid
 
-from chestct.datasets.cache import Cache, make_room
-from chestct.datasets.entries import (
+from chestct.datasets.manifest import Manifest, ManifestError
+from chestct.datasets.store import (
+    Cache,
     CacheError,
     DamagedEntryError,
+    LabelledScans,
     StorageError,
     decode,
     encode,
     entry_bytes,
+    make_room,
+    prepare_all,
 )
-from chestct.datasets.labelled import LabelledScans, prepare_all
-from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.workers import Progress
 from chestct.errors import ReadError, UnknownNameError
 from chestct.preprocess.prepare import prepare
@@ -106,7 +108,7 @@ def test_a_scan_is_prepared_once(
     expected = prepare(read_volume(path), TINY)
     assert np.abs(first.input - expected.input).max() <= 1 / 4096 + 1e-7
     assert np.array_equal(first.lungs, expected.lungs)
-    monkeypatch.setattr("chestct.datasets.cache.read_volume", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("chestct.datasets.store.read_volume", lambda *_, **__: pytest.fail("read"))
     second = cache.get(path)
     assert np.array_equal(first.input, second.input)
     assert [path.suffix for path in entries(cache)] == [".safetensors"]
@@ -131,7 +133,7 @@ def test_another_recipe_storage_or_code_is_another_entry(
         replace(cache, recipe=replace(TINY, mask_margin_mm=4.0)).entry_path(pixels),
         replace(cache, storage="uint8").entry_path(pixels),
     }
-    monkeypatch.setattr("chestct.datasets.cache.preparation_code", lambda: "other")
+    monkeypatch.setattr("chestct.datasets.store.preparation_code", lambda: "other")
     paths.add(cache.entry_path(pixels))
     assert len(paths) == 6
     assert replace(cache, seed=2).entry_path(pixels) == cache.entry_path(pixels)

@@ -8,17 +8,16 @@ import pytest
 from labelled_scans import make_manifest, make_rows, write_scan
 
 from chestct.datasets.checks import (
+    Confounder,
+    ConfounderSettings,
     LeakError,
     check_manifest,
     describe_confounder,
     refuse_leaks,
     report_json,
 )
-from chestct.datasets.confounders import ConfounderSettings
-from chestct.datasets.findings import Confounder
-from chestct.datasets.gathering import gather_facts
 from chestct.datasets.manifest import Manifest
-from chestct.datasets.scans import ScanFacts
+from chestct.datasets.scans import ScanFacts, gather_facts
 
 QUICK = ConfounderSettings(permutations=19)
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from labelled_scans import make_manifest, make_rows
 
-from chestct.datasets.confounders import (
+from chestct.datasets.checks import (
     UNKNOWN,
+    Confounder,
     ConfounderSettings,
     baseline_probabilities,
     categories,
     find_confounders,
 )
-from chestct.datasets.findings import Confounder
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.scans import ScanFacts
 

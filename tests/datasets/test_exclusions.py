@@ -10,9 +10,15 @@ import pytest
 from labelled_scans import make_manifest, make_rows
 
 from chestct.cli import main
-from chestct.datasets.exclusions import exclude, flow_csv, flow_markdown, flow_of
-from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, require_files
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.manifest import (
+    Manifest,
+    ManifestError,
+    ManifestRow,
+    read_manifest,
+    require_files,
+    write_manifest,
+)
+from chestct.datasets.sharing import exclude, flow_csv, flow_markdown, flow_of
 from chestct.datasets.splits import SPLITTERS, SplitSettings
 
 TABLE = """scan,patient,label,excluded

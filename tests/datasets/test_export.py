@@ -16,20 +16,22 @@ import tifffile
 from phantoms import chest, chest_grid, turned_grid
 
 from chestct.cli import main
-from chestct.datasets import export as exporting
 from chestct.datasets import scan_copies
-from chestct.datasets.export import CopyTask, ExportSettings, copy_scan, export_scans
-from chestct.datasets.export_record import (
+from chestct.datasets import sharing as exporting
+from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest, write_manifest
+from chestct.datasets.scan_copies import CopyError, Scale, find_scale
+from chestct.datasets.sharing import (
     MARKER,
     RECORDS,
+    CopyTask,
     ExportError,
+    ExportSettings,
     Marker,
+    copy_scan,
+    export_scans,
     read_marker,
     write_marker,
 )
-from chestct.datasets.manifest import Manifest, ManifestRow
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
-from chestct.datasets.scan_copies import CopyError, Scale, find_scale
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
@@ -450,7 +452,7 @@ def test_a_real_scan_comes_back_bit_for_bit(data_folder: Path, tmp_path: Path) -
 
 
 def test_drawn_pseudonyms_follow_the_generator() -> None:
-    from chestct.datasets.pseudonyms import drawn_pseudonyms
+    from chestct.datasets.sharing import drawn_pseudonyms
 
     names = drawn_pseudonyms(["a", "b", "a"], random.Random(1))
     assert names == drawn_pseudonyms(["a", "b"], random.Random(1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.pseudonyms import (
+from chestct.datasets.sharing import (
     KEY_BYTES,
     PseudonymError,
     drawn_pseudonyms,

@@ -5,15 +5,14 @@ from dataclasses import replace
 import pytest
 from labelled_scans import make_manifest
 
-from chestct.datasets.class_names import class_in_path, class_of
-from chestct.datasets.leaks import (
+from chestct.datasets.checks import (
     find_label_conflicts,
     find_patient_leaks,
     find_pixel_leaks,
     find_shared_slices,
     find_unreadable,
 )
-from chestct.datasets.manifest import Manifest, ManifestRow
+from chestct.datasets.manifest import Manifest, ManifestRow, class_in_path, class_of
 from chestct.datasets.scans import ScanFacts
 
 

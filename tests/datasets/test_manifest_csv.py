@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 from labelled_scans import make_manifest
 
-from chestct.datasets.manifest import ManifestError, ManifestRow
-from chestct.datasets.manifest_csv import parse_age, read_manifest, write_manifest
+from chestct.datasets.manifest import (
+    ManifestError,
+    ManifestRow,
+    parse_age,
+    read_manifest,
+    write_manifest,
+)
 from chestct.errors import WriteError
 
 

@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.found import MAX_FOLDERS, class_folders, folders_under, read_table, stem
-from chestct.datasets.manifest import Manifest, ManifestError
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
-from chestct.datasets.public import LAYOUTS, scan_folder
+from chestct.datasets.manifest import Manifest, ManifestError, read_manifest, write_manifest
+from chestct.datasets.public import (
+    LAYOUTS,
+    MAX_FOLDERS,
+    class_folders,
+    folders_under,
+    read_table,
+    scan_folder,
+    stem,
+)
 from chestct.errors import ReadError, UnknownNameError
 
 
@@ -252,7 +258,7 @@ def test_too_many_folders_and_unreadable_ones_are_said(
 ) -> None:
     lay_out(tmp_path, "a/b/c.txt")
     assert MAX_FOLDERS > 10_000
-    monkeypatch.setattr("chestct.datasets.found.MAX_FOLDERS", 1)
+    monkeypatch.setattr("chestct.datasets.public.MAX_FOLDERS", 1)
     with pytest.raises(ManifestError, match="more than 1 folders"):
         list(folders_under(tmp_path, 3))
     with pytest.raises(ReadError, match="cannot be read"):

@@ -12,16 +12,19 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
 from chestct.cli import main
-from chestct.datasets.manifest import ManifestError
-from chestct.datasets.manifest_csv import read_manifest
-from chestct.datasets.reader_agreement import (
+from chestct.datasets.manifest import ManifestError, read_manifest
+from chestct.datasets.reader_labels import (
+    TOO_FEW,
+    UNDECIDED,
+    Rule,
+    agree_on,
     cohen_kappas,
     disputes_csv,
     draw_weights,
     fleiss_kappas,
     judge_agreement,
+    read_readings,
 )
-from chestct.datasets.reader_labels import TOO_FEW, UNDECIDED, Rule, agree_on, read_readings
 from chestct.errors import UnknownNameError
 
 WIDE = """scan,patient,site,reader_anna,reader_ben,reader_eva

@@ -8,15 +8,19 @@ import pytest
 from labelled_scans import COARSE, write_scan
 from phantoms import chest, chest_grid
 
-from chestct.datasets.gathering import ScanTask, gather_facts, known_facts, source_key, stored_facts
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.scans import (
     FACTS,
+    ScanTask,
     facts_from_json,
     facts_of,
     facts_to_json,
+    gather_facts,
+    known_facts,
     read_facts,
     read_options,
+    source_key,
+    stored_facts,
 )
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
@@ -136,7 +140,7 @@ def test_facts_are_kept_until_a_file_changes(
     cache = tmp_path / "cache"
     first = gather_facts(scans, cache, processes=1)
     monkeypatch.setattr(
-        "chestct.datasets.gathering.read_facts", lambda *_: pytest.fail("the scan was read again")
+        "chestct.datasets.scans.read_facts", lambda *_: pytest.fail("the scan was read again")
     )
     assert gather_facts(scans, cache, processes=1) == first
     monkeypatch.undo()

@@ -7,11 +7,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from chestct.datasets.augmentations import find_augmentation, vary_batch
-from chestct.datasets.slice_augment import (
+from chestct.datasets.augment import (
     SLICE_AUGMENTATIONS,
     SliceAugmentation,
     _draw_maps,
+    find_augmentation,
+    vary_batch,
     vary_slices,
 )
 from chestct.errors import TrainingError

@@ -7,14 +7,11 @@ import pytest
 from drawn_slices import draw_folder, draw_slice, mark
 from PIL import Image
 
-from chestct.datasets.checks import LeakError, refuse_leaks
-from chestct.datasets.findings import CheckReport
+from chestct.datasets.checks import CheckReport, LeakError, refuse_leaks
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.slice_checks import check_slices
-from chestct.datasets.slice_lists import scan_slice_folder
-from chestct.datasets.slice_pictures import PictureForm
-from chestct.datasets.slice_splits import SHARES_PATIENTS, SLICE_SPLITS
-from chestct.datasets.slice_store import gather_slices
+from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS, scan_slice_folder
+from chestct.datasets.slice_store import PictureForm, gather_slices
 from chestct.datasets.splits import SplitSettings
 
 SHARES = SplitSettings(test_share=0.2, validation_share=0.2)

@@ -8,9 +8,7 @@ from labelled_scans import write_scan
 from PIL import Image
 
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
-from chestct.datasets.slice_extract import Extraction, extract_slices
-from chestct.datasets.slice_labels import read_slice_table
-from chestct.datasets.slice_window import windowed
+from chestct.datasets.slice_extract import Extraction, extract_slices, read_slice_table, windowed
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.readers import read_volume
 from chestct.volume import to_canonical

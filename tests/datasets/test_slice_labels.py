@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chestct.datasets.manifest import ManifestError
-from chestct.datasets.slice_labels import (
+from chestct.datasets.slice_extract import (
     cut_to_scan,
     find_labels,
     read_slice_labels,

@@ -8,7 +8,7 @@ import tifffile
 from drawn_slices import draw_slice, mark
 from PIL import Image
 
-from chestct.datasets.slice_pictures import PictureForm, fitted, read_picture
+from chestct.datasets.slice_store import PictureForm, fitted, read_picture
 from chestct.errors import ReadError
 
 GREY = draw_slice(1, is_ill=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
-from chestct.datasets.slice_splits import SHARES_PATIENTS, SLICE_SPLITS
+from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS
 from chestct.datasets.splits import SplitSettings
 from chestct.labels import COVID19, NORMAL
 

@@ -15,8 +15,7 @@ from PIL import Image
 
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.slice_lists import scan_slice_folder
-from chestct.datasets.slice_pictures import PictureForm
-from chestct.datasets.slice_store import LabelledSlices, gather_slices
+from chestct.datasets.slice_store import LabelledSlices, PictureForm, gather_slices
 from chestct.datasets.workers import Progress
 from chestct.errors import WriteError
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chestct.datasets.slice_window import WINDOWS, Window, abdomen_to_lung_view, windowed
+from chestct.datasets.slice_extract import WINDOWS, Window, abdomen_to_lung_view, windowed
 from chestct.errors import RecipeError, UnknownNameError
 
 HU = np.array([[-1000, -850, -600], [40, 240, 1000]], dtype=np.int16)

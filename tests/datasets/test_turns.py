@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from chestct.datasets.turns import Turns, turn_batch
+from chestct.datasets.augment import Turns, turn_batch
 from chestct.errors import TrainingError
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chestct.evaluation.abstaining import at_threshold
-from chestct.evaluation.calibration import AbstentionThreshold, abstention_threshold
+from chestct.evaluation.calibration import AbstentionThreshold, abstention_threshold, at_threshold
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.resampling import Bootstrap
-from chestct.evaluation.summary import EvaluationSettings
+from chestct.evaluation.tables import EvaluationSettings
 from chestct.labels import TWO_CLASSES
 
 MakePredictions = Callable[..., Predictions]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from chestct.evaluation.delong import delong_covariance
+from chestct.evaluation.comparisons import delong_covariance
 
 # The example of DeLong, DeLong and Clarke-Pearson (1988): albumin, total protein, 10 less the
 # Krebs-Goplerud score and whether surgery failed to help (1), of their 49 patients. 43 of these

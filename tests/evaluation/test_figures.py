@@ -14,10 +14,9 @@ from PIL import Image
 from chestct.errors import WriteError
 from chestct.evaluation import figures
 from chestct.evaluation.calibration import coverage_risk, reliability_curve
-from chestct.evaluation.intervals import estimate_figures
+from chestct.evaluation.intervals import Bootstrap, estimate_figures
 from chestct.evaluation.metrics import confusion_matrix
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap
 from chestct.labels import THREE_CLASSES
 
 MakePredictions = Callable[..., Predictions]
@@ -157,7 +156,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 def test_neither_import_nor_drawing_touches_pyplot_or_loads_much() -> None:
     script = (
         "import sys, numpy as np\n"
-        "import chestct.evaluation.report, chestct.evaluation.predictions_csv\n"
+        "import chestct.evaluation.report, chestct.evaluation.predictions\n"
         "heavy = {'torch', 'scipy', 'sklearn', 'statsmodels', 'matplotlib', 'pandas'}\n"
         "early = sorted(heavy & set(sys.modules))\n"
         "from chestct.evaluation.figures import draw_confusion\n"

@@ -10,13 +10,15 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from chestct.evaluation.intervals import (
     WIDENED,
     WILSON,
+    Bootstrap,
     clopper_pearson_upper,
+    draw_patients,
     estimate_figures,
+    patient_strata,
     percentile_interval,
     wilson,
 )
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap, draw_patients, patient_strata
 
 MakePredictions = Callable[..., Predictions]
 
@@ -79,7 +81,7 @@ def test_the_same_seed_draws_the_same_patients_in_parts_or_at_once(
     other = np.concatenate(list(draw_patients(predictions, Bootstrap(replicates=7, seed=2))))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    monkeypatch.setattr("chestct.evaluation.resampling._CHUNK_CELLS", 60)
+    monkeypatch.setattr("chestct.evaluation.intervals._CHUNK_CELLS", 60)
     parts = list(draw_patients(predictions, Bootstrap(replicates=7)))
     assert [len(part) for part in parts] == [2, 2, 2, 1]
 

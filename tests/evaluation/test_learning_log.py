@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import chestct
-from chestct.evaluation.learning_log import read_log
+from chestct.evaluation.figures import read_log
 from chestct.evaluation.predictions import PredictionsError
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as scikit
 
-from chestct.evaluation import metrics, resampling
+from chestct.evaluation import intervals, metrics
 from chestct.evaluation.metrics import class_counts, confusion_matrix, per_class
 from chestct.evaluation.predictions import Predictions
 
@@ -131,8 +131,8 @@ def test_no_scans_give_no_figures_and_no_crash(make_predictions: MakePredictions
 
 
 def test_both_tables_of_figures_have_the_same_names(make_predictions: MakePredictions) -> None:
-    assert list(resampling.OVERALL) == list(metrics.OVERALL)
-    assert list(resampling.PER_CLASS) == list(per_class(make_predictions(9), 0))
+    assert list(intervals.OVERALL) == list(metrics.OVERALL)
+    assert list(intervals.PER_CLASS) == list(per_class(make_predictions(9), 0))
 
 
 @pytest.mark.parametrize("decimals", [12, 1])
@@ -142,22 +142,22 @@ def test_weighted_figures_equal_those_of_scans_repeated_as_often_as_they_weigh(
 ) -> None:
     predictions = make_predictions(50, labels=labels, decimals=decimals)
     counts = np.random.default_rng(3).integers(0, 4, size=(3, 50))
-    weighted = resampling.weigh(predictions, counts.astype(np.float64))
+    weighted = intervals.weigh(predictions, counts.astype(np.float64))
     for row, weights in enumerate(counts):
         repeated = repeat(predictions, weights)
         for name, measure in metrics.OVERALL.items():
             expected = measure(repeated).value
-            assert resampling.OVERALL[name](weighted)[row] == pytest.approx(expected, abs=1e-12)
+            assert intervals.OVERALL[name](weighted)[row] == pytest.approx(expected, abs=1e-12)
         for index in range(len(labels)):
             for name, figure in per_class(repeated, index).items():
-                found = resampling.PER_CLASS[name](weighted, index)[row]
+                found = intervals.PER_CLASS[name](weighted, index)[row]
                 assert found == pytest.approx(figure.value, abs=1e-12), name
 
 
 def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(80, decimals=1)
     weights = np.random.default_rng(5).random((4, 80))
-    found = resampling.auc(resampling.weigh(predictions, weights), 2)
+    found = intervals.auc(intervals.weigh(predictions, weights), 2)
     expected = [
         scikit.roc_auc_score(
             predictions.truth == 2, predictions.probabilities[:, 2], sample_weight=each
@@ -170,9 +170,9 @@ def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredic
 def test_no_scans_have_weighted_figures_that_are_not_numbers(
     make_predictions: MakePredictions,
 ) -> None:
-    weighted = resampling.weigh(make_predictions(0), np.ones((2, 0)))
-    found = [measure(weighted) for measure in resampling.OVERALL.values()]
-    found += [measure(weighted, 0) for measure in resampling.PER_CLASS.values()]
+    weighted = intervals.weigh(make_predictions(0), np.ones((2, 0)))
+    found = [measure(weighted) for measure in intervals.OVERALL.values()]
+    found += [measure(weighted, 0) for measure in intervals.PER_CLASS.values()]
     assert np.isnan(found).all()
     assert np.shape(found) == (14, 2)
 

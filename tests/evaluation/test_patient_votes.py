@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from chestct.errors import UnknownNameError
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.patient_votes import (
     VOTES,
     VoteSettings,
@@ -14,8 +15,7 @@ from chestct.evaluation.patient_votes import (
 )
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.resampling import Bootstrap
-from chestct.evaluation.summary import EvaluationSettings
+from chestct.evaluation.tables import EvaluationSettings
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 
 ILL = {"a": [0.9, 0.2, 0.1], "b": [0.1, 0.3], "c": [0.6]}

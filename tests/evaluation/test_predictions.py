@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from chestct.errors import ChestCTError, WriteError
-from chestct.evaluation.predictions import Predictions, PredictionsError, align, by_site
-from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.evaluation.predictions import (
+    Predictions,
+    PredictionsError,
+    align,
+    by_site,
+    read_predictions,
+    write_predictions,
+)
 
 MakePredictions = Callable[..., Predictions]
 

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 
 from chestct.errors import UnknownNameError, WriteError
-from chestct.evaluation.beside import Judgement
+from chestct.evaluation.comparisons import Judgement
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.evaluation.report import SCHEMA_VERSION, recorded_exclusions, write_evaluation
-from chestct.evaluation.resampling import Bootstrap
-from chestct.evaluation.summary import EvaluationSettings, summarise
-from chestct.evaluation.tables import figures_csv
+from chestct.evaluation.tables import EvaluationSettings, figures_csv, summarise
 from chestct.labels import NOT_FOR_CLINICAL_USE
 
 MakePredictions = Callable[..., Predictions]

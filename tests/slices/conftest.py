@@ -16,10 +16,10 @@ from drawn_slices import draw_folder
 from safetensors.torch import save_file
 from tiny_timm import TINY_TIMM
 
-from chestct.datasets.manifest_csv import write_manifest
+from chestct.datasets.manifest import write_manifest
 from chestct.datasets.slice_lists import scan_slice_folder
-from chestct.evaluation.resampling import Bootstrap
-from chestct.evaluation.summary import EvaluationSettings
+from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.tables import EvaluationSettings
 from chestct.extras import is_installed
 from chestct.networks import slices
 from chestct.networks.slices import build_slice_network

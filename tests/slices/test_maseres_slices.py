@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from chestct.cli import main
-from chestct.evaluation.intervals import estimate_figures
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap, estimate_figures
 from chestct.studies.compare_with_paper import compare_with_paper
 
 Output = pytest.CaptureFixture[str]

@@ -11,8 +11,7 @@ from PIL import Image
 
 from chestct.cli import main
 from chestct.evaluation.patient_votes import VOTES
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.extras import is_installed
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.training.slice_picture import PANEL_PX

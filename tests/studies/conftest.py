@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from drawn_scans import read_rows, write_rows, write_scans
 
-from chestct.evaluation.intervals import estimate_figures
-from chestct.evaluation.resampling import Bootstrap
-from chestct.evaluation.summary import EvaluationSettings
+from chestct.evaluation.intervals import Bootstrap, estimate_figures
+from chestct.evaluation.tables import EvaluationSettings
 
 PARTS = ("training", "training", "training", "validation", "test", "test")
 SETTINGS = """

@@ -9,9 +9,8 @@ import pytest
 
 from chestct.cli import main
 from chestct.errors import ReadError
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import write_predictions
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.published.facts import maseres_facts, roi_facts

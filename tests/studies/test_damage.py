@@ -13,10 +13,10 @@ from tiny_classifiers import saved_classifier, tiny_card, tiny_recipe
 
 from chestct.classifier import Classifier
 from chestct.cli import main
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import read_manifest
 from chestct.engines import make_engine
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.damage import DamagedNetwork, DamagePlan, run_damage
 from chestct.studies.damage_parts import choose_parts, published_choice
 from chestct.studies.damage_table import mean_accuracy, write_damage

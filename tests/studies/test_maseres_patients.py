@@ -10,9 +10,9 @@ import pytest
 from drawn_scans import read_rows, write_rows, write_scans
 
 from chestct.cli import main
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import read_manifest
 from chestct.datasets.splits import maseres_paper
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.maseres_rows import SPLIT_FILE, run_patients, split_in_words
 from chestct.studies.maseres_settings import Chosen, patient_settings, settings_remarks

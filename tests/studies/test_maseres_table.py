@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.audit_maseres_tests import decisions_of
 from chestct.studies.compare_with_paper import MASERES_NETWORKS, SLICE_NETWORKS, maseres_model
 from chestct.studies.maseres_markdown import PATIENT_LEVEL, SLICE_LEVEL, as_markdown

@@ -8,7 +8,7 @@ import pytest
 
 from chestct.cli import main
 from chestct.errors import TrainingError, UnknownNameError, WriteError
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.ablation_report import write_ablation
 from chestct.studies.claims import claim
 from chestct.studies.roi_ablation import (

@@ -5,8 +5,8 @@ import csv
 import numpy as np
 import pytest
 
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap
 from chestct.labels import THREE_CLASSES
 from chestct.studies.roi_ablation import Row
 from chestct.studies.row_figures import TableRow, holm, make_rows

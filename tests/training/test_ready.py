@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.cache import Cache
-from chestct.datasets.entries import CacheError
-from chestct.datasets.labelled import Preparation
 from chestct.datasets.manifest import Manifest, ManifestRow
+from chestct.datasets.store import Cache, CacheError, Preparation
 from chestct.errors import TrainingError
 from chestct.preprocess.recipes import RECIPES
 from chestct.training import ready

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.augmentations import find_augmentation
-from chestct.datasets.slice_augment import SLICE_AUGMENTATIONS, SliceAugmentation
-from chestct.datasets.slice_splits import SLICE_SPLITS
+from chestct.datasets.augment import SLICE_AUGMENTATIONS, SliceAugmentation, find_augmentation
+from chestct.datasets.slice_lists import SLICE_SPLITS
 from chestct.networks.settings import settings_from
 from chestct.networks.slice_backbones import SLICE_NETWORKS
 from chestct.networks.slices import SliceSettings

@@ -18,7 +18,7 @@ import pytest
 
 from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures
-from chestct.evaluation.summary import Summary
+from chestct.evaluation.tables import Summary
 from chestct.extras import MissingExtraError
 from chestct.training.settings import RunSettings, TrackingSection
 from chestct.training.settings_file import read_settings

@@ -18,7 +18,7 @@ from chestct.cli.training_options import Processes
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
-    from chestct.datasets.findings import CheckReport
+    from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.workers import Progress, ProgressCallback
 
@@ -56,7 +56,7 @@ def scan(
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     geometry = tiff.geometry()
 
-    from chestct.datasets.manifest_csv import write_manifest
+    from chestct.datasets.manifest import write_manifest
     from chestct.datasets.public import scan_folder
 
     reading: dict[str, str] = {}
@@ -96,7 +96,7 @@ def check(
     scans = shared.read_scans(manifest, labels)
 
     from chestct.datasets.checks import check_manifest, report_json
-    from chestct.datasets.gathering import gather_facts
+    from chestct.datasets.scans import gather_facts
     from chestct.files import write_whole
 
     facts = None
@@ -139,7 +139,7 @@ def split(
     if validation and share is None:
         raise WrongUseError("--validation goes with --hold-out SHARE.")
 
-    from chestct.datasets.manifest_csv import write_manifest
+    from chestct.datasets.manifest import write_manifest
     from chestct.datasets.splits import SPLITTERS, SplitSettings
 
     scans = shared.read_scans(manifest, labels, needs_files=False)
@@ -188,8 +188,7 @@ def prepare(
 
     scans = shared.read_scans(manifest, labels)
 
-    from chestct.datasets.cache import GIB, Cache
-    from chestct.datasets.labelled import prepare_all
+    from chestct.datasets.store import GIB, Cache, prepare_all
 
     kept = Cache(cache, chosen, storage, int(max_gib * GIB))
     with progress_bar(len(scans) * variants, "preparing") as report_progress:
@@ -217,7 +216,7 @@ def describe(manifest: Manifest) -> str:
 
 def show_report(manifest: Manifest, report: CheckReport) -> None:
     """Show what a check found: findings first, then every variable that was asked."""
-    from chestct.datasets.confounders import VARIABLES
+    from chestct.datasets.checks import VARIABLES
 
     console = stdout_console()
     console.print(Text(f"{report.manifest}: {describe(manifest)}", style="bold"))

@@ -14,7 +14,7 @@ from chestct.cli.training_options import Processes
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
-    from chestct.datasets.export import ExportResult
+    from chestct.datasets.sharing import ExportResult
 
 
 class SharingError(ChestCTError):
@@ -45,8 +45,7 @@ def export(
 ) -> None:
     """Copy the scans for sharing, without names or identifiers; goes on where it stopped."""
     from chestct.cli.dataset import progress_bar
-    from chestct.datasets.export import ExportSettings, export_scans
-    from chestct.datasets.pseudonyms import read_or_make_key
+    from chestct.datasets.sharing import ExportSettings, export_scans, read_or_make_key
 
     if key is not None and out.resolve() in key.resolve().parents:
         raise SharingError(f"The key {key} must not lie in {out}: whoever gets the export gets it.")
@@ -98,15 +97,17 @@ def readers(
     """Make one label per scan out of several readers', and say how far they agree."""
     import numpy as np
 
-    from chestct.datasets.exclusions import flow_markdown, flow_of
-    from chestct.datasets.manifest_csv import write_manifest
-    from chestct.datasets.reader_agreement import (
+    from chestct.datasets.manifest import write_manifest
+    from chestct.datasets.reader_labels import (
+        Rule,
+        agree_on,
         agreement_json,
         agreement_markdown,
         disputes_csv,
         judge_agreement,
+        read_readings,
     )
-    from chestct.datasets.reader_labels import Rule, agree_on, read_readings
+    from chestct.datasets.sharing import flow_markdown, flow_of
     from chestct.files import write_whole
 
     readings = read_readings(labels)
@@ -136,7 +137,7 @@ def flow(
     labels: shared.Labels = None,
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
-    from chestct.datasets.exclusions import flow_csv, flow_markdown, flow_of
+    from chestct.datasets.sharing import flow_csv, flow_markdown, flow_of
     from chestct.files import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):

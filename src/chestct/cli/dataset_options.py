@@ -43,8 +43,7 @@ def read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> M
         ManifestError: The manifest does not fit. Where its labels are unknown and none were named,
             the message names the option.
     """
-    from chestct.datasets.manifest import UnknownLabelError
-    from chestct.datasets.manifest_csv import read_manifest
+    from chestct.datasets.manifest import UnknownLabelError, read_manifest
 
     named = () if labels is None else _named_labels(labels)
     try:

@@ -21,7 +21,7 @@ from chestct.labels import NOT_FOR_CLINICAL_USE
 
 if TYPE_CHECKING:
     from chestct.datasets.workers import Progress as HowFar
-    from chestct.evaluation.summary import Summary
+    from chestct.evaluation.tables import Summary
     from chestct.training.lr_range import RangeTest
     from chestct.training.ready import Listener
     from chestct.training.run import EpochLog

@@ -8,11 +8,16 @@ seeded generator, so a run can be repeated; the generator may be on another devi
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+
+from chestct.errors import TrainingError
+from chestct.lookup import look_up, unknown_name_message
 
 _COARSE = (5, 5, 5)
 """Control points of the elastic deformation along (depth, height, width)."""
@@ -182,3 +187,270 @@ def _draw_transforms(
     matrix[:, 2, 2] = scale[:, 2]
     matrix[:, :, 3] = _uniform((num, 3), augmentation.shift, generator)
     return matrix
+
+
+_FIRST_TWO: Final = {"axial": (3, 4), "slice-row": (2, 3)}
+"""Plane name to the two axes of a (batch, channel, depth, height, width) tensor that turn."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How a batch is turned and flipped.
+
+    Attributes:
+        angles_deg: One of these is drawn for each scan, each as likely.
+        plane: "axial" turns about the body axis. "slice-row" turns depth against height, as the
+            MASERes notebooks do: SciPy's default axes, on arrays whose first axis is the slice.
+        flip_probability: How often front and back change sides.
+
+    Raises:
+        TrainingError: A value is impossible.
+    """
+
+    angles_deg: tuple[float, ...]
+    plane: str = "axial"
+    flip_probability: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.angles_deg or not all(abs(angle) <= 180 for angle in self.angles_deg):
+            msg = f"angles_deg must hold at least one angle from -180 to 180, not {self.angles_deg}"
+            raise TrainingError(msg + ".")
+        if self.plane not in _FIRST_TWO:
+            raise TrainingError(f"plane must be 'axial' or 'slice-row', not '{self.plane}'.")
+        if not 0 <= self.flip_probability <= 1:
+            msg = f"flip_probability must be from 0 to 1, not {self.flip_probability}."
+            raise TrainingError(msg)
+
+
+def turn_batch(
+    batch: Float[torch.Tensor, "batch channel depth height width"],
+    lungs: Float[torch.Tensor, "batch 1 depth height width"],
+    turns: Turns,
+    generator: torch.Generator,
+) -> tuple[
+    Float[torch.Tensor, "batch channel depth height width"],
+    Float[torch.Tensor, "batch 1 depth height width"],
+]:
+    """Return a turned copy of a batch and of its lung masks, on the batch's device."""
+    num, own = len(batch), generator.device
+    chosen = torch.randint(len(turns.angles_deg), (num,), generator=generator, device=own).cpu()
+    angles = torch.deg2rad(torch.tensor(turns.angles_deg, dtype=torch.float32)[chosen])
+    is_flipped = torch.rand(num, generator=generator, device=own) < turns.flip_probability
+    first, second = _FIRST_TWO[turns.plane]
+    return (
+        _turned(batch, angles, is_flipped, (first, second), "bicubic"),
+        _turned(lungs, angles, is_flipped, (first, second), "nearest"),
+    )
+
+
+def _turned(
+    scans: torch.Tensor,
+    angles: torch.Tensor,
+    is_flipped: torch.Tensor,
+    axes: tuple[int, int],
+    mode: str,
+) -> torch.Tensor:
+    """Turn every scan in the plane of two of its axes, as so many pictures side by side."""
+    flips = is_flipped.to(scans.device).view(-1, 1, 1, 1, 1)
+    scans = torch.where(flips, scans.flip(3), scans)
+    others = [axis for axis in (1, 2, 3, 4) if axis not in axes]
+    order = (0, *others, *axes)
+    planes = scans.permute(order)
+    height, width = planes.shape[3:]
+    flat = planes.reshape(len(scans), -1, height, width)
+    grid = F.affine_grid(_maps(angles, height, width), [*flat.shape], align_corners=False)
+    moved = F.grid_sample(flat, grid.to(flat), mode=mode, align_corners=False)
+    back = [order.index(axis) for axis in range(5)]
+    return moved.reshape(planes.shape).permute(back).contiguous()
+
+
+def _maps(angles: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """One rotation per scan in normalised coordinates, (second axis, first axis) order."""
+    maps = torch.zeros(len(angles), 2, 3)
+    for number, angle in enumerate(angles.tolist()):
+        cos, sin = math.cos(angle), math.sin(angle)
+        maps[number, :, :2] = torch.tensor(
+            [[cos, -sin * height / width], [sin * width / height, cos]]
+        )
+    return maps
+
+
+@dataclass(frozen=True)
+class SliceAugmentation:
+    """How much slices are varied; every range is symmetric about "unchanged".
+
+    Attributes:
+        rotation_deg: Largest turn.
+        shift: Largest shift, as a share of the picture's rows and of its columns.
+        shear_deg: Largest shear.
+        zoom: Largest relative change of size, rows and columns each on their own.
+        flip_probability: How often left and right change sides.
+
+    Raises:
+        TrainingError: A value is impossible.
+    """
+
+    rotation_deg: float = 40.0
+    shift: float = 0.2
+    shear_deg: float = 0.2
+    zoom: float = 0.2
+    flip_probability: float = 0.5
+
+    def __post_init__(self) -> None:
+        limits = {
+            "rotation_deg": 180,
+            "shift": 1,
+            "shear_deg": 80,
+            "zoom": 0.9,
+            "flip_probability": 1,
+        }
+        for name, most in limits.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise TrainingError(f"{name} must be from 0 to {most}, not {value}.")
+
+
+SLICE_AUGMENTATIONS: Final[dict[str, SliceAugmentation | None]] = {
+    "none": None,
+    # Text: "0 up to 40" degrees in one passage, +-40 in another; the notebooks: +-40.
+    "maseres_slices_published": SliceAugmentation(),
+    # The text calls it a shear "intensity" of 0.2: taken for radians, 11 degrees.
+    "maseres_slices_paper": SliceAugmentation(shear_deg=math.degrees(0.2)),
+    # A patient does not lie turned by 40 degrees; the heart's side stays where it is.
+    "recommended": SliceAugmentation(
+        rotation_deg=10.0, shift=0.06, shear_deg=0.0, zoom=0.1, flip_probability=0.0
+    ),
+}
+"""Augmentation name to its numbers; None leaves slices as they are."""
+
+
+def vary_slices(
+    batch: Float[torch.Tensor, "batch channel 1 height width"],
+    augmentation: SliceAugmentation,
+    generator: torch.Generator,
+) -> Float[torch.Tensor, "batch channel 1 height width"]:
+    """Return a varied copy of a batch of slices, on its device."""
+    pictures = batch.squeeze(2)
+    height, width = pictures.shape[2:]
+    maps = _draw_maps(len(batch), (height, width), augmentation, generator)
+    grid = F.affine_grid(maps.to(batch), [*pictures.shape], align_corners=False)
+    moved = F.grid_sample(
+        pictures, grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    chances = torch.rand(len(batch), generator=generator, device=generator.device)
+    is_flipped = (chances < augmentation.flip_probability).to(batch.device).view(-1, 1, 1, 1)
+    return torch.where(is_flipped, moved.flip(3), moved).unsqueeze(2)
+
+
+def _draw_maps(
+    num: int,
+    shape: tuple[int, int],
+    augmentation: SliceAugmentation,
+    generator: torch.Generator,
+) -> Float[torch.Tensor, "batch 2 3"]:
+    """Maps from the varied picture to the stored one, in (width, height) order from -1 to 1."""
+
+    def draw(limit: float, count: int = 1) -> torch.Tensor:
+        """Numbers for each picture, between minus and plus the limit."""
+        drawn = torch.rand(num, count, generator=generator, device=generator.device)
+        return ((drawn * 2 - 1) * limit).cpu()
+
+    angle = torch.deg2rad(draw(augmentation.rotation_deg))[:, 0]
+    shift = draw(2 * augmentation.shift, 2)
+    shear = torch.deg2rad(draw(augmentation.shear_deg))[:, 0]
+    zoom = 1 + draw(augmentation.zoom, 2)
+    height, width = shape
+    turn = _matrices([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+    one, zero = torch.ones(num), torch.zeros(num)
+    slant = _matrices([[one, -shear.sin()], [zero, shear.cos()]])
+    # Rows and columns in pixels; the shares of the shift become pixels of each.
+    half = torch.tensor([height / 2, width / 2])
+    linear = turn @ slant @ torch.diag_embed(zoom)
+    offset = (turn @ (shift * half).unsqueeze(2)).squeeze(2)
+    relative = linear * half.view(1, 1, 2) / half.view(1, 2, 1)
+    swapped = relative.flip(1, 2)
+    return torch.cat([swapped, (offset / half).flip(1).unsqueeze(2)], dim=2)
+
+
+def _matrices(rows: list[list[torch.Tensor]]) -> Float[torch.Tensor, "batch 2 2"]:
+    return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
+
+
+AnyAugmentation = Augmentation | Turns | SliceAugmentation
+
+_MASERES_DEG: Final = (-20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0)
+_ROI_RESNET_DEG: Final = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 12.0)
+
+AUGMENTATIONS: Final[dict[str, AnyAugmentation | None]] = {
+    "none": None,
+    "recommended": Augmentation(),
+    # The text gives no angles: those of the scripts. Its flip is called vertical, without a rate.
+    "roi_resnet_paper": Turns(_ROI_RESNET_DEG, flip_probability=0.5),
+    # The script behind the test-set models turns and never flips.
+    "roi_resnet_published": Turns(_ROI_RESNET_DEG),
+    "roi_resnet_published_folds": Turns(_ROI_RESNET_DEG, flip_probability=0.4),
+    # The text means a rotation of the patient; the notebooks turn slices against rows.
+    "maseres_paper": Turns(_MASERES_DEG),
+    "maseres_published": Turns(_MASERES_DEG, plane="slice-row"),
+}
+"""Augmentation name to its numbers; None leaves batches as they are."""
+
+
+def find_augmentation(
+    name: str,
+    overrides: Mapping[str, object],
+    table: Mapping[str, AnyAugmentation | None] = AUGMENTATIONS,
+) -> AnyAugmentation | None:
+    """An augmentation of a table, some of its fields changed.
+
+    Args:
+        name: A name in the table.
+        overrides: Field to value, as YAML has them: lists are taken for tuples.
+        table: `AUGMENTATIONS` for scans, `SLICE_AUGMENTATIONS` for slices.
+
+    Raises:
+        UnknownNameError: There is no such augmentation.
+        TrainingError: It has no such field, or a value is impossible.
+    """
+    found = look_up(table, name, kind="augmentation")
+    if found is None:
+        if overrides:
+            raise TrainingError("The augmentation 'none' has no fields to override.")
+        return None
+    changed: dict[str, object] = {}
+    for field, value in overrides.items():
+        known = {each.name: getattr(found, each.name) for each in fields(found)}
+        if field not in known:
+            raise TrainingError(unknown_name_message(field, known, kind="field"))
+        changed[field] = _fitted(field, value, known[field])
+    return replace(found, **changed)  # type: ignore[arg-type]
+
+
+def vary_batch(
+    batch: Float[torch.Tensor, "batch channel depth height width"],
+    lungs: Float[torch.Tensor, "batch 1 depth height width"],
+    augmentation: AnyAugmentation,
+    generator: torch.Generator,
+) -> tuple[
+    Float[torch.Tensor, "batch channel depth height width"],
+    Float[torch.Tensor, "batch 1 depth height width"],
+]:
+    """Return a varied copy of a batch and of its lung masks."""
+    if isinstance(augmentation, SliceAugmentation):
+        return vary_slices(batch, augmentation, generator), lungs
+    if isinstance(augmentation, Turns):
+        return turn_batch(batch, lungs, augmentation, generator)
+    return augment_batch(batch, lungs, augmentation, generator)
+
+
+def _fitted(field: str, value: object, before: object) -> object:
+    """A value of the kind the field has."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(before, float) and is_number:
+        return float(value)  # type: ignore[arg-type]
+    if isinstance(before, str) and isinstance(value, str):
+        return value
+    if isinstance(before, tuple) and isinstance(value, list | tuple):
+        return tuple(_fitted(field, each, 0.0) for each in value)
+    expected = {float: "a number", str: "text", tuple: "a list of numbers"}[type(before)]
+    raise TrainingError(f"'{field}' must be {expected}, not {value!r}.")

@@ -11,22 +11,26 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache as kept
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from chestct.datasets.manifest import ManifestError, ManifestRow
-from chestct.datasets.manifest_csv import parse_age, parse_sex
+import chestct.readers
+from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
+from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
+from chestct.files import write_text
 from chestct.fingerprints import as_stored, place_text
 from chestct.readers import ReadOptions, read_volume
-from chestct.readers.files import opened_files
+from chestct.readers.files import folder_files, opened_files
 from chestct.readers.tiff_geometry import geometry_from_dict
 from chestct.volume import Volume, to_canonical
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
 
 _GEOMETRY = ("spacing_mm", "order", "unit", "slope", "intercept")
 _NUMBERS = ("slope", "intercept")
@@ -234,3 +238,110 @@ def headers_of(
                 continue
             if series_uid is None or str(header.get("SeriesInstanceUID") or "") == series_uid:
                 yield header
+
+
+FACTS_FOLDER: Final = "facts"
+"""Folder of the facts inside a cache."""
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """One scan whose facts are wanted.
+
+    Attributes:
+        path: Where it lies.
+        options: How it is read.
+        folder: Where facts are kept, or None.
+    """
+
+    path: Path
+    options: ReadOptions
+    folder: Path | None = None
+
+
+def gather_facts(
+    manifest: Manifest,
+    cache: Path | None = None,
+    *,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[ScanFacts]:
+    """The facts of every row's scan, in the order of the rows.
+
+    Args:
+        manifest: The scans.
+        cache: A cache folder to take facts from and to keep them in.
+        processes: How many scans are read at once; None takes all cores.
+        progress: Called after each scan.
+
+    Raises:
+        ManifestError: A row says something impossible about how its scan is read.
+        WorkerError: A process was killed.
+    """
+    folder = None if cache is None else cache / FACTS_FOLDER
+    tasks = [ScanTask(manifest.path(row), read_options(row), folder) for row in manifest.rows]
+    return run_all(known_facts, tasks, processes=processes, progress=progress)
+
+
+def known_facts(task: ScanTask) -> ScanFacts:
+    """Facts of a scan, from disk where its files have not changed, else from the scan."""
+    if task.folder is None:
+        return read_facts(task.path, task.options)
+    kept = stored_facts(task)
+    if kept is not None:
+        return kept
+    facts = read_facts(task.path, task.options)
+    store_facts(task, facts)
+    return facts
+
+
+def stored_facts(task: ScanTask) -> ScanFacts | None:
+    """Facts kept of a scan whose files have not changed since; None where there are none."""
+    if task.folder is None:
+        return None
+    with suppress(OSError, ValueError, ChestCTError):
+        path = task.folder / f"{source_key(task.path, task.options)}.json"
+        return facts_from_json(path.read_text(encoding="utf-8"))
+    return None
+
+
+def store_facts(task: ScanTask, facts: ScanFacts) -> None:
+    """Keep the facts of a scan; of one that could not be read nothing is kept."""
+    if task.folder is None or facts.error:
+        return
+    # Facts can be read again: a full disk is noticed where it matters, by the cache.
+    with suppress(OSError, ChestCTError):
+        path = task.folder / f"{source_key(task.path, task.options)}.json"
+        write_text(path, facts_to_json(facts))
+
+
+def source_key(path: Path, options: ReadOptions) -> str:
+    """What stands for a scan's files: their names, sizes and times, and how they are read.
+
+    Raises:
+        OSError: The scan is not there.
+        ReadError: Its folder cannot be read.
+    """
+    place = path.resolve()
+    files = [file.path for file in folder_files(place)] if place.is_dir() else [place]
+    lines = [reading_code(), str(place), repr(options)]
+    for file in files:
+        status = file.stat()
+        lines.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:40]
+
+
+def code_digest(*places: Path) -> str:
+    """Digest of the source code of packages and modules: what other code made is not used."""
+    digest = hashlib.sha256()
+    for place in places:
+        for source in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            digest.update(source.name.encode())
+            digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+@kept
+def reading_code() -> str:
+    """Digest of the code that reads scans and finds their facts."""
+    return code_digest(Path(chestct.readers.__file__).parent, Path(__file__))

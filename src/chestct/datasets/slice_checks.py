@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from chestct.datasets.findings import CheckReport, Finding
-from chestct.datasets.leaks import find_patient_leaks
+from chestct.datasets.checks import CheckReport, Finding, find_patient_leaks
 from chestct.datasets.manifest import Manifest, ManifestRow, describe_rows
 from chestct.datasets.slice_store import SliceFacts
 

@@ -8,19 +8,59 @@ its table can be reproduced, with its defects in every result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float, Float64
 
-from chestct.evaluation import metrics, resampling
-from chestct.evaluation.delong import delong_covariance
-from chestct.evaluation.intervals import percentile_interval, why_no_bootstrap
+from chestct.evaluation import intervals, metrics
+from chestct.evaluation.intervals import Bootstrap, percentile_interval, why_no_bootstrap
 from chestct.evaluation.predictions import Predictions, align
-from chestct.evaluation.resampling import Bootstrap
 from chestct.lookup import look_up
+
+
+def delong_covariance(
+    scores: Float[np.ndarray, "classifier case"], is_positive: Bool[np.ndarray, " case"]
+) -> tuple[Float64[np.ndarray, " classifier"], Float64[np.ndarray, "classifier classifier"]]:
+    """Areas under the ROC curves of several classifiers, and the covariance of these areas.
+
+    Args:
+        scores: Higher means more likely positive; ties count half.
+        is_positive: The truth, the same for all classifiers.
+
+    Returns:
+        The areas and their covariance matrix.
+
+    Raises:
+        ValueError: There are fewer than two positive or two negative cases.
+    """
+    positives, negatives = scores[:, is_positive], scores[:, ~is_positive]
+    num_positive, num_negative = positives.shape[1], negatives.shape[1]
+    if min(num_positive, num_negative) < 2:
+        msg = f"{num_positive} positive and {num_negative} negative cases: expected 2 of each"
+        raise ValueError(msg)
+    pooled = _midranks(np.concatenate([positives, negatives], axis=1))
+    # Share of the other group that each case stands above, ties half: the placements of DeLong.
+    above_negatives = (pooled[:, :num_positive] - _midranks(positives)) / num_negative
+    below_positives = 1 - (pooled[:, num_positive:] - _midranks(negatives)) / num_positive
+    covariance = (
+        np.atleast_2d(np.cov(above_negatives)) / num_positive
+        + np.atleast_2d(np.cov(below_positives)) / num_negative
+    )
+    return above_negatives.mean(axis=1), covariance
+
+
+def _midranks(
+    values: Float[np.ndarray, "classifier case"],
+) -> Float64[np.ndarray, "classifier case"]:
+    """Ranks from 1 along each row, ties sharing their mean rank."""
+    from scipy.stats import rankdata
+
+    ranks: Float64[np.ndarray, "classifier case"] = rankdata(values, axis=1).astype(np.float64)
+    return ranks
+
 
 MASERES_Z_DEFECTS: Final = (
     "the test takes the two samples as independent, but both classifiers saw the same scans",
@@ -158,9 +198,9 @@ def patient_bootstrap(
     settings = bootstrap or Bootstrap()
     why_not = why_no_bootstrap(first)
     spreads: dict[str, list[Float64[np.ndarray, " replicate"]]] = {}
-    for weights in () if why_not else resampling.draw_patients(first, settings):
-        pair = [resampling.weigh(each, weights) for each in (first, second)]
-        for name, measure in resampling.OVERALL.items():
+    for weights in () if why_not else intervals.draw_patients(first, settings):
+        pair = [intervals.weigh(each, weights) for each in (first, second)]
+        for name, measure in intervals.OVERALL.items():
             spreads.setdefault(name, []).append(measure(pair[0]) - measure(pair[1]))
     return tuple(
         _bootstrap_row(name, (first, second), spreads.get(name), (settings.level, why_not))
@@ -294,3 +334,46 @@ def _dependence(predictions: Predictions) -> str:
 
 def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """What a classifier said of scans, and which it said nothing of.
+
+    Attributes:
+        predictions: Of the scans that it judged.
+        excluded: Scans that it gave no decision on, with the reason.
+    """
+
+    predictions: Predictions
+    excluded: Mapping[str, str] = field(default_factory=dict)
+
+
+def paired(first: Judgement, second: Judgement) -> tuple[Predictions, Predictions]:
+    """The rows of both, without the scans that either says it gave no decision on."""
+    left_out = {*first.excluded, *second.excluded}
+    return _without(first.predictions, left_out), _without(second.predictions, left_out)
+
+
+def remark_on_pair(
+    names: tuple[str, str], whole: tuple[Predictions, Predictions], num_common: int
+) -> str | None:
+    """What to say where two classifiers are compared on some of their scans; None for all.
+
+    Args:
+        names: What the two are called.
+        whole: All that they said.
+        num_common: Scans that they are compared on.
+    """
+    only_first, only_second = (len(each) - num_common for each in whole)
+    if not (only_first or only_second):
+        return None
+    return (
+        f"'{names[1]}' is compared on the {num_common} scans that both decided on; decided on by "
+        f"'{names[0]}' only: {only_first}, by '{names[1]}' only: {only_second}."
+    )
+
+
+def _without(predictions: Predictions, scans: Collection[str]) -> Predictions:
+    """The rows of all other scans."""
+    return predictions.choose([i for i, scan in enumerate(predictions.scans) if scan not in scans])

@@ -6,6 +6,7 @@ threads do not meet. Curves differ in dash as well as in colour (palette of Okab
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
@@ -17,14 +18,21 @@ from jaxtyping import Float64
 from chestct.errors import WriteError
 from chestct.evaluation import metrics
 from chestct.evaluation.calibration import ReliabilityBin, RiskPoint
-from chestct.evaluation.intervals import Estimate, Figures, why_no_bootstrap
+from chestct.evaluation.intervals import (
+    Bootstrap,
+    Estimate,
+    Figures,
+    Weights,
+    draw_patients,
+    why_no_bootstrap,
+)
 from chestct.evaluation.metrics import Confusion
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap, Weights, draw_patients
+from chestct.evaluation.predictions import Predictions, PredictionsError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermilion, green, purple, orange, sky blue, black."""
@@ -285,3 +293,28 @@ def _with_interval(estimate: Estimate) -> str:
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return "none" if estimate.value is None else f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read `log.jsonl` of a run folder: one object per epoch, the last line possibly cut short.
+
+    Raises:
+        PredictionsError: The file is missing, or a line other than the last is damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PredictionsError(f"{path.name} could not be read: {error}.") from error
+    epochs = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            epoch = json.loads(line)
+        except json.JSONDecodeError:
+            if number == len(lines):
+                break
+            epoch = None
+        if not isinstance(epoch, dict) or "epoch" not in epoch:
+            msg = f"Line {number} of {path.name} is not an epoch. Expected an object with 'epoch'."
+            raise PredictionsError(msg)
+        epochs.append(epoch)
+    return epochs

@@ -6,16 +6,244 @@ the interval is widened to the patient bootstrap's where that reaches further.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Float64, Int, Int64
 
-from chestct.evaluation import metrics, resampling
-from chestct.evaluation.metrics import Value
+from chestct.evaluation import metrics
+from chestct.evaluation.metrics import Value, bin_members
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap, Replicates
+
+Weights = Float64[np.ndarray, "replicate scan"]
+Replicates = Float64[np.ndarray, " replicate"]
+
+_CHUNK_CELLS = 4_000_000
+"""Replicates are drawn in parts of at most this many weights: 32 MB."""
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How patients are drawn: with replacement, as many per class as there are.
+
+    A patient's class is that of most of their scans. Keeping the classes' sizes means that no
+    replicate lacks a class; the intervals are those of a study with these class sizes.
+
+    Attributes:
+        replicates: Number of draws.
+        level: Share of the replicates between the two ends (percentile interval).
+        seed: Of the draws; the same seed gives the same intervals.
+    """
+
+    replicates: int = 2000
+    level: float = 0.95
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.replicates < 1 or not 0 < self.level < 1:
+            msg = f"{self.replicates} replicates, level {self.level}: expected >= 1, 0 < level < 1"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """Predictions under many weightings.
+
+    Attributes:
+        predictions: The scans.
+        weights: How often each scan counts, one row per replicate.
+        confusion: Weighted counts, (replicate, true, predicted).
+    """
+
+    predictions: Predictions
+    weights: Weights
+    confusion: Float64[np.ndarray, "replicate true predicted"]
+
+
+def weigh(predictions: Predictions, weights: Weights) -> Weighted:
+    """Count the confusions under every weighting."""
+    num = len(predictions.labels)
+    cells = np.eye(num * num)[predictions.truth * num + predictions.decisions]
+    return Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
+
+
+def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[Weights]:
+    """Draw patients with replacement within their class; yields replicates in parts."""
+    rng = np.random.default_rng(bootstrap.seed)
+    patient_of_scan, strata = patient_strata(predictions)
+    rows = max(1, _CHUNK_CELLS // max(1, len(predictions)))
+    for start in range(0, bootstrap.replicates, rows):
+        num = min(rows, bootstrap.replicates - start)
+        drawn = np.zeros((num, strata.size))
+        for stratum in np.unique(strata):
+            members = np.flatnonzero(strata == stratum)
+            shares = np.full(members.size, 1 / members.size)
+            drawn[:, members] = rng.multinomial(members.size, shares, size=num)
+        yield drawn[:, patient_of_scan]
+
+
+def patient_strata(
+    predictions: Predictions,
+) -> tuple[Int64[np.ndarray, " scan"], Int64[np.ndarray, " patient"]]:
+    """Index of each scan's patient, and each patient's most frequent true label."""
+    names, patient_of_scan = np.unique(np.array(predictions.patients, str), return_inverse=True)
+    votes = np.zeros((names.size, len(predictions.labels)), dtype=np.int64)
+    np.add.at(votes, (patient_of_scan, predictions.truth), 1)
+    return patient_of_scan.astype(np.int64), votes.argmax(axis=1).astype(np.int64)
+
+
+def balanced_accuracy(weighted: Weighted) -> Replicates:
+    """Mean sensitivity of the classes that have weight."""
+    hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
+    return _mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
+
+
+def macro_f1(weighted: Weighted) -> Replicates:
+    """Mean F1 of the classes that have weight."""
+    hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
+    cases = weighted.confusion.sum(axis=2)
+    scores = _divide(2 * hits, cases + weighted.confusion.sum(axis=1))
+    return _mean_known(np.where(cases > 0, scores, np.nan))
+
+
+def macro_auc(weighted: Weighted) -> Replicates:
+    """Mean of the one-vs-rest areas of the classes that have one."""
+    num = len(weighted.predictions.labels)
+    return _mean_known(np.stack([auc(weighted, index) for index in range(num)], axis=1))
+
+
+def accuracy(weighted: Weighted) -> Replicates:
+    """Trace over total."""
+    return _divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
+
+
+def kappa(weighted: Weighted) -> Replicates:
+    """Cohen's kappa of truth and decisions."""
+    total = _total(weighted)
+    rows, columns = weighted.confusion.sum(axis=2), weighted.confusion.sum(axis=1)
+    chance = _divide((rows * columns).sum(axis=1), total**2)
+    return _divide(accuracy(weighted) - chance, 1 - chance)
+
+
+def brier(weighted: Weighted) -> Replicates:
+    """Squared errors summed over classes."""
+    predictions = weighted.predictions
+    wanted = np.eye(len(predictions.labels))[predictions.truth]
+    errors = ((predictions.probabilities - wanted) ** 2).sum(axis=1)
+    return _divide(weighted.weights @ errors, _total(weighted))
+
+
+def log_loss(weighted: Weighted) -> Replicates:
+    """Mean negative logarithm of the true label's probability."""
+    predictions = weighted.predictions
+    given = predictions.probabilities[np.arange(len(predictions)), predictions.truth]
+    tiny = np.finfo(np.float64).eps
+    losses = -np.log(np.clip(given, tiny, 1 - tiny))
+    return _divide(weighted.weights @ losses, _total(weighted))
+
+
+def expected_calibration_error(weighted: Weighted) -> Replicates:
+    """Weighted mean gap between confidence and accuracy over bins."""
+    predictions = weighted.predictions
+    gaps = predictions.confidences - predictions.is_right
+    sums = weighted.weights @ (gaps[:, None] * bin_members(predictions.confidences))
+    return _divide(np.abs(sums).sum(axis=1), _total(weighted))
+
+
+def sensitivity(weighted: Weighted, index: int) -> Replicates:
+    """True positives over cases."""
+    confusion = weighted.confusion
+    return _divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
+
+
+def ppv(weighted: Weighted, index: int) -> Replicates:
+    """True positives over those called so."""
+    confusion = weighted.confusion
+    return _divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
+
+
+def specificity(weighted: Weighted, index: int) -> Replicates:
+    """True negatives over scans of other classes."""
+    true_negatives, total = _true_negatives(weighted, index), _total(weighted)
+    return _divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
+
+
+def npv(weighted: Weighted, index: int) -> Replicates:
+    """True negatives over those not called so."""
+    true_negatives, total = _true_negatives(weighted, index), _total(weighted)
+    return _divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
+
+
+def f1(weighted: Weighted, index: int) -> Replicates:
+    """Twice the hits over cases and calls."""
+    confusion = weighted.confusion
+    both = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
+    return _divide(2 * confusion[:, index, index], both)
+
+
+def auc(weighted: Weighted, index: int) -> Replicates:
+    """One-vs-rest area: pairs in the right order, ties half, over all pairs, by weight."""
+    scores = weighted.predictions.probabilities[:, index]
+    order = np.argsort(scores, kind="stable")
+    if order.size == 0:
+        return np.full(len(weighted.weights), np.nan)
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    is_class = (weighted.predictions.truth == index)[order]
+    ranked = weighted.weights[:, order]
+    positives = np.add.reduceat(ranked * is_class, starts, axis=1)
+    negatives = np.add.reduceat(ranked * ~is_class, starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return _divide((positives * below).sum(axis=1), pairs)
+
+
+OVERALL: Final[dict[str, Callable[[Weighted], Replicates]]] = {
+    "accuracy": accuracy,
+    "balanced_accuracy": balanced_accuracy,
+    "macro_f1": macro_f1,
+    "macro_auc": macro_auc,
+    "kappa": kappa,
+    "brier": brier,
+    "log_loss": log_loss,
+    "expected_calibration_error": expected_calibration_error,
+}
+"""The same names as `metrics.OVERALL`."""
+
+PER_CLASS: Final[dict[str, Callable[[Weighted, int], Replicates]]] = {
+    "sensitivity": sensitivity,
+    "specificity": specificity,
+    "ppv": ppv,
+    "npv": npv,
+    "f1": f1,
+    "auc": auc,
+}
+"""The same names as `metrics.per_class` gives."""
+
+
+def _true_negatives(weighted: Weighted, index: int) -> Replicates:
+    confusion = weighted.confusion
+    touched = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
+    return np.asarray(_total(weighted) - touched + confusion[:, index, index])
+
+
+def _total(weighted: Weighted) -> Replicates:
+    return np.asarray(weighted.confusion.sum(axis=(1, 2)))
+
+
+def _divide(
+    above: Float64[np.ndarray, "*shape"], below: Float64[np.ndarray, "*shape"]
+) -> Float64[np.ndarray, "*shape"]:
+    """Quotient, not-a-number where there is nothing to divide by."""
+    return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
+
+
+def _mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
+    """Mean of the known values of each replicate, not-a-number where none is."""
+    known = ~np.isnan(values)
+    return _divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64))
+
 
 WILSON: Final = "Wilson"
 WIDENED: Final = "Wilson, widened to the patient bootstrap"
@@ -134,7 +362,7 @@ def why_no_bootstrap(predictions: Predictions) -> str:
     """Why patients cannot be drawn: a class with one patient has no spread to show; else ""."""
     if len(predictions) == 0:
         return "no scans"
-    _, strata = resampling.patient_strata(predictions)
+    _, strata = patient_strata(predictions)
     for index, label in enumerate(predictions.labels):
         if int((strata == index).sum()) == 1:
             return f"no interval: one patient of {label} shows no spread"
@@ -159,12 +387,12 @@ def _replicates(
 ) -> dict[tuple[str, str], Float64[np.ndarray, " replicate"]]:
     """All figures of all replicates, by label ("" for all together) and name."""
     parts: dict[tuple[str, str], list[Replicates]] = {}
-    for weights in resampling.draw_patients(predictions, bootstrap):
-        weighted = resampling.weigh(predictions, weights)
-        for name, measure in resampling.OVERALL.items():
+    for weights in draw_patients(predictions, bootstrap):
+        weighted = weigh(predictions, weights)
+        for name, measure in OVERALL.items():
             parts.setdefault(("", name), []).append(measure(weighted))
         for index, label in enumerate(predictions.labels):
-            for name, measure_class in resampling.PER_CLASS.items():
+            for name, measure_class in PER_CLASS.items():
                 parts.setdefault((label, name), []).append(measure_class(weighted, index))
     return {key: np.concatenate(values) for key, values in parts.items()}
 

@@ -17,10 +17,15 @@ from typing import Any, Final
 from chestct import __version__
 from chestct.errors import WriteError
 from chestct.evaluation import figures, tables
-from chestct.evaluation.beside import Judgement, paired, remark_on_pair
-from chestct.evaluation.comparisons import Comparison, compare_all
+from chestct.evaluation.comparisons import (
+    Comparison,
+    Judgement,
+    compare_all,
+    paired,
+    remark_on_pair,
+)
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
+from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 

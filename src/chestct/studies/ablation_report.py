@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from chestct.evaluation.figures import save_figure
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap
 from chestct.files import write_text
 from chestct.studies.roi_ablation import Row
 from chestct.studies.row_figures import TableRow, make_rows

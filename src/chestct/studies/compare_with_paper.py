@@ -12,8 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
-from chestct.evaluation.intervals import Estimate, Figures
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap, Estimate, Figures
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES, TWO_CLASSES
 from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
 from chestct.studies.finished_runs import SLICES_FOLDER, Run, read_run

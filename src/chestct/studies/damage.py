@@ -17,14 +17,13 @@ import numpy as np
 from torch import nn
 
 from chestct.classifier import Classifier
-from chestct.datasets.cache import Cache
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.scans import read_options
+from chestct.datasets.store import Cache
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine, make_engine
 from chestct.errors import ReadError
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.files import write_text
 from chestct.studies.damage_parts import (
     SHARE,

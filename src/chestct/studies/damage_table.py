@@ -15,14 +15,15 @@ import numpy as np
 
 from chestct.evaluation.comparisons import Comparison, compare
 from chestct.evaluation.intervals import (
+    Bootstrap,
     Estimate,
     Figures,
+    draw_patients,
     estimate_figures,
     percentile_interval,
     why_no_bootstrap,
 )
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap, draw_patients
 from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
 from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE

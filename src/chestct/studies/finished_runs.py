@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestct.errors import ReadError
-from chestct.evaluation.intervals import Figures, estimate_figures
-from chestct.evaluation.predictions_csv import read_predictions
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
+from chestct.evaluation.predictions import read_predictions
 from chestct.preprocess.recipes import RECIPES
 from chestct.training.record import RUN_FILE
 from chestct.training.session import PREDICTIONS_FILE

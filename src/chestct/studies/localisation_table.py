@@ -10,11 +10,11 @@ import numpy as np
 from chestct.evaluation.intervals import (
     PATIENTS,
     WILSON,
+    Bootstrap,
     Estimate,
     percentile_interval,
     wilson,
 )
-from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.localisation import MapScores
 from chestct.text_tables import as_markdown_table
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from chestct.datasets.manifest import TEST, Manifest, ManifestError
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest, write_manifest
 from chestct.datasets.splits import maseres_paper
-from chestct.evaluation.predictions_csv import read_predictions
+from chestct.evaluation.predictions import read_predictions
 from chestct.studies.scan_rows import record_scans, run_scan_rows
 from chestct.studies.study_rows import (
     RECORD_FOLDER,

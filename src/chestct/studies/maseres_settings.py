@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel
 
-from chestct.datasets.slice_splits import SHARES_PATIENTS
+from chestct.datasets.slice_lists import SHARES_PATIENTS
 from chestct.lookup import look_up
 from chestct.networks.slice_weights import IMAGENET, NO_WEIGHTS
 from chestct.studies.study_rows import StudyError

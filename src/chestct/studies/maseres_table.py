@@ -13,7 +13,7 @@ from functools import cache
 from itertools import combinations
 
 from chestct.evaluation.comparisons import Comparison, compare
-from chestct.evaluation.resampling import Bootstrap
+from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.audit_maseres_tests import (
     KappaAudit,
     PValueAudit,

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Generic
 
 from chestct.evaluation.comparisons import compare
-from chestct.evaluation.intervals import Figures, estimate_figures
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.resampling import Bootstrap
 from chestct.studies.study_rows import RowResult, RowT
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from chestct.errors import ChestCTError
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import read_predictions
+from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.studies.claims import claim
 from chestct.training.objective import DivergedError
 from chestct.training.ranks import require_one_process

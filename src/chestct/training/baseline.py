@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from chestct.datasets.confounders import BASELINE, baseline_probabilities, classes_with_facts
+from chestct.datasets.checks import BASELINE, baseline_probabilities, classes_with_facts
 from chestct.datasets.manifest import TRAINING, Manifest, patients_by_label
 from chestct.datasets.scans import ScanFacts
 from chestct.datasets.splits import SplitSettings, k_fold

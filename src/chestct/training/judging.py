@@ -9,22 +9,23 @@ from typing import Final
 import numpy as np
 
 from chestct.classifier import Classifier
-from chestct.datasets.cache import Cache
-from chestct.datasets.gathering import gather_facts
-from chestct.datasets.labelled import prepare_all
-from chestct.datasets.manifest import SPLITS, Manifest
-from chestct.datasets.manifest_csv import read_manifest
-from chestct.datasets.scans import read_options
+from chestct.datasets.manifest import SPLITS, Manifest, read_manifest
+from chestct.datasets.scans import gather_facts, read_options
 from chestct.datasets.splits import part
+from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import TrainingError
-from chestct.evaluation.beside import Judgement
-from chestct.evaluation.comparisons import COMPARISONS, SOUND
-from chestct.evaluation.predictions import Predictions, PredictionsError, align
-from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
+from chestct.evaluation.predictions import (
+    Predictions,
+    PredictionsError,
+    align,
+    read_predictions,
+    write_predictions,
+)
 from chestct.evaluation.report import recorded_exclusions, write_evaluation
-from chestct.evaluation.summary import EvaluationSettings, Summary
+from chestct.evaluation.tables import EvaluationSettings, Summary
 from chestct.lookup import look_up
 from chestct.training.baseline import BASELINE_NAME, cross_validated_baseline
 from chestct.training.plan import BASELINE_FILE, PREDICTIONS_FILE

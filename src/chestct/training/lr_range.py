@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from torch import nn
 
-from chestct.datasets.augmentations import AnyAugmentation
-from chestct.evaluation.figures import save_figure
-from chestct.evaluation.learning_log import read_log
+from chestct.datasets.augment import AnyAugmentation
+from chestct.evaluation.figures import read_log, save_figure
 from chestct.files import write_text
 from chestct.training.loop import train
 from chestct.training.objective import DivergedError

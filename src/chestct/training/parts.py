@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
-from chestct.datasets.augmentations import AnyAugmentation, find_augmentation
+from chestct.datasets.augment import AnyAugmentation, find_augmentation
 from chestct.errors import NetworkError, RecipeError, TrainingError, UnknownNameError
 from chestct.lookup import look_up
 from chestct.networks import build_network

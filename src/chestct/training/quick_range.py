@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from chestct.datasets.augmentations import AnyAugmentation, vary_batch
+from chestct.datasets.augment import AnyAugmentation, vary_batch
 from chestct.training.devices import MEMORY_FORMAT, device_of, settle_precision, tuned_for
 from chestct.training.loading import Batch, batches_on, make_loader
 from chestct.training.lr_range import LOWEST_RATE, RangeTest, smooth

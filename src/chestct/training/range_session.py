@@ -9,8 +9,7 @@ from typing import Final
 
 import torch
 
-from chestct.datasets.manifest import require_classes
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import read_manifest, require_classes
 from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import divide
 from chestct.training.interrupts import memory_explained

@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chestct.datasets.cache import GIB, Cache
-from chestct.datasets.checks import check_manifest, refuse_leaks, report_json
-from chestct.datasets.confounders import BASELINE
-from chestct.datasets.findings import CheckReport
-from chestct.datasets.gathering import gather_facts
-from chestct.datasets.labelled import Preparation, prepare_all
-from chestct.datasets.leaks import find_patient_leaks, find_pixel_leaks
+from chestct.datasets.checks import (
+    BASELINE,
+    CheckReport,
+    check_manifest,
+    find_patient_leaks,
+    find_pixel_leaks,
+    refuse_leaks,
+    report_json,
+)
 from chestct.datasets.manifest import Manifest
-from chestct.datasets.scans import ScanFacts
+from chestct.datasets.scans import ScanFacts, gather_facts
+from chestct.datasets.store import GIB, Cache, Preparation, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.engines.cache import cache_folder
 from chestct.errors import TrainingError

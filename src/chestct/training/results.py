@@ -22,7 +22,7 @@ from chestct.evaluation.calibration import (
 )
 from chestct.evaluation.intervals import Estimate
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.summary import EvaluationSettings, Summary
+from chestct.evaluation.tables import EvaluationSettings, Summary
 from chestct.training.division import Division
 from chestct.training.outputs import Outputs, evaluate
 from chestct.training.parts import Parts

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from chestct.datasets.augmentations import AnyAugmentation
+from chestct.datasets.augment import AnyAugmentation
 from chestct.errors import TrainingError
 from chestct.files import write_text
 from chestct.training.batch_norm import BatchNormWarmUp

@@ -19,14 +19,12 @@ from typing import Any
 from torch import nn
 
 from chestct import __version__
-from chestct.datasets.cache import Cache
-from chestct.datasets.manifest import Manifest, require_classes
-from chestct.datasets.manifest_csv import read_manifest
-from chestct.evaluation.learning_log import read_log
-from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.datasets.manifest import Manifest, read_manifest, require_classes
+from chestct.datasets.store import Cache
+from chestct.evaluation.figures import read_log
+from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.summary import EvaluationSettings, Summary, summarise
+from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
 from chestct.files import write_text
 from chestct.training.baseline import BASELINE_NAME, baseline_beside
 from chestct.training.batch_norm import remark_on_start

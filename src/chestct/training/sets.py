@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from chestct.datasets.cache import Cache
-from chestct.datasets.labelled import LabelledScans
+from chestct.datasets.store import Cache, LabelledScans
 from chestct.training.division import Division
 from chestct.training.run import LabelledSets
 from chestct.training.settings import DataSection

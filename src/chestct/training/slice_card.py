@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from safetensors.torch import load_file, save_file
 
 from chestct.card import MeasuredResult
-from chestct.datasets.slice_pictures import PictureForm
+from chestct.datasets.slice_store import PictureForm
 from chestct.engines.cache import file_sha256
 from chestct.errors import ClassifierError, NetworkError, UnknownNameError, WriteError
 from chestct.evaluation.patient_votes import VoteSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from chestct.datasets.slice_pictures import fitted, read_picture
+from chestct.datasets.slice_store import fitted, read_picture
 from chestct.explain.slice_gradcam import slice_gradcam
 from chestct.files import write_whole_with
 from chestct.lookup import look_up

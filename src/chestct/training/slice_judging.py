@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from chestct.datasets.manifest import Manifest, require_classes
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import Manifest, read_manifest, require_classes
 from chestct.datasets.slice_checks import find_marks, find_small, find_unreadable_slices
 from chestct.datasets.slice_store import LabelledSlices, gather_slices
 from chestct.engines.cache import cache_folder
@@ -21,10 +20,15 @@ from chestct.evaluation.patient_votes import (
     one_per_patient,
     vote,
 )
-from chestct.evaluation.predictions import Predictions, PredictionsError, align
-from chestct.evaluation.predictions_csv import read_predictions, write_predictions
+from chestct.evaluation.predictions import (
+    Predictions,
+    PredictionsError,
+    align,
+    read_predictions,
+    write_predictions,
+)
 from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.summary import EvaluationSettings, Summary
+from chestct.evaluation.tables import EvaluationSettings, Summary
 from chestct.training.outputs import evaluate
 from chestct.training.ready import Listener
 from chestct.training.results import predictions_of, undecided

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from chestct.datasets.augmentations import AnyAugmentation, find_augmentation
+from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
 from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
-from chestct.datasets.slice_augment import SLICE_AUGMENTATIONS
-from chestct.datasets.slice_pictures import PictureForm
-from chestct.datasets.slice_splits import SLICE_SPLITS
+from chestct.datasets.slice_lists import SLICE_SPLITS
+from chestct.datasets.slice_store import PictureForm
 from chestct.datasets.splits import SplitSettings, part
 from chestct.engines.cache import file_sha256
 from chestct.errors import TrainingError

@@ -16,16 +16,15 @@ from typing import Final
 import torch
 
 from chestct.datasets.checks import refuse_leaks, report_json
-from chestct.datasets.manifest import TEST, VALIDATION, Manifest, require_classes
-from chestct.datasets.manifest_csv import read_manifest
+from chestct.datasets.manifest import TEST, VALIDATION, Manifest, read_manifest, require_classes
 from chestct.datasets.slice_checks import check_slices
-from chestct.datasets.slice_splits import SHARES_PATIENTS
+from chestct.datasets.slice_lists import SHARES_PATIENTS
 from chestct.datasets.slice_store import LabelledSlices, SliceStore, gather_slices
 from chestct.engines.cache import cache_folder
 from chestct.evaluation.calibration import fit_temperature
-from chestct.evaluation.learning_log import read_log
+from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import VoteSettings, fit_votes
-from chestct.evaluation.summary import Summary
+from chestct.evaluation.tables import Summary
 from chestct.extras import is_installed
 from chestct.files import write_text
 from chestct.networks.slices import SliceNetwork

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from chestct.evaluation.learning_log import read_log
-from chestct.evaluation.summary import Summary
+from chestct.evaluation.figures import read_log
+from chestct.evaluation.tables import Summary
 from chestct.extras import import_extra, is_installed
 from chestct.training.event_file import EventFile
 from chestct.training.mlflow_run import MlflowRun, MlflowTarget

@@ -17,11 +17,10 @@ from typing import Final
 
 import numpy as np
 
-from chestct.datasets.manifest import Manifest, require_classes
-from chestct.datasets.manifest_csv import read_manifest, write_manifest
+from chestct.datasets.manifest import Manifest, read_manifest, require_classes, write_manifest
 from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
-from chestct.evaluation.predictions_csv import read_predictions
+from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.tables import format_estimate
 from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE

@@ -1,0 +1,516 @@
+"""Prepared inputs of a manifest, made once and kept as files that say when they are damaged.
+
+A safetensors file each: the values as 16-bit floats or as bytes, the lung mask as bits, and beside
+them a checksum of all of it. Channels hold the same values, so one is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+import chestct.preprocess
+from chestct.arrays import Mask, NetworkInput
+from chestct.datasets.manifest import Manifest, ManifestError
+from chestct.datasets.scans import (
+    FACTS_FOLDER,
+    ScanTask,
+    code_digest,
+    facts_of,
+    read_options,
+    store_facts,
+    stored_facts,
+)
+from chestct.datasets.workers import ProgressCallback, run_all
+from chestct.errors import ChestCTError
+from chestct.lookup import look_up
+from chestct.preprocess.prepare import prepare
+from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.recipe import Recipe
+from chestct.readers import ReadOptions, read_volume
+from chestct.volume import Volume
+
+BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
+"""Storage to bytes of one value."""
+
+_FIELD = "chestct"
+_LEVELS = 255
+_LARGEST_FLOAT16 = 65504.0
+_HEADER_LENGTH_BYTES = 8
+_HEADER_ALLOWANCE = 4096
+
+
+class CacheError(ChestCTError):
+    """Prepared inputs cannot be kept."""
+
+
+class StorageError(ChestCTError):
+    """The values of one prepared scan cannot be stored."""
+
+
+class DamagedEntryError(CacheError):
+    """A file of the cache is not what was written; it has to be made again."""
+
+
+@dataclass(frozen=True, eq=False)
+class CachedInput:
+    """A prepared input, from disk or just made; the same from both.
+
+    Attributes:
+        input: Network input, (channel, depth, height, width).
+        lungs: Lung mask at the input's size, (depth, height, width).
+        max_error: Largest difference between `input` and what the preparation gave.
+        warnings: What the preparation noticed.
+        unsuitable_reasons: Why the scan should not be classified; empty when it may.
+    """
+
+    input: NetworkInput
+    lungs: Mask
+    max_error: float
+    warnings: tuple[str, ...] = ()
+    unsuitable_reasons: tuple[str, ...] = ()
+
+
+def encode(prepared: PreparedScan, storage: str) -> bytes:
+    """A prepared scan as the bytes of an entry.
+
+    "float16" keeps 11 significant bits: an error of at most 1/4096 for values in [0, 1]. "uint8"
+    keeps 256 levels between the lowest and the highest value, or between 0 and 1 where all lie
+    there: an error of at most 1/510 of that range. The error itself is measured and kept.
+
+    Raises:
+        StorageError: The storage cannot hold the values.
+    """
+    from safetensors.numpy import save
+
+    values = prepared.input[0]
+    low, high = float(values.min()), float(values.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise StorageError("The prepared values are not all numbers, and nothing can keep them.")
+    if storage == "float16" and max(-low, high) > _LARGEST_FLOAT16:
+        msg = f"Values up to {max(-low, high):g} do not fit 16-bit floats. Use the storage 'uint8'."
+        raise StorageError(msg)
+    # With these ends 0, the background of most recipes, stays exactly 0.
+    low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    stored = _to_bytes(values, low, high) if storage == "uint8" else values.astype(np.float16)
+    facts = {
+        "storage": storage,
+        "low": low,
+        "high": high,
+        "num_channels": len(prepared.input),
+        "max_error": float(np.abs(_decode(stored, low, high) - values).max()),
+        "warnings": list(prepared.warnings),
+        "unsuitable_reasons": list(prepared.unsuitable_reasons),
+    }
+    tensors = {"input": stored, "lungs": np.packbits(prepared.lungs, axis=-1)}
+    text = json.dumps(facts, sort_keys=True)
+    # One field: safetensors writes several in any order, and the same input should give one file.
+    return bytes(save(tensors, {_FIELD: json.dumps([_checksum(text, tensors), text])}))
+
+
+def decode(content: bytes) -> CachedInput:
+    """The inverse of `encode`.
+
+    Raises:
+        DamagedEntryError: A byte of it has changed, or some are missing.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(content)
+        length = int.from_bytes(content[:_HEADER_LENGTH_BYTES], "little")
+        header = content[_HEADER_LENGTH_BYTES : _HEADER_LENGTH_BYTES + length]
+        metadata = json.loads(header)["__metadata__"]
+        checksum, text = json.loads(metadata[_FIELD])
+        if checksum != _checksum(text, tensors):
+            raise DamagedEntryError("its checksum does not agree")
+        return _as_input(tensors, json.loads(text))
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise DamagedEntryError(f"it cannot be read ({type(error).__name__})") from error
+
+
+def entry_bytes(recipe: Recipe, storage: str) -> int:
+    """Size of an entry, a little more rather than less."""
+    depth, height, width = recipe.input_shape
+    lungs = depth * height * math.ceil(width / 8)
+    return depth * height * width * BYTES_PER_VALUE[storage] + lungs + _HEADER_ALLOWANCE
+
+
+def _as_input(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> CachedInput:
+    values = _decode(tensors["input"], facts["low"], facts["high"])
+    width = values.shape[-1]
+    num_channels = int(facts["num_channels"])
+    return CachedInput(
+        input=values[None] if num_channels == 1 else np.stack([values] * num_channels),
+        lungs=np.unpackbits(tensors["lungs"], axis=-1, count=width).astype(bool),
+        max_error=float(facts["max_error"]),
+        warnings=tuple(facts["warnings"]),
+        unsuitable_reasons=tuple(facts["unsuitable_reasons"]),
+    )
+
+
+def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    scale = _LEVELS / (high - low) if high > low else 0.0
+    return np.rint((values - low) * np.float32(scale)).astype(np.uint8)
+
+
+def _decode(stored: np.ndarray, low: float, high: float) -> np.ndarray:
+    if stored.dtype == np.float16:
+        return stored.astype(np.float32)
+    # Through a table: 256 multiplications instead of one per voxel.
+    levels = (np.arange(_LEVELS + 1) * ((high - low) / _LEVELS) + low).astype(np.float32)
+    return np.asarray(levels[stored])
+
+
+def _checksum(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    checksum = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tensor.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(tensor).data.cast("B"), checksum)
+    return f"{checksum:08x}"
+
+
+logger = logging.getLogger(__name__)
+
+GIB: Final = 2**30
+
+_FORMAT = 1
+_ENDING = ".safetensors"
+_ABANDONED_AFTER_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of inputs prepared with one recipe; other recipes may share the folder.
+
+    Attributes:
+        folder: Where entries lie; made when the first one is written.
+        recipe: How scans are prepared.
+        storage: "float16" or "uint8"; see `chestct.datasets.store.encode` for the errors.
+        max_bytes: Most that all entries of the folder may take, those of other recipes included.
+        seed: Of the factors that variants draw.
+
+    Raises:
+        UnknownNameError: There is no such storage.
+        CacheError: Not even one entry would fit.
+    """
+
+    folder: Path
+    recipe: Recipe
+    storage: str = "float16"
+    max_bytes: int = 100 * GIB
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        look_up(BYTES_PER_VALUE, self.storage, kind="storage")
+        self.require_room(1)
+
+    @property
+    def entry_bytes(self) -> int:
+        """Size of one entry."""
+        return entry_bytes(self.recipe, self.storage)
+
+    def require_room(self, num_entries: int) -> None:
+        """Refuse a cache that could not hold so many entries at once.
+
+        Raises:
+            CacheError: It could not: entries would push each other out before they are used.
+        """
+        needed = num_entries * self.entry_bytes
+        if needed > self.max_bytes:
+            msg = (
+                f"{num_entries} inputs of {self.recipe.name} take {needed / GIB:.1f} GiB as "
+                f"{self.storage}, and the cache may hold {self.max_bytes / GIB:.1f} GiB. Allow "
+                "more, or use the storage 'uint8' or a smaller recipe."
+            )
+            raise CacheError(msg)
+
+    def get(self, path: Path, options: ReadOptions | None = None, variant: int = 0) -> CachedInput:
+        """The prepared input of a scan: from disk, or made and kept.
+
+        Args:
+            path: The scan.
+            options: How it is read.
+            variant: 0 prepares the scan as it is. Others draw the factors for which the recipe
+                names a range (k1, k2 and crop of the RoI-aware ResNet paper), always the same for
+                the same scan, seed and variant: the stored copies that paper trains on.
+
+        Raises:
+            ChestCTError: The scan cannot be read or prepared, or the entry cannot be written.
+        """
+        return self.fetch(path, options, variant)[0]
+
+    def fetch(
+        self, path: Path, options: ReadOptions | None = None, variant: int = 0
+    ) -> tuple[CachedInput, bool]:
+        """As `get`, and whether it was there already."""
+        task = ScanTask(path, options or ReadOptions(), self.folder / FACTS_FOLDER)
+        facts = stored_facts(task)
+        if facts is not None:
+            found = self.find(facts.pixels, variant)
+            if found is not None:
+                return found, True
+        reading = task.options
+        volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
+        facts = facts_of(volume, path)
+        store_facts(task, facts)
+        found = self.find(facts.pixels, variant)
+        if found is not None:
+            return found, True
+        return self._make(volume, facts.pixels, variant), False
+
+    def find(self, pixels: str, variant: int = 0) -> CachedInput | None:
+        """A sound entry, or None; a damaged one is removed.
+
+        Args:
+            pixels: `ScanFacts.pixels` of the scan.
+            variant: See `get`.
+        """
+        entry = self.entry_path(pixels, variant)
+        try:
+            found = decode(entry.read_bytes())
+            # The time of last use decides what makes way; a read-only cache keeps its order.
+            with suppress(OSError):
+                os.utime(entry)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (DamagedEntryError, OSError) as error:
+            logger.warning("A damaged entry of the cache is made again: %s: %s", entry.name, error)
+            with suppress(OSError):
+                entry.unlink(missing_ok=True)
+            return None
+        return found
+
+    def entry_path(self, pixels: str, variant: int = 0) -> Path:
+        """Where the entry of a scan lies, whether or not it is there."""
+        decisive = {
+            "format": _FORMAT,
+            "pixels": pixels,
+            "recipe": asdict(self.recipe),
+            "code": preparation_code(),
+            "storage": self.storage,
+            "variant": [variant, self.seed] if variant else 0,
+        }
+        digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
+        return self.folder / digest[:2] / f"{digest[:40]}{_ENDING}"
+
+    def _make(self, volume: Volume, pixels: str, variant: int) -> CachedInput:
+        rng = np.random.default_rng([self.seed, variant, int(pixels, 16)]) if variant else None
+        content = encode(prepare(volume, self.recipe, rng=rng), self.storage)
+        self._write(self.entry_path(pixels, variant), content)
+        return decode(content)
+
+    def _write(self, entry: Path, content: bytes) -> None:
+        """Put an entry in its place, whole, after room was made for it."""
+        aside = entry.with_name(f".{os.getpid()}.{time.monotonic_ns()}.part")
+        try:
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            make_room(self.folder, len(content), self.max_bytes)
+            aside.write_bytes(content)
+            aside.replace(entry)
+            # Another process may have written meanwhile.
+            make_room(self.folder, 0, self.max_bytes)
+        except OSError as error:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+            reason = (error.strerror or type(error).__name__).lower()
+            msg = (
+                f"The cache {self.folder} cannot be written: {reason}. Free space or choose "
+                "another folder; what is prepared so far is kept."
+            )
+            raise CacheError(msg) from error
+
+
+def make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
+    """Remove the entries used longest ago until `needed` more bytes fit; returns what was removed.
+
+    Files that a killed process left half-written are removed too, an hour after.
+    """
+    entries: list[tuple[float, int, Path]] = []
+    for path in folder.glob("*/*"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            if path.name.endswith(_ENDING):
+                entries.append((status.st_mtime, status.st_size, path))
+            elif path.name.endswith(".part") and time.time() - status.st_mtime > _ABANDONED_AFTER_S:
+                path.unlink(missing_ok=True)
+    total = sum(size for _, size, _ in entries)
+    removed = []
+    for _, size, path in sorted(entries):
+        if total + needed <= max_bytes:
+            break
+        path.unlink(missing_ok=True)
+        removed.append(path)
+        total -= size
+    return removed
+
+
+@cache
+def preparation_code() -> str:
+    """Digest of the code that prepares scans."""
+    return code_digest(Path(chestct.preprocess.__file__).parent)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How preparing many scans went.
+
+    Attributes:
+        num_made: Inputs prepared.
+        num_found: Inputs that were there already.
+        failed: Row number to the reason, of scans that could not be read or prepared.
+        unsuitable: Row number to the reasons, of scans that should not be classified.
+        max_error: Largest error of a stored value.
+        seconds: What it took.
+    """
+
+    num_made: int
+    num_found: int
+    failed: Mapping[int, str]
+    unsuitable: Mapping[int, tuple[str, ...]]
+    max_error: float
+    seconds: float
+
+
+class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Prepared inputs of a manifest's scans with their labels; made when they are not there yet.
+
+    Attributes:
+        cache: Where they are kept.
+        manifest: The scans.
+        labels: Index of each item's label.
+        variants: Inputs per scan; see `Cache.get`. Items are all scans as they are, then all scans
+            of the next variant.
+    """
+
+    def __init__(self, cache: Cache, manifest: Manifest, variants: int = 1) -> None:
+        self.cache = cache
+        self.manifest = manifest
+        self.variants = variants
+        self.labels = manifest.label_indices * variants
+        self._options = [read_options(row) for row in manifest.rows]
+
+    def __len__(self) -> int:
+        """Number of inputs."""
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Input (channel, depth, height, width), lungs (1, depth, height, width), label.
+
+        Raises:
+            IndexError: There is no such item.
+            ChestCTError: The scan cannot be read or prepared; the message names its row.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        variant, number = divmod(index, len(self.manifest))
+        row = self.manifest.rows[number]
+        try:
+            found = self.cache.get(self.manifest.path(row), self._options[number], variant)
+        except ChestCTError as error:
+            raise type(error)(f"{self.manifest.name}, row {row.number}: {error}") from error
+        lungs = torch.from_numpy(found.lungs[None].astype(np.float32))
+        return torch.from_numpy(found.input), lungs, self.labels[index]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One input to be prepared, by any process."""
+
+    cache: Cache
+    path: Path
+    options: ReadOptions
+    variant: int
+    row: int
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a task."""
+
+    row: int
+    was_there: bool = False
+    error: str = ""
+    unsuitable_reasons: tuple[str, ...] = ()
+    max_error: float = 0.0
+
+
+def prepare_all(
+    cache: Cache,
+    manifest: Manifest,
+    *,
+    variants: int = 1,
+    processes: int | None = None,
+    progress: ProgressCallback | None = None,
+) -> Preparation:
+    """Prepare every scan that is not in the cache yet, in all processes at once.
+
+    A call that was interrupted goes on where it stopped. A scan that cannot be read or prepared
+    does not stop the others: its reason is returned.
+
+    Args:
+        cache: Where inputs are kept.
+        manifest: The scans.
+        variants: Inputs per scan; see `Cache.get`.
+        processes: How many at once; None takes all cores.
+        progress: Called after each input.
+
+    Raises:
+        ManifestError: A row says something impossible about how its scan is read.
+        CacheError: The cache could not hold all of them at once, or cannot be written.
+        WorkerError: A process was killed.
+    """
+    if variants < 1:
+        raise ManifestError(f"There must be at least one input per scan, not {variants}.")
+    cache.require_room(len(manifest) * variants)
+    started = perf_counter()
+    tasks = [
+        _Task(cache, manifest.path(row), read_options(row), variant, row.number)
+        for variant in range(variants)
+        for row in manifest.rows
+    ]
+    outcomes = run_all(_prepare_one, tasks, processes=processes, progress=progress)
+    return Preparation(
+        num_made=sum(not each.was_there and not each.error for each in outcomes),
+        num_found=sum(each.was_there for each in outcomes),
+        failed={each.row: each.error for each in outcomes if each.error},
+        unsuitable={
+            each.row: each.unsuitable_reasons for each in outcomes if each.unsuitable_reasons
+        },
+        max_error=max((each.max_error for each in outcomes), default=0.0),
+        seconds=perf_counter() - started,
+    )
+
+
+def _prepare_one(task: _Task) -> _Outcome:
+    try:
+        found, was_there = task.cache.fetch(task.path, task.options, task.variant)
+    except CacheError:
+        # The folder itself is the trouble: it would be with the next scan too.
+        raise
+    except ChestCTError as error:
+        return _Outcome(task.row, error=str(error))
+    return _Outcome(
+        task.row,
+        was_there=was_there,
+        unsuitable_reasons=found.unsuitable_reasons,
+        max_error=found.max_error,
+    )
