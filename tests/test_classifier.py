@@ -24,9 +24,9 @@ import chestct.classifier
 from chestct.card import Abstention, Card
 from chestct.classifier import load_classifier, save_classifier
 from chestct.engines import make_engine
-from chestct.engines.cache import file_sha256
 from chestct.errors import ClassifierError, WriteError
 from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES
+from chestct.storage import file_sha256
 from chestct.weights import check_weights
 
 
@@ -281,13 +281,13 @@ def test_a_failed_replacement_leaves_the_old_classifier(
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name.startswith(".tiny") and not self.name.endswith(".old"):
-            raise OSError("disk full")
+        if self.name == "new":
+            raise OSError(28, "No space left on device")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
     card = tiny_card(version="2")
-    with pytest.raises(WriteError, match="disk full"):
+    with pytest.raises(WriteError, match="no space left on device"):
         save_classifier(folder, drawn_network(card), card)
     assert load_classifier(folder).card.version == "1"
 

@@ -10,8 +10,6 @@ before runs in OpenVINO without it, and starts in a fraction of the time.
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,7 +20,6 @@ from jaxtyping import Float32
 
 from chestct.card import CARD_FILE, Card, read_card, write_card
 from chestct.engines import Engine
-from chestct.engines.cache import file_sha256, find_entry, store_entry, text_key
 from chestct.errors import (
     ClassifierError,
     NetworkError,
@@ -33,7 +30,8 @@ from chestct.errors import (
 from chestct.networks import build_network
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
-from chestct.weights import WEIGHTS_FILE, check_header_size, check_weights
+from chestct.storage import file_sha256, find_entry, store_entry, text_key, write_folder_with
+from chestct.weights import WEIGHTS_FILE, check_header_size, check_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,26 +156,16 @@ def save_classifier(folder: str | Path, network: nn.Module, card: Card) -> None:
             finite.
         WriteError: Something else is in the folder, or it cannot be written.
     """
-    from safetensors.torch import save_file
-
     target = Path(folder)
     _refuse_other_folders(target)
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in network.state_dict().items()
-    }
-    aside = target.parent / f".{target.name}.{secrets.token_hex(4)}"
-    try:
-        aside.mkdir(parents=True)
-        save_file(tensors, aside / WEIGHTS_FILE)
+
+    def _write(aside: Path) -> None:
+        save_weights(aside / WEIGHTS_FILE, network)
         check_weights(aside / WEIGHTS_FILE, _empty_network(card, _recipe(card, target)))
         sha256 = file_sha256(aside / WEIGHTS_FILE)
         write_card(card.model_copy(update={"weights_sha256": sha256}), aside)
-        _replace(target, aside)
-    except OSError as error:
-        raise WriteError(f"The classifier cannot be written to {target}: {error}.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+
+    write_folder_with(target, _write)
 
 
 def _check_once(classifier: Classifier) -> None:
@@ -236,18 +224,3 @@ def _refuse_other_folders(target: Path) -> None:
     if names not in (set(), {CARD_FILE, WEIGHTS_FILE}):
         msg = f"{target} exists and is not just a classifier's folder: choose another one."
         raise WriteError(msg)
-
-
-def _replace(target: Path, aside: Path) -> None:
-    """Put `aside` in the place of `target`; where that fails, `target` stays as it was."""
-    if not target.exists():
-        aside.rename(target)
-        return
-    old = aside.with_name(aside.name + ".old")
-    target.rename(old)
-    try:
-        aside.rename(target)
-    except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -28,6 +28,25 @@ MAX_HEADER_BYTES: Final = 4 * 2**20
 _TYPES: Final = {"F32": "torch.float32", "I64": "torch.int64"}
 
 
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write a network's weights to a file, as numbers and nothing else.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # What the system said stands in its text only.
+        raise OSError(None, str(error).lower().removeprefix("error while serializing: ")) from error
+
+
 def check_weights(path: Path, network: nn.Module) -> None:
     """Check that a weights file holds what a network needs: names, shapes, types, finite numbers.
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,18 +179,6 @@ def test_what_was_used_longest_ago_makes_way(tmp_path: Path) -> None:
     os.utime(folder / "0.safetensors", (2000.0, 2000.0))
     removed = make_room(tmp_path, needed=5, max_bytes=30)
     assert [path.name for path in removed] == ["1.safetensors", "2.safetensors"]
-
-
-def test_only_abandoned_halves_are_removed(tmp_path: Path) -> None:
-    folder = tmp_path / "ab"
-    folder.mkdir()
-    old, new = folder / ".1.part", folder / ".2.part"
-    for path in (old, new):
-        path.write_bytes(b"half")
-    long_ago = time.time() - 10_000
-    os.utime(old, (long_ago, long_ago))
-    make_room(tmp_path, 0, 100)
-    assert [path.name for path in folder.iterdir()] == [".2.part"]
 
 
 def test_the_folder_never_outgrows_its_bound(tmp_path: Path, scans: Manifest) -> None:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import errno
 import io
-import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,15 +122,3 @@ def test_a_full_disk_is_said_with_the_setting_and_leaves_nothing_half_written(
             gather_slices(manifest, FORM, tmp_path, processes=1)
     assert list(tmp_path.iterdir()) == []
     assert gather_slices(manifest, FORM, tmp_path, processes=1).pictures.shape == (8, 48, 48)
-
-
-def test_what_a_killed_process_left_is_removed_an_hour_after(
-    manifest: Manifest, tmp_path: Path
-) -> None:
-    abandoned, recent = tmp_path / ".1.part.slices-a.npy", tmp_path / ".2.part.slices-b.npy"
-    for path in (abandoned, recent):
-        path.write_bytes(b"half")
-    os.utime(abandoned, (time.time() - 3700,) * 2)
-    gather_slices(manifest, FORM, tmp_path, processes=1)
-    assert not abandoned.exists()
-    assert recent.exists()

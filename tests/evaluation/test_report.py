@@ -139,7 +139,7 @@ def test_an_evaluation_that_fails_halfway_leaves_the_old_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", no_space)
-    with pytest.raises(WriteError, match="'e': No space left on device"):
+    with pytest.raises(WriteError, match="'e': no space left on device"):
         write_evaluation(make_predictions(60), tmp_path / "e", settings=QUICK)
     assert (tmp_path / "e" / "metrics.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["e"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import ReadError, TrainingError, WriteError
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.training.record import begin_record, git_state, program_versions
 from chestct.training.settings import RunSettings
 

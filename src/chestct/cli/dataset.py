@@ -97,7 +97,7 @@ def check(
 
     from chestct.datasets.checks import check_manifest, report_json
     from chestct.datasets.scans import gather_facts
-    from chestct.files import write_whole
+    from chestct.storage import write_whole
 
     facts = None
     if not is_quick:

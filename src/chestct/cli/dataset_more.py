@@ -108,7 +108,7 @@ def readers(
         read_readings,
     )
     from chestct.datasets.sharing import flow_markdown, flow_of
-    from chestct.files import write_whole
+    from chestct.storage import write_whole
 
     readings = read_readings(labels)
     chosen = Rule(rule, adjudicator, least)
@@ -138,7 +138,7 @@ def flow(
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
     from chestct.datasets.sharing import flow_csv, flow_markdown, flow_of
-    from chestct.files import write_whole
+    from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
         raise SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")

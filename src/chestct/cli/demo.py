@@ -55,8 +55,8 @@ def simulate_scan(folder: Path, label: str, number: int) -> Path:
     """Simulate one patient of a class and write it as a DICOM series into a folder of its own."""
     import numpy as np
 
-    from chestct.files import make_folder, write_folder_with
     from chestct.simulate import ThoraxSettings, simulate_patient, write_dicom_series
+    from chestct.storage import make_folder, write_folder_with
 
     settings = ThoraxSettings(rows=_ROWS, slice_spacing_mm=_SLICE_SPACING_MM)
     patient = simulate_patient(np.random.default_rng([_SEED, number]), settings, pattern=label)

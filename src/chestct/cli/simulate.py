@@ -21,7 +21,7 @@ def simulate(
     ] = 0,
 ) -> None:
     """Simulate patients with COVID-19, another pneumonia or none, in turn."""
-    from chestct.files import make_folder, write_whole
+    from chestct.storage import make_folder, write_whole
 
     if out.is_dir() and any(out.iterdir()):
         raise WriteError(f"{out} is not empty. Choose a new folder.")
@@ -45,9 +45,9 @@ def _simulate_one(out: Path, seed: int, number: int, digits: int) -> dict[str, s
     """Write one patient: the series in `patient-N/dicom`, the truth as NIfTI beside it."""
     import numpy as np
 
-    from chestct.files import make_folder, write_folder_with
     from chestct.labels import THREE_CLASSES
     from chestct.simulate import simulate_patient, write_dicom_series
+    from chestct.storage import make_folder, write_folder_with
     from chestct.writers.nifti_export import write_nifti
 
     label = THREE_CLASSES[number % len(THREE_CLASSES)]

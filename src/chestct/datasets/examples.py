@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from chestct.arrays import Mask, NetworkInput
 from chestct.errors import ReadError, WriteError
-from chestct.files import write_whole_with
+from chestct.storage import write_whole_with
 
 
 @dataclass(frozen=True, eq=False)

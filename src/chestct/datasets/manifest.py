@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from chestct.errors import ChestCTError
-from chestct.files import write_text
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.lookup import unknown_name_message
+from chestct.storage import write_text
 
 _WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
 _NUMBER = r"(?: ?\d+)?"

@@ -21,11 +21,11 @@ import chestct.readers
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
-from chestct.files import write_text
 from chestct.fingerprints import as_stored, place_text
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.files import folder_files, opened_files
 from chestct.readers.tiff_geometry import geometry_from_dict
+from chestct.storage import code_digest, write_text
 from chestct.volume import Volume, to_canonical
 
 if TYPE_CHECKING:
@@ -329,16 +329,6 @@ def source_key(path: Path, options: ReadOptions) -> str:
         status = file.stat()
         lines.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:40]
-
-
-def code_digest(*places: Path) -> str:
-    """Digest of the source code of packages and modules: what other code made is not used."""
-    digest = hashlib.sha256()
-    for place in places:
-        for source in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
-            digest.update(source.name.encode())
-            digest.update(source.read_bytes())
-    return digest.hexdigest()
 
 
 @kept

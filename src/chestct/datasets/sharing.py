@@ -35,10 +35,10 @@ from chestct.datasets.scan_copies import COPY_FORMATS, cleaned, verify_copy
 from chestct.datasets.scans import headers_of, read_options
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError
-from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.readers import read_volume
+from chestct.storage import reason_of, working_folder, write_text
 from chestct.text_tables import as_csv, as_markdown_table
 from chestct.volume import Volume
 
@@ -565,26 +565,21 @@ def copy_scan(task: CopyTask) -> CopyOutcome:
     if record is not None:
         return CopyOutcome(record, was_there=True)
     place = task.folder / task.place
-    aside = place.with_name(f".{os.getpid()}.part.{place.name}")
     try:
-        record = _copy(task, place, aside)
+        with working_folder(place.parent) as working:
+            record = _copy(task, place, working)
     except ChestCTError as error:
         return CopyOutcome(None, error=str(error))
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        return CopyOutcome(None, error=f"it cannot be copied: {reason}")
-    finally:
-        # What hinders the copy may hinder this too; the reason is told above.
-        with suppress(OSError):
-            _remove(aside)
+        return CopyOutcome(None, error=f"it cannot be copied: {reason_of(error)}")
     return CopyOutcome(record)
 
 
-def _copy(task: CopyTask, place: Path, aside: Path) -> CopyRecord:
+def _copy(task: CopyTask, place: Path, working: Path) -> CopyRecord:
     options = read_options(task.row)
     volume = read_volume(task.path, series=options.series, allow=options.allow, tiff=options.tiff)
     copied, mended = cleaned(volume)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    aside = working / place.name
     lost = COPY_FORMATS[task.format].write(copied, aside)
     verify_copy(copied, aside)
     forget_times([*(aside.iterdir() if aside.is_dir() else ()), aside])

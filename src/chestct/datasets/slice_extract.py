@@ -20,10 +20,10 @@ from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.public import read_table
 from chestct.datasets.scans import read_options
 from chestct.errors import RecipeError
-from chestct.files import write_whole_with
 from chestct.labels import NORMAL
 from chestct.lookup import look_up
 from chestct.readers import read_volume
+from chestct.storage import write_whole_with
 from chestct.volume import Volume, to_canonical
 
 WHITE: Final = 255

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -24,13 +22,13 @@ from torch.utils.data import Dataset
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
-from chestct.files import write_whole_with
 from chestct.readers.slice_pixels import (
     MAX_COLOUR,
     MAX_COLOURED_SHARE,
     SUFFIXES,
     read_stored_pixels,
 )
+from chestct.storage import write_whole_with
 
 PICTURE_ENDINGS: Final = tuple(ending for endings in SUFFIXES.values() for ending in endings)
 """Endings of the files that are read."""
@@ -162,7 +160,6 @@ FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
 
 _NAME: Final = "slices-"
-_ABANDONED_AFTER_S: Final = 3600.0
 _REMEDY: Final = (
     "Free space or choose another folder for prepared slices: data.cache in the settings, or the "
     "environment's XDG_CACHE_HOME."
@@ -312,7 +309,6 @@ def _opened(path: Path) -> Float16[np.ndarray, "slice height width"]:
 
 def _keep(values_file: Path, facts_file: Path, found: Sequence[Found]) -> None:
     """Write both files aside and rename them, the facts last: they say that all is there."""
-    _remove_abandoned(values_file.parent)
     write_whole_with(values_file, lambda aside: _write_values(aside, found), remedy=_REMEDY)
     text = json.dumps([asdict(facts) for facts, _ in found])
     write_whole_with(
@@ -333,11 +329,3 @@ def _write_values(path: Path, found: Sequence[Found]) -> None:
         np.lib.format.write_array_header_1_0(stream, header)
         for _, values in found:
             stream.write(values.astype(np.float16).tobytes())
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove files that a killed process left half-written, an hour after."""
-    for path in folder.glob(f".*.{_NAME}*"):
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
-                path.unlink(missing_ok=True)

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import os
-import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,7 +30,6 @@ from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.scans import (
     FACTS_FOLDER,
     ScanTask,
-    code_digest,
     facts_of,
     read_options,
     store_facts,
@@ -44,6 +42,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import ReadOptions, read_volume
+from chestct.storage import code_digest, reason_of, working_folder
 from chestct.volume import Volume
 
 BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
@@ -194,7 +193,6 @@ GIB: Final = 2**30
 
 _FORMAT = 1
 _ENDING = ".safetensors"
-_ABANDONED_AFTER_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -320,38 +318,30 @@ class Cache:
 
     def _write(self, entry: Path, content: bytes) -> None:
         """Put an entry in its place, whole, after room was made for it."""
-        aside = entry.with_name(f".{os.getpid()}.{time.monotonic_ns()}.part")
         try:
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            make_room(self.folder, len(content), self.max_bytes)
-            aside.write_bytes(content)
-            aside.replace(entry)
+            with working_folder(entry.parent) as working:
+                make_room(self.folder, len(content), self.max_bytes)
+                aside = working / entry.name
+                aside.write_bytes(content)
+                aside.replace(entry)
             # Another process may have written meanwhile.
             make_room(self.folder, 0, self.max_bytes)
         except OSError as error:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-            reason = (error.strerror or type(error).__name__).lower()
             msg = (
-                f"The cache {self.folder} cannot be written: {reason}. Free space or choose "
-                "another folder; what is prepared so far is kept."
+                f"The cache {self.folder} cannot be written: {reason_of(error)}. Free space or "
+                "choose another folder; what is prepared so far is kept."
             )
             raise CacheError(msg) from error
 
 
 def make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
-    """Remove the entries used longest ago until `needed` more bytes fit; returns what was removed.
-
-    Files that a killed process left half-written are removed too, an hour after.
-    """
+    """Remove the entries used longest ago until `needed` bytes more fit; returns which."""
     entries: list[tuple[float, int, Path]] = []
     for path in folder.glob("*/*"):
         with suppress(FileNotFoundError):
             status = path.stat()
             if path.name.endswith(_ENDING):
                 entries.append((status.st_mtime, status.st_size, path))
-            elif path.name.endswith(".part") and time.time() - status.st_mtime > _ABANDONED_AFTER_S:
-                path.unlink(missing_ok=True)
     total = sum(size for _, size, _ in entries)
     removed = []
     for _, size, path in sorted(entries):

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from chestct.arrays import Mask, NetworkInput
-from chestct.engines.cache import find_entry, store_entry, text_key
 from chestct.engines.interface import (
     RunnableNetwork,
     check_input,
@@ -25,6 +24,7 @@ from chestct.engines.interface import (
 )
 from chestct.errors import EngineError
 from chestct.extras import import_extra
+from chestct.storage import find_entry, store_entry, text_key
 
 CACHE_KIND: Final = "openvino"
 CONVERSION: Final = "2"

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from chestct.errors import ChestCTError
-from chestct.files import write_text
 from chestct.lookup import unknown_name_message
+from chestct.storage import write_text
 
 SUM_TOLERANCE: Final = 1e-3
 """How far the probabilities of a row may be from one; rows off by less are divided by their sum."""

@@ -6,10 +6,7 @@ Files are made aside and moved into place, `metrics.json` last: a folder that ha
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,12 +25,14 @@ from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
+from chestct.storage import install, reason_of, working_folder
 
 SCHEMA: Final = "chestct.evaluation"
 SCHEMA_VERSION: Final = 1
 """Raised when a field of metrics.json changes its meaning or goes; new fields leave it."""
 FORMATS: Final = {"png": ".png", "svg": ".svg"}
 """Kinds of figure files."""
+_COMPLETE: Final = "metrics.json"
 
 
 def write_evaluation(
@@ -74,12 +73,17 @@ def write_evaluation(
     summaries = {chosen.name: main, **beside}
     drawn = draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = evaluation_record(chosen, summaries, comparisons, excluded)
-    with _written_aside(folder) as aside:
-        for name, figure in drawn.items():
-            for ending in endings:
-                figures.save_figure(figure, aside / (name + ending))
-        for name, text in _texts(record, summaries, comparisons).items():
-            (aside / name).write_text(text, encoding="utf-8")
+    try:
+        with working_folder(folder.parent) as aside:
+            for name, figure in drawn.items():
+                for ending in endings:
+                    figures.save_figure(figure, aside / (name + ending))
+            for name, text in _texts(record, summaries, comparisons).items():
+                (aside / name).write_text(text, encoding="utf-8")
+            install(aside, folder, old=[folder / _COMPLETE], last=_COMPLETE)
+    except OSError as error:
+        msg = f"The evaluation could not be written to '{folder.name}': {reason_of(error)}."
+        raise WriteError(msg) from error
     return main
 
 
@@ -215,28 +219,3 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
         "abstention": [asdict(each) for each in summary.abstention],
         "at_threshold": None if summary.at_threshold is None else asdict(summary.at_threshold),
     }
-
-
-@contextmanager
-def _written_aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside the wanted one, moved into place when its block ends without an error."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        _move_into_place(aside, folder)
-    except OSError as error:
-        msg = f"The evaluation could not be written to '{folder.name}': {error.strerror}."
-        raise WriteError(msg) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _move_into_place(aside: Path, folder: Path) -> None:
-    """Rename the whole folder, or its files one by one where the wanted folder exists."""
-    if not folder.exists():
-        aside.rename(folder)
-        return
-    (folder / "metrics.json").unlink(missing_ok=True)
-    for path in sorted(aside.iterdir(), key=lambda path: path.name == "metrics.json"):
-        path.replace(folder / path.name)

@@ -8,7 +8,7 @@ from typing import Final
 
 from chestct.evaluation.figures import save_figure
 from chestct.evaluation.intervals import Bootstrap
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.studies.roi_ablation import Row
 from chestct.studies.row_figures import TableRow, make_rows
 from chestct.studies.study_figures import draw_accuracies, draw_sensitivities

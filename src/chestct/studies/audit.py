@@ -97,7 +97,7 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     Raises:
         WriteError: A file cannot be written.
     """
-    from chestct.files import make_folder, write_whole
+    from chestct.storage import make_folder, write_whole
     from chestct.studies.audit_pages import as_html, as_markdown, as_png
 
     make_folder(folder)

@@ -24,7 +24,7 @@ from chestct.datasets.workers import Progress
 from chestct.engines import Engine, make_engine
 from chestct.errors import ReadError
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.studies.damage_parts import (
     SHARE,
     Choice,

@@ -25,8 +25,8 @@ from chestct.evaluation.intervals import (
 )
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
-from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.storage import write_text
 from chestct.studies.damage import DamagedPart, DamageResult
 from chestct.studies.row_figures import holm
 from chestct.text_tables import as_csv, as_markdown_table, p_value_text

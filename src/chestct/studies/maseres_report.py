@@ -11,8 +11,8 @@ from typing import Any, Final
 from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison
 from chestct.evaluation.intervals import Estimate
-from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.storage import write_text
 from chestct.studies.compare_with_paper import (
     maseres_model,
 )

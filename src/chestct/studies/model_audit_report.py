@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from chestct.files import write_whole
 from chestct.labels import UNSUITABLE
+from chestct.storage import write_whole
 from chestct.studies.model_audit_findings import (
     follows_outside,
     ignores_lungs,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chestct.evaluation.intervals import Estimate
-from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.storage import write_text
 from chestct.studies.compare_with_paper import Beside, PaperComparison
 from chestct.text_tables import as_csv, as_markdown_table
 

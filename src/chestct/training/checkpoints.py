@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from chestct.errors import ReadError, WriteError
-from chestct.files import write_whole_with
+from chestct.storage import write_whole_with
 
 _NETWORK = "network."
 _OPTIMIZER = "optimizer."

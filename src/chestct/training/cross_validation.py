@@ -9,7 +9,7 @@ from typing import Final
 
 from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.predictions import Predictions
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.text_tables import as_csv, as_markdown_table
 
 FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")

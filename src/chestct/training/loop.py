@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.training.checkpoints import save_checkpoint, save_weights
 from chestct.training.devices import MEMORY_FORMAT, take_peak_memory_gib, tuned_for
 from chestct.training.interrupts import StopRequest, stopped

@@ -18,7 +18,7 @@ from torch import nn
 
 from chestct.datasets.augment import AnyAugmentation
 from chestct.evaluation.figures import read_log, save_figure
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.training.loop import train
 from chestct.training.objective import DivergedError
 from chestct.training.run import EpochLog, LabelledSets

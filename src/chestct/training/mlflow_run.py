@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from chestct.errors import TrainingError
 from chestct.extras import import_extra
-from chestct.files import write_text
+from chestct.storage import write_text
 
 RUN_FILE: Final = "mlflow.json"
 _FIGURES: Final = (

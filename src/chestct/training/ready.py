@@ -19,10 +19,9 @@ from chestct.datasets.manifest import Manifest
 from chestct.datasets.scans import ScanFacts, gather_facts
 from chestct.datasets.store import GIB, Cache, Preparation, prepare_all
 from chestct.datasets.workers import Progress
-from chestct.engines.cache import cache_folder
 from chestct.errors import TrainingError
-from chestct.files import write_text
 from chestct.preprocess.recipe import Recipe
+from chestct.storage import cache_folder, write_text
 from chestct.training.division import Division
 from chestct.training.settings import DataSection
 

@@ -15,9 +15,8 @@ import torch
 from pydantic import ValidationError
 
 from chestct import __version__
-from chestct.engines.cache import file_sha256
 from chestct.errors import ReadError, TrainingError
-from chestct.files import write_text
+from chestct.storage import file_sha256, write_text
 from chestct.training.devices import settle_precision
 from chestct.training.run import FREE_SETTINGS
 from chestct.training.settings import RunSettings

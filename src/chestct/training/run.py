@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from chestct.datasets.augment import AnyAugmentation
 from chestct.errors import TrainingError
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.training.batch_norm import BatchNormWarmUp
 from chestct.training.checkpoints import load_checkpoint
 from chestct.training.devices import MEMORY_FORMAT, device_of, settle_precision

@@ -25,7 +25,7 @@ from chestct.evaluation.figures import read_log
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
-from chestct.files import write_text
+from chestct.storage import write_text
 from chestct.training.baseline import BASELINE_NAME, baseline_beside
 from chestct.training.batch_norm import remark_on_start
 from chestct.training.cross_validation import write_folds

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from chestct.card import MeasuredResult
 from chestct.datasets.slice_store import PictureForm
-from chestct.engines.cache import file_sha256
-from chestct.errors import ClassifierError, NetworkError, UnknownNameError, WriteError
+from chestct.errors import ClassifierError, NetworkError, UnknownNameError
 from chestct.evaluation.patient_votes import VoteSettings
 from chestct.evaluation.predictions import PredictionsError
-from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.networks.slices import SliceNetwork, build_slice_network
-from chestct.weights import WEIGHTS_FILE, check_weights
+from chestct.storage import file_sha256, remove_file, write_text, write_whole_with
+from chestct.weights import WEIGHTS_FILE, check_weights, save_weights
 
 SLICE_CARD_FILE: Final = "slice_card.json"
 MAX_CARD_BYTES: Final = 2**20
@@ -136,22 +135,13 @@ def save_slice_classifier(folder: Path, network: SliceNetwork, card: SliceCard) 
         ClassifierError: A weight is not finite.
         WriteError: The folder cannot be written.
     """
-    weights = folder / WEIGHTS_FILE
-    aside = folder / f"{WEIGHTS_FILE}.part"
-    tensors = {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in network.state_dict().items()
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SLICE_CARD_FILE).unlink(missing_ok=True)
-        save_file(tensors, aside)
+
+    def _write(aside: Path) -> None:
+        save_weights(aside, network)
         check_weights(aside, network)
-        aside.replace(weights)
-    except OSError as error:
-        raise WriteError(f"The classifier cannot be written to {folder}: {error}.") from error
-    finally:
-        aside.unlink(missing_ok=True)
+
+    remove_file(folder / SLICE_CARD_FILE)
+    weights = write_whole_with(folder / WEIGHTS_FILE, _write)
     complete = card.model_copy(update={"weights_sha256": file_sha256(weights)})
     text = json.dumps(complete.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_text(folder / SLICE_CARD_FILE, text + "\n")

@@ -9,8 +9,8 @@ import torch
 
 from chestct.datasets.slice_store import fitted, read_picture
 from chestct.explain.slice_gradcam import slice_gradcam
-from chestct.files import write_whole_with
 from chestct.lookup import look_up
+from chestct.storage import write_whole_with
 from chestct.training.slice_card import SliceClassifier
 from chestct.training.slice_picture import picture_of_heat
 

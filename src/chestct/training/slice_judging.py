@@ -10,7 +10,6 @@ from typing import Any, Final
 from chestct.datasets.manifest import Manifest, read_manifest, require_classes
 from chestct.datasets.slice_checks import find_marks, find_small, find_unreadable_slices
 from chestct.datasets.slice_store import LabelledSlices, gather_slices
-from chestct.engines.cache import cache_folder
 from chestct.errors import TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND
 from chestct.evaluation.patient_votes import (
@@ -29,6 +28,7 @@ from chestct.evaluation.predictions import (
 )
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary
+from chestct.storage import cache_folder
 from chestct.training.outputs import evaluate
 from chestct.training.ready import Listener
 from chestct.training.results import predictions_of, undecided

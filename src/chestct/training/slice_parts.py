@@ -12,12 +12,12 @@ from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, requ
 from chestct.datasets.slice_lists import SLICE_SPLITS
 from chestct.datasets.slice_store import PictureForm
 from chestct.datasets.splits import SplitSettings, part
-from chestct.engines.cache import file_sha256
 from chestct.errors import TrainingError
 from chestct.lookup import look_up
 from chestct.networks.slice_backbones import SLICE_NETWORKS
 from chestct.networks.slice_weights import find_weights, load_backbone_weights
 from chestct.networks.slices import SliceNetwork, build_slice_network
+from chestct.storage import file_sha256
 from chestct.training.division import Division, divide
 from chestct.training.parts import blamed_on
 from chestct.training.settings import DataSection

@@ -20,14 +20,13 @@ from chestct.datasets.manifest import TEST, VALIDATION, Manifest, read_manifest,
 from chestct.datasets.slice_checks import check_slices
 from chestct.datasets.slice_lists import SHARES_PATIENTS
 from chestct.datasets.slice_store import LabelledSlices, SliceStore, gather_slices
-from chestct.engines.cache import cache_folder
 from chestct.evaluation.calibration import fit_temperature
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import VoteSettings, fit_votes
 from chestct.evaluation.tables import Summary
 from chestct.extras import is_installed
-from chestct.files import write_text
 from chestct.networks.slices import SliceNetwork
+from chestct.storage import cache_folder, write_text
 from chestct.training.devices import CPU, device_in_words
 from chestct.training.division import Division
 from chestct.training.interrupts import memory_explained

@@ -22,8 +22,8 @@ from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.tables import format_estimate
-from chestct.files import write_text
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.storage import write_text
 from chestct.text_tables import as_csv, as_markdown_table
 from chestct.training.division import Division, divide
 from chestct.training.objective import DivergedError

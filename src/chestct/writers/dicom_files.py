@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chestct import __version__
 from chestct.analysis import ScanAnalysis
-from chestct.files import write_whole_with
+from chestct.storage import write_whole_with
 from chestct.writers.dicom_identity import MANUFACTURER, SERIES_NUMBERS, Subject, long_string
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from PIL import Image, ImageDraw, ImageFont
 from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
-from chestct.files import write_folder_with
 from chestct.heat_pictures import draw_heat, lay_over
 from chestct.pictures import RGB, Scene, draw_slice, scene_of_scan
+from chestct.storage import write_folder_with
 from chestct.volume import canonical_axes
 from chestct.writers.dicom_files import finish, save
 from chestct.writers.dicom_identity import (

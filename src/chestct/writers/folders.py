@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Final
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
-from chestct.files import make_folder, remove_file
+from chestct.storage import install, make_folder, reason_of, working_folder
 from chestct.writers import OUTPUTS, OWNER, WRITERS, choose_writers
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
@@ -107,18 +106,16 @@ def write_outputs(
 
 @contextmanager
 def _aside(folder: Path) -> Iterator[Path]:
-    """An empty folder inside `folder`, gone afterwards, as a new `folder` is if nothing is in it.
-
-    Inside, because only there a file is certain to be on the same disk as its final place.
-    """
+    """A working folder inside `folder`, which goes again if it is new and nothing gets into it."""
     is_new = not os.path.lexists(folder)
-    aside = make_folder(folder) / f".{os.getpid()}.part"
+    make_folder(folder)
     try:
-        # A process that was killed may have had this number.
-        shutil.rmtree(aside, ignore_errors=True)
-        yield make_folder(aside)
+        with working_folder(folder) as aside:
+            yield aside
+    except OSError as error:
+        msg = f"{folder} cannot be written: {reason_of(error)}. Choose another --out."
+        raise WriteError(msg) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
@@ -127,37 +124,15 @@ def _aside(folder: Path) -> Iterator[Path]:
 def _put_in_place(aside: Path, folder: Path) -> None:
     """Replace all older results in `folder` by those in `aside`.
 
-    The old ones go first, then comes the owner's file, then the rest: wherever this is cut short,
-    what is there is of one run and has an owner.
-
-    Raises:
-        WriteError: A file cannot be removed or moved.
+    The owner's file comes first: wherever this is cut short, what is there is of one run and has
+    an owner.
     """
     old = [path for path in results_in(folder) if path.name != OWNER_FILE]
-    new = [path.relative_to(aside) for path in sorted(aside.rglob("*")) if path.is_file()]
-    new.sort(key=lambda file: file.name != OWNER_FILE)
-    for file in new:
-        make_folder((folder / file).parent)
-        if (folder / file).is_dir():
-            msg = f"{folder / file} is a folder and a file is to be written there. Move it away."
-            raise WriteError(msg)
-    for path in old:
-        remove_file(path)
-    for file in new:
-        _move(aside / file, folder / file)
+    install(aside, folder, old=old, first=OWNER_FILE)
     for below in {path.parent for path in old} - {folder}:
         # Stays where it holds new results, or something of somebody else's.
         with suppress(OSError):
             below.rmdir()
-
-
-def _move(path: Path, target: Path) -> None:
-    try:
-        path.replace(target)
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        msg = f"{target} cannot be replaced: {reason}. Choose another --out."
-        raise WriteError(msg) from error
 
 
 def results_in(folder: Path) -> list[Path]:

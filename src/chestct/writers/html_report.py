@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
-from chestct.files import write_whole
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
 from chestct.result import ScanResult
+from chestct.storage import write_whole
 from chestct.writers.body_curves import area_curve
 from chestct.writers.evidence_section import (
     NUM_STRIP,

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from chestct.files import write_whole
 from chestct.result import ScanResult
+from chestct.storage import write_whole
 from chestct.writers.page_templates import load_pages
 from chestct.writers.wording import percent, verdict_of
 

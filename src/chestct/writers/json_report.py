@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
-from chestct.files import write_whole
 from chestct.preprocess.prepared import PreparedScan
+from chestct.storage import write_whole
 from chestct.writers.evidence import evidence_by_slice, evidence_peaks
 
 FILE_NAME: Final = "result.json"

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float64, Num
 
-from chestct.files import write_whole_with
+from chestct.storage import write_whole_with
 from chestct.volume import Grid
 
 _DATA_STARTS: Final = 352

@@ -14,7 +14,7 @@ from jaxtyping import Int16
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat
-from chestct.files import remove_file
+from chestct.storage import remove_file
 from chestct.writers.nifti_export import write_nifti
 
 HEAT_FILE: Final = "heat-map.nii.gz"

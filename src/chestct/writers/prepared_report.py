@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from chestct.errors import WriteError
-from chestct.files import make_folder, write_whole
 from chestct.preprocess.prepared import PreparedScan
+from chestct.storage import make_folder, write_whole
 from chestct.volume import Grid
 from chestct.writers.folders import OWNER_FILE
 from chestct.writers.nifti_export import write_nifti

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from chestct.analysis import ScanAnalysis
-from chestct.files import write_whole
 from chestct.heat_pictures import draw_heat, heat_color, lay_over
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
@@ -26,6 +25,7 @@ from chestct.pictures import (
     spread_slices,
 )
 from chestct.preprocess.prepared import PreparedScan
+from chestct.storage import write_whole
 from chestct.writers.encoding import to_png
 from chestct.writers.evidence import evidence_peaks, strip_slices, telling_slices
 from chestct.writers.evidence_section import label_words

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chestct.engines import cache
-from chestct.engines.cache import cache_folder, find_entry, store_entry, text_key
+from chestct import storage
+from chestct.storage import cache_folder, find_entry, store_entry, text_key
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_the_entries_used_longest_ago_are_removed(
         store_entry("things", key, write_words)
         os.utime(folder / key, (1e9 - age, 1e9 - age))
     assert find_entry("things", "old") is not None
-    monkeypatch.setattr(cache, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(storage, "MAX_ENTRIES", 2)
     store_entry("things", "newest", write_words)
     assert names(folder) == ["newest", "old"]
 
@@ -97,7 +97,7 @@ def test_without_a_home_nothing_is_cached(monkeypatch: pytest.MonkeyPatch) -> No
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr(cache, "cache_folder", homeless)
+    monkeypatch.setattr(storage, "cache_folder", homeless)
     assert find_entry("things", "a") is None
     assert store_entry("things", "a", write_words) is None
 
