@@ -12,7 +12,7 @@ import numpy as np
 from chestct.explain.explanation import ScanExplanation
 from chestct.preprocess.prepared import PreparedScan
 from chestct.result import ScanResult
-from chestct.volume import Volume, to_canonical
+from chestct.volume import Volume
 
 if TYPE_CHECKING:
     from chestct.readers.dicom_source import SourceSeries
@@ -71,7 +71,7 @@ class ScanAnalysis:
 
     @property
     def analysed_slices(self) -> tuple[int, int]:
-        """First and last slice the network saw, along depth of the canonical scan.
+        """First and last slice the network saw, counted from the feet.
 
         The salient slices, as far as the network's input reaches: a recipe without a threshold
         may still look at a box around the lungs only.
@@ -79,6 +79,6 @@ class ScanAnalysis:
         first, last = self.prepared.salient
         input_grid = self.prepared.grid
         faces = np.array([[-0.5, 0.0, 0.0], [input_grid.shape[0] - 0.5, 0.0, 0.0]])
-        reach = to_canonical(self.volume).grid.to_index(input_grid.to_patient(faces))[:, 0]
+        reach = self.prepared.body_grid.to_index(input_grid.to_patient(faces))[:, 0]
         low, high = int(np.ceil(reach.min())), int(np.floor(reach.max()))
         return max(first, min(low, last)), min(last, max(high, first))

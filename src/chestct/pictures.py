@@ -17,6 +17,7 @@ from jaxtyping import Bool, Num, UInt8
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat, Mask, Voxels
+from chestct.preprocess.oblique import on_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Volume, to_canonical
 
@@ -79,13 +80,13 @@ class Scene:
 
 
 def scene_of_scan(analysis: ScanAnalysis) -> Scene:
-    """The scan as it was read, cropped to the chest, in the lung window, with its heat-map."""
-    volume = to_canonical(analysis.volume)
-    lungs = to_canonical(analysis.prepared.scan_lungs).voxels
+    """The scan along the body's axes, cropped to the chest, in the lung window, with its map."""
+    volume = on_body(analysis.volume)
+    lungs = on_body(analysis.prepared.scan_lungs).voxels
     shown = LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
     box = _box_around(lungs, volume.grid.spacing_mm)
     explained = analysis.explanation
-    heat = None if explained is None else to_canonical(explained.heat).voxels
+    heat = None if explained is None else on_body(explained.heat, beyond=np.nan).voxels
     return Scene(volume, lungs, analysis.analysed_slices, shown, box, heat)
 
 

@@ -220,17 +220,21 @@ def to_canonical(volume: Volume) -> Volume:
     order, reverse = canonical_axes(volume.grid)
     if order == (0, 1, 2) and not any(reverse):
         return volume
-    grid = volume.grid
+    slices = tuple(slice(None, None, -1 if r else 1) for r in reverse)
+    return volume.with_voxels(volume.voxels.transpose(order)[slices], canonical_grid(volume.grid))
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """The grid of `to_canonical`."""
+    order, reverse = canonical_axes(grid)
     turned = replace(
         grid,
         shape=tuple(grid.shape[a] for a in order),  # type: ignore[arg-type]
         spacing_mm=tuple(grid.spacing_mm[a] for a in order),  # type: ignore[arg-type]
         direction=tuple(grid.direction[a] for a in order),
     )
+    if not any(reverse):
+        return turned
     start = tuple(float(n - 1) if r else 0.0 for n, r in zip(turned.shape, reverse, strict=True))
     step = tuple(-1.0 if r else 1.0 for r in reverse)
-    slices = tuple(slice(None, None, -1 if r else 1) for r in reverse)
-    return volume.with_voxels(
-        volume.voxels.transpose(order)[slices],
-        turned.moved(start, step, turned.shape),  # type: ignore[arg-type]
-    )
+    return turned.moved(start, step, turned.shape)  # type: ignore[arg-type]

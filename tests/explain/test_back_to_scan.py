@@ -13,7 +13,7 @@ from chestct.explain.back_to_scan import back_to_scan
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import RECIPES, Recipe
-from chestct.volume import CANONICAL_DIRECTION, Grid, to_canonical
+from chestct.volume import CANONICAL_DIRECTION, Grid
 
 SHAPE, SPACING_MM = (48, 48, 56), (7.5, 6.75, 6.75)
 INPUT_SHAPE = (30, 28, 32)
@@ -78,7 +78,7 @@ def analysed_by_definition(prepared: PreparedScan, source: str) -> np.ndarray:
     indices = prepared.grid.to_index(patient_positions(source))
     faces = np.asarray(prepared.grid.shape) - 0.5
     in_box = ((indices >= -0.5 - 1e-6) & (indices <= faces + 1e-6)).all(axis=-1)
-    slices = to_canonical(prepared.scan_lungs).grid.to_index(patient_positions(source))[..., 0]
+    slices = prepared.body_grid.to_index(patient_positions(source))[..., 0]
     first, last = prepared.salient
     return in_box & (slices > first - 0.5) & (slices < last + 0.5)
 

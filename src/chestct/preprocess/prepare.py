@@ -1,7 +1,8 @@
 """Prepare a scan for a network: lungs, values, grid; and keep the way back to the patient.
 
 The scan is first turned so that its axes run to the head, to the back and to the left, whatever
-order they were stored in; the same patient gives the same input.
+order they were stored in, and put upright where it is oblique; the same patient gives the same
+input.
 """
 
 from __future__ import annotations
@@ -15,12 +16,19 @@ from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.preprocess.intensity import finished_values
 from chestct.preprocess.lungs import segment_lungs
 from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
+from chestct.preprocess.oblique import (
+    MAX_DEGREES,
+    degrees_off,
+    interpolated,
+    on_body,
+    turned_words,
+)
 from chestct.preprocess.placement import Placed, ScanLungs, place
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.preprocess.salient import slice_area
 from chestct.preprocess.suitability import judge_scan
-from chestct.volume import Grid, Volume, canonical_axes, to_canonical
+from chestct.volume import Grid, Volume, canonical_axes
 
 _LUNGS_WITHOUT_HU = "published"
 
@@ -45,7 +53,7 @@ def prepare(
         GridError: The recipe's factors make a grid too large to hold.
     """
     used_recipe = recipe if rng is None else draw_factors(recipe, rng)
-    scan, lung_warnings = _find_lungs(_contiguous(to_canonical(volume)), used_recipe)
+    scan, lung_warnings = _find_lungs(_contiguous(on_body(volume)), used_recipe)
     placed = place(scan, used_recipe)
     lungs = _lungs_at_input(scan, placed, used_recipe)
     values = finished_values(placed.values, used_recipe, volume.unit)
@@ -56,13 +64,13 @@ def prepare(
         input=_as_channels(values, used_recipe.num_channels),
         lungs=lungs,
         grid=scan.volume.grid.moved(placed.start, placed.step, used_recipe.input_shape),
-        scan_lungs=volume.with_voxels(_on_own_axes(scan.mask, volume.grid)),
+        scan_lungs=volume.with_voxels(_on_own_voxels(scan, volume.grid)),
         scan_grid=volume.grid,
         salient=placed.salient,
         lung_area=scan.area,
-        lung_volume_l=np.count_nonzero(scan.mask) * volume.grid.voxel_ml / 1000.0,
+        lung_volume_l=np.count_nonzero(scan.mask) * scan.volume.grid.voxel_ml / 1000.0,
         recipe=used_recipe,
-        warnings=(*lung_warnings, *placed.warnings, *verdict.warnings),
+        warnings=(*_turned(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
         unsuitable_reasons=verdict.unsuitable_reasons,
     )
 
@@ -125,8 +133,18 @@ def _with_background(values: Heat, lungs: Mask, placed: Placed, grid: Grid, reci
     return values
 
 
-def _on_own_axes(mask: Mask, grid: Grid) -> Bool[np.ndarray, "own_depth own_height own_width"]:
-    """A canonical mask turned back to the axes of the scan's own grid."""
+def _turned(grid: Grid) -> tuple[str, ...]:
+    words = turned_words(grid)
+    return (words,) if words else ()
+
+
+def _on_own_voxels(
+    scan: ScanLungs, grid: Grid
+) -> Bool[np.ndarray, "own_depth own_height own_width"]:
+    """The lung mask on the scan's own grid."""
+    mask = scan.mask
+    if degrees_off(grid) > MAX_DEGREES:
+        return interpolated(scan.volume.with_voxels(mask), grid, 0.0)
     order, reverse = canonical_axes(grid)
     turned = mask[tuple(slice(None, None, -1 if r else 1) for r in reverse)]
     return turned.transpose(tuple(int(i) for i in np.argsort(order)))

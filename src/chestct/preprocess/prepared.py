@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from chestct.arrays import Mask, NetworkInput
+from chestct.preprocess.oblique import body_grid
 from chestct.preprocess.recipe import Recipe
 from chestct.volume import Grid, Volume
 
@@ -23,9 +24,9 @@ class PreparedScan:
             own and linearly, so a grid is the exact map of every input voxel.
         scan_lungs: Lung mask (bool) on the scan's own grid, in the scan's own axis order.
         scan_grid: The scan's own grid.
-        salient: First and last analysed slice, counted along depth of the canonical scan
-            (`chestct.volume.to_canonical`); the whole scan where the recipe has no threshold.
-        lung_area: Lung share of each canonical slice's area, 0 to 1, from the scan's mask.
+        salient: First and last analysed slice, counted along depth of `body_grid`;
+            the whole scan where the recipe has no threshold.
+        lung_area: Lung share of each such slice's area, 0 to 1, from the scan's mask.
         lung_volume_l: Volume of the lung mask in litres.
         recipe: The recipe used.
         warnings: What was noticed on the way, each saying what, where and how much.
@@ -43,3 +44,8 @@ class PreparedScan:
     recipe: Recipe
     warnings: tuple[str, ...]
     unsuitable_reasons: tuple[str, ...]
+
+    @property
+    def body_grid(self) -> Grid:
+        """The scan's grid with its axes to the head, to the back and to the left."""
+        return body_grid(self.scan_grid)

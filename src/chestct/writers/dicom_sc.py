@@ -18,6 +18,7 @@ from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
 from chestct.heat_pictures import draw_heat, lay_over
 from chestct.pictures import RGB, Scene, draw_slice, scene_of_scan
+from chestct.preprocess.oblique import slices_follow_body
 from chestct.storage import write_folder_with
 from chestct.volume import canonical_axes
 from chestct.writers.dicom_files import finish, save
@@ -125,9 +126,9 @@ def _refer(made: SCImage, analysis: ScanAnalysis, subject: Subject, index: int) 
     # Its words do not identify anybody; what a scanner burned in is not known unless it says so.
     made.BurnedInAnnotation = subject.header.get("BurnedInAnnotation", "YES")
     grid = analysis.volume.grid
-    order, reverse = canonical_axes(grid)
-    if order[0] != 0:
+    if not slices_follow_body(grid):
         return
+    _, reverse = canonical_axes(grid)
     image = image_at(subject, grid, grid.shape[0] - 1 - index if reverse[0] else index)
     source = Dataset()
     source.ReferencedSOPClassUID = image.sop_class

@@ -10,7 +10,7 @@ import numpy as np
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import PeakSlice, ScanExplanation
-from chestct.volume import canonical_axes
+from chestct.preprocess.oblique import slices_follow_body
 from chestct.writers import dicom_parametric_map, dicom_seg
 from chestct.writers.dicom_codes import (
     ARTIFICIAL_INTELLIGENCE,
@@ -254,7 +254,7 @@ class _Groups:
 
 def _peak_names(analysis: ScanAnalysis, explained: ScanExplanation) -> list[str]:
     """A name for each peak: its slice counted from the feet, where slices follow the body."""
-    if canonical_axes(analysis.prepared.scan_grid)[0][0] != 0:
+    if not slices_follow_body(analysis.prepared.scan_grid):
         return [f"peak {rank}" for rank in range(1, len(explained.summary.peaks) + 1)]
     peaks = evidence_peaks(explained, analysis.prepared)
     return [f"peak in slice {peak.index + 1}" for peak in peaks]

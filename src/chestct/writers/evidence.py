@@ -14,8 +14,9 @@ from chestct.analysis import ScanAnalysis
 from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.pictures import AXES, Plane, Scene, fullest_slice
+from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
-from chestct.volume import canonical_axes, to_canonical
+from chestct.volume import canonical_axes
 from chestct.writers.options import NothingToWriteError
 
 
@@ -42,8 +43,8 @@ def evidence_by_slice(
         by_slice = explained.summary.by_slice
         return by_slice[::-1] if is_reversed else by_slice
     # The scan's slices do not follow the body: the curve has to be taken across them.
-    heat = to_canonical(explained.heat).voxels
-    lungs = to_canonical(prepared.scan_lungs).voxels
+    heat = on_body(explained.heat, beyond=np.nan).voxels
+    lungs = on_body(prepared.scan_lungs).voxels
     return heat_by_slice(heat, lungs)
 
 
@@ -100,5 +101,6 @@ def strip_slices(shown: tuple[int, int], peaks: tuple[PeakSlice, ...], count: in
 
 def _depth_is_reversed(prepared: PreparedScan) -> bool | None:
     """Whether the scan counts its slices from the head; None where they do not follow the body."""
-    order, reverse = canonical_axes(prepared.scan_grid)
-    return reverse[0] if order[0] == 0 else None
+    if not slices_follow_body(prepared.scan_grid):
+        return None
+    return canonical_axes(prepared.scan_grid)[1][0]
