@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,11 @@ from chestct.simulate.organs import (
 )
 
 _STEP_MM = 3.0
+
+Abdomen = Callable[
+    [Frame, Anatomy, Field, np.random.Generator], tuple[list[tuple[Field, Field | float]], Field]
+]
+"""Makes organs with their HU, and gas, below the diaphragm from a grid, sizes and the cavity."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,15 +111,32 @@ class Model:
         return float(self.frame.y[0, behind[-1], 0])
 
 
-def build_model(anatomy: Anatomy, rng: np.random.Generator) -> Model:
-    """Build a patient's body: all fields, tissues and trees."""
-    frame = make_frame(anatomy)
+def build_model(
+    anatomy: Anatomy,
+    rng: np.random.Generator,
+    *,
+    frame: Frame | None = None,
+    abdomen: Abdomen = build_abdomen,
+    blood: BloodHU | None = None,
+    coarse: float = 1.0,
+) -> Model:
+    """Build a patient's body: all fields, tissues and trees.
+
+    Args:
+        anatomy: Sizes.
+        rng: Where the randomness comes from.
+        frame: Grid of the fields; None makes one from the upper abdomen to the neck.
+        abdomen: Makes what lies below the diaphragm.
+        blood: Its attenuation; None draws it.
+        coarse: How much farther apart than usual the ends of vessels lie.
+    """
+    frame = frame or make_frame(anatomy)
     wall = build_chest_wall(frame, anatomy, rng)
-    blood = draw_blood(rng)
+    blood = blood or draw_blood(rng)
     mediastinum, organs = build_mediastinum(frame, anatomy, blood, rng)
     lungs, cavity = build_lungs(frame, anatomy, wall.cage, mediastinum, rng)
-    abdomen, gas = build_abdomen(frame, anatomy, cavity, rng)
-    soft = gather_organs(frame, organs + abdomen, gas)
+    below, gas = abdomen(frame, anatomy, cavity, rng)
+    soft = gather_organs(frame, [*organs, *below], gas)
     cavity_wall = thoracic_inlet(frame, anatomy, wall.cage)
     bones, cartilage, canal = build_bones(frame, anatomy, wall, cavity_wall, rng)
     layers = Layers(
@@ -133,7 +156,8 @@ def build_model(anatomy: Anatomy, rng: np.random.Generator) -> Model:
         mottle=0.7 * frame.noise(rng, 45.0) + 0.7 * frame.noise(rng, 14.0),
     )
     tissues = _draw_tissues(blood, rng)
-    return Model(anatomy, frame, layers, tissues, grow_trees(frame, anatomy, lungs, rng))
+    trees = grow_trees(frame, anatomy, lungs, rng, coarse=coarse)
+    return Model(anatomy, frame, layers, tissues, trees)
 
 
 def _fissure(frame: Frame, anatomy: Anatomy) -> Field:

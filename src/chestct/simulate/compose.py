@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32, Int16
 
 from chestct.arrays import Mask
 from chestct.simulate.body import Layers, Model
-from chestct.simulate.fields import Grain, Plane
+from chestct.simulate.fields import Field, Grain, Plane
 from chestct.simulate.pose import Pose
 from chestct.simulate.scanner import Scanner, blur_plane, clothing_lines, scan_noise, table_plane
 from chestct.simulate.tubes import fill_tubes
@@ -52,6 +52,21 @@ def compose(
     return painter.finish(voxels, solid, rng), lungs
 
 
+def sample_field(model: Model, stack: Field, grid: Grid, pose: Pose, level: int) -> Plane:
+    """A field on a model's frame at one slice of a scan, at the scan's resolution."""
+    frame = model.frame
+    z = grid.origin_mm[2] + level * grid.spacing_mm[0]
+    place = np.clip((z - frame.low_mm[0]) / frame.step_mm, 0, frame.shape[0] - 1.001)
+    low, share = int(place), np.float32(place - int(place))
+    return cv2.warpAffine(
+        stack[low] + share * (stack[low + 1] - stack[low]),
+        pose.slice_map(grid, z, frame),
+        (grid.shape[2], grid.shape[1]),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
 class _Painter:
     """Paints slices of one model; holds what all slices share."""
 
@@ -67,24 +82,12 @@ class _Painter:
 
     def _layers(self, level: int) -> dict[str, Plane]:
         """All layers at the scan's resolution."""
-        frame = self.model.frame
-        z = self.grid.origin_mm[2] + level * self.grid.spacing_mm[0]
-        place = np.clip((z - frame.low_mm[0]) / frame.step_mm, 0, frame.shape[0] - 1.001)
-        low, share = int(place), np.float32(place - int(place))
-        matrix = self.pose.slice_map(self.grid, z, frame)
-        size = (self.grid.shape[2], self.grid.shape[1])
-        planes = {}
-        for field in fields(Layers):
-            stack = getattr(self.model.layers, field.name)
-            coarse = stack[low] + share * (stack[low + 1] - stack[low])
-            planes[field.name] = cv2.warpAffine(
-                coarse,
-                matrix,
-                size,
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                borderMode=cv2.BORDER_REPLICATE,
+        return {
+            field.name: sample_field(
+                self.model, getattr(self.model.layers, field.name), self.grid, self.pose, level
             )
-        return planes
+            for field in fields(Layers)
+        }
 
     def _inside(self, distance: Plane) -> Plane:
         """Share of a pixel inside a signed distance."""

@@ -20,6 +20,7 @@ from chestct.arrays import Mask, Spacing, Voxels
 from chestct.errors import GridError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
+from chestct.simulate.airless import AIRLESS
 from chestct.simulate.covid import draw_covid
 from chestct.simulate.disease import Disease, add_dependent_density
 from chestct.simulate.fields import Field, Plane, smooth_noise
@@ -69,7 +70,7 @@ def insert_lesions(
     Args:
         volume: Scan in HU, any axis-aligned orientation; it is not changed.
         lungs: Its lung mask, same grid.
-        pattern: "COVID-19", "CAP" or "normal".
+        pattern: "COVID-19", "CAP" or "normal", or a name in `airless.AIRLESS`.
         rng: Where the randomness comes from.
 
     Returns:
@@ -85,7 +86,7 @@ def insert_lesions(
 
 def add_disease(volume: Volume, lungs: Mask, pattern: str, rng: np.random.Generator) -> Diseased:
     """Like `insert_lesions`, with the effusion apart."""
-    draw = look_up(PATTERNS, pattern, kind="pattern")
+    draw = look_up({**PATTERNS, **AIRLESS}, pattern, kind="pattern")
     if lungs.shape != volume.grid.shape:
         msg = f"A lung mask of {lungs.shape} does not fit a scan of {volume.grid.shape}."
         raise GridError(msg)

@@ -26,15 +26,23 @@ class Trees(NamedTuple):
     hollows: Segments
 
 
-def grow_trees(frame: Frame, anatomy: Anatomy, lungs: Field, rng: np.random.Generator) -> Trees:
-    """Grow arteries, veins and bronchi of both lungs."""
+def grow_trees(
+    frame: Frame,
+    anatomy: Anatomy,
+    lungs: Field,
+    rng: np.random.Generator,
+    *,
+    coarse: float = 1.0,
+) -> Trees:
+    """Grow arteries, veins and bronchi of both lungs, with ends `coarse` times farther apart."""
     vessels, bronchi = [], []
-    spacing = float(rng.uniform(10.0, 12.0))
-    calibre = float(rng.uniform(0.49, 0.67))
+    spacing = coarse * float(rng.uniform(10.0, 12.0))
+    # Fewer ends, each thicker, so that the trunks keep their calibre.
+    calibre = coarse * float(rng.uniform(0.49, 0.67))
     for hilum, side in ((anatomy.right_hilum, -1.0), (anatomy.left_hilum, 1.0)):
         lung = np.where(frame.x * side > 0, lungs, np.float32(60.0))
         root = _root(hilum, side)
-        airway_ends = draw_ends(frame, lung, 25.0, rng)
+        airway_ends = draw_ends(frame, lung, 25.0 * max(1.0, 0.8 * coarse), rng)
         airways = grow_tree(root, airway_ends, rng)
         bronchi.append(airways.segments(0.62, 2.6))
         # Arteries run beside bronchi: the same first ends, a few millimetres off.

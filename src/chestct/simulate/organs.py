@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,7 +186,7 @@ def _great_vessels(frame: Frame, anatomy: Anatomy, blood: BloodHU) -> list[tuple
 
 def build_abdomen(
     frame: Frame, anatomy: Anatomy, cavity: Field, rng: np.random.Generator
-) -> tuple[list[tuple[Field, float]], Field]:
+) -> tuple[list[tuple[Field, Field | float]], Field]:
     """Liver, spleen, stomach, kidneys and bowel below the diaphragm; and the gas in them."""
     width, depth = anatomy.half_width, anatomy.half_depth
     inside = cavity + 1.2
@@ -195,7 +196,7 @@ def build_abdomen(
     x, z = 0.5 * width + float(rng.normal(0, 5)), anatomy.left_dome - 44 + float(rng.normal(0, 6))
     stomach = ellipsoid(frame, (x, -0.12 * depth, z), (0.32 * width, 0.45 * depth, 40), 25.0)
     stomach = np.maximum(stomach, inside)
-    organs = [
+    organs: list[tuple[Field, Field | float]] = [
         (liver.astype(np.float32), float(rng.uniform(42, 64))),
         (stomach, float(rng.uniform(15, 45))),
         (_clip(frame, inside, (0.72 * width, 0.45 * depth, z - 6), (27, 40, 42)), 47.0),
@@ -228,7 +229,9 @@ def _clip(
     return np.asarray(np.maximum(ellipsoid(frame, centre, semi_axes), inside), dtype=np.float32)
 
 
-def gather_organs(frame: Frame, organs: list[tuple[Field, float]], gas: Field) -> Organs:
+def gather_organs(
+    frame: Frame, organs: Sequence[tuple[Field, Field | float]], gas: Field
+) -> Organs:
     """Merge organs: each place takes the value of the one it lies deepest in or nearest to."""
     distance = frame.full(60.0)
     value = frame.full(40.0)
@@ -236,6 +239,6 @@ def gather_organs(frame: Frame, organs: list[tuple[Field, float]], gas: Field) -
         nearer = field < distance
         # Later entries are inner chambers: inside them they win over what surrounds them.
         nearer |= field < 0
-        value[nearer] = value_hu
+        np.copyto(value, value_hu, where=nearer)
         np.minimum(distance, field, out=distance)
     return Organs(distance, value, gas)

@@ -57,6 +57,7 @@ class Scanner:
         table_kind: 0 to 2, which shape of table.
         has_clothing: Folds of cloth over the chest.
         is_padded: Outside the circular field of view stands air of exactly -1024.
+        is_prone: The patient lies on the belly: the table is in front.
     """
 
     kernel: Kernel
@@ -65,6 +66,7 @@ class Scanner:
     table_kind: int
     has_clothing: bool
     is_padded: bool
+    is_prone: bool = False
 
 
 def draw_scanner(rng: np.random.Generator, table_y: float) -> Scanner:
@@ -138,6 +140,7 @@ def table_plane(
     """
     if scanner.table_y is None:
         return None
+    y = -y if scanner.is_prone else y
     kind = scanner.table_kind
     bend = (430.0, 900.0, 330.0)[kind]
     depth = y - scanner.table_y + x * x / (2 * bend)

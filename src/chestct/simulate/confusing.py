@@ -1,0 +1,338 @@
+"""Patients who confuse what finds lungs: any part of the body, any filling, any field of view.
+
+The body is that of `simulate_patient`, built on a larger and coarser grid, with head, neck, arms,
+bowel and pelvis around it; the scan is then padded and crossed by metal. Made for training at about
+4 mm: a patient takes a second or two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import UInt8
+
+from chestct.arrays import Mask
+from chestct.errors import GridError
+from chestct.labels import NORMAL
+from chestct.lookup import look_up
+from chestct.simulate.anatomy import Anatomy, draw_anatomy
+from chestct.simulate.body import Model, build_model, make_frame
+from chestct.simulate.compose import compose, sample_field
+from chestct.simulate.fields import Frame
+from chestct.simulate.lesions import add_disease
+from chestct.simulate.metal import METALS, add_metal
+from chestct.simulate.organs import BloodHU
+from chestct.simulate.pose import Pose
+from chestct.simulate.scanner import Scanner, draw_scanner
+from chestct.simulate.surroundings import CONTENTS, Belly, Filling, Posture, add_surroundings
+from chestct.volume import Grid, ScanSource, Volume
+
+Labels = UInt8[np.ndarray, "depth height width"]
+RIGHT_LUNG, LEFT_LUNG, OTHER_GAS = 1, 2, 3
+"""Labels beside 0 for background; 3 is airways, gas and contents of stomach and bowel."""
+
+_STEPS_MM = (5.0, 8.0)
+"""Finest and coarsest grid of the body; in between it is as coarse as the scan."""
+_LUNG_VOXELS = 400
+"""Fewer voxels of lung than this in view are left without disease."""
+
+VIEWS: dict[str, tuple[tuple[str, float, float], tuple[str, float, float]]] = {
+    "chest": (("base", -45, -8), ("apex", 8, 45)),
+    "chest and neck": (("base", -60, -8), ("apex", 70, 190)),
+    "chest and abdomen": (("base", -260, -120), ("apex", 8, 60)),
+    "chest to pelvis": (("base", -330, -260), ("apex", 8, 60)),
+    "whole body": (("base", -420, -270), ("apex", 120, 345)),
+    "upper chest and head": (("dome", 40, 150), ("apex", 150, 345)),
+    "part of the chest": (("base", 0, 110), ("apex", -90, 0)),
+    "abdomen with lung bases": (("base", -300, -120), ("dome", -45, 60)),
+    "abdomen": (("base", -420, -260), ("base", -60, -4)),
+    "head": (("apex", 55, 130), ("apex", 270, 345)),
+    "neck": (("apex", 10, 40), ("apex", 100, 190)),
+}
+"""From where to where a scan reaches: landmark and range of mm above it, below and above.
+
+Landmarks are the lungs' lowest recess (base), the right diaphragm's top (dome), the apex."""
+_VIEW_ODDS = (0.3, 0.1, 0.1, 0.08, 0.07, 0.07, 0.06, 0.08, 0.07, 0.04, 0.03)
+_PADDING_HU = (-1024, -1024, -2000, -2048, -3024, -1000, 0)
+
+
+@dataclass(frozen=True)
+class ConfusingSettings:
+    """What may be fixed about a confusing patient; None means drawn from the generator.
+
+    Attributes:
+        rows: Rows and columns of a slice.
+        slice_spacing_mm: Distance between slices; None draws 3 to 5 mm.
+        field_of_view_mm: Edge length of a slice; None draws one, which may cut the body.
+        view: Name in `VIEWS`.
+        stomach: What fills it, one of `CONTENTS`.
+        colon: What fills most of it, one of `CONTENTS`.
+        build: "thin", "usual" or "obese".
+        raised: Raised diaphragm: "none", "right", "left" or "both".
+        arms: "up", "down", "across" or "none".
+        airway: "closed", "tracheostomy" or "open" (through nose and mouth).
+        is_prone: The patient lies on the belly.
+        has_contrast: Contrast medium in the blood.
+        pattern: Disease: "normal", "CAP", "COVID-19" or a name in `airless.AIRLESS`.
+        metal: Name in `metal.METALS`, or "none".
+        padding: Value in HU outside the reconstruction's circle, or "none".
+        blank_slices: Slices of the padding's value at an end or amid the scan.
+    """
+
+    rows: int = 112
+    slice_spacing_mm: float | None = None
+    field_of_view_mm: float | None = None
+    view: str | None = None
+    stomach: str | None = None
+    colon: str | None = None
+    build: str | None = None
+    raised: str | None = None
+    arms: str | None = None
+    airway: str | None = None
+    is_prone: bool | None = None
+    has_contrast: bool | None = None
+    pattern: str | None = None
+    metal: str | None = None
+    padding: int | str | None = None
+    blank_slices: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.rows <= 512:
+            raise GridError(f"A confusing patient's slice has 32 to 512 rows, not {self.rows}.")
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None:
+                look_up({choice: choice for choice in allowed}, value, kind=name)
+
+
+_CHOICES: dict[str, dict[str, float]] = {
+    "view": dict(zip(VIEWS, _VIEW_ODDS, strict=True)),
+    "stomach": dict(zip(CONTENTS, (0.25, 0.2, 0.4, 0.05, 0.1), strict=True)),
+    "colon": dict(zip(CONTENTS, (0.4, 0.05, 0.4, 0.05, 0.1), strict=True)),
+    "build": {"thin": 0.2, "usual": 0.55, "obese": 0.25},
+    "raised": {"none": 0.6, "left": 0.2, "right": 0.1, "both": 0.1},
+    "arms": {"up": 0.45, "down": 0.25, "across": 0.15, "none": 0.15},
+    "airway": {"closed": 0.4, "open": 0.4, "tracheostomy": 0.2},
+    "pattern": {
+        NORMAL: 0.34, "CAP": 0.1, "COVID-19": 0.1, "airless lobe": 0.12, "airless lung": 0.08,
+        "posterior consolidation": 0.12, "effusion": 0.09, "mass": 0.05,
+    },
+    "metal": {"none": 0.75, **dict.fromkeys(METALS, 0.25 / len(METALS))},
+}  # fmt: skip
+"""Names that each setting may have, with their odds."""
+
+
+@dataclass(frozen=True, eq=False)
+class ConfusingPatient:
+    """A simulated scan of any part of the body, with its truth.
+
+    Attributes:
+        volume: Scan in HU, int16, canonical axes.
+        labels: 0 background, 1 right lung, 2 left lung, 3 airways, other gas in the body, and
+            contents of stomach and bowel. Airless lung is lung; fluid around it is background.
+        lesions: Voxels of disease inside the lungs.
+        settings: What was fixed and drawn, nothing of it None but a drawn field of view.
+        anatomy: The numbers behind the body.
+    """
+
+    volume: Volume
+    labels: Labels
+    lesions: Mask
+    settings: ConfusingSettings
+    anatomy: Anatomy
+
+
+def simulate_confusing_patient(
+    rng: np.random.Generator, settings: ConfusingSettings | None = None
+) -> ConfusingPatient:
+    """Simulate a scan that is hard for what finds lungs.
+
+    Args:
+        rng: Everything random comes from here: the same state gives the same scan.
+        settings: What to fix; all else is drawn.
+
+    Raises:
+        GridError: Settings outside their limits.
+        UnknownNameError: A setting has no such choice.
+    """
+    chosen = _draw_settings(settings or ConfusingSettings(), rng)
+    anatomy = _draw_body(chosen, rng)
+    low, high = _draw_reach(chosen, anatomy, rng)
+    belly = Belly(_draw_filling(chosen, rng))
+    posture = Posture(str(chosen.arms), str(chosen.airway))
+    model = _build(anatomy, (low, high), belly, chosen, rng)
+    model, hollow = add_surroundings(model, belly, posture, rng)
+    grid, pose = _place(model, chosen, (low, high), rng)
+    scanner = _draw_scanner(model, chosen, rng)
+    voxels, lungs = compose(model, grid, pose, scanner, rng)
+    facts = {"kernel": scanner.kernel.name, "manufacturer": "simulated"}
+    scan = Volume(grid=grid, voxels=voxels, source=ScanSource(format="simulated", facts=facts))
+    labels = _label(model, hollow, lungs, grid, pose)
+    lesions = np.zeros(grid.shape, dtype=bool)
+    if int(lungs.sum()) > _LUNG_VOXELS:
+        diseased = add_disease(scan, lungs, str(chosen.pattern), rng)
+        scan, lesions = diseased.volume, diseased.lesions
+        labels[diseased.effusion] = 0
+    values = add_metal(scan, str(chosen.metal), anatomy, pose, rng)
+    values = _pad(values, labels, lesions, chosen, rng)
+    return ConfusingPatient(scan.with_voxels(values), labels, lesions, chosen, anatomy)
+
+
+def _draw_settings(settings: ConfusingSettings, rng: np.random.Generator) -> ConfusingSettings:
+    """Draw what is not fixed; every draw is made, so that fixing one changes no other."""
+    drawn: dict[str, object] = {
+        name: str(rng.choice(list(odds), p=np.array(list(odds.values())) / sum(odds.values())))
+        for name, odds in _CHOICES.items()
+    }
+    drawn["slice_spacing_mm"] = float(rng.uniform(3, 5))
+    drawn["is_prone"] = bool(rng.random() < 0.1)
+    drawn["has_contrast"] = bool(rng.random() < 0.4)
+    value = int(rng.choice(_PADDING_HU))
+    drawn["padding"] = value if rng.random() < 0.5 else "none"
+    drawn["blank_slices"] = int(rng.integers(1, 6)) if rng.random() < 0.15 else 0
+    missing = {name: v for name, v in drawn.items() if getattr(settings, name) is None}
+    return replace(settings, **missing)  # type: ignore[arg-type]
+
+
+def _draw_body(settings: ConfusingSettings, rng: np.random.Generator) -> Anatomy:
+    """An adult of the wanted build, with diaphragms raised as wanted."""
+    anatomy = draw_anatomy(rng)
+    thin, obese = float(rng.uniform(3, 7)), float(rng.uniform(35, 75))
+    fat = {"thin": thin, "usual": anatomy.fat, "obese": obese}[str(settings.build)]
+    raise_left, raise_right = float(rng.uniform(15, 75)), float(rng.uniform(25, 80))
+    height, left = anatomy.lung_height, anatomy.left_dome
+    if settings.raised in ("right", "both"):
+        height = max(height - raise_right, 95.0)
+        left -= 0.0 if settings.raised == "both" else 0.8 * raise_right
+    if settings.raised == "left":
+        left = min(left + raise_left, 0.5 * height)
+    return replace(
+        anatomy,
+        fat=fat,
+        lung_height=height,
+        left_dome=left,
+        turn_degrees=anatomy.turn_degrees * float(rng.choice([1.0, 1.0, 4.0])),
+        arms_down=settings.arms != "up",
+    )
+
+
+def _draw_reach(
+    settings: ConfusingSettings, anatomy: Anatomy, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Lowest and highest slice in mm."""
+    landmarks = {"base": -anatomy.dome, "dome": 0.0, "apex": anatomy.lung_height}
+    low, high = (
+        landmarks[name] + float(rng.uniform(least, most))
+        for name, least, most in VIEWS[str(settings.view)]
+    )
+    return low, max(high, low + 60)
+
+
+def _draw_filling(settings: ConfusingSettings, rng: np.random.Generator) -> Filling:
+    """What fills stomach and bowel."""
+    enhanced = float(rng.uniform(20, 80))
+    return Filling(
+        stomach=str(settings.stomach),
+        stomach_size=float(rng.lognormal(0.25, 0.4)),
+        colon=str(settings.colon),
+        colon_mm=float(rng.uniform(16, 34)),
+        is_prone=bool(settings.is_prone),
+        has_hernia=bool(rng.random() < 0.08),
+        has_free_air=bool(rng.random() < 0.04),
+        contrast_hu=enhanced if settings.has_contrast else 0.0,
+    )
+
+
+def _build(
+    anatomy: Anatomy,
+    reach: tuple[float, float],
+    belly: Belly,
+    settings: ConfusingSettings,
+    rng: np.random.Generator,
+) -> Model:
+    """The body on a coarse grid that covers the scan, and the chest in any case."""
+    low = min(reach[0] - 15, -10.0)
+    high = max(reach[1] + 15, anatomy.lung_height + 25)
+    usual = make_frame(anatomy)
+    wide = 75.0 if settings.arms == "down" else 0.0
+    pixel = settings.field_of_view_mm or 0.0
+    step = float(np.clip(min(pixel / settings.rows, settings.slice_spacing_mm or 0), *_STEPS_MM))
+    depth, across = -usual.low_mm[1] + 10, -usual.low_mm[2] + wide + 0.3 * anatomy.fat
+    shape = tuple(int(mm / step) + 1 for mm in (high - low, 2 * depth, 2 * across))
+    frame = Frame((low, -depth, -across), (shape[0], shape[1], shape[2]), step)
+    plain = float(rng.uniform(34, 50))
+    more = rng.uniform(60, 330, 2) if settings.has_contrast else np.zeros(2)
+    blood = BloodHU(plain + float(more[0]), plain + float(more[1]))
+    model = build_model(anatomy, rng, frame=frame, abdomen=belly, blood=blood, coarse=1.7)
+    lung = float(np.clip(rng.normal(-860, 35), -960, -740))
+    slope = model.tissues.lung_slope * (-1 if settings.is_prone else 1)
+    return replace(model, tissues=replace(model.tissues, lung=lung, lung_slope=slope))
+
+
+def _place(
+    model: Model, settings: ConfusingSettings, reach: tuple[float, float], rng: np.random.Generator
+) -> tuple[Grid, Pose]:
+    """The scan's grid: as wide as the body or narrower, now and then far from its middle."""
+    spacing = float(settings.slice_spacing_mm or 4.0)
+    body_mm = 2.0 * (model.anatomy.half_width + 20 + model.anatomy.fat)
+    view = settings.field_of_view_mm or float(np.clip(body_mm * rng.uniform(0.85, 1.5), 180, 650))
+    if settings.field_of_view_mm is None and rng.random() < 0.12:
+        view = float(rng.uniform(160, 260))
+    shift = rng.normal(0, 8, 2) * float(rng.choice([1, 1, 1, 5]))
+    pixel = view / settings.rows
+    first = -0.5 * pixel * (settings.rows - 1)
+    grid = Grid(
+        shape=(int((reach[1] - reach[0]) / spacing) + 1, settings.rows, settings.rows),
+        spacing_mm=(spacing, pixel, pixel),
+        origin_mm=(first, first, reach[0]),
+    )
+    return grid, Pose(model.anatomy, (float(shift[0]), float(shift[1])))
+
+
+def _draw_scanner(model: Model, settings: ConfusingSettings, rng: np.random.Generator) -> Scanner:
+    """A scanner whose table lies under the patient."""
+    frame, prone = model.frame, bool(settings.is_prone)
+    chest = (frame.z > 0) & (frame.z < model.anatomy.lung_height) & (model.layers.body < 0)
+    used = np.flatnonzero(chest.any(axis=(0, 2)))
+    edge = -frame.y[0, used[0], 0] if prone else frame.y[0, used[-1], 0]
+    scanner = draw_scanner(rng, float(edge) + float(rng.uniform(2, 10)))
+    # Slices as thick as these are far less noisy than the usual ones.
+    return replace(scanner, is_prone=prone, is_padded=False)
+
+
+def _label(model: Model, hollow: np.ndarray, lungs: Mask, grid: Grid, pose: Pose) -> Labels:
+    """Paint the labels."""
+    labels = np.zeros(grid.shape, dtype=np.uint8)
+    across = np.broadcast_to(model.frame.x, model.frame.shape)
+    for level in range(grid.shape[0]):
+        gas = sample_field(model, hollow, grid, pose, level) < 0
+        left = sample_field(model, across, grid, pose, level) > 0
+        plane = np.where(gas, OTHER_GAS, 0)
+        plane = np.where(lungs[level], np.where(left, LEFT_LUNG, RIGHT_LUNG), plane)
+        labels[level] = plane
+    return labels
+
+
+def _pad(
+    voxels: np.ndarray,
+    labels: Labels,
+    lesions: Mask,
+    settings: ConfusingSettings,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Set what was not reconstructed: outside a circle, and blank slices; labels follow."""
+    value = -1024 if settings.padding == "none" else int(settings.padding or 0)
+    missing = np.zeros(voxels.shape, dtype=bool)
+    if settings.padding != "none":
+        rows, columns = voxels.shape[1:]
+        across = np.arange(columns) - (columns - 1) / 2
+        along = np.arange(rows) - (rows - 1) / 2
+        missing |= np.hypot(along[:, None], across[None]) > 0.5 * rows
+    number = int(settings.blank_slices or 0)
+    if number:
+        amid = int(rng.integers(0, max(len(voxels) - 1, 1)))
+        start = int(rng.choice([0, len(voxels) - number, amid]))
+        missing[max(start, 0) : start + (1 if start == amid else number)] = True
+    labels[missing], lesions[missing] = 0, False
+    return np.where(missing, value, voxels).astype(np.int16)
