@@ -13,11 +13,14 @@ from scipy import ndimage
 from chestct.errors import GridError, UnknownNameError
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, insert_lesions
-from chestct.simulate.lesions import PATTERNS, add_disease
+from chestct.simulate.covid import _along_the_back
+from chestct.simulate.lesions import PATTERNS, VARIED, Diseased, _lose_tissue, add_disease
 from chestct.simulate.lung_map import map_lungs
+from chestct.simulate.normal import _FINDINGS
 from chestct.volume import Grid, Volume
 
 SEEDS = range(4)
+VARIED_SEEDS = range(6)
 
 
 def _left_share(patient: SimulatedPatient, lesions: np.ndarray) -> float:
@@ -39,7 +42,97 @@ def diseased(healthy: SimulatedPatient) -> dict[tuple[str, int], tuple[Volume, n
 
 
 def test_there_is_a_pattern_for_every_class() -> None:
-    assert set(PATTERNS) == set(THREE_CLASSES)
+    assert set(PATTERNS) == set(VARIED) == set(THREE_CLASSES)
+
+
+@pytest.fixture(scope="module")
+def varied(healthy: SimulatedPatient) -> dict[tuple[str, int], Diseased]:
+    return {
+        (label, seed): add_disease(
+            healthy.volume, healthy.lungs, label, np.random.default_rng(seed), varied=True
+        )
+        for label in THREE_CLASSES
+        for seed in VARIED_SEEDS
+    }
+
+
+def test_varied_disease_lies_in_the_lungs_and_nothing_changes_far_from_them(
+    healthy, varied
+) -> None:
+    near = ndimage.binary_dilation(healthy.lungs, np.ones((1, 3, 3)))
+    for found in varied.values():
+        assert not (found.lesions & ~healthy.lungs).any()
+        assert np.array_equal(found.volume.voxels[~near], healthy.volume.voxels[~near])
+
+
+@pytest.mark.parametrize("label", ["CAP", "COVID-19"])
+def test_the_same_state_gives_each_varied_pattern_the_same_background(
+    healthy, varied, label
+) -> None:
+    for seed in VARIED_SEEDS:
+        ill, background = varied[label, seed], varied["normal", seed]
+        # Disease only ever fills: nowhere is the ill lung darker by more than its noise.
+        darker = background.volume.voxels.astype(int) - ill.volume.voxels
+        assert (darker > 100).mean() < 0.002
+        more = (ill.lesions | ill.effusion) & ~(background.lesions | background.effusion)
+        assert more.sum() > 0.004 * healthy.lungs.sum()
+
+
+def test_varied_backgrounds_hold_less_or_more_air_than_the_scan(healthy, varied) -> None:
+    before = np.median(healthy.volume.voxels[healthy.lungs])
+    shifts = [
+        np.median(varied["normal", seed].volume.voxels[healthy.lungs]) - before
+        for seed in VARIED_SEEDS
+    ]
+    assert max(shifts) > 30
+    assert min(shifts) < 5
+
+
+def test_emphysema_takes_tissue_and_leaves_vessels(healthy) -> None:
+    plane = healthy.volume.voxels[healthy.volume.grid.shape[0] // 2]
+    gone = np.full(plane.shape, 0.8, dtype=np.float32)
+    thinned = _lose_tissue(plane, gone, healthy.volume.grid.spacing_mm[1])
+    lung = healthy.lungs[healthy.volume.grid.shape[0] // 2]
+    assert np.median(thinned[lung]) < np.median(plane[lung]) - 40
+    assert np.array_equal(thinned[plane > 0], plane[plane > 0].astype(np.float32))
+
+
+def test_covid_along_the_back_is_confluent_in_both_lungs_and_dense_at_the_wall(healthy) -> None:
+    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+    shares = []
+    for seed in range(6):
+        solid = _along_the_back(places, np.random.default_rng(seed)).dense > 0.5
+        solid &= places.inside
+        shares.append(solid[places.inside].mean())
+        assert np.median(places.behind_mm()[solid]) < 60
+        for side in (-1, 1):
+            assert solid[places.side == side].any()
+    assert max(shares) > 0.12
+
+
+def test_varied_pneumonia_has_fluid_in_some_and_round_foci_and_buds_in_others(healthy) -> None:
+    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+    drawn = [VARIED["CAP"](places, np.random.default_rng(seed)) for seed in range(16)]
+    fluid = [(one.effusion[places.inside] > 0).any() for one in drawn]
+    assert 0.2 < np.mean(fluid) < 0.9
+    assert 0.2 < np.mean([len(one.buds) > 0 for one in drawn]) < 0.95
+    assert all((one.dense[places.inside] > 0.4).any() for one in drawn)
+
+
+def test_each_finding_that_is_no_pneumonia_is_drawn_where_it_belongs(healthy) -> None:
+    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+    drawn = {
+        finding.__name__: finding(places, np.random.default_rng(3)) for _, finding in _FINDINGS
+    }
+    assert drawn["_emphysema"].lost is not None
+    assert places.height[drawn["_caps"].dense * places.inside > 0.2].min() > 0.8
+    assert len(drawn["_nodules"].buds) >= 1
+    mass = drawn["_mass"].dense * places.inside > 0.5
+    assert ndimage.label(mass)[1] >= 1
+    assert mass.mean() < 0.1
+    assert (drawn["_fluid"].effusion * places.inside > 0).any()
+    assert (drawn["_bands"].dense[places.inside] > 0.2).any()
+    assert drawn["_fibrosis"].net.max() > 0.5
 
 
 @pytest.mark.parametrize("label", THREE_CLASSES)

@@ -41,6 +41,8 @@ class Disease:
         effusion: Depth in mm in fluid that has taken the lung's place; negative outside.
         buds: Centrilobular nodules and their stalks, mm from the scan's first voxel.
         bronchi: Airways that stay open inside consolidation.
+        lost: Share of the lung's tissue that is gone (emphysema); negative where a shallow breath
+            leaves more of it in the same space; None for no change anywhere.
     """
 
     haze: Field
@@ -49,6 +51,7 @@ class Disease:
     effusion: Field
     buds: Segments = field(default_factory=_no_segments)
     bronchi: Segments = field(default_factory=_no_segments)
+    lost: Field | None = None
 
     def tubes_on(self, grid: Grid) -> Tubes | None:
         """Draw buds and bronchi on the scan's grid; None where there are none."""
@@ -64,6 +67,20 @@ def no_disease(lungs: LungMap) -> Disease:
     return Disease(haze=empty, net=empty, dense=empty, effusion=empty - 5.0)
 
 
+def joined(first: Disease, second: Disease) -> Disease:
+    """Both at once: what is denser wins, place by place; losses of tissue add up."""
+    lost = [part.lost for part in (first, second) if part.lost is not None]
+    return Disease(
+        haze=np.maximum(first.haze, second.haze),
+        net=np.maximum(first.net, second.net),
+        dense=np.maximum(first.dense, second.dense),
+        effusion=np.maximum(first.effusion, second.effusion),
+        buds=join_segments([first.buds, second.buds]),
+        bronchi=join_segments([first.bronchi, second.bronchi]),
+        lost=np.sum(lost, axis=0) if lost else None,
+    )
+
+
 def smooth_step(values: Float[np.ndarray, "depth height width"]) -> Field:
     """0 below 0, 1 above 1, rounded in between."""
     share = np.clip(values, 0, 1)
@@ -74,8 +91,15 @@ def add_dependent_density(disease: Disease, lungs: LungMap, rng: np.random.Gener
     """Add what gravity alone does to the rearmost lung: every patient has some."""
     strength = float(rng.uniform(0.0, 0.13)) * float(rng.uniform(0.2, 1.0))
     reach = float(rng.uniform(5, 16))
-    behind = (1 - lungs.back) * lungs.inside.shape[1] * lungs.spacing_mm[1] * 0.4
-    near = np.exp(-behind / reach - lungs.depth_mm / (0.8 * reach))
-    uneven = np.clip(1 + 0.4 * lungs.noise(rng, 25.0), 0, 2)
-    haze = np.asarray(strength * near * uneven, dtype=np.float32)
+    haze = dependent_haze(lungs, strength, reach, rng)
     return replace(disease, haze=np.maximum(disease.haze, haze))
+
+
+def dependent_haze(
+    lungs: LungMap, strength: float, reach_mm: float, rng: np.random.Generator
+) -> Field:
+    """Density that gravity alone makes: strongest at the rearmost pleura, gone over `reach_mm`."""
+    behind = (1 - lungs.back) * lungs.inside.shape[1] * lungs.spacing_mm[1] * 0.4
+    near = np.exp(-behind / reach_mm - lungs.depth_mm / (0.8 * reach_mm))
+    uneven = np.clip(1 + 0.4 * lungs.noise(rng, 25.0), 0, 2)
+    return np.asarray(strength * near * uneven, dtype=np.float32)

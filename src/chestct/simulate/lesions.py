@@ -21,12 +21,12 @@ from chestct.errors import GridError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
 from chestct.simulate.airless import AIRLESS
-from chestct.simulate.covid import draw_covid
-from chestct.simulate.disease import Disease, add_dependent_density
+from chestct.simulate.covid import draw_covid, draw_varied_covid
+from chestct.simulate.disease import Disease, add_dependent_density, joined, no_disease
 from chestct.simulate.fields import Field, Plane, smooth_noise
-from chestct.simulate.lung_map import LungMap, enlarge, map_lungs
-from chestct.simulate.normal import draw_normal
-from chestct.simulate.pneumonia import draw_pneumonia
+from chestct.simulate.lung_map import LungMap, enlarge, map_lungs, relative_involvement
+from chestct.simulate.normal import draw_background, draw_normal
+from chestct.simulate.pneumonia import draw_pneumonia, draw_varied_pneumonia
 from chestct.volume import Volume, canonical_axes, to_canonical
 
 PATTERNS: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
@@ -43,6 +43,7 @@ FLUID_HU = 8.0
 LESION_FILLING = 0.09
 """Filling from which a voxel counts as lesion."""
 _FINE_MM = 1.5
+_LEAST_INVOLVED, _MOST_DRAWS = 0.01, 6
 
 Voxels2D = Num[np.ndarray, "rows columns"]
 
@@ -62,8 +63,21 @@ class Diseased:
     effusion: Mask
 
 
+VARIED: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
+    CAP: draw_varied_pneumonia,
+    COVID19: draw_varied_covid,
+    NORMAL: lambda lungs, _: no_disease(lungs),
+}
+"""The same classes with more faces; what healthy lungs may show comes on top of each."""
+
+
 def insert_lesions(
-    volume: Volume, lungs: Mask, pattern: str, rng: np.random.Generator
+    volume: Volume,
+    lungs: Mask,
+    pattern: str,
+    rng: np.random.Generator,
+    *,
+    varied: bool = False,
 ) -> tuple[Volume, Mask]:
     """Put disease of a pattern into a scan.
 
@@ -72,6 +86,9 @@ def insert_lesions(
         lungs: Its lung mask, same grid.
         pattern: "COVID-19", "CAP" or "normal", or a name in `airless.AIRLESS`.
         rng: Where the randomness comes from.
+        varied: Draw from `VARIED`: more faces of each disease, in lungs that may show whatever is
+            no pneumonia (emphysema, bands, nodules, a shallow breath). From the same generator
+            state that background is the same for each pattern.
 
     Returns:
         The scan with disease, and where it is. Fluid around the lung is not part of the mask.
@@ -80,13 +97,20 @@ def insert_lesions(
         UnknownNameError: There is no such pattern.
         GridError: The mask does not fit the scan or is empty, or the scan is not in HU.
     """
-    diseased = add_disease(volume, lungs, pattern, rng)
+    diseased = add_disease(volume, lungs, pattern, rng, varied=varied)
     return diseased.volume, diseased.lesions
 
 
-def add_disease(volume: Volume, lungs: Mask, pattern: str, rng: np.random.Generator) -> Diseased:
+def add_disease(
+    volume: Volume,
+    lungs: Mask,
+    pattern: str,
+    rng: np.random.Generator,
+    *,
+    varied: bool = False,
+) -> Diseased:
     """Like `insert_lesions`, with the effusion apart."""
-    draw = look_up({**PATTERNS, **AIRLESS}, pattern, kind="pattern")
+    draw = look_up({**(VARIED if varied else PATTERNS), **AIRLESS}, pattern, kind="pattern")
     if lungs.shape != volume.grid.shape:
         msg = f"A lung mask of {lungs.shape} does not fit a scan of {volume.grid.shape}."
         raise GridError(msg)
@@ -95,13 +119,30 @@ def add_disease(volume: Volume, lungs: Mask, pattern: str, rng: np.random.Genera
     scan = to_canonical(volume)
     mask = to_canonical(volume.with_voxels(lungs)).voxels
     lung_map = map_lungs(mask, scan.grid.spacing_mm)
-    disease = add_dependent_density(draw(lung_map, rng), lung_map, rng)
+    if varied:
+        background = draw_background(lung_map, rng)
+        disease = joined(background, _drawn_visibly(draw, lung_map, rng))
+    else:
+        disease = add_dependent_density(draw(lung_map, rng), lung_map, rng)
     voxels, filled, fluid = _blend(scan, mask, lung_map, disease, rng)
     return Diseased(
         volume.with_voxels(_turn_back(voxels, volume)),
         _turn_back(filled, volume),
         _turn_back(fluid, volume),
     )
+
+
+def _drawn_visibly(
+    draw: Callable[[LungMap, np.random.Generator], Disease],
+    lungs: LungMap,
+    rng: np.random.Generator,
+) -> Disease:
+    """Disease that can be seen: a hundredth of the lungs at least; healthy lungs as they are."""
+    for _ in range(_MOST_DRAWS):
+        disease = draw(lungs, rng)
+        if relative_involvement(np.maximum(disease.haze, disease.dense), lungs) >= _LEAST_INVOLVED:
+            break
+    return disease
 
 
 def _turn_back(voxels: Shaped[np.ndarray, "_ _ _"], volume: Volume) -> Shaped[np.ndarray, "_ _ _"]:
@@ -170,7 +211,12 @@ def _blend(
         share = np.where(reach, share, 0).astype(np.float32)
         wet = np.clip(lungs.at_slice(disease.effusion, int(level), size) / 1.5 + 0.5, 0, 1)
         wet = np.where(reach, wet, 0).astype(np.float32)
-        new = _replace_air(scan.voxels[level], share, wet, scan.grid.spacing_mm[1])
+        plane, pixel_mm = scan.voxels[level], scan.grid.spacing_mm[1]
+        if disease.lost is not None:
+            gone = lungs.at_slice(disease.lost, int(level), size)
+            gone = np.where(mask[level], gone, 0).astype(np.float32)
+            plane = _lose_tissue(plane, gone, pixel_mm)
+        new = _replace_air(plane, share, wet, pixel_mm)
         voxels[level] = _like(new, voxels.dtype)
         fluid[level] = (wet > 0.5) & mask[level]
         filled[level] = (share > LESION_FILLING) & mask[level] & ~fluid[level]
@@ -212,6 +258,14 @@ def _replace_air(plane: Voxels2D, share: Plane, wet: Plane, pixel_mm: float) -> 
     noise = 1.25 * np.clip(detail, -2.2 * usual, 2.2 * usual)
     filled = soft + share * np.maximum(TISSUE_HU - soft, 0) + detail + share * (noise - detail)
     return np.asarray(filled + wet * (FLUID_HU + noise - filled), dtype=np.float32)
+
+
+def _lose_tissue(plane: Voxels2D, gone: Plane, pixel_mm: float) -> Plane:
+    """Make lung darker where tissue is lost, denser where there is more; vessels and noise stay."""
+    before = plane.astype(np.float32)
+    soft = cv2.GaussianBlur(before, (0, 0), max(1.2 / pixel_mm, 0.4))
+    tissue = np.clip((-500 - soft) / 200, 0, 1) * np.maximum(soft + 985, 0)
+    return np.asarray(before - gone * tissue, dtype=np.float32)
 
 
 def _like(values: Plane, dtype: np.dtype[Any]) -> Voxels2D:

@@ -79,6 +79,11 @@ class LungMap:
         """0 at the foremost, 1 at the rearmost place of each lung."""
         return self._fraction(1)
 
+    def behind_mm(self) -> Field:
+        """Lung between a place and the rear surface straight behind it, in mm."""
+        lung = self.inside[:, ::-1].astype(np.float32)
+        return np.asarray(np.cumsum(lung, axis=1)[:, ::-1] * self.spacing_mm[1], dtype=np.float32)
+
     def draw_lobes(self, rng: np.random.Generator) -> Int8[np.ndarray, "depth height width"]:
         """Lobes with plausible fissures, continued beyond the lungs' surface.
 

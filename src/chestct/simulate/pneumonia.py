@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int8
 from scipy import ndimage
 
 from chestct.arrays import Mask
-from chestct.simulate.disease import Disease, no_disease, smooth_step
+from chestct.simulate.disease import Disease, joined, no_disease, smooth_step
 from chestct.simulate.fields import Field
 from chestct.simulate.lung_map import LungMap
 from chestct.simulate.tubes import Segments, join_segments
@@ -47,12 +47,12 @@ def draw_pneumonia(lungs: LungMap, rng: np.random.Generator) -> Disease:
         dense = np.maximum(dense, solid)
         rim = smooth_step(region.level / 1.6 + 0.75) * float(rng.uniform(0.05, 0.32))
         haze = np.maximum(haze, rim)
-        bronchi.append(_open_bronchi(lungs, solid, rng))
+        bronchi.append(open_bronchi(lungs, solid, rng))
         if rng.random() < (0.45 if region.is_lobar else 0.9):
             buds.append(_buds(lungs, region, rng))
     if rng.random() < 0.35:
         side = -1 if lobes[0] < 4 else 1
-        effusion = _effusion(lungs, side, rng)
+        effusion = draw_effusion(lungs, side, rng)
     return replace(
         disease,
         haze=haze.astype(np.float32),
@@ -113,7 +113,7 @@ def _hilum(lungs: LungMap, side: int) -> Float64[np.ndarray, " 3"]:
     return np.asarray(places[np.abs(places[:, 2] - medial) <= 1].mean(axis=0), dtype=np.float64)
 
 
-def _open_bronchi(lungs: LungMap, solid: Field, rng: np.random.Generator) -> Segments:
+def open_bronchi(lungs: LungMap, solid: Field, rng: np.random.Generator) -> Segments:
     """Branching airways from the hilum that hold air inside the consolidation."""
     number = int(rng.integers(8, 40))
     ends = lungs.pick(rng, (solid > 0.5).astype(np.float32), number)
@@ -147,7 +147,7 @@ def _buds(lungs: LungMap, region: _Region, rng: np.random.Generator) -> Segments
     return join_segments([bodies, stalks.only(has_stalk)])
 
 
-def _effusion(lungs: LungMap, side: int, rng: np.random.Generator) -> Field:
+def draw_effusion(lungs: LungMap, side: int, rng: np.random.Generator) -> Field:
     """A crescent of fluid between lung and chest wall, deepest behind and below."""
     deepest = float(rng.uniform(8, 34))
     behind = np.clip((lungs.back - float(rng.uniform(0.45, 0.7))) / 0.4, 0, 1)
@@ -156,3 +156,72 @@ def _effusion(lungs: LungMap, side: int, rng: np.random.Generator) -> Field:
     level = level + 0.8 * lungs.noise(rng, 20.0)
     is_there = (lungs.side == side) & (behind > 0) & (below > 0)
     return np.where(is_there, level, -5.0).astype(np.float32)
+
+
+def draw_varied_pneumonia(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """One patient's pneumonia with any of its faces: lobes, foci along bronchi, one round focus.
+
+    A third have fluid beside the lung, with collapsed lung before it.
+    """
+    faces = (draw_pneumonia, _foci_along_bronchi, _round_focus)
+    face = faces[int(rng.choice(3, p=(0.6, 0.28, 0.12)))]
+    disease = face(lungs, rng)
+    if rng.random() < 0.35:
+        ill = disease.dense * lungs.inside
+        side = -1 if (ill * (lungs.side < 0)).sum() > 0.5 * ill.sum() else 1
+        disease = joined(disease, beside_fluid(lungs, side, rng))
+    return disease
+
+
+def beside_fluid(lungs: LungMap, side: int, rng: np.random.Generator) -> Disease:
+    """A pleural effusion with the collapsed lung that it presses on."""
+    effusion = draw_effusion(lungs, side, rng)
+    collapsed = np.exp(-np.abs(effusion + 3.0) / float(rng.uniform(2, 6)))
+    wet = ndimage.maximum_filter(effusion, size=(3, 5, 5)) > 0
+    dense = float(rng.uniform(0.5, 0.95)) * collapsed * wet
+    return replace(no_disease(lungs), effusion=effusion, dense=dense.astype(np.float32))
+
+
+def _foci_along_bronchi(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Bronchopneumonia: many small foci and buds about the bronchi of one to three lobes."""
+    lobes = lungs.draw_lobes(rng)
+    first = _draw_lobes(lobes[lungs.inside], rng)
+    chosen = set(first) | ({int(rng.integers(1, 6))} if rng.random() < 0.35 else set())
+    dense = np.zeros(lungs.inside.shape, dtype=np.float32)
+    haze, buds = dense.copy(), []
+    size = float(rng.uniform(8, 20))
+    field = lungs.noise(rng, size) + 0.4 * lungs.noise(rng, 7.0)
+    for lobe in sorted(chosen):
+        region = _draw_region(lungs, lobes == lobe, rng)
+        islands = np.minimum(field - float(rng.uniform(0.0, 0.9)), 0.7 * region.level + 0.6)
+        part = float(rng.uniform(0.6, 1.0)) * smooth_step(islands / float(rng.uniform(0.4, 0.9)))
+        dense = np.maximum(dense, part * region.lobe)
+        about = float(rng.uniform(0.05, 0.35)) * smooth_step((islands + 0.5) / 0.8)
+        haze = np.maximum(haze, about * region.lobe)
+        buds += [_buds(lungs, region, rng) for _ in range(int(rng.integers(1, 4)))]
+    return replace(
+        no_disease(lungs),
+        haze=haze.astype(np.float32),
+        dense=dense.astype(np.float32),
+        buds=join_segments(buds),
+        bronchi=open_bronchi(lungs, dense, rng),
+    )
+
+
+def _round_focus(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """One dense focus of 2 to 7 cm on the pleura, with a frayed edge and a little haze."""
+    weight = np.exp(-lungs.depth_mm / 15) * (0.2 + lungs.back) * (1.3 - lungs.height)
+    place = lungs.pick(rng, weight.astype(np.float32), 1)[0]
+    z, y, x = lungs.offsets_mm(place)
+    radius = float(rng.uniform(10, 36))
+    apart = np.sqrt((z * rng.uniform(0.8, 1.3)) ** 2 + y * y + x * x)
+    level = 1 - apart / radius + 0.16 * lungs.noise(rng, 22.0) + 0.1 * lungs.noise(rng, 8.0)
+    level = np.where(lungs.side == lungs.side[tuple(place.astype(int))], level, -2.0)
+    dense = float(rng.uniform(0.85, 1.0)) * smooth_step(level / float(rng.uniform(0.12, 0.35)))
+    haze = float(rng.uniform(0.1, 0.35)) * smooth_step((level + 0.35) / 0.5)
+    return replace(
+        no_disease(lungs),
+        haze=haze.astype(np.float32),
+        dense=dense.astype(np.float32),
+        bronchi=open_bronchi(lungs, dense, rng),
+    )
