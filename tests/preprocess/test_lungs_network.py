@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from chestct.preprocess.lungs import NetworkLungs, find_lungs
 from chestct.preprocess.lungs.network import lungs_input
 from chestct.volume import Grid, Volume
 
@@ -71,3 +72,30 @@ def test_a_scan_without_an_image_keeps_its_extent_and_is_not_changed() -> None:
     assert (values == -1.0).all()
     assert np.allclose(grid.extent_mm, empty.grid.extent_mm)
     assert (empty.voxels == -1024).all()
+
+
+def _network_lungs(lung: np.ndarray) -> NetworkLungs:
+    """Two halves of a lung probability, right and left, background elsewhere."""
+    is_left = np.arange(lung.shape[2]) >= lung.shape[2] // 2
+    probabilities = np.stack([1 - lung, lung * ~is_left, lung * is_left, 0 * lung])
+    grid = Grid(lung.shape, (4.0, 4.0, 4.0))
+    return NetworkLungs(probabilities.astype(np.float32), np.zeros(lung.shape, np.float32), grid)
+
+
+def test_volumes_and_doubt_come_from_the_probabilities() -> None:
+    plain = np.zeros((20, 20, 20))
+    plain[5:15, 5:15, 2:16] = 1.0
+    found = _network_lungs(plain)
+    assert found.right_ml == pytest.approx(10 * 10 * 8 * 0.064)
+    assert found.left_ml == pytest.approx(10 * 10 * 6 * 0.064)
+    assert found.other_gas_ml == 0.0
+    assert found.doubtful_share == 0.0
+    doubted = np.where(np.arange(20)[:, None, None] < 10, plain, 0.5 * plain)
+    assert _network_lungs(doubted).doubtful_share > 1.0
+    assert _network_lungs(0 * plain).doubtful_share == 0.0
+
+
+def test_methods_without_a_network_say_nothing_of_one() -> None:
+    found = find_lungs(_volume(), "published")
+    assert found.network is None
+    assert found.mask.shape == _volume().grid.shape

@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from chestct.arrays import Heat, Mask, Spacing
 from chestct.errors import GridError
 from chestct.preprocess.intensity import value_reader
+from chestct.preprocess.lungs import NetworkLungs
 from chestct.preprocess.masks import Box
 from chestct.preprocess.recipe import Recipe
 from chestct.preprocess.resample import (
@@ -45,12 +46,14 @@ class ScanLungs:
         mask: Lung mask on its grid.
         box: Bounding box of the mask, None when it is empty.
         area: Lung share of each slice.
+        network: What the lungs network said; None where another method found the lungs.
     """
 
     volume: Volume
     mask: Mask
     box: Box | None
     area: Float64[np.ndarray, " slices"]
+    network: NetworkLungs | None = None
 
     @property
     def whole_box(self) -> Box:

@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.preprocess.intensity import finished_values
-from chestct.preprocess.lungs import segment_lungs
+from chestct.preprocess.lungs import find_lungs
 from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 from chestct.preprocess.oblique import (
     MAX_DEGREES,
@@ -105,8 +105,9 @@ def _find_lungs(volume: Volume, recipe: Recipe) -> tuple[ScanLungs, tuple[str, .
             "The scan is not in Hounsfield units, so the lungs were found with the method "
             f"'{method}', which is less exact than '{recipe.lungs}'.",
         )
-    mask = segment_lungs(volume, method)
-    scan = ScanLungs(volume, mask, bounding_box(mask), slice_area(mask))
+    found = find_lungs(volume, method)
+    mask = found.mask
+    scan = ScanLungs(volume, mask, bounding_box(mask), slice_area(mask), found.network)
     return scan, warnings
 
 
