@@ -6,7 +6,13 @@ errors are not in this family: they stay `ValueError`, `TypeError` and the like.
 
 
 class ChestCTError(Exception):
-    """Something outside the program was not as it should be; the message says what to do."""
+    """Something outside the program was not as it should be; the message says what to do.
+
+    Attributes:
+        exit_code: What the command line ends with when nothing else could be done.
+    """
+
+    exit_code: int = 2
 
 
 class ReadError(ChestCTError):

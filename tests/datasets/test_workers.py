@@ -1,10 +1,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from chestct.datasets.workers import Progress, WorkerError, num_cores, run_all
+from chestct.datasets.workers import Progress, WorkerError, end_with_parent, num_cores, run_all
 
 
 def process_of(task: int) -> tuple[int, int]:
@@ -37,3 +46,84 @@ def test_time_left_is_told_from_the_pace() -> None:
     assert Progress(2, 10, 4.0).seconds_left == 16
     assert Progress(0, 10, 0.0).seconds_left == 0
     assert num_cores() >= 1
+
+
+PREPARES = """
+import time
+from pathlib import Path
+from chestct.datasets import workers
+from chestct.datasets.workers import run_all
+workers.use_one_thread = lambda: None  # importing torch would take most of the time
+def wait_long(task):
+    Path(task).write_text(str(__import__("os").getpid()))
+    time.sleep(60)
+if __name__ == "__main__":
+    import sys
+    from chestct.cli import main
+    import chestct.cli as cli
+    cli._run = lambda given: run_all(wait_long, given, processes=2)
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+def is_running(process: int) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGINT, 130, "interrupted by Ctrl-C"),
+        (signal.SIGKILL, -9, ""),
+    ],
+)
+def test_however_a_command_is_ended_its_processes_end_with_it_in_one_sentence_at_most(
+    tmp_path: Path, number: signal.Signals, code: int, words: str
+) -> None:
+    script = tmp_path / "prepares.py"
+    script.write_text(PREPARES)
+    marks = [tmp_path / "1", tmp_path / "2"]
+    command = [sys.executable, str(script), *map(str, marks)]
+    # As a terminal does: Ctrl-C goes to all processes of the group.
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_until(lambda: all(mark.exists() and mark.read_text() for mark in marks))
+        workers = [int(mark.read_text()) for mark in marks]
+        assert all(map(is_running, workers))
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    wait_until(lambda: not any(map(is_running, workers)))
+    # After SIGKILL, Python's own tracker of semaphores says that it tidied up.
+    assert number == signal.SIGKILL or len(said.splitlines()) == 1
+    assert words in said
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_where_the_kernel_does_not_do_it_a_closed_pipe_ends_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = []
+    reading, writing = os.pipe()
+    parent = SimpleNamespace(sentinel=reading)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("chestct.datasets.workers.parent_process", lambda: parent)
+    monkeypatch.setattr("os._exit", ended.append)
+    end_with_parent()
+    assert ended == []
+    os.close(writing)
+    wait_until(lambda: ended == [1])
+    os.close(reading)

@@ -5,9 +5,13 @@ Only what `--help` needs is imported here; every command imports its work when i
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -33,6 +37,12 @@ from chestct.errors import ChestCTError
 EXIT_DONE = 0
 EXIT_WRONG = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; no error, so that nothing on the way takes it for one."""
+
 
 app = typer.Typer(
     name="chestct",
@@ -84,22 +94,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when all was done, 1 when some scans failed, 2 for wrong use or when nothing could be
-        done.
+        done, 130 after Ctrl-C, 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in given
     # Taken out so that it may stand anywhere, after the command too.
     given = [argument for argument in given if argument != "--debug"]
     try:
-        return _run(given)
+        with _terminated_in_words():
+            return _run(given)
     except (KeyboardInterrupt, typer.Abort):
-        show_error("interrupted")
+        show_error("interrupted by Ctrl-C; nothing half-written was left.")
         return EXIT_INTERRUPTED
+    except _Terminated:
+        show_error("ended by SIGTERM; nothing half-written was left.")
+        return EXIT_TERMINATED
     except Exception as error:
         show_error(_message_of(error))
         if is_debugging:
             traceback.print_exc()
-        return EXIT_WRONG
+        return error.exit_code if isinstance(error, ChestCTError) else EXIT_WRONG
+
+
+@contextmanager
+def _terminated_in_words() -> Iterator[None]:
+    """While entered, SIGTERM unwinds the program, which tidies up, instead of cutting it off."""
+
+    def _end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise _Terminated
+
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(given: list[str]) -> int:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
+from typing import Final, TypeVar
 
 from chestct.errors import ChestCTError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+
+
+_PR_SET_PDEATHSIG: Final = 1
+"""prctl(2): the signal that a process gets when its parent ends."""
 
 
 class WorkerError(ChestCTError):
@@ -88,11 +98,13 @@ def _together(
     work: Callable[[Task], Result], tasks: Sequence[Task], count: int
 ) -> Iterator[tuple[int, Result]]:
     # Forking a process that has used torch's threads can hang; a fresh interpreter cannot.
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=use_one_thread)
+    others = set(active_children())
+    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
     try:
-        futures: dict[Future[Result], int] = {
-            pool.submit(work, task): index for index, task in enumerate(tasks)
-        }
+        with _interrupts_held_back():
+            futures: dict[Future[Result], int] = {
+                pool.submit(work, task): index for index, task in enumerate(tasks)
+            }
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -101,8 +113,49 @@ def _together(
             f"memory ran out. Start again with fewer than {count} processes."
         )
         raise WorkerError(msg) from error
+    except BaseException:
+        # Whoever ends this does not wait for scans that are under way, and needs none of them.
+        for process in set(active_children()) - others:
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """See to it that this process ends when the one that started it does, however that ends.
+
+    On Linux the kernel does it, at once and whatever this process is doing; elsewhere, and for a
+    parent that has ended already, a thread waits for the parent's end of a pipe to close.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _begin() -> None:
+    end_with_parent()
+    use_one_thread()
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes started inside leave Ctrl-C, which all of a terminal get, to this one."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def use_one_thread() -> None:

@@ -34,12 +34,20 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self._is_requested = False
+        self._number = 0
         self._before: dict[int, signal.Handlers | None] = {}
 
     def __bool__(self) -> bool:
         """Whether a signal came."""
-        return self._is_requested
+        return self._number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended; that of SIGTERM by default.
+
+        Another process of the same training may have got the signal.
+        """
+        return 128 + (self._number or signal.SIGTERM)
 
     def __enter__(self) -> StopRequest:
         """Take the signals over; outside the main thread, Python does not allow that."""
@@ -58,7 +66,7 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._is_requested = True
+        self._number = number
         self._restore()
 
     def _restore(self) -> None:
@@ -67,12 +75,14 @@ class StopRequest:
         self._before.clear()
 
 
-def stopped(folder: Path) -> TrainingError:
+def stopped(folder: Path, stop: StopRequest) -> TrainingError:
     """What ends a run that was asked to stop, once its state is written."""
     place = Path(*folder.parts[-2:])
-    return TrainingError(
+    error = TrainingError(
         f"Training was stopped; its state is in {place}. The same command goes on from there."
     )
+    error.exit_code = stop.exit_code
+    return error
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from chestct.datasets.workers import end_with_parent
 from chestct.errors import ChestCTError, TrainingError
 from chestct.training.devices import num_workers
 
@@ -55,6 +57,11 @@ def _collate(examples: list[Any]) -> object:
     return failed[0] if failed else default_collate(examples)
 
 
+def _begin_reading(number: int) -> None:
+    """What each reading process does first; it has a number."""
+    end_with_parent()
+
+
 def make_loader(
     examples: LabelledInputs,
     steps: Iterable[list[int]],
@@ -77,6 +84,7 @@ def make_loader(
     count = num_workers(workers, device)
     return DataLoader(
         _Guarded(examples),
+        worker_init_fn=_begin_reading,
         batch_sampler=steps,
         num_workers=count,
         collate_fn=_collate,
@@ -93,15 +101,38 @@ def batches_on(device: torch.device, loader: DataLoader[Any]) -> Generator[Batch
     Raises:
         TrainingError: An example could not be read.
     """
-    for found in loader:
-        if isinstance(found, _Unreadable):
-            msg = (
-                f"{found.reason} Training was stopped there. Mend the scan and start the same "
-                "command again: it goes on from its last checkpoint."
-            )
-            raise TrainingError(msg)
-        batch, lungs, labels = (part.to(device, non_blocking=True) for part in found)
-        yield batch, lungs, labels
+    found_batches = iter(loader)
+    try:
+        for found in found_batches:
+            if isinstance(found, _Unreadable):
+                msg = (
+                    f"{found.reason} Training was stopped there. Mend the scan and start the same "
+                    "command again: it goes on from its last checkpoint."
+                )
+                raise TrainingError(msg)
+            batch, lungs, labels = (part.to(device, non_blocking=True) for part in found)
+            yield batch, lungs, labels
+    except RuntimeError:
+        # All was read, and only then one of the processes ended in disorder: no harm is done.
+        if not getattr(found_batches, "_shutdown", False):
+            raise
+    finally:
+        _end_reading(found_batches)
+
+
+def _end_reading(found_batches: Iterator[object]) -> None:
+    """End a loader's reading processes here and now.
+
+    PyTorch does this in `__del__`, whose time nobody knows: a process that ended in disorder is
+    then reported to whoever is running when the garbage collector comes by.
+    """
+    shut_down = getattr(found_batches, "_shutdown_workers", None)
+    if shut_down is None:
+        return
+    with suppress(RuntimeError):
+        shut_down()
+    for process in getattr(found_batches, "_workers", ()):
+        process.join()
 
 
 def in_steps(numbers: Sequence[int], size: int) -> list[list[int]]:

@@ -106,7 +106,7 @@ def _train_epochs(
             after_epoch(run.progress.history[-1])
         is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))
         if is_stop_wanted and not run.is_finished:
-            raise_agreed(stopped(run.folder))
+            raise_agreed(stopped(run.folder, stop))
 
 
 def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
@@ -127,7 +127,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
             _save(run)
             last_saved = now
         if figures.is_stop_wanted:
-            raise_agreed(stopped(run.folder))
+            raise_agreed(stopped(run.folder, stop))
     figures.settle()
     progress.seconds = before + time.perf_counter() - started
 
