@@ -25,7 +25,14 @@ from chestct.simulate.metal import METALS, add_metal
 from chestct.simulate.organs import BloodHU
 from chestct.simulate.pose import Pose
 from chestct.simulate.scanner import Scanner, draw_scanner
-from chestct.simulate.surroundings import CONTENTS, Belly, Filling, Posture, add_surroundings
+from chestct.simulate.surroundings import (
+    CONTENTS,
+    Belly,
+    Filling,
+    Posture,
+    add_growth,
+    add_surroundings,
+)
 from chestct.volume import Grid, ScanSource, Volume
 
 Labels = UInt8[np.ndarray, "depth height width"]
@@ -48,12 +55,13 @@ VIEWS: dict[str, tuple[tuple[str, float, float], tuple[str, float, float]]] = {
     "abdomen with lung bases": (("base", -300, -120), ("dome", -45, 60)),
     "abdomen": (("base", -420, -260), ("base", -60, -4)),
     "head": (("apex", 55, 130), ("apex", 270, 345)),
-    "neck": (("apex", 10, 40), ("apex", 100, 190)),
+    "neck": (("apex", -30, 40), ("apex", 100, 190)),
 }
 """From where to where a scan reaches: landmark and range of mm above it, below and above.
 
 Landmarks are the lungs' lowest recess (base), the right diaphragm's top (dome), the apex."""
 _VIEW_ODDS = (0.3, 0.1, 0.1, 0.08, 0.07, 0.07, 0.06, 0.08, 0.07, 0.04, 0.03)
+_GROWTH_ODDS = 0.15
 _PADDING_HU = (-1024, -1024, -2000, -2048, -3024, -1000, 0)
 
 
@@ -163,6 +171,8 @@ def simulate_confusing_patient(
     posture = Posture(str(chosen.arms), str(chosen.airway))
     model = _build(anatomy, (low, high), belly, chosen, rng)
     model, hollow = add_surroundings(model, belly, posture, rng)
+    if rng.random() < _GROWTH_ODDS:
+        model = add_growth(model, rng)
     grid, pose = _place(model, chosen, (low, high), rng)
     scanner = _draw_scanner(model, chosen, rng)
     voxels, lungs = compose(model, grid, pose, scanner, rng)
@@ -212,7 +222,10 @@ def _draw_body(settings: ConfusingSettings, rng: np.random.Generator) -> Anatomy
         fat=fat,
         lung_height=height,
         left_dome=left,
+        heart=anatomy.heart * float(rng.choice([1.0, 1.0, rng.uniform(0.8, 1.45)])),
         turn_degrees=anatomy.turn_degrees * float(rng.choice([1.0, 1.0, 4.0])),
+        kyphosis=float(rng.uniform(1, 22)),
+        scoliosis=anatomy.scoliosis * float(rng.choice([1.0, 1.0, 4.0])),
         arms_down=settings.arms != "up",
     )
 
@@ -240,6 +253,7 @@ def _draw_filling(settings: ConfusingSettings, rng: np.random.Generator) -> Fill
         is_prone=bool(settings.is_prone),
         has_hernia=bool(rng.random() < 0.08),
         has_free_air=bool(rng.random() < 0.04),
+        gullet_mm=float(rng.uniform(5, 17)) * float(rng.random() < 0.2),
         contrast_hu=enhanced if settings.has_contrast else 0.0,
     )
 
@@ -264,7 +278,7 @@ def _build(
     plain = float(rng.uniform(34, 50))
     more = rng.uniform(60, 330, 2) if settings.has_contrast else np.zeros(2)
     blood = BloodHU(plain + float(more[0]), plain + float(more[1]))
-    model = build_model(anatomy, rng, frame=frame, abdomen=belly, blood=blood, coarse=1.7)
+    model = build_model(anatomy, rng, frame=frame, abdomen=belly, blood=blood, coarse=0.34 * step)
     lung = float(np.clip(rng.normal(-860, 35), -960, -740))
     slope = model.tissues.lung_slope * (-1 if settings.is_prone else 1)
     return replace(model, tissues=replace(model.tissues, lung=lung, lung_slope=slope))
@@ -280,6 +294,9 @@ def _place(
     if settings.field_of_view_mm is None and rng.random() < 0.12:
         view = float(rng.uniform(160, 260))
     shift = rng.normal(0, 8, 2) * float(rng.choice([1, 1, 1, 5]))
+    if rng.random() < 0.08:
+        # One half of the body in view.
+        shift[0] += float(rng.choice([-1, 1])) * (0.5 * view + float(rng.uniform(-50, 50)))
     pixel = view / settings.rows
     first = -0.5 * pixel * (settings.rows - 1)
     grid = Grid(

@@ -40,6 +40,7 @@ class Filling:
         is_prone: The patient lies on the belly, so that gas rises to the back.
         has_hernia: Part of the stomach lies above the diaphragm, behind the heart.
         has_free_air: Gas lies free under the diaphragm.
+        gullet_mm: Radius of the gullet where it holds gas; 0 where it holds none.
         contrast_hu: What contrast medium in the blood adds to organs.
     """
 
@@ -50,6 +51,7 @@ class Filling:
     is_prone: bool
     has_hernia: bool
     has_free_air: bool
+    gullet_mm: float
     contrast_hu: float
 
 
@@ -69,8 +71,8 @@ class Belly:
 
     filling: Filling
     organs: list[Organ] = field(default_factory=list)
-    gas: Field | None = None
-    lumen: Field | None = None
+    gas: Field = field(init=False)
+    lumen: Field = field(init=False)
 
     def __call__(
         self, frame: Frame, anatomy: Anatomy, cavity: Field, rng: np.random.Generator
@@ -90,6 +92,15 @@ class Belly:
             air = np.maximum(np.maximum(inside + 1.0, front), -70.0 - frame.z)
             self._add_gas(air.astype(np.float32), air.astype(np.float32))
         return self.organs, self.gas
+
+    def hollows_among_lungs(self, frame: Frame, anatomy: Anatomy) -> Field:
+        """Signed distance from what lies between the lungs besides the usual: hernia, gullet."""
+        shape = frame.full(25.0)
+        if self.filling.has_hernia:
+            shape = np.minimum(shape, _hernia_distance(frame, anatomy))
+        if self.filling.gullet_mm:
+            shape = np.minimum(shape, _gullet_distance(frame, anatomy, self.filling.gullet_mm))
+        return shape
 
     def _solid_organs(
         self, frame: Frame, anatomy: Anatomy, inside: Field, rng: np.random.Generator
@@ -137,8 +148,11 @@ class Belly:
         stomach = smooth_union(fundus, outlet, 14.0) + 2.0 * frame.noise(rng, 40.0)
         stomach = np.maximum(stomach, inside + 0.5)
         if self.filling.has_hernia:
-            stomach = np.minimum(stomach, hernia_distance(frame, anatomy))
+            stomach = np.minimum(stomach, _hernia_distance(frame, anatomy))
         self._add_hollow(frame, stomach, self.filling.stomach, rng)
+        if self.filling.gullet_mm:
+            gullet = _gullet_distance(frame, anatomy, self.filling.gullet_mm)
+            self._add_hollow(frame, gullet, str(rng.choice(["gas", "gas", "fluid", "food"])), rng)
 
     def _colon(self, frame: Frame, anatomy: Anatomy, free: Field, rng: np.random.Generator) -> None:
         """Ascending, transverse, descending and sigmoid colon, each with its own share of gas."""
@@ -181,8 +195,6 @@ class Belly:
         self._add_gas(_gas_in(frame, lumen, content, self.filling.is_prone, rng), lumen)
 
     def _add_gas(self, gas: Field, lumen: Field) -> None:
-        assert self.gas is not None
-        assert self.lumen is not None
         np.minimum(self.gas, gas, out=self.gas)
         np.minimum(self.lumen, lumen, out=self.lumen)
 
@@ -246,7 +258,15 @@ def _colon_paths(frame: Frame, anatomy: Anatomy, rng: np.random.Generator) -> li
     ]
 
 
-def hernia_distance(frame: Frame, anatomy: Anatomy) -> Field:
+def _gullet_distance(frame: Frame, anatomy: Anatomy, radius: float) -> Field:
+    """Signed distance from a gullet that holds gas, narrow at its lower end."""
+    apex, depth, back = anatomy.lung_height, anatomy.half_depth, anatomy.spine_y - 24.0
+    path: list[Place] = [(4, 0.28 * depth, 1.1 * apex), (5, 0.34 * depth, 0.7 * apex),
+                         (8, back - 5, 0.3 * apex), (14, 0.3 * depth, 5.0)]  # fmt: skip
+    return tube_distance(frame, path, (0.6 * radius, radius, radius, 0.6 * radius))
+
+
+def _hernia_distance(frame: Frame, anatomy: Anatomy) -> Field:
     """Signed distance from a part of the stomach that lies behind the heart."""
     centre = (8.0, 0.28 * anatomy.half_depth, 0.12 * anatomy.lung_height)
     return ellipsoid(frame, centre, (34.0, 26.0, 0.16 * anatomy.lung_height + 10))
@@ -279,7 +299,6 @@ def add_surroundings(
         The whole body, and the signed distance from gas and contents of all hollow organs.
     """
     frame, anatomy, layers = model.frame, model.anatomy, model.layers
-    assert belly.lumen is not None
     layers = _without_ends(frame, anatomy, layers)
     layers = _add_pelvis(frame, anatomy, layers)
     layers, sinuses = _add_head(frame, anatomy, layers, posture, rng)
@@ -288,9 +307,8 @@ def add_surroundings(
     airways = np.minimum(trachea, _upper_airways(frame, anatomy, posture, rng))
     hollow = np.minimum(np.minimum(belly.lumen, sinuses), airways)
     hollow = np.maximum(hollow, layers.body)
-    if belly.filling.has_hernia:
-        away = -hernia_distance(frame, anatomy) + _WALL_MM
-        layers = replace(layers, lungs=np.maximum(layers.lungs, away))
+    away = -belly.hollows_among_lungs(frame, anatomy) + _WALL_MM
+    layers = replace(layers, lungs=np.maximum(layers.lungs, away))
     layers = replace(layers, airways=airways)
     return replace(model, layers=layers), np.asarray(hollow, dtype=np.float32)
 
@@ -308,6 +326,24 @@ def _without_ends(frame: Frame, anatomy: Anatomy, layers: Layers) -> Layers:
         canal=np.maximum(layers.canal, crown).astype(np.float32),
         organs=np.maximum(layers.organs, crown + 40).astype(np.float32),
     )
+
+
+def add_growth(model: Model, rng: np.random.Generator) -> Model:
+    """Add a lump of soft tissue that grows into a lung from mediastinum, chest wall or dome."""
+    layers, frame = model.layers, model.frame
+    places = np.argwhere(np.abs(layers.lungs) < frame.step_mm)
+    z, y, x = (places[rng.integers(len(places))] * frame.step_mm + frame.low_mm).tolist()
+    size = rng.uniform(14, 48) * rng.uniform(0.7, 1.3, 3)
+    lump = ellipsoid(frame, (x, y, z), (size[0], size[1], size[2])) + 3.0 * frame.noise(rng, 25.0)
+    lump = np.maximum(lump, layers.muscle + 4).astype(np.float32)
+    hu = float(rng.uniform(5, 90))
+    layers = replace(
+        layers,
+        lungs=np.maximum(layers.lungs, -lump).astype(np.float32),
+        organs=np.minimum(layers.organs, lump),
+        organ_hu=np.where(lump < 0, np.float32(hu), layers.organ_hu),
+    )
+    return replace(model, layers=layers)
 
 
 def _add_pelvis(frame: Frame, anatomy: Anatomy, layers: Layers) -> Layers:
@@ -404,7 +440,7 @@ def _cavities(frame: Frame, apex: float, rng: np.random.Generator) -> Field:
     for side in (-1, 1):
         shapes += [
             ((side * 27, -58, apex + 160), (13, 15, 16)),
-            ((side * 12, -84, apex + 205), (12, 6, 12)),
+            ((side * 12, -72, apex + 203), (12, 6, 11)),
             ((side * 9, -52, apex + 184), (6, 22, 11)),
             ((side * 54, 22, apex + 168), (8, 12, 16)),
             ((side * 7, -60, apex + 160), (3.5, 30, 13)),
