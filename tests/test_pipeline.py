@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
-from phantoms import chest
+from phantoms import LUNG_HU, chest
 from tiny import RECIPE, save_tiny_classifier
 
 from chestct import pipeline
@@ -26,6 +27,7 @@ from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_na
 from chestct.simulate import write_dicom_series
 from chestct.studies.model_audit_changes import CHANGES
 from chestct.volume import ScanSource, Volume
+from chestct.writers.nifti_export import write_nifti
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -109,6 +111,43 @@ def test_timings_add_up(scan: Path, classifier: Classifier) -> None:
     stages = (seconds.read, seconds.prepare, seconds.network)
     assert min(stages) > 0
     assert sum(stages) == pytest.approx(seconds.total)
+
+
+@pytest.fixture(scope="module")
+def smaller_lungs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A person's mask of the phantom's lungs: their lower halves are missing."""
+    volume = chest()
+    lungs = np.asarray(volume.voxels == LUNG_HU)
+    lungs[:30] = False
+    return write_nifti(tmp_path_factory.mktemp("masks") / "mask.nii.gz", lungs, volume.grid)
+
+
+def test_lungs_that_are_given_are_used_and_said(
+    scan: Path, smaller_lungs: Path, classifier: Classifier
+) -> None:
+    found = classify_scan(scan, classifier, engine="torch")
+    given = classify_scan(scan, classifier, engine="torch", lungs=smaller_lungs)
+    assert 0 < given.lung_volume_l < 0.8 * found.lung_volume_l
+    assert any("mask that was given" in warning for warning in given.warnings)
+    assert not any("mask that was given" in warning for warning in found.warnings)
+
+
+def test_the_command_line_takes_a_mask_for_one_scan(
+    scan: Path, smaller_lungs: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = [str(scan), "--classifier", str(tiny_folder), "--lungs", str(smaller_lungs)]
+    assert main(["classify", *said, "--engine", "torch", "--json"]) == 0
+    assert "mask that was given" in json.loads(capsys.readouterr().out)["warnings"][0]
+    assert main(["classify", str(scan), *said, "--engine", "torch"]) == 2
+    assert "one at a time" in capsys.readouterr().err
+
+
+def test_prepare_takes_a_mask_too(scan: Path, smaller_lungs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    said = ["--recipe", "maseres_published", "--lungs", str(smaller_lungs)]
+    assert main(["prepare", str(scan), "--out", str(out), *said]) == 0
+    kept = np.asarray(nibabel.load(out / "scan_lungs.nii.gz").dataobj) > 0
+    assert kept.sum() == (np.asarray(nibabel.load(smaller_lungs).dataobj) > 0).sum()
 
 
 def test_a_scan_without_lungs_is_unsuitable_with_a_reason(

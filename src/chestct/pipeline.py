@@ -22,6 +22,7 @@ from chestct.labels import UNSUITABLE
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
+from chestct.readers.masks import read_lungs
 from chestct.readers.tiff_geometry import TiffGeometry
 from chestct.result import Provenance, ScanResult, Timings
 from chestct.volume import Volume
@@ -29,7 +30,7 @@ from chestct.volume import Volume
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
 
 
-def classify_scan(
+def classify_scan(  # noqa: PLR0913 - all that can be said about a scan
     path: str | Path,
     classifier: Classifier | None = None,
     *,
@@ -37,6 +38,7 @@ def classify_scan(
     series: str | None = None,
     allow: Collection[str] = (),
     tiff: TiffGeometry | None = None,
+    lungs: str | Path | None = None,
 ) -> ScanResult:
     """Classify one chest CT scan.
 
@@ -47,6 +49,7 @@ def classify_scan(
         series: SeriesInstanceUID, where a folder holds several.
         allow: Irregularities to accept: "gap", "tilt", "mixed-orientations".
         tiff: Geometry of a folder of TIFF slices, which cannot say it themselves.
+        lungs: Mask of the scan's lungs, as NIfTI or DICOM Segmentation; None has them found.
 
     Returns:
         The answer; decision "unsuitable" with reasons where there should be none.
@@ -54,7 +57,7 @@ def classify_scan(
     Raises:
         ChestCTError: The scan, the classifier or the engine is not as it should be.
     """
-    reading = ReadOptions(series, allow, tiff)
+    reading = ReadOptions(series, allow, tiff, None if lungs is None else Path(lungs))
     return analyse_scan(path, classifier, engine=engine, reading=reading).result
 
 
@@ -94,8 +97,9 @@ def analyse_scan(
     reading = reading or ReadOptions()
     started = perf_counter()
     volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
+    lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
     was_read = perf_counter()
-    prepared = prepare(volume, classifier.recipe)
+    prepared = prepare(volume, classifier.recipe, lungs=lungs)
     was_prepared = perf_counter()
     is_suitable = not prepared.unsuitable_reasons
     probabilities = classifier.probabilities(prepared, chosen) if is_suitable else {}

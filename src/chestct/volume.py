@@ -224,6 +224,13 @@ def to_canonical(volume: Volume) -> Volume:
     return volume.with_voxels(volume.voxels.transpose(order)[slices], canonical_grid(volume.grid))
 
 
+def to_own_axes(voxels: Voxels, grid: Grid) -> Voxels:
+    """Voxels on canonical axes, such as a mask, as a view on the axes of the scan's own grid."""
+    order, reverse = canonical_axes(grid)
+    turned = voxels[tuple(slice(None, None, -1 if r else 1) for r in reverse)]
+    return turned.transpose(tuple(int(i) for i in np.argsort(order)))
+
+
 def canonical_grid(grid: Grid) -> Grid:
     """The grid of `to_canonical`."""
     order, reverse = canonical_axes(grid)

@@ -10,6 +10,7 @@ from labelled_scans import COARSE
 from phantoms import chest, chest_grid
 
 from chestct.datasets.manifest import Manifest, ManifestError
+from chestct.datasets.scans import read_options
 from chestct.datasets.store import (
     Cache,
     CacheError,
@@ -28,6 +29,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import read_volume
+from chestct.writers.nifti_export import write_nifti
 
 TINY = replace(
     RECIPES["roi_resnet_recommended"], input_shape=(14, 15, 17), spacing_mm=(25.0, 25.0, 25.0)
@@ -119,6 +121,27 @@ def test_the_same_pixels_elsewhere_use_the_same_entry(cache: Cache, scans: Manif
     moved = path.rename(path.with_name("renamed.nii.gz"))
     assert cache.fetch(moved)[1]
     assert len(entries(cache)) == 1
+
+
+def test_a_mask_of_the_lungs_makes_another_input_and_is_part_of_its_name(
+    cache: Cache, scans: Manifest
+) -> None:
+    volume = read_volume(scans.path(scans.rows[0]))
+    lungs = np.asarray((volume.voxels < -700) & (volume.voxels > -950))
+    half = lungs & (np.arange(lungs.shape[2]) < lungs.shape[2] // 2)
+    write_nifti(scans.folder / "mask.nii.gz", half, volume.grid)
+    row = replace(scans.rows[0], others={"lungs": "mask.nii.gz"})
+    options = read_options(row, scans.folder)
+    assert options.lungs == scans.folder / "mask.nii.gz"
+    plain, given = cache.get(scans.path(row)), cache.get(scans.path(row), options)
+    assert given.lungs.sum() < plain.lungs.sum()
+    assert len(entries(cache)) == 2
+    assert cache.fetch(scans.path(row), options)[1]
+    write_nifti(scans.folder / "mask.nii.gz", lungs, volume.grid)
+    assert not cache.fetch(scans.path(row), options)[1]
+    gone = replace(options, lungs=scans.folder / "gone.nii.gz")
+    with pytest.raises(ReadError, match="does not exist"):
+        cache.fetch(scans.path(row), gone)
 
 
 def test_another_recipe_storage_or_code_is_another_entry(

@@ -116,12 +116,12 @@ def test_columns_say_how_a_scan_is_read() -> None:
         "series": "1.2.3", "allow": "gap tilt", "spacing_mm": "2 0.7 0.7", "order": "ascending",
         "unit": "HU", "slope": "1", "intercept": "-1024", "kvp": "110",
     }  # fmt: skip
-    options = read_options(ManifestRow("a", "p", "CAP", others=others))
+    options = read_options(ManifestRow("a", "p", "CAP", others=others), Path())
     assert (options.series, options.allow) == ("1.2.3", ("gap", "tilt"))
     assert options.tiff is not None
     assert options.tiff.spacing_mm == (2.0, 0.7, 0.7)
     assert options.tiff.intercept == -1024
-    assert read_options(ManifestRow("a", "p", "CAP")) == ReadOptions(allow=())
+    assert read_options(ManifestRow("a", "p", "CAP"), Path()) == ReadOptions(allow=())
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_columns_that_say_something_impossible_are_refused_with_the_row(
     others: dict[str, str],
 ) -> None:
     with pytest.raises(ManifestError, match="row 7 says how its slices lie"):
-        read_options(ManifestRow("a", "p", "CAP", others=others, number=7))
+        read_options(ManifestRow("a", "p", "CAP", others=others, number=7), Path())
 
 
 def test_facts_are_kept_until_a_file_changes(

@@ -11,6 +11,7 @@ from tiny_classifiers import saved_classifier, tiny_card, tiny_recipe
 
 from chestct.errors import ReadError
 from chestct.preprocess.prepare import prepare
+from chestct.readers.masks import read_mask
 from chestct.studies.localisation import (
     Asked,
     MapScores,
@@ -18,7 +19,7 @@ from chestct.studies.localisation import (
     measure_answer,
     measure_map,
 )
-from chestct.studies.localisation_masks import lesion_file, mask_at_input, read_mask
+from chestct.studies.localisation_masks import lesion_file, mask_at_input
 from chestct.studies.localisation_table import as_table, estimate_text, summarise_maps
 from chestct.volume import Volume
 from chestct.writers.nifti_export import write_nifti

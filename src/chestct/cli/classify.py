@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ from chestct.cli.terminal import (
     show_table,
     stdout_console,
 )
-from chestct.errors import ChestCTError
+from chestct.errors import ChestCTError, ReadError
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -116,6 +116,7 @@ def classify(
     is_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per scan and nothing else.")
     ] = False,
+    lungs: options.Lungs = None,
     series: options.Series = None,
     allow_gap: options.AllowGap = False,
     allow_tilt: options.AllowTilt = False,
@@ -129,13 +130,16 @@ def classify(
     """Classify chest CT scans, each as a whole."""
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     permissions = options.Permissions(allow_gap, allow_tilt, allow_mixed)
-    reading = options.read_options(series, permissions, tiff)
+    reading = replace(options.read_options(series, permissions, tiff), lungs=lungs)
     said = output_options.OutputOptions(write, explain, explanation, deterministic, make_uids)
     said.require_use(out, is_json=is_json)
     writing = said.write_options()
     method = said.explanation_for(writing.names)
     if len(scans) == 1:
         options.require_exists(scans[0])
+    elif lungs is not None:
+        msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
+        raise ReadError(msg)
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
     work = Work(loaded, running, reading, writing, method, is_json)
     outcome = classify_all(scans, out, work)

@@ -79,6 +79,14 @@ AllowMixed = Annotated[
         rich_help_panel=_TROUBLE,
     ),
 ]
+Lungs = Annotated[
+    Path | None,
+    typer.Option(
+        "--lungs",
+        metavar="MASK",
+        help="The scan's lungs, as NIfTI or DICOM Segmentation, instead of finding them.",
+    ),
+]
 SpacingMm = Annotated[
     str | None,
     typer.Option(

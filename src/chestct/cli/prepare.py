@@ -19,6 +19,7 @@ def prepare(
         str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    lungs: options.Lungs = None,
     series: options.Series = None,
     allow_gap: options.AllowGap = False,
     allow_tilt: options.AllowTilt = False,
@@ -42,11 +43,13 @@ def prepare(
     from chestct.pipeline import scan_name
     from chestct.preprocess.prepare import prepare as prepare_volume
     from chestct.readers import read_volume
+    from chestct.readers.masks import read_lungs
     from chestct.writers.folders import check_folder
     from chestct.writers.prepared_report import write_prepared
 
     check_folder(out, scan)
     volume = read_volume(scan, series=reading.series, allow=reading.allow, tiff=reading.tiff)
-    prepared = prepare_volume(volume, chosen)
+    mask = None if lungs is None else read_lungs(lungs, volume)
+    prepared = prepare_volume(volume, chosen, lungs=mask)
     written = write_prepared(prepared, scan_name(scan), out)
     show_written(written, (*volume.warnings, *prepared.warnings, *prepared.unsuitable_reasons))

@@ -335,7 +335,7 @@ def _check_scans_differ(manifest: Manifest) -> None:
 
 NEEDED: Final = ("scan", "patient", "label")
 KNOWN: Final = (*NEEDED, "site", "age", "sex", "split", "fold", "excluded")
-READING: Final = ("series", "allow", "spacing_mm", "order", "unit", "slope", "intercept")
+READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
 """Columns that say how to read a scan; see `chestct.datasets.scans.read_options`."""
 
 _SPLIT_NAMES = {

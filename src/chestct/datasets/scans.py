@@ -75,10 +75,15 @@ class ScanFacts:
     error: str = ""
 
 
-def read_options(row: ManifestRow) -> ReadOptions:
+def read_options(row: ManifestRow, folder: Path) -> ReadOptions:
     """How a row's scan is read: what its columns `series`, `allow`, `spacing_mm`, ... say.
 
-    `spacing_mm` is three numbers, `allow` any number of names, each set apart by blanks.
+    `spacing_mm` is three numbers, `allow` any number of names, each set apart by blanks, `lungs`
+    a mask of the scan's lungs.
+
+    Args:
+        row: The scan.
+        folder: What a relative path is relative to, the manifest's folder.
 
     Raises:
         ManifestError: A column holds something impossible; the message names row and column.
@@ -103,6 +108,7 @@ def read_options(row: ManifestRow) -> ReadOptions:
         series=row.others.get("series") or None,
         allow=tuple(row.others.get("allow", "").split()),
         tiff=geometry,
+        lungs=folder / row.others["lungs"] if row.others.get("lungs") else None,
     )
 
 
@@ -279,7 +285,10 @@ def gather_facts(
         WorkerError: A process was killed.
     """
     folder = None if cache is None else cache / FACTS_FOLDER
-    tasks = [ScanTask(manifest.path(row), read_options(row), folder) for row in manifest.rows]
+    tasks = [
+        ScanTask(manifest.path(row), read_options(row, manifest.folder), folder)
+        for row in manifest.rows
+    ]
     return run_all(known_facts, tasks, processes=processes, progress=progress)
 
 

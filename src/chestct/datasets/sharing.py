@@ -576,7 +576,7 @@ def copy_scan(task: CopyTask) -> CopyOutcome:
 
 
 def _copy(task: CopyTask, place: Path, working: Path) -> CopyRecord:
-    options = read_options(task.row)
+    options = read_options(task.row, Path())
     volume = read_volume(task.path, series=options.series, allow=options.allow, tiff=options.tiff)
     copied, mended = cleaned(volume)
     aside = working / place.name

@@ -258,7 +258,10 @@ def extract_slices(
         if infected is None and row.label != NORMAL and extraction.without_labels == "normal":
             told(f"Row {row.number} is {row.label} and has no slice labels: left out.")
             continue
-        volume = to_canonical(read_volume(path, **vars(read_options(row))))
+        options = read_options(row, manifest.folder)
+        volume = to_canonical(
+            read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
+        )
         marks = None if infected is None else cut_to_scan(infected, len(volume.voxels), row.scan)
         rows += _write_scan(row, volume, marks, extraction, folder)
     if not rows:

@@ -36,14 +36,14 @@ from chestct.datasets.scans import (
     stored_facts,
 )
 from chestct.datasets.workers import ProgressCallback, run_all
-from chestct.errors import ChestCTError
+from chestct.errors import ChestCTError, ReadError
 from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import ReadOptions, read_volume
+from chestct.readers.masks import read_lungs
 from chestct.storage import code_digest, reason_of, working_folder
-from chestct.volume import Volume
 
 BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
 """Storage to bytes of one value."""
@@ -262,27 +262,35 @@ class Cache:
         """As `get`, and whether it was there already."""
         task = ScanTask(path, options or ReadOptions(), self.folder / FACTS_FOLDER)
         facts = stored_facts(task)
+        lungs = _digest_of_lungs(task.options.lungs)
         if facts is not None:
-            found = self.find(facts.pixels, variant)
+            found = self.find(facts.pixels, variant, lungs)
             if found is not None:
                 return found, True
         reading = task.options
         volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
         facts = facts_of(volume, path)
         store_facts(task, facts)
-        found = self.find(facts.pixels, variant)
+        found = self.find(facts.pixels, variant, lungs)
         if found is not None:
             return found, True
-        return self._make(volume, facts.pixels, variant), False
+        rng = (
+            np.random.default_rng([self.seed, variant, int(facts.pixels, 16)]) if variant else None
+        )
+        given = None if reading.lungs is None else read_lungs(reading.lungs, volume)
+        content = encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
+        self._write(self.entry_path(facts.pixels, variant, lungs), content)
+        return decode(content), False
 
-    def find(self, pixels: str, variant: int = 0) -> CachedInput | None:
+    def find(self, pixels: str, variant: int = 0, lungs: str = "") -> CachedInput | None:
         """A sound entry, or None; a damaged one is removed.
 
         Args:
             pixels: `ScanFacts.pixels` of the scan.
             variant: See `get`.
+            lungs: Digest of the mask of its lungs, where one is given.
         """
-        entry = self.entry_path(pixels, variant)
+        entry = self.entry_path(pixels, variant, lungs)
         try:
             found = decode(entry.read_bytes())
             # The time of last use decides what makes way; a read-only cache keeps its order.
@@ -297,7 +305,7 @@ class Cache:
             return None
         return found
 
-    def entry_path(self, pixels: str, variant: int = 0) -> Path:
+    def entry_path(self, pixels: str, variant: int = 0, lungs: str = "") -> Path:
         """Where the entry of a scan lies, whether or not it is there."""
         decisive = {
             "format": _FORMAT,
@@ -305,16 +313,11 @@ class Cache:
             "recipe": asdict(self.recipe),
             "code": preparation_code(),
             "storage": self.storage,
+            "lungs": lungs,
             "variant": [variant, self.seed] if variant else 0,
         }
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         return self.folder / digest[:2] / f"{digest[:40]}{_ENDING}"
-
-    def _make(self, volume: Volume, pixels: str, variant: int) -> CachedInput:
-        rng = np.random.default_rng([self.seed, variant, int(pixels, 16)]) if variant else None
-        content = encode(prepare(volume, self.recipe, rng=rng), self.storage)
-        self._write(self.entry_path(pixels, variant), content)
-        return decode(content)
 
     def _write(self, entry: Path, content: bytes) -> None:
         """Put an entry in its place, whole, after room was made for it."""
@@ -332,6 +335,20 @@ class Cache:
                 "choose another folder; what is prepared so far is kept."
             )
             raise CacheError(msg) from error
+
+
+def _digest_of_lungs(path: Path | None) -> str:
+    """What stands for a mask of lungs; empty where none is given."""
+    if path is None:
+        return ""
+    if not path.exists():
+        raise ReadError(f"The mask {path.name} does not exist. Correct the column 'lungs'.")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
@@ -396,7 +413,7 @@ class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.manifest = manifest
         self.variants = variants
         self.labels = manifest.label_indices * variants
-        self._options = [read_options(row) for row in manifest.rows]
+        self._options = [read_options(row, manifest.folder) for row in manifest.rows]
 
     def __len__(self) -> int:
         """Number of inputs."""
@@ -473,7 +490,7 @@ def prepare_all(
     cache.require_room(len(manifest) * variants)
     started = perf_counter()
     tasks = [
-        _Task(cache, manifest.path(row), read_options(row), variant, row.number)
+        _Task(cache, manifest.path(row), read_options(row, manifest.folder), variant, row.number)
         for variant in range(variants)
         for row in manifest.rows
     ]

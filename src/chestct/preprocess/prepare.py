@@ -28,13 +28,17 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.preprocess.salient import slice_area
 from chestct.preprocess.suitability import judge_scan
-from chestct.volume import Grid, Volume, canonical_axes
+from chestct.volume import Grid, Volume, to_own_axes
 
 _LUNGS_WITHOUT_HU = "published"
 
 
 def prepare(
-    volume: Volume, recipe: Recipe, *, rng: np.random.Generator | None = None
+    volume: Volume,
+    recipe: Recipe,
+    *,
+    rng: np.random.Generator | None = None,
+    lungs: Volume | None = None,
 ) -> PreparedScan:
     """Prepare a scan as a recipe says.
 
@@ -43,6 +47,8 @@ def prepare(
         recipe: What to do, one of `RECIPES` or a changed one.
         rng: Where given, for training: the factors for which the recipe names a range are drawn
             from it. Without it the same scan always gives the same input.
+        lungs: The lungs on the scan's own grid, where they are known (`chestct.readers.masks`);
+            None has them found as the recipe says.
 
     Returns:
         The network's input and its geometry. A scan that should not be classified is prepared
@@ -51,18 +57,22 @@ def prepare(
     Raises:
         UnknownNameError: The recipe names a lung segmentation that does not exist.
         GridError: The recipe's factors make a grid too large to hold.
+        ValueError: The lungs given are not on the scan's own grid.
     """
     used_recipe = recipe if rng is None else draw_factors(recipe, rng)
-    scan, lung_warnings = _find_lungs(_contiguous(on_body(volume)), used_recipe)
+    upright = _contiguous(on_body(volume))
+    scan, lung_warnings = (
+        _find_lungs(upright, used_recipe) if lungs is None else _given_lungs(upright, lungs, volume)
+    )
     placed = place(scan, used_recipe)
-    lungs = _lungs_at_input(scan, placed, used_recipe)
+    lungs_at_input = _lungs_at_input(scan, placed, used_recipe)
     values = finished_values(placed.values, used_recipe, volume.unit)
     if used_recipe.placement != "factors":
-        values = _with_background(values, lungs, placed, scan.volume.grid, used_recipe)
+        values = _with_background(values, lungs_at_input, placed, scan.volume.grid, used_recipe)
     verdict = judge_scan(scan, used_recipe)
     return PreparedScan(
         input=_as_channels(values, used_recipe.num_channels),
-        lungs=lungs,
+        lungs=lungs_at_input,
         grid=scan.volume.grid.moved(placed.start, placed.step, used_recipe.input_shape),
         scan_lungs=volume.with_voxels(_on_own_voxels(scan, volume.grid)),
         scan_grid=volume.grid,
@@ -72,6 +82,7 @@ def prepare(
         recipe=used_recipe,
         warnings=(*_turned(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
         unsuitable_reasons=verdict.unsuitable_reasons,
+        lungs_are_given=lungs is not None,
     )
 
 
@@ -111,6 +122,18 @@ def _find_lungs(volume: Volume, recipe: Recipe) -> tuple[ScanLungs, tuple[str, .
     return scan, warnings
 
 
+def _given_lungs(
+    upright: Volume, lungs: Volume, volume: Volume
+) -> tuple[ScanLungs, tuple[str, ...]]:
+    """The lungs somebody else found, and a sentence that says so."""
+    if lungs.grid != volume.grid:
+        raise ValueError("The lungs given are not on the scan's own grid.")
+    mask = np.ascontiguousarray(on_body(lungs).voxels)
+    litres = np.count_nonzero(mask) * upright.grid.voxel_ml / 1000.0
+    warning = f"The lungs are those of the mask that was given, {litres:.2f} litres, as they are."
+    return ScanLungs(upright, mask, bounding_box(mask), slice_area(mask)), (warning,)
+
+
 def _lungs_at_input(scan: ScanLungs, placed: Placed, recipe: Recipe) -> Mask:
     """The lung mask at the input's size, empty outside the slices used."""
     box = scan.box
@@ -146,6 +169,4 @@ def _on_own_voxels(
     mask = scan.mask
     if degrees_off(grid) > MAX_DEGREES:
         return interpolated(scan.volume.with_voxels(mask), grid, 0.0)
-    order, reverse = canonical_axes(grid)
-    turned = mask[tuple(slice(None, None, -1 if r else 1) for r in reverse)]
-    return turned.transpose(tuple(int(i) for i in np.argsort(order)))
+    return to_own_axes(mask, grid)

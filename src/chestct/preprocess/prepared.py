@@ -31,6 +31,7 @@ class PreparedScan:
         recipe: The recipe used.
         warnings: What was noticed on the way, each saying what, where and how much.
         unsuitable_reasons: Why the scan should not be classified; empty when it may.
+        lungs_are_given: Whether the lungs were given and not found by the program.
     """
 
     input: NetworkInput
@@ -44,6 +45,7 @@ class PreparedScan:
     recipe: Recipe
     warnings: tuple[str, ...]
     unsuitable_reasons: tuple[str, ...]
+    lungs_are_given: bool = False
 
     @property
     def body_grid(self) -> Grid:

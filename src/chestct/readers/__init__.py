@@ -32,11 +32,13 @@ class ReadOptions:
         series: SeriesInstanceUID to read, for DICOM.
         allow: Names out of `ALLOWED`.
         tiff: Geometry and mapping to HU, for slices that do not say it.
+        lungs: Mask of the scan's lungs, for `chestct.readers.masks.read_lungs`.
     """
 
     series: str | None = None
     allow: Collection[str] = ()
     tiff: TiffGeometry | None = None
+    lungs: Path | None = None
 
 
 def _read_dicom(path: Path, options: ReadOptions) -> Volume:

@@ -27,7 +27,7 @@ from chestct.simulate.fields import Field, Plane, smooth_noise
 from chestct.simulate.lung_map import LungMap, enlarge, map_lungs, relative_involvement
 from chestct.simulate.normal import draw_background, draw_normal
 from chestct.simulate.pneumonia import draw_pneumonia, draw_varied_pneumonia
-from chestct.volume import Volume, canonical_axes, to_canonical
+from chestct.volume import Volume, to_canonical, to_own_axes
 
 PATTERNS: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
     CAP: draw_pneumonia,
@@ -147,9 +147,7 @@ def _drawn_visibly(
 
 def _turn_back(voxels: Shaped[np.ndarray, "_ _ _"], volume: Volume) -> Shaped[np.ndarray, "_ _ _"]:
     """Canonical voxels on the volume's own axes."""
-    order, reverse = canonical_axes(volume.grid)
-    turned = voxels[tuple(slice(None, None, -1 if r else 1) for r in reverse)]
-    return np.ascontiguousarray(turned.transpose(np.argsort(order)))
+    return np.ascontiguousarray(to_own_axes(voxels, volume.grid))
 
 
 @dataclass(frozen=True, eq=False)

@@ -216,7 +216,7 @@ def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engin
     shares = []
     for scan in undamaged.scans:
         row = rows[scan]
-        found = cache.get(plan.manifest.path(row), read_options(row))
+        found = cache.get(plan.manifest.path(row), read_options(row, plan.manifest.folder))
         by_label = plan.classifier.probabilities_of(engine.logits(found.input, found.lungs))
         shares.append([by_label[label] for label in undamaged.labels])
     return undamaged.with_probabilities(np.array(shares))

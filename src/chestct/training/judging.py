@@ -68,7 +68,7 @@ def judge_manifest(
         raise TrainingError(_nothing_left(manifest, reasons))
     probabilities = []
     for number, row in enumerate(rows):
-        found = cache.get(manifest.path(row), read_options(row))
+        found = cache.get(manifest.path(row), read_options(row, manifest.folder))
         shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))

@@ -91,7 +91,7 @@ def segments_of(analysis: ScanAnalysis) -> list[Segment]:
             mask=analysis.prepared.scan_lungs.voxels,
             category=ANATOMY,
             kind=LUNG,
-            algorithm=(f"chestct lungs: {analysis.prepared.recipe.lungs}", __version__),
+            algorithm=(f"chestct lungs: {_origin_of_lungs(analysis)}", __version__),
             color=LUNG_COLOR,
         )
     ]
@@ -115,6 +115,11 @@ def segments_of(analysis: ScanAnalysis) -> list[Segment]:
             )
         )
     return [segment for segment in segments if segment.mask.any()]
+
+
+def _origin_of_lungs(analysis: ScanAnalysis) -> str:
+    prepared = analysis.prepared
+    return "a given mask" if prepared.lungs_are_given else prepared.recipe.lungs
 
 
 def write_segmentation(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
