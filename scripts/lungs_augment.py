@@ -45,7 +45,7 @@ class Example:
 
 
 def find_body(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Inside the skin: the largest piece of tissue of each slice, its holes filled, and the lungs."""
+    """Inside the skin: the largest piece of tissue, its slices' holes filled, and the lungs."""
     tissue = ndimage.binary_opening(values > -300, iterations=1)
     pieces, _ = ndimage.label(tissue)
     sizes = np.bincount(pieces.ravel())
@@ -448,6 +448,6 @@ def augment(source: Example, size: tuple[int, int, int], rng: Rng) -> tuple[np.n
     values = _look(values, rng).astype(np.float32)
     if rng.random() < 0.5:
         cut_view(values, labels, rng)
-    if rng.random() < 0.08:
+    if rng.random() < 0.03:
         blank_slices(values, labels, rng)
     return np.clip(values, -1024, 600), labels

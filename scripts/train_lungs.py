@@ -5,12 +5,12 @@
     python scripts/train_lungs.py WORK [--minutes 40] [--out src/chestct/preprocess/lungs]
     python scripts/train_lungs.py WORK --leave-out [--minutes 5]
 
-Training is a plain loop, for every step draws its own example: a real scan or a simulated one, with
-disease put into its known lungs and bowel around them, turned, cut and scanned anew
-(`lungs_augment.py`). AdamW, cosine, an average of the weights; BatchNorm's statistics stand still in
-the last fifth. `--leave-out` trains once on simulated patients only and from there, per fold, on all
-real scans but the fold's, and prints each left-out scan's Dice on the 4 mm grid beside that of the
-outline by the method installed when `outlines` ran.
+Training is a plain loop, for every step draws its own example: a real scan or a simulated one,
+with disease put into its known lungs and bowel around them, turned, cut and scanned anew
+(`lungs_augment.py`). AdamW, cosine, an average of the weights; BatchNorm's statistics stand still
+in the last fifth. `--leave-out` trains once on simulated patients only and from there, per fold,
+on all real scans but the fold's, and prints each left-out scan's Dice on the 4 mm grid beside that
+of the outline by the method installed when `outlines` ran.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
     return entropy.sum() / weights.sum().clamp(min=1) + dice
 
 
+@torch.no_grad()
 def _average(mean: nn.Module, network: nn.Module, step: int) -> None:
     """Move the running average of the weights."""
     keep = min(0.995, (step + 1) / (step + 10))
@@ -153,30 +154,42 @@ def train(work: Path, run: Run, keep: Path, start: Path | None = None) -> LungsN
     optimizer = torch.optim.AdamW(network.parameters(), lr=run.rate, weight_decay=1e-2)
     crops = DataLoader(Crops(work, run), batch_size=1, num_workers=1, prefetch_factor=6)
     begun, losses = time.monotonic(), []
-    for step, (scans, labels) in enumerate(crops):
+    for step, crop in enumerate(crops):
         spent = (time.monotonic() - begun) / 60 / run.minutes
         if spent >= 1:
             break
         for group in optimizer.param_groups:
             group["lr"] = run.rate * min(1.0, (step + 1) / 30) * 0.5 * (1 + np.cos(np.pi * spent))
         if spent > 1 - FROZEN_SHARE:
-            for part in network.modules():
-                if isinstance(part, nn.BatchNorm3d):
-                    part.eval()
-        scans = scans.to(memory_format=torch.channels_last_3d)
-        loss = loss_of(network(scans), scans, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        with torch.no_grad():
-            _average(mean, network, step)
-        losses.append(loss.item())
+            _freeze_statistics(network)
+        losses.append(_step(network, optimizer, crop))
+        _average(mean, network, step)
         if step % 50 == 49:
             print(f"  step {step + 1}: loss {np.mean(losses[-50:]):.4f}", flush=True)
             save_weights(mean, keep)
     save_weights(mean, keep)
     return mean
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    """From now on train with the statistics that the network will be used with."""
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            part.eval()
+
+
+def _step(
+    network: nn.Module, optimizer: torch.optim.Optimizer, crop: tuple[Tensor, Tensor]
+) -> float:
+    """One step; its loss."""
+    scans, labels = crop
+    scans = scans.to(memory_format=torch.channels_last_3d)
+    loss = loss_of(network(scans), scans, labels)
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    optimizer.step()
+    return loss.item()
 
 
 def save_weights(network: nn.Module, path: Path) -> None:
