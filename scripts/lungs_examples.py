@@ -21,12 +21,14 @@ import numpy as np
 from scipy import ndimage
 
 from chestct import read_volume
-from chestct.simulate import ThoraxSettings, simulate_patient
+from chestct.simulate.confusing import simulate_confusing_patient
 from chestct.volume import Volume, to_canonical
 
 MM = 4.0
 VOXEL_ML = MM**3 / 1000
 RIGHT, LEFT, GAS = 1, 2, 3
+SEED = 77
+NUM_SIMULATED = 120
 GAS_BELOW_HU = -400
 ADDED_HU = (-300, 140)
 """What a correction may add: neither air nor bone."""
@@ -263,22 +265,27 @@ def _with_head(
     return parts[0], parts[1]
 
 
+def label_grid(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
+    """Labels on the 4 mm grid: lung where half of a voxel is, of the side that has more of it."""
+    right, left, gas = (to_grid(labels == label, spacing_mm) for label in (RIGHT, LEFT, GAS))
+    side = np.where(right >= left, RIGHT, LEFT)
+    return np.where(right + left >= 0.5, side, np.where(gas >= 0.5, GAS, 0)).astype(np.uint8)
+
+
 def write_simulated(work: Path, num: int) -> None:
-    """Simulated patients of all patterns and slice spacings."""
+    """Simulated patients who confuse: any part of the body, any filling, any disease."""
     folder = work / "simulated"
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(num):
         path = folder / f"{index:03d}.npz"
         if path.is_file():
             continue
-        settings = ThoraxSettings(rows=112, slice_spacing_mm=(3.0, 4.0, 5.0)[index % 3])
-        patient = simulate_patient(np.random.default_rng([77, index]), settings)
+        patient = simulate_confusing_patient(np.random.default_rng([SEED, index]))
         spacing = patient.volume.grid.spacing_mm
         values = to_grid(np.clip(patient.volume.voxels, -1024, 3000), spacing)
-        labels = split_sides(to_grid(patient.lungs, spacing) >= 0.5)
-        labels[find_gas(values, labels > 0)] = GAS
+        labels = label_grid(patient.labels, spacing)
         np.savez_compressed(path, values=np.rint(values).astype(np.int16), labels=labels)
-        print(f"simulated {index}: {values.shape}", flush=True)
+        print(f"simulated {index}: {values.shape} {patient.settings.view}", flush=True)
 
 
 if __name__ == "__main__":
@@ -287,4 +294,4 @@ if __name__ == "__main__":
         write_outlines(where)
     else:
         write_real(where)
-        write_simulated(where, 48)
+        write_simulated(where, NUM_SIMULATED)

@@ -21,6 +21,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,7 @@ class Run:
     real_share: float = REAL_SHARE
 
 
+@cache
 def load_example(path: Path) -> Example:
     """Read one example; food counts as background, for real scans do not label it."""
     with np.load(path, allow_pickle=False) as stored:
@@ -83,28 +85,27 @@ class Crops(IterableDataset[tuple[Tensor, Tensor]]):
     def __init__(self, work: Path, run: Run) -> None:
         self.work, self.run = work, run
 
-    def _sources(self) -> tuple[list[Path], list[Path]]:
-        """Real and simulated examples, nothing of the scans left out."""
-        real = [
+    def _real(self) -> list[Path]:
+        """Real examples, nothing of the scans left out."""
+        return [
             path
             for path in sorted((self.work / "real").glob("*.npz"))
             if path.stem.removesuffix("_with_head") not in self.run.left_out
         ]
-        return real, sorted((self.work / "simulated").glob("*.npz"))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         worker = get_worker_info()
         rng = np.random.default_rng([self.run.seed, worker.id if worker else 0])
-        paths, simulated_paths = self._sources()
-        odds = np.array([0.5 if path.stem.endswith(RARE) else 1.0 for path in paths])
-        real = [load_example(path) for path in paths]
-        simulated = [load_example(path) for path in simulated_paths]
+        real = self._real()
+        odds = np.array([0.5 if path.stem.endswith(RARE) else 1.0 for path in real])
         while True:
+            # Looked up anew, for simulating goes on while a first network learns.
+            simulated = sorted((self.work / "simulated").glob("*.npz"))
             if not simulated or rng.random() < self.run.real_share:
-                source = real[rng.choice(len(real), p=odds / odds.sum())]
+                path = real[rng.choice(len(real), p=odds / odds.sum())]
             else:
-                source = simulated[rng.integers(len(simulated))]
-            values, labels = augment(source, CROP, rng)
+                path = simulated[rng.integers(len(simulated))]
+            values, labels = augment(load_example(path), CROP, rng)
             yield to_input(values)[0], torch.from_numpy(labels.astype(np.int64))
 
 
