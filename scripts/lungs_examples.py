@@ -245,7 +245,15 @@ def write_real(work: Path) -> None:
     for name in ("P001", "LIDC-IDRI-1011", "C3N-00247", "normal001"):
         made[f"{name}_with_head"] = _with_head(made[name], made["head"])
     for name, (values, labels) in made.items():
-        np.savez_compressed(folder / f"{name}.npz", values=values, labels=labels)
+        _write(folder / f"{name}.npz", values, labels)
+
+
+def _write(path: Path, values: np.ndarray, labels: np.ndarray) -> None:
+    """An example in one go, for a training may be reading the folder."""
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        np.savez_compressed(file, values=np.rint(values).astype(np.int16), labels=labels)
+    unfinished.replace(path)
 
 
 def _with_head(
@@ -284,7 +292,7 @@ def write_simulated(work: Path, num: int) -> None:
         spacing = patient.volume.grid.spacing_mm
         values = to_grid(np.clip(patient.volume.voxels, -1024, 3000), spacing)
         labels = label_grid(patient.labels, spacing)
-        np.savez_compressed(path, values=np.rint(values).astype(np.int16), labels=labels)
+        _write(path, values, labels)
         print(f"simulated {index}: {values.shape} {patient.settings.view}", flush=True)
 
 
