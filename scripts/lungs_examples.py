@@ -22,7 +22,8 @@ from scipy import ndimage
 
 from chestct import read_volume
 from chestct.simulate.confusing import simulate_confusing_patient
-from chestct.volume import Volume, to_canonical
+from chestct.simulate.lesions import add_disease
+from chestct.volume import Grid, Volume, to_canonical
 
 MM = 4.0
 VOXEL_ML = MM**3 / 1000
@@ -48,6 +49,20 @@ REAL = {
     "head": "dicom_gantry_tilt",
 }
 """Scans that may be trained on, by place below the data folder."""
+
+CHESTS = tuple(name for name in REAL if name not in ("example_ct", "ACRIN_lower", "head"))
+"""Those with enough of the lungs in view to put disease into them."""
+
+INSERTED = (
+    "posterior consolidation",
+    "posterior consolidation",
+    "airless lobe",
+    "airless lung",
+    "effusion",
+    "mass",
+    "CAP",
+    "COVID-19",
+)
 
 MEASURED = {"id001": "real_scans/id001_ct.nii.gz", "DCM1": "real_scans/DCM1_ct.nii.gz"}
 
@@ -243,9 +258,25 @@ def write_real(work: Path) -> None:
         outline = outline & (name != "head")
         made[name] = values, label_real(name, values, outline)
     for name in ("P001", "LIDC-IDRI-1011", "C3N-00247", "normal001"):
-        made[f"{name}_with_head"] = _with_head(made[name], made["head"])
+        made[f"{name}+head"] = _with_head(made[name], made["head"])
     for name, (values, labels) in made.items():
         _write(folder / f"{name}.npz", values, labels)
+
+
+def write_diseased(work: Path) -> None:
+    """Disease in the real lungs, on the 4 mm grid."""
+    folder = work / "real"
+    for number, name in enumerate(CHESTS):
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
+            values, labels = stored["values"], stored["labels"]
+        scan = Volume(Grid(values.shape, (MM, MM, MM)), values)
+        lungs = np.isin(labels, (RIGHT, LEFT))
+        for index, pattern in enumerate(INSERTED):
+            rng = np.random.default_rng([SEED, number, index])
+            ill = add_disease(scan, lungs, pattern, rng, varied=True)
+            changed = np.where(ill.effusion, 0, labels).astype(np.uint8)
+            _write(folder / f"{name}+{pattern} {index}.npz", ill.volume.voxels, changed)
+        print(f"diseased {name}", flush=True)
 
 
 def _write(path: Path, values: np.ndarray, labels: np.ndarray) -> None:
@@ -302,4 +333,5 @@ if __name__ == "__main__":
         write_outlines(where)
     else:
         write_real(where)
+        write_diseased(where)
         write_simulated(where, NUM_SIMULATED)
