@@ -9,6 +9,7 @@ from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.storage import write_whole_with
 from chestct.writers.dicom_identity import MANUFACTURER, SERIES_NUMBERS, Subject, long_string
+from chestct.writers.dicom_planes import name_sources
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -30,13 +31,14 @@ def origin_of(analysis: ScanAnalysis, subject: Subject, name: str) -> dict[str, 
 
 
 def finish(made: Dataset, subject: Subject, name: str) -> None:
-    """Set the dates, and the identifiers that highdicom draws by chance, in place.
+    """Name the sources, and set the dates and what highdicom draws by chance, in place.
 
     Args:
         made: The object.
         subject: What it is about.
         name: Name of its writer.
     """
+    name_sources(made, subject)
     day, clock = f"{subject.written:%Y%m%d}", f"{subject.written:%H%M%S}"
     made.InstanceCreationDate, made.InstanceCreationTime = day, clock
     made.SeriesDate, made.SeriesTime = day, clock

@@ -32,6 +32,9 @@ SERIES_NUMBERS: Final[dict[str, int]] = {
 }
 """Series numbers of what is written; high, so that a list sorts them after the scanner's own."""
 
+CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
+"""SOP class of a source image whose file does not say it."""
+
 _LEVELS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _MUST_BE_THERE: Final = (
     "PatientName",
@@ -111,7 +114,7 @@ def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
     if missing and not options.makes_uids:
         raise WriteError(_refusal(missing))
     header = _complete(series.header, pixels, missing)
-    images = _identified(series.images, pixels) if "SOPInstanceUID" in missing else series.images
+    images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
     seed = seed_of(analysis, header, images, "" if options.is_deterministic else options.salt)
     written = _date_of(header) if options.is_deterministic else datetime.now()
     return Subject(header, images, series, seed, written)
@@ -174,10 +177,17 @@ def _complete(kept: Dataset, pixels: str, missing: tuple[str, ...]) -> Dataset:
     return header
 
 
-def _identified(images: tuple[SourceImage, ...], pixels: str) -> tuple[SourceImage, ...]:
-    """The images with made identifiers, one for each file."""
+def _identified(
+    images: tuple[SourceImage, ...], pixels: str, *, is_made: bool
+) -> tuple[SourceImage, ...]:
+    """The images with a class, and with identifiers that are made, one for each file."""
     return tuple(
-        replace(image, uid=make_uid(pixels, "SOPInstanceUID", image.file)) for image in images
+        replace(
+            image,
+            sop_class=image.sop_class or CT_IMAGE_STORAGE,
+            uid=make_uid(pixels, "SOPInstanceUID", image.file) if is_made else image.uid,
+        )
+        for image in images
     )
 
 

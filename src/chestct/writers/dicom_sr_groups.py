@@ -33,7 +33,7 @@ from chestct.writers.dicom_codes import (
     quantity_of,
 )
 from chestct.writers.dicom_identity import Subject
-from chestct.writers.dicom_planes import image_at
+from chestct.writers.dicom_planes import header_at
 from chestct.writers.dicom_wording import heat_sentences
 from chestct.writers.evidence import evidence_peaks
 from chestct.writers.options import WriteOptions
@@ -176,16 +176,14 @@ class _Groups:
             SourceImageForMeasurementGroup,
         )
 
-        image = image_at(self.subject, self.analysis.volume.grid, peak.index)
+        header = header_at(self.subject, self.analysis.volume.grid, peak.index)
         return MeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking(name),
             finding_type=coded(quantity_of(explained.explanation.method)),
             finding_sites=[_site(LUNG)],
             measurements=[_measured(EVIDENCE, round(peak.evidence, 4), NO_UNITS)],
             source_images=[
-                SourceImageForMeasurementGroup(
-                    image.sop_class, image.uid, [image.frame] if image.frame else None
-                )
+                SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
             ],
         )
 
