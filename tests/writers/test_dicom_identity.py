@@ -86,8 +86,7 @@ def test_made_identifiers_are_valid_different_and_the_same_for_every_object(
     assert all(UID(uid).is_valid for uid in uids)
     assert [image.uid for image in second.images] == uids[:-2]
     assert first.header.SeriesInstanceUID == analysis.volume.source.series_uid
-    # What is written now belongs together and is not what was written before.
-    assert first.instance_uid("dicom_seg") != second.instance_uid("dicom_seg")
+    assert first.instance_uid("dicom_seg") == second.instance_uid("dicom_seg")
 
 
 def test_objects_with_made_identifiers_refer_to_each_other(tmp_path: Path) -> None:
@@ -297,12 +296,61 @@ def test_a_report_points_at_what_was_written_with_it(
         assert (objects[name].SeriesInstanceUID, objects[name].SOPInstanceUID) in named
 
 
-def test_two_calls_give_different_identifiers_and_the_time_of_writing(
-    analysis: ScanAnalysis,
+def test_the_same_input_classifier_and_version_give_the_same_identifiers_and_the_true_date(
+    analysis: ScanAnalysis, tmp_path: Path
 ) -> None:
-    first, second = subject(analysis), subject(analysis)
-    assert first.series_uid("dicom_sr") != second.series_uid("dicom_sr")
-    assert abs(datetime.datetime.now() - first.written) < datetime.timedelta(minutes=5)
+    made = []
+    for folder in ("a", "b"):
+        files = write_outputs(analysis, tmp_path / folder, WriteOptions(names=WANTED)).files
+        made.append({name: pydicom.dcmread(files[name]) for name in WANTED})
+    first, second = made
+    for name in WANTED:
+        for level in ("SeriesInstanceUID", "SOPInstanceUID"):
+            assert first[name][level].value == second[name][level].value
+        said = datetime.datetime.strptime(
+            first[name].ContentDate + first[name].ContentTime, "%Y%m%d%H%M%S"
+        )
+        assert abs(datetime.datetime.now() - said) < datetime.timedelta(minutes=5)
+
+
+def test_the_time_zone_of_the_series_is_kept_and_dates_are_in_it(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "scan", TimezoneOffsetFromUTC="+1245")
+    files = write_outputs(
+        analysed(folder), tmp_path / "out", WriteOptions(names=(*WANTED, "dicom_sc"))
+    ).files
+    zone = datetime.timezone(datetime.timedelta(hours=12, minutes=45))
+    for path in (files[name] for name in WANTED):
+        made = pydicom.dcmread(path)
+        assert made.TimezoneOffsetFromUTC == "+1245"
+        said = datetime.datetime.strptime(made.ContentDate + made.ContentTime, "%Y%m%d%H%M%S")
+        there = datetime.datetime.now(zone).replace(tzinfo=None)
+        assert abs(there - said) < datetime.timedelta(minutes=5)
+
+
+def test_what_was_requested_is_kept_in_every_object(tmp_path: Path) -> None:
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "CTCH", "99LOCAL", "CT chest"
+    request = pydicom.Dataset()
+    request.RequestedProcedureID, request.ScheduledProcedureStepID = "RP-7", "SPS-7"
+    request.RequestedProcedureDescription = "CT chest without contrast"
+    request.RequestedProcedureCodeSequence = [code]
+    folder = edited(
+        tmp_path / "scan",
+        AccessionNumber="ACC-12",
+        RequestAttributesSequence=[request],
+        ProcedureCodeSequence=[code],
+    )
+    files = write_outputs(analysed(folder), tmp_path / "out", WriteOptions(names=WANTED)).files
+    objects = {name: pydicom.dcmread(files[name]) for name in WANTED}
+    (asked,) = objects["dicom_sr"].ReferencedRequestSequence
+    assert (asked.AccessionNumber, asked.RequestedProcedureID) == ("ACC-12", "RP-7")
+    assert asked.StudyInstanceUID == objects["dicom_sr"].StudyInstanceUID
+    assert asked.RequestedProcedureCodeSequence[0].CodeValue == "CTCH"
+    for name in ("dicom_seg", "dicom_parametric_map"):
+        (kept,) = objects[name].RequestAttributesSequence
+        assert (kept.RequestedProcedureID, kept.ScheduledProcedureStepID) == ("RP-7", "SPS-7")
+    assert {made.AccessionNumber for made in objects.values()} == {"ACC-12"}
+    assert {made.ProcedureCodeSequence[0].CodeValue for made in objects.values()} == {"CTCH"}
 
 
 def test_values_that_break_the_standard_are_not_passed_on(tmp_path: Path) -> None:

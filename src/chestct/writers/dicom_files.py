@@ -39,15 +39,27 @@ def finish(made: Dataset, subject: Subject, name: str) -> None:
         name: Name of its writer.
     """
     name_sources(made, subject)
-    day, clock = f"{subject.written:%Y%m%d}", f"{subject.written:%H%M%S}"
-    made.InstanceCreationDate, made.InstanceCreationTime = day, clock
-    made.SeriesDate, made.SeriesTime = day, clock
+    _date(made, subject)
+    if "TimezoneOffsetFromUTC" in subject.header:
+        made.TimezoneOffsetFromUTC = subject.header.TimezoneOffsetFromUTC
     if made.Modality != "SR":
         # An unpaired part of the body needs no laterality (PS3.3 C.7.3.1).
         made.BodyPartExamined = "CHEST"
+        if "RequestAttributesSequence" in subject.header:
+            made.RequestAttributesSequence = subject.header.RequestAttributesSequence
     if "ContentLabel" in made:
         # Type 2 (PS3.3 table 10-12): nobody, but said.
         made.ContentCreatorName = ""
+    organisation = subject.other_uid(name, "dimensions")
+    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in made.get(sequence, ()):
+            item.DimensionOrganizationUID = organisation
+
+
+def _date(made: Dataset, subject: Subject) -> None:
+    day, clock = f"{subject.written:%Y%m%d}", f"{subject.written:%H%M%S}"
+    made.InstanceCreationDate, made.InstanceCreationTime = day, clock
+    made.SeriesDate, made.SeriesTime = day, clock
     for date_name, time_name in (
         ("ContentDate", "ContentTime"),
         ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),
@@ -57,10 +69,6 @@ def finish(made: Dataset, subject: Subject, name: str) -> None:
             setattr(made, time_name, clock)
     for equipment in made.get("ContributingEquipmentSequence", ()):
         equipment.ContributionDateTime = day + clock
-    organisation = subject.other_uid(name, "dimensions")
-    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
-        for item in made.get(sequence, ()):
-            item.DimensionOrganizationUID = organisation
 
 
 def save(made: Dataset, path: Path) -> Path:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from chestct.analysis import ScanAnalysis
-from chestct.errors import WriteError
+from chestct.errors import WriteError, printable
 from chestct.extras import import_extra
 from chestct.readers.dicom_source import SourceImage, SourceSeries
 from chestct.simulate.dicom_export import make_uid
@@ -49,7 +49,6 @@ _MUST_BE_THERE: Final = (
     "PositionReferenceIndicator",
 )
 """May be empty but not absent (type 2, PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
-_SEXES: Final = ("", "F", "M", "O")
 _NO_DATE: Final = datetime(1970, 1, 1)
 _MAX_LONG_STRING: Final = 64
 
@@ -115,19 +114,19 @@ def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
         raise WriteError(_refusal(missing))
     header = _complete(series.header, pixels, missing)
     images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
-    seed = seed_of(analysis, header, images, "" if options.is_deterministic else options.salt)
-    written = _date_of(header) if options.is_deterministic else datetime.now()
+    seed = seed_of(analysis, header, images)
+    written = _date_of(header) if options.is_deterministic else _now(header)
     return Subject(header, images, series, seed, written)
 
 
 def long_string(text: str, *, ending: str = "") -> str:
-    """A text that fits a long string (LO, PS3.5 6.2): 64 characters and no backslash.
+    """A text that fits a long string (LO, PS3.5 6.2): 64 printable characters and no backslash.
 
     Args:
         text: What is cut if need be.
         ending: What comes after it and is never cut.
     """
-    plain, room = text.replace("\\", "/"), _MAX_LONG_STRING - len(ending)
+    plain, room = printable(text).replace("\\", "/"), _MAX_LONG_STRING - len(ending)
     cut = plain if len(plain) <= room else f"{plain[: room - 3]}..."
     return cut + ending
 
@@ -167,8 +166,6 @@ def _complete(kept: Dataset, pixels: str, missing: tuple[str, ...]) -> Dataset:
     for name in _MUST_BE_THERE:
         if name not in header:
             setattr(header, name, "")
-    if header.PatientSex not in _SEXES:
-        header.PatientSex = ""
     for name in _LEVELS:
         if name in missing:
             setattr(header, name, make_uid(pixels, name))
@@ -189,6 +186,13 @@ def _identified(
         )
         for image in images
     )
+
+
+def _now(header: Dataset) -> datetime:
+    """The time of writing, in the time zone that the header says its times are in."""
+    offset = str(header.get("TimezoneOffsetFromUTC") or "")
+    zone = datetime.strptime(offset, "%z").tzinfo if offset else None
+    return datetime.now(zone)
 
 
 def _date_of(header: Dataset) -> datetime:

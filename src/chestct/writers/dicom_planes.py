@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
-
 @dataclass(frozen=True, eq=False)
 class Planes:
     """The place of an object's frames, as highdicom takes it.
