@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chestct.analysis import ScanAnalysis
+from chestct.analysis import ScanAnalysis, source_of
 from chestct.errors import WriteError, printable
 from chestct.extras import import_extra
 from chestct.readers.dicom_source import SourceImage, SourceSeries
 from chestct.simulate.dicom_export import make_uid
+from chestct.volume import Volume
 from chestct.writers.dicom_seed import seed_of
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
@@ -100,23 +102,45 @@ def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
         MissingExtraError: highdicom is not installed.
         ReadError: The series is no longer there.
     """
-    import_extra("highdicom", extra="dicom")
-    series = analysis.source_series
-    if series is None:
-        msg = (
-            f"A DICOM object repeats who the patient is and names its source images; a scan read"
-            f" from {analysis.volume.source.format} does not say it."
-        )
-        raise NothingToWriteError(msg)
-    pixels = analysis.result.provenance.pixel_sha256
-    missing = _missing(series)
-    if missing and not options.makes_uids:
-        raise WriteError(_refusal(missing))
+    series = require_source(analysis.volume, analysis.path, makes_uids=options.makes_uids)
+    pixels, missing = analysis.result.provenance.pixel_sha256, _missing(series)
     header = _complete(series.header, pixels, missing)
     images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
     seed = seed_of(analysis, header, images)
     written = _date_of(header) if options.is_deterministic else _now(header)
     return Subject(header, images, series, seed, written)
+
+
+def require_source(volume: Volume, path: Path | None, *, makes_uids: bool) -> SourceSeries:
+    """The series behind a volume, if DICOM objects can be written about it.
+
+    Raises:
+        NothingToWriteError: The scan was not read from DICOM.
+        WriteError: The series lacks identifiers, and none may be made.
+        MissingExtraError: highdicom is not installed.
+        ReadError: The series is no longer there.
+    """
+    import_extra("highdicom", extra="dicom")
+    series = source_of(volume, path)
+    if series is None:
+        msg = (
+            f"A DICOM object repeats who the patient is and names its source images; a scan read"
+            f" from {volume.source.format} does not say it."
+        )
+        raise NothingToWriteError(msg)
+    missing = _missing(series)
+    if missing and not makes_uids:
+        raise WriteError(_refusal(missing))
+    return series
+
+
+def left_out_words(series: SourceSeries) -> str:
+    """A sentence on what the series says and its objects cannot; empty where there is nothing."""
+    names = " and ".join(series.left_out)
+    return names and (
+        f"The DICOM objects do not repeat the series' {names}: too long or malformed for the DICOM"
+        " standard. Where an archive files by it, correct the series and write them again."
+    )
 
 
 def long_string(text: str, *, ending: str = "") -> str:
