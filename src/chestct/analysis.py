@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -41,8 +41,9 @@ _SOURCES: Final[WeakKeyDictionary[Volume, SourceSeries]] = WeakKeyDictionary()
 """Headers that were read before, of volumes that are still there."""
 
 
-class Watcher:
-    """Is told how far the analysis of a scan is; this one keeps quiet."""
+@runtime_checkable
+class Watcher(Protocol):
+    """Is told how far the analysis of a scan is."""
 
     def was_read(self, volume: Volume, path: Path) -> None:
         """The scan was read from a path; the long work comes now."""

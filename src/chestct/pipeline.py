@@ -95,12 +95,13 @@ def analyse_scan(
     choice = classifier.card.explanation if explain == AUTO else explain
     chosen_map = None if choice is None else split_choice(choice)
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
-    reading, watcher = reading or ReadOptions(), watcher or Watcher()
+    reading = reading or ReadOptions()
     started = perf_counter()
     volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
     lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
     was_read = perf_counter()
-    watcher.was_read(volume, Path(path))
+    if watcher is not None:
+        watcher.was_read(volume, Path(path))
     watched = perf_counter() - was_read
     prepared = prepare(volume, classifier.recipe, lungs=lungs)
     was_prepared = perf_counter()
@@ -131,7 +132,7 @@ def _explained(
     classifier: Classifier,
     analysis: ScanAnalysis,
     choice: tuple[str, str | None],
-    watcher: Watcher,
+    watcher: Watcher | None,
 ) -> ScanAnalysis:
     """The same with an explanation of the decision, by a method and at a layer."""
     from chestct.explain.scan import explain_scan
@@ -144,7 +145,7 @@ def _explained(
         method=method,
         label=analysis.result.decision,
         layer=layer,
-        listener=watcher.explaining,
+        listener=None if watcher is None else watcher.explaining,
     )
     return replace(analysis, explanation=explanation)
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
+import typer
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from chestct.errors import printable, printable_message
 from chestct.result import ScanResult
 from chestct.writers.wording import count, percent, verdict_of
 
@@ -18,14 +25,102 @@ _BAR_CELLS = 30
 _MOST_COLUMNS = 92
 
 
+class _PlainConsole(Console):
+    """A console on which texts of others (names, headers, labels) are shown and do nothing else."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich renders it, without control characters in its text."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                lines = (printable(line) for line in segment.text.split("\n"))
+                yield segment._replace(text="\n".join(lines))
+
+
 def show_error(message: object) -> None:
-    """Say on stderr, once and plainly, what is wrong."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"chestct: {message}"))
+    """Say on stderr, once and plainly, what is wrong; lines after the first are indented."""
+    text = printable_message(f"chestct: {message}")
+    _PlainConsole(stderr=True, highlight=False, soft_wrap=True).print(Text(text))
+
+
+def show_line(text: object = "") -> None:
+    """Say something on one line of stdout, as it is."""
+    typer.echo(printable(str(text)))
 
 
 def stdout_console() -> Console:
     """The console that results go to."""
-    return Console(highlight=False)
+    return _PlainConsole(highlight=False)
+
+
+def stderr_console() -> Console:
+    """The console that shows what is going on."""
+    return _PlainConsole(stderr=True)
+
+
+@contextmanager
+def rephrased_libraries(*, is_debugging: bool) -> Iterator[None]:
+    """While entered, what libraries warn of is said in words of ours.
+
+    Theirs can hold what they found, such as a patient's name.
+
+    Args:
+        is_debugging: Whether their own words are shown all the same.
+    """
+    handler, root = _Rephrasing(is_debugging=is_debugging), logging.getLogger()
+    level, own = root.level, logging.getLogger("chestct")
+    root.addHandler(handler)
+    own.setLevel(logging.DEBUG if is_debugging else logging.WARNING)
+    with warnings.catch_warnings():
+        if not is_debugging:
+            warnings.showwarning = _rephrase
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            root.setLevel(level)
+            own.setLevel(logging.NOTSET)
+
+
+class _Rephrasing(logging.Handler):
+    """Says what modules of this program log, and of others only that they did."""
+
+    def __init__(self, *, is_debugging: bool) -> None:
+        super().__init__(logging.DEBUG if is_debugging else logging.WARNING)
+        self.is_debugging = is_debugging
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it on stderr."""
+        if self.is_debugging:
+            show_error(self.format(record))
+        elif record.name.partition(".")[0] == "chestct":
+            show_error(record.getMessage())
+        else:
+            _say_of(record.name.partition(".")[0], record.levelname.lower())
+
+
+def _rephrase(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Instead of `warnings.showwarning`."""
+    parts = Path(filename).parts
+    place = parts.index("site-packages") + 1 if "site-packages" in parts else len(parts) - 1
+    _say_of(parts[place].removesuffix(".py"), category.__name__)
+
+
+def _say_of(library: str, kind: str) -> None:
+    show_error(
+        f"the library {library} gave a warning ({kind}). Its words can hold parts of the scan and"
+        " are not shown; --debug shows them."
+    )
 
 
 def show_result(console: Console, result: ScanResult, report: Path | None = None) -> None:
@@ -98,7 +193,7 @@ def show_info(known: Mapping[str, Mapping[str, str]]) -> None:
 
 def scan_progress(*, is_quiet: bool) -> Progress:
     """A progress bar over scans, on stderr, and only where somebody is watching."""
-    console = Console(stderr=True)
+    console = stderr_console()
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
