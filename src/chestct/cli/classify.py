@@ -13,6 +13,7 @@ from chestct.cli import options, output_options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
+    show_line,
     show_notice,
     show_result,
     show_table,
@@ -244,7 +245,7 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
                 outcome.reports.append(folder and folder / work.shown_file)
                 # Outside: a closed pipe or a full disk would fail every scan, and ends the call.
                 if work.is_json:
-                    typer.echo(done.line)
+                    show_line(done.line)
             progress.advance(task)
     return outcome
 

@@ -9,6 +9,7 @@ import typer
 
 from chestct.cli import slice_options as given
 from chestct.cli import training_options as options
+from chestct.cli.terminal import show_document, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -183,18 +184,18 @@ def explain(
 
     explained = explain_picture(load_slice_classifier(classifier), picture, out, label)
     for name, share in explained.probabilities.items():
-        typer.echo(f"{name}  {share:.1%}")
+        show_line(f"{name}  {share:.1%}")
     for warning in explained.warnings:
-        typer.echo(f"! {warning}")
-    typer.echo(f"{out} shows what spoke for {explained.label}")
-    typer.echo(NOT_FOR_CLINICAL_USE)
+        show_line(f"! {warning}")
+    show_line(f"{out} shows what spoke for {explained.label}")
+    show_line(NOT_FOR_CLINICAL_USE)
 
 
 def _say_written(slices: Manifest, table: Path) -> None:
     """How many slices of whom a table holds, and where it is."""
     cases = ", ".join(f"{count} {label}" for label, count in slices.cases.items())
-    typer.echo(f"{len(slices)} slices of {slices.num_patients} patients ({cases})")
-    typer.echo(str(table))
+    show_line(f"{len(slices)} slices of {slices.num_patients} patients ({cases})")
+    show_document(str(table))
 
 
 def _settings(config: Path, overrides: list[str] | None, weights: str | None) -> SliceRunSettings:

@@ -10,6 +10,7 @@ import typer
 from chestct.cli import options, study_audit, study_maseres
 from chestct.cli import training_options as training
 from chestct.cli.study_output import names_in, print_table, say_gaps, say_row
+from chestct.cli.terminal import show_line
 
 if TYPE_CHECKING:
     from chestct.studies.compare_with_paper import PaperComparison
@@ -163,7 +164,7 @@ def compare_with_paper(
     for each in found:
         _show_paper(each)
     for path in written:
-        typer.echo(str(path))
+        show_line(str(path))
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:
@@ -197,8 +198,8 @@ def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], fol
     ]
     print_table(columns, lines)
     say_gaps(progress)
-    typer.echo(NOT_FOR_CLINICAL_USE)
-    typer.echo(f"Written to {folder}")
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Written to {folder}")
 
 
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
@@ -218,16 +219,16 @@ def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
     ]
     columns = ["part", "set to zero", "accuracy", "p (Holm)", "mean over random choices"]
     print_table(columns, lines)
-    typer.echo(NOT_FOR_CLINICAL_USE)
-    typer.echo(f"Written to {folder}")
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Written to {folder}")
 
 
 def _show_paper(found: PaperComparison) -> None:
     from chestct.studies.paper_tables import cells
 
-    typer.echo(f"{found.run}: {found.place}")
+    show_line(f"{found.run}: {found.place}")
     columns = ["figure, %", "published", "recomputed", "this run", "inside"]
     print_table(columns, [cells(figure) for figure in found.figures])
     for remark in found.remarks:
-        typer.echo(f"! {remark}")
-    typer.echo("")
+        show_line(f"! {remark}")
+    show_line()

@@ -9,6 +9,7 @@ import typer
 
 from chestct.cli import training_options as training
 from chestct.cli.study_output import names_in, print_table, say_gaps, say_row
+from chestct.cli.terminal import show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -187,9 +188,9 @@ def _show_end(progress: Progress[NetworkRow], folder: Path) -> None:
     from chestct.labels import NOT_FOR_CLINICAL_USE
 
     say_gaps(progress)
-    typer.echo(NOT_FOR_CLINICAL_USE)
+    show_line(NOT_FOR_CLINICAL_USE)
     if progress.results:
-        typer.echo(f"Written to {folder}")
+        show_line(f"Written to {folder}")
 
 
 def _show_printed(networks: tuple[str, ...]) -> None:
@@ -206,8 +207,8 @@ def _show_printed(networks: tuple[str, ...]) -> None:
             lines.append([network, each.figure, published, recomputed])
     print_table(["network", "figure, %", "printed", "recomputed"], lines)
     for remark in (POSITIVE_CLASS, RECOMPUTED_FROM, NOT_FOR_CLINICAL_USE):
-        typer.echo(remark)
-    typer.echo(
+        show_line(remark)
+    show_line(
         "Nothing was trained, as no table of scans or slices was given. The paper's p-values, "
         "kappas and the rest, recomputed: chestct study audit-papers --out DIR"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import typer
+from chestct.cli.terminal import show_line, stdout_console
 
 if TYPE_CHECKING:
     from chestct.studies.study_rows import NamedRow, Progress, RowT
@@ -18,23 +18,21 @@ def names_in(text: str | None) -> tuple[str, ...]:
 
 def say_row(row: NamedRow) -> None:
     """Say which row is begun or gone on with."""
-    typer.echo(f"Row {row.name}")
+    show_line(f"Row {row.name}")
 
 
 def say_gaps(progress: Progress[RowT]) -> None:
     """Say which rows the table lacks."""
     for row in progress.missing:
-        typer.echo(f"! {row.name} is under way in another program.")
+        show_line(f"! {row.name} is under way in another program.")
     for row in progress.diverged:
-        typer.echo(f"! {row.name}: its loss is no longer a number.")
+        show_line(f"! {row.name}: its loss is no longer a number.")
 
 
 def print_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Show a table without lines around it."""
     from rich.table import Table
     from rich.text import Text
-
-    from chestct.cli.terminal import stdout_console
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:

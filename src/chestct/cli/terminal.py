@@ -51,6 +51,12 @@ def show_line(text: object = "") -> None:
     typer.echo(printable(str(text)))
 
 
+def show_document(text: str) -> None:
+    """Say many lines on stdout, such as JSON or Markdown."""
+    for line in text.split("\n"):
+        show_line(line)
+
+
 def stdout_console() -> Console:
     """The console that results go to."""
     return _PlainConsole(highlight=False)
@@ -71,7 +77,7 @@ def rephrased_libraries(*, is_debugging: bool) -> Iterator[None]:
         is_debugging: Whether their own words are shown all the same.
     """
     handler, root = _Rephrasing(is_debugging=is_debugging), logging.getLogger()
-    level, own = root.level, logging.getLogger("chestct")
+    own = logging.getLogger("chestct")
     root.addHandler(handler)
     own.setLevel(logging.DEBUG if is_debugging else logging.WARNING)
     with warnings.catch_warnings():
@@ -81,7 +87,6 @@ def rephrased_libraries(*, is_debugging: bool) -> Iterator[None]:
             yield
         finally:
             root.removeHandler(handler)
-            root.setLevel(level)
             own.setLevel(logging.NOTSET)
 
 

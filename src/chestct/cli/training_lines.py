@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from chestct.cli.terminal import stdout_console
+from chestct.cli.terminal import stderr_console, stdout_console
 from chestct.labels import NOT_FOR_CLINICAL_USE
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
     """
     from chestct.training.ready import Listener
 
-    console = Console(stderr=True)
+    console = stderr_console()
     bars = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from chestct.cli.terminal import show_line, stdout_console
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -121,14 +122,13 @@ def run_tuning(plan: Plan, options: SearchOptions) -> None:
 
 
 def _say_candidate(candidate: Candidate) -> None:
-    typer.echo(f"Candidate {candidate.name}")
+    show_line(f"Candidate {candidate.name}")
 
 
 def _show(trials: tuple[Trial, ...], folder: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from chestct.cli.terminal import stdout_console
     from chestct.evaluation.tables import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
     from chestct.training.tune import SETTINGS_FILE
@@ -146,8 +146,8 @@ def _show(trials: tuple[Trial, ...], folder: Path) -> None:
             cells += [format_estimate(overall[name]) for name in ("log_loss", "accuracy")]
         table.add_row(*(Text(cell) for cell in cells))
     stdout_console().print(table)
-    typer.echo(NOT_FOR_CLINICAL_USE)
-    typer.echo(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
 
 
 def _listed(text: str | None) -> list[str]:

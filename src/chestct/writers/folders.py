@@ -138,8 +138,10 @@ def write_outputs(
         if not options.is_shared:
             _make_private(aside)
         _put_in_place(aside, folder)
-    if is_new and not options.is_shared:
-        folder.chmod(_PRIVATE_FOLDER)
+    if not options.is_shared:
+        made = {path.parent for path in results_in(folder)} - {folder}
+        for each in (*made, folder) if is_new else made:
+            each.chmod(_PRIVATE_FOLDER)
     files = {
         name: folder / written.files[name].relative_to(aside)
         for name in chosen
