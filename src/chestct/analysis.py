@@ -29,6 +29,7 @@ SCAN_FACTS: Final[dict[str, str]] = {
     "manufacturer": "Manufacturer",
     "model": "Scanner model",
     "patient_position": "Patient position",
+    "lossy_compression": "Lossy compression",
     "unit": "Values",
     "left_out": "Left out",
 }

@@ -371,6 +371,56 @@ def test_values_that_break_the_standard_are_not_passed_on(tmp_path: Path) -> Non
     assert found.written == datetime.datetime(2024, 1, 1)
 
 
+def test_identifiers_are_kept_where_the_standard_can_hold_them_else_named_never_shown(
+    tmp_path: Path,
+) -> None:
+    folder = edited(
+        tmp_path / "scan",
+        AccessionNumber="SECRET-ORDER-0123456789",
+        PatientID="SECRET\\7" + "x" * 70,
+        PatientBirthDate="1950-02-03",
+        PatientSex="female",
+        StudyDate="2024.01.01",
+        StudyTime="07:08:09",
+        SeriesTime="soon",
+        StudyID="  S1 ",
+    )
+    written = write_outputs(
+        analysed(folder), tmp_path / "out", WriteOptions(names=("json", "dicom_sr"))
+    )
+    made = pydicom.dcmread(written.files["dicom_sr"])
+    assert (made.PatientBirthDate, made.PatientSex) == ("19500203", "F")
+    assert (made.StudyDate, made.StudyTime, made.StudyID) == ("20240101", "070809", "S1")
+    assert (made.AccessionNumber, made.PatientID) == ("", "")
+    (said,) = (w for w in written.analysis.result.warnings if "DICOM objects" in w)
+    assert "AccessionNumber and PatientID and SeriesTime" in said
+    text = written.files["json"].read_text()
+    assert "AccessionNumber" in text
+    assert "SECRET" not in text
+
+
+def test_a_series_that_follows_the_standard_gets_no_such_warning(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    written = write_outputs(analysis, tmp_path, WriteOptions(names=("dicom_sr",)))
+    assert written.analysis.result.warnings == analysis.result.warnings
+
+
+def test_a_name_of_one_part_is_written_and_no_library_says_it_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "王小明"
+    folder = edited(tmp_path / "scan", SpecificCharacterSet="ISO_IR 192", PatientName=name)
+    analysis = replace(analysed(folder), explanation=None)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        files = write_outputs(analysis, tmp_path / "out", WriteOptions(names=WANTED)).files
+    assert str(pydicom.dcmread(files["dicom_sr"]).PatientName) == name
+    said = [str(one.message) for one in heard]
+    assert not [text for text in said if name in text]
+    assert name not in "".join(capsys.readouterr())
+
+
 def test_names_in_any_alphabet_are_written_so_that_they_can_be_read(tmp_path: Path) -> None:
     name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     folder = edited(

@@ -121,6 +121,11 @@ def _rephrase(
     _say_of(parts[place].removesuffix(".py"), category.__name__)
 
 
+def _text(words: str, style: str = "") -> Text:
+    """Words of others or ours on lines of their own."""
+    return Text(printable_message(words), style)
+
+
 def _say_of(library: str, kind: str) -> None:
     show_error(
         f"the library {library} gave a warning ({kind}). Its words can hold parts of the scan and"
@@ -133,16 +138,16 @@ def show_result(console: Console, result: ScanResult, report: Path | None = None
     parts: list[RenderableType] = [_headline(result), Text()]
     if result.is_suitable:
         parts += [_bars(result), Text()]
-    parts += [Text(f"! {reason}", style="yellow") for reason in result.unsuitable_reasons]
-    parts += [Text(f"! {warning}", style="yellow") for warning in result.warnings]
-    parts.append(Text(_numbers(result), style="dim"))
-    title = Text(f" {result.scan} ")
+    parts += [_text(f"! {reason}", style="yellow") for reason in result.unsuitable_reasons]
+    parts += [_text(f"! {warning}", style="yellow") for warning in result.warnings]
+    parts.append(_text(_numbers(result), style="dim"))
+    title = _text(f" {result.scan} ")
     width = min(console.width, _MOST_COLUMNS)
     console.print(
         Panel(Group(*parts), title=title, title_align="left", padding=(1, 2), width=width)
     )
     if report is not None:
-        console.print(Text(f"Report: {report}"), soft_wrap=True)
+        console.print(_text(f"Report: {report}"), soft_wrap=True)
 
 
 def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence[str] = ()) -> None:
@@ -155,9 +160,9 @@ def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence
     for number, result in enumerate(results):
         share = result.probabilities.get(result.decision)
         table.add_row(
-            Text(result.scan),
-            *([Text(truths[number])] if truths else []),
-            Text(result.decision, style=_style(result)),
+            _text(result.scan),
+            *([_text(truths[number])] if truths else []),
+            _text(result.decision, style=_style(result)),
             "" if share is None else percent(share),
             f"{result.lung_volume_l:.2f} l",
             str(len(result.warnings) + len(result.unsuitable_reasons)),
@@ -169,29 +174,29 @@ def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence
 def show_notice(console: Console, result: ScanResult) -> None:
     """Say what must stand beside every answer."""
     console.print()
-    console.print(Text(result.notice, style="bold"))
-    console.print(Text(f"Classifier trained on: {result.provenance.trained_on}", style="dim"))
+    console.print(_text(result.notice, style="bold"))
+    console.print(_text(f"Classifier trained on: {result.provenance.trained_on}", style="dim"))
 
 
 def show_written(written: Sequence[Path], remarks: Sequence[str]) -> None:
     """Say which files were written, and what was noticed on the way."""
     console = stdout_console()
     for remark in remarks:
-        console.print(Text(f"! {remark}", style="yellow"))
+        console.print(_text(f"! {remark}", style="yellow"))
     for path in written:
-        console.print(Text(str(path)), soft_wrap=True)
+        console.print(_text(str(path)), soft_wrap=True)
 
 
 def show_info(known: Mapping[str, Mapping[str, str]]) -> None:
     """Show the tables of an installation, one block each."""
     console = stdout_console()
     for heading, entries in known.items():
-        console.print(Text(heading.capitalize(), style="bold"))
+        console.print(_text(heading.capitalize(), style="bold"))
         table = Table.grid(padding=(0, 3))
         table.add_column(no_wrap=True)
         table.add_column(style="dim")
         for name, words in entries.items() or [("none", "")]:
-            table.add_row(Text(f"  {name}"), Text(words))
+            table.add_row(_text(f"  {name}"), _text(words))
         console.print(table)
         console.print()
 
@@ -213,7 +218,7 @@ def scan_progress(*, is_quiet: bool) -> Progress:
 def _headline(result: ScanResult) -> Text:
     share = result.probabilities.get(result.decision)
     words = verdict_of(result.decision)
-    return Text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
+    return _text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
 
 
 def _style(result: ScanResult) -> str:
@@ -228,8 +233,8 @@ def _bars(result: ScanResult) -> Table:
     for label, share in result.probabilities.items():
         style = "cyan" if label == result.decision else "dim"
         filled = round(share * _BAR_CELLS)
-        bar = Text("━" * filled, style=style).append("─" * (_BAR_CELLS - filled), style="dim")
-        table.add_row(Text(verdict_of(label)), bar, percent(share))
+        bar = _text("━" * filled, style=style).append("─" * (_BAR_CELLS - filled), style="dim")
+        table.add_row(_text(verdict_of(label)), bar, percent(share))
     return table
 
 

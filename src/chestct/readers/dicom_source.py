@@ -177,7 +177,8 @@ def _tolerant() -> Iterator[None]:
 def _kept(header: Dataset, *, is_inner: bool = False) -> tuple[Dataset, tuple[str, ...]]:
     from pydicom.dataset import Dataset
 
-    kept, left_out = Dataset(), set()
+    kept = Dataset()
+    left_out: set[str] = set()
     for tag in header.keys():  # noqa: SIM118  a data set iterates over elements, reading them all
         is_wanted = is_inner or tag.group in PATIENT_GROUPS or _keyword(tag) in KEPT
         if tag.is_private or not is_wanted:

@@ -7,8 +7,6 @@ MASERes authors chose by eye, 25 to 89 times below the rate with the lowest loss
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import nn
 from chestct.datasets.augment import AnyAugmentation
 from chestct.evaluation.figures import read_log, save_figure
 from chestct.storage import write_text
+from chestct.text_tables import as_csv
 from chestct.training.loop import train
 from chestct.training.objective import DivergedError
 from chestct.training.run import EpochLog, LabelledSets
@@ -139,12 +138,9 @@ def write_range_test(found: RangeTest, folder: Path) -> list[Path]:
     Raises:
         WriteError: The folder cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["learning_rate", "loss", "smoothed_loss"])
-    writer.writerows(zip(found.rates, found.losses, found.smoothed, strict=True))
+    lines = zip(found.rates, found.losses, found.smoothed, strict=True)
     table = folder / "lr_range.csv"
-    write_text(table, text.getvalue())
+    write_text(table, as_csv(["learning_rate", "loss", "smoothed_loss"], lines))
     figure = draw_range_test(found)
     return [table, *(save_figure(figure, folder / f"lr_range.{end}") for end in ("png", "svg"))]
 

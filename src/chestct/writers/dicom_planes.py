@@ -112,7 +112,8 @@ def _name_in(item: Dataset, images: dict[str, SourceImage]) -> None:
     for element in item:
         if element.VR != "SQ":
             continue
-        inner, seen = list(element.value), set()
+        inner: list[Dataset] = list(element.value)
+        seen: set[str] = set()
         for one in inner:
             _name_in(one, images)
             image = images.get(one.get("ReferencedSOPInstanceUID", ""))

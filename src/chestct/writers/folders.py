@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -133,7 +134,7 @@ def write_outputs(
     chosen = choose_writers((OWNER, *options.names))
     _refuse_other_scan(analysis, folder)
     is_new = not os.path.lexists(folder)
-    with _aside(folder) as aside, _collecting_new_objects_only():
+    with _aside(folder) as aside, _collecting_new_objects_only(), _quiet_about_names():
         written = _run_writers(analysis, aside, chosen, options)
         if not options.is_shared:
             _make_private(aside)
@@ -263,6 +264,14 @@ def _collecting_new_objects_only() -> Iterator[None]:
     finally:
         if not was_frozen:
             gc.unfreeze()
+
+
+@contextmanager
+def _quiet_about_names() -> Iterator[None]:
+    """Keep highdicom from repeating a patient's name aloud because it has one part only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s)The string .* is unlikely to represent the")
+        yield
 
 
 def _refuse_other_scan(analysis: ScanAnalysis, folder: Path) -> None:
