@@ -149,4 +149,5 @@ def _message_of(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "chestct"
         return f"{error.format_message()} See: {command} --help"
-    return f"internal error ({type(error).__name__}: {error}). Run with --debug for details."
+    # Its text can hold names of files and parts of headers.
+    return f"internal error ({type(error).__name__}). Run with --debug for details."

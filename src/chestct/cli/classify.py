@@ -259,10 +259,10 @@ def _failure(scan: Path, name: str, error: Exception) -> str:
             f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
             "a machine with more."
         )
-    # The text of an OSError holds the name of a file, and archives name files by patient.
-    reason = (error.strerror or "no details") if isinstance(error, OSError) else error
+    # Other texts hold names of files, which archives name by patient, or parts of a header.
+    reason = f": {error.strerror or 'no details'}" if isinstance(error, OSError) else ""
     return (
-        f"{scan}: internal error ({type(error).__name__}: {reason}). Classify this scan alone with "
+        f"{scan}: internal error ({type(error).__name__}{reason}). Classify this scan alone with "
         "--debug for details, and report them."
     )
 
