@@ -135,7 +135,7 @@ def _explained(
     watcher: Watcher | None,
 ) -> ScanAnalysis:
     """The same with an explanation of the decision, by a method and at a layer."""
-    from chestct.explain.scan import explain_scan
+    from chestct.explain.run import explain_scan
 
     method, layer = choice
     explanation = explain_scan(

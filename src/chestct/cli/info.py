@@ -37,7 +37,7 @@ def describe_installation() -> dict[str, dict[str, str]]:
     from chestct.networks import NETWORKS
     from chestct.preprocess.recipes import RECIPES
     from chestct.readers import READERS
-    from chestct.training.shipped_settings import shipped_folder, shipped_names
+    from chestct.training.settings import shipped_folder, shipped_names
     from chestct.writers import WRITERS
 
     return {

@@ -21,8 +21,8 @@ from chestct.labels import NOT_FOR_CLINICAL_USE
 if TYPE_CHECKING:
     from chestct.datasets.workers import Progress as HowFar
     from chestct.evaluation.tables import Summary
+    from chestct.training.data import Listener
     from chestct.training.lr_range import RangeTest
-    from chestct.training.ready import Listener
     from chestct.training.run import EpochLog
 
 
@@ -81,7 +81,7 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
         processes: Scans read at once; None takes all cores.
         is_quiet: Show nothing: of several processes one is enough to listen to.
     """
-    from chestct.training.ready import Listener
+    from chestct.training.data import Listener
 
     console = stderr_console()
     bars = Progress(
