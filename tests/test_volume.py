@@ -287,3 +287,8 @@ def test_other_voxels_keep_the_scan_they_belong_to() -> None:
         "nifti",
         ("a warning",),
     )
+
+
+def test_a_scan_of_more_voxels_than_are_held_says_what_to_do() -> None:
+    with pytest.raises(GridError, match=r"are allowed\. Have thicker slices reconstructed"):
+        Grid(shape=(1100, 1024, 1024), spacing_mm=(0.3, 0.3, 0.3))

@@ -21,6 +21,8 @@ from chestct.arrays import Matrix4, Shape, Spacing, Voxels
 from chestct.errors import GridError
 
 MAX_VOXELS = 2**30
+SMALLER = "Have thicker slices reconstructed, or crop it to the chest."
+"""What to do about a scan of more voxels."""
 """Largest grid made or read: 2 GiB as 16-bit values, four times a 512 x 512 x 1024 scan."""
 
 AIR_HU = -1024
@@ -61,7 +63,8 @@ class Grid:
                 f"A voxel grid needs three axes of at least one voxel, not {self.shape}."
             )
         if self.num_voxels > MAX_VOXELS:
-            msg = f"A grid of {self.shape} has {self.num_voxels} voxels, {MAX_VOXELS} are allowed."
+            msg = f"A grid of {self.shape} has {self.num_voxels} voxels, {MAX_VOXELS} are allowed. "
+            msg += SMALLER
             raise GridError(msg)
         if not (np.isfinite(self.spacing_mm).all() and min(self.spacing_mm) > 0):
             raise GridError(f"Voxel spacing must be positive in mm, not {self.spacing_mm}.")

@@ -11,7 +11,7 @@ import imagecodecs
 import pytest
 
 from chestct.errors import ReadError
-from chestct.readers import files
+from chestct.readers import files, read_volume
 from chestct.readers.files import (
     MemoryFile,
     UnreadableFileError,
@@ -248,3 +248,55 @@ def test_path_where_nothing_can_be_is_an_error_of_ours(tmp_path: Path, name: str
 def test_status_of_a_regular_file_is_given(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     assert stat.S_ISREG(files._file_status(tmp_path / "x").st_mode)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "words"),
+    [
+        ("scan.tar", b"", "tar archive"),
+        ("scan.tar.gz", b"\x1f\x8b", "tar archive"),
+        ("scan.bin", bytes(257) + b"ustar", "tar archive"),
+        ("scan.7z", b"7z\xbc\xaf\x27\x1c", "7z archive"),
+        ("scan.rar", b"Rar!\x1a\x07\x01", "rar archive"),
+    ],
+)
+def test_an_archive_that_is_not_read_is_named_with_the_remedy(
+    tmp_path: Path, name: str, start: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(start + bytes(300))
+    with pytest.raises(ReadError, match=rf"{words}, which is not read. Unpack it"):
+        read_volume(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["inner.zip", "scan.nii.gz", "scan.mha", "scan.tar"])
+def test_a_zip_of_archives_or_of_whole_scans_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr(f"a/{name}", b"anything")
+    with pytest.raises(ReadError, match=r"not read inside a zip. Unpack it and name one"):
+        read_volume(tmp_path / "outer.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_damage_in_a_zip_of_any_method_is_a_sentence(tmp_path: Path, method: int) -> None:
+    place = tmp_path / "scan.zip"
+    with zipfile.ZipFile(place, "w", method) as archive:
+        archive.writestr("slice.dcm", bytes(128) + b"DICM" + bytes(range(256)) * 40)
+    content = bytearray(place.read_bytes())
+    content[60:90] = bytes(30)
+    place.write_bytes(content)
+    with pytest.raises(ReadError):
+        read_volume(place)
+
+
+def test_a_zip_packed_by_a_method_that_is_not_unpacked_is_said(tmp_path: Path) -> None:
+    place = tmp_path / "scan.zip"
+    with zipfile.ZipFile(place, "w") as archive:
+        archive.writestr("slice.dcm", b"content")
+    content = bytearray(place.read_bytes())
+    deflate64 = (9).to_bytes(2, "little")
+    content[8:10] = deflate64
+    at = content.index(b"PK\x01\x02") + 10
+    content[at : at + 2] = deflate64
+    place.write_bytes(content)
+    with pytest.raises(ReadError, match="packed by method 9"):
+        read_volume(place)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from chestct.errors import TrainingError
-from chestct.training.distributed import (
+from chestct.training.devices import (
     CPU,
     MOST_WORKERS,
     choose_device,

@@ -11,7 +11,8 @@ from torch import nn
 from chestct.datasets.augment import Augmentation
 from chestct.errors import TrainingError
 from chestct.training.loop import train
-from chestct.training.lr_range import (
+from chestct.training.objective import DivergedError
+from chestct.training.quick_range import (
     BREAKS_AT,
     LEFT_OUT,
     OWN,
@@ -20,7 +21,6 @@ from chestct.training.lr_range import (
 )
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import DivergedError
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -10,7 +10,7 @@ from typing import Final
 from chestct.errors import ReadError, UnknownNameError
 from chestct.lookup import unknown_name_message
 from chestct.readers.dicom_dataset import looks_like_dicom
-from chestct.readers.files import folder_files, path_status
+from chestct.readers.files import folder_files, path_status, refuse_archive
 from chestct.readers.tiff_geometry import TiffGeometry, as_options
 from chestct.volume import Volume
 
@@ -21,7 +21,12 @@ ALLOWED: Final[dict[str, str]] = {
 }
 """What a user may permit, and what it does; the command line has --allow-NAME for each."""
 
-_NIFTI_ENDINGS = (".nii", ".nii.gz")
+_ENDINGS: Final = {
+    "nifti": (".nii", ".nii.gz"),
+    "itk": (".mha", ".nrrd", ".mhd", ".nhdr"),
+}
+"""Formats that are known by the names of their files, each a whole scan."""
+_WORDS: Final = {"nifti": "NIfTI", "itk": "MetaImage or NRRD"}
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,19 @@ def _read_tiff(path: Path, options: ReadOptions) -> Volume:
     return read_tiff_stack(path, options.tiff)
 
 
+def _read_itk(path: Path, _: ReadOptions) -> Volume:
+    """MetaImage or NRRD: a .mha or .nrrd file (extra "itk")."""
+    from chestct.readers.itk import read_itk
+
+    return read_itk(path)
+
+
 Reader = Callable[[Path, ReadOptions], Volume]
 
 READERS: Final[dict[str, Reader]] = {
     "dicom": _read_dicom,
     "nifti": _read_nifti,
+    "itk": _read_itk,
     "tiff": _read_tiff,
 }
 """Format name to reader; packages are imported when a reader is first called."""
@@ -82,7 +95,8 @@ def read_volume(
     """Read a scan, whatever its format.
 
     Args:
-        path: Folder, zip or file: DICOM (nested folders too), NIfTI, or a folder of slices.
+        path: Folder, zip or file: DICOM (nested folders too), NIfTI, MetaImage, NRRD, or a folder
+            of slices.
         series: SeriesInstanceUID to read where a folder holds several DICOM series.
         allow: Departures to mend although they are large, names out of `ALLOWED`.
         tiff: Geometry and mapping to HU of a folder of slices, unless a sidecar gives them.
@@ -127,21 +141,31 @@ def format_of(path: str | Path) -> str:
 
 
 def _recognised(path: Path) -> tuple[str, Path]:
-    """Which reader, and the path it should read: a folder may hold a single NIfTI file."""
+    """Which reader, and the path it should read: a folder may hold one file that is a scan."""
     if not path.is_dir():
-        return ("nifti" if path.name.lower().endswith(_NIFTI_ENDINGS) else "dicom"), path
+        name = _by_name(path)
+        if name is None:
+            refuse_archive(path, [ending for endings in _ENDINGS.values() for ending in endings])
+        return name or "dicom", path
     files = folder_files(path)
     if any(_starts_as_dicom(file.path) for file in files):
         return "dicom", path
-    niftis = [file.path for file in files if file.name.lower().endswith(_NIFTI_ENDINGS)]
-    if len(niftis) == 1:
-        return "nifti", niftis[0]
-    if niftis:
-        msg = f"{path.name} holds {len(niftis)} NIfTI files and one scan was expected."
+    scans = [(name, file.path) for file in files if (name := _by_name(file.path))]
+    if len(scans) == 1:
+        return scans[0]
+    if scans:
+        kinds = " or ".join(_WORDS[name] for name in dict.fromkeys(name for name, _ in scans))
+        msg = f"{path.name} holds {len(scans)} {kinds} files and one scan was expected."
         raise ReadError(f"{msg} Name one of the files.")
     from chestct.readers.tiff_stack import is_slice_folder
 
     return ("tiff" if is_slice_folder(path) else "dicom"), path
+
+
+def _by_name(path: Path) -> str | None:
+    """The format that a file's name says; None where DICOM has to be looked for in it."""
+    name = path.name.lower()
+    return next((known for known, endings in _ENDINGS.items() if name.endswith(endings)), None)
 
 
 def _starts_as_dicom(path: Path) -> bool:

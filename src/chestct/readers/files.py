@@ -10,7 +10,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
@@ -18,6 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol, cast, runtime_checkable
 
 from chestct.errors import ReadError
+
+try:
+    from lzma import LZMAError
+except ImportError:  # pragma: no cover - Pythons that were built without it
+    LZMAError = OSError  # type: ignore[assignment, misc]
 
 MAX_FILES = 50_000
 """Most files looked at in one folder or zip; a whole study of thin slices stays under 10 000."""
@@ -30,9 +35,22 @@ MAX_RATIO = 200
 MAX_PATH_BYTES = 4096
 """Longest path followed; a folder tree that is deeper is left out."""
 
-BROKEN_STREAM = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+BROKEN_STREAM = (
+    OSError,
+    EOFError,
+    zlib.error,
+    LZMAError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    ValueError,
+)
 """What opening or reading a damaged file, zip member or compressed stream raises."""
 
+_ARCHIVES = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\xfd7zXZ\x00": "xz"}
+_ARCHIVE_ENDINGS = (".7z", ".rar", ".xz")
+_TAR_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+_TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -280,11 +298,55 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> list[FileSource]:
             " If it is a scan, unpack it and name the folder."
         )
         raise ReadError(msg)
+    packed_otherwise = {info.compress_type for info in members} - _UNPACKED
+    if packed_otherwise:
+        msg = f"{path.name} is packed by method {min(packed_otherwise)}, which is not unpacked here"
+        raise ReadError(f"{msg}. Unpack it and name the folder.")
     if any(_leaves_folder(info.filename) for info in members):
         msg = f"{path.name} holds a file whose path leads out of the zip. It was not read."
         raise ReadError(msg)
     wanted = [info for info in members if not _is_clutter(info.filename)]
     return [ZipMember(archive, info) for info in sorted(wanted, key=lambda info: info.filename)]
+
+
+def refuse_archive(path: Path, scan_endings: Sequence[str]) -> None:
+    """Refuse a file that wraps a scan in a way that is not unpacked, saying what to do.
+
+    Args:
+        path: A file.
+        scan_endings: What the names of files end with that are whole scans.
+
+    Raises:
+        ReadError: It is a tar, 7z or rar archive, or a zip of nothing but archives or whole scans.
+    """
+    _file_status(path)
+    with _read_in_words(path) as stream:
+        start = stream.read(_TAR_MARK_AT + len(_TAR_MARK))
+    kind = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
+    if start[_TAR_MARK_AT:] == _TAR_MARK or path.name.lower().endswith(_TAR_ENDINGS):
+        kind = "tar"
+    if kind is not None:
+        msg = f"{path.name} is a {kind} archive, which is not read. Unpack it and name the folder"
+        raise ReadError(f"{msg} of the scan, or put its files into a zip.")
+    if not start.startswith(_ZIP_MAGICS):
+        return
+    with _opened_zip(path) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+    names = [info.filename for info in members if not _is_clutter(info.filename)]
+    wrapped = (".zip", *_ARCHIVE_ENDINGS, *_TAR_ENDINGS, *scan_endings)
+    if names and all(name.lower().endswith(wrapped) for name in names):
+        first = PurePosixPath(names[0]).suffix
+        msg = f"{path.name} holds {len(names)} files of kind {first}, which are not read inside a"
+        raise ReadError(f"{msg} zip. Unpack it and name one of them.")
+
+
+@contextmanager
+def _read_in_words(path: Path) -> Iterator[BufferedIOBase]:
+    try:
+        with path.open("rb") as stream:
+            yield stream
+    except OSError as error:
+        raise ReadError(f"{path.name} cannot be opened: {error.strerror}.") from error
 
 
 def _leaves_folder(name: str) -> bool:

@@ -69,7 +69,7 @@ def read_nifti(path: Path) -> Volume:
             stored_grid, warnings = read_grid(header, layout.shape, path)
             _check_length(layout, path, is_gzip=isinstance(stream, gzip.GzipFile))
             order, _ = canonical_axes(stored_grid)
-            grid = _permuted(stored_grid, order)
+            grid = permuted(stored_grid, order)
             axes = np.argsort(order)
             stored_axes = (int(axes[0]), int(axes[1]), int(axes[2]))
             gathered = gather(_slabs(stream, layout, path), grid.shape, stored_axes, layout.rescale)
@@ -78,7 +78,7 @@ def read_nifti(path: Path) -> Volume:
             f"{path.name} cannot be read to its end ({type(error).__name__}): cut short or damaged."
         )
         raise ReadError(f"{msg} Copy or download it again.") from error
-    unit, found = _settle(gathered, path)
+    unit, found = settled(gathered, path)
     return Volume(
         grid=grid,
         voxels=gathered.voxels,
@@ -136,7 +136,8 @@ def _slabs(stream: BufferedIOBase, layout: Layout, path: Path) -> Iterator[Slab]
         raise ReadError(f"{msg} declares. Convert it again.")
 
 
-def _permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
+def permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
+    """A grid with its axes in another order."""
     depth, height, width = order
     return replace(
         grid,
@@ -146,7 +147,7 @@ def _permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
     )
 
 
-def _settle(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
+def settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
     """Decide whether the values are HU, and mend them in place."""
     voxels, num_broken = gathered.voxels, gathered.num_not_finite
     warnings: list[str] = []

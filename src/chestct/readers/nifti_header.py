@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from chestct.arrays import Matrix4, Shape
 from chestct.errors import ReadError
 from chestct.readers.hounsfield import Rescale
-from chestct.volume import MAX_VOXELS, Grid
+from chestct.volume import MAX_VOXELS, SMALLER, Grid
 
 MAX_SIDE = 4096
 """Longest axis accepted, in voxels; no CT has a larger matrix."""
@@ -135,7 +135,8 @@ def _read_shape(header: Header, path: Path) -> Shape:
     columns, rows, slices = sides[:3]
     num_voxels = slices * rows * columns
     if num_voxels > MAX_VOXELS:
-        raise ReadError(f"{path.name} declares {num_voxels} voxels; at most {MAX_VOXELS} are read.")
+        msg = f"{path.name} declares {num_voxels} voxels; at most {MAX_VOXELS} are read."
+        raise ReadError(f"{msg} {SMALLER}")
     return slices, rows, columns
 
 

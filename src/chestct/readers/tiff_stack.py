@@ -29,7 +29,7 @@ from chestct.readers.hounsfield import (
 )
 from chestct.readers.slice_pixels import SUFFIXES, SliceKind, format_of, read_slice
 from chestct.readers.tiff_geometry import EXAMPLE, SIDECAR, TiffGeometry, read_sidecar
-from chestct.volume import MAX_VOXELS, Grid, ScanSource, Unit, Volume
+from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
 
 __all__ = ["TiffGeometry", "is_slice_folder", "read_tiff_stack"]
 
@@ -71,7 +71,7 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
     shape = (len(paths), kind.rows, kind.columns)
     if math.prod(shape) > MAX_VOXELS:
         msg = f"{folder.resolve().name} has {shape} voxels, more than the {MAX_VOXELS}"
-        raise ReadError(f"{msg} that are read.")
+        raise ReadError(f"{msg} that are read. {SMALLER}")
     unit: Unit = geometry.unit if kind.bits == 16 else "windowed"
     rescale = Rescale(geometry.slope or 1.0, geometry.intercept or 0.0) if unit == "HU" else None
     gathered = gather(_slabs(paths, kind), shape, rescale=rescale)

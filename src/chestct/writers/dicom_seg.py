@@ -183,9 +183,7 @@ def _description(subject: Subject, number: int, segment: Segment) -> SegmentDesc
         segmented_property_type=coded(segment.kind),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
-            name=long_string(name),
-            family=coded(ARTIFICIAL_INTELLIGENCE),
-            version=long_string(version),
+            name=long_string(name), family=coded(ARTIFICIAL_INTELLIGENCE), version=version
         ),
         tracking_uid=subject.other_uid(segment.key),
         tracking_id=segment.key,
