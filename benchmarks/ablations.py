@@ -24,13 +24,10 @@ from chestct.classifier import load_classifier
 from chestct.datasets.manifest import TEST, Manifest, read_manifest, write_manifest
 from chestct.datasets.splits import SplitSettings, hold_out, part
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
-from chestct.studies.ablation_report import write_ablation
-from chestct.studies.compare_with_paper import compare_with_paper
-from chestct.studies.damage import DamagePlan, run_damage
-from chestct.studies.damage_table import write_damage
-from chestct.studies.paper_tables import write_with_paper
-from chestct.studies.roi_ablation import ROI_LAYERS, Row, run_ablation, table_rows
-from chestct.training.ready import Listener
+from chestct.studies.compare_with_paper import compare_with_paper, write_with_paper
+from chestct.studies.damage import DamagePlan, run_damage, write_damage
+from chestct.studies.roi_ablation import ROI_LAYERS, Row, run_ablation, table_rows, write_ablation
+from chestct.training.data import Listener
 from chestct.training.session import Plan, run_training
 from chestct.training.settings import RunSettings
 

@@ -29,11 +29,10 @@ from sklearn.metrics import roc_auc_score
 from chestct.classifier import Classifier, load_classifier
 from chestct.explain.back_to_scan import back_to_scan
 from chestct.explain.evidence import summarise_evidence
-from chestct.explain.gradient_maps import gradcam_map
+from chestct.explain.maps import gradcam_map
 from chestct.explain.mass import grown_by_a_cell, share_inside
 from chestct.explain.question import Question
-from chestct.explain.run import explain
-from chestct.explain.scan import explain_scan
+from chestct.explain.run import explain, explain_scan
 from chestct.networks import build_network
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan

@@ -33,11 +33,17 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
-from chestct.studies.localisation import Asked, MapScores, measure_answer
-from chestct.studies.localisation_masks import lesion_file, mask_at_input, read_mask
-from chestct.studies.localisation_table import as_table
+from chestct.studies.localisation import (
+    Asked,
+    MapScores,
+    as_table,
+    lesion_file,
+    mask_at_input,
+    measure_answer,
+    read_mask,
+)
 from chestct.studies.model_audit_weights import with_network
-from chestct.training.ready import Listener
+from chestct.training.data import Listener
 from chestct.training.results import scan_key
 from chestct.training.session import (
     CLASSIFIER_FOLDER,

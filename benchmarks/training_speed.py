@@ -8,7 +8,7 @@ weights; medians are reported, on a CPU of processor time, summed over its threa
 machine does not count, and on a GPU of time with the most memory. A step is forward, loss, backward
 and Adam on a batch that is there already: reading and augmentation are not in it. `--layouts`
 measures only both memory formats in both precisions, on which `MEMORY_FORMAT` of
-`chestct.training.devices` rests. `--augment` measures a step in both precisions beside what the
+`chestct.training.distributed` rests. `--augment` measures a step in both precisions beside what the
 `recommended` augmentation of its batch takes.
 """
 
@@ -27,8 +27,8 @@ from torch import nn
 
 from chestct.datasets.augment import AUGMENTATIONS, vary_batch
 from chestct.networks import NETWORKS, build_network
-from chestct.training.devices import MEMORY_FORMAT, tuned_for
-from chestct.training.recompute import recomputing
+from chestct.training.distributed import MEMORY_FORMAT, tuned_for
+from chestct.training.steps import recomputing
 
 
 @dataclass(frozen=True)

@@ -46,12 +46,11 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, insert_lesions, simulate_patient
-from chestct.training.loop import train
-from chestct.training.outputs import evaluate
-from chestct.training.parts import Parts, find_parts
+from chestct.training.components import Parts, find_parts
+from chestct.training.loop import evaluate, train
 from chestct.training.results import abstention_of
 from chestct.training.run import LabelledSets
-from chestct.training.settings_file import read_settings
+from chestct.training.settings import read_settings
 from chestct.volume import Volume
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.yaml"

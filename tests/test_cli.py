@@ -195,12 +195,13 @@ def test_an_error_of_the_program_is_said_without_a_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
     def fail() -> None:
-        raise RuntimeError("gone")
+        raise RuntimeError("Secret^Name")
 
     monkeypatch.setattr("chestct.cli.info.describe_installation", fail)
     assert main(["info"]) == 2
     printed = capsys.readouterr().err
-    assert printed.startswith("chestct: internal error (RuntimeError: gone)")
+    assert printed.startswith("chestct: internal error (RuntimeError). ")
+    assert "Secret" not in printed
     assert "Traceback" not in printed
 
 

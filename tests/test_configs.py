@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from chestct.datasets.augment import Augmentation, Turns
-from chestct.training.parts import find_parts
-from chestct.training.settings_file import read_settings
+from chestct.training.components import find_parts
+from chestct.training.settings import read_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EVERY_CONFIG = pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from chestct.classifier import Classifier, load_classifier
-    from chestct.explain.scan import explain_scan
+    from chestct.explain.run import explain_scan
     from chestct.pipeline import classify_scan
     from chestct.preprocess.prepare import prepare
     from chestct.preprocess.recipes import RECIPES
@@ -42,7 +42,7 @@ _HOMES: Final = {
     "ScanResult": "chestct.result",
     "Volume": "chestct.volume",
     "classify_scan": "chestct.pipeline",
-    "explain_scan": "chestct.explain.scan",
+    "explain_scan": "chestct.explain.run",
     "load_classifier": "chestct.classifier",
     "prepare": "chestct.preprocess.prepare",
     "read_volume": "chestct.readers",

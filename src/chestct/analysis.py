@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -28,6 +29,7 @@ SCAN_FACTS: Final[dict[str, str]] = {
     "manufacturer": "Manufacturer",
     "model": "Scanner model",
     "patient_position": "Patient position",
+    "lossy_compression": "Lossy compression",
     "unit": "Values",
     "left_out": "Left out",
 }
@@ -35,6 +37,20 @@ SCAN_FACTS: Final[dict[str, str]] = {
 
 An allow-list: whatever else a reader knows stays inside the program.
 """
+
+_SOURCES: Final[WeakKeyDictionary[Volume, SourceSeries]] = WeakKeyDictionary()
+"""Headers that were read before, of volumes that are still there."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Is told how far the analysis of a scan is."""
+
+    def was_read(self, volume: Volume, path: Path) -> None:
+        """The scan was read from a path; the long work comes now."""
+
+    def explaining(self, done: int, num: int) -> None:
+        """So many steps of an explanation are done, of so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +64,7 @@ class ScanAnalysis:
         explanation: Where the evidence lies, when it was asked for.
         path: What was read, for writers that copy headers; None for a volume made in memory.
             Never shown: archives name folders by patient.
+        not_written: Writer name to the reason why this output is missing beside the others.
     """
 
     result: ScanResult
@@ -55,19 +72,16 @@ class ScanAnalysis:
     prepared: PreparedScan
     explanation: ScanExplanation | None = None
     path: Path | None = field(default=None, repr=False)
+    not_written: Mapping[str, str] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def source_series(self) -> SourceSeries | None:
-        """The headers behind the volume, read when first asked for; None if it was not DICOM.
+        """As `source_of`, of this volume.
 
         Raises:
             ReadError: The files are no longer what was read.
         """
-        if self.path is None or self.volume.source.format != "dicom":
-            return None
-        from chestct.readers.dicom_source import read_source
-
-        return read_source(self.path, self.volume)
+        return source_of(self.volume, self.path)
 
     @property
     def analysed_slices(self) -> tuple[int, int]:
@@ -82,3 +96,18 @@ class ScanAnalysis:
         reach = self.prepared.body_grid.to_index(input_grid.to_patient(faces))[:, 0]
         low, high = int(np.ceil(reach.min())), int(np.floor(reach.max()))
         return max(first, min(low, last)), min(last, max(high, first))
+
+
+def source_of(volume: Volume, path: Path | None) -> SourceSeries | None:
+    """The headers behind a volume, read when first asked for; None if it was not DICOM.
+
+    Raises:
+        ReadError: The files are no longer what was read.
+    """
+    if path is None or volume.source.format != "dicom":
+        return None
+    if volume not in _SOURCES:
+        from chestct.readers.dicom_source import read_source
+
+        _SOURCES[volume] = read_source(path, volume)
+    return _SOURCES[volume]

@@ -4,6 +4,34 @@ Each message says what happened, where, what was expected and what to do about i
 errors are not in this family: they stay `ValueError`, `TypeError` and the like.
 """
 
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_UNPRINTABLE: Final = re.compile(
+    # Control characters, line ends and directions of Unicode, bytes that were no UTF-8.
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """A text on one line, whatever names, headers and labels of others are in it.
+
+    What would end the line, move a cursor or turn the direction of writing becomes "�".
+    """
+    return _UNPRINTABLE.sub("�", text)
+
+
+def printable_message(text: str) -> str:
+    """As `printable`, for a message that may have several lines: all but the first are indented.
+
+    So a name with a line end in it cannot pass for a message of its own.
+    """
+    first, *others = text.split("\n")
+    lines = [line if line.startswith("  ") else f"  {line}" for line in others]
+    return "\n".join(printable(line) for line in (first, *lines))
+
 
 class ChestCTError(Exception):
     """Something outside the program was not as it should be; the message says what to do.

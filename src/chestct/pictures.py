@@ -45,6 +45,9 @@ AXES: Final[dict[Plane, tuple[int, int, int]]] = {
 """Per plane: the axis looked along, the axis of the rows, the axis of the columns."""
 
 
+_MOST_TALL = 4.0
+
+
 @dataclass(frozen=True, eq=False)
 class Scene:
     """What is drawn: a canonical volume, the lungs in it, and how to look at them.
@@ -173,12 +176,15 @@ def tick_planes(picture: RGB, scene: Scene, plane: Plane, slices: Mapping[Plane,
 
 
 def picture_height(scene: Scene, plane: Plane, width_px: int) -> int:
-    """Rows of a picture of this plane that is `width_px` wide, so that a millimetre is square."""
+    """Rows of a picture of this plane that is `width_px` wide, so that a millimetre is square.
+
+    No picture is higher than `_MOST_TALL` times its width, whatever was scanned.
+    """
     _, rows, columns = AXES[plane]
     sizes = [(stop - start) for start, stop in scene.box]
     spacing = scene.volume.grid.spacing_mm
     ratio = sizes[rows] * spacing[rows] / (sizes[columns] * spacing[columns])
-    return max(1, round(width_px * ratio))
+    return max(1, round(width_px * min(ratio, _MOST_TALL)))
 
 
 def to_gray(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -12,10 +12,11 @@ from time import perf_counter
 from typing import Final
 
 from chestct import __version__
-from chestct.analysis import SCAN_FACTS, ScanAnalysis
+from chestct.analysis import SCAN_FACTS, ScanAnalysis, Watcher
 from chestct.card import Card
 from chestct.classifier import Classifier, load_classifier
 from chestct.engines import Engine, make_engine
+from chestct.errors import printable
 from chestct.explain import AUTO, split_choice
 from chestct.fingerprints import hash_voxels
 from chestct.labels import UNSUITABLE
@@ -68,7 +69,7 @@ def analyse_scan(
     engine: str | Engine = "auto",
     reading: ReadOptions | None = None,
     explain: str | None = None,
-    listener: Callable[[int, int], object] | None = None,
+    watcher: Watcher | None = None,
 ) -> ScanAnalysis:
     """As `classify_scan`, and return with the answer what it was made from.
 
@@ -84,7 +85,7 @@ def analyse_scan(
         explain: How to explain the decision: a name in `EXPLANATIONS`, with ":LAYER" after it for
             a layer of choice, or "auto" for what the classifier's card names. A scan that is
             unsuitable has no decision and gets no explanation.
-        listener: Told by slow explanations how many steps of how many are done.
+        watcher: Told that the scan was read, and by slow explanations how far they are.
 
     Raises:
         ChestCTError: The scan, the classifier or the engine is not as it should be, or the
@@ -99,6 +100,9 @@ def analyse_scan(
     volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
     lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
     was_read = perf_counter()
+    if watcher is not None:
+        watcher.was_read(volume, Path(path))
+    watched = perf_counter() - was_read
     prepared = prepare(volume, classifier.recipe, lungs=lungs)
     was_prepared = perf_counter()
     is_suitable = not prepared.unsuitable_reasons
@@ -113,7 +117,7 @@ def analyse_scan(
         warnings=(*doubts, *volume.warnings, *prepared.warnings),
         lung_volume_l=float(prepared.lung_volume_l),
         scan_facts=describe_scan(volume),
-        timings_s=_timings(started, was_read, was_prepared, has_run),
+        timings_s=_timings(started + watched, was_read + watched, was_prepared, has_run),
         provenance=describe_provenance(volume, prepared, classifier, chosen.name),
         notice=classifier.card.notice,
         is_uncertain=bool(doubts),
@@ -121,17 +125,17 @@ def analyse_scan(
     analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
     if chosen_map is None or not is_suitable:
         return analysis
-    return _explained(classifier, analysis, chosen_map, listener)
+    return _explained(classifier, analysis, chosen_map, watcher)
 
 
 def _explained(
     classifier: Classifier,
     analysis: ScanAnalysis,
     choice: tuple[str, str | None],
-    listener: Callable[[int, int], object] | None,
+    watcher: Watcher | None,
 ) -> ScanAnalysis:
     """The same with an explanation of the decision, by a method and at a layer."""
-    from chestct.explain.scan import explain_scan
+    from chestct.explain.run import explain_scan
 
     method, layer = choice
     explanation = explain_scan(
@@ -141,7 +145,7 @@ def _explained(
         method=method,
         label=analysis.result.decision,
         layer=layer,
-        listener=listener,
+        listener=None if watcher is None else watcher.explaining,
     )
     return replace(analysis, explanation=explanation)
 
@@ -195,8 +199,8 @@ def scan_name(path: str | Path) -> str:
 
 
 def readable(path: str | Path) -> str:
-    """A path as text: bytes that are not UTF-8, which no output could hold, become "�"."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    """A path as text on one line: what no output can hold or show becomes "�"."""
+    return printable(os.fsencode(path).decode("utf-8", "replace"))
 
 
 def describe_scan(volume: Volume) -> dict[str, str]:

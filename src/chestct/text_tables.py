@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Sequence
+from typing import Final
+
+_RUNS: Final = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
 
 def as_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """CSV with Unix line ends; None becomes an empty cell."""
+    """CSV with Unix line ends; None becomes an empty cell.
+
+    A text that a spreadsheet would run as a formula gets an apostrophe before it; `from_cell` takes
+    it away again.
+    """
+    return "".join(_as_row(line) for line in (header, *lines))
+
+
+def from_cell(cell: str) -> str:
+    """A text as it was before `as_csv` made a cell of it."""
+    return cell[1:] if cell.startswith("'") and _RUNS.match(cell) else cell
+
+
+def _as_row(line: Iterable[object]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if cell is None else cell for cell in line] for line in lines)
-    return text.getvalue()
+    # Only characters of the line end are quoted, and a cell can hold either.
+    csv.writer(text, lineterminator="\r\n").writerow(map(_as_cell, line))
+    return text.getvalue()[:-2] + "\n"
+
+
+def _as_cell(value: object) -> object:
+    if isinstance(value, str) and _RUNS.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return "" if value is None else value
 
 
 def as_markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

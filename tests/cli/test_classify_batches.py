@@ -46,7 +46,7 @@ def classify(*arguments: str | Path, tiny: str) -> int:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (RuntimeError("gone"), "internal error (RuntimeError: gone)"),
+        (RuntimeError("Doe^Jane"), "internal error (RuntimeError)"),
         (MemoryError("Unable to allocate 9 GiB"), "not enough memory (Unable to allocate 9 GiB)"),
         (MemoryError(), "Free some"),
         (OSError(errno.EIO, "Input/output error", "Doe^Jane.dcm"), "(OSError: Input/output error)"),

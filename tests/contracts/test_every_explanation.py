@@ -56,7 +56,7 @@ EVERY_PAIR = pytest.mark.parametrize(
 def few_patches():
     """One patch per scan: how many there are changes nothing about what is promised."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chestct.explain.occlusion_maps.PATCHES_PER_AXIS", 1)
+        patch.setattr("chestct.explain.maps.PATCHES_PER_AXIS", 1)
         yield
 
 

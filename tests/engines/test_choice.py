@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chestct.engines import choice
-from chestct.engines.choice import choose_engine, has_cuda_gpu, has_library
+from chestct.engines import interface
+from chestct.engines.interface import choose_engine, has_cuda_gpu, has_library
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, openvino: bool) -> None:
-    monkeypatch.setattr(choice, "has_cuda_gpu", lambda: gpu)
-    monkeypatch.setattr(choice, "is_installed", lambda package: openvino)
+    monkeypatch.setattr(interface, "has_cuda_gpu", lambda: gpu)
+    monkeypatch.setattr(interface, "is_installed", lambda package: openvino)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_auto_takes_the_gpu_then_openvino_then_torch(
 def test_a_gpu_needs_a_driver_and_a_torch_that_can_use_it(
     monkeypatch: pytest.MonkeyPatch, driver: str | None, usable: bool
 ) -> None:
-    monkeypatch.setattr(choice, "has_library", lambda name: name == driver)
+    monkeypatch.setattr(interface, "has_library", lambda name: name == driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
     assert has_cuda_gpu() == (driver is not None and usable)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from chestct.errors import ExplanationError
-from chestct.explain.attention_maps import attention_map
+from chestct.explain.maps import attention_map
 from chestct.explain.question import Question, output_of
 from chestct.networks import build_network
 
@@ -27,7 +27,7 @@ def question(shape: tuple[int, int, int] = (14, 15, 21)) -> Question:
 def test_a_position_gets_the_column_mean_of_the_attention_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("chestct.explain.attention_maps._QUERIES_AT_ONCE", 5)
+    monkeypatch.setattr("chestct.explain.maps._QUERIES_AT_ONCE", 5)
     found = attention_map(question())
     attention = question().network.attention
     with torch.no_grad():

@@ -9,8 +9,7 @@ import pytest
 from analyses import SHAPE, lung_mask, make_prepared, make_volume
 from phantoms import chest, chest_grid, turned_grid
 
-from chestct.explain.evidence import summarise_evidence
-from chestct.explain.regions import lung_regions
+from chestct.explain.evidence import lung_regions, summarise_evidence
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import CANONICAL_DIRECTION, Grid, Volume, to_canonical
 

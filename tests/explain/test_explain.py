@@ -15,11 +15,9 @@ from tiny_classifiers import SHAPE, saved_classifier, tiny_scan
 
 from chestct.classifier import Classifier
 from chestct.errors import EngineError, ExplanationError, UnknownNameError
-from chestct.explain.channel_maps import strongest_channel_map
-from chestct.explain.gradient_maps import activation_and_gradient, gradcam_map
 from chestct.explain.layers import pick_layer
-from chestct.explain.run import explain
-from chestct.explain.scan import explain_scan
+from chestct.explain.maps import activation_and_gradient, gradcam_map, strongest_channel_map
+from chestct.explain.run import explain, explain_scan
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import ScanSource, Volume
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from chestct.explain.evidence import cell_centres, spread_over_input
 from chestct.explain.layers import Layer, find_layers, pick_layer
 from chestct.explain.question import CellMap, Question
-from chestct.explain.spread import cell_centres, spread_over_input
 from chestct.networks import build_network
 
 SHAPE = (32, 32, 128)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from tiny_classifiers import settle_batch_norm
 
-from chestct.explain.gradient_maps import gradcam_map
+from chestct.explain.evidence import spread_over_input
+from chestct.explain.maps import gradcam_map
 from chestct.explain.mass import grown_by_a_cell, share_inside
 from chestct.explain.question import Question
-from chestct.explain.spread import spread_over_input
 from chestct.networks import build_network
 
 SHAPE = (32, 32, 160)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_networks import MeanOfChannels, ask
 
-from chestct.explain.occlusion_maps import occlusion_map
+from chestct.explain.maps import occlusion_map
 from chestct.explain.question import Question
 
 HEAD = [[8.0], [-8.0], [0.0]]
@@ -56,7 +56,7 @@ def test_only_patches_that_change_something_are_run_and_each_is_told_of() -> Non
 
 def test_batches_of_patches_give_what_single_ones_give(monkeypatch: pytest.MonkeyPatch) -> None:
     together = occlusion_map(bright_corner(), patch=(2, 2, 2), stride=(1, 1, 1))
-    monkeypatch.setattr("chestct.explain.occlusion_maps._MOST_AT_ONCE", 1)
+    monkeypatch.setattr("chestct.explain.maps._MOST_AT_ONCE", 1)
     singly = occlusion_map(bright_corner(), patch=(2, 2, 2), stride=(1, 1, 1))
     np.testing.assert_allclose(together.values, singly.values, rtol=1e-6)
 

@@ -8,9 +8,7 @@ import pytest
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.extras import MissingExtraError, is_installed
-from chestct.networks.slice_backbones import SLICE_NETWORKS
-from chestct.networks.slice_weights import find_weights
-from chestct.networks.slices import SliceSettings, build_slice_network
+from chestct.networks.slices import SLICE_NETWORKS, SliceSettings, build_slice_network, find_weights
 
 SIX = ("vgg19", "inception_v3", "resnet50_v2", "xception", "mobilenet_v2", "densenet169")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from chestct.explain.gradient_maps import gradcam_map, gradcam_plus_plus_map, layercam_map
+from chestct.explain.maps import gradcam_map, gradcam_plus_plus_map, layercam_map
 from chestct.explain.question import Question
 
 KERNEL = (1.0, -2.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_classifiers import settle_batch_norm
 
-from chestct.explain.gradient_maps import gradcam_map, gradcam_plus_plus_map
+from chestct.explain.maps import gradcam_map, gradcam_plus_plus_map
 from chestct.explain.question import Question
 from chestct.networks import build_network
 

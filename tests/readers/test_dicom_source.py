@@ -50,7 +50,9 @@ def test_what_breaks_the_standard_and_private_elements_are_left_out(tmp_path: Pa
         dataset.OtherPatientIDsSequence = [inner]
         dataset.private_block(0x0011, "someone", create=True).add_new(1, "LO", "secret")
         save(dataset, tmp_path / "a.dcm")
-    header = source_of(tmp_path).header
+    source = source_of(tmp_path)
+    header = source.header
+    assert source.left_out == ("PatientAge", "PatientID")
     assert "PatientAge" not in header
     assert "OtherPatientIDsSequence" not in header
     assert header.PatientSize == 1.75

@@ -6,8 +6,7 @@ from torch import nn
 
 from chestct.errors import NetworkError
 from chestct.extras import import_extra, is_installed
-from chestct.networks.slice_backbones import SLICE_NETWORKS
-from chestct.networks.slices import SliceNetwork, build_slice_network
+from chestct.networks.slices import SLICE_NETWORKS, SliceNetwork, build_slice_network
 
 needs_timm = pytest.mark.skipif(
     not is_installed("timm"), reason="needs timm: see the slices step of .ci/run"

@@ -8,9 +8,14 @@ from safetensors.torch import load_file, save_file
 
 from chestct.errors import NetworkError
 from chestct.extras import is_installed
-from chestct.networks.slice_backbones import SLICE_NETWORKS, WEIGHTS_NAME
-from chestct.networks.slice_weights import find_weights, load_backbone_weights
-from chestct.networks.slices import SliceNetwork, build_slice_network
+from chestct.networks.slices import (
+    SLICE_NETWORKS,
+    WEIGHTS_NAME,
+    SliceNetwork,
+    build_slice_network,
+    find_weights,
+    load_backbone_weights,
+)
 
 
 @pytest.fixture

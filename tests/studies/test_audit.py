@@ -13,10 +13,18 @@ import pytest
 from chestct.cli import main
 from chestct.errors import WriteError
 from chestct.evaluation.intervals import Estimate
-from chestct.studies.audit import Audit, as_json, audit_papers, report_of, write_audit
+from chestct.studies.audit import (
+    Audit,
+    anchor,
+    as_html,
+    as_json,
+    as_markdown,
+    audit_papers,
+    report_of,
+    write_audit,
+)
 from chestct.studies.audit_document import Points, Table, listed
-from chestct.studies.audit_pages import anchor, as_html, as_markdown
-from chestct.studies.audit_roi_rows import AGREES
+from chestct.studies.audit_roi import AGREES
 from chestct.studies.audit_scores import Scores, counts_behind, percent_of, score
 from chestct.studies.published.facts import roi_facts
 

@@ -11,8 +11,13 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from chestct.evaluation.metrics import ClassCounts
-from chestct.studies.audit_maseres import MaseresAudit, audit_maseres_paper, audit_model
-from chestct.studies.audit_maseres_tests import can_be_kappa, decisions_of
+from chestct.studies.audit_maseres import (
+    MaseresAudit,
+    audit_maseres_paper,
+    audit_model,
+    can_be_kappa,
+    decisions_of,
+)
 from chestct.studies.audit_scores import percent_of, rounded
 from chestct.studies.published import facts
 

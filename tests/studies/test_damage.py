@@ -17,11 +17,17 @@ from chestct.datasets.manifest import read_manifest
 from chestct.engines import make_engine
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
-from chestct.studies.damage import DamagedNetwork, DamagePlan, run_damage
-from chestct.studies.damage_parts import choose_parts, published_choice
-from chestct.studies.damage_table import mean_accuracy, write_damage
+from chestct.studies.damage import (
+    DamagedNetwork,
+    DamagePlan,
+    choose_parts,
+    mean_accuracy,
+    published_choice,
+    run_damage,
+    write_damage,
+)
 from chestct.studies.study_rows import StudyError
-from chestct.training.ready import Listener
+from chestct.training.data import Listener
 from chestct.training.settings import DataSection
 
 Output = pytest.CaptureFixture[str]

@@ -7,7 +7,7 @@ import torch
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import build_network
-from chestct.studies.damage_parts import (
+from chestct.studies.damage import (
     Layer,
     choose_parts,
     damage,

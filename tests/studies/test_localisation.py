@@ -15,12 +15,15 @@ from chestct.readers.masks import read_mask
 from chestct.studies.localisation import (
     Asked,
     MapScores,
+    as_table,
+    estimate_text,
     grown_by_cells,
+    lesion_file,
+    mask_at_input,
     measure_answer,
     measure_map,
+    summarise_maps,
 )
-from chestct.studies.localisation_masks import lesion_file, mask_at_input
-from chestct.studies.localisation_table import as_table, estimate_text, summarise_maps
 from chestct.volume import Volume
 from chestct.writers.nifti_export import write_nifti
 

@@ -14,8 +14,14 @@ from chestct.datasets.manifest import read_manifest
 from chestct.datasets.splits import maseres_paper
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.compare_with_paper import compare_with_paper
-from chestct.studies.maseres_rows import SPLIT_FILE, run_patients, split_in_words
-from chestct.studies.maseres_settings import Chosen, patient_settings, settings_remarks
+from chestct.studies.maseres import (
+    SPLIT_FILE,
+    Chosen,
+    patient_settings,
+    run_patients,
+    settings_remarks,
+    split_in_words,
+)
 from chestct.studies.study_rows import StudyError
 from chestct.training.session import Plan
 
@@ -138,11 +144,11 @@ def write_many(folder: Path) -> Path:
 def test_without_a_split_the_papers_own_is_drawn_and_kept(
     tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.studies import scan_rows
+    from chestct.studies import study_rows
 
     manifest = write_many(tmp_path)
     seen: list[Plan] = []
-    monkeypatch.setattr(scan_rows, "run_training", seen.append)
+    monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = make_plan(manifest, tmp_path / "table", configs)
     settings = {"maseres": plan.settings}
     progress = run_patients(plan, settings, before_row=lambda _row: None)
@@ -182,15 +188,15 @@ def test_figures_of_a_validation_part_are_called_too_good(workshop: Any, configs
 def test_precision_is_settled_once_for_all_rows(
     workshop: Any, configs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.studies import scan_rows
+    from chestct.studies import study_rows
 
     chosen = Chosen(configs, overrides=("training.precision=auto",))
     settings = {name: patient_settings(name, chosen) for name in SMALL}
     seen: list[Plan] = []
-    monkeypatch.setattr(scan_rows, "run_training", seen.append)
+    monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = Plan(settings["maseres"], workshop.manifest, tmp_path / "table")
     for wanted in ("float32", "bf16"):
-        monkeypatch.setattr(scan_rows, "settled", lambda s, *_rest, p=wanted: in_precision(s, p))
+        monkeypatch.setattr(study_rows, "settled", lambda s, *_rest, p=wanted: in_precision(s, p))
         run_patients(replace(plan, folder=tmp_path / wanted), settings, before_row=print)
     assert [each.settings.training.precision for each in seen] == 2 * ["float32"] + 2 * ["bf16"]
 

@@ -8,12 +8,10 @@ import pytest
 
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
-from chestct.studies.audit_maseres_tests import decisions_of
+from chestct.studies.audit_maseres import decisions_of
 from chestct.studies.compare_with_paper import MASERES_NETWORKS, SLICE_NETWORKS, maseres_model
-from chestct.studies.maseres_markdown import PATIENT_LEVEL, SLICE_LEVEL, as_markdown
-from chestct.studies.maseres_report import write_table
-from chestct.studies.maseres_rows import NetworkRow
-from chestct.studies.maseres_table import PaperTable, make_table, printed_pair
+from chestct.studies.maseres import NetworkRow, PaperTable, make_table, printed_pair
+from chestct.studies.maseres_report import PATIENT_LEVEL, SLICE_LEVEL, as_markdown, write_table
 from chestct.studies.published.facts import maseres_facts
 from chestct.studies.study_rows import RowResult
 

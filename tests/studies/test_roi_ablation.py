@@ -9,8 +9,6 @@ import pytest
 from chestct.cli import main
 from chestct.errors import TrainingError, UnknownNameError, WriteError
 from chestct.evaluation.intervals import Bootstrap
-from chestct.studies.ablation_report import write_ablation
-from chestct.studies.claims import claim
 from chestct.studies.roi_ablation import (
     GATINGS,
     NETWORKS,
@@ -19,13 +17,14 @@ from chestct.studies.roi_ablation import (
     Row,
     run_ablation,
     table_rows,
+    write_ablation,
 )
-from chestct.studies.study_rows import Progress, StudyError
-from chestct.training.objective import DivergedError
-from chestct.training.parts import find_parts
-from chestct.training.ready import Listener, make_cache
+from chestct.studies.study_rows import Progress, StudyError, claim
+from chestct.training.components import find_parts
+from chestct.training.data import Listener, make_cache
 from chestct.training.session import Plan
-from chestct.training.settings_file import read_settings
+from chestct.training.settings import read_settings
+from chestct.training.steps import DivergedError
 
 Output = pytest.CaptureFixture[str]
 ROWS = table_rows(("roi_resnet18",), ("none", "figure"), (0.6, 0.8))
@@ -157,16 +156,16 @@ def test_a_claim_that_cannot_be_made_names_the_folder(tmp_path: Path) -> None:
 def test_a_row_whose_loss_is_no_number_does_not_stop_the_others(
     workshop: Any, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.studies import scan_rows
+    from chestct.studies import study_rows
 
-    train = scan_rows.run_training
+    train = study_rows.run_training
 
     def diverge_without_gates(plan: Plan) -> object:
         if plan.settings.network.settings["gating"] == "none":
             raise DivergedError("The loss is no longer a number.")
         return train(plan)
 
-    monkeypatch.setattr(scan_rows, "run_training", diverge_without_gates)
+    monkeypatch.setattr(study_rows, "run_training", diverge_without_gates)
     rows = (ROWS[1], ROWS[3])
     progress = run_ablation(make_plan(workshop, tmp_path / "study"), rows)
     assert progress.diverged == rows[:1]

@@ -8,17 +8,18 @@ import pytest
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
-from chestct.studies.roi_ablation import Row
-from chestct.studies.row_figures import TableRow, holm, make_rows
-from chestct.studies.study_figures import draw_accuracies, draw_sensitivities
-from chestct.studies.study_rows import RowResult
-from chestct.studies.study_table import (
+from chestct.studies.roi_ablation import (
+    Row,
     as_markdown,
     compare_pairs,
     differing_columns,
+    draw_accuracies,
+    draw_sensitivities,
     pairs_csv,
     rows_csv,
 )
+from chestct.studies.row_figures import TableRow, holm, make_rows
+from chestct.studies.study_rows import RowResult
 
 NUM_SCANS = 30
 BOOTSTRAP = Bootstrap(50)

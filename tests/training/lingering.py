@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from chestct.datasets.augment import Augmentation
-from chestct.training import checkpoints
+from chestct.training import run
 from chestct.training.loop import train
 
 PARTS = ("forward", "backward", "stepped", "saving")
@@ -51,6 +51,6 @@ if __name__ == "__main__":
         say("saving")
 
     torch.set_num_threads(1)
-    checkpoints.save_file = save_and_stay
+    run.save_file = save_and_stay
     register_optimizer_step_post_hook(lambda *_: say("stepped"))
     train(Lingering(say), SETS, SETTINGS, folder, augmentation=Augmentation())

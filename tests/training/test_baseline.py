@@ -9,7 +9,7 @@ from chestct.datasets.manifest import Manifest
 from chestct.datasets.scans import ScanFacts
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import TWO_CLASSES
-from chestct.training.baseline import cross_validated_baseline
+from chestct.training.results import cross_validated_baseline
 
 
 def judged(manifest: Manifest) -> Predictions:

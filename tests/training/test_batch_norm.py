@@ -10,10 +10,10 @@ from brightness import SETS, SETTINGS, MeanThenLinear
 from torch import nn
 
 from chestct.networks import build_network
-from chestct.training.batch_norm import BatchNormWarmUp, remark_on_start
 from chestct.training.loop import train
 from chestct.training.run import EpochLog
 from chestct.training.settings import TrainingSettings
+from chestct.training.steps import BatchNormWarmUp, remark_on_start
 
 WARM = SETTINGS.model_copy(
     update={"workers": 0, "mixup_alpha": 0.0, "batch_norm_warm_up": True, "checkpoint_every_s": 0}

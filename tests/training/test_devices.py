@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from chestct.errors import TrainingError
-from chestct.training.devices import (
+from chestct.training.distributed import (
     CPU,
     MOST_WORKERS,
     choose_device,

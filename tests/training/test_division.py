@@ -6,7 +6,7 @@ import pytest
 
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.errors import TrainingError
-from chestct.training.division import Division, divide, divide_fold, with_folds
+from chestct.training.data import Division, divide, divide_fold, with_folds
 from chestct.training.settings import DataSection
 
 SECTION = DataSection.model_validate({"validation_share": 0.25})

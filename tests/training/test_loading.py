@@ -11,12 +11,10 @@ from brightness import SETS, SETTINGS, Brightness, MeanThenLinear
 from torch.utils.data import Dataset
 
 from chestct.errors import ReadError, TrainingError
-from chestct.training.devices import CPU
-from chestct.training.loading import batches_on, in_steps, make_loader
+from chestct.training.distributed import CPU, Ranks
+from chestct.training.loading import Steps, batches_on, in_steps, make_loader, steps_of_epoch
 from chestct.training.loop import train
-from chestct.training.ranks import Ranks
 from chestct.training.run import LabelledSets
-from chestct.training.sampling import Steps, steps_of_epoch
 
 META = torch.device("meta")
 

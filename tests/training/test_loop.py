@@ -22,10 +22,9 @@ from torch import nn
 from chestct.datasets.augment import Augmentation
 from chestct.errors import ReadError, TrainingError, WriteError
 from chestct.training import loop
+from chestct.training.distributed import Ranks
 from chestct.training.interrupts import memory_explained
-from chestct.training.loop import train
-from chestct.training.outputs import evaluate
-from chestct.training.ranks import Ranks
+from chestct.training.loop import evaluate, train
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
 
@@ -241,7 +240,7 @@ def test_a_disk_that_cannot_be_written_stops_the_run_with_a_remedy(
     def full(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("chestct.training.checkpoints.save_file", full)
+    monkeypatch.setattr("chestct.training.run.save_file", full)
     with pytest.raises(WriteError, match="free some space"):
         train(MeanThenLinear(), SETS, QUICK, tmp_path)
     assert not list(tmp_path.glob("*.part"))
@@ -290,10 +289,10 @@ def test_precision_is_settled_when_a_run_begins_and_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = QUICK.model_copy(update={"precision": "auto", "epochs": 1})
-    monkeypatch.setattr("chestct.training.devices.multiplies_in_bf16", lambda _device: True)
+    monkeypatch.setattr("chestct.training.distributed.multiplies_in_bf16", lambda _device: True)
     train(MeanThenLinear(), SETS, auto, tmp_path)
     assert json.loads((tmp_path / "settings.json").read_text())["precision"] == "bf16"
-    monkeypatch.setattr("chestct.training.devices.multiplies_in_bf16", lambda _device: False)
+    monkeypatch.setattr("chestct.training.distributed.multiplies_in_bf16", lambda _device: False)
     assert len(train(MeanThenLinear(), SETS, auto, tmp_path)) == 1
     plain = auto.model_copy(update={"precision": "float32"})
     with pytest.raises(TrainingError, match="precision was bf16, is float32"):

@@ -7,11 +7,17 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, MeanThenLinear
 
 from chestct.errors import TrainingError
-from chestct.training.lr_range import RangeTest, range_per_epoch, smooth, write_range_test
-from chestct.training.objective import DivergedError
-from chestct.training.range_session import RangePlan, run_range_test
-from chestct.training.ready import Listener
-from chestct.training.settings_file import read_settings
+from chestct.training.data import Listener
+from chestct.training.lr_range import (
+    RangePlan,
+    RangeTest,
+    range_per_epoch,
+    run_range_test,
+    smooth,
+    write_range_test,
+)
+from chestct.training.settings import read_settings
+from chestct.training.steps import DivergedError
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
 

@@ -5,7 +5,7 @@ import torch
 
 from chestct.datasets.augment import Augmentation
 from chestct.errors import TrainingError
-from chestct.training.parts import find_parts
+from chestct.training.components import find_parts
 from chestct.training.settings import RunSettings
 
 SMALL = {"input_shape": [40, 40, 40]}

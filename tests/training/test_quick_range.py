@@ -11,8 +11,7 @@ from torch import nn
 from chestct.datasets.augment import Augmentation
 from chestct.errors import TrainingError
 from chestct.training.loop import train
-from chestct.training.objective import DivergedError
-from chestct.training.quick_range import (
+from chestct.training.lr_range import (
     BREAKS_AT,
     LEFT_OUT,
     OWN,
@@ -21,6 +20,7 @@ from chestct.training.quick_range import (
 )
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
+from chestct.training.steps import DivergedError
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
 DOCS = Path(__file__).resolve().parents[2] / "docs"

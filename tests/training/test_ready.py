@@ -8,9 +8,9 @@ from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.store import Cache, CacheError, Preparation
 from chestct.errors import TrainingError
 from chestct.preprocess.recipes import RECIPES
-from chestct.training import ready
-from chestct.training.division import Division
-from chestct.training.parts import find_parts
+from chestct.training import data
+from chestct.training.components import find_parts
+from chestct.training.data import Division
 from chestct.training.settings import DataSection, RunSettings
 
 
@@ -24,7 +24,7 @@ def test_scans_that_cannot_be_prepared_are_listed_by_row(
     def fail(*arguments: object, **named: object) -> Preparation:
         return Preparation(1, 0, failed, {}, max_error=0.0, seconds=0.1)
 
-    monkeypatch.setattr(ready, "prepare_all", fail)
+    monkeypatch.setattr(data, "prepare_all", fail)
     settings = RunSettings.model_validate(
         {
             "labels": ["COVID-19", "normal"],
@@ -37,7 +37,7 @@ def test_scans_that_cannot_be_prepared_are_listed_by_row(
     division = Division(*halves)
     section = DataSection.model_validate({})
     with pytest.raises(TrainingError) as error:
-        ready.prepare_scans(division, section, cache, ready.Listener())
+        data.prepare_scans(division, section, cache, data.Listener())
     assert "7 scans could not be prepared" in str(error.value)
     assert "row 2: its grid is too large" in str(error.value)
     assert "and 2 more" in str(error.value)
@@ -53,7 +53,7 @@ def test_room_for_scans_and_variants_together_is_asked_before_the_first_is_prepa
         asked.append(len(manifest))
         return Preparation(1, 0, {}, {}, max_error=0.0, seconds=0.1)
 
-    monkeypatch.setattr(ready, "prepare_all", prepare)
+    monkeypatch.setattr(data, "prepare_all", prepare)
     num = 12 + num_validation
     rows = tuple(ManifestRow(f"{n}", f"p{n}", ("COVID-19", "normal")[n % 2]) for n in range(num))
     manifest = Manifest(rows, folder=tmp_path, name="scans.csv")
@@ -65,10 +65,10 @@ def test_room_for_scans_and_variants_together_is_asked_before_the_first_is_prepa
     size = Cache(tmp_path, recipe).entry_bytes
     small = Cache(tmp_path, recipe, max_bytes=needed * size - 1)
     with pytest.raises(CacheError, match=f"^{needed} inputs of maseres_recommended take"):
-        ready.prepare_scans(division, section, small, ready.Listener())
+        data.prepare_scans(division, section, small, data.Listener())
     assert asked == []
-    ready.prepare_scans(
-        division, section, Cache(tmp_path, recipe, max_bytes=needed * size), ready.Listener()
+    data.prepare_scans(
+        division, section, Cache(tmp_path, recipe, max_bytes=needed * size), data.Listener()
     )
     assert asked == [num, 12]
 
@@ -86,8 +86,8 @@ def test_the_cache_is_the_user_s_unless_a_folder_is_named(
             }
         )
     ).recipe
-    usual = ready.make_cache(DataSection.model_validate({}), recipe)
+    usual = data.make_cache(DataSection.model_validate({}), recipe)
     assert usual.folder == tmp_path / "chestct" / "prepared"
     named = {"cache": "elsewhere", "cache_gib": 2, "storage": "uint8"}
-    chosen = ready.make_cache(DataSection.model_validate(named), recipe)
+    chosen = data.make_cache(DataSection.model_validate(named), recipe)
     assert (chosen.folder, chosen.max_bytes, chosen.storage) == (Path("elsewhere"), 2**31, "uint8")

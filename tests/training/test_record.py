@@ -8,7 +8,7 @@ import pytest
 
 from chestct.errors import ReadError, TrainingError, WriteError
 from chestct.storage import write_text
-from chestct.training.record import begin_record, git_state, program_versions
+from chestct.training.results import begin_record, git_state, program_versions
 from chestct.training.settings import RunSettings
 
 

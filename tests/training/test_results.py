@@ -8,9 +8,9 @@ import torch
 
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.evaluation.predictions import Predictions
-from chestct.training.cross_validation import fold_rows, write_folds
-from chestct.training.outputs import Outputs
+from chestct.training.loop import Outputs
 from chestct.training.results import pool, predictions_of
+from chestct.training.session import fold_rows, write_folds
 
 LABELS = ("COVID-19", "normal")
 

@@ -5,10 +5,9 @@ from itertools import islice
 import pytest
 import torch
 
-from chestct.training.objective import class_weights
-from chestct.training.sampling import Steps, steps_of_epoch
-from chestct.training.schedules import epochs_since_best, learning_rate, num_plateaus
+from chestct.training.loading import Steps, steps_of_epoch
 from chestct.training.settings import TrainingSettings
+from chestct.training.steps import class_weights, epochs_since_best, learning_rate, num_plateaus
 
 
 def rates(epochs: list[float], **changes: object) -> list[float]:

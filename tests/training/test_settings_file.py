@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import TrainingError
-from chestct.training.settings_file import read_settings, setting_names, settings_as_yaml
+from chestct.training.settings import read_settings, setting_names, settings_as_yaml
 
 SHORT = """
 labels: [COVID-19, normal]

@@ -8,9 +8,8 @@ import pytest
 
 from chestct.cli.info import describe_installation
 from chestct.errors import TrainingError
-from chestct.training import shipped_settings
-from chestct.training.settings_file import read_settings
-from chestct.training.shipped_settings import find_settings, shipped_folder, shipped_names
+from chestct.training import settings
+from chestct.training.settings import find_settings, read_settings, shipped_folder, shipped_names
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -28,7 +27,7 @@ def test_an_installed_package_brings_its_own(
 ) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "ours.yaml").write_text("labels: [a, b]\n")
-    monkeypatch.setattr(shipped_settings, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(settings, "_PACKAGE", tmp_path)
     assert shipped_names() == ["ours"]
 
 

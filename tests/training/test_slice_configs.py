@@ -9,10 +9,8 @@ import pytest
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, SliceAugmentation, find_augmentation
 from chestct.datasets.slice_lists import SLICE_SPLITS
 from chestct.networks.settings import settings_from
-from chestct.networks.slice_backbones import SLICE_NETWORKS
-from chestct.networks.slices import SliceSettings
-from chestct.training.settings_file import read_settings_as, settings_as_yaml
-from chestct.training.slice_settings import SliceRunSettings
+from chestct.networks.slices import SLICE_NETWORKS, SliceSettings
+from chestct.training.settings import SliceRunSettings, read_settings_as, settings_as_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "slices"
 EVERY = pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)

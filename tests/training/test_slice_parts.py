@@ -10,9 +10,9 @@ import pytest
 
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.errors import ClassifierError
+from chestct.training.components import divide_slices, patient_labels_of
+from chestct.training.settings import SliceDataSection
 from chestct.training.slice_card import SLICE_CARD_FILE, read_slice_card
-from chestct.training.slice_parts import divide_slices, patient_labels_of
-from chestct.training.slice_settings import SliceDataSection
 
 CARD = {
     "name": "drawn",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chestct.training.slice_picture import PANEL_PX, picture_of_heat
+from chestct.training.slice_explaining import PANEL_PX, picture_of_heat
 
 
 def drawn(heat: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from together import CASES, main
 
 from chestct.errors import TrainingError
-from chestct.training.ranks import Ranks, launched_ranks
+from chestct.training.distributed import Ranks, launched_ranks
 
 PARTS = ("training", "training", "validation", "test")
 PROGRAM = Path(__file__).with_name("together.py")

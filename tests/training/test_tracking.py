@@ -20,8 +20,7 @@ from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures
 from chestct.evaluation.tables import Summary
 from chestct.extras import MissingExtraError
-from chestct.training.settings import RunSettings, TrackingSection
-from chestct.training.settings_file import read_settings
+from chestct.training.settings import RunSettings, TrackingSection, read_settings
 from chestct.training.tracking import Trackers, check_tracking, mlflow_uri
 
 URI = "http://tracking.example"

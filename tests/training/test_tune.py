@@ -11,10 +11,10 @@ from drawn_scans import SETTINGS, read_rows, write_rows, write_scans
 from chestct.cli import main
 from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures
-from chestct.training.objective import DivergedError
-from chestct.training.ready import Listener
+from chestct.training.data import Listener
 from chestct.training.session import Plan
-from chestct.training.settings_file import read_settings
+from chestct.training.settings import read_settings
+from chestct.training.steps import DivergedError
 from chestct.training.tune import (
     BATCHES,
     OPTIMIZERS,

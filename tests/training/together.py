@@ -22,10 +22,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from chestct.cli import main as chestct
 from chestct.errors import ChestCTError
-from chestct.training.devices import CPU
-from chestct.training.loop import train
-from chestct.training.outputs import evaluate
-from chestct.training.ranks import (
+from chestct.training.distributed import (
+    CPU,
     from_main,
     joined,
     launched_ranks,
@@ -34,6 +32,7 @@ from chestct.training.ranks import (
     others_explained,
     total,
 )
+from chestct.training.loop import evaluate, train
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
 

@@ -86,8 +86,7 @@ def test_made_identifiers_are_valid_different_and_the_same_for_every_object(
     assert all(UID(uid).is_valid for uid in uids)
     assert [image.uid for image in second.images] == uids[:-2]
     assert first.header.SeriesInstanceUID == analysis.volume.source.series_uid
-    # What is written now belongs together and is not what was written before.
-    assert first.instance_uid("dicom_seg") != second.instance_uid("dicom_seg")
+    assert first.instance_uid("dicom_seg") == second.instance_uid("dicom_seg")
 
 
 def test_objects_with_made_identifiers_refer_to_each_other(tmp_path: Path) -> None:
@@ -297,12 +296,61 @@ def test_a_report_points_at_what_was_written_with_it(
         assert (objects[name].SeriesInstanceUID, objects[name].SOPInstanceUID) in named
 
 
-def test_two_calls_give_different_identifiers_and_the_time_of_writing(
-    analysis: ScanAnalysis,
+def test_the_same_input_classifier_and_version_give_the_same_identifiers_and_the_true_date(
+    analysis: ScanAnalysis, tmp_path: Path
 ) -> None:
-    first, second = subject(analysis), subject(analysis)
-    assert first.series_uid("dicom_sr") != second.series_uid("dicom_sr")
-    assert abs(datetime.datetime.now() - first.written) < datetime.timedelta(minutes=5)
+    made = []
+    for folder in ("a", "b"):
+        files = write_outputs(analysis, tmp_path / folder, WriteOptions(names=WANTED)).files
+        made.append({name: pydicom.dcmread(files[name]) for name in WANTED})
+    first, second = made
+    for name in WANTED:
+        for level in ("SeriesInstanceUID", "SOPInstanceUID"):
+            assert first[name][level].value == second[name][level].value
+        said = datetime.datetime.strptime(
+            first[name].ContentDate + first[name].ContentTime, "%Y%m%d%H%M%S"
+        )
+        assert abs(datetime.datetime.now() - said) < datetime.timedelta(minutes=5)
+
+
+def test_the_time_zone_of_the_series_is_kept_and_dates_are_in_it(tmp_path: Path) -> None:
+    folder = edited(tmp_path / "scan", TimezoneOffsetFromUTC="+1245")
+    files = write_outputs(
+        analysed(folder), tmp_path / "out", WriteOptions(names=(*WANTED, "dicom_sc"))
+    ).files
+    zone = datetime.timezone(datetime.timedelta(hours=12, minutes=45))
+    for path in (files[name] for name in WANTED):
+        made = pydicom.dcmread(path)
+        assert made.TimezoneOffsetFromUTC == "+1245"
+        said = datetime.datetime.strptime(made.ContentDate + made.ContentTime, "%Y%m%d%H%M%S")
+        there = datetime.datetime.now(zone).replace(tzinfo=None)
+        assert abs(there - said) < datetime.timedelta(minutes=5)
+
+
+def test_what_was_requested_is_kept_in_every_object(tmp_path: Path) -> None:
+    code = pydicom.Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "CTCH", "99LOCAL", "CT chest"
+    request = pydicom.Dataset()
+    request.RequestedProcedureID, request.ScheduledProcedureStepID = "RP-7", "SPS-7"
+    request.RequestedProcedureDescription = "CT chest without contrast"
+    request.RequestedProcedureCodeSequence = [code]
+    folder = edited(
+        tmp_path / "scan",
+        AccessionNumber="ACC-12",
+        RequestAttributesSequence=[request],
+        ProcedureCodeSequence=[code],
+    )
+    files = write_outputs(analysed(folder), tmp_path / "out", WriteOptions(names=WANTED)).files
+    objects = {name: pydicom.dcmread(files[name]) for name in WANTED}
+    (asked,) = objects["dicom_sr"].ReferencedRequestSequence
+    assert (asked.AccessionNumber, asked.RequestedProcedureID) == ("ACC-12", "RP-7")
+    assert asked.StudyInstanceUID == objects["dicom_sr"].StudyInstanceUID
+    assert asked.RequestedProcedureCodeSequence[0].CodeValue == "CTCH"
+    for name in ("dicom_seg", "dicom_parametric_map"):
+        (kept,) = objects[name].RequestAttributesSequence
+        assert (kept.RequestedProcedureID, kept.ScheduledProcedureStepID) == ("RP-7", "SPS-7")
+    assert {made.AccessionNumber for made in objects.values()} == {"ACC-12"}
+    assert {made.ProcedureCodeSequence[0].CodeValue for made in objects.values()} == {"CTCH"}
 
 
 def test_values_that_break_the_standard_are_not_passed_on(tmp_path: Path) -> None:
@@ -321,6 +369,56 @@ def test_values_that_break_the_standard_are_not_passed_on(tmp_path: Path) -> Non
     assert "PatientAge" not in found.header
     assert str(found.header.PatientName) == "Müller^Ärmel"
     assert found.written == datetime.datetime(2024, 1, 1)
+
+
+def test_identifiers_are_kept_where_the_standard_can_hold_them_else_named_never_shown(
+    tmp_path: Path,
+) -> None:
+    folder = edited(
+        tmp_path / "scan",
+        AccessionNumber="SECRET-ORDER-0123456789",
+        PatientID="SECRET\\7" + "x" * 70,
+        PatientBirthDate="1950-02-03",
+        PatientSex="female",
+        StudyDate="2024.01.01",
+        StudyTime="07:08:09",
+        SeriesTime="soon",
+        StudyID="  S1 ",
+    )
+    written = write_outputs(
+        analysed(folder), tmp_path / "out", WriteOptions(names=("json", "dicom_sr"))
+    )
+    made = pydicom.dcmread(written.files["dicom_sr"])
+    assert (made.PatientBirthDate, made.PatientSex) == ("19500203", "F")
+    assert (made.StudyDate, made.StudyTime, made.StudyID) == ("20240101", "070809", "S1")
+    assert (made.AccessionNumber, made.PatientID) == ("", "")
+    (said,) = (w for w in written.analysis.result.warnings if "DICOM objects" in w)
+    assert "AccessionNumber and PatientID and SeriesTime" in said
+    text = written.files["json"].read_text()
+    assert "AccessionNumber" in text
+    assert "SECRET" not in text
+
+
+def test_a_series_that_follows_the_standard_gets_no_such_warning(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    written = write_outputs(analysis, tmp_path, WriteOptions(names=("dicom_sr",)))
+    assert written.analysis.result.warnings == analysis.result.warnings
+
+
+def test_a_name_of_one_part_is_written_and_no_library_says_it_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "王小明"
+    folder = edited(tmp_path / "scan", SpecificCharacterSet="ISO_IR 192", PatientName=name)
+    analysis = replace(analysed(folder), explanation=None)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        files = write_outputs(analysis, tmp_path / "out", WriteOptions(names=WANTED)).files
+    assert str(pydicom.dcmread(files["dicom_sr"]).PatientName) == name
+    said = [str(one.message) for one in heard]
+    assert not [text for text in said if name in text]
+    assert name not in "".join(capsys.readouterr())
 
 
 def test_names_in_any_alphabet_are_written_so_that_they_can_be_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from analyses import make_analysis, make_unsuitable
 from dicom_scans import analysed, small_scan
 from explained import THRESHOLD
 from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
 from readers.dicom_files import ct_dataset, enhanced_dataset, pixels_at, save
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
 from chestct.writers.dicom_seg import FILE_NAME, segments_of, write_segmentation
+from chestct.writers.folders import write_outputs
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
 UIDS = {
@@ -235,3 +238,82 @@ def test_frames_of_a_multi_frame_file_are_named(tmp_path: Path, is_zipped: bool)
         named[z] = source.ReferencedFrameNumber
         assert source.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
     assert named == {2.0: 3, 4.0: 1, 6.0: 4}
+
+
+def single_frames(folder: Path, sop_class: str) -> Path:
+    for number in range(5):
+        z = 2.0 * number
+        dataset = ct_dataset(
+            pixels_at(z), z, SOPInstanceUID=f"1.2.3.9.{number + 1}", SOPClassUID=sop_class, **UIDS
+        )
+        dataset.file_meta.MediaStorageSOPClassUID = sop_class or CTImageStorage
+        save(dataset, folder / f"{number}.dcm")
+    return folder
+
+
+def enhanced_files(folder: Path, *groups: list[float]) -> Path:
+    for number, heights in enumerate(groups):
+        dataset = enhanced_dataset(np.stack([pixels_at(z) for z in heights]), heights)
+        for keyword, value in UIDS.items():
+            setattr(dataset, keyword, value)
+        dataset.SOPInstanceUID = f"1.2.3.9.{number + 1}"
+        save(dataset, folder / f"{number}.dcm")
+    return folder
+
+
+SERIES_KINDS: dict[str, Callable[[Path], Path]] = {
+    "a private class": lambda folder: single_frames(folder, "1.2.840.113619.4.27"),
+    "an unknown class": lambda folder: single_frames(folder, "1.2.840.10008.5.1.4.1.1.999"),
+    "one frame a file": lambda folder: enhanced_files(folder, [0.0], [2.0], [4.0], [6.0], [8.0]),
+    "some frames a file": lambda folder: enhanced_files(folder, [2.0, 0.0], [4.0, 6.0], [8.0]),
+}
+
+
+@pytest.mark.parametrize("make", SERIES_KINDS.values(), ids=SERIES_KINDS)
+def test_every_object_can_be_written_of_every_kind_of_series_that_is_read(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    analysis = analysed(make(tmp_path / "scan"))
+    analysis = replace(analysis, prepared=replace(analysis.prepared, salient=(1, 2)))
+    names = ("dicom_seg", "dicom_parametric_map", "dicom_sr", "dicom_sc")
+    done = write_outputs(analysis, tmp_path / "out", WriteOptions(names=names))
+    assert done.failed == {}
+    seg = pydicom.dcmread(done.files["dicom_seg"])
+    np.testing.assert_array_equal(
+        reassembled(seg, 1, analysis), analysis.prepared.scan_lungs.voxels
+    )
+    series = analysis.source_series
+    assert series is not None
+    images = {image.position_mm[2]: image for image in series.images}
+    for groups in seg.PerFrameFunctionalGroupsSequence:
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0]
+        image = images[float(groups.PlanePositionSequence[0].ImagePositionPatient[2])]
+        assert source.ReferencedSOPInstanceUID == image.uid
+        assert source.ReferencedSOPClassUID == image.sop_class
+        assert source.get("ReferencedFrameNumber", 0) == image.frame
+    files = {image.uid for image in series.images}
+    for path in (done.files["dicom_seg"], done.files["dicom_parametric_map"]):
+        (referred,) = pydicom.dcmread(path).ReferencedSeriesSequence
+        named = [item.ReferencedSOPInstanceUID for item in referred.ReferencedInstanceSequence]
+        assert len(named) == len(set(named))
+        assert set(named) <= files
+    (study,) = pydicom.dcmread(done.files["dicom_sr"]).CurrentRequestedProcedureEvidenceSequence
+    evidence = [
+        item.ReferencedSOPInstanceUID
+        for one in study.ReferencedSeriesSequence
+        for item in one.ReferencedSOPSequence
+        if item.ReferencedSOPClassUID in {image.sop_class for image in series.images}
+    ]
+    assert sorted(evidence) == sorted(files)
+
+
+def test_a_series_without_a_class_counts_as_ct_images(tmp_path: Path) -> None:
+    folder = single_frames(tmp_path / "scan", CTImageStorage)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.SOPClassUID = ""
+        dataset.save_as(path)
+    seg = written(analysed(folder), tmp_path / "out")
+    (referred,) = seg.ReferencedSeriesSequence
+    classes = {item.ReferencedSOPClassUID for item in referred.ReferencedInstanceSequence}
+    assert classes == {CTImageStorage}

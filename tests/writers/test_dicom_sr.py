@@ -17,7 +17,9 @@ from chestct.explain.explanation import ScanExplanation
 from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid
+from chestct.writers.dicom_codes import finding_of, probability_of
 from chestct.writers.dicom_sr import write_structured_report
+from chestct.writers.folders import write_outputs
 from chestct.writers.options import WriteOptions
 
 
@@ -77,22 +79,42 @@ def test_it_follows_template_1500_and_is_preliminary(
     assert len(content(report).get_image_measurement_groups()) >= 4
 
 
-def test_every_class_has_its_finding_and_probability(
+def code_of(item: Dataset) -> str:
+    """A code of more than 16 characters has an attribute of its own (PS3.3 8.1)."""
+    return str(item.get("CodeValue") or item.get("LongCodeValue"))
+
+
+def findings_of(items: list[Dataset]) -> list[str]:
+    return [
+        code_of(item.ConceptCodeSequence[0])
+        for item in items
+        if item.ConceptNameCodeSequence[0].CodeValue == "121071"
+    ]
+
+
+def test_the_answer_is_the_finding_and_other_classes_are_measurements_of_it(
     analysis: ScanAnalysis, tmp_path: Path
 ) -> None:
     groups = groups_by_tracking(written(analysis, tmp_path))
-    expected = {
-        "class COVID-19": ("882784691000119100", 0.9),
-        "class CAP": ("385093006", 0.07),
-        "class normal": ("17621005", 0.03),
+    assert list(groups)[:3] == ["answer", "lungs", "evidence"]
+    assert findings_of(groups["answer"]) == ["882784691000119100"]
+    assert numbers(groups["answer"]) == {
+        "Probability": 0.9,
+        "Probability of Community-acquired pneumonia": 0.07,
+        "Probability of No pneumonia": 0.03,
     }
-    assert list(groups)[:3] == list(expected)
-    for key, (code, share) in expected.items():
-        finding = next(i for i in groups[key] if i.ConceptNameCodeSequence[0].CodeValue == "121071")
-        found = finding.ConceptCodeSequence[0]
-        # A code of more than 16 characters has an attribute of its own (PS3.3 8.1).
-        assert found.get("CodeValue", found.get("LongCodeValue")) == code
-        assert numbers(groups[key])["Probability"] == share
+    others = {"385093006", "17621005"}
+    assert not others & {code for items in groups.values() for code in findings_of(items)}
+
+
+def test_the_procedure_is_a_ct_of_the_chest(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    report = written(analysis, tmp_path)
+    (procedure,) = (
+        item.ConceptCodeSequence[0]
+        for item in report.ContentSequence
+        if item.ConceptNameCodeSequence[0].CodeValue == "121058"
+    )
+    assert (procedure.CodeValue, procedure.CodingSchemeDesignator) == ("24627-2", "LN")
 
 
 def test_classifier_version_and_notice_are_in_it(analysis: ScanAnalysis, tmp_path: Path) -> None:
@@ -118,13 +140,27 @@ def test_lungs_and_evidence_are_measured(analysis: ScanAnalysis, tmp_path: Path)
     assert involved == round(explained.summary.involved_ml, 1)
     share = evidence["Share of lung volume with evidence above threshold"]
     assert share == round(100 * explained.summary.shares["lungs"], 2)
-    sites = [
-        [site.ConceptCodeSequence[0].CodeMeaning for site in item.ContentSequence]
-        for item in groups["evidence"]
-        if item.ValueType == "NUM" and "ContentSequence" in item
-    ]
-    assert sites[:3] == [["Lung"], ["Lung"], ["Lung"]]
-    assert ["Middle zone of lung"] in sites
+
+
+def test_sides_and_zones_are_given_back_by_highdicom(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    shares = explained(analysis).summary.shares
+    found = {}
+    for group in content(written(analysis, tmp_path)).get_image_measurement_groups():
+        if not group.tracking_identifier.startswith("evidence in "):
+            continue
+        (site,), (measured,) = group.finding_sites, group.get_measurements()
+        side = site.laterality.meaning if site.laterality else ""
+        found[side, site.value.meaning] = measured.value
+    assert found == {
+        ("Left", "Lung"): round(100 * shares["left lung"], 2),
+        ("Right", "Lung"): round(100 * shares["right lung"], 2),
+        ("", "Middle zone of lung"): 31.0,
+        ("Left", "Middle zone of lung"): 62.0,
+        ("Right", "Middle zone of lung"): 0.0,
+        ("Left", "Upper zone of lung"): 0.04,
+    }
 
 
 def test_a_peak_points_at_its_image(analysis: ScanAnalysis, tmp_path: Path) -> None:
@@ -229,20 +265,95 @@ def test_an_unsuitable_scan_is_reported_with_its_reasons(
     assert "Probability" not in numbers(groups["not classified"])
 
 
-def test_a_class_of_ones_own_is_coded_in_our_scheme(analysis: ScanAnalysis, tmp_path: Path) -> None:
-    result = replace(
-        analysis.result,
-        decision="pulmonary oedema",
-        probabilities={"pulmonary oedema": 0.75, "normal": 0.25},
+def with_classes(analysis: ScanAnalysis, *labels: str) -> ScanAnalysis:
+    """The analysis with classes of a user's own, the first of which is the answer."""
+    shares = dict.fromkeys(labels, 0.25 / (len(labels) - 1)) | {labels[0]: 0.75}
+    return replace(
+        analysis, result=replace(analysis.result, decision=labels[0], probabilities=shares)
     )
-    path = write_structured_report(replace(analysis, result=result), tmp_path, WriteOptions())
-    report = pydicom.dcmread(path)
+
+
+def test_a_class_of_ones_own_is_coded_in_our_scheme(analysis: ScanAnalysis, tmp_path: Path) -> None:
+    own = with_classes(analysis, "pulmonary edema", "normal")
+    report = pydicom.dcmread(write_structured_report(own, tmp_path, WriteOptions()))
     finding = next(
-        i
-        for i in groups_by_tracking(report)["class pulmonary oedema"]
-        if i.ConceptNameCodeSequence[0].CodeValue == "121071"
+        item
+        for item in groups_by_tracking(report)["answer"]
+        if item.ConceptNameCodeSequence[0].CodeValue == "121071"
     ).ConceptCodeSequence[0]
     assert finding.CodingSchemeDesignator == "99CHESTCT"
-    assert finding.CodeMeaning == "pulmonary oedema"
+    assert (finding.CodeValue, finding.CodeMeaning) == ("pulmonary edema", "pulmonary edema")
     schemes = [item.CodingSchemeDesignator for item in report.CodingSchemeIdentificationSequence]
     assert schemes == ["99CHESTCT"]
+
+
+AWKWARD_LABELS = (
+    "interstitial lung disease, usual pattern",
+    "interstitial lung disease, other pattern",
+    "interstitial lun",
+    "a\\b",
+    "a/b",
+    "a b",
+    " a b",
+    "A B",
+    "two\nlines \x1b[31m",
+    "肺炎",
+)
+
+
+def test_every_class_name_has_a_code_of_its_own_that_dicom_can_hold() -> None:
+    for codes in (
+        [finding_of(label)[0] for label in AWKWARD_LABELS],
+        [probability_of(label)[0] for label in AWKWARD_LABELS],
+    ):
+        assert len(set(codes)) == len(AWKWARD_LABELS)
+        assert all(0 < len(code) <= 16 and "\\" not in code for code in codes)
+        assert all(code.isascii() and code.isprintable() and code == code.strip() for code in codes)
+
+
+def test_a_backslash_in_a_class_name_does_not_become_two_values(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    own = with_classes(analysis, *AWKWARD_LABELS[3:])
+    report = pydicom.dcmread(write_structured_report(own, tmp_path, WriteOptions()))
+    answer = groups_by_tracking(report)["answer"]
+    names = [item.ConceptNameCodeSequence[0] for item in answer if item.ValueType == "NUM"]
+    assert len({name.CodeValue for name in names}) == len(AWKWARD_LABELS[3:])
+    assert {name["CodeMeaning"].VM for name in names} == {1}
+
+
+def test_a_changed_result_names_its_predecessor_and_the_same_result_is_the_same_report(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    changed = replace(analysis, result=replace(analysis.result, lung_volume_l=1.5))
+    made = []
+    for one in (analysis, analysis, changed, changed, analysis):
+        write_outputs(one, tmp_path, WriteOptions(names=("dicom_sr",)))
+        made.append(pydicom.dcmread(tmp_path / "report.dcm"))
+    first, again, other, other_again, back = made
+    assert first.SOPInstanceUID == again.SOPInstanceUID
+    assert "PredecessorDocumentsSequence" not in again
+    assert predecessors(other) == predecessors(other_again) == [first.SOPInstanceUID]
+    assert other.SOPInstanceUID == other_again.SOPInstanceUID
+    assert predecessors(back) == [other.SOPInstanceUID]
+    assert len({one.SOPInstanceUID for one in (first, other, back)}) == 3
+
+
+def predecessors(report: Dataset) -> list[str]:
+    return [
+        item.ReferencedSOPInstanceUID
+        for study in report.PredecessorDocumentsSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    ]
+
+
+def test_a_report_of_before_that_cannot_be_read_is_no_predecessor(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "report.dcm").write_bytes(b"no DICOM at all")
+    options = WriteOptions(names=("dicom_sr",), earlier=earlier)
+    report = pydicom.dcmread(write_structured_report(analysis, tmp_path, options))
+    assert "PredecessorDocumentsSequence" not in report

@@ -19,6 +19,7 @@ from dicom_scans import WANTED, analysed, small_scan
 from explained import THRESHOLD, scan_heat
 
 from chestct.analysis import ScanAnalysis
+from chestct.writers.dicom_codes import REGIONS
 from chestct.writers.folders import write_outputs
 from chestct.writers.options import WriteOptions
 
@@ -121,19 +122,48 @@ def test_dcmqi_reads_the_same_heat_map_back(
     assert_same_on_grid(SimpleITK.GetArrayFromImage(image), image, heat, analysis)
 
 
-def test_dcmqi_reads_the_measurements(objects: dict[str, Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def read_by_dcmqi(
+    objects: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict]:
+    """Tracking identifier of each group of the report to what dcmqi gives back of it."""
+    document = tmp_path_factory.mktemp("dcmqi") / "sr.json"
     finished = run_tool(
-        "tid1500reader",
-        *("--inputDICOM", objects["dicom_sr"]),
-        *("--outputMetadata", tmp_path / "sr.json"),
+        "tid1500reader", "--inputDICOM", objects["dicom_sr"], "--outputMetadata", document
     )
     assert finished.returncode == 0, finished.stderr
-    groups = json.loads((tmp_path / "sr.json").read_text())["Measurements"]
-    by_name = {group["TrackingIdentifier"]: group for group in groups}
-    first = by_name["class COVID-19"]["measurementItems"][0]
-    assert first["quantity"]["CodeMeaning"] == "Probability"
-    assert float(first["value"]) == 0.9
-    assert by_name["class COVID-19"]["Finding"]["CodeValue"] == "882784691000119100"
+    assert "modifier is interpreted only" not in finished.stderr
+    groups = json.loads(document.read_text())["Measurements"]
+    return {group["TrackingIdentifier"]: group for group in groups}
+
+
+def test_dcmqi_gives_the_answer_back_as_the_one_finding(read_by_dcmqi: dict[str, dict]) -> None:
+    answer = read_by_dcmqi["answer"]
+    assert answer["Finding"]["CodeValue"] == "882784691000119100"
+    measured = {
+        item["quantity"]["CodeMeaning"]: float(item["value"]) for item in answer["measurementItems"]
+    }
+    assert measured == {
+        "Probability": 0.9,
+        "Probability of Community-acquired pneumonia": 0.07,
+        "Probability of No pneumonia": 0.03,
+    }
+
+
+def test_dcmqi_gives_sides_and_zones_back(
+    analysis: ScanAnalysis, read_by_dcmqi: dict[str, dict]
+) -> None:
+    explained = analysis.explanation
+    assert explained is not None
+    for region, share in explained.summary.shares.items():
+        if region == "lungs":
+            continue
+        group = read_by_dcmqi[f"evidence in {region}"]
+        (item,) = group["measurementItems"]
+        assert float(item["value"]) == round(100 * share, 2)
+        site, laterality = REGIONS[region]
+        assert group["FindingSite"]["CodeValue"] == site[0]
+        assert group.get("Laterality", {}).get("CodeValue") == (laterality and laterality[0])
 
 
 def assert_same_on_grid(

@@ -1,18 +1,30 @@
 from __future__ import annotations
 
+import json
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
+import pydicom
 import pytest
 from analyses import make_analysis, make_unsuitable
 from dicom_scans import analysed, small_scan
 from explained import make_explained
+from pydicom.uid import CTImageStorage, ParametricMapStorage
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import UnknownNameError, WriteError
+from chestct.readers import read_volume
 from chestct.writers import OUTPUTS, WRITERS, choose_writers
-from chestct.writers.folders import check_folder, folder_names, results_in, write_outputs
-from chestct.writers.options import NothingToWriteError, WriteOptions
+from chestct.writers.folders import (
+    check_folder,
+    folder_names,
+    foresee_missing,
+    results_in,
+    write_outputs,
+)
+from chestct.writers.options import WriteOptions
 
 
 def test_folders_are_named_after_the_scans() -> None:
@@ -69,9 +81,138 @@ def test_all_writes_what_the_scan_allows_and_says_why_not_the_rest(tmp_path: Pat
     assert "read from nifti" in written.skipped["dicom_seg"]
 
 
-def test_an_output_asked_for_by_name_that_cannot_be_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(NothingToWriteError, match="no explanation was asked for"):
-        write_outputs(make_analysis(), tmp_path, WriteOptions(names=("dicom_parametric_map",)))
+def test_an_output_asked_for_by_name_that_cannot_be_is_named_and_the_others_are_written(
+    tmp_path: Path,
+) -> None:
+    options = WriteOptions(names=("html", "dicom_parametric_map", "preview"))
+    written = write_outputs(make_analysis(), tmp_path, options)
+    assert list(written.files) == ["json", "html", "preview"]
+    assert list(written.failed) == ["dicom_parametric_map"]
+    assert "no explanation was asked for" in written.failed["dicom_parametric_map"]
+    document = json.loads((tmp_path / "result.json").read_text())
+    assert document["not_written"] == written.failed
+    told = "dicom_parametric_map could not be written. There is no heat-map"
+    assert any(told in warning for warning in document["warnings"])
+    assert told in (tmp_path / "report.html").read_text()
+    assert any(told in warning for warning in written.analysis.result.warnings)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (WriteError("heat-map.nii.gz cannot be written: full."), "cannot be written: full."),
+        (KeyError("Secret^Name"), "Internal error (KeyError)"),
+        (OSError(28, "No space left on device", "Secret^Name"), "no space left on device"),
+        (MemoryError("Secret^Name"), "not enough memory"),
+    ],
+)
+def test_whatever_one_writer_does_every_other_output_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    def half(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
+        (folder / "lungs.nii.gz").write_bytes(b"half")
+        raise error
+
+    monkeypatch.setitem(WRITERS, "nifti", half)
+    options = WriteOptions(names=("json", "html", "preview", "nifti"))
+    written = write_outputs(make_analysis(), tmp_path, options)
+    assert set(contents(tmp_path)) == {"result.json", "report.html", "preview.png"}
+    assert words in written.failed["nifti"]
+    assert all(b"Secret" not in content for content in contents(tmp_path).values())
+
+
+def test_a_report_that_failed_is_named_in_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setitem(WRITERS, "html", fail)
+    write_outputs(make_analysis(), tmp_path)
+    assert set(json.loads((tmp_path / "result.json").read_text())["not_written"]) == {"html"}
+
+
+def test_a_report_does_not_point_at_an_object_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Path:
+        raise RuntimeError
+
+    monkeypatch.setitem(WRITERS, "dicom_seg", fail)
+    analysis = analysed(small_scan(tmp_path / "scan"))
+    options = WriteOptions(names=("dicom_seg", "dicom_parametric_map", "dicom_sr"))
+    written = write_outputs(analysis, tmp_path / "out", options)
+    assert set(written.failed) == {"dicom_seg"}
+    report = pydicom.dcmread(written.files["dicom_sr"])
+    named = {
+        item.ReferencedSOPClassUID
+        for study in report.CurrentRequestedProcedureEvidenceSequence
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+    assert named == {CTImageStorage, ParametricMapStorage}
+
+
+def test_missing_identifiers_are_foreseen_before_the_long_work(tmp_path: Path) -> None:
+    path = small_scan(tmp_path / "scan")
+    for file in path.iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.SOPInstanceUID = ""
+        dataset.save_as(file)
+    volume = read_volume(path)
+    options = WriteOptions(names=choose_writers(["all"]))
+    foreseen = foresee_missing(volume, path, options)
+    assert set(foreseen) == {"dicom_seg", "dicom_parametric_map", "dicom_sr"}
+    assert all("--make-uids" in reason for reason in foreseen.values())
+    assert foresee_missing(volume, path, replace(options, makes_uids=True)) == {}
+    assert foresee_missing(volume, path, WriteOptions()) == {}
+    with pytest.raises(WriteError, match="--make-uids"):
+        foresee_missing(volume, path, WriteOptions(names=("dicom_sr",)))
+
+
+def modes(folder: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+
+
+def test_results_are_for_their_owner_alone_unless_they_are_shared(tmp_path: Path) -> None:
+    analysis = analysed(small_scan(tmp_path / "scan"))
+    folder = tmp_path / "made" / "results" / "p07"
+    check_folder(folder, tmp_path / "scan")
+    options = WriteOptions(names=("json", "html", "dicom_sc"))
+    write_outputs(analysis, folder, options)
+    assert modes(tmp_path / "made") == {0o600, 0o700}
+    shared = tmp_path / "shared" / "p07"
+    before = os.umask(0o022)
+    try:
+        check_folder(shared, tmp_path / "scan", is_shared=True)
+        write_outputs(analysis, shared, replace(options, is_shared=True))
+    finally:
+        os.umask(before)
+    assert modes(tmp_path / "shared") == {0o644, 0o755}
+
+
+def test_the_permissions_of_a_folder_that_was_there_stay(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    check_folder(tmp_path / "p07", tmp_path / "scan")
+    write_outputs(make_analysis(), tmp_path)
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+def test_a_file_that_goes_missing_while_it_is_put_in_place_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = Path.replace
+
+    def overseen(path: Path, target: Path) -> Path:
+        moved = move(path, target)
+        # Another program tidies up what has just been put there.
+        if target == tmp_path / "preview.png":
+            target.unlink()
+        return moved
+
+    monkeypatch.setattr(Path, "replace", overseen)
+    with pytest.raises(WriteError, match="changed or removed by another program"):
+        write_outputs(make_analysis(), tmp_path)
 
 
 def test_a_scan_found_unsuitable_gets_the_outputs_that_it_can_have(tmp_path: Path) -> None:
@@ -178,7 +319,7 @@ def test_files_of_others_among_the_overlays_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [WriteError("full"), RuntimeError("gone")])
-def test_a_write_that_fails_loses_nothing(
+def test_where_the_owners_file_cannot_be_written_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     older_run(tmp_path)
@@ -187,7 +328,7 @@ def test_a_write_that_fails_loses_nothing(
     def fail(*_: object) -> Path:
         raise error
 
-    monkeypatch.setitem(WRITERS, "preview", fail)
+    monkeypatch.setitem(WRITERS, "json", fail)
     with pytest.raises(type(error)):
         write_outputs(make_analysis(), tmp_path)
     assert contents(tmp_path) == before

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from analyses import make_analysis, make_unsuitable
+from analyses import SHAPE, make_analysis, make_unsuitable
 from explained import make_explained
 from PIL import Image
 
@@ -55,3 +56,24 @@ def test_the_legend_stands_beside_the_scan_name(tmp_path: Path) -> None:
     columns = np.flatnonzero(is_warm.any(axis=0))
     assert 80 < len(columns) <= 160
     assert 10 <= is_warm.any(axis=1).sum() <= 20
+
+
+def test_the_preview_of_two_slices_is_no_wider_than_that_of_a_scan(tmp_path: Path) -> None:
+    analysis = make_analysis()
+    with Image.open(write_preview(analysis, tmp_path / "whole")) as picture:
+        usual = picture.size
+    two = np.s_[10:12]
+    grid = analysis.volume.grid.moved((10.0, 0.0, 0.0), (1.0, 1.0, 1.0), (2, *SHAPE[1:]))
+    volume = replace(analysis.volume, grid=grid, voxels=analysis.volume.voxels[two])
+    lungs = volume.with_voxels(analysis.prepared.scan_lungs.voxels[two])
+    prepared = replace(
+        analysis.prepared,
+        scan_lungs=lungs,
+        scan_grid=grid,
+        salient=(0, 1),
+        lung_area=analysis.prepared.lung_area[two],
+    )
+    thin = replace(analysis, volume=volume, prepared=prepared)
+    with Image.open(write_preview(thin, tmp_path / "two")) as picture:
+        assert picture.width <= 2 * usual[0]
+        assert picture.height <= 2 * usual[1]

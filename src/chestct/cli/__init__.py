@@ -31,7 +31,7 @@ from chestct.cli import (
     study,
     train,
 )
-from chestct.cli.terminal import show_error
+from chestct.cli.terminal import rephrased_libraries, show_error, show_line
 from chestct.errors import ChestCTError
 
 EXIT_DONE = 0
@@ -68,7 +68,7 @@ app.command()(info.info)
 
 def _show_version(asked: bool) -> bool:
     if asked:
-        typer.echo(f"chestct {__version__}")
+        show_line(f"chestct {__version__}")
         raise typer.Exit
     return asked
 
@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Taken out so that it may stand anywhere, after the command too.
     given = [argument for argument in given if argument != "--debug"]
     try:
-        with _terminated_in_words():
+        with rephrased_libraries(is_debugging=is_debugging), _terminated_in_words():
             return _run(given)
     except (KeyboardInterrupt, typer.Abort):
         show_error("interrupted by Ctrl-C; nothing half-written was left.")
@@ -149,4 +149,5 @@ def _message_of(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "chestct"
         return f"{error.format_message()} See: {command} --help"
-    return f"internal error ({type(error).__name__}: {error}). Run with --debug for details."
+    # Its text can hold names of files and parts of headers.
+    return f"internal error ({type(error).__name__}). Run with --debug for details."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from chestct.cli import options, output_options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
+    show_line,
     show_notice,
     show_result,
     show_table,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from chestct.explain.question import Listener
     from chestct.readers import ReadOptions
     from chestct.result import ScanResult
+    from chestct.volume import Volume
     from chestct.writers.options import WriteOptions
 
 
@@ -54,30 +57,74 @@ class Work:
         """Which of the files written a user is pointed at."""
         return "report.html" if "html" in self.writing.names else ""
 
-    def run(self, scan: Path, folder: Path | None, listener: Listener) -> tuple[ScanResult, str]:
-        """Classify one scan and write its outputs; returns the answer, and its line of JSON.
-
-        Not the analysis: it would be kept in memory while the next scan is read.
-        """
-        from chestct.pipeline import analyse_scan
+    def run(self, scan: Path, folder: Path | None, show_steps: Listener) -> Done:
+        """Classify one scan and write its outputs."""
+        from chestct.pipeline import analyse_scan, scan_name
         from chestct.writers.folders import check_folder, write_outputs
 
         options.require_exists(scan)
         if folder is not None:
-            check_folder(folder, scan)
+            check_folder(folder, scan, is_shared=self.writing.is_shared)
+        watcher = _Foreseeing(scan_name(scan), show_steps, None if folder is None else self.writing)
         analysis = analyse_scan(
             scan,
             self.classifier,
             engine=self.engine,
             reading=self.reading,
             explain=self.explain,
-            listener=listener,
+            watcher=watcher,
         )
+        is_complete = True
         if folder is not None:
             written = write_outputs(analysis, folder, self.writing)
-            for name, reason in written.skipped.items():
-                show_error(f"{analysis.result.scan}: {name} was left out. {reason}")
-        return analysis.result, _json_line(analysis) if self.is_json else ""
+            analysis, is_complete = written.analysis, not written.failed
+            watcher.say({**written.skipped, **written.failed})
+        line = _json_line(analysis) if self.is_json else ""
+        return Done(analysis.result, line, is_complete)
+
+
+class _Foreseeing:
+    """A `Watcher` that says which outputs a scan cannot have, as soon as that is known and once."""
+
+    def __init__(
+        self, scan: str, show_steps: Listener, writing: WriteOptions | None = None
+    ) -> None:
+        self.scan, self.show_steps, self.writing = scan, show_steps, writing
+        self.said: set[str] = set()
+
+    def was_read(self, volume: Volume, path: Path) -> None:
+        """Say what shows in the headers."""
+        from chestct.writers.folders import foresee_missing
+
+        if self.writing is not None:
+            self.say(foresee_missing(volume, path, self.writing))
+
+    def explaining(self, done: int, num: int) -> None:
+        """Pass it on."""
+        self.show_steps(done, num)
+
+    def say(self, missing: Mapping[str, str]) -> None:
+        """Say what is missing and why, a line for each reason; nothing twice."""
+        new = {name: why for name, why in missing.items() if name not in self.said}
+        self.said |= set(new)
+        for reason in dict.fromkeys(new.values()):
+            names = ", ".join(name for name, why in new.items() if why == reason)
+            show_error(f"{self.scan}: left out: {names}. {reason}")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is kept of one scan; not the analysis, which would stay in memory beside the next one.
+
+    Attributes:
+        result: The answer.
+        line: It as a line of JSON, if that was asked for.
+        is_complete: Whether every output that was asked for is there.
+    """
+
+    result: ScanResult
+    line: str
+    is_complete: bool
 
 
 @dataclass
@@ -87,13 +134,14 @@ class Outcome:
     results: list[ScanResult] = field(default_factory=list)
     reports: list[Path | None] = field(default_factory=list)
     num_failed: int = 0
+    num_incomplete: int = 0
 
     @property
     def exit_code(self) -> int:
-        """0 when all was done, 1 when some scans failed, 2 when all did."""
-        if self.num_failed == 0:
-            return 0
-        return 1 if self.results else 2
+        """0 when all was done, 1 when some scans failed or lack an output, 2 when all failed."""
+        if self.num_failed and not self.results:
+            return 2
+        return 1 if self.num_failed or self.num_incomplete else 0
 
 
 def classify(
@@ -110,6 +158,7 @@ def classify(
     write: output_options.Write = None,
     deterministic: output_options.Deterministic = False,
     make_uids: output_options.MakeUids = False,
+    shared: output_options.Shared = False,
     engine: options.EngineName = "auto",
     precision: options.Precision = None,
     device: options.Device = None,
@@ -131,7 +180,9 @@ def classify(
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     permissions = options.Permissions(allow_gap, allow_tilt, allow_mixed)
     reading = replace(options.read_options(series, permissions, tiff), lungs=lungs)
-    said = output_options.OutputOptions(write, explain, explanation, deterministic, make_uids)
+    said = output_options.OutputOptions(
+        write, explain, explanation, deterministic, make_uids, shared
+    )
     said.require_use(out, is_json=is_json)
     writing = said.write_options()
     method = said.explanation_for(writing.names)
@@ -175,12 +226,12 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
         for scan, name, folder in zip(scans, names, folders, strict=True):
             progress.update(task, description=name)
 
-            def show_steps(done: int, num: int, name: str = name) -> None:
+            def show_steps(step: int, num: int, name: str = name) -> None:
                 """Say how far the explanation of this scan is."""
-                progress.update(task, description=f"{name}: explaining, {done} of {num}")
+                progress.update(task, description=f"{name}: explaining, {step} of {num}")
 
             try:
-                result, line = work.run(scan, folder, show_steps)
+                done = work.run(scan, folder, show_steps)
             except Exception as error:
                 # Whatever one scan does to the program, the others get their results.
                 if len(scans) == 1 and not isinstance(error, ChestCTError | MemoryError):
@@ -189,11 +240,12 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
                 show_error(_failure(scan, name, error))
                 outcome.num_failed += 1
             else:
-                outcome.results.append(result)
+                outcome.results.append(done.result)
+                outcome.num_incomplete += not done.is_complete
                 outcome.reports.append(folder and folder / work.shown_file)
                 # Outside: a closed pipe or a full disk would fail every scan, and ends the call.
                 if work.is_json:
-                    typer.echo(line)
+                    show_line(done.line)
             progress.advance(task)
     return outcome
 
@@ -207,10 +259,10 @@ def _failure(scan: Path, name: str, error: Exception) -> str:
             f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
             "a machine with more."
         )
-    # The text of an OSError holds the name of a file, and archives name files by patient.
-    reason = (error.strerror or "no details") if isinstance(error, OSError) else error
+    # Other texts hold names of files, which archives name by patient, or parts of a header.
+    reason = f": {error.strerror or 'no details'}" if isinstance(error, OSError) else ""
     return (
-        f"{scan}: internal error ({type(error).__name__}: {reason}). Classify this scan alone with "
+        f"{scan}: internal error ({type(error).__name__}{reason}). Classify this scan alone with "
         "--debug for details, and report them."
     )
 

@@ -11,8 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from chestct.cli import dataset_more, options
-from chestct.cli import dataset_options as shared
+from chestct.cli import options
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.cli.training_options import Processes
 from chestct.errors import ChestCTError
@@ -20,16 +19,70 @@ from chestct.errors import ChestCTError
 if TYPE_CHECKING:
     from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
+    from chestct.datasets.sharing import ExportResult
     from chestct.datasets.workers import Progress, ProgressCallback
+
+
+ManifestFile = Annotated[
+    Path,
+    typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="A,B",
+        help="The classes, in the classifier's order. Default: CAP, COVID-19 and normal.",
+    ),
+]
+
+
+class LabelsError(ChestCTError):
+    """The classes that were named on the command line are impossible."""
+
+
+def read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> Manifest:
+    """Read a manifest of the classes that were named.
+
+    Args:
+        file: The manifest.
+        labels: What `--labels` said; None: the classes that the package knows.
+        needs_files: Whether a scan that is not there is an error.
+
+    Raises:
+        LabelsError: `--labels` has an empty name or one twice.
+        ManifestError: The manifest does not fit. Where its labels are unknown and none were named,
+            the message names the option.
+    """
+    from chestct.datasets.manifest import UnknownLabelError, read_manifest
+
+    named = () if labels is None else _named_labels(labels)
+    try:
+        return read_manifest(file, named, needs_files=needs_files)
+    except UnknownLabelError as error:
+        if named:
+            raise
+        msg = f"{error} If the manifest has other classes, name all its classes: --labels A,B."
+        raise UnknownLabelError(msg) from error
+
+
+def _named_labels(text: str) -> tuple[str, ...]:
+    """The classes of "severe,mild", in this order."""
+    named = tuple(name.strip() for name in text.split(","))
+    if not all(named):
+        msg = f"--labels '{text}' has an empty name. Put one comma between two classes: A,B."
+        raise LabelsError(msg)
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise LabelsError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
+    return named
+
 
 app = typer.Typer(
     help="List, check, divide and prepare labelled scans.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-for _command in (dataset_more.export, dataset_more.readers, dataset_more.flow):
-    app.command()(_command)
 
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
@@ -78,7 +131,7 @@ def scan(
 
 @app.command()
 def check(
-    manifest: shared.ManifestFile,
+    manifest: ManifestFile,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the report as JSON.")
     ] = None,
@@ -90,10 +143,10 @@ def check(
         bool, typer.Option("--quick", help="Do not read the scans; pixels are not compared.")
     ] = False,
     processes: Processes = None,
-    labels: shared.Labels = None,
+    labels: Labels = None,
 ) -> None:
     """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
-    scans = shared.read_scans(manifest, labels)
+    scans = read_scans(manifest, labels)
 
     from chestct.datasets.checks import check_manifest, report_json
     from chestct.datasets.scans import gather_facts
@@ -112,7 +165,7 @@ def check(
 
 @app.command()
 def split(
-    manifest: shared.ManifestFile,
+    manifest: ManifestFile,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="N", help="Deal the patients out to N folds."),
@@ -131,7 +184,7 @@ def split(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: MANIFEST itself.")
     ] = None,
-    labels: shared.Labels = None,
+    labels: Labels = None,
 ) -> None:
     """Divide the scans by patient, every class alike."""
     if (folds is not None) + (share is not None) + is_maseres != 1:
@@ -142,7 +195,7 @@ def split(
     from chestct.datasets.manifest import write_manifest
     from chestct.datasets.splits import SPLITTERS, SplitSettings
 
-    scans = shared.read_scans(manifest, labels, needs_files=False)
+    scans = read_scans(manifest, labels, needs_files=False)
     name = "maseres_paper" if is_maseres else "k_fold" if share is None else "hold_out"
     settings = SplitSettings(
         folds=folds or 5,
@@ -157,7 +210,7 @@ def split(
 
 @app.command()
 def prepare(
-    manifest: shared.ManifestFile,
+    manifest: ManifestFile,
     recipe: Annotated[
         str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
     ],
@@ -178,7 +231,7 @@ def prepare(
         ),
     ] = 1,
     processes: Processes = None,
-    labels: shared.Labels = None,
+    labels: Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""
     from chestct.lookup import look_up
@@ -186,7 +239,7 @@ def prepare(
 
     chosen = look_up(RECIPES, recipe, kind="recipe")
 
-    scans = shared.read_scans(manifest, labels)
+    scans = read_scans(manifest, labels)
 
     from chestct.datasets.store import GIB, Cache, prepare_all
 
@@ -272,3 +325,137 @@ def progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+class SharingError(ChestCTError):
+    """Options of these commands contradict each other."""
+
+
+@app.command()
+def export(
+    manifest: ManifestFile,
+    kind: Annotated[str, typer.Option("--to", metavar="FORMAT", help="tiff16 or nifti.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder of its own.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            "--key",
+            metavar="FILE",
+            help="Secret that makes the pseudonyms; made if not there. Default: drawn at random.",
+        ),
+    ] = None,
+    period: Annotated[
+        str,
+        typer.Option("--period", metavar="NAME", help="Date told: none, year or month."),
+    ] = "year",
+    names_sites: Annotated[
+        bool, typer.Option("--name-sites", help="Keep the names of sites; else they are numbered.")
+    ] = False,
+    processes: Processes = None,
+    labels: Labels = None,
+) -> None:
+    """Copy the scans for sharing, without names or identifiers; goes on where it stopped."""
+    from chestct.datasets.sharing import ExportSettings, export_scans, read_or_make_key
+
+    if key is not None and out.resolve() in key.resolve().parents:
+        raise SharingError(f"The key {key} must not lie in {out}: whoever gets the export gets it.")
+    scans = read_scans(manifest, labels)
+    ExportSettings(kind, period=period)
+    settings = ExportSettings(kind, read_or_make_key(key) if key else None, period, names_sites)
+    with progress_bar(len(scans), "copying") as report_progress:
+        done = export_scans(scans, out, settings, processes=processes, progress=report_progress)
+    show_export(done)
+    raise typer.Exit(1 if done.failed else 0)
+
+
+def show_export(done: ExportResult) -> None:
+    """Say what was copied, what was noticed, and where the table is."""
+    console = stdout_console()
+    words = f"{done.num_made} copied, {done.num_found} were there, {len(done.failed)} failed"
+    console.print(Text(words))
+    for row, notes in done.notes.items():
+        console.print(Text(f"! row {row}: {'; '.join(notes)}", style="yellow"), soft_wrap=True)
+    for row, reason in done.failed.items():
+        console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+    if done.table is not None:
+        show_written([done.table], [])
+
+
+@app.command()
+def readers(
+    labels: Annotated[
+        Path,
+        typer.Argument(
+            metavar="LABELS",
+            help="CSV file: scan, patient, reader, label; or a column reader_NAME per reader.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],
+    rule: Annotated[
+        str, typer.Option("--rule", metavar="NAME", help="majority, unanimous or adjudicator.")
+    ] = "majority",
+    adjudicator: Annotated[
+        str,
+        typer.Option(
+            "--adjudicator", metavar="NAME", help="Reader who decides where the others differ."
+        ),
+    ] = "",
+    least: Annotated[
+        int, typer.Option("--least", min=1, metavar="N", help="Readers that a scan must have.")
+    ] = 2,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 1,
+) -> None:
+    """Make one label per scan out of several readers', and say how far they agree."""
+    import numpy as np
+
+    from chestct.datasets.manifest import write_manifest
+    from chestct.datasets.reader_labels import (
+        Rule,
+        agree_on,
+        agreement_json,
+        agreement_markdown,
+        disputes_csv,
+        judge_agreement,
+        read_readings,
+    )
+    from chestct.datasets.sharing import flow_markdown, flow_of
+    from chestct.storage import write_whole
+
+    readings = read_readings(labels)
+    chosen = Rule(rule, adjudicator, least)
+    decided = agree_on(readings, chosen)
+    report = judge_agreement(readings, np.random.default_rng(seed), without=adjudicator)
+    words = agreement_markdown(report)
+    facts = {"name": rule, "adjudicator": adjudicator, "least_readers": least, "seed": seed}
+    written = [
+        write_manifest(decided, out / "consensus.csv"),
+        write_whole(out / "disputed.csv", disputes_csv(readings, decided).encode()),
+        write_whole(out / "agreement.json", agreement_json(report, facts).encode()),
+        write_whole(out / "agreement.md", words.encode()),
+    ]
+    console = stdout_console()
+    for text in (words, flow_markdown(flow_of(decided))):
+        console.print(Text(text), soft_wrap=True)
+    show_written(written, [])
+
+
+@app.command()
+def flow(
+    manifest: ManifestFile,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write it: .csv, or .md for Markdown."),
+    ] = None,
+    labels: Labels = None,
+) -> None:
+    """Count the scans that were left out, by the reason in the column 'excluded'."""
+    from chestct.datasets.sharing import flow_csv, flow_markdown, flow_of
+    from chestct.storage import write_whole
+
+    if out is not None and out.suffix not in (".csv", ".md"):
+        raise SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
+    steps = flow_of(read_scans(manifest, labels, needs_files=False))
+    stdout_console().print(Text(flow_markdown(steps)), soft_wrap=True)
+    if out is not None:
+        words = flow_csv(steps) if out.suffix == ".csv" else flow_markdown(steps)
+        show_written([write_whole(out, words.encode())], [])

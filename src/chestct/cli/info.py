@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from chestct.cli.terminal import show_info
+from chestct.cli.terminal import show_document, show_info
 
 _PACKAGES = ("torch", "openvino", "numpy", "scipy", "pydicom", "imagecodecs", "nibabel")
 # Where `chestct.classifier` has it too; that module takes a while to load.
@@ -24,7 +24,7 @@ def info(
     """List readers, recipes, networks, engines and classifiers."""
     known = describe_installation()
     if is_json:
-        typer.echo(json.dumps(known, indent=2))
+        show_document(json.dumps(known, indent=2))
     else:
         show_info(known)
 
@@ -37,7 +37,7 @@ def describe_installation() -> dict[str, dict[str, str]]:
     from chestct.networks import NETWORKS
     from chestct.preprocess.recipes import RECIPES
     from chestct.readers import READERS
-    from chestct.training.shipped_settings import shipped_folder, shipped_names
+    from chestct.training.settings import shipped_folder, shipped_names
     from chestct.writers import WRITERS
 
     return {

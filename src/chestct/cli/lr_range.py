@@ -17,11 +17,9 @@ def lr_range(
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
-    from chestct.training.devices import choose_device
-    from chestct.training.lr_range import write_range_test
-    from chestct.training.quick_range import QUICK_STEPS
-    from chestct.training.range_session import RangePlan, run_range_test
-    from chestct.training.settings_file import read_settings
+    from chestct.training.distributed import choose_device
+    from chestct.training.lr_range import QUICK_STEPS, RangePlan, run_range_test, write_range_test
+    from chestct.training.settings import read_settings
 
     options.require_one_form(steps, epochs)
     settings = read_settings(config, overrides or ())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +20,7 @@ def simulate(
 ) -> None:
     """Simulate patients with COVID-19, another pneumonia or none, in turn."""
     from chestct.storage import make_folder, write_whole
+    from chestct.text_tables import as_csv
 
     if out.is_dir() and any(out.iterdir()):
         raise WriteError(f"{out} is not empty. Choose a new folder.")
@@ -33,11 +32,8 @@ def simulate(
             progress.update(task, description=f"patient {number + 1}")
             rows.append(_simulate_one(out, seed, number, len(str(patients))))
             progress.advance(task)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    labels = write_whole(out / "labels.csv", table.getvalue().encode())
+    table = as_csv(list(rows[0]), (list(row.values()) for row in rows))
+    labels = write_whole(out / "labels.csv", table.encode())
     show_written([labels], [])
 
 

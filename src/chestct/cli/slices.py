@@ -3,17 +3,86 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from chestct.cli import slice_options as given
 from chestct.cli import training_options as options
+from chestct.cli.terminal import show_document, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.datasets.manifest import Manifest
-    from chestct.training.slice_settings import SliceRunSettings
+    from chestct.training.settings import SliceRunSettings
+
+
+Pictures = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Pictures: a folder per class, or COVID-CT.")
+]
+ScanTable = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
+]
+SliceTable = Annotated[
+    Path, typer.Option("--data", metavar="TABLE", help="CSV file: one row per labelled slice.")
+]
+GivenTable = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="CSV file: one row per labelled slice.")
+]
+NewTable = Annotated[Path, typer.Option("--out", metavar="CSV", help="Table to write.")]
+Classifier = Annotated[
+    Path, typer.Argument(metavar="CLASSIFIER", help="Folder, as 'slices train' writes it.")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="ImageNet weights (.safetensors); imagenet: the hub's cache; none: random ones.",
+    ),
+]
+Lists = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--list",
+        metavar="[SPLIT:]LABEL=FILE",
+        help="A text file with one picture's name per line; may be said often.",
+    ),
+]
+Images = Annotated[
+    Path | None,
+    typer.Option("--images", metavar="DIR", help="Where listed pictures lie, if not FOLDER."),
+]
+PatientPattern = Annotated[
+    str | None,
+    typer.Option(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="Its group is the patient in a picture's path, such as '(p[0-9]+)-'.",
+    ),
+]
+SliceLabels = Annotated[
+    Path | None,
+    typer.Option("--labels", metavar="NPY", help="COVID-CT-MD's Slice-level-labels.npy."),
+]
+Index = Annotated[
+    Path | None, typer.Option("--index", metavar="CSV", help="COVID-CT-MD's Index.csv.")
+]
+WithoutLabels = Annotated[
+    Literal["all", "normal"],
+    typer.Option(
+        "--without-labels",
+        help="Scans without slice labels: take all, or those of normal patients only.",
+    ),
+]
+Uninfected = Annotated[
+    Literal["leave_out", "normal"],
+    typer.Option("--uninfected", help="What slices of the ill without infection become."),
+]
+Window = Annotated[str, typer.Option("--window", metavar="NAME", help="lung, or abdomen.")]
+Every = Annotated[
+    int, typer.Option("--every", min=1, metavar="N", help="Take every N-th slice only.")
+]
+
 
 app = typer.Typer(
     help="Networks that see one slice at a time: from pictures to patients.",
@@ -24,11 +93,11 @@ app = typer.Typer(
 
 @app.command("list")
 def list_slices(
-    folder: given.Pictures,
-    out: given.NewTable,
-    lists: given.Lists = None,
-    images: given.Images = None,
-    patient_pattern: given.PatientPattern = None,
+    folder: Pictures,
+    out: NewTable,
+    lists: Lists = None,
+    images: Images = None,
+    patient_pattern: PatientPattern = None,
 ) -> None:
     """Make a table of the slices of a folder, one row per picture."""
     from chestct.cli.training_lines import listening
@@ -49,16 +118,16 @@ def list_slices(
 
 @app.command()
 def extract(
-    manifest: given.Manifest,
+    manifest: ScanTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="New folder for pictures and slices.csv.")
     ],
-    labels: given.SliceLabels = None,
-    index: given.Index = None,
-    without_labels: given.WithoutLabels = "normal",
-    uninfected: given.Uninfected = "leave_out",
-    window: given.Window = "lung",
-    every: given.Every = 1,
+    labels: SliceLabels = None,
+    index: Index = None,
+    without_labels: WithoutLabels = "normal",
+    uninfected: Uninfected = "leave_out",
+    window: Window = "lung",
+    every: Every = 1,
 ) -> None:
     """Write the slices of labelled scans as pictures, with a table of them."""
     from chestct.cli.training_lines import listening
@@ -80,18 +149,18 @@ def extract(
 @app.command()
 def train(
     config: options.Config,
-    table: given.SliceTable,
+    table: SliceTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="RUN", help="Run folder: a new one, or one to go on.")
     ],
-    weights: given.Weights = None,
+    weights: Weights = None,
     overrides: options.Overrides = None,
     device: options.Device = "auto",
     processes: options.Processes = None,
 ) -> None:
     """Train a slice network and vote on patients; stopped, the same command goes on."""
     from chestct.cli.training_lines import EpochLines, listening, show_summary
-    from chestct.training.devices import choose_device
+    from chestct.training.distributed import choose_device
     from chestct.training.slice_session import SlicePlan, run_slice_training
 
     settings = _settings(config, overrides, weights)
@@ -112,9 +181,9 @@ def train(
 @app.command("lr-range")
 def lr_range(
     config: options.Config,
-    table: given.SliceTable,
+    table: SliceTable,
     out: options.RangeFolder,
-    weights: given.Weights = None,
+    weights: Weights = None,
     overrides: options.Overrides = None,
     steps: options.RangeSteps = None,
     epochs: options.RangeEpochs = None,
@@ -123,9 +192,8 @@ def lr_range(
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
-    from chestct.training.devices import choose_device
-    from chestct.training.lr_range import write_range_test
-    from chestct.training.quick_range import QUICK_STEPS
+    from chestct.training.distributed import choose_device
+    from chestct.training.lr_range import QUICK_STEPS, write_range_test
     from chestct.training.slice_session import SlicePlan, run_slice_range_test
 
     options.require_one_form(steps, epochs)
@@ -146,8 +214,8 @@ def lr_range(
 
 @app.command()
 def evaluate(
-    classifier: given.Classifier,
-    table: given.GivenTable,
+    classifier: Classifier,
+    table: GivenTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
     ],
@@ -168,7 +236,7 @@ def evaluate(
 
 @app.command()
 def explain(
-    classifier: given.Classifier,
+    classifier: Classifier,
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A slice: PNG, JPEG or TIFF.")],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Picture to write.")],
     label: Annotated[
@@ -183,25 +251,24 @@ def explain(
 
     explained = explain_picture(load_slice_classifier(classifier), picture, out, label)
     for name, share in explained.probabilities.items():
-        typer.echo(f"{name}  {share:.1%}")
+        show_line(f"{name}  {share:.1%}")
     for warning in explained.warnings:
-        typer.echo(f"! {warning}")
-    typer.echo(f"{out} shows what spoke for {explained.label}")
-    typer.echo(NOT_FOR_CLINICAL_USE)
+        show_line(f"! {warning}")
+    show_line(f"{out} shows what spoke for {explained.label}")
+    show_line(NOT_FOR_CLINICAL_USE)
 
 
 def _say_written(slices: Manifest, table: Path) -> None:
     """How many slices of whom a table holds, and where it is."""
     cases = ", ".join(f"{count} {label}" for label, count in slices.cases.items())
-    typer.echo(f"{len(slices)} slices of {slices.num_patients} patients ({cases})")
-    typer.echo(str(table))
+    show_line(f"{len(slices)} slices of {slices.num_patients} patients ({cases})")
+    show_document(str(table))
 
 
 def _settings(config: Path, overrides: list[str] | None, weights: str | None) -> SliceRunSettings:
     """Settings of a slice run, with the weights of the command line."""
-    from chestct.training.ranks import require_one_process
-    from chestct.training.settings_file import read_settings_as
-    from chestct.training.slice_settings import SliceRunSettings
+    from chestct.training.distributed import require_one_process
+    from chestct.training.settings import SliceRunSettings, read_settings_as
 
     require_one_process("Slice networks are trained by one process on one GPU.")
     settings = read_settings_as(SliceRunSettings, config, overrides or ())

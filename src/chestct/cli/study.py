@@ -9,11 +9,12 @@ import typer
 
 from chestct.cli import options, study_audit, study_maseres
 from chestct.cli import training_options as training
-from chestct.cli.study_output import names_in, print_table, say_gaps, say_row
+from chestct.cli.study_maseres import names_in, print_table, say_gaps, say_row
+from chestct.cli.terminal import show_line
 
 if TYPE_CHECKING:
     from chestct.studies.compare_with_paper import PaperComparison
-    from chestct.studies.damage_table import DamageRow
+    from chestct.studies.damage import DamageRow
     from chestct.studies.roi_ablation import Row
     from chestct.studies.row_figures import TableRow
     from chestct.studies.study_rows import Progress
@@ -77,10 +78,10 @@ def roi_ablation(
     """
     from chestct.cli.training_lines import EpochLines, listening
     from chestct.studies import roi_ablation as study
-    from chestct.studies.ablation_report import write_ablation
-    from chestct.training.devices import choose_device
+    from chestct.studies.roi_ablation import write_ablation
+    from chestct.training.distributed import choose_device
     from chestct.training.session import Plan
-    from chestct.training.settings_file import read_settings
+    from chestct.training.settings import read_settings
 
     placements = study.ROI_LAYERS if is_placement else study.GATINGS
     rows = study.table_rows(
@@ -130,8 +131,7 @@ def damage(
     """The MASERes paper's damaged models: a quarter of a part's units set to zero."""
     from chestct.classifier import load_classifier
     from chestct.cli.training_lines import listening
-    from chestct.studies.damage import DamagePlan, run_damage
-    from chestct.studies.damage_table import write_damage
+    from chestct.studies.damage import DamagePlan, run_damage, write_damage
     from chestct.training.judging import read_rows
 
     loaded = load_classifier(classifier)
@@ -156,14 +156,14 @@ def compare_with_paper(
 ) -> None:
     """A run's results beside its paper's published and recomputed ones."""
     from chestct.studies.compare_with_paper import compare_with_paper as compare
-    from chestct.studies.paper_tables import write_with_paper
+    from chestct.studies.compare_with_paper import write_with_paper
 
     found = compare(run)
     written = write_with_paper(found, out or run)
     for each in found:
         _show_paper(each)
     for path in written:
-        typer.echo(str(path))
+        show_line(str(path))
 
 
 def _numbers(text: str | None) -> tuple[float, ...]:
@@ -197,8 +197,8 @@ def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], fol
     ]
     print_table(columns, lines)
     say_gaps(progress)
-    typer.echo(NOT_FOR_CLINICAL_USE)
-    typer.echo(f"Written to {folder}")
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Written to {folder}")
 
 
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
@@ -218,16 +218,16 @@ def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
     ]
     columns = ["part", "set to zero", "accuracy", "p (Holm)", "mean over random choices"]
     print_table(columns, lines)
-    typer.echo(NOT_FOR_CLINICAL_USE)
-    typer.echo(f"Written to {folder}")
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Written to {folder}")
 
 
 def _show_paper(found: PaperComparison) -> None:
-    from chestct.studies.paper_tables import cells
+    from chestct.studies.compare_with_paper import cells
 
-    typer.echo(f"{found.run}: {found.place}")
+    show_line(f"{found.run}: {found.place}")
     columns = ["figure, %", "published", "recomputed", "this run", "inside"]
     print_table(columns, [cells(figure) for figure in found.figures])
     for remark in found.remarks:
-        typer.echo(f"! {remark}")
-    typer.echo("")
+        show_line(f"! {remark}")
+    show_line()

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from chestct.cli import training_options as training
-from chestct.cli.study_output import names_in, print_table, say_gaps, say_row
+from chestct.cli.terminal import show_line, stdout_console
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
-    from chestct.studies.maseres_rows import NetworkRow
-    from chestct.studies.maseres_table import PaperTable
-    from chestct.studies.study_rows import Progress
+    from chestct.studies.maseres import NetworkRow, PaperTable
+    from chestct.studies.study_rows import NamedRow, Progress, RowT
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def say_row(row: NamedRow) -> None:
+    """Say which row is begun or gone on with."""
+    show_line(f"Row {row.name}")
+
+
+def say_gaps(progress: Progress[RowT]) -> None:
+    """Say which rows the table lacks."""
+    for row in progress.missing:
+        show_line(f"! {row.name} is under way in another program.")
+    for row in progress.diverged:
+        show_line(f"! {row.name}: its loss is no longer a number.")
+
+
+def print_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Show a table without lines around it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column)
+    for line in lines:
+        table.add_row(*(Text(cell) for cell in line))
+    stdout_console().print(table)
+
 
 Study = Annotated[
     Path | None,
@@ -69,21 +101,25 @@ def maseres_patients(
     paper's own figures are shown.
     """
     from chestct.studies.compare_with_paper import MASERES_NETWORKS
-    from chestct.studies.maseres_settings import chosen_networks
+    from chestct.studies.maseres import chosen_networks
 
     networks = chosen_networks(MASERES_NETWORKS, names_in(only))
     if manifest is None:
         _show_printed(networks)
         return
     from chestct.cli.training_lines import EpochLines, listening
-    from chestct.studies.maseres_markdown import PATIENT_LEVEL
-    from chestct.studies.maseres_report import write_table
-    from chestct.studies.maseres_rows import run_patients, split_in_words
-    from chestct.studies.maseres_settings import Chosen, patient_settings, settings_remarks
-    from chestct.studies.maseres_table import make_table
-    from chestct.training.devices import choose_device
+    from chestct.studies.maseres import (
+        Chosen,
+        make_table,
+        patient_settings,
+        run_patients,
+        settings_remarks,
+        split_in_words,
+    )
+    from chestct.studies.maseres_report import PATIENT_LEVEL, write_table
+    from chestct.training.distributed import choose_device
     from chestct.training.session import Plan
-    from chestct.training.shipped_settings import shipped_folder
+    from chestct.training.settings import shipped_folder
 
     folder = _required(out)
     chosen = Chosen(configs or shipped_folder(), form, tuple(overrides or ()), edge)
@@ -131,20 +167,24 @@ def maseres_slices(
     paper's own figures are shown.
     """
     from chestct.studies.compare_with_paper import SLICE_NETWORKS
-    from chestct.studies.maseres_settings import chosen_networks
+    from chestct.studies.maseres import chosen_networks
 
     networks = chosen_networks(SLICE_NETWORKS, names_in(only))
     if table is None:
         _show_printed(networks)
         return
     from chestct.cli.training_lines import EpochLines, listening
-    from chestct.studies.maseres_markdown import SLICE_LEVEL
-    from chestct.studies.maseres_report import write_table
-    from chestct.studies.maseres_rows import run_slices, votes_on_patients
-    from chestct.studies.maseres_settings import Chosen, slice_remarks, slice_settings
-    from chestct.studies.maseres_table import make_table
-    from chestct.training.devices import choose_device
-    from chestct.training.shipped_settings import shipped_folder
+    from chestct.studies.maseres import (
+        Chosen,
+        make_table,
+        run_slices,
+        slice_remarks,
+        slice_settings,
+        votes_on_patients,
+    )
+    from chestct.studies.maseres_report import SLICE_LEVEL, write_table
+    from chestct.training.distributed import choose_device
+    from chestct.training.settings import shipped_folder
     from chestct.training.slice_session import SlicePlan
 
     folder = _required(out)
@@ -174,7 +214,7 @@ def _required(out: Path | None) -> Path:
 
 def _show_rows(table: PaperTable) -> None:
     """Each network's figures as printed, and this run's."""
-    from chestct.studies.paper_tables import cells
+    from chestct.studies.compare_with_paper import cells
 
     lines = []
     for row in table.rows:
@@ -187,16 +227,20 @@ def _show_end(progress: Progress[NetworkRow], folder: Path) -> None:
     from chestct.labels import NOT_FOR_CLINICAL_USE
 
     say_gaps(progress)
-    typer.echo(NOT_FOR_CLINICAL_USE)
+    show_line(NOT_FOR_CLINICAL_USE)
     if progress.results:
-        typer.echo(f"Written to {folder}")
+        show_line(f"Written to {folder}")
 
 
 def _show_printed(networks: tuple[str, ...]) -> None:
     """What the paper prints of its networks, and what its notebooks' counts give."""
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.studies.compare_with_paper import POSITIVE_CLASS, RECOMPUTED_FROM, maseres_printed
-    from chestct.studies.paper_tables import percent
+    from chestct.studies.compare_with_paper import (
+        POSITIVE_CLASS,
+        RECOMPUTED_FROM,
+        maseres_printed,
+        percent,
+    )
 
     lines = []
     for network in networks:
@@ -206,8 +250,8 @@ def _show_printed(networks: tuple[str, ...]) -> None:
             lines.append([network, each.figure, published, recomputed])
     print_table(["network", "figure, %", "printed", "recomputed"], lines)
     for remark in (POSITIVE_CLASS, RECOMPUTED_FROM, NOT_FOR_CLINICAL_USE):
-        typer.echo(remark)
-    typer.echo(
+        show_line(remark)
+    show_line(
         "Nothing was trained, as no table of scans or slices was given. The paper's p-values, "
         "kappas and the rest, recomputed: chestct study audit-papers --out DIR"
     )

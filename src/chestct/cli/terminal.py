@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
-from rich.console import Console, Group, RenderableType
+import typer
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from chestct.errors import printable, printable_message
 from chestct.result import ScanResult
 from chestct.writers.wording import count, percent, verdict_of
 
@@ -18,14 +25,112 @@ _BAR_CELLS = 30
 _MOST_COLUMNS = 92
 
 
+class _PlainConsole(Console):
+    """A console on which texts of others (names, headers, labels) are shown and do nothing else."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich renders it, without control characters in its text."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                lines = (printable(line) for line in segment.text.split("\n"))
+                yield segment._replace(text="\n".join(lines))
+
+
 def show_error(message: object) -> None:
-    """Say on stderr, once and plainly, what is wrong."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(Text(f"chestct: {message}"))
+    """Say on stderr, once and plainly, what is wrong; lines after the first are indented."""
+    text = printable_message(f"chestct: {message}")
+    _PlainConsole(stderr=True, highlight=False, soft_wrap=True).print(Text(text))
+
+
+def show_line(text: object = "") -> None:
+    """Say something on one line of stdout, as it is."""
+    typer.echo(printable(str(text)))
+
+
+def show_document(text: str) -> None:
+    """Say many lines on stdout, such as JSON or Markdown."""
+    for line in text.split("\n"):
+        show_line(line)
 
 
 def stdout_console() -> Console:
     """The console that results go to."""
-    return Console(highlight=False)
+    return _PlainConsole(highlight=False)
+
+
+def stderr_console() -> Console:
+    """The console that shows what is going on."""
+    return _PlainConsole(stderr=True)
+
+
+@contextmanager
+def rephrased_libraries(*, is_debugging: bool) -> Iterator[None]:
+    """While entered, what libraries warn of is said in words of ours.
+
+    Theirs can hold what they found, such as a patient's name.
+
+    Args:
+        is_debugging: Whether their own words are shown all the same.
+    """
+    handler, root = _Rephrasing(is_debugging=is_debugging), logging.getLogger()
+    own = logging.getLogger("chestct")
+    root.addHandler(handler)
+    own.setLevel(logging.DEBUG if is_debugging else logging.WARNING)
+    with warnings.catch_warnings():
+        if not is_debugging:
+            warnings.showwarning = _rephrase
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
+            own.setLevel(logging.NOTSET)
+
+
+class _Rephrasing(logging.Handler):
+    """Says what modules of this program log, and of others only that they did."""
+
+    def __init__(self, *, is_debugging: bool) -> None:
+        super().__init__(logging.DEBUG if is_debugging else logging.WARNING)
+        self.is_debugging = is_debugging
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it on stderr."""
+        if self.is_debugging:
+            show_error(self.format(record))
+        elif record.name.partition(".")[0] == "chestct":
+            show_error(record.getMessage())
+        else:
+            _say_of(record.name.partition(".")[0], record.levelname.lower())
+
+
+def _rephrase(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Instead of `warnings.showwarning`."""
+    parts = Path(filename).parts
+    place = parts.index("site-packages") + 1 if "site-packages" in parts else len(parts) - 1
+    _say_of(parts[place].removesuffix(".py"), category.__name__)
+
+
+def _text(words: str, style: str = "") -> Text:
+    """Words of others or ours on lines of their own."""
+    return Text(printable_message(words), style)
+
+
+def _say_of(library: str, kind: str) -> None:
+    show_error(
+        f"the library {library} gave a warning ({kind}). Its words can hold parts of the scan and"
+        " are not shown; --debug shows them."
+    )
 
 
 def show_result(console: Console, result: ScanResult, report: Path | None = None) -> None:
@@ -33,16 +138,16 @@ def show_result(console: Console, result: ScanResult, report: Path | None = None
     parts: list[RenderableType] = [_headline(result), Text()]
     if result.is_suitable:
         parts += [_bars(result), Text()]
-    parts += [Text(f"! {reason}", style="yellow") for reason in result.unsuitable_reasons]
-    parts += [Text(f"! {warning}", style="yellow") for warning in result.warnings]
-    parts.append(Text(_numbers(result), style="dim"))
-    title = Text(f" {result.scan} ")
+    parts += [_text(f"! {reason}", style="yellow") for reason in result.unsuitable_reasons]
+    parts += [_text(f"! {warning}", style="yellow") for warning in result.warnings]
+    parts.append(_text(_numbers(result), style="dim"))
+    title = _text(f" {result.scan} ")
     width = min(console.width, _MOST_COLUMNS)
     console.print(
         Panel(Group(*parts), title=title, title_align="left", padding=(1, 2), width=width)
     )
     if report is not None:
-        console.print(Text(f"Report: {report}"), soft_wrap=True)
+        console.print(_text(f"Report: {report}"), soft_wrap=True)
 
 
 def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence[str] = ()) -> None:
@@ -55,9 +160,9 @@ def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence
     for number, result in enumerate(results):
         share = result.probabilities.get(result.decision)
         table.add_row(
-            Text(result.scan),
-            *([Text(truths[number])] if truths else []),
-            Text(result.decision, style=_style(result)),
+            _text(result.scan),
+            *([_text(truths[number])] if truths else []),
+            _text(result.decision, style=_style(result)),
             "" if share is None else percent(share),
             f"{result.lung_volume_l:.2f} l",
             str(len(result.warnings) + len(result.unsuitable_reasons)),
@@ -69,36 +174,36 @@ def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence
 def show_notice(console: Console, result: ScanResult) -> None:
     """Say what must stand beside every answer."""
     console.print()
-    console.print(Text(result.notice, style="bold"))
-    console.print(Text(f"Classifier trained on: {result.provenance.trained_on}", style="dim"))
+    console.print(_text(result.notice, style="bold"))
+    console.print(_text(f"Classifier trained on: {result.provenance.trained_on}", style="dim"))
 
 
 def show_written(written: Sequence[Path], remarks: Sequence[str]) -> None:
     """Say which files were written, and what was noticed on the way."""
     console = stdout_console()
     for remark in remarks:
-        console.print(Text(f"! {remark}", style="yellow"))
+        console.print(_text(f"! {remark}", style="yellow"))
     for path in written:
-        console.print(Text(str(path)), soft_wrap=True)
+        console.print(_text(str(path)), soft_wrap=True)
 
 
 def show_info(known: Mapping[str, Mapping[str, str]]) -> None:
     """Show the tables of an installation, one block each."""
     console = stdout_console()
     for heading, entries in known.items():
-        console.print(Text(heading.capitalize(), style="bold"))
+        console.print(_text(heading.capitalize(), style="bold"))
         table = Table.grid(padding=(0, 3))
         table.add_column(no_wrap=True)
         table.add_column(style="dim")
         for name, words in entries.items() or [("none", "")]:
-            table.add_row(Text(f"  {name}"), Text(words))
+            table.add_row(_text(f"  {name}"), _text(words))
         console.print(table)
         console.print()
 
 
 def scan_progress(*, is_quiet: bool) -> Progress:
     """A progress bar over scans, on stderr, and only where somebody is watching."""
-    console = Console(stderr=True)
+    console = stderr_console()
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -113,7 +218,7 @@ def scan_progress(*, is_quiet: bool) -> Progress:
 def _headline(result: ScanResult) -> Text:
     share = result.probabilities.get(result.decision)
     words = verdict_of(result.decision)
-    return Text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
+    return _text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
 
 
 def _style(result: ScanResult) -> str:
@@ -128,8 +233,8 @@ def _bars(result: ScanResult) -> Table:
     for label, share in result.probabilities.items():
         style = "cyan" if label == result.decision else "dim"
         filled = round(share * _BAR_CELLS)
-        bar = Text("━" * filled, style=style).append("─" * (_BAR_CELLS - filled), style="dim")
-        table.add_row(Text(verdict_of(label)), bar, percent(share))
+        bar = _text("━" * filled, style=style).append("─" * (_BAR_CELLS - filled), style="dim")
+        table.add_row(_text(verdict_of(label)), bar, percent(share))
     return table
 
 

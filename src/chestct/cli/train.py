@@ -2,13 +2,172 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chestct.cli import training_options as options
-from chestct.cli import tuning
+from chestct.cli.terminal import show_line, stdout_console
+from chestct.errors import TrainingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from chestct.training.session import Plan
+    from chestct.training.tune import Candidate, Search, Trial
+
+
+_SEARCH = "Search for settings"
+
+Tune = Annotated[
+    bool,
+    typer.Option(
+        "--tune",
+        rich_help_panel=_SEARCH,
+        help="Try learning rates, batches and optimisers instead, ranked on the validation part.",
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--tune-trials",
+        min=1,
+        metavar="N",
+        rich_help_panel=_SEARCH,
+        help="So many of the grid, drawn at random. Default: all.",
+    ),
+]
+Epochs = Annotated[
+    int | None,
+    typer.Option(
+        "--tune-epochs",
+        min=1,
+        metavar="N",
+        rich_help_panel=_SEARCH,
+        help="Of each candidate. Default: those of the settings.",
+    ),
+]
+Rates = Annotated[
+    str | None,
+    typer.Option(
+        "--tune-rates",
+        metavar="R,R",
+        rich_help_panel=_SEARCH,
+        help="With commas. Default: 1e-6,1e-5,1e-4,1e-3.",
+    ),
+]
+Batches = Annotated[
+    str | None,
+    typer.Option("--tune-batches", metavar="N,N", rich_help_panel=_SEARCH, help="Default: 2,4,8."),
+]
+Optimizers = Annotated[
+    str | None,
+    typer.Option(
+        "--tune-optimizers",
+        metavar="NAMES",
+        rich_help_panel=_SEARCH,
+        help="Default: adam,rmsprop,sgd.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What was said of the search, as typed."""
+
+    trials: int | None = None
+    epochs: int | None = None
+    rates: str | None = None
+    batches: str | None = None
+    optimizers: str | None = None
+
+    def refuse(self) -> None:
+        """Refuse what was said of a search that was not asked for.
+
+        Raises:
+            TrainingError: Something was.
+        """
+        said = [f"--tune-{name}" for name, value in vars(self).items() if value is not None]
+        if said:
+            msg = f"{', '.join(said)}: only for a search for settings. Add --tune, or leave it out."
+            raise TrainingError(msg)
+
+    def search(self, seed: int) -> Search:
+        """The search they stand for.
+
+        Raises:
+            TrainingError: A value is no number.
+        """
+        from chestct.training import tune
+
+        return tune.Search(
+            rates=tuple(_number(each) for each in _listed(self.rates)) or tune.RATES,
+            batches=tuple(_whole(each) for each in _listed(self.batches)) or tune.BATCHES,
+            optimizers=tuple(_listed(self.optimizers)) or tune.OPTIMIZERS,
+            trials=self.trials,
+            epochs=self.epochs,
+            seed=seed,
+        )
+
+
+def run_tuning(plan: Plan, options: SearchOptions) -> None:
+    """Search and show what was found."""
+    from chestct.cli.training_lines import EpochLines
+    from chestct.training.tune import run_search
+
+    search = options.search(plan.settings.training.seed)
+    lines = EpochLines(search.epochs or plan.settings.training.epochs, len(search.candidates))
+    plan = replace(plan, after_epoch=lines.show)
+    found = run_search(plan, search, before=_say_candidate)
+    _show(found, plan.folder)
+
+
+def _say_candidate(candidate: Candidate) -> None:
+    show_line(f"Candidate {candidate.name}")
+
+
+def _show(trials: tuple[Trial, ...], folder: Path) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from chestct.evaluation.tables import format_estimate
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+    from chestct.training.tune import SETTINGS_FILE
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("optimiser", "rate", "batch", "validation loss", "validation accuracy"):
+        table.add_column(column)
+    for trial in trials:
+        chosen = trial.candidate
+        cells = [chosen.optimizer, f"{chosen.learning_rate:g}", str(chosen.batch_size)]
+        if trial.figures is None:
+            cells += [trial.note, ""]
+        else:
+            overall = trial.figures.overall
+            cells += [format_estimate(overall[name]) for name in ("log_loss", "accuracy")]
+        table.add_row(*(Text(cell) for cell in cells))
+    stdout_console().print(table)
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
+
+
+def _listed(text: str | None) -> list[str]:
+    return [each.strip() for each in (text or "").split(",") if each.strip()]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise TrainingError(f"'{text}' is no number. Give some with commas: 1e-4,1e-3.") from error
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise TrainingError(f"'{text}' is no batch size. Give whole numbers with commas: 2,4,8.")
+    return int(text)
 
 
 def train(
@@ -24,24 +183,29 @@ def train(
     ] = None,
     processes: options.Processes = None,
     device: options.Device = "auto",
-    is_tuning: tuning.Tune = False,
-    trials: tuning.Trials = None,
-    tune_epochs: tuning.Epochs = None,
-    rates: tuning.Rates = None,
-    batches: tuning.Batches = None,
-    optimizers: tuning.Optimizers = None,
+    is_tuning: Tune = False,
+    trials: Trials = None,
+    tune_epochs: Epochs = None,
+    rates: Rates = None,
+    batches: Batches = None,
+    optimizers: Optimizers = None,
 ) -> None:
     """Train a classifier; stopped at any moment, the same command goes on.
 
     With several GPUs or machines: torchrun --nproc-per-node N --no-python chestct train ...
     """
     from chestct.cli.training_lines import EpochLines, listening, show_summary
-    from chestct.training.devices import choose_device
-    from chestct.training.ranks import OtherProcessError, joined, launched_ranks, main_first
+    from chestct.training.distributed import (
+        OtherProcessError,
+        choose_device,
+        joined,
+        launched_ranks,
+        main_first,
+    )
     from chestct.training.session import Plan, run_training
-    from chestct.training.settings_file import read_settings
+    from chestct.training.settings import read_settings
 
-    said = tuning.SearchOptions(trials, tune_epochs, rates, batches, optimizers)
+    said = SearchOptions(trials, tune_epochs, rates, batches, optimizers)
     if not is_tuning:
         said.refuse()
     ranks = launched_ranks()
@@ -52,7 +216,7 @@ def train(
             lines = EpochLines(settings.training.epochs, folds or 1)
             plan = Plan(settings, manifest, out, folds, listener, lines.show, place)
             if is_tuning:
-                tuning.run_tuning(plan, said)
+                run_tuning(plan, said)
                 return
             summary = run_training(plan)
     except OtherProcessError:

@@ -11,19 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from chestct.cli.terminal import stdout_console
+from chestct.cli.terminal import stderr_console, stdout_console
 from chestct.labels import NOT_FOR_CLINICAL_USE
 
 if TYPE_CHECKING:
     from chestct.datasets.workers import Progress as HowFar
     from chestct.evaluation.tables import Summary
+    from chestct.training.data import Listener
     from chestct.training.lr_range import RangeTest
-    from chestct.training.ready import Listener
     from chestct.training.run import EpochLog
 
 
@@ -82,9 +81,9 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
         processes: Scans read at once; None takes all cores.
         is_quiet: Show nothing: of several processes one is enough to listen to.
     """
-    from chestct.training.ready import Listener
+    from chestct.training.data import Listener
 
-    console = Console(stderr=True)
+    console = stderr_console()
     bars = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

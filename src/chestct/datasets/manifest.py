@@ -21,6 +21,7 @@ from chestct.errors import ChestCTError
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.lookup import unknown_name_message
 from chestct.storage import write_text
+from chestct.text_tables import as_csv, from_cell
 
 _WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
 _NUMBER = r"(?: ?\d+)?"
@@ -389,14 +390,12 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
     rows = _in_file_order(manifest)
     others = list(dict.fromkeys(name for row in rows for name in row.others))
     optional = [c for c in KNOWN[3:] if any(_cell(getattr(row, c)) for row in rows)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*NEEDED, *optional, *others])
+    lines = []
     for row in rows:
         known = [_cell(getattr(row, column)) for column in ("patient", "label", *optional)]
         scan = _written_path(manifest.path(row), file.parent)
-        writer.writerow([scan, *known, *(row.others.get(name, "") for name in others)])
-    return write_text(file, text.getvalue())
+        lines.append([scan, *known, *(row.others.get(name, "") for name in others)])
+    return write_text(file, as_csv([*NEEDED, *optional, *others], lines))
 
 
 def parse_age(text: str) -> float | None:
@@ -467,7 +466,8 @@ def _read_cells(file: Path, needed: Sequence[str]) -> list[list[str]]:
     first = text.split("\n", 1)[0]
     delimiter = ";" if ";" in first and "," not in first else ","
     try:
-        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        return [[from_cell(cell) for cell in row] for row in rows]
     except csv.Error as error:
         raise ManifestError(f"{file.name} is not a well-formed CSV file: {error}.") from error
 

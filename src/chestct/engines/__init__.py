@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from chestct.engines.choice import choose_engine
-from chestct.engines.interface import PRECISIONS, Engine, RunnableNetwork
+from chestct.engines.interface import PRECISIONS, Engine, RunnableNetwork, choose_engine
 from chestct.lookup import look_up
 
 __all__ = ["AUTO", "ENGINES", "PRECISIONS", "Engine", "RunnableNetwork", "make_engine"]

@@ -7,7 +7,6 @@ bootstrap draws patients, never scans.
 from __future__ import annotations
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from chestct.errors import ChestCTError
 from chestct.lookup import unknown_name_message
 from chestct.storage import write_text
+from chestct.text_tables import as_csv, from_cell
 
 SUM_TOLERANCE: Final = 1e-3
 """How far the probabilities of a row may be from one; rows off by less are divided by their sum."""
@@ -231,15 +231,14 @@ def write_predictions(predictions: Predictions, path: Path) -> Path:
         WriteError: The file could not be written.
     """
     columns = ["scan", "patient", *(["site"] if predictions.sites else []), "label"]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *(PROBABILITY_PREFIX + label for label in predictions.labels)])
+    header = [*columns, *(PROBABILITY_PREFIX + label for label in predictions.labels)]
+    lines = []
     for row, scan in enumerate(predictions.scans):
         site = [predictions.sites[row]] if predictions.sites else []
         label = predictions.labels[predictions.truth[row]]
         numbers = [repr(float(p)) for p in predictions.probabilities[row]]
-        writer.writerow([scan, predictions.patients[row], *site, label, *numbers])
-    return write_text(path, text.getvalue())
+        lines.append([scan, predictions.patients[row], *site, label, *numbers])
+    return write_text(path, as_csv(header, lines))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -252,7 +251,13 @@ def read_predictions(path: Path) -> Predictions:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
             header = list(reader.fieldnames or [])
-            rows = list(reader)
+            rows = [
+                {
+                    name: from_cell(cell) if isinstance(cell, str) else cell
+                    for name, cell in row.items()
+                }
+                for row in reader
+            ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} could not be read as a CSV of predictions: {error}."
         raise PredictionsError(msg) from error

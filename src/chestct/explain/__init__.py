@@ -22,42 +22,42 @@ AUTO: Final = "auto"
 
 def gradcam(question: Question) -> CellMap:
     """Grad-CAM: channels weighted by the mean gradient of the class's score."""
-    from chestct.explain.gradient_maps import gradcam_map
+    from chestct.explain.maps import gradcam_map
 
     return gradcam_map(question)
 
 
 def gradcam_plus_plus(question: Question) -> CellMap:
     """Grad-CAM++: each place of a channel gets its own share in the channel's weight."""
-    from chestct.explain.gradient_maps import gradcam_plus_plus_map
+    from chestct.explain.maps import gradcam_plus_plus_map
 
     return gradcam_plus_plus_map(question)
 
 
 def layercam(question: Question) -> CellMap:
     """LayerCAM: every activation weighted by its own gradient, sharper in early layers."""
-    from chestct.explain.gradient_maps import layercam_map
+    from chestct.explain.maps import layercam_map
 
     return layercam_map(question)
 
 
 def strongest_channel(question: Question) -> CellMap:
     """The RoI paper's script: the most active channel, cut at 0.45; no gradient, no class."""
-    from chestct.explain.channel_maps import strongest_channel_map
+    from chestct.explain.maps import strongest_channel_map
 
     return strongest_channel_map(question)
 
 
 def occlusion(question: Question) -> CellMap:
     """What the class's score loses when a patch is blanked: exact, and slow."""
-    from chestct.explain.occlusion_maps import occlusion_map
+    from chestct.explain.maps import occlusion_map
 
     return occlusion_map(question)
 
 
 def attention(question: Question) -> CellMap:
     """How much attention each position gets; MASERes with the paper's attention only."""
-    from chestct.explain.attention_maps import attention_map
+    from chestct.explain.maps import attention_map
 
     return attention_map(question)
 

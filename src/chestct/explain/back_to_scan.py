@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.sparse import csr_array
 
 from chestct.arrays import Heat
-from chestct.explain.spread import linear_map
+from chestct.explain.evidence import linear_map
 from chestct.preprocess.oblique import MAX_DEGREES, degrees_off, index_map
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.threads import on_threads

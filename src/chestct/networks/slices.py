@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
@@ -24,7 +26,241 @@ from chestct.extras import import_extra
 from chestct.lookup import look_up
 from chestct.networks.keras_defaults import ClassUnits, draw_glorot
 from chestct.networks.settings import require_between, require_choice, settings_from
-from chestct.networks.slice_backbones import SLICE_NETWORKS, SliceBackbone
+
+
+@dataclass(frozen=True)
+class SliceBackbone:
+    """A network for pictures, cut at its last feature map.
+
+    Attributes:
+        timm_name: What timm calls it.
+        weights_id: Repository of its ImageNet weights on the hub; the file is WEIGHTS_NAME.
+        size: Rows and columns of its input in the paper.
+        smallest: Fewest rows and columns of which its layers leave something.
+        channels: Channels of the last feature map.
+        mean: What its weights expect to be taken off red, green and blue, inputs being 0 to 1.
+        std: What its weights expect them to be divided by then.
+        last_blocks: Prefixes of the names of its weights, by block, the last block first.
+        classifier: Prefixes of weights that a file may hold and that are cut off here.
+        difference: How it differs from the network of Keras that the notebooks take; empty where
+            the layers hold the same numbers.
+    """
+
+    timm_name: str
+    weights_id: str
+    size: int
+    smallest: int
+    channels: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    last_blocks: tuple[tuple[str, ...], ...]
+    classifier: tuple[str, ...]
+    difference: str = ""
+
+
+WEIGHTS_NAME: Final = "model.safetensors"
+"""File of a repository of weights."""
+
+_IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+_IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+_HALVES: Final = (0.5, 0.5, 0.5)
+
+SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
+    "vgg19": SliceBackbone(
+        timm_name="vgg19",
+        weights_id="timm/vgg19.tv_in1k",
+        size=224,
+        smallest=32,
+        channels=512,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        last_blocks=(
+            ("features.28.", "features.30.", "features.32.", "features.34."),
+            ("features.19.", "features.21.", "features.23.", "features.25."),
+            ("features.10.", "features.12.", "features.14.", "features.16."),
+        ),
+        classifier=("pre_logits.", "head."),
+    ),
+    "inception_v3": SliceBackbone(
+        timm_name="inception_v3",
+        weights_id="timm/inception_v3.tv_in1k",
+        size=299,
+        smallest=75,
+        channels=2048,
+        mean=_HALVES,
+        std=_HALVES,
+        last_blocks=(("Mixed_7c.",), ("Mixed_7b.",), ("Mixed_7a.",)),
+        classifier=("fc.", "AuxLogits."),
+        difference="BatchNorm has learned scales here (17,216 numbers), in Keras it has none.",
+    ),
+    "resnet50_v2": SliceBackbone(
+        timm_name="resnetv2_50",
+        weights_id="timm/resnetv2_50.a1h_in1k",
+        size=224,
+        smallest=32,
+        channels=2048,
+        mean=_HALVES,
+        std=_HALVES,
+        last_blocks=(("stages.3.", "norm."), ("stages.2.",), ("stages.1.",)),
+        classifier=("head.",),
+        difference="Convolutions have no biases here; 19,008 numbers fewer than in Keras.",
+    ),
+    "xception": SliceBackbone(
+        timm_name="legacy_xception",
+        weights_id="timm/legacy_xception.tf_in1k",
+        size=299,
+        smallest=71,
+        channels=2048,
+        mean=_HALVES,
+        std=_HALVES,
+        last_blocks=(("conv4.", "bn4.", "conv3.", "bn3."), ("block12.",), ("block11.",)),
+        classifier=("fc.",),
+    ),
+    "mobilenet_v2": SliceBackbone(
+        timm_name="mobilenetv2_100",
+        weights_id="timm/mobilenetv2_100.ra_in1k",
+        size=224,
+        smallest=32,
+        channels=1280,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        last_blocks=(("conv_head.", "bn2.", "blocks.6."), ("blocks.5.",), ("blocks.4.",)),
+        classifier=("classifier.",),
+    ),
+    "densenet169": SliceBackbone(
+        timm_name="densenet169",
+        weights_id="timm/densenet169.tv_in1k",
+        size=224,
+        smallest=32,
+        channels=1664,
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        last_blocks=(
+            ("features.denseblock4.", "features.norm5."),
+            ("features.denseblock3.", "features.transition3."),
+            ("features.denseblock2.", "features.transition2."),
+        ),
+        classifier=("classifier.",),
+    ),
+}
+"""Slice network name to its facts; built by `chestct.networks.slices.build_slice_network`."""
+
+
+IMAGENET: Final = "imagenet"
+"""Asks for the weights in the hub's cache."""
+NO_WEIGHTS: Final = "none"
+"""Asks for weights drawn at random, by name."""
+MAX_FILE_BYTES: Final = 2**30
+
+_COUNTERS: Final = "num_batches_tracked"
+
+
+def find_weights(name: str, wanted: str) -> Path | None:
+    """The file that a setting asks for.
+
+    Args:
+        name: A name in `SLICE_NETWORKS`.
+        wanted: `IMAGENET`, `NO_WEIGHTS`, or a path.
+
+    Returns:
+        A file, or None for random weights, which only `NO_WEIGHTS` gives.
+
+    Raises:
+        UnknownNameError: There is no such network.
+        NetworkError: The file is not there; the message names it and how to get it.
+        MissingExtraError: timm is not installed.
+    """
+    facts = look_up(SLICE_NETWORKS, name, kind="slice network")
+    if wanted == NO_WEIGHTS:
+        return None
+    if wanted != IMAGENET:
+        path = Path(wanted)
+        if not path.is_file():
+            raise NetworkError(_missing_file(path, name, facts))
+        return path
+    hub = import_extra("huggingface_hub", extra="slices")
+    cached = hub.try_to_load_from_cache(facts.weights_id, WEIGHTS_NAME)
+    if not isinstance(cached, str) or not Path(cached).is_file():
+        raise NetworkError(_not_cached(name, facts))
+    return Path(cached)
+
+
+def load_backbone_weights(network: SliceNetwork, path: Path) -> None:
+    """Copy a file of ImageNet weights into a slice network's backbone, in place.
+
+    The file's 1000-class layer is left out. Everything else has to be there, in the network's own
+    names and shapes, and nothing may be left over.
+
+    Raises:
+        NetworkError: The file cannot be read, or is of another network; the message says where.
+    """
+    tensors = _read(path)
+    classifier = network.facts.classifier
+    tensors = {n: t for n, t in tensors.items() if not n.startswith(classifier)}
+    own = network.backbone.state_dict()
+    needed = {name for name in own if not name.endswith(_COUNTERS)}
+    missing, left_over = sorted(needed - tensors.keys()), sorted(tensors.keys() - own.keys())
+    wrong = [n for n in needed & tensors.keys() if tensors[n].shape != own[n].shape]
+    if missing or left_over or wrong:
+        raise NetworkError(_misfit(path, network.facts, missing, left_over, sorted(wrong)))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            msg = f"'{path.name}': tensor '{name}' holds values that are not finite."
+            raise NetworkError(f"{msg} Get the file again.")
+    network.backbone.load_state_dict(tensors, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        msg = (
+            f"'{path.name}' is no safetensors file. Only these are read, as others can run code: "
+            "load it where it comes from and save its state_dict with safetensors.torch.save_file."
+        )
+        raise NetworkError(msg)
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            msg = f"'{path.name}' has {size} bytes, over the {MAX_FILE_BYTES} allowed."
+            raise NetworkError(msg)
+        with safe_open(path, framework="pt") as stored:
+            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        msg = f"'{path.name}' is not a readable file of weights ({error}). Get it again."
+        raise NetworkError(msg) from error
+
+
+def _missing_file(path: Path, name: str, facts: SliceBackbone) -> str:
+    return (
+        f"There is no weights file '{path}'. Expected the ImageNet weights of {name} as timm names "
+        f"them: {WEIGHTS_NAME} of '{facts.weights_id}'. Give --weights FILE, or ask for random "
+        f"weights by name: --weights {NO_WEIGHTS}."
+    )
+
+
+def _not_cached(name: str, facts: SliceBackbone) -> str:
+    return (
+        f"The ImageNet weights of {name} are not on this machine: {WEIGHTS_NAME} of "
+        f"'{facts.weights_id}' is not in the hub's cache. Where there is a connection run\n"
+        f"  hf download {facts.weights_id} {WEIGHTS_NAME}\n"
+        f"and copy the file it names here (--weights FILE), or take random weights by name "
+        f"(--weights {NO_WEIGHTS}), which the paper's results say nothing about."
+    )
+
+
+def _misfit(
+    path: Path, facts: SliceBackbone, missing: list[str], left_over: list[str], wrong: list[str]
+) -> str:
+    first = {
+        "lacks": missing[:1],
+        "has another shape for": wrong[:1],
+        "has too many, such as": left_over[:1],
+    }
+    said = "; ".join(f"it {what} '{names[0]}'" for what, names in first.items() if names)
+    return (
+        f"'{path.name}' does not hold the weights of {facts.timm_name}: {said}. Expected "
+        f"{WEIGHTS_NAME} of '{facts.weights_id}'."
+    )
+
 
 HEADS: Final = ("published", "recommended")
 SCALINGS: Final = ("published", "weights")

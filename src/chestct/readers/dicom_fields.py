@@ -46,6 +46,8 @@ TAGS: Final[dict[str, int]] = {
     "intercept": 0x00281052,
     "slope": 0x00281053,
     "rescale_type": 0x00281054,
+    "lossy": 0x00282110,
+    "lossy_ratio": 0x00282112,
     "offset_table": 0x7FE00001,
     "offset_lengths": 0x7FE00002,
 }

@@ -48,6 +48,8 @@ MAX_OTHER_HEADER_BYTES = 2**20
 """As far an object of another modality is looked through for pixels; it is left out either way."""
 
 _GROW_BY = 8
+_LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203))
+"""JPEG in 8 and 12 bits, JPEG-LS near-lossless, JPEG 2000, HTJ2K (PS3.5 A.4), if not said else."""
 _CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 """CT Image Storage; the UIDs of enhanced and legacy converted CT continue it (PS3.4 B.5)."""
 _MAX_GROUP_DEPTH = 3
@@ -129,7 +131,16 @@ class DicomHeader:
     def facts(self) -> dict[str, str]:
         """Acquisition facts that may be shown."""
         found = {name: self.frames[0].text(name) for name in FACT_NAMES}
+        found["lossy_compression"] = self._lossy_words()
         return {name: value for name, value in found.items() if value}
+
+    def _lossy_words(self) -> str:
+        """Whether pixels were ever compressed with a loss (PS3.3 C.7.6.1.1.5); empty if not."""
+        is_lossy = self.fields.text("lossy") == "01"
+        if not is_lossy and (self.layout is None or self.layout.syntax not in _LOSSY_SYNTAXES):
+            return ""
+        ratio = self.fields.text("lossy_ratio").split("\\")[-1].strip()
+        return f"yes, {ratio} to 1" if ratio else "yes"
 
 
 def read_header(source: FileSource) -> DicomHeader | None:

@@ -8,6 +8,7 @@ Pixels are not decoded again.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from chestct.volume import Volume
 if TYPE_CHECKING:
     from pydicom.dataelem import DataElement
     from pydicom.dataset import Dataset
+    from pydicom.tag import BaseTag
 
 PATIENT_GROUPS: Final = (0x0010, 0x0012)
 """Groups that hold the patient and clinical trial modules (PS3.3 C.7.1, C.7.2.2, C.7.2.3)."""
@@ -36,12 +38,15 @@ KEPT: Final = frozenset(
         "AcquisitionTime",
         "BurnedInAnnotation",
         "FrameOfReferenceUID",
+        "IssuerOfAccessionNumberSequence",
         "LossyImageCompression",
         "LossyImageCompressionMethod",
         "LossyImageCompressionRatio",
         "Modality",
         "PositionReferenceIndicator",
+        "ProcedureCodeSequence",
         "ReferringPhysicianName",
+        "RequestAttributesSequence",
         "SeriesDate",
         "SeriesInstanceUID",
         "SeriesTime",
@@ -54,6 +59,13 @@ KEPT: Final = frozenset(
     }
 )
 """What is kept of other groups: study, frame of reference, and what has to be passed on."""
+
+_MARKED_DATE: Final = re.compile(r"^(\d{4})[-./](\d\d)[-./](\d\d)$")
+_MARKED_TIME: Final = re.compile(r"^(\d\d):(\d\d):(\d\d(?:\.\d{1,6})?)$")
+_SEXES: Final[dict[str, str]] = {
+    **{letter: letter for letter in "FMO"},
+    **{"FEMALE": "F", "MALE": "M", "OTHER": "O"},
+}
 
 
 @dataclass(frozen=True)
@@ -80,14 +92,16 @@ class SourceSeries:
     """The series behind a volume.
 
     Attributes:
-        header: Patient, study and frame of reference of its first image; elements that break the
-            standard are left out.
+        header: Patient, study and frame of reference of its first image, put right where the
+            standard has a form for what an element says.
+        left_out: Names of the elements that are not in it, as they break the standard.
         images: Its images, sorted along the slice normal.
         shape: Rows and columns of an image.
         is_exact: Whether slice i of the volume is image i, neither interpolated nor shifted.
     """
 
     header: Dataset
+    left_out: tuple[str, ...]
     images: tuple[SourceImage, ...]
     shape: tuple[int, int]
     is_exact: bool
@@ -105,8 +119,10 @@ def read_source(path: Path, volume: Volume) -> SourceSeries:
     """
     with opened_series(path, volume.source.series_uid or "") as slices:
         plan = plan_stack([one.plane for one in slices], ("gap", "tilt"))
+        header, left_out = _header(slices[0])
         return SourceSeries(
-            header=_header(slices[0]),
+            header=header,
+            left_out=left_out,
             images=_images(slices),
             shape=slices[0].plane.shape,
             is_exact=plan.is_exact and plan.grid == volume.grid,
@@ -131,8 +147,8 @@ def _images(slices: list[Slice]) -> tuple[SourceImage, ...]:
     return tuple(images)
 
 
-def _header(one: Slice) -> Dataset:
-    """The kept elements of one file's header that follow the standard."""
+def _header(one: Slice) -> tuple[Dataset, tuple[str, ...]]:
+    """The kept elements of one file's header, and names of those that break the standard."""
     from pydicom import dcmread
 
     source = one.header.source
@@ -158,17 +174,18 @@ def _tolerant() -> Iterator[None]:
         yield
 
 
-def _kept(header: Dataset) -> Dataset:
+def _kept(header: Dataset, *, is_inner: bool = False) -> tuple[Dataset, tuple[str, ...]]:
     from pydicom.dataset import Dataset
 
     kept = Dataset()
+    left_out: set[str] = set()
     for tag in header.keys():  # noqa: SIM118  a data set iterates over elements, reading them all
-        if tag.group not in PATIENT_GROUPS and _keyword(tag) not in KEPT:
+        is_wanted = is_inner or tag.group in PATIENT_GROUPS or _keyword(tag) in KEPT
+        if tag.is_private or not is_wanted:
             continue
-        element = header[tag]
-        if not element.tag.is_private and _is_standard(element):
-            kept.add(element)
-    return kept
+        if not _put_right(header, tag, kept, left_out):
+            left_out.add(_keyword(tag) or str(tag))
+    return kept, tuple(sorted(left_out))
 
 
 def _keyword(tag: int) -> str:
@@ -177,19 +194,69 @@ def _keyword(tag: int) -> str:
     return keyword_for_tag(tag)
 
 
-def _is_standard(element: DataElement) -> bool:
-    """Whether a value has the form that its representation asks for (PS3.5 6.2)."""
-    from pydicom.config import RAISE
-    from pydicom.valuerep import STR_VR, validate_value
+def _put_right(header: Dataset, tag: BaseTag, kept: Dataset, left_out: set[str]) -> bool:
+    """Keep an element in the form that its representation asks for (PS3.5 6.2), if it has one.
 
-    if element.VR == "SQ":
-        return all(_is_standard(inner) for item in element.value for inner in item)
-    if element.VR not in STR_VR or element.is_empty:
-        return True
-    values = element.value if element.VM > 1 else [element.value]
+    Args:
+        header: Holds the element.
+        tag: Which it is.
+        kept: Where it goes.
+        left_out: Gets the names of elements inside it that cannot be kept.
+
+    Returns:
+        Whether it was kept.
+    """
+    from pydicom.datadict import dictionary_VM
+    from pydicom.valuerep import STR_VR
+
     try:
-        for value in values:
-            validate_value(element.VR, str(value), RAISE)
-    except ValueError:
+        element = header[tag]
+        if element.VR == "SQ":
+            inner = [_kept(item, is_inner=True) for item in element.value]
+            left_out.update(name for _, names in inner for name in names)
+            # What identifies a patient does so as a whole or not at all.
+            items = [item for item, names in inner if not (names and tag.group in PATIENT_GROUPS)]
+            if items:
+                kept.add_new(tag, "SQ", items)
+        elif element.VR not in STR_VR or element.is_empty:
+            kept.add(element)
+        elif element.VM > 1 and dictionary_VM(tag) == "1":
+            return False
+        else:
+            kept.add_new(tag, element.VR, _standard_value(element))
+    except (ValueError, KeyError, TypeError, OverflowError):
         return False
     return True
+
+
+def _standard_value(element: DataElement) -> object:
+    """The value, or another way to write it that follows the standard.
+
+    Raises:
+        ValueError: There is none.
+    """
+    from pydicom.config import RAISE
+    from pydicom.valuerep import validate_value
+
+    values = element.value if element.VM > 1 else [element.value]
+    texts = [_rewritten(str(value).strip(), element) for value in values]
+    for text in texts:
+        validate_value(element.VR, text, RAISE)
+    if all(text == str(value) for text, value in zip(texts, values, strict=True)):
+        return element.value
+    return texts if len(texts) > 1 else texts[0]
+
+
+def _rewritten(text: str, element: DataElement) -> str:
+    """A date or time without the marks between its numbers, and a sex as a letter.
+
+    Raises:
+        ValueError: It is no sex that the standard knows.
+    """
+    if element.VR == "DA":
+        return _MARKED_DATE.sub(r"\1\2\3", text)
+    if element.VR == "TM":
+        return _MARKED_TIME.sub(r"\1\2\3", text)
+    if element.keyword == "PatientSex":
+        return _SEXES[text.upper()]
+    return text

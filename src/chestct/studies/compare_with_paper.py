@@ -6,19 +6,168 @@ here: figures stand side by side, each with its interval where there is one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from chestct.evaluation.intervals import Bootstrap, Estimate, Figures
-from chestct.labels import COVID19, NORMAL, THREE_CLASSES, TWO_CLASSES
+from chestct.errors import ReadError
+from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_figures
+from chestct.evaluation.predictions import read_predictions
+from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
+from chestct.preprocess.recipes import RECIPES
+from chestct.storage import write_text
 from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
-from chestct.studies.finished_runs import SLICES_FOLDER, Run, read_run
 from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
+from chestct.text_tables import as_csv, as_markdown_table
+from chestct.training.results import RUN_FILE
 from chestct.training.session import PREDICTIONS_FILE
+
+SLICES_FOLDER: Final = "slices"
+"""Of a run on slices, where its slices' predictions are."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        name: Of its folder.
+        labels: Its classes.
+        network: Name of its network.
+        gating: Where the lung mask is applied, for networks that have gates.
+        threshold: t of its recipe; None where all slices are used, and of a run on slices.
+        num_folds: Of a cross-validation, or None.
+        num_scans: Scans, or slices, that it was judged on.
+        figures: What was found.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    network: str
+    gating: str
+    threshold: float | None
+    num_folds: int | None
+    num_scans: int
+    figures: Figures
+
+
+def read_run(folder: Path, bootstrap: Bootstrap | None = None) -> Run:
+    """Read the folder of a finished run, on scans or on slices.
+
+    Raises:
+        ReadError: It is no such folder, or something in it is damaged.
+        PredictionsError: Its predictions are damaged.
+    """
+    record, predictions = folder / RUN_FILE, folder / PREDICTIONS_FILE
+    if not predictions.is_file() and (folder / SLICES_FOLDER / PREDICTIONS_FILE).is_file():
+        predictions = folder / SLICES_FOLDER / PREDICTIONS_FILE
+    if not record.is_file() or not predictions.is_file():
+        missing = RUN_FILE if not record.is_file() else PREDICTIONS_FILE
+        msg = (
+            f"{folder} has no {missing}: it is not the folder of a finished run. Give a folder "
+            "that 'chestct train' or 'chestct study roi-ablation' wrote to its end."
+        )
+        raise ReadError(msg)
+    found = read_predictions(predictions)
+    try:
+        known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        settings = known["settings"]
+        return Run(
+            name=folder.name,
+            labels=tuple(settings["labels"]),
+            network=settings["network"]["name"],
+            gating=settings["network"].get("settings", {}).get("gating", "figure"),
+            threshold=_threshold(settings),
+            num_folds=known["folds"],
+            num_scans=len(found),
+            figures=estimate_figures(found, bootstrap),
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        msg = f"{RUN_FILE} in {folder.name} is damaged ({type(error).__name__})."
+        raise ReadError(msg) from error
+
+
+def _threshold(settings: dict[str, Any]) -> float | None:
+    """T of a run on scans; None where all slices are used, and of a run on slices."""
+    recipe = settings.get("recipe")
+    if recipe is None:
+        return None
+    usual = RECIPES[recipe["name"]].salient_threshold
+    found = recipe.get("overrides", {}).get("salient_threshold", usual)
+    return None if found is None else float(found)
+
+
+FILE: str = "with_paper"
+
+
+def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Path, Path]:
+    """Write `with_paper.md` and `with_paper.csv`.
+
+    Raises:
+        WriteError: They cannot be written.
+    """
+    files = folder / f"{FILE}.md", folder / f"{FILE}.csv"
+    write_text(files[0], paper_markdown(found))
+    write_text(files[1], paper_csv(found))
+    return files
+
+
+def paper_markdown(found: Sequence[PaperComparison]) -> str:
+    """One table per run."""
+    parts = [
+        "# Beside the paper",
+        NOT_FOR_CLINICAL_USE,
+        "In per cent, with 95 % intervals. Published figures stand as printed, without any.",
+    ]
+    for each in found:
+        parts += [
+            f"## {each.run}",
+            f"{each.place} of {each.citation}",
+            "\n".join(f"- {remark}" for remark in each.remarks),
+            as_markdown_table(
+                ["figure", "published", "recomputed", "this run", "published inside our interval"],
+                [cells(figure) for figure in each.figures],
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def cells(figure: Beside) -> list[str]:
+    """One line of the table, in per cent."""
+    inside = {True: "yes", False: "no", None: ""}[figure.is_inside]
+    published = "" if figure.published is None else f"{100 * figure.published:.4g}"
+    recomputed = "" if figure.recomputed is None else percent(figure.recomputed)
+    return [figure.figure, published, recomputed, percent(figure.ours), inside]
+
+
+def percent(estimate: Estimate) -> str:
+    """An estimate in per cent with interval and counts, or why there is none."""
+    if estimate.value is None:
+        return f"- ({estimate.note})"
+    counts = f", {estimate.hits}/{estimate.total}" if estimate.total is not None else ""
+    if estimate.low is None or estimate.high is None:
+        return f"{100 * estimate.value:.1f}{counts}"
+    span = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}"
+    return f"{100 * estimate.value:.1f} ({span}{counts})"
+
+
+def paper_csv(found: Sequence[PaperComparison]) -> str:
+    """One line per run and figure; shares, not per cent."""
+    header = ["run", "place", "figure", "published"]
+    header += [f"{who}_{what}" for who in ("recomputed", "ours") for what in ("", "low", "high")]
+    lines: list[list[object]] = []
+    for each in found:
+        for figure in each.figures:
+            numbers: list[object] = []
+            for estimate in (figure.recomputed or Estimate(None), figure.ours):
+                numbers += [estimate.value, estimate.low, estimate.high]
+            lines.append([each.run, each.place, figure.figure, figure.published, *numbers])
+    return as_csv([name.rstrip("_") for name in header], lines)
+
 
 ROI_NETWORKS: Final = {
     "roi_resnet18": "ResNet-18",

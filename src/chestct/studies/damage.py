@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from torch import nn
 
 from chestct.classifier import Classifier
@@ -22,24 +23,191 @@ from chestct.datasets.scans import read_options
 from chestct.datasets.store import Cache
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine, make_engine
-from chestct.errors import ReadError
-from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
-from chestct.storage import write_text
-from chestct.studies.damage_parts import (
-    SHARE,
-    Choice,
-    Layer,
-    Zeroed,
-    choose_parts,
-    damage,
-    published_choice,
-    random_choice,
+from chestct.errors import NetworkError, ReadError
+from chestct.evaluation.comparisons import Comparison, compare
+from chestct.evaluation.intervals import (
+    Bootstrap,
+    Estimate,
+    Figures,
+    draw_patients,
+    estimate_figures,
+    percentile_interval,
+    why_no_bootstrap,
 )
+from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
+from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
+from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.lookup import look_up
+from chestct.networks.maseres import NUM_HEADS, Maseres
+from chestct.storage import write_text
+from chestct.studies.row_figures import holm
 from chestct.studies.study_rows import StudyError
+from chestct.text_tables import as_csv, as_markdown_table, p_value_text
+from chestct.training.data import Listener, make_cache
 from chestct.training.judging import judge_manifest
-from chestct.training.ready import Listener, make_cache
 from chestct.training.results import scan_key
 from chestct.training.settings import DataSection
+
+SHARE: Final = 0.25
+"""Share of each layer's units in the paper."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or dense layer, or one head's own row of a dense layer.
+
+    Attributes:
+        module: Dotted name of the module.
+        head: The row of its weight that is a layer of its own; its *inputs* are then set to zero
+            and its bias stays, as in the paper's model III. None: output units with their biases.
+    """
+
+    module: str
+    head: int | None = None
+
+    def num_units(self, network: nn.Module) -> int:
+        """How many there are to choose from."""
+        weight = _weight(network, self.module)
+        return int(weight.shape[0 if self.head is None else 1])
+
+
+Parts = Mapping[str, Sequence[Layer]]
+Choice = Sequence[Sequence[int]]
+"""For each layer of a part, the units that are set to zero."""
+
+
+@dataclass(frozen=True)
+class Zeroed:
+    """How many numbers were set to zero."""
+
+    weights: int
+    biases: int
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.weights + self.biases
+
+
+_BLOCK: Final = ("conv1", "conv2", "se.squeeze", "se.excite", "shortcut")
+
+
+def parts_of(network: nn.Module) -> dict[str, list[Layer]]:
+    """The parts that can be damaged: I to V of MASERes, else one per top-level module.
+
+    The paper's layer numbers give the order in which its seeds are counted. For the heads
+    (III) the notebook numbers keys and queries before values; which of them is which it does not
+    say, and it makes no difference to the published attention, where both are inert.
+    """
+    if isinstance(network, Maseres):
+        return _maseres_parts()
+    parts: dict[str, list[Layer]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv3d | nn.Linear):
+            parts.setdefault(name.split(".")[0], []).append(Layer(name))
+    return {
+        name: layers
+        for name, layers in parts.items()
+        if any(quarter(layer.num_units(network)) for layer in layers)
+    }
+
+
+def choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[Layer]]:
+    """The named parts, or all; a name may also be a module's dotted name.
+
+    Raises:
+        UnknownNameError: There is no such part.
+    """
+    known = parts_of(network)
+    if not names:
+        return known
+    inside = {
+        name: [
+            Layer(f"{name}.{inner}" if inner else name)
+            for inner, module in part.named_modules()
+            if isinstance(module, nn.Conv3d | nn.Linear)
+        ]
+        for name, part in network.named_modules()
+        if name
+    }
+    offered = {**{name: layers for name, layers in inside.items() if layers}, **known}
+    return {name: offered[name] if name in offered else look_up(known, name, kind="part")
+            for name in names}  # fmt: skip
+
+
+def published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> Choice:
+    """The notebook's choice: `random.Random(1)` for the first layer of a part, 2 for the next, ...
+
+    The numbers of all units are shuffled and the first quarter is taken.
+    """
+    return [
+        _drawn(random.Random(seed), layer.num_units(network), share)
+        for seed, layer in enumerate(layers, start=1)
+    ]
+
+
+def random_choice(
+    network: nn.Module, layers: Sequence[Layer], generator: random.Random, share: float = SHARE
+) -> Choice:
+    """Another choice of as many units."""
+    return [_drawn(generator, layer.num_units(network), share) for layer in layers]
+
+
+def quarter(num_units: int, share: float = SHARE) -> int:
+    """How many of so many units are set to zero, rounded down."""
+    return int(num_units * share)
+
+
+def damage(network: nn.Module, layers: Sequence[Layer], choice: Choice) -> Zeroed:
+    """Set units to zero, in place.
+
+    Returns:
+        How many numbers were set to zero.
+    """
+    weights = biases = 0
+    with torch.no_grad():
+        for layer, units in zip(layers, choice, strict=True):
+            weight = _weight(network, layer.module)
+            bias = getattr(network.get_submodule(layer.module), "bias", None)
+            if layer.head is not None:
+                weight[layer.head, list(units)] = 0
+                weights += len(units)
+                continue
+            weight[list(units)] = 0
+            weights += len(units) * weight[0].numel()
+            if bias is not None:
+                bias[list(units)] = 0
+                biases += len(units)
+    return Zeroed(weights, biases)
+
+
+def _maseres_parts() -> dict[str, list[Layer]]:
+    blocks = [f"block{number}.{name}" for number in (1, 2, 3) for name in _BLOCK]
+    keys_and_queries = [
+        Layer(f"attention.{name}", head) for head in range(NUM_HEADS) for name in ("key", "query")
+    ]
+    values = [Layer("attention.value", head) for head in range(NUM_HEADS)]
+    return {
+        "I": [Layer("stem.0"), Layer("stem.3")],
+        "II": [Layer(name) for name in blocks],
+        "III": [*keys_and_queries, *values],
+        "IV": [Layer("fc1")],
+        "V": [Layer("fc2")],
+    }
+
+
+def _drawn(generator: random.Random, num_units: int, share: float) -> list[int]:
+    numbers = list(range(num_units))
+    generator.shuffle(numbers)
+    return sorted(numbers[: quarter(num_units, share)])
+
+
+def _weight(network: nn.Module, module: str) -> torch.Tensor:
+    weight = getattr(network.get_submodule(module), "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        raise NetworkError(f"'{module}' has no weights to be damaged.")
+    return weight
+
 
 RECORD_FILE: Final = "damage.json"
 UNDAMAGED_FILE: Final = "undamaged.csv"
@@ -251,3 +419,175 @@ def _agree_on_record(plan: DamagePlan) -> None:
     if changed:
         msg = f"{plan.folder.name} holds a study with another {' and another '.join(changed)}"
         raise StudyError(f"{msg}. Use a new folder.")
+
+
+UNDAMAGED = "undamaged"
+_SHOWN = ("accuracy", "macro_auc", "log_loss")
+
+
+@dataclass(frozen=True)
+class DamageRow:
+    """One part in the table.
+
+    Attributes:
+        part: What was damaged; the first row is the undamaged classifier.
+        figures: With the published choice of units.
+        test: McNemar's, undamaged against damaged; None for the undamaged.
+        holm: Its p-value after Holm's correction over all parts.
+        mean: Mean accuracy over the random choices, with its interval; None without any.
+        accuracies: Accuracy with each random choice.
+    """
+
+    part: DamagedPart | None
+    figures: Figures
+    test: Comparison | None = None
+    holm: float | None = None
+    mean: Estimate | None = None
+    accuracies: tuple[float, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The part's, or that nothing is damaged."""
+        return self.part.name if self.part else UNDAMAGED
+
+
+def make_damage_rows(
+    result: DamageResult, bootstrap: Bootstrap | None = None
+) -> tuple[DamageRow, ...]:
+    """The figures of the undamaged classifier and of every part."""
+    settings = bootstrap or Bootstrap()
+    rows = [_row(result.undamaged, part, settings) for part in result.parts]
+    tested = [row.test.p_value if row.test else None for row in rows]
+    corrected = holm([1.0 if p is None else p for p in tested])
+    first = DamageRow(None, estimate_figures(result.undamaged, settings))
+    return (first, *(replace(r, holm=p) for r, p in zip(rows, corrected, strict=True)))
+
+
+def write_damage(
+    result: DamageResult,
+    folder: Path,
+    *,
+    remarks: Sequence[str] = (),
+    bootstrap: Bootstrap | None = None,
+) -> tuple[DamageRow, ...]:
+    """Write `table.md` and `table.csv`.
+
+    Raises:
+        WriteError: They cannot be written.
+    """
+    rows = make_damage_rows(result, bootstrap)
+    write_text(folder / "table.md", damage_markdown(result, rows, remarks))
+    write_text(folder / "table.csv", damage_csv(rows))
+    return rows
+
+
+def damage_markdown(result: DamageResult, rows: Sequence[DamageRow], remarks: Sequence[str]) -> str:
+    """The table for people."""
+    undamaged = result.undamaged
+    left_out = f"Scans without a decision, left out: {len(result.excluded)}."
+    said = [*remarks, *([left_out] if result.excluded else [])]
+    parts = [
+        "# Damaged models",
+        NOT_FOR_CLINICAL_USE,
+        "\n".join(f"- {remark}" for remark in said),
+        f"{len(undamaged)} scans of {undamaged.num_patients} patients. Parts of the network are "
+        "set to zero one at a time and nothing is trained again.",
+        "## The published choice of units\n\n" + _published_table(rows),
+        "## Against the undamaged classifier\n\n" + _test_table(rows),
+        _choice_table(rows),
+        "Intervals: 95 %; Wilson for accuracy and sensitivity, a bootstrap over patients for the "
+        "rest. p: McNemar's exact test, two-sided; p (Holm): after Holm's correction over the "
+        "parts. The interval of the mean over choices draws patients and choices of units anew.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def damage_csv(rows: Sequence[DamageRow]) -> str:
+    """One line per part and figure; the mean over choices is the figure `mean accuracy`."""
+    fields = ("value", "low", "high", "method", "hits", "total", "note")
+    lines: list[list[object]] = []
+    for row in rows:
+        zeroed = row.part.zeroed.total if row.part else 0
+        groups = {"": dict(row.figures.overall), **row.figures.per_class}
+        if row.mean is not None:
+            groups[""]["mean accuracy over choices"] = row.mean
+        for label, figures in groups.items():
+            for name, estimate in figures.items():
+                values = [getattr(estimate, field) for field in fields]
+                lines.append([row.name, zeroed, label, name, *values])
+        if row.test is not None:
+            lines.append([row.name, zeroed, "", "mcnemar p", row.test.p_value, *[None] * 5,
+                          row.test.note])  # fmt: skip
+            lines.append([row.name, zeroed, "", "mcnemar p (Holm)", row.holm, *[None] * 6])
+    return as_csv(["part", "zeroed", "label", "figure", *fields], lines)
+
+
+def mean_accuracy(
+    repeats: Sequence[Predictions], bootstrap: Bootstrap | None = None
+) -> Estimate | None:
+    """Mean accuracy over choices of units, patients and choices both drawn anew; None of none."""
+    if not repeats:
+        return None
+    settings = bootstrap or Bootstrap()
+    is_right = np.stack([each.is_right for each in repeats]).astype(np.float64)
+    value = float(is_right.mean())
+    why_not = why_no_bootstrap(repeats[0])
+    if why_not or len(repeats) == 1:
+        return Estimate(value, note=why_not or "no interval: a single choice shows no spread")
+    rng = np.random.default_rng([settings.seed, 1])
+    means = []
+    for weights in draw_patients(repeats[0], settings):
+        accuracies = weights @ is_right.T / weights.sum(axis=1, keepdims=True)
+        shares = np.full(len(repeats), 1 / len(repeats))
+        drawn = rng.multinomial(len(repeats), shares, size=len(weights)) / len(repeats)
+        means.append((accuracies * drawn).sum(axis=1))
+    low, high, note = percentile_interval(np.concatenate(means), settings.level)
+    return Estimate(value, low, high, "bootstrap over patients and choices", note)
+
+
+def _row(undamaged: Predictions, part: DamagedPart, settings: Bootstrap) -> DamageRow:
+    (test,) = compare(undamaged, part.published, "mcnemar")
+    return DamageRow(
+        part,
+        estimate_figures(part.published, settings),
+        test=test,
+        mean=mean_accuracy(part.repeats, settings),
+        accuracies=tuple(float(each.is_right.mean()) for each in part.repeats),
+    )
+
+
+def _published_table(rows: Sequence[DamageRow]) -> str:
+    labels = list(rows[0].figures.per_class)
+    columns = ["part", "layers", "set to zero", *(FIGURE_NAMES[name] for name in _SHOWN)]
+    lines = []
+    for row in rows:
+        counts = [str(row.part.num_layers), f"{row.part.zeroed.total:,}"] if row.part else ["", "0"]
+        figures = [row.figures.overall[name] for name in _SHOWN]
+        figures += [row.figures.per_class[label]["sensitivity"] for label in labels]
+        lines.append([row.name, *counts, *(format_estimate(each) for each in figures)])
+    return as_markdown_table([*columns, *(f"sensitivity {label}" for label in labels)], lines)
+
+
+def _test_table(rows: Sequence[DamageRow]) -> str:
+    lines = [
+        [row.name, f"{-(row.test.estimate or 0.0):+.3f}", row.test.note,
+         p_value_text(row.test.p_value), p_value_text(row.holm)]
+        for row in rows
+        if row.test is not None
+    ]  # fmt: skip
+    header = ["part", "change of accuracy", "discordant scans (first: undamaged)", "p", "p (Holm)"]
+    return as_markdown_table(header, lines)
+
+
+def _choice_table(rows: Sequence[DamageRow]) -> str:
+    lines = [
+        [row.name, str(len(row.accuracies)), format_estimate(row.mean),
+         f"{min(row.accuracies):.3f} to {max(row.accuracies):.3f}",
+         f"{row.figures.overall['accuracy'].value or 0.0:.3f}"]
+        for row in rows
+        if row.mean is not None
+    ]  # fmt: skip
+    if not lines:
+        return ""
+    header = ["part", "choices", "mean accuracy", "lowest to highest", "published choice"]
+    return "## Random choices of as many units\n\n" + as_markdown_table(header, lines)

@@ -25,8 +25,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_mask
-from chestct.studies.localisation import INVOLVED_FROM
-from chestct.studies.localisation_masks import mask_at_input
+from chestct.studies.localisation import INVOLVED_FROM, mask_at_input
 from chestct.studies.model_audit_blanking import WORDS, find_paint, painted_scans
 from chestct.studies.model_audit_changes import (
     CHANGES,

@@ -5,18 +5,43 @@ Rows share the cache: gating changes nothing about the inputs, t does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
-from typing import Final
+from itertools import combinations, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
+from chestct.evaluation.figures import COLORS, DASHES, save_figure
+from chestct.evaluation.intervals import Bootstrap, Estimate
+from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
+from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.roi import PLACEMENTS
-from chestct.studies.scan_rows import record_scans, run_scan_rows
-from chestct.studies.study_rows import Progress, StudyError, begin_study
-from chestct.training.parts import find_parts
+from chestct.storage import write_text
+from chestct.studies.row_figures import (
+    RowTest,
+    TableRow,
+    compare_rows,
+    guesses_line,
+    make_rows,
+    scans_line,
+)
+from chestct.studies.study_rows import (
+    Progress,
+    StudyError,
+    begin_study,
+    record_scans,
+    run_scan_rows,
+)
+from chestct.text_tables import as_csv, as_markdown_table, p_value_text
+from chestct.training.components import find_parts
 from chestct.training.session import Plan
 from chestct.training.settings import RunSettings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 NETWORKS: Final = ("roi_resnet18", "roi_resnet50", "roi_resnet101")
 GATINGS: Final = ("none", "figure")
@@ -102,3 +127,256 @@ def run_ablation(
         find_parts(row.settings(plan.settings))
     settings = begin_study(plan.folder, lambda folder: record_scans(plan, folder))
     return run_scan_rows(plan, rows, lambda row: row.settings(settings), before_row=before_row)
+
+
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+"""One per colour, for print without colour."""
+_SPREAD = 0.006
+
+
+def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
+    """Accuracy over t with Wilson's intervals: a panel per network, a curve per gating."""
+    from matplotlib.figure import Figure
+
+    networks = list(dict.fromkeys(each.row.network for each in rows))
+    gatings = list(dict.fromkeys(each.row.gating for each in rows))
+    size = (1.2 + 2.6 * len(networks), 3.6)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
+    for axes, network in zip(panels, networks, strict=True):
+        for number, gating in enumerate(gatings):
+            curve = [e for e in rows if e.row.network == network and e.row.gating == gating]
+            # A little aside, so that bars of equal height do not hide each other.
+            aside = _SPREAD * (number - (len(gatings) - 1) / 2)
+            across = [each.row.threshold + aside for each in curve]
+            _draw_curve(axes, across, [e.figures.overall["accuracy"] for e in curve], number)
+        axes.set_title(network, fontsize=10)
+        axes.set_xlabel("t")
+        axes.set_xticks(sorted({each.row.threshold for each in rows}))
+        axes.margins(x=0.1)
+    panels[0].set_ylabel("accuracy, 95 % interval")
+    panels[0].set_ylim(-0.02, 1.02)
+    _legend(figure, gatings, "gating")
+    return figure
+
+
+def draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
+    """Sensitivity of each class in every row of the table, with Wilson's intervals."""
+    from matplotlib.figure import Figure
+
+    labels = list(rows[0].predictions.labels)
+    figure = Figure(figsize=(2.0 + 0.42 * len(rows), 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    for number, label in enumerate(labels):
+        across = [place + 0.22 * (number - (len(labels) - 1) / 2) for place in range(len(rows))]
+        estimates = [each.figures.per_class[label]["sensitivity"] for each in rows]
+        _draw_curve(axes, across, estimates, number, is_joined=False)
+    names = [f"{e.row.network} {e.row.gating} t={e.row.threshold:g}" for e in rows]
+    axes.set_xticks(range(len(rows)), names, rotation=60, ha="right", fontsize=8)
+    axes.set_ylabel("sensitivity, 95 % interval")
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    _legend(figure, labels, "class")
+    return figure
+
+
+def _draw_curve(
+    axes: Axes,
+    across: Sequence[float],
+    estimates: Sequence[Estimate],
+    number: int,
+    *,
+    is_joined: bool = True,
+) -> None:
+    """Points with bars for the estimates that have an interval, joined where that has a meaning."""
+    known = [
+        (x, e.value, e.value - e.low, e.high - e.value)
+        for x, e in zip(across, estimates, strict=True)
+        if e.value is not None and e.low is not None and e.high is not None
+    ]
+    if not known:
+        return
+    x, value, below, above = zip(*known, strict=True)
+    axes.errorbar(
+        x,
+        value,
+        [list(below), list(above)],
+        color=COLORS[number % len(COLORS)],
+        marker=MARKERS[number % len(MARKERS)],
+        linestyle=DASHES[number % len(DASHES)] if is_joined else "none",
+        markersize=4,
+        linewidth=1.2,
+        elinewidth=0.8,
+        capsize=2,
+    )
+
+
+def _legend(figure: Figure, names: Sequence[str], title: str) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLORS[number % len(COLORS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="none",
+            label=name,
+        )
+        for number, name in enumerate(names)
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(names), title=title, fontsize=8
+    )
+
+
+COLUMNS: Final = ("network", "gating", "threshold")
+"""What rows may differ in."""
+OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc")
+PER_CLASS: Final = ("sensitivity", "ppv", "specificity")
+
+
+def compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
+    """Compare every two rows that differ in one column only."""
+    return compare_rows(
+        [
+            (first, second, columns[0])
+            for first, second in combinations(rows, 2)
+            if len(columns := differing_columns(first.row, second.row)) == 1
+        ]
+    )
+
+
+def differing_columns(first: Row, second: Row) -> list[str]:
+    """The columns in which two rows differ."""
+    return [name for name in COLUMNS if getattr(first, name) != getattr(second, name)]
+
+
+def rows_csv(rows: Sequence[TableRow[Row]]) -> str:
+    """One line per row and figure, with interval and counts."""
+    fields = ("value", "low", "high", "method", "hits", "total", "note")
+    header = ["network", "gating", "t", "label", "figure", *fields]
+    lines: list[list[object]] = []
+    for each in rows:
+        key = [each.row.network, each.row.gating, f"{each.row.threshold:g}"]
+        for label, figures in {"": each.figures.overall, **each.figures.per_class}.items():
+            for name, estimate in figures.items():
+                lines.append([*key, label, name, *(getattr(estimate, f) for f in fields)])
+    return as_csv(header, lines)
+
+
+def pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
+    """One line per test."""
+    header = ["first", "second", "differ_in", "scans", "only_first_right", "only_second_right"]
+    lines: list[list[object]] = [
+        [t.first.name, t.second.name, t.column, t.num_scans, t.only_first, t.only_second,
+         t.p_value, t.holm]
+        for t in tests
+    ]  # fmt: skip
+    return as_csv([*header, "p_value", "p_holm"], lines)
+
+
+def as_markdown(
+    rows: Sequence[TableRow[Row]], tests: Sequence[RowTest[Row]], remarks: Sequence[str]
+) -> str:
+    """The whole table for people."""
+    parts = [
+        "# RoI ablation: networks by gating by t",
+        NOT_FOR_CLINICAL_USE,
+        "\n".join(f"- {remark}" for remark in remarks),
+        scans_line(rows),
+        guesses_line(rows),
+        "## All classes\n\n" + _overall(rows),
+        *(f"## {FIGURE_NAMES[name]} per class\n\n" + _per_class(rows, name) for name in PER_CLASS),
+        "The column that Tables 6 and 7 of the paper head SPE holds PPV.",
+        "## Rows that differ in one thing\n\n" + _tests(tests),
+        "p: McNemar's exact test, two-sided, on the scans that both rows judged. p (Holm): the "
+        f"same after Holm's correction over all {len(tests)} tests of this table.",
+        "Intervals: 95 %; Wilson for accuracy, sensitivity, specificity and PPV, a bootstrap over "
+        "patients for the rest. They tell of other scans, not of other trainings: each row is one "
+        "training with one seed.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _overall(rows: Sequence[TableRow[Row]]) -> str:
+    columns = ["no", "network", "gating", "t", *(FIGURE_NAMES[name] for name in OVERALL)]
+    lines = [[*_key(number, each), *_cells(each, OVERALL)] for number, each in _numbered(rows)]
+    return as_markdown_table(columns, lines)
+
+
+def _per_class(rows: Sequence[TableRow[Row]], name: str) -> str:
+    labels = rows[0].predictions.labels if rows else ()
+    lines = []
+    for number, each in _numbered(rows):
+        estimates = [each.figures.per_class[label][name] for label in labels]
+        lines.append([*_key(number, each), *(_percent(estimate) for estimate in estimates)])
+    return as_markdown_table(["no", "network", "gating", "t", *labels], lines)
+
+
+def _tests(tests: Sequence[RowTest[Row]]) -> str:
+    columns = ["differ in", "first", "second", "scans", "only first right", "only second right"]
+    lines = [
+        [t.column.replace("threshold", "t"), t.first.name, t.second.name, str(t.num_scans),
+         str(t.only_first), str(t.only_second), p_value_text(t.p_value), p_value_text(t.holm)]
+        for t in sorted(tests, key=lambda t: COLUMNS.index(t.column))
+    ]  # fmt: skip
+    return as_markdown_table([*columns, "p", "p (Holm)"], lines)
+
+
+def _numbered(rows: Sequence[TableRow[Row]]) -> list[tuple[int, TableRow[Row]]]:
+    return list(enumerate(rows, start=1))
+
+
+def _key(number: int, each: TableRow[Row]) -> list[str]:
+    return [str(number), each.row.network, each.row.gating, f"{each.row.threshold:g}"]
+
+
+def _cells(each: TableRow[Row], names: Sequence[str]) -> list[str]:
+    return [_percent(each.figures.overall[name]) for name in names]
+
+
+def _percent(estimate: Estimate) -> str:
+    """As `format_estimate`, without its note, which would fill the table."""
+    if estimate.value is None or estimate.low is None or estimate.high is None:
+        return format_estimate(estimate)
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": draw_sensitivities}
+ENDINGS: Final = (".png", ".svg")
+
+
+def write_ablation(
+    progress: Progress[Row],
+    folder: Path,
+    *,
+    remarks: Sequence[str] = (),
+    bootstrap: Bootstrap | None = None,
+) -> tuple[TableRow[Row], ...]:
+    """Write `table.md`, `table.csv`, `tests.csv` and the figures of the rows that are finished.
+
+    Args:
+        progress: As `run_ablation` gives it.
+        folder: The study's folder.
+        remarks: What a reader has to know, such as that the disease is simulated.
+        bootstrap: How patients are drawn; None takes the default.
+
+    Returns:
+        The rows with their figures; none, and nothing written, when no row is finished.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    rows = make_rows(progress.results, bootstrap)
+    if not rows:
+        return rows
+    tests = compare_pairs(rows)
+    write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *progress.gaps]))
+    write_text(folder / "table.csv", rows_csv(rows))
+    write_text(folder / "tests.csv", pairs_csv(tests))
+    for name, draw in FIGURES.items():
+        figure = draw(rows)
+        for ending in ENDINGS:
+            save_figure(figure, folder / f"{name}{ending}")
+    return rows

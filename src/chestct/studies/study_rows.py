@@ -6,16 +6,61 @@ one study at once; each takes rows that no other one has.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
-from chestct.errors import ChestCTError
+from chestct.card import CARD_FILE
+from chestct.errors import ChestCTError, WriteError
 from chestct.evaluation.predictions import Predictions, read_predictions
-from chestct.studies.claims import claim
-from chestct.training.objective import DivergedError
-from chestct.training.ranks import require_one_process
+from chestct.training.distributed import require_one_process
+from chestct.training.results import begin_record, settled
+from chestct.training.run import EpochLog
+from chestct.training.session import (
+    CLASSIFIER_FOLDER,
+    EVALUATION_FOLDER,
+    PREDICTIONS_FILE,
+    Plan,
+    run_training,
+)
+from chestct.training.settings import RunSettings
+from chestct.training.steps import DivergedError
+
+
+@contextmanager
+def claim(file: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Hold the lock on a file, which is made when needed and left behind empty.
+
+    Args:
+        file: What stands for the thing claimed.
+        waits: Wait for whoever holds it, rather than going on without.
+
+    Yields:
+        Whether it is ours until the block ends.
+
+    Raises:
+        WriteError: The file cannot be made.
+    """
+    # Only here, as Windows has no such module and needs none of this to import the package.
+    import fcntl
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a")
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        msg = f"{file.name} cannot be made in {file.parent.name}: {reason}. Choose another folder."
+        raise WriteError(msg) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
 
 ROWS_FOLDER: Final = "rows"
 RECORD_FOLDER: Final = "study"
@@ -164,3 +209,53 @@ def run_rows(
         missing=tuple(row for row in rows if row not in (*finished, *diverged)),
         diverged=tuple(diverged),
     )
+
+
+def record_scans(plan: Plan, folder: Path) -> RunSettings:
+    """Write settings and scans of a study down, or refuse where the folder has others.
+
+    Rows check their own again; this sees to it that they differ in nothing but their columns: in
+    precision neither, where they are trained on different devices.
+
+    Returns:
+        The settings with their precision settled.
+    """
+    settings = settled(plan.settings, folder, plan.device)
+    begin_record(folder, settings, plan.manifest, plan.num_folds, place=plan.place)
+    return settings
+
+
+def run_scan_rows(
+    plan: Plan,
+    rows: tuple[RowT, ...],
+    settings_of: Callable[[RowT], RunSettings],
+    *,
+    before_row: Callable[[RowT], object],
+) -> Progress[RowT]:
+    """Train every row that is neither finished nor under way elsewhere; see `run_rows`.
+
+    Args:
+        plan: Of the whole study; its own settings are not looked at.
+        rows: Of the table.
+        settings_of: A row's settings.
+        before_row: Told of each row that is begun or gone on with.
+    """
+    single = Path(CLASSIFIER_FOLDER, CARD_FILE)
+    work = RowWork[RowT](
+        folder=plan.folder,
+        train=lambda row, folder: run_training(_row_plan(plan, settings_of(row), folder)),
+        last_file=Path(EVALUATION_FOLDER, "metrics.json") if plan.num_folds else single,
+        predictions_file=Path(PREDICTIONS_FILE),
+        note=plan.listener.note,
+    )
+    return run_rows(work, rows, before_row=before_row)
+
+
+def _row_plan(plan: Plan, settings: RunSettings, folder: Path) -> Plan:
+    """The training of a row; what its epochs are called begins with the row's name."""
+
+    def after_epoch(name: str, entry: EpochLog) -> None:
+        """Tell the study's listener which row the epoch belongs to."""
+        plan.after_epoch(name if name == folder.name else f"{folder.name} {name}", entry)
+
+    return replace(plan, settings=settings, folder=folder, after_epoch=after_epoch)

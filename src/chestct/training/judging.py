@@ -27,10 +27,15 @@ from chestct.evaluation.predictions import (
 from chestct.evaluation.report import recorded_exclusions, write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary
 from chestct.lookup import look_up
-from chestct.training.baseline import BASELINE_NAME, cross_validated_baseline
-from chestct.training.plan import BASELINE_FILE, PREDICTIONS_FILE
-from chestct.training.ready import Listener, make_cache
-from chestct.training.results import as_predictions, promised_by, scan_key, undecided
+from chestct.training.data import BASELINE_FILE, PREDICTIONS_FILE, Listener, make_cache
+from chestct.training.results import (
+    BASELINE_NAME,
+    as_predictions,
+    cross_validated_baseline,
+    promised_by,
+    scan_key,
+    undecided,
+)
 from chestct.training.settings import DataSection
 
 _MOST_NAMED: Final = 3

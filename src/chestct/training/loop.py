@@ -9,40 +9,195 @@ from the seed and its own number, the weights are those of a run that was never 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
 from chestct.storage import write_text
-from chestct.training.checkpoints import save_checkpoint, save_weights
-from chestct.training.devices import MEMORY_FORMAT, take_peak_memory_gib, tuned_for
-from chestct.training.interrupts import StopRequest, stopped
-from chestct.training.loading import Batch, batches_on, make_loader
-from chestct.training.objective import loss, mix_up, soft_targets
-from chestct.training.outputs import Outputs, loader_in_order, outputs_of
-from chestct.training.ranks import (
+from chestct.training.distributed import (
+    MEMORY_FORMAT,
     averaging,
     current_ranks,
+    device_of,
     from_main,
     on_main,
     others_explained,
     raise_agreed,
+    share_buffers,
+    take_peak_memory_gib,
     total,
+    tuned_for,
 )
-from chestct.training.recompute import recomputing
-from chestct.training.run import EpochLog, LabelledSets, Run, start_run
-from chestct.training.sampling import Steps, step_seed
-from chestct.training.schedules import epochs_since_best, learning_rate
+from chestct.training.interrupts import StopRequest, stopped
+from chestct.training.loading import (
+    Batch,
+    LabelledInputs,
+    Steps,
+    batches_on,
+    in_steps,
+    make_loader,
+    step_seed,
+)
+from chestct.training.run import (
+    EpochLog,
+    LabelledSets,
+    Run,
+    save_checkpoint,
+    save_weights,
+    start_run,
+)
 from chestct.training.settings import TrainingSettings
-from chestct.training.step_figures import StepFigures
+from chestct.training.steps import (
+    DivergedError,
+    epochs_since_best,
+    learning_rate,
+    loss,
+    mix_up,
+    recomputing,
+    soft_targets,
+)
+
+__all__ = ["LabelledInputs", "Outputs", "evaluate", "loader_in_order", "outputs_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Logits and labels of a whole set, in its order."""
+
+    logits: Float[torch.Tensor, "scan class"]
+    labels: Int[torch.Tensor, " scan"]
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        return float(nn.functional.cross_entropy(self.logits, self.labels))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the scans whose largest logit is their label's."""
+        return float((self.logits.argmax(1) == self.labels).float().mean())
+
+
+def evaluate(
+    network: nn.Module, examples: LabelledInputs, *, batch_size: int = 4, workers: int | None = 0
+) -> Outputs:
+    """Run a network over a set of examples, in float32 and in the set's order.
+
+    Where several processes train together each must call this: it runs a share of the examples,
+    and all get the outputs of all.
+
+    Args:
+        network: Run where its weights lie.
+        examples: What it is run on.
+        batch_size: Examples at once, in each process.
+        workers: Processes that read; None leaves it to the device.
+    """
+    return outputs_of(network, loader_in_order(network, examples, batch_size, workers))
+
+
+def loader_in_order(
+    network: nn.Module, examples: LabelledInputs, batch_size: int, workers: int | None
+) -> DataLoader[Any]:
+    """What reads this process's share of a set of examples, for `outputs_of`."""
+    own = current_ranks().share(list(range(len(examples))))  # type: ignore[arg-type]
+    steps = in_steps(own, batch_size)
+    return make_loader(examples, steps, workers=workers, device=device_of(network))
+
+
+def outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
+    """As `evaluate`, with a loader that may be used again."""
+    share_buffers(network)
+    network.eval()
+    logits, targets = [], []
+    with torch.inference_mode(), closing(batches_on(device_of(network), loader)) as batches:
+        for batch, lungs, labels in batches:
+            logits.append(network(batch, lungs).float().cpu())
+            targets.append(labels.cpu())
+    own = Outputs(torch.cat(logits), torch.cat(targets)) if logits else None
+    if current_ranks().is_alone and own is not None:
+        return own
+    return _of_all(own, len(loader.dataset))  # type: ignore[arg-type]
+
+
+def _of_all(own: Outputs | None, num: int) -> Outputs:
+    """The outputs of all processes, each of which ran its share."""
+    num_classes = torch.tensor([0 if own is None else own.logits.shape[1]])
+    dist.all_reduce(num_classes, dist.ReduceOp.MAX)
+    logits, labels = torch.zeros(num, int(num_classes)), torch.zeros(num, dtype=torch.int64)
+    if own is not None:
+        ranks = current_ranks()
+        logits[ranks.rank :: ranks.size] = own.logits
+        labels[ranks.rank :: ranks.size] = own.labels
+    return Outputs(total(logits), total(labels))
+
+
+class StepFigures:
+    """Adds the losses of a run's steps up, over all processes, in `run.progress.loss_sum`.
+
+    Attributes:
+        is_stop_wanted: Whether any process was asked to stop, as all of them know it.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.is_stop_wanted = False
+        self._run = run
+        self._pending: torch.Tensor | None = None
+        self._step = 0
+
+    def add(self, loss: torch.Tensor, *, share: float, wants_stop: bool) -> None:
+        """Take a step's loss, and read that of the step before.
+
+        Args:
+            loss: Mean over this process's part of the step's examples.
+            share: That part, of all.
+            wants_stop: Whether this process was asked to stop.
+
+        Raises:
+            DivergedError: The loss of the step before is no number.
+        """
+        if current_ranks().is_alone:
+            self.is_stop_wanted |= wants_stop
+        stop = torch.full_like(loss, float(wants_stop), requires_grad=False)
+        figures = total(torch.stack([loss.detach() * share, stop]))
+        self.settle()
+        self._pending, self._step = figures, self._run.progress.step_in_epoch
+
+    def settle(self) -> None:
+        """Read what is left to be read; a checkpoint may only be written after this.
+
+        Raises:
+            DivergedError: It is no number.
+        """
+        if self._pending is None:
+            return
+        loss, stop = self._pending.tolist()
+        self._pending = None
+        self.is_stop_wanted |= stop > 0
+        if not math.isfinite(loss):
+            raise_agreed(DivergedError(self._not_finite()))
+        self._run.progress.loss_sum += loss
+
+    def _not_finite(self) -> str:
+        """Say where training broke and what can be done."""
+        run = self._run
+        return (
+            f"The loss is no longer a number in epoch {run.progress.epoch}, step {self._step}. "
+            f"The last checkpoint in {run.folder.name} is from before: start a new run with a "
+            "lower training.learning_rate, or with training.precision float32."
+        )
 
 
 def train(

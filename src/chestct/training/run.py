@@ -11,20 +11,105 @@ from typing import Final
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chestct.datasets.augment import AnyAugmentation
-from chestct.errors import TrainingError
-from chestct.storage import write_text
-from chestct.training.batch_norm import BatchNormWarmUp
-from chestct.training.checkpoints import load_checkpoint
-from chestct.training.devices import MEMORY_FORMAT, device_of, settle_precision
+from chestct.errors import ReadError, TrainingError, WriteError
+from chestct.storage import write_text, write_whole_with
+from chestct.training.distributed import (
+    MEMORY_FORMAT,
+    current_ranks,
+    device_of,
+    from_main,
+    on_main,
+    settle_precision,
+)
 from chestct.training.loading import LabelledInputs
-from chestct.training.objective import class_weights
-from chestct.training.ranks import current_ranks, from_main, on_main
-from chestct.training.schedules import epochs_since_best
 from chestct.training.settings import TrainingSettings
+from chestct.training.steps import BatchNormWarmUp, class_weights, epochs_since_best
+
+_NETWORK = "network."
+_OPTIMIZER = "optimizer."
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write a network's weights, aside first and then renamed."""
+    _save(path, {name: value.detach() for name, value in network.state_dict().items()}, {})
+
+
+def save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: dict[str, object],
+) -> None:
+    """Write everything a run needs to go on.
+
+    Args:
+        path: File to write, aside first and then renamed.
+        network: Its weights and running statistics are kept.
+        optimizer: Its per-parameter state is kept; rates come from the schedule.
+        progress: Plain values saying how far the run came.
+    """
+    tensors = {_NETWORK + name: value for name, value in network.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"{_OPTIMIZER}{number}.{name}"] = torch.as_tensor(value)
+    _save(path, tensors, {"progress": json.dumps(progress)})
+
+
+def load_checkpoint(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, object]:
+    """Put a network and its optimiser back where they were; returns `progress`.
+
+    Raises:
+        ReadError: The file is damaged or belongs to another network.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            progress = json.loads((stored.metadata() or {})["progress"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        network.load_state_dict(
+            {n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)}
+        )
+        _load_optimizer(optimizer, tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
+        msg = (
+            f"{path.name} in {path.parent.name} is not a checkpoint of this run ({error}). "
+            "Start in a new folder, or restore the settings the run was started with."
+        )
+        raise ReadError(msg) from error
+    return dict(progress)
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Give every parameter its stored state back."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(_OPTIMIZER):
+            number, key = name.removeprefix(_OPTIMIZER).split(".", 1)
+            state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file aside and rename it, so that no half file is ever found."""
+    stored = {name: value.contiguous() for name, value in tensors.items()}
+    try:
+        write_whole_with(path, lambda aside: save_file(stored, aside, metadata))
+    except (SafetensorError, WriteError) as error:
+        msg = (
+            f"{path.name} could not be written in {path.parent.name} ({error}). The last one is "
+            "untouched: free some space and start the same command again."
+        )
+        raise WriteError(msg) from error
+
 
 _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.optim.Optimizer]] = {
     "adam": lambda p, s: torch.optim.Adam(

@@ -14,7 +14,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Final
 
 from torch import nn
 
@@ -22,43 +24,86 @@ from chestct import __version__
 from chestct.datasets.manifest import Manifest, read_manifest, require_classes
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
+from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
 from chestct.storage import write_text
-from chestct.training.baseline import BASELINE_NAME, baseline_beside
-from chestct.training.batch_norm import remark_on_start
-from chestct.training.cross_validation import write_folds
-from chestct.training.division import Division
-from chestct.training.interrupts import memory_explained
-from chestct.training.loop import train
-from chestct.training.parts import Parts, find_parts
-from chestct.training.plan import (
+from chestct.text_tables import as_csv, as_markdown_table
+from chestct.training.components import Parts, find_parts
+from chestct.training.data import (
     BASELINE_FILE,
     CLASSIFIER_FOLDER,
     EVALUATION_FOLDER,
     PREDICTIONS_FILE,
     TRAINING_FOLDER,
+    CheckedScans,
+    Division,
+    Listener,
     Plan,
     Training,
+    check_scans,
     divided,
     is_finished,
+    labelled_sets,
+    make_cache,
+    prepare_scans,
 )
-from chestct.training.ranks import current_ranks, from_main, main_first, on_main
-from chestct.training.ready import CheckedScans, Listener, check_scans, make_cache, prepare_scans
-from chestct.training.record import begin_record, settled
+from chestct.training.distributed import current_ranks, from_main, main_first, on_main
+from chestct.training.interrupts import memory_explained
+from chestct.training.loop import train
 from chestct.training.results import (
+    BASELINE_NAME,
     Origin,
+    baseline_beside,
+    begin_record,
     evaluation_settings,
     judge,
     pool,
     scan_key,
+    settled,
     write_classifier,
 )
 from chestct.training.run import EpochLog
-from chestct.training.sets import labelled_sets
-from chestct.training.settings_file import settings_as_yaml
+from chestct.training.settings import settings_as_yaml
+from chestct.training.steps import remark_on_start
 from chestct.training.tracking import Trackers, check_tracking
+
+FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
+"""What is told of each fold; intervals are those of the pooled scans, folds are too small."""
+
+
+def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
+    """Write `folds.csv` and `folds.md`: a row per fold, then mean and standard deviation.
+
+    The standard deviation between folds is no interval: their training sets overlap.
+
+    Raises:
+        WriteError: They cannot be written.
+    """
+    header, *rows = fold_rows(folds)
+    write_text(folder / "folds.csv", as_csv(header, rows))
+    write_text(folder / "folds.md", as_markdown_table(header, rows) + "\n")
+
+
+def fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
+    """Header, one row per fold, mean, standard deviation; an undefined figure is an empty cell."""
+    columns: dict[str, list[float]] = {name: [] for name in FIGURES}
+    rows = [["fold", "scans", "patients", *FIGURES]]
+    for fold, predictions in folds.items():
+        cells = []
+        for name in FIGURES:
+            value = OVERALL[name](predictions).value
+            cells.append("" if value is None else f"{value:.4f}")
+            columns[name] += [] if value is None else [value]
+        rows.append([fold, str(len(predictions)), str(predictions.num_patients), *cells])
+    sizes = [sum(len(p) for p in folds.values()), sum(p.num_patients for p in folds.values())]
+    means = [f"{mean(values):.4f}" if values else "" for values in columns.values()]
+    spreads = [f"{stdev(values):.4f}" if len(values) > 1 else "" for values in columns.values()]
+    rows.append(["mean", *map(str, sizes), *means])
+    rows.append(["standard deviation", "", "", *spreads])
+    return rows
+
 
 __all__ = [
     "BASELINE_FILE",

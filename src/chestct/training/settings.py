@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+
+from chestct.errors import TrainingError
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -215,3 +221,234 @@ class RunSettings(BaseModel):
     training: TrainingSettings = TrainingSettings()
     abstention: AbstentionSection = AbstentionSection()
     tracking: TrackingSection = TrackingSection()
+
+
+class SliceNetworkSection(BaseModel):
+    """Which slice network is trained, and what it knows at the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="A name in SLICE_NETWORKS.")
+    weights: str = Field(
+        default="imagenet",
+        min_length=1,
+        description="imagenet: the hub's cache. none: random ones. Else a .safetensors file.",
+    )
+    settings: dict[str, JsonValue] = Field(
+        default_factory=dict, description="head, tuned_blocks, dropout, scaling, size."
+    )
+
+
+class PicturesSection(BaseModel):
+    """How pictures become inputs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    interpolation: Literal["nearest", "linear"] = Field(
+        default="linear", description="nearest is Keras's default, which the notebooks leave."
+    )
+    keeps_shape: bool = Field(
+        default=True, description="Black margins for what is not square; else it is pulled square."
+    )
+    sixteen_bit: Literal["own_range", "full_range"] = Field(
+        default="own_range", description="What of a 16-bit picture becomes 0 and 1."
+    )
+
+
+class SliceDataSection(BaseModel):
+    """Which slices are used for what, where the manifest does not say it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str = Field(
+        default="patient",
+        description="patient, or slice_random_leaky: the paper's, which shares patients.",
+    )
+    test_share: float = Field(
+        default=0.1, gt=0, lt=1, description="Share of the patients that is tested on."
+    )
+    validation_share: float = Field(
+        default=0.1, gt=0, lt=1, description="Share of the patients that the epoch is chosen by."
+    )
+    split_seed: int = Field(default=1, ge=0, description="Of every split that is drawn.")
+    cache: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of prepared slices; null: in the user's cache.",
+    )
+
+
+class SliceRunSettings(BaseModel):
+    """Everything a training on slices depends on but the slices themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labels: tuple[Label, ...] = Field(
+        min_length=2, description="Class names in the classifier's order."
+    )
+    network: SliceNetworkSection
+    pictures: PicturesSection = PicturesSection()
+    data: SliceDataSection = SliceDataSection()
+    augmentation: AugmentationSection = AugmentationSection()
+    training: TrainingSettings = TrainingSettings()
+
+
+_PACKAGE: Final = Path(__file__).parents[1]
+_SUFFIX: Final = ".yaml"
+
+
+def shipped_folder() -> Path:
+    """Where they are: in the package, or in the repository where that is run in place."""
+    installed = _PACKAGE / "configs"
+    return installed if installed.is_dir() else _PACKAGE.parents[1] / "configs"
+
+
+def shipped_names() -> list[str]:
+    """What they are called: their paths in the folder, without the suffix."""
+    folder = shipped_folder()
+    return sorted(
+        file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob(f"*{_SUFFIX}")
+    )
+
+
+def find_settings(given: Path) -> Path:
+    """The file of the settings given by path or by name; a file that is there comes first."""
+    if given.is_file() or given.as_posix() not in shipped_names():
+        return given
+    return shipped_folder() / f"{given.as_posix()}{_SUFFIX}"
+
+
+MAX_BYTES: Final = 2**20
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def read_settings(path: str | Path, overrides: Sequence[str] = ()) -> RunSettings:
+    """Read and check the settings of a run on scans; see `read_settings_as`."""
+    return read_settings_as(RunSettings, path, overrides)
+
+
+def read_settings_as(
+    model: type[Settings], path: str | Path, overrides: Sequence[str] = ()
+) -> Settings:
+    """Read and check a run's settings.
+
+    Args:
+        model: What they have to be: `RunSettings`, or `SliceRunSettings`.
+        path: A YAML file with the model's sections, or the name of one that comes with chestct.
+        overrides: Texts such as "training.epochs=5", which win over the file; what stands after
+            the equals sign is read as YAML.
+
+    Raises:
+        TrainingError: The file cannot be read, or a setting is unknown, missing or impossible; the
+            message names it by its dotted path.
+    """
+    file = find_settings(Path(path))
+    values = _read_yaml(file, model)
+    for override in overrides:
+        _override(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise TrainingError(f"{file.name}: {_in_words(error, model)}") from error
+
+
+def settings_as_yaml(settings: BaseModel) -> str:
+    """All settings with every default filled in, as `read_settings` takes them."""
+    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def setting_names(model: type[BaseModel] = RunSettings, prefix: str = "") -> list[str]:
+    """Dotted paths of all settings."""
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += setting_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _read_yaml(file: Path, model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise TrainingError(f"{file} is larger than {MAX_BYTES} bytes: not a settings file.")
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        msg = (
+            f"The settings {file} cannot be read: {reason}. Give a YAML file, or the name of "
+            f"settings that come with chestct: {', '.join(shipped_names())}."
+        )
+        raise TrainingError(msg) from error
+    except yaml.YAMLError as error:
+        raise TrainingError(f"{file.name} is not well-formed YAML: {error}") from error
+    if not isinstance(values, dict):
+        sections = ", ".join(model.model_fields)
+        raise TrainingError(f"{file.name} holds no settings. Expected the sections {sections}.")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Put one "name=value" into the nested values."""
+    name, equals, text = override.partition("=")
+    steps = name.strip().split(".")
+    if not equals or not all(steps):
+        msg = f"'{override}' sets nothing. Write it as NAME=VALUE, such as training.epochs=5."
+        raise TrainingError(msg)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise TrainingError(f"The value of '{override}' is not well-formed YAML.") from error
+    section = values
+    for step in steps[:-1]:
+        if section.get(step) is None:
+            section[step] = {}
+        inner = section[step]
+        if not isinstance(inner, dict):
+            raise TrainingError(f"'{override}': the setting '{step}' has no parts.")
+        section = inner
+    section[steps[-1]] = _number_of(value)
+
+
+def _number_of(value: object) -> object:
+    """A number that YAML 1.1 takes for text, such as 1e-4."""
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+    return float(value) if is_number else value  # type: ignore[arg-type]
+
+
+def _in_words(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem, with the dotted path of its field and what is nearest to it."""
+    first = error.errors()[0]
+    name = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(name, model)
+    if first["type"] == "missing":
+        return f"the setting '{name}' is missing."
+    message = first["msg"].removeprefix("Value error, ")
+    return f"'{name}' is {first['input']!r}: {message}.{_nearest_choice(first)}"
+
+
+def _unknown(name: str, model: type[BaseModel]) -> str:
+    """Say that a setting is unknown; the nearest in its own section is looked for first."""
+    names = setting_names(model)
+    section, _, leaf = name.rpartition(".")
+    inside = [each for each in names if each.rpartition(".")[0] == section]
+    here = inside if section else list(model.model_fields)
+    nearest = _nearest_leaf(leaf, here) or _nearest_leaf(leaf, names)
+    hint = f" Did you mean '{nearest}'?" if nearest else ""
+    return f"there is no setting '{name}'.{hint} Known: {', '.join(here)}."
+
+
+def _nearest_leaf(leaf: str, names: Sequence[str]) -> str:
+    leaves = {name.rpartition(".")[2]: name for name in reversed(names)}
+    found = get_close_matches(leaf, leaves, n=1, cutoff=0.5)
+    return leaves[found[0]] if found else ""
+
+
+def _nearest_choice(problem: Mapping[str, Any]) -> str:
+    choices = re.findall(r"'([^']+)'", str(problem.get("ctx", {}).get("expected", "")))
+    found = get_close_matches(str(problem["input"]), choices, n=1, cutoff=0.4)
+    return f" Did you mean '{found[0]}'?" if found else ""

@@ -29,11 +29,11 @@ from chestct.evaluation.predictions import (
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary
 from chestct.storage import cache_folder
-from chestct.training.outputs import evaluate
-from chestct.training.ready import Listener
+from chestct.training.components import patient_labels_of
+from chestct.training.data import Listener
+from chestct.training.loop import evaluate
 from chestct.training.results import predictions_of, undecided
 from chestct.training.slice_card import SliceClassifier
-from chestct.training.slice_parts import patient_labels_of
 
 SLICES_FOLDER: Final = "slices"
 PATIENTS_FOLDER: Final = "patients"

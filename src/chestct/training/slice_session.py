@@ -27,18 +27,26 @@ from chestct.evaluation.tables import Summary
 from chestct.extras import is_installed
 from chestct.networks.slices import SliceNetwork
 from chestct.storage import cache_folder, write_text
-from chestct.training.devices import CPU, device_in_words
-from chestct.training.division import Division
+from chestct.training.components import (
+    SliceParts,
+    divide_slices,
+    find_slice_parts,
+    patient_labels_of,
+)
+from chestct.training.data import Division, Listener
+from chestct.training.distributed import CPU, device_in_words
 from chestct.training.interrupts import memory_explained
-from chestct.training.loop import train
-from chestct.training.lr_range import RangeTest, range_per_epoch
-from chestct.training.outputs import evaluate
-from chestct.training.quick_range import note_left_out, range_per_step
-from chestct.training.ready import Listener
-from chestct.training.record import begin_record, program_versions
-from chestct.training.results import describe_scans, measured, predictions_of
+from chestct.training.loop import evaluate, train
+from chestct.training.lr_range import RangeTest, note_left_out, range_per_epoch, range_per_step
+from chestct.training.results import (
+    begin_record,
+    describe_scans,
+    measured,
+    predictions_of,
+    program_versions,
+)
 from chestct.training.run import EpochLog, LabelledSets
-from chestct.training.settings_file import settings_as_yaml
+from chestct.training.settings import SliceRunSettings, settings_as_yaml
 from chestct.training.slice_card import (
     SliceCard,
     pictures_of,
@@ -46,13 +54,6 @@ from chestct.training.slice_card import (
     votes_of,
 )
 from chestct.training.slice_judging import BATCH_SIZE, Judged, write_judged
-from chestct.training.slice_parts import (
-    SliceParts,
-    divide_slices,
-    find_slice_parts,
-    patient_labels_of,
-)
-from chestct.training.slice_settings import SliceRunSettings
 
 TRAINING_FOLDER: Final = "training"
 CLASSIFIER_FOLDER: Final = "classifier"

@@ -2,18 +2,270 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from chestct.errors import TrainingError, WriteError
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.tables import Summary
 from chestct.extras import import_extra, is_installed
-from chestct.training.event_file import EventFile
-from chestct.training.mlflow_run import MlflowRun, MlflowTarget
-from chestct.training.record import flat_settings
+from chestct.storage import write_text
+from chestct.training.results import flat_settings
 from chestct.training.settings import RunSettings, TrackingSection
+
+TAGS: Final = {
+    "training_loss": "loss/training",
+    "validation_loss": "loss/validation",
+    "validation_accuracy": "accuracy/validation",
+    "learning_rate": "learning_rate",
+    "seconds": "epoch/seconds",
+    "gpu_memory_gib": "epoch/gpu_memory_gib",
+}
+"""Field of `run.EpochLog` to what it is called in TensorBoard."""
+
+_VERSION: Final = b"brain.Event:2"
+_CASTAGNOLI: Final = 0x82F63B78
+_MASK_DELTA: Final = 0xA282EAD8
+_VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
+
+
+class EventFile:
+    """The event file of one training; of a training that goes on it holds all epochs again.
+
+    Args:
+        folder: Where it lies; event files of earlier sessions there are replaced.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.chestct"
+        self._num_written = 0
+
+    def update(self, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Write the epochs that are not in it yet.
+
+        Args:
+            epochs: All that are finished, as `log.jsonl` has them.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        new = epochs[self._num_written :]
+        try:
+            if self._num_written == 0:
+                self._begin()
+            with self._path.open("ab") as file:
+                file.write(b"".join(record(_epoch(each, time.time())) for each in new))
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            msg = f"{self._path.name} cannot be written in {self._folder.name}: {reason}. Free "
+            raise WriteError(msg + "some space and start the same command again.") from error
+        self._num_written = len(epochs)
+
+    def finish(self, figures: Mapping[str, float]) -> None:
+        """There is nothing left to do: final figures stand in the run folder."""
+
+    def _begin(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for old in self._folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._path.write_bytes(record(_double(1, time.time()) + _bytes(3, _VERSION)))
+
+
+def record(content: bytes) -> bytes:
+    """A TFRecord: length, its checksum, content, its checksum."""
+    length = struct.pack("<Q", len(content))
+    return length + _checksum(length) + content + _checksum(content)
+
+
+def crc32c(content: bytes) -> int:
+    """Castagnoli's cyclic redundancy check."""
+    table, remainder = _crc_table(), 0xFFFFFFFF
+    for byte in content:
+        remainder = table[(remainder ^ byte) & 0xFF] ^ (remainder >> 8)
+    return remainder ^ 0xFFFFFFFF
+
+
+def _epoch(figures: Mapping[str, Any], wall_time: float) -> bytes:
+    """One event with a value for each figure that there is."""
+    values = b"".join(
+        _bytes(1, _bytes(1, tag.encode()) + _float(2, figures[name]))
+        for name, tag in TAGS.items()
+        if figures.get(name) is not None
+    )
+    step = _key(2, _VARINT) + _varint(figures["epoch"])
+    return _double(1, wall_time) + step + _bytes(5, values)
+
+
+@cache
+def _crc_table() -> tuple[int, ...]:
+    table = []
+    for number in range(256):
+        for _ in range(8):
+            number = (number >> 1) ^ (_CASTAGNOLI if number & 1 else 0)
+        table.append(number)
+    return tuple(table)
+
+
+def _checksum(content: bytes) -> bytes:
+    """The check as TFRecord stores it: turned and shifted, as its data often hold checks too."""
+    plain = crc32c(content)
+    turned = (plain >> 15) | (plain << 17)
+    return struct.pack("<I", (turned + _MASK_DELTA) & 0xFFFFFFFF)
+
+
+def _key(field: int, kind: int) -> bytes:
+    return _varint(field << 3 | kind)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _double(field: int, value: float) -> bytes:
+    return _key(field, _DOUBLE) + struct.pack("<d", value)
+
+
+def _float(field: int, value: float) -> bytes:
+    return _key(field, _FLOAT) + struct.pack("<f", value)
+
+
+def _bytes(field: int, value: bytes) -> bytes:
+    return _key(field, _BYTES) + _varint(len(value)) + value
+
+
+RUN_FILE: Final = "mlflow.json"
+_FIGURES: Final = (
+    "training_loss",
+    "validation_loss",
+    "validation_accuracy",
+    "learning_rate",
+    "seconds",
+    "gpu_memory_gib",
+)
+
+
+@dataclass(frozen=True)
+class MlflowTarget:
+    """Where and as what a training is logged.
+
+    Attributes:
+        uri: MLflow's tracking URI.
+        experiment: Name of the experiment; made when there is none.
+        name: Of the run.
+        settings: By their dotted paths; logged as parameters.
+        tags: What else is known from the start.
+    """
+
+    uri: str
+    experiment: str
+    name: str
+    settings: Mapping[str, object]
+    tags: Mapping[str, str]
+
+
+class MlflowRun:
+    """One training in MLflow.
+
+    Args:
+        target: Where and as what.
+        folder: The training's folder; the run's identifier is kept there.
+        note: Told when the server is lost.
+
+    Raises:
+        MissingExtraError: The package is not installed.
+        TrainingError: The server cannot be reached, or refuses.
+    """
+
+    def __init__(self, target: MlflowTarget, folder: Path, note: Callable[[str], None]) -> None:
+        # MLflow reports its use to its makers unless told not to.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        self._mlflow = import_extra("mlflow", extra="mlflow")
+        self._errors = (self._mlflow.exceptions.MlflowException, OSError)
+        self._file, self._note = folder / RUN_FILE, note
+        self._is_lost = False
+        try:
+            self._client = self._mlflow.MlflowClient(tracking_uri=target.uri)
+            self._run, self._num_logged = self._find_run(target)
+        except self._errors as error:
+            msg = f"MLflow cannot be used at its tracking URI: {_first_line(error)}. Start its "
+            raise TrainingError(msg + "server, or leave tracking.mlflow_uri out.") from error
+
+    def update(self, epochs: Sequence[Mapping[str, Any]]) -> None:
+        """Log the epochs that MLflow does not have yet; `epochs` are all that are finished."""
+        metrics = [
+            self._metric(name, epoch[name], epoch["epoch"])
+            for epoch in epochs[self._num_logged :]
+            for name in _FIGURES
+            if epoch.get(name) is not None
+        ]
+        self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
+        if not self._is_lost:
+            self._num_logged = len(epochs)
+            self._keep()
+
+    def finish(self, figures: Mapping[str, float]) -> None:
+        """Log the final figures and end the run."""
+        finite = {name: value for name, value in figures.items() if math.isfinite(value)}
+        metrics = [self._metric(name, value, self._num_logged) for name, value in finite.items()]
+        self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
+        self._try(lambda: self._client.set_terminated(self._run, "FINISHED"))
+
+    def _find_run(self, target: MlflowTarget) -> tuple[str, int]:
+        """The run that goes on, or a new one, and how many epochs it has."""
+        if self._file.is_file():
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            if kept["experiment"] == target.experiment:
+                self._client.update_run(kept["run"], status="RUNNING")
+                self._experiment = target.experiment
+                return kept["run"], kept["epochs"]
+        found = self._client.get_experiment_by_name(target.experiment)
+        number = found.experiment_id if found else self._client.create_experiment(target.experiment)
+        run = self._client.create_run(number, run_name=target.name, tags=dict(target.tags))
+        param = self._mlflow.entities.Param
+        params = [param(name, str(value)) for name, value in target.settings.items()]
+        self._client.log_batch(run.info.run_id, params=params)
+        self._run, self._num_logged, self._experiment = run.info.run_id, 0, target.experiment
+        self._keep()
+        return self._run, 0
+
+    def _keep(self) -> None:
+        kept = {"run": self._run, "experiment": self._experiment, "epochs": self._num_logged}
+        write_text(self._file, json.dumps(kept) + "\n")
+
+    def _metric(self, name: str, value: float, step: int) -> object:
+        return self._mlflow.entities.Metric(name, float(value), int(time.time() * 1000), step)
+
+    def _try(self, call: Callable[[], object]) -> None:
+        """Do it unless the server was lost; a training is worth more than its log."""
+        if self._is_lost:
+            return
+        try:
+            call()
+        except self._errors as error:
+            self._is_lost = True
+            why = _first_line(error)
+            self._note(f"MLflow was lost ({why}); the training goes on, as does its own log.")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
 
 TENSORBOARD_FOLDER: Final = "tensorboard"
 _URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"

@@ -25,12 +25,10 @@ from chestct.evaluation.tables import format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.storage import write_text
 from chestct.text_tables import as_csv, as_markdown_table
-from chestct.training.division import Division, divide
-from chestct.training.objective import DivergedError
-from chestct.training.parts import find_parts
-from chestct.training.ranks import require_one_process
-from chestct.training.ready import check_scans, make_cache
-from chestct.training.record import begin_record, settled
+from chestct.training.components import find_parts
+from chestct.training.data import Division, check_scans, divide, make_cache
+from chestct.training.distributed import require_one_process
+from chestct.training.results import begin_record, settled
 from chestct.training.session import (
     PREDICTIONS_FILE,
     TRAINING_FOLDER,
@@ -38,8 +36,8 @@ from chestct.training.session import (
     is_finished,
     run_training,
 )
-from chestct.training.settings import RunSettings
-from chestct.training.settings_file import settings_as_yaml
+from chestct.training.settings import RunSettings, settings_as_yaml
+from chestct.training.steps import DivergedError
 
 RATES: Final = (1e-6, 1e-5, 1e-4, 1e-3)
 BATCHES: Final = (2, 4, 8)

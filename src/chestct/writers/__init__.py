@@ -2,7 +2,8 @@
 
 Each takes the analysis, the folder of this scan and the options, and returns the file or folder
 it wrote. Files are written aside and renamed, so a file that is there is whole. The table's order
-is the order of writing: a report comes after what it refers to.
+is the order of writing, as a report comes after what it refers to; only those in `TELLING` come
+last.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ them. Nothing else in such a folder is ever removed."""
 
 OWNER: Final = "json"
 """Writes what says whose results a folder holds, and therefore always runs."""
+TELLING: Final = ("html", OWNER)
+"""Say which outputs could not be written, and are therefore written after the others."""
+DICOM: Final = ("dicom_seg", "dicom_parametric_map", "dicom_sr", "dicom_sc")
+"""Writers whose outputs belong to a DICOM series."""
 ALL: Final = "all"
 """Stands for every writer that is not in `ONLY_BY_NAME`."""
 DEFAULT: Final = WriteOptions().names

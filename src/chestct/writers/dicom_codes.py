@@ -6,9 +6,12 @@ prefix 99 for (PS3.16 section 8.2); the meaning beside a code is what viewers sh
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import TYPE_CHECKING, Final
 
 from chestct.labels import CAP, COVID19, NORMAL
+from chestct.writers.dicom_identity import long_string
 from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
@@ -52,6 +55,8 @@ RIGHT: Final[Concept] = ("24028007", SCT, "Right")
 UPPER_ZONE: Final[Concept] = ("281392002", SCT, "Upper zone of lung")
 MIDDLE_ZONE: Final[Concept] = ("281393007", SCT, "Middle zone of lung")
 LOWER_ZONE: Final[Concept] = ("281394001", SCT, "Lower zone of lung")
+WHOLE: Final = "lungs"
+"""Both lungs, among the regions."""
 REGIONS: Final[dict[str, tuple[Concept, Concept | None]]] = {
     f"{side}{part}".strip(): (site, laterality)
     for side, laterality in (("", None), ("left ", LEFT), ("right ", RIGHT))
@@ -67,7 +72,7 @@ REGIONS: Final[dict[str, tuple[Concept, Concept | None]]] = {
 ANATOMY: Final[Concept] = ("91723000", SCT, "Anatomical Structure")
 SPATIAL_CONCEPT: Final[Concept] = ("309825002", SCT, "Spatial and Relational Concept")
 ARTIFICIAL_INTELLIGENCE: Final[Concept] = ("123110", DCM, "Artificial Intelligence")
-CT_PROCEDURE: Final[Concept] = ("25045-6", "LN", "CT unspecified body region")
+CHEST_CT: Final[Concept] = ("24627-2", "LN", "CT Chest")
 FINDING: Final[Concept] = ("121071", DCM, "Finding")
 PROBABILITY: Final[Concept] = ("122157", DCM, "Probability")
 VOLUME: Final[Concept] = ("118565006", SCT, "Volume")
@@ -106,8 +111,26 @@ def coded(concept: Concept) -> CodedConcept:
 
 def finding_of(label: str) -> Concept:
     """The finding that a class stands for."""
-    known = FINDINGS.get(label)
-    return known or (label[:_MAX_CODE], OWN_SCHEME, verdict_of(label)[:64])
+    return FINDINGS.get(label) or (_code_of(label), OWN_SCHEME, long_string(verdict_of(label)))
+
+
+def probability_of(label: str) -> Concept:
+    """What is measured where the probability of a class that is not the answer is given."""
+    meaning = long_string(f"Probability of {verdict_of(label)}")
+    return _code_of(label, prefix="p:"), OWN_SCHEME, meaning
+
+
+def _code_of(label: str, *, prefix: str = "") -> str:
+    """A code of at most 16 characters that no other label has.
+
+    The label itself where a short string (SH, PS3.5 6.2) can hold it, else a digest of it after a
+    "#", which no code of the first kind has.
+    """
+    room = _MAX_CODE - len(prefix)
+    if len(label) <= room and re.fullmatch(r"[A-Za-z0-9+.()_-]+( [A-Za-z0-9+.()_-]+)*", label):
+        return prefix + label
+    digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{prefix}#{digest}"[:_MAX_CODE]
 
 
 def quantity_of(method: str) -> Concept:

@@ -9,6 +9,7 @@ from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.storage import write_whole_with
 from chestct.writers.dicom_identity import MANUFACTURER, SERIES_NUMBERS, Subject, long_string
+from chestct.writers.dicom_planes import name_sources
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -30,22 +31,35 @@ def origin_of(analysis: ScanAnalysis, subject: Subject, name: str) -> dict[str, 
 
 
 def finish(made: Dataset, subject: Subject, name: str) -> None:
-    """Set the dates, and the identifiers that highdicom draws by chance, in place.
+    """Name the sources, and set the dates and what highdicom draws by chance, in place.
 
     Args:
         made: The object.
         subject: What it is about.
         name: Name of its writer.
     """
-    day, clock = f"{subject.written:%Y%m%d}", f"{subject.written:%H%M%S}"
-    made.InstanceCreationDate, made.InstanceCreationTime = day, clock
-    made.SeriesDate, made.SeriesTime = day, clock
+    name_sources(made, subject)
+    _date(made, subject)
+    if "TimezoneOffsetFromUTC" in subject.header:
+        made.TimezoneOffsetFromUTC = subject.header.TimezoneOffsetFromUTC
     if made.Modality != "SR":
         # An unpaired part of the body needs no laterality (PS3.3 C.7.3.1).
         made.BodyPartExamined = "CHEST"
+        if "RequestAttributesSequence" in subject.header:
+            made.RequestAttributesSequence = subject.header.RequestAttributesSequence
     if "ContentLabel" in made:
         # Type 2 (PS3.3 table 10-12): nobody, but said.
         made.ContentCreatorName = ""
+    organisation = subject.other_uid(name, "dimensions")
+    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+        for item in made.get(sequence, ()):
+            item.DimensionOrganizationUID = organisation
+
+
+def _date(made: Dataset, subject: Subject) -> None:
+    day, clock = f"{subject.written:%Y%m%d}", f"{subject.written:%H%M%S}"
+    made.InstanceCreationDate, made.InstanceCreationTime = day, clock
+    made.SeriesDate, made.SeriesTime = day, clock
     for date_name, time_name in (
         ("ContentDate", "ContentTime"),
         ("DateOfSecondaryCapture", "TimeOfSecondaryCapture"),
@@ -55,10 +69,6 @@ def finish(made: Dataset, subject: Subject, name: str) -> None:
             setattr(made, time_name, clock)
     for equipment in made.get("ContributingEquipmentSequence", ()):
         equipment.ContributionDateTime = day + clock
-    organisation = subject.other_uid(name, "dimensions")
-    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
-        for item in made.get(sequence, ()):
-            item.DimensionOrganizationUID = organisation
 
 
 def save(made: Dataset, path: Path) -> Path:

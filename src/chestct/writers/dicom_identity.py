@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from chestct.analysis import ScanAnalysis
-from chestct.errors import WriteError
+from chestct.analysis import ScanAnalysis, source_of
+from chestct.errors import WriteError, printable
 from chestct.extras import import_extra
 from chestct.readers.dicom_source import SourceImage, SourceSeries
 from chestct.simulate.dicom_export import make_uid
+from chestct.volume import Volume
 from chestct.writers.dicom_seed import seed_of
 from chestct.writers.options import NothingToWriteError, WriteOptions
 
@@ -32,6 +34,9 @@ SERIES_NUMBERS: Final[dict[str, int]] = {
 }
 """Series numbers of what is written; high, so that a list sorts them after the scanner's own."""
 
+CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
+"""SOP class of a source image whose file does not say it."""
+
 _LEVELS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _MUST_BE_THERE: Final = (
     "PatientName",
@@ -46,7 +51,6 @@ _MUST_BE_THERE: Final = (
     "PositionReferenceIndicator",
 )
 """May be empty but not absent (type 2, PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
-_SEXES: Final = ("", "F", "M", "O")
 _NO_DATE: Final = datetime(1970, 1, 1)
 _MAX_LONG_STRING: Final = 64
 
@@ -98,33 +102,55 @@ def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
         MissingExtraError: highdicom is not installed.
         ReadError: The series is no longer there.
     """
-    import_extra("highdicom", extra="dicom")
-    series = analysis.source_series
-    if series is None:
-        msg = (
-            f"A DICOM object repeats who the patient is and names its source images; a scan read"
-            f" from {analysis.volume.source.format} does not say it."
-        )
-        raise NothingToWriteError(msg)
-    pixels = analysis.result.provenance.pixel_sha256
-    missing = _missing(series)
-    if missing and not options.makes_uids:
-        raise WriteError(_refusal(missing))
+    series = require_source(analysis.volume, analysis.path, makes_uids=options.makes_uids)
+    pixels, missing = analysis.result.provenance.pixel_sha256, _missing(series)
     header = _complete(series.header, pixels, missing)
-    images = _identified(series.images, pixels) if "SOPInstanceUID" in missing else series.images
-    seed = seed_of(analysis, header, images, "" if options.is_deterministic else options.salt)
-    written = _date_of(header) if options.is_deterministic else datetime.now()
+    images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
+    seed = seed_of(analysis, header, images)
+    written = _date_of(header) if options.is_deterministic else _now(header)
     return Subject(header, images, series, seed, written)
 
 
+def require_source(volume: Volume, path: Path | None, *, makes_uids: bool) -> SourceSeries:
+    """The series behind a volume, if DICOM objects can be written about it.
+
+    Raises:
+        NothingToWriteError: The scan was not read from DICOM.
+        WriteError: The series lacks identifiers, and none may be made.
+        MissingExtraError: highdicom is not installed.
+        ReadError: The series is no longer there.
+    """
+    import_extra("highdicom", extra="dicom")
+    series = source_of(volume, path)
+    if series is None:
+        msg = (
+            f"A DICOM object repeats who the patient is and names its source images; a scan read"
+            f" from {volume.source.format} does not say it."
+        )
+        raise NothingToWriteError(msg)
+    missing = _missing(series)
+    if missing and not makes_uids:
+        raise WriteError(_refusal(missing))
+    return series
+
+
+def left_out_words(series: SourceSeries) -> str:
+    """A sentence on what the series says and its objects cannot; empty where there is nothing."""
+    names = " and ".join(series.left_out)
+    return names and (
+        f"The DICOM objects do not repeat the series' {names}: too long or malformed for the DICOM"
+        " standard. Where an archive files by it, correct the series and write them again."
+    )
+
+
 def long_string(text: str, *, ending: str = "") -> str:
-    """A text that fits a long string (LO, PS3.5 6.2): 64 characters and no backslash.
+    """A text that fits a long string (LO, PS3.5 6.2): 64 printable characters and no backslash.
 
     Args:
         text: What is cut if need be.
         ending: What comes after it and is never cut.
     """
-    plain, room = text.replace("\\", "/"), _MAX_LONG_STRING - len(ending)
+    plain, room = printable(text).replace("\\", "/"), _MAX_LONG_STRING - len(ending)
     cut = plain if len(plain) <= room else f"{plain[: room - 3]}..."
     return cut + ending
 
@@ -164,8 +190,6 @@ def _complete(kept: Dataset, pixels: str, missing: tuple[str, ...]) -> Dataset:
     for name in _MUST_BE_THERE:
         if name not in header:
             setattr(header, name, "")
-    if header.PatientSex not in _SEXES:
-        header.PatientSex = ""
     for name in _LEVELS:
         if name in missing:
             setattr(header, name, make_uid(pixels, name))
@@ -174,11 +198,25 @@ def _complete(kept: Dataset, pixels: str, missing: tuple[str, ...]) -> Dataset:
     return header
 
 
-def _identified(images: tuple[SourceImage, ...], pixels: str) -> tuple[SourceImage, ...]:
-    """The images with made identifiers, one for each file."""
+def _identified(
+    images: tuple[SourceImage, ...], pixels: str, *, is_made: bool
+) -> tuple[SourceImage, ...]:
+    """The images with a class, and with identifiers that are made, one for each file."""
     return tuple(
-        replace(image, uid=make_uid(pixels, "SOPInstanceUID", image.file)) for image in images
+        replace(
+            image,
+            sop_class=image.sop_class or CT_IMAGE_STORAGE,
+            uid=make_uid(pixels, "SOPInstanceUID", image.file) if is_made else image.uid,
+        )
+        for image in images
     )
+
+
+def _now(header: Dataset) -> datetime:
+    """The time of writing, in the time zone that the header says its times are in."""
+    offset = str(header.get("TimezoneOffsetFromUTC") or "")
+    zone = datetime.strptime(offset, "%z").tzinfo if offset else None
+    return datetime.now(zone)
 
 
 def _date_of(header: Dataset) -> datetime:

@@ -1,9 +1,10 @@
 """`heat-map.dcm`: the heat-map as a DICOM Parametric Map.
 
-Floats of 32 bits, heat 0 to 1, and -1 outside the mapped range where the network saw nothing: the
-form that 3D Slicer's reader (dcmqi) takes, and that viewers show rightly which ignore mappings. A
-frame for every slice of the scan, also for those not analysed: OHIF puts frames into an array
-with a place for each image of the series.
+Floats of 32 bits, heat 0 to 1, and -1 where the network saw nothing: the form that 3D Slicer's
+reader (dcmqi) takes, and that viewers show rightly which ignore mappings. -1 is padding and lies
+in the mapped range all the same, as highdicom refuses frames with values outside. A frame for
+every slice of the scan, also for those not analysed: OHIF puts frames into an array with a place
+for each image of the series.
 """
 
 from __future__ import annotations
@@ -77,10 +78,10 @@ def _mapping(method: str) -> RealWorldValueMapping:
     from highdicom.pm import RealWorldValueMapping
 
     return RealWorldValueMapping(
-        lut_label=method[:16],
-        lut_explanation=long_string(f"Heat, 0 to 1, by {method}"),
+        lut_label=long_string(method)[:16],
+        lut_explanation=long_string(f"Heat, 0 to 1, by {method}", ending="; -1: not analysed"),
         unit=coded(NO_UNITS),
-        value_range=(0.0, 1.0),
+        value_range=(NOT_ANALYSED, 1.0),
         slope=1.0,
         intercept=0.0,
         quantity_definition=coded(quantity_of(method)),

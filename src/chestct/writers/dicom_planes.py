@@ -8,14 +8,15 @@ have positions of their own in the same frame of reference, and name the series 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chestct.readers.dicom_source import SourceImage
+from chestct.simulate.dicom_export import make_uid
 from chestct.volume import Grid
-from chestct.writers.dicom_identity import Subject
+from chestct.writers.dicom_identity import CT_IMAGE_STORAGE, Subject
 
 if TYPE_CHECKING:
     from highdicom import PixelMeasuresSequence, PlaneOrientationSequence, PlanePositionSequence
@@ -27,15 +28,13 @@ class Planes:
     """The place of an object's frames, as highdicom takes it.
 
     Attributes:
-        source_images: Headers of the source images: one for each of them, or one multi-frame.
-        further_images: Headers of the other files of a series of several multi-frame files.
+        source_images: Headers that stand in for the source images, see `headers_of`.
         positions: Position of each frame; None where they are those of the source images.
         orientation: Orientation of all; None likewise.
         measures: Spacing and thickness of all; None likewise.
     """
 
     source_images: list[Dataset]
-    further_images: list[Dataset] = field(default_factory=list)
     positions: list[PlanePositionSequence] | None = None
     orientation: PlaneOrientationSequence | None = None
     measures: PixelMeasuresSequence | None = None
@@ -44,7 +43,6 @@ class Planes:
         """All of it under highdicom's names."""
         return {
             "source_images": self.source_images,
-            "further_source_images": self.further_images or None,
             "plane_positions": self.positions,
             "plane_orientation": self.orientation,
             "pixel_measures": self.measures,
@@ -59,7 +57,7 @@ def planes_of(subject: Subject, grid: Grid, indices: Sequence[int]) -> Planes:
         grid: The volume's grid; it stacks slices along their normal, as the DICOM reader does.
         indices: Which of its slices become frames, ascending.
     """
-    if subject.series.is_exact and not subject.images[0].frame:
+    if subject.series.is_exact:
         # Frame by frame its source image: highdicom need not look which belong together.
         return Planes(headers_of(subject, grid, indices))
     from highdicom import (
@@ -71,14 +69,12 @@ def planes_of(subject: Subject, grid: Grid, indices: Sequence[int]) -> Planes:
 
     patient = CoordinateSystemNames.PATIENT
     depth_mm, height_mm, width_mm = grid.spacing_mm
-    headers = headers_of(subject, grid)
-    num_main = 1 if subject.images[0].frame else len(headers)
+    places = np.array([[float(index), 0.0, 0.0] for index in indices])
     return Planes(
-        source_images=headers[:num_main],
-        further_images=headers[num_main:],
+        source_images=headers_of(subject, grid),
         positions=[
             PlanePositionSequence(patient, position)
-            for position in _positions(subject, grid, indices)
+            for position in grid.to_patient(places).tolist()
         ],
         orientation=PlaneOrientationSequence(patient, _cosines(grid)),
         measures=PixelMeasuresSequence((height_mm, width_mm), depth_mm, depth_mm),
@@ -88,17 +84,65 @@ def planes_of(subject: Subject, grid: Grid, indices: Sequence[int]) -> Planes:
 def headers_of(subject: Subject, grid: Grid, indices: Sequence[int] | None = None) -> list[Dataset]:
     """What highdicom asks of the source images: the first has the patient's and study's header.
 
+    Every slice stands there as a CT image of its own, whatever its file is: highdicom knows neither
+    private classes nor series of single frames in files of their own. `name_sources` then says
+    what each is in truth.
+
     Args:
         subject: What the object is about.
         grid: The volume's grid.
         indices: Which of the images; None for all.
     """
-    by_file: dict[int, list[SourceImage]] = {}
-    for index in range(len(subject.images)) if indices is None else indices:
-        by_file.setdefault(subject.images[index].file, []).append(subject.images[index])
-    headers = [_header(subject, images, grid) for images in by_file.values()]
+    chosen = subject.images if indices is None else [subject.images[index] for index in indices]
+    headers = [_header(subject, image, grid) for image in chosen]
     headers[0].update(subject.header)
     return headers
+
+
+def name_sources(made: Dataset, subject: Subject) -> None:
+    """Turn references to stand-ins into references to the source images themselves, in place.
+
+    A frame is named where a frame or a finding was made from it; elsewhere its file, once.
+    """
+    _name_in(made, {_stand_in_uid(image): image for image in subject.images})
+
+
+def _name_in(item: Dataset, images: dict[str, SourceImage]) -> None:
+    names_frames = "ValueType" in item or "DerivationCodeSequence" in item
+    for element in item:
+        if element.VR != "SQ":
+            continue
+        inner: list[Dataset] = list(element.value)
+        seen: set[str] = set()
+        for one in inner:
+            _name_in(one, images)
+            image = images.get(one.get("ReferencedSOPInstanceUID", ""))
+            if image is not None:
+                one.ReferencedSOPClassUID = image.sop_class
+                one.ReferencedSOPInstanceUID = image.uid
+                if names_frames and image.frame:
+                    one.ReferencedFrameNumber = image.frame
+        if not names_frames:
+            kept = [one for one in inner if _is_first(one, seen)]
+            if len(kept) < len(inner):
+                element.value = kept
+
+
+def _is_first(item: Dataset, seen: set[str]) -> bool:
+    """Whether an item is no reference, or the first one to its file."""
+    uid = str(item.get("ReferencedSOPInstanceUID", ""))
+    is_first = not uid or uid not in seen
+    seen.add(uid)
+    return is_first
+
+
+def _stand_in_uid(image: SourceImage) -> str:
+    return make_uid(image.uid, image.frame) if image.frame else image.uid
+
+
+def header_at(subject: Subject, grid: Grid, index: int) -> Dataset:
+    """As `headers_of`, of the one image that `image_at` gives."""
+    return _header(subject, image_at(subject, grid, index), grid)
 
 
 def image_at(subject: Subject, grid: Grid, index: int) -> SourceImage:
@@ -108,79 +152,26 @@ def image_at(subject: Subject, grid: Grid, index: int) -> SourceImage:
     return subject.images[int(np.abs(along @ np.asarray(grid.direction[0])).argmin())]
 
 
-def _positions(subject: Subject, grid: Grid, indices: Sequence[int]) -> list[tuple[float, ...]]:
-    if subject.series.is_exact:
-        return [subject.images[index].position_mm for index in indices]
-    places = np.array([[float(index), 0.0, 0.0] for index in indices])
-    return [tuple(position) for position in grid.to_patient(places).tolist()]
-
-
 def _cosines(grid: Grid) -> list[float]:
     """Directions of rows and columns; a zero has no sign."""
     return [value + 0.0 for value in (*grid.direction[2], *grid.direction[1])]
 
 
-def _header(subject: Subject, images: list[SourceImage], grid: Grid) -> Dataset:
-    """The header of one source file."""
+def _header(subject: Subject, image: SourceImage, grid: Grid) -> Dataset:
+    """The stand-in for one source image."""
     from pydicom.dataset import Dataset
 
     header = Dataset()
-    header.SOPClassUID, header.SOPInstanceUID = images[0].sop_class, images[0].uid
+    header.SOPClassUID, header.SOPInstanceUID = CT_IMAGE_STORAGE, _stand_in_uid(image)
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(header, name, subject.header[name].value)
     header.Modality = "CT"
     header.Rows, header.Columns = subject.series.shape
-    if images[0].frame == 0:
-        header.update(_plane_position(images[0]))
-        header.update(_plane_orientation(grid))
-        header.update(_measures(grid))
-        return header
-    shared = Dataset()
-    shared.PlaneOrientationSequence = [_plane_orientation(grid)]
-    shared.PixelMeasuresSequence = [_measures(grid)]
-    header.SharedFunctionalGroupsSequence = [shared]
-    header.PerFrameFunctionalGroupsSequence = _frame_groups(images)
-    header.NumberOfFrames = len(header.PerFrameFunctionalGroupsSequence)
+    header.ImagePositionPatient = _decimals(image.position_mm)
+    header.ImageOrientationPatient = _decimals(_cosines(grid))
+    header.PixelSpacing = _decimals(grid.spacing_mm[1:])
+    header.SliceThickness, header.SpacingBetweenSlices = _decimals([grid.spacing_mm[0]] * 2)
     return header
-
-
-def _frame_groups(images: list[SourceImage]) -> list[Dataset]:
-    """A group for each frame of a file; one that is no slice of the scan lies with the first."""
-    from pydicom.dataset import Dataset
-
-    known = {image.frame: image for image in images}
-    groups = []
-    for frame in range(1, max(known) + 1):
-        group = Dataset()
-        image = known.get(frame, images[0])
-        group.PlanePositionSequence = [_plane_position(image)]
-        groups.append(group)
-    return groups
-
-
-def _plane_position(image: SourceImage) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    part = Dataset()
-    part.ImagePositionPatient = _decimals(image.position_mm)
-    return part
-
-
-def _plane_orientation(grid: Grid) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    part = Dataset()
-    part.ImageOrientationPatient = _decimals(_cosines(grid))
-    return part
-
-
-def _measures(grid: Grid) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    part = Dataset()
-    part.PixelSpacing = _decimals(grid.spacing_mm[1:])
-    part.SliceThickness, part.SpacingBetweenSlices = _decimals([grid.spacing_mm[0]] * 2)
-    return part
 
 
 def _decimals(values: Sequence[float]) -> list[str]:

@@ -42,6 +42,11 @@ NAME: Final = "dicom_sc"
 FOLDER_NAME: Final = "overlays"
 NOTICE: Final = "NOT FOR CLINICAL USE"
 
+_LOSSY: Final = (
+    "LossyImageCompression",
+    "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod",
+)
 _WIDTH_PX = 512
 _INK = (255, 214, 140)
 _EDGE_PX = 10

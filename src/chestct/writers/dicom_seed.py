@@ -34,19 +34,16 @@ _DIGESTS: Final[WeakKeyDictionary[Volume, str]] = WeakKeyDictionary()
 """Of voxels that were hashed before: four writers ask for those of one heat-map in turn."""
 
 
-def seed_of(
-    analysis: ScanAnalysis, header: Dataset, images: tuple[SourceImage, ...], salt: str
-) -> str:
+def seed_of(analysis: ScanAnalysis, header: Dataset, images: tuple[SourceImage, ...]) -> str:
     """What all new identifiers of an analysis are derived from.
 
     Args:
         analysis: The scan and its answer.
         header: Patient, study and frame of reference, as they will be written.
         images: The source images.
-        salt: Makes identifiers differ although everything else is the same.
     """
     digest = hashlib.sha256(_encoded(header))
-    for part in (salt, images, *_contents(analysis)):
+    for part in (images, *_contents(analysis)):
         digest.update(f"/{part!r}".encode())
     return digest.hexdigest()
 

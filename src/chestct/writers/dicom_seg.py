@@ -183,7 +183,9 @@ def _description(subject: Subject, number: int, segment: Segment) -> SegmentDesc
         segmented_property_type=coded(segment.kind),
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
-            name=long_string(name), family=coded(ARTIFICIAL_INTELLIGENCE), version=version
+            name=long_string(name),
+            family=coded(ARTIFICIAL_INTELLIGENCE),
+            version=long_string(version),
         ),
         tracking_uid=subject.other_uid(segment.key),
         tracking_id=segment.key,

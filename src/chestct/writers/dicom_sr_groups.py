@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from chestct.analysis import ScanAnalysis
+from chestct.errors import printable
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.preprocess.oblique import slices_follow_body
 from chestct.writers import dicom_parametric_map, dicom_seg
@@ -27,13 +28,15 @@ from chestct.writers.dicom_codes import (
     QUALITY,
     REGIONS,
     VOLUME,
+    WHOLE,
     Concept,
     coded,
     finding_of,
+    probability_of,
     quantity_of,
 )
 from chestct.writers.dicom_identity import Subject
-from chestct.writers.dicom_planes import image_at
+from chestct.writers.dicom_planes import header_at
 from chestct.writers.dicom_wording import heat_sentences
 from chestct.writers.evidence import evidence_peaks
 from chestct.writers.options import WriteOptions
@@ -89,16 +92,14 @@ def companions_of(analysis: ScanAnalysis, options: WriteOptions) -> Companions:
 
 
 def groups_of(analysis: ScanAnalysis, subject: Subject, companions: Companions) -> list[Group]:
-    """All groups: classes by falling probability, lungs, evidence, peaks."""
+    """All groups: the answer, lungs, evidence, regions of the lungs, peaks."""
     writer = _Groups(analysis, subject, companions)
     result, explained = analysis.result, analysis.explanation
-    by_share = sorted(result.probabilities.items(), key=lambda item: -item[1])
-    groups: list[Group] = [writer.of_class(label, share) for label, share in by_share]
-    if not result.is_suitable:
-        groups.append(writer.of_unsuitable())
+    groups: list[Group] = [writer.of_answer() if result.is_suitable else writer.of_unsuitable()]
     groups.append(writer.of_lungs())
     if explained is not None:
         groups.append(writer.of_evidence(explained))
+        groups += [writer.of_region(region, explained) for region in writer.regions(explained)]
         named = zip(_peak_names(analysis, explained), explained.summary.peaks, strict=True)
         groups += [writer.of_peak(name, peak, explained) for name, peak in named]
     return groups
@@ -112,23 +113,26 @@ class _Groups:
     subject: Subject
     companions: Companions
 
-    def of_class(self, label: str, share: float) -> Group:
-        """A class and its probability; that of the decision says so, and how far to trust it."""
+    def of_answer(self) -> Group:
+        """The decision as the one finding; probabilities, of other classes too, as measurements."""
         from highdicom.sr import MeasurementsAndQualitativeEvaluations
 
         result = self.analysis.result
+        others = {label: p for label, p in result.probabilities.items() if label != result.decision}
+        measured = [(PROBABILITY, result.probabilities[result.decision])]
+        measured += [
+            (probability_of(label), others[label])
+            for label in sorted(others, key=others.__getitem__, reverse=True)
+        ]
         group = MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking(f"class {label}"),
-            finding_type=coded(finding_of(label)),
+            tracking_identifier=self._tracking("answer"),
+            finding_type=coded(finding_of(result.decision)),
             algorithm_id=self._algorithm(),
             finding_sites=[_site(LUNG)],
-            measurements=[_measured(PROBABILITY, round(share, 6), NO_UNITS)],
+            measurements=[_measured(name, round(p, 6), NO_UNITS) for name, p in measured],
         )
-        if label != result.decision:
-            return _with_comments(group, [f"{label}: not the classifier's decision."])
         trained_on = f"Classifier trained on: {result.provenance.trained_on}"
-        decided = f"{label}: the classifier's decision. {result.notice}"
-        return _with_comments(group, [decided, trained_on, *result.warnings])
+        return _with_comments(group, [result.notice, trained_on, *result.warnings])
 
     def of_unsuitable(self) -> Group:
         """Why the scan was not classified."""
@@ -150,7 +154,7 @@ class _Groups:
         return self._region("lungs", LUNG, measurements)
 
     def of_evidence(self, explained: ScanExplanation) -> Group:
-        """The evidence above the threshold: its volume, that of lung in it, and shares of lung."""
+        """The evidence above the threshold: its volume, that of lung in it, and its share."""
         summary = explained.summary
         images = self._map()
         hot = np.count_nonzero(explained.heat.voxels >= summary.threshold)
@@ -159,15 +163,35 @@ class _Groups:
             INVOLVED_VOLUME: summary.involved_ml,
         }
         measurements = [
-            _measured(name, round(volume_ml, 1), MILLILITER, images=images)
+            _measured(name, round(volume_ml, 1), MILLILITER, images)
             for name, volume_ml in volumes.items()
         ]
-        for region, share in summary.shares.items():
-            site = _site(*REGIONS[region]) if region in REGIONS else _site(LUNG)
-            percent = round(100.0 * share, 2)
-            measurements.append(_measured(INVOLVED_SHARE, percent, PERCENT, site, images))
+        if WHOLE in summary.shares:
+            measurements.append(self._share(WHOLE, explained))
         group = self._region("evidence", quantity_of(explained.explanation.method), measurements)
         return _with_comments(group, [heat_sentences(explained)])
+
+    def regions(self, explained: ScanExplanation) -> list[str]:
+        """Parts of the lungs that have a code and a share of their own."""
+        return [name for name in explained.summary.shares if name in REGIONS and name != WHOLE]
+
+    def of_region(self, name: str, explained: ScanExplanation) -> Group:
+        """The share of one part of the lungs, in a group of its own.
+
+        Readers (dcmqi among them) take sides and zones from groups and not from measurements.
+        """
+        from highdicom.sr import MeasurementsAndQualitativeEvaluations
+
+        return MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=self._tracking(f"evidence in {name}"),
+            finding_type=coded(quantity_of(explained.explanation.method)),
+            finding_sites=[_site(*REGIONS[name])],
+            measurements=[self._share(name, explained)],
+        )
+
+    def _share(self, name: str, explained: ScanExplanation) -> Measurement:
+        percent = round(100.0 * explained.summary.shares[name], 2)
+        return _measured(INVOLVED_SHARE, percent, PERCENT, self._map())
 
     def of_peak(self, name: str, peak: PeakSlice, explained: ScanExplanation) -> Group:
         """One slice in which the evidence peaks, with its image."""
@@ -176,16 +200,14 @@ class _Groups:
             SourceImageForMeasurementGroup,
         )
 
-        image = image_at(self.subject, self.analysis.volume.grid, peak.index)
+        header = header_at(self.subject, self.analysis.volume.grid, peak.index)
         return MeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking(name),
             finding_type=coded(quantity_of(explained.explanation.method)),
             finding_sites=[_site(LUNG)],
             measurements=[_measured(EVIDENCE, round(peak.evidence, 4), NO_UNITS)],
             source_images=[
-                SourceImageForMeasurementGroup(
-                    image.sop_class, image.uid, [image.frame] if image.frame else None
-                )
+                SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
             ],
         )
 
@@ -270,7 +292,6 @@ def _measured(
     name: Concept,
     value: float,
     unit: Concept,
-    site: FindingSite | None = None,
     images: Sequence[SourceImageForMeasurement] | None = None,
 ) -> Measurement:
     from highdicom.sr import Measurement
@@ -279,7 +300,6 @@ def _measured(
         name=coded(name),
         value=value,
         unit=coded(unit),
-        finding_sites=None if site is None else [site],
         referenced_images=images,
     )
 
@@ -288,7 +308,7 @@ def _with_comments(group: Group, comments: Sequence[str]) -> Group:
     from highdicom.sr import RelationshipTypeValues, TextContentItem
 
     group[0].ContentSequence.extend(
-        TextContentItem(coded(COMMENT), comment, RelationshipTypeValues.CONTAINS)
+        TextContentItem(coded(COMMENT), printable(comment), RelationshipTypeValues.CONTAINS)
         for comment in comments
     )
     return group

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from chestct.analysis import ScanAnalysis
-from chestct.errors import WriteError
-from chestct.storage import install, make_folder, reason_of, working_folder
-from chestct.writers import OUTPUTS, OWNER, WRITERS, choose_writers
+from chestct.errors import ChestCTError, WriteError
+from chestct.storage import install, make_folder, reason_of, remove_file, working_folder
+from chestct.volume import Volume
+from chestct.writers import DICOM, OUTPUTS, OWNER, TELLING, WRITERS, choose_writers
+from chestct.writers.dicom_identity import left_out_words, require_source
 from chestct.writers.options import NothingToWriteError, WriteOptions
+
+logger = logging.getLogger(__name__)
 
 (OWNER_FILE,) = OUTPUTS[OWNER]
 """Says by the hash of its voxels which scan the results beside it are of."""
 
+_PRIVATE_FOLDER: Final = 0o700
+_PRIVATE_FILE: Final = 0o600
 _ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")
 
 
@@ -36,8 +44,10 @@ def folder_names(scans: Sequence[str]) -> list[str]:
     return names
 
 
-def check_folder(folder: Path, scan: Path) -> None:
+def check_folder(folder: Path, scan: Path, *, is_shared: bool = False) -> None:
     """Make sure that results can go to `folder` before a long calculation starts.
+
+    Folders above it that are missing are made, and unless `is_shared` nobody else may read them.
 
     Raises:
         WriteError: It would lie inside the scan itself, or nothing can be written beside it.
@@ -47,7 +57,11 @@ def check_folder(folder: Path, scan: Path) -> None:
             f"Results of {scan} would be written into the scan's own folder. Choose another --out."
         )
         raise WriteError(msg)
-    above = make_folder(folder.parent)
+    above = folder.parent
+    missing = [each for each in (above, *above.parents) if not os.path.lexists(each)]
+    make_folder(above)
+    for each in () if is_shared else missing:
+        each.chmod(_PRIVATE_FOLDER)
     if not os.access(above, os.W_OK | os.X_OK):
         msg = f"{above} may not be written to. Change permissions or choose another --out."
         raise WriteError(msg)
@@ -59,11 +73,41 @@ class Written:
 
     Attributes:
         files: Writer name to the file or folder it wrote.
-        skipped: Writer name to the reason why this scan has no such output.
+        skipped: Writer name to the reason why this scan has no such output, where that is no
+            fault: all were asked for, or the scan was found unsuitable.
+        failed: Writer name to the reason why an output that was asked for is missing.
+        analysis: What was written about, with what only writing showed.
     """
 
     files: dict[str, Path]
     skipped: dict[str, str]
+    failed: dict[str, str]
+    analysis: ScanAnalysis
+
+
+def foresee_missing(volume: Volume, path: Path, options: WriteOptions) -> dict[str, str]:
+    """Which outputs of a scan cannot be written, as far as that shows before the long work.
+
+    Args:
+        volume: The scan.
+        path: What it was read from.
+        options: Which writers, and how.
+
+    Returns:
+        Writer name to reason.
+
+    Raises:
+        WriteError: None of those asked for can be written.
+    """
+    wanted = [name for name in options.names if name in DICOM]
+    try:
+        if wanted:
+            require_source(volume, path, makes_uids=options.makes_uids)
+    except ChestCTError as error:
+        if len(wanted) == len(options.names):
+            raise WriteError(str(error)) from error
+        return dict.fromkeys(wanted, str(error))
+    return {}
 
 
 def write_outputs(
@@ -73,7 +117,8 @@ def write_outputs(
 
     Everything is written aside first, so that older results are lost only to whole new ones. An
     older output that is not among the new ones is removed: it could contradict them. `OWNER`
-    always writes.
+    always writes. An output that cannot be written costs no other one: it is named in what this
+    returns, and in the outputs in `TELLING`.
 
     Args:
         analysis: What to write about.
@@ -81,27 +126,88 @@ def write_outputs(
         options: Which writers, and how; json, html and preview by default.
 
     Raises:
-        WriteError: The folder holds results of another scan or of nobody knows which, or a file
-            cannot be written.
-        NothingToWriteError: An output was asked for by name and this scan cannot have it.
+        WriteError: The folder holds results of another scan or of nobody knows which, what is to
+            be in it cannot be put there, or `OWNER` cannot write.
         UnknownNameError: There is no such writer.
     """
-    options = options or WriteOptions()
+    options = replace(options or WriteOptions(), earlier=folder)
     chosen = choose_writers((OWNER, *options.names))
     _refuse_other_scan(analysis, folder)
-    written = Written({}, {})
-    with _aside(folder) as aside, _collecting_new_objects_only():
-        for name in chosen:
-            try:
-                path = WRITERS[name](analysis, aside, options)
-                written.files[name] = folder / path.relative_to(aside)
-            except NothingToWriteError as reason:
-                # Nobody can know beforehand that a scan will be found unsuitable.
-                if not options.skips_impossible and analysis.result.is_suitable:
-                    raise
-                written.skipped[name] = str(reason)
+    is_new = not os.path.lexists(folder)
+    with _aside(folder) as aside, _collecting_new_objects_only(), _quiet_about_names():
+        written = _run_writers(analysis, aside, chosen, options)
+        if not options.is_shared:
+            _make_private(aside)
         _put_in_place(aside, folder)
+    if not options.is_shared:
+        made = {path.parent for path in results_in(folder)} - {folder}
+        for each in (*made, folder) if is_new else made:
+            each.chmod(_PRIVATE_FOLDER)
+    files = {
+        name: folder / written.files[name].relative_to(aside)
+        for name in chosen
+        if name in written.files
+    }
+    return replace(written, files=files)
+
+
+def _run_writers(
+    analysis: ScanAnalysis, aside: Path, chosen: Sequence[str], options: WriteOptions
+) -> Written:
+    """Run writers, those in `TELLING` last and about what became of the others."""
+    written = Written({}, {}, {}, analysis)
+    telling = [name for name in TELLING if name in chosen]
+    for name in (*(name for name in chosen if name not in TELLING), *telling):
+        if name in telling:
+            written = replace(written, analysis=_with_remarks(analysis, written))
+        # An object refers only to what is there.
+        known = replace(options, names=(*written.files, name))
+        try:
+            written.files[name] = WRITERS[name](written.analysis, aside, known)
+        except Exception as error:
+            # Whatever one output does to the program, the others are written.
+            if name == OWNER:
+                raise
+            _remove_half(name, aside)
+            is_expected = options.skips_impossible or not analysis.result.is_suitable
+            is_expected = is_expected and isinstance(error, NothingToWriteError)
+            (written.skipped if is_expected else written.failed)[name] = _reason(error)
+            logger.debug("%s could not be written", name, exc_info=error)
     return written
+
+
+def _with_remarks(analysis: ScanAnalysis, written: Written) -> ScanAnalysis:
+    """The analysis with what the outputs in `TELLING` say about the others."""
+    remarks = [f"{name} could not be written. {why}" for name, why in written.failed.items()]
+    series = analysis.source_series if set(DICOM) & set(written.files) else None
+    if series is not None and series.left_out:
+        remarks.append(left_out_words(series))
+    result = replace(analysis.result, warnings=(*analysis.result.warnings, *remarks))
+    missing = {**written.skipped, **written.failed}
+    return replace(analysis, result=result, not_written=missing)
+
+
+def _reason(error: Exception) -> str:
+    """Why an output is missing; the text of other errors than ours can hold names."""
+    if isinstance(error, ChestCTError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There was not enough memory. Free some, or take a machine with more."
+    if isinstance(error, OSError):
+        return f"The system refused: {reason_of(error)}."
+    return f"Internal error ({type(error).__name__}). Report it; --debug shows details."
+
+
+def _remove_half(name: str, aside: Path) -> None:
+    """Remove what a writer left that did not come to its end."""
+    for path in (path for pattern in OUTPUTS[name] for path in aside.glob(pattern)):
+        remove_file(path)
+
+
+def _make_private(folder: Path) -> None:
+    """Let nobody else read what is in a folder."""
+    for path in folder.rglob("*"):
+        path.chmod(_PRIVATE_FOLDER if path.is_dir() else _PRIVATE_FILE)
 
 
 @contextmanager
@@ -158,6 +264,14 @@ def _collecting_new_objects_only() -> Iterator[None]:
     finally:
         if not was_frozen:
             gc.unfreeze()
+
+
+@contextmanager
+def _quiet_about_names() -> Iterator[None]:
+    """Keep highdicom from repeating a patient's name aloud because it has one part only."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s)The string .* is unlikely to represent the")
+        yield
 
 
 def _refuse_other_scan(analysis: ScanAnalysis, folder: Path) -> None:

@@ -90,8 +90,8 @@ class ProvenanceRecord(_Strict):
 class ResultDocument(_Strict):
     """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
 
-    schema_version: Literal["1.1"] = Field(
-        default="1.1",
+    schema_version: Literal["1.2"] = Field(
+        default="1.2",
         description="Version of this layout; the first number changes when it breaks.",
     )
     scan: str = Field(description="Last part of the path that was given.")
@@ -116,6 +116,9 @@ class ResultDocument(_Strict):
         description="Whether the largest probability is below the threshold of the classifier's "
         "card; false where the card holds none."
     )
+    not_written: dict[str, str] = Field(
+        description="Output that was asked for and is missing beside this one to the reason."
+    )
 
 
 def result_document(analysis: ScanAnalysis) -> ResultDocument:
@@ -127,6 +130,7 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     explained = analysis.explanation
     return ResultDocument(
         **fields,
+        not_written=dict(analysis.not_written),
         analysed_slices=SliceRange(first=first, last=last, total=total),
         explanation=None if explained is None else _record(explained, analysis.prepared),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from chestct.errors import WriteError
 
@@ -21,14 +21,18 @@ class WriteOptions:
             written before it.
         skips_impossible: Whether an output that cannot be made of a scan is left out with a
             remark, as it should be when all were asked for, instead of being an error.
-        is_deterministic: Whether DICOM objects are the same bytes each time: identifiers from the
-            scan and the classifier alone, dates from the series.
+        is_deterministic: Whether DICOM objects are the same bytes each time, with the series'
+            dates. Otherwise they have the date of writing; identifiers are the same each time in
+            either case.
         makes_uids: Whether identifiers that the series lacks are made for DICOM objects.
-        salt: Makes the identifiers of this call differ from those of any other.
+        is_shared: Whether files and folders get the permissions that the system gives to new ones;
+            otherwise nobody else may read them.
+        earlier: Folder with the results that these replace, if any.
     """
 
     names: tuple[str, ...] = ("json", "html", "preview")
     skips_impossible: bool = False
     is_deterministic: bool = False
     makes_uids: bool = False
-    salt: str = field(default_factory=lambda: secrets.token_hex(16))
+    is_shared: bool = False
+    earlier: Path | None = None

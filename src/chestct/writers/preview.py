@@ -134,7 +134,7 @@ def draw_montage(scene: Scene, words: Words, shown: Shown) -> RGB:
     tile_height = tiles[0].shape[0]
     tiles_height = 2 * tile_height + _GAP_PX
     tiles_width = _COLUMNS * _TILE_PX + (_COLUMNS - 1) * _GAP_PX
-    planes = _plane_tiles(scene, shown, tiles_height)
+    planes = _plane_tiles(scene, shown, (tiles_height, tiles_width))
     width = 2 * _EDGE_PX + tiles_width + _GAP_PX + max(plane.shape[1] for plane in planes)
     canvas = Image.new("RGB", (width, _HEAD_PX + tiles_height + _FOOT_PX), _PAGE)
     for number, (tile, index) in enumerate(zip(tiles, shown.axial, strict=True)):
@@ -163,10 +163,11 @@ def _tile(scene: Scene, plane: Plane, index: int, width_px: int, threshold: floa
     return lay_over(picture, draw_heat(scene, plane, index, width_px, threshold))
 
 
-def _plane_tiles(scene: Scene, shown: Shown, height_px: int) -> list[RGB]:
-    """Coronal above sagittal, both of the one width at which they fill the height together."""
+def _plane_tiles(scene: Scene, shown: Shown, size_px: tuple[int, int]) -> list[RGB]:
+    """Coronal above sagittal, both of the one width at which they fill height or width together."""
+    height_px, most_wide_px = size_px
     heights = sum(picture_height(scene, plane, 1000) for plane in _PLANES)
-    width_px = max(1, round((height_px - _GAP_PX) * 1000 / heights))
+    width_px = max(1, min(most_wide_px, round((height_px - _GAP_PX) * 1000 / heights)))
     return [
         _tile(scene, plane, shown.planes[plane], width_px, shown.threshold) for plane in _PLANES
     ]

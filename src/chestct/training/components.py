@@ -1,27 +1,121 @@
-"""From the settings of a slice run to the things it is made of, and its slices divided."""
+"""Network, recipe and augmentation that a run's settings name, for whole scans and for slices."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
 from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
 from chestct.datasets.slice_lists import SLICE_SPLITS
 from chestct.datasets.slice_store import PictureForm
 from chestct.datasets.splits import SplitSettings, part
-from chestct.errors import TrainingError
+from chestct.errors import NetworkError, RecipeError, TrainingError, UnknownNameError
 from chestct.lookup import look_up
-from chestct.networks.slice_backbones import SLICE_NETWORKS
-from chestct.networks.slice_weights import find_weights, load_backbone_weights
-from chestct.networks.slices import SliceNetwork, build_slice_network
+from chestct.networks import build_network
+from chestct.networks.slices import (
+    SLICE_NETWORKS,
+    SliceNetwork,
+    build_slice_network,
+    find_weights,
+    load_backbone_weights,
+)
+from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
 from chestct.storage import file_sha256
-from chestct.training.division import Division, divide
-from chestct.training.parts import blamed_on
-from chestct.training.settings import DataSection
-from chestct.training.slice_settings import SliceDataSection, SliceRunSettings
+from chestct.training.data import Division, divide
+from chestct.training.settings import DataSection, RunSettings, SliceDataSection, SliceRunSettings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run's settings name, found and checked.
+
+    Attributes:
+        network: Name of the network.
+        network_settings: All that `build_network` has to be told, the input's shape with it.
+        recipe: How scans are prepared.
+        augmentation: How batches are varied, or None.
+        labels: Class names in the classifier's order.
+    """
+
+    network: str
+    network_settings: dict[str, object]
+    recipe: Recipe
+    augmentation: AnyAugmentation | None
+    labels: tuple[str, ...]
+
+    def build_network(self, seed: int) -> nn.Module:
+        """The network with weights drawn from a seed; torch's own generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build_network(
+                self.network,
+                self.recipe.num_channels,
+                len(self.labels),
+                self.network_settings,
+            )
+
+
+def find_parts(settings: RunSettings) -> Parts:
+    """Find and check what the settings name, and that network and recipe fit together.
+
+    Raises:
+        TrainingError: Something is unknown, impossible or does not fit; the message names the
+            setting by its dotted path.
+    """
+    if len(set(settings.labels)) < len(settings.labels):
+        raise TrainingError(f"'labels' names a class twice: {', '.join(settings.labels)}.")
+    recipe = _find_recipe(settings)
+    with blamed_on("augmentation"):
+        chosen = settings.augmentation
+        augmentation = find_augmentation(chosen.name, chosen.overrides)
+    with blamed_on("network"):
+        network_settings = _fit_network(settings, recipe)
+    return Parts(
+        network=settings.network.name,
+        network_settings=network_settings,
+        recipe=recipe,
+        augmentation=augmentation,
+        labels=settings.labels,
+    )
+
+
+def _find_recipe(settings: RunSettings) -> Recipe:
+    with blamed_on("recipe.name"):
+        named = look_up(RECIPES, settings.recipe.name, kind="recipe")
+    with blamed_on("recipe.overrides"):
+        return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
+
+
+def _fit_network(settings: RunSettings, recipe: Recipe) -> dict[str, object]:
+    """The network's settings with the recipe's input shape, tried out without any memory."""
+    chosen: dict[str, object] = dict(settings.network.settings)
+    num_classes = len(settings.labels)
+    with torch.device("meta"):
+        network = build_network(settings.network.name, recipe.num_channels, num_classes, chosen)
+        has_shape = hasattr(getattr(network, "settings", None), "input_shape")
+        if has_shape and "input_shape" not in chosen:
+            chosen["input_shape"] = list(recipe.input_shape)
+            network = build_network(settings.network.name, recipe.num_channels, num_classes, chosen)
+        with torch.no_grad():
+            scan = torch.zeros(1, recipe.num_channels, *recipe.input_shape)
+            network.eval()(scan, torch.zeros(1, 1, *recipe.input_shape))
+    return chosen
+
+
+@contextmanager
+def blamed_on(setting: str) -> Iterator[None]:
+    """Put the dotted path of a setting before what is said of it."""
+    try:
+        yield
+    except (NetworkError, RecipeError, TrainingError, UnknownNameError) as error:
+        raise TrainingError(f"'{setting}': {error}") from error
+
 
 RANDOM_WEIGHTS = "random weights: nothing was learned from photographs first"
 

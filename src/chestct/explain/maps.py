@@ -1,0 +1,276 @@
+"""The ways to see where a network looked: by channels, by gradients, by attention, by covering.
+
+Each takes a `Question` and returns heat on the grid of a layer or of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice, product
+from typing import Final, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from chestct.arrays import Shape
+from chestct.errors import ExplanationError
+from chestct.explain.evidence import spread_over_input
+from chestct.explain.layers import Layer, find_layers, pick_layer
+from chestct.explain.question import (
+    CellMap,
+    Question,
+    at_rest,
+    class_score,
+    output_of,
+    refuse_layer,
+)
+from chestct.networks.maseres import Attention, Maseres, attend_over_positions
+from chestct.networks.roi import Features
+
+CUT: Final = 0.45
+"""Share of the way from the lowest to the highest value above which a voxel is marked."""
+
+
+def strongest_channel_map(question: Question) -> CellMap:
+    """1 where the most active channel lies above the cut, else 0; the class changes nothing."""
+    layer = pick_layer(question)
+    activation, target = output_of(question, layer.name)
+    strongest = int(activation[0].mean(dim=(1, 2, 3)).argmax())
+    shape = question.input_shape
+    step = tuple(size / cells for size, cells in zip(shape, layer.shape, strict=True))
+    start = tuple(0.5 * each - 0.5 for each in step)
+    cells = CellMap(
+        activation[0, strongest].numpy(),
+        (start[0], start[1], start[2]),
+        (step[0], step[1], step[2]),
+        target,
+    )
+    resized = spread_over_input(cells, shape)
+    lowest, span = float(resized.min()), float(np.ptp(resized))
+    # A channel that is the same everywhere marks nothing.
+    marked = (resized - lowest > CUT * span).astype(np.float32)
+    return CellMap(
+        marked, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), target, layer.name, layer.step, unit_scale=span
+    )
+
+
+Cells: TypeAlias = Float[Tensor, "channel cells_d cells_h cells_w"]
+Weights: TypeAlias = Float[Tensor, "channel #cells_d #cells_h #cells_w"]  # noqa: F821
+Weigh: TypeAlias = Callable[[Cells, Cells], Weights]
+"""Activation and gradient to the weight of every activation, or of every channel."""
+
+
+def gradcam_map(question: Question) -> CellMap:
+    """ReLU of the channels' sum, each weighted by its mean gradient (Selvaraju et al. 2017)."""
+    return _weighted_map(question, _mean_gradient)
+
+
+def gradcam_plus_plus_map(question: Question) -> CellMap:
+    """As Grad-CAM, each gradient weighted by its share (Chattopadhay et al. 2018, Eq. 19)."""
+    return _weighted_map(question, _shared_gradient)
+
+
+def layercam_map(question: Question) -> CellMap:
+    """ReLU of the sum of activations times their own positive gradient (Jiang et al. 2021)."""
+    return _weighted_map(question, _own_gradient)
+
+
+def _mean_gradient(activation: Cells, gradient: Cells) -> Weights:
+    return gradient.mean(dim=(1, 2, 3), keepdim=True)
+
+
+def _shared_gradient(activation: Cells, gradient: Cells) -> Weights:
+    squared = gradient**2
+    total = activation.sum(dim=(1, 2, 3), keepdim=True)
+    divisor = 2 * squared + total * gradient**3
+    share = torch.where(divisor != 0, squared / torch.where(divisor != 0, divisor, 1.0), 0.0)
+    return (share * gradient.clamp(min=0)).sum(dim=(1, 2, 3), keepdim=True)
+
+
+def _own_gradient(activation: Cells, gradient: Cells) -> Weights:
+    return gradient.clamp(min=0)
+
+
+def _weighted_map(question: Question, weigh: Weigh) -> CellMap:
+    layer = pick_layer(question)
+    activation, gradient, target = activation_and_gradient(question, layer)
+    values = (weigh(activation, gradient) * activation).sum(dim=0).clamp(min=0)
+    return CellMap(values.numpy(), layer.start, layer.step, target, layer.name)
+
+
+def activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Cells, int]:
+    """A layer's activation, the gradient of the class's score there, and the class.
+
+    Raises:
+        ExplanationError: Activation or gradient hold values that are not finite.
+    """
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        """Go on from a leaf, so that gradients reach it whatever lies before."""
+        leaf = output.detach().requires_grad_(True)
+        kept.append(leaf)
+        # Layers behind it may work in place, which autograd does not allow on a leaf.
+        return leaf.clone()
+
+    with at_rest(question.network) as network, torch.inference_mode(False), torch.enable_grad():
+        hook = network.get_submodule(layer.name).register_forward_hook(keep)
+        try:
+            logits = network(question.batch, question.lungs)
+        finally:
+            hook.remove()
+        target = question.target_of(logits)
+        (gradient,) = torch.autograd.grad(class_score(logits, target).sum(), kept)
+    activation = kept[0].detach()
+    if not (activation.isfinite().all() and gradient.isfinite().all()):
+        raise ExplanationError(f"Layer '{layer.name}' gives values that are not finite (nan, inf).")
+    return activation[0], gradient[0], target
+
+
+_QUERIES_AT_ONCE: Final = 512
+"""Rows of the position-by-position matrix held at a time: 12 MB per head at 18^3 positions."""
+
+
+def attention_map(question: Question) -> CellMap:
+    """Attention received by each position, 1 standing for an even share.
+
+    Raises:
+        ExplanationError: The network has no such attention, or a layer was named.
+    """
+    refuse_layer(question, "attention")
+    attention = _attention_of(question.network)
+    layer = find_layers(question).get("pool")
+    if layer is None:
+        raise ExplanationError("This MASERes has a single position: there is nothing to attend to.")
+    pooled, target = output_of(question, layer.name)
+    with torch.no_grad():
+        positions = pooled[0].flatten(1).T
+        received = _received(attention.query(positions), attention.key(positions))
+    return CellMap(
+        received.reshape(layer.shape).numpy(), layer.start, layer.step, target, "attention"
+    )
+
+
+def _attention_of(network: nn.Module) -> Attention:
+    """The network's attention, if there is one that attends to anything."""
+    if not isinstance(network, Maseres):
+        msg = (
+            "Only the network 'maseres' has an attention map: use 'gradcam', which every network "
+            "allows."
+        )
+        raise ExplanationError(msg)
+    if network.attention.attend is not attend_over_positions:
+        msg = (
+            "The attention of this MASERes is the published one, whose weights are 1 everywhere, "
+            "so it has no map: use 'gradcam', or a network with the setting attention: paper."
+        )
+        raise ExplanationError(msg)
+    return network.attention
+
+
+def _received(
+    query: Float[Tensor, "position head"], key: Float[Tensor, "position head"]
+) -> Float[Tensor, " position"]:
+    """Mean over heads of the column means of softmax(Q K^T), times the number of positions."""
+    total = torch.zeros(key.shape[0])
+    for q, k in zip(query.T, key.T, strict=True):
+        for some in q.split(_QUERIES_AT_ONCE):
+            total += torch.softmax(torch.outer(some, k), dim=1).sum(dim=0)
+    return total / query.shape[1]
+
+
+PATCHES_PER_AXIS: Final = 6
+"""Patches that fill an axis side by side; half as far apart as they are long."""
+_VOXELS_AT_ONCE: Final = 2**22
+_MOST_AT_ONCE: Final = 16
+
+Patch: TypeAlias = tuple[slice, slice, slice]
+
+
+def occlusion_map(
+    question: Question, *, patch: Shape | None = None, stride: Shape | None = None
+) -> CellMap:
+    """Mean loss over the patches that cover a voxel; gains count as no loss.
+
+    Args:
+        question: What to explain; its listener is told of every run of patches.
+        patch: Voxels of a patch, None for a sixth of each axis.
+        stride: Voxels between patches, None for half a patch.
+
+    Raises:
+        ExplanationError: A layer was named, and there is none to look at.
+    """
+    refuse_layer(question, "occlusion")
+    shape = question.input_shape
+    size = patch or _shape(-(-n // PATCHES_PER_AXIS) for n in shape)
+    apart = stride or _shape(-(-n // 2) for n in size)
+    blank = _blank(question)
+    patches = list(_patches(shape, size, apart))
+    telling = [part for part in patches if _changes(question.batch, blank, part)]
+    with at_rest(question.network) as network, torch.no_grad():
+        logits = network(question.batch, question.lungs)
+        target = question.target_of(logits)
+        losses = _losses(question, blank, telling, target, float(class_score(logits, target)))
+    total = np.zeros(shape, dtype=np.float32)
+    count = np.zeros(shape, dtype=np.float32)
+    for part in patches:
+        count[part] += 1.0
+    for part, loss in zip(telling, losses, strict=True):
+        total[part] += max(loss, 0.0)
+    mean = total / np.maximum(count, 1.0)
+    cell = (float(size[0]), float(size[1]), float(size[2]))
+    return CellMap(mean, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), target, cell=cell)
+
+
+def _losses(
+    question: Question, blank: Features, patches: list[Patch], target: int, whole: float
+) -> list[float]:
+    """What the score loses without each patch; expects the network to be at rest."""
+    num_at_once = max(1, min(_MOST_AT_ONCE, _VOXELS_AT_ONCE // blank.numel()))
+    losses: list[float] = []
+    left = iter(patches)
+    while some := list(islice(left, num_at_once)):
+        batch = question.batch.repeat(len(some), 1, 1, 1, 1)
+        for scan, part in zip(batch, some, strict=True):
+            scan[(slice(None), *part)] = blank[0][(slice(None), *part)]
+        lungs = question.lungs.expand(len(some), -1, -1, -1, -1)
+        scores = class_score(question.network(batch, lungs), target)
+        losses += [whole - score for score in scores.tolist()]
+        if question.listener is not None:
+            question.listener(len(losses), len(patches))
+    return losses
+
+
+def _blank(question: Question) -> Features:
+    """The same scan with nothing in it, channel by channel."""
+    inside = question.lungs[0, 0] > 0
+    blank = torch.empty_like(question.batch)
+    for channel, empty in zip(question.batch[0], blank[0], strict=True):
+        empty[...] = channel.min()
+        if inside.any():
+            empty[inside] = channel[inside].median()
+    return blank
+
+
+def _changes(
+    batch: Float[Tensor, "1 channel depth height width"], blank: Features, part: Patch
+) -> bool:
+    where = (0, slice(None), *part)
+    return not torch.equal(batch[where], blank[where])
+
+
+def _patches(shape: Shape, size: Shape, stride: Shape) -> Iterator[Patch]:
+    """Patches in rows, the last of each row ending with the axis."""
+    ranges = []
+    for voxels, length, step in zip(shape, size, stride, strict=True):
+        last = max(voxels - length, 0)
+        starts = [*range(0, last, step), last]
+        ranges.append([slice(start, start + length) for start in starts])
+    yield from product(ranges[0], ranges[1], ranges[2])
+
+
+def _shape(sizes: Iterator[int]) -> Shape:
+    depth, height, width = sizes
+    return depth, height, width

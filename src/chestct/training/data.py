@@ -1,0 +1,372 @@
+"""From a manifest to what a training learns from: divided, checked, prepared, planned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from chestct.card import CARD_FILE
+from chestct.datasets.checks import (
+    BASELINE,
+    CheckReport,
+    check_manifest,
+    find_patient_leaks,
+    find_pixel_leaks,
+    refuse_leaks,
+    report_json,
+)
+from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
+from chestct.datasets.scans import ScanFacts, gather_facts
+from chestct.datasets.splits import SplitSettings, fold_parts, given, hold_out, k_fold, part
+from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
+from chestct.datasets.workers import Progress
+from chestct.errors import TrainingError
+from chestct.preprocess.recipe import Recipe
+from chestct.storage import cache_folder, write_text
+from chestct.training.distributed import CPU, current_ranks, device_in_words
+from chestct.training.run import EpochLog, LabelledSets
+from chestct.training.settings import DataSection, RunSettings
+
+
+@dataclass(frozen=True)
+class Division:
+    """The scans of one training run; no patient is in two of them.
+
+    Attributes:
+        training: What it learns from.
+        validation: What its epochs are watched on, and the best of them chosen by.
+        test: What it is judged on at the end, or None.
+    """
+
+    training: Manifest
+    validation: Manifest
+    test: Manifest | None = None
+
+    @property
+    def parts(self) -> dict[str, Manifest]:
+        """The parts there are, by name."""
+        parts = {TRAINING: self.training, VALIDATION: self.validation}
+        return parts if self.test is None else {**parts, TEST: self.test}
+
+    @property
+    def joined(self) -> Manifest:
+        """All scans, each with the name of its part as split, in the order of the manifest."""
+        rows = [
+            replace(row, split=name, fold=None)
+            for name, part_of in self.parts.items()
+            for row in part_of.rows
+        ]
+        return self.training.with_rows(sorted(rows, key=lambda row: row.number))
+
+    def without(self, numbers: Collection[int]) -> Division:
+        """The same division without some rows.
+
+        Raises:
+            ManifestError: A part would be empty or training would lack a class.
+        """
+        if not numbers:
+            return self
+        kept = {
+            name: part_of.choose(lambda row: row.number not in numbers)
+            for name, part_of in self.parts.items()
+        }
+        require_classes(kept[TRAINING], TRAINING)
+        return Division(kept[TRAINING], kept[VALIDATION], kept.get(TEST))
+
+
+def divide(manifest: Manifest, section: DataSection) -> Division:
+    """Take the manifest's own split; where it has none for validation, draw that by patient.
+
+    A column `fold` is not looked at.
+
+    Raises:
+        ManifestError: A patient is on two sides, a row stands nowhere, or a class is missing.
+    """
+    rows = manifest.with_rows(replace(row, fold=None) for row in manifest.rows)
+    if not any(row.split for row in rows.rows):
+        return _with_validation(rows, section, None)
+    given(rows)
+    training = part(rows, TRAINING)
+    is_tested = any(row.split == TEST for row in rows.rows)
+    test = part(rows, TEST) if is_tested else None
+    if not any(row.split == VALIDATION for row in rows.rows):
+        return _with_validation(training, section, test)
+    require_classes(training, TRAINING)
+    return Division(training, part(rows, VALIDATION), test)
+
+
+def with_folds(manifest: Manifest, num_folds: int, section: DataSection) -> Manifest:
+    """Take the manifest's own folds, or deal its patients out to as many as are wanted.
+
+    Raises:
+        TrainingError: It has another number of folds.
+        ManifestError: A patient is in two folds, or there are too few of a class.
+    """
+    if not manifest.folds:
+        return k_fold(manifest, SplitSettings(folds=num_folds, seed=section.split_seed))
+    if len(manifest.folds) != num_folds:
+        msg = (
+            f"{manifest.name} has {len(manifest.folds)} folds and {num_folds} were asked for. Use "
+            f"--folds {len(manifest.folds)}, or take the column 'fold' out."
+        )
+        raise TrainingError(msg)
+    return given(manifest)
+
+
+def divide_fold(manifest: Manifest, fold: int, section: DataSection) -> Division:
+    """Hold a fold out for the test, and draw the validation part from the other folds.
+
+    The fold itself chooses nothing, so that its results are not better than new patients' would be.
+
+    Raises:
+        ManifestError: A part would lack a class.
+    """
+    others, held = fold_parts(manifest, fold)
+    return _with_validation(others, section, held)
+
+
+def _with_validation(manifest: Manifest, section: DataSection, test: Manifest | None) -> Division:
+    """Draw the validation part by patient, every class in it."""
+    wanted = SplitSettings(
+        test_share=0.0, validation_share=section.validation_share, seed=section.split_seed
+    )
+    drawn = hold_out(manifest, wanted)
+    return Division(part(drawn, TRAINING), part(drawn, VALIDATION), test)
+
+
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far things have come; the functions may do nothing.
+
+    Attributes:
+        note: Told what a person should read.
+        progress: Told what is being done and how far it is.
+        processes: How many scans are read at once; None takes all cores.
+    """
+
+    note: Callable[[str], None] = lambda _text: None
+    progress: Callable[[str, Progress], None] = lambda _what, _progress: None
+    processes: int | None = None
+
+    def watch(self, what: str) -> Callable[[Progress], None]:
+        """The progress of one thing, by its name."""
+        return lambda how_far: self.progress(what, how_far)
+
+
+def make_cache(section: DataSection, recipe: Recipe) -> Cache:
+    """The cache of prepared inputs that the settings name.
+
+    Raises:
+        CacheError: Not even one input would fit.
+    """
+    folder = Path(section.cache) if section.cache else cache_folder() / "prepared"
+    return Cache(folder, recipe, section.storage, int(section.cache_gib * GIB))
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedScans:
+    """Scans that may be trained on.
+
+    Attributes:
+        report: What was found.
+        facts: What is known of each scan, by the row's number.
+    """
+
+    report: CheckReport
+    facts: Mapping[int, ScanFacts]
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether any of what the baseline asks is known."""
+        asked = [each for each in self.report.confounders if each.variable in BASELINE]
+        return any(each.auc is not None for each in asked)
+
+
+def check_scans(
+    manifest: Manifest,
+    divisions: Sequence[Division],
+    cache: Cache,
+    report_file: Path,
+    listener: Listener,
+) -> CheckedScans:
+    """Read every scan once, refuse leaks, say what the results will be worth.
+
+    Args:
+        manifest: All scans, with the folds where there are any.
+        divisions: What is trained on and tested on, one per training run.
+        cache: Facts of scans are kept beside its inputs.
+        report_file: Where the report is written as JSON, leaks or none.
+        listener: Told of warnings.
+
+    Raises:
+        LeakError: A patient or a scan's pixels would be on two sides, or a scan cannot be read.
+    """
+    facts = gather_facts(
+        manifest,
+        cache.folder,
+        processes=listener.processes,
+        progress=listener.watch("reading"),
+    )
+    by_row = {row.number: each for row, each in zip(manifest.rows, facts, strict=True)}
+    # One run is judged as it is divided; of several each is judged, and all of them together.
+    whole = divisions[0].joined if len(divisions) == 1 else manifest
+    report = check_manifest(whole, [by_row[row.number] for row in whole.rows])
+    for division in divisions if len(divisions) > 1 else ():
+        report = _with_leaks(report, division, by_row)
+    write_text(report_file, report_json(report))
+    for finding in report.warnings:
+        listener.note(finding.sentence)
+    refuse_leaks(report)
+    return CheckedScans(report, by_row)
+
+
+def prepare_scans(
+    division: Division, section: DataSection, cache: Cache, listener: Listener
+) -> dict[int, str]:
+    """Prepare all inputs of a run that are not in the cache yet, once it is sure to hold all.
+
+    Returns:
+        Row number to the reason, of scans that should not be classified.
+
+    Raises:
+        TrainingError: A scan could not be prepared; the message names rows and reasons.
+        CacheError: The cache cannot hold all of them at once, which is found before the first is
+            prepared, or cannot be written.
+    """
+    # The first variant of a training scan is the scan as it is, which all parts have.
+    cache.require_room(len(division.joined) + len(division.training) * (section.variants - 1))
+    wanted = [("inputs", division.joined, 1)]
+    if section.variants > 1:
+        wanted.append(("variants", division.training, section.variants))
+    unsuitable: dict[int, str] = {}
+    for what, manifest, variants in wanted:
+        prepared = prepare_all(
+            cache,
+            manifest,
+            variants=variants,
+            processes=listener.processes,
+            progress=listener.watch(f"preparing {what}"),
+        )
+        _refuse_failed(manifest, prepared)
+        unsuitable |= {row: " ".join(reasons) for row, reasons in prepared.unsuitable.items()}
+        if prepared.num_made:
+            listener.note(
+                f"Prepared {prepared.num_made} {what} in {prepared.seconds:.0f} s; kept as "
+                f"{section.storage}, largest error {prepared.max_error:.1e}."
+            )
+    return unsuitable
+
+
+def _with_leaks(
+    report: CheckReport, division: Division, by_row: Mapping[int, ScanFacts]
+) -> CheckReport:
+    """The report with what would leak in one of several divisions."""
+    joined = division.joined
+    facts = [by_row[row.number] for row in joined.rows]
+    found = [*find_patient_leaks(joined), *find_pixel_leaks(joined, facts)]
+    known = {(finding.kind, finding.rows) for finding in report.refusals}
+    new = [f for f in found if f.severity == "refuse" and (f.kind, f.rows) not in known]
+    return replace(report, findings=(*new, *report.findings))
+
+
+def _refuse_failed(manifest: Manifest, prepared: Preparation) -> None:
+    if not prepared.failed:
+        return
+    listed = "".join(
+        f"\n  row {row}: {reason}" for row, reason in sorted(prepared.failed.items())[:_MOST_NAMED]
+    )
+    more = len(prepared.failed) - _MOST_NAMED
+    msg = (
+        f"{manifest.name}: {len(prepared.failed)} scans could not be prepared:{listed}"
+        f"{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+        "  Take these rows out or mend the scans; what is prepared so far is kept."
+    )
+    raise TrainingError(msg)
+
+
+def labelled_sets(division: Division, cache: Cache, section: DataSection) -> LabelledSets:
+    """A division's prepared inputs, as the loop takes them."""
+    return LabelledSets(
+        training=LabelledScans(cache, division.training, section.variants),
+        validation=LabelledScans(cache, division.validation),
+        num_classes=len(division.training.labels),
+        test=None if division.test is None else LabelledScans(cache, division.test),
+    )
+
+
+TRAINING_FOLDER: Final = "training"
+CLASSIFIER_FOLDER: Final = "classifier"
+EVALUATION_FOLDER: Final = "evaluation"
+PREDICTIONS_FILE: Final = "predictions.csv"
+BASELINE_FILE: Final = "baseline.csv"
+
+AfterEpoch = Callable[[str, EpochLog], None]
+"""Told the training's name and its epoch."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One call of `chestct train`.
+
+    Attributes:
+        settings: All of them.
+        manifest: The CSV file of the scans.
+        folder: The run folder.
+        num_folds: Of a cross-validation, or None.
+        listener: Who is told how far things are.
+        after_epoch: Who is told of epochs.
+        device: Where networks are trained.
+    """
+
+    settings: RunSettings
+    manifest: Path
+    folder: Path
+    num_folds: int | None = None
+    listener: Listener = field(default_factory=Listener)
+    after_epoch: AfterEpoch = lambda _name, _entry: None
+    device: torch.device = CPU
+
+    @property
+    def place(self) -> str:
+        """Where it is trained, in words."""
+        size = current_ranks().size
+        return device_in_words(self.device) + (f", {size} processes" if size > 1 else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One network to be trained, and what it is called."""
+
+    name: str
+    folder: Path
+    division: Division
+
+
+def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
+    """The scans with their folds, and the trainings they are divided for.
+
+    Raises:
+        ManifestError: A patient would be on two sides, or a part would lack a class.
+        TrainingError: The manifest has another number of folds.
+    """
+    section = plan.settings.data
+    if plan.num_folds is None:
+        return manifest, [Training(plan.folder.name, plan.folder, divide(manifest, section))]
+    dealt = with_folds(manifest, plan.num_folds, section)
+    trainings = [
+        Training(f"fold {fold}", plan.folder / f"fold-{fold}", divide_fold(dealt, fold, section))
+        for fold in dealt.folds
+    ]
+    return dealt, trainings
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training wrote everything."""
+    return (folder / CLASSIFIER_FOLDER / CARD_FILE).is_file()
