@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from analyses import SALIENT, SHAPE, lung_mask, make_analysis, unit_axes
+from analyses import SALIENT, SHAPE, lung_mask, make_analysis, make_volume, unit_axes
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.evidence import heat_by_slice
@@ -58,6 +58,7 @@ def make_explanation(*, strength: float = 1.0, label: str = "COVID-19") -> ScanE
             peaks=(PeakSlice(HOT_SLICE, "1.2.3.22", float(by_slice[HOT_SLICE])),)
             if has_peak
             else (),
+            hottest_mm=_hottest(heat) if has_peak else None,
         ),
     )
 
@@ -65,6 +66,13 @@ def make_explanation(*, strength: float = 1.0, label: str = "COVID-19") -> ScanE
 def make_explained(*, strength: float = 1.0, label: str = "COVID-19") -> ScanAnalysis:
     """The analysed scan with its explanation."""
     return replace(make_analysis(), explanation=make_explanation(strength=strength, label=label))
+
+
+def _hottest(heat: np.ndarray) -> tuple[float, float, float]:
+    in_lungs = np.where(lung_mask(), np.nan_to_num(heat), 0.0)
+    place = np.array(np.unravel_index(in_lungs.argmax(), SHAPE), dtype=np.float64)
+    x, y, z = make_volume().grid.to_patient(place).tolist()
+    return x, y, z
 
 
 def _involved(heat: np.ndarray) -> np.ndarray:

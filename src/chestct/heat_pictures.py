@@ -12,7 +12,7 @@ from functools import cache
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from chestct.pictures import RGB, Color, Plane, Scene, cut, picture_height
 
@@ -21,6 +21,9 @@ LINE_LEVELS: Final = 3
 LINE_COLOR: Final[Color] = (255, 255, 255)
 """White: between the blue outlines and the warm colours of the heat."""
 
+_CALM_COLOR: Final[Color] = (0, 158, 115)
+"""Bluish green of Okabe and Ito's palette."""
+Palette = UInt8[np.ndarray, "levels 4"]
 _FAINTEST = 0.06
 """Heat below this is not shown: every network leaves a little everywhere."""
 _FULL = 0.6
@@ -37,11 +40,13 @@ class HeatLayer:
         levels: Rows of `heat_palette`, one per pixel.
         hottest: Largest heat in the slice.
         highlighted: Share of the lung in it that is as hot as the threshold, 0 to 1.
+        palette: Red, green, blue and opacity of each level.
     """
 
     levels: UInt8[np.ndarray, "rows columns"]
     hottest: float
     highlighted: float
+    palette: Palette
 
 
 def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: float) -> HeatLayer:
@@ -58,54 +63,60 @@ def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: 
     size = (width_px, picture_height(scene, plane, width_px))
     smooth = _resized(heat, size).clip(0.0, 1.0)
     inside = _resized(lungs.astype(np.float32), size) >= 0.5
-    line = _outline_of(inside & (smooth >= threshold))
+    # A line around lung that speaks for a normal scan would look like the outline of a disease.
+    line = _outline_of(inside & (smooth >= threshold) & scene.is_disease)
     steps = np.rint(smooth * (HEAT_LEVELS - 1)).astype(int)
     levels = (inside * HEAT_LEVELS + steps) * LINE_LEVELS + line
     return HeatLayer(
         levels=levels.astype(np.uint8),
         hottest=float(heat.max(initial=0.0)),
         highlighted=float((heat[lungs] >= threshold).mean()) if lungs.any() else 0.0,
+        palette=heat_palette(is_disease=scene.is_disease),
     )
 
 
 def lay_over(picture: RGB, layer: HeatLayer) -> RGB:
     """A picture as it looks under its layer."""
-    colors = heat_palette()[layer.levels].astype(np.float32)
+    colors = layer.palette[layer.levels].astype(np.float32)
     opacity = colors[:, :, 3:] / 255.0
     mixed: RGB = np.rint(picture * (1.0 - opacity) + colors[:, :, :3] * opacity).astype(np.uint8)
     return mixed
 
 
 @cache
-def heat_palette() -> UInt8[np.ndarray, "levels 4"]:
+def heat_palette(*, is_disease: bool = True) -> Palette:
     """Red, green, blue and opacity of every level: outside and inside the lungs, heat, line.
 
     The colours are Inferno, whose lightness rises evenly: it can be read in gray and with every
-    kind of colour vision.
+    kind of colour vision. What speaks for a normal scan is green, and all of one tone.
     """
-    import cv2
-
     steps = np.linspace(0.0, 1.0, HEAT_LEVELS)
-    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO)
-    # From a quarter up: the darkest colours could not be told from lung.
-    entries = np.rint(255 * (0.3 + 0.67 * steps)).astype(int)
-    color = table.reshape(256, 3)[entries, ::-1].astype(np.float64)[:, None]
+    color = (_inferno(steps) if is_disease else np.tile(_CALM_COLOR, (HEAT_LEVELS, 1)))[:, None]
     rise = ((steps - _FAINTEST) / (_FULL - _FAINTEST)).clip(0.0, 1.0)
     opacity = np.multiply.outer(_OPACITY, rise)[:, :, None, None]
     line = (0.9 * np.arange(LINE_LEVELS) / (LINE_LEVELS - 1))[:, None]
     together = line + opacity * (1.0 - line)
     mixed = line * np.array(LINE_COLOR) + opacity * (1.0 - line) * color
     shown = np.where(together > 0.0, mixed / np.maximum(together, 1e-9), color)
-    palette: UInt8[np.ndarray, "levels 4"] = np.rint(
+    palette: Palette = np.rint(
         np.concatenate([shown, 255.0 * together], axis=3).reshape(-1, 4)
     ).astype(np.uint8)
     return palette
 
 
-def heat_color(heat: float) -> tuple[int, int, int, float]:
+def _inferno(steps: Float64[np.ndarray, " levels"]) -> Float64[np.ndarray, "levels 3"]:
+    import cv2
+
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_INFERNO)
+    # From a quarter up: the darkest colours could not be told from lung.
+    entries = np.rint(255 * (0.3 + 0.67 * steps)).astype(int)
+    return np.asarray(table.reshape(256, 3)[entries, ::-1], dtype=np.float64)
+
+
+def heat_color(heat: float, *, is_disease: bool = True) -> tuple[int, int, int, float]:
     """Red, green, blue (0 to 255) and opacity (0 to 1) of one heat in the lungs, for legends."""
     level = (HEAT_LEVELS + round(heat * (HEAT_LEVELS - 1))) * LINE_LEVELS
-    red, green, blue, alpha = heat_palette()[level].tolist()
+    red, green, blue, alpha = heat_palette(is_disease=is_disease)[level].tolist()
     return red, green, blue, alpha / 255.0
 
 

@@ -17,9 +17,9 @@ from jaxtyping import Bool, Num, UInt8
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat, Mask, Voxels
-from chestct.preprocess.oblique import on_body
+from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
-from chestct.volume import Volume, to_canonical
+from chestct.volume import Volume, canonical_axes, to_canonical
 
 RGB = UInt8[np.ndarray, "rows columns 3"]
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -59,6 +59,9 @@ class Scene:
         shown_range: Values drawn black and white.
         box: First and one past the last index shown, per axis.
         heat: Heat-map on the same grid, 0 to 1, NaN where nothing was analysed; None without one.
+        is_disease: Whether the heat-map speaks for a disease, and not for a normal scan.
+        instance_numbers: InstanceNumber of each slice from the feet; empty where slices are no
+            images of a DICOM series.
     """
 
     volume: Volume
@@ -67,6 +70,8 @@ class Scene:
     shown_range: tuple[float, float]
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
     heat: Heat | None = None
+    is_disease: bool = True
+    instance_numbers: tuple[str, ...] = ()
 
     @property
     def is_cut(self) -> bool:
@@ -90,7 +95,36 @@ def scene_of_scan(analysis: ScanAnalysis) -> Scene:
     box = _box_around(lungs, volume.grid.spacing_mm)
     explained = analysis.explanation
     heat = None if explained is None else on_body(explained.heat, beyond=np.nan).voxels
-    return Scene(volume, lungs, analysis.analysed_slices, shown, box, heat)
+    return Scene(
+        volume=volume,
+        lungs=lungs,
+        analysed=analysis.analysed_slices,
+        shown_range=shown,
+        box=box,
+        heat=heat,
+        is_disease=explained is None or explained.speaks_for_disease,
+        instance_numbers=instance_numbers(analysis.volume),
+    )
+
+
+def instance_numbers(volume: Volume) -> tuple[str, ...]:
+    """InstanceNumber of each slice from the feet, where slices are those of the scan."""
+    numbers = volume.source.instance_numbers
+    if not slices_follow_body(volume.grid) or len(numbers) != volume.grid.shape[0]:
+        return ()
+    is_reversed = canonical_axes(volume.grid)[1][0]
+    return numbers[::-1] if is_reversed else numbers
+
+
+def position_words(scene: Scene, plane: Plane, index: int) -> str:
+    """Where a slice lies: "z = -123.4 mm", its InstanceNumber after it where it has one."""
+    axis = AXES[plane][0]
+    place = [(n - 1) / 2 for n in scene.volume.grid.shape]
+    place[axis] = float(index)
+    number = float(scene.volume.grid.to_patient(np.array(place))[2 - axis])
+    words = f"{'zyx'[axis]} = {number:.1f} mm".replace("-", "\N{MINUS SIGN}")
+    image = scene.instance_numbers[index] if axis == 0 and scene.instance_numbers else ""
+    return f"{words}, InstanceNumber {image}" if image else words
 
 
 def scene_of_input(prepared: PreparedScan) -> Scene:

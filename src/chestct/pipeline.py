@@ -135,6 +135,7 @@ def _explained(
     watcher: Watcher | None,
 ) -> ScanAnalysis:
     """The same with an explanation of the decision, by a method and at a layer."""
+    from chestct.explain.evidence import outside_warning
     from chestct.explain.run import explain_scan
 
     method, layer = choice
@@ -147,7 +148,9 @@ def _explained(
         layer=layer,
         listener=None if watcher is None else watcher.explaining,
     )
-    return replace(analysis, explanation=explanation)
+    doubts = outside_warning(explanation.explanation, analysis.prepared)
+    result = replace(analysis.result, warnings=(*analysis.result.warnings, *doubts))
+    return replace(analysis, result=result, explanation=explanation)
 
 
 def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:

@@ -152,6 +152,8 @@ class ScanSource:
         format: "dicom", "nifti", "tiff" or "simulated".
         series_uid: DICOM SeriesInstanceUID as written in the file, or None.
         slice_uids: SOPInstanceUID per slice along depth, empty strings where a file has none.
+        instance_numbers: InstanceNumber per slice along depth as text; empty strings where a file
+            has none, or holds several slices.
         facts: Acquisition facts that may be shown, such as {"kernel": "D40s", "kvp": "110"}.
         left_out: What was in the folder and not used, counted: {"localizer": 2}.
     """
@@ -159,6 +161,7 @@ class ScanSource:
     format: str
     series_uid: str | None = None
     slice_uids: tuple[str, ...] = ()
+    instance_numbers: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
 

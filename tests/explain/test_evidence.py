@@ -6,10 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from analyses import SHAPE, lung_mask, make_prepared, make_volume
+from analyses import SALIENT, SHAPE, lung_mask, make_analysis, make_prepared, make_volume
+from explained import make_explanation
 from phantoms import chest, chest_grid, turned_grid
 
-from chestct.explain.evidence import lung_regions, summarise_evidence
+from chestct.explain.evidence import (
+    lung_regions,
+    outside_warning,
+    share_outside,
+    summarise_evidence,
+)
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import CANONICAL_DIRECTION, Grid, Volume, to_canonical
 
@@ -170,3 +176,33 @@ def test_regions_follow_the_patient_however_the_scan_is_stored(grid: Grid) -> No
     assert (total == 1).all()
     both = regions["right lung"] & regions["lower third"]
     np.testing.assert_array_equal(regions["right lower third"], both)
+
+
+def test_heat_outside_the_lungs_is_warned_of_beyond_a_third() -> None:
+    prepared, explained = make_analysis().prepared, make_explanation()
+    heat = np.zeros(prepared.lungs.shape, dtype=np.float32)
+    inside, outside = np.argwhere(prepared.lungs)[0], np.argwhere(~prepared.lungs)[0]
+    heat[tuple(inside)] = 0.7
+    heat[tuple(outside)] = 0.3
+    mostly_inside = replace(explained.explanation, heat=heat)
+    assert share_outside(mostly_inside, prepared) == pytest.approx(0.3)
+    assert outside_warning(mostly_inside, prepared) == ()
+    heat[tuple(outside)] = 0.5
+    (warning,) = outside_warning(mostly_inside, prepared)
+    assert warning.startswith("42% of the heat-map lies outside the lungs")
+    empty = replace(explained.explanation, heat=np.zeros_like(heat))
+    assert outside_warning(empty, prepared) == ()
+
+
+def test_the_hottest_place_is_the_hottest_voxel_of_lung_wherever_most_of_it_lies() -> None:
+    explained, prepared = make_explanation(), make_analysis().prepared
+    values = np.nan_to_num(explained.heat.voxels) * 0.5
+    place = tuple(np.argwhere(lung_mask()[SALIENT[0] + 1])[0])
+    values[(SALIENT[0] + 1, *place)] = 0.9
+    values[0, 0, 0] = 1.0
+    found = summarise_evidence(explained.heat.with_voxels(values), prepared, ())
+    assert found.hottest_mm is not None
+    index = prepared.scan_grid.to_index(np.array(found.hottest_mm))
+    np.testing.assert_allclose(index, (SALIENT[0] + 1, *place), atol=1e-6)
+    cold = summarise_evidence(explained.heat.with_voxels(0 * values), prepared, ())
+    assert cold.hottest_mm is None

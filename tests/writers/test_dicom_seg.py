@@ -317,3 +317,11 @@ def test_a_series_without_a_class_counts_as_ct_images(tmp_path: Path) -> None:
     (referred,) = seg.ReferencedSeriesSequence
     classes = {item.ReferencedSOPClassUID for item in referred.ReferencedInstanceSequence}
     assert classes == {CTImageStorage}
+
+
+def test_evidence_for_a_normal_scan_is_no_segment(analysis: ScanAnalysis) -> None:
+    explained = analysis.explanation
+    assert explained is not None
+    normal = replace(explained, explanation=replace(explained.explanation, label="normal"))
+    segments = segments_of(replace(analysis, explanation=normal))
+    assert [segment.key for segment in segments] == ["lungs"]

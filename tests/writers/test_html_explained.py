@@ -15,6 +15,7 @@ from page_reader import PageReader, read_page
 from PIL import Image
 
 from chestct.analysis import ScanAnalysis
+from chestct.pictures import instance_numbers
 from chestct.writers.evidence_section import share_table
 from chestct.writers.html_report import render_report, write_html
 
@@ -56,8 +57,12 @@ def test_every_picture_has_a_see_through_map_of_its_size_and_words_for_it(
     shown = pictures(page)
     layers = [attributes for attributes in shown if attributes.get("class") == "heat"]
     assert len(layers) == 3 + 8
-    assert len(shown) == 2 * len(layers)
-    for below, layer in zip(shown[::2], shown[1::2], strict=True):
+    # The large picture stands there a second time, with nothing over it.
+    assert len(shown) == 2 * len(layers) + 1
+    (alone,) = [i for i, one in enumerate(shown) if i == 2]
+    assert decoded(shown[alone]).size == decoded(shown[0]).size
+    covered = [one for i, one in enumerate(shown) if i != alone]
+    for below, layer in zip(covered[::2], covered[1::2], strict=True):
         assert below["alt"]
         assert (layer["alt"] or "").startswith("Heat-map over it:")
         assert decoded(below).size == decoded(layer).size
@@ -77,7 +82,7 @@ def test_the_hottest_slice_is_shown_large_and_has_the_most_opaque_map(page: Page
 
 def test_the_strip_holds_the_peak_and_numbers_its_slices(page: PageReader) -> None:
     words = page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert f"Slice {HOT_SLICE + 1}, evidence " in words
+    assert f"Slice {HOT_SLICE + 1}, z = −212.0 mm, evidence " in words
     assert ", peak 1" in words
 
 
@@ -141,7 +146,31 @@ def test_an_empty_map_is_called_empty() -> None:
 def test_a_map_of_another_class_and_of_a_normal_scan_is_told_so() -> None:
     text = read_page(render_report(make_explained(label="normal"))).text
     assert "It was asked for “No pneumonia”, which is not the most probable class." in text
-    assert "highlighted lung is not diseased lung" in text
+    assert "green lung is not diseased lung" in text
+    for words in ("Lung inside the white line", "The white line", "Highlighted", "59 ml"):
+        assert words not in text
+
+
+def test_the_three_planes_go_through_the_hottest_place_and_say_where_they_lie(
+    page: PageReader,
+) -> None:
+    x, y, z = make_explanation().summary.hottest_mm or (0.0, 0.0, 0.0)
+    text = page.text.replace("−", "-")
+    assert f"Axial, slice {HOT_SLICE + 1}, z = {z:.1f} mm" in text
+    assert f"Coronal, y = {y:.1f} mm" in text
+    assert f"Sagittal, x = {x:.1f} mm" in text
+    assert "The same without heat-map" in text
+
+
+def test_the_instance_number_stands_beside_the_slice_from_the_feet() -> None:
+    analysis = make_explained()
+    numbers = tuple(str(100 + index) for index in range(SHAPE[0]))
+    source = replace(analysis.volume.source, instance_numbers=numbers)
+    told = replace(analysis, volume=replace(analysis.volume, source=source))
+    text = read_page(render_report(told)).text
+    assert f"slice {HOT_SLICE + 1}, z = −212.0 mm, InstanceNumber {100 + HOT_SLICE}" in text
+    grid = analysis.volume.grid.moved((39.0, 0.0, 0.0), (-1.0, 1.0, 1.0), SHAPE)
+    assert instance_numbers(replace(told.volume, grid=grid)) == numbers[::-1]
 
 
 @pytest.mark.parametrize("method", ["strongest_channel", "attention"])

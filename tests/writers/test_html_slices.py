@@ -44,7 +44,7 @@ def test_heat_outside_the_lungs_is_shown_where_there_is_no_other() -> None:
     explained = make_explanation()
     heat = np.zeros_like(explained.explanation.heat)
     heat[3, 0, 5] = 1.0
-    summary = replace(explained.summary, peaks=())
+    summary = replace(explained.summary, peaks=(), hottest_mm=None)
     outside = replace(
         explained, explanation=replace(explained.explanation, heat=heat), summary=summary
     )

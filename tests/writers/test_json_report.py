@@ -17,7 +17,7 @@ def test_the_file_holds_the_result_and_nothing_is_lost(tmp_path: Path) -> None:
     analysis = make_analysis()
     written = json.loads(write_json(analysis, tmp_path).read_text(encoding="utf-8"))
     result = analysis.result
-    assert written["schema_version"] == "1.2"
+    assert written["schema_version"] == "2.0"
     assert written["decision"] == result.decision
     assert written["probabilities"] == result.probabilities
     assert list(written["probabilities"]) == list(result.probabilities)
@@ -26,7 +26,11 @@ def test_the_file_holds_the_result_and_nothing_is_lost(tmp_path: Path) -> None:
     assert written["provenance"]["pixel_sha256"] == result.provenance.pixel_sha256
     assert written["notice"] == result.notice
     first, last = SALIENT
-    assert written["analysed_slices"] == {"first": first, "last": last, "total": SHAPE[0]}
+    assert written["analysed_slices"] == {
+        "first": first + 1,
+        "last": last + 1,
+        "total": SHAPE[0],
+    }
 
 
 def test_the_file_can_be_read_back_by_its_own_schema(tmp_path: Path) -> None:
@@ -58,8 +62,21 @@ def test_an_explanation_is_written_with_its_peaks_and_shares(tmp_path: Path) -> 
     # Cells of 8 x 4 x 4 input voxels of 4 x 6 x 6 mm.
     assert record["cell_mm"] == [32.0, 24.0, 24.0]
     (peak,) = record["peaks"]
-    assert (peak["index"], peak["uid"]) == (HOT_SLICE, "1.2.3.22")
+    assert (peak["slice"], peak["uid"]) == (HOT_SLICE + 1, "1.2.3.22")
+    assert peak["position_mm"] == -212.0
+    assert peak["instance_number"] is None
+    hottest = record["hottest"]
+    assert hottest["slice"] == HOT_SLICE + 1
+    assert hottest["position_mm"] == pytest.approx(explained.summary.hottest_mm, abs=1e-3)
     assert peak["evidence"] == pytest.approx(explained.summary.peaks[0].evidence, abs=1e-6)
+
+
+def test_what_speaks_for_a_normal_scan_has_no_volume_and_no_shares() -> None:
+    record = result_document(make_explained(label="normal")).explanation
+    assert record is not None
+    assert record.involved_ml is None
+    assert record.shares == {}
+    assert record.hottest is not None
 
 
 def test_slices_that_were_not_analysed_are_null_and_not_zero(tmp_path: Path) -> None:

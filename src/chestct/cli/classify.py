@@ -60,6 +60,7 @@ class Work:
     def run(self, scan: Path, folder: Path | None, show_steps: Listener) -> Done:
         """Classify one scan and write its outputs."""
         from chestct.pipeline import analyse_scan, scan_name
+        from chestct.writers.evidence import slices_words
         from chestct.writers.folders import check_folder, write_outputs
 
         options.require_exists(scan)
@@ -79,7 +80,7 @@ class Work:
             written = write_outputs(analysis, folder, self.writing)
             analysis, is_complete = written.analysis, not written.failed
             watcher.say({**written.skipped, **written.failed})
-        line = _json_line(analysis) if self.is_json else ""
+        line = _json_line(analysis) if self.is_json else slices_words(analysis)
         return Done(analysis.result, line, is_complete)
 
 
@@ -118,7 +119,7 @@ class Done:
 
     Attributes:
         result: The answer.
-        line: It as a line of JSON, if that was asked for.
+        line: It as a line of JSON, or words about its slices where JSON was not asked for.
         is_complete: Whether every output that was asked for is there.
     """
 
@@ -132,6 +133,7 @@ class Outcome:
     """How far the scans of one call have come."""
 
     results: list[ScanResult] = field(default_factory=list)
+    slices: list[str] = field(default_factory=list)
     reports: list[Path | None] = field(default_factory=list)
     num_failed: int = 0
     num_incomplete: int = 0
@@ -242,6 +244,7 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
             else:
                 outcome.results.append(done.result)
                 outcome.num_incomplete += not done.is_complete
+                outcome.slices.append(done.line)
                 outcome.reports.append(folder and folder / work.shown_file)
                 # Outside: a closed pipe or a full disk would fail every scan, and ends the call.
                 if work.is_json:
@@ -273,7 +276,8 @@ def _show(outcome: Outcome, out: Path | None) -> None:
     console = stdout_console()
     if len(outcome.results) == 1:
         report = outcome.reports[0]
-        show_result(console, outcome.results[0], report and Path(readable(report)))
+        place = report and Path(readable(report))
+        show_result(console, outcome.results[0], place, outcome.slices[0])
     elif outcome.results:
         show_table(console, outcome.results)
         if out is not None:

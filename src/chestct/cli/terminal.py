@@ -133,13 +133,17 @@ def _say_of(library: str, kind: str) -> None:
     )
 
 
-def show_result(console: Console, result: ScanResult, report: Path | None = None) -> None:
-    """Show one scan's answer in full."""
+def show_result(
+    console: Console, result: ScanResult, report: Path | None = None, slices: str = ""
+) -> None:
+    """Show one scan's answer in full; `slices` are words about its slices."""
     parts: list[RenderableType] = [_headline(result), Text()]
     if result.is_suitable:
         parts += [_bars(result), Text()]
     parts += [_text(f"! {reason}", style="yellow") for reason in result.unsuitable_reasons]
     parts += [_text(f"! {warning}", style="yellow") for warning in result.warnings]
+    if slices:
+        parts.append(_text(slices, style="dim"))
     parts.append(_text(_numbers(result), style="dim"))
     title = _text(f" {result.scan} ")
     width = min(console.width, _MOST_COLUMNS)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, Float64
 from scipy import ndimage
 
 from chestct.arrays import Heat, Mask, Shape
-from chestct.explain.explanation import EvidenceSummary, PeakSlice
+from chestct.explain.explanation import EvidenceSummary, Explanation, PeakSlice
 from chestct.explain.question import CellMap
 from chestct.preprocess.lungs.sides import split_left_right
 from chestct.preprocess.masks import bounding_box
@@ -99,6 +99,8 @@ def _sides(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
 
 INVOLVED_FROM: Final = 0.5
 """Heat from which a voxel counts as involved: half of the map's largest value."""
+MOST_OUTSIDE: Final = 1 / 3
+"""Share of the heat outside the lungs from which there is a warning."""
 MOST_PEAKS: Final = 5
 PEAK_DISTANCE_MM: Final = 15.0
 """Slices closer to a stronger one than this are its neighbours and no peak of their own."""
@@ -134,7 +136,42 @@ def summarise_evidence(
         involved_ml=involved * heat.grid.voxel_ml,
         by_slice=by_slice,
         peaks=_peaks(by_slice, heat.grid.spacing_mm[0], slice_uids),
+        hottest_mm=_hottest(heat, prepared.scan_lungs.voxels),
     )
+
+
+def share_outside(explanation: Explanation, prepared: PreparedScan) -> float:
+    """Share of the map's sum outside the lungs, as the network's input has both; 0 without heat."""
+    heat = explanation.heat
+    total = float(heat.sum(dtype=np.float64))
+    inside = float(heat.sum(where=prepared.lungs, dtype=np.float64))
+    return 1.0 - inside / total if total else 0.0
+
+
+def outside_warning(explanation: Explanation, prepared: PreparedScan) -> tuple[str, ...]:
+    """A sentence where more than a third of the heat lies outside the lungs, else nothing."""
+    share = share_outside(explanation, prepared)
+    if share <= MOST_OUTSIDE:
+        return ()
+    return (
+        f"{share:.0%} of the heat-map lies outside the lungs: the answer may rest on something "
+        "else than lung.",
+    )
+
+
+def _hottest(heat: Volume, lungs: Mask) -> tuple[float, float, float] | None:
+    """Patient position of the hottest voxel in the lungs; None where all of them are cold."""
+    in_lungs = [
+        np.max(np.nan_to_num(plane), where=mask, initial=0.0)
+        for plane, mask in zip(heat.voxels, lungs, strict=True)
+    ]
+    index = int(np.argmax(in_lungs))
+    if in_lungs[index] <= 0.0:
+        return None
+    plane = np.where(lungs[index], np.nan_to_num(heat.voxels[index]), 0.0)
+    row, column = np.unravel_index(int(plane.argmax()), plane.shape)
+    x, y, z = heat.grid.to_patient(np.array([index, row, column], dtype=np.float64)).tolist()
+    return x, y, z
 
 
 def heat_by_slice(heat: Heat, lungs: Mask) -> Float64[np.ndarray, " slices"]:

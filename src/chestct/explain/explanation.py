@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from chestct.arrays import Heat, Spacing
+from chestct.labels import NORMAL
 from chestct.volume import Volume
 
 
@@ -70,6 +71,8 @@ class EvidenceSummary:
             largest lung section; NaN where the slice was not analysed or holds no lung.
         peaks: Slices with more evidence than any within 15 mm, strongest first, at most five; none
             where there is no evidence.
+        hottest_mm: Patient position (x, y, z) of the hottest voxel in the lungs; None where there
+            is no evidence in them.
     """
 
     threshold: float
@@ -77,6 +80,7 @@ class EvidenceSummary:
     involved_ml: float
     by_slice: Float64[np.ndarray, " slices"]
     peaks: tuple[PeakSlice, ...]
+    hottest_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,3 +97,8 @@ class ScanExplanation:
     explanation: Explanation
     heat: Volume
     summary: EvidenceSummary
+
+    @property
+    def speaks_for_disease(self) -> bool:
+        """Whether what is hot can be a sign of disease: evidence for a normal scan is none."""
+        return self.explanation.label != NORMAL

@@ -29,6 +29,7 @@ TAGS: Final[dict[str, int]] = {
     "kernel": 0x00181210,
     "patient_position": 0x00185100,
     "series_uid": 0x0020000E,
+    "instance_number": 0x00200013,
     "position": 0x00200032,
     "orientation": 0x00200037,
     "samples": 0x00280002,

@@ -118,10 +118,12 @@ def opened_series(path: Path, series_uid: str) -> Iterator[list[Slice]]:
 
 def _source(found: _Found, chosen: Series, ordered: list[Slice], plan: StackPlan) -> ScanSource:
     """Where the volume came from; an interpolated slice goes by the nearer of the two."""
+    nearest = [ordered[round(low + share)] for low, _, share in plan.taps]
     return ScanSource(
         format="dicom",
         series_uid=chosen.uid,
-        slice_uids=tuple(ordered[round(low + share)].uid for low, _, share in plan.taps),
+        slice_uids=tuple(one.uid for one in nearest),
+        instance_numbers=tuple(one.number for one in nearest),
         facts=ordered[0].header.facts(),
         left_out=dict(sorted(found.left_out.items())),
     )

@@ -30,6 +30,7 @@ class Slice:
         plane: Where it lies.
         rescale: How its values become Hounsfield units.
         uid: SOPInstanceUID of its file.
+        number: InstanceNumber of its file as written; empty where that holds several images.
     """
 
     header: DicomHeader
@@ -37,6 +38,7 @@ class Slice:
     plane: Plane
     rescale: Rescale
     uid: str
+    number: str = ""
 
 
 def slices_of(header: DicomHeader) -> list[Slice]:
@@ -54,9 +56,10 @@ def slices_of(header: DicomHeader) -> list[Slice]:
         raise UnreadableFileError(msg)
     shape = (layout.rows, layout.columns)
     uid = header.fields.text("slice_uid")
+    number = header.fields.text("instance_number") if layout.num_frames == 1 else ""
     frames = header.frames[: layout.num_frames]
     return [
-        Slice(header, index, _plane(frame, shape), frame_rescale(header, frame), uid)
+        Slice(header, index, _plane(frame, shape), frame_rescale(header, frame), uid, number)
         for index, frame in enumerate(frames)
     ]
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chestct.datasets.slice_store import fitted, read_picture
 from chestct.explain.slice_gradcam import slice_gradcam
-from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, HeatLayer, lay_over
+from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, HeatLayer, heat_palette, lay_over
 from chestct.lookup import look_up
 from chestct.storage import write_whole_with
 from chestct.training.slice_card import SliceClassifier
@@ -55,7 +55,8 @@ def _layer(heat: Float32[np.ndarray, "rows columns"]) -> HeatLayer:
     levels: UInt8[np.ndarray, "rows columns"] = ((HEAT_LEVELS + steps) * LINE_LEVELS).astype(
         np.uint8
     )
-    return HeatLayer(levels, hottest=float(heat.max(initial=0.0)), highlighted=0.0)
+    hottest = float(heat.max(initial=0.0))
+    return HeatLayer(levels, hottest=hottest, highlighted=0.0, palette=heat_palette())
 
 
 @dataclass(frozen=True)

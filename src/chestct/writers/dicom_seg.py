@@ -96,7 +96,7 @@ def segments_of(analysis: ScanAnalysis) -> list[Segment]:
         )
     ]
     explained = analysis.explanation
-    if explained is not None:
+    if explained is not None and explained.speaks_for_disease:
         threshold = explained.summary.threshold
         provenance = result.provenance
         segments.append(

@@ -97,7 +97,7 @@ def groups_of(analysis: ScanAnalysis, subject: Subject, companions: Companions) 
     result, explained = analysis.result, analysis.explanation
     groups: list[Group] = [writer.of_answer() if result.is_suitable else writer.of_unsuitable()]
     groups.append(writer.of_lungs())
-    if explained is not None:
+    if explained is not None and explained.speaks_for_disease:
         groups.append(writer.of_evidence(explained))
         groups += [writer.of_region(region, explained) for region in writer.regions(explained)]
         named = zip(_peak_names(analysis, explained), explained.summary.peaks, strict=True)

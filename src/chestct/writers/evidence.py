@@ -65,24 +65,39 @@ def evidence_peaks(explained: ScanExplanation, prepared: PreparedScan) -> tuple[
 
 
 def telling_slices(analysis: ScanAnalysis, scene: Scene) -> dict[Plane, int]:
-    """The slice of each plane that shows most heat in the lungs; most lung where there is no heat.
+    """The slices through the hottest place in the lungs.
 
-    Each plane is chosen on its own: the middle of evidence in both lungs would lie between them.
-    The map is summed as the network's input has it, which is a fiftieth of the scan.
+    Where they hold no heat it is the hottest place of all, without any heat the most lung.
     """
-    explained, prepared = analysis.explanation, analysis.prepared
-    if explained is None or not explained.explanation.heat.any():
+    explained, grid = analysis.explanation, scene.volume.grid
+    hottest = None if explained is None else explained.summary.hottest_mm
+    if hottest is None and explained is not None and explained.explanation.heat.any():
+        heat = explained.explanation.heat
+        place = np.array(np.unravel_index(int(heat.argmax()), heat.shape), dtype=np.float64)
+        x, y, z = analysis.prepared.grid.to_patient(place).tolist()
+        hottest = (x, y, z)
+    if hottest is None:
         return {plane: fullest_slice(scene.lungs, plane) for plane in AXES}
-    heat = explained.explanation.heat
-    in_lungs = heat * prepared.lungs
-    weight = in_lungs if in_lungs.any() else heat
-    strongest = [weight.sum(axis=others).argmax() for others in ((1, 2), (0, 2), (0, 1))]
-    point = prepared.grid.to_patient(np.array(strongest, dtype=np.float64))
-    grid = scene.volume.grid
-    place = np.rint(grid.to_index(point)).clip(0, np.array(grid.shape) - 1)
-    chosen = {plane: int(place[axes[0]]) for plane, axes in AXES.items()}
-    peaks = evidence_peaks(explained, prepared)
-    return {**chosen, "axial": peaks[0].index} if peaks else chosen
+    place = np.rint(grid.to_index(np.array(hottest))).clip(0, np.array(grid.shape) - 1)
+    return {plane: int(place[axes[0]]) for plane, axes in AXES.items()}
+
+
+def slices_words(analysis: ScanAnalysis) -> str:
+    """Which slices were analysed and which one is hottest, counted as in the report."""
+    first, last = analysis.analysed_slices
+    words = f"Slices {first + 1} to {last + 1} of {len(analysis.prepared.lung_area)} from the feet"
+    found = hottest_slice(analysis)
+    return words if found is None else f"{words}, the hottest place of the lungs in {found + 1}"
+
+
+def hottest_slice(analysis: ScanAnalysis) -> int | None:
+    """Slice with the hottest place in the lungs, from 0 at the feet; None where there is none."""
+    explained = analysis.explanation
+    if explained is None or explained.summary.hottest_mm is None:
+        return None
+    grid = analysis.prepared.body_grid
+    index = float(grid.to_index(np.array(explained.summary.hottest_mm))[0])
+    return min(max(round(index), 0), grid.shape[0] - 1)
 
 
 def strip_slices(shown: tuple[int, int], peaks: tuple[PeakSlice, ...], count: int) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.evidence import share_outside
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.heat_pictures import heat_color
 from chestct.labels import NORMAL
@@ -61,8 +62,10 @@ class EvidenceSection:
         label: The class the map speaks for, in words; empty where it speaks for none.
         method: The method, and the layer where there is one, in words.
         threshold: Heat from which lung counts as highlighted.
-        axial: The slice with the most evidence.
-        planes: Coronal and sagittal slices with the most evidence.
+        is_disease: Whether the map speaks for a disease.
+        axial: The slice through the hottest place in the lungs.
+        plain: The same without the map.
+        planes: Coronal and sagittal slices through it.
         strip: Slices along the body.
         curve: Evidence of each slice.
         gradient: CSS colour stops of the legend.
@@ -76,7 +79,9 @@ class EvidenceSection:
     label: str
     method: str
     threshold: float
+    is_disease: bool
     axial: EmbeddedPicture
+    plain: EmbeddedPicture
     planes: tuple[EmbeddedPicture, ...]
     strip: tuple[EmbeddedPicture, ...]
     curve: EvidenceCurve
@@ -114,14 +119,16 @@ def evidence_section(
         label=label_words(explained),
         method=method_words(explained),
         threshold=explained.summary.threshold,
+        is_disease=explained.speaks_for_disease,
         axial=axial,
+        plain=maker.plain_picture("axial", chosen["axial"]),
         planes=(coronal, sagittal),
         strip=strip,
         curve=evidence_curve(by_slice, peaks),
-        gradient=_gradient(),
+        gradient=_gradient(is_disease=explained.speaks_for_disease),
         columns=tuple(_COLUMNS),
-        shares=share_table(explained.summary.shares),
-        volume=f"{explained.summary.involved_ml:.0f} ml",
+        shares=share_table(explained.summary.shares) if explained.speaks_for_disease else (),
+        volume=f"{explained.summary.involved_ml:.0f} ml" if explained.speaks_for_disease else "",
         says=(*_says(analysis, explained), *((_HATCHED,) if is_hatched else ())),
         does_not_say=_does_not_say(analysis, explained),
     )
@@ -164,10 +171,10 @@ def _remark(evidence: float, index: int, peaks: tuple[PeakSlice, ...]) -> str:
     return f", evidence{space}{evidence:.2f}{rank}"
 
 
-def _gradient() -> str:
+def _gradient(*, is_disease: bool) -> str:
     stops = []
     for step in range(_LEGEND_STEPS + 1):
-        red, green, blue, opacity = heat_color(step / _LEGEND_STEPS)
+        red, green, blue, opacity = heat_color(step / _LEGEND_STEPS, is_disease=is_disease)
         where = step / _LEGEND_STEPS * 100
         stops.append(f"rgba({red},{green},{blue},{opacity:.3f}) {where:.1f}%")
     return ", ".join(stops)
@@ -184,19 +191,21 @@ def _says(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]
     return (
         f"Colour shows {meaning}. 1 is the hottest voxel of this very scan, so colours of two "
         "scans cannot be compared.",
-        f"The white line surrounds lung of {explained.summary.threshold:g} or more; the table "
-        "gives its share of the analysed lung. The evidence of a slice is the heat summed over "
-        "its lungs, in parts of the largest lung section.",
-        f"{percent(_share_outside(analysis, explained))} of all heat lies outside the lungs, where "
-        "it is drawn fainter.",
+        f"{_line_words(explained)}The evidence of a slice is the heat summed over its lungs, in "
+        "parts of the largest lung section; the large pictures go through the hottest place in "
+        "the lungs, wherever most of it lies.",
+        f"{percent(share_outside(explanation, analysis.prepared))} of all heat lies outside the "
+        "lungs, where it is drawn fainter.",
     )
 
 
-def _share_outside(analysis: ScanAnalysis, explained: ScanExplanation) -> float:
-    """Share of the map's sum outside the lungs, as the network's input has both."""
-    heat = explained.explanation.heat
-    inside = float(heat.sum(where=analysis.prepared.lungs, dtype=np.float64))
-    return 1.0 - inside / float(heat.sum(dtype=np.float64))
+def _line_words(explained: ScanExplanation) -> str:
+    if not explained.speaks_for_disease:
+        return ""
+    return (
+        f"The white line surrounds lung of {explained.summary.threshold:g} or more; the table "
+        "gives its share of the analysed lung. "
+    )
 
 
 def _cell_mm(analysis: ScanAnalysis, explained: ScanExplanation) -> int:
@@ -219,7 +228,10 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
             f"It was asked for “{verdict_of(label)}”, which is not the most probable class."
         )
     if label == NORMAL:
-        sentences.append("It speaks for a normal scan: highlighted lung is not diseased lung.")
+        sentences.append(
+            "It speaks for a normal scan: green lung is not diseased lung, so no line is drawn "
+            "around it and no volume given."
+        )
     if is_trained_on_simulation(analysis.result.provenance.trained_on):
         sentences.append(
             "The network learned from simulated disease: what it looks for need not be what real "

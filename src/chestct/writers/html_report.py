@@ -121,7 +121,7 @@ def _figures(analysis: ScanAnalysis) -> list[tuple[str, str, str]]:
         ("Time", f"{result.timings_s.total:.1f}", "seconds"),
         ("Warnings", str(len(result.warnings)), "listed below" if result.warnings else "none"),
     ]
-    if explained is not None:
+    if explained is not None and explained.speaks_for_disease:
         share = percent(explained.summary.shares.get("lungs", 0.0))
         figures[2] = ("Highlighted", share, "of the lungs")
     return figures

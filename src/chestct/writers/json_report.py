@@ -7,13 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
+from chestct.pictures import instance_numbers
 from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import write_whole
-from chestct.writers.evidence import evidence_by_slice, evidence_peaks
+from chestct.writers.evidence import evidence_by_slice, evidence_peaks, hottest_slice
 
 FILE_NAME: Final = "result.json"
 
@@ -23,10 +25,10 @@ class _Strict(BaseModel):
 
 
 class SliceRange(_Strict):
-    """Slices of the scan, counted from 0 at the feet, both ends included."""
+    """Slices of the scan, counted from 1 at the feet as in the report, both ends included."""
 
-    first: int = Field(ge=0, description="First slice the network saw, counted from 0 at the feet.")
-    last: int = Field(ge=0, description="Last slice the network saw.")
+    first: int = Field(ge=1, description="First slice the network saw, counted from 1 at the feet.")
+    last: int = Field(ge=1, description="Last slice the network saw.")
     total: int = Field(ge=1, description="Slices of the scan.")
 
 
@@ -42,9 +44,21 @@ class StageSeconds(_Strict):
 class PeakRecord(_Strict):
     """A slice with more evidence than its neighbours."""
 
-    index: int = Field(ge=0, description="Slice, counted from 0 at the feet.")
+    slice: int = Field(ge=1, description="Slice, counted from 1 at the feet.")
+    position_mm: float = Field(description="Where it lies along the body: patient z.")
     uid: str | None = Field(description="Its SOPInstanceUID; null where there is none.")
+    instance_number: str | None = Field(description="Its InstanceNumber; null likewise.")
     evidence: float = Field(ge=0, le=1, description="The slice's heat in `by_slice`.")
+
+
+class HottestRecord(_Strict):
+    """The hottest place in the lungs."""
+
+    position_mm: tuple[float, float, float] = Field(
+        description="Patient position: x to the left, y to the back, z to the head."
+    )
+    slice: int = Field(ge=1, description="Slice it lies in, counted from 1 at the feet.")
+    instance_number: str | None = Field(description="Its InstanceNumber; null where there is none.")
 
 
 class ExplanationRecord(_Strict):
@@ -60,9 +74,17 @@ class ExplanationRecord(_Strict):
     )
     threshold: float = Field(ge=0, le=1, description="Heat from which lung counts as involved.")
     shares: dict[str, float] = Field(
-        description="Region to the share of its analysed lung that is involved, 0 to 1."
+        description="Region to the share of its analysed lung that is involved, 0 to 1; empty for "
+        "a map that speaks for a normal scan."
     )
-    involved_ml: float = Field(ge=0, description="Volume of the involved lung in millilitres.")
+    involved_ml: float | None = Field(
+        ge=0,
+        description="Volume of the involved lung in millilitres; null for a map that speaks for a "
+        "normal scan.",
+    )
+    hottest: HottestRecord | None = Field(
+        description="The hottest place in the lungs; null where there is no evidence in them."
+    )
     by_slice: list[float | None] = Field(
         description="Heat summed over the lungs of each slice from the feet, in parts of the "
         "largest lung section; null: not analysed or without lung."
@@ -90,8 +112,8 @@ class ProvenanceRecord(_Strict):
 class ResultDocument(_Strict):
     """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
 
-    schema_version: Literal["1.2"] = Field(
-        default="1.2",
+    schema_version: Literal["2.0"] = Field(
+        default="2.0",
         description="Version of this layout; the first number changes when it breaks.",
     )
     scan: str = Field(description="Last part of the path that was given.")
@@ -131,8 +153,8 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     return ResultDocument(
         **fields,
         not_written=dict(analysis.not_written),
-        analysed_slices=SliceRange(first=first, last=last, total=total),
-        explanation=None if explained is None else _record(explained, analysis.prepared),
+        analysed_slices=SliceRange(first=first + 1, last=last + 1, total=total),
+        explanation=None if explained is None else _record(explained, analysis),
     )
 
 
@@ -146,8 +168,9 @@ def write_json(analysis: ScanAnalysis, folder: Path) -> Path:
     return write_whole(folder / FILE_NAME, f"{text}\n".encode())
 
 
-def _record(explained: ScanExplanation, prepared: PreparedScan) -> ExplanationRecord:
-    explanation, summary = explained.explanation, explained.summary
+def _record(explained: ScanExplanation, analysis: ScanAnalysis) -> ExplanationRecord:
+    explanation, summary, prepared = explained.explanation, explained.summary, analysis.prepared
+    is_disease = explained.speaks_for_disease
     depth, height, width = (
         round(cell * spacing, 2)
         for cell, spacing in zip(explanation.cell, prepared.grid.spacing_mm, strict=True)
@@ -159,14 +182,45 @@ def _record(explained: ScanExplanation, prepared: PreparedScan) -> ExplanationRe
         scale=explanation.scale,
         cell_mm=(depth, height, width),
         threshold=summary.threshold,
-        shares={region: round(share, 6) for region, share in summary.shares.items()},
-        involved_ml=round(summary.involved_ml, 3),
+        shares={region: round(share, 6) for region, share in summary.shares.items() if is_disease},
+        involved_ml=round(summary.involved_ml, 3) if is_disease else None,
+        hottest=_hottest(analysis),
         by_slice=[
             None if math.isnan(heat) else round(heat, 6)
             for heat in evidence_by_slice(explained, prepared).tolist()
         ],
         peaks=[
-            PeakRecord(index=peak.index, uid=peak.uid or None, evidence=round(peak.evidence, 6))
+            PeakRecord(
+                slice=peak.index + 1,
+                position_mm=round(_height_mm(prepared, peak.index), 3),
+                uid=peak.uid or None,
+                instance_number=_instance_number(analysis, peak.index),
+                evidence=round(peak.evidence, 6),
+            )
             for peak in evidence_peaks(explained, prepared)
         ],
     )
+
+
+def _hottest(analysis: ScanAnalysis) -> HottestRecord | None:
+    explained, index = analysis.explanation, hottest_slice(analysis)
+    if explained is None or explained.summary.hottest_mm is None or index is None:
+        return None
+    x, y, z = (round(each, 3) for each in explained.summary.hottest_mm)
+    return HottestRecord(
+        position_mm=(x, y, z),
+        slice=index + 1,
+        instance_number=_instance_number(analysis, index),
+    )
+
+
+def _height_mm(prepared: PreparedScan, index: int) -> float:
+    """Patient z of the middle of a slice counted from the feet."""
+    grid = prepared.body_grid
+    middle = np.array([index, (grid.shape[1] - 1) / 2, (grid.shape[2] - 1) / 2])
+    return float(grid.to_patient(middle)[2])
+
+
+def _instance_number(analysis: ScanAnalysis, index: int) -> str | None:
+    numbers = instance_numbers(analysis.volume)
+    return (numbers[index] or None) if numbers else None

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from chestct.heat_pictures import HeatLayer, draw_heat, heat_palette
-from chestct.pictures import Plane, Scene, cut, draw_slice, tick_planes
+from chestct.heat_pictures import HeatLayer, draw_heat
+from chestct.pictures import Plane, Scene, cut, draw_slice, position_words, tick_planes
 from chestct.writers.encoding import to_data_uri, to_jpeg, to_palette_png
 from chestct.writers.wording import percent
 
@@ -64,15 +64,22 @@ class PictureMaker:
     threshold: float = 0.5
 
     def slice_picture(self, index: int, remark: str = "") -> EmbeddedPicture:
-        """An axial slice of a strip, its number and a remark under it."""
-        return self._embed("axial", index, STRIP_PX, f"Slice {index + 1}{remark}", {})
+        """An axial slice of a strip, its number, where it lies and a remark under it."""
+        where = position_words(self.scene, "axial", index)
+        return self._embed("axial", index, STRIP_PX, f"Slice {index + 1}, {where}{remark}", {})
 
     def plane_picture(
         self, plane: Plane, index: int, crossing: Mapping[Plane, int] | None = None
     ) -> EmbeddedPicture:
         """A large picture of one plane, with ticks where the slices of other planes cross it."""
         caption = f"Axial, slice {index + 1}" if plane == "axial" else plane.capitalize()
-        return self._embed(plane, index, PLANE_PX, caption, crossing or {})
+        where = position_words(self.scene, plane, index)
+        return self._embed(plane, index, PLANE_PX, f"{caption}, {where}", crossing or {})
+
+    def plain_picture(self, plane: Plane, index: int) -> EmbeddedPicture:
+        """The same picture as `plane_picture` makes, with nothing over it."""
+        bare = replace(self.scene, heat=None, analysed=(0, self.scene.volume.grid.shape[0] - 1))
+        return PictureMaker(bare)._embed(plane, index, PLANE_PX, "The same without heat-map", {})
 
     def _embed(
         self, plane: Plane, index: int, width: int, caption: str, crossing: Mapping[Plane, int]
@@ -95,8 +102,8 @@ class PictureMaker:
         return replace(
             plain,
             alt=plain.alt + ("; what was not analysed is hatched" if is_hatched else ""),
-            heat_uri=to_data_uri(to_palette_png(layer.levels, heat_palette()), "png"),
-            heat_alt=_heat_words(layer, self.threshold),
+            heat_uri=to_data_uri(to_palette_png(layer.levels, layer.palette), "png"),
+            heat_alt=_heat_words(layer, self.threshold, is_disease=scene.is_disease),
             is_hatched=is_hatched,
         )
 
@@ -110,9 +117,11 @@ class PictureMaker:
         return f"{name}, {outlined}{marked}"
 
 
-def _heat_words(layer: HeatLayer, threshold: float) -> str:
+def _heat_words(layer: HeatLayer, threshold: float, *, is_disease: bool) -> str:
     if layer.hottest == 0.0:
         return "Heat-map over it: empty."
+    if not is_disease:
+        return f"Heat-map over it, for a normal scan: {layer.hottest:.2f} at most."
     return (
         f"Heat-map over it: {layer.hottest:.2f} at most, {threshold:g} or more in "
         f"{percent(layer.highlighted)} of the lung shown."

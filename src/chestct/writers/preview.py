@@ -57,12 +57,14 @@ class Words:
         scan: At the top right.
         remark: Small, at the bottom left.
         heat: Before the legend of the heat-map; empty without one.
+        is_disease: Whether the heat-map speaks for a disease.
     """
 
     title: str
     scan: str
     remark: str
     heat: str = ""
+    is_disease: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def write_preview(analysis: ScanAnalysis, folder: Path) -> Path:
         scan=result.scan,
         remark=f"{seen} analysed. {NOT_FOR_CLINICAL_USE}",
         heat=heat,
+        is_disease=scene.is_disease,
     )
     return write_whole(folder / FILE_NAME, to_png(draw_montage(scene, words, shown)))
 
@@ -189,13 +192,13 @@ def _write_words(canvas: Image.Image, words: Words) -> None:
     right = width - _EDGE_PX
     draw.text((right, _HEAD_PX / 2), words.scan, fill=_MUTED, font=small, anchor="rm")
     if words.heat:
-        _write_legend(canvas, words.heat, round(right - draw.textlength(words.scan, small) - 48))
+        _write_legend(canvas, words, round(right - draw.textlength(words.scan, small) - 48))
     foot = height - _FOOT_PX / 2
     draw.text((_EDGE_PX, foot), words.remark, fill=_MUTED, font=small, anchor="lm")
     draw.text((right, foot), "chestct", fill=_MUTED, font=small, anchor="rm")
 
 
-def _write_legend(canvas: Image.Image, words: str, right: int) -> None:
+def _write_legend(canvas: Image.Image, words: Words, right: int) -> None:
     """The words, 0, a ramp of colours as they look over lung, and 1, ending at `right`."""
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(20)
@@ -203,8 +206,8 @@ def _write_legend(canvas: Image.Image, words: str, right: int) -> None:
     draw.text((right, middle), "1", fill=_MUTED, font=font, anchor="rm")
     left = right - 22 - _RAMP_PX
     for column in range(_RAMP_PX):
-        red, green, blue, opacity = heat_color(column / (_RAMP_PX - 1))
+        red, green, blue, opacity = heat_color(column / (_RAMP_PX - 1), is_disease=words.is_disease)
         mixed = [round(_LUNG_GRAY * (1 - opacity) + c * opacity) for c in (red, green, blue)]
         top, bottom = (left + column, middle - 8), (left + column, middle + 8)
         draw.line([top, bottom], fill=(mixed[0], mixed[1], mixed[2]))
-    draw.text((left - 10, middle), f"{words}   0", fill=_MUTED, font=font, anchor="rm")
+    draw.text((left - 10, middle), f"{words.heat}   0", fill=_MUTED, font=font, anchor="rm")
