@@ -12,7 +12,13 @@ import cv2
 import numpy as np
 
 from chestct.labels import CAP, COVID19, NORMAL
-from chestct.simulate import SimulatedPatient, ThoraxSettings, simulate_patient
+from chestct.simulate import (
+    ConfusingSettings,
+    SimulatedPatient,
+    ThoraxSettings,
+    simulate_confusing_patient,
+    simulate_patient,
+)
 
 LUNG_WINDOW = (-600.0, 1500.0)
 SOFT_WINDOW = (40.0, 400.0)
@@ -28,6 +34,17 @@ def show(plane: np.ndarray, window: tuple[float, float], height: int = TILE) -> 
     centre, width = window
     grey = np.clip((plane.astype(np.float32) - centre) / width + 0.5, 0, 1) * 255
     return cv2.resize(grey, (TILE, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+CONFUSING = (
+    ConfusingSettings(rows=128, view="whole body", airway="open", arms="down", pattern="normal"),
+    ConfusingSettings(rows=128, view="chest", stomach="food", raised="left", pattern="normal"),
+    ConfusingSettings(rows=128, view="chest and abdomen", colon="gas", pattern="effusion"),
+    ConfusingSettings(rows=128, view="chest", pattern="airless lung", metal="pacemaker"),
+    ConfusingSettings(rows=128, view="upper chest and head", airway="tracheostomy"),
+)
+COLOURS = {1: (80, 200, 80), 2: (220, 150, 40), 3: (60, 60, 235)}
+"""Outlines of right lung (green), left lung (blue), other gas (red)."""
 
 
 def axial(patient: SimulatedPatient, level: int, window: tuple[float, float]) -> np.ndarray:
@@ -66,7 +83,7 @@ def worst(patient: SimulatedPatient) -> int:
 
 
 def main() -> None:
-    """Draw three pictures: a body, the three patterns, the variety."""
+    """Draw four pictures: a body, the three patterns, the variety, confusing patients."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     out = parser.parse_args().out
@@ -84,6 +101,7 @@ def main() -> None:
         out / "simulated_patterns.png", np.vstack([pattern_row(p) for p in (COVID19, CAP, NORMAL)])
     )
     write(out / "simulated_variety.png", variety())
+    write(out / "simulated_confusing.png", confusing())
 
 
 def pattern_row(pattern: str) -> np.ndarray:
@@ -106,6 +124,33 @@ def variety() -> np.ndarray:
         level = levels(patient, (0.42,))[0]
         tiles.append(axial(patient, level, LUNG_WINDOW))
     return np.vstack([np.hstack(tiles[:4]), np.hstack(tiles[4:])])
+
+
+def confusing() -> np.ndarray:
+    """A coronal and an axial slice of confusing patients, with their labels."""
+    columns = []
+    for seed, settings in enumerate(CONFUSING):
+        patient = simulate_confusing_patient(np.random.default_rng(40 + seed), settings)
+        voxels, labels, grid = patient.volume.voxels, patient.labels, patient.volume.grid
+        busiest = int((labels > 0).sum(axis=(0, 2)).argmax())
+        level = int((labels == 3).sum(axis=(1, 2)).argmax())
+        upright = coloured(voxels[::-1, busiest], labels[::-1, busiest], grid.spacing_mm[::2])
+        columns.append(np.vstack([upright, coloured(voxels[level], labels[level], (1.0, 1.0))]))
+    return np.hstack(columns)
+
+
+def coloured(plane: np.ndarray, labels: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:
+    """One slice with the outlines of its labels, in a square tile."""
+    extent = np.array(plane.shape) * spacing
+    rows, columns = (TILE * extent / extent.max()).astype(int)
+    grey = np.clip((plane.astype(np.float32) + 500) / 1600 + 0.5, 0, 1) * 255
+    grey = cv2.resize(grey.astype(np.uint8), (int(columns), int(rows)))
+    tile = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    for label, colour in COLOURS.items():
+        mask = cv2.resize((labels == label).astype(np.uint8), (int(columns), int(rows)))
+        lines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(tile, lines, -1, colour, 1)
+    return np.pad(tile, ((0, TILE - int(rows)), (0, TILE - int(columns)), (0, 0)))
 
 
 def write(path: Path, picture: np.ndarray) -> None:

@@ -181,7 +181,8 @@ def simulate_confusing_patient(
     labels = _label(model, hollow, lungs, grid, pose)
     lesions = np.zeros(grid.shape, dtype=bool)
     if int(lungs.sum()) > _LUNG_VOXELS:
-        diseased = add_disease(scan, lungs, str(chosen.pattern), rng)
+        varied = bool(rng.random() < 0.5)
+        diseased = add_disease(scan, lungs, str(chosen.pattern), rng, varied=varied)
         scan, lesions = diseased.volume, diseased.lesions
         labels[diseased.effusion] = 0
     values = add_metal(scan, str(chosen.metal), anatomy, pose, rng)
