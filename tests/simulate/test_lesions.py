@@ -13,10 +13,16 @@ from scipy import ndimage
 from chestct.errors import GridError, UnknownNameError
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, insert_lesions
-from chestct.simulate.covid import _along_the_back
-from chestct.simulate.lesions import PATTERNS, VARIED, Diseased, _lose_tissue, add_disease
-from chestct.simulate.lung_map import map_lungs
-from chestct.simulate.normal import _FINDINGS
+from chestct.simulate.disease import map_lungs
+from chestct.simulate.lesions import (
+    _FINDINGS,
+    PATTERNS,
+    VARIED,
+    Diseased,
+    _lose_tissue,
+    add_disease,
+)
+from chestct.simulate.pneumonia import _along_the_back
 from chestct.volume import Grid, Volume
 
 SEEDS = range(4)

@@ -8,11 +8,11 @@ import pytest
 from chestct.simulate.scanner import (
     KERNELS,
     Scanner,
-    blur_plane,
-    clothing_lines,
+    _blur_plane,
+    _clothing_lines,
+    _scan_noise,
+    _table_plane,
     draw_scanner,
-    scan_noise,
-    table_plane,
 )
 
 SPACING = (2.0, 0.7, 0.7)
@@ -21,7 +21,7 @@ SPACING = (2.0, 0.7, 0.7)
 def _noise(kernel: str, streak: float = 0.0) -> np.ndarray:
     streaks = np.full(6, streak, dtype=np.float32)
     rng = np.random.default_rng(0)
-    return scan_noise(rng, (6, 128, 128), SPACING, KERNELS[kernel], streaks)
+    return _scan_noise(rng, (6, 128, 128), SPACING, KERNELS[kernel], streaks)
 
 
 def _along(noise: np.ndarray, axis: int) -> float:
@@ -58,7 +58,7 @@ def test_shoulders_streak_sideways() -> None:
 def test_blur_keeps_the_mean_and_only_sharp_kernels_overshoot(kernel: str) -> None:
     edge = np.full((64, 64), -1000, dtype=np.float32)
     edge[:, 32:] = 0
-    blurred = blur_plane(edge, KERNELS[kernel], 0.7)
+    blurred = _blur_plane(edge, KERNELS[kernel], 0.7)
     assert blurred[:, 20:44].mean() == pytest.approx(edge[:, 20:44].mean(), abs=5)
     assert (blurred.max() > 20) == (kernel == "B70f")
 
@@ -67,7 +67,7 @@ def test_blur_keeps_the_mean_and_only_sharp_kernels_overshoot(kernel: str) -> No
 def test_the_table_lies_behind_the_patient(kind: int) -> None:
     x = np.arange(-250, 250, 1.0, dtype=np.float32)[None]
     y = np.arange(-200, 250, 1.0, dtype=np.float32)[:, None]
-    plane = table_plane(Scanner(KERNELS["B30f"], 10.0, 120.0, kind, False, False), x, y)
+    plane = _table_plane(Scanner(KERNELS["B30f"], 10.0, 120.0, kind, False, False), x, y)
     assert plane is not None
     assert plane[:, 250].max() > 400
     # Its edges rise beside the patient; behind the back it stays behind.
@@ -77,13 +77,13 @@ def test_the_table_lies_behind_the_patient(kind: int) -> None:
 def test_a_scanner_without_table_adds_nothing() -> None:
     line = np.zeros((1, 4), dtype=np.float32)
     scanner = Scanner(KERNELS["B30f"], 10.0, None, 0, False, False)
-    assert table_plane(scanner, line, line.T) is None
+    assert _table_plane(scanner, line, line.T) is None
 
 
 def test_cloth_lies_outside_the_skin() -> None:
     body = np.broadcast_to(np.arange(-40, 40, dtype=np.float32)[:, None], (80, 100)).copy()
     x = np.arange(100, dtype=np.float32)[None]
-    plane = clothing_lines(np.random.default_rng(1), body, x, 1.0)
+    plane = _clothing_lines(np.random.default_rng(1), body, x, 1.0)
     assert plane[body > 0].max() > 10
     assert plane[body < -4].max() < 1
 

@@ -11,14 +11,10 @@ from scipy import ndimage
 from chestct.errors import GridError, UnknownNameError
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, ThoraxSettings, simulate_patient
-from chestct.simulate.anatomy import draw_anatomy
-from chestct.simulate.body import Model, build_model, make_frame
-from chestct.simulate.chest_wall import build_chest_wall, build_lungs
-from chestct.simulate.compose import compose
-from chestct.simulate.organs import build_mediastinum, draw_blood
-from chestct.simulate.pose import Pose
-from chestct.simulate.scanner import KERNELS, Scanner
-from chestct.simulate.thorax import place_scan
+from chestct.simulate.anatomy import build_chest_wall, build_lungs, draw_anatomy
+from chestct.simulate.body import Model, _build_mediastinum, _draw_blood, build_model, make_frame
+from chestct.simulate.scanner import KERNELS, Pose, Scanner, compose
+from chestct.simulate.thorax import _place_scan
 from chestct.volume import CANONICAL_DIRECTION, Grid
 
 TINY = ThoraxSettings(rows=64, slice_spacing_mm=6.0)
@@ -124,7 +120,7 @@ def test_both_lungs_together_hold_two_to_eight_litres(seed: int) -> None:
     anatomy = draw_anatomy(rng)
     frame = make_frame(anatomy)
     cage = build_chest_wall(frame, anatomy, rng).cage
-    mediastinum, _ = build_mediastinum(frame, anatomy, draw_blood(rng), rng)
+    mediastinum, _ = _build_mediastinum(frame, anatomy, _draw_blood(rng), rng)
     lungs, _ = build_lungs(frame, anatomy, cage, mediastinum, rng)
     assert 2.0 < (lungs < 0).sum() * frame.step_mm**3 / 1e6 < 8.0
 
@@ -171,7 +167,7 @@ def test_fixed_settings_are_kept() -> None:
 
 def test_slice_spacing_is_drawn_from_one_to_five_millimetres(model) -> None:
     rng = np.random.default_rng(0)
-    spacing = {place_scan(model, ThoraxSettings(), rng)[0].spacing_mm[0] for _ in range(60)}
+    spacing = {_place_scan(model, ThoraxSettings(), rng)[0].spacing_mm[0] for _ in range(60)}
     assert min(spacing) == 1.0
     assert max(spacing) == 5.0
     assert len(spacing) > 4
@@ -179,7 +175,7 @@ def test_slice_spacing_is_drawn_from_one_to_five_millimetres(model) -> None:
 
 def test_the_field_of_view_cuts_some_bodies_and_clears_others(model) -> None:
     rng = np.random.default_rng(0)
-    width = [place_scan(model, ThoraxSettings(), rng)[0].extent_mm[2] for _ in range(60)]
+    width = [_place_scan(model, ThoraxSettings(), rng)[0].extent_mm[2] for _ in range(60)]
     body = 2 * model.half_width_mm
     assert min(width) < body < max(width)
 

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 
 from chestct.simulate.fields import Frame, ellipsoid
-from chestct.simulate.tubes import Segments, fill_tubes, join_segments
-from chestct.simulate.vessels import Tree, draw_ends, grow_tree
+from chestct.simulate.trees import Segments, _draw_ends, _Tree, fill_tubes, grow_tree, join_segments
 
 
 @pytest.fixture(scope="module")
-def tree() -> tuple[Tree, np.ndarray]:
+def tree() -> tuple[_Tree, np.ndarray]:
     frame = Frame((-60.0, -60.0, -60.0), (41, 41, 41), 3.0)
     lung = ellipsoid(frame, (0.0, 0.0, 0.0), (50.0, 50.0, 50.0))
     rng = np.random.default_rng(0)
-    ends = draw_ends(frame, lung, 12.0, rng)
+    ends = _draw_ends(frame, lung, 12.0, rng)
     root = np.array([[-60.0, 0, 0], [-50.0, 0, 0]])
     return grow_tree(root, ends, rng), ends
 
@@ -44,7 +43,7 @@ def test_tubes_outside_the_grid_leave_it_empty() -> None:
     assert fill_tubes(join_segments([]), (4, 4, 4), (1.0, 1.0, 1.0)).max() == 0
 
 
-def test_every_end_is_reached(tree: tuple[Tree, np.ndarray]) -> None:
+def test_every_end_is_reached(tree: tuple[_Tree, np.ndarray]) -> None:
     grown, ends = tree
     apart = np.linalg.norm(grown.nodes[:, None] - ends[None], axis=2).min(axis=0)
     assert len(ends) > 100

@@ -16,8 +16,8 @@ from chestct.volume import AIR_HU, Volume
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+_CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
+_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _UUID_ROOT = "2.25."
 
 
@@ -112,13 +112,13 @@ def _slice(
     instance = UID(make_uid(series, level))
     dataset = Dataset()
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(CT_IMAGE_STORAGE)
+    meta.MediaStorageSOPClassUID = UID(_CT_IMAGE_STORAGE)
     meta.MediaStorageSOPInstanceUID = instance
-    meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
+    meta.TransferSyntaxUID = UID(_EXPLICIT_VR_LITTLE_ENDIAN)
     meta.ImplementationClassUID = UID(make_uid("chestct", "implementation"))
     dataset.file_meta = meta
     dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.SOPClassUID, dataset.SOPInstanceUID = CT_IMAGE_STORAGE, instance
+    dataset.SOPClassUID, dataset.SOPInstanceUID = _CT_IMAGE_STORAGE, instance
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
     dataset.FrameOfReferenceUID = make_uid(study, "frame")
     dataset.InstanceNumber = level + 1

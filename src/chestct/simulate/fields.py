@@ -106,7 +106,7 @@ def smooth_noise(
     values = ndimage.gaussian_filter(
         values, [scale_mm / 2 / mm for mm in lattice_mm], mode="wrap", truncate=2.5
     )
-    values = stretch(values, (shape[0], shape[1], shape[2]))
+    values = _stretch(values, (shape[0], shape[1], shape[2]))
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-6), dtype=np.float32)
 
 
@@ -131,7 +131,7 @@ class Grain:
         return self._plane
 
 
-def stretch(field: AnyField, shape: Shape) -> AnyField:
+def _stretch(field: AnyField, shape: Shape) -> AnyField:
     """Interpolate a field linearly onto a grid of another size, first to first, last to last."""
     for axis, wanted in enumerate(shape):
         size = field.shape[axis]

@@ -9,43 +9,294 @@ added to the scan as it is, the scan's own noise stays on top.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Num, Shaped
+from scipy import ndimage
 
 from chestct.arrays import Mask, Spacing, Voxels
 from chestct.errors import GridError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
-from chestct.simulate.airless import AIRLESS
-from chestct.simulate.covid import draw_covid, draw_varied_covid
-from chestct.simulate.disease import Disease, add_dependent_density, joined, no_disease
+from chestct.simulate.disease import (
+    Disease,
+    LungMap,
+    add_dependent_density,
+    dependent_haze,
+    enlarge,
+    joined,
+    map_lungs,
+    no_disease,
+    relative_involvement,
+    smooth_step,
+)
 from chestct.simulate.fields import Field, Plane, smooth_noise
-from chestct.simulate.lung_map import LungMap, enlarge, map_lungs, relative_involvement
-from chestct.simulate.normal import draw_background, draw_normal
-from chestct.simulate.pneumonia import draw_pneumonia, draw_varied_pneumonia
+from chestct.simulate.pneumonia import (
+    beside_fluid,
+    draw_covid,
+    draw_pneumonia,
+    draw_varied_covid,
+    draw_varied_pneumonia,
+)
+from chestct.simulate.trees import Segments
 from chestct.volume import Volume, to_canonical, to_own_axes
+
+
+def _draw_normal(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Healthy lungs; in one of four a thin plate of collapsed lung near the diaphragm."""
+    disease = no_disease(lungs)
+    if rng.random() > 0.25:
+        return disease
+    weight = np.exp(-lungs.height * 14) * (lungs.depth_mm < 14)
+    places = lungs.pick(rng, weight.astype(np.float32), int(rng.integers(1, 3)))
+    dense = disease.dense
+    for place in places:
+        z, y, x = lungs.offsets_mm(place)
+        tilt = rng.normal(0, 0.25, 2)
+        flat = np.abs(z + tilt[0] * y + tilt[1] * x) / float(rng.uniform(2.0, 3.2))
+        wide = np.hypot(y, x) / float(rng.uniform(9, 22))
+        plate = smooth_step(1.6 - np.maximum(flat, 1.2 * wide))
+        dense = np.maximum(dense, float(rng.uniform(0.15, 0.4)) * plate)
+    return replace(disease, dense=dense.astype(np.float32))
+
+
+def _draw_background(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """What a patient's lungs show beside pneumonia: density from gravity and breath, and findings.
+
+    Each finding is drawn on its own; a third of the patients have none.
+    """
+    strength, reach = _gravity(rng)
+    haze = dependent_haze(lungs, strength, reach, rng)
+    background = replace(_draw_normal(lungs, rng), haze=haze, lost=_breath(lungs, rng))
+    if rng.random() < 0.3:
+        return background
+    for odds, finding in _FINDINGS:
+        if rng.random() < odds:
+            background = joined(background, finding(lungs, rng))
+    return background
+
+
+def _gravity(rng: np.random.Generator) -> tuple[float, float]:
+    """Strength and reach in mm of dependent density: a trace in most, plain to see in some."""
+    if rng.random() < 0.3:
+        return float(rng.uniform(0.12, 0.38)), float(rng.uniform(6, 22))
+    return float(rng.uniform(0.0, 0.13)), float(rng.uniform(5, 16))
+
+
+def _breath(lungs: LungMap, rng: np.random.Generator) -> Field | None:
+    """Lung that holds less air throughout: a shallow breath, at times in a mosaic."""
+    if rng.random() < 0.55:
+        return None
+    slope = 1 + float(rng.uniform(0, 0.7)) * (lungs.back - 0.5)
+    mosaic = float(rng.uniform(0, 0.35)) if rng.random() < 0.4 else 0.0
+    patches = 1 + mosaic * np.tanh(2 * lungs.noise(rng, 28.0))
+    return np.asarray(-float(rng.uniform(0.1, 1.3)) * slope * patches, dtype=np.float32)
+
+
+def _emphysema(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Holes of destroyed lung, mostly in the upper lobes."""
+    lean = float(rng.uniform(0, 2.0)) * (lungs.height - 0.5)
+    level = lungs.noise(rng, float(rng.uniform(6, 16))) + lean - float(rng.uniform(0.0, 1.5))
+    lost = float(rng.uniform(0.4, 0.95)) * smooth_step(level / 0.7)
+    return replace(no_disease(lungs), lost=lost.astype(np.float32))
+
+
+def _bands(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Scars and collapsed plates: thin, dense, at any tilt, from the pleura inwards."""
+    dense = np.zeros(lungs.inside.shape, dtype=np.float32)
+    weight = np.exp(-lungs.height / 0.4) * np.exp(-lungs.depth_mm / 20)
+    for place in lungs.pick(rng, weight.astype(np.float32), int(rng.integers(1, 7))):
+        z, y, x = lungs.offsets_mm(place)
+        normal = rng.normal(0, 1, 3) * (1.0, 0.5, 0.5)
+        normal /= np.linalg.norm(normal)
+        off = z * normal[0] + y * normal[1] + x * normal[2] + 1.5 * lungs.noise(rng, 40.0)
+        wide = np.sqrt(z * z + y * y + x * x) / float(rng.uniform(12, 38))
+        plate = smooth_step(1.7 - np.maximum(np.abs(off) / float(rng.uniform(1.5, 3)), 1.3 * wide))
+        dense = np.maximum(dense, float(rng.uniform(0.3, 0.9)) * plate)
+    return replace(no_disease(lungs), dense=dense.astype(np.float32))
+
+
+def _caps(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Scars of the apices: dense and a few mm thick."""
+    thick = float(rng.uniform(3, 9)) * np.clip(1 + 0.6 * lungs.noise(rng, 14.0), 0, 2)
+    near = smooth_step((lungs.height - 0.9) / 0.06)
+    dense = float(rng.uniform(0.5, 0.9)) * smooth_step((thick - lungs.depth_mm) / 2 + 0.5) * near
+    return replace(no_disease(lungs), dense=dense.astype(np.float32))
+
+
+def _nodules(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """One to eight round nodules of 3 to 12 mm, at times far more (metastases)."""
+    number = int(rng.integers(1, 9)) if rng.random() < 0.85 else int(rng.integers(15, 60))
+    places = lungs.pick(rng, (lungs.depth_mm > 2).astype(np.float32), number)
+    centres = lungs.to_mm(places + rng.uniform(-0.5, 0.5, places.shape))
+    radius = rng.uniform(1.5, 6.0, len(centres))
+    half = np.stack([0.5 * radius, np.zeros_like(radius), np.zeros_like(radius)], axis=1)
+    return replace(no_disease(lungs), buds=Segments(centres - half, centres + half, radius))
+
+
+def _mass(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """A solid mass of 2 to 6 cm with a lobed or spiky edge and no air inside."""
+    place = lungs.pick(rng, (0.3 + lungs.height).astype(np.float32), 1)[0]
+    z, y, x = lungs.offsets_mm(place)
+    radius = float(rng.uniform(9, 30))
+    spikes = float(rng.uniform(0.05, 0.22)) * lungs.noise(rng, 8.0)
+    level = 1 - np.sqrt(z * z + y * y + x * x) / radius + spikes + 0.12 * lungs.noise(rng, 25.0)
+    dense = smooth_step(level / float(rng.uniform(0.1, 0.25)))
+    rim = float(rng.uniform(0, 0.3)) * smooth_step((level + 0.25) / 0.4)
+    return replace(no_disease(lungs), dense=dense, haze=rim.astype(np.float32))
+
+
+def _fibrosis(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """A fine net under the pleura of the bases, with hardly any ground glass."""
+    near = np.exp(-lungs.depth_mm / float(rng.uniform(4, 10))) * np.exp(-lungs.height / 0.35)
+    haze = float(rng.uniform(0.08, 0.16)) * np.clip(1.4 * near, 0, 1)
+    net = np.full(lungs.inside.shape, float(rng.uniform(0.8, 1.8)), dtype=np.float32)
+    return replace(no_disease(lungs), haze=haze.astype(np.float32), net=net * (haze > 0.02))
+
+
+def _fluid(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Effusion without pneumonia, on one side or both."""
+    sides = ((-1,), (1,), (-1, 1))[int(rng.integers(3))]
+    found = [beside_fluid(lungs, side, rng) for side in sides]
+    return found[0] if len(found) == 1 else joined(found[0], found[1])
+
+
+_FINDINGS: tuple[tuple[float, Callable[[LungMap, np.random.Generator], Disease]], ...] = (
+    (0.25, _emphysema),
+    (0.3, _bands),
+    (0.2, _caps),
+    (0.3, _nodules),
+    (0.12, _mass),
+    (0.08, _fibrosis),
+    (0.1, _fluid),
+)
+"""Finding and how often it is drawn, where any is."""
+
+
+_DRY = -5.0
+
+
+def _draw_airless_lobe(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """One lobe without air, more often a lower one; now and then with fluid behind it."""
+    lobes = lungs.draw_lobes(rng)
+    present = [n for n in range(1, 6) if ((lobes == n) & lungs.inside).sum() > 40]
+    odds = np.array([{3: 0.35, 5: 0.35}.get(n, 0.1) for n in present])
+    lobe = lobes == int(rng.choice(present, p=odds / odds.sum()))
+    disease = _solid(lungs, lobe, rng)
+    if rng.random() < 0.4:
+        side = int(np.sign(lungs.side[lobe].mean())) or 1
+        fluid = _layer(lungs, float(rng.uniform(6, 30)), rng)
+        disease = replace(disease, effusion=np.where(lungs.side == side, fluid, _DRY))
+    return disease
+
+
+def _draw_airless_lung(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """One lung without any air, half of them beside a large effusion."""
+    side = int(rng.choice([-1, 1]))
+    disease = _solid(lungs, lungs.side == side, rng)
+    if rng.random() < 0.5:
+        fluid = _layer(lungs, float(rng.uniform(20, 70)), rng)
+        disease = replace(disease, effusion=np.where(lungs.side == side, fluid, _DRY))
+    return disease
+
+
+def _draw_posterior(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Confluent consolidation along the back wall of one or both lungs, hazy in front of it."""
+    behind = _behind_mm(lungs)
+    thick = float(rng.uniform(15, 60)) * (1 + 0.35 * lungs.noise(rng, 45.0))
+    thick = thick * np.clip(1.5 - lungs.height / float(rng.uniform(0.5, 1.3)), 0, 1)
+    thick = np.where(lungs.side == rng.choice([-1, 1]), thick * rng.choice([0, 0.4, 1]), thick)
+    inward = thick - behind + 4.0 * lungs.noise(rng, 16.0)
+    dense = float(rng.uniform(0.8, 1.0)) * smooth_step(inward / float(rng.uniform(4, 16)))
+    haze = float(rng.uniform(0.1, 0.5)) * smooth_step(inward / 30.0 + 1.0) * (thick > 0)
+    disease = replace(no_disease(lungs), dense=dense, haze=haze.astype(np.float32))
+    if rng.random() < 0.4:
+        disease = replace(disease, effusion=_layer(lungs, float(rng.uniform(4, 20)), rng))
+    return disease
+
+
+def _draw_effusion(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Fluid layered along the back of one or both lungs, with airless lung in front of it."""
+    deepest = float(rng.uniform(15, 85))
+    fluid = _layer(lungs, deepest, rng)
+    if rng.random() < 0.6:
+        fluid = np.where(lungs.side == rng.choice([-1, 1]), fluid, np.float32(_DRY))
+    rim = float(rng.uniform(3, 0.5 * deepest + 10))
+    near = ndimage.distance_transform_edt(fluid < 0, sampling=lungs.spacing_mm)
+    dense = smooth_step((rim - near + 2.0 * lungs.noise(rng, 18.0)) / 6.0)
+    dense = np.asarray(dense * float(rng.uniform(0.7, 1.0)), dtype=np.float32)
+    return replace(no_disease(lungs), dense=dense, effusion=fluid.astype(np.float32))
+
+
+def _draw_mass(lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """One to three lumps, lobed, anywhere from hilum to pleura; large ones may be hollow."""
+    dense = np.zeros(lungs.inside.shape, dtype=np.float32)
+    lumps = 0.25 * lungs.noise(rng, 20.0) + 0.1 * lungs.noise(rng, 8.0)
+    for place in lungs.pick(rng, np.ones_like(dense), int(rng.integers(1, 4))):
+        z, y, x = lungs.offsets_mm(place)
+        radius = float(rng.uniform(8, 45))
+        level = 1 - np.sqrt(z * z + y * y + x * x) / radius + lumps
+        lump = smooth_step(level * radius / 3.0)
+        if radius > 20 and rng.random() < 0.3:
+            lump = lump * (1 - smooth_step((level - 0.5) * radius / 3.0))
+        np.maximum(dense, lump, out=dense)
+    return replace(no_disease(lungs), dense=dense)
+
+
+AIRLESS: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
+    "airless lobe": _draw_airless_lobe,
+    "airless lung": _draw_airless_lung,
+    "posterior consolidation": _draw_posterior,
+    "effusion": _draw_effusion,
+    "mass": _draw_mass,
+}
+"""How each pattern that hides lungs is drawn."""
+
+
+def _solid(lungs: LungMap, part: Mask, rng: np.random.Generator) -> Disease:
+    """A part of the lungs without air; a trace of air may be left in islands."""
+    left = np.clip(lungs.noise(rng, 25.0) - float(rng.uniform(0.8, 4.0)), 0, 1)
+    dense = float(rng.uniform(0.95, 1.0)) * (1 - left)
+    dense = ndimage.gaussian_filter(np.where(part, dense, 0), 0.5)
+    return replace(no_disease(lungs), dense=np.asarray(dense, dtype=np.float32))
+
+
+def _behind_mm(lungs: LungMap) -> Field:
+    """Distance in mm forwards from the rearmost lung of the same column."""
+    rows = np.arange(lungs.inside.shape[1], dtype=np.float32)[None, :, None]
+    last = np.where(lungs.inside, rows, -1).max(axis=1, keepdims=True)
+    return np.asarray((last - rows) * lungs.spacing_mm[1], dtype=np.float32)
+
+
+def _layer(lungs: LungMap, deepest_mm: float, rng: np.random.Generator) -> Field:
+    """Depth in mm in fluid that lies along the back of both lungs, thinner towards the top."""
+    reach = float(rng.uniform(0.4, 1.1))
+    deep = deepest_mm * np.sqrt(np.clip(1 - lungs.height / reach, 0, 1))
+    fluid = deep - np.minimum(_behind_mm(lungs), 1.6 * lungs.depth_mm + 0.3 * deepest_mm)
+    fluid = fluid + 1.5 * lungs.noise(rng, 30.0)
+    return np.where(deep > 1.0, np.maximum(fluid, -4.9), _DRY).astype(np.float32)
+
 
 PATTERNS: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
     CAP: draw_pneumonia,
     COVID19: draw_covid,
-    NORMAL: draw_normal,
+    NORMAL: _draw_normal,
 }
 """How each pattern of disease is drawn."""
 
-TISSUE_HU = 38.0
+_TISSUE_HU = 38.0
 """Attenuation of lung without any air."""
-FLUID_HU = 8.0
+_FLUID_HU = 8.0
 """Attenuation of a pleural effusion."""
-LESION_FILLING = 0.09
+_LESION_FILLING = 0.09
 """Filling from which a voxel counts as lesion."""
 _FINE_MM = 1.5
 _LEAST_INVOLVED, _MOST_DRAWS = 0.01, 6
 
-Voxels2D = Num[np.ndarray, "rows columns"]
+_Voxels2D = Num[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +371,7 @@ def add_disease(
     mask = to_canonical(volume.with_voxels(lungs)).voxels
     lung_map = map_lungs(mask, scan.grid.spacing_mm)
     if varied:
-        background = draw_background(lung_map, rng)
+        background = _draw_background(lung_map, rng)
         disease = joined(background, _drawn_visibly(draw, lung_map, rng))
     else:
         disease = add_dependent_density(draw(lung_map, rng), lung_map, rng)
@@ -217,12 +468,12 @@ def _blend(
         new = _replace_air(plane, share, wet, pixel_mm)
         voxels[level] = _like(new, voxels.dtype)
         fluid[level] = (wet > 0.5) & mask[level]
-        filled[level] = (share > LESION_FILLING) & mask[level] & ~fluid[level]
+        filled[level] = (share > _LESION_FILLING) & mask[level] & ~fluid[level]
     return voxels, filled, fluid
 
 
 def _with_rim(
-    lung: Bool[np.ndarray, "rows columns"], plane: Voxels2D
+    lung: Bool[np.ndarray, "rows columns"], plane: _Voxels2D
 ) -> Bool[np.ndarray, "rows columns"]:
     """The lung and the half-filled voxels around it, which would else stay as a dark line."""
     wider = cv2.dilate(lung.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
@@ -245,7 +496,7 @@ def _filling(
     return np.asarray(np.clip(np.maximum(glass, solid), 0, 1), dtype=np.float32)
 
 
-def _replace_air(plane: Voxels2D, share: Plane, wet: Plane, pixel_mm: float) -> Plane:
+def _replace_air(plane: _Voxels2D, share: Plane, wet: Plane, pixel_mm: float) -> Plane:
     """Fill air; noise stays, a little stronger, as in denser tissue."""
     before = plane.astype(np.float32)
     soft = cv2.GaussianBlur(before, (0, 0), max(0.8 / pixel_mm, 0.4))
@@ -254,11 +505,11 @@ def _replace_air(plane: Voxels2D, share: Plane, wet: Plane, pixel_mm: float) -> 
     touched = np.abs(detail[share + wet > 0.02])
     usual = 1.4826 * float(np.median(touched)) if touched.size else 0.0
     noise = 1.25 * np.clip(detail, -2.2 * usual, 2.2 * usual)
-    filled = soft + share * np.maximum(TISSUE_HU - soft, 0) + detail + share * (noise - detail)
-    return np.asarray(filled + wet * (FLUID_HU + noise - filled), dtype=np.float32)
+    filled = soft + share * np.maximum(_TISSUE_HU - soft, 0) + detail + share * (noise - detail)
+    return np.asarray(filled + wet * (_FLUID_HU + noise - filled), dtype=np.float32)
 
 
-def _lose_tissue(plane: Voxels2D, gone: Plane, pixel_mm: float) -> Plane:
+def _lose_tissue(plane: _Voxels2D, gone: Plane, pixel_mm: float) -> Plane:
     """Make lung darker where tissue is lost, denser where there is more; vessels and noise stay."""
     before = plane.astype(np.float32)
     soft = cv2.GaussianBlur(before, (0, 0), max(1.2 / pixel_mm, 0.4))
@@ -266,7 +517,7 @@ def _lose_tissue(plane: Voxels2D, gone: Plane, pixel_mm: float) -> Plane:
     return np.asarray(before - gone * tissue, dtype=np.float32)
 
 
-def _like(values: Plane, dtype: np.dtype[Any]) -> Voxels2D:
+def _like(values: Plane, dtype: np.dtype[Any]) -> _Voxels2D:
     """Values in the scan's own type."""
     if np.issubdtype(dtype, np.integer):
         return np.asarray(np.rint(values), dtype=dtype)

@@ -55,7 +55,7 @@ class Filling:
     contrast_hu: float
 
 
-Organ = tuple[Field, Field | float]
+_Organ = tuple[Field, Field | float]
 
 
 @dataclass(eq=False)
@@ -70,13 +70,13 @@ class Belly:
     """
 
     filling: Filling
-    organs: list[Organ] = field(default_factory=list)
+    organs: list[_Organ] = field(default_factory=list)
     gas: Field = field(init=False)
     lumen: Field = field(init=False)
 
     def __call__(
         self, frame: Frame, anatomy: Anatomy, cavity: Field, rng: np.random.Generator
-    ) -> tuple[list[Organ], Field]:
+    ) -> tuple[list[_Organ], Field]:
         """Make everything between diaphragm and pelvic floor."""
         inside = cavity + 1.5
         floor = _hip_height(anatomy) - 100.0
@@ -117,7 +117,7 @@ class Belly:
         spleen = (0.7 * width, 0.42 * depth, top)
         spleen_mm = (26 * size, 42 * size, 44 * size)
         back = anatomy.spine_y - 10.0
-        solid: list[Organ] = [
+        solid: list[_Organ] = [
             (liver, liver_hu + 0.4 * more),
             (np.maximum(ellipsoid(frame, spleen, spleen_mm, -20.0), inside), 48.0 + 0.5 * more),
             (ellipsoid(frame, (60, 0.45 * depth, -125), (27, 25, 52)), 33.0 + 0.8 * more),
@@ -246,8 +246,8 @@ def _colon_paths(frame: Frame, anatomy: Anatomy, rng: np.random.Generator) -> li
     middle: Place = (float(rng.uniform(-0.1, 0.2)) * width, -0.72 * depth, sag)
     if rng.random() < 0.12:
         right, middle = (-0.5 * width, -0.7 * depth, -45.0), (0.1 * width, -0.75 * depth, -60.0)
-    caecum: Place = (-0.6 * width, -0.1 * depth, hips - 20)
-    low: Place = (0.7 * width, 0.15 * depth, hips + 10)
+    caecum: Place = (-0.5 * width, -0.15 * depth, hips - 15)
+    low: Place = (0.55 * width, 0.1 * depth, hips + 10)
     bend: Place = (0.35 * width, -0.25 * depth, hips - 50)
     end: Place = (0.0, 0.5 * depth, hips - 95)
     return [

@@ -12,13 +12,11 @@ from chestct.labels import THREE_CLASSES
 from chestct.lookup import look_up
 from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import Model, build_model
-from chestct.simulate.compose import compose
 from chestct.simulate.lesions import add_disease
-from chestct.simulate.pose import Pose
-from chestct.simulate.scanner import KERNELS, Scanner, draw_scanner
+from chestct.simulate.scanner import KERNELS, Pose, Scanner, compose, draw_scanner
 from chestct.volume import Grid, ScanSource, Volume
 
-SPACING_ODDS = (0.12, 0.12, 0.12, 0.28, 0.1, 0.1, 0.03, 0.13)
+_SPACING_ODDS = (0.12, 0.12, 0.12, 0.28, 0.1, 0.1, 0.03, 0.13)
 """How often each slice spacing is drawn."""
 
 
@@ -92,7 +90,7 @@ def simulate_patient(
     label = look_up({name: name for name in THREE_CLASSES}, pattern or drawn, kind="pattern")
     anatomy = draw_anatomy(rng)
     model = build_model(anatomy, rng)
-    grid, pose = place_scan(model, settings, rng)
+    grid, pose = _place_scan(model, settings, rng)
     scanner = draw_scanner(rng, model.back_mm + float(rng.uniform(2, 10)))
     scanner = _with_settings(scanner, settings)
     voxels, lungs = compose(model, grid, pose, scanner, rng)
@@ -124,14 +122,14 @@ def _with_settings(scanner: Scanner, settings: ThoraxSettings) -> Scanner:
     return scanner
 
 
-def place_scan(
+def _place_scan(
     model: Model, settings: ThoraxSettings, rng: np.random.Generator
 ) -> tuple[Grid, Pose]:
     """Choose the scan's grid around the patient, and where in it the body lies."""
     anatomy = model.anatomy
     pose = Pose(anatomy, (float(rng.normal(0, 7)), float(rng.normal(0, 8))))
     spacing = settings.slice_spacing_mm or float(
-        rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0], p=SPACING_ODDS)
+        rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0], p=_SPACING_ODDS)
     )
     low = -anatomy.dome - float(rng.uniform(8, 45))
     high = anatomy.lung_height + float(rng.uniform(10, 40))
