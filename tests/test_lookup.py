@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from chestct.engines import ENGINES
 from chestct.errors import ChestCTError, UnknownNameError
-from chestct.lookup import look_up, unknown_name_message
+from chestct.explain import EXPLANATIONS
+from chestct.lookup import Entry, load_entry, look_up, unknown_name_message
+from chestct.networks import NETWORKS
 
 TABLE = {"published": 1, "paper": 2, "recommended": 3}
 
@@ -45,3 +48,10 @@ def test_an_empty_table_says_so_without_failing() -> None:
 
 def test_the_refusal_is_of_our_own_family() -> None:
     assert issubclass(UnknownNameError, ChestCTError)
+
+
+@pytest.mark.parametrize("table", [NETWORKS, ENGINES, EXPLANATIONS])
+def test_every_entry_is_where_its_table_says(table: dict[str, Entry]) -> None:
+    for name, entry in table.items():
+        assert callable(load_entry(table, name, kind="entry"))
+        assert entry.summary

@@ -1,17 +1,44 @@
-"""Look a name up in one of the package's tables, and say what is there when it is not found."""
+"""Look a name up in one of the package's tables, and say what is there when it is not found.
+
+Where an entry needs a heavy package the table holds `Entry`, which says where it is to be found,
+so that what there is can be listed at once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, NamedTuple, TypeVar
 
 from chestct.errors import UnknownNameError
 
-Entry = TypeVar("Entry")
+Value = TypeVar("Value")
 
 
-def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
+class Entry(NamedTuple):
+    """What a table says of something that is imported when it is first used.
+
+    Attributes:
+        place: Where it is: "chestct.module:name".
+        summary: What it is, in one line, for `chestct info`.
+    """
+
+    place: str
+    summary: str
+
+
+def load_entry(table: Mapping[str, Entry], name: str, *, kind: str) -> Any:
+    """Import what a table's entry stands for.
+
+    Raises:
+        UnknownNameError: No such entry; the message offers the nearest name and lists all.
+    """
+    module, _, attribute = look_up(table, name, kind=kind).place.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
     """Return `table[name]`.
 
     Args:

@@ -51,9 +51,9 @@ def describe_installation() -> dict[str, dict[str, str]]:
             name: f"{' × '.join(map(str, recipe.input_shape))}, lungs: {recipe.lungs}"
             for name, recipe in RECIPES.items()
         },
-        "networks": {name: _in_short(network) for name, network in NETWORKS.items()},
-        "engines": {name: _in_short(engine) for name, engine in ENGINES.items()},
-        "explanations": {name: _in_short(method) for name, method in EXPLANATIONS.items()},
+        "networks": {name: network.summary for name, network in NETWORKS.items()},
+        "engines": {name: engine.summary for name, engine in ENGINES.items()},
+        "explanations": {name: method.summary for name, method in EXPLANATIONS.items()},
         "writers": {name: _in_short(writer) for name, writer in WRITERS.items()},
         "classifiers": _classifiers(),
         "settings": {

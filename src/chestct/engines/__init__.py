@@ -6,37 +6,25 @@ neither package; OpenVINO runs without PyTorch being loaded once it has converte
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from chestct.engines.interface import PRECISIONS, Engine, RunnableNetwork, choose_engine
-from chestct.lookup import look_up
+from chestct.lookup import Entry, load_entry, look_up
 
 __all__ = ["AUTO", "ENGINES", "PRECISIONS", "Engine", "RunnableNetwork", "make_engine"]
 
 AUTO: Final = "auto"
-"""Engine name that stands for the best choice on this machine: see `choice.choose_engine`."""
+"""Engine name that stands for the best choice on this machine: see `interface.choose_engine`."""
 
 
-def torch_engine(model: RunnableNetwork, *, precision: str | None, device: str | None) -> Engine:
-    """PyTorch on the CPU or on a GPU."""
-    from chestct.engines.torch_engine import TorchEngine
-
-    return TorchEngine(model, precision=precision, device=device)
-
-
-def openvino_engine(model: RunnableNetwork, *, precision: str | None, device: str | None) -> Engine:
-    """OpenVINO, on the CPU unless told otherwise; needs the extra of the same name."""
-    from chestct.engines.openvino_engine import OpenVinoEngine
-
-    return OpenVinoEngine(model, precision=precision, device=device)
-
-
-ENGINES: Final[dict[str, Callable[..., Engine]]] = {
-    "torch": torch_engine,
-    "openvino": openvino_engine,
+ENGINES: Final[dict[str, Entry]] = {
+    "torch": Entry("chestct.engines.torch_engine:TorchEngine", "PyTorch on the CPU or on a GPU"),
+    "openvino": Entry(
+        "chestct.engines.openvino_engine:OpenVinoEngine",
+        "OpenVINO, on the CPU unless told otherwise",
+    ),
 }
-"""Engine name to builder, called as `builder(model, precision=..., device=...)`."""
+"""Engine name to its class, called as `engine(model, precision=..., device=...)`."""
 
 
 def make_engine(
@@ -66,4 +54,6 @@ def make_engine(
         look_up(PRECISIONS, precision, kind="precision")
     if name == AUTO:
         name, device = choose_engine(device)
-    return look_up(ENGINES, name, kind="engine")(model, precision=precision, device=device)
+    make = load_entry(ENGINES, name, kind="engine")
+    engine: Engine = make(model, precision=precision, device=device)
+    return engine

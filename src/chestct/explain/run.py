@@ -13,7 +13,7 @@ from chestct.explain.back_to_scan import back_to_scan
 from chestct.explain.evidence import spread_over_input, summarise_evidence
 from chestct.explain.explanation import Explanation, ScanExplanation
 from chestct.explain.question import Listener, Question
-from chestct.lookup import look_up
+from chestct.lookup import load_entry, look_up
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Volume
 
@@ -51,7 +51,7 @@ def explain(
         ClassifierError: The scan was prepared with another recipe.
         EngineError: The input is not one of this classifier, or not finite.
     """
-    make_map = look_up(EXPLANATIONS, method, kind="explanation")
+    make_map = load_entry(EXPLANATIONS, method, kind="explanation")
     numbers = {name: i for i, name in enumerate(classifier.labels)}
     target = None if label is None else look_up(numbers, label, kind="class")
     if prepared.recipe != classifier.recipe:

@@ -145,16 +145,22 @@ class ResNet3D(nn.Module):
         return features
 
 
-def build_resnet(
-    block: str,
-    depths: tuple[int, int, int, int],
-    in_channels: int,
-    num_classes: int,
-    settings: Mapping[str, object],
-) -> ResNet3D:
-    """Build a 3D ResNet from plain settings, those of `ResNetSettings`."""
+def build_resnet18(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> ResNet3D:
+    """Build a 3D ResNet-18 from plain settings, those of `ResNetSettings`."""
     chosen = settings_from(ResNetSettings, settings)
-    return ResNet3D(block, depths, in_channels, num_classes, chosen)
+    return ResNet3D("basic", (2, 2, 2, 2), in_channels, num_classes, chosen)
+
+
+def build_resnet50(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> ResNet3D:
+    """Build a 3D ResNet-50 from plain settings, those of `ResNetSettings`."""
+    chosen = settings_from(ResNetSettings, settings)
+    return ResNet3D("bottleneck", (3, 4, 6, 3), in_channels, num_classes, chosen)
+
+
+def build_resnet101(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> ResNet3D:
+    """Build a 3D ResNet-101 from plain settings, those of `ResNetSettings`."""
+    chosen = settings_from(ResNetSettings, settings)
+    return ResNet3D("bottleneck", (3, 4, 23, 3), in_channels, num_classes, chosen)
 
 
 def _check_size(batch: Tensor, *, is_training: bool) -> None:
