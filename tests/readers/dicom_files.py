@@ -33,7 +33,7 @@ ROWS, COLUMNS = 10, 12
 def pixels_at(z: float, shape: tuple[int, int] = (ROWS, COLUMNS)) -> np.ndarray:
     """Stored values that tell slices, rows and columns apart; linear in z."""
     row, column = np.mgrid[: shape[0], : shape[1]]
-    return np.asarray(1000 + 10 * z + 7 * row + 3 * column, dtype=np.uint16)
+    return np.asarray(500 + 10 * z + 7 * row + 3 * column, dtype=np.uint16)
 
 
 def ct_dataset(pixels: np.ndarray, z: float = 0.0, **fields: object) -> Dataset:

@@ -128,9 +128,11 @@ def test_jpeg_lossless_is_read_with_every_predictor(
     frame = imagecodecs.jpeg8_encode(
         stored, lossless=True, predictor=predictor, bitspersample=num_bits
     )
-    dataset = ct_dataset(stored, BitsStored=num_bits, HighBit=num_bits - 1)
+    dataset = ct_dataset(
+        stored, BitsStored=num_bits, HighBit=num_bits - 1, RescaleIntercept="-8192"
+    )
     path = save_packed(dataset, tmp_path / "x.dcm", "1.2.840.10008.1.2.4.57", [bytes(frame)])
-    assert np.array_equal(read_volume(path).voxels[0], stored.astype(np.int32) - 1024)
+    assert np.array_equal(read_volume(path).voxels[0], stored.astype(np.int32) - 8192)
 
 
 def test_jpeg_extended_with_12_bits_is_read_to_its_precision(tmp_path: Path) -> None:
@@ -316,14 +318,14 @@ def test_values_beyond_16_bits_beside_padding_are_still_counted() -> None:
 @pytest.mark.parametrize(
     ("fields", "is_air"),
     [
-        ({"PixelPaddingValue": 1010}, lambda stored: stored == 1010),
+        ({"PixelPaddingValue": 510}, lambda stored: stored == 510),
         (
-            {"PixelPaddingValue": 1010, "PixelPaddingRangeLimit": 1030},
-            lambda stored: (stored >= 1010) & (stored <= 1030),
+            {"PixelPaddingValue": 510, "PixelPaddingRangeLimit": 530},
+            lambda stored: (stored >= 510) & (stored <= 530),
         ),
         (
-            {"PixelPaddingValue": 1030, "PixelPaddingRangeLimit": 1010},
-            lambda stored: (stored >= 1010) & (stored <= 1030),
+            {"PixelPaddingValue": 530, "PixelPaddingRangeLimit": 510},
+            lambda stored: (stored >= 510) & (stored <= 530),
         ),
     ],
 )
@@ -350,7 +352,7 @@ def test_padding_that_needs_more_than_the_stored_bits_becomes_air(tmp_path: Path
 
 def test_padding_becomes_air_in_float_volumes_too(tmp_path: Path) -> None:
     dataset = ct_dataset(pixels_at(0.0), RescaleSlope="0.5")
-    dataset.add_new("PixelPaddingValue", "US", 1000)
+    dataset.add_new("PixelPaddingValue", "US", 500)
     assert read_volume(save(dataset, tmp_path / "x.dcm")).voxels[0, 0, 0] == -1024
 
 

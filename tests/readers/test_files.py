@@ -56,9 +56,10 @@ def test_linked_folder_that_leads_back_is_followed_once(tmp_path: Path) -> None:
     assert names(tmp_path) == ["scan/slice"]
 
 
-def test_link_to_nothing_is_ignored(tmp_path: Path) -> None:
+def test_link_to_nothing_is_listed_with_its_problem(tmp_path: Path) -> None:
     (tmp_path / "nothing").symlink_to(tmp_path / "absent")
-    assert names(tmp_path) == []
+    (listed,) = files.folder_files(tmp_path)
+    assert (listed.name, listed.problem) == ("nothing", "No such file or directory")
 
 
 def test_pipe_in_a_folder_is_never_opened(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ ALLOWED: Final[dict[str, str]] = {
     "gap": "interpolate more than one slice missing in a row",
     "tilt": "resample a stack tilted by more than 1 degree",
     "mixed-orientations": "read the largest group of a series that mixes sizes or orientations",
+    "bad-slices": "interpolate slices that do not fit their neighbours",
+    "unplaced": "leave out slices that do not say where they lie",
 }
 """What a user may permit, and what it does; the command line has --allow-NAME for each."""
 
@@ -97,7 +99,8 @@ def read_volume(
     Args:
         path: Folder, zip or file: DICOM (nested folders too), NIfTI, MetaImage, NRRD, or a folder
             of slices.
-        series: SeriesInstanceUID to read where a folder holds several DICOM series.
+        series: SeriesInstanceUID to read where a folder holds several DICOM series, with the number
+            of its part where it stands for several ("1.2.3#2").
         allow: Departures to mend although they are large, names out of `ALLOWED`.
         tiff: Geometry and mapping to HU of a folder of slices, unless a sidecar gives them.
 
@@ -148,7 +151,7 @@ def _recognised(path: Path) -> tuple[str, Path]:
             refuse_archive(path, [ending for endings in _ENDINGS.values() for ending in endings])
         return name or "dicom", path
     files = folder_files(path)
-    if any(_starts_as_dicom(file.path) for file in files):
+    if any(_starts_as_dicom(file.path) for file in files if not file.problem):
         return "dicom", path
     scans = [(name, file.path) for file in files if (name := _by_name(file.path))]
     if len(scans) == 1:

@@ -1,9 +1,10 @@
 """Tell what each DICOM file is, and choose the one chest CT series of a folder.
 
-The rule: CT images that can be placed in space, grouped by series. Original series go before
-derived ones and axial ones before others. Among those with at least nine tenths of the most
-slices, one made with a lung kernel is preferred, then the one with the most slices. A tie, or
-scans of several patients, is an error that lists the series.
+The rule: CT images that can be placed in space, grouped by series and, where one identifier stands
+for several patients, studies or passes, by those. Hounsfield units go before maps of something
+else, original series before derived ones and axial ones before others. Among those with at least
+nine tenths of the most slices, one made with a lung kernel is preferred, then the one with the
+most slices. A tie, or scans of several patients, is an error that lists the series.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chestct.errors import ReadError
+from chestct.readers.dicom_groups import is_derived, is_map, is_original, split_groups
 from chestct.readers.dicom_headers import DicomHeader
 from chestct.readers.dicom_slices import Slice
 
@@ -26,11 +28,11 @@ LUNG_KERNEL = re.compile(
 )
 """Sharp kernels, as used for lungs, of Siemens, GE, Canon, Philips and United Imaging."""
 
+UNPLACED = "CT slice without a position"
+"""Kind of a slice that does not say where it lies: no other kind, so that a scan may lack it."""
+
 _LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPO")
 _DOSE_WORDS = ("DOSE",)
-_REFORMAT_WORDS = frozenset(
-    {"MPR", "MIP", "MINIP", "REFORMATTED", "PROJECTION IMAGE", "CPR", "VRT"}
-)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _REPORT = "1.2.840.10008.5.1.4.1.1.88."
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -43,15 +45,24 @@ class Series:
     Attributes:
         uid: SeriesInstanceUID as written.
         slices: Its slices, in no particular order.
+        part: Number from 1 where the identifier stands for several; 0 where it does not.
+        told_by: What sets this part apart from the others, in words.
     """
 
     uid: str
     slices: tuple[Slice, ...]
+    part: int = 0
+    told_by: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What picks it: the identifier, and which part of it."""
+        return f"{self.uid}#{self.part}" if self.part else self.uid
 
     @property
     def kernel(self) -> str:
         """Reconstruction kernel, empty when unknown."""
-        return self.slices[0].header.frames[0].text("kernel")
+        return self.slices[0].fields.text("kernel")
 
     @property
     def is_lung_kernel(self) -> bool:
@@ -66,7 +77,17 @@ class Series:
     @property
     def is_derived(self) -> bool:
         """Whether it was computed from another series."""
-        return is_derived(self.slices[0].header)
+        return is_derived(self.slices[0].fields)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether its values stand for something else than attenuation."""
+        return is_map(self.slices[0].fields)
+
+    @property
+    def is_original(self) -> bool:
+        """Whether its image type does not say that it was computed or compressed."""
+        return is_original(self.slices[0].fields)
 
     @property
     def patient(self) -> str:
@@ -81,8 +102,9 @@ class Series:
         parts += [f"{thickness:g} mm"] if thickness else []
         parts += [f'kernel "{self.kernel}"'] if self.kernel else []
         parts += [] if self.is_axial else ["not axial"]
-        parts += ["derived"] if self.is_derived else []
-        return f"  {self.uid or '(no UID)'}  {', '.join(parts)}"
+        parts += ["derived"] if self.is_derived or not self.is_original else []
+        parts += ["not in Hounsfield units"] if self.is_map else []
+        return f"  {self.name or '(no UID)'}  {', '.join((*parts, *self.told_by))}"
 
 
 def why_left_out(header: DicomHeader) -> str | None:
@@ -117,15 +139,21 @@ def _why_not_ct_pixels(header: DicomHeader, uid: str) -> str | None:
     if uid.startswith(_SECONDARY_CAPTURE):
         return "secondary capture"
     if header.frames[0].numbers("position", 3) is None:
-        return "image without a position"
+        return UNPLACED
     return None
 
 
-def is_derived(header: DicomHeader) -> bool:
-    """Whether an image is a reformat or another computation on a series, not just compressed."""
-    words = header.fields.words("image_type")
-    is_secondary = words[0] == "DERIVED" and words[1:2] == ("SECONDARY",)
-    return is_secondary or bool(_REFORMAT_WORDS.intersection(words))
+def group_series(slices: list[Slice]) -> list[Series]:
+    """Slices by series and its parts, in an order that does not depend on the files' names."""
+    by_uid: dict[str, list[Slice]] = {}
+    for one in slices:
+        by_uid.setdefault(one.header.series_uid, []).append(one)
+    found: list[Series] = []
+    for uid in sorted(by_uid):
+        groups = split_groups(by_uid[uid])
+        for part, group in enumerate(groups, start=1):
+            found.append(Series(uid, group.slices, part if len(groups) > 1 else 0, group.told_by))
+    return found
 
 
 def choose_series(candidates: list[Series], wanted: str | None, place: str) -> Series:
@@ -133,17 +161,21 @@ def choose_series(candidates: list[Series], wanted: str | None, place: str) -> S
 
     Args:
         candidates: All CT series found, at least one.
-        wanted: SeriesInstanceUID the user asked for, or None to go by the rule.
+        wanted: What the user asked for, a SeriesInstanceUID or one with its part as in "1.2.3#2";
+            None to go by the rule.
         place: What the user named, for messages.
 
     Raises:
         ReadError: No such series, or the rule does not decide. The series are listed.
     """
     if wanted is not None:
-        for series in candidates:
-            if series.uid == wanted:
-                return series
-        raise ReadError(f"{place} holds no CT series {wanted}. It holds:\n{_listing(candidates)}")
+        named = [series for series in candidates if wanted in (series.name, series.uid)]
+        if not named:
+            msg = f"{place} holds no CT series {wanted}. It holds:\n{_listing(candidates)}"
+            raise ReadError(msg)
+        if len(named) == 1:
+            return named[0]
+        candidates = named
     best = _best(candidates)
     strangers = [s for s in candidates if s.patient != best[0].patient and len(s.slices) > 1]
     if strangers:
@@ -183,7 +215,12 @@ def _plural(kind: str) -> str:
 
 def _best(candidates: list[Series]) -> list[Series]:
     """The series that the rule leaves: one, or several that tie."""
-    for is_preferred in (lambda s: not s.is_derived, lambda s: s.is_axial):
+    for is_preferred in (
+        lambda s: not s.is_map,
+        lambda s: not s.is_derived,
+        lambda s: s.is_axial,
+        lambda s: s.is_original,
+    ):
         candidates = [series for series in candidates if is_preferred(series)] or candidates
     most = max(len(series.slices) for series in candidates)
     close = [s for s in candidates if len(s.slices) >= NEARLY_AS_MANY * most]
@@ -194,13 +231,13 @@ def _best(candidates: list[Series]) -> list[Series]:
 
 def _listing(candidates: list[Series]) -> str:
     """One line per series, those with the most slices first."""
-    ordered = sorted(candidates, key=lambda series: (-len(series.slices), series.uid))
+    ordered = sorted(candidates, key=lambda series: (-len(series.slices), series.name))
     return "\n".join(series.line() for series in ordered)
 
 
 def _remedy(series: Series) -> str:
     """How to pick one."""
-    return f"  Pick one: --series {series.uid} (series= in Python)"
+    return f"  Pick one: --series {series.name} (series= in Python)"
 
 
 def other_series(candidates: list[Series], chosen: Series) -> str | None:

@@ -22,11 +22,23 @@ TAGS: Final[dict[str, int]] = {
     "modality": 0x00080060,
     "manufacturer": 0x00080070,
     "model": 0x00081090,
+    "series_description": 0x0008103E,
     "frame_type": 0x00089007,
     "patient_id": 0x00100020,
     "slice_thickness_mm": 0x00180050,
     "kvp": 0x00180060,
     "kernel": 0x00181210,
+    "trigger_time": 0x00181060,
+    "trigger_delay": 0x00209153,
+    "cardiac_phase": 0x00209241,
+    "study_uid": 0x0020000D,
+    "acquisition": 0x00200012,
+    "frame_acquisition": 0x00209156,
+    "frame_of_reference": 0x00200052,
+    "stack": 0x00209056,
+    "temporal_position": 0x00200100,
+    "temporal_index": 0x00209128,
+    "temporal_offset": 0x0020930D,
     "patient_position": 0x00185100,
     "series_uid": 0x0020000E,
     "instance_number": 0x00200013,
@@ -49,6 +61,9 @@ TAGS: Final[dict[str, int]] = {
     "rescale_type": 0x00281054,
     "lossy": 0x00282110,
     "lossy_ratio": 0x00282112,
+    "lut_descriptor": 0x00283002,
+    "lut_data": 0x00283006,
+    "lut_type": 0x00283004,
     "offset_table": 0x7FE00001,
     "offset_lengths": 0x7FE00002,
 }
@@ -75,21 +90,32 @@ FRAME_NAMES: Final = (
     "kernel",
     "frame_type",
     "kvp",
+    "frame_acquisition",
+    "stack",
+    "temporal_index",
+    "temporal_offset",
+    "trigger_delay",
+    "cardiac_phase",
 )
 """What an enhanced image says per frame or for all frames instead of once (PS3.3 C.7.6.16)."""
 
+LUT_NAMES: Final = ("lut_descriptor", "lut_data", "lut_type")
+"""What an item of the Modality LUT Sequence says (PS3.3 C.11.1); other tables have it too."""
+
+MODALITY_LUT = 0x00283000
 SHARED_GROUPS = 0x52009229
 PER_FRAME_GROUPS = 0x52009230
 
 _MAX_TEXT = 64
 _WANTED_LENGTH = 1024
+_LONG_NAMES = ("offset_table", "offset_lengths", "lut_data")
 _NAMES = {tag: name for name, tag in TAGS.items()}
 
 
 def wanted_name(tag: int, length: int) -> str | None:
     """Name of an element that is read; None for all others and for values of absurd length."""
     name = _NAMES.get(tag)
-    if name is None or name.startswith("offset_") or length <= _WANTED_LENGTH:
+    if name is None or length <= _WANTED_LENGTH or name in _LONG_NAMES:
         return name
     raise UnreadableFileError(f"has a value of {length} bytes where '{name}' should be")
 

@@ -31,6 +31,8 @@ from chestct.readers.dicom_elements import (
 from chestct.readers.dicom_fields import (
     FACT_NAMES,
     FRAME_NAMES,
+    LUT_NAMES,
+    MODALITY_LUT,
     PER_FRAME_GROUPS,
     SHARED_GROUPS,
     TAGS,
@@ -53,7 +55,9 @@ _LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 5
 _CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 """CT Image Storage; the UIDs of enhanced and legacy converted CT continue it (PS3.4 B.5)."""
 _MAX_GROUP_DEPTH = 3
-_MACROS = frozenset({0x00189314, 0x00189325, 0x00189329, 0x00209113, 0x00209116}) | {
+_MACROS = frozenset({0x00189118, 0x00189314, 0x00189325, 0x00189329, 0x00209111, 0x00209113}) | {
+    0x00209116,
+    0x00209310,
     0x00289110,
     0x00289145,
 }
@@ -239,9 +243,22 @@ def _collect(
             return Fields(raw, encoding.order), groups, element
         if element.tag in (SHARED_GROUPS, PER_FRAME_GROUPS):
             groups[element.tag] = element
+        elif element.tag == MODALITY_LUT:
+            raw |= _lut_values(head, element, encoding)
         elif name := wanted_name(element.tag, element.length):
             raw[name] = head.value(element)
     return Fields(raw, encoding.order), groups, None
+
+
+def _lut_values(head: Bytes, element: Element, encoding: Encoding) -> dict[str, bytes]:
+    """What the one item of a Modality LUT Sequence says."""
+    raw: dict[str, bytes] = {}
+    for start, end in walk_items(head, element, encoding):
+        for inner in walk_elements(head, start, encoding, end):
+            name = wanted_name(inner.tag, inner.length)
+            if name in LUT_NAMES:
+                raw.setdefault(name, head.value(inner))
+    return raw
 
 
 def _frame_fields(

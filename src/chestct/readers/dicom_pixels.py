@@ -6,7 +6,6 @@ Scans are rescaled into int16 wherever that is exact, straight into the volume's
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Num
@@ -17,6 +16,7 @@ from chestct.readers.dicom_fields import Fields
 from chestct.readers.dicom_frames import FrameRanges, locate_frames, read_frame
 from chestct.readers.dicom_headers import DicomHeader, PixelLayout
 from chestct.readers.files import BROKEN_STREAM, UnreadableFileError
+from chestct.readers.hounsfield import LookupTable, Rescale
 from chestct.volume import AIR_HU, MAX_VOXELS
 
 MAX_SIDE = 4096
@@ -27,30 +27,9 @@ MAX_RESCALE = 1e6
 """Largest slope or intercept believed."""
 
 _INT16 = np.iinfo(np.int16)
-_WHOLE = 1e-6
+_DESCRIPTOR_BYTES = 6
 
 Slab = Num[np.ndarray, "rows columns"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rescale:
-    """How stored values become Hounsfield units (PS3.3 C.11.1).
-
-    Attributes:
-        slope: Factor.
-        intercept: Added after the factor.
-        padding: Lowest and highest stored value that stand for "no data"; None when there is none.
-    """
-
-    slope: float = 1.0
-    intercept: float = 0.0
-    padding: tuple[int, int] | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether whole stored values give whole Hounsfield units."""
-        numbers = (self.slope, self.intercept)
-        return all(abs(number - round(number)) < _WHOLE for number in numbers)
 
 
 def check_layout(layout: PixelLayout) -> None:
@@ -83,7 +62,38 @@ def frame_rescale(header: DicomHeader, frame: Fields) -> Rescale:
     if slope[0] == 0 or max(abs(slope[0]), abs(intercept[0])) > MAX_RESCALE:
         msg = f"has an impossible rescale slope or intercept ({slope[0]:g}, {intercept[0]:g})"
         raise UnreadableFileError(msg)
-    return Rescale(slope[0], intercept[0], _padding(header, slope[0], intercept[0]))
+    padding = _padding(header, slope[0], intercept[0])
+    return Rescale(slope[0], intercept[0], padding, _lookup_table(header))
+
+
+def _lookup_table(header: DicomHeader) -> LookupTable | None:
+    """The Modality LUT of a file, which stands in place of slope and intercept (PS3.3 C.11.1).
+
+    Raises:
+        UnreadableFileError: The table is not as long as its descriptor says.
+    """
+    fields, layout = header.fields, header.layout
+    descriptor = fields.raw.get("lut_descriptor", b"")
+    if layout is None or len(descriptor) < _DESCRIPTOR_BYTES:
+        return None
+    order = fields.order
+    num_values, first, bits = (int(n) for n in np.frombuffer(descriptor, f"{order}u2")[:3])
+    # The first number mapped is signed where the pixels are (PS3.3 C.11.1.1.1).
+    if layout.is_signed and first >= 2**15:
+        first -= 2**16
+    num_values = num_values or 2**16
+    content = fields.raw.get("lut_data", b"")
+    kind = "u1" if bits == 8 and len(content) < 2 * num_values else f"{order}u2"
+    values = np.frombuffer(content, kind)[:num_values] if len(content) % 2 == 0 else np.empty(0)
+    if len(values) < num_values:
+        msg = f"has a Modality LUT of {len(values)} values where {num_values} were expected"
+        raise UnreadableFileError(msg)
+    # Data are unsigned, but those in Hounsfield units have to hold values below zero.
+    signed = values.astype(np.uint16).view(np.int16)
+    is_hounsfield = fields.text("lut_type").upper() in ("", "HU")
+    return LookupTable(
+        first, signed if is_hounsfield else np.minimum(values, _INT16.max).astype(np.int16)
+    )
 
 
 def load_frame(
@@ -130,7 +140,9 @@ def to_hounsfield(pixels: Pixels, layout: PixelLayout, rescale: Rescale, out: Sl
     stored = unpacked(pixels, layout)
     is_padding = _is_padding(pixels, stored, layout, rescale.padding)
     num_clipped = 0
-    if out.dtype == np.int16:
+    if rescale.table is not None:
+        out[...] = rescale.table.apply(stored)
+    elif out.dtype == np.int16:
         whole = round(rescale.slope), round(rescale.intercept)
         num_clipped = _rescale_whole(stored, whole, is_padding, out)
     else:

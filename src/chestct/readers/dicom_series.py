@@ -7,19 +7,22 @@ that permits it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from chestct.errors import ReadError
 from chestct.readers.dicom_choice import (
+    UNPLACED,
     Series,
     choose_series,
     counted,
+    group_series,
     no_ct_message,
     other_series,
     why_left_out,
@@ -32,25 +35,67 @@ from chestct.readers.dicom_geometry import (
     plan_stack,
     same_plane_kind,
 )
+from chestct.readers.dicom_groups import aligned, is_original
 from chestct.readers.dicom_headers import read_header
 from chestct.readers.dicom_slices import Slice, slices_of
-from chestct.readers.dicom_stack import SliceDecoder, load_stack
-from chestct.readers.files import FileSource, UnreadableFileError, opened_files
+from chestct.readers.dicom_stack import (
+    Loaded,
+    SliceDecoder,
+    judge_slices,
+    load_stack,
+    unlike_the_rest,
+)
+from chestct.readers.files import FileSource, UnreadableFileError, opened_files, why_unopened
+from chestct.readers.hounsfield import check_windowed, why_not_hounsfield
 from chestct.volume import ScanSource, Unit, Volume
 
 MAX_UNREADABLE_NAMED = 3
 """Damaged files named in a message; the rest is counted."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+_UNSPECIFIED = "RescaleType is 'US'"
+_UNOPENED = "file that cannot be opened"
+_CAUSES = (
+    "Is it a map of something else than attenuation, or is its RescaleIntercept missing or wrong?"
+)
 _WRAPPED_ENDINGS = (".gz", ".zst")
 
 
 @dataclass
 class _Found:
-    """What the pass over the headers found."""
+    """What the pass over the headers found.
+
+    Attributes:
+        slices: CT slices that say where they lie.
+        left_out: Other files, counted by kind.
+        unreadable: Damaged files, each with its reason.
+        unopened: Files that cannot be opened, or hold a pointer in place of their content.
+        unplaced: CT slices that do not say where they lie, counted by series.
+    """
 
     slices: list[Slice] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
+    unopened: list[tuple[str, str]] = field(default_factory=list)
+    unplaced: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stack:
+    """Slices in order, decoded, and what was mended on the way.
+
+    Attributes:
+        slices: Those that make up the volume, along their normal.
+        plan: How they do.
+        loaded: Their voxels.
+        left_out: Slices that were not used, counted by kind.
+        warnings: What was mended.
+    """
+
+    slices: list[Slice]
+    plan: StackPlan
+    loaded: Loaded
+    left_out: Counter[str]
+    warnings: tuple[str, ...]
 
 
 def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] = ()) -> Volume:
@@ -61,18 +106,21 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
 
     Args:
         path: Folder, zip or file.
-        series: SeriesInstanceUID to read; None chooses by the rule of `dicom_choice`.
+        series: SeriesInstanceUID to read, with its part where it stands for several ("1.2.3#2");
+            None chooses by the rule of `dicom_choice`.
         allow: What is mended although it is large: "gap" (more than one slice missing in a row),
             "tilt" (a stack that leans over 1 degree), "mixed-orientations" (several sizes or
-            orientations in the series; the largest group is read).
+            orientations in the series; the largest group is read), "bad-slices" (slices that do
+            not fit their neighbours are interpolated), "unplaced" (slices without a position are
+            left out).
 
     Returns:
         The scan on its own axes, depth along the slice normal. Unit "windowed" when the file says
-        that its values are not Hounsfield units.
+        that its values are not Hounsfield units, and they are an 8-bit export's.
 
     Raises:
-        ReadError: Nothing to read, damaged files, an undecidable choice, or a departure that was
-            not allowed.
+        ReadError: Nothing to read, damaged files, an undecidable choice, values that are neither
+            Hounsfield units nor an 8-bit export's, or a departure that was not allowed.
         GridError: The scan has too many voxels.
     """
     with opened_files(path) as files:
@@ -80,21 +128,20 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
         _refuse_unreadable(found, path.name)
         if not found.slices:
             raise ReadError(no_ct_message(path.name, found.left_out))
-        candidates = _grouped(found.slices)
+        candidates = group_series(found.slices)
         chosen = choose_series(candidates, series, path.name)
-        warnings = [other_series(candidates, chosen), *_said_about(found, chosen)]
+        warnings = [other_series(candidates, chosen), *_said_about(found, chosen, allow)]
         kept, mixed_warning = _one_kind(chosen, allow)
-        ordered, duplicate_warning = _without_duplicates(kept)
-        plan = plan_stack([one.plane for one in ordered], allow)
-        loaded = load_stack(ordered, plan)
-    unit, unit_warning = _unit(ordered)
-    warnings += [mixed_warning, duplicate_warning, *plan.warnings, _clipped(loaded.num_clipped)]
-    said = tuple(text for text in (*warnings, unit_warning) if text)
-    return Volume(plan.grid, loaded.voxels, unit, _source(found, chosen, ordered, plan), said)
+        stack = _read_stack(kept, allow)
+    unit, unit_warning = _unit(stack, path.name)
+    warnings += [mixed_warning, *stack.warnings, _clipped(stack.loaded.num_clipped), unit_warning]
+    said = tuple(text for text in warnings if text)
+    source = _source(found, chosen, stack)
+    return Volume(stack.plan.grid, stack.loaded.voxels, unit, source, said)
 
 
 @contextmanager
-def opened_series(path: Path, series_uid: str) -> Iterator[list[Slice]]:
+def opened_series(path: Path, source: ScanSource) -> Iterator[list[Slice]]:
     """The headers of a series that `read_dicom` read, once more, with its files open.
 
     For what a volume does not keep, such as what a written object has to copy. Pixels are not
@@ -102,30 +149,34 @@ def opened_series(path: Path, series_uid: str) -> Iterator[list[Slice]]:
 
     Args:
         path: What was read.
-        series_uid: SeriesInstanceUID as written, empty where the files have none.
+        source: Of the volume.
 
     Raises:
         ReadError: The series is no longer there, or no longer whole.
     """
+    name = f"{source.series_uid or ''}{source.facts.get('series_part', '')}"
     with opened_files(path) as files:
         found = _find_slices(files)
         _refuse_unreadable(found, path.name)
-        chosen = choose_series(_grouped(found.slices), series_uid, path.name)
+        chosen = choose_series(group_series(found.slices), name, path.name)
         kept, _ = _one_kind(chosen, ("mixed-orientations",))
         ordered, _ = _without_duplicates(kept)
         yield ordered
 
 
-def _source(found: _Found, chosen: Series, ordered: list[Slice], plan: StackPlan) -> ScanSource:
+def _source(found: _Found, chosen: Series, stack: _Stack) -> ScanSource:
     """Where the volume came from; an interpolated slice goes by the nearer of the two."""
-    nearest = [ordered[round(low + share)] for low, _, share in plan.taps]
+    nearest = [stack.slices[round(low + share)] for low, _, share in stack.plan.taps]
+    facts = stack.slices[0].header.facts()
+    if chosen.part:
+        facts["series_part"] = f"#{chosen.part}"
     return ScanSource(
         format="dicom",
         series_uid=chosen.uid,
         slice_uids=tuple(one.uid for one in nearest),
         instance_numbers=tuple(one.number for one in nearest),
-        facts=ordered[0].header.facts(),
-        left_out=dict(sorted(found.left_out.items())),
+        facts=facts,
+        left_out=dict(sorted((found.left_out + stack.left_out).items())),
     )
 
 
@@ -134,16 +185,37 @@ def _find_slices(files: list[FileSource]) -> _Found:
     found = _Found()
     for source in files:
         try:
+            if reason := why_unopened(source):
+                found.unopened.append((source.name, reason))
+                continue
             header = read_header(source)
             if header is None:
                 _count_foreign(source, found)
             elif kind := why_left_out(header):
                 found.left_out[kind] += 1
+                found.unplaced[header.series_uid] += kind == UNPLACED
             else:
                 found.slices += slices_of(header)
         except UnreadableFileError as error:
             found.unreadable.append(f"{source.name} {error}")
+    _sort_unopened(found)
     return found
+
+
+def _sort_unopened(found: _Found) -> None:
+    """Files that could not be opened count as slices where their names are like the slices'."""
+    likes = {_likeness(one.header.source.name) for one in found.slices}
+    for name, reason in found.unopened:
+        if name.lower().endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
+            found.unreadable.append(f"{name} {reason}")
+        else:
+            found.left_out[_UNOPENED] += 1
+
+
+def _likeness(name: str) -> tuple[str, str]:
+    """What files of one series have in common: the folder and the ending, digits left out."""
+    place = PurePosixPath(name)
+    return str(place.parent), re.sub(r"[0-9]+", "0", place.suffix.lower())
 
 
 def _count_foreign(source: FileSource, found: _Found) -> None:
@@ -172,24 +244,55 @@ def _refuse_unreadable(found: _Found, place: str) -> None:
     raise ReadError(msg + "\n".join(lines) + "\n  Fetch them again, or remove them.")
 
 
-def _grouped(slices: list[Slice]) -> list[Series]:
-    """Slices by series, in an order that does not depend on the files' names."""
-    by_uid: dict[str, list[Slice]] = {}
-    for one in slices:
-        by_uid.setdefault(one.header.series_uid, []).append(one)
-    return [Series(uid, tuple(by_uid[uid])) for uid in sorted(by_uid)]
+def _said_about(found: _Found, chosen: Series, allow: Collection[str]) -> list[str]:
+    """Warnings about what was left out and what was chosen.
 
-
-def _said_about(found: _Found, chosen: Series) -> list[str]:
-    """Warnings about what was left out and what was chosen."""
-    said = []
-    if found.left_out:
-        said.append(f"Left out, because they are not CT slices: {counted(found.left_out)}.")
+    Raises:
+        ReadError: Slices of the chosen series do not say where they lie.
+    """
+    num_unplaced = found.unplaced[chosen.uid]
+    if num_unplaced and "unplaced" not in allow:
+        msg = (
+            f"{num_unplaced} CT slice(s) of the series do not say where they lie (they have no"
+            f" ImagePositionPatient), beside {len(chosen.slices)} that do. All were expected to: a"
+            " scan that lacks slices can hide a finding. They can be left out."
+        )
+        raise ReadError(msg + permission("unplaced"))
+    apart = {kind: n for kind, n in found.left_out.items() if kind in (UNPLACED, _UNOPENED)}
+    others = {kind: n for kind, n in found.left_out.items() if kind not in apart}
+    said = [f"Left out: {counted(apart)}."] if apart else []
+    if others:
+        said.append(f"Left out, because they are not CT slices: {counted(others)}.")
     if chosen.is_derived:
         said.append("ImageType says that the series was derived from another one.")
     if not chosen.is_axial:
         said.append("The slices are not axial; the scan was read as it lies in the patient.")
     return said
+
+
+def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
+    """Put slices in order, decode them, and do it again without those that do not belong.
+
+    Raises:
+        ReadError: Slices do not fit their neighbours and that was not allowed.
+    """
+    ordered, duplicate_warning = _without_duplicates(slices)
+    warnings = [duplicate_warning]
+    left_out: Counter[str] = Counter()
+    misfits = unlike_the_rest(ordered)
+    while True:
+        if misfits is not None:
+            misfits.check(allow)
+            warnings += misfits.warnings
+            left_out += misfits.left_out
+            ordered = [one for index, one in enumerate(ordered) if index not in misfits.dropped]
+        plan = plan_stack([one.plane for one in ordered], allow)
+        loaded = load_stack(ordered, plan)
+        misfits = judge_slices(ordered, loaded.pictures)
+        if misfits is None:
+            break
+    said = tuple(text for text in (*warnings, *plan.warnings) if text)
+    return _Stack(ordered, plan, loaded, left_out, said)
 
 
 def _one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], str | None]:
@@ -203,7 +306,7 @@ def _one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], str 
         else:
             groups.append([one])
     if len(groups) == 1:
-        return groups[0], None
+        return aligned(groups[0]), None
     groups.sort(key=lambda group: (-len(group), group[0].plane.position_mm))
     sizes = ", ".join(f"{len(group)} of {_kind(group[0].plane)}" for group in groups[:4])
     what = f"The series mixes slices of {len(groups)} sizes or orientations: {sizes}."
@@ -211,7 +314,9 @@ def _one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], str 
         msg = f"{what} One was expected; the largest group can be read alone."
         raise ReadError(msg + permission("mixed-orientations"))
     num_left = len(chosen.slices) - len(groups[0])
-    return groups[0], f"{what} The largest group was read, {num_left} slice(s) were left out."
+    return aligned(
+        groups[0]
+    ), f"{what} The largest group was read, {num_left} slice(s) were left out."
 
 
 def _kind(plane: Plane) -> str:
@@ -263,21 +368,35 @@ def _are_identical(first: Slice, second: Slice) -> bool:
     return bool(np.array_equal(decoder.loaded(first)[0], decoder.loaded(second)[0]))
 
 
-def _unit(slices: list[Slice]) -> tuple[Unit, str | None]:
-    """Whether values are Hounsfield units, by RescaleType (PS3.3 C.8.2.1) and the values' range."""
-    header = slices[0].header
-    frame, layout = header.frames[slices[0].index], header.layout
-    kind = frame.text("rescale_type").upper()
-    is_original = header.fields.words("image_type")[0] == "ORIGINAL"
-    # "US" is "unspecified"; scanners write it on plain CT, post-processing on maps of other things.
-    if kind not in ("", "HU") and not (kind == "US" and is_original):
-        return "windowed", f"The values are not Hounsfield units: RescaleType is '{kind}'."
-    if frame.raw.get("intercept") or (layout and layout.is_signed and layout.bits_stored > 8):
+def _unit(stack: _Stack, place: str) -> tuple[Unit, str | None]:
+    """Whether values are Hounsfield units, by what headers say and by the values themselves.
+
+    Raises:
+        ReadError: They are not, and no 8-bit export's either.
+    """
+    stated = min((doubt for one in stack.slices if (doubt := _why_not_stated(one))), default=None)
+    voxels = stack.loaded.voxels
+    lowest, highest = float(voxels.min()), float(voxels.max())
+    seen = why_not_hounsfield(voxels, lowest)
+    if stated is None and seen is None:
         return "HU", None
-    return "windowed", (
-        "The values are not Hounsfield units: there is no rescale intercept and no value is below"
-        " zero."
-    )
+    if seen is not None or stated != _UNSPECIFIED:
+        check_windowed(lowest, highest, stated or seen or "", place, _CAUSES)
+    return "windowed", f"The values are not Hounsfield units: {stated or seen}."
+
+
+def _why_not_stated(one: Slice) -> str | None:
+    """Why a header does not promise Hounsfield units (PS3.3 C.8.2.1); None where it does."""
+    fields, layout = one.fields, one.header.layout
+    is_table = one.rescale.table is not None
+    kind = fields.text("lut_type" if is_table else "rescale_type").upper()
+    # "US" is "unspecified"; scanners write it on plain CT, post-processing on maps of other things.
+    if kind not in ("", "HU") and not (kind == "US" and is_original(fields) and not is_table):
+        return f"{'ModalityLUTType' if is_table else 'RescaleType'} is '{kind}'"
+    is_signed = layout is not None and layout.is_signed and layout.bits_stored > 8
+    if is_table or fields.raw.get("intercept") or is_signed:
+        return None
+    return "there is no rescale intercept and no value is below zero"
 
 
 def _clipped(num_clipped: int) -> str | None:

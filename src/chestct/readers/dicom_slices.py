@@ -9,8 +9,9 @@ import numpy as np
 from chestct.readers.dicom_fields import Fields
 from chestct.readers.dicom_geometry import Plane
 from chestct.readers.dicom_headers import DicomHeader
-from chestct.readers.dicom_pixels import Rescale, check_layout, frame_rescale
+from chestct.readers.dicom_pixels import check_layout, frame_rescale
 from chestct.readers.files import UnreadableFileError
+from chestct.readers.hounsfield import Rescale
 
 SPACING_RANGE_MM = (0.05, 20.0)
 """Pixel spacings believed."""
@@ -39,6 +40,11 @@ class Slice:
     rescale: Rescale
     uid: str
     number: str = ""
+
+    @property
+    def fields(self) -> Fields:
+        """What the file says of this image."""
+        return self.header.frames[self.index]
 
 
 def slices_of(header: DicomHeader) -> list[Slice]:

@@ -21,6 +21,7 @@ from chestct.readers.dicom_dataset import InflatedFile
 from chestct.readers.dicom_geometry import plan_stack
 from chestct.readers.dicom_series import opened_series
 from chestct.readers.dicom_slices import Slice
+from chestct.readers.dicom_stack import BAD_SLICE
 from chestct.readers.files import BROKEN_STREAM
 from chestct.volume import Volume
 
@@ -117,7 +118,7 @@ def read_source(path: Path, volume: Volume) -> SourceSeries:
     Raises:
         ReadError: The files are no longer what was read.
     """
-    with opened_series(path, volume.source.series_uid or "") as slices:
+    with opened_series(path, volume.source) as slices:
         plan = plan_stack([one.plane for one in slices], ("gap", "tilt"))
         header, left_out = _header(slices[0])
         return SourceSeries(
@@ -125,7 +126,9 @@ def read_source(path: Path, volume: Volume) -> SourceSeries:
             left_out=left_out,
             images=_images(slices),
             shape=slices[0].plane.shape,
-            is_exact=plan.is_exact and plan.grid == volume.grid,
+            is_exact=plan.is_exact
+            and plan.grid == volume.grid
+            and BAD_SLICE not in volume.source.left_out,
         )
 
 

@@ -7,11 +7,12 @@ the volume. Where the plan interpolates, they pass by in order and only a few ar
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Num
@@ -20,7 +21,7 @@ from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.readers.dicom_elements import UNDEFINED
 from chestct.readers.dicom_frames import FrameRanges, locate_frames
-from chestct.readers.dicom_geometry import StackPlan
+from chestct.readers.dicom_geometry import StackPlan, permission
 from chestct.readers.dicom_headers import DicomHeader, PixelLayout
 from chestct.readers.dicom_pixels import Slab, load_frame, to_hounsfield
 from chestct.readers.dicom_slices import Slice
@@ -31,21 +32,42 @@ from chestct.readers.files import (
     MemoryFile,
     UnreadableFileError,
 )
+from chestct.readers.slice_fit import (
+    Picture,
+    Pictures,
+    find_misfits,
+    in_words,
+    small_picture,
+)
 from chestct.volume import AIR_HU
 
 MAX_THREADS = 8
 """Most decoding threads; two for each core, as some wait for the disk while others decode."""
 
 
+BAD_SLICE = "slice that does not fit"
+"""How interpolated slices are counted."""
+
+_BLANK_END = "blank slice at an end"
+_RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
+_RESCALE_DIFFERENCE_HU = 5.0
+
 WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A volume's voxels, and how many were beyond what int16 holds."""
+    """A volume's voxels, and what was seen of its slices.
+
+    Attributes:
+        voxels: Hounsfield units.
+        num_clipped: How many were beyond what int16 holds.
+        pictures: A small picture of each slice that was read.
+    """
 
     voxels: Voxels
     num_clipped: int
+    pictures: Pictures
 
 
 def load_stack(slices: list[Slice], plan: StackPlan) -> Loaded:
@@ -72,7 +94,7 @@ def load_stack(slices: list[Slice], plan: StackPlan) -> Loaded:
             num_clipped = _sum_or_stop(futures)
         else:
             num_clipped = _interpolated(decoder, plan, voxels, pool)
-    return Loaded(voxels, num_clipped)
+    return Loaded(voxels, num_clipped, np.stack([decoder.pictures[id(one)] for one in slices]))
 
 
 class SliceDecoder:
@@ -81,6 +103,7 @@ class SliceDecoder:
     def __init__(self, slices: list[Slice], dtype: np.dtype) -> None:
         self.slices = slices
         self.dtype = dtype
+        self.pictures: dict[int, Picture] = {}
         _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
         self._ranges: dict[int, tuple[DicomHeader, list[FrameRanges] | None]] = {}
         for one in slices:
@@ -96,7 +119,9 @@ class SliceDecoder:
             pixels = load_frame(header, one.index, ranges, space)
             if header.layout is None:
                 raise ValueError("A slice has pixels.")
-            return to_hounsfield(pixels, header.layout, one.rescale, out)
+            num_clipped = to_hounsfield(pixels, header.layout, one.rescale, out)
+            self.pictures[id(one)] = small_picture(out)
+            return num_clipped
 
     def loaded(self, one: Slice) -> tuple[Slab, int]:
         """A slice in an array of its own, and the number of clipped values."""
@@ -120,6 +145,145 @@ def named(one: Slice) -> Iterator[None]:
             " have the gap reported."
         )
         raise ReadError(msg) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Misfit:
+    """Slices that are not used.
+
+    Attributes:
+        bad: What is wrong with each that does not belong, by its number, in words.
+        blank_ends: Numbers of blank slices before the first or after the last that shows something.
+    """
+
+    bad: dict[int, str]
+    blank_ends: tuple[int, ...] = ()
+
+    @property
+    def dropped(self) -> set[int]:
+        """Numbers of all of them."""
+        return {*self.bad, *self.blank_ends}
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many of which kind."""
+        counts = {BAD_SLICE: len(self.bad), _BLANK_END: len(self.blank_ends)}
+        return Counter({kind: number for kind, number in counts.items() if number})
+
+    @property
+    def warnings(self) -> list[str]:
+        """What to say when they are left out."""
+        said = []
+        if self.blank_ends:
+            number = len(self.blank_ends)
+            said.append(f"{number} blank slice(s) at the ends of the scan were left out.")
+        if self.bad:
+            said.append(f"{len(self.bad)} slice(s) were left out: {in_words(self._lines())}.")
+        return said
+
+    def check(self, allow: Collection[str]) -> None:
+        """Refuse bad slices, unless they may be interpolated.
+
+        Raises:
+            ReadError: They may not; the message names the first.
+        """
+        if self.bad and "bad-slices" not in allow:
+            msg = (
+                f"{len(self.bad)} slice(s) of the series do not belong to the scan:"
+                f" {in_words(self._lines())}. All were expected to. Fetch them again; or they are"
+                " left out, and interpolated where they lie inside."
+            )
+            raise ReadError(msg + permission("bad-slices"))
+
+    def _lines(self) -> list[str]:
+        return list(self.bad.values())
+
+
+def unlike_the_rest(slices: list[Slice]) -> Misfit | None:
+    """Slices that lack a rescale that the others have, or have one that the others lack.
+
+    Args:
+        slices: In their order.
+
+    Returns:
+        None where all have it or none has, or where it makes no difference.
+    """
+    said = [tuple(bool(one.fields.raw.get(name)) for name in _RESCALE_NAMES) for one in slices]
+    usual, count = Counter(said).most_common(1)[0]
+    if count == len(slices):
+        return None
+    like = next(one for one, names in zip(slices, said, strict=True) if names == usual)
+    bad = {
+        index: _unlike(one, like)
+        for index, (one, names) in enumerate(zip(slices, said, strict=True))
+        if names != usual and not _same_rescale(one, like)
+    }
+    return Misfit(bad) if bad else None
+
+
+def judge_slices(slices: list[Slice], pictures: Pictures) -> Misfit | None:
+    """Slices that do not fit their neighbours, by what they show.
+
+    Args:
+        slices: In their order.
+        pictures: A small picture of each.
+
+    Raises:
+        ReadError: Two scans alternate, slice by slice.
+    """
+    found = find_misfits(pictures, "HU")
+    if found.alternates:
+        msg = (
+            "The slices of the series alternate between two scans: each is like the next but one"
+            " and not like its neighbours. One scan was expected; export one of them on its own."
+        )
+        raise ReadError(msg)
+    bad = _wrongly_rescaled(slices, pictures)
+    for index, what in found.inside.items():
+        bad.setdefault(index, f"{_placed(slices[index])} {what}")
+    return Misfit(bad, found.blank_ends) if bad or found.blank_ends else None
+
+
+def _wrongly_rescaled(slices: list[Slice], pictures: Pictures) -> dict[int, str]:
+    """Slices whose own rescale fits their neighbours' values less than the neighbours' does."""
+    usual = Counter((one.rescale.slope, one.rescale.intercept) for one in slices)
+    bad: dict[int, str] = {}
+    for index, (one, other) in enumerate(pairwise(slices)):
+        if _same_rescale(one, other):
+            continue
+        low, high = pictures[index], pictures[index + 1]
+        stored = (high - other.rescale.intercept) / other.rescale.slope
+        as_one = stored * one.rescale.slope + one.rescale.intercept
+        own, shared = (abs(float(np.median(low - picture))) for picture in (high, as_one))
+        if own > shared + _RESCALE_DIFFERENCE_HU:
+            rare = min(
+                (index, index + 1),
+                key=lambda i: usual[slices[i].rescale.slope, slices[i].rescale.intercept],
+            )
+            bad[rare] = _unlike(slices[rare], other if rare == index else one)
+    return bad
+
+
+def _same_rescale(one: Slice, other: Slice) -> bool:
+    """Whether two slices become Hounsfield units in the same way."""
+    first, second = one.rescale, other.rescale
+    return (first.slope, first.intercept) == (second.slope, second.intercept)
+
+
+def _unlike(one: Slice, other: Slice) -> str:
+    """Say how a slice's rescale differs from another's, both with their values."""
+    told = [
+        f"{keyword} {one.fields.text(name) or 'missing'} where others have"
+        f" {other.fields.text(name) or 'none'}"
+        for name, keyword in _RESCALE_NAMES.items()
+        if one.fields.text(name) != other.fields.text(name)
+    ]
+    return f"{_placed(one)} has {' and '.join(told)}"
+
+
+def _placed(one: Slice) -> str:
+    """A slice by its place and its file, for messages to the user who named the folder."""
+    return f"the slice at {one.plane.along_mm:.1f} mm"
 
 
 def _prepared(header: DicomHeader) -> tuple[DicomHeader, list[FrameRanges] | None]:

@@ -51,6 +51,8 @@ _ARCHIVE_ENDINGS = (".7z", ".rar", ".xz")
 _TAR_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
+_MAX_POINTER_BYTES = 1024
+_POINTERS = (b"/annex/objects/", b"version https://git-lfs.")
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 _ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
 
@@ -88,11 +90,12 @@ class FileSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DiskFile:
-    """A regular file."""
+    """A regular file, or one that should be there and cannot be looked at: `problem` says why."""
 
     path: Path
     name: str
     size: int
+    problem: str = ""
 
     is_seekable = True
 
@@ -220,11 +223,27 @@ def is_zip(path: Path) -> bool:
         raise ReadError(f"{path.name} cannot be opened: {error.strerror}.") from error
 
 
+def why_unopened(source: FileSource) -> str | None:
+    """Why a file's content is not at hand: a dead link, or a pointer to what was not fetched."""
+    problem = getattr(source, "problem", "")
+    if problem:
+        return f"cannot be opened: {problem}"
+    if 0 < source.size <= _MAX_POINTER_BYTES:
+        try:
+            with source.open() as stream:
+                start = stream.read(_MAX_POINTER_BYTES)
+        except BROKEN_STREAM:
+            return None
+        if start.startswith(_POINTERS):
+            return "is a pointer: its content was not fetched (git-annex or Git LFS)"
+    return None
+
+
 def folder_files(folder: Path) -> list[DiskFile]:
     """Regular files under a folder, nested ones too, sorted by name, without clutter.
 
     Linked folders are followed once; a link that leads back is not followed again. Pipes and
-    devices are never opened.
+    devices are never opened. A link to nothing is among them, with its problem.
     """
     found: list[DiskFile] = []
     visited: set[tuple[int, int]] = set()
@@ -232,7 +251,9 @@ def folder_files(folder: Path) -> list[DiskFile]:
     while pending:
         current = pending.pop()
         for entry, status in _entries(current, visited):
-            if stat.S_ISDIR(status.st_mode):
+            if isinstance(status, str):
+                found.append(DiskFile(entry, str(entry.relative_to(folder)), 0, status))
+            elif stat.S_ISDIR(status.st_mode):
                 pending.append(entry)
             elif stat.S_ISREG(status.st_mode):
                 found.append(DiskFile(entry, str(entry.relative_to(folder)), status.st_size))
@@ -244,8 +265,10 @@ def folder_files(folder: Path) -> list[DiskFile]:
     return sorted(found, key=lambda file: file.name)
 
 
-def _entries(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Entries of a folder with their status, unless the folder was visited before."""
+def _entries(
+    folder: Path, visited: set[tuple[int, int]]
+) -> Iterator[tuple[Path, os.stat_result | str]]:
+    """Entries of a folder with their status, or with what prevents to know it; once a folder."""
     try:
         status = folder.stat()
         if (status.st_dev, status.st_ino) in visited or len(os.fsencode(folder)) > MAX_PATH_BYTES:
@@ -259,9 +282,9 @@ def _entries(folder: Path, visited: set[tuple[int, int]]) -> Iterator[tuple[Path
             continue
         try:
             yield Path(entry.path), entry.stat()
-        except OSError:
+        except OSError as error:
             # A link to nothing, or one that leads to itself.
-            continue
+            yield Path(entry.path), error.strerror or type(error).__name__
 
 
 def _file_status(path: Path) -> os.stat_result:

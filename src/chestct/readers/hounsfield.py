@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Int16, Num
 
 from chestct.arrays import Shape, Voxels
 from chestct.errors import ReadError
@@ -38,19 +38,50 @@ MAX_METAL_SHARE = 0.05
 Slab = Num[np.ndarray, "height width"]
 
 _INT16 = np.iinfo(np.int16)
+_WHOLE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class LookupTable:
+    """A table from stored numbers to Hounsfield units (PS3.3 C.11.1.1).
+
+    Attributes:
+        first: Stored number that the first value is for; lower ones have it too.
+        values: Hounsfield units; stored numbers beyond them have the last one.
+    """
+
+    first: int
+    values: Int16[np.ndarray, " values"]
+
+    def apply(self, stored: Slab) -> Slab:
+        """One slab looked up."""
+        last = self.first + len(self.values) - 1
+        return np.asarray(
+            self.values[np.clip(stored, self.first, last).astype(np.intp) - self.first]
+        )
 
 
 @dataclass(frozen=True)
 class Rescale:
-    """The linear map from stored numbers to Hounsfield units.
+    """The map from stored numbers to Hounsfield units: linear, or by a table.
 
     Attributes:
         slope: Factor, not zero.
         intercept: Added after the factor.
+        padding: Lowest and highest stored value that stand for "no data"; None when there is none.
+        table: What to look numbers up in, in place of slope and intercept.
     """
 
     slope: float = 1.0
     intercept: float = 0.0
+    padding: tuple[int, int] | None = None
+    table: LookupTable | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether whole stored values give whole Hounsfield units."""
+        numbers = (self.slope, self.intercept)
+        return self.table is not None or all(abs(x - round(x)) < _WHOLE for x in numbers)
 
     def apply(self, slab: Slab) -> Slab:
         """One slab rescaled; itself when nothing changes, whole numbers where that is exact."""
@@ -118,15 +149,34 @@ def gather(
     return Gathered(voxels, num_not_finite, lowest, highest)
 
 
-def why_not_hounsfield(gathered: Gathered) -> str | None:
+def why_not_hounsfield(voxels: Voxels, lowest: float) -> str | None:
     """Why these values cannot be a chest CT in Hounsfield units; None when they can."""
-    if gathered.lowest >= LUNG_BELOW_HU:
-        return f"no voxel is below {LUNG_BELOW_HU} (the lowest is {gathered.lowest:g})"
-    voxels = gathered.voxels
+    if lowest >= LUNG_BELOW_HU:
+        return f"no voxel is below {LUNG_BELOW_HU} (the lowest is {lowest:g})"
     num_metal = sum(int(np.count_nonzero(plane > METAL_ABOVE_HU)) for plane in voxels)
     if num_metal > MAX_METAL_SHARE * voxels.size:
         return f"{num_metal / voxels.size:.0%} of the voxels are above {METAL_ABOVE_HU}"
     return None
+
+
+def check_windowed(lowest: float, highest: float, doubt: str, where: str, causes: str) -> None:
+    """Refuse values that are not Hounsfield units, unless they can be an 8-bit export's.
+
+    Args:
+        lowest: Of the values.
+        highest: Of the values.
+        doubt: Why they are not Hounsfield units.
+        where: What was read, for the message.
+        causes: What may be the reason, as a question.
+
+    Raises:
+        ReadError: The values leave 0 to `WINDOWED_HIGHEST`, or are a mask's.
+    """
+    if lowest < 0 or highest > WINDOWED_HIGHEST or highest <= 1:
+        msg = (
+            f"{where} holds values from {lowest:g} to {highest:g}: not Hounsfield units ({doubt}),"
+        )
+        raise ReadError(f"{msg} nor the 0 to {WINDOWED_HIGHEST} of an 8-bit export. {causes}")
 
 
 def padding_to_air(voxels: Voxels) -> int:

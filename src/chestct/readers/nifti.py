@@ -18,9 +18,9 @@ import numpy as np
 
 from chestct.errors import ReadError
 from chestct.readers.hounsfield import (
-    WINDOWED_HIGHEST,
     Gathered,
     Slab,
+    check_windowed,
     gather,
     padding_to_air,
     padding_warning,
@@ -34,6 +34,7 @@ MAX_GZIP_RATIO = 200
 UNDOUBTED_BYTES = 2**28
 """Scans up to this size in memory are read whatever their compression."""
 
+_CAUSES = "Is it a mask, a normalised scan, or is its intercept (scl_inter) missing?"
 _GZIP_MAGIC = b"\x1f\x8b"
 _BROKEN_STREAM = (OSError, EOFError, zlib.error)
 
@@ -151,14 +152,14 @@ def settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
     """Decide whether the values are HU, and mend them in place."""
     voxels, num_broken = gathered.voxels, gathered.num_not_finite
     warnings: list[str] = []
-    doubt = why_not_hounsfield(gathered)
+    doubt = why_not_hounsfield(voxels, gathered.lowest)
     filler = gathered.lowest if doubt else AIR_HU
     if num_broken:
         # They stand at air, below any windowed value.
         np.maximum(voxels, voxels.dtype.type(filler), out=voxels, where=voxels == AIR_HU)
         warnings.append(f"{num_broken} voxels were NaN or infinite; they were set to {filler:g}.")
     if doubt:
-        _check_windowed(gathered, doubt, path)
+        check_windowed(gathered.lowest, gathered.highest, doubt, path.name, _CAUSES)
         return "windowed", [
             f"The values are not Hounsfield units: {doubt}. Read as windowed.",
             *warnings,
@@ -167,11 +168,3 @@ def settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
     if num_padding:
         warnings.append(padding_warning(num_padding, voxels.size))
     return "HU", warnings
-
-
-def _check_windowed(gathered: Gathered, doubt: str, path: Path) -> None:
-    lowest, highest = gathered.lowest, gathered.highest
-    if lowest < 0 or highest > WINDOWED_HIGHEST or highest <= 1:
-        msg = f"{path.name} holds values from {lowest:g} to {highest:g}: not Hounsfield units ("
-        msg += f"{doubt}), nor the 0 to {WINDOWED_HIGHEST} of an 8-bit export. Is it a mask, a"
-        raise ReadError(f"{msg} normalised scan, or is its intercept (scl_inter) missing?")

@@ -96,7 +96,7 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
 
 def _settle_hounsfield(gathered: Gathered, geometry: TiffGeometry, folder: Path) -> list[str]:
     """Refuse values that no chest CT has under the stated map; set padding to air, in place."""
-    doubt = why_not_hounsfield(gathered)
+    doubt = why_not_hounsfield(gathered.voxels, gathered.lowest)
     if doubt:
         msg = f"{folder.resolve().name} cannot be in HU with slope {geometry.slope:g} and intercept"
         raise ReadError(

@@ -1,0 +1,513 @@
+"""A series is judged as a whole: one test for each kind of series that was read wrong."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_files import ENCODERS, SERIES, ct_dataset, enhanced_dataset, save, save_encapsulated
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from chestct.errors import ReadError
+from chestct.readers import read_volume
+from chestct.readers.dicom_headers import read_header
+from chestct.readers.dicom_pixels import load_frame
+from chestct.readers.dicom_source import read_source
+from chestct.readers.files import DiskFile
+
+NUM, SIDE, STEP = 12, 32, 2.0
+JPEG_LOSSLESS, JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
+JPEG_2000, RLE = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"
+
+
+def chest_at(z: float, *, size: float = 1.0, seed: int = 0) -> np.ndarray:
+    """Stored values of a drawn chest: a body with two lungs that change along z, and noise."""
+    row, column = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    hounsfield = np.full((SIDE, SIDE), -1000.0)
+    body = (row / (10 + 0.1 * z)) ** 2 + (column / 14) ** 2 < size**2
+    hounsfield[body] = 40
+    for side in (-6, 6):
+        lung = (row / (5 + 0.1 * z)) ** 2 + ((column - side * size) / 4) ** 2 < size**2
+        hounsfield[lung] = -850
+    noise = np.random.default_rng(round(100 * z) + 1000 * seed).normal(0, 10, (SIDE, SIDE))
+    return np.clip(np.round(hounsfield + noise + 1024), 0, 4095).astype(np.uint16)
+
+
+def chest(z: float, pixels: np.ndarray | None = None, **fields: object) -> Dataset:
+    """One slice of the drawn chest."""
+    names = {"StudyInstanceUID": "1.2.1", "FrameOfReferenceUID": "1.2.2", "AcquisitionNumber": 1}
+    position = {"ImagePositionPatient": [-10, -20, z]}
+    dataset = ct_dataset(chest_at(z) if pixels is None else pixels, z)
+    for name, value in {**names, **position, **fields}.items():
+        if value is None:
+            delattr(dataset, name)
+        else:
+            setattr(dataset, name, value)
+    return dataset
+
+
+def scan(folder: Path, num: int = NUM, *, start: float = 0.0, **fields: object) -> Path:
+    """The drawn chest as a series."""
+    for index in range(num):
+        z = start + STEP * index
+        save(chest(z, **fields), folder / f"{start:g}-{index:02d}.dcm")
+    return folder
+
+
+def replaced(folder: Path, index: int, dataset: Dataset) -> Path:
+    """The series with one slice in place of another."""
+    save(dataset, folder / f"0-{index:02d}.dcm")
+    return folder
+
+
+def expected(num: int = NUM) -> np.ndarray:
+    return np.stack([chest_at(STEP * i).astype(np.int16) - 1024 for i in range(num)])
+
+
+def test_whole_series_is_read_without_a_word(tmp_path: Path) -> None:
+    volume = read_volume(scan(tmp_path))
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.warnings == ()
+
+
+# --- rescale ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("intercept", "said"),
+    [
+        (None, "RescaleIntercept missing where others have -1024"),
+        ("0", "RescaleIntercept 0 where others have -1024"),
+        ("-1000", "RescaleIntercept -1000 where others have -1024"),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 5, NUM - 1])
+def test_slice_with_another_rescale_than_the_rest_is_refused_with_both_values(
+    tmp_path: Path, intercept: str | None, said: str, index: int
+) -> None:
+    replaced(scan(tmp_path), index, chest(STEP * index, RescaleIntercept=intercept))
+    with pytest.raises(ReadError, match=rf"the slice at {STEP * index:.1f} mm has {said}"):
+        read_volume(tmp_path)
+
+
+def test_rescale_of_each_slice_that_is_consistent_with_its_pixels_is_read(tmp_path: Path) -> None:
+    for index in range(NUM):
+        z, slope = STEP * index, 1 + index % 3
+        stored = (chest_at(z) // slope).astype(np.uint16)
+        save(chest(z, stored, RescaleSlope=str(slope)), tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    assert np.abs(volume.voxels - expected()).max() <= 2
+    assert volume.warnings == ()
+
+
+# --- several scans in one series --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uid", [SERIES, ""])
+def test_two_patients_in_one_series_are_refused(tmp_path: Path, uid: str) -> None:
+    scan(tmp_path / "a", SeriesInstanceUID=uid)
+    scan(tmp_path / "b", NUM + 2, start=1.0, SeriesInstanceUID=uid, PatientID="OTHER-ID")
+    with pytest.raises(ReadError, match="scans of 2 patients") as raised:
+        read_volume(tmp_path)
+    assert "OTHER-ID" not in str(raised.value)
+    assert read_volume(tmp_path, series=f"{uid}#1").voxels.shape[0] in (NUM, NUM + 2)
+
+
+@pytest.mark.parametrize("uid", [SERIES, ""])
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"StudyInstanceUID": "1.2.9"}, "study"),
+        ({"FrameOfReferenceUID": "1.2.9"}, "frame of reference"),
+    ],
+)
+def test_two_studies_or_frames_in_one_series_are_split(
+    tmp_path: Path, uid: str, fields: dict[str, str], told: str
+) -> None:
+    scan(tmp_path / "a", SeriesInstanceUID=uid)
+    scan(tmp_path / "b", start=STEP * NUM, SeriesInstanceUID=uid, **fields)
+    with pytest.raises(ReadError, match=rf"2 CT series that fit equally well.*\n.*{told} 1"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, series=f"{uid}#1")
+    assert np.array_equal(volume.voxels, expected())
+    assert f"12 slice(s) were not read:\n  {uid}#2" in volume.warnings[0]
+
+
+def test_frame_of_reference_made_up_for_each_slice_is_no_reason_to_split(tmp_path: Path) -> None:
+    for index in range(NUM):
+        save(chest(STEP * index, FrameOfReferenceUID=f"1.9.{index}"), tmp_path / f"{index}.dcm")
+    assert np.array_equal(read_volume(tmp_path).voxels, expected())
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("AcquisitionNumber", (1, 2), "acquisition"),
+        ("TemporalPositionIdentifier", (1, 2), "temporal position"),
+        ("TriggerTime", ("100", "550"), "trigger time"),
+        ("NominalPercentageOfCardiacPhase", (40.0, 75.0), "cardiac phase"),
+        ("ConvolutionKernel", ("B31f", "B30f"), "kernel"),
+        ("KVP", ("80", "140"), "tube voltage"),
+    ],
+)
+@pytest.mark.parametrize("offset", [0.0, 0.7, 1.0])
+def test_two_passes_in_one_series_are_split_and_told_apart(
+    tmp_path: Path, name: str, values: tuple[object, object], told: str, offset: float
+) -> None:
+    scan(tmp_path / "a", **{name: values[0]})
+    scan(tmp_path / "b", start=offset, **{name: values[1]})
+    with pytest.raises(ReadError, match=rf"2 CT series that fit equally well.*\n.*{told}"):
+        read_volume(tmp_path)
+    volumes = [read_volume(tmp_path, series=f"{SERIES}#{part}") for part in (1, 2)]
+    assert {volume.grid.spacing_mm[0] for volume in volumes} == {STEP}
+    assert {volume.grid.shape[0] for volume in volumes} == {NUM}
+    assert any(np.array_equal(volume.voxels, expected()) for volume in volumes)
+
+
+def test_written_objects_find_the_part_that_was_read(tmp_path: Path) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", start=0.7, AcquisitionNumber=2)
+    for part in (1, 2):
+        volume = read_volume(tmp_path, series=f"{SERIES}#{part}")
+        source = read_source(tmp_path, volume)
+        assert tuple(image.uid for image in source.images) == volume.source.slice_uids
+        assert source.is_exact
+
+
+def test_acquisitions_that_follow_one_another_are_one_stack(tmp_path: Path) -> None:
+    for index in range(NUM):
+        save(chest(STEP * index, AcquisitionNumber=1 + index // 3), tmp_path / f"{index}.dcm")
+    assert np.array_equal(read_volume(tmp_path).voxels, expected())
+
+
+def test_passes_without_a_mark_are_told_apart_by_their_spacing(tmp_path: Path) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", start=11.3)
+    with pytest.raises(ReadError, match=r"fit equally well.*\n.*pass 1.*\n.*pass 2"):
+        read_volume(tmp_path)
+    assert np.array_equal(read_volume(tmp_path, series=f"{SERIES}#1").voxels, expected())
+
+
+def test_passes_half_a_step_apart_without_a_mark_are_refused_by_what_they_show(
+    tmp_path: Path,
+) -> None:
+    for index in range(2 * NUM):
+        z = STEP * index / 2
+        save(chest(z, chest_at(z, size=1 - 0.3 * (index % 2))), tmp_path / f"{index}.dcm")
+    with pytest.raises(ReadError, match="alternate between two scans"):
+        read_volume(tmp_path)
+
+
+def test_enhanced_image_with_two_temporal_positions_is_split(tmp_path: Path) -> None:
+    heights = [STEP * (i // 2) for i in range(2 * NUM)]
+    stored = np.stack([chest_at(z, seed=i % 2) for i, z in enumerate(heights)])
+    dataset = enhanced_dataset(stored, heights)
+    for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        content = Dataset()
+        content.TemporalPositionIndex = 1 + index % 2
+        frame.FrameContentSequence = Sequence([content])
+    save(dataset, tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match=r"fit equally well.*\n.*temporal position"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, series=f"{SERIES}#1")
+    assert np.array_equal(volume.voxels, stored[::2].astype(np.int16) - 1024)
+
+
+# --- maps -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "IODINE"]},
+        {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 SPI PERFUSION"]},
+        {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]},
+        {"ImageType": ["DERIVED", "PRIMARY", "AXIAL"]},
+        {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "RescaleType": "MGML"},
+        {"SeriesDescription": "Iodine map 2.0"},
+    ],
+)
+@pytest.mark.parametrize("uid", ["1.2.3.4.6", SERIES])
+def test_map_with_more_slices_is_not_chosen_over_the_original(
+    tmp_path: Path, fields: dict[str, object], uid: str
+) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", NUM + 1, SeriesInstanceUID=uid, **fields)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert "1 other CT series with 13 slice(s) were not read" in volume.warnings[0]
+
+
+# --- slices that do not fit -------------------------------------------------------------------
+
+NOISE = np.random.default_rng(0).integers(0, 3000, (SIDE, SIDE)).astype(np.uint16)
+WRONG = {
+    "blank air": lambda z: np.full((SIDE, SIDE), 24, np.uint16),
+    "blank 0 HU": lambda z: np.full((SIDE, SIDE), 1024, np.uint16),
+    "white": lambda z: np.full((SIDE, SIDE), 4095, np.uint16),
+    "shifted": lambda z: np.roll(chest_at(z), 6, axis=1),
+    "noise": lambda z: NOISE,
+    "of another patient": lambda z: chest_at(z, size=0.6),
+    "partly destroyed": lambda z: np.where(np.arange(SIDE)[:, None] < 12, chest_at(z), NOISE),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_slice_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
+    tmp_path: Path, kind: str
+) -> None:
+    replaced(scan(tmp_path), 5, chest(10.0, WRONG[kind](10.0)))
+    with pytest.raises(ReadError, match=r"the slice at 10\.0 mm .*--allow-bad-slices"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"bad-slices"})
+    right = expected()
+    assert np.array_equal(np.delete(volume.voxels, 5, 0), np.delete(right, 5, 0))
+    assert np.abs(volume.voxels[5] - (right[4] / 2 + right[6] / 2)).max() <= 1
+    assert "the slice at 10.0 mm" in volume.warnings[0]
+    assert volume.source.left_out == {"slice that does not fit": 1}
+    assert not read_source(tmp_path, volume).is_exact
+
+
+def test_blank_slices_at_the_ends_are_left_out_with_a_word(tmp_path: Path) -> None:
+    scan(tmp_path, NUM + 2, start=-STEP)
+    for index in (0, NUM + 1):
+        z = STEP * (index - 1)
+        blank = np.full((SIDE, SIDE), 24, np.uint16)
+        save(chest(z, blank), tmp_path / f"-2-{index:02d}.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.warnings == ("2 blank slice(s) at the ends of the scan were left out.",)
+    assert volume.source.left_out == {"blank slice at an end": 2}
+
+
+# --- damage inside compressed slices ----------------------------------------------------------
+
+
+def damaged_in_place(content: bytes) -> bytes:
+    """Bytes in the middle of coded pixels turned round."""
+    middle = len(content) // 2
+    return (
+        content[:middle]
+        + bytes(255 - b for b in content[middle : middle + 8])
+        + (content[middle + 8 :])
+    )
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "no end mark": lambda frame: frame.rstrip(b"\0")[:-2],
+    "cut short": lambda frame: frame[: len(frame) * 3 // 4],
+    "cut short, with an end mark": lambda frame: frame[: len(frame) * 3 // 4] + b"\xff\xd9",
+    "data left over": lambda frame: frame.rstrip(b"\0")[:-2] + b"\x12\x34\x56\x78\xff\xd9",
+    "data after the end mark": lambda frame: frame.rstrip(b"\0") + b"\x12\x34\x56\x78",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, JPEG_LS, JPEG_2000])
+def test_compressed_slice_with_data_missing_or_left_over_is_refused(
+    tmp_path: Path, syntax: str, kind: str
+) -> None:
+    frame = DAMAGE[kind](bytes(ENCODERS[syntax](chest_at(0.0))))
+    save_encapsulated(chest(0.0), tmp_path / "x.dcm", syntax, [frame])
+    with pytest.raises(ReadError, match="damaged pixels"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("change", [-3, -1, 4, 9])
+def test_rle_segment_that_is_too_short_or_too_long_is_refused(tmp_path: Path, change: int) -> None:
+    frame = bytes(ENCODERS[RLE](chest_at(0.0)))
+    changed = frame[:change] if change < 0 else frame + bytes([change - 1] + [7] * change)
+    save_encapsulated(chest(0.0), tmp_path / "x.dcm", RLE, [changed])
+    with pytest.raises(ReadError, match="damaged pixels"):
+        read_volume(tmp_path)
+
+
+def test_deflated_slice_whose_stream_does_not_end_is_refused(tmp_path: Path) -> None:
+    path = save(chest(0.0), tmp_path / "x.dcm", DeflatedExplicitVRLittleEndian)
+    content = path.read_bytes()
+    path.write_bytes(content[:-6])
+    with pytest.raises(ReadError, match=r"x\.dcm"):
+        read_volume(tmp_path)
+
+
+def test_deflated_slice_with_data_left_over_is_refused(tmp_path: Path) -> None:
+    path = save(chest(0.0), tmp_path / "x.dcm", DeflatedExplicitVRLittleEndian)
+    content = path.read_bytes()
+    start = 132 + 12 + int.from_bytes(content[140:144], "little")
+    whole = zlib.decompress(content[start:], -15)
+    packer = zlib.compressobj(wbits=-15)
+    path.write_bytes(content[:start] + packer.compress(whole + b"\x12" * 50) + packer.flush())
+    with pytest.raises(ReadError, match="damaged"):
+        read_volume(tmp_path)
+
+
+def test_most_damage_of_real_lossless_slices_is_noticed(data_folder: Path, tmp_path: Path) -> None:
+    path = sorted((data_folder / "covid_ct_md" / "P001").iterdir())[70]
+    content = path.read_bytes()
+    whole = load_frame(header_of(path), 0, None)
+    rng = np.random.default_rng(1)
+    refused, unseen = 0, []
+    for _ in range(40):
+        damaged = bytearray(content)
+        place = int(rng.integers(len(content) // 4, len(content) - 20))
+        damaged[place] ^= int(rng.integers(1, 256))
+        (tmp_path / "x.dcm").write_bytes(damaged)
+        try:
+            pixels = load_frame(header_of(tmp_path / "x.dcm"), 0, None)
+        except ReadError:
+            refused += 1
+        else:
+            unseen.append(int(np.count_nonzero(pixels != whole)))
+    assert refused >= 12
+    # What changes no length changes values only, mostly those of one row.
+    assert np.median(unseen) < 1000
+
+
+def header_of(path: Path):
+    header = read_header(DiskFile(path, path.name, path.stat().st_size))
+    assert header is not None
+    return header
+
+
+# --- orientation, files, positions ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [2.0, 0.5])
+def test_orientation_that_jitters_leaves_a_regular_stack_regular(
+    tmp_path: Path, step: float
+) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(NUM):
+        lean = float(rng.uniform(-1e-4, 1e-4))
+        turned = [1.0, 0.0, lean, 0.0, 1.0, -lean]
+        place = [-180.0, -350.0, step * index]
+        dataset = chest(
+            step * index,
+            chest_at(STEP * index),
+            ImageOrientationPatient=turned,
+            ImagePositionPatient=place,
+        )
+        save(dataset, tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.grid.spacing_mm[0] == pytest.approx(step, abs=1e-4)
+    assert volume.warnings == ()
+
+
+@pytest.mark.parametrize("ending", [".dcm", "", ".IMG"])
+def test_slices_that_cannot_be_opened_are_counted_and_refused(tmp_path: Path, ending: str) -> None:
+    for path in scan(tmp_path).iterdir():
+        path.rename(path.with_suffix(ending))
+    for index in (2, 3):
+        name = tmp_path / f"0-{index:02d}{ending}"
+        name.unlink()
+        name.symlink_to(tmp_path / ".git" / "annex" / "objects" / f"{index}")
+    with pytest.raises(ReadError, match=r"2 file\(s\) cannot be read and may belong") as raised:
+        read_volume(tmp_path)
+    assert "cannot be opened: No such file or directory" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"/annex/objects/SHA256E-s526--a0.dcm\n",
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+    ],
+)
+def test_slice_that_was_not_fetched_is_refused(tmp_path: Path, content: bytes) -> None:
+    (scan(tmp_path) / "0-04.dcm").write_bytes(content)
+    with pytest.raises(ReadError, match="its content was not fetched"):
+        read_volume(tmp_path)
+
+
+def test_link_to_nothing_that_is_like_no_slice_is_counted_and_said(tmp_path: Path) -> None:
+    scan(tmp_path)
+    (tmp_path / "latest.log").symlink_to(tmp_path / "absent")
+    volume = read_volume(tmp_path)
+    assert volume.warnings == ("Left out: 1 file that cannot be opened.",)
+    assert volume.source.left_out == {"file that cannot be opened": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_slice_without_permission_is_refused(tmp_path: Path) -> None:
+    (scan(tmp_path) / "0-04.dcm").chmod(0)
+    with pytest.raises(ReadError, match="cannot be read"):
+        read_volume(tmp_path)
+
+
+def test_slices_without_a_position_are_refused_unless_they_may_be_left_out(tmp_path: Path) -> None:
+    scan(tmp_path)
+    for index in range(5):
+        save(chest(0.0, ImagePositionPatient=None), tmp_path / f"unplaced{index}.dcm")
+    with pytest.raises(ReadError, match=r"5 CT slice\(s\) .*do not say where.*--allow-unplaced"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"unplaced"})
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.warnings == ("Left out: 5 CT slices without a position.",)
+
+
+# --- values -----------------------------------------------------------------------------------
+
+
+def with_table(dataset: Dataset, kind: str, values: np.ndarray, first: int = 0) -> Dataset:
+    """A slice whose values become others by a Modality LUT."""
+    del dataset.RescaleIntercept, dataset.RescaleSlope
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(values), first, 16])
+    item.ModalityLUTType = kind
+    item.add_new("LUTData", "OW", values.astype(np.int16).tobytes())
+    dataset.ModalityLUTSequence = Sequence([item])
+    return dataset
+
+
+def test_modality_lookup_table_is_applied(tmp_path: Path) -> None:
+    table = np.arange(4000) - 1034
+    for index in range(NUM):
+        z = STEP * index
+        save(with_table(chest(z), "HU", table, first=10), tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    stored = np.clip(expected().astype(int) + 1024, 10, 4009)
+    assert np.array_equal(volume.voxels, stored - 10 - 1034)
+    assert volume.unit == "HU"
+
+
+def test_modality_lookup_table_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    dataset = with_table(chest(0.0), "HU", np.arange(100))
+    dataset.ModalityLUTSequence[0].LUTDescriptor = [200, 0, 16]
+    save(dataset, tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match="a Modality LUT of 100 values where 200"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"RescaleIntercept": "0"}, "no voxel is below -200"),
+        ({"RescaleIntercept": None, "RescaleSlope": None}, "there is no rescale intercept"),
+        ({"RescaleType": "MGML"}, "RescaleType is 'MGML'"),
+        ({"RescaleSlope": "8"}, "are above 4000"),
+    ],
+)
+def test_values_that_cannot_be_hounsfield_units_are_refused_with_range_and_cause(
+    tmp_path: Path, change: dict[str, str | None], why: str
+) -> None:
+    scan(tmp_path, **change)
+    with pytest.raises(ReadError, match=r"values from .* to .*not Hounsfield units.*intercept") as (
+        raised
+    ):
+        read_volume(tmp_path)
+    assert why in str(raised.value)
+    assert "Secret" not in str(raised.value)
+
+
+def test_lookup_table_to_something_else_is_not_taken_for_hounsfield_units(tmp_path: Path) -> None:
+    for index in range(NUM):
+        save(with_table(chest(STEP * index), "OD", np.arange(4096)), tmp_path / f"{index}.dcm")
+    with pytest.raises(ReadError, match="ModalityLUTType is 'OD'"):
+        read_volume(tmp_path)
