@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from analyses import make_volume
 from labelled_scans import make_manifest
 
 from chestct.datasets.checks import (
+    find_identity_leaks,
     find_label_conflicts,
     find_patient_leaks,
     find_pixel_leaks,
@@ -13,7 +16,10 @@ from chestct.datasets.checks import (
     find_unreadable,
 )
 from chestct.datasets.manifest import Manifest, ManifestRow, class_in_path, class_of
-from chestct.datasets.scans import ScanFacts
+from chestct.datasets.scans import ScanFacts, facts_from_json, facts_to_json, read_facts
+from chestct.readers import ReadOptions
+from chestct.simulate import write_dicom_series
+from chestct.simulate.dicom_export import SeriesHeader
 
 
 def facts(*slices: str) -> ScanFacts:
@@ -128,3 +134,34 @@ def test_the_part_of_a_path_nearest_to_the_scan_counts() -> None:
     assert class_in_path("covid/normal/scan.nii.gz") == "normal"
     assert class_in_path("a\\Cap subjects\\x") == "CAP"
     assert class_in_path("a/b") is None
+
+
+# --- the same PatientID -----------------------------------------------------------------------
+
+
+def test_the_same_patient_id_under_two_manifest_patients_is_a_leak_that_is_named(
+    tmp_path: Path,
+) -> None:
+    for name in ("a", "b", "c"):
+        header = SeriesHeader(patient_id="PAT-7" if name != "c" else "PAT-8")
+        write_dicom_series(make_volume(), tmp_path / name, header=header)
+    found = [read_facts(tmp_path / name, ReadOptions()) for name in ("a", "b", "c")]
+    rows = [
+        ManifestRow(name, who, "CAP") for name, who in (("a", "Ann"), ("b", "Bob"), ("c", "Cy"))
+    ]
+    (finding,) = find_identity_leaks(make_manifest(rows), found)
+    assert (finding.kind, finding.severity, finding.rows) == ("leak", "refuse", (2, 3))
+    assert "Rows 2 and 3 have the same PatientID" in finding.sentence
+    assert "PAT-7" not in finding.sentence + facts_to_json(found[0])
+    assert facts_from_json(facts_to_json(found[0])) == found[0]
+
+
+def test_patient_id_of_one_manifest_patient_is_no_leak() -> None:
+    same = [ScanFacts(identity="x"), ScanFacts(identity="x")]
+    assert find_identity_leaks(two_rows(second={"patient": "Ann"}), same) == []
+    assert find_identity_leaks(two_rows(), [ScanFacts(), ScanFacts()]) == []
+
+
+def test_patient_id_that_a_de_identifier_wrote_for_everyone_is_no_leak() -> None:
+    rows = [ManifestRow(name, name, "CAP") for name in "abc"]
+    assert find_identity_leaks(make_manifest(rows), [ScanFacts(identity="x")] * 3) == []

@@ -517,3 +517,43 @@ def test_real_scans_read_as_simpleitk_reads_them(data_folder: Path, name: str) -
     assert volume.grid.origin_mm == pytest.approx(expected.GetOrigin())
     assert volume.grid.spacing_mm[::-1] == pytest.approx(expected.GetSpacing())
     assert volume.unit == "HU"
+
+
+# --- slices that do not fit -------------------------------------------------------------------
+
+
+def layered_scan(bad: np.ndarray | None = None) -> np.ndarray:
+    """Values (i, j, k) of a body that changes along k, one slice replaced if one is given."""
+    i, j, k = np.mgrid[:24, :24, :12]
+    body = (i - 12) ** 2 + (j - 12) ** 2 < (7 + 0.3 * k) ** 2
+    values = np.where(body, 40, -1000) + np.random.default_rng(0).normal(0, 10, body.shape)
+    if bad is not None:
+        values[:, :, 5] = bad
+    return np.round(values).astype(np.int16)
+
+
+@pytest.mark.parametrize("kind", ["blank", "noise", "shifted"])
+def test_slice_that_does_not_fit_is_refused_or_interpolated(tmp_path: Path, kind: str) -> None:
+    whole = layered_scan()
+    bad = {
+        "blank": np.full((24, 24), -1000),
+        "noise": np.random.default_rng(1).normal(0, 400, (24, 24)),
+        "shifted": np.roll(whole[:, :, 5], 6, axis=0),
+    }[kind]
+    path = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti1Image(layered_scan(bad), np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    with pytest.raises(ReadError, match=r"slice 6 of 12 .*--allow-bad-slices"):
+        read_nifti(path)
+    volume = read_nifti(path, allow={"bad-slices"})
+    planes = whole.transpose(2, 1, 0).astype(float)
+    assert np.abs(volume.voxels[5] - (planes[4] + planes[6]) / 2).max() <= 1
+    assert np.array_equal(np.delete(volume.voxels, 5, 0), np.delete(planes, 5, 0))
+    assert "slice 6 of 12" in volume.warnings[-1]
+
+
+def test_blank_slices_at_the_ends_of_a_nifti_are_padding(tmp_path: Path) -> None:
+    values = layered_scan()
+    values[:, :, [0, 1, 11]] = -1000
+    path = tmp_path / "x.nii"
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    assert read_nifti(path).voxels.shape[0] == 12

@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from chestct.errors import ReadError
 from chestct.readers import read_volume
-from chestct.readers.dicom_headers import read_header
+from chestct.readers.dicom_headers import DicomHeader, read_header
 from chestct.readers.dicom_pixels import load_frame
 from chestct.readers.dicom_source import read_source
 from chestct.readers.files import DiskFile
@@ -35,7 +35,7 @@ def chest_at(z: float, *, size: float = 1.0, seed: int = 0) -> np.ndarray:
     for side in (-6, 6):
         lung = (row / (5 + 0.1 * z)) ** 2 + ((column - side * size) / 4) ** 2 < size**2
         hounsfield[lung] = -850
-    noise = np.random.default_rng(round(100 * z) + 1000 * seed).normal(0, 10, (SIDE, SIDE))
+    noise = np.random.default_rng(abs(round(100 * z)) + 1000 * seed).normal(0, 10, (SIDE, SIDE))
     return np.clip(np.round(hounsfield + noise + 1024), 0, 4095).astype(np.uint16)
 
 
@@ -226,7 +226,7 @@ def test_enhanced_image_with_two_temporal_positions_is_split(tmp_path: Path) -> 
     "fields",
     [
         {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "IODINE"]},
-        {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "CT_SOM5 SPI PERFUSION"]},
+        {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "CT_PERFUSION"]},
         {"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]},
         {"ImageType": ["DERIVED", "PRIMARY", "AXIAL"]},
         {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "RescaleType": "MGML"},
@@ -319,7 +319,7 @@ def test_compressed_slice_with_data_missing_or_left_over_is_refused(
         read_volume(tmp_path)
 
 
-@pytest.mark.parametrize("change", [-3, -1, 4, 9])
+@pytest.mark.parametrize("change", [-8, -4, 4, 9])
 def test_rle_segment_that_is_too_short_or_too_long_is_refused(tmp_path: Path, change: int) -> None:
     frame = bytes(ENCODERS[RLE](chest_at(0.0)))
     changed = frame[:change] if change < 0 else frame + bytes([change - 1] + [7] * change)
@@ -347,29 +347,22 @@ def test_deflated_slice_with_data_left_over_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_most_damage_of_real_lossless_slices_is_noticed(data_folder: Path, tmp_path: Path) -> None:
+def test_damage_of_sixteen_bytes_in_real_lossless_slices_is_noticed(
+    data_folder: Path, tmp_path: Path
+) -> None:
     path = sorted((data_folder / "covid_ct_md" / "P001").iterdir())[70]
     content = path.read_bytes()
-    whole = load_frame(header_of(path), 0, None)
     rng = np.random.default_rng(1)
-    refused, unseen = 0, []
-    for _ in range(40):
-        damaged = bytearray(content)
-        place = int(rng.integers(len(content) // 4, len(content) - 20))
-        damaged[place] ^= int(rng.integers(1, 256))
-        (tmp_path / "x.dcm").write_bytes(damaged)
-        try:
-            pixels = load_frame(header_of(tmp_path / "x.dcm"), 0, None)
-        except ReadError:
-            refused += 1
-        else:
-            unseen.append(int(np.count_nonzero(pixels != whole)))
-    assert refused >= 12
-    # What changes no length changes values only, mostly those of one row.
-    assert np.median(unseen) < 1000
+    for _ in range(20):
+        place = int(rng.integers(len(content) // 4, len(content) - 40))
+        damage = rng.integers(0, 256, 16, dtype=np.uint8).tobytes()
+        (tmp_path / "x.dcm").write_bytes(content[:place] + damage + content[place + 16 :])
+        header = header_of(tmp_path / "x.dcm")
+        with pytest.raises(ReadError, match="damaged pixels"):
+            load_frame(header, 0, None)
 
 
-def header_of(path: Path):
+def header_of(path: Path) -> DicomHeader:
     header = read_header(DiskFile(path, path.name, path.stat().st_size))
     assert header is not None
     return header
@@ -498,7 +491,7 @@ def test_values_that_cannot_be_hounsfield_units_are_refused_with_range_and_cause
     tmp_path: Path, change: dict[str, str | None], why: str
 ) -> None:
     scan(tmp_path, **change)
-    with pytest.raises(ReadError, match=r"values from .* to .*not Hounsfield units.*intercept") as (
+    with pytest.raises(ReadError, match=r"values from .* to .*not Hounsfield units.*Intercept") as (
         raised
     ):
         read_volume(tmp_path)

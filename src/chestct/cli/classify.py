@@ -172,6 +172,8 @@ def classify(
     allow_gap: options.AllowGap = False,
     allow_tilt: options.AllowTilt = False,
     allow_mixed: options.AllowMixed = False,
+    allow_bad_slices: options.AllowBadSlices = False,
+    allow_unplaced: options.AllowUnplaced = False,
     spacing_mm: options.SpacingMm = None,
     order: options.Order = None,
     slope: options.Slope = None,
@@ -180,7 +182,9 @@ def classify(
 ) -> None:
     """Classify chest CT scans, each as a whole."""
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
-    permissions = options.Permissions(allow_gap, allow_tilt, allow_mixed)
+    permissions = options.Permissions(
+        allow_gap, allow_tilt, allow_mixed, allow_bad_slices, allow_unplaced
+    )
     reading = replace(options.read_options(series, permissions, tiff), lungs=lungs)
     said = output_options.OutputOptions(
         write, explain, explanation, deterministic, make_uids, shared

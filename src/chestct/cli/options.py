@@ -87,6 +87,22 @@ Lungs = Annotated[
         help="The scan's lungs, as NIfTI or DICOM Segmentation, instead of finding them.",
     ),
 ]
+AllowBadSlices = Annotated[
+    bool,
+    typer.Option(
+        "--allow-bad-slices",
+        help="Interpolate slices that do not fit their neighbours.",
+        rich_help_panel=_TROUBLE,
+    ),
+]
+AllowUnplaced = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unplaced",
+        help="Leave out slices that do not say where they lie.",
+        rich_help_panel=_TROUBLE,
+    ),
+]
 SpacingMm = Annotated[
     str | None,
     typer.Option(
@@ -166,6 +182,8 @@ class Permissions:
     gap: bool
     tilt: bool
     mixed_orientations: bool
+    bad_slices: bool = False
+    unplaced: bool = False
 
     def names(self) -> tuple[str, ...]:
         """The names under which the readers know them."""
@@ -173,6 +191,8 @@ class Permissions:
             "gap": self.gap,
             "tilt": self.tilt,
             "mixed-orientations": self.mixed_orientations,
+            "bad-slices": self.bad_slices,
+            "unplaced": self.unplaced,
         }
         return tuple(name for name, is_allowed in said.items() if is_allowed)
 

@@ -24,6 +24,8 @@ def prepare(
     allow_gap: options.AllowGap = False,
     allow_tilt: options.AllowTilt = False,
     allow_mixed: options.AllowMixed = False,
+    allow_bad_slices: options.AllowBadSlices = False,
+    allow_unplaced: options.AllowUnplaced = False,
     spacing_mm: options.SpacingMm = None,
     order: options.Order = None,
     slope: options.Slope = None,
@@ -37,7 +39,9 @@ def prepare(
     chosen = look_up(RECIPES, recipe, kind="recipe")
     options.require_exists(scan)
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
-    permissions = options.Permissions(allow_gap, allow_tilt, allow_mixed)
+    permissions = options.Permissions(
+        allow_gap, allow_tilt, allow_mixed, allow_bad_slices, allow_unplaced
+    )
     reading = options.read_options(series, permissions, tiff)
 
     from chestct.pipeline import scan_name

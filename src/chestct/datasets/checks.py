@@ -171,6 +171,33 @@ def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Fin
     return [_judge(shared) for shared in find_shared_slices(manifest, facts)]
 
 
+def find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+    """Scans of one PatientID that the manifest gives to several patients.
+
+    Where all scans have one PatientID, a de-identifier wrote it, and it says nothing.
+    """
+    by_identity: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row, each in zip(manifest.rows, facts, strict=True):
+        if each.identity:
+            by_identity[each.identity].append(row)
+    groups = [rows for rows in by_identity.values() if len({row.patient for row in rows}) > 1]
+    if len(by_identity) == 1 and manifest.num_patients > _FEW_PATIENTS:
+        return []
+    return [
+        Finding(
+            kind="leak",
+            severity="refuse",
+            sentence=(
+                f"{describe_rows(rows).capitalize()} have the same PatientID in their DICOM headers"
+                f" and are {len({row.patient for row in rows})} patients in the manifest. A split"
+                " by patient can put them on two sides. Give them the same patient."
+            ),
+            rows=tuple(row.number for row in rows),
+        )
+        for rows in groups
+    ]
+
+
 def find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
     """Scans that could not be read, each with its reason."""
     return [
@@ -255,6 +282,7 @@ UNKNOWN: Final = "not known"
 _NUMERIC = ("age", "slice_spacing_mm", "date")
 _ROUNDED = ("slice_thickness_mm", "kvp")
 _MOST_VALUES = 5
+_FEW_PATIENTS = 2
 _MANY = 100
 _WORTH_TESTING_AUC = 0.6
 
@@ -554,6 +582,7 @@ def check_manifest(
     findings = [*find_patient_leaks(manifest), *find_label_conflicts(manifest)]
     if facts is not None:
         findings += [*find_unreadable(manifest, facts), *find_pixel_leaks(manifest, facts)]
+        findings += find_identity_leaks(manifest, facts)
     else:
         sentence = "The scans were not read: pixels were not compared."
         findings.append(Finding("leak", "note", sentence))

@@ -64,6 +64,8 @@ class ScanFacts:
         slices: Digest of every slice that is not one value throughout, sorted.
         acquisition: Facts by the names in `FACTS`; only those that are known.
         warnings: What the reader noticed and mended.
+        identity: Digest of the PatientID of a DICOM scan; empty where there is none, or one without
+            a digit, as de-identifiers write for everyone.
         error: Why the scan could not be read; all else is then empty.
     """
 
@@ -72,6 +74,7 @@ class ScanFacts:
     slices: tuple[str, ...] = ()
     acquisition: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    identity: str = ""
     error: str = ""
 
 
@@ -132,6 +135,7 @@ def facts_of(volume: Volume, path: Path) -> ScanFacts:
         slices=tuple(sorted(digest for digest, is_constant in digests if not is_constant)),
         acquisition=_acquisition(volume, path),
         warnings=volume.warnings,
+        identity=_identity(volume, path),
     )
 
 
@@ -144,6 +148,7 @@ def facts_to_json(facts: ScanFacts) -> str:
             "slices": list(facts.slices),
             "acquisition": dict(facts.acquisition),
             "warnings": list(facts.warnings),
+            "identity": facts.identity,
         }
     )
 
@@ -162,6 +167,7 @@ def facts_from_json(text: str) -> ScanFacts:
             slices=tuple(str(digest) for digest in stored["slices"]),
             acquisition={str(k): str(v) for k, v in stored["acquisition"].items()},
             warnings=tuple(str(warning) for warning in stored["warnings"]),
+            identity=str(stored["identity"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("not the facts of a scan") from error
@@ -196,6 +202,19 @@ def _acquisition(volume: Volume, path: Path) -> dict[str, str]:
     if volume.source.format == "dicom":
         known |= _patient_facts(path, volume.source.series_uid)
     return {name: value for name, value in known.items() if value}
+
+
+def _identity(volume: Volume, path: Path) -> str:
+    """Digest of the PatientID and its issuer, which tells patients apart and names none."""
+    if volume.source.format != "dicom":
+        return ""
+    header = next(headers_of(path, volume.source.series_uid, _IDENTITY_TAGS), None)
+    if header is None:
+        return ""
+    said = [str(header.get(name) or "").strip() for name in _IDENTITY_TAGS]
+    if not any("1" <= character <= "9" for character in said[0]):
+        return ""
+    return _digest(*said)
 
 
 def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
@@ -246,6 +265,7 @@ def headers_of(
                 yield header
 
 
+_IDENTITY_TAGS: Final = ("PatientID", "IssuerOfPatientID")
 FACTS_FOLDER: Final = "facts"
 """Folder of the facts inside a cache."""
 

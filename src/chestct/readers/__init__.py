@@ -55,11 +55,11 @@ def _read_dicom(path: Path, options: ReadOptions) -> Volume:
     return read_dicom(path, series=options.series, allow=options.allow)
 
 
-def _read_nifti(path: Path, _: ReadOptions) -> Volume:
+def _read_nifti(path: Path, options: ReadOptions) -> Volume:
     """NIfTI: a .nii or .nii.gz file."""
     from chestct.readers.nifti import read_nifti
 
-    return read_nifti(path)
+    return read_nifti(path, options.allow)
 
 
 def _read_tiff(path: Path, options: ReadOptions) -> Volume:

@@ -26,6 +26,9 @@ EXPLICIT_UID = "1.2.840.10008.1.2.1"
 DEFLATED_UID = "1.2.840.10008.1.2.1.99"
 BIG_ENDIAN_UID = "1.2.840.10008.1.2.2"
 
+MAX_TRAILING_BYTES = 2**20
+"""Most bytes inflated of what follows the pixels."""
+_PIXEL_GROUP = 0x7FE0
 MAX_INFLATED_HEADER_BYTES = 2**26
 """Most bytes inflated to read a header."""
 
@@ -59,10 +62,22 @@ class InflatedFile:
         return self.packed.stored_bytes
 
     def open(self) -> BufferedIOBase:
-        """The inflated bytes, like a file."""
+        """The inflated bytes, like a file.
+
+        Raises:
+            UnreadableFileError: The stream does not end, or goes on with what is no element.
+        """
+        unpacker = zlib.decompressobj(-15)
         with self.packed.open() as stream:
             stream.seek(self.start)
-            return BytesIO(zlib.decompressobj(-15).decompress(stream.read(), self.limit))
+            content = unpacker.decompress(stream.read(), self.limit)
+        rest = unpacker.decompress(unpacker.unconsumed_tail, MAX_TRAILING_BYTES)
+        if not unpacker.eof:
+            raise UnreadableFileError("has a damaged deflated data set: it does not end")
+        # Elements after the pixels are padding or signatures, of higher groups (PS3.10 7.2).
+        if rest and int.from_bytes(rest[:2], "little") <= _PIXEL_GROUP:
+            raise UnreadableFileError("has a damaged deflated data set: data are left over")
+        return BytesIO(content)
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,15 +314,15 @@ def _predicted(
         return values[1:, :-1]
     wide = values.astype(np.int32)
     left, above, corner = wide[1:, :-1], wide[:-1, 1:], wide[:-1, :-1]
-    found = {
+    choices: dict[int, Callable[[], np.ndarray]] = {
         2: lambda: above,
         3: lambda: corner,
         4: lambda: left + above - corner,
         5: lambda: left + ((above - corner) >> 1),
         6: lambda: above + ((left - corner) >> 1),
         7: lambda: (left + above) >> 1,
-    }[predictor]()
-    return np.asarray(found).astype(np.uint16)
+    }
+    return choices[predictor]().astype(np.uint16)
 
 
 def _check_tile_parts(codestream: bytes) -> None:

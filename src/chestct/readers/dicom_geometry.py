@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from chestct.errors import ReadError
+from chestct.readers.slice_fit import permission
 from chestct.volume import Grid
 
 MAX_TILT_DEGREES = 1.0
@@ -105,11 +106,6 @@ def same_plane_kind(first: Plane, second: Plane) -> bool:
     cosines = zip((*first.across, *first.down), (*second.across, *second.down), strict=True)
     has_spacing = all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios)
     return has_spacing and all(abs(a - b) <= _SAME_COSINE for a, b in cosines)
-
-
-def permission(name: str) -> str:
-    """How to permit what was refused, for the end of a message."""
-    return f" Permit it: --allow-{name} (allow={{'{name}'}} in Python)."
 
 
 def plan_stack(planes: list[Plane], allow: Collection[str]) -> StackPlan:

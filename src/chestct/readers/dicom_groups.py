@@ -9,6 +9,7 @@ steps, they are one stack.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ _MAP_WORDS: Final = (
 )
 """What stands in the image type or the description of images computed from a CT."""
 _HU_TYPES = ("", "HU", "US")
+_ONE_NORMAL = 0.9999
 _MIN_PASS = 3
 _MAX_PASSES = 4
 
@@ -98,7 +100,7 @@ def is_map(fields: Fields) -> bool:
         return True
     told = (*fields.words("image_type")[2:], *fields.words("frame_type")[2:])
     told = (*told, *fields.words("series_description"))
-    words = {part for text in told for part in (text, *text.replace("-", " ").split())}
+    words = {part for text in told for part in (text, *re.split("[ _-]+", text))}
     return any(word.startswith(known) for word in words for known in _MAP_WORDS)
 
 
@@ -147,14 +149,25 @@ def _valued(group: Group, value: Callable[[Fields], Hashable]) -> dict[Hashable,
 
 def _overlap(group: Group, value: Callable[[Fields], Hashable], num_values: int) -> bool:
     """Whether values come back along the stack, or two slices of different ones share a place."""
-    placed = sorted((one.plane.along_mm, repr(value(one.fields))) for one in group.slices)
+    values = (repr(value(one.fields)) for one in group.slices)
+    placed = sorted(zip(_along(group.slices).tolist(), values, strict=True))
     runs = 1 + sum(a[1] != b[1] for a, b in pairwise(placed))
     return runs > num_values
 
 
+def _along(slices: tuple[Slice, ...]) -> np.ndarray:
+    """Positions along the mean of normals that only jitter, else each along its own."""
+    normals = np.array([one.plane.normal for one in slices])
+    mean = normals.mean(axis=0)
+    if np.linalg.norm(mean) < _ONE_NORMAL:
+        return np.array([one.plane.along_mm for one in slices])
+    places = np.array([one.plane.position_mm for one in slices])
+    return np.asarray(places @ (mean / np.linalg.norm(mean)))
+
+
 def _by_spacing(group: Group) -> Iterator[Group]:
     """Groups that are each evenly spaced, where the series as a whole is not."""
-    along = np.array([one.plane.along_mm for one in group.slices])
+    along = _along(group.slices)
     order = np.argsort(along, kind="stable")
     places = _passes(along[order])
     if places is None:

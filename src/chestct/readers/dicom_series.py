@@ -31,7 +31,6 @@ from chestct.readers.dicom_geometry import (
     SAME_PLACE_MM,
     Plane,
     StackPlan,
-    permission,
     plan_stack,
     same_plane_kind,
 )
@@ -47,6 +46,7 @@ from chestct.readers.dicom_stack import (
 )
 from chestct.readers.files import FileSource, UnreadableFileError, opened_files, why_unopened
 from chestct.readers.hounsfield import check_windowed, why_not_hounsfield
+from chestct.readers.slice_fit import permission
 from chestct.volume import ScanSource, Unit, Volume
 
 MAX_UNREADABLE_NAMED = 3

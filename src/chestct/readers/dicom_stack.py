@@ -21,7 +21,7 @@ from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.readers.dicom_elements import UNDEFINED
 from chestct.readers.dicom_frames import FrameRanges, locate_frames
-from chestct.readers.dicom_geometry import StackPlan, permission
+from chestct.readers.dicom_geometry import StackPlan
 from chestct.readers.dicom_headers import DicomHeader, PixelLayout
 from chestct.readers.dicom_pixels import Slab, load_frame, to_hounsfield
 from chestct.readers.dicom_slices import Slice
@@ -33,10 +33,12 @@ from chestct.readers.files import (
     UnreadableFileError,
 )
 from chestct.readers.slice_fit import (
+    ALTERNATING_SCANS,
     Picture,
     Pictures,
     find_misfits,
     in_words,
+    permission,
     small_picture,
 )
 from chestct.volume import AIR_HU
@@ -233,11 +235,7 @@ def judge_slices(slices: list[Slice], pictures: Pictures) -> Misfit | None:
     """
     found = find_misfits(pictures, "HU")
     if found.alternates:
-        msg = (
-            "The slices of the series alternate between two scans: each is like the next but one"
-            " and not like its neighbours. One scan was expected; export one of them on its own."
-        )
-        raise ReadError(msg)
+        raise ReadError(ALTERNATING_SCANS)
     bad = _wrongly_rescaled(slices, pictures)
     for index, what in found.inside.items():
         bad.setdefault(index, f"{_placed(slices[index])} {what}")

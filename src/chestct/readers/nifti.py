@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 
+from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.readers.hounsfield import (
     Gathered,
@@ -27,6 +28,14 @@ from chestct.readers.hounsfield import (
     why_not_hounsfield,
 )
 from chestct.readers.nifti_header import Layout, read_grid, read_header, read_layout
+from chestct.readers.slice_fit import (
+    ALTERNATING_SCANS,
+    find_misfits,
+    in_words,
+    interpolate,
+    permission,
+    small_picture,
+)
 from chestct.volume import AIR_HU, Grid, ScanSource, Unit, Volume, canonical_axes
 
 MAX_GZIP_RATIO = 200
@@ -39,7 +48,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _BROKEN_STREAM = (OSError, EOFError, zlib.error)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
     """Read one chest CT from a NIfTI-1 or NIfTI-2 file, gzipped or not.
 
     The sform is taken where there is one, else the qform; positions become DICOM's (LPS, mm).
@@ -53,6 +62,7 @@ def read_nifti(path: Path) -> Volume:
 
     Args:
         path: The file. Its content decides whether it is gzipped, not its name.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours.
 
     Returns:
         int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.
@@ -80,6 +90,7 @@ def read_nifti(path: Path) -> Volume:
         )
         raise ReadError(f"{msg} Copy or download it again.") from error
     unit, found = settled(gathered, path)
+    found += mend_misfits(gathered.voxels, unit, allow)
     return Volume(
         grid=grid,
         voxels=gathered.voxels,
@@ -135,6 +146,26 @@ def _slabs(stream: BufferedIOBase, layout: Layout, path: Path) -> Iterator[Slab]
     if stream.read(1):
         msg = f"{path.name} is longer than the {layout.num_bytes} bytes of voxels its header"
         raise ReadError(f"{msg} declares. Convert it again.")
+
+
+def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str]:
+    """Interpolate slices that do not fit their neighbours, in place; blank ends are padding.
+
+    Raises:
+        ReadError: There are such slices and that was not allowed, or two scans alternate.
+    """
+    found = find_misfits(np.stack([small_picture(plane) for plane in voxels]), unit)
+    if found.alternates:
+        raise ReadError(ALTERNATING_SCANS)
+    if not found.inside:
+        return []
+    num = len(found.inside)
+    told = in_words([f"slice {i + 1} of {len(voxels)} {what}" for i, what in found.inside.items()])
+    if "bad-slices" not in allow:
+        msg = f"{num} slice(s) do not belong to the scan: {told}. All were expected to. Convert it"
+        raise ReadError(f"{msg} again; or they can be interpolated.{permission('bad-slices')}")
+    interpolate(voxels, found.inside)
+    return [f"{num} slice(s) were interpolated from their neighbours: {told}."]
 
 
 def permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:

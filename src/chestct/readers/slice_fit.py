@@ -9,12 +9,13 @@ the time of reading them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float, Float32, Num
+from jaxtyping import Bool, Float, Float32, Num
 
+from chestct.arrays import Voxels
 from chestct.volume import Unit
 
 PICTURE_SIDE = 64
@@ -30,12 +31,17 @@ MAX_RUN = 3
 ALTERNATING = 1.2
 """Typical difference of neighbours, in that of slices two apart, from which two scans alternate."""
 NUM_BANDS = 16
+ALTERNATING_SCANS = (
+    "The slices alternate between two scans: each is like the next but one and not like its"
+    " neighbours. One scan was expected; export one of them on its own."
+)
+"""Said of what `find_misfits` calls alternating."""
 
 _HU_RANGE = (-1000.0, 300.0)
 _WINDOWED_RANGE = (0.0, 255.0)
 # Shares of the range: differences below them are nothing, however small the others are.
 _WHOLE_FLOOR, _BAND_FLOOR, _END_FLOOR, _BLANK = 0.004, 0.025, 0.025, 0.004
-_MIN_SLICES, _MIN_ALTERNATING = 4, 8
+_MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 256
 
 Slab = Num[np.ndarray, "rows columns"]
 Picture = Float32[np.ndarray, "low_rows low_columns"]
@@ -75,6 +81,8 @@ def find_misfits(pictures: Pictures, unit: Unit) -> Misfits:
         pictures: What `small_picture` gives for each slice, in their order.
         unit: Of the values.
     """
+    if len(pictures) < _MIN_SLICES or pictures[0].size < _MIN_PIXELS:
+        return Misfits()
     low, high = _HU_RANGE if unit == "HU" else _WINDOWED_RANGE
     scaled = (np.clip(pictures, low, high) - low) / (high - low)
     is_blank = np.ptp(pictures, axis=(1, 2)) <= _BLANK * (high - low)
@@ -86,9 +94,28 @@ def find_misfits(pictures: Pictures, unit: Unit) -> Misfits:
     inner = scaled[first : last + 1]
     if _alternates(inner):
         return Misfits(alternates=True)
-    inside = {first + index: "does not fit its neighbours" for index in _strangers(inner)}
-    inside |= {int(i): "is blank" for i in np.flatnonzero(is_blank) if first < i < last}
-    return Misfits(ends, dict(sorted(inside.items())))
+    strangers = _strangers(inner, is_blank[first : last + 1])
+    inside = {
+        first + index: "is blank" if is_blank[first + index] else "does not fit its neighbours"
+        for index in sorted(strangers)
+    }
+    return Misfits(ends, inside)
+
+
+def interpolate(voxels: Voxels, bad: Collection[int]) -> None:
+    """Replace slices by what lies between the nearest good ones, in place.
+
+    Args:
+        voxels: Slices along the first axis.
+        bad: Numbers of those to be replaced, not all of them.
+    """
+    good = [index for index in range(len(voxels)) if index not in bad]
+    for index in bad:
+        low = max((i for i in good if i < index), default=good[0])
+        high = min((i for i in good if i > index), default=good[-1])
+        share = (index - low) / (high - low) if high > low else 0.0
+        mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
+        voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
 
 
 def _alternates(scaled: Pictures) -> bool:
@@ -99,15 +126,17 @@ def _alternates(scaled: Pictures) -> bool:
     return bool(np.median(next_one) > ALTERNATING * np.median(next_but_one) + _WHOLE_FLOOR)
 
 
-def _strangers(scaled: Pictures) -> list[int]:
-    """Numbers of the slices that do not fit, the ends among them."""
+def _strangers(scaled: Pictures, is_blank: Bool[np.ndarray, " slices"]) -> set[int]:
+    """Numbers of the slices that do not fit, the ends and the blank ones among them."""
     steps = {apart: _row_differences(scaled, apart) for apart in range(1, MAX_RUN + 2)}
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
-    found = _runs(whole, 1, MAX_WHOLE, _WHOLE_FLOOR) | _end_strangers(whole[1])
-    found |= _runs({apart: _banded(steps[apart]) for apart in (1, 2)}, 1, MAX_BAND, _BAND_FLOOR)
+    bands = {apart: _banded(steps[apart]) for apart in (1, 2)}
+    found = {int(index) for index in np.flatnonzero(is_blank)} | _end_strangers(whole[1])
+    found |= _runs(whole, 1, MAX_WHOLE, _WHOLE_FLOOR, found)
+    found |= _runs(bands, 1, MAX_BAND, _BAND_FLOOR, found)
     for length in range(2, MAX_RUN + 1):
-        found |= _runs(whole, length, MAX_WHOLE, _WHOLE_FLOOR, known=frozenset(found))
-    return sorted(found)
+        found |= _runs(whole, length, MAX_WHOLE, _WHOLE_FLOOR, found)
+    return found
 
 
 def _runs(
@@ -115,8 +144,7 @@ def _runs(
     length: int,
     limit: float,
     floor: float,
-    *,
-    known: frozenset[int] = frozenset(),
+    known: set[int],
 ) -> set[int]:
     """Numbers of the slices in runs of one length that fit neither side, while the sides fit.
 
@@ -125,7 +153,7 @@ def _runs(
         length: Of the runs.
         limit: `MAX_WHOLE` or `MAX_BAND`.
         floor: Differences up to this are nothing.
-        known: Slices already found: a run that they are part of says nothing new.
+        known: Slices already found: a run that they are part of, or beside, says nothing new.
     """
     if len(steps[1]) < length + 2:
         return set()
@@ -133,8 +161,9 @@ def _runs(
     is_stranger = nearer > limit * steps[length + 1] + floor
     if is_stranger.ndim > 1:
         is_stranger = is_stranger.any(axis=1)
-    runs = ({int(i) + 1 + k for k in range(length)} for i in np.flatnonzero(is_stranger))
-    return {index for run in runs if not run & known for index in run}
+    # From the slice before a run to the one after it.
+    reaches = (range(int(i), int(i) + length + 2) for i in np.flatnonzero(is_stranger))
+    return {index for reach in reaches if known.isdisjoint(reach) for index in reach[1:-1]}
 
 
 def _end_strangers(steps: Float[np.ndarray, " pairs"]) -> set[int]:
@@ -154,6 +183,11 @@ def _row_differences(scaled: Pictures, apart: int) -> Float[np.ndarray, "pairs r
     """Mean difference, in each row, of slices that lie `apart` slices apart."""
     difference = scaled[apart:] - scaled[:-apart]
     return np.asarray(np.abs(difference, out=difference).mean(axis=2))
+
+
+def permission(name: str) -> str:
+    """How to permit what was refused, for the end of a message."""
+    return f" Permit it: --allow-{name} (allow={{'{name}'}} in Python)."
 
 
 def in_words(misfits: Sequence[str], limit: int = 3) -> str:
