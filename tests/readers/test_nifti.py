@@ -524,8 +524,8 @@ def test_real_scans_read_as_simpleitk_reads_them(data_folder: Path, name: str) -
 
 def layered_scan(bad: np.ndarray | None = None) -> np.ndarray:
     """Values (i, j, k) of a body that changes along k, one slice replaced if one is given."""
-    i, j, k = np.mgrid[:24, :24, :12]
-    body = (i - 12) ** 2 + (j - 12) ** 2 < (7 + 0.3 * k) ** 2
+    i, j, k = np.mgrid[:32, :32, :12]
+    body = (i - 16) ** 2 + (j - 16) ** 2 < (9 + 0.4 * k) ** 2
     values = np.where(body, 40, -1000) + np.random.default_rng(0).normal(0, 10, body.shape)
     if bad is not None:
         values[:, :, 5] = bad
@@ -536,8 +536,8 @@ def layered_scan(bad: np.ndarray | None = None) -> np.ndarray:
 def test_slice_that_does_not_fit_is_refused_or_interpolated(tmp_path: Path, kind: str) -> None:
     whole = layered_scan()
     bad = {
-        "blank": np.full((24, 24), -1000),
-        "noise": np.random.default_rng(1).normal(0, 400, (24, 24)),
+        "blank": np.full((32, 32), -1000),
+        "noise": np.random.default_rng(1).normal(0, 400, (32, 32)),
         "shifted": np.roll(whole[:, :, 5], 6, axis=0),
     }[kind]
     path = tmp_path / "x.nii"

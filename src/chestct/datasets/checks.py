@@ -181,7 +181,7 @@ def find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[
         if each.identity:
             by_identity[each.identity].append(row)
     groups = [rows for rows in by_identity.values() if len({row.patient for row in rows}) > 1]
-    if len(by_identity) == 1 and manifest.num_patients > _FEW_PATIENTS:
+    if len(by_identity) == 1 and manifest.num_patients >= _ONE_FOR_ALL:
         return []
     return [
         Finding(
@@ -282,7 +282,7 @@ UNKNOWN: Final = "not known"
 _NUMERIC = ("age", "slice_spacing_mm", "date")
 _ROUNDED = ("slice_thickness_mm", "kvp")
 _MOST_VALUES = 5
-_FEW_PATIENTS = 2
+_ONE_FOR_ALL = 3
 _MANY = 100
 _WORTH_TESTING_AUC = 0.6
 

@@ -41,7 +41,7 @@ _HU_RANGE = (-1000.0, 300.0)
 _WINDOWED_RANGE = (0.0, 255.0)
 # Shares of the range: differences below them are nothing, however small the others are.
 _WHOLE_FLOOR, _BAND_FLOOR, _END_FLOOR, _BLANK = 0.004, 0.025, 0.025, 0.004
-_MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 256
+_MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 1024
 
 Slab = Num[np.ndarray, "rows columns"]
 Picture = Float32[np.ndarray, "low_rows low_columns"]
