@@ -636,7 +636,7 @@ print((peak_kib() - before) * 1024 / volume.voxels.nbytes)
 
 
 def test_readers_are_known_by_name() -> None:
-    assert list(READERS) == ["dicom", "nifti", "tiff"]
+    assert list(READERS) == ["dicom", "nifti", "itk", "tiff"]
 
 
 def test_unknown_permission_is_refused_with_the_known_ones(tmp_path: Path) -> None:

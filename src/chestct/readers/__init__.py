@@ -69,11 +69,11 @@ def _read_tiff(path: Path, options: ReadOptions) -> Volume:
     return read_tiff_stack(path, options.tiff)
 
 
-def _read_itk(path: Path, _: ReadOptions) -> Volume:
+def _read_itk(path: Path, options: ReadOptions) -> Volume:
     """MetaImage or NRRD: a .mha or .nrrd file (extra "itk")."""
     from chestct.readers.itk import read_itk
 
-    return read_itk(path)
+    return read_itk(path, options.allow)
 
 
 Reader = Callable[[Path, ReadOptions], Volume]

@@ -8,7 +8,7 @@ is.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import numpy as np
 from chestct.errors import ReadError
 from chestct.extras import import_extra
 from chestct.readers.hounsfield import Slab, gather
-from chestct.readers.nifti import permuted, settled
+from chestct.readers.nifti import mend_misfits, permuted, settled
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Volume, canonical_axes
 
 ENDINGS: Final = (".mha", ".nrrd")
@@ -31,7 +31,7 @@ _ELSEWHERE: Final = re.compile(
 )
 
 
-def read_itk(path: Path) -> Volume:
+def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
     """Read one chest CT from a MetaImage or NRRD file.
 
     Positions are DICOM's (LPS, mm); axes are only permuted, as `read_nifti` does. Values are taken
@@ -39,6 +39,7 @@ def read_itk(path: Path) -> Volume:
 
     Args:
         path: The file.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours.
 
     Returns:
         int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.
@@ -70,6 +71,7 @@ def read_itk(path: Path) -> Volume:
     stored_axes = (int(axes[0]), int(axes[1]), int(axes[2]))
     gathered = gather(_slabs(sitk.GetArrayViewFromImage(image)), grid.shape, stored_axes)
     unit, warnings = settled(gathered, path)
+    warnings += mend_misfits(gathered.voxels, unit, allow)
     return Volume(
         grid=grid,
         voxels=gathered.voxels,
