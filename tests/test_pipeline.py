@@ -23,7 +23,7 @@ from chestct.cli import demo, main
 from chestct.engines import make_engine
 from chestct.errors import ReadError, UnknownNameError
 from chestct.labels import THREE_CLASSES, UNSUITABLE
-from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_name
+from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_name, scan_names
 from chestct.simulate import write_dicom_series
 from chestct.studies.model_audit_changes import CHANGES
 from chestct.volume import ScanSource, Volume
@@ -429,3 +429,12 @@ def test_result_json_and_report_show_that_an_answer_is_uncertain(
     assert document["is_uncertain"] is True
     assert document["warnings"][0].startswith("Uncertain")
     assert document["warnings"][0] in html.unescape((found.parent / "report.html").read_text())
+
+
+def test_equal_scan_names_get_their_parents_name_the_same_in_any_order() -> None:
+    paths = ["a/p01/ct/dicom", "a/p02/ct/dicom", "b/dicom", "b/other", "b/dicom"]
+    names = ["p01-ct-dicom", "p02-ct-dicom", "b-dicom", "other", "b-dicom"]
+    assert scan_names(paths) == names
+    assert scan_names(paths[::-1]) == names[::-1]
+    assert scan_names(["b/dicom", "other"]) == ["dicom", "other"]
+    assert scan_names([]) == []

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
-from chestct.text_tables import as_csv, from_cell
+from chestct.datasets.manifest import ManifestError, read_manifest
+from chestct.datasets.public import read_table
+from chestct.evaluation.predictions import PredictionsError, read_predictions
+from chestct.text_tables import as_csv, from_cell, read_plain_text
 
 RUN = ("=1+1", "+A1", "-cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x", "-p07")
 KEPT = ("p07", "", "-0.25", "+1e-05", "-inf", "nan", "'quoted'", "a=b", "2024-01-01")
@@ -27,3 +31,15 @@ def test_numbers_and_other_texts_stay_as_they_are(cell: str) -> None:
 
 def test_headings_are_escaped_too_and_none_is_an_empty_cell() -> None:
     assert as_csv(["=x"], [[None], [0.5]]) == '\'=x\n""\n0.5\n'
+
+
+def test_a_nul_in_a_text_is_found_wherever_tables_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("scan,patient\np0\x001,1\n")
+    with pytest.raises(UnicodeDecodeError, match="a NUL at character"):
+        read_plain_text(path)
+    with pytest.raises(ManifestError, match="is not text in UTF-8"):
+        read_manifest(path)
+    with pytest.raises(PredictionsError, match="NUL"):
+        read_predictions(path)
+    assert read_table(path) == []

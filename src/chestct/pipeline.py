@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -199,6 +200,25 @@ def scan_name(path: str | Path) -> str:
         with suppress(OSError, RuntimeError):
             name = place.resolve().name
     return readable(name) or "scan"
+
+
+def scan_names(paths: Sequence[str | Path]) -> list[str]:
+    """As `scan_name`, each another one: of folders of one name, those above are named as well.
+
+    The names depend on what the scans are called and not on their order; only the same path twice
+    is numbered.
+    """
+    names = [scan_name(path) for path in paths]
+    places = [Path(path).absolute() for path in paths]
+    for level in range(max((len(place.parents) for place in places), default=0)):
+        # Equal names of different places; the same place cannot be told apart by any name.
+        num_places = Counter(name for name, _ in set(zip(names, places, strict=True)))
+        if max(num_places.values(), default=1) == 1:
+            break
+        for index, (name, place) in enumerate(zip(names, places, strict=True)):
+            if num_places[name] > 1 and level < len(place.parents) - 1:
+                names[index] = f"{readable(place.parents[level].name)}-{name}"
+    return names
 
 
 def readable(path: str | Path) -> str:

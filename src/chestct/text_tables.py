@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 _RUNS: Final = re.compile(r"'*[=+\-@\t\r]")
@@ -19,6 +20,20 @@ def as_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
     it away again.
     """
     return "".join(_as_row(line) for line in (header, *lines))
+
+
+def read_plain_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no such text, or holds a NUL: text in UTF-16 and damage do.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    at = text.find("\0")
+    if at >= 0:
+        raise UnicodeDecodeError("utf-8", b"\0", 0, 1, f"a NUL at character {at}")
+    return text
 
 
 def from_cell(cell: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import io
+import json
 import logging
 import warnings
 from dataclasses import replace
@@ -23,6 +25,7 @@ from chestct.cli.terminal import (
     show_result,
     show_table,
     show_written,
+    speak_any_encoding,
     stdout_console,
 )
 from chestct.errors import printable, printable_message
@@ -116,3 +119,19 @@ def test_its_words_are_shown_for_debugging(capsys: Output) -> None:
     said = capsys.readouterr().err
     assert "its words" in said
     assert "details" in said
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252"])
+def test_a_terminal_of_any_encoding_is_spoken_to(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr("sys.stdout", screen)
+    speak_any_encoding()
+    show_result(stdout_console(), make_result())
+    show_line('{"scan": "王小明 \U0001f600"}')
+    screen.flush()
+    shown = screen.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert "#" * 5 in shown
+    document = json.loads(shown.splitlines()[-1])
+    assert document["scan"] == "王小明 \U0001f600"

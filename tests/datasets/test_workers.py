@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -127,3 +128,14 @@ def test_where_the_kernel_does_not_do_it_a_closed_pipe_ends_a_process(
     os.close(writing)
     wait_until(lambda: ended == [1])
     os.close(reading)
+
+
+def test_shared_memory_that_may_not_be_written_to_is_said_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("chestct.datasets.workers.ProcessPoolExecutor", read_only)
+    with pytest.raises(WorkerError, match=r"read-only file system.*--processes 1"):
+        run_all(process_of, [1, 2], processes=2)

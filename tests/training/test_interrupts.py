@@ -38,6 +38,15 @@ def test_a_reading_process_that_was_ended_is_said_with_its_own_remedy() -> None:
         raise RuntimeError(words)
 
 
+def test_shared_memory_that_may_not_be_written_to_is_said_with_its_own_remedy() -> None:
+    words = "unable to open shared memory object </torch_4711> in read-write mode"
+    with (
+        pytest.raises(TrainingError, match=r"training\.workers=0; first goes on"),
+        memory_explained(RUN),
+    ):
+        raise RuntimeError(words)
+
+
 def test_a_memory_format_is_no_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="memory format"), memory_explained(RUN):
         raise RuntimeError("unsupported memory format option ChannelsLast3d")

@@ -109,3 +109,19 @@ def test_every_setting_is_described_in_the_docs() -> None:
     assert {"labels", "network.name", "training.learning_rate", "data.cache"} <= set(names)
     text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text("utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &a [1, 2]\nb: &b [*a, *a]\nc: [*b, *b]\n", "repeated by an alias"),
+        ("a: " + "[" * 100_000, "nested too deep"),
+    ],
+)
+def test_yaml_that_stands_for_more_than_it_says_is_refused(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "bomb.yaml"
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=words):
+        read_settings(path)

@@ -31,7 +31,7 @@ from chestct.cli import (
     study,
     train,
 )
-from chestct.cli.terminal import rephrased_libraries, show_error, show_line
+from chestct.cli.terminal import rephrased_libraries, show_error, show_line, speak_any_encoding
 from chestct.errors import ChestCTError
 
 EXIT_DONE = 0
@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all was done, 1 when some scans failed, 2 for wrong use or when nothing could be
         done, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
     is_debugging = "--debug" in given
     # Taken out so that it may stand anywhere, after the command too.

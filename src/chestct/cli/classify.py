@@ -57,16 +57,16 @@ class Work:
         """Which of the files written a user is pointed at."""
         return "report.html" if "html" in self.writing.names else ""
 
-    def run(self, scan: Path, folder: Path | None, show_steps: Listener) -> Done:
-        """Classify one scan and write its outputs."""
-        from chestct.pipeline import analyse_scan, scan_name
+    def run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> Done:
+        """Classify one scan, which is called `name`, and write its outputs."""
+        from chestct.pipeline import analyse_scan
         from chestct.writers.evidence import slices_words
         from chestct.writers.folders import check_folder, write_outputs
 
         options.require_exists(scan)
         if folder is not None:
             check_folder(folder, scan, is_shared=self.writing.is_shared)
-        watcher = _Foreseeing(scan_name(scan), show_steps, None if folder is None else self.writing)
+        watcher = _Foreseeing(name, show_steps, None if folder is None else self.writing)
         analysis = analyse_scan(
             scan,
             self.classifier,
@@ -75,6 +75,7 @@ class Work:
             explain=self.explain,
             watcher=watcher,
         )
+        analysis = replace(analysis, result=replace(analysis.result, scan=name))
         is_complete = True
         if folder is not None:
             written = write_outputs(analysis, folder, self.writing)
@@ -221,11 +222,11 @@ def load(folder: Path | None, choice: EngineChoice) -> tuple[Classifier, Engine]
 
 def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
-    from chestct.pipeline import scan_name
+    from chestct.pipeline import scan_names
     from chestct.writers.folders import folder_names
 
     outcome = Outcome()
-    names = [scan_name(scan) for scan in scans]
+    names = scan_names(scans)
     folders = [None if out is None else out / name for name in folder_names(names)]
     with scan_progress(is_quiet=work.is_json) as progress:
         task = progress.add_task("", total=len(scans))
@@ -237,7 +238,7 @@ def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
                 progress.update(task, description=f"{name}: explaining, {step} of {num}")
 
             try:
-                done = work.run(scan, folder, show_steps)
+                done = work.run(scan, name, folder, show_steps)
             except Exception as error:
                 # Whatever one scan does to the program, the others get their results.
                 if len(scans) == 1 and not isinstance(error, ChestCTError | MemoryError):

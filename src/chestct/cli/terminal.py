@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +41,22 @@ class _PlainConsole(Console):
             else:
                 lines = (printable(line) for line in segment.text.split("\n"))
                 yield segment._replace(text="\n".join(lines))
+
+
+def speak_any_encoding() -> None:
+    """What the terminal's encoding lacks is shown as JSON escapes it, and is no error."""
+    codecs.register_error("chestct", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="chestct")
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    codes = (int.from_bytes(units[i : i + 2], "big") for i in range(0, len(units), 2))
+    return "".join(f"\\u{code:04x}" for code in codes), error.end
 
 
 def show_error(message: object) -> None:
@@ -234,10 +253,12 @@ def _bars(result: ScanResult) -> Table:
     table.add_column()
     table.add_column(width=_BAR_CELLS)
     table.add_column(justify="right")
+    speaks_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    full, empty = ("━", "─") if speaks_unicode else ("#", "-")
     for label, share in result.probabilities.items():
         style = "cyan" if label == result.decision else "dim"
         filled = round(share * _BAR_CELLS)
-        bar = _text("━" * filled, style=style).append("─" * (_BAR_CELLS - filled), style="dim")
+        bar = _text(full * filled, style=style).append(empty * (_BAR_CELLS - filled), style="dim")
         table.add_row(_text(verdict_of(label)), bar, percent(share))
     return table
 

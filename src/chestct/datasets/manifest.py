@@ -21,7 +21,7 @@ from chestct.errors import ChestCTError
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.lookup import unknown_name_message
 from chestct.storage import write_text
-from chestct.text_tables import as_csv, from_cell
+from chestct.text_tables import as_csv, from_cell, read_plain_text
 
 _WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
 _NUMBER = r"(?: ?\d+)?"
@@ -458,7 +458,7 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
 def _read_cells(file: Path, needed: Sequence[str]) -> list[list[str]]:
     """All cells of a CSV file, line by line."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_plain_text(file)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         msg = f"{file} cannot be read as a manifest: {reason}. Expected a CSV file with the "

@@ -27,6 +27,7 @@ from chestct.errors import ReadError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
 from chestct.readers import format_of
+from chestct.text_tables import read_plain_text
 
 SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""
@@ -125,7 +126,7 @@ def read_table(path: Path) -> list[list[str]]:
     try:
         if path.stat().st_size > _MOST_CSV_BYTES:
             return []
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_plain_text(path)
         delimiter = ";" if ";" in text.split("\n", 1)[0] else ","
         return [
             [cell.strip() for cell in row]

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from typing import Final, TypeVar
 
 from chestct.errors import ChestCTError
+from chestct.storage import reason_of
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -99,7 +100,15 @@ def _together(
 ) -> Iterator[tuple[int, Result]]:
     # Forking a process that has used torch's threads can hang; a fresh interpreter cannot.
     others = set(active_children())
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
+    try:
+        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
+    except OSError as error:
+        # Locks between processes lie in shared memory, which a container may hold read-only.
+        msg = (
+            f"Processes cannot share memory here: {reason_of(error)}. Make /dev/shm writable, or "
+            "work in one process: --processes 1."
+        )
+        raise WorkerError(msg) from error
     try:
         with _interrupts_held_back():
             futures: dict[Future[Result], int] = {

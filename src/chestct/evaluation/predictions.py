@@ -7,6 +7,7 @@ bootstrap draws patients, never scans.
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from chestct.errors import ChestCTError
 from chestct.lookup import unknown_name_message
 from chestct.storage import write_text
-from chestct.text_tables import as_csv, from_cell
+from chestct.text_tables import as_csv, from_cell, read_plain_text
 
 SUM_TOLERANCE: Final = 1e-3
 """How far the probabilities of a row may be from one; rows off by less are divided by their sum."""
@@ -248,16 +249,12 @@ def read_predictions(path: Path) -> Predictions:
         PredictionsError: The file is missing or a line of it does not fit.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            header = list(reader.fieldnames or [])
-            rows = [
-                {
-                    name: from_cell(cell) if isinstance(cell, str) else cell
-                    for name, cell in row.items()
-                }
-                for row in reader
-            ]
+        reader = csv.DictReader(io.StringIO(read_plain_text(path), newline=""))
+        header = list(reader.fieldnames or [])
+        rows = [
+            {name: from_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
+            for row in reader
+        ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} could not be read as a CSV of predictions: {error}."
         raise PredictionsError(msg) from error

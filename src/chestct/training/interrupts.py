@@ -24,6 +24,7 @@ _MEMORY_WORDS: Final = (
     "alloc_failed",
     "bad_alloc",
 )
+_SHARED_WORDS: Final = ("shared memory", "/dev/shm", "semlock")
 _READER_WORDS: Final = ("dataloader worker", "data loader worker")
 
 
@@ -100,6 +101,10 @@ def memory_explained(folder: Path) -> Iterator[None]:
             remedy = "A process that reads scans was ended, as happens when memory runs out. Set "
             remedy += "fewer training.workers, or none, and start the same command again"
             raise TrainingError(f"{remedy}: {folder.name} goes on from its checkpoint.") from error
+        if any(each in words for each in _SHARED_WORDS):
+            msg = "Processes that read scans cannot share memory with this one, as where /dev/shm "
+            msg += "may not be written to. Make it writable, or set training.workers=0; "
+            raise TrainingError(f"{msg}{folder.name} goes on from its checkpoint.") from error
         is_own_class = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not (is_own_class or any(each in words for each in _MEMORY_WORDS)):
             raise

@@ -375,7 +375,7 @@ def _read_yaml(file: Path, model: type[BaseModel]) -> dict[str, Any]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise TrainingError(f"{file} is larger than {MAX_BYTES} bytes: not a settings file.")
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = _yaml_value(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         msg = (
@@ -391,6 +391,30 @@ def _read_yaml(file: Path, model: type[BaseModel]) -> dict[str, Any]:
     return values
 
 
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads values that are written out: aliases of aliases can stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """As usual, but for aliases."""
+        if self.check_event(yaml.AliasEvent):
+            msg = "a part is repeated by an alias (*NAME), which is not read; write it out"
+            raise yaml.YAMLError(msg)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        return node
+
+
+def _yaml_value(text: str) -> Any:
+    """What a text of YAML stands for.
+
+    Raises:
+        YAMLError: It is not well-formed, or nested too deep to be settings.
+    """
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deep") from error
+
+
 def _override(values: dict[str, Any], override: str) -> None:
     """Put one "name=value" into the nested values."""
     name, equals, text = override.partition("=")
@@ -399,7 +423,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         msg = f"'{override}' sets nothing. Write it as NAME=VALUE, such as training.epochs=5."
         raise TrainingError(msg)
     try:
-        value = yaml.safe_load(text)
+        value = _yaml_value(text)
     except yaml.YAMLError as error:
         raise TrainingError(f"The value of '{override}' is not well-formed YAML.") from error
     section = values

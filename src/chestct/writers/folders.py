@@ -32,10 +32,17 @@ _ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")
 
 
 def folder_names(scans: Sequence[str]) -> list[str]:
-    """A folder name per scan: its name without a file ending, numbered where names repeat."""
+    """A folder name per scan: its name without a file ending.
+
+    With it where only the ending tells two apart; the same name twice is numbered.
+    """
     names: list[str] = []
+    full_names: dict[str, set[str]] = {}
+    for scan in scans:
+        full_names.setdefault(_without_ending(scan), set()).add(scan)
     for scan in scans:
         name = _without_ending(scan)
+        name = scan if len(full_names[name]) > 1 else name
         same, number = name, 1
         while same in names:
             number += 1
