@@ -20,7 +20,7 @@ import numpy as np
 
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import ThoraxSettings, simulate_patient
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 SEED = 11
 SLICE_SPACINGS_MM = (2.0, 3.0, 5.0)

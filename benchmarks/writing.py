@@ -22,9 +22,8 @@ import psutil
 
 from chestct.analysis import ScanAnalysis
 from chestct.pipeline import analyse_scan
-from chestct.writers import ALL, choose_writers
+from chestct.writers import ALL, WriteOptions, choose_writers
 from chestct.writers.folders import write_outputs
-from chestct.writers.options import WriteOptions
 
 HERE = Path(__file__).parent
 SHARED = Path(os.environ.get("CHESTCT_DATA", HERE.resolve().parents[1] / "shared" / "data"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from phantoms import LUNG_HU, chest
 
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 LABELS = ("COVID-19", "normal")
 SICK_HU = -650

@@ -14,7 +14,7 @@ from chestct.fingerprints import hash_voxels
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid, Volume
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 
 def whole_hu(volume: Volume) -> Volume:

@@ -27,7 +27,7 @@ from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_na
 from chestct.simulate import write_dicom_series
 from chestct.studies.model_audit_changes import CHANGES
 from chestct.volume import ScanSource, Volume
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 
 @pytest.fixture(scope="module", autouse=True)

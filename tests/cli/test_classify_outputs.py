@@ -14,7 +14,7 @@ from chestct.cli.output_options import OutputOptions
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers.dicom_decoders import decode_frame
 from chestct.writers import WRITERS
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 Output = pytest.CaptureFixture[str]
 

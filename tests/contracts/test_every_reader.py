@@ -15,7 +15,7 @@ from chestct.readers import READERS, format_of, read_volume
 from chestct.readers.tiff_geometry import SIDECAR
 from chestct.simulate.dicom_export import write_dicom_series
 from chestct.volume import Grid, ScanSource, Volume, to_canonical
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 GRID = Grid(shape=(7, 40, 36), spacing_mm=(2.5, 0.8, 0.7), origin_mm=(-14.0, 20.0, 300.0))
 

@@ -29,7 +29,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import read_volume
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 TINY = replace(
     RECIPES["roi_resnet_recommended"], input_shape=(14, 15, 17), spacing_mm=(25.0, 25.0, 25.0)

@@ -37,7 +37,7 @@ from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
 from chestct.simulate.dicom_export import SeriesHeader
 from chestct.volume import Volume, to_canonical
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 SMALL = ((7, 20, 22), (40.0, 16.0, 16.0))
 PLANTED = (

@@ -16,7 +16,7 @@ from chestct.preprocess.recipes import RECIPES
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
 from chestct.volume import CANONICAL_DIRECTION, to_canonical
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 RECIPE = replace(
     RECIPES["roi_resnet_recommended"], input_shape=(32, 32, 32), spacing_mm=(11.0, 9.0, 11.0)

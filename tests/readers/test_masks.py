@@ -16,9 +16,9 @@ from chestct.analysis import ScanAnalysis
 from chestct.errors import ReadError
 from chestct.readers.masks import read_lungs
 from chestct.volume import Volume, to_own_axes
+from chestct.writers import WriteOptions
 from chestct.writers.dicom_seg import write_segmentation
-from chestct.writers.nifti_export import write_nifti
-from chestct.writers.options import WriteOptions
+from chestct.writers.nifti import write_nifti
 
 TOTALSEGMENTATOR = (
     '<Label Key="5"><![CDATA[liver]]></Label><Label Key="10"><![CDATA[lung_upper_lobe_left]]>'

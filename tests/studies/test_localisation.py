@@ -25,7 +25,7 @@ from chestct.studies.localisation import (
     summarise_maps,
 )
 from chestct.volume import Volume
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 SHAPE = (10, 12, 14)
 ONE = (1.0, 1.0, 1.0)

@@ -49,7 +49,7 @@ from chestct.studies.model_audit_report import (
     verdict,
     write_model_audit,
 )
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,10 @@ from chestct import extras
 from chestct.analysis import ScanAnalysis
 from chestct.errors import ReadError, WriteError
 from chestct.explain.explanation import PeakSlice, ScanExplanation
-from chestct.extras import MissingExtraError
 from chestct.result import ScanResult, Timings
+from chestct.writers import WriteOptions
 from chestct.writers.dicom_identity import Subject, long_string, subject_of
-from chestct.writers.folders import write_outputs
-from chestct.writers.options import WriteOptions
+from chestct.writers.folders import foresee_missing, write_outputs
 
 WHOLE = {
     "StudyInstanceUID": "1.2.3.4.1",
@@ -450,10 +449,14 @@ def test_without_highdicom_the_extra_is_named(
     analysis: ScanAnalysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extras, "is_installed", lambda package: package != "highdicom")
-    for name in (*WANTED, "dicom_sc"):
-        with pytest.raises(MissingExtraError, match=r"pip install 'chestct\[dicom\]'"):
-            write_outputs(analysis, tmp_path / "out", WriteOptions(names=(name,)))
-    assert list((tmp_path / "out").rglob("*")) == []
+    names = (*WANTED, "dicom_sc")
+    written = write_outputs(analysis, tmp_path / "out", WriteOptions(names=names))
+    assert set(written.failed) == set(names)
+    assert all("pip install 'chestct[dicom]'" in reason for reason in written.failed.values())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
+    assert analysis.path is not None
+    with pytest.raises(WriteError, match=r"pip install 'chestct\[dicom\]'"):
+        foresee_missing(analysis.volume, analysis.path, WriteOptions(names=names))
 
 
 def test_long_strings_are_cut_to_what_dicom_holds() -> None:

@@ -12,9 +12,8 @@ from explained import HOT_SLICE
 
 from chestct.analysis import ScanAnalysis
 from chestct.volume import ScanSource
-from chestct.writers import ONLY_BY_NAME, WRITERS, choose_writers
+from chestct.writers import ONLY_BY_NAME, WRITERS, NothingToWriteError, WriteOptions, choose_writers
 from chestct.writers.dicom_sc import write_overlays
-from chestct.writers.options import NothingToWriteError, WriteOptions
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from readers.dicom_files import ct_dataset, enhanced_dataset, pixels_at, save
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
+from chestct.writers import NothingToWriteError, WriteOptions
 from chestct.writers.dicom_seg import FILE_NAME, segments_of, write_segmentation
 from chestct.writers.folders import write_outputs
-from chestct.writers.options import NothingToWriteError, WriteOptions
 
 UIDS = {
     "StudyInstanceUID": "1.2.3.4.1",

@@ -17,10 +17,10 @@ from chestct.explain.explanation import ScanExplanation
 from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid
-from chestct.writers.dicom_codes import finding_of, probability_of
+from chestct.writers import WriteOptions
+from chestct.writers.dicom_objects import finding_of, probability_of
 from chestct.writers.dicom_sr import write_structured_report
 from chestct.writers.folders import write_outputs
-from chestct.writers.options import WriteOptions
 
 
 @pytest.fixture(scope="module")

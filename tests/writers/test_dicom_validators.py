@@ -19,9 +19,9 @@ from dicom_scans import WANTED, analysed, small_scan
 from explained import THRESHOLD, scan_heat
 
 from chestct.analysis import ScanAnalysis
-from chestct.writers.dicom_codes import REGIONS
+from chestct.writers import WriteOptions
+from chestct.writers.dicom_objects import REGIONS
 from chestct.writers.folders import write_outputs
-from chestct.writers.options import WriteOptions
 
 OBJECTS = (*WANTED, "dicom_sc")
 

@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage, ParametricMapStorage
 from chestct.analysis import ScanAnalysis
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
-from chestct.writers import OUTPUTS, WRITERS, choose_writers
+from chestct.writers import OUTPUTS, WRITERS, WriteOptions, choose_writers
 from chestct.writers.folders import (
     check_folder,
     folder_names,
@@ -24,7 +24,6 @@ from chestct.writers.folders import (
     results_in,
     write_outputs,
 )
-from chestct.writers.options import WriteOptions
 
 
 def test_folders_are_named_after_the_scans() -> None:

@@ -12,13 +12,13 @@ from explained import HOT_SLICE, make_explained, make_explanation
 
 from chestct.explain.explanation import PeakSlice
 from chestct.pictures import fullest_slice, scene_of_scan
-from chestct.writers.body_curves import evidence_curve
 from chestct.writers.evidence import (
     evidence_by_slice,
     evidence_peaks,
     strip_slices,
     telling_slices,
 )
+from chestct.writers.evidence_section import evidence_curve
 
 PEAK = PeakSlice(HOT_SLICE, "1.2.3", 0.4)
 

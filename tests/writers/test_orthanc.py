@@ -24,8 +24,8 @@ import pytest
 from dicom_scans import WANTED, analysed, small_scan
 from pydicom.dataset import Dataset
 
+from chestct.writers import WriteOptions
 from chestct.writers.folders import write_outputs
-from chestct.writers.options import WriteOptions
 
 PLUGINS = Path("/usr/share/orthanc/plugins")
 OBJECTS = (*WANTED, "dicom_sc")

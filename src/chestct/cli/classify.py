@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from chestct.readers import ReadOptions
     from chestct.result import ScanResult
     from chestct.volume import Volume
-    from chestct.writers.options import WriteOptions
+    from chestct.writers import WriteOptions
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from chestct.errors import WriteError
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
-    from chestct.writers.index_page import IndexEntry
+    from chestct.writers.pages import IndexEntry
 
 _SEED = 7
 _ROWS = 320
@@ -31,9 +31,9 @@ def demo(
     from chestct.explain import AUTO
     from chestct.labels import THREE_CLASSES
     from chestct.pipeline import analyse_scan
-    from chestct.writers.index_page import FILE_NAME, write_index
+    from chestct.writers.pages import INDEX_FILE, write_index
 
-    _require_own_folder(out, FILE_NAME)
+    _require_own_folder(out, INDEX_FILE)
     classifier, running = load(None, EngineChoice(engine))
     entries: list[IndexEntry] = []
     with scan_progress(is_quiet=False) as progress:
@@ -69,7 +69,7 @@ def simulate_scan(folder: Path, label: str, number: int) -> Path:
 
 def _write(analysis: ScanAnalysis, truth: str, out: Path) -> IndexEntry:
     from chestct.writers.folders import write_outputs
-    from chestct.writers.index_page import IndexEntry
+    from chestct.writers.pages import IndexEntry
 
     folder = Path("results") / analysis.result.scan
     write_outputs(analysis, out / folder)

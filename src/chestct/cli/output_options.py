@@ -12,7 +12,7 @@ import typer
 from chestct.errors import WriteError
 
 if TYPE_CHECKING:
-    from chestct.writers.options import WriteOptions
+    from chestct.writers import WriteOptions
 
 _OUTPUT = "Outputs"
 
@@ -106,8 +106,7 @@ class OutputOptions:
             UnknownNameError: There is no such writer.
             WriteError: None was named.
         """
-        from chestct.writers import ALL, DEFAULT, choose_writers
-        from chestct.writers.options import WriteOptions
+        from chestct.writers import ALL, DEFAULT, WriteOptions, choose_writers
 
         said = DEFAULT if self.write is None else tuple(_names_in(self.write))
         if not said:

@@ -44,7 +44,7 @@ def _simulate_one(out: Path, seed: int, number: int, digits: int) -> dict[str, s
     from chestct.labels import THREE_CLASSES
     from chestct.simulate import simulate_patient, write_dicom_series
     from chestct.storage import make_folder, write_folder_with
-    from chestct.writers.nifti_export import write_nifti
+    from chestct.writers.nifti import write_nifti
 
     label = THREE_CLASSES[number % len(THREE_CLASSES)]
     # A generator per patient: patient 5 is the same, however many are asked for.

@@ -26,7 +26,7 @@ from chestct.studies.audit_document import (
 from chestct.studies.audit_maseres import MaseresAudit, audit_maseres_paper
 from chestct.studies.audit_roi import HEADLINE_ROW, RoiAudit, audit_roi_paper
 from chestct.text_tables import as_markdown_table
-from chestct.writers.page_templates import load_pages
+from chestct.writers.pages import load_pages
 
 if TYPE_CHECKING:
     from markupsafe import Markup

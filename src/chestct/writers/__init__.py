@@ -9,14 +9,46 @@ last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from chestct.errors import WriteError
 from chestct.lookup import look_up
-from chestct.writers.options import WriteOptions
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
+
+
+class NothingToWriteError(WriteError):
+    """This output cannot be made of this scan; the others can."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """What a user may say about the outputs of one call.
+
+    Attributes:
+        names: Names in `WRITERS`, in the order of the table: an object may refer to one that was
+            written before it.
+        skips_impossible: Whether an output that cannot be made of a scan is left out with a
+            remark, as it should be when all were asked for, instead of being an error.
+        is_deterministic: Whether DICOM objects are the same bytes each time, with the series'
+            dates. Otherwise they have the date of writing; identifiers are the same each time in
+            either case.
+        makes_uids: Whether identifiers that the series lacks are made for DICOM objects.
+        is_shared: Whether files and folders get the permissions that the system gives to new ones;
+            otherwise nobody else may read them.
+        earlier: Folder with the results that these replace, if any.
+    """
+
+    names: tuple[str, ...] = ("json", "html", "preview")
+    skips_impossible: bool = False
+    is_deterministic: bool = False
+    makes_uids: bool = False
+    is_shared: bool = False
+    earlier: Path | None = None
+
 
 Writer: TypeAlias = "Callable[[ScanAnalysis, Path, WriteOptions], Path]"
 
@@ -30,7 +62,7 @@ def _write_json(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
 
 def _write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
     """report.html: the answer for people."""
-    from chestct.writers.html_report import write_html
+    from chestct.writers.pages import write_html
 
     return write_html(analysis, folder)
 
@@ -44,7 +76,7 @@ def _write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Pat
 
 def _write_nifti(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
     """heat-map.nii.gz and lungs.nii.gz on the scan's own grid."""
-    from chestct.writers.nifti_maps import write_nifti_maps
+    from chestct.writers.nifti import write_nifti_maps
 
     return write_nifti_maps(analysis, folder)
 
@@ -60,7 +92,7 @@ def _write_dicom_parametric_map(
     analysis: ScanAnalysis, folder: Path, options: WriteOptions
 ) -> Path:
     """heat-map.dcm: the heat-map as a DICOM Parametric Map."""
-    from chestct.writers.dicom_parametric_map import write_parametric_map
+    from chestct.writers.dicom_maps import write_parametric_map
 
     return write_parametric_map(analysis, folder, options)
 

@@ -21,7 +21,7 @@ from chestct.pictures import RGB, Scene, draw_slice, scene_of_scan
 from chestct.preprocess.oblique import slices_follow_body
 from chestct.storage import write_folder_with
 from chestct.volume import canonical_axes
-from chestct.writers.dicom_files import finish, save
+from chestct.writers import WriteOptions
 from chestct.writers.dicom_identity import (
     MANUFACTURER,
     SERIES_NUMBERS,
@@ -29,18 +29,16 @@ from chestct.writers.dicom_identity import (
     long_string,
     subject_of,
 )
-from chestct.writers.dicom_planes import headers_of, image_at
-from chestct.writers.dicom_wording import heat_words
-from chestct.writers.evidence import heat_of
-from chestct.writers.options import WriteOptions
+from chestct.writers.dicom_objects import finish, headers_of, image_at, save
+from chestct.writers.evidence import heat_of, heat_words
 
 if TYPE_CHECKING:
     from highdicom.sc import SCImage
     from pydicom.dataset import Dataset
 
-NAME: Final = "dicom_sc"
-FOLDER_NAME: Final = "overlays"
-NOTICE: Final = "NOT FOR CLINICAL USE"
+_NAME: Final = "dicom_sc"
+_FOLDER_NAME: Final = "overlays"
+_NOTICE: Final = "NOT FOR CLINICAL USE"
 
 _LOSSY: Final = (
     "LossyImageCompression",
@@ -73,10 +71,10 @@ def write_overlays(analysis: ScanAnalysis, folder: Path, options: WriteOptions) 
             made = _captured(reference, subject, picture, number)
             made.ManufacturerModelName = long_string(analysis.result.provenance.classifier)
             _refer(made, analysis, subject, index)
-            finish(made, subject, NAME)
+            finish(made, subject, _NAME)
             save(made, aside / f"{number:04d}.dcm")
 
-    return write_folder_with(folder / FOLDER_NAME, write)
+    return write_folder_with(folder / _FOLDER_NAME, write)
 
 
 def _whole(scene: Scene) -> Scene:
@@ -94,7 +92,7 @@ def _picture(scene: Scene, index: int, explained: ScanExplanation) -> RGB:
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     draw.text((_EDGE_PX, _EDGE_PX), heat_words(explained), fill=_INK, font=font)
     place = (_EDGE_PX, drawn.shape[0] - _EDGE_PX)
-    draw.text(place, f"chestct   {NOTICE}", fill=_INK, font=font, anchor="ls")
+    draw.text(place, f"chestct   {_NOTICE}", fill=_INK, font=font, anchor="ls")
     return np.asarray(canvas, dtype=np.uint8)
 
 
@@ -109,9 +107,9 @@ def _captured(reference: Dataset, subject: Subject, picture: RGB, number: int) -
         photometric_interpretation=PhotometricInterpretationValues.RGB,
         bits_allocated=8,
         coordinate_system=CoordinateSystemNames.PATIENT,
-        series_instance_uid=subject.series_uid(NAME),
-        series_number=SERIES_NUMBERS[NAME],
-        sop_instance_uid=subject.instance_uid(NAME, number),
+        series_instance_uid=subject.series_uid(_NAME),
+        series_number=SERIES_NUMBERS[_NAME],
+        sop_instance_uid=subject.instance_uid(_NAME, number),
         instance_number=number,
         manufacturer=MANUFACTURER,
         software_versions=__version__,

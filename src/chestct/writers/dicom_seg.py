@@ -19,24 +19,26 @@ from chestct.analysis import ScanAnalysis
 from chestct.arrays import Mask
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import ANALYSED_COLOR, LUNG_COLOR, Color
-from chestct.writers.dicom_codes import (
+from chestct.writers import NothingToWriteError, WriteOptions
+from chestct.writers.dicom_identity import (
+    Subject,
+    long_string,
+    subject_of,
+)
+from chestct.writers.dicom_objects import (
     ANATOMY,
     ARTIFICIAL_INTELLIGENCE,
     LUNG,
     SPATIAL_CONCEPT,
     Concept,
     coded,
+    finish,
+    origin_of,
+    planes_of,
     quantity_of,
+    save,
 )
-from chestct.writers.dicom_files import finish, origin_of, save
-from chestct.writers.dicom_identity import (
-    Subject,
-    long_string,
-    subject_of,
-)
-from chestct.writers.dicom_planes import planes_of
-from chestct.writers.dicom_wording import heat_words
-from chestct.writers.options import NothingToWriteError, WriteOptions
+from chestct.writers.evidence import heat_words
 
 if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
@@ -46,7 +48,7 @@ FILE_NAME: Final = "segmentation.dcm"
 
 
 @dataclass(frozen=True, eq=False)
-class Segment:
+class _Segment:
     """One segment.
 
     Attributes:
@@ -81,11 +83,11 @@ class _FewSegments(np.ndarray):
         return added
 
 
-def segments_of(analysis: ScanAnalysis) -> list[Segment]:
+def segments_of(analysis: ScanAnalysis) -> list[_Segment]:
     """The segments that have voxels, in the order of their numbers from 1."""
     result = analysis.result
     segments = [
-        Segment(
+        _Segment(
             key="lungs",
             label="Lungs",
             mask=analysis.prepared.scan_lungs.voxels,
@@ -100,7 +102,7 @@ def segments_of(analysis: ScanAnalysis) -> list[Segment]:
         threshold = explained.summary.threshold
         provenance = result.provenance
         segments.append(
-            Segment(
+            _Segment(
                 key="evidence",
                 label=f"{heat_words(explained)}, from {threshold:.0%} of maximum",
                 # A comparison with NaN, which stands for "not analysed", is false.
@@ -139,7 +141,7 @@ def write_segmentation(analysis: ScanAnalysis, folder: Path, options: WriteOptio
     filled = np.flatnonzero(_any_by_slice(segments))
     planes = planes_of(subject, analysis.volume.grid, filled.tolist())
     made = Segmentation(
-        **planes.as_arguments(),
+        **planes,
         pixel_array=_stacked(segments, filled),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[
@@ -154,13 +156,13 @@ def write_segmentation(analysis: ScanAnalysis, folder: Path, options: WriteOptio
     return save(made, folder / FILE_NAME)
 
 
-def _any_by_slice(segments: list[Segment]) -> np.ndarray:
+def _any_by_slice(segments: list[_Segment]) -> np.ndarray:
     filled: np.ndarray = np.any([one.mask.any(axis=(1, 2)) for one in segments], axis=0)
     return filled
 
 
 def _stacked(
-    segments: list[Segment], slices: np.ndarray
+    segments: list[_Segment], slices: np.ndarray
 ) -> UInt8[np.ndarray, "frames rows columns segments"]:
     """The segments' masks side by side; each in one piece, as highdicom takes them one by one."""
     shape = (len(segments), len(slices), *segments[0].mask.shape[1:])
@@ -170,7 +172,7 @@ def _stacked(
     return np.moveaxis(masks.view(np.uint8), 0, -1).view(_FewSegments)
 
 
-def _description(subject: Subject, number: int, segment: Segment) -> SegmentDescription:
+def _description(subject: Subject, number: int, segment: _Segment) -> SegmentDescription:
     from highdicom import AlgorithmIdentificationSequence
     from highdicom.color import CIELabColor
     from highdicom.seg import SegmentAlgorithmTypeValues, SegmentDescription

@@ -1,4 +1,4 @@
-"""Where along the body, and in which slices, the evidence of an explanation lies.
+"""Where along the body, and in which slices, evidence lies, and what it is called.
 
 An explanation counts slices as the scan was stored; outputs count them from the feet.
 """
@@ -17,7 +17,8 @@ from chestct.pictures import AXES, Plane, Scene, fullest_slice
 from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import canonical_axes
-from chestct.writers.options import NothingToWriteError
+from chestct.writers import NothingToWriteError
+from chestct.writers.wording import CLASSLESS_METHODS, METHOD_NAMES, verdict_of
 
 
 def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
@@ -119,3 +120,38 @@ def _depth_is_reversed(prepared: PreparedScan) -> bool | None:
     if not slices_follow_body(prepared.scan_grid):
         return None
     return canonical_axes(prepared.scan_grid)[1][0]
+
+
+def heat_words(explained: ScanExplanation) -> str:
+    """What the heat is: "Evidence for ..." a class, or "Network activity (...)" of a method."""
+    label = label_words(explained)
+    if label:
+        return f"Evidence for {label}"
+    method = explained.explanation.method
+    name = METHOD_NAMES.get(method, method).removeprefix("the ")
+    return f"Network activity ({name})"
+
+
+def heat_sentences(explained: ScanExplanation) -> str:
+    """What the measured part of the heat is and is not, for the report."""
+    words, threshold = heat_words(explained), explained.summary.threshold
+    is_classless = not label_words(explained)
+    by = "" if is_classless else f", by {explained.explanation.method}"
+    doubt = " It does not say which class it speaks for." if is_classless else ""
+    return (
+        f"{words}{by}: lung with a heat of {threshold:g} or more. It shows what the classifier"
+        f" looked at and is not the outline of a disease.{doubt}"
+    )
+
+
+def method_words(explained: ScanExplanation) -> str:
+    """How the map was made: "Grad-CAM at layer4"."""
+    explanation = explained.explanation
+    name = METHOD_NAMES.get(explanation.method, explanation.method)
+    return f"{name} at {explanation.layer}" if explanation.layer else name
+
+
+def label_words(explained: ScanExplanation) -> str:
+    """The class the map speaks for, in words; empty where the method knows none."""
+    is_classless = explained.explanation.method in CLASSLESS_METHODS
+    return "" if is_classless else verdict_of(explained.explanation.label)

@@ -1,33 +1,158 @@
-"""The part of the report that shows where the network looked, and says what that means."""
+"""The part of the report that shows where along the body the network looked, and what that says."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
+from jaxtyping import Bool, Float64
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.evidence import share_outside
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.heat_pictures import heat_color
 from chestct.labels import NORMAL
-from chestct.writers.body_curves import EvidenceCurve, evidence_curve
+from chestct.pictures import Scene, analysed_rows
 from chestct.writers.evidence import (
     evidence_by_slice,
     evidence_peaks,
+    label_words,
+    method_words,
     strip_slices,
     telling_slices,
 )
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
 from chestct.writers.wording import (
     CLASSLESS_METHODS,
-    METHOD_NAMES,
+    count,
     is_trained_on_simulation,
     percent,
     verdict_of,
 )
+
+_Ticks = tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class _AreaCurve:
+    """The lung-area curve along the body axis, head up, in per cent of the panel's edges.
+
+    Attributes:
+        path: SVG path of the filled area.
+        top: Upper edge of the analysed slices.
+        bottom: Their lower edge.
+        ticks: Horizontal positions and their labels.
+        first: Number of the lowest analysed slice, counted from 1 at the feet.
+        last: Number of the highest one.
+        is_whole: Whether every slice was analysed.
+        alt: The curve in words.
+    """
+
+    path: str
+    top: float
+    bottom: float
+    ticks: _Ticks
+    first: int
+    last: int
+    is_whole: bool
+    alt: str
+
+
+@dataclass(frozen=True)
+class _EvidenceCurve:
+    """The evidence curve, in the same panel as `_AreaCurve`.
+
+    Attributes:
+        path: SVG path of the line, with gaps where nothing is known; empty where nothing is.
+        ticks: Horizontal positions and their labels.
+        peaks: Horizontal and vertical position and slice number of each peak.
+        alt: The curve in words.
+    """
+
+    path: str
+    ticks: _Ticks
+    peaks: tuple[tuple[float, float, int], ...]
+    alt: str
+
+
+def area_curve(
+    lung_area: Float64[np.ndarray, " slices"], analysed: tuple[int, int], scene: Scene
+) -> _AreaCurve:
+    """Lay out the lung share of every slice beside a head-up picture of the same height."""
+    total = len(lung_area)
+    largest = float(lung_area.max(initial=0.0))
+    end, ticks = _scale(largest, "%")
+    rows = _rows(total)
+    points = " ".join(f"L{x:.2f} {y:.2f}" for x, y in zip(lung_area / end * 100, rows, strict=True))
+    top, bottom = analysed_rows(scene, 10_000)
+    first, last = analysed
+    return _AreaCurve(
+        path=f"M0 100 {points} L0 0 Z",
+        top=top / 100,
+        bottom=bottom / 100,
+        ticks=ticks,
+        first=first + 1,
+        last=last + 1,
+        is_whole=last - first + 1 == total,
+        alt=(
+            f"Lung share of each of {count(total, 'slice')}: largest {largest * 100:.0f} % "
+            f"in slice {int(lung_area.argmax()) + 1}; "
+            f"slices {first + 1} to {last + 1} were analysed."
+        ),
+    )
+
+
+def evidence_curve(
+    by_slice: Float64[np.ndarray, " slices"], peaks: tuple[PeakSlice, ...]
+) -> _EvidenceCurve:
+    """Lay out the heat in the lungs of every slice, from the feet, NaN where unknown."""
+    largest = float(np.nanmax(by_slice, initial=0.0))
+    end, ticks = _scale(largest, "")
+    rows = _rows(len(by_slice))
+    across = by_slice / end * 100
+    if largest > 0.0:
+        alt = f"Evidence of each slice: largest {largest:.2f} in slice {np.nanargmax(by_slice) + 1}"
+    else:
+        alt = "Evidence of each slice: none"
+    unknown = int(np.isnan(by_slice).sum())
+    if unknown:
+        alt += f"; {count(unknown, 'slice')} without lung or not analysed"
+    return _EvidenceCurve(
+        path=" ".join(
+            "M" + " L".join(f"{across[i]:.2f} {rows[i]:.2f}" for i in range(*run))
+            for run in _runs(~np.isnan(by_slice))
+        ),
+        ticks=ticks,
+        peaks=tuple(
+            (float(peak.evidence / end * 100), float(rows[peak.index]), peak.index + 1)
+            for peak in peaks
+        ),
+        alt=f"{alt}.",
+    )
+
+
+def _rows(total: int) -> Float64[np.ndarray, " slices"]:
+    """Height of the middle of each slice, from the top, in per cent."""
+    return (total - 0.5 - np.arange(total)) / total * 100
+
+
+def _scale(largest: float, unit: str) -> tuple[float, _Ticks]:
+    """The panel's right edge, and ticks at round numbers."""
+    step = next((step for step in (0.02, 0.05, 0.1) if largest <= 3 * step), 0.2)
+    end = max(step, float(np.ceil(largest / step - 1e-9)) * step)
+    shares = np.arange(1, round(end / step) + 1) * step
+    words = (f"{share * 100:.0f} %" if unit else f"{share:.2g}" for share in shares)
+    return end, tuple(zip((shares / end * 100).tolist(), words, strict=True))
+
+
+def _runs(known: Bool[np.ndarray, " slices"]) -> list[tuple[int, int]]:
+    """First and one past the last index of each run of known slices."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in list(pairwise(edges.tolist()))[::2]]
+
 
 NUM_STRIP: Final = 8
 _LEGEND_STEPS: Final = 12
@@ -42,7 +167,7 @@ _COLUMNS: Final[dict[str, str]] = {"Right": "right ", "Left": "left ", "Both": "
 
 
 @dataclass(frozen=True)
-class ShareCell:
+class _ShareCell:
     """One region of the table.
 
     Attributes:
@@ -55,7 +180,7 @@ class ShareCell:
 
 
 @dataclass(frozen=True)
-class EvidenceSection:
+class _EvidenceSection:
     """What the template needs to show an explanation.
 
     Attributes:
@@ -84,10 +209,10 @@ class EvidenceSection:
     plain: EmbeddedPicture
     planes: tuple[EmbeddedPicture, ...]
     strip: tuple[EmbeddedPicture, ...]
-    curve: EvidenceCurve
+    curve: _EvidenceCurve
     gradient: str
     columns: tuple[str, ...]
-    shares: tuple[tuple[str, tuple[ShareCell, ...]], ...]
+    shares: tuple[tuple[str, tuple[_ShareCell, ...]], ...]
     volume: str
     says: tuple[str, ...]
     does_not_say: tuple[str, ...]
@@ -95,7 +220,7 @@ class EvidenceSection:
 
 def evidence_section(
     analysis: ScanAnalysis, explained: ScanExplanation, maker: PictureMaker
-) -> EvidenceSection:
+) -> _EvidenceSection:
     """Draw and describe the explanation of an analysis.
 
     Args:
@@ -115,7 +240,7 @@ def evidence_section(
         for index in strip_slices(maker.scene.shown_slices, peaks, NUM_STRIP)
     )
     is_hatched = any(picture.is_hatched for picture in (axial, coronal, sagittal, *strip))
-    return EvidenceSection(
+    return _EvidenceSection(
         label=label_words(explained),
         method=method_words(explained),
         threshold=explained.summary.threshold,
@@ -134,27 +259,14 @@ def evidence_section(
     )
 
 
-def method_words(explained: ScanExplanation) -> str:
-    """How the map was made: "Grad-CAM at layer4"."""
-    explanation = explained.explanation
-    name = METHOD_NAMES.get(explanation.method, explanation.method)
-    return f"{name} at {explanation.layer}" if explanation.layer else name
-
-
-def label_words(explained: ScanExplanation) -> str:
-    """The class the map speaks for, in words; empty where the method knows none."""
-    is_classless = explained.explanation.method in CLASSLESS_METHODS
-    return "" if is_classless else verdict_of(explained.explanation.label)
-
-
-def share_table(shares: Mapping[str, float]) -> tuple[tuple[str, tuple[ShareCell, ...]], ...]:
+def share_table(shares: Mapping[str, float]) -> tuple[tuple[str, tuple[_ShareCell, ...]], ...]:
     """Thirds and whole lungs as rows, sides as columns; regions that are missing stay empty."""
 
-    def _cell(side: str, region: str) -> ShareCell:
+    def _cell(side: str, region: str) -> _ShareCell:
         name = "lungs" if region == "lung" and not side else f"{side}{region}"
         if name not in shares:
-            return ShareCell("", "0")
-        return ShareCell(percent(shares[name]), f"{shares[name] * 100:.2f}")
+            return _ShareCell("", "0")
+        return _ShareCell(percent(shares[name]), f"{shares[name] * 100:.2f}")
 
     return tuple(
         (heading, tuple(_cell(side, region) for side in _COLUMNS.values()))

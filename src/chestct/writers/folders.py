@@ -17,9 +17,17 @@ from chestct.analysis import ScanAnalysis
 from chestct.errors import ChestCTError, WriteError
 from chestct.storage import install, make_folder, reason_of, remove_file, working_folder
 from chestct.volume import Volume
-from chestct.writers import DICOM, OUTPUTS, OWNER, TELLING, WRITERS, choose_writers
+from chestct.writers import (
+    DICOM,
+    OUTPUTS,
+    OWNER,
+    TELLING,
+    WRITERS,
+    NothingToWriteError,
+    WriteOptions,
+    choose_writers,
+)
 from chestct.writers.dicom_identity import left_out_words, require_source
-from chestct.writers.options import NothingToWriteError, WriteOptions
 
 logger = logging.getLogger(__name__)
 

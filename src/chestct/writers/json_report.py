@@ -17,7 +17,7 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import write_whole
 from chestct.writers.evidence import evidence_by_slice, evidence_peaks, hottest_slice
 
-FILE_NAME: Final = "result.json"
+_FILE_NAME: Final = "result.json"
 
 
 class _Strict(BaseModel):
@@ -165,7 +165,7 @@ def write_json(analysis: ScanAnalysis, folder: Path) -> Path:
         WriteError: It cannot be written.
     """
     text = result_document(analysis).model_dump_json(indent=2)
-    return write_whole(folder / FILE_NAME, f"{text}\n".encode())
+    return write_whole(folder / _FILE_NAME, f"{text}\n".encode())
 
 
 def _record(explained: ScanExplanation, analysis: ScanAnalysis) -> ExplanationRecord:

@@ -1,20 +1,56 @@
-"""Pictures inside a page: a slice, the see-through heat-map over it, and the words for both."""
+"""Pictures inside a page: a slice, the see-through heat-map over it, words and bytes of both."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
 
 from chestct.heat_pictures import HeatLayer, draw_heat
-from chestct.pictures import Plane, Scene, cut, draw_slice, position_words, tick_planes
-from chestct.writers.encoding import to_data_uri, to_jpeg, to_palette_png
+from chestct.pictures import RGB, Plane, Scene, cut, draw_slice, position_words, tick_planes
 from chestct.writers.wording import percent
 
-STRIP_PX: Final = 480
-PLANE_PX: Final = 720
+_JPEG_QUALITY: Final = 84
+
+
+def _to_jpeg(picture: RGB) -> bytes:
+    """JPEG with full colour resolution, as thin coloured outlines need it."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+def to_png(picture: RGB) -> bytes:
+    """PNG; of a noisy scan the default level makes a larger file in three times the time."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
+
+
+def _to_palette_png(
+    levels: UInt8[np.ndarray, "rows columns"], palette: UInt8[np.ndarray, "levels 4"]
+) -> bytes:
+    """PNG of palette entries (red, green, blue, opacity): a see-through layer of few kilobytes."""
+    picture = Image.fromarray(levels, mode="P")
+    picture.putpalette(palette[:, :3].tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", transparency=palette[:, 3].tobytes())
+    return stream.getvalue()
+
+
+def _to_data_uri(encoded: bytes, kind: str = "jpeg") -> str:
+    """A picture as the address of itself (RFC 2397), for pages that open without a network."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
+
+
+_STRIP_PX: Final = 480
+_PLANE_PX: Final = 720
 
 _SIDES: Final[dict[Plane, tuple[str, str, str, str]]] = {
     "axial": ("R", "L", "A", "P"),
@@ -66,7 +102,7 @@ class PictureMaker:
     def slice_picture(self, index: int, remark: str = "") -> EmbeddedPicture:
         """An axial slice of a strip, its number, where it lies and a remark under it."""
         where = position_words(self.scene, "axial", index)
-        return self._embed("axial", index, STRIP_PX, f"Slice {index + 1}, {where}{remark}", {})
+        return self._embed("axial", index, _STRIP_PX, f"Slice {index + 1}, {where}{remark}", {})
 
     def plane_picture(
         self, plane: Plane, index: int, crossing: Mapping[Plane, int] | None = None
@@ -74,12 +110,12 @@ class PictureMaker:
         """A large picture of one plane, with ticks where the slices of other planes cross it."""
         caption = f"Axial, slice {index + 1}" if plane == "axial" else plane.capitalize()
         where = position_words(self.scene, plane, index)
-        return self._embed(plane, index, PLANE_PX, f"{caption}, {where}", crossing or {})
+        return self._embed(plane, index, _PLANE_PX, f"{caption}, {where}", crossing or {})
 
     def plain_picture(self, plane: Plane, index: int) -> EmbeddedPicture:
         """The same picture as `plane_picture` makes, with nothing over it."""
         bare = replace(self.scene, heat=None, analysed=(0, self.scene.volume.grid.shape[0] - 1))
-        return PictureMaker(bare)._embed(plane, index, PLANE_PX, "The same without heat-map", {})
+        return PictureMaker(bare)._embed(plane, index, _PLANE_PX, "The same without heat-map", {})
 
     def _embed(
         self, plane: Plane, index: int, width: int, caption: str, crossing: Mapping[Plane, int]
@@ -88,7 +124,7 @@ class PictureMaker:
         picture = draw_slice(scene, plane, index, width)
         tick_planes(picture, scene, plane, crossing)
         plain = EmbeddedPicture(
-            uri=to_data_uri(to_jpeg(picture)),
+            uri=_to_data_uri(_to_jpeg(picture)),
             width=width,
             height=picture.shape[0],
             caption=caption,
@@ -102,7 +138,7 @@ class PictureMaker:
         return replace(
             plain,
             alt=plain.alt + ("; what was not analysed is hatched" if is_hatched else ""),
-            heat_uri=to_data_uri(to_palette_png(layer.levels, layer.palette), "png"),
+            heat_uri=_to_data_uri(_to_palette_png(layer.levels, layer.palette), "png"),
             heat_alt=_heat_words(layer, self.threshold, is_disease=scene.is_disease),
             is_hatched=is_hatched,
         )

@@ -12,11 +12,11 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import make_folder, write_whole
 from chestct.volume import Grid
 from chestct.writers.folders import OWNER_FILE
-from chestct.writers.nifti_export import write_nifti
+from chestct.writers.nifti import write_nifti
 from chestct.writers.preview import write_input_preview
 
-FILE_NAME: Final = "prepared.json"
-SCHEMA_VERSION: Final = "1.0"
+_FILE_NAME: Final = "prepared.json"
+_SCHEMA_VERSION: Final = "1.0"
 
 
 def write_prepared(prepared: PreparedScan, scan: str, folder: Path) -> list[Path]:
@@ -44,7 +44,7 @@ def write_prepared(prepared: PreparedScan, scan: str, folder: Path) -> list[Path
         write_nifti(folder / "lungs.nii.gz", prepared.lungs, prepared.grid),
         write_nifti(folder / "scan_lungs.nii.gz", prepared.scan_lungs.voxels, prepared.scan_grid),
         write_input_preview(prepared, scan, folder),
-        write_whole(folder / FILE_NAME, f"{record}\n".encode()),
+        write_whole(folder / _FILE_NAME, f"{record}\n".encode()),
     ]
 
 
@@ -52,7 +52,7 @@ def prepared_record(prepared: PreparedScan, scan: str) -> dict[str, object]:
     """The contents of `prepared.json`, described in docs/result_schema.md."""
     first, last = prepared.salient
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _SCHEMA_VERSION,
         "scan": scan,
         "recipe": asdict(prepared.recipe),
         "input_grid": _grid_record(prepared.grid),

@@ -26,12 +26,11 @@ from chestct.pictures import (
 )
 from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import write_whole
-from chestct.writers.encoding import to_png
-from chestct.writers.evidence import evidence_peaks, strip_slices, telling_slices
-from chestct.writers.evidence_section import label_words
+from chestct.writers.evidence import evidence_peaks, label_words, strip_slices, telling_slices
+from chestct.writers.page_pictures import to_png
 from chestct.writers.wording import percent, verdict_of
 
-FILE_NAME: Final = "preview.png"
+_FILE_NAME: Final = "preview.png"
 
 _PAGE: Final[Color] = (15, 19, 23)
 _INK: Final[Color] = (231, 235, 239)
@@ -49,7 +48,7 @@ _PLANES: Final[tuple[Plane, ...]] = ("coronal", "sagittal")
 
 
 @dataclass(frozen=True)
-class Words:
+class _Words:
     """The text around a montage.
 
     Attributes:
@@ -68,7 +67,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class Shown:
+class _Shown:
     """The slices of a montage.
 
     Attributes:
@@ -102,16 +101,16 @@ def write_preview(analysis: ScanAnalysis, folder: Path) -> Path:
         peaks = evidence_peaks(explained, analysis.prepared)
         axial = strip_slices(scene.shown_slices, peaks, _NUM_TILES)
         planes = telling_slices(analysis, scene)
-        shown = Shown(axial, planes, explained.summary.threshold)
+        shown = _Shown(axial, planes, explained.summary.threshold)
         heat = f"Heat for {label_words(explained)}" if label_words(explained) else "Heat"
-    words = Words(
+    words = _Words(
         title=title if share is None else f"{title}  {percent(share)}",
         scan=result.scan,
         remark=f"{seen} analysed. {NOT_FOR_CLINICAL_USE}",
         heat=heat,
         is_disease=scene.is_disease,
     )
-    return write_whole(folder / FILE_NAME, to_png(draw_montage(scene, words, shown)))
+    return write_whole(folder / _FILE_NAME, to_png(_draw_montage(scene, words, shown)))
 
 
 def write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path:
@@ -122,16 +121,16 @@ def write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path
     """
     # Pillow's own font has no multiplication sign.
     shape = " x ".join(str(size) for size in prepared.input.shape[1:])
-    words = Words(
+    words = _Words(
         title=f"Network input  {shape}",
         scan=scan,
         remark=f"Recipe {prepared.recipe.name}. {NOT_FOR_CLINICAL_USE}",
     )
     scene = scene_of_input(prepared)
-    return write_whole(folder / FILE_NAME, to_png(draw_montage(scene, words, _spread(scene))))
+    return write_whole(folder / _FILE_NAME, to_png(_draw_montage(scene, words, _spread(scene))))
 
 
-def draw_montage(scene: Scene, words: Words, shown: Shown) -> RGB:
+def _draw_montage(scene: Scene, words: _Words, shown: _Shown) -> RGB:
     """Axial slices in two rows, a coronal and a sagittal slice beside them, words around them."""
     tiles = [_tile(scene, "axial", index, _TILE_PX, shown.threshold) for index in shown.axial]
     tile_height = tiles[0].shape[0]
@@ -154,9 +153,9 @@ def draw_montage(scene: Scene, words: Words, shown: Shown) -> RGB:
     return np.asarray(canvas, dtype=np.uint8)
 
 
-def _spread(scene: Scene) -> Shown:
+def _spread(scene: Scene) -> _Shown:
     axial = spread_slices(*scene.shown_slices, _NUM_TILES)
-    return Shown(axial, {plane: fullest_slice(scene.lungs, plane) for plane in _PLANES})
+    return _Shown(axial, {plane: fullest_slice(scene.lungs, plane) for plane in _PLANES})
 
 
 def _tile(scene: Scene, plane: Plane, index: int, width_px: int, threshold: float) -> RGB:
@@ -166,7 +165,7 @@ def _tile(scene: Scene, plane: Plane, index: int, width_px: int, threshold: floa
     return lay_over(picture, draw_heat(scene, plane, index, width_px, threshold))
 
 
-def _plane_tiles(scene: Scene, shown: Shown, size_px: tuple[int, int]) -> list[RGB]:
+def _plane_tiles(scene: Scene, shown: _Shown, size_px: tuple[int, int]) -> list[RGB]:
     """Coronal above sagittal, both of the one width at which they fill height or width together."""
     height_px, most_wide_px = size_px
     heights = sum(picture_height(scene, plane, 1000) for plane in _PLANES)
@@ -184,7 +183,7 @@ def _write_number(canvas: Image.Image, number: int, corner: tuple[int, int]) -> 
     draw.text(place, str(number), fill=_INK, font=font)
 
 
-def _write_words(canvas: Image.Image, words: Words) -> None:
+def _write_words(canvas: Image.Image, words: _Words) -> None:
     draw = ImageDraw.Draw(canvas)
     width, height = canvas.size
     large, small = ImageFont.load_default(34), ImageFont.load_default(20)
@@ -198,7 +197,7 @@ def _write_words(canvas: Image.Image, words: Words) -> None:
     draw.text((right, foot), "chestct", fill=_MUTED, font=small, anchor="rm")
 
 
-def _write_legend(canvas: Image.Image, words: Words, right: int) -> None:
+def _write_legend(canvas: Image.Image, words: _Words, right: int) -> None:
     """The words, 0, a ramp of colours as they look over lung, and 1, ending at `right`."""
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(20)

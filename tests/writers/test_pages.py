@@ -13,8 +13,8 @@ from page_reader import PageReader, read_page
 from PIL import Image
 
 from chestct.pictures import scene_of_scan
-from chestct.writers.body_curves import area_curve
-from chestct.writers.html_report import render_report, write_html
+from chestct.writers.evidence_section import area_curve
+from chestct.writers.pages import IndexEntry, render_report, write_html, write_index
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +146,25 @@ def test_the_curve_of_a_scan_without_lungs_is_flat() -> None:
     whole = (0, SHAPE[0] - 1)
     curve = area_curve(analysis.prepared.lung_area, whole, scene_of_scan(analysis))
     assert set(re.findall(r"L([\d.]+) ", curve.path)) == {"0.00", "0"}
+
+
+def test_the_index_links_every_report_and_says_what_was_simulated(tmp_path: Path) -> None:
+    found = make_analysis().result
+    missed = replace(found, scan="p08", decision="normal")
+    entries = [
+        IndexEntry(found, "COVID-19", "results/p07"),
+        IndexEntry(missed, "CAP", "results/p08"),
+        IndexEntry(make_unsuitable().result, "normal", "results/p09"),
+    ]
+    page = write_index(entries, tmp_path).read_text(encoding="utf-8")
+    for folder in ("results/p07", "results/p08", "results/p09"):
+        assert f'href="{folder}/report.html"' in page
+        assert f'src="{folder}/preview.png"' in page
+    assert page.count("(differs)") == 2
+    assert found.notice in page
+    assert found.provenance.trained_on in page
+
+
+def test_an_index_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        write_index([], tmp_path)

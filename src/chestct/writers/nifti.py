@@ -1,7 +1,10 @@
-"""Write voxels as NIfTI that lies where the patient lay.
+"""NIfTI files that lie where the patient lay, and `heat-map.nii.gz` and `lungs.nii.gz` among them.
 
 NIfTI keeps its fastest axis first and counts x to the right's opposite: an array is stored as
 (width, height, depth), and DICOM's x (to the left) and y (to the back) change their sign.
+
+The heat-map is -1 where the network saw nothing, which is not the same as zero. Not NaN: readers
+built on ITK, which are most, turn NaN into zero.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Num
+from jaxtyping import Bool, Float64, Int16, Num
 
-from chestct.storage import write_whole_with
+from chestct.analysis import ScanAnalysis
+from chestct.arrays import Heat
+from chestct.storage import remove_file, write_whole_with
 from chestct.volume import Grid
 
 _DATA_STARTS: Final = 352
@@ -48,7 +53,7 @@ def write_nifti(
         stored = stored.astype(np.uint8)
     # nibabel is typed in parts only.
     image_of: Any = nibabel.Nifti1Image
-    made = image_of(stored.T, nifti_affine(grid))
+    made = image_of(stored.T, _nifti_affine(grid))
     made.header.set_xyzt_units("mm")
     made.set_sform(made.affine, code=1)
     made.set_qform(made.affine, code=1)
@@ -72,7 +77,47 @@ def _save_in_steps(made: Any, step: float, path: Path) -> None:
     path.write_bytes(gzip.compress(content, _FASTEST, mtime=0) if is_packed else content)
 
 
-def nifti_affine(grid: Grid) -> Float64[np.ndarray, "4 4"]:
+def _nifti_affine(grid: Grid) -> Float64[np.ndarray, "4 4"]:
     """Matrix from NIfTI index (width, height, depth) to x right, y front, z head, in mm."""
     to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
     return np.asarray(to_ras @ grid.index_to_patient[:, [2, 1, 0, 3]])
+
+
+HEAT_FILE: Final = "heat-map.nii.gz"
+LUNGS_FILE: Final = "lungs.nii.gz"
+
+NOT_ANALYSED: Final = -1.0
+"""Value where the network saw nothing."""
+STEPS: Final = 4096
+"""Steps that heat from 0 to 1 is stored in."""
+
+
+def write_nifti_maps(analysis: ScanAnalysis, folder: Path) -> Path:
+    """Write the lungs and, where there is one, the heat-map.
+
+    Returns:
+        The heat-map, or the lungs without one.
+
+    Raises:
+        WriteError: A file cannot be written.
+    """
+    lungs = write_nifti(
+        folder / LUNGS_FILE, analysis.prepared.scan_lungs.voxels, analysis.volume.grid
+    )
+    heat_file = folder / HEAT_FILE
+    if analysis.explanation is None:
+        # One of an earlier run would be taken for this one's.
+        remove_file(heat_file)
+        return lungs
+    steps = in_steps(analysis.explanation.heat.voxels)
+    return write_nifti(heat_file, steps, analysis.volume.grid, step=1.0 / STEPS)
+
+
+def in_steps(heat: Heat) -> Int16[np.ndarray, "depth height width"]:
+    """Heat in whole steps of 1/4096, finer than can be seen, slice by slice to save memory."""
+    steps = np.empty(heat.shape, dtype=np.int16)
+    for out, values in zip(steps, heat, strict=True):
+        scaled = np.rint(values * np.float32(STEPS))
+        np.copyto(scaled, np.float32(NOT_ANALYSED * STEPS), where=np.isnan(scaled))
+        out[...] = scaled
+    return steps

@@ -1,9 +1,10 @@
-"""`report.html`: one file that opens offline, needs no scripts and prints well."""
+"""The report about a scan and an index of many: pages that open offline and need no scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,15 +15,9 @@ from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
 from chestct.result import ScanResult
 from chestct.storage import write_whole
-from chestct.writers.body_curves import area_curve
-from chestct.writers.evidence_section import (
-    NUM_STRIP,
-    evidence_section,
-    label_words,
-    method_words,
-)
+from chestct.writers.evidence import label_words, method_words
+from chestct.writers.evidence_section import NUM_STRIP, area_curve, evidence_section
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
-from chestct.writers.page_templates import load_pages
 from chestct.writers.wording import (
     PROVENANCE_NAMES,
     percent,
@@ -31,9 +26,26 @@ from chestct.writers.wording import (
 )
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+
     from chestct.explain.explanation import ScanExplanation
 
-FILE_NAME: Final = "report.html"
+
+@cache
+def load_pages(package: str = "chestct.writers") -> Environment:
+    """A package's page templates; everything put into them is escaped, nothing may be missing."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+_REPORT_FILE: Final = "report.html"
 
 
 def write_html(analysis: ScanAnalysis, folder: Path) -> Path:
@@ -42,7 +54,7 @@ def write_html(analysis: ScanAnalysis, folder: Path) -> Path:
     Raises:
         WriteError: It cannot be written.
     """
-    return write_whole(folder / FILE_NAME, render_report(analysis).encode())
+    return write_whole(folder / _REPORT_FILE, render_report(analysis).encode())
 
 
 def render_report(analysis: ScanAnalysis) -> str:
@@ -167,3 +179,54 @@ def _provenance(result: ScanResult, explained: ScanExplanation | None) -> list[t
 def _named(values: Mapping[str, object], names: Mapping[str, str]) -> list[tuple[str, str]]:
     """The values that have a name, in the order of the names, under their names."""
     return [(names[key], str(values[key])) for key in names if values.get(key) is not None]
+
+
+INDEX_FILE: Final = "index.html"
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One simulated patient on the page.
+
+    Attributes:
+        result: The answer.
+        truth: The label that was simulated.
+        folder: Folder of its report and preview, relative to the page.
+    """
+
+    result: ScanResult
+    truth: str
+    folder: str
+
+
+def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
+    """Write `index.html`, which links every report and shows every preview.
+
+    Raises:
+        WriteError: It cannot be written.
+        ValueError: There are no entries.
+    """
+    if not entries:
+        raise ValueError("An index needs at least one result.")
+    page = (
+        load_pages()
+        .get_template("index.html.j2")
+        .render(
+            rows=[
+                {
+                    "scan": entry.result.scan,
+                    "folder": entry.folder,
+                    "truth": verdict_of(entry.truth),
+                    "answer": verdict_of(entry.result.decision),
+                    "share": percent(entry.result.probabilities.get(entry.result.decision, 0.0)),
+                    "is_suitable": entry.result.is_suitable,
+                    "agrees": entry.truth == entry.result.decision,
+                }
+                for entry in entries
+            ],
+            notice=entries[0].result.notice,
+            trained_on=entries[0].result.provenance.trained_on,
+            version=entries[0].result.provenance.chestct_version,
+        )
+    )
+    return write_whole(folder / INDEX_FILE, page.encode())

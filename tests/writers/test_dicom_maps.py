@@ -11,8 +11,8 @@ from highdicom.pm import ParametricMap
 
 from chestct.analysis import ScanAnalysis
 from chestct.labels import UNSUITABLE
-from chestct.writers.dicom_parametric_map import NOT_ANALYSED, write_parametric_map
-from chestct.writers.options import NothingToWriteError, WriteOptions
+from chestct.writers import NothingToWriteError, WriteOptions
+from chestct.writers.dicom_maps import NOT_ANALYSED, write_parametric_map
 
 
 @pytest.fixture(scope="module")

@@ -18,22 +18,29 @@ from jaxtyping import Float32
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.writers.dicom_codes import CHEST, NO_UNITS, coded, quantity_of
-from chestct.writers.dicom_files import finish, origin_of, save
+from chestct.writers import WriteOptions
 from chestct.writers.dicom_identity import (
     long_string,
     subject_of,
 )
-from chestct.writers.dicom_planes import planes_of
-from chestct.writers.dicom_wording import heat_words
-from chestct.writers.evidence import heat_of
-from chestct.writers.options import WriteOptions
+from chestct.writers.dicom_objects import (
+    CHEST,
+    NO_UNITS,
+    coded,
+    finish,
+    origin_of,
+    planes_of,
+    quantity_of,
+    save,
+)
+from chestct.writers.evidence import heat_of, heat_words
 
 if TYPE_CHECKING:
     from highdicom.pm import ParametricMap, RealWorldValueMapping
 
+
 NAME: Final = "dicom_parametric_map"
-FILE_NAME: Final = "heat-map.dcm"
+_FILE_NAME: Final = "heat-map.dcm"
 NOT_ANALYSED: Final = -1.0
 """Stored where the network saw nothing."""
 
@@ -55,7 +62,7 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     planes = planes_of(subject, grid, range(grid.shape[0]))
     method = explained.explanation.method
     made = ParametricMap(
-        **planes.as_arguments(),
+        **planes,
         pixel_array=_stored(explained.heat.voxels)[::-1],
         **origin_of(analysis, subject, NAME),
         contains_recognizable_visual_features=False,
@@ -70,7 +77,7 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     _add_anatomy(made)
     _turn_places(made)
     finish(made, subject, NAME)
-    return save(made, folder / FILE_NAME)
+    return save(made, folder / _FILE_NAME)
 
 
 def _mapping(method: str) -> RealWorldValueMapping:
