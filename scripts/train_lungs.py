@@ -23,27 +23,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from lungs_augment import LEFT, RIGHT, UNJUDGED, Example, augment, find_body
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch import Tensor, distributed, nn
 
 from chestct import __version__
 from chestct.networks.lungs import LUNG_CLASSES, LungsNet
+from chestct.storage import file_sha256
 
-CROP = (64, 80, 96)
+CROPS = ((48, 64, 80), (64, 80, 96))
+"""Size of crops at first, and in the last third of the time."""
+LARGE_SHARE = 0.33
 BATCH = 2
 """Of one crop, PyTorch on the CPU takes a convolution that is half as fast."""
 REAL_SHARE = 0.6
 RARE = ("example_ct", "ACRIN_lower", "head")
 """Drawn half as often as a chest, and twice as often as one of its variants."""
 DENSE_FACTOR = 3.0
-"""Weight of airless lung in the loss, which is a small part of all lung and the hardest."""
+"""Weight in the loss of airless lung, a small part of all lung and the hardest; not along its
+surface, which would move outward."""
 FROZEN_SHARE = 0.2
+STEPS_APART = 8
 FOLDS = (
     ("LIDC-IDRI-1011", "example_ct", "lung4d"),
     ("C3N-00247", "chest64"),
@@ -62,7 +67,8 @@ class Run:
         rate: Highest learning rate.
         seed: Of weights and of all that is drawn.
         left_out: Real scans not to be seen.
-        real_share: Share of steps on real scans.
+        real_share: Share of crops from real scans.
+        processes: How many train side by side.
     """
 
     minutes: float
@@ -70,6 +76,7 @@ class Run:
     seed: int = 0
     left_out: tuple[str, ...] = ()
     real_share: float = REAL_SHARE
+    processes: int = 2
 
 
 @cache
@@ -81,34 +88,28 @@ def load_example(path: Path) -> Example:
     return Example(values, labels, find_body(values, labels))
 
 
-class Crops(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless augmented crops: input (1, depth, height, width) and labels."""
-
-    def __init__(self, work: Path, run: Run) -> None:
-        self.work, self.run = work, run
-
-    def _real(self) -> list[Path]:
-        """Real examples, nothing of the scans left out."""
-        return [
-            path
-            for path in sorted((self.work / "real").glob("*.npz"))
-            if path.stem.partition("+")[0] not in self.run.left_out
-        ]
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        worker = get_worker_info()
-        rng = np.random.default_rng([self.run.seed, worker.id if worker else 0])
-        real = self._real()
-        odds = np.array([0.25 if "+" in p.stem else 0.5 if p.stem in RARE else 1.0 for p in real])
-        while True:
-            # Looked up anew, for simulating goes on while a first network learns.
-            simulated = sorted((self.work / "simulated").glob("*.npz"))
-            if not simulated or rng.random() < self.run.real_share:
-                path = real[rng.choice(len(real), p=odds / odds.sum())]
-            else:
+def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of augmented crops: input (batch, 1, depth, height, width) and labels."""
+    rng = np.random.default_rng([run.seed, rank])
+    real = [
+        path
+        for path in sorted((work / "real").glob("*.npz"))
+        if path.stem.partition("+")[0] not in run.left_out
+    ]
+    simulated = sorted((work / "simulated").glob("*.npz"))
+    odds = np.array([0.25 if "+" in p.stem else 0.5 if p.stem in RARE else 1.0 for p in real])
+    large_from = time.monotonic() + 60 * run.minutes * (1 - LARGE_SHARE)
+    while True:
+        size = CROPS[time.monotonic() > large_from]
+        scans, labels = [], []
+        for _ in range(BATCH):
+            path = real[rng.choice(len(real), p=odds / odds.sum())]
+            if rng.random() >= run.real_share:
                 path = simulated[rng.integers(len(simulated))]
-            values, labels = augment(load_example(path), CROP, rng)
-            yield to_input(values)[0], torch.from_numpy(labels.astype(np.int64))
+            values, truth = augment(load_example(path), size, rng)
+            scans.append(to_input(values))
+            labels.append(torch.from_numpy(truth.astype(np.int64)))
+        yield torch.cat(scans), torch.stack(labels)
 
 
 def to_input(values: np.ndarray) -> Tensor:
@@ -121,8 +122,9 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, airless lung counting more, and soft Dice of both lungs and of gas."""
     is_judged = labels != UNJUDGED
     labels = torch.where(is_judged, labels, 0)
-    is_dense = (labels > 0) & (labels < 3) & (scans[:, 0] > -0.1)
-    weights = is_judged * (1 + (DENSE_FACTOR - 1) * is_dense)
+    is_lung = (labels == RIGHT) | (labels == LEFT)
+    is_deep = F.max_pool3d((~is_lung).float(), 5, 1, 2) == 0
+    weights = is_judged * (1 + (DENSE_FACTOR - 1) * (is_deep & (scans[:, 0] > -0.1)))
     entropy = F.cross_entropy(logits, labels, reduction="none") * weights
     shares = logits.softmax(1) * is_judged[:, None]
     truth = F.one_hot(labels, len(LUNG_CLASSES)).permute(0, 4, 1, 2, 3) * is_judged[:, None]
@@ -135,9 +137,8 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _average(mean: nn.Module, network: nn.Module, step: int) -> None:
+def _average(mean: nn.Module, network: nn.Module, keep: float) -> None:
     """Move the running average of the weights."""
-    keep = min(0.995, (step + 1) / (step + 10))
     new = network.state_dict()
     for name, value in mean.state_dict().items():
         if value.is_floating_point():
@@ -146,32 +147,74 @@ def _average(mean: nn.Module, network: nn.Module, step: int) -> None:
             value.copy_(new[name])
 
 
+@torch.no_grad()
+def _meet(network: nn.Module, spent: float) -> float:
+    """Give every process the mean of all weights and the first one's clock."""
+    if not distributed.is_initialized():
+        return spent
+    for value in network.state_dict().values():
+        if value.is_floating_point():
+            distributed.all_reduce(value)
+            value /= distributed.get_world_size()
+    clock = torch.tensor([spent], dtype=torch.float64)
+    distributed.broadcast(clock, 0)
+    return float(clock)
+
+
 def train(work: Path, run: Run, keep: Path, start: Path | None = None) -> LungsNet:
-    """Train, writing the averaged weights to `keep` every now and then."""
+    """Train in `run.processes` processes, the averaged weights written to `keep` on the way.
+
+    Each process takes its own steps with one thread, and every few steps all go on from their mean:
+    on a busy machine threads that wait for each other in every layer are far slower.
+    """
+    with TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
+        torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
+            _train_one, (work, run, keep, start, meeting), nprocs=run.processes
+        )
+    network = LungsNet().eval()
+    network.load_state_dict(load_file(keep))
+    return network
+
+
+def _train_one(
+    rank: int, work: Path, run: Run, keep: Path, start: Path | None, meeting: Path
+) -> None:
+    """One process's part."""
+    torch.set_num_threads(1)
     torch.manual_seed(run.seed)
+    if run.processes > 1:
+        distributed.init_process_group(
+            "gloo", f"file://{meeting}", rank=rank, world_size=run.processes
+        )
+    network = _started(start)
+    mean = copy.deepcopy(network).eval()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=run.rate, weight_decay=1e-2)
+    begun, losses, spent = time.monotonic(), [], 0.0
+    for step, crop in enumerate(draw_crops(work, run, rank)):
+        rate = run.rate * min(1.0, (step + 1) / 30) * 0.5 * (1 + np.cos(np.pi * spent))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        losses.append(_step(network, optimizer, crop))
+        if step % STEPS_APART != STEPS_APART - 1:
+            continue
+        spent = _meet(network, (time.monotonic() - begun) / 60 / run.minutes)
+        _average(mean, network, min(0.96, step / (step + 10 * STEPS_APART)))
+        if spent > 1 - FROZEN_SHARE:
+            _freeze_statistics(network)
+        if rank == 0 and (step % 40 == 39 or spent >= 1):
+            print(f"  step {step + 1}: loss {np.mean(losses[-40:]):.4f}", flush=True)
+            save_weights(mean, keep)
+        if spent >= 1:
+            return
+
+
+def _started(start: Path | None) -> LungsNet:
+    """A network to train, new or with the weights of another."""
     network = LungsNet()
     if start is not None:
         network.load_state_dict(load_file(start))
-    network = network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
-    mean = copy.deepcopy(network).eval()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=run.rate, weight_decay=1e-2)
-    crops = DataLoader(Crops(work, run), BATCH, num_workers=1, prefetch_factor=6)
-    begun, losses = time.monotonic(), []
-    for step, crop in enumerate(crops):
-        spent = (time.monotonic() - begun) / 60 / run.minutes
-        if spent >= 1:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = run.rate * min(1.0, (step + 1) / 30) * 0.5 * (1 + np.cos(np.pi * spent))
-        if spent > 1 - FROZEN_SHARE:
-            _freeze_statistics(network)
-        losses.append(_step(network, optimizer, crop))
-        _average(mean, network, step)
-        if step % 50 == 49:
-            print(f"  step {step + 1}: loss {np.mean(losses[-50:]):.4f}", flush=True)
-            save_weights(mean, keep)
-    save_weights(mean, keep)
-    return mean
+    return network.to(memory_format=torch.channels_last_3d).train()  # type: ignore[call-overload]
 
 
 def _freeze_statistics(network: nn.Module) -> None:
@@ -267,6 +310,7 @@ def write_card(out: Path, work: Path, run: Run, network: nn.Module) -> None:
             if path.stem not in names
         },
         "licence": "Apache-2.0",
+        "weights_sha256": file_sha256(out / "weights.safetensors"),
     }
     (out / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
 
