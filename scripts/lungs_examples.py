@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from lungs_augment import find_body
 from scipy import ndimage
 
 from chestct import read_volume
@@ -283,7 +284,12 @@ def _write(path: Path, values: np.ndarray, labels: np.ndarray) -> None:
     """An example in one go, for a training may be reading the folder."""
     unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
-        np.savez_compressed(file, values=np.rint(values).astype(np.int16), labels=labels)
+        np.savez_compressed(
+            file,
+            values=np.rint(values).astype(np.int16),
+            labels=labels,
+            body=find_body(values, labels),
+        )
     unfinished.replace(path)
 
 

@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lungs_augment import LEFT, RIGHT, UNJUDGED, Example, augment, find_body
+from lungs_augment import LEFT, RIGHT, UNJUDGED, Example, augment
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
@@ -83,9 +83,9 @@ class Run:
 def load_example(path: Path) -> Example:
     """Read one example; food counts as background, for real scans do not label it."""
     with np.load(path, allow_pickle=False) as stored:
-        values, labels = stored["values"], stored["labels"].copy()
+        values, labels, body = (stored[name] for name in ("values", "labels", "body"))
     labels[(labels == 3) & (values > -250)] = 0
-    return Example(values, labels, find_body(values, labels))
+    return Example(values, labels, body)
 
 
 def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
