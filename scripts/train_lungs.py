@@ -238,10 +238,13 @@ def _step(
     return loss.item()
 
 
-def save_weights(network: nn.Module, path: Path) -> None:
-    """The weights as safetensors, 32 bits each."""
+def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
+    """The weights as safetensors, 32 bits each or 16 to ship."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in network.state_dict().items()}
+    tensors = {
+        name: (value.half() if half and value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
     save_file(tensors, path)
 
 
@@ -331,7 +334,7 @@ def main() -> None:
         return
     run = Run(arguments.minutes, arguments.rate, arguments.seed)
     network = train(arguments.work, run, arguments.work / "weights.safetensors", arguments.start)
-    save_weights(network, arguments.out / "weights.safetensors")
+    save_weights(network, arguments.out / "weights.safetensors", half=True)
     write_card(arguments.out, arguments.work, replace(run), network)
 
 
