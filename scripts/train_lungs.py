@@ -294,7 +294,8 @@ def leave_out(work: Path, minutes: float) -> None:
 
 def write_card(out: Path, work: Path, run: Run, network: nn.Module) -> None:
     """What the weights are and where they come from."""
-    names = sorted(path.stem for path in (work / "real").glob("*.npz"))
+    real = [path.stem for path in (work / "real").glob("*.npz")]
+    names = sorted({name.partition("+")[0] for name in real})
     card = {
         "name": "lungs",
         "version": __version__,
@@ -303,6 +304,7 @@ def write_card(out: Path, work: Path, run: Run, network: nn.Module) -> None:
         "input": "HU clipped to -1024..600, scaled to -1..1, 4 mm, (to the head, back, left)",
         "trained_on": {
             "real_scans": names,
+            "examples_of_real_scans": len(real),
             "simulated_patients": len(list((work / "simulated").glob("*.npz"))),
         },
         "minutes": run.minutes,
