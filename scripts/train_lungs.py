@@ -36,14 +36,14 @@ from chestct import __version__
 from chestct.networks.lungs import LUNG_CLASSES, LungsNet
 from chestct.storage import file_sha256
 
-CROPS = ((48, 64, 80), (64, 80, 96))
+CROPS = ((56, 72, 88), (64, 80, 96))
 """Size of crops at first, and in the last third of the time."""
 LARGE_SHARE = 0.33
 BATCH = 2
 """Of one crop, PyTorch on the CPU takes a convolution that is half as fast."""
 REAL_SHARE = 0.6
-RARE = ("example_ct", "ACRIN_lower", "head")
-"""Drawn half as often as a chest, and twice as often as one of its variants."""
+ABDOMENS = ("example_ct", "ACRIN_lower", "TCGA-DE-A4MA_wholebody")
+"""Drawn twice as often as a chest: little else shows real bowel."""
 DENSE_FACTOR = 3.0
 """Weight in the loss of airless lung, a small part of all lung and the hardest; not along its
 surface, which would move outward."""
@@ -97,7 +97,7 @@ def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor
         if path.stem.partition("+")[0] not in run.left_out
     ]
     simulated = sorted((work / "simulated").glob("*.npz"))
-    odds = np.array([0.25 if "+" in p.stem else 0.5 if p.stem in RARE else 1.0 for p in real])
+    odds = np.array([0.25 if "+" in p.stem else 2.0 if p.stem in ABDOMENS else 1.0 for p in real])
     large_from = time.monotonic() + 60 * run.minutes * (1 - LARGE_SHARE)
     while True:
         size = CROPS[time.monotonic() > large_from]
