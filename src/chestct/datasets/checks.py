@@ -112,7 +112,7 @@ class CheckReport:
 
 
 @dataclass(frozen=True)
-class SharedSlices:
+class _SharedSlices:
     """Two scans with slices in common.
 
     Attributes:
@@ -146,7 +146,7 @@ def find_patient_leaks(manifest: Manifest) -> list[Finding]:
     ]
 
 
-def find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[SharedSlices]:
+def find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_SharedSlices]:
     """All pairs of scans with at least one slice in common, by row."""
     holders: dict[str, set[int]] = defaultdict(set)
     for index, each in enumerate(facts):
@@ -156,7 +156,7 @@ def find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[S
         pair for indices in holders.values() for pair in combinations(sorted(indices), 2)
     )
     return [
-        SharedSlices(
+        _SharedSlices(
             first=manifest.rows[i],
             second=manifest.rows[j],
             num_shared=counts[i, j],
@@ -243,7 +243,7 @@ def find_label_conflicts(manifest: Manifest) -> list[Finding]:
     return findings
 
 
-def _judge(shared: SharedSlices) -> Finding:
+def _judge(shared: _SharedSlices) -> Finding:
     """What it means that two scans share slices: the gravest thing that holds."""
     first, second = shared.first, shared.second
     rows = describe_rows((first, second)).capitalize()

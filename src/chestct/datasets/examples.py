@@ -73,7 +73,7 @@ def read_example(path: Path) -> Example:
         raise ReadError(msg) from error
 
 
-def read_label(path: Path) -> int:
+def _read_label(path: Path) -> int:
     """Label index of an example, without reading the rest of it."""
     with np.load(path, allow_pickle=False) as stored:
         return int(stored["label"])
@@ -86,7 +86,7 @@ class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.paths = sorted(folder.glob(pattern))
         if not self.paths:
             raise ReadError(f"{folder.name} holds no prepared examples ({pattern}).")
-        self.labels = [read_label(path) for path in self.paths]
+        self.labels = [_read_label(path) for path in self.paths]
 
     def __len__(self) -> int:
         """Number of examples."""

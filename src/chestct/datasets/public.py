@@ -50,7 +50,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
+def _with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
     """The row with what was said of slices, where its scan is a folder of them."""
     if not reading or format_of(row.scan) != "tiff":
         return row
@@ -66,7 +66,7 @@ def folders_under(folder: Path, depth: int) -> Iterator[Path]:
     level = [folder]
     seen = 0
     for _ in range(depth):
-        level = [child for parent in level for child in subfolders(parent)]
+        level = [child for parent in level for child in _subfolders(parent)]
         seen += len(level)
         if seen > MAX_FOLDERS:
             msg = f"{folder} holds more than {MAX_FOLDERS} folders. Name the folder of one data set"
@@ -74,7 +74,7 @@ def folders_under(folder: Path, depth: int) -> Iterator[Path]:
         yield from level
 
 
-def subfolders(folder: Path) -> list[Path]:
+def _subfolders(folder: Path) -> list[Path]:
     """Visible folders in a folder, by name.
 
     Raises:
@@ -83,13 +83,13 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(Path(entry) for entry in _entries(folder) if entry.is_dir())
 
 
-def scans_in(folder: Path) -> list[Path]:
+def _scans_in(folder: Path) -> list[Path]:
     """Scans that lie in a folder: its sub-folders with a file in them, and files of one scan."""
     files = [Path(entry) for entry in _entries(folder) if entry.name.lower().endswith(SCAN_ENDINGS)]
-    return sorted([*files, *(each for each in subfolders(folder) if holds_files(each))])
+    return sorted([*files, *(each for each in _subfolders(folder) if _holds_files(each))])
 
 
-def holds_files(folder: Path) -> bool:
+def _holds_files(folder: Path) -> bool:
     """Whether any visible file lies in or below a folder."""
     with suppress(ReadError):
         for place in (folder, *folders_under(folder, 4)):
@@ -136,13 +136,13 @@ def read_table(path: Path) -> list[list[str]]:
         return []
 
 
-def tables_under(folder: Path, depth: int = 1) -> list[Path]:
+def _tables_under(folder: Path, depth: int = 1) -> list[Path]:
     """CSV files in a folder and so many levels below."""
     places = [folder, *folders_under(folder, depth)]
     return [path for place in places for path in sorted(place.glob("*.csv"))]
 
 
-def with_distinct_patients(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
+def _with_distinct_patients(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     """Tell patients of two classes apart where a name stands for one of each.
 
     Folders are numbered anew in each class: "1" among the sick is not "1" among the healthy.
@@ -156,8 +156,8 @@ def with_distinct_patients(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
 
 
 def _innermost(folder: Path, label: str) -> Path:
-    inside = subfolders(folder)
-    if len(inside) == 1 and class_of(inside[0].name) == label and subfolders(inside[0]):
+    inside = _subfolders(folder)
+    if len(inside) == 1 and class_of(inside[0].name) == label and _subfolders(inside[0]):
         return _innermost(inside[0], label)
     return folder
 
@@ -210,7 +210,7 @@ def scan_folder(
     for name in names:
         found = look_up(LAYOUTS, name, kind="layout")(place)
         if found.rows:
-            rows = [with_reading(r, reading or {}) for r in with_distinct_patients(found.rows)]
+            rows = [_with_reading(r, reading or {}) for r in _with_distinct_patients(found.rows)]
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
             return Manifest(tuple(rows), folder=place, name=place.name), name, notes
     msg = (
@@ -221,7 +221,7 @@ def scan_folder(
     raise ManifestError(msg)
 
 
-def read_spgc(folder: Path) -> Found:
+def _read_spgc(folder: Path) -> Found:
     """The SPGC-COVID test sets: folders `T1-001`, ... anywhere, and CSV files with their labels.
 
     Assumed: a line of a CSV holds the study's name and, in another cell, its class in words.
@@ -245,7 +245,7 @@ def read_spgc(folder: Path) -> Found:
     return found
 
 
-def read_mosmed(folder: Path) -> Found:
+def _read_mosmed(folder: Path) -> Found:
     """MosMedData: `studies/CT-0` to `CT-4`, NIfTI files `study_0001.nii.gz` in them.
 
     Assumed: every study is another patient, as its description says. CT-0, no sign of viral
@@ -259,7 +259,7 @@ def read_mosmed(folder: Path) -> Found:
         label = NORMAL if severity[1] == "0" else COVID19
         others = {"dataset": "MosMedData", "severity": f"CT-{severity[1]}"}
         found.rows += [
-            ManifestRow(str(scan), stem(scan), label, others=others) for scan in scans_in(place)
+            ManifestRow(str(scan), stem(scan), label, others=others) for scan in _scans_in(place)
         ]
     found.notes.append(
         "CT-0 is taken as normal, CT-1 to CT-4 as COVID-19. Both are findings on the scan, not "
@@ -268,7 +268,7 @@ def read_mosmed(folder: Path) -> Found:
     return found
 
 
-def read_covid_ctset(folder: Path) -> Found:
+def _read_covid_ctset(folder: Path) -> Found:
     """COVID-CTset: per class folders of patients, each with sequences `SR_2`, `SR_3`, `SR_4`.
 
     Assumed: a folder above the patient is named after the class, numbered parts ("covid1",
@@ -277,7 +277,7 @@ def read_covid_ctset(folder: Path) -> Found:
     found = Found()
     for place, label in class_folders(folder):
         for sequence in folders_under(place, 3):
-            if _SEQUENCE_NAME.fullmatch(sequence.name) and scan_has_files(sequence):
+            if _SEQUENCE_NAME.fullmatch(sequence.name) and _scan_has_files(sequence):
                 patient = sequence.parent.name
                 others = {"dataset": "COVID-CTset", "sequence": sequence.name}
                 found.rows.append(
@@ -287,7 +287,7 @@ def read_covid_ctset(folder: Path) -> Found:
     return found
 
 
-def read_covid_ct_md(folder: Path) -> Found:
+def _read_covid_ct_md(folder: Path) -> Found:
     """COVID-CT-MD: patients `P001`, `cap001`, `normal001` of DICOM, in class folders or not.
 
     The class folders ("COVID-19 subjects", "Cap subjects", "Normal subjects") may be spelled in any
@@ -298,7 +298,7 @@ def read_covid_ct_md(folder: Path) -> Found:
     found = Found()
     for place in folders_under(folder, 4):
         name = _COVID_CT_MD_NAME.fullmatch(place.name)
-        if name is None or not scan_has_files(place):
+        if name is None or not _scan_has_files(place):
             continue
         label = _COVID_CT_MD_CLASSES[name[1].lower()]
         if class_of(place.parent.name) not in (None, label):
@@ -315,7 +315,7 @@ def read_covid_ct_md(folder: Path) -> Found:
     return found
 
 
-def read_covid_mah_ct(folder: Path) -> Found:
+def _read_covid_mah_ct(folder: Path) -> Found:
     """COVID-MAH-CT 3D: one folder of TIFF slices per patient, numbered 1 to 133, all COVID-19.
 
     Assumed: the folder, or one below it, is named after the data set ("COVID-MAH-CT 3D",
@@ -329,8 +329,8 @@ def read_covid_mah_ct(folder: Path) -> Found:
             continue
         if any(class_of(name) not in (None, COVID19) for name in (folder.parent.name, *inside)):
             return Found()
-        for patient in subfolders(place):
-            if patient.name.isdecimal() and scan_has_files(patient):
+        for patient in _subfolders(place):
+            if patient.name.isdecimal() and _scan_has_files(patient):
                 others = {"dataset": "COVID-MAH-CT"}
                 found.rows.append(ManifestRow(str(patient), patient.name, COVID19, others=others))
     found.notes.append(_NEEDS_GEOMETRY)
@@ -341,7 +341,7 @@ def read_covid_mah_ct(folder: Path) -> Found:
     return found
 
 
-def read_label_table(folder: Path) -> Found:
+def _read_label_table(folder: Path) -> Found:
     """A `labels.csv` with the columns scan and label, as `chestct simulate` writes it."""
     found = Found()
     lines = read_table(folder / "labels.csv")
@@ -359,14 +359,14 @@ def read_label_table(folder: Path) -> Found:
     return found
 
 
-def read_class_folders(folder: Path) -> Found:
+def _read_class_folders(folder: Path) -> Found:
     """A plain folder per class, named after it; what lies in it are the scans.
 
     Assumed: every scan is another patient, unless the manifest is told otherwise.
     """
     found = Found()
     for place, label in class_folders(folder, depth=2):
-        found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in scans_in(place)]
+        found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in _scans_in(place)]
     found.notes.append(
         "Every scan is taken for another patient. Where a patient has several, give their rows the "
         "same text in the column 'patient' before dividing the scans."
@@ -375,18 +375,18 @@ def read_class_folders(folder: Path) -> Found:
 
 
 LAYOUTS: Final[dict[str, Callable[[Path], Found]]] = {
-    "spgc": read_spgc,
-    "mosmed": read_mosmed,
-    "covid_ctset": read_covid_ctset,
-    "covid_ct_md": read_covid_ct_md,
-    "covid_mah_ct_3d": read_covid_mah_ct,
-    "labels_csv": read_label_table,
-    "folder_per_class": read_class_folders,
+    "spgc": _read_spgc,
+    "mosmed": _read_mosmed,
+    "covid_ctset": _read_covid_ctset,
+    "covid_ct_md": _read_covid_ct_md,
+    "covid_mah_ct_3d": _read_covid_mah_ct,
+    "labels_csv": _read_label_table,
+    "folder_per_class": _read_class_folders,
 }
 """Layout name to a function that lists a folder's scans, or none where it is another layout."""
 
 
-def scan_has_files(folder: Path) -> bool:
+def _scan_has_files(folder: Path) -> bool:
     """Whether a scan's folder is more than a name."""
     return any(not path.name.startswith(".") for path in folder.iterdir())
 
@@ -394,7 +394,7 @@ def scan_has_files(folder: Path) -> bool:
 def _spgc_labels(folder: Path) -> dict[str, str]:
     """Class by study, of all tables in and below a folder."""
     labels: dict[str, str] = {}
-    for path in tables_under(folder, depth=2):
+    for path in _tables_under(folder, depth=2):
         for cells in read_table(path):
             studies = [name for cell in cells if (name := _spgc_name(cell))]
             classes = [label for cell in cells if (label := class_of(cell))]
@@ -411,7 +411,7 @@ def _spgc_name(text: str) -> str | None:
 
 def _clinical_facts(folder: Path, patients: set[str]) -> dict[str, tuple[float | None, str]]:
     """Age and sex by patient, of the first table that knows them."""
-    for path in tables_under(folder):
+    for path in _tables_under(folder):
         lines = read_table(path)
         header = [re.findall(r"[a-z]+", name.lower()) for name in lines[0]] if lines else []
         ages = [i for i, words in enumerate(header) if "age" in words]

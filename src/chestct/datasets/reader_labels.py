@@ -38,7 +38,7 @@ TOO_FEW: Final = "too few readers"
 
 
 @dataclass(frozen=True)
-class ReadScan:
+class _ReadScan:
     """One scan and what its readers said.
 
     Attributes:
@@ -56,7 +56,7 @@ class ReadScan:
 
 
 @dataclass(frozen=True)
-class Readings:
+class _Readings:
     """Scans with the labels of several readers.
 
     Attributes:
@@ -67,7 +67,7 @@ class Readings:
         name: What messages call the table.
     """
 
-    scans: tuple[ReadScan, ...]
+    scans: tuple[_ReadScan, ...]
     readers: tuple[str, ...]
     labels: tuple[str, ...]
     folder: Path
@@ -90,7 +90,7 @@ class Rule:
     least_readers: int = 2
 
 
-def read_readings(path: str | Path, labels: Sequence[str] = THREE_CLASSES) -> Readings:
+def read_readings(path: str | Path, labels: Sequence[str] = THREE_CLASSES) -> _Readings:
     """Read a table of readers' labels.
 
     Either one line per scan and reader, with the columns `scan`, `patient`, `reader` and `label`,
@@ -121,10 +121,10 @@ def read_readings(path: str | Path, labels: Sequence[str] = THREE_CLASSES) -> Re
         raise ManifestError(f"{msg} such as '{READER_PREFIX}anna' per reader.")
     _check(file.name, found, labels)
     readers = tuple(dict.fromkeys(reader for scan in found for reader in scan.given))
-    return Readings(tuple(found), readers, tuple(labels), file.parent, file.name)
+    return _Readings(tuple(found), readers, tuple(labels), file.parent, file.name)
 
 
-def agree_on(readings: Readings, rule: Rule) -> Manifest:
+def agree_on(readings: _Readings, rule: Rule) -> Manifest:
     """One label per scan; scans without one are excluded, with the reason.
 
     Raises:
@@ -181,7 +181,7 @@ RULES: Final[dict[str, Callable[[Mapping[str, str], str], str]]] = {
 
 def _split_line(
     name: str, number: int, cells: Mapping[str, str], columns: Sequence[str]
-) -> ReadScan:
+) -> _ReadScan:
     """A line with a column per reader."""
     rest = {column: cell for column, cell in cells.items() if column not in columns}
     given = {
@@ -189,10 +189,10 @@ def _split_line(
         for column in columns
         if cells[column].strip()
     }
-    return ReadScan(_row_of(name, number, rest), given)
+    return _ReadScan(_row_of(name, number, rest), given)
 
 
-def _gather_lines(name: str, numbered: Sequence[tuple[int, Mapping[str, str]]]) -> list[ReadScan]:
+def _gather_lines(name: str, numbered: Sequence[tuple[int, Mapping[str, str]]]) -> list[_ReadScan]:
     """Lines with one reader each, those of a scan put together."""
     rests: dict[str, tuple[int, dict[str, str]]] = {}
     given: dict[str, dict[str, str]] = {}
@@ -211,7 +211,7 @@ def _gather_lines(name: str, numbered: Sequence[tuple[int, Mapping[str, str]]]) 
             msg = f"{name}, row {number}: reader '{reader}' has read this scan before. Keep one"
             raise ManifestError(f"{msg} of the two lines.")
         given[scan][reader] = label
-    return [ReadScan(_row_of(name, *rests[scan]), given[scan]) for scan in rests]
+    return [_ReadScan(_row_of(name, *rests[scan]), given[scan]) for scan in rests]
 
 
 def _row_of(name: str, number: int, cells: Mapping[str, str]) -> ManifestRow:
@@ -222,7 +222,7 @@ def _row_of(name: str, number: int, cells: Mapping[str, str]) -> ManifestRow:
     return replace(row, label="")
 
 
-def _check(name: str, scans: Sequence[ReadScan], labels: Sequence[str]) -> None:
+def _check(name: str, scans: Sequence[_ReadScan], labels: Sequence[str]) -> None:
     if not scans:
         raise ManifestError(f"{name} lists no scans. Add lines below the header.")
     for scan in scans:
@@ -269,7 +269,7 @@ class Agreement:
 
 
 @dataclass(frozen=True)
-class AgreementReport:
+class _AgreementReport:
     """How far all readers agree.
 
     Attributes:
@@ -286,8 +286,8 @@ class AgreementReport:
 
 
 def judge_agreement(
-    readings: Readings, rng: np.random.Generator, *, without: str = ""
-) -> AgreementReport:
+    readings: _Readings, rng: np.random.Generator, *, without: str = ""
+) -> _AgreementReport:
     """Every kappa with its interval.
 
     Args:
@@ -299,7 +299,7 @@ def judge_agreement(
     pairs = tuple(_judge_pair(readings, pair, rng) for pair in combinations(readers, 2))
     everyone = _judge_all(readings, readers, rng) if len(readers) > 2 else None
     disputed = sum(scan.is_disputed for scan in readings.scans)
-    return AgreementReport(pairs, everyone, len(readings.scans), disputed)
+    return _AgreementReport(pairs, everyone, len(readings.scans), disputed)
 
 
 def cohen_kappas(
@@ -350,7 +350,7 @@ def draw_weights(
     return weights
 
 
-def disputes_csv(readings: Readings, decided: Manifest) -> str:
+def disputes_csv(readings: _Readings, decided: Manifest) -> str:
     """The scans on which readers disagree: what each said, and what was decided."""
     rows = {row.scan: row for row in (*decided.rows, *decided.excluded)}
     lines: list[list[object]] = []
@@ -362,13 +362,13 @@ def disputes_csv(readings: Readings, decided: Manifest) -> str:
     return as_csv(["row", "scan", *readings.readers, "decided", "excluded"], lines)
 
 
-def agreement_json(report: AgreementReport, rule: Mapping[str, object]) -> str:
+def agreement_json(report: _AgreementReport, rule: Mapping[str, object]) -> str:
     """The report for programs, with the rule by which labels were decided."""
     document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
     return json.dumps(document | asdict(report), indent=1, allow_nan=False) + "\n"
 
 
-def agreement_markdown(report: AgreementReport) -> str:
+def agreement_markdown(report: _AgreementReport) -> str:
     """The report for people."""
     header = ["readers", "scans", "same", "kappa", "95 % interval", "note"]
     lines: list[list[str]] = []
@@ -379,7 +379,7 @@ def agreement_markdown(report: AgreementReport) -> str:
     return f"{as_markdown_table(header, lines)}\n\n{disputed}\n"
 
 
-def _judge_pair(readings: Readings, pair: tuple[str, str], rng: np.random.Generator) -> Agreement:
+def _judge_pair(readings: _Readings, pair: tuple[str, str], rng: np.random.Generator) -> Agreement:
     from sklearn.metrics import cohen_kappa_score
 
     scans = _read_by(readings, pair)
@@ -399,7 +399,9 @@ def _judge_pair(readings: Readings, pair: tuple[str, str], rng: np.random.Genera
     return Agreement(pair, len(scans), same, kappa, *_interval(spread))
 
 
-def _judge_all(readings: Readings, readers: tuple[str, ...], rng: np.random.Generator) -> Agreement:
+def _judge_all(
+    readings: _Readings, readers: tuple[str, ...], rng: np.random.Generator
+) -> Agreement:
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     scans = _read_by(readings, readers)
@@ -418,7 +420,7 @@ def _judge_all(readings: Readings, readers: tuple[str, ...], rng: np.random.Gene
     return Agreement(readers, len(scans), same, kappa, *_interval(spread))
 
 
-def _read_by(readings: Readings, readers: Sequence[str]) -> list[ReadScan]:
+def _read_by(readings: _Readings, readers: Sequence[str]) -> list[_ReadScan]:
     return [scan for scan in readings.scans if set(readers) <= set(scan.given)]
 
 

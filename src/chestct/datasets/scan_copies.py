@@ -51,7 +51,7 @@ def cleaned(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     return turned.with_voxels(voxels), (padding_warning(num_padding, voxels.size),)
 
 
-def write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
+def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
     """Write a folder of 16-bit TIFF slices from the feet up, with the sidecar that explains them.
 
     Args:
@@ -95,7 +95,7 @@ def write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
     return (f"lies {angle:.1f} degrees off the patient's axes, which a TIFF stack cannot say",)
 
 
-def write_nifti_copy(volume: Volume, place: Path) -> tuple[str, ...]:
+def _write_nifti_copy(volume: Volume, place: Path) -> tuple[str, ...]:
     """Write `.nii.gz`, values and geometry kept; the same scan gives the same bytes."""
     import nibabel
 
@@ -133,7 +133,7 @@ def verify_copy(volume: Volume, place: Path) -> None:
 
 
 @dataclass(frozen=True)
-class CopyFormat:
+class _CopyFormat:
     """A way to copy a scan.
 
     Attributes:
@@ -145,9 +145,9 @@ class CopyFormat:
     write: Callable[[Volume, Path], tuple[str, ...]]
 
 
-COPY_FORMATS: Final[dict[str, CopyFormat]] = {
-    "tiff16": CopyFormat("", write_tiff16),
-    "nifti": CopyFormat(".nii.gz", write_nifti_copy),
+COPY_FORMATS: Final[dict[str, _CopyFormat]] = {
+    "tiff16": _CopyFormat("", _write_tiff16),
+    "nifti": _CopyFormat(".nii.gz", _write_nifti_copy),
 }
 """Format name to how a scan is copied in it."""
 

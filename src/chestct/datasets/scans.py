@@ -353,7 +353,7 @@ def source_key(path: Path, options: ReadOptions) -> str:
     """
     place = path.resolve()
     files = [file.path for file in folder_files(place)] if place.is_dir() else [place]
-    lines = [reading_code(), str(place), repr(options)]
+    lines = [_reading_code(), str(place), repr(options)]
     for file in files:
         status = file.stat()
         lines.append(f"{file.name} {status.st_size} {status.st_mtime_ns}")
@@ -361,6 +361,6 @@ def source_key(path: Path, options: ReadOptions) -> str:
 
 
 @kept
-def reading_code() -> str:
+def _reading_code() -> str:
     """Digest of the code that reads scans and finds their facts."""
     return code_digest(Path(chestct.readers.__file__).parent, Path(__file__))

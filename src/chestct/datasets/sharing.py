@@ -146,7 +146,7 @@ _TAGS: Final = (
 )
 
 
-def facts_of_copy(volume: Volume, row: ManifestRow, path: Path, period: str) -> dict[str, str]:
+def _facts_of_copy(volume: Volume, row: ManifestRow, path: Path, period: str) -> dict[str, str]:
     """What is told of a scan; what is not known is left out.
 
     Args:
@@ -245,7 +245,7 @@ class Marker:
 
 
 @dataclass(frozen=True)
-class CopyRecord:
+class _CopyRecord:
     """One finished copy.
 
     Attributes:
@@ -261,7 +261,7 @@ class CopyRecord:
     notes: tuple[str, ...] = ()
 
 
-def manifest_digest(manifest: Manifest, *settings: str) -> str:
+def _manifest_digest(manifest: Manifest, *settings: str) -> str:
     """What stands for a manifest and for the settings of an export."""
     rows = [asdict(row) | {"others": dict(row.others), "number": 0} for row in manifest.rows]
     text = json.dumps([rows, list(manifest.labels), list(settings)], sort_keys=True)
@@ -313,11 +313,11 @@ def write_marker(folder: Path, marker: Marker) -> None:
     write_text(folder / MARKER, json.dumps(document, indent=1) + "\n")
 
 
-def read_record(folder: Path, place: str) -> CopyRecord | None:
+def _read_record(folder: Path, place: str) -> _CopyRecord | None:
     """The record of a copy that is there and whole; None where it has to be made."""
     try:
         found = json.loads(_record_path(folder, place).read_text(encoding="utf-8"))
-        record = CopyRecord(
+        record = _CopyRecord(
             place=str(found["place"]),
             digest=str(found["digest"]),
             facts={str(k): str(v) for k, v in found["facts"].items()},
@@ -325,11 +325,11 @@ def read_record(folder: Path, place: str) -> CopyRecord | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    is_whole = record.place == place and copy_digest(folder / place) == record.digest
+    is_whole = record.place == place and _copy_digest(folder / place) == record.digest
     return record if is_whole else None
 
 
-def write_record(folder: Path, record: CopyRecord) -> None:
+def _write_record(folder: Path, record: _CopyRecord) -> None:
     """Remember a finished copy.
 
     Raises:
@@ -338,12 +338,12 @@ def write_record(folder: Path, record: CopyRecord) -> None:
     write_text(_record_path(folder, record.place), json.dumps(asdict(record)) + "\n")
 
 
-def forget_records(folder: Path) -> None:
+def _forget_records(folder: Path) -> None:
     """Take the records away when all copies are there."""
     shutil.rmtree(folder / RECORDS, ignore_errors=True)
 
 
-def copy_digest(place: Path) -> str:
+def _copy_digest(place: Path) -> str:
     """Digest of a copy's files, names included; empty where there is none."""
     files = sorted(place.iterdir()) if place.is_dir() else [place] if place.is_file() else []
     digest = hashlib.sha256()
@@ -353,19 +353,19 @@ def copy_digest(place: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
-def require_whole(folder: Path, copies: Mapping[str, str]) -> None:
+def _require_whole(folder: Path, copies: Mapping[str, str]) -> None:
     """Compare a finished export with its marker.
 
     Raises:
         ExportError: A copy is missing or has changed.
     """
-    changed = [place for place, digest in copies.items() if copy_digest(folder / place) != digest]
+    changed = [place for place, digest in copies.items() if _copy_digest(folder / place) != digest]
     if changed:
         msg = f"{len(changed)} of {len(copies)} copies in {folder} are missing or have changed,"
         raise ExportError(f"{msg} the first is {changed[0]}. Export into another folder.")
 
 
-def forget_times(places: Sequence[Path]) -> None:
+def _forget_times(places: Sequence[Path]) -> None:
     """Give files and folders one time for all."""
     for place in places:
         os.utime(place, (_EPOCH, _EPOCH))
@@ -379,10 +379,10 @@ TABLE: Final = "scans.csv"
 """The manifest of an export."""
 
 
-def finish_export(
+def _finish_export(
     manifest: Manifest,
     folder: Path,
-    records: Sequence[CopyRecord],
+    records: Sequence[_CopyRecord],
     marker: Marker,
     *,
     names_sites: bool,
@@ -407,13 +407,13 @@ def finish_export(
     table = write_manifest(told, folder / TABLE)
     copies = {record.place: record.digest for record in sorted(records, key=lambda r: r.place)}
     write_marker(folder, replace(marker, is_complete=True, copies=copies))
-    forget_records(folder)
+    _forget_records(folder)
     patients = sorted({(folder / record.place).parent for record in records})
-    forget_times([*patients, folder / SCANS])
+    _forget_times([*patients, folder / SCANS])
     return table
 
 
-def _told(row: ManifestRow, record: CopyRecord, site: str) -> ManifestRow:
+def _told(row: ManifestRow, record: _CopyRecord, site: str) -> ManifestRow:
     facts = dict(record.facts)
     age = facts.pop("age", "")
     return ManifestRow(
@@ -500,7 +500,7 @@ class CopyTask:
 
 
 @dataclass(frozen=True)
-class CopyOutcome:
+class _CopyOutcome:
     """What became of one scan.
 
     Attributes:
@@ -509,7 +509,7 @@ class CopyOutcome:
         error: Why there is no copy.
     """
 
-    record: CopyRecord | None
+    record: _CopyRecord | None
     was_there: bool = False
     error: str = ""
 
@@ -544,7 +544,7 @@ def export_scans(
         msg = f"{folder} holds the export of another manifest, or one with other settings or"
         raise ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
     if found is not None and found.is_complete:
-        require_whole(folder, found.copies)
+        _require_whole(folder, found.copies)
         return ExportResult(0, len(found.copies), {}, {}, folder / TABLE)
     names = _pseudonyms(manifest, settings, found)
     if found is None:
@@ -555,39 +555,39 @@ def export_scans(
     table = None
     records = [outcome.record for outcome in outcomes if outcome.record]
     if len(records) == len(tasks):
-        table = finish_export(manifest, folder, records, wanted, names_sites=settings.names_sites)
+        table = _finish_export(manifest, folder, records, wanted, names_sites=settings.names_sites)
     return _result(tasks, outcomes, table)
 
 
-def copy_scan(task: CopyTask) -> CopyOutcome:
+def copy_scan(task: CopyTask) -> _CopyOutcome:
     """Copy one scan, unless it was; the copy is read back before it counts."""
-    record = read_record(task.folder, task.place)
+    record = _read_record(task.folder, task.place)
     if record is not None:
-        return CopyOutcome(record, was_there=True)
+        return _CopyOutcome(record, was_there=True)
     place = task.folder / task.place
     try:
         with working_folder(place.parent) as working:
             record = _copy(task, place, working)
     except ChestCTError as error:
-        return CopyOutcome(None, error=str(error))
+        return _CopyOutcome(None, error=str(error))
     except OSError as error:
-        return CopyOutcome(None, error=f"it cannot be copied: {reason_of(error)}")
-    return CopyOutcome(record)
+        return _CopyOutcome(None, error=f"it cannot be copied: {reason_of(error)}")
+    return _CopyOutcome(record)
 
 
-def _copy(task: CopyTask, place: Path, working: Path) -> CopyRecord:
+def _copy(task: CopyTask, place: Path, working: Path) -> _CopyRecord:
     options = read_options(task.row, Path())
     volume = read_volume(task.path, series=options.series, allow=options.allow, tiff=options.tiff)
     copied, mended = cleaned(volume)
     aside = working / place.name
     lost = COPY_FORMATS[task.format].write(copied, aside)
     verify_copy(copied, aside)
-    forget_times([*(aside.iterdir() if aside.is_dir() else ()), aside])
+    _forget_times([*(aside.iterdir() if aside.is_dir() else ()), aside])
     _remove(place)
     aside.replace(place)
-    facts = facts_of_copy(copied, task.row, task.path, task.period)
-    record = CopyRecord(task.place, copy_digest(place), facts, (*mended, *lost))
-    write_record(task.folder, record)
+    facts = _facts_of_copy(copied, task.row, task.path, task.period)
+    record = _CopyRecord(task.place, _copy_digest(place), facts, (*mended, *lost))
+    _write_record(task.folder, record)
     return record
 
 
@@ -609,7 +609,7 @@ def _require_outside(manifest: Manifest, folder: Path) -> None:
 
 
 def _marker_of(manifest: Manifest, settings: ExportSettings) -> Marker:
-    digest = manifest_digest(
+    digest = _manifest_digest(
         manifest,
         settings.format,
         settings.period,
@@ -647,7 +647,7 @@ def _tasks(
 
 
 def _result(
-    tasks: Sequence[CopyTask], outcomes: Sequence[CopyOutcome], table: Path | None
+    tasks: Sequence[CopyTask], outcomes: Sequence[_CopyOutcome], table: Path | None
 ) -> ExportResult:
     pairs = list(zip(tasks, outcomes, strict=True))
     return ExportResult(
@@ -664,7 +664,7 @@ USED: Final = "used"
 
 
 @dataclass(frozen=True)
-class FlowStep:
+class _FlowStep:
     """One line of the flow.
 
     Attributes:
@@ -680,7 +680,7 @@ class FlowStep:
     cases: dict[str, int]
 
 
-def flow_of(manifest: Manifest) -> tuple[FlowStep, ...]:
+def flow_of(manifest: Manifest) -> tuple[_FlowStep, ...]:
     """All scans, those excluded by reason (the most frequent first), and those that are used."""
     everything = (*manifest.rows, *manifest.excluded)
     reasons = Counter(row.excluded for row in manifest.excluded)
@@ -722,25 +722,25 @@ def exclude(manifest: Manifest, reasons: Mapping[str, str]) -> Manifest:
     return manifest.with_rows(rows)
 
 
-def flow_csv(steps: Sequence[FlowStep]) -> str:
+def flow_csv(steps: Sequence[_FlowStep]) -> str:
     """The flow as CSV: step, scans, patients, and a column per label."""
     return as_csv(_columns(steps), map(_cells, steps))
 
 
-def flow_markdown(steps: Sequence[FlowStep]) -> str:
+def flow_markdown(steps: Sequence[_FlowStep]) -> str:
     """The flow as a Markdown table."""
     return as_markdown_table(_columns(steps), map(_cells, steps)) + "\n"
 
 
-def _step(name: str, rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> FlowStep:
+def _step(name: str, rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> _FlowStep:
     counts = Counter(row.label for row in rows)
     patients = len({row.patient for row in rows})
-    return FlowStep(name, len(rows), patients, {label: counts[label] for label in labels})
+    return _FlowStep(name, len(rows), patients, {label: counts[label] for label in labels})
 
 
-def _columns(steps: Sequence[FlowStep]) -> list[str]:
+def _columns(steps: Sequence[_FlowStep]) -> list[str]:
     return ["step", "scans", "patients", *(label or "no label" for label in steps[0].cases)]
 
 
-def _cells(step: FlowStep) -> list[str]:
+def _cells(step: _FlowStep) -> list[str]:
     return [step.step, *map(str, (step.num_scans, step.num_patients, *step.cases.values()))]

@@ -42,10 +42,10 @@ def check_slices(
     """
     found = [*find_unreadable_slices(manifest, facts)]
     found += _with_leaks_said(find_patient_leaks(manifest), manifest, shares_patients)
-    found += find_same_pictures(manifest, facts, shares_patients=shares_patients)
+    found += _find_same_pictures(manifest, facts, shares_patients=shares_patients)
     found += find_marks(manifest, facts)
     found += find_small(manifest, facts, size)
-    found += find_telling_formats(manifest, facts)
+    found += _find_telling_formats(manifest, facts)
     return CheckReport(
         manifest=manifest.name,
         num_scans=len(manifest),
@@ -71,7 +71,7 @@ def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) 
     return [Finding("unreadable", "refuse", sentence, _numbers(rows))]
 
 
-def find_same_pictures(
+def _find_same_pictures(
     manifest: Manifest, facts: Mapping[int, SliceFacts], *, shares_patients: bool = False
 ) -> list[Finding]:
     """Pictures that stand in several rows: on two sides, with two labels, or simply twice."""
@@ -132,7 +132,7 @@ def find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -
     return [Finding("confounder", "warning", sentence, _numbers(rows))]
 
 
-def find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
     """Whether size, bits and kind of file alone say which class a slice is of."""
     classes: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for row in manifest.rows:

@@ -273,7 +273,7 @@ def extract_slices(
     return Manifest(tuple(rows), manifest.labels, folder, manifest.name)
 
 
-def label_of(row: ManifestRow, is_infected: bool | None, extraction: Extraction) -> str | None:
+def _label_of(row: ManifestRow, is_infected: bool | None, extraction: Extraction) -> str | None:
     """Class of one slice, or None where it is to be left out."""
     if is_infected is None or is_infected or row.label == NORMAL:
         return row.label
@@ -290,7 +290,7 @@ def _write_scan(
     place = folder / f"scan-{row.number:04d}"
     for number in range(0, len(volume.voxels), extraction.every):
         is_infected = None if marks is None else bool(marks[number])
-        label = label_of(row, is_infected, extraction)
+        label = _label_of(row, is_infected, extraction)
         if label is None:
             continue
         file = place / f"slice-{number:04d}.png"

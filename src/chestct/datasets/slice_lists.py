@@ -44,7 +44,7 @@ def by_patient(manifest: Manifest, settings: SplitSettings) -> Manifest:
     return hold_out(manifest, settings)
 
 
-def slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
+def _slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
     """The paper's split: the slices of each class are shuffled and cut, whoever's they are.
 
     A split that the manifest has is not looked at.
@@ -68,7 +68,7 @@ def slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
 
 SLICE_SPLITS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
     "patient": by_patient,
-    SHARES_PATIENTS: slice_random,
+    SHARES_PATIENTS: _slice_random,
 }
 """Split name to a function that fills in `split`."""
 
@@ -105,7 +105,7 @@ class SliceList:
 
 
 @dataclass(frozen=True)
-class FoundSlices:
+class _FoundSlices:
     """Slices of a folder or of lists.
 
     Attributes:
@@ -117,7 +117,7 @@ class FoundSlices:
     notes: tuple[str, ...]
 
 
-def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> FoundSlices:
+def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _FoundSlices:
     """List the pictures of a folder: by COVID-CT's lists where there are some, else by class.
 
     Class folders are named after their class ("COVID-19", "normal", ...). A picture's patient is
@@ -135,7 +135,7 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> Fo
     place = folder.absolute()
     if not place.is_dir():
         raise ManifestError(f"There is no folder {folder}. Name a folder of slices.")
-    lists = find_covid_ct_lists(place)
+    lists = _find_covid_ct_lists(place)
     if lists:
         return read_lists(lists, place, patient_pattern=patient_pattern)
     rows = [
@@ -153,7 +153,7 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> Fo
     return _finished(rows, place)
 
 
-def find_covid_ct_lists(folder: Path) -> list[SliceList]:
+def _find_covid_ct_lists(folder: Path) -> list[SliceList]:
     """COVID-CT's own split: lists such as `trainCT_COVID.txt`, pictures in `CT_COVID`."""
     places = [folder, *folders_under(folder, 4)]
     images = {place.name.lower(): place for place in reversed(places)}
@@ -187,7 +187,7 @@ def parse_list(text: str, images: Path) -> SliceList:
 
 def read_lists(
     lists: Sequence[SliceList], folder: Path, *, patient_pattern: str | None = None
-) -> FoundSlices:
+) -> _FoundSlices:
     """The slices that lists name.
 
     Raises:
@@ -210,7 +210,7 @@ def read_lists(
             "Pictures listed as not COVID-19 are taken for normal; some show other findings. "
             "Change the column 'label' where that matters."
         )
-        return FoundSlices(found.manifest, (*found.notes, note))
+        return _FoundSlices(found.manifest, (*found.notes, note))
     return found
 
 
@@ -269,11 +269,11 @@ def _matched(pattern: str, relative: Path) -> str:
     return match[1]
 
 
-def _finished(rows: Sequence[ManifestRow], folder: Path) -> FoundSlices:
+def _finished(rows: Sequence[ManifestRow], folder: Path) -> _FoundSlices:
     labels = tuple(sorted({row.label for row in rows}, key=str.lower))
     manifest = Manifest(tuple(rows), labels, folder=folder, name=folder.name)
     is_known = manifest.num_patients < len(manifest)
-    return FoundSlices(manifest, () if is_known else (UNKNOWN_PATIENTS,))
+    return _FoundSlices(manifest, () if is_known else (UNKNOWN_PATIENTS,))
 
 
 def _pictures_under(folder: Path) -> Iterator[Path]:

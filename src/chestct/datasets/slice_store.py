@@ -45,7 +45,7 @@ SixteenBit = Literal["own_range", "full_range"]
 
 
 @dataclass(frozen=True, eq=False)
-class SlicePicture:
+class _SlicePicture:
     """A slice read from a file.
 
     Attributes:
@@ -83,7 +83,7 @@ class PictureForm:
     sixteen_bit: SixteenBit = "own_range"
 
 
-def read_picture(path: Path, sixteen_bit: SixteenBit = "own_range") -> SlicePicture:
+def read_picture(path: Path, sixteen_bit: SixteenBit = "own_range") -> _SlicePicture:
     """Read a slice from a PNG, JPEG or TIFF file.
 
     Args:
@@ -107,7 +107,7 @@ def read_picture(path: Path, sixteen_bit: SixteenBit = "own_range") -> SlicePict
         raise ReadError(msg)
     bits = 8 * stored.dtype.itemsize
     share = _coloured_share(stored, bits)
-    return SlicePicture(_scaled(_grey(stored), stored.dtype, sixteen_bit), bits, share)
+    return _SlicePicture(_scaled(_grey(stored), stored.dtype, sixteen_bit), bits, share)
 
 
 def fitted(values: Picture, form: PictureForm) -> Float32[np.ndarray, "size size"]:

@@ -133,7 +133,7 @@ def given(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest
             "column, or divide the scans with 'chestct dataset split'."
         )
         raise ManifestError(msg)
-    require_separate_patients(manifest)
+    _require_separate_patients(manifest)
     _require_full_folds(manifest)
     return manifest
 
@@ -202,7 +202,7 @@ def fold_parts(manifest: Manifest, fold: int) -> tuple[Manifest, Manifest]:
     return training, manifest.with_rows(held)
 
 
-def require_separate_patients(manifest: Manifest) -> None:
+def _require_separate_patients(manifest: Manifest) -> None:
     """Refuse a manifest in which scans of a patient are on two sides of its split.
 
     Raises:

@@ -68,7 +68,7 @@ class DamagedEntryError(CacheError):
 
 
 @dataclass(frozen=True, eq=False)
-class CachedInput:
+class _CachedInput:
     """A prepared input, from disk or just made; the same from both.
 
     Attributes:
@@ -123,7 +123,7 @@ def encode(prepared: PreparedScan, storage: str) -> bytes:
     return bytes(save(tensors, {_FIELD: json.dumps([_checksum(text, tensors), text])}))
 
 
-def decode(content: bytes) -> CachedInput:
+def decode(content: bytes) -> _CachedInput:
     """The inverse of `encode`.
 
     Raises:
@@ -152,11 +152,11 @@ def entry_bytes(recipe: Recipe, storage: str) -> int:
     return depth * height * width * BYTES_PER_VALUE[storage] + lungs + _HEADER_ALLOWANCE
 
 
-def _as_input(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> CachedInput:
+def _as_input(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> _CachedInput:
     values = _decode(tensors["input"], facts["low"], facts["high"])
     width = values.shape[-1]
     num_channels = int(facts["num_channels"])
-    return CachedInput(
+    return _CachedInput(
         input=values[None] if num_channels == 1 else np.stack([values] * num_channels),
         lungs=np.unpackbits(tensors["lungs"], axis=-1, count=width).astype(bool),
         max_error=float(facts["max_error"]),
@@ -241,7 +241,7 @@ class Cache:
             )
             raise CacheError(msg)
 
-    def get(self, path: Path, options: ReadOptions | None = None, variant: int = 0) -> CachedInput:
+    def get(self, path: Path, options: ReadOptions | None = None, variant: int = 0) -> _CachedInput:
         """The prepared input of a scan: from disk, or made and kept.
 
         Args:
@@ -258,7 +258,7 @@ class Cache:
 
     def fetch(
         self, path: Path, options: ReadOptions | None = None, variant: int = 0
-    ) -> tuple[CachedInput, bool]:
+    ) -> tuple[_CachedInput, bool]:
         """As `get`, and whether it was there already."""
         task = ScanTask(path, options or ReadOptions(), self.folder / FACTS_FOLDER)
         facts = stored_facts(task)
@@ -282,7 +282,7 @@ class Cache:
         self._write(self.entry_path(facts.pixels, variant, lungs), content)
         return decode(content), False
 
-    def find(self, pixels: str, variant: int = 0, lungs: str = "") -> CachedInput | None:
+    def find(self, pixels: str, variant: int = 0, lungs: str = "") -> _CachedInput | None:
         """A sound entry, or None; a damaged one is removed.
 
         Args:

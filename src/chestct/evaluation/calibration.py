@@ -33,7 +33,7 @@ _TINY = np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
-class TemperatureScaling:
+class _TemperatureScaling:
     """One number that all logits are divided by.
 
     Attributes:
@@ -143,7 +143,7 @@ def apply_temperature(
     return _softmax(logits_of(probabilities) / temperature)
 
 
-def fit_temperature(predictions: Predictions) -> TemperatureScaling:
+def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
     """Fit the temperature that makes the true labels of validation scans most likely.
 
     Args:
@@ -275,12 +275,12 @@ def _reliability_bin(
     return ReliabilityBin(*edges, num, confidence, hits / num, low, high)
 
 
-def _scaling(predictions: Predictions, temperature: float, note: str) -> TemperatureScaling:
+def _scaling(predictions: Predictions, temperature: float, note: str) -> _TemperatureScaling:
     """The result, with loss and calibration error before and after."""
     scaled = predictions.with_probabilities(
         apply_temperature(predictions.probabilities, temperature)
     )
-    return TemperatureScaling(
+    return _TemperatureScaling(
         temperature=temperature,
         log_loss_before=log_loss(predictions).value,
         log_loss_after=log_loss(scaled).value,

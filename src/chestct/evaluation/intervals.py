@@ -48,7 +48,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True, eq=False)
-class Weighted:
+class _Weighted:
     """Predictions under many weightings.
 
     Attributes:
@@ -62,11 +62,11 @@ class Weighted:
     confusion: Float64[np.ndarray, "replicate true predicted"]
 
 
-def weigh(predictions: Predictions, weights: Weights) -> Weighted:
+def weigh(predictions: Predictions, weights: Weights) -> _Weighted:
     """Count the confusions under every weighting."""
     num = len(predictions.labels)
     cells = np.eye(num * num)[predictions.truth * num + predictions.decisions]
-    return Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
+    return _Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
 
 
 def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[Weights]:
@@ -94,13 +94,13 @@ def patient_strata(
     return patient_of_scan.astype(np.int64), votes.argmax(axis=1).astype(np.int64)
 
 
-def balanced_accuracy(weighted: Weighted) -> Replicates:
+def balanced_accuracy(weighted: _Weighted) -> Replicates:
     """Mean sensitivity of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     return _mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
 
 
-def macro_f1(weighted: Weighted) -> Replicates:
+def macro_f1(weighted: _Weighted) -> Replicates:
     """Mean F1 of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     cases = weighted.confusion.sum(axis=2)
@@ -108,18 +108,18 @@ def macro_f1(weighted: Weighted) -> Replicates:
     return _mean_known(np.where(cases > 0, scores, np.nan))
 
 
-def macro_auc(weighted: Weighted) -> Replicates:
+def macro_auc(weighted: _Weighted) -> Replicates:
     """Mean of the one-vs-rest areas of the classes that have one."""
     num = len(weighted.predictions.labels)
     return _mean_known(np.stack([auc(weighted, index) for index in range(num)], axis=1))
 
 
-def accuracy(weighted: Weighted) -> Replicates:
+def accuracy(weighted: _Weighted) -> Replicates:
     """Trace over total."""
     return _divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
 
 
-def kappa(weighted: Weighted) -> Replicates:
+def kappa(weighted: _Weighted) -> Replicates:
     """Cohen's kappa of truth and decisions."""
     total = _total(weighted)
     rows, columns = weighted.confusion.sum(axis=2), weighted.confusion.sum(axis=1)
@@ -127,7 +127,7 @@ def kappa(weighted: Weighted) -> Replicates:
     return _divide(accuracy(weighted) - chance, 1 - chance)
 
 
-def brier(weighted: Weighted) -> Replicates:
+def brier(weighted: _Weighted) -> Replicates:
     """Squared errors summed over classes."""
     predictions = weighted.predictions
     wanted = np.eye(len(predictions.labels))[predictions.truth]
@@ -135,7 +135,7 @@ def brier(weighted: Weighted) -> Replicates:
     return _divide(weighted.weights @ errors, _total(weighted))
 
 
-def log_loss(weighted: Weighted) -> Replicates:
+def log_loss(weighted: _Weighted) -> Replicates:
     """Mean negative logarithm of the true label's probability."""
     predictions = weighted.predictions
     given = predictions.probabilities[np.arange(len(predictions)), predictions.truth]
@@ -144,7 +144,7 @@ def log_loss(weighted: Weighted) -> Replicates:
     return _divide(weighted.weights @ losses, _total(weighted))
 
 
-def expected_calibration_error(weighted: Weighted) -> Replicates:
+def expected_calibration_error(weighted: _Weighted) -> Replicates:
     """Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
@@ -152,38 +152,38 @@ def expected_calibration_error(weighted: Weighted) -> Replicates:
     return _divide(np.abs(sums).sum(axis=1), _total(weighted))
 
 
-def sensitivity(weighted: Weighted, index: int) -> Replicates:
+def sensitivity(weighted: _Weighted, index: int) -> Replicates:
     """True positives over cases."""
     confusion = weighted.confusion
     return _divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
 
 
-def ppv(weighted: Weighted, index: int) -> Replicates:
+def ppv(weighted: _Weighted, index: int) -> Replicates:
     """True positives over those called so."""
     confusion = weighted.confusion
     return _divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
 
 
-def specificity(weighted: Weighted, index: int) -> Replicates:
+def specificity(weighted: _Weighted, index: int) -> Replicates:
     """True negatives over scans of other classes."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
     return _divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
 
 
-def npv(weighted: Weighted, index: int) -> Replicates:
+def npv(weighted: _Weighted, index: int) -> Replicates:
     """True negatives over those not called so."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
     return _divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
 
 
-def f1(weighted: Weighted, index: int) -> Replicates:
+def f1(weighted: _Weighted, index: int) -> Replicates:
     """Twice the hits over cases and calls."""
     confusion = weighted.confusion
     both = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
     return _divide(2 * confusion[:, index, index], both)
 
 
-def auc(weighted: Weighted, index: int) -> Replicates:
+def auc(weighted: _Weighted, index: int) -> Replicates:
     """One-vs-rest area: pairs in the right order, ties half, over all pairs, by weight."""
     scores = weighted.predictions.probabilities[:, index]
     order = np.argsort(scores, kind="stable")
@@ -199,7 +199,7 @@ def auc(weighted: Weighted, index: int) -> Replicates:
     return _divide((positives * below).sum(axis=1), pairs)
 
 
-OVERALL: Final[dict[str, Callable[[Weighted], Replicates]]] = {
+OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
     "accuracy": accuracy,
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
@@ -211,7 +211,7 @@ OVERALL: Final[dict[str, Callable[[Weighted], Replicates]]] = {
 }
 """The same names as `metrics.OVERALL`."""
 
-PER_CLASS: Final[dict[str, Callable[[Weighted, int], Replicates]]] = {
+PER_CLASS: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
     "sensitivity": sensitivity,
     "specificity": specificity,
     "ppv": ppv,
@@ -222,13 +222,13 @@ PER_CLASS: Final[dict[str, Callable[[Weighted, int], Replicates]]] = {
 """The same names as `metrics.per_class` gives."""
 
 
-def _true_negatives(weighted: Weighted, index: int) -> Replicates:
+def _true_negatives(weighted: _Weighted, index: int) -> Replicates:
     confusion = weighted.confusion
     touched = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
     return np.asarray(_total(weighted) - touched + confusion[:, index, index])
 
 
-def _total(weighted: Weighted) -> Replicates:
+def _total(weighted: _Weighted) -> Replicates:
     return np.asarray(weighted.confusion.sum(axis=(1, 2)))
 
 

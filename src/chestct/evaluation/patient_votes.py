@@ -88,8 +88,8 @@ def vote(
     """
     pool = look_up(VOTES, method, kind="vote")
     chosen = settings or VoteSettings()
-    background = background_of(slices.labels)
-    rows = rows_by_patient(slices)
+    background = _background_of(slices.labels)
+    rows = _rows_by_patient(slices)
     pooled = [pool(slices.probabilities[each], background, chosen) for each in rows.values()]
     return Predictions(
         scans=tuple(rows),
@@ -135,7 +135,7 @@ def one_per_patient(scans: Predictions) -> Predictions:
         PredictionsError: A patient has several scans.
     """
     if scans.num_patients < len(scans):
-        twice = next(p for p, rows in rows_by_patient(scans).items() if len(rows) > 1)
+        twice = next(p for p, rows in _rows_by_patient(scans).items() if len(rows) > 1)
         row = scans.patients.index(twice) + 1
         msg = (
             f"The patient of row {row} has several scans ({scans.num_patients} patients, "
@@ -145,7 +145,7 @@ def one_per_patient(scans: Predictions) -> Predictions:
     return replace(scans, scans=scans.patients)
 
 
-def rows_by_patient(predictions: Predictions) -> dict[str, list[int]]:
+def _rows_by_patient(predictions: Predictions) -> dict[str, list[int]]:
     """Rows of each patient, patients in the order in which they first come."""
     rows: dict[str, list[int]] = {}
     for row, patient in enumerate(predictions.patients):
@@ -153,7 +153,7 @@ def rows_by_patient(predictions: Predictions) -> dict[str, list[int]]:
     return rows
 
 
-def background_of(labels: tuple[str, ...]) -> int:
+def _background_of(labels: tuple[str, ...]) -> int:
     """Index of the label that means that nothing was found: normal, or the last."""
     return labels.index(NORMAL) if NORMAL in labels else len(labels) - 1
 

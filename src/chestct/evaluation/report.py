@@ -72,7 +72,7 @@ def write_evaluation(
     main = replace(main, others=beside, comparisons=comparisons)
     summaries = {chosen.name: main, **beside}
     drawn = draw_all(predictions, main, chosen, logs or {}) if endings else {}
-    record = evaluation_record(chosen, summaries, comparisons, excluded)
+    record = _evaluation_record(chosen, summaries, comparisons, excluded)
     try:
         with working_folder(folder.parent) as aside:
             for name, figure in drawn.items():
@@ -124,7 +124,7 @@ def draw_all(
     return drawn
 
 
-def evaluation_record(
+def _evaluation_record(
     settings: EvaluationSettings,
     summaries: Mapping[str, Summary],
     comparisons: Mapping[str, Sequence[Comparison]],

@@ -54,7 +54,7 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class SiteSummary:
+class _SiteSummary:
     """The scans of one site: how many, and their figures."""
 
     num_scans: int
@@ -89,7 +89,7 @@ class Summary:
     cases: dict[str, int]
     confusion: Confusion
     figures: Figures
-    sites: dict[str, SiteSummary]
+    sites: dict[str, _SiteSummary]
     reliability: tuple[ReliabilityBin, ...]
     coverage_risk: tuple[RiskPoint, ...]
     abstention: tuple[AbstentionThreshold, ...]
@@ -124,7 +124,7 @@ def summarise(
         ),
         figures=estimate_figures(predictions, chosen.bootstrap),
         sites={
-            site: SiteSummary(
+            site: _SiteSummary(
                 len(part), part.num_patients, estimate_figures(part, chosen.bootstrap)
             )
             for site, part in by_site(predictions).items()
@@ -134,12 +134,12 @@ def summarise(
         abstention=tuple(
             abstention_threshold(predictions, wished) for wished in chosen.wished_errors
         ),
-        warnings=(*warnings_of(predictions, excluded or {}), *chosen.remarks),
+        warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
         at_threshold=at_threshold(predictions, chosen.promised),
     )
 
 
-def warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> list[str]:
+def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> list[str]:
     """What a reader has to know: gaps, small classes, dependence, class and site in one."""
     found = []
     if excluded:

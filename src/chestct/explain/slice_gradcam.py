@@ -19,7 +19,7 @@ from chestct.explain.question import class_score
 
 
 @runtime_checkable
-class SplitNetwork(Protocol):
+class _SplitNetwork(Protocol):
     """A network that gives its last feature map, and a head that makes logits of it."""
 
     @property
@@ -31,7 +31,7 @@ class SplitNetwork(Protocol):
 
 
 def slice_gradcam(
-    network: SplitNetwork, picture: Float32[np.ndarray, "height width"], label: int
+    network: _SplitNetwork, picture: Float32[np.ndarray, "height width"], label: int
 ) -> Float32[np.ndarray, "height width"]:
     """Which pixels of a slice spoke for a class.
 

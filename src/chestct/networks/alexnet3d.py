@@ -32,7 +32,7 @@ SMALLEST: Final = 35
 
 
 @dataclass(frozen=True)
-class AlexNetSettings:
+class _AlexNetSettings:
     """What can be chosen about 3D-AlexNet.
 
     Attributes:
@@ -54,7 +54,7 @@ class AlexNetSettings:
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class AlexNet3D(nn.Module):
+class _AlexNet3D(nn.Module):
     """The whole network.
 
     Args:
@@ -63,7 +63,7 @@ class AlexNet3D(nn.Module):
         settings: Input size and head.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, settings: AlexNetSettings) -> None:
+    def __init__(self, in_channels: int, num_classes: int, settings: _AlexNetSettings) -> None:
         super().__init__()
         self.settings = settings
         self.features = nn.Sequential(
@@ -100,9 +100,9 @@ class AlexNet3D(nn.Module):
         return logits
 
 
-def build_alexnet(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> AlexNet3D:
-    """Build 3D-AlexNet from plain settings, those of `AlexNetSettings`."""
-    return AlexNet3D(in_channels, num_classes, settings_from(AlexNetSettings, settings))
+def build_alexnet(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> _AlexNet3D:
+    """Build 3D-AlexNet from plain settings, those of `_AlexNetSettings`."""
+    return _AlexNet3D(in_channels, num_classes, settings_from(_AlexNetSettings, settings))
 
 
 def _cells(size: int) -> int:

@@ -64,7 +64,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -
     return Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
+def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """He's option B: a 1x1x1 projection where a block changes size or width, else nothing."""
     if stride == 1 and in_channels == out_channels:
         return None
@@ -92,7 +92,7 @@ class BasicBlock(nn.Module):
         self.conv2 = conv(channels, channels, 3)
         self.bn2 = nn.BatchNorm3d(channels)
         self.relu2 = GatedReLU()
-        self.downsample = projection(in_channels, channels * self.expansion, stride)
+        self.downsample = _projection(in_channels, channels * self.expansion, stride)
 
     @property
     def activations(self) -> list[GatedReLU]:
@@ -132,7 +132,7 @@ class Bottleneck(nn.Module):
         self.conv3 = conv(channels, channels * self.expansion, 1)
         self.bn3 = nn.BatchNorm3d(channels * self.expansion)
         self.relu3 = GatedReLU()
-        self.downsample = projection(in_channels, channels * self.expansion, stride)
+        self.downsample = _projection(in_channels, channels * self.expansion, stride)
 
     @property
     def activations(self) -> list[GatedReLU]:

@@ -36,7 +36,7 @@ _SDPA_WIDTH: Final = 8
 
 
 @dataclass(frozen=True)
-class MaseresSettings:
+class _MaseresSettings:
     """What can be chosen about MASERes.
 
     Attributes:
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         return self.attend(query, key, value)
 
 
-class SqueezeExcitation(nn.Module):
+class _SqueezeExcitation(nn.Module):
     """Scale each channel by what the channel means of the whole volume say (ratio 8, no biases)."""
 
     def __init__(self, channels: int) -> None:
@@ -152,7 +152,7 @@ class SEResBlock(nn.Module):
         self.conv1 = Conv3d(in_channels, channels, 3, padding=1)
         self.bn2 = batch_norm_3d(channels)
         self.conv2 = Conv3d(channels, channels, 3, padding=1)
-        self.se = SqueezeExcitation(channels)
+        self.se = _SqueezeExcitation(channels)
         self.shortcut = Conv3d(in_channels, channels, 1)
 
     def forward(self, features: Features) -> NewFeatures:
@@ -172,7 +172,7 @@ class Maseres(nn.Module):
         settings: Attention, input size and dropout.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, settings: MaseresSettings) -> None:
+    def __init__(self, in_channels: int, num_classes: int, settings: _MaseresSettings) -> None:
         super().__init__()
         self.settings = settings
         self.stem = nn.Sequential(
@@ -218,5 +218,5 @@ class Maseres(nn.Module):
 
 
 def build_maseres(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> Maseres:
-    """Build MASERes from plain settings, those of `MaseresSettings`."""
-    return Maseres(in_channels, num_classes, settings_from(MaseresSettings, settings))
+    """Build MASERes from plain settings, those of `_MaseresSettings`."""
+    return Maseres(in_channels, num_classes, settings_from(_MaseresSettings, settings))

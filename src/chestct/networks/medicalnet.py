@@ -39,7 +39,7 @@ _UNREADABLE: Final = (
 
 
 @dataclass(frozen=True)
-class WeightsReport:
+class _WeightsReport:
     """What became of the tensors of a weights file.
 
     Attributes:
@@ -61,7 +61,7 @@ class WeightsReport:
         return "\n".join(lines)
 
 
-def load_medicalnet_weights(network: nn.Module, path: str | Path) -> WeightsReport:
+def load_medicalnet_weights(network: nn.Module, path: str | Path) -> _WeightsReport:
     """Copy MedicalNet's weights into the backbone of a 3D ResNet, in place.
 
     The head stays as it is. BatchNorm's step counters may be missing (older files lack them).
@@ -85,7 +85,7 @@ def load_medicalnet_weights(network: nn.Module, path: str | Path) -> WeightsRepo
     network.load_state_dict(fitting, strict=False)
     counters = {name for name in backbone if name.endswith("num_batches_tracked")}
     left_out = backbone - set(fitting) - counters
-    return WeightsReport(
+    return _WeightsReport(
         loaded=tuple(name for name in own if name in fitting),
         missing=tuple(name for name in own if name in left_out),
         unexpected=tuple(name for name in tensors if name not in fitting),

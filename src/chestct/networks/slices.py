@@ -29,7 +29,7 @@ from chestct.networks.settings import require_between, require_choice, settings_
 
 
 @dataclass(frozen=True)
-class SliceBackbone:
+class _SliceBackbone:
     """A network for pictures, cut at its last feature map.
 
     Attributes:
@@ -65,8 +65,8 @@ _IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 _HALVES: Final = (0.5, 0.5, 0.5)
 
-SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
-    "vgg19": SliceBackbone(
+SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
+    "vgg19": _SliceBackbone(
         timm_name="vgg19",
         weights_id="timm/vgg19.tv_in1k",
         size=224,
@@ -81,7 +81,7 @@ SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
         ),
         classifier=("pre_logits.", "head."),
     ),
-    "inception_v3": SliceBackbone(
+    "inception_v3": _SliceBackbone(
         timm_name="inception_v3",
         weights_id="timm/inception_v3.tv_in1k",
         size=299,
@@ -93,7 +93,7 @@ SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
         classifier=("fc.", "AuxLogits."),
         difference="BatchNorm has learned scales here (17,216 numbers), in Keras it has none.",
     ),
-    "resnet50_v2": SliceBackbone(
+    "resnet50_v2": _SliceBackbone(
         timm_name="resnetv2_50",
         weights_id="timm/resnetv2_50.a1h_in1k",
         size=224,
@@ -105,7 +105,7 @@ SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
         classifier=("head.",),
         difference="Convolutions have no biases here; 19,008 numbers fewer than in Keras.",
     ),
-    "xception": SliceBackbone(
+    "xception": _SliceBackbone(
         timm_name="legacy_xception",
         weights_id="timm/legacy_xception.tf_in1k",
         size=299,
@@ -116,7 +116,7 @@ SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
         last_blocks=(("conv4.", "bn4.", "conv3.", "bn3."), ("block12.",), ("block11.",)),
         classifier=("fc.",),
     ),
-    "mobilenet_v2": SliceBackbone(
+    "mobilenet_v2": _SliceBackbone(
         timm_name="mobilenetv2_100",
         weights_id="timm/mobilenetv2_100.ra_in1k",
         size=224,
@@ -127,7 +127,7 @@ SLICE_NETWORKS: Final[dict[str, SliceBackbone]] = {
         last_blocks=(("conv_head.", "bn2.", "blocks.6."), ("blocks.5.",), ("blocks.4.",)),
         classifier=("classifier.",),
     ),
-    "densenet169": SliceBackbone(
+    "densenet169": _SliceBackbone(
         timm_name="densenet169",
         weights_id="timm/densenet169.tv_in1k",
         size=224,
@@ -229,7 +229,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise NetworkError(msg) from error
 
 
-def _missing_file(path: Path, name: str, facts: SliceBackbone) -> str:
+def _missing_file(path: Path, name: str, facts: _SliceBackbone) -> str:
     return (
         f"There is no weights file '{path}'. Expected the ImageNet weights of {name} as timm names "
         f"them: {WEIGHTS_NAME} of '{facts.weights_id}'. Give --weights FILE, or ask for random "
@@ -237,7 +237,7 @@ def _missing_file(path: Path, name: str, facts: SliceBackbone) -> str:
     )
 
 
-def _not_cached(name: str, facts: SliceBackbone) -> str:
+def _not_cached(name: str, facts: _SliceBackbone) -> str:
     return (
         f"The ImageNet weights of {name} are not on this machine: {WEIGHTS_NAME} of "
         f"'{facts.weights_id}' is not in the hub's cache. Where there is a connection run\n"
@@ -248,7 +248,7 @@ def _not_cached(name: str, facts: SliceBackbone) -> str:
 
 
 def _misfit(
-    path: Path, facts: SliceBackbone, missing: list[str], left_over: list[str], wrong: list[str]
+    path: Path, facts: _SliceBackbone, missing: list[str], left_over: list[str], wrong: list[str]
 ) -> str:
     first = {
         "lacks": missing[:1],
@@ -314,7 +314,7 @@ class SliceNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, facts: SliceBackbone, num_classes: int, settings: SliceSettings) -> None:
+    def __init__(self, facts: _SliceBackbone, num_classes: int, settings: SliceSettings) -> None:
         super().__init__()
         self.facts = facts
         self.settings = settings
@@ -448,7 +448,7 @@ def _head(
     )
 
 
-def _backbone(facts: SliceBackbone) -> nn.Module:
+def _backbone(facts: _SliceBackbone) -> nn.Module:
     """The network of timm up to its last feature map, weights as timm draws them."""
     timm = import_extra("timm", extra="slices")
     network: nn.Module = timm.create_model(facts.timm_name, pretrained=False, num_classes=0)

@@ -36,7 +36,7 @@ SMALLEST: Final = 100
 
 
 @dataclass(frozen=True)
-class VoxCNNSettings:
+class _VoxCNNSettings:
     """What can be chosen about VoxCNN.
 
     Attributes:
@@ -64,7 +64,7 @@ class VoxCNN(nn.Module):
         settings: Input size and dropout.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, settings: VoxCNNSettings) -> None:
+    def __init__(self, in_channels: int, num_classes: int, settings: _VoxCNNSettings) -> None:
         super().__init__()
         self.settings = settings
         widths = [in_channels, *(width for stage in STAGES for width in stage)]
@@ -105,8 +105,8 @@ class VoxCNN(nn.Module):
 
 
 def build_voxcnn(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> VoxCNN:
-    """Build VoxCNN from plain settings, those of `VoxCNNSettings`."""
-    return VoxCNN(in_channels, num_classes, settings_from(VoxCNNSettings, settings))
+    """Build VoxCNN from plain settings, those of `_VoxCNNSettings`."""
+    return VoxCNN(in_channels, num_classes, settings_from(_VoxCNNSettings, settings))
 
 
 def _cells(size: int) -> int:

@@ -65,7 +65,7 @@ def as_markdown(report: Report) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def as_png(picture: Picture) -> bytes:
+def _as_png(picture: Picture) -> bytes:
     """A figure on white, for the Markdown file."""
     stream = io.BytesIO()
     picture.draw().savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
@@ -215,7 +215,7 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     make_folder(folder)
     report = report_of(audit)
     for picture in report.pictures:
-        write_whole(folder / "figures" / f"{picture.name}.png", as_png(picture))
+        write_whole(folder / "figures" / f"{picture.name}.png", _as_png(picture))
     return [
         write_whole(folder / HTML_NAME, as_html(report).encode()),
         write_whole(folder / MARKDOWN_NAME, as_markdown(report).encode()),

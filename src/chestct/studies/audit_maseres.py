@@ -49,7 +49,7 @@ class PValueAudit:
 
 
 @dataclass(frozen=True)
-class SoundTests:
+class _SoundTests:
     """Accuracy of MASERes against another network, by other tests.
 
     Attributes:
@@ -114,7 +114,7 @@ def can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
     return bool((np.abs(kappas - value) <= 0.5 * 10.0**-digits + 1e-12).any())
 
 
-def sound_tests(main: TestedModel, other: TestedModel) -> SoundTests:
+def _sound_tests(main: TestedModel, other: TestedModel) -> _SoundTests:
     """The accuracies of MASERes and another network by other tests."""
     from scipy.stats import fisher_exact
     from statsmodels.stats.proportion import proportions_ztest
@@ -124,7 +124,7 @@ def sound_tests(main: TestedModel, other: TestedModel) -> SoundTests:
     total = len(pair[0])
     hits = [int(each.is_right.sum()) for each in pair]
     _, one_sided = maseres_z_test(hits[0] / total, hits[1] / total, total)
-    return SoundTests(
+    return _SoundTests(
         other=other.name,
         mcnemar=mcnemar,
         fisher=float(fisher_exact([[n, total - n] for n in hits]).pvalue),
@@ -242,7 +242,7 @@ class MaseresAudit:
     damaged: tuple[ModelAudit, ...]
     damaged_as_printed: dict[str, bool]
     p_values: tuple[PValueAudit, ...]
-    tests: tuple[SoundTests, ...]
+    tests: tuple[_SoundTests, ...]
     kappas: tuple[KappaAudit, ...]
     no_errors: tuple[NoErrors, ...]
     patients_needed: int
@@ -255,7 +255,7 @@ def audit_maseres_paper() -> MaseresAudit:
     """Recompute all that the packaged facts allow."""
     facts = maseres_facts()
     main, *others = facts.patient_models
-    ctset = ctset_counts(facts)
+    ctset = _ctset_counts(facts)
     damaged = tuple(audit_model(model) for model in facts.damaged_models)
     return MaseresAudit(
         citation=facts.citation,
@@ -268,7 +268,7 @@ def audit_maseres_paper() -> MaseresAudit:
         p_values=tuple(
             row for other in others for row in audit_p_values(main, other, facts.table_5)
         ),
-        tests=tuple(sound_tests(main, other) for other in others),
+        tests=tuple(_sound_tests(main, other) for other in others),
         kappas=tuple(audit_kappa(main, other, facts.kappa[other.name]) for other in others),
         no_errors=_no_errors(main),
         patients_needed=next(n for n in range(1, 1000) if clopper_pearson_upper(0, n) <= 0.05),
@@ -300,7 +300,7 @@ def _pairs_in_order(auc: float | None, num_pairs: int) -> float | None:
     return rounded(2 * auc * num_pairs, 0) / 2
 
 
-def ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
+def _ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
     """Every set of counts that prints all five figures of Table 6."""
     covid, normal = facts.table_6_cases
     found = []

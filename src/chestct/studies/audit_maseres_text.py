@@ -21,7 +21,7 @@ from chestct.studies.audit_maseres import KappaAudit, MaseresAudit, ModelAudit, 
 from chestct.studies.audit_scores import rounded
 
 
-def table_5_section(audit: MaseresAudit) -> Section:
+def _table_5_section(audit: MaseresAudit) -> Section:
     """The p-values, reproduced, with own denominators, and by other tests."""
     rows = tuple(
         (
@@ -79,7 +79,7 @@ def table_5_section(audit: MaseresAudit) -> Section:
     )  # fmt: skip
 
 
-def kappas_section(audit: MaseresAudit) -> Section:
+def _kappas_section(audit: MaseresAudit) -> Section:
     """The two kappas of the text."""
     return Section(
         "The kappas",
@@ -125,8 +125,8 @@ def maseres_sections(audit: MaseresAudit) -> tuple[Section, ...]:
         Section("The MASERes paper", (audit.citation + ".", _points(audit)), level=2),
         _patients(audit),
         _meaning(audit),
-        table_5_section(audit),
-        kappas_section(audit),
+        _table_5_section(audit),
+        _kappas_section(audit),
         _ctset(audit),
         _damaged(audit),
         _slices(audit),

@@ -24,7 +24,7 @@ from chestct.studies.published.facts import Method, RoiFacts, TableRow, roi_fact
 
 
 @dataclass(frozen=True)
-class CrossValidationAudit:
+class _CrossValidationAudit:
     """A row of Table 6, for which there are no prediction files: what its figures imply.
 
     Attributes:
@@ -47,7 +47,7 @@ class CrossValidationAudit:
     predicted: int
 
 
-def audit_cross_validation(row: TableRow, cases: Sequence[int]) -> CrossValidationAudit:
+def _audit_cross_validation(row: TableRow, cases: Sequence[int]) -> _CrossValidationAudit:
     """What the printed figures of a row of Table 6 imply in cases."""
     total = sum(cases)
     hits = nearest_count(row.accuracy, total)
@@ -56,7 +56,7 @@ def audit_cross_validation(row: TableRow, cases: Sequence[int]) -> CrossValidati
         nearest_count(100 - p, total - n) for p, n in zip(row.spe, cases, strict=True)
     ]
     predicted = [int(rounded(100 * h / p, 0)) for h, p in zip(class_hits, row.spe, strict=True)]
-    return CrossValidationAudit(
+    return _CrossValidationAudit(
         row=row.row,
         accuracy=row.accuracy,
         errors=total - hits,
@@ -106,7 +106,7 @@ class RowAudit:
 
 
 @dataclass(frozen=True)
-class Deviation:
+class _Deviation:
     """A label that a workbook gives differently from the label files.
 
     Attributes:
@@ -128,7 +128,7 @@ class Deviation:
     effect: str
 
 
-def audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
+def _audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
     """Recompute one row."""
     decided = facts.predicted[published.row]
     changed = facts.workbook_labels.get(published.row, {})
@@ -144,7 +144,7 @@ def audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
         equal_official=_equal_figures(published, official),
         equal_workbook=_equal_figures(published, workbook),
         implied=tuple(
-            counts_of_cell(sensitivity, spe, facts.official.count(label), len(facts.studies))
+            _counts_of_cell(sensitivity, spe, facts.official.count(label), len(facts.studies))
             for label, sensitivity, spe in zip(
                 THREE_CLASSES, published.sensitivity, published.spe, strict=True
             )
@@ -154,7 +154,7 @@ def audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
     return replace(audit, verdict=_verdict(audit, facts))
 
 
-def counts_of_cell(
+def _counts_of_cell(
     sensitivity: float, ppv: float, cases: int, num_scans: int
 ) -> tuple[int, int] | None:
     """The smallest hits and decisions for a class that are printed as these two percentages.
@@ -172,7 +172,7 @@ def counts_of_cell(
     return None
 
 
-def find_deviations(facts: RoiFacts) -> tuple[Deviation, ...]:
+def _find_deviations(facts: RoiFacts) -> tuple[_Deviation, ...]:
     """Every label that differs between a workbook and the label files."""
     places = {study: index for index, study in enumerate(facts.studies)}
     found = []
@@ -180,11 +180,11 @@ def find_deviations(facts: RoiFacts) -> tuple[Deviation, ...]:
         for study, (line, label) in labels.items():
             official, decided = facts.official[places[study]], facts.predicted[row][places[study]]
             effect = _effect(decided == official, decided == label)
-            found.append(Deviation(row, study, line, official, label, decided, effect))
+            found.append(_Deviation(row, study, line, official, label, decided, effect))
     return tuple(found)
 
 
-def recomputed_figures(scores: Scores) -> tuple[Estimate, ...]:
+def _recomputed_figures(scores: Scores) -> tuple[Estimate, ...]:
     """The seven figures as Table 7 has them: accuracy, sensitivities, PPV."""
     classes = scores.classes.values()
     return (
@@ -199,7 +199,7 @@ def _labelled(facts: RoiFacts) -> zip[tuple[str, str]]:
 
 
 def _equal_figures(published: TableRow, scores: Scores) -> tuple[str, ...]:
-    pairs = zip(FIGURES, published.figures, recomputed_figures(scores), strict=True)
+    pairs = zip(FIGURES, published.figures, _recomputed_figures(scores), strict=True)
     return tuple(name for name, printed, found in pairs if percent_of(found) == printed)
 
 
@@ -227,7 +227,9 @@ def _verdict(audit: RowAudit, facts: RoiFacts) -> str:
 
 
 def _differing(audit: RowAudit) -> str:
-    figures = zip(FIGURES, audit.published.figures, recomputed_figures(audit.official), strict=True)
+    figures = zip(
+        FIGURES, audit.published.figures, _recomputed_figures(audit.official), strict=True
+    )
     return ", ".join(
         f"{name} (printed {printed:.1f}, {found.hits}/{found.total} = {percent_of(found):.1f})"
         for name, printed, found in figures
@@ -253,7 +255,7 @@ HEADLINE_ROW = 18
 
 
 @dataclass(frozen=True)
-class PairAudit:
+class _PairAudit:
     """The plain and the RoI-aware network of one depth and one t.
 
     Attributes:
@@ -274,7 +276,7 @@ class PairAudit:
 
 
 @dataclass(frozen=True)
-class HeadlineFigure:
+class _HeadlineFigure:
     """A figure of the abstract or of Table 8, and the cells of Table 7 that print the same.
 
     Attributes:
@@ -295,7 +297,7 @@ class HeadlineFigure:
 
 
 @dataclass(frozen=True)
-class MethodAudit:
+class _MethodAudit:
     """A method of Table 8, on how many of 90 cases its figures fit.
 
     Attributes:
@@ -314,7 +316,7 @@ class MethodAudit:
 
 
 @dataclass(frozen=True)
-class SpeFits:
+class _SpeFits:
     """How many of the 54 SPE figures of Table 7 equal what, to the printed digit.
 
     Attributes:
@@ -354,15 +356,15 @@ class RoiAudit:
 
     citation: str
     rows: tuple[RowAudit, ...]
-    deviations: tuple[Deviation, ...]
+    deviations: tuple[_Deviation, ...]
     groups: tuple[tuple[int, ...], ...]
-    pairs: tuple[PairAudit, ...]
-    spe: SpeFits
-    headline: tuple[HeadlineFigure, ...]
+    pairs: tuple[_PairAudit, ...]
+    spe: _SpeFits
+    headline: tuple[_HeadlineFigure, ...]
     hits_if_one_model: int
-    methods: tuple[MethodAudit, ...]
+    methods: tuple[_MethodAudit, ...]
     mean_accuracy: dict[int, tuple[float, float, float]]
-    cross_validation: tuple[CrossValidationAudit, ...]
+    cross_validation: tuple[_CrossValidationAudit, ...]
 
     def row(self, number: int) -> RowAudit:
         """A row of Table 7 by its number."""
@@ -372,13 +374,13 @@ class RoiAudit:
 def audit_roi_paper() -> RoiAudit:
     """Recompute all that the packaged facts allow."""
     facts = roi_facts()
-    rows = tuple(audit_row(facts, published) for published in facts.table_7)
+    rows = tuple(_audit_row(facts, published) for published in facts.table_7)
     totals = _cases(facts)
     return RoiAudit(
         citation=facts.citation,
         rows=rows,
-        deviations=find_deviations(facts),
-        groups=same_predictions(facts),
+        deviations=_find_deviations(facts),
+        groups=_same_predictions(facts),
         pairs=_pairs(facts),
         spe=_spe_fits(rows),
         headline=_headline(facts, totals),
@@ -389,12 +391,12 @@ def audit_roi_paper() -> RoiAudit:
         methods=tuple(_audit_method(method, facts) for method in facts.table_8),
         mean_accuracy={t: _means(facts, rows, t) for t in (60, 70, 80)},
         cross_validation=tuple(
-            audit_cross_validation(row, facts.cross_validation_cases) for row in facts.table_6
+            _audit_cross_validation(row, facts.cross_validation_cases) for row in facts.table_6
         ),
     )
 
 
-def same_predictions(facts: RoiFacts) -> tuple[tuple[int, ...], ...]:
+def _same_predictions(facts: RoiFacts) -> tuple[tuple[int, ...], ...]:
     """Rows of Table 7 grouped by their vector of predictions."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for row, predicted in facts.predicted.items():
@@ -406,18 +408,18 @@ def _cases(facts: RoiFacts) -> tuple[int, ...]:
     return tuple(facts.official.count(label) for label in THREE_CLASSES)
 
 
-def _pairs(facts: RoiFacts) -> tuple[PairAudit, ...]:
+def _pairs(facts: RoiFacts) -> tuple[_PairAudit, ...]:
     aware = {(row.network, row.t): row.row for row in facts.table_7 if row.roi}
     plain = {(row.network, row.t): row.row for row in facts.table_7 if not row.roi}
     return tuple(_audit_pair(facts, key, (plain[key], row)) for key, row in aware.items())
 
 
-def _audit_pair(facts: RoiFacts, key: tuple[str, int], rows: tuple[int, int]) -> PairAudit:
+def _audit_pair(facts: RoiFacts, key: tuple[str, int], rows: tuple[int, int]) -> _PairAudit:
     plain, aware = (facts.predicted[row] for row in rows)
     num_different = sum(a != b for a, b in zip(plain, aware, strict=True))
     judged = [as_predictions(facts.official, each, THREE_CLASSES) for each in (aware, plain)]
     (test,) = compare(judged[0], judged[1], "mcnemar")
-    return PairAudit(
+    return _PairAudit(
         network=key[0],
         t=key[1],
         rows=rows,
@@ -427,7 +429,7 @@ def _audit_pair(facts: RoiFacts, key: tuple[str, int], rows: tuple[int, int]) ->
     )
 
 
-def _spe_fits(rows: tuple[RowAudit, ...]) -> SpeFits:
+def _spe_fits(rows: tuple[RowAudit, ...]) -> _SpeFits:
     cells = [
         (printed, row.official.classes[label], row.workbook.classes[label])
         for row in rows
@@ -441,7 +443,7 @@ def _spe_fits(rows: tuple[RowAudit, ...]) -> SpeFits:
             for cell in cells
         )
 
-    return SpeFits(
+    return _SpeFits(
         num_figures=len(cells),
         ppv_official=num_equal(lambda each: each.ppv, 0),
         ppv_workbook=num_equal(lambda each: each.ppv, 1),
@@ -451,7 +453,7 @@ def _spe_fits(rows: tuple[RowAudit, ...]) -> SpeFits:
     )
 
 
-def _headline(facts: RoiFacts, totals: tuple[int, ...]) -> tuple[HeadlineFigure, ...]:
+def _headline(facts: RoiFacts, totals: tuple[int, ...]) -> tuple[_HeadlineFigure, ...]:
     found = []
     for place, method in (("abstract", facts.abstract), ("Table 8", facts.table_8[0])):
         everyone = sum(totals)
@@ -463,7 +465,7 @@ def _headline(facts: RoiFacts, totals: tuple[int, ...]) -> tuple[HeadlineFigure,
         for name, percent, total in figures:
             cells = _cells(facts, name, percent)
             possible = counts_behind(percent, total)
-            found.append(HeadlineFigure(place, name, percent, cells, possible, total))
+            found.append(_HeadlineFigure(place, name, percent, cells, possible, total))
     return tuple(found)
 
 
@@ -480,10 +482,10 @@ def _cells(facts: RoiFacts, figure: str, percent: float) -> tuple[str, ...]:
     return tuple(cell for cell, value in columns if value == percent)
 
 
-def _audit_method(method: Method, facts: RoiFacts) -> MethodAudit:
+def _audit_method(method: Method, facts: RoiFacts) -> _MethodAudit:
     parts = [cases for name, cases in facts.tests.items() if name != "T4"]
     totals = [sum(column) for column in zip(*parts, strict=True)]
-    return MethodAudit(
+    return _MethodAudit(
         name=method.name,
         accuracy=method.accuracy,
         hits_of_90=counts_behind(method.accuracy, sum(totals)),

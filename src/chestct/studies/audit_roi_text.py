@@ -22,7 +22,7 @@ from chestct.studies.audit_roi import AGREES, FIGURES, HEADLINE_ROW, RoiAudit, R
 from chestct.studies.audit_scores import Scores, rounded
 
 
-def headline_section(audit: RoiAudit) -> Section:
+def _headline_section(audit: RoiAudit) -> Section:
     """Where the figures of the abstract stand."""
     rows = tuple(
         (
@@ -52,7 +52,7 @@ def headline_section(audit: RoiAudit) -> Section:
     )
 
 
-def table_8_section(audit: RoiAudit) -> Section:
+def _table_8_section(audit: RoiAudit) -> Section:
     """On how many cases each method was judged."""
     rows = tuple(
         (
@@ -79,7 +79,7 @@ def table_8_section(audit: RoiAudit) -> Section:
     )
 
 
-def table_6_section(audit: RoiAudit) -> Section:
+def _table_6_section(audit: RoiAudit) -> Section:
     """What the cross-validation's figures imply."""
     checks = audit.cross_validation
     rows = tuple(
@@ -123,7 +123,7 @@ def table_6_section(audit: RoiAudit) -> Section:
     )
 
 
-def thresholds_section(audit: RoiAudit) -> Section:
+def _thresholds_section(audit: RoiAudit) -> Section:
     """Mean accuracy by t."""
     rows = tuple(
         (str(t), *(f"{rounded(mean, 2):.2f}" for mean in means))
@@ -164,10 +164,10 @@ def roi_sections(audit: RoiAudit) -> tuple[Section, ...]:
         _spe(audit),
         _labels(audit),
         _vectors(audit),
-        headline_section(audit),
-        table_8_section(audit),
-        table_6_section(audit),
-        thresholds_section(audit),
+        _headline_section(audit),
+        _table_8_section(audit),
+        _table_6_section(audit),
+        _thresholds_section(audit),
     )
 
 

@@ -70,7 +70,7 @@ def score(
     confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, len(labels))
     return Scores(
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-        accuracy=with_wilson(metrics.accuracy(confusion)),
+        accuracy=_with_wilson(metrics.accuracy(confusion)),
         kappa=metrics.kappa(predictions.truth, predictions.decisions, len(labels)).value,
         macro_f1=metrics.macro_f1(predictions).value,
         classes={
@@ -84,16 +84,16 @@ def score_class(counts: ClassCounts, label: str) -> ClassScores:
     """The figures of one class from its counts."""
     return ClassScores(
         counts=counts,
-        sensitivity=with_wilson(metrics.sensitivity(counts, label)),
-        specificity=with_wilson(metrics.specificity(counts, label)),
-        ppv=with_wilson(metrics.ppv(counts, label)),
-        npv=with_wilson(metrics.npv(counts, label)),
-        one_vs_rest_accuracy=with_wilson(metrics.one_vs_rest_accuracy(counts, label)),
+        sensitivity=_with_wilson(metrics.sensitivity(counts, label)),
+        specificity=_with_wilson(metrics.specificity(counts, label)),
+        ppv=_with_wilson(metrics.ppv(counts, label)),
+        npv=_with_wilson(metrics.npv(counts, label)),
+        one_vs_rest_accuracy=_with_wilson(metrics.one_vs_rest_accuracy(counts, label)),
         f1=metrics.f1(counts, label).value,
     )
 
 
-def with_wilson(value: Value) -> Estimate:
+def _with_wilson(value: Value) -> Estimate:
     """A proportion with Wilson's 95 % interval; without one where it has no cases."""
     if value.value is None or value.hits is None or not value.total:
         return Estimate(value.value, note=value.note, hits=value.hits, total=value.total)

@@ -55,7 +55,7 @@ class Run:
     figures: Figures
 
 
-def read_run(folder: Path, bootstrap: Bootstrap | None = None) -> Run:
+def _read_run(folder: Path, bootstrap: Bootstrap | None = None) -> Run:
     """Read the folder of a finished run, on scans or on slices.
 
     Raises:
@@ -111,12 +111,12 @@ def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Pa
         WriteError: They cannot be written.
     """
     files = folder / f"{FILE}.md", folder / f"{FILE}.csv"
-    write_text(files[0], paper_markdown(found))
-    write_text(files[1], paper_csv(found))
+    write_text(files[0], _paper_markdown(found))
+    write_text(files[1], _paper_csv(found))
     return files
 
 
-def paper_markdown(found: Sequence[PaperComparison]) -> str:
+def _paper_markdown(found: Sequence[PaperComparison]) -> str:
     """One table per run."""
     parts = [
         "# Beside the paper",
@@ -155,7 +155,7 @@ def percent(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} ({span}{counts})"
 
 
-def paper_csv(found: Sequence[PaperComparison]) -> str:
+def _paper_csv(found: Sequence[PaperComparison]) -> str:
     """One line per run and figure; shares, not per cent."""
     header = ["run", "place", "figure", "published"]
     header += [f"{who}_{what}" for who in ("recomputed", "ours") for what in ("", "low", "high")]
@@ -263,7 +263,7 @@ def compare_with_paper(
     found_rows = [path.parent for path in rows.glob(f"*/{PREDICTIONS_FILE}")]
     found_rows += [path.parents[1] for path in rows.glob(f"*/{SLICES_FOLDER}/{PREDICTIONS_FILE}")]
     folders = sorted(found_rows) or [folder]
-    found = [_compare(read_run(each, bootstrap)) for each in folders]
+    found = [_compare(_read_run(each, bootstrap)) for each in folders]
     return tuple(sorted(found, key=lambda each: _row_number(each.place)))
 
 

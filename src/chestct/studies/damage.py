@@ -77,7 +77,7 @@ Choice = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Zeroed:
+class _Zeroed:
     """How many numbers were set to zero."""
 
     weights: int
@@ -158,7 +158,7 @@ def quarter(num_units: int, share: float = SHARE) -> int:
     return int(num_units * share)
 
 
-def damage(network: nn.Module, layers: Sequence[Layer], choice: Choice) -> Zeroed:
+def damage(network: nn.Module, layers: Sequence[Layer], choice: Choice) -> _Zeroed:
     """Set units to zero, in place.
 
     Returns:
@@ -178,7 +178,7 @@ def damage(network: nn.Module, layers: Sequence[Layer], choice: Choice) -> Zeroe
             if bias is not None:
                 bias[list(units)] = 0
                 biases += len(units)
-    return Zeroed(weights, biases)
+    return _Zeroed(weights, biases)
 
 
 def _maseres_parts() -> dict[str, list[Layer]]:
@@ -244,7 +244,7 @@ class DamagePlan:
 
 
 @dataclass(frozen=True, eq=False)
-class DamagedPart:
+class _DamagedPart:
     """What came of damaging one part.
 
     Attributes:
@@ -257,13 +257,13 @@ class DamagedPart:
 
     name: str
     num_layers: int
-    zeroed: Zeroed
+    zeroed: _Zeroed
     published: Predictions
     repeats: tuple[Predictions, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class DamageResult:
+class _DamageResult:
     """The whole study.
 
     Attributes:
@@ -273,7 +273,7 @@ class DamageResult:
     """
 
     undamaged: Predictions
-    parts: tuple[DamagedPart, ...]
+    parts: tuple[_DamagedPart, ...]
     excluded: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -308,7 +308,7 @@ class DamagedNetwork:
         return network
 
 
-def run_damage(plan: DamagePlan) -> DamageResult:
+def run_damage(plan: DamagePlan) -> _DamageResult:
     """Judge the classifier as it is and with each part damaged, or go on doing so.
 
     Raises:
@@ -324,7 +324,7 @@ def run_damage(plan: DamagePlan) -> DamageResult:
     cache = make_cache(plan.data, plan.classifier.recipe)
     undamaged, excluded = _undamaged(plan, cache)
     damaged = [_run_part(plan, cache, undamaged, each) for each in parts.items()]
-    return DamageResult(undamaged, tuple(damaged), excluded)
+    return _DamageResult(undamaged, tuple(damaged), excluded)
 
 
 def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, str]]:
@@ -343,7 +343,7 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
 
 def _run_part(
     plan: DamagePlan, cache: Cache, undamaged: Predictions, part: tuple[str, Sequence[Layer]]
-) -> DamagedPart:
+) -> _DamagedPart:
     """Judge a part's damaged networks: the published choice first, then the random ones."""
     name, layers = part
     network = plan.classifier.load_network()
@@ -358,7 +358,7 @@ def _run_part(
         found.append(read_predictions(path))
         plan.listener.progress(f"damaging {name}", Progress(len(found), plan.repeats + 1, 0.0))
     choice = published_choice(network, layers, plan.share)
-    return DamagedPart(
+    return _DamagedPart(
         name,
         sum(bool(units) for units in choice),
         damage(network, layers, choice),
@@ -438,7 +438,7 @@ class DamageRow:
         accuracies: Accuracy with each random choice.
     """
 
-    part: DamagedPart | None
+    part: _DamagedPart | None
     figures: Figures
     test: Comparison | None = None
     holm: float | None = None
@@ -451,8 +451,8 @@ class DamageRow:
         return self.part.name if self.part else UNDAMAGED
 
 
-def make_damage_rows(
-    result: DamageResult, bootstrap: Bootstrap | None = None
+def _make_damage_rows(
+    result: _DamageResult, bootstrap: Bootstrap | None = None
 ) -> tuple[DamageRow, ...]:
     """The figures of the undamaged classifier and of every part."""
     settings = bootstrap or Bootstrap()
@@ -464,7 +464,7 @@ def make_damage_rows(
 
 
 def write_damage(
-    result: DamageResult,
+    result: _DamageResult,
     folder: Path,
     *,
     remarks: Sequence[str] = (),
@@ -475,13 +475,15 @@ def write_damage(
     Raises:
         WriteError: They cannot be written.
     """
-    rows = make_damage_rows(result, bootstrap)
-    write_text(folder / "table.md", damage_markdown(result, rows, remarks))
-    write_text(folder / "table.csv", damage_csv(rows))
+    rows = _make_damage_rows(result, bootstrap)
+    write_text(folder / "table.md", _damage_markdown(result, rows, remarks))
+    write_text(folder / "table.csv", _damage_csv(rows))
     return rows
 
 
-def damage_markdown(result: DamageResult, rows: Sequence[DamageRow], remarks: Sequence[str]) -> str:
+def _damage_markdown(
+    result: _DamageResult, rows: Sequence[DamageRow], remarks: Sequence[str]
+) -> str:
     """The table for people."""
     undamaged = result.undamaged
     left_out = f"Scans without a decision, left out: {len(result.excluded)}."
@@ -502,7 +504,7 @@ def damage_markdown(result: DamageResult, rows: Sequence[DamageRow], remarks: Se
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def damage_csv(rows: Sequence[DamageRow]) -> str:
+def _damage_csv(rows: Sequence[DamageRow]) -> str:
     """One line per part and figure; the mean over choices is the figure `mean accuracy`."""
     fields = ("value", "low", "high", "method", "hits", "total", "note")
     lines: list[list[object]] = []
@@ -545,7 +547,7 @@ def mean_accuracy(
     return Estimate(value, low, high, "bootstrap over patients and choices", note)
 
 
-def _row(undamaged: Predictions, part: DamagedPart, settings: Bootstrap) -> DamageRow:
+def _row(undamaged: Predictions, part: _DamagedPart, settings: Bootstrap) -> DamageRow:
     (test,) = compare(undamaged, part.published, "mcnemar")
     return DamageRow(
         part,

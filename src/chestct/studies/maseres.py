@@ -336,7 +336,7 @@ MAIN: str = "maseres"
 
 
 @dataclass(frozen=True)
-class PrintedPair:
+class _PrintedPair:
     """What the paper prints of MASERes against another network, and what its counts give.
 
     Attributes:
@@ -362,7 +362,7 @@ class Pair:
     test: RowTest[NetworkRow]
     kappa: Comparison
     z: tuple[Comparison, ...]
-    printed: PrintedPair | None
+    printed: _PrintedPair | None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -413,14 +413,14 @@ def _pair(
 
 
 @cache
-def printed_pair(first: str, second: str) -> PrintedPair | None:
+def printed_pair(first: str, second: str) -> _PrintedPair | None:
     """What the paper prints of two networks; None unless the first is MASERes."""
     if first != MAIN or second not in MASERES_NETWORKS or second == MAIN:
         return None
     facts = maseres_facts()
     main, other = maseres_model(first), maseres_model(second)
     audited = audit_p_values(main, other, facts.table_5)
-    return PrintedPair(
+    return _PrintedPair(
         kappa=audit_kappa(main, other, facts.kappa[other.name]),
         p_values={each.figure: each for each in audited},
     )

@@ -27,7 +27,7 @@ from chestct.text_tables import as_csv, as_markdown_table, p_value_text
 
 
 @dataclass(frozen=True)
-class Level:
+class _Level:
     """One of the paper's two halves.
 
     Attributes:
@@ -39,12 +39,12 @@ class Level:
     inputs: str
 
 
-PATIENT_LEVEL: Final = Level("MASERes paper, patient level: three networks on volumes", "scans")
-SLICE_LEVEL: Final = Level("MASERes paper, slice level: six transfer networks", "slices")
+PATIENT_LEVEL: Final = _Level("MASERes paper, patient level: three networks on volumes", "scans")
+SLICE_LEVEL: Final = _Level("MASERes paper, slice level: six transfer networks", "slices")
 
 
 def as_markdown(
-    level: Level, table: PaperTable, remarks: Sequence[str], patients: PaperTable | None = None
+    level: _Level, table: PaperTable, remarks: Sequence[str], patients: PaperTable | None = None
 ) -> str:
     """The whole table for people."""
     notes = [*remarks, POSITIVE_CLASS, RECOMPUTED_FROM]
@@ -203,7 +203,7 @@ SCHEMA_VERSION: Final = "1.0"
 
 def write_table(
     folder: Path,
-    level: Level,
+    level: _Level,
     table: PaperTable,
     *,
     remarks: Sequence[str],
@@ -279,7 +279,7 @@ def _comparison_cells(pair: Pair, row: Comparison) -> list[object]:
             None, printed]  # fmt: skip
 
 
-def _as_json(level: Level, tables: dict[str, PaperTable], remarks: Sequence[str]) -> str:
+def _as_json(level: _Level, tables: dict[str, PaperTable], remarks: Sequence[str]) -> str:
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,

@@ -39,14 +39,14 @@ def write_model_audit(audit: ModelAudit, folder: Path) -> list[Path]:
     Raises:
         WriteError: They cannot be written.
     """
-    document = json.dumps(as_document(audit), indent=1, ensure_ascii=False) + "\n"
+    document = json.dumps(_as_document(audit), indent=1, ensure_ascii=False) + "\n"
     return [
         write_whole(folder / JSON_FILE, document.encode()),
         write_whole(folder / MARKDOWN_FILE, as_markdown(audit).encode()),
     ]
 
 
-def as_document(audit: ModelAudit) -> dict[str, Any]:
+def _as_document(audit: ModelAudit) -> dict[str, Any]:
     """An audit as plain values, with the verdict and the medians of the map's test."""
     document: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "verdict": verdict(audit)}
     document |= {"severity": worst_severity(_all_findings(audit)), **asdict(audit)}
@@ -114,7 +114,7 @@ def probe_cells(probe: Probe) -> list[str]:
     return [probe.words, share, change, "the same" if probe.is_same else probe.decision]
 
 
-def finding_text(finding: Finding) -> str:
+def _finding_text(finding: Finding) -> str:
     """A finding with its severity in front."""
     return f"{finding.severity}: {finding.sentence}"
 

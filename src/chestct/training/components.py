@@ -71,10 +71,10 @@ def find_parts(settings: RunSettings) -> Parts:
     if len(set(settings.labels)) < len(settings.labels):
         raise TrainingError(f"'labels' names a class twice: {', '.join(settings.labels)}.")
     recipe = _find_recipe(settings)
-    with blamed_on("augmentation"):
+    with _blamed_on("augmentation"):
         chosen = settings.augmentation
         augmentation = find_augmentation(chosen.name, chosen.overrides)
-    with blamed_on("network"):
+    with _blamed_on("network"):
         network_settings = _fit_network(settings, recipe)
     return Parts(
         network=settings.network.name,
@@ -86,9 +86,9 @@ def find_parts(settings: RunSettings) -> Parts:
 
 
 def _find_recipe(settings: RunSettings) -> Recipe:
-    with blamed_on("recipe.name"):
+    with _blamed_on("recipe.name"):
         named = look_up(RECIPES, settings.recipe.name, kind="recipe")
-    with blamed_on("recipe.overrides"):
+    with _blamed_on("recipe.overrides"):
         return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
 
 
@@ -109,7 +109,7 @@ def _fit_network(settings: RunSettings, recipe: Recipe) -> dict[str, object]:
 
 
 @contextmanager
-def blamed_on(setting: str) -> Iterator[None]:
+def _blamed_on(setting: str) -> Iterator[None]:
     """Put the dotted path of a setting before what is said of it."""
     try:
         yield
@@ -167,14 +167,14 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
     if len(set(settings.labels)) < len(settings.labels):
         raise TrainingError(f"'labels' names a class twice: {', '.join(settings.labels)}.")
     chosen: dict[str, object] = dict(settings.network.settings)
-    with blamed_on("augmentation"):
+    with _blamed_on("augmentation"):
         wanted = settings.augmentation
         augmentation = find_augmentation(wanted.name, wanted.overrides, SLICE_AUGMENTATIONS)
-    with blamed_on("data.split"):
+    with _blamed_on("data.split"):
         look_up(SLICE_SPLITS, settings.data.split, kind="split of slices")
-    with blamed_on("network"), torch.device("meta"):
+    with _blamed_on("network"), torch.device("meta"):
         network = build_slice_network(settings.network.name, len(settings.labels), chosen)
-    with blamed_on("network.weights"):
+    with _blamed_on("network.weights"):
         weights = find_weights(settings.network.name, settings.network.weights)
     pictures = settings.pictures
     form = PictureForm(

@@ -70,7 +70,7 @@ from chestct.training.steps import (
     soft_targets,
 )
 
-__all__ = ["LabelledInputs", "Outputs", "evaluate", "loader_in_order", "outputs_of"]
+__all__ = ["LabelledInputs", "Outputs", "_loader_in_order", "evaluate", "outputs_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +105,10 @@ def evaluate(
         batch_size: Examples at once, in each process.
         workers: Processes that read; None leaves it to the device.
     """
-    return outputs_of(network, loader_in_order(network, examples, batch_size, workers))
+    return outputs_of(network, _loader_in_order(network, examples, batch_size, workers))
 
 
-def loader_in_order(
+def _loader_in_order(
     network: nn.Module, examples: LabelledInputs, batch_size: int, workers: int | None
 ) -> DataLoader[Any]:
     """What reads this process's share of a set of examples, for `outputs_of`."""
@@ -144,7 +144,7 @@ def _of_all(own: Outputs | None, num: int) -> Outputs:
     return Outputs(total(logits), total(labels))
 
 
-class StepFigures:
+class _StepFigures:
     """Adds the losses of a run's steps up, over all processes, in `run.progress.loss_sum`.
 
     Attributes:
@@ -251,7 +251,7 @@ def _train_epochs(
     after_epoch: Callable[[EpochLog], object] | None,
 ) -> None:
     """Train until all epochs are done, or early stopping or a signal ends it."""
-    validation = loader_in_order(
+    validation = _loader_in_order(
         run.network, run.sets.validation, run.settings.batch_size, run.settings.workers
     )
     while not run.is_finished:
@@ -268,7 +268,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
     """Do the steps that are left of the epoch under way."""
     progress, settings = run.progress, run.settings
     last_saved = started = time.perf_counter()
-    before, figures = progress.seconds, StepFigures(run)
+    before, figures = progress.seconds, _StepFigures(run)
     for batch in islice(batches, run.steps_per_epoch - progress.step_in_epoch):
         share, value = _step(run, *batch)
         figures.add(value, share=share, wants_stop=bool(stop))

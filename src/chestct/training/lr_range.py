@@ -175,11 +175,11 @@ def write_range_test(found: RangeTest, folder: Path) -> list[Path]:
     lines = zip(found.rates, found.losses, found.smoothed, strict=True)
     table = folder / "lr_range.csv"
     write_text(table, as_csv(["learning_rate", "loss", "smoothed_loss"], lines))
-    figure = draw_range_test(found)
+    figure = _draw_range_test(found)
     return [table, *(save_figure(figure, folder / f"lr_range.{end}") for end in ("png", "svg"))]
 
 
-def draw_range_test(found: RangeTest) -> Figure:
+def _draw_range_test(found: RangeTest) -> Figure:
     """Loss against learning rate, with the suggestion."""
     from matplotlib.figure import Figure
 

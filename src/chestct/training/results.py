@@ -332,7 +332,7 @@ def predictions_of(
         truth=outputs.labels.numpy(),
         probabilities=torch.softmax(logits, dim=1).numpy(),
         labels=labels,
-        sites=sites_of(rows),
+        sites=_sites_of(rows),
     )
 
 
@@ -348,7 +348,7 @@ def as_predictions(
         truth=np.array([labels.index(row.label) for row in rows], dtype=np.int64),
         probabilities=probabilities,
         labels=labels,
-        sites=sites_of(rows),
+        sites=_sites_of(rows),
     )
 
 
@@ -357,7 +357,7 @@ def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictio
     return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
 
 
-def sites_of(rows: Sequence[ManifestRow]) -> tuple[str, ...] | None:
+def _sites_of(rows: Sequence[ManifestRow]) -> tuple[str, ...] | None:
     """Where the scans come from, or None where the manifest does not say it."""
     return tuple(row.site for row in rows) if any(row.site for row in rows) else None
 

@@ -61,7 +61,7 @@ def save_checkpoint(
     _save(path, tensors, {"progress": json.dumps(progress)})
 
 
-def load_checkpoint(
+def _load_checkpoint(
     path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, object]:
     """Put a network and its optimiser back where they were; returns `progress`.
@@ -299,7 +299,7 @@ def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     progress = Progress()
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.is_file():
-        stored = load_checkpoint(checkpoint, network, optimizer)
+        stored = _load_checkpoint(checkpoint, network, optimizer)
         history = [EpochLog(**entry) for entry in stored.pop("history")]  # type: ignore[attr-defined]
         progress = Progress(**stored, history=history)  # type: ignore[arg-type]
     here = [progress.epoch, progress.step_in_epoch]

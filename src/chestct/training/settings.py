@@ -104,7 +104,7 @@ class TrainingSettings(BaseModel):
         return value
 
 
-class NetworkSection(BaseModel):
+class _NetworkSection(BaseModel):
     """Which network is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -116,7 +116,7 @@ class NetworkSection(BaseModel):
     )
 
 
-class RecipeSection(BaseModel):
+class _RecipeSection(BaseModel):
     """How scans are prepared."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -127,7 +127,7 @@ class RecipeSection(BaseModel):
     )
 
 
-class AugmentationSection(BaseModel):
+class _AugmentationSection(BaseModel):
     """How batches are varied while training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -168,7 +168,7 @@ class DataSection(BaseModel):
     )
 
 
-class AbstentionSection(BaseModel):
+class _AbstentionSection(BaseModel):
     """When the finished classifier calls its own answer uncertain."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -214,16 +214,16 @@ class RunSettings(BaseModel):
     labels: tuple[Label, ...] = Field(
         min_length=2, description="Class names in the classifier's order."
     )
-    network: NetworkSection
-    recipe: RecipeSection
+    network: _NetworkSection
+    recipe: _RecipeSection
     data: DataSection = DataSection()
-    augmentation: AugmentationSection = AugmentationSection()
+    augmentation: _AugmentationSection = _AugmentationSection()
     training: TrainingSettings = TrainingSettings()
-    abstention: AbstentionSection = AbstentionSection()
+    abstention: _AbstentionSection = _AbstentionSection()
     tracking: TrackingSection = TrackingSection()
 
 
-class SliceNetworkSection(BaseModel):
+class _SliceNetworkSection(BaseModel):
     """Which slice network is trained, and what it knows at the start."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -239,7 +239,7 @@ class SliceNetworkSection(BaseModel):
     )
 
 
-class PicturesSection(BaseModel):
+class _PicturesSection(BaseModel):
     """How pictures become inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -286,10 +286,10 @@ class SliceRunSettings(BaseModel):
     labels: tuple[Label, ...] = Field(
         min_length=2, description="Class names in the classifier's order."
     )
-    network: SliceNetworkSection
-    pictures: PicturesSection = PicturesSection()
+    network: _SliceNetworkSection
+    pictures: _PicturesSection = _PicturesSection()
     data: SliceDataSection = SliceDataSection()
-    augmentation: AugmentationSection = AugmentationSection()
+    augmentation: _AugmentationSection = _AugmentationSection()
     training: TrainingSettings = TrainingSettings()
 
 

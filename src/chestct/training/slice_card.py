@@ -28,7 +28,7 @@ Words = Annotated[str, Field(min_length=1, max_length=10_000)]
 _REMEDY: Final = "Get the folder again, or train anew: chestct slices train."
 
 
-class SlicePictures(BaseModel):
+class _SlicePictures(BaseModel):
     """How pictures become inputs; see `PictureForm`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,7 +39,7 @@ class SlicePictures(BaseModel):
     sixteen_bit: Literal["own_range", "full_range"]
 
 
-class SliceVotes(BaseModel):
+class _SliceVotes(BaseModel):
     """The numbers behind the votes on patients; see `VoteSettings`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,13 +77,13 @@ class SliceCard(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=100)]
     network: str
     network_settings: dict[str, JsonValue]
-    pictures: SlicePictures
+    pictures: _SlicePictures
     labels: tuple[str, ...] = Field(min_length=2, max_length=1000)
     backbone_weights: Words
     split: Words
     trained_on: Words
     results: tuple[MeasuredResult, ...]
-    votes: SliceVotes
+    votes: _SliceVotes
     temperature: float = Field(ge=0.01, le=100.0)
     versions: dict[str, str]
     licence: Words
@@ -92,7 +92,7 @@ class SliceCard(BaseModel):
 
     @field_validator("votes")
     @classmethod
-    def _are_possible(cls, votes: SliceVotes) -> SliceVotes:
+    def _are_possible(cls, votes: _SliceVotes) -> _SliceVotes:
         try:
             VoteSettings(**votes.model_dump())
         except PredictionsError as error:
@@ -118,14 +118,14 @@ class SliceClassifier:
     network: SliceNetwork
 
 
-def pictures_of(form: PictureForm) -> SlicePictures:
+def pictures_of(form: PictureForm) -> _SlicePictures:
     """A picture form as a card holds it."""
-    return SlicePictures(**asdict(form))
+    return _SlicePictures(**asdict(form))
 
 
-def votes_of(settings: VoteSettings) -> SliceVotes:
+def votes_of(settings: VoteSettings) -> _SliceVotes:
     """Vote settings as a card holds them."""
-    return SliceVotes(**asdict(settings))
+    return _SliceVotes(**asdict(settings))
 
 
 def save_slice_classifier(folder: Path, network: SliceNetwork, card: SliceCard) -> SliceCard:

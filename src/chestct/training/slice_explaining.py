@@ -60,7 +60,7 @@ def _layer(heat: Float32[np.ndarray, "rows columns"]) -> HeatLayer:
 
 
 @dataclass(frozen=True)
-class ExplainedSlice:
+class _ExplainedSlice:
     """What a slice classifier says of one slice.
 
     Attributes:
@@ -76,7 +76,7 @@ class ExplainedSlice:
 
 def explain_picture(
     classifier: SliceClassifier, picture: Path, out: Path, label: str | None = None
-) -> ExplainedSlice:
+) -> _ExplainedSlice:
     """Classify a slice and write a PNG: the slice, and beside it the slice under its Grad-CAM.
 
     Args:
@@ -113,4 +113,4 @@ def explain_picture(
         )
     if not heat.any():
         warnings.append(f"Nothing in the last feature map spoke for {chosen}.")
-    return ExplainedSlice(probabilities, chosen, tuple(warnings))
+    return _ExplainedSlice(probabilities, chosen, tuple(warnings))

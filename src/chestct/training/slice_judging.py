@@ -144,7 +144,7 @@ def judge_slices(
     return predictions_of(outputs, manifest, classifier.card.labels, classifier.card.temperature)
 
 
-def read_patients_beside(
+def _read_patients_beside(
     files: Mapping[str, Path], classifier: SliceClassifier, manifest: Manifest
 ) -> dict[str, Predictions]:
     """Other classifiers' predictions by patient, refused before a slice is read where they misfit.
@@ -200,7 +200,7 @@ def evaluate_slices(
     """
     manifest = read_manifest(table, classifier.card.labels)
     require_classes(manifest)
-    others = read_patients_beside(beside or {}, classifier, manifest)
+    others = _read_patients_beside(beside or {}, classifier, manifest)
     judged = Judged(
         name=classifier.card.name,
         slices=judge_slices(classifier, manifest, listener),

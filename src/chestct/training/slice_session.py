@@ -93,7 +93,7 @@ class SlicePlan:
 
 
 @dataclass(frozen=True, eq=False)
-class ReadySlices:
+class _ReadySlices:
     """Slices that may be trained on."""
 
     parts: SliceParts
@@ -112,7 +112,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         ChestCTError: Settings, manifest, slices, weights or folder are not as they should be, or
             the run was stopped; the message says what to do.
     """
-    ready = make_ready(plan)
+    ready = _make_ready(plan)
     network = ready.parts.build_network(plan.settings.training.seed).to(plan.device)
     place = plan.folder / TRAINING_FOLDER
     with memory_explained(plan.folder):
@@ -145,7 +145,7 @@ def run_slice_range_test(plan: SlicePlan, *, steps: int, epochs: int | None) -> 
     Raises:
         ChestCTError: As for a training.
     """
-    ready = make_ready(plan)
+    ready = _make_ready(plan)
     settings = plan.settings.training
     network = ready.parts.build_network(settings.seed).to(plan.device)
     if epochs is None:
@@ -163,7 +163,7 @@ def run_slice_range_test(plan: SlicePlan, *, steps: int, epochs: int | None) -> 
     )
 
 
-def make_ready(plan: SlicePlan) -> ReadySlices:
+def _make_ready(plan: SlicePlan) -> _ReadySlices:
     """Check settings and slices, and read the slices.
 
     Raises:
@@ -187,10 +187,10 @@ def make_ready(plan: SlicePlan) -> ReadySlices:
         progress=plan.listener.watch("reading slices"),
     )
     _check(plan, joined, store, parts.form.size)
-    return ReadySlices(parts, division, _sets(division, store), patient_labels_of(manifest))
+    return _ReadySlices(parts, division, _sets(division, store), patient_labels_of(manifest))
 
 
-def slice_versions() -> dict[str, str]:
+def _slice_versions() -> dict[str, str]:
     """Program to version, of all that has a part in the weights."""
     wanted = [package for package in ("timm", "torchvision") if is_installed(package)]
     return {**program_versions(), **{package: metadata.version(package) for package in wanted}}
@@ -216,7 +216,9 @@ def _sets(division: Division, store: SliceStore) -> LabelledSets:
     )
 
 
-def _judge(plan: SlicePlan, ready: ReadySlices, network: SliceNetwork) -> tuple[Judged, float, str]:
+def _judge(
+    plan: SlicePlan, ready: _ReadySlices, network: SliceNetwork
+) -> tuple[Judged, float, str]:
     """Choose temperature and votes on the validation part, and judge the test part.
 
     Returns:
@@ -237,7 +239,7 @@ def _judge(plan: SlicePlan, ready: ReadySlices, network: SliceNetwork) -> tuple[
 
 
 def _card(
-    plan: SlicePlan, ready: ReadySlices, votes: VoteSettings, temperature: float
+    plan: SlicePlan, ready: _ReadySlices, votes: VoteSettings, temperature: float
 ) -> SliceCard:
     """A trained network's card, without its results."""
     return SliceCard(
@@ -252,7 +254,7 @@ def _card(
         results=(),
         votes=votes_of(votes),
         temperature=temperature,
-        versions=slice_versions(),
+        versions=_slice_versions(),
         licence=_LICENCE,
     )
 

@@ -160,7 +160,7 @@ _FIGURES: Final = (
 
 
 @dataclass(frozen=True)
-class MlflowTarget:
+class _MlflowTarget:
     """Where and as what a training is logged.
 
     Attributes:
@@ -178,7 +178,7 @@ class MlflowTarget:
     tags: Mapping[str, str]
 
 
-class MlflowRun:
+class _MlflowRun:
     """One training in MLflow.
 
     Args:
@@ -191,7 +191,7 @@ class MlflowRun:
         TrainingError: The server cannot be reached, or refuses.
     """
 
-    def __init__(self, target: MlflowTarget, folder: Path, note: Callable[[str], None]) -> None:
+    def __init__(self, target: _MlflowTarget, folder: Path, note: Callable[[str], None]) -> None:
         # MLflow reports its use to its makers unless told not to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._mlflow = import_extra("mlflow", extra="mlflow")
@@ -225,7 +225,7 @@ class MlflowRun:
         self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
         self._try(lambda: self._client.set_terminated(self._run, "FINISHED"))
 
-    def _find_run(self, target: MlflowTarget) -> tuple[str, int]:
+    def _find_run(self, target: _MlflowTarget) -> tuple[str, int]:
         """The run that goes on, or a new one, and how many epochs it has."""
         if self._file.is_file():
             kept = json.loads(self._file.read_text(encoding="utf-8"))
@@ -273,7 +273,7 @@ _PRIVATE: Final = ("data.cache", "tracking.mlflow_uri")
 """Settings that name places on this machine."""
 
 
-class Tracker(Protocol):
+class _Tracker(Protocol):
     """Who is shown figures."""
 
     def update(self, epochs: Sequence[Mapping[str, Any]]) -> None:
@@ -308,13 +308,13 @@ class Trackers:
         note: Callable[[str], None],
     ) -> None:
         self._log = folder / "log.jsonl"
-        self._all: list[Tracker] = [EventFile(folder / TENSORBOARD_FOLDER)]
+        self._all: list[_Tracker] = [EventFile(folder / TENSORBOARD_FOLDER)]
         uri = mlflow_uri(settings.tracking)
         if uri is not None:
             flat = flat_settings(settings.model_dump(mode="json"))
             shown = {key: value for key, value in flat.items() if key not in _PRIVATE}
-            target = MlflowTarget(uri, settings.tracking.mlflow_experiment, name, shown, tags)
-            self._all.append(MlflowRun(target, folder, note))
+            target = _MlflowTarget(uri, settings.tracking.mlflow_experiment, name, shown, tags)
+            self._all.append(_MlflowRun(target, folder, note))
 
     def update(self) -> None:
         """Show what the log has to all of them."""
