@@ -3,6 +3,8 @@
 Run as `python benchmarks/lungs.py`; real scans come from CHESTCT_DATA or ../shared/data.
 `python benchmarks/lungs.py --lesions 60` needs none: how much of the lesions of so many simulated
 patients lies inside the `recommended` mask.
+`python benchmarks/lungs.py --long` measures only what a scan of 1,200 slices of 512 x 512 takes
+above its own voxels: the network's memory and the mask.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -23,11 +26,12 @@ from skimage.segmentation import clear_border
 
 from chestct import read_volume
 from chestct.labels import CAP, COVID19
-from chestct.preprocess.lungs import LUNG_METHODS
+from chestct.preprocess.lungs import LUNG_METHODS, segment_lungs
 from chestct.simulate import ThoraxSettings, simulate_patient
-from chestct.volume import Volume, to_canonical
+from chestct.volume import Grid, Volume, to_canonical
 
 ROUNDS = 5
+LONG_SLICES = 1200
 
 
 def obvious_way(volume: Volume) -> np.ndarray:
@@ -82,7 +86,7 @@ def lesion_shares(num: int) -> None:
         pattern = (CAP, COVID19)[index % 2]
         rng = np.random.default_rng([2026, index])
         patient = simulate_patient(rng, ThoraxSettings(rows=160), pattern=pattern)
-        mask = LUNG_METHODS["recommended"](to_canonical(patient.volume))
+        mask = segment_lungs(to_canonical(patient.volume), "recommended")
         share = float((mask & patient.lesions).sum() / patient.lesions.sum())
         shares.append(share)
         overlaps.append(dice(mask, patient.lungs))
@@ -94,26 +98,51 @@ def lesion_shares(num: int) -> None:
     )
 
 
+def long_scan() -> None:
+    """Print memory and time of finding lungs in 1,200 slices, a real scan repeated."""
+    short = to_canonical(read_volume(data_folder() / "covid_ct_md" / "P001"))
+    repeats = -(-LONG_SLICES // short.grid.shape[0])
+    voxels = np.concatenate([short.voxels] * repeats)[:LONG_SLICES]
+    grid = Grid(voxels.shape, (1.0, *short.grid.spacing_mm[1:]))
+    volume = Volume(grid, voxels)
+    segment_lungs(short, "recommended")
+    before, start = peak_mb(), time.perf_counter()
+    mask = segment_lungs(volume, "recommended")
+    print(
+        f"{grid.shape}: volume {voxels.nbytes / 2**20:.0f} MB, peak +{peak_mb() - before:.0f} MB "
+        f"above it, {time.perf_counter() - start:.1f} s, {mask.mean():.1%} lung"
+    )
+
+
+def data_folder() -> Path:
+    """Where the real scans are."""
+    named = os.environ.get("CHESTCT_DATA")
+    return Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
 def main() -> None:
-    """Print one row per scan and method, or per simulated patient."""
+    """Print one row per scan and method, or per simulated patient, or for a long scan."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lesions", type=int, default=0, metavar="PATIENTS")
-    num_patients = parser.parse_args().lesions
-    if num_patients:
-        lesion_shares(num_patients)
+    parser.add_argument("--long", action="store_true")
+    chosen = parser.parse_args()
+    if chosen.lesions:
+        lesion_shares(chosen.lesions)
         return
-    named = os.environ.get("CHESTCT_DATA")
-    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if chosen.long:
+        long_scan()
+        return
+    folder = data_folder()
     for name in ("P001", "normal001"):
         volume = to_canonical(read_volume(folder / "covid_ct_md" / name))
         golden = golden_mask(folder / "golden", name)
         print(f"{name} {volume.grid.shape}: volume {volume.voxels.nbytes / 2**20:.0f} MB")
         times = {}
-        for method, segment in LUNG_METHODS.items():
+        for method in LUNG_METHODS:
             before = peak_mb()
-            mask = segment(volume).mask
+            mask = segment_lungs(volume, method)
             grown = max(0.0, peak_mb() - before)
-            times[method] = median_seconds(segment, volume, ROUNDS)
+            times[method] = median_seconds(partial(segment_lungs, method=method), volume, ROUNDS)
             print(
                 f"  {method:12} {times[method]:6.3f} s  peak +{grown:4.0f} MB  "
                 f"{mask.sum() * volume.grid.voxel_ml / 1000:.2f} l  "
@@ -123,13 +152,13 @@ def main() -> None:
         print(f"  scikit-image {plain:6.3f} s  Dice {dice(obvious_way(volume), golden):.6f}")
         for method, seconds in times.items():
             print(f"  {method} / scikit-image = {seconds / plain:.3f}")
-    for name in ("chest64", "lung4d"):
-        volume = to_canonical(read_volume(folder / "lung_masks" / f"{name}_ct.nii.gz"))
-        drawn = drawn_mask(folder / "lung_masks" / f"{name}_lungs.nii.gz")
-        for method, segment in LUNG_METHODS.items():
-            seconds = median_seconds(segment, volume, ROUNDS)
-            agreement = dice(segment(volume).mask, drawn)
-            print(f"{name:9} {method:12} {seconds:6.3f} s  Dice {agreement:.4f}")
+    for name in ("lung_masks/chest64", "lung_masks/lung4d", "real_scans/id001", "real_scans/DCM1"):
+        volume = to_canonical(read_volume(folder / f"{name}_ct.nii.gz"))
+        drawn = drawn_mask(folder / f"{name}_lungs.nii.gz")
+        for method in LUNG_METHODS:
+            seconds = median_seconds(partial(segment_lungs, method=method), volume, ROUNDS)
+            agreement = dice(segment_lungs(volume, method), drawn)
+            print(f"{name:18} {method:12} {seconds:6.3f} s  Dice {agreement:.4f}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 The obvious way is what one writes first: every slice thresholded and cleaned with scikit-image,
 then `scipy.ndimage.zoom` to 224 x 224 x 224, of the masked scan with order 3, of the mask with 0.
+The last rows are the lungs network with the drawing of the mask, in either engine.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ import numpy as np
 from scipy import ndimage
 from skimage import filters, morphology, segmentation
 
+from chestct.preprocess.lungs import find_lungs
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import read_volume
-from chestct.volume import Volume
+from chestct.volume import Volume, to_canonical
 
 REPEATS = 5
 DEFAULT_SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid_ct_md" / "P001"
@@ -51,6 +53,13 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
+def lungs_seconds(volume: Volume, engine: str) -> float:
+    """Median time of finding the lungs by the network, once it is loaded."""
+    canonical = to_canonical(volume)
+    find_lungs(canonical, "recommended", engine=engine)
+    return seconds(lambda: find_lungs(canonical, "recommended", engine=engine), REPEATS)
+
+
 def peak_bytes(scan: Path, name: str) -> int:
     """Peak memory of a fresh process that reads the scan and prepares it."""
     command = [sys.executable, __file__, str(scan), "--only", name]
@@ -76,10 +85,14 @@ def main(arguments: list[str]) -> None:
     print(f"{scan.name}: {' x '.join(map(str, volume.grid.shape))} voxels")
     print(f"{'':24}{'seconds':>9}{'ratio':>8}{'peak MiB':>10}")
     print(f"{'the obvious way':24}{obvious_s:9.2f}{1:8.3f}")
+    find_lungs(to_canonical(volume), "recommended")  # loaded once, as in a batch
     for name, recipe in RECIPES.items():
         ours_s = seconds(lambda recipe=recipe: prepare(volume, recipe), REPEATS)
         peak = peak_bytes(scan, name) / 2**20
         print(f"{name:24}{ours_s:9.2f}{ours_s / obvious_s:8.3f}{peak:10.0f}")
+    for engine in ("openvino", "torch"):
+        lungs_s = lungs_seconds(volume, engine)
+        print(f"{f'lungs alone, {engine}':24}{lungs_s:9.2f}{lungs_s / obvious_s:8.3f}")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class UnknownNameError(ChestCTError):
 
 
 class NetworkError(ChestCTError):
-    """A network's settings are impossible, or it cannot take an input of this shape."""
+    """A network's settings or input are impossible, or weights that come with chestct damaged."""
 
 
 class TrainingError(ChestCTError):

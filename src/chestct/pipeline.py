@@ -96,6 +96,7 @@ def analyse_scan(
     choice = classifier.card.explanation if explain == AUTO else explain
     chosen_map = None if choice is None else split_choice(choice)
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
+    lungs_engine = engine if isinstance(engine, str) else engine.name.split()[0]
     reading = reading or ReadOptions()
     started = perf_counter()
     volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
@@ -104,7 +105,7 @@ def analyse_scan(
     if watcher is not None:
         watcher.was_read(volume, Path(path))
     watched = perf_counter() - was_read
-    prepared = prepare(volume, classifier.recipe, lungs=lungs)
+    prepared = prepare(volume, classifier.recipe, lungs=lungs, engine=lungs_engine)
     was_prepared = perf_counter()
     is_suitable = not prepared.unsuitable_reasons
     probabilities = classifier.probabilities(prepared, chosen) if is_suitable else {}

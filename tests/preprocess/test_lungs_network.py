@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from chestct.preprocess.lungs import NetworkLungs, find_lungs
+from chestct.engines import voxel_runner
+from chestct.errors import NetworkError
+from chestct.networks.lungs import LungsNet
+from chestct.preprocess.lungs import NetworkLungs, find_lungs, network
 from chestct.preprocess.lungs.network import lungs_input
 from chestct.volume import Grid, Volume
 
@@ -99,3 +109,123 @@ def test_methods_without_a_network_say_nothing_of_one() -> None:
     found = find_lungs(_volume(), "published")
     assert found.network is None
     assert found.mask.shape == _volume().grid.shape
+
+
+@pytest.fixture
+def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a network of drawn weights, in place of the one that comes with chestct."""
+    torch.manual_seed(4)
+    drawn = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in LungsNet().state_dict().items()
+    }
+    _store(tmp_path, drawn)
+    monkeypatch.setattr(network, "WEIGHTS_FOLDER", tmp_path)
+    return tmp_path
+
+
+def _store(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    save_file(weights, folder / "weights.safetensors")
+    digest = hashlib.sha256((folder / "weights.safetensors").read_bytes()).hexdigest()
+    (folder / "card.json").write_text(json.dumps({"weights_sha256": digest}))
+
+
+@pytest.mark.parametrize("size", [(8, 16, 24), (40, 32, 48)])
+def test_both_engines_give_the_same_logits_at_any_size(other_weights: Path, size) -> None:
+    pytest.importorskip("openvino")
+    values = np.random.default_rng(0).uniform(-1, 1, size).astype(np.float32)
+    shipped = network.shipped_network(other_weights)
+    by_torch, by_openvino = (voxel_runner(shipped, n)(values) for n in ("torch", "openvino"))
+    assert by_torch.shape == by_openvino.shape == (4, *size)
+    assert np.abs(by_torch - by_openvino).max() < 1e-3 * np.abs(by_torch).max()
+
+
+def test_a_long_scan_in_blocks_gives_what_it_gives_at_once(other_weights: Path) -> None:
+    values = np.random.default_rng(1).uniform(-1, 1, (300, 10, 12)).astype(np.float32)
+    run = voxel_runner(network.shipped_network(other_weights), "torch")
+    sizes: list[int] = []
+
+    def run_and_note(block: np.ndarray) -> np.ndarray:
+        sizes.append(block.shape[0])
+        return run(block)
+
+    whole = network._in_blocks(run_and_note, values)
+    assert sizes == [304]
+    blocks = network._in_blocks(run_and_note, values, max_voxels=180 * 16 * 16)
+    assert blocks.shape == whole.shape == (4, 300, 10, 12)
+    assert len(sizes) > 3
+    assert max(sizes[1:]) <= 180
+    assert np.abs(blocks - whole).max() < 1e-4
+
+
+def test_the_network_is_loaded_once(other_weights: Path, monkeypatch) -> None:
+    loads: list[Path] = []
+    shipped = network.shipped_network
+
+    def counted(folder: Path):
+        loads.append(folder)
+        return shipped(folder)
+
+    monkeypatch.setattr(network, "shipped_network", counted)
+    first = network.ask_network(_volume(), engine="torch")
+    again = network.ask_network(_volume(), engine="torch")
+    assert loads == [other_weights]
+    assert np.array_equal(first.probabilities, again.probabilities)
+    assert np.allclose(first.probabilities.sum(axis=0), 1.0, atol=1e-5)
+    assert first.grid == lungs_input(_volume())[1]
+
+
+def _without_weights(folder: Path) -> None:
+    (folder / "weights.safetensors").unlink()
+
+
+def _without_card(folder: Path) -> None:
+    (folder / "card.json").unlink()
+
+
+def _cut_short(folder: Path) -> None:
+    content = (folder / "weights.safetensors").read_bytes()
+    (folder / "weights.safetensors").write_bytes(content[: len(content) // 2])
+
+
+def _one_bit_changed(folder: Path) -> None:
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "weights.safetensors").write_bytes(bytes(content))
+
+
+def _with_nan(folder: Path) -> None:
+    weights = load_file(folder / "weights.safetensors")
+    weights["head.weight"][0, 0, 0, 0, 0] = float("nan")
+    _store(folder, weights)
+
+
+def _of_another_network(folder: Path) -> None:
+    _store(folder, {"weight": torch.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (_without_weights, "missing or damaged"),
+        (_without_card, "card is missing or damaged"),
+        (_cut_short, "missing or damaged"),
+        (_one_bit_changed, "not those of its card"),
+        (_with_nan, "not finite"),
+        (_of_another_network, "another network's"),
+    ],
+)
+def test_missing_or_damaged_weights_are_said_to_be_with_a_way_out(
+    other_weights: Path, harm: Callable[[Path], None], says: str
+) -> None:
+    harm(other_weights)
+    with pytest.raises(NetworkError, match=rf"{says}.*Install chestct again.*'published'"):
+        find_lungs(_volume(), "recommended", engine="torch")
+
+
+def test_a_forked_process_loads_a_network_of_its_own(other_weights: Path, monkeypatch) -> None:
+    network.ask_network(_volume(), engine="torch")
+    made = network._runner.cache_info().misses
+    monkeypatch.setattr(network.os, "getpid", lambda: -1)
+    network.ask_network(_volume(), engine="torch")
+    assert network._runner.cache_info().misses == made + 1

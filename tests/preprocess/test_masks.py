@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from chestct.arrays import Mask
-from chestct.preprocess.masks import bounding_box, grown, mask_on_grid, within_box
+from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 
 
 @pytest.fixture
@@ -53,41 +52,3 @@ def test_growing_stops_at_the_edge_of_the_grid_and_does_not_mutate():
     before = full.copy()
     assert grown(full, (9.0, 1.0, 1.0)).all()
     np.testing.assert_array_equal(full, before)
-
-
-def test_work_within_the_box_sees_the_box_alone_and_changes_nothing_else() -> None:
-    mask = np.zeros((9, 8, 7), dtype=np.bool_)
-    mask[3:5, 2:4, 6] = True
-    seen: list[tuple[int, ...]] = []
-
-    def invert(part: Mask) -> Mask:
-        seen.append(part.shape)
-        return ~part
-
-    result = within_box(mask, invert, (1, 0, 2))
-    assert seen == [(4, 2, 3)]
-    expected = np.zeros_like(mask)
-    expected[2:6, 2:4, 4:7] = True
-    np.testing.assert_array_equal(result, expected & ~mask)
-
-
-def test_a_box_begins_where_the_stride_says() -> None:
-    mask = np.zeros((9, 9, 9), dtype=np.bool_)
-    mask[5, 4, 1] = True
-    shapes: list[tuple[int, ...]] = []
-
-    def note(part: Mask) -> Mask:
-        shapes.append(part.shape)
-        return part
-
-    np.testing.assert_array_equal(within_box(mask, note, stride=2), mask)
-    assert shapes == [(2, 1, 2)]
-
-
-def test_an_empty_mask_needs_no_work() -> None:
-    empty = np.zeros((3, 3, 3), dtype=np.bool_)
-
-    def refuse(part: Mask) -> Mask:
-        raise AssertionError
-
-    assert within_box(empty, refuse) is empty

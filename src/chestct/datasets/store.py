@@ -373,7 +373,8 @@ def make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
 @cache
 def preparation_code() -> str:
     """Digest of the code that prepares scans."""
-    return code_digest(Path(chestct.preprocess.__file__).parent)
+    preprocess = Path(chestct.preprocess.__file__).parent
+    return code_digest(preprocess, preprocess / "lungs" / "card.json")
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from chestct.engines.interface import PRECISIONS, Engine, RunnableNetwork, choose_engine
+from chestct.engines.interface import (
+    PRECISIONS,
+    Engine,
+    RunnableNetwork,
+    RunVoxels,
+    StoredNetwork,
+    choose_engine,
+)
+from chestct.extras import is_installed
 from chestct.lookup import Entry, load_entry, look_up
 
-__all__ = ["AUTO", "ENGINES", "PRECISIONS", "Engine", "RunnableNetwork", "make_engine"]
+__all__ = [
+    "AUTO",
+    "ENGINES",
+    "PRECISIONS",
+    "Engine",
+    "RunVoxels",
+    "RunnableNetwork",
+    "StoredNetwork",
+    "make_engine",
+    "voxel_runner",
+]
 
 AUTO: Final = "auto"
 """Engine name that stands for the best choice on this machine: see `interface.choose_engine`."""
@@ -57,3 +75,24 @@ def make_engine(
     make = load_entry(ENGINES, name, kind="engine")
     engine: Engine = make(model, precision=precision, device=device)
     return engine
+
+
+def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
+    """Get a network that gives logits of every voxel ready to run, on the CPU in float32.
+
+    Args:
+        model: A small network of one channel that takes volumes of any size.
+        name: "torch" or "openvino"; any other name, "auto" among them, stands for OpenVINO where
+            it is installed and PyTorch elsewhere.
+
+    Raises:
+        MissingExtraError: The engine's package is not installed.
+        EngineError: The engine cannot run this network.
+    """
+    if name == "openvino" or (name != "torch" and is_installed("openvino")):
+        from chestct.engines.openvino_engine import openvino_voxels
+
+        return openvino_voxels(model)
+    from chestct.engines.torch_engine import torch_voxels
+
+    return torch_voxels(model)

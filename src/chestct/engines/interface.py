@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
 
-from chestct.arrays import Mask, NetworkInput
+from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.errors import EngineError
 from chestct.extras import is_installed
 
@@ -26,18 +26,13 @@ PRECISIONS: Final[dict[str, str]] = {
 
 
 @runtime_checkable
-class RunnableNetwork(Protocol):
+class StoredNetwork(Protocol):
     """A network with its weights, described so that it need not be loaded to be recognised.
 
     Attributes:
-        input_size: What one scan looks like, (channel, depth, height, width).
         weights_sha256: Hash of the weights file.
         identity: Everything else that decides what the network computes, as text.
     """
-
-    @property
-    def input_size(self) -> tuple[int, int, int, int]:
-        """What one scan looks like, (channel, depth, height, width)."""
 
     @property
     def weights_sha256(self) -> str:
@@ -49,6 +44,26 @@ class RunnableNetwork(Protocol):
 
     def load_network(self) -> nn.Module:
         """A new network with its weights, in eval mode, on the CPU, float32."""
+
+
+@runtime_checkable
+class RunnableNetwork(StoredNetwork, Protocol):
+    """A network that gives the logits of a whole scan of one size.
+
+    Attributes:
+        input_size: What one scan looks like, (channel, depth, height, width).
+    """
+
+    @property
+    def input_size(self) -> tuple[int, int, int, int]:
+        """What one scan looks like, (channel, depth, height, width)."""
+
+
+VoxelLogits: TypeAlias = Float32[np.ndarray, "class depth height width"]
+"""Logits of every voxel."""
+
+RunVoxels: TypeAlias = Callable[[Heat], VoxelLogits]
+"""Runs a network of one channel that gives logits of every voxel, on any size it accepts."""
 
 
 @runtime_checkable

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from jaxtyping import Float32
 
-from chestct.arrays import Mask, NetworkInput
+from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines.interface import (
     RunnableNetwork,
+    RunVoxels,
+    StoredNetwork,
+    VoxelLogits,
     check_input,
     checked_logits,
     engine_errors,
@@ -25,6 +29,9 @@ from chestct.engines.interface import (
 from chestct.errors import EngineError
 from chestct.extras import import_extra
 from chestct.storage import find_entry, store_entry, text_key
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CACHE_KIND: Final = "openvino"
 CONVERSION: Final = "2"
@@ -102,18 +109,18 @@ def converted_model(model: RunnableNetwork, core: Any) -> Any:
 
     The file is the same for every precision, which is chosen when it is compiled for a device.
     """
+    return _cached_conversion(model, core, repr(model.input_size), lambda: convert(model))
+
+
+def _cached_conversion(
+    model: StoredNetwork, core: Any, size: str, convert: Callable[[], Any]
+) -> Any:
     openvino = import_openvino()
-    key = text_key(
-        CONVERSION,
-        openvino.get_version(),
-        model.weights_sha256,
-        model.identity,
-        repr(model.input_size),
-    )
+    key = text_key(CONVERSION, openvino.get_version(), model.weights_sha256, model.identity, size)
     entry = find_entry(CACHE_KIND, key)
     if entry is not None:
         return core.read_model(entry / _MODEL_FILE)
-    converted = convert(model)
+    converted = convert()
 
     def _write(folder: Path) -> None:
         openvino.save_model(converted, folder / _MODEL_FILE, compress_to_fp16=False)
@@ -128,19 +135,62 @@ def convert(model: RunnableNetwork) -> Any:
 
     from chestct.engines.column_pairs import pair_columns
 
-    openvino = import_openvino()
     size = model.input_size
-    example = (torch.zeros(1, *size), torch.ones(1, 1, *size[1:]))
     network = model.load_network().eval()
     pair_columns(network, width=size[-1])
+    converted = _exported(network, torch.zeros(1, *size), torch.ones(1, 1, *size[1:]))
+    shapes = [[1, *size], [1, 1, *size[1:]]]
+    converted.reshape(dict(zip(converted.inputs, shapes, strict=False)))
+    return converted
+
+
+def _exported(network: nn.Module, *example: Tensor) -> Any:
+    """A network as an OpenVINO model of the example's size."""
+    import torch
+
     with torch.no_grad(), warnings.catch_warnings():
         # PyTorch's exporter warns of PyTorch's own deprecations.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         exported = torch.export.export(network, example)
-        converted = openvino.convert_model(exported)
-    shapes = [[1, *size], [1, 1, *size[1:]]]
-    converted.reshape(dict(zip(converted.inputs, shapes, strict=False)))
+        return import_openvino().convert_model(exported)
+
+
+def openvino_voxels(model: StoredNetwork) -> RunVoxels:
+    """Get a network that gives logits of every voxel ready to run, on the CPU in float32.
+
+    Args:
+        model: The network; loaded only when it has not been converted before. It must take a
+            volume of 64 voxels along each axis.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        EngineError: OpenVINO cannot run the network.
+    """
+    core = import_openvino().Core()
+    name = "openvino float32"
+    with engine_errors(name, line=_REASON_LINE):
+        converted = _cached_conversion(model, core, "any", lambda: _convert_voxels(model))
+        hint = {"INFERENCE_PRECISION_HINT": _HINTS["float32"]}
+        compiled = core.compile_model(converted, "CPU", hint)
+
+    def run(values: Heat) -> VoxelLogits:
+        """Run it; a request of its own for each call, so that threads do not share one."""
+        with engine_errors(name, line=_REASON_LINE):
+            found = compiled.create_infer_request().infer(
+                [np.ascontiguousarray(values)[None, None]]
+            )
+            return np.array(found[0][0])
+
+    return run
+
+
+def _convert_voxels(model: StoredNetwork) -> Any:
+    """Convert a network of one channel for volumes of any size; loads PyTorch."""
+    import torch
+
+    converted = _exported(model.load_network().eval(), torch.zeros(1, 1, 64, 64, 64))
+    converted.reshape([1, 1, -1, -1, -1])
     return converted
 
 

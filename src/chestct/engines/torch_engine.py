@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from chestct.arrays import Mask, NetworkInput
+from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines.interface import (
     RunnableNetwork,
+    RunVoxels,
+    StoredNetwork,
+    VoxelLogits,
     check_input,
     checked_logits,
     engine_errors,
@@ -63,6 +66,20 @@ class TorchEngine:
             # A GPU may say of a failure only when the result is fetched.
             found = logits[0].float().cpu().numpy()
         return checked_logits(found, self.name)
+
+
+def torch_voxels(model: StoredNetwork) -> RunVoxels:
+    """Get a network that gives logits of every voxel ready to run, on the CPU in float32."""
+    network = model.load_network().eval()
+
+    def run(values: Heat) -> VoxelLogits:
+        """Run it."""
+        batch = torch.from_numpy(np.require(values, requirements=("C", "W")))[None, None]
+        with engine_errors("torch float32"), torch.inference_mode():
+            logits: VoxelLogits = network(batch)[0].numpy()
+        return logits
+
+    return run
 
 
 def _device(name: str | None) -> torch.device:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64
+from jaxtyping import Bool, Float, Float32, Float64, Int
 from scipy import ndimage
 
-from chestct.arrays import Heat, Mask, Shape
+from chestct.arrays import Heat, Mask, Shape, Spacing
 from chestct.explain.explanation import EvidenceSummary, Explanation, PeakSlice
 from chestct.explain.question import CellMap
-from chestct.preprocess.lungs.sides import split_left_right
 from chestct.preprocess.masks import bounding_box
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.resample import AxisMap, block_reader, resample
@@ -23,6 +22,11 @@ THIRDS: Final = ("upper third", "middle third", "lower third")
 
 _SIDES_MM: Final = 2.0
 """Voxel size at which the lungs are taken apart: enough to tell their sides, and quick."""
+
+_EROSIONS_MM: Final = (0.0, 2.6, 5.1, 7.6, 10.1, 12.6)
+"""Tried in turn until two large pieces come apart; lungs touch in front of or behind the heart."""
+
+_LEAST_SHARE = 0.15
 
 LungVoxels: TypeAlias = Bool[np.ndarray, " lung_voxels"]
 """One value per voxel of a lung mask, in the order of `array[mask]`."""
@@ -82,19 +86,41 @@ def _sides(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
     every = tuple(slice(None, None, stride) for stride in strides)
     thinned = np.ascontiguousarray(lungs[every])
     depth, height, width = (n * s for n, s in zip(strides, grid.spacing_mm, strict=True))
-    parts = split_left_right(thinned, (depth, height, width))
-    if len(parts) != len(SIDES):
+    cores = _two_cores(thinned, (depth, height, width))
+    if cores is None:
         return {}
     nearest = ndimage.distance_transform_edt(
-        ~thinned, sampling=(depth, height, width), return_distances=False, return_indices=True
+        cores == 0, sampling=(depth, height, width), return_distances=False, return_indices=True
     )
     # The second part is the one further along width, which grows to the patient's left.
-    is_left = parts[1][tuple(nearest)]
+    is_left = (cores == 2)[tuple(nearest)]
     for axis, stride in enumerate(strides):
         is_left = is_left.repeat(stride, axis=axis)
     whole = tuple(slice(0, size) for size in lungs.shape)
     of_voxels = is_left[whole][lungs]
     return dict(zip(SIDES, (of_voxels, ~of_voxels), strict=True))
+
+
+def _two_cores(lungs: Mask, spacing_mm: Spacing) -> Int[np.ndarray, "depth height width"] | None:
+    """The two lungs, thinned until they come apart, as 1 and 2 by growing width; None if one."""
+    depths_mm = ndimage.distance_transform_edt(np.pad(lungs, 1), sampling=spacing_mm)
+    inner = (slice(1, -1),) * 3
+    for radius_mm in _EROSIONS_MM:
+        labels, count = ndimage.label(depths_mm[inner] > radius_mm)
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        pair = np.argsort(-sizes, kind="stable")[:2]
+        if count < 2 or sizes[pair[1]] < _LEAST_SHARE * sizes.sum():
+            continue
+        first, second = sorted(pair, key=lambda label: _mean_column(labels == label))
+        return np.asarray((labels == first) + 2 * (labels == second))
+    return None
+
+
+def _mean_column(mask: Mask) -> float:
+    """Mean index of its voxels along the width."""
+    counts = np.count_nonzero(mask, axis=(0, 1))
+    return float(counts @ np.arange(counts.size) / counts.sum())
 
 
 INVOLVED_FROM: Final = 0.5

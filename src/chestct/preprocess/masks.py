@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import cv2
@@ -25,33 +24,6 @@ def bounding_box(mask: Mask) -> Box | None:
     ends = [np.flatnonzero(profile)[[0, -1]] for profile in profiles]
     depth, height, width = (slice(int(first), int(last) + 1) for first, last in ends)
     return depth, height, width
-
-
-def within_box(
-    mask: Mask,
-    work: Callable[[Mask], Mask],
-    reach: tuple[int, int, int] = (0, 0, 0),
-    *,
-    stride: int = 1,
-) -> Mask:
-    """Do `work` where the mask is, and leave out the rest, which is false.
-
-    Args:
-        mask: Any mask; an empty one is returned as it is.
-        work: Gets a contiguous copy of the mask's bounding box and returns a mask of that shape.
-        reach: Voxels by which the box is wider on each side, where the array goes on.
-        stride: The box begins at multiples of it, for work that looks at every so many voxels.
-    """
-    smallest = bounding_box(mask)
-    if smallest is None:
-        return mask
-    box = tuple(
-        slice(max(0, part.start - n) // stride * stride, part.stop + n)
-        for part, n in zip(smallest, reach, strict=True)
-    )
-    result = np.zeros_like(mask)
-    result[box] = work(np.ascontiguousarray(mask[box]))
-    return result
 
 
 def mask_on_grid(

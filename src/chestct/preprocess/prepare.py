@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from chestct.arrays import Heat, Mask, NetworkInput
+from chestct.engines import AUTO
 from chestct.preprocess.intensity import finished_values
 from chestct.preprocess.lungs import find_lungs
 from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
@@ -39,6 +40,7 @@ def prepare(
     *,
     rng: np.random.Generator | None = None,
     lungs: Volume | None = None,
+    engine: str = AUTO,
 ) -> PreparedScan:
     """Prepare a scan as a recipe says.
 
@@ -49,6 +51,7 @@ def prepare(
             from it. Without it the same scan always gives the same input.
         lungs: The lungs on the scan's own grid, where they are known (`chestct.readers.masks`);
             None has them found as the recipe says.
+        engine: What runs the lungs network, as in `chestct.engines.voxel_runner`.
 
     Returns:
         The network's input and its geometry. A scan that should not be classified is prepared
@@ -57,12 +60,16 @@ def prepare(
     Raises:
         UnknownNameError: The recipe names a lung segmentation that does not exist.
         GridError: The recipe's factors make a grid too large to hold.
+        NetworkError: The lungs network's files are missing or damaged.
+        EngineError: The engine cannot run the lungs network.
         ValueError: The lungs given are not on the scan's own grid.
     """
     used_recipe = recipe if rng is None else draw_factors(recipe, rng)
     upright = _contiguous(on_body(volume))
     scan, lung_warnings = (
-        _find_lungs(upright, used_recipe) if lungs is None else _given_lungs(upright, lungs, volume)
+        _find_lungs(upright, used_recipe, engine)
+        if lungs is None
+        else _given_lungs(upright, lungs, volume)
     )
     placed = place(scan, used_recipe)
     lungs_at_input = _lungs_at_input(scan, placed, used_recipe)
@@ -106,7 +113,7 @@ def _contiguous(volume: Volume) -> Volume:
     return volume.with_voxels(np.ascontiguousarray(volume.voxels))
 
 
-def _find_lungs(volume: Volume, recipe: Recipe) -> tuple[ScanLungs, tuple[str, ...]]:
+def _find_lungs(volume: Volume, recipe: Recipe, engine: str) -> tuple[ScanLungs, tuple[str, ...]]:
     """The scan's lungs, and what has to be said about how they were found."""
     method = recipe.lungs
     warnings: tuple[str, ...] = ()
@@ -116,7 +123,7 @@ def _find_lungs(volume: Volume, recipe: Recipe) -> tuple[ScanLungs, tuple[str, .
             "The scan is not in Hounsfield units, so the lungs were found with the method "
             f"'{method}', which is less exact than '{recipe.lungs}'.",
         )
-    found = find_lungs(volume, method)
+    found = find_lungs(volume, method, engine=engine)
     mask = found.mask
     scan = ScanLungs(volume, mask, bounding_box(mask), slice_area(mask), found.network)
     return scan, warnings

@@ -1,8 +1,8 @@
 """Where the lungs are: three methods in one table.
 
 `published` and `paper` are the slice-by-slice threshold of the RoI-aware 3D ResNet, as its code
-and as its text have it; `recommended` is this project's own, in three dimensions, which keeps
-diseased lung and leaves out the airways.
+and as its text have it; `recommended` is this project's own, a small network over the whole scan,
+which keeps diseased lung and leaves out airways, stomach and bowel.
 
 This module imports no method, so that the table can be listed at once.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from chestct.arrays import Heat, Mask
+from chestct.engines import AUTO
 from chestct.lookup import look_up
 from chestct.volume import Grid, Volume
 
@@ -94,45 +95,48 @@ class FoundLungs:
     network: NetworkLungs | None = None
 
 
-def _published(volume: Volume) -> FoundLungs:
+def _published(volume: Volume, engine: str) -> FoundLungs:
     from chestct.preprocess.lungs.published import segment_published
 
     return FoundLungs(segment_published(volume))
 
 
-def _paper(volume: Volume) -> FoundLungs:
+def _paper(volume: Volume, engine: str) -> FoundLungs:
     from chestct.preprocess.lungs.paper import segment_paper
 
     return FoundLungs(segment_paper(volume))
 
 
-def _recommended(volume: Volume) -> FoundLungs:
-    from chestct.preprocess.lungs.recommended import segment_recommended
+def _recommended(volume: Volume, engine: str) -> FoundLungs:
+    from chestct.preprocess.lungs.recommended import find_recommended
 
-    return FoundLungs(segment_recommended(volume))
+    return find_recommended(volume, engine=engine)
 
 
-LUNG_METHODS: Final[dict[str, Callable[[Volume], FoundLungs]]] = {
+LUNG_METHODS: Final[dict[str, Callable[[Volume, str], FoundLungs]]] = {
     "published": _published,
     "paper": _paper,
     "recommended": _recommended,
 }
-"""Name to method. Each takes a canonical volume and finds the lungs on the volume's grid."""
+"""Name to method, called as `method(volume, engine)`; only `recommended` runs a network."""
 
 
-def find_lungs(volume: Volume, method: str) -> FoundLungs:
+def find_lungs(volume: Volume, method: str, *, engine: str = AUTO) -> FoundLungs:
     """Find the lungs of a scan.
 
     Args:
         volume: Canonical scan (`chestct.volume.to_canonical`), axes (depth, height, width); in
             Hounsfield units for `recommended`.
         method: A name in `LUNG_METHODS`.
+        engine: What runs the network of `recommended`, as in `chestct.engines.voxel_runner`.
 
     Raises:
         UnknownNameError: No such method.
         RecipeError: `recommended` was asked of a volume that is not in Hounsfield units.
+        NetworkError: The lungs network's files are missing or damaged.
+        EngineError: The engine cannot run the network.
     """
-    return look_up(LUNG_METHODS, method, kind="lung method")(volume)
+    return look_up(LUNG_METHODS, method, kind="lung method")(volume, engine)
 
 
 def segment_lungs(volume: Volume, method: str) -> Mask:

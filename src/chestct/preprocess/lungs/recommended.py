@@ -1,8 +1,8 @@
-"""Both lungs whole, in three dimensions: what `chestct` itself uses.
+"""Both lungs whole, found by a small network and drawn on the scan's own voxels.
 
-Air enclosed by the body, without trachea and main bronchi; right and left told apart; vessels,
-nodules and small consolidation closed over; airless lung at the chest wall recovered; the
-surface drawn on the scan's own voxels. Deterministic, no trained part.
+The network (`network`) says on voxels of 4 mm how probably each is lung. Where exactly the surface
+runs is decided on the scan's own voxels, from that probability and the voxel's own value: near the
+surface a thin voxel is lung sooner than a dense one, unless lung there is dense itself.
 """
 
 from __future__ import annotations
@@ -10,59 +10,70 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+import cv2
 import numpy as np
+from jaxtyping import Bool, Float32, Num
 from scipy import ndimage
 
-from chestct.arrays import Mask, Voxels
+from chestct.arrays import Heat, Mask, Voxels
+from chestct.engines import AUTO
 from chestct.errors import RecipeError
-from chestct.preprocess.lungs.airways import find_airways
-from chestct.preprocess.lungs.candidates import AERATED_BELOW_HU, find_lung_air
-from chestct.preprocess.lungs.coarse import CoarseScan, coarsen, enlarge_slice
-from chestct.preprocess.lungs.consolidation import recover_consolidation
-from chestct.preprocess.lungs.morphology import closing, dilate, erode, opening
-from chestct.preprocess.lungs.sides import split_left_right
-from chestct.preprocess.masks import within_box
+from chestct.preprocess.lungs import FoundLungs, NetworkLungs
+from chestct.preprocess.lungs.network import ask_network
 from chestct.preprocess.threads import on_threads
-from chestct.volume import Volume
+from chestct.volume import AIR_HU, Volume
 
-CLOSING_MM: Final = 8.0
-"""Radius of the ball that closes over vessels and nodules."""
-AIRWAY_WALL_MM: Final = 2.6
-MAIN_BRONCHUS_MM: Final = 3.0
-"""Radius above which an airway is left out although lung lies all around it."""
+AERATED_HU: Final = (-550.0, -250.0)
+"""Below the first value a voxel is thin like lung, above the second it is dense like tissue."""
+THIN_EVIDENCE: Final = 4.0
+"""Log odds by which a thin voxel speaks for lung."""
+LEAST_DENSE_SHARE: Final = 0.1
+"""Share of lung that is dense where lung is healthy: vessels."""
+SMALLEST_PIECE_ML: Final = 10.0
+SMALLEST_PIECE_SHARE: Final = 0.01
+"""A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
 
-_LEAST_PIECE_SHARE = 0.002
+_LEAST_LUNG = 0.15
 _LARGEST_HOLE_ML = 600.0
+_CERTAIN = 0.7
+_NEARBY = 5
+_LEAST_ODDS = 1e-3
+# Real air is noisy: that a pixel has the least value in this many slices means it is padding.
+_MIN_SLICES_FOR_CONSTANT = 8
+
+_Plane = Float32[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True, eq=False)
-class CoarseLungs:
-    """Lungs on the coarse grid, in the three parts the final surface is drawn from.
+class _Evidence:
+    """What the network's grid says of each of its voxels, to be interpolated.
 
     Attributes:
-        core: Certainly lung: the lungs less their outermost voxels.
-        rim: The lungs and one voxel around them; there, voxels as thin as lung count.
-        dense: Lung that is not aerated, to be kept although it is dense.
-        airways: Trachea and main bronchi with their walls, to be left out.
+        log_odds: Of lung against background.
+        dense_evidence: Log odds by which a dense voxel speaks for lung; near 0 where lung nearby
+            is dense, negative where it is thin.
+        lead: Probability of lung less that of other gas.
     """
 
-    core: Mask
-    rim: Mask
-    dense: Mask
-    airways: Mask
+    log_odds: Heat
+    dense_evidence: Heat
+    lead: Heat
 
 
-def segment_recommended(volume: Volume) -> Mask:
-    """Segment both lungs.
+def find_recommended(volume: Volume, *, engine: str = AUTO) -> FoundLungs:
+    """Find both lungs.
 
     Args:
         volume: Canonical scan in Hounsfield units; any spacing, any field of view.
+        engine: As in `chestct.engines.voxel_runner`.
 
     Returns:
-        Mask on the volume's grid, (depth, height, width); empty where no lungs are found.
+        Mask on the volume's grid (empty where no lungs are found), and what the network said.
 
     Raises:
         RecipeError: The volume is not in Hounsfield units.
+        NetworkError: The network's files are missing or damaged.
+        EngineError: The engine cannot run the network.
     """
     if volume.unit != "HU":
         msg = (
@@ -70,82 +81,125 @@ def segment_recommended(volume: Volume) -> Mask:
             f"{volume.unit}. Use a recipe with the method 'published', or the original scan."
         )
         raise RecipeError(msg)
-    scan = coarsen(volume)
-    lungs = find_coarse_lungs(scan)
-    if lungs is None:
-        return np.zeros(volume.grid.shape, dtype=np.bool_)
-    return _draw_surface(volume.voxels, scan, lungs)
+    network = ask_network(volume, engine=engine)
+    return FoundLungs(draw_lungs(volume, network), network)
 
 
-def find_coarse_lungs(scan: CoarseScan) -> CoarseLungs | None:
-    """Lungs on the coarse grid; None where there are none."""
-    air = find_lung_air(scan)
-    if not air.lungs.any():
-        return None
-    voxel_mm = 1.01 * max(scan.spacing_mm[1:])
-    wall_mm = max(AIRWAY_WALL_MM, voxel_mm)
-    lumen = find_airways(scan, air.lungs, air.enclosed)
-    aerated = air.lungs & ~dilate(lumen, wall_mm, scan.spacing_mm)
-    aerated = within_box(aerated, _without_crumbs)
-    sides = on_threads(
-        lambda side: closing(side, CLOSING_MM, scan.spacing_mm),
-        split_left_right(aerated, scan.spacing_mm),
-    )
-    lungs = np.logical_or.reduce(sides)
-    if len(sides) == 2:
-        lungs |= recover_consolidation(scan, *sides)
-    # With one voxel more on each side, all that is outside touches the box's faces.
-    largest = _LARGEST_HOLE_ML / scan.volume_ml(1)
-    lungs = within_box(lungs, lambda part: _without_holes(part, largest), (1, 1, 1))
-    wide = opening(lumen, MAIN_BRONCHUS_MM, scan.spacing_mm)
-    airways = dilate(wide, wall_mm, scan.spacing_mm)
-    lungs &= ~airways
-    return CoarseLungs(
-        core=erode(lungs, voxel_mm, scan.spacing_mm),
-        rim=dilate(lungs, voxel_mm, scan.spacing_mm),
-        dense=lungs & ~aerated,
-        airways=airways,
-    )
-
-
-def _without_crumbs(aerated: Mask) -> Mask:
-    """Drop what the airways' removal has cut off: pieces far smaller than a lung."""
-    labels, _ = ndimage.label(aerated)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    is_kept = sizes >= max(1.0, _LEAST_PIECE_SHARE * sizes.sum())
-    return np.asarray(is_kept[labels])
-
-
-def _without_holes(lungs: Mask, largest: float) -> Mask:
-    """Fill what lung encloses on all sides, such as a mass; not what reaches the array's edge.
+def draw_lungs(volume: Volume, network: NetworkLungs) -> Mask:
+    """The lungs on the scan's own voxels.
 
     Args:
-        lungs: Both lungs.
-        largest: Voxels that a hole has at most.
+        volume: Canonical scan in Hounsfield units.
+        network: What the network said of it.
     """
-    labels, _ = ndimage.label(~lungs)
-    sizes = np.bincount(labels.ravel())
-    is_hole = sizes < largest
-    for axis in range(3):
-        for end in (0, -1):
-            is_hole[np.unique(labels.take(end, axis=axis))] = False
-    is_hole[0] = True
-    return np.asarray(is_hole[labels])
-
-
-def _draw_surface(voxels: Voxels, scan: CoarseScan, lungs: CoarseLungs) -> Mask:
-    """The lungs on the scan's own grid, slice by slice."""
-    mask = np.empty(voxels.shape, dtype=np.bool_)
+    voxels = volume.voxels
+    mask = np.zeros(voxels.shape, dtype=np.bool_)
+    lung = _settled(network)
+    planes = np.flatnonzero((lung > _LEAST_LUNG).any(axis=(1, 2)))
+    if not planes.size:
+        return mask
+    evidence = _evidence(network, lung)
+    start, step = _depth_on_network(volume, network)
+    ends = (np.array([planes[0] - 1.5, planes[-1] + 1.5]) - start) / step
+    is_padding = _padding(voxels)
 
     def draw(index: int) -> None:
         """Write one slice of the mask; slices do not overlap, so threads need no lock."""
-        core, rim, dense, airways = (
-            enlarge_slice(part.view(np.uint8), scan, index) >= 0.5
-            for part in (lungs.core, lungs.rim, lungs.dense, lungs.airways)
-        )
-        is_aerated = (voxels[index] < AERATED_BELOW_HU) & rim & ~airways
-        mask[index] = (core | dense | is_aerated) & ~scan.full_padding
+        is_lung = _is_lung(voxels[index], evidence, start + step * index)
+        mask[index] = is_lung & ~is_padding
 
-    on_threads(draw, range(voxels.shape[0]))
+    on_threads(draw, range(max(0, int(ends[0])), min(len(voxels), int(ends[1]) + 2)))
     return mask
+
+
+def _depth_on_network(volume: Volume, network: NetworkLungs) -> tuple[float, float]:
+    """Depth of the scan's first slice and of one slice on the network's grid."""
+    step = volume.grid.spacing_mm[0] / network.grid.spacing_mm[0]
+    first = np.asarray(volume.grid.origin_mm, dtype=np.float64)
+    return float(network.grid.to_index(first)[0]), step
+
+
+def _settled(network: NetworkLungs) -> Heat:
+    """Probability of lung, 0 away from every large piece and 1 in what lung encloses.
+
+    A piece goes on where the network is in doubt, as long as it is thin like lung: so much of the
+    surface is drawn. What counts for its size is where the network says lung.
+    """
+    lung, other_gas = network.probabilities[1] + network.probabilities[2], network.probabilities[3]
+    is_lung = lung > 0.5
+    goes_on = (lung > _LEAST_LUNG) & (lung > other_gas) & (network.hu < AERATED_HU[0])
+    labels, _ = ndimage.label(is_lung | goes_on)
+    sizes_ml = np.bincount(labels[is_lung], minlength=labels.max() + 1) * network.grid.voxel_ml
+    is_kept = sizes_ml > max(SMALLEST_PIECE_ML, SMALLEST_PIECE_SHARE * sizes_ml.sum())
+    is_kept[0] = False
+    near = ndimage.binary_dilation(is_kept[labels], iterations=2)
+    holes = _holes(is_lung, _LARGEST_HOLE_ML / network.grid.voxel_ml)
+    filled = np.where(holes & (other_gas < 0.5), 1.0, lung)
+    return np.where(near, filled, 0.0).astype(np.float32)
+
+
+def _holes(lungs: Mask, largest: float) -> Mask:
+    """What lung encloses, such as a mass, of fewer voxels than `largest`; not at the edges."""
+    labels, _ = ndimage.label(~lungs)
+    is_hole = np.bincount(labels.ravel()) < largest
+    for axis in range(3):
+        for end in (0, -1):
+            is_hole[np.unique(labels.take(end, axis=axis))] = False
+    is_hole[0] = False
+    return np.asarray(is_hole[labels])
+
+
+def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
+    background = network.probabilities[0]
+    odds = np.log(np.maximum(lung, _LEAST_ODDS) / np.maximum(background, _LEAST_ODDS))
+    is_certain = lung > _CERTAIN
+    is_dense = is_certain & (network.hu > AERATED_HU[1])
+    certain, dense = (
+        ndimage.uniform_filter(part.astype(np.float32), _NEARBY, mode="nearest")
+        for part in (is_certain, is_dense)
+    )
+    dense_share = dense / np.maximum(certain, 1e-3)
+    return _Evidence(
+        log_odds=odds.astype(np.float32),
+        dense_evidence=np.log(np.clip(dense_share, LEAST_DENSE_SHARE, 1.0)).astype(np.float32),
+        lead=lung - network.probabilities[3],
+    )
+
+
+def _is_lung(
+    plane: Num[np.ndarray, "rows columns"], evidence: _Evidence, position: float
+) -> Bool[np.ndarray, "rows columns"]:
+    """Which pixels of one slice are lung.
+
+    Args:
+        plane: The slice.
+        evidence: On the network's grid.
+        position: Depth of the slice on the network's grid.
+    """
+    odds, dense, lead = (
+        _enlarged(part, position, plane.shape)
+        for part in (evidence.log_odds, evidence.dense_evidence, evidence.lead)
+    )
+    thin, thick = AERATED_HU
+    thinness = np.clip((thick - plane.astype(np.float32)) / np.float32(thick - thin), 0, 1)
+    return np.asarray((odds + dense + thinness * (THIN_EVIDENCE - dense) > 0) & (lead > 0))
+
+
+def _enlarged(values: Heat, position: float, shape: tuple[int, ...]) -> _Plane:
+    """Values of one slice of the scan, interpolated linearly from the network's grid."""
+    last = len(values) - 1
+    position = min(max(position, 0.0), float(last))
+    below = min(int(position), max(last - 1, 0))
+    plane = values[below]
+    share = np.float32(position - below)
+    if share > 0:
+        plane = plane + share * (values[below + 1] - plane)
+    return np.asarray(cv2.resize(plane, shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def _padding(voxels: Voxels) -> Bool[np.ndarray, "rows columns"]:
+    """Where no slice has data: below air throughout, or the scan's least value throughout."""
+    highest = voxels.max(axis=0)
+    if voxels.shape[0] < _MIN_SLICES_FOR_CONSTANT:
+        return np.asarray(highest < AIR_HU)
+    return np.asarray((highest < AIR_HU) | (highest == voxels.min()))
