@@ -224,7 +224,7 @@ def code_digest(*places: Path) -> str:
     for place in places:
         for source in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             digest.update(source.name.encode())
-            digest.update(source.read_bytes())
+            digest.update(source.read_bytes() if source.exists() else b"")
     return digest.hexdigest()
 
 

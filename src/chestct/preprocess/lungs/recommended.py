@@ -150,7 +150,7 @@ def _holes(lungs: Mask, largest: float) -> Mask:
 
 
 def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
-    background = network.probabilities[0]
+    background = 1 - lung - np.minimum(network.probabilities[3], 1 - lung)
     odds = np.log(np.maximum(lung, _LEAST_ODDS) / np.maximum(background, _LEAST_ODDS))
     is_certain = lung > _CERTAIN
     is_dense = is_certain & (network.hu > AERATED_HU[1])
