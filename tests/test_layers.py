@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readers", "networks", "result", "simulate"),
     ("engines",),
     ("preprocess",),
-    ("weights", "card", "classifier"),
+    ("weights", "card", "familiarity", "classifier"),
     ("explain", "datasets", "evaluation", "analysis", "pictures", "heat_pictures"),
     ("training", "pipeline", "writers"),
     ("studies",),

@@ -18,12 +18,14 @@ from tiny import RECIPE, save_tiny_classifier
 
 from chestct import pipeline
 from chestct.analysis import SCAN_FACTS
-from chestct.classifier import Classifier, load_classifier
+from chestct.classifier import Classifier, load_classifier, save_classifier
 from chestct.cli import demo, main
 from chestct.engines import make_engine
 from chestct.errors import ReadError, UnknownNameError
+from chestct.familiarity import fit_familiarity
 from chestct.labels import THREE_CLASSES, UNSUITABLE
 from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_name, scan_names
+from chestct.result import UNLIKE
 from chestct.simulate import write_dicom_series
 from chestct.studies.model_audit_changes import CHANGES
 from chestct.volume import ScanSource, Volume
@@ -438,3 +440,48 @@ def test_equal_scan_names_get_their_parents_name_the_same_in_any_order() -> None
     assert scan_names(paths[::-1]) == names[::-1]
     assert scan_names(["b/dicom", "other"]) == ["dicom", "other"]
     assert scan_names([]) == []
+
+
+def estranged(folder: Path) -> Classifier:
+    """The tiny classifier, which learned from scans that no scan is like."""
+    known = load_classifier(save_tiny_classifier(folder))
+    rng = np.random.default_rng(0)
+    features = rng.normal(50, 1, (20, known.network.fc1.in_features))
+    measure = fit_familiarity(features[:12], np.arange(12) % 3, features[12:])
+    save_classifier(folder, known.network, known.card, measure)
+    return load_classifier(folder)
+
+
+def test_an_answer_on_a_scan_unlike_those_learned_from_is_never_certain(
+    scan: Path, tmp_path: Path
+) -> None:
+    result = classify_scan(scan, estranged(tmp_path / "c"), engine="torch")
+    assert result.is_unlike
+    assert result.is_uncertain
+    assert result.doubt == UNLIKE
+    assert result.distance_percentile == 100.0
+    assert result.distance is not None
+    assert f"Its distance from them is {result.distance:.2f}" in result.warnings[0]
+
+
+def test_result_json_report_and_terminal_say_that_a_scan_is_unlike(
+    scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estranged(tmp_path / "c")
+    command = ["classify", str(scan), "--classifier", str(tmp_path / "c"), "--engine", "torch"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert UNLIKE in " ".join(capsys.readouterr().out.replace("│", " ").split())
+    (found,) = (tmp_path / "out").rglob("result.json")
+    document = json.loads(found.read_text())
+    assert (document["is_unlike"], document["is_uncertain"]) == (True, True)
+    assert document["distance"] > 0
+    assert document["distance_percentile"] == 100.0
+    assert f"; {UNLIKE}" in html.unescape((found.parent / "report.html").read_text())
+
+
+def test_a_classifier_that_cannot_tell_gives_no_distance(
+    scan: Path, classifier: Classifier
+) -> None:
+    result = classify_scan(scan, classifier, engine="torch")
+    assert (result.distance, result.distance_percentile) == (None, None)
+    assert not result.is_unlike

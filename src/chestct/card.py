@@ -21,7 +21,7 @@ from chestct.lookup import unknown_name_message
 CARD_FILE: Final = "card.json"
 MAX_CARD_BYTES: Final = 2**20
 SCHEMA_VERSION: Final = 1
-MAY_LACK: Final = {"temperature", "explanation", "abstention"}
+MAY_LACK: Final = {"temperature", "explanation", "abstention", "familiarity"}
 """Fields that came later, which older cards do not have."""
 
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -82,6 +82,26 @@ class Abstention(BaseModel):
     num_scans: int = Field(ge=1)
 
 
+class FamiliarityCard(BaseModel):
+    """From which distance a scan is unlike those the classifier learned from.
+
+    Attributes:
+        method: A name in `familiarity.METHODS`.
+        threshold: The largest distance that is still familiar.
+        kept_share: Share of scans like the validation scans that lie within it.
+        num_scans: Validation scans it was chosen on.
+        sha256: Hash of the file that the distances are measured with; filled in on saving.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    method: Literal["mahalanobis", "neighbours"]
+    threshold: float = Field(ge=0)
+    kept_share: float = Field(gt=0, le=1)
+    num_scans: int = Field(ge=1)
+    sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+
+
 class Card(BaseModel):
     """Everything about a classifier but its weights.
 
@@ -104,8 +124,10 @@ class Card(BaseModel):
         explanation: How its answers are best explained when nobody says how: a name in
             `EXPLANATIONS`, with ":LAYER" after it where it is not the last block's map.
         abstention: Where its answers are called uncertain; None where no threshold is known.
+        familiarity: From where on scans are unlike those it learned from; None where that is not
+            known.
 
-    A card may lack the last three, and has their defaults then.
+    A card may lack the last four, and has their defaults then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -126,6 +148,7 @@ class Card(BaseModel):
     temperature: float = Field(default=1.0, ge=0.01, le=100.0)
     explanation: Name = "gradcam"
     abstention: Abstention | None = None
+    familiarity: FamiliarityCard | None = None
 
     @field_validator("recipe", "network_settings", mode="before")
     @classmethod

@@ -1,7 +1,8 @@
 """A classifier: a trained network, the recipe it was trained with, its labels and its card.
 
-On disk it is a folder of two files, `weights.safetensors` and `card.json`. The recipe travels
-with the weights, so that training and use cannot disagree.
+On disk it is a folder of two files, `weights.safetensors` and `card.json`, and of a third,
+`familiarity.safetensors`, where it can tell how far a scan lies from those it learned from. The
+recipe travels with the weights, so that training and use cannot disagree.
 
 PyTorch is loaded only when the network itself is wanted: a classifier whose weights were checked
 before runs in OpenVINO without it, and starts in a fraction of the time.
@@ -13,12 +14,12 @@ import json
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-from chestct.card import CARD_FILE, Card, read_card, write_card
+from chestct.card import CARD_FILE, Card, FamiliarityCard, read_card, write_card
 from chestct.engines import Engine
 from chestct.errors import (
     ClassifierError,
@@ -26,6 +27,13 @@ from chestct.errors import (
     RecipeError,
     UnknownNameError,
     WriteError,
+)
+from chestct.familiarity import (
+    FAMILIARITY_FILE,
+    KEPT_SHARE,
+    Familiarity,
+    read_familiarity,
+    write_familiarity,
 )
 from chestct.networks import build_network
 from chestct.preprocess.prepared import PreparedScan
@@ -38,6 +46,20 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
 """The classifier that comes with the package."""
+
+
+class Answer(NamedTuple):
+    """What a classifier says of one scan.
+
+    Attributes:
+        probabilities: Of every label, in label order, adding up to one.
+        distance: How far the scan lies from those learned from; None where that is not known.
+        percentile: Percentage of the validation scans that lie nearer; None likewise.
+    """
+
+    probabilities: dict[str, float]
+    distance: float | None = None
+    percentile: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +95,21 @@ class Classifier:
         return json.dumps([*facts, _network_code_sha256()], sort_keys=True)
 
     @cached_property
+    def familiarity(self) -> Familiarity | None:
+        """What tells how familiar a scan is; None where the card knows of no threshold.
+
+        Raises:
+            ClassifierError: Its file is not the one that the card describes.
+        """
+        kept = self.card.familiarity
+        if kept is None:
+            return None
+        path = self.folder / FAMILIARITY_FILE
+        found = read_familiarity(path, kept.method, kept.threshold)
+        _require_hash(path, file_sha256(path), kept.sha256)
+        return found
+
+    @cached_property
     def network(self) -> nn.Module:
         """The network with its weights, in eval mode, on the CPU; loaded when first used."""
         return self.load_network()
@@ -96,13 +133,26 @@ class Classifier:
             ClassifierError: The scan was prepared with another recipe.
             EngineError: The engine could not run the network.
         """
+        self._require_own_recipe(prepared)
+        return self.probabilities_of(engine.logits(prepared.input, prepared.lungs))
+
+    def _require_own_recipe(self, prepared: PreparedScan) -> None:
         if prepared.recipe != self.recipe:
             msg = (
                 f"The scan was prepared with '{prepared.recipe.name}' and this classifier needs "
                 f"its own form of '{self.recipe.name}': prepare it with `classifier.recipe`."
             )
             raise ClassifierError(msg)
-        return self.probabilities_of(engine.logits(prepared.input, prepared.lungs))
+
+    def answer_of(self, prepared: PreparedScan, engine: Engine) -> Answer:
+        """As `probabilities`, and how far the scan lies from those that were learned from."""
+        self._require_own_recipe(prepared)
+        logits, features = engine.outputs(prepared.input, prepared.lungs)
+        known = self.familiarity
+        if known is None:
+            return Answer(self.probabilities_of(logits))
+        distance = known.distance(features)
+        return Answer(self.probabilities_of(logits), distance, known.percentile(distance))
 
     def probabilities_of(self, logits: Float32[np.ndarray, " class"]) -> dict[str, float]:
         """Probability of every label, of what an engine gave for one scan."""
@@ -132,24 +182,33 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     weights = path / WEIGHTS_FILE
     check_header_size(weights)
     sha256 = file_sha256(weights)
-    if sha256 != card.weights_sha256:
-        msg = (
-            f"{weights} is not the file its card describes (SHA-256 {sha256[:12]}..., the card has "
-            f"'{card.weights_sha256[:12]}...'): get the classifier's folder again."
-        )
-        raise ClassifierError(msg)
+    _require_hash(weights, sha256, card.weights_sha256)
     classifier = Classifier(path, card, _recipe(card, path), sha256)
     _check_once(classifier)
+    _ = classifier.familiarity
     return classifier
 
 
-def save_classifier(folder: str | Path, network: nn.Module, card: Card) -> None:
+def _require_hash(path: Path, found: str, wanted: str) -> None:
+    """Refuse a file that is not the one a card describes."""
+    if found != wanted:
+        msg = (
+            f"{path} is not the file its card describes (SHA-256 {found[:12]}..., the card has "
+            f"'{wanted[:12]}...'): get the classifier's folder again."
+        )
+        raise ClassifierError(msg)
+
+
+def save_classifier(
+    folder: str | Path, network: nn.Module, card: Card, familiarity: Familiarity | None = None
+) -> None:
     """Write a classifier's folder: aside first, then renamed into place.
 
     Args:
         folder: Where to; may exist only if it is empty or holds a classifier, which is replaced.
         network: The trained network.
-        card: Its card; the hash of the weights is filled in.
+        card: Its card; the hash of the weights is filled in, and what it says of `familiarity`.
+        familiarity: What tells how familiar a scan is, where that is known.
 
     Raises:
         ClassifierError: The card's network or recipe does not fit `network`, or a weight is not
@@ -162,10 +221,26 @@ def save_classifier(folder: str | Path, network: nn.Module, card: Card) -> None:
     def _write(aside: Path) -> None:
         save_weights(aside / WEIGHTS_FILE, network)
         check_weights(aside / WEIGHTS_FILE, _empty_network(card, _recipe(card, target)))
-        sha256 = file_sha256(aside / WEIGHTS_FILE)
-        write_card(card.model_copy(update={"weights_sha256": sha256}), aside)
+        facts: dict[str, object] = {"weights_sha256": file_sha256(aside / WEIGHTS_FILE)}
+        facts["familiarity"] = _write_familiarity(aside, familiarity)
+        write_card(card.model_copy(update=facts), aside)
 
     write_folder_with(target, _write)
+
+
+def _write_familiarity(folder: Path, known: Familiarity | None) -> FamiliarityCard | None:
+    """Write what tells familiar scans, and say what the card has to hold of it."""
+    if known is None:
+        return None
+    path = folder / FAMILIARITY_FILE
+    write_familiarity(path, known)
+    return FamiliarityCard(
+        method=known.method,  # type: ignore[arg-type]
+        threshold=known.threshold,
+        kept_share=KEPT_SHARE,
+        num_scans=len(known.watched),
+        sha256=file_sha256(path),
+    )
 
 
 def _check_once(classifier: Classifier) -> None:
@@ -217,10 +292,10 @@ def _no_folder(path: Path, *, is_default: bool) -> str:
 
 
 def _refuse_other_folders(target: Path) -> None:
-    """Refuse to replace anything but a classifier, which has exactly two files."""
+    """Refuse to replace anything but a classifier, which has two files or three."""
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-    if names not in (set(), {CARD_FILE, WEIGHTS_FILE}):
+    if names - {FAMILIARITY_FILE} not in (set(), {CARD_FILE, WEIGHTS_FILE}):
         msg = f"{target} exists and is not just a classifier's folder: choose another one."
         raise WriteError(msg)

@@ -15,7 +15,7 @@ from typing import Final
 from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis, Watcher
 from chestct.card import Card
-from chestct.classifier import Classifier, load_classifier
+from chestct.classifier import Answer, Classifier, load_classifier
 from chestct.engines import Engine, make_engine
 from chestct.errors import printable
 from chestct.explain import AUTO, split_choice
@@ -26,7 +26,7 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
 from chestct.readers.tiff_geometry import TiffGeometry
-from chestct.result import Provenance, ScanResult, Timings
+from chestct.result import UNLIKE, Provenance, ScanResult, Timings
 from chestct.volume import Volume
 
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
@@ -108,9 +108,11 @@ def analyse_scan(
     prepared = prepare(volume, classifier.recipe, lungs=lungs, engine=lungs_engine)
     was_prepared = perf_counter()
     is_suitable = not prepared.unsuitable_reasons
-    probabilities = classifier.probabilities(prepared, chosen) if is_suitable else {}
+    answer = classifier.answer_of(prepared, chosen) if is_suitable else Answer({})
+    probabilities = answer.probabilities
     has_run = perf_counter() if is_suitable else was_prepared
-    doubts = doubts_of(classifier.card, probabilities)
+    unlike = unlikeness_of(classifier.card, answer)
+    doubts = (*unlike, *doubts_of(classifier.card, probabilities))
     result = ScanResult(
         scan=scan_name(path),
         probabilities=probabilities,
@@ -123,6 +125,9 @@ def analyse_scan(
         provenance=describe_provenance(volume, prepared, classifier, chosen.name),
         notice=classifier.card.notice,
         is_uncertain=bool(doubts),
+        is_unlike=bool(unlike),
+        distance=answer.distance,
+        distance_percentile=answer.percentile,
     )
     analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
     if chosen_map is None or not is_suitable:
@@ -185,6 +190,18 @@ def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]
         f"{promised.abstain_below:.3f} this classifier had better not decide: that threshold was "
         f"chosen on {promised.num_scans} validation scans for at most "
         f"{promised.wished_error * 100:g} % errors.",
+    )
+
+
+def unlikeness_of(card: Card, answer: Answer) -> tuple[str, ...]:
+    """A sentence where a scan lies beyond the card's distance, else nothing."""
+    known = card.familiarity
+    if known is None or answer.distance is None or answer.distance <= known.threshold:
+        return ()
+    return (
+        f"{UNLIKE.capitalize()}. Its distance from them is {answer.distance:.2f}; "
+        f"{known.kept_share * 100:g} % of {known.num_scans} validation scans lie within "
+        f"{known.threshold:.2f}.",
     )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+
+UNLIKE: Final = "uncertain: unlike the scans this classifier learned from"
+"""What is said of an answer whose scan is too far from those of training."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,12 @@ class ScanResult:
         provenance: What has to be known to make the result again.
         notice: The notice that stands on every output.
         is_uncertain: Whether the largest probability is below the threshold of the classifier's
-            card; a warning says so too. Never where the card holds none.
+            card, or the scan is unlike those it learned from; a warning says so too. Never where
+            the card holds neither threshold.
+        is_unlike: Whether the scan lies further than the card's threshold from the scans that the
+            classifier learned from; such an answer is never certain, however probable.
+        distance: That distance; None where the classifier cannot tell, or the scan is unsuitable.
+        distance_percentile: Percentage of the validation scans that lie nearer; None likewise.
     """
 
     scan: str
@@ -78,6 +87,16 @@ class ScanResult:
     provenance: Provenance
     notice: str = field(default=NOT_FOR_CLINICAL_USE)
     is_uncertain: bool = False
+    is_unlike: bool = False
+    distance: float | None = None
+    distance_percentile: float | None = None
+
+    @property
+    def doubt(self) -> str:
+        """Why the decision is not certain, in a few words; empty where it is."""
+        if self.is_unlike:
+            return UNLIKE
+        return "uncertain" if self.is_uncertain else ""
 
     @property
     def is_suitable(self) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from drawn_scans import LABELS, SETTINGS, read_rows, write_empty_chest, write_rows, write_scans
@@ -448,6 +451,42 @@ def test_evaluating_puts_age_sex_and_scanner_beside_and_says_how(
     assert any("cross-validated on these very scans" in each for each in record["warnings"])
     assert "cross-validated on these very scans (5 folds by patient)" in printed
     assert len(read_rows(out / "baseline.csv")) == 12
+
+
+def test_a_training_keeps_what_tells_how_familiar_a_scan_is(run: Path) -> None:
+    card = read_card(run / "classifier")
+    assert card.familiarity is not None
+    assert card.familiarity.num_scans == 2
+    assert (run / "classifier" / "familiarity.safetensors").is_file()
+
+
+def test_scans_of_another_kind_are_told_by_their_distance(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for number in range(2):
+        noise = np.random.default_rng(number).normal(-300, 400, (24, 40, 40)).astype(np.int16)
+        nibabel.save(nibabel.Nifti1Image(noise, np.diag([6, 6, 6, 1])), others / f"{number}.nii.gz")
+    (others / "broken.nii.gz").write_bytes(b"no scan")
+    assert evaluated(run, workshop.split, tmp_path / "e", "--unlike", str(others)) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"AUROC of the distance [01]\.\d{3}; caught at .* [0-2] of 2", printed)
+    assert re.search(r"of the manifest's scans \d+ of 12 lie beyond it", printed)
+    assert "broken.nii.gz was left out" in printed
+
+
+def test_a_classifier_without_distances_cannot_be_asked_about_unlike_scans(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    old = tmp_path / "run" / "classifier"
+    shutil.copytree(run / "classifier", old)
+    card = json.loads((old / "card.json").read_text(encoding="utf-8"))
+    (old / "card.json").write_text(json.dumps({**card, "familiarity": None}), encoding="utf-8")
+    (old / "familiarity.safetensors").unlink()
+    unlike = ("--unlike", str(workshop.folder / "scans"))
+    assert evaluated(old.parent, workshop.split, tmp_path / "e", *unlike) == 2
+    assert "cannot tell unlike scans" in " ".join(capsys.readouterr().err.split())
 
 
 def test_evaluating_scans_of_which_nothing_is_known_says_so_in_one_line(

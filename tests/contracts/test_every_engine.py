@@ -10,7 +10,7 @@ from tiny_classifiers import random_input, saved_classifier, tiny_scan
 
 from chestct.classifier import Classifier
 from chestct.engines import ENGINES, PRECISIONS, Engine, make_engine
-from chestct.engines.interface import check_input, checked_logits
+from chestct.engines.interface import check_input, checked_outputs
 from chestct.engines.openvino_engine import computes_in_bf16, import_openvino
 from chestct.errors import EngineError, UnknownNameError
 
@@ -120,7 +120,7 @@ def test_an_input_that_is_not_a_number_is_refused(classifier: Classifier, name: 
 
 def test_logits_that_are_not_finite_are_refused() -> None:
     with pytest.raises(EngineError, match="openvino bf16"):
-        checked_logits(np.array([[0.5, np.inf, 0.0]]), "openvino bf16")
+        checked_outputs(np.array([[0.5, np.inf, 0.0]]), np.zeros((1, 2)), "openvino bf16")
 
 
 @pytest.mark.parametrize("name", ENGINE_NAMES)

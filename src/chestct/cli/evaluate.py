@@ -26,6 +26,14 @@ def evaluate(
         typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
     ] = None,
     beside: Beside = None,
+    unlike: Annotated[
+        Path | None,
+        typer.Option(
+            "--unlike",
+            metavar="FOLDER",
+            help="Scans of another kind, one per file or folder: can it tell them by distance?",
+        ),
+    ] = None,
     engine: options.EngineName = "auto",
     precision: options.Precision = None,
     device: options.Device = None,
@@ -33,13 +41,23 @@ def evaluate(
 ) -> None:
     """Classify labelled scans and write figures with intervals."""
     from chestct.cli.classify import EngineChoice, load
-    from chestct.cli.training_lines import listening, show_summary
-    from chestct.training.judging import evaluate_manifest, read_beside, read_rows
+    from chestct.cli.training_lines import listening, show_summary, show_unlike
+    from chestct.training.judging import (
+        evaluate_manifest,
+        judge_unlike,
+        read_beside,
+        read_rows,
+    )
 
     files = named_files(beside)
+    if unlike is not None:
+        options.require_exists(unlike)
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
     rows = read_rows(manifest, loaded, split)
     others = read_beside(files, loaded, rows)
     with listening(processes) as listener:
         summary = evaluate_manifest(loaded, running, rows, out, listener, others)
+        found = judge_unlike(loaded, running, rows, unlike, listener) if unlike else None
     show_summary(summary, out)
+    if found is not None:
+        show_unlike(found)

@@ -185,7 +185,9 @@ def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence
         table.add_row(
             _text(result.scan),
             *([_text(truths[number])] if truths else []),
-            _text(result.decision, style=_style(result)),
+            _text(result.decision, style=_style(result)).append(
+                " (uncertain)" if result.is_uncertain else "", style="yellow"
+            ),
             "" if share is None else percent(share),
             f"{result.lung_volume_l:.2f} l",
             str(len(result.warnings) + len(result.unsuitable_reasons)),
@@ -241,7 +243,8 @@ def scan_progress(*, is_quiet: bool) -> Progress:
 def _headline(result: ScanResult) -> Text:
     share = result.probabilities.get(result.decision)
     words = verdict_of(result.decision)
-    return _text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
+    headline = _text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
+    return headline.append(f"  {result.doubt}", style="yellow") if result.doubt else headline
 
 
 def _style(result: ScanResult) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from chestct.datasets.workers import Progress as HowFar
     from chestct.evaluation.tables import Summary
     from chestct.training.data import Listener
+    from chestct.training.judging import Unlike
     from chestct.training.lr_range import RangeTest
     from chestct.training.run import EpochLog
 
@@ -132,6 +133,17 @@ def show_summary(summary: Summary, folder: Path) -> None:
         console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
     console.print(Text(NOT_FOR_CLINICAL_USE, style="bold"), soft_wrap=True)
     console.print(Text(f"Written to {folder}"), soft_wrap=True)
+
+
+def show_unlike(found: Unlike) -> None:
+    """Show how well scans of another kind were told from those of the manifest."""
+    refused = f", {found.num_refused} of them refused as unsuitable" if found.num_refused else ""
+    words = (
+        f"Unlike scans: AUROC of the distance {found.auroc:.3f}; caught at the card's threshold "
+        f"{found.num_caught} of {found.num_scans}{refused}; of the manifest's scans "
+        f"{found.num_false} of {found.num_familiar} lie beyond it."
+    )
+    stdout_console().print(Text(words), soft_wrap=True)
 
 
 def _figures_table(summary: Summary) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import CDLL
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32
@@ -46,6 +46,18 @@ class StoredNetwork(Protocol):
         """A new network with its weights, in eval mode, on the CPU, float32."""
 
 
+class Outputs(NamedTuple):
+    """What a network says of one scan.
+
+    Attributes:
+        logits: One per class.
+        features: Pooled features, which the network decided on; empty where it has none.
+    """
+
+    logits: Float32[np.ndarray, " class"]
+    features: Float32[np.ndarray, " feature"]
+
+
 @runtime_checkable
 class RunnableNetwork(StoredNetwork, Protocol):
     """A network that gives the logits of a whole scan of one size.
@@ -76,8 +88,8 @@ class Engine(Protocol):
 
     name: str
 
-    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
-        """Logits of one prepared scan.
+    def outputs(self, input: NetworkInput, lungs: Mask) -> Outputs:  # noqa: A002
+        """Logits and pooled features of one prepared scan.
 
         Args:
             input: Network input, (channel, depth, height, width).
@@ -87,6 +99,9 @@ class Engine(Protocol):
             EngineError: The input has another size than the network was made ready for, or the
                 network could not be run or did not give numbers.
         """
+
+    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
+        """The logits of `outputs` alone."""
 
 
 def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, int, int]) -> None:
@@ -135,17 +150,21 @@ def reason_of(error: Exception, *, line: int = 0) -> str:
     return said[line].rstrip(".") if said else type(error).__name__
 
 
-def checked_logits(logits: np.ndarray, engine: str) -> Float32[np.ndarray, " class"]:
-    """The logits of one scan as a float32 vector.
+def checked_outputs(logits: np.ndarray, features: np.ndarray, engine: str) -> Outputs:
+    """Logits and features of one scan as float32 vectors.
 
     Raises:
         EngineError: Some are not finite.
     """
-    vector = np.array(logits, dtype=np.float32).reshape(-1)
-    if not np.isfinite(vector).all():
-        msg = f"The network gave {vector.tolist()} with {engine}: try another engine or float32."
+    outputs = Outputs(
+        np.array(logits, dtype=np.float32).reshape(-1),
+        np.array(features, dtype=np.float32).reshape(-1),
+    )
+    if not all(np.isfinite(vector).all() for vector in outputs):
+        given = outputs.logits.tolist()
+        msg = f"The network gave {given} with {engine}: try another engine or float32."
         raise EngineError(msg)
-    return vector
+    return outputs
 
 
 _DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll", "libamdhip64.so")

@@ -17,12 +17,13 @@ from jaxtyping import Float32
 
 from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines.interface import (
+    Outputs,
     RunnableNetwork,
     RunVoxels,
     StoredNetwork,
     VoxelLogits,
     check_input,
-    checked_logits,
+    checked_outputs,
     engine_errors,
     reason_of,
 )
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CACHE_KIND: Final = "openvino"
-CONVERSION: Final = "2"
+CONVERSION: Final = "3"
 """Part of the cache's key: to be raised when the conversion below changes."""
 
 _MODEL_FILE: Final = "model.xml"
@@ -77,15 +78,20 @@ class OpenVinoEngine:
             raise EngineError(f"OpenVINO cannot run this network: {reason}. Use torch.") from error
 
     def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
-        """Logits of one prepared scan; see `Engine.logits`."""
+        """Logits of one prepared scan; see `Engine.outputs`."""
+        return self.outputs(input, lungs).logits
+
+    def outputs(self, input: NetworkInput, lungs: Mask) -> Outputs:  # noqa: A002
+        """Logits and pooled features of one prepared scan; see `Engine.outputs`."""
         check_input(input, lungs, self._input_size)
         batch = np.ascontiguousarray(input)[None]
         mask = lungs.astype(np.float32)[None, None]
         # A network that ignores the lungs is converted to a model with one input.
         tensors = [batch, mask][: len(self._compiled.inputs)]
         with engine_errors(self.name, line=_REASON_LINE):
-            found = self._compiled(tensors)[0]
-        return checked_logits(found, self.name)
+            given = self._compiled(tensors)
+            logits, features = given[0], given[1]
+        return checked_outputs(logits, features, self.name)
 
 
 def import_openvino() -> Any:
@@ -134,11 +140,13 @@ def convert(model: RunnableNetwork) -> Any:
     import torch
 
     from chestct.engines.column_pairs import pair_columns
+    from chestct.networks.blocks import LogitsAndFeatures
 
     size = model.input_size
     network = model.load_network().eval()
     pair_columns(network, width=size[-1])
-    converted = _exported(network, torch.zeros(1, *size), torch.ones(1, 1, *size[1:]))
+    both = LogitsAndFeatures(network)
+    converted = _exported(both, torch.zeros(1, *size), torch.ones(1, 1, *size[1:]))
     shapes = [[1, *size], [1, 1, *size[1:]]]
     converted.reshape(dict(zip(converted.inputs, shapes, strict=False)))
     return converted

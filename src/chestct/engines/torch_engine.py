@@ -10,16 +10,18 @@ from jaxtyping import Float32
 
 from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines.interface import (
+    Outputs,
     RunnableNetwork,
     RunVoxels,
     StoredNetwork,
     VoxelLogits,
     check_input,
-    checked_logits,
+    checked_outputs,
     engine_errors,
     reason_of,
 )
 from chestct.errors import EngineError
+from chestct.networks.blocks import LogitsAndFeatures
 
 _TYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -47,12 +49,16 @@ class TorchEngine:
         self.name = f"torch {self.precision}"
         if self._device.type != "cpu":
             self.name += f" {self._device}"
-        network = model.load_network().eval()
+        network = LogitsAndFeatures(model.load_network()).eval()
         with engine_errors(self.name):
             self._network = network.to(self._device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
-        """Logits of one prepared scan; see `Engine.logits`."""
+        """Logits of one prepared scan; see `Engine.outputs`."""
+        return self.outputs(input, lungs).logits
+
+    def outputs(self, input: NetworkInput, lungs: Mask) -> Outputs:  # noqa: A002
+        """Logits and pooled features of one prepared scan; see `Engine.outputs`."""
         check_input(input, lungs, self._input_size)
         batch = torch.from_numpy(np.require(input, requirements=("C", "W")))[None]
         mask = torch.from_numpy(np.ascontiguousarray(lungs))[None, None]
@@ -62,10 +68,10 @@ class TorchEngine:
             enabled=self.precision != "float32",
         )
         with engine_errors(self.name), torch.inference_mode(), autocast:
-            logits = self._network(batch.to(self._device), mask.to(self._device).to(batch.dtype))
+            given = self._network(batch.to(self._device), mask.to(self._device).to(batch.dtype))
             # A GPU may say of a failure only when the result is fetched.
-            found = logits[0].float().cpu().numpy()
-        return checked_logits(found, self.name)
+            logits, features = (part[0].float().cpu().numpy() for part in given)
+        return checked_outputs(logits, features, self.name)
 
 
 def torch_voxels(model: StoredNetwork) -> RunVoxels:

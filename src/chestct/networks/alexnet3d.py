@@ -16,6 +16,7 @@ from typing import Final
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from chestct.networks.blocks import Pooled, PooledNetwork
 from chestct.networks.keras_defaults import (
     ClassUnits,
     check_batch,
@@ -54,7 +55,7 @@ class _AlexNetSettings:
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class _AlexNet3D(nn.Module):
+class _AlexNet3D(PooledNetwork):
     """The whole network.
 
     Args:
@@ -82,20 +83,15 @@ class _AlexNet3D(nn.Module):
         self.out = ClassUnits(settings.dense_units, num_classes)
         draw_glorot(self)
 
-    def forward(
-        self, batch: Features, lungs: LungBatch | None = None
-    ) -> Float[Tensor, "batch num_classes"]:
-        """Logits of each scan.
-
-        Args:
-            batch: Prepared scans, (batch, channel, depth, height, width).
-            lungs: Not looked at; there so that all networks are called alike.
-
-        Raises:
-            NetworkError: The input is not of the size the network was built for.
-        """
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
+        """The first dense layer's units; the lungs are not looked at."""
         check_batch("3D-AlexNet", batch, self.settings.input_shape, SMALLEST)
-        hidden = self.dropout(self.fc1(flatten_channels_last(self.features(batch))))
+        units: Tensor = self.fc1(flatten_channels_last(self.features(batch)))
+        return units
+
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What the other dense layers make of them."""
+        hidden = self.dropout(pooled)
         logits: Tensor = self.out(self.dropout(self.fc2(hidden)))
         return logits
 

@@ -8,12 +8,64 @@ from __future__ import annotations
 from typing import Final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from chestct.networks.roi import Features, GatedReLU, LungGrids, NewFeatures
+from chestct.networks.roi import Features, GatedReLU, LungBatch, LungGrids, NewFeatures
+
+Pooled = Float[Tensor, "batch pooled"]
+"""One vector per scan: what a network's head decides on."""
 
 SHORTEST_BF16_AXIS: Final = 3
 """Output axes from which oneDNN's bfloat16 convolution is trusted on the CPU, gradients too."""
+
+
+class PooledNetwork(nn.Module):
+    """A classifying network in two parts: one vector per scan, and a head that decides on it."""
+
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
+        """One vector per scan, of a length that does not depend on the input's size."""
+        raise NotImplementedError
+
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What the head says of pooled features."""
+        raise NotImplementedError
+
+    def forward(
+        self, batch: Features, lungs: LungBatch | None = None
+    ) -> Float[Tensor, "batch num_classes"]:
+        """Logits of each scan.
+
+        Args:
+            batch: Prepared scans, (batch, channel, depth, height, width).
+            lungs: 1 in the lungs, 0 outside, on the same grid. Networks without gates do not look
+                at it; gated ones use Eq. 10 where it is left out.
+
+        Raises:
+            NetworkError: The input is too small or not of the size the network was built for, or
+                the mask does not fit.
+        """
+        return self.logits_of(self.pooled_features(batch, lungs))
+
+
+class LogitsAndFeatures(nn.Module):
+    """A network that gives its pooled features beside its logits; none where it has no such part.
+
+    Args:
+        network: Called as `network(batch, lungs)`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Features, lungs: LungBatch) -> tuple[Tensor, Tensor]:
+        """Logits (batch, class) and pooled features (batch, pooled)."""
+        if not isinstance(self.network, PooledNetwork):
+            logits = self.network(batch, lungs)
+            return logits, logits[:, :0]
+        pooled = self.network.pooled_features(batch, lungs)
+        return self.network.logits_of(pooled), pooled
 
 
 class Conv3d(nn.Conv3d):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from chestct.networks.blocks import Conv3d
+from chestct.networks.blocks import Conv3d, Pooled, PooledNetwork
 from chestct.networks.keras_defaults import (
     ClassUnits,
     batch_norm_3d,
@@ -163,7 +163,7 @@ class SEResBlock(nn.Module):
         return summed
 
 
-class Maseres(nn.Module):
+class Maseres(PooledNetwork):
     """The whole network.
 
     Args:
@@ -196,23 +196,17 @@ class Maseres(nn.Module):
         draw_glorot(self)
         self.attention.draw_weights()
 
-    def forward(
-        self, batch: Features, lungs: LungBatch | None = None
-    ) -> Float[Tensor, "batch num_classes"]:
-        """Logits of each scan.
-
-        Args:
-            batch: Prepared scans, (batch, channel, depth, height, width).
-            lungs: Not looked at; there so that all networks are called alike.
-
-        Raises:
-            NetworkError: The input is not of the size the network was built for.
-        """
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
+        """The first dense layer's units, after attention; the lungs are not looked at."""
         check_batch("MASERes", batch, self.settings.input_shape, POOL)
         features = self.block3(self.block2(self.block1(self.stem(batch))))
         # Positions outside, heads inside: the order of Keras's flattening.
         attended = self.attention(self.pool(features)).flatten(1)
-        hidden = F.relu(self.fc2(F.relu(self.fc1(attended))))
+        return F.relu(self.fc1(attended))
+
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What the last two dense layers make of them."""
+        hidden = F.relu(self.fc2(pooled))
         logits: Tensor = self.out(self.dropout(hidden))
         return logits
 

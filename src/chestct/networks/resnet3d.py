@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
-from chestct.networks.blocks import Stage, conv
+from chestct.networks.blocks import Pooled, PooledNetwork, Stage, conv
 from chestct.networks.roi import (
     MASK_THRESHOLD,
     PLACEMENTS,
@@ -66,7 +66,7 @@ class ResNetSettings:
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class ResNet3D(nn.Module):
+class ResNet3D(PooledNetwork):
     """A 3D ResNet with the paper's classification head.
 
     Args:
@@ -109,26 +109,13 @@ class ResNet3D(nn.Module):
     def _stages(self) -> tuple[Stage, Stage, Stage, Stage]:
         return self.layer1, self.layer2, self.layer3, self.layer4
 
-    def forward(
-        self, batch: Features, lungs: LungBatch | None = None
-    ) -> Float[Tensor, "batch num_classes"]:
-        """Logits of each scan.
-
-        Args:
-            batch: Prepared scans, (batch, channel, depth, height, width).
-            lungs: 1 in the lungs, 0 outside, on the same grid. Left out, the gates use Eq. 10.
-
-        Raises:
-            NetworkError: An axis is shorter than `MIN_SIZE`, or the mask does not fit.
-        """
-        pooled = self.pooled_features(batch, lungs)
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What the paper's head says of pooled features."""
         hidden = nn.functional.relu(self.fc1(pooled))
         logits: Tensor = self.fc2(self.dropout(hidden))
         return logits
 
-    def pooled_features(
-        self, batch: Features, lungs: LungBatch | None = None
-    ) -> Float[Tensor, "batch pooled"]:
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
         """What the head sees: stage 4's features, averaged over the whole grid as in the paper."""
         pooled: Tensor = self.avgpool(self.stage4_features(batch, lungs)).flatten(1)
         return pooled

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
+from chestct.networks.blocks import Pooled, PooledNetwork
 from chestct.networks.keras_defaults import (
     ClassUnits,
     batch_norm_1d,
@@ -55,7 +56,7 @@ class _VoxCNNSettings:
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class VoxCNN(nn.Module):
+class VoxCNN(PooledNetwork):
     """The whole network.
 
     Args:
@@ -82,14 +83,8 @@ class VoxCNN(nn.Module):
         self.out = ClassUnits(64, num_classes)
         draw_glorot(self)
 
-    def forward(
-        self, batch: Features, lungs: LungBatch | None = None
-    ) -> Float[Tensor, "batch num_classes"]:
-        """Logits of each scan.
-
-        Args:
-            batch: Prepared scans, (batch, channel, depth, height, width).
-            lungs: Not looked at; there so that all networks are called alike.
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
+        """The first dense layer's units; the lungs are not looked at.
 
         Raises:
             NetworkError: The input is not of the size the network was built for, or one scan alone
@@ -98,8 +93,11 @@ class VoxCNN(nn.Module):
         check_batch("VoxCNN", batch, self.settings.input_shape, SMALLEST)
         if self.training and batch.shape[0] == 1:
             raise NetworkError("VoxCNN cannot be trained on one scan at a time: use two or more.")
-        hidden = F.relu(self.fc1(flatten_channels_last(self.features(batch))))
-        hidden = F.relu(self.fc2(self.dropout(self.bn(hidden))))
+        return F.relu(self.fc1(flatten_channels_last(self.features(batch))))
+
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What BatchNorm and the other dense layers make of them."""
+        hidden = F.relu(self.fc2(self.dropout(self.bn(pooled))))
         logits: Tensor = self.out(hidden)
         return logits
 

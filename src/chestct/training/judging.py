@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +12,13 @@ import numpy as np
 
 from chestct.classifier import Classifier
 from chestct.datasets.manifest import SPLITS, Manifest, read_manifest
+from chestct.datasets.public import scans_in
 from chestct.datasets.scans import gather_facts, read_options
 from chestct.datasets.splits import part
 from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
-from chestct.errors import TrainingError
+from chestct.errors import ChestCTError, TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
 from chestct.evaluation.predictions import (
     Predictions,
@@ -26,7 +29,10 @@ from chestct.evaluation.predictions import (
 )
 from chestct.evaluation.report import recorded_exclusions, write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary
+from chestct.familiarity import separation
 from chestct.lookup import look_up
+from chestct.preprocess.prepare import prepare
+from chestct.readers import read_volume
 from chestct.training.data import BASELINE_FILE, PREDICTIONS_FILE, Listener, make_cache
 from chestct.training.results import (
     BASELINE_NAME,
@@ -173,6 +179,78 @@ def evaluate_manifest(
         remarks=(remark,),
     )
     return write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
+
+
+@dataclass(frozen=True)
+class Unlike:
+    """How well a classifier tells scans of another kind from those of a manifest.
+
+    Attributes:
+        auroc: How often a scan of the other kind lies further than one of the manifest.
+        num_scans: Scans of the other kind.
+        num_caught: Those beyond the card's threshold, or refused as unsuitable before.
+        num_refused: Those of them that were refused as unsuitable.
+        num_familiar: Scans of the manifest.
+        num_false: Those beyond the threshold.
+    """
+
+    auroc: float
+    num_scans: int
+    num_caught: int
+    num_refused: int
+    num_familiar: int
+    num_false: int
+
+
+def judge_unlike(
+    classifier: Classifier, engine: Engine, manifest: Manifest, folder: Path, listener: Listener
+) -> Unlike:
+    """Hold the distances of scans of another kind against those of a manifest, once prepared.
+
+    Args:
+        classifier: With a threshold of distance in its card.
+        engine: Its network, made ready.
+        manifest: Familiar scans, prepared before by `evaluate_manifest`.
+        folder: Scans that are unlike them, one per file or folder in it.
+        listener: Told of scans that could not be read.
+
+    Raises:
+        TrainingError: The classifier has no such threshold, or no scan of either kind is left.
+    """
+    known = classifier.familiarity
+    if known is None:
+        raise TrainingError(
+            f"Classifier '{classifier.card.name}' cannot tell unlike scans: its folder holds no "
+            "distances. Train it anew."
+        )
+    cache = make_cache(DataSection(), classifier.recipe)
+    familiar = []
+    for row in manifest.rows:
+        with suppress(ChestCTError):
+            found = cache.get(manifest.path(row), read_options(row))
+            familiar.append(known.distance(engine.outputs(found.input, found.lungs).features))
+    others, num_refused, num_caught = [], 0, 0
+    for scan in scans_in(folder):
+        try:
+            prepared = prepare(read_volume(scan), classifier.recipe)
+        except ChestCTError as error:
+            listener.note(f"{scan.name} was left out: {error}")
+            continue
+        features = engine.outputs(prepared.input, prepared.lungs).features
+        others.append(known.distance(features))
+        num_refused += bool(prepared.unsuitable_reasons)
+        num_caught += bool(prepared.unsuitable_reasons) or others[-1] > known.threshold
+    if not (familiar and others):
+        raise TrainingError(f"No scan to compare is left in {folder.name} or {manifest.name}.")
+    near, far = np.array(familiar), np.array(others)
+    return Unlike(
+        auroc=separation(near, far),
+        num_scans=len(far),
+        num_caught=num_caught,
+        num_refused=num_refused,
+        num_familiar=len(near),
+        num_false=int((near > known.threshold).sum()),
+    )
 
 
 def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) -> None:

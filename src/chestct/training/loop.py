@@ -26,6 +26,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
+from chestct.networks.blocks import LogitsAndFeatures
 from chestct.storage import write_text
 from chestct.training.distributed import (
     MEMORY_FORMAT,
@@ -75,10 +76,14 @@ __all__ = ["LabelledInputs", "Outputs", "_loader_in_order", "evaluate", "outputs
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """Logits and labels of a whole set, in its order."""
+    """Logits, labels and pooled features of a whole set, in its order.
+
+    Features have no columns where the network has no pooled features.
+    """
 
     logits: Float[torch.Tensor, "scan class"]
     labels: Int[torch.Tensor, " scan"]
+    features: Float[torch.Tensor, "scan pooled"]
 
     @property
     def loss(self) -> float:
@@ -121,12 +126,17 @@ def outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
     """As `evaluate`, with a loader that may be used again."""
     share_buffers(network)
     network.eval()
-    logits, targets = [], []
+    both = LogitsAndFeatures(network)
+    logits, features, targets = [], [], []
     with torch.inference_mode(), closing(batches_on(device_of(network), loader)) as batches:
         for batch, lungs, labels in batches:
-            logits.append(network(batch, lungs).float().cpu())
+            said, pooled = both(batch, lungs)
+            logits.append(said.float().cpu())
+            features.append(pooled.float().cpu())
             targets.append(labels.cpu())
-    own = Outputs(torch.cat(logits), torch.cat(targets)) if logits else None
+    own = None
+    if logits:
+        own = Outputs(torch.cat(logits), torch.cat(targets), torch.cat(features))
     if current_ranks().is_alone and own is not None:
         return own
     return _of_all(own, len(loader.dataset))  # type: ignore[arg-type]
@@ -134,14 +144,15 @@ def outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
 
 def _of_all(own: Outputs | None, num: int) -> Outputs:
     """The outputs of all processes, each of which ran its share."""
-    num_classes = torch.tensor([0 if own is None else own.logits.shape[1]])
-    dist.all_reduce(num_classes, dist.ReduceOp.MAX)
-    logits, labels = torch.zeros(num, int(num_classes)), torch.zeros(num, dtype=torch.int64)
+    widths = torch.tensor([0, 0] if own is None else [own.logits.shape[1], own.features.shape[1]])
+    dist.all_reduce(widths, dist.ReduceOp.MAX)
+    logits, features = (torch.zeros(num, width) for width in widths.tolist())
+    labels = torch.zeros(num, dtype=torch.int64)
     if own is not None:
         ranks = current_ranks()
-        logits[ranks.rank :: ranks.size] = own.logits
-        labels[ranks.rank :: ranks.size] = own.labels
-    return Outputs(total(logits), total(labels))
+        for whole, share in ((logits, own.logits), (features, own.features), (labels, own.labels)):
+            whole[ranks.rank :: ranks.size] = share
+    return Outputs(total(logits), total(labels), total(features))
 
 
 class _StepFigures:

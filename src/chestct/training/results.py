@@ -41,6 +41,7 @@ from chestct.evaluation.calibration import (
 from chestct.evaluation.intervals import Estimate
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.tables import EvaluationSettings, Summary
+from chestct.familiarity import Familiarity, fit_familiarity
 from chestct.storage import file_sha256, write_text
 from chestct.training.components import Parts
 from chestct.training.data import Division
@@ -234,6 +235,7 @@ class Origin:
         temperature: What its logits are divided by.
         promised: Abstention threshold chosen on the validation part, or why there is none.
         num_validation: Scans of that part.
+        familiarity: What tells how far a scan lies from those it learned from.
     """
 
     name: str
@@ -242,6 +244,7 @@ class Origin:
     temperature: float
     promised: AbstentionThreshold
     num_validation: int
+    familiarity: Familiarity | None = None
 
 
 def scan_key(row: ManifestRow) -> str:
@@ -258,7 +261,7 @@ def judge(
     name: str,
     settings: RunSettings,
 ) -> tuple[Predictions, Origin]:
-    """Fit temperature and abstention threshold on the validation part and predict the test part.
+    """Fit temperature and thresholds on the validation part and predict the test part.
 
     The epoch was chosen on the validation part too, so that the threshold's promise is rather too
     good. Without a test part the validation part is predicted, without the temperature, which
@@ -272,7 +275,11 @@ def judge(
     promised = abstention_threshold(calibrated, settings.abstention.wished_error)
     is_tested = division.test is not None and sets.test is not None
     part = TEST if is_tested else VALIDATION
-    origin = Origin(name, division.training, part, temperature, promised, len(on_validation))
+    learned = evaluate(network, sets.training, batch_size=1, workers=workers)
+    known = fit_familiarity(
+        learned.features.numpy(), learned.labels.numpy(), watched.features.numpy()
+    )
+    origin = Origin(name, division.training, part, temperature, promised, len(on_validation), known)
     if division.test is None or sets.test is None:
         return on_validation, origin
     tested = evaluate(network, sets.test, batch_size=1, workers=workers)
@@ -400,7 +407,7 @@ def write_classifier(
         temperature=origin.temperature,
         abstention=abstention_of(origin.promised, origin.num_validation),
     )
-    save_classifier(folder, network, card)
+    save_classifier(folder, network, card, origin.familiarity)
     return card
 
 

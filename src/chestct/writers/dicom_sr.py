@@ -304,7 +304,8 @@ class _Groups:
             measurements=[_measured(name, round(p, 6), NO_UNITS) for name, p in measured],
         )
         trained_on = f"Classifier trained on: {result.provenance.trained_on}"
-        return _with_comments(group, [result.notice, trained_on, *result.warnings])
+        doubt = [f"The decision is {result.doubt}."] if result.doubt else []
+        return _with_comments(group, [result.notice, *doubt, trained_on, *result.warnings])
 
     def of_unsuitable(self) -> Group:
         """Why the scan was not classified."""

@@ -136,7 +136,19 @@ class ResultDocument(_Strict):
     notice: str = Field(description="The notice that stands on every output.")
     is_uncertain: bool = Field(
         description="Whether the largest probability is below the threshold of the classifier's "
-        "card; false where the card holds none."
+        "card, or the scan is unlike those it learned from; false where the card holds neither."
+    )
+    is_unlike: bool = Field(
+        description="Whether the scan is unlike those the classifier learned from: its distance is "
+        "beyond the threshold of the card. Such an answer is never certain."
+    )
+    distance: float | None = Field(
+        ge=0,
+        description="Distance of the scan's pooled features from those of the training scans; "
+        "null where the classifier's folder does not tell, or the scan was not classified.",
+    )
+    distance_percentile: float | None = Field(
+        ge=0, le=100, description="Percentage of the validation scans that lie nearer; or null."
     )
     not_written: dict[str, str] = Field(
         description="Output that was asked for and is missing beside this one to the reason."
