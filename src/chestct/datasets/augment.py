@@ -19,6 +19,7 @@ from jaxtyping import Float
 from chestct.errors import TrainingError
 from chestct.lookup import look_up, unknown_name_message
 
+_BACKGROUND, _HALF = 1e-4, 0.5
 _COARSE = (5, 5, 5)
 """Control points of the elastic deformation along (depth, height, width)."""
 
@@ -37,6 +38,9 @@ class Augmentation:
         noise: Largest standard deviation of added noise, in units of the input's range.
         elastic: Largest local shift of a smooth random deformation, as a share of the half extent;
             0 leaves it out, and its time.
+        blur: Largest standard deviation of a Gaussian blur, in voxels, each axis on its own: soft
+            kernels and thick slices. Background takes no part in it; 0 leaves it out.
+        cut_probability: How often the view ends inside the lungs, at one end of one axis.
     """
 
     rotation_deg: float = 8.0
@@ -47,6 +51,8 @@ class Augmentation:
     brightness: float = 0.04
     noise: float = 0.03
     elastic: float = 0.0
+    blur: float = 0.0
+    cut_probability: float = 0.0
 
 
 def augment_batch(
@@ -69,6 +75,12 @@ def augment_batch(
     else:
         moved, moved_lungs = _move(batch, lungs, transforms.to(batch))
 
+    if augmentation.blur > 0:
+        moved = _blur(moved, augmentation.blur, generator)
+    if augmentation.cut_probability > 0:
+        kept = _draw_view(moved_lungs, augmentation.cut_probability, generator)
+        moved, moved_lungs = moved * kept, moved_lungs * kept
+
     def draw(limit: float) -> torch.Tensor:
         """A number for each example, between minus and plus the limit."""
         return _uniform((len(batch), 1, 1, 1, 1), limit, generator).to(batch)
@@ -83,7 +95,7 @@ def augment_batch(
     varied.addcmul_(moved, 1 + contrast).clamp_(low, high)
     # Background stays background: the recipes set it to exactly zero, and so must training.
     # Interpolation leaves rounding there, which is why the comparison is not with zero itself.
-    return varied.mul_(moved.abs_() >= 1e-4), moved_lungs
+    return varied.mul_(moved.abs_() >= _BACKGROUND), moved_lungs
 
 
 def _move(
@@ -137,6 +149,42 @@ def _deform(
     grid = F.affine_grid(transforms, [*batch.shape], align_corners=False) + deformation
     moved = F.grid_sample(batch, grid, mode="bilinear", align_corners=False)
     return moved, F.grid_sample(lungs, grid, mode="nearest", align_corners=False)
+
+
+def _blur(batch: torch.Tensor, limit: float, generator: torch.Generator) -> torch.Tensor:
+    """Blur each example by its own widths; what is background stays so and counts for nothing."""
+    inside = (batch.abs() >= _BACKGROUND).to(batch)
+    values, weight = batch * inside, inside
+    for axis in (2, 3, 4):
+        width = _uniform((len(batch),), limit, generator).abs().clamp(min=1e-3).to(batch)
+        apart = torch.arange(batch.shape[axis]).to(batch)
+        apart = (apart[:, None] - apart[None]) / width[:, None, None]
+        kernel = torch.exp(-0.5 * apart**2)
+        values, weight = (_along(each, kernel, axis) for each in (values, weight))
+    return values / weight.clamp(min=1e-6) * inside
+
+
+def _along(
+    batch: torch.Tensor, weights: Float[torch.Tensor, "batch new old"], axis: int
+) -> torch.Tensor:
+    """Weighted sums along one axis, the weights of each example its own."""
+    moved = batch.movedim(axis, 2)
+    return (weights[:, None] @ moved.flatten(3)).view_as(moved).movedim(2, axis)
+
+
+def _draw_view(
+    lungs: torch.Tensor, probability: float, generator: torch.Generator
+) -> Float[torch.Tensor, "batch 1 depth height width"]:
+    """1 where the view reaches: at times one end of one axis is beyond it, up to half of it."""
+    kept = torch.ones_like(lungs)
+    for number in range(len(lungs)):
+        is_cut, share, axis, end = torch.rand(4, generator=generator, device=generator.device)
+        if is_cut < probability:
+            along = kept[number, 0].movedim(int(axis * 3), 0)
+            size = int(0.5 * float(share) * along.shape[0])
+            along[:size] *= float(end < _HALF)
+            along[along.shape[0] - size :] *= float(end >= _HALF)
+    return kept
 
 
 def _draw_noise(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -227,7 +227,7 @@ def judge_unlike(
     familiar = []
     for row in manifest.rows:
         with suppress(ChestCTError):
-            found = cache.get(manifest.path(row), read_options(row))
+            found = cache.get(manifest.path(row), read_options(row, manifest.folder))
             familiar.append(known.distance(engine.outputs(found.input, found.lungs).features))
     others, num_refused, num_caught = [], 0, 0
     for scan in scans_in(folder):
