@@ -32,6 +32,9 @@ NETWORKS: Final[dict[str, Entry]] = {
     "maseres": Entry("chestct.networks.maseres:build_maseres", "MASERes"),
     "alexnet3d": Entry("chestct.networks.alexnet3d:build_alexnet", "3D-AlexNet"),
     "voxcnn": Entry("chestct.networks.voxcnn:build_voxcnn", "VoxCNN"),
+    "lung_densities": Entry(
+        "chestct.networks.densities:build_densities", "Shares of dense lung by region, small head"
+    ),
 }
 """Network name to builder, called as `builder(in_channels, num_classes, settings)`."""
 
