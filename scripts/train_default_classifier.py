@@ -44,7 +44,6 @@ from chestct.datasets.examples import Example, ExampleFolder, write_example
 from chestct.engines import make_engine
 from chestct.evaluation.calibration import (
     abstention_threshold,
-    apply_temperature,
     fit_temperature,
 )
 from chestct.evaluation.intervals import WILSON, estimate_figures, wilson
