@@ -1,9 +1,11 @@
 """A network that sees how dense the lungs are, and where: few weights, for few training scans.
 
-What it looks at is not learned: shares of lung denser than fixed limits, voxel by voxel and
-averaged over 18 and 30 mm (at 6 mm voxels), and shares that stand out from their surroundings; in
-each lung, in its thirds, along its surface, in its core and in its rear half. Only the head learns,
-and it is told the larger and the smaller share of the two lungs, so that sides do not matter.
+What it looks at is not learned: how much of a place's air is replaced, taken from the patient's
+own aerated lung to soft tissue, so that neither a shallow breath nor a scanner's scale counts as
+disease. It knows shares of lung beyond fixed limits, voxel by voxel and averaged over 18 and 30 mm
+(at 6 mm voxels), and shares that stand out from their surroundings; in each lung, in its thirds,
+along its surface, in its core and in its rear half. Only the head learns, and it is told the larger
+and the smaller share of the two lungs, so that sides do not matter.
 
 Module that a heat-map may hook: `densities`, one channel per limit on the input's own grid.
 """
@@ -28,15 +30,21 @@ MIN_SIZE: Final = 16
 """Fewest voxels an axis may have: fewer leave no core of a lung."""
 
 _LIMITS: Final[dict[str, tuple[float, ...]]] = {
-    "voxel": (0.267, 0.3, 0.333, 0.367, 0.4, 0.433, 0.5, 0.567, 0.633, 0.7, 0.8, 0.9),
-    "near": (0.367, 0.4, 0.433, 0.467, 0.5, 0.567, 0.633, 0.733, 0.833),
-    "wide": (0.4, 0.433, 0.5, 0.567, 0.667, 0.8),
+    "voxel": (0.04, 0.08, 0.13, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9),
+    "near": (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.55, 0.7),
+    "wide": (0.05, 0.1, 0.15, 0.25, 0.4, 0.6),
     "contrast": (0.05, 0.1, 0.2),
+    "plain": (0.367, 0.4, 0.433, 0.5),
 }
-"""What is compared to its limits, in the input's unit: 0.1 is 150 HU of the recommended window."""
-_SOFTNESS: Final = 0.02
-_REGIONAL: Final = (13, 15, 16, 17, 19, 22)
-"""Channels that are looked at by region as well: five of `near`, one of `wide`."""
+"""What is compared to its limits: shares of replaced air, and the plain input of the recommended
+window (0.1 is 150 HU)."""
+_SOFTNESS: Final = 0.015
+_REGIONAL: Final = (11, 13, 14, 16, 20, 22)
+"""Channels that are looked at by region as well: four of `near`, two of `wide`."""
+_AERATED: Final = 0.5
+"""Input below which lung holds air for sure: -600 HU."""
+_BASE_RANGE: Final = (0.233, 0.467)
+_SOFT_TISSUE: Final = 0.925
 _LEAST_SHARE: Final = 0.003
 _NUM_REGIONS: Final = 7
 _NUM_SHARES: Final = sum(map(len, _LIMITS.values())) + (_NUM_REGIONS - 1) * len(_REGIONAL)
@@ -67,8 +75,12 @@ class Densities(nn.Module):
 
     def forward(self, values: Features, inside: LungBatch) -> NewFeatures:
         """Maps (batch, limit, depth, height, width), 0 outside the lungs."""
-        near, wide = _mean(values, inside, 3), _mean(values, inside, 5)
-        seen = {"voxel": values, "near": near, "wide": wide, "contrast": (values - near).abs()}
+        base = _base(values, inside)
+        filling = (values - base) / (_SOFT_TISSUE - base)
+        near, wide = _mean(filling, inside, 3), _mean(filling, inside, 5)
+        plain = near * (_SOFT_TISSUE - base) + base
+        seen = {"voxel": filling, "near": near, "wide": wide, "plain": plain}
+        seen["contrast"] = (filling - near).abs()
         maps = [
             torch.sigmoid((seen[name] - values.new_tensor(limits).view(1, -1, 1, 1, 1)) / _SOFTNESS)
             for name, limits in _LIMITS.items()
@@ -130,6 +142,16 @@ class DensityNet(PooledNetwork):
 def build_densities(num_classes: int, settings: Mapping[str, object]) -> DensityNet:
     """Build a density network from plain settings, those of `DensitySettings`."""
     return DensityNet(num_classes, settings_from(DensitySettings, settings))
+
+
+def _base(values: Features, inside: LungBatch) -> Features:
+    """The patient's own aerated lung: the mean of the darker half of what holds air."""
+    base = values.new_full((len(values), 1, 1, 1, 1), _AERATED)
+    for _ in range(2):
+        darker = inside * torch.sigmoid((base - values) / _SOFTNESS)
+        total = darker.sum(dim=(2, 3, 4), keepdim=True)
+        base = (values * darker).sum(dim=(2, 3, 4), keepdim=True) / total.clamp(min=1)
+    return base.clamp(*_BASE_RANGE)
 
 
 def _mean(values: Features, inside: LungBatch, size: int) -> Features:
