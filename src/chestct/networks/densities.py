@@ -139,8 +139,14 @@ class DensityNet(PooledNetwork):
         return logits
 
 
-def build_densities(num_classes: int, settings: Mapping[str, object]) -> DensityNet:
-    """Build a density network from plain settings, those of `DensitySettings`."""
+def build_densities(
+    in_channels: int, num_classes: int, settings: Mapping[str, object]
+) -> DensityNet:
+    """Build a density network from plain settings, those of `DensitySettings`.
+
+    It takes the mean of all channels, so that their number does not matter.
+    """
+    del in_channels
     return DensityNet(num_classes, settings_from(DensitySettings, settings))
 
 
