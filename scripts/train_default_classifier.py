@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -34,12 +33,15 @@ from zlib import crc32
 import cv2
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from scipy import ndimage
+from torch.utils.data import DataLoader
 
 from chestct import __version__
 from chestct.arrays import Mask
 from chestct.card import Card, MeasuredResult
 from chestct.classifier import load_classifier, save_classifier
+from chestct.datasets.augment import vary_batch
 from chestct.datasets.examples import Example, ExampleFolder, write_example
 from chestct.engines import make_engine
 from chestct.evaluation.calibration import (
@@ -58,10 +60,10 @@ from chestct.simulate import ThoraxSettings, simulate_patient
 from chestct.simulate.fields import smooth_noise
 from chestct.simulate.lesions import add_disease
 from chestct.training.components import Parts, find_parts
-from chestct.training.loop import Outputs, evaluate, train
+from chestct.training.loop import Outputs, evaluate
 from chestct.training.results import abstention_of
-from chestct.training.run import LabelledSets
 from chestct.training.settings import read_settings
+from chestct.training.steps import learning_rate
 from chestct.volume import Grid, Volume, to_canonical
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.yaml"
@@ -85,6 +87,7 @@ SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 3
+NUM_COPIES = 4
 WISHED_ERROR = 0.05
 MOST_FALSE_ALARMS = 0.05
 SHIFTS = np.arange(0.0, 3.01, 0.25)
@@ -204,29 +207,58 @@ def make_examples(work: Path, rounds: int, processes: int) -> None:
     run_all(partial(write_real_chest, folder=work / "training"), items, processes)
 
 
-def chosen(folder: Path, is_wanted: Callable[[str], bool]) -> ExampleFolder:
-    """The examples of a folder whose name is wanted."""
-    examples = ExampleFolder(folder)
-    kept = [n for n, path in enumerate(examples.paths) if is_wanted(path.stem)]
-    examples.paths = [examples.paths[n] for n in kept]
-    examples.labels = [examples.labels[n] for n in kept]
-    return examples
+def pooled(parts: Parts, examples: ExampleFolder, copies: int, seed: int) -> torch.Tensor:
+    """Pooled features of examples as they are, then of varied copies: (copy, example, feature).
+
+    Nothing before the network's head learns, so they are worked out once.
+    """
+    network = parts.build_network(0).eval()
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    with torch.inference_mode():
+        for copy in range(copies + 1):
+            batches = []
+            for batch, lungs, _ in DataLoader(examples, batch_size=8):
+                if copy and parts.augmentation is not None:
+                    batch, lungs = vary_batch(batch, lungs, parts.augmentation, generator)
+                batches.append(network.pooled_features(batch, lungs))
+            found.append(torch.cat(batches))
+            print(f"  features of copy {copy}", flush=True)
+    return torch.stack(found).clone()
 
 
-def fit(parts: Parts, training: ExampleFolder, work: Path, name: str) -> torch.nn.Module:
-    """Train a network, or go on, in a run folder of that name."""
-    settings = read_settings(CONFIG)
-    network = parts.build_network(settings.training.seed)
-    sets = LabelledSets(training, ExampleFolder(work / "calibration"), len(THREE_CLASSES))
-    train(
-        network,
-        sets,
-        settings.training,
-        work / "runs" / name,
-        augmentation=parts.augmentation,
-        after_epoch=lambda entry: print(f"  {name} {json.dumps(asdict(entry))}", flush=True),
+def learned_features(parts: Parts, work: Path) -> torch.Tensor:
+    """Those of all training examples, from WORK_FOLDER where they were kept."""
+    path = work / "features.safetensors"
+    if not path.is_file():
+        features = pooled(parts, ExampleFolder(work / "training"), NUM_COPIES, seed=0)
+        save_file({"features": features.contiguous()}, path)
+    return load_file(path)["features"]
+
+
+def fit(parts: Parts, features: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
+    """Train a head on pooled features, a copy of each example drawn anew in every step."""
+    settings = read_settings(CONFIG).training
+    network = parts.build_network(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learning, settings.learning_rate, weight_decay=settings.weight_decay
     )
-    return network
+    per_epoch = -(-len(labels) // settings.batch_size)
+    for step in range(settings.epochs * per_epoch):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step / per_epoch, [])
+        chosen_ones = torch.randint(len(labels), (settings.batch_size,), generator=generator)
+        copies = torch.randint(len(features), (settings.batch_size,), generator=generator)
+        logits = network.train().logits_of(features[copies, chosen_ones])
+        loss = torch.nn.functional.cross_entropy(
+            logits, labels[chosen_ones], label_smoothing=settings.label_smoothing
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,14 +289,11 @@ class Judged:
 
 
 def known_to(
-    network: torch.nn.Module, training: ExampleFolder, work: Path
+    network: torch.nn.Module, learned: torch.Tensor, labels: torch.Tensor, work: Path
 ) -> tuple[Familiarity, float]:
-    """What is familiar to a network, and the median distance of calibration chests."""
-    learned = evaluate(network, training, batch_size=8)
+    """What is familiar after learning from features, and calibration chests' median distance."""
     watched = evaluate(network, ExampleFolder(work / "calibration"), batch_size=8)
-    known = fit_familiarity(
-        learned.features.numpy(), learned.labels.numpy(), watched.features.numpy()
-    )
+    known = fit_familiarity(learned.numpy(), labels.numpy(), watched.features.numpy())
     if known is None:
         raise SystemExit("Too few examples to tell what is familiar.")
     return known, float(np.median(known.watched))
@@ -302,15 +331,19 @@ def write_scan_as_it_is(name: str, folder: Path) -> None:
 
 def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     """Train without a real chest, and judge it with and without disease."""
-    training = chosen(work / "training", lambda stem: not stem.startswith(f"real_{name}_"))
-    network = fit(parts, training, work, f"without_{name}")
+    training = ExampleFolder(work / "training")
+    kept = [not path.stem.startswith(f"real_{name}_") for path in training.paths]
+    features = learned_features(parts, work)[:, kept]
+    labels = torch.tensor(training.labels)[kept]
+    network = fit(parts, features, labels)
     folder = work / "left_out" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_scan_as_it_is(name, folder)
     for number in range(LEFT_OUT_ROUNDS):
         for path in (work / "training").glob(f"real_{name}_{number:02d}_*.npz"):
             shutil.copyfile(path, folder / path.name)
-    return judged(network, ExampleFolder(folder), known_to(network, training, work))
+    known = known_to(network, features[0], labels, work)
+    return judged(network, ExampleFolder(folder), known)
 
 
 def shift_to_normal(left_out: Judged) -> float:
@@ -412,7 +445,8 @@ def main() -> None:
     make_examples(work, arguments.rounds, arguments.processes)
     left_out = joined(leave_out(name, parts, work) for name in REAL)
     training = ExampleFolder(work / "training")
-    network = fit(parts, training, work, "all")
+    features = learned_features(parts, work)
+    network = fit(parts, features, torch.tensor(training.labels))
     write_classifier(network, parts, left_out, work, arguments.out)
 
 
@@ -421,7 +455,8 @@ def write_classifier(
 ) -> None:
     """Choose shift, temperature and thresholds, test, and write the classifier's folder."""
     training = ExampleFolder(work / "training")
-    known = known_to(network, training, work)
+    learned = learned_features(parts, work)[0]
+    known = known_to(network, learned, torch.tensor(training.labels), work)
     watched = joined([judged(network, ExampleFolder(work / "calibration"), known), left_out])
     shift = shift_to_normal(left_out)
     temperature = round(fit_temperature(watched.predictions(shift)).temperature, 4)
@@ -457,7 +492,7 @@ def write_classifier(
         licence="Apache-2.0",
         temperature=temperature,
         abstention=abstention_of(promised, len(watched.names)),
-        explanation="gradcam++:layer1",
+        explanation="layercam:densities",
     )
     save_classifier(out, network, card, familiarity)
     card = load_classifier(out).card

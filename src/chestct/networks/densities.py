@@ -150,7 +150,7 @@ def build_densities(
     return DensityNet(num_classes, settings_from(DensitySettings, settings))
 
 
-def _base(values: Features, inside: LungBatch) -> Features:
+def _base(values: Features, inside: LungBatch) -> Float[Tensor, "batch 1 1 1 1"]:
     """The patient's own aerated lung: the mean of the darker half of what holds air."""
     base = values.new_full((len(values), 1, 1, 1, 1), _AERATED)
     for _ in range(2):
