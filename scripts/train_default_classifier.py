@@ -1,6 +1,6 @@
 """Make the default classifier: chests, examples, training, estimate, thresholds, its folder.
 
-    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 12]
+    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 16]
 
 Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every chest
 is used three times, with each pattern put into the same lungs on the same background, so that
@@ -75,7 +75,6 @@ REAL = {
     "aorta_ct_cropped": "real_scans/aorta_ct_cropped_ct.nii.gz",
     "normal001": "covid_ct_md/normal001",
     "chest64": "lung_masks/chest64_ct.nii.gz",
-    "lung4d": "lung_masks/lung4d_ct.nii.gz",
 }
 """Real chests without pneumonia that may be trained on."""
 NEVER_TRAINED = {
@@ -87,7 +86,7 @@ SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 3
-NUM_COPIES = 4
+NUM_COPIES = 2
 WISHED_ERROR = 0.05
 MOST_FALSE_ALARMS = 0.05
 SHIFTS = np.arange(0.0, 3.01, 0.25)
@@ -437,7 +436,7 @@ def main() -> None:
     """Do everything, or go on where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path, help="folder for prepared examples and the runs")
-    parser.add_argument("--rounds", type=int, default=12, help="variants of each real chest")
+    parser.add_argument("--rounds", type=int, default=16, help="variants of each real chest")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("src/chestct/default_classifier"))
     arguments = parser.parse_args()
