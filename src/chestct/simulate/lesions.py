@@ -138,14 +138,14 @@ def _nodules(lungs: LungMap, rng: np.random.Generator) -> Disease:
 
 
 def _mass(lungs: LungMap, rng: np.random.Generator) -> Disease:
-    """A solid mass of 2 to 6 cm with a lobed or spiky edge and no air inside."""
+    """A solid mass of 2 to 8 cm, lobed or spiky, without air, with hazy lung about it."""
     place = lungs.pick(rng, (0.3 + lungs.height).astype(np.float32), 1)[0]
     z, y, x = lungs.offsets_mm(place)
-    radius = float(rng.uniform(9, 30))
+    radius = float(rng.uniform(9, 38))
     spikes = float(rng.uniform(0.05, 0.22)) * lungs.noise(rng, 8.0)
     level = 1 - np.sqrt(z * z + y * y + x * x) / radius + spikes + 0.12 * lungs.noise(rng, 25.0)
     dense = smooth_step(level / float(rng.uniform(0.1, 0.25)))
-    rim = float(rng.uniform(0, 0.3)) * smooth_step((level + 0.25) / 0.4)
+    rim = float(rng.uniform(0, 0.4)) * smooth_step((level + 0.3) / 0.45)
     return replace(no_disease(lungs), dense=dense, haze=rim.astype(np.float32))
 
 
@@ -169,7 +169,7 @@ _FINDINGS: tuple[tuple[float, Callable[[LungMap, np.random.Generator], Disease]]
     (0.3, _bands),
     (0.2, _caps),
     (0.3, _nodules),
-    (0.12, _mass),
+    (0.25, _mass),
     (0.08, _fibrosis),
     (0.1, _fluid),
 )

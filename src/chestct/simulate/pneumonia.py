@@ -238,7 +238,7 @@ def _round_focus(lungs: LungMap, rng: np.random.Generator) -> Disease:
 
 
 _MOST_FOCI = 60
-_FACE_ODDS = (0.34, 0.24, 0.16, 0.12, 0.14)
+_FACE_ODDS = (0.26, 0.26, 0.15, 0.1, 0.23)
 """How often each face of `draw_varied_covid` is drawn, patches alone first."""
 
 
@@ -372,6 +372,8 @@ def draw_varied_covid(lungs: LungMap, rng: np.random.Generator) -> Disease:
         return disease
     disease = joined(disease, face(lungs, rng))
     if rng.random() < 0.25:
+        disease = joined(disease, _along_the_back(lungs, rng))
+    if rng.random() < 0.25:
         disease = joined(disease, _organising(lungs, rng))
     return disease
 
@@ -398,7 +400,7 @@ def _uneven(lungs: LungMap, rng: np.random.Generator) -> Field:
 def _along_the_back(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Confluent consolidation on the rear pleura of both lungs, ground glass in front of it."""
     rear_mm = lungs.behind_mm()
-    thick = float(rng.uniform(8, 60)) * _per_side(lungs, rng, 0.25)
+    thick = float(rng.uniform(8, 60)) * _per_side(lungs, rng, 0.1)
     top = float(rng.uniform(0.35, 1.1))
     taper = np.clip((top - lungs.height) / 0.35, 0, 1)
     reach = thick * taper * np.clip(1 + 0.55 * _uneven(lungs, rng), 0.0, 2.2)
@@ -426,7 +428,7 @@ def _diffuse(lungs: LungMap, rng: np.random.Generator) -> Disease:
         spared = float(rng.uniform(2, 7))
         glass = glass * np.clip((lungs.depth_mm - spared) / 4, 0.1, 1)
     deep = np.clip(1 + 0.35 * lungs.noise(rng, 30.0), 0.4, 1.6)
-    haze = np.minimum(float(rng.uniform(0.15, 0.45)) * glass * deep * _per_side(lungs, rng, 0.6), 1)
+    haze = np.minimum(float(rng.uniform(0.15, 0.45)) * glass * deep * _per_side(lungs, rng, 0.3), 1)
     core = smooth_step((level - float(rng.uniform(1.0, 2.5))) / 0.6)
     solid = float(rng.uniform(0.4, 0.9)) * core * (rng.random() < 0.5)
     return replace(
@@ -458,7 +460,7 @@ def _lobes(lungs: LungMap, rng: np.random.Generator) -> Disease:
     inward = lungs.depth_mm / float(rng.uniform(25, 120))
     for lobe in sorted(chosen):
         level = uneven + float(rng.uniform(-0.2, 2.0)) - inward
-        part = smooth_step(level / 0.8) * float(rng.uniform(0.15, 0.5))
+        part = smooth_step(level / 0.8) * float(rng.uniform(0.08, 0.55))
         haze = np.where(lobes == lobe, part, haze)
     core = smooth_step((uneven - float(rng.uniform(0.9, 2.0))) / 0.5) * (haze > 0.1)
     solid = float(rng.uniform(0.4, 0.95)) * core
