@@ -83,7 +83,7 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(Path(entry) for entry in _entries(folder) if entry.is_dir())
 
 
-def _scans_in(folder: Path) -> list[Path]:
+def scans_in(folder: Path) -> list[Path]:
     """Scans that lie in a folder: its sub-folders with a file in them, and files of one scan."""
     files = [Path(entry) for entry in _entries(folder) if entry.name.lower().endswith(SCAN_ENDINGS)]
     return sorted([*files, *(each for each in _subfolders(folder) if _holds_files(each))])
@@ -259,7 +259,7 @@ def _read_mosmed(folder: Path) -> Found:
         label = NORMAL if severity[1] == "0" else COVID19
         others = {"dataset": "MosMedData", "severity": f"CT-{severity[1]}"}
         found.rows += [
-            ManifestRow(str(scan), stem(scan), label, others=others) for scan in _scans_in(place)
+            ManifestRow(str(scan), stem(scan), label, others=others) for scan in scans_in(place)
         ]
     found.notes.append(
         "CT-0 is taken as normal, CT-1 to CT-4 as COVID-19. Both are findings on the scan, not "
@@ -366,7 +366,7 @@ def _read_class_folders(folder: Path) -> Found:
     """
     found = Found()
     for place, label in class_folders(folder, depth=2):
-        found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in _scans_in(place)]
+        found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in scans_in(place)]
     found.notes.append(
         "Every scan is taken for another patient. Where a patient has several, give their rows the "
         "same text in the column 'patient' before dividing the scans."
