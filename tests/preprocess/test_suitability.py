@@ -2,9 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantoms import chest, chest_grid
+from phantoms import LUNG_HU, chest, chest_grid
+from scipy import ndimage
 
-from chestct.preprocess.lungs import segment_lungs
+from chestct.preprocess.lungs import NetworkLungs, segment_lungs
 from chestct.preprocess.masks import bounding_box
 from chestct.preprocess.orientation import coarse_chest, orientation_faults
 from chestct.preprocess.placement import ScanLungs
@@ -14,6 +15,7 @@ from chestct.preprocess.suitability import judge_scan
 from chestct.volume import Grid, Volume, to_canonical
 
 RECIPE = RECIPES["roi_resnet_recommended"]
+TRUE_LUNGS = np.asarray(chest().voxels == LUNG_HU)
 
 
 def scan_lungs(volume, mask=None, method="recommended"):
@@ -144,9 +146,100 @@ def test_values_that_cannot_be_hounsfield_units_are_unsuitable(scan):
 
 
 def test_scan_that_ends_inside_the_lungs_is_warned_of(scan):
-    part = scan.with_voxels(scan.voxels[:50], scan.grid.moved((0, 0, 0), (1, 1, 1), (50, 72, 84)))
-    mask = segment_lungs(scan, "recommended")[:50]
-    assert any("towards the head" in warning for warning in judge(part, mask).warnings)
+    part = scan.with_voxels(scan.voxels[:54], scan.grid.moved((0, 0, 0), (1, 1, 1), (54, 72, 84)))
+    verdict = judge(part, TRUE_LUNGS[:54])
+    assert verdict.unsuitable_reasons == ()
+    assert any("towards the head" in warning for warning in verdict.warnings)
+
+
+@pytest.mark.parametrize(("kept", "end"), [(slice(0, 42), "head"), (slice(36, 72), "feet")])
+def test_half_of_the_lungs_is_unsuitable_with_the_end_that_is_missing(scan, kept, end):
+    voxels = scan.voxels[kept]
+    grid = scan.grid.moved((kept.start, 0, 0), (1, 1, 1), voxels.shape)
+    (reason,) = judge(scan.with_voxels(voxels, grid), TRUE_LUNGS[kept]).unsuitable_reasons
+    assert f"towards the {end} the scan ends" in reason
+
+
+def body_without_lungs(width_mm, bone_share):
+    """A cylinder of soft tissue around a core of bone, and no lungs."""
+    grid = chest_grid()
+    indices = np.stack(np.indices(grid.shape), axis=-1).astype(float)
+    x, y, _ = np.moveaxis(grid.to_patient(indices), -1, 0)
+    from_axis = np.hypot(x, y) / (width_mm / 2)
+    hu = np.where(from_axis < 1, 40.0, -1024.0)
+    hu[from_axis < bone_share**0.5] = 600.0
+    return Volume(grid, hu.astype(np.int16))
+
+
+LOOKS = {"head": (180.0, 0.25, "head or neck"), "abdomen": (300.0, 0.02, "abdomen")}
+
+
+@pytest.mark.parametrize("what", LOOKS)
+def test_what_is_in_view_instead_of_a_chest_is_said(what):
+    width_mm, bone_share, words = LOOKS[what]
+    volume = body_without_lungs(width_mm, bone_share)
+    (reason,) = judge(volume, np.zeros(volume.grid.shape, dtype=bool)).unsuitable_reasons
+    assert reason.startswith("No lungs were found")
+    assert words in reason
+
+
+def test_the_bases_of_the_lungs_above_an_abdomen_are_named(scan):
+    kept = slice(0, 24)
+    voxels = scan.voxels[kept]
+    volume = scan.with_voxels(voxels, scan.grid.moved((0, 0, 0), (1, 1, 1), voxels.shape))
+    reasons = judge(volume, TRUE_LUNGS[kept] & (np.arange(84) < 30)).unsuitable_reasons
+    assert any("upper end of an abdomen" in reason for reason in reasons)
+
+
+def test_dense_tissue_and_pure_gas_in_the_mask_are_warned_of(scan):
+    assert judge(scan, TRUE_LUNGS).warnings == ()
+    # Some slices of the right lung, below its middle.
+    near = (slice(28, 33), slice(None), slice(0, 42))
+    for value, words in ((30.0, "as dense as soft tissue"), (-1010.0, "gas without tissue")):
+        voxels = scan.voxels.copy()
+        voxels[near][TRUE_LUNGS[near]] = value
+        warnings = judge(scan.with_voxels(voxels), TRUE_LUNGS).warnings
+        assert [words in warning for warning in warnings] == [True]
+
+
+def said_by_network(scan, right, left, doubt):
+    """What a network would say that is in doubt of so many voxels around every lung voxel."""
+    lungs = np.float32(TRUE_LUNGS)
+    probabilities = np.zeros((4, *lungs.shape), np.float32)
+    probabilities[1] = lungs * right
+    probabilities[2] = lungs * left
+    if doubt:
+        unsure = ndimage.binary_dilation(TRUE_LUNGS, iterations=3) & ~TRUE_LUNGS
+        probabilities[2][unsure] = 0.45
+    probabilities[0] = 1.0 - probabilities.sum(axis=0)
+    return NetworkLungs(probabilities, scan.voxels.astype(np.float32), scan.grid)
+
+
+def test_an_uncertain_outline_and_unequal_lungs_are_warned_of(scan):
+    is_left = np.arange(84) >= 42
+    plain = scan_lungs(scan, TRUE_LUNGS)
+    told = {
+        "": said_by_network(scan, ~is_left, is_left, doubt=False),
+        "outline is uncertain": said_by_network(scan, ~is_left, is_left, doubt=True),
+        "very unequal: the left one": said_by_network(
+            scan, np.arange(84) < 60, np.arange(84) >= 60, doubt=False
+        ),
+    }
+    for words, network in told.items():
+        warnings = judge_scan(replace(plain, network=network), RECIPE).warnings
+        assert [words in warning for warning in warnings] == ([True] if words else [])
+
+
+def test_consolidation_that_passes_for_liver_is_a_doubt_and_no_refusal(scan):
+    """The liver's place filled with fat and dense tissue opposite, the heart in the middle."""
+    voxels = np.where(TRUE_LUNGS, -850.0, np.where(scan.voxels > 300, scan.voxels, -90.0))
+    verdict = judge(scan.with_voxels(voxels.astype(np.float32)), symmetrical(TRUE_LUNGS))
+    assert verdict.unsuitable_reasons == ()
+    assert any("which side" in warning for warning in verdict.warnings)
+
+
+def symmetrical(mask):
+    return mask & mask[:, :, ::-1]
 
 
 def test_field_of_view_through_the_lungs_is_warned_of(scan):

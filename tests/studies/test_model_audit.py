@@ -35,12 +35,16 @@ from chestct.studies.model_audit import (
     read_subjects,
     simulated_subjects,
 )
+from chestct.studies.model_audit_blanking import DENSE, WORDS, Paint, painted_scans
 from chestct.studies.model_audit_changes import CHANGES
+from chestct.studies.model_audit_findings import judge_scan_audit
 from chestct.studies.model_audit_record import (
+    BLANKING,
     GIVEN_LESIONS,
     HEAT_MAP,
     STABILITY,
     TRUE_LESIONS,
+    Probe,
     ScanAudit,
 )
 from chestct.studies.model_audit_report import (
@@ -291,3 +295,27 @@ def test_every_scan_of_a_call_is_in_the_audit() -> None:
     assert [scan.name for scan in audit.scans] == ["sick", "empty"]
     assert audit.classifier == "crafted"
     assert "sick: lungs filled with soft tissue" in told
+
+
+def test_an_answer_that_follows_a_dense_piece_is_told_unless_a_lesion_is_known() -> None:
+    probe = Probe(BLANKING, DENSE, WORDS[DENSE], {NORMAL: 0.94}, NORMAL, 0.06, -0.92, is_same=False)
+    audit = ScanAudit("p", "", COVID19, {COVID19: 0.98, NORMAL: 0.02}, probes=(probe,))
+    found = [each for each in judge_scan_audit(audit) if each.check == "outside"]
+    assert [each.severity for each in found] == ["notable"]
+    assert "an organ outside them" in found[0].sentence
+    assert not [
+        each
+        for each in judge_scan_audit(replace(audit, lesion_source=TRUE_LESIONS))
+        if each.check == "outside"
+    ]
+
+
+def test_a_large_dense_piece_is_painted_and_vessels_are_not() -> None:
+    prepared = prepare(sick_chest()[0], crafted(Mean(0.4, is_inside=True)).recipe)
+    values = np.full_like(prepared.input, 0.1)
+    paint = Paint(healthy=0.1, tissue=0.9, air=0.0)
+    assert DENSE not in dict(painted_scans(replace(prepared, input=values), None, paint))
+    of_one_side = np.arange(prepared.lungs.shape[2]) < prepared.lungs.shape[2] // 2
+    values[0][prepared.lungs & of_one_side] = 0.9
+    painted = dict(painted_scans(replace(prepared, input=values), None, paint))
+    assert painted[DENSE].input.max() == np.float32(0.1)

@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from scipy import ndimage
 
-from chestct.preprocess.orientation import coarse_chest, orientation_faults
+from chestct.arrays import Mask
+from chestct.preprocess.lungs import NetworkLungs
+from chestct.preprocess.orientation import (
+    CoarseChest,
+    coarse_chest,
+    orientation_doubts,
+    orientation_faults,
+)
 from chestct.preprocess.placement import ScanLungs
 from chestct.preprocess.recipe import Recipe
 
@@ -25,6 +33,17 @@ LUNG_HU: Final = (-1000.0, -300.0)
 """Range of the median lung voxel, from emphysema to severe pneumonia."""
 
 _CUT_AREA = 0.1
+_HALF_AREA = 0.7
+"""Share of the largest cross-section on the last slice from which only part of the lungs is in
+view; chests at hand that lack an apex have 0.3."""
+_COARSE_MM = 4.0
+_BODY_HU, _BONE_HU = -200.0, 200.0
+_HEAD_CM2, _HEAD_BONE = 400.0, 0.1
+"""A head has 270 cm² and 0.22 of it bone; abdomens at hand have 740 cm² and 0.03 to 0.04."""
+_DENSE_HU, _DENSE_ML = -150.0, 60.0
+_GAS_HU, _GAS_ML = -975.0, 10.0
+_DOUBTFUL = 3.0
+_UNEQUAL = 3.0
 _CUT_EDGE = 0.02
 
 
@@ -49,11 +68,18 @@ def judge_scan(scan: ScanLungs, recipe: Recipe) -> Verdict:
         recipe: What it is prepared for; only recipes that need Hounsfield units judge values.
     """
     reasons = [*_value_reasons(scan, recipe), *_size_reasons(scan)]
-    if not reasons and scan.volume.unit == "HU":
-        chest = coarse_chest(scan.volume, scan.mask)
-        faults = () if chest is None else orientation_faults(chest)
-        reasons += [f"The scan seems to be oriented wrongly: {fault}." for fault in faults]
-    return Verdict(tuple(reasons), () if reasons else _coverage_warnings(scan))
+    if reasons or scan.volume.unit != "HU":
+        return Verdict(tuple(reasons), () if reasons else _coverage_warnings(scan))
+    chest = coarse_chest(scan.volume, scan.mask, scan.network)
+    if chest is None:
+        return Verdict((), _coverage_warnings(scan))
+    faults = orientation_faults(chest)
+    if faults:
+        return Verdict(
+            tuple(f"The scan seems to be oriented wrongly: {fault}." for fault in faults), ()
+        )
+    doubts = (*orientation_doubts(chest), *_mask_doubts(chest, scan.network))
+    return Verdict((), (*_coverage_warnings(scan), *doubts))
 
 
 def _value_reasons(scan: ScanLungs, recipe: Recipe) -> list[str]:
@@ -85,14 +111,18 @@ def _size_reasons(scan: ScanLungs) -> list[str]:
     if num_slices < MIN_SLICES:
         reasons.append(f"The scan has {num_slices} slices and at least {MIN_SLICES} are needed.")
     if scan.box is None:
-        return [*reasons, "No lungs were found: a CT of the whole chest is expected."]
+        looks = _looks_like(scan)
+        return [*reasons, f"No lungs were found: {looks}a CT of the whole chest is expected."]
     grid = scan.volume.grid
     lung_l = np.count_nonzero(scan.mask) * grid.voxel_ml / 1000.0
     if not MIN_LUNG_L <= lung_l <= MAX_LUNG_L:
+        looks = _looks_like(scan) if lung_l < MIN_LUNG_L else ""
         reasons.append(
             f"The lungs found have {lung_l:.2f} litres where {MIN_LUNG_L} to {MAX_LUNG_L:.0f} are "
-            "expected: this does not look like a CT of the whole chest."
+            f"expected: {looks}this does not look like a CT of the whole chest."
         )
+    elif half := _half_in_view(scan):
+        reasons.append(half)
     height_mm = (scan.box[0].stop - scan.box[0].start) * grid.spacing_mm[0]
     if height_mm < MIN_LUNG_HEIGHT_MM:
         reasons.append(
@@ -100,6 +130,82 @@ def _size_reasons(scan: ScanLungs) -> list[str]:
             f"{MIN_LUNG_HEIGHT_MM:.0f} mm are needed."
         )
     return reasons
+
+
+def _looks_like(scan: ScanLungs) -> str:
+    """What a scan without lungs shows, as far as that can be told, for the middle of a sentence."""
+    strides = [max(1, round(_COARSE_MM / spacing)) for spacing in scan.volume.grid.spacing_mm]
+    every = tuple(slice(None, None, stride) for stride in strides)
+    voxels = scan.volume.voxels[every]
+    if scan.volume.unit != "HU":
+        return ""
+    pixel_cm2 = float(np.prod(scan.volume.grid.spacing_mm[1:]) * strides[1] * strides[2]) / 100.0
+    area_cm2 = float(np.median(np.count_nonzero(voxels > _BODY_HU, axis=(1, 2)))) * pixel_cm2
+    bone = np.count_nonzero(voxels > _BONE_HU) / max(1, np.count_nonzero(voxels > _BODY_HU))
+    if area_cm2 < _HEAD_CM2 and bone > _HEAD_BONE:
+        return "a body so narrow and with so much bone is a head or neck; "
+    if scan.area[-1] > _CUT_AREA * scan.area.max(initial=0.0) > 0.0:
+        return "only their bases are in view, at the upper end of an abdomen; "
+    return "this much soft tissue without lung is an abdomen; " if area_cm2 > _HEAD_CM2 else ""
+
+
+def _half_in_view(scan: ScanLungs) -> str:
+    """A sentence where the scan ends amid the lungs; empty where it does not."""
+    largest = float(scan.area.max())
+    ends = {"feet": scan.area[0] / largest, "head": scan.area[-1] / largest}
+    end = max(ends, key=ends.__getitem__)
+    if ends[end] < _HALF_AREA:
+        return ""
+    return (
+        f"Only a part of the lungs is in view: towards the {end} the scan ends where they have "
+        f"{ends[end]:.0%} of their largest cross-section. A CT of the whole chest is expected."
+    )
+
+
+def _mask_doubts(chest: CoarseChest, network: NetworkLungs | None) -> tuple[str, ...]:
+    """What speaks against the outline of the lungs."""
+    doubts = [] if network is None else _network_doubts(network)
+    smooth = ndimage.uniform_filter(chest.voxels, 3)
+    slices = np.flatnonzero(chest.lungs.any(axis=(1, 2)))
+    lower = chest.lungs.copy()
+    lower[int(slices[0]) + len(slices) // 2 :] = False
+    voxel_ml = float(np.prod(chest.spacing_mm)) / 1000.0
+    dense_ml = _largest_piece(chest.lungs & (smooth > _DENSE_HU)) * voxel_ml
+    gas_ml = _largest_piece(lower & (smooth < _GAS_HU)) * voxel_ml
+    if dense_ml >= _DENSE_ML:
+        doubts.append(
+            f"A piece of {dense_ml:.0f} ml of what was taken for lung is as dense as soft tissue: "
+            "consolidation, fluid, or another organ. Check the outline there."
+        )
+    if gas_ml >= _GAS_ML:
+        doubts.append(
+            f"A piece of {gas_ml:.0f} ml of what was taken for lung is gas without tissue, low in "
+            "the chest: stomach, bowel or a bulla. Check the outline there."
+        )
+    return tuple(doubts)
+
+
+def _network_doubts(network: NetworkLungs) -> list[str]:
+    doubts = []
+    if network.doubtful_share > _DOUBTFUL:
+        doubts.append(
+            f"The lungs' outline is uncertain: {network.doubtful_share:.1f} times as much is in "
+            "doubt as along a plain outline. Check it, or give a mask (--lungs)."
+        )
+    smaller, larger = sorted((network.right_ml, network.left_ml))
+    if smaller * _UNEQUAL < larger:
+        side = "right" if network.right_ml < network.left_ml else "left"
+        doubts.append(
+            f"The lungs are very unequal: the {side} one has {smaller / 1000:.2f} litres, the other"
+            f" {larger / 1000:.2f}. One was removed or is without air, or was not found."
+        )
+    return doubts
+
+
+def _largest_piece(mask: Mask) -> int:
+    """Voxels of the largest connected piece."""
+    pieces, count = ndimage.label(mask)
+    return int(np.bincount(pieces.ravel())[1:].max()) if count else 0
 
 
 def _coverage_warnings(scan: ScanLungs) -> tuple[str, ...]:

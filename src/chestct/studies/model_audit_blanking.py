@@ -28,6 +28,8 @@ HEALTHY_HU: Final = -850.0
 TISSUE_HU: Final = 40.0
 MARGIN_MM: Final = 3.0
 """Rim around the lungs that counts as lung: half of a border voxel's content is lung's."""
+_DENSE_ML: Final = 30.0
+"""Vessels that hang together are smaller; a stomach taken for lung had 80 ml and more."""
 _FIXED_SCALES: Final = ("window", "window_8bit")
 _HEALTHY_PERCENT: Final = 25
 _TISSUE_PERCENT: Final = 99
@@ -35,6 +37,7 @@ _TISSUE_PERCENT: Final = 99
 LESION: Final = "lesion"
 LUNGS_HEALTHY: Final = "lungs-healthy"
 LUNGS_TISSUE: Final = "lungs-tissue"
+DENSE: Final = "dense-piece"
 OUTSIDE_AIR: Final = "outside-air"
 OUTSIDE_TISSUE: Final = "outside-tissue"
 OUTSIDE_BACKGROUND: Final = "outside-background"
@@ -43,6 +46,7 @@ WORDS: Final[dict[str, str]] = {
     LESION: "lesion filled with healthy lung",
     LUNGS_HEALTHY: "lungs filled with healthy lung",
     LUNGS_TISSUE: "lungs filled with soft tissue",
+    DENSE: "largest dense piece in the outline of the lungs filled with healthy lung",
     OUTSIDE_AIR: "all but the lungs made air",
     OUTSIDE_TISSUE: "all but the lungs made soft tissue",
     OUTSIDE_BACKGROUND: "all but the lungs made background",
@@ -98,6 +102,9 @@ def painted_scans(
     background = prepared.recipe.background
     if lesion is not None:
         yield LESION, _painted(prepared, lesion, paint.healthy)
+    piece = _dense_piece(prepared, paint)
+    if piece is not None:
+        yield DENSE, _painted(prepared, piece, paint.healthy)
     yield LUNGS_HEALTHY, _painted(prepared, lungs, paint.healthy)
     yield LUNGS_TISSUE, _painted(prepared, lungs, paint.tissue)
     if background is not None:
@@ -105,6 +112,22 @@ def painted_scans(
     else:
         yield OUTSIDE_AIR, _painted(prepared, ~lungs, paint.air)
         yield OUTSIDE_TISSUE, _painted(prepared, ~lungs, paint.tissue)
+
+
+def _dense_piece(prepared: PreparedScan, paint: Paint) -> Mask | None:
+    """The largest piece as dense as tissue in the lungs' outline, if it is large.
+
+    It can be consolidation, or an organ outside the lungs that was taken for lung.
+    """
+    from scipy import ndimage
+
+    dense = prepared.lungs & (prepared.input[0] > (paint.healthy + 3 * paint.tissue) / 4)
+    pieces, count = ndimage.label(dense)
+    if count == 0:
+        return None
+    largest = pieces == int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+    volume_ml = int(np.count_nonzero(largest)) * prepared.grid.voxel_ml
+    return np.asarray(largest) if volume_ml >= _DENSE_ML else None
 
 
 def _painted(prepared: PreparedScan, where: Mask, value: float) -> PreparedScan:

@@ -7,6 +7,7 @@ from typing import Final
 
 from chestct.labels import NORMAL, UNSUITABLE
 from chestct.studies.model_audit_blanking import (
+    DENSE,
     LESION,
     LUNGS_HEALTHY,
     LUNGS_TISSUE,
@@ -40,7 +41,8 @@ def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
       notable where only the decision does, as painted lungs have no texture to see a disease in,
       and where a disease is still seen in lungs that were made healthy throughout.
     * Outside: a decision that changes when all but the lungs is blanked is notable, and serious
-      where it does not rest on the lungs either.
+      where it does not rest on the lungs either. An answer that follows one dense piece in the
+      outline of the lungs is notable where no lesion is known: it may be an organ outside them.
     * Lesion: a disease that is called as before without it is serious where the lesion is known,
       notable where it is the region of the heat-map.
     * Weights: a map that is the same with other weights by rank correlation and by structural
@@ -53,6 +55,7 @@ def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
     found = [
         *_about_lungs(audit),
         *_about_outside(audit),
+        *_about_dense_piece(audit),
         *_about_lesion(audit),
         *_about_weights(audit),
         *_about_stability(audit),
@@ -136,6 +139,19 @@ def _about_outside(audit: ScanAudit) -> Iterator[Finding]:
             "outside",
             f"The decision stands without what lies outside the lungs: {most.words}, "
             f"{_from_to(audit, most)}.",
+        )
+
+
+def _about_dense_piece(audit: ScanAudit) -> Iterator[Finding]:
+    probe = audit.probe(DENSE)
+    is_lesion_known = audit.lesion_source not in ("", HEAT_MAP)
+    if probe is not None and not is_lesion_known and _is_moved(probe):
+        what = _became(probe) if not probe.is_same else f"{probe.words}, {_from_to(audit, probe)}"
+        yield Finding(
+            NOTABLE,
+            "outside",
+            "The answer follows one dense piece in the outline of the lungs, which may be an organ "
+            f"outside them (stomach, liver, spleen) taken for lung; look at the outline: {what}.",
         )
 
 
