@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 
 import imagecodecs
@@ -218,6 +219,40 @@ def test_enhanced_image_without_frames_counts_as_one(tmp_path: Path) -> None:
     header = header_of(save(dataset, tmp_path / "x.dcm").read_bytes())
     assert header is not None
     assert len(header.frames) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, None),
+        ({"LossyImageCompression": "00"}, None),
+        ({"LossyImageCompression": "01"}, "yes"),
+        ({"LossyImageCompression": "01", "LossyImageCompressionRatio": "12.5"}, "yes, 12.5 to 1"),
+        (
+            {"LossyImageCompression": "01", "LossyImageCompressionRatio": ["4", "10"]},
+            "yes, 10 to 1",
+        ),
+    ],
+)
+def test_lossy_compression_is_mentioned(
+    tmp_path: Path, fields: dict[str, object], words: str | None
+) -> None:
+    header = header_of(content_of(tmp_path, **fields))
+    assert header is not None
+    assert header.facts().get("lossy_compression") == words
+
+
+def test_a_lossy_encoding_is_mentioned_though_the_header_does_not_say_it(data_folder: Path) -> None:
+    for name, words in (("CT1_J2KI.dcm", True), ("CT1_J2KR.dcm", False), ("CT1_JLSN.dcm", True)):
+        path = data_folder / "dicom_transfer_syntaxes" / name
+        dataset = pydicom.dcmread(path)
+        for keyword in ("LossyImageCompression", "LossyImageCompressionRatio"):
+            dataset.pop(keyword, None)
+        content = io.BytesIO()
+        dataset.save_as(content)
+        header = header_of(content.getvalue())
+        assert header is not None
+        assert ("lossy_compression" in header.facts()) == words, name
 
 
 def test_facts_hold_no_name_identifier_or_description(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_whatever_one_writer_does_every_other_output_is_written(
         (folder / "lungs.nii.gz").write_bytes(b"half")
         raise error
 
-    monkeypatch.setitem(WRITERS, "nifti", half)
+    monkeypatch.setattr("chestct.writers.nifti.write_nifti_maps", half)
     options = WriteOptions(names=("json", "html", "preview", "nifti"))
     written = write_outputs(make_analysis(), tmp_path, options)
     assert set(contents(tmp_path)) == {"result.json", "report.html", "preview.png"}
@@ -126,7 +126,7 @@ def test_a_report_that_failed_is_named_in_the_result(
     def fail(*_: object) -> Path:
         raise RuntimeError
 
-    monkeypatch.setitem(WRITERS, "html", fail)
+    monkeypatch.setattr("chestct.writers.pages.write_html", fail)
     write_outputs(make_analysis(), tmp_path)
     assert set(json.loads((tmp_path / "result.json").read_text())["not_written"]) == {"html"}
 
@@ -137,7 +137,7 @@ def test_a_report_does_not_point_at_an_object_that_failed(
     def fail(*_: object) -> Path:
         raise RuntimeError
 
-    monkeypatch.setitem(WRITERS, "dicom_seg", fail)
+    monkeypatch.setattr("chestct.writers.dicom_seg.write_segmentation", fail)
     analysis = analysed(small_scan(tmp_path / "scan"))
     options = WriteOptions(names=("dicom_seg", "dicom_parametric_map", "dicom_sr"))
     written = write_outputs(analysis, tmp_path / "out", options)
@@ -327,7 +327,7 @@ def test_where_the_owners_file_cannot_be_written_nothing_is_lost(
     def fail(*_: object) -> Path:
         raise error
 
-    monkeypatch.setitem(WRITERS, "json", fail)
+    monkeypatch.setattr("chestct.writers.json_report.write_json", fail)
     with pytest.raises(type(error)):
         write_outputs(make_analysis(), tmp_path)
     assert contents(tmp_path) == before

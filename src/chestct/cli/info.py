@@ -54,7 +54,7 @@ def describe_installation() -> dict[str, dict[str, str]]:
         "networks": {name: network.summary for name, network in NETWORKS.items()},
         "engines": {name: engine.summary for name, engine in ENGINES.items()},
         "explanations": {name: method.summary for name, method in EXPLANATIONS.items()},
-        "writers": {name: _in_short(writer) for name, writer in WRITERS.items()},
+        "writers": {name: entry.summary for name, entry in WRITERS.items()},
         "classifiers": _classifiers(),
         "settings": {
             name: _first_line(shipped_folder() / f"{name}.yaml") for name in shipped_names()

@@ -8,16 +8,13 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final
 
 from chestct.errors import WriteError
-from chestct.lookup import look_up
-
-if TYPE_CHECKING:
-    from chestct.analysis import ScanAnalysis
+from chestct.lookup import Entry, look_up
 
 
 class NothingToWriteError(WriteError):
@@ -50,78 +47,33 @@ class WriteOptions:
     earlier: Path | None = None
 
 
-Writer: TypeAlias = "Callable[[ScanAnalysis, Path, WriteOptions], Path]"
-
-
-def _write_json(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
-    """result.json: the answer for programs."""
-    from chestct.writers.json_report import write_json
-
-    return write_json(analysis, folder)
-
-
-def _write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
-    """report.html: the answer for people."""
-    from chestct.writers.pages import write_html
-
-    return write_html(analysis, folder)
-
-
-def _write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
-    """preview.png: the answer in one picture."""
-    from chestct.writers.preview import write_preview
-
-    return write_preview(analysis, folder)
-
-
-def _write_nifti(analysis: ScanAnalysis, folder: Path, _: WriteOptions) -> Path:
-    """heat-map.nii.gz and lungs.nii.gz on the scan's own grid."""
-    from chestct.writers.nifti import write_nifti_maps
-
-    return write_nifti_maps(analysis, folder)
-
-
-def _write_dicom_seg(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
-    """segmentation.dcm: lungs and strong evidence as a DICOM Segmentation."""
-    from chestct.writers.dicom_seg import write_segmentation
-
-    return write_segmentation(analysis, folder, options)
-
-
-def _write_dicom_parametric_map(
-    analysis: ScanAnalysis, folder: Path, options: WriteOptions
-) -> Path:
-    """heat-map.dcm: the heat-map as a DICOM Parametric Map."""
-    from chestct.writers.dicom_maps import write_parametric_map
-
-    return write_parametric_map(analysis, folder, options)
-
-
-def _write_dicom_sr(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
-    """report.dcm: the answer as a DICOM Structured Report."""
-    from chestct.writers.dicom_sr import write_structured_report
-
-    return write_structured_report(analysis, folder, options)
-
-
-def _write_dicom_sc(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
-    """overlays/: pictures with heat-map; never part of "all", as pixels can hold names."""
-    from chestct.writers.dicom_sc import write_overlays
-
-    return write_overlays(analysis, folder, options)
-
-
-WRITERS: Final[dict[str, Writer]] = {
-    "json": _write_json,
-    "html": _write_html,
-    "preview": _write_preview,
-    "nifti": _write_nifti,
-    "dicom_seg": _write_dicom_seg,
-    "dicom_parametric_map": _write_dicom_parametric_map,
-    "dicom_sr": _write_dicom_sr,
-    "dicom_sc": _write_dicom_sc,
+WRITERS: Final[dict[str, Entry]] = {
+    "json": Entry("chestct.writers.json_report:write_json", "result.json: the answer for programs"),
+    "html": Entry("chestct.writers.pages:write_html", "report.html: the answer for people"),
+    "preview": Entry(
+        "chestct.writers.preview:write_preview", "preview.png: the answer in one picture"
+    ),
+    "nifti": Entry(
+        "chestct.writers.nifti:write_nifti_maps",
+        "heat-map.nii.gz and lungs.nii.gz on the scan's own grid",
+    ),
+    "dicom_seg": Entry(
+        "chestct.writers.dicom_seg:write_segmentation",
+        "segmentation.dcm: lungs and strong evidence as a DICOM Segmentation",
+    ),
+    "dicom_parametric_map": Entry(
+        "chestct.writers.dicom_maps:write_parametric_map",
+        "heat-map.dcm: the heat-map as a DICOM Parametric Map",
+    ),
+    "dicom_sr": Entry(
+        "chestct.writers.dicom_sr:write_structured_report",
+        "report.dcm: the answer as a DICOM Structured Report",
+    ),
+    "dicom_sc": Entry(
+        "chestct.writers.dicom_sc:write_overlays", "overlays/: pictures with heat-map"
+    ),
 }
-"""Writer name to writer."""
+"""Writer name to a function of an analysis, a folder and `WriteOptions`, and what it writes."""
 
 OUTPUTS: Final[dict[str, tuple[str, ...]]] = {
     "json": ("result.json",),

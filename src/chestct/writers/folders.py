@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Final
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import ChestCTError, WriteError
+from chestct.lookup import load_entry
 from chestct.storage import install, make_folder, reason_of, remove_file, working_folder
 from chestct.volume import Volume
 from chestct.writers import (
@@ -75,8 +76,7 @@ def check_folder(folder: Path, scan: Path, *, is_shared: bool = False) -> None:
     above = folder.parent
     missing = [each for each in (above, *above.parents) if not os.path.lexists(each)]
     make_folder(above)
-    for each in () if is_shared else missing:
-        each.chmod(_PRIVATE_FOLDER)
+    make_private(() if is_shared else missing)
     if not os.access(above, os.W_OK | os.X_OK):
         msg = f"{above} may not be written to. Change permissions or choose another --out."
         raise WriteError(msg)
@@ -152,12 +152,11 @@ def write_outputs(
     with _aside(folder) as aside, _collecting_new_objects_only(), _quiet_about_names():
         written = _run_writers(analysis, aside, chosen, options)
         if not options.is_shared:
-            _make_private(aside)
+            make_private(aside.rglob("*"))
         _put_in_place(aside, folder)
     if not options.is_shared:
-        made = {path.parent for path in results_in(folder)} - {folder}
-        for each in (*made, folder) if is_new else made:
-            each.chmod(_PRIVATE_FOLDER)
+        below = {path.parent for path in results_in(folder)} - {folder}
+        make_private({*below, folder} if is_new else below)
     files = {
         name: folder / written.files[name].relative_to(aside)
         for name in chosen
@@ -178,7 +177,8 @@ def _run_writers(
         # An object refers only to what is there.
         known = replace(options, names=(*written.files, name))
         try:
-            written.files[name] = WRITERS[name](written.analysis, aside, known)
+            write = load_entry(WRITERS, name, kind="writer")
+            written.files[name] = write(written.analysis, aside, known)
         except Exception as error:
             # Whatever one output does to the program, the others are written.
             if name == OWNER:
@@ -219,9 +219,9 @@ def _remove_half(name: str, aside: Path) -> None:
         remove_file(path)
 
 
-def _make_private(folder: Path) -> None:
-    """Let nobody else read what is in a folder."""
-    for path in folder.rglob("*"):
+def make_private(paths: Iterable[Path]) -> None:
+    """Let nobody else read files or look into folders."""
+    for path in paths:
         path.chmod(_PRIVATE_FOLDER if path.is_dir() else _PRIVATE_FILE)
 
 

@@ -15,6 +15,7 @@ from chestct.explain.explanation import ScanExplanation
 from chestct.pictures import instance_numbers
 from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import write_whole
+from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_by_slice, evidence_peaks, hottest_slice
 
 _FILE_NAME: Final = "result.json"
@@ -170,7 +171,7 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     )
 
 
-def write_json(analysis: ScanAnalysis, folder: Path) -> Path:
+def write_json(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
     """Write `result.json`.
 
     Raises:

@@ -20,6 +20,7 @@ from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat
 from chestct.storage import remove_file, write_whole_with
 from chestct.volume import Grid
+from chestct.writers import WriteOptions
 
 _DATA_STARTS: Final = 352
 """Bytes before the voxels of a single NIfTI-1 file: the header and an empty list of extensions."""
@@ -92,7 +93,7 @@ STEPS: Final = 4096
 """Steps that heat from 0 to 1 is stored in."""
 
 
-def write_nifti_maps(analysis: ScanAnalysis, folder: Path) -> Path:
+def write_nifti_maps(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
     """Write the lungs and, where there is one, the heat-map.
 
     Returns:

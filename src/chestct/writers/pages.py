@@ -15,6 +15,7 @@ from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
 from chestct.result import ScanResult
 from chestct.storage import write_whole
+from chestct.writers import WriteOptions
 from chestct.writers.evidence import label_words, method_words
 from chestct.writers.evidence_section import NUM_STRIP, area_curve, evidence_section
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
@@ -48,7 +49,7 @@ def load_pages(package: str = "chestct.writers") -> Environment:
 _REPORT_FILE: Final = "report.html"
 
 
-def write_html(analysis: ScanAnalysis, folder: Path) -> Path:
+def write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
     """Write `report.html`.
 
     Raises:

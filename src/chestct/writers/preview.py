@@ -26,6 +26,7 @@ from chestct.pictures import (
 )
 from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import write_whole
+from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_peaks, label_words, strip_slices, telling_slices
 from chestct.writers.page_pictures import to_png
 from chestct.writers.wording import percent, verdict_of
@@ -81,7 +82,7 @@ class _Shown:
     threshold: float = 0.5
 
 
-def write_preview(analysis: ScanAnalysis, folder: Path) -> Path:
+def write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
     """Write `preview.png`: the verdict, eight axial slices, a coronal and a sagittal one.
 
     With an explanation the slices are those that show most of it, under its heat-map.
