@@ -14,9 +14,8 @@ from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from chestct.readers import dicom_headers
-from chestct.readers.dicom_dataset import InflatedFile, looks_like_dicom
-from chestct.readers.dicom_fields import Fields
-from chestct.readers.dicom_headers import DicomHeader, read_header
+from chestct.readers.dicom_elements import InflatedFile, looks_like_dicom
+from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.files import DiskFile, MemoryFile, UnreadableFileError
 
 
@@ -106,7 +105,7 @@ def test_object_of_another_modality_is_not_looked_through_to_its_end(
     dataset = long_dataset(Modality="DOC", SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1")
     if syntax == DeflatedExplicitVRLittleEndian:
         # A small deflated file is inflated as far as this, however little of it was read.
-        monkeypatch.setattr("chestct.readers.dicom_dataset.MAX_INFLATED_HEADER_BYTES", 2**15)
+        monkeypatch.setattr("chestct.readers.dicom_elements.MAX_INFLATED_HEADER_BYTES", 2**15)
     header = header_of(save(dataset, tmp_path / "x.dcm", syntax).read_bytes())
     assert header is not None
     assert header.layout is None

@@ -15,13 +15,15 @@ from chestct.readers import files, read_volume
 from chestct.readers.files import (
     MemoryFile,
     UnreadableFileError,
+    first_inside,
     folder_files,
+    is_wrapped,
     is_zip,
     opened_files,
     path_status,
     read_range,
+    unwrapped,
 )
-from chestct.readers.wrapped_files import first_inside, is_wrapped, unwrapped
 
 
 def names(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from chestct.errors import ChestCTError
 from chestct.readers.nifti import read_nifti
-from chestct.readers.tiff_stack import TiffGeometry, read_tiff_stack
+from chestct.readers.pictures import TiffGeometry, read_tiff_stack
 from chestct.volume import Volume
 
 PERMITTED = {"volume", "ReadError"}

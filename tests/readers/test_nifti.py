@@ -503,7 +503,7 @@ def test_an_unreadable_file_is_an_error_of_our_own(
     def fail(*_: object) -> None:
         raise OSError("disk")
 
-    monkeypatch.setattr(nifti_module, "read_header", fail)
+    monkeypatch.setattr(nifti_module, "_read_header", fail)
     with pytest.raises(ReadError, match="cannot be read to its end"):
         read_nifti(axial)
 

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
-from chestct.readers.slice_pixels import (
+from chestct.readers.pictures import (
     MAX_COLOUR,
     MAX_COLOURED_SHARE,
     SUFFIXES,

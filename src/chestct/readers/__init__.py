@@ -9,7 +9,7 @@ from typing import Final
 
 from chestct.errors import ReadError, UnknownNameError
 from chestct.lookup import unknown_name_message
-from chestct.readers.dicom_dataset import looks_like_dicom
+from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.files import folder_files, path_status, refuse_archive
 from chestct.readers.tiff_geometry import TiffGeometry, as_options
 from chestct.volume import Volume
@@ -64,14 +64,14 @@ def _read_nifti(path: Path, options: ReadOptions) -> Volume:
 
 def _read_tiff(path: Path, options: ReadOptions) -> Volume:
     """A folder of slices as TIFF, PNG or JPEG."""
-    from chestct.readers.tiff_stack import read_tiff_stack
+    from chestct.readers.pictures import read_tiff_stack
 
     return read_tiff_stack(path, options.tiff)
 
 
 def _read_itk(path: Path, options: ReadOptions) -> Volume:
     """MetaImage or NRRD: a .mha or .nrrd file (extra "itk")."""
-    from chestct.readers.itk import read_itk
+    from chestct.readers.nifti import read_itk
 
     return read_itk(path, options.allow)
 
@@ -160,7 +160,7 @@ def _recognised(path: Path) -> tuple[str, Path]:
         kinds = " or ".join(_WORDS[name] for name in dict.fromkeys(name for name, _ in scans))
         msg = f"{path.name} holds {len(scans)} {kinds} files and one scan was expected."
         raise ReadError(f"{msg} Name one of the files.")
-    from chestct.readers.tiff_stack import is_slice_folder
+    from chestct.readers.pictures import is_slice_folder
 
     return ("tiff" if is_slice_folder(path) else "dicom"), path
 

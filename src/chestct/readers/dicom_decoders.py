@@ -20,7 +20,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import Num, UInt8, UInt16
 
-from chestct.readers.dicom_dataset import (
+from chestct.readers.dicom_elements import (
     BIG_ENDIAN_UID,
     DEFLATED_UID,
     EXPLICIT_UID,
@@ -32,10 +32,10 @@ from chestct.readers.files import UnreadableFileError
 Pixels = Num[np.ndarray, "rows columns"]
 """Values as stored, before bits are masked and rescaled."""
 
-MAX_TILES = 4096
+_MAX_TILES = 4096
 """Most tiles of a JPEG 2000 image; decoders allocate for each."""
 
-DECODE_ERRORS = (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, struct.error)
+_DECODE_ERRORS = (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, struct.error)
 """What decoders raise on damaged pixels; imagecodecs' own errors are RuntimeErrors."""
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}
@@ -70,7 +70,7 @@ def decode_frame(content: bytes, layout: PixelLayout, space: Pixels | None = Non
         raise UnreadableFileError(msg)
     try:
         pixels = decode(content, layout, space)
-    except DECODE_ERRORS as error:
+    except _DECODE_ERRORS as error:
         msg = f"has damaged pixels ({type(error).__name__} while decoding)"
         raise UnreadableFileError(msg) from error
     if pixels.shape != (layout.rows, layout.columns) or pixels.dtype.kind not in "iu":
@@ -382,7 +382,7 @@ def _jpeg_2000_size(codestream: bytes) -> tuple[int, int, int, int]:
     if not (tile_width and tile_height):
         raise UnreadableFileError("has damaged pixels: JPEG 2000 tiles without a size")
     num_tiles = -(-right // tile_width) * -(-bottom // tile_height)
-    if num_tiles > MAX_TILES:
+    if num_tiles > _MAX_TILES:
         raise UnreadableFileError(f"has damaged pixels: {num_tiles} JPEG 2000 tiles")
     return bottom - top, right - left, samples, (depth & 0x7F) + 1
 

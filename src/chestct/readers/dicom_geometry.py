@@ -19,27 +19,27 @@ from chestct.errors import ReadError
 from chestct.readers.slice_fit import permission
 from chestct.volume import Grid
 
-MAX_TILT_DEGREES = 1.0
+_MAX_TILT_DEGREES = 1.0
 """Lean of the stack that is mended without being asked."""
-MAX_UNEVENNESS = 0.02
+_MAX_UNEVENNESS = 0.02
 """Distance of a slice from its regular place, in slices, that is not worth resampling for."""
-ROUNDED_MM = 0.101
+_ROUNDED_MM = 0.101
 """The same in mm where positions are written with one decimal, those of the ends too."""
 SAME_PLACE_MM = 0.01
 """Slices closer than this are at the same position."""
-MAX_GAP = 2.5
+_MAX_GAP = 2.5
 """Distance between neighbours, in slices, from which more than one slice is missing."""
-MAX_DRIFT_PIXELS = 0.5
+_MAX_DRIFT_PIXELS = 0.5
 """Sideways drift of the stack that is not worth resampling for."""
 
-MAX_SLICES = 20_000
+_MAX_SLICES = 20_000
 """Most slices of a volume."""
 
 _SAME_SPACING = 1e-3
 _SAME_COSINE = 2e-3
 
-Offsets = Float64[np.ndarray, " slices"]
-Tap = tuple[int, int, float]
+_Offsets = Float64[np.ndarray, " slices"]
+_Tap = tuple[int, int, float]
 """An output slice: the slices below and above it, and the share of the one above."""
 
 
@@ -87,7 +87,7 @@ class StackPlan:
     """
 
     grid: Grid
-    taps: tuple[Tap, ...]
+    taps: tuple[_Tap, ...]
     shifts: tuple[tuple[float, float], ...] | None
     warnings: tuple[str, ...]
 
@@ -127,8 +127,8 @@ def plan_stack(planes: list[Plane], allow: Collection[str]) -> StackPlan:
 
 
 def _depth(
-    along: Offsets, thickness_mm: float, allows_gap: bool
-) -> tuple[float, tuple[Tap, ...], list[str]]:
+    along: _Offsets, thickness_mm: float, allows_gap: bool
+) -> tuple[float, tuple[_Tap, ...], list[str]]:
     """Slice spacing, what each slice of the volume is made of, and warnings."""
     num = len(along)
     if num == 1:
@@ -139,7 +139,7 @@ def _depth(
         return spacing, tuple((i, i, 0.0) for i in range(num)), []
     steps = np.diff(along)
     usual = float(np.median(steps))
-    if steps.max() > MAX_GAP * usual and not allows_gap:
+    if steps.max() > _MAX_GAP * usual and not allows_gap:
         msg = f"{_gaps(along, usual)} One slice missing in a row is interpolated, no more."
         raise ReadError(msg + permission("gap"))
     places = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(steps / usual)))])
@@ -158,7 +158,7 @@ def _depth(
     return spacing, _taps(along, spacing, count), [warning]
 
 
-def _single_slice(thickness_mm: float) -> tuple[float, tuple[Tap, ...], list[str]]:
+def _single_slice(thickness_mm: float) -> tuple[float, tuple[_Tap, ...], list[str]]:
     """A volume of one slice, its thickness for a spacing."""
     warning = "There is 1 slice only, not a whole scan."
     if thickness_mm <= 0:
@@ -166,24 +166,24 @@ def _single_slice(thickness_mm: float) -> tuple[float, tuple[Tap, ...], list[str
     return thickness_mm if thickness_mm > 0 else 1.0, ((0, 0, 0.0),), [warning]
 
 
-def _fits(along: Offsets, places: np.ndarray, spacing: float) -> bool:
+def _fits(along: _Offsets, places: np.ndarray, spacing: float) -> bool:
     """Whether slices lie at the given places of a regular grid, as near as matters."""
     departure = float(np.abs(along - along[0] - places * spacing).max())
     return departure <= _tolerance(along, spacing)
 
 
-def _tolerance(along: Offsets, spacing: float) -> float:
+def _tolerance(along: _Offsets, spacing: float) -> float:
     """Distance in mm of a slice from its regular place that is not worth resampling for."""
     has_one_decimal = np.allclose(along, np.round(along, 1), rtol=0, atol=1e-6)
-    return max(MAX_UNEVENNESS * spacing, ROUNDED_MM if has_one_decimal else 0.0)
+    return max(_MAX_UNEVENNESS * spacing, _ROUNDED_MM if has_one_decimal else 0.0)
 
 
-def _taps(along: Offsets, spacing: float, count: int) -> tuple[Tap, ...]:
+def _taps(along: _Offsets, spacing: float, count: int) -> tuple[_Tap, ...]:
     """For each regular place, the slices around it; a slice that is near enough stands alone."""
     tolerance = _tolerance(along, spacing)
-    if count > MAX_SLICES:
-        raise ReadError(f"The slices would be interpolated to {count}, over {MAX_SLICES}.")
-    taps: list[Tap] = []
+    if count > _MAX_SLICES:
+        raise ReadError(f"The slices would be interpolated to {count}, over {_MAX_SLICES}.")
+    taps: list[_Tap] = []
     for place in along[0] + spacing * np.arange(count):
         nearest = int(np.abs(along - place).argmin())
         if abs(along[nearest] - place) <= tolerance:
@@ -195,7 +195,7 @@ def _taps(along: Offsets, spacing: float, count: int) -> tuple[Tap, ...]:
     return tuple(taps)
 
 
-def _gaps(along: Offsets, usual: float) -> str:
+def _gaps(along: _Offsets, usual: float) -> str:
     """Where slices are missing, and how many."""
     steps = np.diff(along)
     gaps = np.flatnonzero(steps > 1.5 * usual)
@@ -209,23 +209,23 @@ def _gaps(along: Offsets, usual: float) -> str:
 
 
 def _drift(
-    planes: list[Plane], along: Offsets, allows_tilt: bool
+    planes: list[Plane], along: _Offsets, allows_tilt: bool
 ) -> tuple[tuple[tuple[float, float], ...] | None, list[str]]:
     """Sideways shift of each slice in pixels; None when the stack is upright."""
     positions = np.array([plane.position_mm for plane in planes])
     spacing = np.array(planes[0].spacing_mm)
     sideways = positions @ np.array([planes[0].down, planes[0].across]).T
     shifts = (sideways - sideways.min(axis=0)) / spacing
-    if len(planes) == 1 or shifts.max() <= MAX_DRIFT_PIXELS:
+    if len(planes) == 1 or shifts.max() <= _MAX_DRIFT_PIXELS:
         return None, []
     centred = along - along.mean()
     lean = centred @ (sideways - sideways.mean(axis=0)) / float(centred @ centred)
     degrees = math.degrees(math.atan(float(np.linalg.norm(lean))))
     largest = float((shifts * spacing).max())
-    if degrees > MAX_TILT_DEGREES and not allows_tilt:
+    if degrees > _MAX_TILT_DEGREES and not allows_tilt:
         msg = (
             f"The gantry was tilted: the slices are stacked {degrees:.1f} degrees off their normal"
-            f" ({largest:.1f} mm sideways from end to end), at most {MAX_TILT_DEGREES:g} degree"
+            f" ({largest:.1f} mm sideways from end to end), at most {_MAX_TILT_DEGREES:g} degree"
             " was expected."
         )
         raise ReadError(msg + permission("tilt"))

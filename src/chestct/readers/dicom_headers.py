@@ -2,47 +2,221 @@
 
 Tolerant as readers should be: files with and without preamble or file meta information, explicit
 files labelled implicit and the other way round, invalid identifiers. What is damaged is an
-`UnreadableFileError`; what is not DICOM at all is None.
+`UnreadableFileError`; what is not DICOM at all is None. Only the elements of `TAGS` are ever looked
+at. The patient ID among them is hashed at once; it serves to notice that a folder holds two
+patients. A description serves to notice maps, and is never shown.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
-from chestct.readers.dicom_dataset import (
+from chestct.readers.dicom_elements import (
     BIG_ENDIAN_UID,
     EXPLICIT_UID,
-    InflatedFile,
-    looks_like_dicom,
-    open_dataset,
-)
-from chestct.readers.dicom_elements import (
     PIXEL_DATA,
     UNDEFINED,
     Bytes,
     Element,
     Encoding,
+    InflatedFile,
     MoreBytesNeededError,
+    looks_like_dicom,
+    open_dataset,
     walk_elements,
     walk_items,
 )
-from chestct.readers.dicom_fields import (
-    FACT_NAMES,
-    FRAME_NAMES,
-    LUT_NAMES,
-    MODALITY_LUT,
-    PER_FRAME_GROUPS,
-    SHARED_GROUPS,
-    TAGS,
-    Fields,
-    wanted_name,
+from chestct.readers.files import (
+    BROKEN_STREAM,
+    PACKED_HEAD_BYTES,
+    FileSource,
+    UnreadableFileError,
+    first_inside,
+    is_wrapped,
+    unwrapped,
 )
-from chestct.readers.files import BROKEN_STREAM, FileSource, UnreadableFileError
-from chestct.readers.wrapped_files import PACKED_HEAD_BYTES, first_inside, is_wrapped, unwrapped
 
-HEAD_BYTES = 2**14
+TAGS: Final[dict[str, int]] = {
+    "image_type": 0x00080008,
+    "sop_class": 0x00080016,
+    "slice_uid": 0x00080018,
+    "modality": 0x00080060,
+    "manufacturer": 0x00080070,
+    "model": 0x00081090,
+    "series_description": 0x0008103E,
+    "frame_type": 0x00089007,
+    "patient_id": 0x00100020,
+    "slice_thickness_mm": 0x00180050,
+    "kvp": 0x00180060,
+    "kernel": 0x00181210,
+    "trigger_time": 0x00181060,
+    "trigger_delay": 0x00209153,
+    "cardiac_phase": 0x00209241,
+    "study_uid": 0x0020000D,
+    "acquisition": 0x00200012,
+    "frame_acquisition": 0x00209156,
+    "frame_of_reference": 0x00200052,
+    "stack": 0x00209056,
+    "temporal_position": 0x00200100,
+    "temporal_index": 0x00209128,
+    "temporal_offset": 0x0020930D,
+    "patient_position": 0x00185100,
+    "series_uid": 0x0020000E,
+    "instance_number": 0x00200013,
+    "position": 0x00200032,
+    "orientation": 0x00200037,
+    "samples": 0x00280002,
+    "photometric": 0x00280004,
+    "num_frames": 0x00280008,
+    "rows": 0x00280010,
+    "columns": 0x00280011,
+    "pixel_spacing": 0x00280030,
+    "bits_allocated": 0x00280100,
+    "bits_stored": 0x00280101,
+    "high_bit": 0x00280102,
+    "pixel_representation": 0x00280103,
+    "padding_value": 0x00280120,
+    "padding_limit": 0x00280121,
+    "intercept": 0x00281052,
+    "slope": 0x00281053,
+    "rescale_type": 0x00281054,
+    "lossy": 0x00282110,
+    "lossy_ratio": 0x00282112,
+    "lut_descriptor": 0x00283002,
+    "lut_data": 0x00283006,
+    "lut_type": 0x00283004,
+    "offset_table": 0x7FE00001,
+    "offset_lengths": 0x7FE00002,
+}
+"""Element names used in this package and their tags (PS3.6)."""
+
+_FACT_NAMES: Final = (
+    "kernel",
+    "slice_thickness_mm",
+    "manufacturer",
+    "model",
+    "kvp",
+    "patient_position",
+)
+"""The acquisition facts that are kept and may be shown: none of them can identify a patient."""
+
+_FRAME_NAMES: Final = (
+    "position",
+    "orientation",
+    "pixel_spacing",
+    "slope",
+    "intercept",
+    "rescale_type",
+    "slice_thickness_mm",
+    "kernel",
+    "frame_type",
+    "kvp",
+    "frame_acquisition",
+    "stack",
+    "temporal_index",
+    "temporal_offset",
+    "trigger_delay",
+    "cardiac_phase",
+)
+"""What an enhanced image says per frame or for all frames instead of once (PS3.3 C.7.6.16)."""
+
+_LUT_NAMES: Final = ("lut_descriptor", "lut_data", "lut_type")
+"""What an item of the Modality LUT Sequence says (PS3.3 C.11.1); other tables have it too."""
+
+_MODALITY_LUT = 0x00283000
+_SHARED_GROUPS = 0x52009229
+_PER_FRAME_GROUPS = 0x52009230
+
+_MAX_TEXT = 64
+_WANTED_LENGTH = 1024
+_LONG_NAMES = ("offset_table", "offset_lengths", "lut_data")
+_NAMES = {tag: name for name, tag in TAGS.items()}
+
+
+def _wanted_name(tag: int, length: int) -> str | None:
+    """Name of an element that is read; None for all others and for values of absurd length."""
+    name = _NAMES.get(tag)
+    if name is None or length <= _WANTED_LENGTH or name in _LONG_NAMES:
+        return name
+    raise UnreadableFileError(f"has a value of {length} bytes where '{name}' should be")
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """Raw values by name, and the byte order of the binary ones."""
+
+    raw: dict[str, bytes]
+    order: str = "<"
+
+    def text(self, name: str) -> str:
+        """A value as one line of printable text, at most 64 characters; empty when absent."""
+        return self._line(name)[:_MAX_TEXT].strip()
+
+    def words(self, name: str) -> tuple[str, ...]:
+        """The parts of a multi-valued text, in upper case."""
+        return tuple(word.strip() for word in self._line(name).upper().split("\\"))
+
+    def _line(self, name: str) -> str:
+        """A value's printable characters, without the padding around them."""
+        line = self.raw.get(name, b"").decode("latin-1").strip(" \0")
+        return "".join(character for character in line if character.isprintable())
+
+    def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
+        """Decimal strings as floats; None when absent or empty.
+
+        Raises:
+            UnreadableFileError: Not `count` finite numbers.
+        """
+        value = self.raw.get(name)
+        line = value.decode("latin-1").strip(" \0") if value else ""
+        if not line:
+            return None
+        try:
+            found = tuple(float(part) for part in line.split("\\"))
+        except ValueError:
+            found = ()
+        if len(found) < count or not all(math.isfinite(x) for x in found):
+            raise UnreadableFileError(f"has no {count} finite number(s) in '{name}'")
+        return found[:count]
+
+    def integer(self, name: str, default: int = 0, *, is_signed: bool = False) -> int:
+        """A binary or written-out whole number.
+
+        Raises:
+            UnreadableFileError: It is neither.
+        """
+        value = self.raw.get(name)
+        if not value:
+            return default
+        if len(value) == 2:
+            order = "little" if self.order == "<" else "big"
+            return int.from_bytes(value, order, signed=is_signed)  # type: ignore[arg-type]
+        return self.written_integer(name)
+
+    def written_integer(self, name: str, default: int = 0) -> int:
+        """A whole number in decimal digits (IS), whatever its length."""
+        value = self.raw.get(name)
+        line = value.decode("latin-1").strip(" \0") if value else ""
+        try:
+            return int(line) if line else default
+        except ValueError as error:
+            raise UnreadableFileError(f"has no whole number in '{name}'") from error
+
+    def hashed(self, name: str) -> str:
+        """A short digest that tells values apart without holding them."""
+        return hashlib.sha256(self.raw.get(name, b"").strip(b" \0")).hexdigest()[:16]
+
+    def updated(self, other: Fields) -> Fields:
+        """These fields, with those of `other` before them."""
+        return Fields({**self.raw, **other.raw}, self.order)
+
+
+_HEAD_BYTES = 2**14
 """Read of a file at first; enough for the header of nearly every slice."""
 MAX_HEADER_BYTES = 2**26
 """Longest header read; 2000 frames of an enhanced CT need 3 MB."""
@@ -61,7 +235,7 @@ _MACROS = frozenset({0x00189118, 0x00189314, 0x00189325, 0x00189329, 0x00209111,
     0x00289110,
     0x00289145,
 }
-"""Sequences of PS3.3 C.7.6.16 and C.8.15.3 that hold a `FRAME_NAMES` field."""
+"""Sequences of PS3.3 C.7.6.16 and C.8.15.3 that hold a `_FRAME_NAMES` field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +308,7 @@ class DicomHeader:
 
     def facts(self) -> dict[str, str]:
         """Acquisition facts that may be shown."""
-        found = {name: self.frames[0].text(name) for name in FACT_NAMES}
+        found = {name: self.frames[0].text(name) for name in _FACT_NAMES}
         found["lossy_compression"] = self._lossy_words()
         return {name: value for name, value in found.items() if value}
 
@@ -156,7 +330,7 @@ def read_header(source: FileSource) -> DicomHeader | None:
     Raises:
         UnreadableFileError: It is DICOM but damaged, cut short or beyond the bounds.
     """
-    num_wanted, is_unwrapped = HEAD_BYTES, False
+    num_wanted, is_unwrapped = _HEAD_BYTES, False
     while True:
         head = _first_bytes(source, num_wanted)
         if is_wrapped(head.content) and not is_unwrapped:
@@ -205,7 +379,7 @@ def _other_object(source: FileSource, head: Bytes, *, trusts_class: bool) -> Dic
         for element in walk_elements(dataset.head, dataset.start, dataset.encoding):
             if element.tag > TAGS["modality"]:
                 break
-            if name := wanted_name(element.tag, element.length):
+            if name := _wanted_name(element.tag, element.length):
                 raw[name] = dataset.head.value(element)
     fields = Fields(raw)
     modality, uid = fields.text("modality").upper(), fields.text("sop_class")
@@ -241,11 +415,11 @@ def _collect(
     for element in walk_elements(head, start, encoding):
         if element.tag == PIXEL_DATA:
             return Fields(raw, encoding.order), groups, element
-        if element.tag in (SHARED_GROUPS, PER_FRAME_GROUPS):
+        if element.tag in (_SHARED_GROUPS, _PER_FRAME_GROUPS):
             groups[element.tag] = element
-        elif element.tag == MODALITY_LUT:
+        elif element.tag == _MODALITY_LUT:
             raw |= _lut_values(head, element, encoding)
-        elif name := wanted_name(element.tag, element.length):
+        elif name := _wanted_name(element.tag, element.length):
             raw[name] = head.value(element)
     return Fields(raw, encoding.order), groups, None
 
@@ -255,8 +429,8 @@ def _lut_values(head: Bytes, element: Element, encoding: Encoding) -> dict[str, 
     raw: dict[str, bytes] = {}
     for start, end in walk_items(head, element, encoding):
         for inner in walk_elements(head, start, encoding, end):
-            name = wanted_name(inner.tag, inner.length)
-            if name in LUT_NAMES:
+            name = _wanted_name(inner.tag, inner.length)
+            if name in _LUT_NAMES:
                 raw.setdefault(name, head.value(inner))
     return raw
 
@@ -265,13 +439,13 @@ def _frame_fields(
     head: Bytes, fields: Fields, groups: dict[int, Element], encoding: Encoding
 ) -> tuple[Fields, ...]:
     """Fields per frame: the file's own, then the shared ones, then the frame's."""
-    if PER_FRAME_GROUPS not in groups:
+    if _PER_FRAME_GROUPS not in groups:
         return (fields,)
     shared = fields
-    if SHARED_GROUPS in groups:
-        for item in _flat_items(head, groups[SHARED_GROUPS], encoding):
+    if _SHARED_GROUPS in groups:
+        for item in _flat_items(head, groups[_SHARED_GROUPS], encoding):
             shared = shared.updated(item)
-    items = _flat_items(head, groups[PER_FRAME_GROUPS], encoding)
+    items = _flat_items(head, groups[_PER_FRAME_GROUPS], encoding)
     frames = tuple(shared.updated(item) for item in items)
     return frames or (fields,)
 
@@ -289,8 +463,8 @@ def _flatten(
 ) -> None:
     """Gather wanted fields of an item and of the sequences in it, the first of a name winning."""
     for element in walk_elements(head, item[0], encoding, item[1]):
-        name = wanted_name(element.tag, element.length)
-        if name in FRAME_NAMES:
+        name = _wanted_name(element.tag, element.length)
+        if name in _FRAME_NAMES:
             raw.setdefault(name, head.value(element))
         elif element.tag in _MACROS and depth < _MAX_GROUP_DEPTH:
             for inner in walk_items(head, element, encoding):

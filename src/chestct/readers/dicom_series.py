@@ -20,9 +20,11 @@ from chestct.errors import ReadError
 from chestct.readers.dicom_choice import (
     UNPLACED,
     Series,
+    aligned,
     choose_series,
     counted,
     group_series,
+    is_original,
     no_ct_message,
     other_series,
     why_left_out,
@@ -34,14 +36,14 @@ from chestct.readers.dicom_geometry import (
     plan_stack,
     same_plane_kind,
 )
-from chestct.readers.dicom_groups import aligned, is_original
 from chestct.readers.dicom_headers import read_header
-from chestct.readers.dicom_slices import Slice, slices_of
 from chestct.readers.dicom_stack import (
     Loaded,
+    Slice,
     SliceDecoder,
     judge_slices,
     load_stack,
+    slices_of,
     unlike_the_rest,
 )
 from chestct.readers.files import FileSource, UnreadableFileError, opened_files, why_unopened
@@ -49,7 +51,7 @@ from chestct.readers.hounsfield import check_windowed, why_not_hounsfield
 from chestct.readers.slice_fit import permission
 from chestct.volume import ScanSource, Unit, Volume
 
-MAX_UNREADABLE_NAMED = 3
+_MAX_UNREADABLE_NAMED = 3
 """Damaged files named in a message; the rest is counted."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _UNSPECIFIED = "RescaleType is 'US'"
@@ -233,7 +235,7 @@ def _refuse_unreadable(found: _Found, place: str) -> None:
     """Damaged files may belong to the scan: a scan with holes is not read."""
     if not found.unreadable:
         return
-    shown = found.unreadable[:MAX_UNREADABLE_NAMED]
+    shown = found.unreadable[:_MAX_UNREADABLE_NAMED]
     more = len(found.unreadable) - len(shown)
     lines = [f"  {line}" for line in shown] + ([f"  and {more} more"] if more else [])
     num_good = len(found.slices)

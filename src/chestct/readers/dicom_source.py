@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chestct.errors import ReadError
-from chestct.readers.dicom_dataset import InflatedFile
+from chestct.readers.dicom_elements import InflatedFile
 from chestct.readers.dicom_geometry import plan_stack
 from chestct.readers.dicom_series import opened_series
-from chestct.readers.dicom_slices import Slice
-from chestct.readers.dicom_stack import BAD_SLICE
+from chestct.readers.dicom_stack import BAD_SLICE, Slice
 from chestct.readers.files import BROKEN_STREAM
 from chestct.volume import Volume
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
     from pydicom.tag import BaseTag
 
-PATIENT_GROUPS: Final = (0x0010, 0x0012)
+_PATIENT_GROUPS: Final = (0x0010, 0x0012)
 """Groups that hold the patient and clinical trial modules (PS3.3 C.7.1, C.7.2.2, C.7.2.3)."""
 KEPT: Final = frozenset(
     {
@@ -183,7 +182,7 @@ def _kept(header: Dataset, *, is_inner: bool = False) -> tuple[Dataset, tuple[st
     kept = Dataset()
     left_out: set[str] = set()
     for tag in header.keys():  # noqa: SIM118  a data set iterates over elements, reading them all
-        is_wanted = is_inner or tag.group in PATIENT_GROUPS or _keyword(tag) in KEPT
+        is_wanted = is_inner or tag.group in _PATIENT_GROUPS or _keyword(tag) in KEPT
         if tag.is_private or not is_wanted:
             continue
         if not _put_right(header, tag, kept, left_out):
@@ -218,7 +217,7 @@ def _put_right(header: Dataset, tag: BaseTag, kept: Dataset, left_out: set[str])
             inner = [_kept(item, is_inner=True) for item in element.value]
             left_out.update(name for _, names in inner for name in names)
             # What identifies a patient does so as a whole or not at all.
-            items = [item for item, names in inner if not (names and tag.group in PATIENT_GROUPS)]
+            items = [item for item, names in inner if not (names and tag.group in _PATIENT_GROUPS)]
             if items:
                 kept.add_new(tag, "SQ", items)
         elif element.VR not in STR_VR or element.is_empty:

@@ -1,7 +1,8 @@
-"""Decode the slices of a series into one array, following a plan.
+"""The slices of a series: where each lies, and all of them decoded into one array by a plan.
 
 Slices are decoded by a few threads (the decoders let go of the interpreter's lock), straight into
-the volume. Where the plan interpolates, they pass by in order and only a few are held.
+the volume. Where the plan interpolates, they pass by in order and only a few are held. Slices that
+do not belong to the scan, by their rescale or by what they show, are told afterwards.
 """
 
 from __future__ import annotations
@@ -20,11 +21,17 @@ from jaxtyping import Num
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.readers.dicom_elements import UNDEFINED
-from chestct.readers.dicom_frames import FrameRanges, locate_frames
-from chestct.readers.dicom_geometry import StackPlan
-from chestct.readers.dicom_headers import DicomHeader, PixelLayout
-from chestct.readers.dicom_pixels import Slab, load_frame, to_hounsfield
-from chestct.readers.dicom_slices import Slice
+from chestct.readers.dicom_geometry import Plane, StackPlan
+from chestct.readers.dicom_headers import DicomHeader, Fields, PixelLayout
+from chestct.readers.dicom_pixels import (
+    FrameRanges,
+    Slab,
+    check_layout,
+    frame_rescale,
+    load_frame,
+    locate_frames,
+    to_hounsfield,
+)
 from chestct.readers.files import (
     BROKEN_STREAM,
     MAX_RATIO,
@@ -32,6 +39,7 @@ from chestct.readers.files import (
     MemoryFile,
     UnreadableFileError,
 )
+from chestct.readers.hounsfield import Rescale
 from chestct.readers.slice_fit import (
     ALTERNATING_SCANS,
     Picture,
@@ -42,6 +50,93 @@ from chestct.readers.slice_fit import (
     small_picture,
 )
 from chestct.volume import AIR_HU
+
+_SPACING_RANGE_MM = (0.05, 20.0)
+"""Pixel spacings believed."""
+_MAX_POSITION_MM = 1e5
+"""Farthest slice position believed."""
+
+_UNIT_VECTOR_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One image of a series.
+
+    Attributes:
+        header: The file it is in.
+        index: Which frame of the file.
+        plane: Where it lies.
+        rescale: How its values become Hounsfield units.
+        uid: SOPInstanceUID of its file.
+        number: InstanceNumber of its file as written; empty where that holds several images.
+    """
+
+    header: DicomHeader
+    index: int
+    plane: Plane
+    rescale: Rescale
+    uid: str
+    number: str = ""
+
+    @property
+    def fields(self) -> Fields:
+        """What the file says of this image."""
+        return self.header.frames[self.index]
+
+
+def slices_of(header: DicomHeader) -> list[Slice]:
+    """The slices in a file.
+
+    Raises:
+        UnreadableFileError: An impossible layout or geometry, or frames without a position.
+    """
+    layout = header.layout
+    if layout is None:
+        return []
+    check_layout(layout)
+    if len(header.frames) < layout.num_frames:
+        msg = f"holds {layout.num_frames} frames and positions for {len(header.frames)}"
+        raise UnreadableFileError(msg)
+    shape = (layout.rows, layout.columns)
+    uid = header.fields.text("slice_uid")
+    number = header.fields.text("instance_number") if layout.num_frames == 1 else ""
+    frames = header.frames[: layout.num_frames]
+    return [
+        Slice(header, index, _plane(frame, shape), frame_rescale(header, frame), uid, number)
+        for index, frame in enumerate(frames)
+    ]
+
+
+def _plane(frame: Fields, shape: tuple[int, int]) -> Plane:
+    """Where a frame lies."""
+    position, spacing = frame.numbers("position", 3), frame.numbers("pixel_spacing", 2)
+    cosines = frame.numbers("orientation", 6)
+    if position is None or spacing is None or cosines is None:
+        raise UnreadableFileError("has a slice without position, orientation or pixel spacing")
+    low, high = _SPACING_RANGE_MM
+    if (
+        max(map(abs, position)) > _MAX_POSITION_MM
+        or not low <= min(spacing) <= max(spacing) <= high
+    ):
+        raise UnreadableFileError("has an impossible slice position or pixel spacing")
+    across, down = np.array(cosines[:3]), np.array(cosines[3:])
+    sizes = np.array([across @ across, down @ down, 1 + across @ down])
+    if np.abs(sizes - 1).max() > _UNIT_VECTOR_TOLERANCE:
+        raise UnreadableFileError("has an orientation that is not two perpendicular unit vectors")
+    across = across / np.linalg.norm(across)
+    down = down - across * (across @ down)
+    down = down / np.linalg.norm(down)
+    thickness = frame.numbers("slice_thickness_mm", 1) or (0.0,)
+    return Plane(
+        position_mm=(position[0], position[1], position[2]),
+        across=(float(across[0]), float(across[1]), float(across[2])),
+        down=(float(down[0]), float(down[1]), float(down[2])),
+        spacing_mm=(spacing[0], spacing[1]),
+        shape=shape,
+        thickness_mm=max(thickness[0], 0.0),
+    )
+
 
 MAX_THREADS = 8
 """Most decoding threads; two for each core, as some wait for the disk while others decode."""
@@ -54,7 +149,7 @@ _BLANK_END = "blank slice at an end"
 _RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
 _RESCALE_DIFFERENCE_HU = 5.0
 
-WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
+_WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +473,7 @@ def _between(low: Slab, high: Slab, share: float) -> Slab:
     return _as_type(mixed, low.dtype)
 
 
-def shifted(slab: Slab, shift: tuple[float, float], shape: tuple[int, int]) -> WiderSlab:
+def shifted(slab: Slab, shift: tuple[float, float], shape: tuple[int, int]) -> _WiderSlab:
     """Move a slice by fractions of pixels within a larger plane of air, linearly.
 
     Args:

@@ -6,6 +6,7 @@ folder, and no more is decompressed than its declared size, which is checked fir
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import zipfile
@@ -32,7 +33,7 @@ UNDOUBTED_BYTES = 2**28
 """Up to this size an archive is read whatever its compression."""
 MAX_RATIO = 200
 """Compression no real scan reaches as a whole: more, and it is taken for a bomb."""
-MAX_PATH_BYTES = 4096
+_MAX_PATH_BYTES = 4096
 """Longest path followed; a folder tree that is deeper is left out."""
 
 BROKEN_STREAM = (
@@ -110,7 +111,7 @@ class DiskFile:
 
 
 @dataclass(frozen=True, slots=True)
-class ZipMember:
+class _ZipMember:
     """A member of an open zip; reading stops at its declared size."""
 
     archive: zipfile.ZipFile
@@ -271,7 +272,7 @@ def _entries(
     """Entries of a folder with their status, or with what prevents to know it; once a folder."""
     try:
         status = folder.stat()
-        if (status.st_dev, status.st_ino) in visited or len(os.fsencode(folder)) > MAX_PATH_BYTES:
+        if (status.st_dev, status.st_ino) in visited or len(os.fsencode(folder)) > _MAX_PATH_BYTES:
             return
         visited.add((status.st_dev, status.st_ino))
         entries = list(os.scandir(folder))
@@ -329,7 +330,7 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> list[FileSource]:
         msg = f"{path.name} holds a file whose path leads out of the zip. It was not read."
         raise ReadError(msg)
     wanted = [info for info in members if not _is_clutter(info.filename)]
-    return [ZipMember(archive, info) for info in sorted(wanted, key=lambda info: info.filename)]
+    return [_ZipMember(archive, info) for info in sorted(wanted, key=lambda info: info.filename)]
 
 
 def refuse_archive(path: Path, scan_endings: Sequence[str]) -> None:
@@ -382,3 +383,104 @@ def _is_clutter(name: str) -> bool:
     """Whether a member is something a file manager left behind."""
     parts = PurePosixPath(name).parts
     return any(part.startswith(".") or part.lower() in _CLUTTER for part in parts)
+
+
+_MAX_UNWRAPPED_BYTES = 2**28
+"""Most bytes unpacked from one file."""
+_SMALL_BYTES = 2**20
+"""Up to this size a file may be compressed in any ratio."""
+PACKED_HEAD_BYTES = 2**18
+"""As much of a packed file as shows how its inside begins; a Zstandard block takes 128 KiB."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_CHUNK_BYTES = 2**20
+_INSIDE_BYTES = 132
+"""Preamble and prefix of DICOM: enough to tell what is inside."""
+_ZSTD_BLOCK_BYTES = 2**17
+_ZSTD_BLOCKS = 4
+_ZSTD_RLE = 1
+_ZSTD_HEADER = _ZSTD_MAGIC + b"\x00\x38"
+"""A frame header that declares a window of 128 KiB and neither length nor checksum."""
+
+
+def is_wrapped(content: bytes) -> bool:
+    """Whether a file that starts like this is a gzip or Zstandard stream."""
+    return content.startswith((_GZIP_MAGIC, _ZSTD_MAGIC))
+
+
+def first_inside(packed: bytes) -> bytes:
+    """The first bytes inside a gzip or Zstandard stream, given its start; none if it is damaged.
+
+    A stream may be cut short, and unpack to any size: no more is unpacked than is looked at.
+    """
+    try:
+        if packed.startswith(_GZIP_MAGIC):
+            return zlib.decompressobj(wbits=31).decompress(packed, _INSIDE_BYTES)
+        return _first_of_zstd(packed)[:_INSIDE_BYTES]
+    except (*BROKEN_STREAM, IndexError):
+        return b""
+
+
+def unwrapped(source: FileSource) -> MemoryFile:
+    """What is inside a gzip or Zstandard stream.
+
+    Raises:
+        UnreadableFileError: It is damaged, or would unpack to more than a real file does.
+    """
+    limit = min(max(source.stored_bytes * MAX_RATIO, _SMALL_BYTES), _MAX_UNWRAPPED_BYTES)
+    try:
+        with source.open() as stream:
+            is_gzip = stream.read(2) == _GZIP_MAGIC
+            stream.seek(0)
+            if is_gzip:
+                content = b"".join(_gzip_chunks(stream, limit))
+            else:
+                content = _zstd_content(stream.read(limit), limit)
+    except UnreadableFileError:
+        raise
+    except BROKEN_STREAM as error:
+        raise UnreadableFileError(f"cannot be unpacked ({type(error).__name__})") from error
+    return MemoryFile(content, source.name, source.stored_bytes)
+
+
+def _gzip_chunks(stream: BufferedIOBase, limit: int) -> Iterator[bytes]:
+    """The content of a gzip stream, given up as soon as it is longer than the limit."""
+    num_bytes = 0
+    with gzip.GzipFile(fileobj=stream) as unpacked:
+        while chunk := unpacked.read(_CHUNK_BYTES):
+            num_bytes += len(chunk)
+            if num_bytes > limit:
+                msg = f"unpacks to over {MAX_RATIO} times its size or {_MAX_UNWRAPPED_BYTES} bytes"
+                raise UnreadableFileError(f"{msg}, as a bomb does")
+            yield chunk
+
+
+def _first_of_zstd(packed: bytes) -> bytes:
+    """What the first blocks of a Zstandard frame hold, as a frame of their own (RFC 8878 3.1.1)."""
+    descriptor = packed[4]
+    is_single = descriptor >> 5 & 1
+    length_bytes = (is_single, 2, 4, 8)[descriptor >> 6]
+    start = position = 6 - is_single + (0, 1, 2, 4)[descriptor & 3] + length_bytes
+    blocks, last = bytearray(packed), None
+    for _ in range(_ZSTD_BLOCKS):
+        header = int.from_bytes(packed[position : position + 3], "little")
+        end = position + 3 + (1 if header >> 1 & 3 == _ZSTD_RLE else header >> 3)
+        if position + 3 > len(packed) or end > len(packed):
+            break
+        last, position = position, end
+        if header & 1:
+            break
+    if last is None:
+        return b""
+    blocks[last] |= 1
+    return _zstd_content(
+        _ZSTD_HEADER + bytes(blocks[start:position]), _ZSTD_BLOCKS * _ZSTD_BLOCK_BYTES
+    )
+
+
+def _zstd_content(packed: bytes, limit: int) -> bytes:
+    """The content of a Zstandard stream, unpacked into a buffer of the limit's size."""
+    import imagecodecs
+
+    return bytes(imagecodecs.zstd_decode(packed, out=bytearray(limit)))

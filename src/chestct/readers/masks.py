@@ -18,7 +18,7 @@ from jaxtyping import Bool, Num
 
 from chestct.arrays import Mask, Matrix4
 from chestct.errors import GridError, ReadError
-from chestct.readers.dicom_dataset import looks_like_dicom
+from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.volume import Grid, Volume, canonical_grid, to_canonical, to_own_axes
 
 if TYPE_CHECKING:

@@ -1,25 +1,34 @@
-"""Read a NIfTI file (.nii, .nii.gz): nibabel reads the header, the voxels are streamed.
+"""Read a NIfTI file (.nii, .nii.gz), MetaImage (.mha) or NRRD (.nrrd).
 
-nibabel hands a scaled volume over as float64, four times the size of the scan, and believes the
-sizes that a header declares. Here the declared sizes are checked first, and the voxels go slab by
-slab from the file into one int16 array.
+nibabel hands a scaled NIfTI volume over as float64, four times the size of the scan, and believes
+the sizes that a header declares. Here the declared sizes are checked first, and the voxels go slab
+by slab from the file into one int16 array. NIfTI's world axes grow to the right, the front and the
+head of the patient (RAS); ours, DICOM's, grow to the left, the back and the head (LPS). Field names
+and codes are those of nifti1.h. MetaImage and NRRD go through SimpleITK, an extra.
 """
 
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
 
-from chestct.arrays import Voxels
+from chestct.arrays import Matrix4, Shape, Voxels
 from chestct.errors import ReadError
+from chestct.extras import import_extra
 from chestct.readers.hounsfield import (
     Gathered,
+    Rescale,
     Slab,
     check_windowed,
     gather,
@@ -27,7 +36,6 @@ from chestct.readers.hounsfield import (
     padding_warning,
     why_not_hounsfield,
 )
-from chestct.readers.nifti_header import Layout, read_grid, read_header, read_layout
 from chestct.readers.slice_fit import (
     ALTERNATING_SCANS,
     find_misfits,
@@ -36,9 +44,219 @@ from chestct.readers.slice_fit import (
     permission,
     small_picture,
 )
-from chestct.volume import AIR_HU, Grid, ScanSource, Unit, Volume, canonical_axes
+from chestct.volume import (
+    AIR_HU,
+    MAX_VOXELS,
+    SMALLER,
+    Grid,
+    ScanSource,
+    Unit,
+    Volume,
+    canonical_axes,
+)
 
-MAX_GZIP_RATIO = 200
+_MAX_SIDE = 4096
+"""Longest axis accepted, in voxels; no CT has a larger matrix."""
+_MAX_OFFSET_BYTES = 2**26
+"""Most bytes of header extensions skipped before the voxels."""
+_SPACING_RANGE_MM = (0.05, 50.0)
+"""Voxel sizes accepted; outside it the header's unit or its numbers are wrong."""
+_MAX_ORIGIN_MM = 1e5
+"""Farthest position of the first voxel accepted."""
+
+_Header: TypeAlias = Any
+"""nibabel's NIfTI-1 or NIfTI-2 header, a mapping of the fields; it carries no types."""
+
+_HEADER_TYPES: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
+_MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIFTI_UNITS_METER, _MM, _MICRON
+_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_SHEAR_TOLERANCE = 1e-3
+_SAME_PLACE_MM = 1.0
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How the voxels lie in the file.
+
+    Attributes:
+        shape: Voxels along the file's axes, slowest first: (k, j, i).
+        dtype: Type of a stored number, with its byte order.
+        offset: Byte at which the voxels start.
+        rescale: scl_slope and scl_inter.
+    """
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    offset: int
+    rescale: Rescale
+
+    @property
+    def num_bytes(self) -> int:
+        """Length of the voxels in the file."""
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+def _read_header(stream: BufferedIOBase, path: Path) -> _Header:
+    """The header without its extensions, whose declared lengths are not to be believed.
+
+    Raises:
+        ReadError: Not a single-file NIfTI.
+    """
+    start = stream.read(4)
+    for size, header_type in _HEADER_TYPES.items():
+        for order, sign in (("little", "<"), ("big", ">")):
+            if start == size.to_bytes(4, order):  # type: ignore[arg-type]
+                block = start + stream.read(size - 4)
+                if len(block) < size:
+                    msg = f"{path.name} ends within its NIfTI header."
+                    raise ReadError(f"{msg} Copy or download it again.")
+                header = header_type(block, sign, check=False)
+                _check_magic(bytes(header["magic"])[:3], path)
+                return header
+    raise ReadError(f"{path.name} is not a NIfTI file: it does not start with a NIfTI header.")
+
+
+def _check_magic(magic: bytes, path: Path) -> None:
+    if magic in (b"ni1", b"ni2"):
+        msg = f"{path.name} keeps its voxels in a separate .img file; a single .nii was expected."
+        raise ReadError(f"{msg} Convert the pair to one .nii.gz.")
+    if magic not in (b"n+1", b"n+2"):
+        raise ReadError(
+            f"{path.name} is not a NIfTI file (an Analyze 7.5 file, or a damaged header)."
+        )
+
+
+def _read_layout(header: _Header, path: Path) -> _Layout:
+    """Sizes, type and scaling of the voxels.
+
+    Raises:
+        ReadError: Several frames, colour or complex values, too many voxels, or a header that
+            contradicts itself.
+    """
+    shape = _read_shape(header, path)
+    try:
+        dtype = np.dtype(header.get_data_dtype())
+        slope, intercept = header.get_slope_inter()
+    except (HeaderDataError, KeyError) as error:
+        raise ReadError(f"{path.name} has an impossible header: {error}.") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        msg = f"{path.name} holds values of type {dtype}; one real number per voxel was expected."
+        raise ReadError(msg)
+    if int(header["bitpix"]) != dtype.itemsize * 8:
+        msg = f"{path.name} declares {int(header['bitpix'])} bits per voxel for values of type"
+        raise ReadError(f"{msg} {dtype}. The header is damaged.")
+    offset = float(header["vox_offset"])
+    if not (int(header["sizeof_hdr"]) <= offset <= _MAX_OFFSET_BYTES and offset.is_integer()):
+        raise ReadError(
+            f"{path.name} declares that its voxels start at byte {offset:g}: impossible."
+        )
+    rescale = Rescale() if slope is None else Rescale(float(slope), float(intercept))
+    return _Layout(shape, dtype, int(offset), rescale)
+
+
+def _read_shape(header: _Header, path: Path) -> Shape:
+    num_axes = int(header["dim"][0])
+    sides = tuple(int(n) for n in header["dim"][1 : num_axes + 1]) if 1 <= num_axes <= 7 else ()
+    if len(sides) < 3 or min(sides) < 1 or max(sides[:3]) > _MAX_SIDE:
+        msg = (
+            f"{path.name} declares axes of {sides} voxels; three of 1 to {_MAX_SIDE} were expected."
+        )
+        raise ReadError(msg)
+    num_frames = int(np.prod(sides[3:], dtype=np.float64))
+    if num_frames > 1:
+        msg = f"{path.name} holds {num_frames} values per voxel; one 3D scan was expected."
+        raise ReadError(f"{msg} Extract the frame to be classified.")
+    columns, rows, slices = sides[:3]
+    num_voxels = slices * rows * columns
+    if num_voxels > MAX_VOXELS:
+        msg = f"{path.name} declares {num_voxels} voxels; at most {MAX_VOXELS} are read."
+        raise ReadError(f"{msg} {SMALLER}")
+    return slices, rows, columns
+
+
+def _read_grid(header: _Header, shape: Shape, path: Path) -> tuple[Grid, list[str]]:
+    """The grid of the voxels as stored, axes (k, j, i), and warnings on what had to be assumed.
+
+    Raises:
+        ReadError: Sheared axes, or an impossible position or voxel size.
+    """
+    affine, warnings = _read_affine(header, path)
+    mm_per_unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7)
+    if mm_per_unit is None:
+        warnings.append("The file names no length unit: millimetres were assumed.")
+    with np.errstate(all="ignore"):
+        affine = affine * np.array([[mm_per_unit or 1.0]] * 3 + [[1.0]])
+        spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    _check_sizes(affine, spacing, path)
+    axes = (_RAS_TO_LPS[:3, :3] @ affine[:3, :3] / spacing).T[::-1]
+    skew = np.abs(axes @ axes.T - np.eye(3)).max()
+    if skew > _SHEAR_TOLERANCE:
+        degrees = np.degrees(np.arcsin(min(skew, 1.0)))
+        msg = f"{path.name} has sheared axes ({degrees:.1f} degrees off a right angle), as a tilted"
+        raise ReadError(f"{msg} gantry gives. Resample it first.")
+    x, y, z = (_RAS_TO_LPS @ affine)[:3, 3]
+    grid = Grid(
+        shape=shape,
+        spacing_mm=(float(spacing[2]), float(spacing[1]), float(spacing[0])),
+        origin_mm=(float(x), float(y), float(z)),
+        direction=tuple((float(a[0]), float(a[1]), float(a[2])) for a in axes),
+    )
+    return grid, warnings
+
+
+def _check_sizes(affine: Matrix4, spacing: np.ndarray, path: Path) -> None:
+    lowest, highest = _SPACING_RANGE_MM
+    if not np.isfinite(affine).all():
+        raise ReadError(f"{path.name} has a geometry with values that are NaN or infinite.")
+    if spacing.min() < lowest or spacing.max() > highest:
+        sizes = " x ".join(f"{size:g}" for size in spacing)
+        msg = f"{path.name} has voxels of {sizes} mm; {lowest:g} to {highest:g} mm were expected."
+        raise ReadError(f"{msg} Its header, or the length unit in it, is wrong.")
+    if np.abs(affine[:3, 3]).max() > _MAX_ORIGIN_MM:
+        raise ReadError(
+            f"{path.name} puts its first voxel at {affine[:3, 3].tolist()} mm: impossible."
+        )
+
+
+def _read_affine(header: _Header, path: Path) -> tuple[Matrix4, list[str]]:
+    """The matrix from file index (i, j, k) to RAS, in the file's unit: sform, else qform."""
+    if int(header["sform_code"]) == 0:
+        return _read_qform_or_none(header, path)
+    sform = np.asarray(header.get_sform(), dtype=np.float64)
+    try:
+        qform = _read_qform(header) if int(header["qform_code"]) else sform
+    except (HeaderDataError, ValueError):
+        return sform, ["The qform is impossible; the sform was taken."]
+    last_voxel = np.append(header["dim"][1:4] - 1, 1).astype(np.float64)
+    with np.errstate(all="ignore"):
+        corners = (sform - qform)[:3] @ np.stack([last_voxel, [0.0, 0.0, 0.0, 1.0]]).T
+    distance = np.abs(corners).max()
+    if distance <= _SAME_PLACE_MM:
+        return sform, []
+    return sform, [f"sform and qform disagree by up to {distance:.1f}; the sform was taken."]
+
+
+def _read_qform_or_none(header: _Header, path: Path) -> tuple[Matrix4, list[str]]:
+    if int(header["qform_code"]) == 0:
+        msg = "The file does not say how the patient lies: columns were taken to run to the left,"
+        with np.errstate(all="ignore"):
+            affine = np.asarray(header.get_base_affine(), dtype=np.float64)
+        return affine, [f"{msg} rows to the front, slices to the head."]
+    try:
+        return _read_qform(header), []
+    except (HeaderDataError, ValueError) as error:
+        raise ReadError(f"{path.name} has an impossible qform: {error}.") from error
+
+
+def _read_qform(header: _Header) -> Matrix4:
+    if header["pixdim"][0] == 0:  # nifti1.h, method 2: zero stands for a qfac of one
+        header = header.copy()
+        header["pixdim"][0] = 1.0
+    with np.errstate(all="ignore"):
+        return np.asarray(header.get_qform(), dtype=np.float64)
+
+
+_MAX_GZIP_RATIO = 200
 """Compression no real scan reaches (they stay under 20): more is taken for a gzip bomb."""
 UNDOUBTED_BYTES = 2**28
 """Scans up to this size in memory are read whatever their compression."""
@@ -52,7 +270,7 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
     """Read one chest CT from a NIfTI-1 or NIfTI-2 file, gzipped or not.
 
     The sform is taken where there is one, else the qform; positions become DICOM's (LPS, mm).
-    Axes are only permuted: depth is the file's axis closest to the patient's z, height the one
+    Axes are only _permuted: depth is the file's axis closest to the patient's z, height the one
     closest to front-back, width the remaining one; directions stay as in the file.
 
     Values are taken for Hounsfield units after scl_slope and scl_inter, unless they cannot be: no
@@ -75,12 +293,12 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
     """
     try:
         with _open_stream(path) as stream:
-            header = read_header(stream, path)
-            layout = read_layout(header, path)
-            stored_grid, warnings = read_grid(header, layout.shape, path)
+            header = _read_header(stream, path)
+            layout = _read_layout(header, path)
+            stored_grid, warnings = _read_grid(header, layout.shape, path)
             _check_length(layout, path, is_gzip=isinstance(stream, gzip.GzipFile))
             order, _ = canonical_axes(stored_grid)
-            grid = permuted(stored_grid, order)
+            grid = _permuted(stored_grid, order)
             axes = np.argsort(order)
             stored_axes = (int(axes[0]), int(axes[1]), int(axes[2]))
             gathered = gather(_slabs(stream, layout, path), grid.shape, stored_axes, layout.rescale)
@@ -89,8 +307,8 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
             f"{path.name} cannot be read to its end ({type(error).__name__}): cut short or damaged."
         )
         raise ReadError(f"{msg} Copy or download it again.") from error
-    unit, found = settled(gathered, path)
-    found += mend_misfits(gathered.voxels, unit, allow)
+    unit, found = _settled(gathered, path)
+    found += _mend_misfits(gathered.voxels, unit, allow)
     return Volume(
         grid=grid,
         voxels=gathered.voxels,
@@ -112,16 +330,16 @@ def _open_stream(path: Path) -> BufferedIOBase:
     return gzip.GzipFile(path, "rb")
 
 
-def _check_length(layout: Layout, path: Path, *, is_gzip: bool) -> None:
+def _check_length(layout: _Layout, path: Path, *, is_gzip: bool) -> None:
     """Compare declared with possible lengths before anything is allocated."""
     file_bytes = path.stat().st_size
     if not is_gzip:
         _check_equal(file_bytes, layout.offset + layout.num_bytes, path)
         return
     memory_bytes = layout.num_bytes * max(2, layout.dtype.itemsize) // layout.dtype.itemsize
-    if memory_bytes > UNDOUBTED_BYTES and layout.num_bytes > MAX_GZIP_RATIO * file_bytes:
+    if memory_bytes > UNDOUBTED_BYTES and layout.num_bytes > _MAX_GZIP_RATIO * file_bytes:
         msg = f"{path.name} declares {layout.num_bytes} bytes of voxels in a file of {file_bytes}:"
-        raise ReadError(f"{msg} compressed more than {MAX_GZIP_RATIO} times, which no scan is.")
+        raise ReadError(f"{msg} compressed more than {_MAX_GZIP_RATIO} times, which no scan is.")
 
 
 def _check_equal(found_bytes: int, declared_bytes: int, path: Path) -> None:
@@ -131,7 +349,7 @@ def _check_equal(found_bytes: int, declared_bytes: int, path: Path) -> None:
         raise ReadError(f"{msg} Copy or convert it again.")
 
 
-def _slabs(stream: BufferedIOBase, layout: Layout, path: Path) -> Iterator[Slab]:
+def _slabs(stream: BufferedIOBase, layout: _Layout, path: Path) -> Iterator[Slab]:
     """Stored numbers, one index of the slowest axis at a time, all in one buffer."""
     stream.seek(layout.offset)
     _, rows, columns = layout.shape
@@ -148,7 +366,7 @@ def _slabs(stream: BufferedIOBase, layout: Layout, path: Path) -> Iterator[Slab]
         raise ReadError(f"{msg} declares. Convert it again.")
 
 
-def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str]:
+def _mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str]:
     """Interpolate slices that do not fit their neighbours, in place; blank ends are padding.
 
     Raises:
@@ -168,7 +386,7 @@ def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str
     return [f"{num} slice(s) were interpolated from their neighbours: {told}."]
 
 
-def permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
+def _permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
     """A grid with its axes in another order."""
     depth, height, width = order
     return replace(
@@ -179,7 +397,7 @@ def permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
     )
 
 
-def settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
+def _settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
     """Decide whether the values are HU, and mend them in place."""
     voxels, num_broken = gathered.voxels, gathered.num_not_finite
     warnings: list[str] = []
@@ -199,3 +417,105 @@ def settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
     if num_padding:
         warnings.append(padding_warning(num_padding, voxels.size))
     return "HU", warnings
+
+
+_ENDINGS: Final = (".mha", ".nrrd")
+_HEADER_ENDINGS: Final = (".mhd", ".nhdr")
+"""Headers whose voxels lie in another file."""
+
+_HEADER_BYTES: Final = 2**16
+_SPACING: Final = re.compile(rb"^(ElementSpacing|ElementSize|spacings|space directions)\b", re.M)
+_ELSEWHERE: Final = re.compile(
+    rb"^(ElementDataFile[ \t]*=[ \t]*(?![ \t]|LOCAL[ \t\r]*$)|data ?file[ \t]*:)", re.M | re.I
+)
+
+
+def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
+    """Read one chest CT from a MetaImage or NRRD file.
+
+    Positions are DICOM's (LPS, mm); axes are only _permuted, as `read_nifti` does. Values are taken
+    for Hounsfield units under the same conditions as those of NIfTI.
+
+    Args:
+        path: The file.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+
+    Returns:
+        int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.
+
+    Raises:
+        ReadError: Damaged, several values per voxel, voxels in another file or of no known size,
+            or neither HU nor an 8-bit export.
+        GridError: Too many voxels, or an impossible geometry.
+        MissingExtraError: SimpleITK is not installed.
+    """
+    _check_header(path)
+    sitk: Any = import_extra("SimpleITK", extra="itk")
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        _check_layout(reader, path)
+        image = reader.Execute()
+    except RuntimeError as error:
+        # Its text is of ITK's own source files.
+        msg = f"{path.name} is cut short, damaged or not what its name says. Copy it again."
+        raise ReadError(msg) from error
+    stored = _stored_grid(image)
+    order, _ = canonical_axes(stored)
+    grid = _permuted(stored, order)
+    axes = np.argsort(order)
+    stored_axes = (int(axes[0]), int(axes[1]), int(axes[2]))
+    gathered = gather(_itk_slabs(sitk.GetArrayViewFromImage(image)), grid.shape, stored_axes)
+    unit, warnings = _settled(gathered, path)
+    warnings += _mend_misfits(gathered.voxels, unit, allow)
+    return Volume(
+        grid=grid,
+        voxels=gathered.voxels,
+        unit=unit,
+        source=ScanSource(format="itk", facts={"stored_type": image.GetPixelIDTypeAsString()}),
+        warnings=tuple(warnings),
+    )
+
+
+def _check_header(path: Path) -> None:
+    with path.open("rb") as stream:
+        header = stream.read(_HEADER_BYTES)
+    if path.name.lower().endswith(_HEADER_ENDINGS) or _ELSEWHERE.search(header):
+        msg = f"{path.name} keeps its voxels in another file; one file was expected. Convert it to"
+        raise ReadError(f"{msg} .mha, .nrrd or .nii.gz.")
+    if not _SPACING.search(header):
+        msg = f"{path.name} does not say how large its voxels are, or is no MetaImage or NRRD file."
+        raise ReadError(f"{msg} Convert the scan again from DICOM.")
+
+
+def _check_layout(reader: Any, path: Path) -> None:
+    size, num_values = reader.GetSize(), reader.GetNumberOfComponents()
+    if len(size) != 3 or num_values != 1:
+        msg = f"{path.name} holds an array of {size} with {num_values} values per voxel; one 3D"
+        raise ReadError(f"{msg} scan was expected. Extract it.")
+    if np.prod(size, dtype=np.float64) > MAX_VOXELS:
+        msg = f"{path.name} declares {size} voxels; at most {MAX_VOXELS} are read."
+        raise ReadError(f"{msg} {SMALLER}")
+
+
+def _stored_grid(image: Any) -> Grid:
+    """The grid of the voxels as stored, axes (k, j, i)."""
+    columns = np.asarray(image.GetDirection(), dtype=np.float64).reshape(3, 3).T[::-1]
+    x, y, z = image.GetOrigin()
+    width, height, depth = image.GetSize()
+    width_mm, height_mm, depth_mm = image.GetSpacing()
+    return Grid(
+        shape=(depth, height, width),
+        spacing_mm=(depth_mm, height_mm, width_mm),
+        origin_mm=(x, y, z),
+        direction=tuple((float(a), float(b), float(c)) for a, b, c in columns),
+    )
+
+
+def _itk_slabs(array: np.ndarray) -> Iterator[Slab]:
+    if array.dtype.kind not in "iuf":
+        raise ReadError("Complex values were found; one real number per voxel was expected.")
+    yield from array

@@ -18,19 +18,19 @@ from jaxtyping import Bool, Float, Float32, Num
 from chestct.arrays import Voxels
 from chestct.volume import Unit
 
-PICTURE_SIDE = 64
+_PICTURE_SIDE = 64
 """Rows and columns of the small pictures, about."""
-MAX_WHOLE = 1.3
+_MAX_WHOLE = 1.3
 """Difference from the nearer neighbour, in differences between the neighbours, that is believed."""
-MAX_BAND = 2.2
-"""The same in one of `NUM_BANDS` bands of rows, where anatomy weighs more: 1.2 was seen."""
-MAX_END = 3.0
+_MAX_BAND = 2.2
+"""The same in one of `_NUM_BANDS` bands of rows, where anatomy weighs more: 1.2 was seen."""
+_MAX_END = 3.0
 """Difference of an end slice from its neighbour, in the next differences; 1.5 was seen."""
-MAX_RUN = 3
+_MAX_RUN = 3
 """Most slices in a row that are judged together."""
-ALTERNATING = 1.2
+_ALTERNATING = 1.2
 """Typical difference of neighbours, in that of slices two apart, from which two scans alternate."""
-NUM_BANDS = 16
+_NUM_BANDS = 16
 ALTERNATING_SCANS = (
     "The slices alternate between two scans: each is like the next but one and not like its"
     " neighbours. One scan was expected; export one of them on its own."
@@ -46,7 +46,7 @@ _MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 1024
 Slab = Num[np.ndarray, "rows columns"]
 Picture = Float32[np.ndarray, "low_rows low_columns"]
 Pictures = Float32[np.ndarray, "slices low_rows low_columns"]
-Steps = Float[np.ndarray, "pairs *band"]
+_Steps = Float[np.ndarray, "pairs *band"]
 """Differences of slices, whole or in bands of rows."""
 
 
@@ -66,9 +66,9 @@ class Misfits:
 
 
 def small_picture(slab: Slab) -> Picture:
-    """A slice in about `PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
+    """A slice in about `_PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
     rows, columns = slab.shape
-    step, width = max(1, rows // PICTURE_SIDE), max(1, columns // PICTURE_SIDE)
+    step, width = max(1, rows // _PICTURE_SIDE), max(1, columns // _PICTURE_SIDE)
     kept = slab[step // 2 :: step, : columns // width * width]
     means = kept.reshape(len(kept), -1, width).mean(axis=-1, dtype=np.float32)
     return np.asarray(means, dtype=np.float32)
@@ -123,24 +123,24 @@ def _alternates(scaled: Pictures) -> bool:
     if len(scaled) < _MIN_ALTERNATING:
         return False
     next_one, next_but_one = (_row_differences(scaled, n).mean(axis=1) for n in (1, 2))
-    return bool(np.median(next_one) > ALTERNATING * np.median(next_but_one) + _WHOLE_FLOOR)
+    return bool(np.median(next_one) > _ALTERNATING * np.median(next_but_one) + _WHOLE_FLOOR)
 
 
 def _strangers(scaled: Pictures, is_blank: Bool[np.ndarray, " slices"]) -> set[int]:
     """Numbers of the slices that do not fit, the ends and the blank ones among them."""
-    steps = {apart: _row_differences(scaled, apart) for apart in range(1, MAX_RUN + 2)}
+    steps = {apart: _row_differences(scaled, apart) for apart in range(1, _MAX_RUN + 2)}
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
     bands = {apart: _banded(steps[apart]) for apart in (1, 2)}
     found = {int(index) for index in np.flatnonzero(is_blank)} | _end_strangers(whole[1])
-    found |= _runs(whole, 1, MAX_WHOLE, _WHOLE_FLOOR, found)
-    found |= _runs(bands, 1, MAX_BAND, _BAND_FLOOR, found)
-    for length in range(2, MAX_RUN + 1):
-        found |= _runs(whole, length, MAX_WHOLE, _WHOLE_FLOOR, found)
+    found |= _runs(whole, 1, _MAX_WHOLE, _WHOLE_FLOOR, found)
+    found |= _runs(bands, 1, _MAX_BAND, _BAND_FLOOR, found)
+    for length in range(2, _MAX_RUN + 1):
+        found |= _runs(whole, length, _MAX_WHOLE, _WHOLE_FLOOR, found)
     return found
 
 
 def _runs(
-    steps: dict[int, Steps],
+    steps: dict[int, _Steps],
     length: int,
     limit: float,
     floor: float,
@@ -151,7 +151,7 @@ def _runs(
     Args:
         steps: Differences of slices, by how far they are apart.
         length: Of the runs.
-        limit: `MAX_WHOLE` or `MAX_BAND`.
+        limit: `_MAX_WHOLE` or `_MAX_BAND`.
         floor: Differences up to this are nothing.
         known: Slices already found: a run that they are part of, or beside, says nothing new.
     """
@@ -169,12 +169,12 @@ def _runs(
 def _end_strangers(steps: Float[np.ndarray, " pairs"]) -> set[int]:
     """The first and last slice, if they differ far more from the next than those do."""
     ends = ((0, steps[0], steps[1:3]), (len(steps), steps[-1], steps[-3:-1]))
-    return {end for end, own, others in ends if own > MAX_END * others.max() + _END_FLOOR}
+    return {end for end, own, others in ends if own > _MAX_END * others.max() + _END_FLOOR}
 
 
 def _banded(steps: Float[np.ndarray, "pairs rows"]) -> Float[np.ndarray, "pairs bands"]:
     """Mean differences in bands of rows, the last rows left out where they fill none."""
-    rows = max(1, steps.shape[1] // NUM_BANDS)
+    rows = max(1, steps.shape[1] // _NUM_BANDS)
     bands = steps.shape[1] // rows
     return np.asarray(steps[:, : bands * rows].reshape(len(steps), bands, rows).mean(axis=2))
 

@@ -41,8 +41,8 @@ EXAMPLE = (
 )
 """A sidecar, with numbers to be replaced."""
 
-MAX_SIDECAR_BYTES = 65536
-MAX_SPACING_MM = 50.0
+_MAX_SIDECAR_BYTES = 65536
+_MAX_SPACING_MM = 50.0
 
 Order = Literal["ascending", "descending"]
 
@@ -70,10 +70,10 @@ class TiffGeometry:
 
     def __post_init__(self) -> None:
         is_possible = len(self.spacing_mm) == 3 and all(
-            0 < size <= MAX_SPACING_MM for size in self.spacing_mm
+            0 < size <= _MAX_SPACING_MM for size in self.spacing_mm
         )
         if not is_possible:
-            msg = f"spacing_mm must be three sizes above 0 and up to {MAX_SPACING_MM:g} mm"
+            msg = f"spacing_mm must be three sizes above 0 and up to {_MAX_SPACING_MM:g} mm"
             raise ReadError(f"{msg} (slices, rows, columns), not {self.spacing_mm}.")
         _check_choice("order", self.order, get_args(Order))
         _check_choice("unit", self.unit, get_args(Unit))
@@ -113,9 +113,9 @@ def read_sidecar(folder: Path) -> TiffGeometry | None:
         return None
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_SIDECAR_BYTES + 1)
-        if len(text) > MAX_SIDECAR_BYTES:
-            raise ReadError(f"{path.name} is larger than {MAX_SIDECAR_BYTES} bytes.")
+            text = file.read(_MAX_SIDECAR_BYTES + 1)
+        if len(text) > _MAX_SIDECAR_BYTES:
+            raise ReadError(f"{path.name} is larger than {_MAX_SIDECAR_BYTES} bytes.")
         content = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ReadError(f"{path.name} is not a readable JSON file: {error}.") from error

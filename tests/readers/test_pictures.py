@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from chestct.errors import GridError, ReadError
-from chestct.readers import slice_pixels
-from chestct.readers import tiff_stack as tiff_stack_module
+from chestct.readers import pictures
 from chestct.readers.hounsfield import Rescale, gather
+from chestct.readers.pictures import TiffGeometry, is_slice_folder, read_tiff_stack
 from chestct.readers.tiff_geometry import geometry_from_dict, read_sidecar
-from chestct.readers.tiff_stack import TiffGeometry, is_slice_folder, read_tiff_stack
 from chestct.volume import AIR_HU, to_canonical
 
 GEOMETRY = TiffGeometry((2.0, 0.7, 0.8), "ascending", slope=1, intercept=-1024)
@@ -231,7 +230,7 @@ def test_a_jpeg_inside_a_tiff_is_refused(tmp_path: Path) -> None:
 def test_a_picture_file_of_impossible_length_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slice_pixels, "MAX_PICTURE_BYTES", 20)
+    monkeypatch.setattr(pictures, "MAX_PICTURE_BYTES", 20)
     with pytest.raises(ReadError, match=r"bytes; at most 20 are read"):
         read_tiff_stack(write_slices(tmp_path, GREY, ".png"), WINDOWED)
 
@@ -346,7 +345,7 @@ def test_names_without_a_running_number_give_no_warning(tmp_path: Path, names: l
 )
 def test_numbered_names_sort_by_their_number(numbers: list[int], separator: str) -> None:
     paths = [Path(f"IM{separator}{number}.tif") for number in numbers]
-    ordered = sorted(paths, key=tiff_stack_module._natural_key)
+    ordered = sorted(paths, key=pictures._natural_key)
     found = [int(re.findall("[0-9]+", path.stem)[0]) for path in ordered]
     assert found == sorted(numbers)
 
@@ -378,7 +377,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(
 def test_too_many_voxels_are_refused_before_they_are_allocated(
     stack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiff_stack_module, "MAX_VOXELS", 100)
+    monkeypatch.setattr(pictures, "MAX_VOXELS", 100)
     with pytest.raises(ReadError, match="more than the 100 that are read"):
         read_tiff_stack(stack, GEOMETRY)
 
@@ -482,4 +481,4 @@ def test_gathered_voxels_equal_the_rescaled_stored_ones(
 
 def test_an_empty_grid_is_no_volume() -> None:
     with pytest.raises(GridError):
-        tiff_stack_module._grid(GEOMETRY, (0, 4, 5))
+        pictures._grid(GEOMETRY, (0, 4, 5))
