@@ -34,6 +34,7 @@ SMALLEST_PIECE_SHARE: Final = 0.01
 """A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
 
 _LEAST_LUNG = 0.15
+_SURE = 0.9
 _LARGEST_HOLE_ML = 600.0
 _CERTAIN = 0.7
 _NEARBY = 5
@@ -123,13 +124,15 @@ def _settled(network: NetworkLungs) -> Heat:
     """Probability of lung, 0 away from every large piece and 1 in what lung encloses.
 
     A piece goes on where the network is in doubt, as long as it is thin like lung: so much of the
-    surface is drawn. What counts for its size is where the network says lung.
+    surface is drawn. What counts for its size is where the network is sure, for of what it never
+    saw (noise, food) it may believe that it is lung, but it is not sure of any part.
     """
     lung, other_gas = network.probabilities[1] + network.probabilities[2], network.probabilities[3]
     is_lung = lung > 0.5
     goes_on = (lung > _LEAST_LUNG) & (lung > other_gas) & (network.hu < AERATED_HU[0])
     labels, _ = ndimage.label(is_lung | goes_on)
-    sizes_ml = np.bincount(labels[is_lung], minlength=labels.max() + 1) * network.grid.voxel_ml
+    is_sure = lung > _SURE
+    sizes_ml = np.bincount(labels[is_sure], minlength=labels.max() + 1) * network.grid.voxel_ml
     is_kept = sizes_ml > max(SMALLEST_PIECE_ML, SMALLEST_PIECE_SHARE * sizes_ml.sum())
     is_kept[0] = False
     near = ndimage.binary_dilation(is_kept[labels], iterations=2)
