@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Num
 
 from chestct.arrays import Matrix4, Shape, Spacing, Voxels
 from chestct.errors import GridError
@@ -230,7 +230,12 @@ def to_canonical(volume: Volume) -> Volume:
     return volume.with_voxels(volume.voxels.transpose(order)[slices], canonical_grid(volume.grid))
 
 
-def to_own_axes(voxels: Voxels, grid: Grid) -> Voxels:
+def to_own_axes(
+    voxels: Voxels, grid: Grid
+) -> (
+    Num[np.ndarray, "own_depth own_height own_width"]
+    | Bool[np.ndarray, "own_depth own_height own_width"]
+):
     """Voxels on canonical axes, such as a mask, as a view on the axes of the scan's own grid."""
     order, reverse = canonical_axes(grid)
     turned = voxels[tuple(slice(None, None, -1 if r else 1) for r in reverse)]
