@@ -1,64 +1,97 @@
-"""Make the default classifier: simulate, prepare, train, test, and write its folder.
+"""Make the default classifier: chests, examples, training, estimate, thresholds, its folder.
 
-    python scripts/train_default_classifier.py WORK_FOLDER [--patients 400] [--epochs 14]
+    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 12]
 
-Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every
-simulated thorax is used three times, with each pattern put into the same lungs, so that nothing but
-the pattern tells the classes apart. Where the real normal scan of COVID-CT-MD is at hand
-(CHESTCT_DATA or ../shared/data), lesions are inserted into its lungs too. The 300 test patients are
-simulated from other seeds. P001 is never trained on; it and normal001 are answered at the end, and
-the answers stand in the card as they are. The temperature of the probabilities is fitted to 150
-further simulated patients, before the test patients are looked at: on the validation chests the
-network makes no mistake, which would leave nothing to fit. The threshold below which the classifier
-had better not decide is chosen on the same 150.
+Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every chest
+is used three times, with each pattern put into the same lungs on the same background, so that
+nothing but the pattern tells the classes apart. A round adds a variant of each real chest of `REAL`
+(CHESTCT_DATA or ../shared/data; none of them shows pneumonia, and their licences allow it) and
+one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is real, are
+never trained on: they are answered at the end.
 
-Prepared examples are kept in WORK_FOLDER: started again, the script goes on where it stopped.
+The estimate leaves each real chest out in turn: a network is trained without any of its variants
+and answers them and the scan as it is. From those answers and from simulated chests that were not
+trained on come the temperature, the shift in favour of "normal", and the thresholds for abstaining
+and for unlike scans; the network that is shipped is then trained on all chests.
+
+What was made is kept in WORK_FOLDER: started again, the script goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import csv
 import os
-from collections.abc import Callable
-from dataclasses import asdict
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from zlib import crc32
 
+import cv2
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
+from torch.utils.data import DataLoader
 
 from chestct import __version__
+from chestct.arrays import Mask
 from chestct.card import Card, MeasuredResult
-from chestct.classifier import Classifier, load_classifier, save_classifier
+from chestct.classifier import load_classifier, save_classifier
+from chestct.datasets.augment import vary_batch
 from chestct.datasets.examples import Example, ExampleFolder, write_example
 from chestct.engines import make_engine
 from chestct.evaluation.calibration import (
     abstention_threshold,
-    apply_temperature,
     fit_temperature,
 )
-from chestct.evaluation.intervals import estimate_figures
+from chestct.evaluation.intervals import WILSON, estimate_figures, wilson
 from chestct.evaluation.predictions import Predictions
+from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
+from chestct.pipeline import analyse_scan
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
-from chestct.simulate import ThoraxSettings, insert_lesions, simulate_patient
+from chestct.simulate import ThoraxSettings, simulate_patient
+from chestct.simulate.fields import smooth_noise
+from chestct.simulate.lesions import add_disease
 from chestct.training.components import Parts, find_parts
-from chestct.training.loop import evaluate, train
+from chestct.training.loop import Outputs, evaluate
 from chestct.training.results import abstention_of
-from chestct.training.run import LabelledSets
 from chestct.training.settings import read_settings
-from chestct.volume import Volume
+from chestct.training.steps import learning_rate
+from chestct.volume import Grid, Volume, to_canonical
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.yaml"
-SEEDS = {"training": 1, "validation": 2, "test": 3, "real": 4, "calibration": 5}
-NUM_REAL_VARIANTS = 20
-NUM_PATIENTS = {"calibration": 150, "test": 300}
+REAL = {
+    "A0001_B": "real_scans/A0001_B_ct.nii.gz",
+    "C3N-00247": "real_scans/C3N-00247_ct.nii.gz",
+    "LIDC-IDRI-1011": "real_scans/LIDC-IDRI-1011_ct.nii.gz",
+    "TCGA-DE-A4MA_wholebody": "real_scans/TCGA-DE-A4MA_wholebody_ct.nii.gz",
+    "aorta_ct_cropped": "real_scans/aorta_ct_cropped_ct.nii.gz",
+    "normal001": "covid_ct_md/normal001",
+    "chest64": "lung_masks/chest64_ct.nii.gz",
+}
+"""Real chests without pneumonia that may be trained on."""
+NEVER_TRAINED = {
+    "P001": ("covid_ct_md/P001", COVID19),
+    "DCM1": ("real_scans/DCM1_ct.nii.gz", COVID19),
+    "id001": ("real_scans/id001_ct.nii.gz", NORMAL),
+}
+SEEDS = {"real": 77, "simulated": 11}
+SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
+COARSE_MM = 2.4
+LEFT_OUT_ROUNDS = 3
+NUM_COPIES = 2
 WISHED_ERROR = 0.05
-SLICE_SPACINGS_MM = (2.0, 3.0, 5.0)
+MOST_FALSE_ALARMS = 0.05
+SHIFTS = np.arange(0.0, 3.01, 0.25)
+# First simulated chest of a part, and one of how many rounds has one; a round counts eight.
+PLACES = {"training": ((0, 1), (1, 2)), "calibration": ((11, 2),), "test": ((5, 2),)}
 
 
 @cache
@@ -67,110 +100,278 @@ def recipe() -> Recipe:
     return find_parts(read_settings(CONFIG)).recipe
 
 
-def thorax_settings(index: int) -> ThoraxSettings:
-    """Scans a little finer than the input's 3 mm, with all usual slice spacings."""
-    return ThoraxSettings(rows=192, slice_spacing_mm=SLICE_SPACINGS_MM[index // 3 % 3])
-
-
-def write_prepared(volume: Volume, label: str, path: Path) -> None:
-    """Prepare one scan with the classifier's recipe and keep it."""
-    prepared = prepare(volume, recipe())
-    write_example(path, Example(prepared.input, prepared.lungs, THREE_CLASSES.index(label)))
-
-
-def make_same_thorax_examples(index: int, *, folder: Path, seed: int) -> None:
-    """One simulated thorax, three examples: each pattern in the same lungs."""
-    paths = {label: folder / f"{index:04d}_{label}.npz" for label in THREE_CLASSES}
-    if all(path.is_file() for path in paths.values()):
-        return
-    rng = np.random.default_rng([seed, index])
-    patient = simulate_patient(rng, thorax_settings(index), pattern=NORMAL)
-    for label, path in paths.items():
-        if label == NORMAL:
-            write_prepared(patient.volume, label, path)
-        else:
-            volume, _ = insert_lesions(patient.volume, patient.lungs, label, rng)
-            write_prepared(volume, label, path)
-
-
-def make_patient_example(index: int, *, folder: Path, seed: int) -> None:
-    """One simulated patient of its own, its class given by its number."""
-    label = THREE_CLASSES[index % len(THREE_CLASSES)]
-    path = folder / f"{index:04d}_{label}.npz"
-    if not path.is_file():
-        rng = np.random.default_rng([seed, index])
-        write_prepared(
-            simulate_patient(rng, thorax_settings(index), pattern=label).volume, label, path
-        )
-
-
-def make_real_example(index: int, *, folder: Path, scan: Path) -> None:
-    """The real normal scan, with a pattern inserted, or as it is."""
-    label = THREE_CLASSES[index % len(THREE_CLASSES)]
-    path = folder / f"real_{index:04d}_{label}.npz"
-    if path.is_file():
-        return
-    volume = read_volume(scan)
-    if label != NORMAL:
-        lungs = prepare(volume, recipe()).scan_lungs.voxels
-        rng = np.random.default_rng([SEEDS["real"], index])
-        volume, _ = insert_lesions(volume, lungs, label, rng)
-    write_prepared(volume, label, path)
-
-
-def find_real_scan(name: str) -> Path | None:
-    """Folder of a COVID-CT-MD sample, where the real scans are at hand."""
+def find_scan(name: str) -> Path | None:
+    """A real scan, where it is at hand."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    scan = Path(os.environ.get("CHESTCT_DATA", beside)) / "covid_ct_md" / name
-    return scan if scan.is_dir() else None
+    scan = Path(os.environ.get("CHESTCT_DATA", beside)) / name
+    return scan if scan.exists() else None
 
 
-def run_all(make: Callable[[int], None], num: int, processes: int) -> None:
-    """Call `make` for 0 .. num - 1, in several processes."""
+def perturbed(volume: Volume, lungs: Mask, rng: np.random.Generator) -> Mask:
+    """The lungs as a segmentation may give them: at times without some of what is dense."""
+    if rng.random() < 0.5:
+        return lungs
+    size = [max(round(6 / mm), 1) for mm in volume.grid.spacing_mm]
+    soft = ndimage.uniform_filter(volume.voxels.astype(np.float32), size=size)
+    noise = smooth_noise(rng, lungs.shape, volume.grid.spacing_mm, 30.0)
+    kept = lungs & ~((soft > -250) & (noise > rng.uniform(-0.3, 1.5)))
+    return kept if kept.sum() > 0.6 * lungs.sum() else lungs
+
+
+def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
+    """Three examples of one chest: each pattern in the same lungs, on the same background."""
+    for label in THREE_CLASSES:
+        path = folder / f"{name}_{label}.npz"
+        if path.is_file():
+            continue
+        ill = add_disease(chest, lungs, label, np.random.default_rng(seed), varied=True)
+        rng = np.random.default_rng(crc32(path.stem.encode()))
+        found = perturbed(ill.volume, lungs & ~ill.effusion, rng)
+        prepared = prepare(ill.volume, recipe(), lungs=chest.with_voxels(found))
+        write_example(path, Example(prepared.input, prepared.lungs, THREE_CLASSES.index(label)))
+
+
+def is_written(name: str, folder: Path) -> bool:
+    """Whether all three examples of a chest are there."""
+    return all((folder / f"{name}_{label}.npz").is_file() for label in THREE_CLASSES)
+
+
+def write_simulated_chest(index: int, folder: Path) -> None:
+    """A simulated chest with every pattern."""
+    name = f"sim_{index:04d}"
+    if is_written(name, folder):
+        return
+    seed = SEEDS["simulated"]
+    settings = ThoraxSettings(rows=144, slice_spacing_mm=SPACINGS_MM[index % len(SPACINGS_MM)])
+    patient = simulate_patient(np.random.default_rng([seed, index]), settings, pattern=NORMAL)
+    write_chest(name, patient.volume, patient.lungs, [seed, index, 1], folder)
+
+
+@cache
+def coarse_chest(name: str) -> tuple[Volume, Mask]:
+    """A real chest about its lungs, averaged to some 2.4 mm where it is finer."""
+    scan = find_scan(REAL[name])
+    if scan is None:
+        raise SystemExit(f"{REAL[name]} is not at hand: set CHESTCT_DATA.")
+    volume = to_canonical(read_volume(scan))
+    lungs = prepare(volume, recipe()).scan_lungs.voxels
+    spacing = volume.grid.spacing_mm
+    part = []
+    for axis, margin_mm in enumerate((6.0, 24.0, 24.0)):
+        others = tuple(a for a in range(3) if a != axis)
+        used, more = np.flatnonzero(lungs.any(axis=others)), max(int(margin_mm / spacing[axis]), 1)
+        part.append(slice(max(int(used[0]) - more, 0), int(used[-1]) + more + 1))
+    voxels, lungs = volume.voxels[tuple(part)], lungs[tuple(part)]
+    every = max(int(COARSE_MM // spacing[0]), 1)
+    num = len(voxels) // every * every
+    rows, columns = (
+        round(voxels.shape[axis] * spacing[axis] / max(COARSE_MM, spacing[axis])) for axis in (1, 2)
+    )
+
+    def averaged(values: np.ndarray) -> np.ndarray:
+        thick = values[:num].reshape(-1, every, *values.shape[1:]).mean(axis=1, dtype=np.float32)
+        size = (columns, rows)
+        return np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in thick])
+
+    step = (spacing[0] * every, spacing[1] * voxels.shape[1] / rows)
+    grid = Grid((num // every, rows, columns), (*step, spacing[2] * voxels.shape[2] / columns))
+    whole = np.rint(averaged(voxels)).astype(np.int16)
+    return Volume(grid, whole), averaged(lungs.astype(np.float32)) >= 0.5
+
+
+def write_real_chest(item: tuple[str, int], folder: Path) -> None:
+    """A variant of a real chest with every pattern; every other one is mirrored."""
+    name, number = item
+    if is_written(f"real_{name}_{number:02d}", folder):
+        return
+    chest, lungs = coarse_chest(name)
+    if number % 2:
+        chest = chest.with_voxels(np.ascontiguousarray(chest.voxels[:, :, ::-1]))
+        lungs = np.ascontiguousarray(lungs[:, :, ::-1])
+    seed = [SEEDS["real"], list(REAL).index(name), number]
+    write_chest(f"real_{name}_{number:02d}", chest, lungs, seed, folder)
+
+
+def run_all(make: Callable[..., None], items: Sequence[object], processes: int) -> None:
+    """Call `make` for each item, in several processes."""
     # Forking a process that has used torch's threads can hang; a fresh interpreter cannot.
     with get_context("spawn").Pool(
         processes, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        for done, _ in enumerate(pool.imap_unordered(make, range(num)), start=1):
-            if done % 25 == 0 or done == num:
-                print(f"  {done} of {num}", flush=True)
+        for done, _ in enumerate(pool.imap_unordered(make, items), start=1):
+            if done % 25 == 0 or done == len(items):
+                print(f"  {done} of {len(items)}", flush=True)
 
 
-def make_examples(work: Path, num_patients: int, processes: int) -> None:
-    """Simulate and prepare everything that is not there yet."""
-    for part, num in (("training", num_patients), ("validation", max(num_patients // 8, 4))):
-        print(f"{part}: {num} simulated chests, three patterns each", flush=True)
-        make = partial(make_same_thorax_examples, folder=work / part, seed=SEEDS[part])
-        run_all(make, num, processes)
-    for part, num in NUM_PATIENTS.items():
-        print(f"{part}: {num} simulated patients of their own", flush=True)
-        make = partial(make_patient_example, folder=work / part, seed=SEEDS[part])
-        run_all(make, num, processes)
-    scan = find_real_scan("normal001")
-    if scan is not None:
-        print("training: patterns in the real normal lungs", flush=True)
-        make = partial(make_real_example, folder=work / "training", scan=scan)
-        run_all(make, NUM_REAL_VARIANTS * len(THREE_CLASSES), processes)
+def make_examples(work: Path, rounds: int, processes: int) -> None:
+    """Make every example that is not there yet."""
+    for part, places in PLACES.items():
+        folder = work / part
+        folder.mkdir(parents=True, exist_ok=True)
+        indices = [
+            first + 8 * number for first, every in places for number in range(0, rounds, every)
+        ]
+        print(f"{part}: {len(indices)} simulated chests, three patterns each", flush=True)
+        run_all(partial(write_simulated_chest, folder=folder), indices, processes)
+    items = [(name, number) for name in REAL for number in range(rounds)]
+    print(f"training: {len(items)} variants of real chests, three patterns each", flush=True)
+    run_all(partial(write_real_chest, folder=work / "training"), items, processes)
 
 
-def predict(network: torch.nn.Module, folder: Path) -> Predictions:
-    """What the network says of a folder of examples, before any temperature."""
-    examples = ExampleFolder(folder)
-    outputs = evaluate(network, examples, batch_size=8)
-    names = tuple(path.stem for path in examples.paths)
-    return Predictions(
-        scans=names,
-        patients=tuple(name.partition("_")[0] for name in names),
-        truth=outputs.labels.numpy(),
-        probabilities=outputs.logits.double().softmax(1).numpy(),
-        labels=THREE_CLASSES,
+def pooled(parts: Parts, examples: ExampleFolder, copies: int, seed: int) -> torch.Tensor:
+    """Pooled features of examples as they are, then of varied copies: (copy, example, feature).
+
+    Nothing before the network's head learns, so they are worked out once.
+    """
+    network = parts.build_network(0).eval()
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    with torch.inference_mode():
+        for copy in range(copies + 1):
+            batches = []
+            for batch, lungs, _ in DataLoader(examples, batch_size=8):
+                if copy and parts.augmentation is not None:
+                    batch, lungs = vary_batch(batch, lungs, parts.augmentation, generator)
+                batches.append(network.pooled_features(batch, lungs))
+            found.append(torch.cat(batches))
+            print(f"  features of copy {copy}", flush=True)
+    return torch.stack(found).clone()
+
+
+def learned_features(parts: Parts, work: Path) -> torch.Tensor:
+    """Those of all training examples, from WORK_FOLDER where they were kept."""
+    path = work / "features.safetensors"
+    if not path.is_file():
+        features = pooled(parts, ExampleFolder(work / "training"), NUM_COPIES, seed=0)
+        save_file({"features": features.contiguous()}, path)
+    return load_file(path)["features"]
+
+
+def fit(parts: Parts, features: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
+    """Train a head on pooled features, a copy of each example drawn anew in every step."""
+    settings = read_settings(CONFIG).training
+    network = parts.build_network(settings.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
+    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(
+        learning, settings.learning_rate, weight_decay=settings.weight_decay
     )
+    per_epoch = -(-len(labels) // settings.batch_size)
+    for step in range(settings.epochs * per_epoch):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step / per_epoch, [])
+        chosen_ones = torch.randint(len(labels), (settings.batch_size,), generator=generator)
+        copies = torch.randint(len(features), (settings.batch_size,), generator=generator)
+        logits = network.train().logits_of(features[copies, chosen_ones])
+        loss = torch.nn.functional.cross_entropy(
+            logits, labels[chosen_ones], label_smoothing=settings.label_smoothing
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return network.eval()
 
 
-def measure_results(predictions: Predictions) -> tuple[MeasuredResult, ...]:
-    """Accuracy, sensitivities, area under the ROC and calibration on the test patients."""
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What a network said of examples it had not seen.
+
+    Attributes:
+        names: Of the examples.
+        outputs: Logits, labels and features.
+        distances: From its training examples, one being the median of the calibration chests.
+    """
+
+    names: tuple[str, ...]
+    outputs: Outputs
+    distances: np.ndarray
+
+    def predictions(self, shift: float = 0.0, temperature: float = 1.0) -> Predictions:
+        """As probabilities, after adding to the logit of "normal"."""
+        logits = self.outputs.logits.double().clone()
+        logits[:, THREE_CLASSES.index(NORMAL)] += shift
+        return Predictions(
+            scans=self.names,
+            patients=tuple(name.rsplit("_", 1)[0] for name in self.names),
+            truth=self.outputs.labels.numpy(),
+            probabilities=(logits / temperature).softmax(1).numpy(),
+            labels=THREE_CLASSES,
+        )
+
+
+def known_to(
+    network: torch.nn.Module, learned: torch.Tensor, labels: torch.Tensor, work: Path
+) -> tuple[Familiarity, float]:
+    """What is familiar after learning from features, and calibration chests' median distance."""
+    watched = evaluate(network, ExampleFolder(work / "calibration"), batch_size=8)
+    known = fit_familiarity(learned.numpy(), labels.numpy(), watched.features.numpy())
+    if known is None:
+        raise SystemExit("Too few examples to tell what is familiar.")
+    return known, float(np.median(known.watched))
+
+
+def judged(
+    network: torch.nn.Module, examples: ExampleFolder, known: tuple[Familiarity, float]
+) -> Judged:
+    """What a network says of examples."""
+    outputs = evaluate(network, examples, batch_size=8)
+    distances = known[0].distances(outputs.features.numpy()) / known[1]
+    return Judged(tuple(path.stem for path in examples.paths), outputs, distances)
+
+
+def joined(parts: Iterable[Judged]) -> Judged:
+    """Several sets as one."""
+    found = list(parts)
+    outputs = Outputs(
+        torch.cat([part.outputs.logits for part in found]),
+        torch.cat([part.outputs.labels for part in found]),
+        torch.cat([part.outputs.features for part in found]),
+    )
+    names = tuple(name for part in found for name in part.names)
+    return Judged(names, outputs, np.concatenate([part.distances for part in found]))
+
+
+def write_scan_as_it_is(name: str, folder: Path) -> None:
+    """An example of a real scan with nothing put into it, prepared as `classify` does."""
+    path = folder / f"whole_{name}_{NORMAL}.npz"
+    scan = find_scan(REAL[name])
+    if not path.is_file() and scan is not None:
+        prepared = prepare(read_volume(scan), recipe())
+        write_example(path, Example(prepared.input, prepared.lungs, THREE_CLASSES.index(NORMAL)))
+
+
+def leave_out(name: str, parts: Parts, work: Path) -> Judged:
+    """Train without a real chest, and judge it with and without disease."""
+    training = ExampleFolder(work / "training")
+    kept = [not path.stem.startswith(f"real_{name}_") for path in training.paths]
+    features = learned_features(parts, work)[:, kept]
+    labels = torch.tensor(training.labels)[kept]
+    network = fit(parts, features, labels)
+    folder = work / "left_out" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_scan_as_it_is(name, folder)
+    for number in range(LEFT_OUT_ROUNDS):
+        for path in (work / "training").glob(f"real_{name}_{number:02d}_*.npz"):
+            shutil.copyfile(path, folder / path.name)
+    known = known_to(network, features[0], labels, work)
+    return judged(network, ExampleFolder(folder), known)
+
+
+def shift_to_normal(left_out: Judged) -> float:
+    """The least that must be added to "normal" so that few left-out normals are called ill."""
+    normal = THREE_CLASSES.index(NORMAL)
+    is_normal = left_out.outputs.labels.numpy() == normal
+    for shift in SHIFTS:
+        called = left_out.predictions(float(shift)).decisions[is_normal] != normal
+        if called.mean() <= MOST_FALSE_ALARMS:
+            break
+    return float(shift)
+
+
+def measured(predictions: Predictions, scans: str) -> tuple[MeasuredResult, ...]:
+    """Accuracy, calibration and sensitivities as the card shows them."""
     figures = estimate_figures(predictions)
-    names = ("accuracy", "macro_auc", "log_loss", "expected_calibration_error")
+    names = ("accuracy", "macro_auc", "expected_calibration_error")
     found = {name: figures.overall[name] for name in names}
     for label in THREE_CLASSES:
         found[f"sensitivity for {label}"] = figures.per_class[label]["sensitivity"]
@@ -181,74 +382,104 @@ def measure_results(predictions: Predictions) -> tuple[MeasuredResult, ...]:
             low=round(estimate.low, 4),
             high=round(estimate.high, 4),
             num_scans=estimate.total or len(predictions),
-            scans="simulated patients from seeds not used in training",
+            scans=scans,
         )
         for name, estimate in found.items()
     )
 
 
-def real_answers(classifier: Classifier) -> tuple[MeasuredResult, ...]:
-    """Probabilities for the two real scans, as they come."""
-    engine = make_engine(classifier, "torch")
-    answers = []
-    for name, label, use in (
-        ("P001", COVID19, "never trained on"),
-        ("normal001", NORMAL, "its lungs were trained on"),
-    ):
-        scan = find_real_scan(name)
-        if scan is not None:
-            shares = classifier.probabilities(prepare(read_volume(scan), classifier.recipe), engine)
-            answers.append(
-                MeasuredResult(
-                    measure=f"probability of {label}",
-                    value=round(shares[label], 4),
-                    num_scans=1,
-                    scans=f"{name} of COVID-CT-MD, a real scan of {label}; {use}",
-                )
+def write_table(left_out: Judged, found: Predictions, threshold: float, path: Path) -> None:
+    """The answers on left-out chests, a row each."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["scan", "truth", "decision", "probability", "is_certain", "distance"])
+        for number, name in enumerate(left_out.names):
+            label = THREE_CLASSES[found.decisions[number]]
+            share = float(found.confidences[number])
+            truth = THREE_CLASSES[found.truth[number]]
+            distance = f"{left_out.distances[number]:.3f}"
+            writer.writerow([name, truth, label, f"{share:.3f}", share >= threshold, distance])
+
+
+def whole_scans(left_out: Judged, found: Predictions, threshold: float) -> list[MeasuredResult]:
+    """What the scans as they are were answered by networks that never saw them."""
+    rows = [n for n, name in enumerate(left_out.names) if name.startswith("whole_")]
+    wrong = [n for n in rows if not found.is_right[n]]
+    certain = [n for n in wrong if found.confidences[n] >= threshold]
+    about = "real scans without pneumonia, each left out of the training of what answered it"
+    results = []
+    for measure, hits in (("called ill", wrong), ("called ill and certain", certain)):
+        low, high = wilson(len(hits), len(rows))
+        results.append(
+            MeasuredResult(
+                measure=measure,
+                value=round(len(hits) / len(rows), 4),
+                low=round(low, 4),
+                high=round(high, 4),
+                num_scans=len(rows),
+                scans=f"{about} ({WILSON})",
             )
-    return tuple(answers)
+        )
+    return results
+
+
+def never_trained(folder: Path) -> list[MeasuredResult]:
+    """Probabilities for the real scans that are only ever measured."""
+    classifier = load_classifier(folder)
+    engine = make_engine(classifier, "torch")
+    results = []
+    for name, (where, label) in NEVER_TRAINED.items():
+        scan = find_scan(where)
+        if scan is None:
+            continue
+        result = analyse_scan(scan, classifier, engine=engine).result
+        results.append(
+            MeasuredResult(
+                measure=f"probability of {label}",
+                value=round(result.probabilities.get(label, 0.0), 4),
+                num_scans=1,
+                scans=f"{name}, a real scan of {label}, never trained on",
+            )
+        )
+    return results
 
 
 def main() -> None:
     """Do everything, or go on where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("work", type=Path, help="folder for prepared examples and the run")
-    parser.add_argument("--patients", type=int, default=400, help="simulated chests to train on")
-    parser.add_argument("--epochs", type=int, help="other than the settings file's")
+    parser.add_argument("work", type=Path, help="folder for prepared examples and the runs")
+    parser.add_argument("--rounds", type=int, default=12, help="variants of each real chest")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("src/chestct/default_classifier"))
     arguments = parser.parse_args()
-
-    make_examples(arguments.work, arguments.patients, arguments.processes)
-    overrides = [] if arguments.epochs is None else [f"training.epochs={arguments.epochs}"]
-    settings = read_settings(CONFIG, overrides)
-    parts = find_parts(settings)
-    network = parts.build_network(settings.training.seed)
-    sets = LabelledSets(
-        training=ExampleFolder(arguments.work / "training"),
-        validation=ExampleFolder(arguments.work / "validation"),
-        num_classes=len(THREE_CLASSES),
-    )
-    history = train(
-        network,
-        sets,
-        settings.training,
-        arguments.work / "run",
-        augmentation=parts.augmentation,
-        after_epoch=lambda entry: print(json.dumps(asdict(entry)), flush=True),
-    )
-    print(f"lowest validation loss {min(entry.validation_loss for entry in history):.4f}")
-    write_classifier(network, parts, arguments.work, arguments.out)
+    work, parts = arguments.work, find_parts(read_settings(CONFIG))
+    make_examples(work, arguments.rounds, arguments.processes)
+    left_out = joined(leave_out(name, parts, work) for name in REAL)
+    training = ExampleFolder(work / "training")
+    features = learned_features(parts, work)
+    network = fit(parts, features, torch.tensor(training.labels))
+    write_classifier(network, parts, left_out, work, arguments.out)
 
 
-def write_classifier(network: torch.nn.Module, parts: Parts, work: Path, out: Path) -> None:
-    """Calibrate and test the network and write the classifier's folder with what came out."""
-    watched = predict(network, work / "calibration")
-    temperature = fit_temperature(watched).temperature
-    calibrated = watched.with_probabilities(apply_temperature(watched.probabilities, temperature))
-    promised = abstention_threshold(calibrated, WISHED_ERROR)
-    tested = predict(network, work / "test")
-    tested = tested.with_probabilities(apply_temperature(tested.probabilities, temperature))
+def write_classifier(
+    network: torch.nn.Module, parts: Parts, left_out: Judged, work: Path, out: Path
+) -> None:
+    """Choose shift, temperature and thresholds, test, and write the classifier's folder."""
+    training = ExampleFolder(work / "training")
+    learned = learned_features(parts, work)[0]
+    known = known_to(network, learned, torch.tensor(training.labels), work)
+    watched = joined([judged(network, ExampleFolder(work / "calibration"), known), left_out])
+    shift = shift_to_normal(left_out)
+    temperature = round(fit_temperature(watched.predictions(shift)).temperature, 4)
+    promised = abstention_threshold(watched.predictions(shift, temperature), WISHED_ERROR)
+    distances = np.sort(watched.distances) * known[1]
+    familiarity = replace(known[0], watched=distances, threshold=threshold_of(distances))
+    with torch.no_grad():
+        network.fc2.bias[THREE_CLASSES.index(NORMAL)] += shift
+    tested = judged(network, ExampleFolder(work / "test"), known).predictions(0.0, temperature)
+    found = left_out.predictions(shift, temperature)
+    threshold = promised.threshold or 1.0
+    write_table(left_out, found, threshold, work / "left_out.csv")
     card = Card(
         name="default",
         version=__version__,
@@ -257,22 +488,27 @@ def write_classifier(network: torch.nn.Module, parts: Parts, work: Path, out: Pa
         recipe=asdict(parts.recipe),
         labels=parts.labels,
         trained_on=(
-            f"SIMULATED DISEASE. {len(ExampleFolder(work / 'training'))} examples: simulated "
-            "chests with simulated lesions, and simulated lesions inserted into one real normal "
-            "scan (COVID-CT-MD, normal001). No real pneumonia was seen in training. For trying "
-            "the software only."
+            f"SIMULATED DISEASE. {len(training)} examples: simulated disease put into "
+            f"{len(REAL)} real chests without pneumonia and into simulated chests, each chest with "
+            "CAP, with COVID-19 and with neither. No real pneumonia was seen in training. When in "
+            f"doubt it says normal: {shift:g} was added to that logit. For trying the software "
+            "only."
         ),
-        results=measure_results(tested),
+        results=(
+            *measured(tested, "simulated chests that were not trained on, three patterns in each"),
+            *measured(found, "real chests with simulated disease or none, each left out in turn"),
+            *whole_scans(left_out, found, threshold),
+        ),
         versions={"chestct": __version__, "torch": torch.__version__, "numpy": np.__version__},
         licence="Apache-2.0",
-        temperature=round(temperature, 4),
-        abstention=abstention_of(promised, len(watched)),
-        explanation="gradcam++:layer2",
+        temperature=temperature,
+        abstention=abstention_of(promised, len(watched.names)),
+        explanation="layercam:densities",
     )
-    save_classifier(out, network, card)
-    answers = real_answers(load_classifier(out))
-    card = card.model_copy(update={"results": (*card.results, *answers)})
-    save_classifier(out, network, card)
+    save_classifier(out, network, card, familiarity)
+    card = load_classifier(out).card
+    card = card.model_copy(update={"results": (*card.results, *never_trained(out))})
+    save_classifier(out, network, card, familiarity)
     print(card.model_dump_json(indent=1))
 
 
