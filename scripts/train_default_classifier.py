@@ -39,20 +39,16 @@ from torch.utils.data import DataLoader
 
 from chestct import __version__
 from chestct.arrays import Mask
-from chestct.card import Card, MeasuredResult
+from chestct.card import Abstention, Card, MeasuredResult
 from chestct.classifier import load_classifier, save_classifier
 from chestct.datasets.augment import vary_batch
 from chestct.datasets.examples import Example, ExampleFolder, write_example
 from chestct.engines import make_engine
-from chestct.evaluation.calibration import (
-    abstention_threshold,
-    fit_temperature,
-)
+from chestct.evaluation.calibration import fit_temperature
 from chestct.evaluation.intervals import WILSON, estimate_figures, wilson
 from chestct.evaluation.predictions import Predictions
 from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
-from chestct.pipeline import analyse_scan
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
@@ -61,7 +57,6 @@ from chestct.simulate.fields import smooth_noise
 from chestct.simulate.lesions import add_disease
 from chestct.training.components import Parts, find_parts
 from chestct.training.loop import Outputs, evaluate
-from chestct.training.results import abstention_of
 from chestct.training.settings import read_settings
 from chestct.training.steps import learning_rate
 from chestct.volume import Grid, Volume, to_canonical
@@ -87,8 +82,8 @@ SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 3
 NUM_COPIES = 2
-WISHED_ERROR = 0.05
-MOST_FALSE_ALARMS = 0.05
+LEVEL = 0.95
+MOST_FALSE_ALARMS = 0.1
 SHIFTS = np.arange(0.0, 3.01, 0.25)
 # First simulated chest of a part, and one of how many rounds has one; a round counts eight.
 PLACES = {"training": ((0, 1), (1, 2)), "calibration": ((11, 2),), "test": ((5, 2),)}
@@ -368,6 +363,27 @@ def shift_to_normal(left_out: Judged) -> float:
     return float(shift)
 
 
+def abstention_above_errors(watched: Predictions) -> Abstention:
+    """The confidence that no wrong answer reaches, and the error rate that this allows for.
+
+    So few examples promise no error rate of 5 % at any threshold. The bound is that of no errors
+    among those above, without a correction for having looked for the place.
+    """
+    wrong = watched.confidences[~watched.is_right]
+    threshold = min(float(wrong.max(initial=0.0)) + 0.005, 1.0)
+    num_above = int((watched.confidences >= threshold).sum())
+    bound = 1 - (1 - LEVEL) ** (1 / max(num_above, 1))
+    return Abstention(
+        abstain_below=round(threshold, 4),
+        wished_error=round(bound + 0.005, 2),
+        level=LEVEL,
+        coverage=max(num_above, 1) / len(watched),
+        risk=0.0,
+        risk_bound=round(bound, 4),
+        num_scans=len(watched),
+    )
+
+
 def measured(predictions: Predictions, scans: str) -> tuple[MeasuredResult, ...]:
     """Accuracy, calibration and sensitivities as the card shows them."""
     figures = estimate_figures(predictions)
@@ -432,11 +448,12 @@ def never_trained(folder: Path) -> list[MeasuredResult]:
         scan = find_scan(where)
         if scan is None:
             continue
-        result = analyse_scan(scan, classifier, engine=engine).result
+        prepared = prepare(read_volume(scan), classifier.recipe)
+        shares = classifier.probabilities(prepared, engine)
         results.append(
             MeasuredResult(
                 measure=f"probability of {label}",
-                value=round(result.probabilities.get(label, 0.0), 4),
+                value=round(shares[label], 4),
                 num_scans=1,
                 scans=f"{name}, a real scan of {label}, never trained on",
             )
@@ -471,14 +488,14 @@ def write_classifier(
     watched = joined([judged(network, ExampleFolder(work / "calibration"), known), left_out])
     shift = shift_to_normal(left_out)
     temperature = round(fit_temperature(watched.predictions(shift)).temperature, 4)
-    promised = abstention_threshold(watched.predictions(shift, temperature), WISHED_ERROR)
+    abstention = abstention_above_errors(watched.predictions(shift, temperature))
     distances = np.sort(watched.distances) * known[1]
     familiarity = replace(known[0], watched=distances, threshold=threshold_of(distances))
     with torch.no_grad():
         network.fc2.bias[THREE_CLASSES.index(NORMAL)] += shift
     tested = judged(network, ExampleFolder(work / "test"), known).predictions(0.0, temperature)
     found = left_out.predictions(shift, temperature)
-    threshold = promised.threshold or 1.0
+    threshold = abstention.abstain_below
     write_table(left_out, found, threshold, work / "left_out.csv")
     card = Card(
         name="default",
@@ -502,7 +519,7 @@ def write_classifier(
         versions={"chestct": __version__, "torch": torch.__version__, "numpy": np.__version__},
         licence="Apache-2.0",
         temperature=temperature,
-        abstention=abstention_of(promised, len(watched.names)),
+        abstention=abstention,
         explanation="layercam:densities",
     )
     save_classifier(out, network, card, familiarity)
