@@ -141,12 +141,14 @@ def _looks_like(scan: ScanLungs) -> str:
         return ""
     pixel_cm2 = float(np.prod(scan.volume.grid.spacing_mm[1:]) * strides[1] * strides[2]) / 100.0
     area_cm2 = float(np.median(np.count_nonzero(voxels > _BODY_HU, axis=(1, 2)))) * pixel_cm2
-    bone = np.count_nonzero(voxels > _BONE_HU) / max(1, np.count_nonzero(voxels > _BODY_HU))
+    num_body = int(np.count_nonzero(voxels > _BODY_HU))
+    bone = int(np.count_nonzero(voxels > _BONE_HU)) / max(1, num_body)
     if area_cm2 < _HEAD_CM2 and bone > _HEAD_BONE:
-        return "a body so narrow and with so much bone is a head or neck; "
-    if scan.area[-1] > _CUT_AREA * scan.area.max(initial=0.0) > 0.0:
+        return "it looks like a head or neck; "
+    largest = float(scan.area.max(initial=0.0))
+    if largest > 0.0 and float(scan.area[-1]) > _CUT_AREA * largest:
         return "only their bases are in view, at the upper end of an abdomen; "
-    return "this much soft tissue without lung is an abdomen; " if area_cm2 > _HEAD_CM2 else ""
+    return "it looks like an abdomen; " if area_cm2 > _HEAD_CM2 else ""
 
 
 def _half_in_view(scan: ScanLungs) -> str:
@@ -192,7 +194,7 @@ def _network_doubts(network: NetworkLungs) -> list[str]:
             f"The lungs' outline is uncertain: {network.doubtful_share:.1f} times as much is in "
             "doubt as along a plain outline. Check it, or give a mask (--lungs)."
         )
-    smaller, larger = sorted((network.right_ml, network.left_ml))
+    smaller, larger = (pick(network.right_ml, network.left_ml) for pick in (min, max))
     if smaller * _UNEQUAL < larger:
         side = "right" if network.right_ml < network.left_ml else "left"
         doubts.append(
