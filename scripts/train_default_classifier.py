@@ -83,6 +83,8 @@ COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 3
 NUM_COPIES = 2
 LEVEL = 0.95
+COVID_PER_CAP = 169 / 60
+"""Prior odds of the two pneumonias: patients of COVID-CT-MD (Afshar et al. 2021)."""
 MOST_FALSE_ALARMS = 0.1
 SHIFTS = np.arange(0.0, 3.01, 0.25)
 # First simulated chest of a part, and one of how many rounds has one; a round counts eight.
@@ -267,6 +269,14 @@ def fit(parts: Parts, features: torch.Tensor, labels: torch.Tensor) -> torch.nn.
     return network.eval()
 
 
+def offsets(shift: float) -> torch.Tensor:
+    """What is added to the logits: the prior odds of the pneumonias, and a shift to "normal"."""
+    added = torch.zeros(len(THREE_CLASSES), dtype=torch.float64)
+    added[THREE_CLASSES.index(COVID19)] = float(np.log(COVID_PER_CAP))
+    added[THREE_CLASSES.index(NORMAL)] = shift
+    return added
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
     """What a network said of examples it had not seen.
@@ -282,9 +292,8 @@ class Judged:
     distances: np.ndarray
 
     def predictions(self, shift: float = 0.0, temperature: float = 1.0) -> Predictions:
-        """As probabilities, after adding to the logit of "normal"."""
-        logits = self.outputs.logits.double().clone()
-        logits[:, THREE_CLASSES.index(NORMAL)] += shift
+        """As probabilities, after adding `offsets(shift)` to the logits."""
+        logits = self.outputs.logits.double() + offsets(shift)
         return Predictions(
             scans=self.names,
             patients=tuple(name.rsplit("_", 1)[0] for name in self.names),
@@ -491,9 +500,9 @@ def write_classifier(
     abstention = abstention_above_errors(watched.predictions(shift, temperature))
     distances = np.sort(watched.distances) * known[1]
     familiarity = replace(known[0], watched=distances, threshold=threshold_of(distances))
+    tested = judged(network, ExampleFolder(work / "test"), known).predictions(shift, temperature)
     with torch.no_grad():
-        network.fc2.bias[THREE_CLASSES.index(NORMAL)] += shift
-    tested = judged(network, ExampleFolder(work / "test"), known).predictions(0.0, temperature)
+        network.fc2.bias += offsets(shift).float()
     found = left_out.predictions(shift, temperature)
     threshold = abstention.abstain_below
     write_table(left_out, found, threshold, work / "left_out.csv")
@@ -508,8 +517,8 @@ def write_classifier(
             f"SIMULATED DISEASE. {len(training)} examples: simulated disease put into "
             f"{len(REAL)} real chests without pneumonia and into simulated chests, each chest with "
             "CAP, with COVID-19 and with neither. No real pneumonia was seen in training. When in "
-            f"doubt it says normal: {shift:g} was added to that logit. For trying the software "
-            "only."
+            f"doubt it says normal: {shift:g} was added to that logit; and COVID-19 counts as "
+            f"{COVID_PER_CAP:.1f} times as frequent as CAP. For trying the software only."
         ),
         results=(
             *measured(tested, "simulated chests that were not trained on, three patterns in each"),
