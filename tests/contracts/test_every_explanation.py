@@ -28,6 +28,7 @@ FORMS: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "maseres published": ({"attention": "published", "input_shape": [15, 14, 14]}, (15, 14, 14)),
     "alexnet3d": ({"input_shape": [51, 51, 51], "dense_units": 8}, (51, 51, 51)),
     "voxcnn": ({"input_shape": [100, 100, 100]}, (100, 100, 100)),
+    "lung_densities": ({"head_units": 8}, (36, 33, 40)),
 }
 """Settings and an input shape with which each network is quick to run; forms after a space."""
 
@@ -39,6 +40,7 @@ LAST_BLOCKS = {
     "maseres published": "block3",
     "alexnet3d": "features",
     "voxcnn": "features.12",
+    "lung_densities": "densities",
 }
 WITHOUT_ATTENTION = sorted(set(FORMS) - {"maseres"})
 EVERY_PAIR = pytest.mark.parametrize(
