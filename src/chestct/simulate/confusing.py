@@ -233,8 +233,8 @@ class ConfusingSettings:
         airway: "closed", "tracheostomy" or "open" (through nose and mouth).
         is_prone: The patient lies on the belly.
         has_contrast: Contrast medium in the blood.
-        pattern: Disease: "normal", "CAP", "COVID-19" or a name in `airless.AIRLESS`.
-        metal: Name in `metal.METALS`, or "none".
+        pattern: Disease: "normal", "CAP", "COVID-19" or a name in `lesions.AIRLESS`.
+        metal: Name in `METALS`, or "none".
         padding: Value in HU outside the reconstruction's circle, or "none".
         blank_slices: Slices of the padding's value at an end or amid the scan.
     """

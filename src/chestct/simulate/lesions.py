@@ -335,7 +335,7 @@ def insert_lesions(
     Args:
         volume: Scan in HU, any axis-aligned orientation; it is not changed.
         lungs: Its lung mask, same grid.
-        pattern: "COVID-19", "CAP" or "normal", or a name in `airless.AIRLESS`.
+        pattern: "COVID-19", "CAP" or "normal", or a name in `AIRLESS`.
         rng: Where the randomness comes from.
         varied: Draw from `VARIED`: more faces of each disease, in lungs that may show whatever is
             no pneumonia (emphysema, bands, nodules, a shallow breath). From the same generator
