@@ -352,6 +352,15 @@ def cut_view(values: np.ndarray, labels: np.ndarray, rng: Rng) -> None:
                 labels[tuple(part)] = 0
 
 
+def leave_slab(values: np.ndarray, labels: np.ndarray, rng: Rng) -> None:
+    """A few slices only; above them the air that pads an input."""
+    number = int(rng.integers(1, 14))
+    first = int(rng.integers(len(values) - number))
+    for array, empty in ((values, AIR), (labels, 0)):
+        array[:number] = array[first : first + number].copy()
+        array[number:] = empty
+
+
 def _cut_circle(values: np.ndarray, labels: np.ndarray, rng: Rng) -> None:
     """Padding outside the scanner's circle; nearly always below air, clipped to it."""
     _, height, width = values.shape
@@ -433,21 +442,19 @@ def _window(source: Example, size: tuple[int, int, int], rng: Rng) -> Example:
 def augment(source: Example, size: tuple[int, int, int], rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """One training crop: HU clipped to the network's range, and labels."""
     example = _window(source, size, rng)
-    has_lungs = np.count_nonzero(example.lungs) > 500
-    if has_lungs and rng.random() < 0.6:
+    if np.count_nonzero(example.lungs) > 500 and rng.random() < 0.6:
         add_disease(example, rng)
-    if rng.random() < 0.45:
-        add_bowel(example, rng)
-    if rng.random() < 0.15:
-        add_contrast(example, rng)
-    if rng.random() < 0.05:
-        add_metal(example, rng)
+    for add, odds in ((add_bowel, 0.45), (add_contrast, 0.15), (add_metal, 0.05)):
+        if rng.random() < odds:
+            add(example, rng)
     values, labels = place(example, size, rng)
     if rng.random() < 0.35:
         values = thicken(values, rng)
     values = _look(values, rng).astype(np.float32)
     if rng.random() < 0.5:
         cut_view(values, labels, rng)
-    if rng.random() < 0.03:
+    if rng.random() < 0.05:
+        leave_slab(values, labels, rng)
+    elif rng.random() < 0.03:
         blank_slices(values, labels, rng)
     return np.clip(values, -1024, 600), labels

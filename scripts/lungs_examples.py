@@ -22,7 +22,7 @@ from lungs_augment import find_body
 from scipy import ndimage
 
 from chestct import read_volume
-from chestct.simulate.confusing import simulate_confusing_patient
+from chestct.simulate import simulate_confusing_patient
 from chestct.simulate.lesions import add_disease
 from chestct.volume import Grid, Volume, to_canonical
 
@@ -31,6 +31,7 @@ VOXEL_ML = MM**3 / 1000
 RIGHT, LEFT, GAS = 1, 2, 3
 SEED = 77
 NUM_SIMULATED = 120
+NUM_SIMPLE = 32
 GAS_BELOW_HU = -400
 ADDED_HU = (-300, 140)
 """What a correction may add: neither air nor bone."""
@@ -333,6 +334,64 @@ def write_simulated(work: Path, num: int) -> None:
         print(f"simulated {index}: {values.shape} {patient.settings.view}", flush=True)
 
 
+def write_simple(work: Path, num: int) -> None:
+    """Chests of ellipsoids, and arrays of noise: whatever looks like no patient is handled too."""
+    for index in range(num):
+        rng = np.random.default_rng([SEED, 9, index])
+        values, labels = _draw_noise(rng) if index % 8 == 7 else _draw_simple(rng)
+        _write(work / "simulated" / f"simple{index:03d}.npz", values, labels)
+
+
+def _draw_noise(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Noise between two values, of some grain."""
+    shape = tuple(int(n) for n in rng.integers(8, 100, 3))
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), float(rng.uniform(0, 2)))
+    low, high = sorted(rng.uniform(-1024, 1500, 2))
+    values = low + (high - low) * (noise - noise.min()) / (np.ptp(noise) + 1e-6)
+    return values, np.zeros(shape, dtype=np.uint8)
+
+
+def _draw_simple(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A chest with two lungs, heart, spine, domes, airways, gas and a table, all plain shapes."""
+    high, deep, wide = rng.uniform(240, 380), rng.uniform(95, 130), rng.uniform(140, 185)
+    shape = (int(high / MM), int(rng.uniform(210, 300) / MM), int(rng.uniform(300, 420) / MM))
+    z, y, x = np.meshgrid(*[(np.arange(n) + 0.5) * MM for n in shape], indexing="ij")
+    y, x = y - shape[1] * MM / 2, x - shape[2] * MM / 2
+    labels = np.zeros(shape, dtype=np.uint8)
+    values = np.full(shape, rng.choice([-1024.0, -1000.0]))
+    values[(y > deep + 8) & (y < deep + rng.uniform(12, 40)) & (np.abs(x) < 210)] = -930
+    body = (x / wide) ** 2 + (y / deep) ** 2 < 1
+    inner = (x / (wide - 15)) ** 2 + (y / (deep - 13)) ** 2 < 1
+    values[body], values[inner] = -100, rng.uniform(30, 60)
+    cavity = (x / (0.8 * wide)) ** 2 + (y / (0.78 * deep)) ** 2
+    base, apex = rng.uniform(-20, 80), high - rng.uniform(-20, 60)
+    domes = [base + rng.uniform(40, 100) for _ in range(2)]
+    floor = base + (np.where(x < 0, *domes) - base) * np.clip(
+        1 - ((np.abs(x) - 0.42 * wide) / (0.45 * wide)) ** 2 - ((y + 15) / (0.7 * deep)) ** 2, 0, 1
+    )
+    narrowing = np.clip(1.001 - np.clip((z - apex + 80) / 80, 0, 1) ** 2, 0, 1)
+    spine = x**2 + (y - 0.68 * deep) ** 2 < rng.uniform(15, 23) ** 2
+    heart = ((x - 20) / 62) ** 2 + ((y + 25) / 50) ** 2 + ((z - base - 90) / 60) ** 2 < 1
+    apart = (np.abs(x) > rng.uniform(12, 25)) & ~spine & ~heart
+    lungs = (cavity < 0.94 * narrowing) & apart & (z > floor) & (z < apex)
+    ribs = body & (cavity > 1.0) & (cavity < 1.12) & ((z - 0.3 * y) % 26 < 11)
+    values[ribs & (rng.random() < 0.7)], values[spine] = 600, 500
+    values[lungs] = rng.uniform(-900, -780)
+    labels[lungs] = np.where(x < 0, RIGHT, LEFT)[lungs]
+    along = np.clip((apex - 90 - z) / 25, 0, 1)
+    trachea = (x**2 + (y - 10) ** 2 < 9**2) & (z > apex - 90)
+    bronchi = ((np.abs(x) - 30 * along) ** 2 + (y - 10) ** 2 < 7**2) & (np.abs(z - apex + 100) < 12)
+    gas = body & (trachea | bronchi)
+    for _ in range(int(rng.integers(0, 4))):
+        centre = rng.uniform(-20, base + 30), rng.uniform(-0.7, 0) * deep, rng.uniform(-60, 90)
+        radii = rng.uniform(12, 42, 3)
+        parts = ((p - c) / r for p, c, r in zip((z, y, x), centre, radii, strict=True))
+        gas |= inner & ~lungs & (z < floor - 6) & (sum(part**2 for part in parts) < 1)
+    values[gas], labels[gas] = -985, GAS
+    values = ndimage.gaussian_filter(values, 0.4) + rng.normal(0, rng.uniform(0, 25), shape)
+    return values, labels
+
+
 if __name__ == "__main__":
     step, where = sys.argv[1], Path(sys.argv[2])
     if step == "outlines":
@@ -341,3 +400,4 @@ if __name__ == "__main__":
         write_real(where)
         write_diseased(where)
         write_simulated(where, NUM_SIMULATED)
+        write_simple(where, NUM_SIMPLE)
