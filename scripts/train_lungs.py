@@ -2,8 +2,8 @@
 
     python scripts/lungs_examples.py outlines WORK
     python scripts/lungs_examples.py examples WORK
-    python scripts/train_lungs.py WORK [--minutes 40] [--out src/chestct/preprocess/lungs]
-    python scripts/train_lungs.py WORK --leave-out [--minutes 5]
+    python scripts/train_lungs.py WORK [--steps 1500] [--out src/chestct/preprocess/lungs]
+    python scripts/train_lungs.py WORK --leave-out [--steps 300]
 
 Training is a plain loop, for every step draws its own example: a real scan or a simulated one,
 with disease put into its known lungs and bowel around them, turned, cut and scanned anew
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -37,7 +36,7 @@ from chestct.networks.lungs import LUNG_CLASSES, LungsNet
 from chestct.storage import file_sha256
 
 CROPS = ((56, 72, 88), (64, 80, 96))
-"""Size of crops at first, and in the last third of the time."""
+"""Size of crops at first, and in the last third of the steps."""
 LARGE_SHARE = 0.33
 BATCH = 2
 """Of one crop, PyTorch on the CPU takes a convolution that is half as fast."""
@@ -63,7 +62,7 @@ class Run:
     """One training.
 
     Attributes:
-        minutes: Wall time after which it ends; the learning rate falls to zero by then.
+        steps: Of each process; the learning rate falls to zero by then.
         rate: Highest learning rate.
         seed: Of weights and of all that is drawn.
         left_out: Real scans not to be seen.
@@ -71,7 +70,7 @@ class Run:
         processes: How many train side by side.
     """
 
-    minutes: float
+    steps: int
     rate: float = 2e-3
     seed: int = 0
     left_out: tuple[str, ...] = ()
@@ -89,7 +88,7 @@ def load_example(path: Path) -> Example:
 
 
 def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of augmented crops: input (batch, 1, depth, height, width) and labels."""
+    """Batches of augmented crops, one a step: input (batch, 1, depth, height, width) and labels."""
     rng = np.random.default_rng([run.seed, rank])
     real = [
         path
@@ -98,9 +97,8 @@ def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor
     ]
     simulated = sorted((work / "simulated").glob("*.npz"))
     odds = np.array([0.25 if "+" in p.stem else 2.0 if p.stem in ABDOMENS else 1.0 for p in real])
-    large_from = time.monotonic() + 60 * run.minutes * (1 - LARGE_SHARE)
-    while True:
-        size = CROPS[time.monotonic() > large_from]
+    for step in range(run.steps):
+        size = CROPS[step > run.steps * (1 - LARGE_SHARE)]
         scans, labels = [], []
         for _ in range(BATCH):
             path = real[rng.choice(len(real), p=odds / odds.sum())]
@@ -148,17 +146,14 @@ def _average(mean: nn.Module, network: nn.Module, keep: float) -> None:
 
 
 @torch.no_grad()
-def _meet(network: nn.Module, spent: float) -> float:
-    """Give every process the mean of all weights and the first one's clock."""
+def _meet(network: nn.Module) -> None:
+    """Give every process the mean of all weights."""
     if not distributed.is_initialized():
-        return spent
+        return
     for value in network.state_dict().values():
         if value.is_floating_point():
             distributed.all_reduce(value)
             value /= distributed.get_world_size()
-    clock = torch.tensor([spent], dtype=torch.float64)
-    distributed.broadcast(clock, 0)
-    return float(clock)
 
 
 def train(work: Path, run: Run, keep: Path, start: Path | None = None) -> LungsNet:
@@ -190,23 +185,22 @@ def _train_one(
     network = _started(start)
     mean = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=run.rate, weight_decay=1e-2)
-    begun, losses, spent = time.monotonic(), [], 0.0
-    for step, crop in enumerate(draw_crops(work, run, rank)):
-        rate = run.rate * min(1.0, (step + 1) / 30) * 0.5 * (1 + np.cos(np.pi * spent))
+    losses = []
+    for step, crop in enumerate(draw_crops(work, run, rank), start=1):
+        spent = step / run.steps
+        rate = run.rate * min(1.0, step / 30) * 0.5 * (1 + np.cos(np.pi * spent))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses.append(_step(network, optimizer, crop))
-        if step % STEPS_APART != STEPS_APART - 1:
-            continue
-        spent = _meet(network, (time.monotonic() - begun) / 60 / run.minutes)
-        _average(mean, network, min(0.96, step / (step + 10 * STEPS_APART)))
         if spent > 1 - FROZEN_SHARE:
             _freeze_statistics(network)
-        if rank == 0 and (step % 40 == 39 or spent >= 1):
-            print(f"  step {step + 1}: loss {np.mean(losses[-40:]):.4f}", flush=True)
+        losses.append(_step(network, optimizer, crop))
+        if step % STEPS_APART and step < run.steps:
+            continue
+        _meet(network)
+        _average(mean, network, min(0.96, step / (step + 10 * STEPS_APART)))
+        if rank == 0 and (step % 40 == 0 or step == run.steps):
+            print(f"  step {step}: loss {np.mean(losses[-40:]):.4f}", flush=True)
             save_weights(mean, keep)
-        if spent >= 1:
-            return
 
 
 def _started(start: Path | None) -> LungsNet:
@@ -279,14 +273,14 @@ def measure(network: nn.Module, work: Path, name: str) -> dict[str, float]:
     }
 
 
-def leave_out(work: Path, minutes: float) -> None:
+def leave_out(work: Path, steps: int) -> None:
     """Figures of every real scan by a network that has not seen it."""
     base = work / "leave_out" / "simulated.safetensors"
     if not base.is_file():
         print("simulated patients only", flush=True)
-        train(work, Run(2 * minutes, real_share=0.0), base)
+        train(work, Run(2 * steps, real_share=0.0), base)
     for number, fold in enumerate(FOLDS):
-        run = Run(minutes, rate=1e-3, seed=number, left_out=fold)
+        run = Run(steps, rate=1e-3, seed=number, left_out=fold)
         network = train(work, run, work / "leave_out" / f"fold{number}.safetensors", base)
         for name in fold:
             print(json.dumps({"scan": name} | measure(network, work, name)), flush=True)
@@ -307,7 +301,7 @@ def write_card(out: Path, work: Path, run: Run, network: nn.Module) -> None:
             "examples_of_real_scans": len(real),
             "simulated_patients": len(list((work / "simulated").glob("*.npz"))),
         },
-        "minutes": run.minutes,
+        "steps": run.steps,
         "seed": run.seed,
         "measured_only": {
             path.stem: measure(network, work, path.stem)
@@ -324,7 +318,7 @@ def main() -> None:
     """Train and write the package's weights, or measure by leaving out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path, help="folder made by lungs_examples.py")
-    parser.add_argument("--minutes", type=float, default=40.0, help="of one training")
+    parser.add_argument("--steps", type=int, default=1500, help="of each of two processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
@@ -332,9 +326,9 @@ def main() -> None:
     parser.add_argument("--leave-out", action="store_true")
     arguments = parser.parse_args()
     if arguments.leave_out:
-        leave_out(arguments.work, arguments.minutes)
+        leave_out(arguments.work, arguments.steps)
         return
-    run = Run(arguments.minutes, arguments.rate, arguments.seed)
+    run = Run(arguments.steps, arguments.rate, arguments.seed)
     network = train(arguments.work, run, arguments.work / "weights.safetensors", arguments.start)
     save_weights(network, arguments.out / "weights.safetensors", half=True)
     write_card(arguments.out, arguments.work, replace(run), network)
