@@ -103,17 +103,19 @@ def test_emphysema_takes_tissue_and_leaves_vessels(healthy) -> None:
     assert np.array_equal(thinned[plane > 0], plane[plane > 0].astype(np.float32))
 
 
-def test_covid_along_the_back_is_confluent_in_both_lungs_and_dense_at_the_wall(healthy) -> None:
+def test_covid_along_the_back_is_confluent_mostly_in_both_lungs_and_dense_at_the_wall(
+    healthy,
+) -> None:
     places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
-    shares = []
+    shares, is_in_both = [], []
     for seed in range(6):
         solid = _along_the_back(places, np.random.default_rng(seed)).dense > 0.5
         solid &= places.inside
         shares.append(solid[places.inside].mean())
         assert np.median(places.behind_mm()[solid]) < 60
-        for side in (-1, 1):
-            assert solid[places.side == side].any()
+        is_in_both.append(all(solid[places.side == side].any() for side in (-1, 1)))
     assert max(shares) > 0.12
+    assert np.mean(is_in_both) > 0.5
 
 
 def test_varied_pneumonia_has_fluid_in_some_and_round_foci_and_buds_in_others(healthy) -> None:
