@@ -162,13 +162,13 @@ class TiffOptions:
         said = (self.spacing_mm, self.order, self.slope, self.intercept)
         if all(value is None for value in said) and not self.is_windowed:
             return None
-        if self.spacing_mm is None or self.order is None:
+        if self.spacing_mm is None or self.order not in ("ascending", "descending"):
             msg = "TIFF slices need --spacing-mm D,H,W and --order ascending or descending."
             raise ReadError(msg)
         unit: Literal["windowed", "HU"] = "windowed" if self.is_windowed else "HU"
         return TiffGeometry(
             spacing_mm=_three_numbers(self.spacing_mm),
-            order=self.order,  # type: ignore[arg-type]  # checked by TiffGeometry itself
+            order="ascending" if self.order == "ascending" else "descending",
             slope=self.slope,
             intercept=self.intercept,
             unit=unit,
