@@ -304,6 +304,20 @@ def test_an_explanation_is_made_when_asked_for(scan: Path, classifier: Classifie
     assert explained.result.probabilities == plain.result.probabilities
 
 
+class _Counting:
+    """A `Watcher` that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.read: list[Path] = []
+        self.steps: list[tuple[int, int]] = []
+
+    def was_read(self, volume: Volume, path: Path) -> None:
+        self.read.append(path)
+
+    def explaining(self, done: int, num: int) -> None:
+        self.steps.append((done, num))
+
+
 def test_auto_explains_as_the_card_says_and_slow_methods_tell_how_far_they_are(
     scan: Path, classifier: Classifier
 ) -> None:
@@ -313,15 +327,10 @@ def test_auto_explains_as_the_card_says_and_slow_methods_tell_how_far_they_are(
     assert analysis.explanation is not None
     explanation = analysis.explanation.explanation
     assert (explanation.method, explanation.layer) == ("layercam", "layer2")
-    steps: list[tuple[int, int]] = []
-    analyse_scan(
-        scan,
-        classifier,
-        engine="torch",
-        explain="occlusion",
-        listener=lambda done, num: steps.append((done, num)),
-    )
-    assert steps[-1][0] == steps[-1][1] > 1
+    watcher = _Counting()
+    analyse_scan(scan, classifier, engine="torch", explain="occlusion", watcher=watcher)
+    assert watcher.steps[-1][0] == watcher.steps[-1][1] > 1
+    assert watcher.read == [scan]
 
 
 def test_an_unknown_explanation_is_said_before_anything_is_read(
