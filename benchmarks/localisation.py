@@ -33,6 +33,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
+from chestct.readers.masks import read_mask
 from chestct.studies.localisation import (
     Asked,
     MapScores,
@@ -40,7 +41,6 @@ from chestct.studies.localisation import (
     lesion_file,
     mask_at_input,
     measure_answer,
-    read_mask,
 )
 from chestct.studies.model_audit_weights import with_network
 from chestct.training.data import Listener
