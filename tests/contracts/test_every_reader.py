@@ -24,7 +24,7 @@ def scan() -> Volume:
     """A box of tissue with air around and in it, alike from no two sides."""
     voxels = np.full(GRID.shape, -1000, dtype=np.int16)
     voxels[:, 6:30, 5:31] = 40
-    voxels[2:5, 10:20, 8:16] = -850
+    voxels[:, 10:20, 8:16] = -850
     voxels[1, 12, 25] = 900
     return Volume(voxels=voxels, grid=GRID, unit="HU", source=ScanSource(format="simulated"))
 
