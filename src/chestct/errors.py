@@ -33,6 +33,16 @@ def printable_message(text: str) -> str:
     return "\n".join(printable(line) for line in (first, *lines))
 
 
+def kind_of(error: Exception) -> str:
+    """An unexpected error's kind, and for the system's own errors the reason that it gives.
+
+    No more of it: other texts hold names of files, which archives name by patient, or parts of
+    headers.
+    """
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+
+
 class ChestCTError(Exception):
     """Something outside the program was not as it should be; the message says what to do.
 

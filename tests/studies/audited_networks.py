@@ -103,6 +103,12 @@ def sick_chest() -> tuple[Volume, Volume]:
     return _noisy(plain.with_voxels(voxels), 2), plain.with_voxels(lesion)
 
 
+def own_lungs() -> Volume:
+    """The drawn chest's lungs as they were drawn."""
+    plain = chest(GRID)
+    return plain.with_voxels(plain.voxels == LUNG_HU)
+
+
 def _noisy(volume: Volume, seed: int) -> Volume:
     noise = np.random.default_rng(seed).integers(-8, 9, volume.voxels.shape)
     return volume.with_voxels((volume.voxels + noise).clip(-1024).astype(np.int16))

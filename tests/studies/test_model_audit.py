@@ -77,7 +77,7 @@ def sick(source: str = TRUE_LESIONS) -> Subject:
 @cache
 def audit_of_lung_network() -> ScanAudit:
     torch.manual_seed(0)
-    return audit_scan(auditor_of(Mean(0.45, is_inside=True)), sick())
+    return audit_scan(auditor_of(Mean(0.42, is_inside=True)), sick())
 
 
 @cache
@@ -146,15 +146,12 @@ def test_a_disease_seen_in_evenly_healthy_lungs_is_notable() -> None:
     assert "outline is enough" in sentence(audit, "lungs")
 
 
-@pytest.mark.xfail(
-    strict=False, reason="0.16 where 0.1 is allowed: the lungs network on a chest of ellipsoids"
-)
 def test_every_change_is_answered_and_harmless_ones_change_little(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("chestct.studies.model_audit.CHANGES", CHANGES)
     torch.manual_seed(0)
-    audit = audit_scan(auditor_of(Mean(0.45, is_inside=True)), sick())
+    audit = audit_scan(auditor_of(Mean(0.42, is_inside=True)), sick())
     probes = {probe.name: probe for probe in audit.probes if probe.group == STABILITY}
     assert set(probes) == {
         *("shift-left", "shift-back", "noise", "smooth", "sharp", "thick", "mirror")

@@ -32,7 +32,7 @@ from chestct.cli import (
     train,
 )
 from chestct.cli.terminal import rephrased_libraries, show_error, show_line, speak_any_encoding
-from chestct.errors import ChestCTError
+from chestct.errors import ChestCTError, kind_of
 
 EXIT_DONE = 0
 EXIT_WRONG = 2
@@ -150,5 +150,4 @@ def _message_of(error: Exception) -> str:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "chestct"
         return f"{error.format_message()} See: {command} --help"
-    # Its text can hold names of files and parts of headers.
-    return f"internal error ({type(error).__name__}). Run with --debug for details."
+    return f"internal error ({kind_of(error)}). Run with --debug for details."

@@ -19,7 +19,7 @@ from chestct.cli.terminal import (
     show_table,
     stdout_console,
 )
-from chestct.errors import ChestCTError, ReadError
+from chestct.errors import ChestCTError, ReadError, kind_of
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -267,11 +267,9 @@ def _failure(scan: Path, name: str, error: Exception) -> str:
             f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
             "a machine with more."
         )
-    # Other texts hold names of files, which archives name by patient, or parts of a header.
-    reason = f": {error.strerror or 'no details'}" if isinstance(error, OSError) else ""
     return (
-        f"{scan}: internal error ({type(error).__name__}{reason}). Classify this scan alone with "
-        "--debug for details, and report them."
+        f"{scan}: internal error ({kind_of(error)}). Classify this scan alone with --debug for "
+        "details, and report them."
     )
 
 

@@ -72,8 +72,8 @@ def read_or_make_key(path: Path) -> bytes:
         with path.open("rb") as stream:
             key = stream.read(MOST_KEY_BYTES + 1)
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        msg = f"The key file {path} cannot be used: {reason}. Name a file in a folder of yours."
+        msg = f"The key file {path} cannot be used: {reason_of(error)}."
+        msg += " Name a file in a folder of yours."
         raise PseudonymError(msg) from error
     if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
         msg = f"The key file {path} holds {len(key)} bytes, and {LEAST_KEY_BYTES} to"

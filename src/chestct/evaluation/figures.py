@@ -28,6 +28,7 @@ from chestct.evaluation.intervals import (
 )
 from chestct.evaluation.metrics import Confusion
 from chestct.evaluation.predictions import Predictions, PredictionsError
+from chestct.storage import reason_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -192,7 +193,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
             metadata = {"Date": None} if path.suffix == ".svg" else {}
             figure.savefig(path, dpi=DOTS_PER_INCH, metadata=metadata)
     except OSError as error:
-        raise WriteError(f"{path.name} could not be written: {error.strerror}.") from error
+        raise WriteError(f"{path.name} could not be written: {reason_of(error)}.") from error
     return path
 
 

@@ -68,13 +68,21 @@ class LogitsAndFeatures(nn.Module):
         return self.network.logits_of(pooled), pooled
 
 
+def cpu_multiplies_in_bf16() -> bool:
+    """Whether the processor has units for bfloat16: AMX or AVX512-BF16."""
+    # Older versions of PyTorch do not say what the processor can do.
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
+
+
 class Conv3d(nn.Conv3d):
     """A 3D convolution whose bfloat16 form can be trusted on the CPU.
 
     On the CPU, oneDNN's bfloat16 convolution (PyTorch 2.13) gives wrong numbers where the output
     has one voxel along the innermost axis, and weight gradients that were never computed (not even
     finite, as a rule) where an axis has one or two, or is no longer than the kernel. Such grids are
-    small, so there, and only there, it runs in float32.
+    small, so there it runs in float32. So it does on processors without bfloat16, for which PyTorch
+    sums in bfloat16: many times slower, and gradients of the input off by 2 to 3 % (`test_blocks`).
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it
@@ -93,7 +101,8 @@ class Conv3d(nn.Conv3d):
             1 < kernel >= size
             for size, kernel in zip(input.shape[2:], self.kernel_size, strict=True)
         )
-        return not is_covered and self._shortest_output_axis(input) >= SHORTEST_BF16_AXIS
+        is_long = self._shortest_output_axis(input) >= SHORTEST_BF16_AXIS
+        return not is_covered and is_long and cpu_multiplies_in_bf16()
 
     def _shortest_output_axis(self, input: Tensor) -> int:  # noqa: A002 - as in forward
         if isinstance(self.padding, str):

@@ -15,6 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 from chestct.card import CARD_FILE
 from chestct.errors import ChestCTError, WriteError
 from chestct.evaluation.predictions import Predictions, read_predictions
+from chestct.storage import reason_of
 from chestct.training.distributed import require_one_process
 from chestct.training.results import begin_record, settled
 from chestct.training.run import EpochLog
@@ -50,8 +51,8 @@ def claim(file: Path, *, waits: bool = False) -> Iterator[bool]:
         file.parent.mkdir(parents=True, exist_ok=True)
         stream = file.open("a")
     except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        msg = f"{file.name} cannot be made in {file.parent.name}: {reason}. Choose another folder."
+        msg = f"{file.name} cannot be made in {file.parent.name}: {reason_of(error)}."
+        msg += " Choose another folder."
         raise WriteError(msg) from error
     with stream:
         try:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from chestct.errors import ChestCTError, TrainingError
+from chestct.networks.blocks import cpu_multiplies_in_bf16
 
 Precision = Literal["float32", "bf16"]
 
@@ -84,9 +85,7 @@ def multiplies_in_bf16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Older versions of PyTorch do not say what the processor can do.
-    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(told.get("amx_bf16") or told.get("avx512_bf16"))
+    return cpu_multiplies_in_bf16()
 
 
 def settle_precision(

@@ -17,7 +17,7 @@ from chestct.errors import TrainingError, WriteError
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.tables import Summary
 from chestct.extras import import_extra, is_installed
-from chestct.storage import write_text
+from chestct.storage import reason_of, write_text
 from chestct.training.results import flat_settings
 from chestct.training.settings import RunSettings, TrackingSection
 
@@ -65,9 +65,8 @@ class EventFile:
             with self._path.open("ab") as file:
                 file.write(b"".join(record(_epoch(each, time.time())) for each in new))
         except OSError as error:
-            reason = (error.strerror or type(error).__name__).lower()
-            msg = f"{self._path.name} cannot be written in {self._folder.name}: {reason}. Free "
-            raise WriteError(msg + "some space and start the same command again.") from error
+            msg = f"{self._path.name} cannot be written in {self._folder.name}: {reason_of(error)}."
+            raise WriteError(f"{msg} Free some space and start the same command again.") from error
         self._num_written = len(epochs)
 
     def finish(self, figures: Mapping[str, float]) -> None:
