@@ -37,6 +37,13 @@ _MAP_WORDS: Final = (
     *("WATER", "CALCIUM", "URIC", "FAT_FRACTION", "SUBTRACT", "OVERLAY", "FUSION", "VENTILATION"),
 )
 """What stands in the image type or the description of images computed from a CT."""
+_ASKED: Final = (
+    *("patient_id", "study_uid", "frame_of_reference", "image_type", "frame_type"),
+    *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
+    *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
+    *("stack", "kvp", "kernel"),
+)
+"""The elements that set groups apart; where all slices agree in them, nothing else is asked."""
 _HU_TYPES = ("", "HU", "US")
 _ONE_NORMAL = 0.9999
 _MIN_PASS = 3
@@ -117,6 +124,9 @@ def _split_groups(slices: Iterable[Slice]) -> list[_Group]:
         One group where all is as it should be. The order does not depend on that of the slices.
     """
     groups = [_Group(tuple(slices))]
+    said = {tuple(map(one.fields.raw.get, _ASKED)) for one in groups[0].slices}
+    if len(said) == 1:
+        return list(_by_spacing(groups[0]))
     for name, value in _NEVER_MIXED.items():
         groups = [part for group in groups for part in _by_value(group, name, value)]
     for name, value in _NOT_OVERLAPPING.items():
@@ -341,9 +351,10 @@ def why_left_out(header: DicomHeader) -> str | None:
         return "structured report"
     if modality not in ("", "CT"):
         return f"{modality[:8]} image" if layout else f"{modality[:8]} object"
-    if any(word in value for value in words for word in _LOCALIZER_WORDS):
+    kinds = "\\".join(words)
+    if any(word in kinds for word in _LOCALIZER_WORDS):
         return "localizer"
-    if any(word in value for value in words for word in _DOSE_WORDS):
+    if any(word in kinds for word in _DOSE_WORDS):
         return "dose report"
     if layout is None:
         return "object without pixels"

@@ -124,7 +124,7 @@ def _jpeg(content: bytes, layout: PixelLayout, space: Pixels | None) -> Pixels:
     pixels = np.asarray(imagecodecs.jpeg8_decode(content, out=space if num_bits > 8 else None))
     scan = _lossless_scan(content)
     if scan is not None and pixels.shape == (layout.rows, layout.columns):
-        _check_scan(content[scan.start : end], scan, pixels)
+        _check_scan(memoryview(content)[scan.start : end], scan, pixels)
     return pixels
 
 
@@ -250,7 +250,7 @@ def _code_lengths(body: bytes) -> dict[int, tuple[int, ...]]:
     return tables
 
 
-def _check_scan(coded: bytes, scan: _Scan, pixels: Pixels) -> None:
+def _check_scan(coded: memoryview, scan: _Scan, pixels: Pixels) -> None:
     """Compare the length of a lossless scan with what its pixels take when they are coded.
 
     libjpeg goes on with zeros where data end early, and leaves what is left over; its warnings do
@@ -259,15 +259,21 @@ def _check_scan(coded: bytes, scan: _Scan, pixels: Pixels) -> None:
     Raises:
         UnreadableFileError: Data are left over or missing, or there are marks among them.
     """
-    values = np.frombuffer(coded.rstrip(b"\xff"), np.uint8)
-    at = np.flatnonzero(values[:-1] == 0xFF) + 1
-    followers = values[at]
-    is_stuffing = followers == 0
-    restarts = int(np.count_nonzero((followers >= _RESTARTS.start) & (followers < _RESTARTS.stop)))
+    values = np.frombuffer(coded, np.uint8)
+    while len(values) and values[-1] == 0xFF:
+        # Any number of them may stand before a mark (ITU-T T.81 B.1.1.2).
+        values = values[:-1]
+    is_mark = values[:-1] == 0xFF
+    num_marks, restarts = int(np.count_nonzero(is_mark)), 0
     num_intervals = 1 if not scan.restart else -(-pixels.size // scan.restart)
-    if restarts != num_intervals - 1 or restarts + np.count_nonzero(is_stuffing) != len(at):
+    # A zero follows what is no mark but a value of the data (ITU-T T.81 B.1.1.5).
+    is_mark &= values[1:] != 0
+    if is_mark.any():
+        kinds = values[1:][is_mark]
+        restarts = int(np.count_nonzero((kinds >= _RESTARTS.start) & (kinds < _RESTARTS.stop)))
+    if restarts != num_intervals - 1 or restarts != np.count_nonzero(is_mark):
         raise UnreadableFileError("has damaged pixels: marks inside a JPEG scan")
-    num_bits = 8 * (len(values) - len(at) - restarts)
+    num_bits = 8 * (len(values) - num_marks - restarts)
     left = num_bits - _coded_bits(scan, pixels)
     if not 0 <= left < 8 * num_intervals:
         what = "are left over" if left > 0 else "are missing"
@@ -278,16 +284,23 @@ def _check_scan(coded: bytes, scan: _Scan, pixels: Pixels) -> None:
 def _coded_bits(scan: _Scan, pixels: Pixels) -> int:
     """Bits that the differences from their predictions take, all restart intervals together."""
     differences = _differences(scan, pixels)
-    return int(np.take(_bits_by_difference(scan.lengths), differences).sum(dtype=np.int64))
+    # Wrapped around, which no index needs, it is faster than with its bounds checked.
+    bits = np.take(_bits_by_difference(scan.lengths), differences, mode="wrap")
+    return int(bits.sum(dtype=np.uint32))
 
 
 @lru_cache(maxsize=16)
 def _bits_by_difference(lengths: tuple[int, ...]) -> UInt8[np.ndarray, " differences"]:
     """Bits of a difference modulo 2^16: its category's code, then as many bits as the category."""
+    extra = [*range(_NUM_CATEGORIES - 1), 0]
+    return np.asarray(np.take(np.add(lengths, extra).astype(np.uint8), _categories()))
+
+
+@lru_cache(maxsize=1)
+def _categories() -> UInt8[np.ndarray, " differences"]:
+    """How many bits the size of each difference modulo 2^16 has (ITU-T T.81 table H.2)."""
     sizes = np.abs(np.arange(2**16, dtype=np.uint16).view(np.int16).astype(np.int32))
-    categories = np.ceil(np.log2(sizes + 1)).astype(np.intp)
-    extra = np.where(categories < _NUM_CATEGORIES - 1, categories, 0)
-    return np.asarray(np.array(lengths)[categories] + extra, dtype=np.uint8)
+    return np.asarray(np.ceil(np.log2(sizes + 1)), dtype=np.uint8)
 
 
 def _differences(scan: _Scan, pixels: Pixels) -> UInt16[np.ndarray, "rows columns"]:
@@ -296,7 +309,11 @@ def _differences(scan: _Scan, pixels: Pixels) -> UInt16[np.ndarray, "rows column
     if scan.shift:
         values = values >> np.uint16(scan.shift)
     found: UInt16[np.ndarray, "rows columns"] = np.empty_like(values)
-    found[1:, 1:] = values[1:, 1:] - _predicted(scan.predictor, values)
+    if scan.predictor == 1:
+        # Over the ends of rows too: the first column is put right below.
+        np.subtract(values.ravel()[1:], values.ravel()[:-1], out=found.ravel()[1:])
+    else:
+        found[1:, 1:] = values[1:, 1:] - _predicted(scan.predictor, values)
     found[1:, 0] = values[1:, 0] - values[:-1, 0]
     rows = max(1, scan.restart // values.shape[1]) if scan.restart else len(values)
     # The first row of each interval is predicted from the left, its first value is half the range.
@@ -310,8 +327,6 @@ def _predicted(
     predictor: int, values: UInt16[np.ndarray, "rows columns"]
 ) -> UInt16[np.ndarray, "lower right"]:
     """What is predicted for all but the first row and column (ITU-T T.81 table H.1)."""
-    if predictor == 1:
-        return values[1:, :-1]
     wide = values.astype(np.int32)
     left, above, corner = wide[1:, :-1], wide[:-1, 1:], wide[:-1, :-1]
     choices: dict[int, Callable[[], np.ndarray]] = {

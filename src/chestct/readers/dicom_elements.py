@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase, BytesIO
 from typing import NamedTuple
@@ -120,7 +120,12 @@ def _read_element(source: Bytes, position: int, encoding: Encoding) -> Element:
 
 
 def walk_elements(
-    source: Bytes, position: int, encoding: Encoding, end: int | None = None
+    source: Bytes,
+    position: int,
+    encoding: Encoding,
+    end: int | None = None,
+    *,
+    wanted: Container[int] | None = None,
 ) -> Iterator[Element]:
     """Elements of a data set or of an item, nested ones skipped; pixels are the last one.
 
@@ -129,12 +134,15 @@ def walk_elements(
         position: Where the first element starts.
         encoding: How the elements are written.
         end: Where the item ends; None for the data set, which ends with the file.
+        wanted: Tags that are of interest: others may be passed over. None gives all.
 
     Raises:
         UnreadableFileError: A length leads beyond the end, or the nesting is too deep.
         MoreBytesNeededError: The walk leads beyond the bytes at hand.
     """
     while end is None or position < end:
+        if wanted is not None and end is None:
+            position = _passed_over(source, position, encoding, wanted)
         if end is None and source.is_whole and position >= len(source.content):
             return
         element = _read_element(source, position, encoding)
@@ -149,6 +157,24 @@ def walk_elements(
             raise UnreadableFileError(f"has a broken sequence at byte {element.start}")
         if end is None and source.is_whole:
             source.require(position)
+
+
+def _passed_over(source: Bytes, position: int, encoding: Encoding, wanted: Container[int]) -> int:
+    """Where the next element starts that is wanted, or is more than a tag, a length and a value."""
+    if not encoding.is_explicit:
+        return position
+    content, unpack = source.content, _TAG_VR_LENGTH[encoding.order].unpack_from
+    last, num_passed = len(content) - 12, 0
+    while position <= last:
+        group, number, vr, length = unpack(content, position)
+        if vr in _LONG_FORM or group >= _PIXEL_GROUP or (group << 16 | number) in wanted:
+            break
+        position += 8 + length
+        num_passed += 1
+    source.num_elements += num_passed
+    if source.is_whole:
+        source.require(position)
+    return position
 
 
 def walk_items(source: Bytes, element: Element, encoding: Encoding) -> Iterator[tuple[int, int]]:

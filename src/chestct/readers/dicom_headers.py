@@ -412,7 +412,7 @@ def _collect(
     """The wanted fields of a data set, its functional groups, and its pixels."""
     raw: dict[str, bytes] = {}
     groups: dict[int, Element] = {}
-    for element in walk_elements(head, start, encoding):
+    for element in walk_elements(head, start, encoding, wanted=_NAMES):
         if element.tag == PIXEL_DATA:
             return Fields(raw, encoding.order), groups, element
         if element.tag in (_SHARED_GROUPS, _PER_FRAME_GROUPS):

@@ -47,7 +47,13 @@ from chestct.readers.dicom_stack import (
     unlike_the_rest,
 )
 from chestct.readers.files import FileSource, UnreadableFileError, opened_files, why_unopened
-from chestct.readers.hounsfield import check_windowed, why_not_hounsfield
+from chestct.readers.hounsfield import (
+    LUNG_BELOW_HU,
+    MAX_METAL_SHARE,
+    METAL_ABOVE_HU,
+    check_windowed,
+    why_not_hounsfield,
+)
 from chestct.readers.slice_fit import permission
 from chestct.volume import ScanSource, Unit, Volume
 
@@ -377,14 +383,23 @@ def _unit(stack: _Stack, place: str) -> tuple[Unit, str | None]:
         ReadError: They are not, and no 8-bit export's either.
     """
     stated = min((doubt for one in stack.slices if (doubt := _why_not_stated(one))), default=None)
-    voxels = stack.loaded.voxels
-    lowest, highest = float(voxels.min()), float(voxels.max())
-    seen = why_not_hounsfield(voxels, lowest)
+    seen = _why_not_seen(stack.loaded)
     if stated is None and seen is None:
         return "HU", None
     if seen is not None or stated != _UNSPECIFIED:
+        voxels = stack.loaded.voxels
+        lowest, highest = float(voxels.min()), float(voxels.max())
         check_windowed(lowest, highest, stated or seen or "", place, _CAUSES)
     return "windowed", f"The values are not Hounsfield units: {stated or seen}."
+
+
+def _why_not_seen(loaded: Loaded) -> str | None:
+    """Why values cannot be Hounsfield units; the small pictures of the slices mostly show it."""
+    pictures = loaded.pictures
+    is_metal = pictures > METAL_ABOVE_HU / 2
+    if pictures.min() < LUNG_BELOW_HU and np.mean(is_metal) < MAX_METAL_SHARE / 2:
+        return None
+    return why_not_hounsfield(loaded.voxels, float(loaded.voxels.min()))
 
 
 def _why_not_stated(one: Slice) -> str | None:

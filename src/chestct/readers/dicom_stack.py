@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -120,6 +121,27 @@ def _plane(frame: Fields, shape: tuple[int, int]) -> Plane:
         or not low <= min(spacing) <= max(spacing) <= high
     ):
         raise UnreadableFileError("has an impossible slice position or pixel spacing")
+    across, down = _axes(cosines)
+    thickness = frame.numbers("slice_thickness_mm", 1) or (0.0,)
+    return Plane(
+        position_mm=(position[0], position[1], position[2]),
+        across=across,
+        down=down,
+        spacing_mm=(spacing[0], spacing[1]),
+        shape=shape,
+        thickness_mm=max(thickness[0], 0.0),
+    )
+
+
+@lru_cache(maxsize=64)
+def _axes(
+    cosines: tuple[float, ...],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Unit vectors along a row and a column, exactly perpendicular; slices mostly share them.
+
+    Raises:
+        UnreadableFileError: They are far from that.
+    """
     across, down = np.array(cosines[:3]), np.array(cosines[3:])
     sizes = np.array([across @ across, down @ down, 1 + across @ down])
     if np.abs(sizes - 1).max() > _UNIT_VECTOR_TOLERANCE:
@@ -127,14 +149,9 @@ def _plane(frame: Fields, shape: tuple[int, int]) -> Plane:
     across = across / np.linalg.norm(across)
     down = down - across * (across @ down)
     down = down / np.linalg.norm(down)
-    thickness = frame.numbers("slice_thickness_mm", 1) or (0.0,)
-    return Plane(
-        position_mm=(position[0], position[1], position[2]),
-        across=(float(across[0]), float(across[1]), float(across[2])),
-        down=(float(down[0]), float(down[1]), float(down[2])),
-        spacing_mm=(spacing[0], spacing[1]),
-        shape=shape,
-        thickness_mm=max(thickness[0], 0.0),
+    return (
+        (float(across[0]), float(across[1]), float(across[2])),
+        (float(down[0]), float(down[1]), float(down[2])),
     )
 
 

@@ -26,14 +26,14 @@ PADDING_BELOW_HU = -1500
 WINDOWED_HIGHEST = 255
 """Exports without an absolute scale run from 0 to this."""
 
-_LUNG_BELOW_HU = -200
+LUNG_BELOW_HU = -200
 """A chest CT holds lung and air; where nothing is below this, the values are not HU."""
 
-_METAL_ABOVE_HU = 4000
+METAL_ABOVE_HU = 4000
 """Above the range of 12-bit CT; only metal gets there."""
 
-_MAX_METAL_SHARE = 0.05
-"""More voxels than this above `_METAL_ABOVE_HU`: the values are not HU."""
+MAX_METAL_SHARE = 0.05
+"""More voxels than this above `METAL_ABOVE_HU`: the values are not HU."""
 
 Slab = Num[np.ndarray, "height width"]
 
@@ -151,11 +151,11 @@ def gather(
 
 def why_not_hounsfield(voxels: Voxels, lowest: float) -> str | None:
     """Why these values cannot be a chest CT in Hounsfield units; None when they can."""
-    if lowest >= _LUNG_BELOW_HU:
-        return f"no voxel is below {_LUNG_BELOW_HU} (the lowest is {lowest:g})"
-    num_metal = sum(int(np.count_nonzero(plane > _METAL_ABOVE_HU)) for plane in voxels)
-    if num_metal > _MAX_METAL_SHARE * voxels.size:
-        return f"{num_metal / voxels.size:.0%} of the voxels are above {_METAL_ABOVE_HU}"
+    if lowest >= LUNG_BELOW_HU:
+        return f"no voxel is below {LUNG_BELOW_HU} (the lowest is {lowest:g})"
+    num_metal = sum(int(np.count_nonzero(plane > METAL_ABOVE_HU)) for plane in voxels)
+    if num_metal > MAX_METAL_SHARE * voxels.size:
+        return f"{num_metal / voxels.size:.0%} of the voxels are above {METAL_ABOVE_HU}"
     return None
 
 
