@@ -488,8 +488,10 @@ def test_reading_holds_the_scan_in_memory_only_once(
 ) -> None:
     import tracemalloc
 
-    values = np.random.default_rng(0).integers(-1024, 2000, (16, 512, 512), dtype=np.int16)
+    values = np.random.default_rng(0).integers(-1024, 2000, (96, 160, 160), dtype=np.int16)
     save(tmp_path / "a.nii.gz", values, LPS_AFFINE[:, [2, 0, 1, 3]])
+    save(tmp_path / "first.nii.gz", values[:16, :64, :64], LPS_AFFINE[:, [2, 0, 1, 3]])
+    read_nifti(tmp_path / "first.nii.gz")  # what a first read imports is not the scan's
     tracemalloc.start()
     volume = read_nifti(tmp_path / "a.nii.gz")
     _, peak = tracemalloc.get_traced_memory()

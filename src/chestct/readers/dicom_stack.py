@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Num
+from jaxtyping import Float32, Num
 
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
@@ -44,7 +44,6 @@ from chestct.readers.hounsfield import Rescale
 from chestct.readers.slice_fit import (
     ALTERNATING_SCANS,
     Picture,
-    Pictures,
     find_misfits,
     in_words,
     permission,
@@ -167,6 +166,9 @@ _RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
 _RESCALE_DIFFERENCE_HU = 5.0
 
 _WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
+
+
+Pictures = Float32[np.ndarray, "slices low_rows low_columns"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -372,7 +372,7 @@ def _mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[st
     Raises:
         ReadError: There are such slices and that was not allowed, or two scans alternate.
     """
-    found = find_misfits(np.stack([small_picture(plane) for plane in voxels]), unit)
+    found = find_misfits((small_picture(plane) for plane in voxels), unit)
     if found.alternates:
         raise ReadError(ALTERNATING_SCANS)
     if not found.inside:

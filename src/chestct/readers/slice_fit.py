@@ -9,7 +9,7 @@ the time of reading them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from chestct.arrays import Voxels
 from chestct.volume import Unit
 
 _PICTURE_SIDE = 64
-"""Rows and columns of the small pictures, about."""
+"""Rows and columns of the small pictures at most, half of it at least."""
 _MAX_WHOLE = 1.3
 """Difference from the nearer neighbour, in differences between the neighbours, that is believed."""
 _MAX_BAND = 2.2
@@ -45,7 +45,6 @@ _MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 1024
 
 Slab = Num[np.ndarray, "rows columns"]
 Picture = Float32[np.ndarray, "low_rows low_columns"]
-Pictures = Float32[np.ndarray, "slices low_rows low_columns"]
 _Steps = Float[np.ndarray, "pairs *band"]
 """Differences of slices, whole or in bands of rows."""
 
@@ -66,32 +65,35 @@ class Misfits:
 
 
 def small_picture(slab: Slab) -> Picture:
-    """A slice in about `_PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
+    """A slice in up to `_PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
     rows, columns = slab.shape
-    step, width = max(1, rows // _PICTURE_SIDE), max(1, columns // _PICTURE_SIDE)
+    step, width = (-(-size // _PICTURE_SIDE) for size in (rows, columns))
     kept = slab[step // 2 :: step, : columns // width * width].astype(np.float32)
     # Every other pixel of the bit: less noise than one has, and a few additions only.
     parts = [kept[:, offset::width] for offset in range(0, width, 2)]
     return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
 
 
-def find_misfits(pictures: Pictures, unit: Unit) -> Misfits:
+def find_misfits(pictures: Iterable[Picture], unit: Unit) -> Misfits:
     """Find slices that do not fit their neighbours.
 
     Args:
         pictures: What `small_picture` gives for each slice, in their order.
         unit: Of the values.
     """
-    if len(pictures) < _MIN_SLICES or pictures[0].size < _MIN_PIXELS:
-        return Misfits()
     low, high = _HU_RANGE if unit == "HU" else _WINDOWED_RANGE
-    scaled = (np.clip(pictures, low, high) - low) / (high - low)
-    is_blank = np.ptp(pictures, axis=(1, 2)) <= _BLANK * (high - low)
+    scaled, blank = [], []
+    for picture in pictures:
+        blank.append(np.ptp(picture) <= _BLANK * (high - low))
+        scaled.append((np.clip(picture, low, high) - low) / (high - low))
+    if not scaled or scaled[0].size < _MIN_PIXELS:
+        return Misfits()
+    is_blank = np.array(blank)
     shown = np.flatnonzero(~is_blank)
     if len(shown) < _MIN_SLICES:
         return Misfits()
     first, last = int(shown[0]), int(shown[-1])
-    ends = (*range(first), *range(last + 1, len(pictures)))
+    ends = (*range(first), *range(last + 1, len(scaled)))
     inner = scaled[first : last + 1]
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
     if _alternates(steps):
@@ -185,10 +187,10 @@ def _banded(steps: Float[np.ndarray, "pairs rows"]) -> Float[np.ndarray, "pairs 
     return np.asarray(steps[:, : bands * rows].reshape(len(steps), bands, rows).mean(axis=2))
 
 
-def _row_differences(scaled: Pictures, apart: int) -> Float[np.ndarray, "pairs rows"]:
+def _row_differences(scaled: Sequence[Picture], apart: int) -> Float[np.ndarray, "pairs rows"]:
     """Mean difference, in each row, of slices that lie `apart` slices apart."""
-    difference = scaled[apart:] - scaled[:-apart]
-    return np.asarray(np.abs(difference, out=difference).mean(axis=2))
+    pairs = zip(scaled[:-apart], scaled[apart:], strict=True)
+    return np.stack([np.abs(other - one).mean(axis=1) for one, other in pairs])
 
 
 def permission(name: str) -> str:
