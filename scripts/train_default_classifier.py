@@ -5,9 +5,9 @@
 Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every chest
 is used three times, with each pattern put into the same lungs on the same background, so that
 nothing but the pattern tells the classes apart. A round adds a variant of each real chest of `REAL`
-(CHESTCT_DATA or ../shared/data; none of them shows pneumonia, and their licences allow it) and
-one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is real, are
-never trained on: they are answered at the end.
+(CHESTCT_DATA or ../shared/data; none of them shows pneumonia; docs/lungs.md says where they come
+from) and one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is
+real, are never trained on: they are answered at the end.
 
 The estimate leaves each real chest out in turn: a network is trained without any of its variants
 and answers them and the scan as it is. From those answers and from simulated chests that were not

@@ -79,7 +79,8 @@ class ScanResult:
         is_unlike: Whether the scan lies further than the card's threshold from the scans that the
             classifier learned from; such an answer is never certain, however probable.
         distance: That distance; None where the classifier cannot tell, or the scan is unsuitable.
-        distance_percentile: Percentage of the validation scans that lie nearer; None likewise.
+        distance_percentile: Percentage of the scans that the threshold was chosen on that lie
+            nearer; None likewise.
     """
 
     scan: str

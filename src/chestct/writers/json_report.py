@@ -156,7 +156,10 @@ class ResultDocument(_Strict):
         "null where the classifier's folder does not tell, or the scan was not classified.",
     )
     distance_percentile: float | None = Field(
-        ge=0, le=100, description="Percentage of the validation scans that lie nearer; or null."
+        ge=0,
+        le=100,
+        description="Percentage of the scans that the threshold was chosen on that lie nearer; or "
+        "null.",
     )
     not_written: dict[str, str] = Field(
         description="Output that was asked for and is missing beside this one to the reason."
