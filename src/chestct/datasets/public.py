@@ -1,6 +1,6 @@
 """Make a manifest from a folder of scans, as public data sets lay them out.
 
-What is assumed of each layout stands in its function; `docs/datasets.md` shows them as trees.
+What is assumed of each layout stands in its function; `docs/datasets.md` lists them.
 """
 
 from __future__ import annotations
