@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chestct import __version__
 from chestct.cli import main
 from chestct.errors import WriteError
 from chestct.evaluation.intervals import Estimate
@@ -29,6 +31,8 @@ from chestct.studies.audit_scores import Scores, counts_behind, percent_of, scor
 from chestct.studies.published.facts import roi_facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
+GOLDEN = Path(__file__).with_name("golden")
+PAGE_SHA256 = "f80de878d6d680a3195ea836ee892922f9e5f0932d4eb13b57bfcaaaf668e680"
 CONFUSION = "confusion_rows_true_cols_pred_order_cap_covid_normal"
 
 
@@ -327,6 +331,28 @@ def test_the_command_writes_three_reports_and_their_figures(written: Path) -> No
     assert len(pictures) == 6
     for path in pictures:
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_command_says_stays_word_for_word(
+    monkeypatch: pytest.MonkeyPatch, audit: Audit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("chestct.studies.audit.audit_papers", lambda: audit)
+    assert main(["study", "audit-papers"]) == 0
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    expected = (GOLDEN / "audit_papers.txt").read_text(encoding="utf-8").splitlines()
+    assert shown == [line.rstrip() for line in expected]
+
+
+def test_the_markdown_file_stays_word_for_word(written: Path) -> None:
+    found = (written / "audit.md").read_text(encoding="utf-8")
+    assert found == (GOLDEN / "audit_papers.md").read_text(encoding="utf-8")
+
+
+def test_the_page_stays_as_it_was_but_for_its_drawings(page_text: str) -> None:
+    plain = re.sub(r"<svg.*?</svg>", "<svg/>", page_text, flags=re.DOTALL)
+    plain = plain.replace(f"chestct {__version__}", "chestct VERSION")
+    assert hashlib.sha256(plain.encode()).hexdigest() == PAGE_SHA256
 
 
 def test_without_a_folder_the_command_shows_the_rows_and_writes_nothing(
