@@ -21,8 +21,8 @@ from torch import nn
 from chestct.datasets.augment import AnyAugmentation, vary_batch
 from chestct.datasets.manifest import read_manifest, require_classes
 from chestct.evaluation.figures import read_log, save_figure
+from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.text_tables import as_csv
 from chestct.training.components import find_parts
 from chestct.training.data import (
     Listener,
