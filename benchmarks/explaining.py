@@ -18,20 +18,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from chestct.classifier import Classifier, load_classifier
 from chestct.explain import split_choice
 from chestct.explain.back_to_scan import back_to_scan
-from chestct.explain.evidence import summarise_evidence
+from chestct.explain.evidence import share_outside, summarise_evidence
 from chestct.explain.maps import gradcam_map
-from chestct.explain.mass import grown_by_a_cell, share_inside
 from chestct.explain.question import Question
 from chestct.explain.run import explain, explain_scan
 from chestct.networks import build_network
@@ -152,10 +152,13 @@ def report_evidence(
     print(f"{'lung area alone':36}AUC {alone:.3f}")
     for method, layer in maps_of(classifier):
         found = explain_scan(classifier, prepared, volume, method=method, layer=layer)
-        summary, heat = found.summary, found.explanation.heat
+        summary = found.summary
         known = np.isfinite(summary.by_slice)
         found_auc = roc_auc_score(infected[known], summary.by_slice[known])
-        grown = grown_by_a_cell(prepared.lungs, found.explanation.cell)
+        # What was found in a cell of the lungs is drawn up to one cell beyond them.
+        size = [2 * round(voxels) + 1 for voxels in found.explanation.cell]
+        grown = ndimage.maximum_filter(prepared.lungs, size, mode="constant")
+        in_grown = replace(prepared, lungs=grown)
         peaks = " ".join(
             f"{peak.index}{'+' if infected[peak.index] else '-'}" for peak in summary.peaks
         )
@@ -163,8 +166,8 @@ def report_evidence(
         print(
             f"{method:18}{found.explanation.layer:8}{found.explanation.label:10}"
             f"AUC {found_auc:.3f}  peaks {peaks:24}  {shares}"
-            f"  in lungs {share_inside(heat, prepared.lungs):.3f}"
-            f"  grown {share_inside(heat, grown):.4f} of {grown.mean():.0%}"
+            f"  in lungs {1 - share_outside(found.explanation, prepared):.3f}"
+            f"  grown {1 - share_outside(found.explanation, in_grown):.4f} of {grown.mean():.0%}"
         )
 
 

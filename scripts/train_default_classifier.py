@@ -35,14 +35,14 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from chestct import __version__
 from chestct.arrays import Mask
 from chestct.card import Abstention, Card, MeasuredResult
 from chestct.classifier import load_classifier, save_classifier
 from chestct.datasets.augment import vary_batch
-from chestct.datasets.examples import Example, ExampleFolder, write_example
+from chestct.datasets.store import decode, encode
 from chestct.engines import make_engine
 from chestct.evaluation.calibration import fit_temperature
 from chestct.evaluation.intervals import WILSON, estimate_figures, wilson
@@ -50,11 +50,13 @@ from chestct.evaluation.predictions import Predictions
 from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
 from chestct.preprocess.prepare import prepare
+from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient
 from chestct.simulate.fields import smooth_noise
 from chestct.simulate.lesions import add_disease
+from chestct.storage import write_whole
 from chestct.training.components import Parts, find_parts
 from chestct.training.loop import Outputs, evaluate
 from chestct.training.settings import read_settings
@@ -115,22 +117,47 @@ def perturbed(volume: Volume, lungs: Mask, rng: np.random.Generator) -> Mask:
     return kept if kept.sum() > 0.6 * lungs.sum() else lungs
 
 
+def write_example(path: Path, prepared: PreparedScan) -> None:
+    """Keep a prepared scan as the cache of a training does, its class in its name."""
+    write_whole(path, encode(prepared, "uint8"))
+
+
+class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """All examples of a folder, in the order of their file names, read when asked for."""
+
+    def __init__(self, folder: Path, pattern: str = "*.safetensors") -> None:
+        self.paths = sorted(folder.glob(pattern))
+        if not self.paths:
+            raise SystemExit(f"{folder.name} holds no prepared examples ({pattern}).")
+        self.labels = [THREE_CLASSES.index(path.stem.rsplit("_", 1)[1]) for path in self.paths]
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        """Input (channel, depth, height, width), lungs (1, depth, height, width), label."""
+        found = decode(self.paths[index].read_bytes())
+        lungs = torch.from_numpy(found.lungs[None].astype(np.float32))
+        return torch.from_numpy(found.input), lungs, self.labels[index]
+
+
 def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
     """Three examples of one chest: each pattern in the same lungs, on the same background."""
     for label in THREE_CLASSES:
-        path = folder / f"{name}_{label}.npz"
+        path = folder / f"{name}_{label}.safetensors"
         if path.is_file():
             continue
         ill = add_disease(chest, lungs, label, np.random.default_rng(seed), varied=True)
         rng = np.random.default_rng(crc32(path.stem.encode()))
         found = perturbed(ill.volume, lungs & ~ill.effusion, rng)
         prepared = prepare(ill.volume, recipe(), lungs=chest.with_voxels(found))
-        write_example(path, Example(prepared.input, prepared.lungs, THREE_CLASSES.index(label)))
+        write_example(path, prepared)
 
 
 def is_written(name: str, folder: Path) -> bool:
     """Whether all three examples of a chest are there."""
-    return all((folder / f"{name}_{label}.npz").is_file() for label in THREE_CLASSES)
+    return all((folder / f"{name}_{label}.safetensors").is_file() for label in THREE_CLASSES)
 
 
 def write_simulated_chest(index: int, folder: Path) -> None:
@@ -337,11 +364,11 @@ def joined(parts: Iterable[Judged]) -> Judged:
 
 def write_scan_as_it_is(name: str, folder: Path) -> None:
     """An example of a real scan with nothing put into it, prepared as `classify` does."""
-    path = folder / f"whole_{name}_{NORMAL}.npz"
+    path = folder / f"whole_{name}_{NORMAL}.safetensors"
     scan = find_scan(REAL[name])
     if not path.is_file() and scan is not None:
         prepared = prepare(read_volume(scan), recipe())
-        write_example(path, Example(prepared.input, prepared.lungs, THREE_CLASSES.index(NORMAL)))
+        write_example(path, prepared)
 
 
 def leave_out(name: str, parts: Parts, work: Path) -> Judged:
@@ -355,7 +382,7 @@ def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     folder.mkdir(parents=True, exist_ok=True)
     write_scan_as_it_is(name, folder)
     for number in range(LEFT_OUT_ROUNDS):
-        for path in (work / "training").glob(f"real_{name}_{number:02d}_*.npz"):
+        for path in (work / "training").glob(f"real_{name}_{number:02d}_*.safetensors"):
             shutil.copyfile(path, folder / path.name)
     known = known_to(network, features[0], labels, work)
     return judged(network, ExampleFolder(folder), known)

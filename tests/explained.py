@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 from analyses import SALIENT, SHAPE, lung_mask, make_analysis, make_volume, unit_axes
+from scipy import ndimage
 
 from chestct.analysis import ScanAnalysis
+from chestct.arrays import Heat, Mask, Spacing
 from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import (
     EvidenceSummary,
@@ -91,3 +93,24 @@ def _shares(heat: np.ndarray) -> dict[str, float]:
         "right middle third": 0.0,
         "left upper third": 0.0004,
     }
+
+
+def grown_by_a_cell(lungs: Mask, cell: Spacing, *, cells: float = 1.0) -> Mask:
+    """Every voxel with lung at most one cell, or so many, away along each axis.
+
+    Behind a gate a map can reach a cell and a half beyond the lungs: a cell counts as lung when any
+    of its voxels is, and its heat is drawn linearly to half of the next one.
+
+    Args:
+        lungs: Lung mask at the network input's size.
+        cell: Size of a cell in input voxels, `Explanation.cell`.
+        cells: How many of them.
+    """
+    size = [2 * round(cells * voxels) + 1 for voxels in cell]
+    return np.asarray(ndimage.maximum_filter(lungs, size, mode="constant"))
+
+
+def share_inside(heat: Heat, mask: Mask) -> float:
+    """Share of a map's sum that lies in a mask, 0 to 1; 0 for a map of zeros."""
+    total = float(heat.sum(dtype=np.float64))
+    return float(heat[mask].sum(dtype=np.float64)) / total if total else 0.0

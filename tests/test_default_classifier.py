@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from explained import grown_by_a_cell, share_inside
 
 from chestct.classifier import DEFAULT_FOLDER, load_classifier
 from chestct.engines import make_engine
-from chestct.explain.mass import grown_by_a_cell, share_inside
 from chestct.explain.run import explain
 from chestct.familiarity import FAMILIARITY_FILE
 from chestct.labels import THREE_CLASSES

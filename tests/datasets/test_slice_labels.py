@@ -10,7 +10,6 @@ from chestct.datasets.slice_extract import (
     cut_to_scan,
     find_labels,
     read_slice_labels,
-    read_slice_table,
 )
 
 HEADER = "Label Index,Diagnosis,Folder/ID,Relative Path\n"
@@ -84,22 +83,3 @@ def test_an_index_without_its_columns_is_refused_with_their_names(tmp_path: Path
     index.write_text("name,label\nP001,0\n")
     with pytest.raises(ManifestError, match="label index"):
         read_slice_labels(labels, index)
-
-
-def test_one_scans_table_is_read_in_the_order_of_its_slices(tmp_path: Path) -> None:
-    table = tmp_path / "P001.csv"
-    table.write_text("slice_by_location,infected,LLL\n1,1,0\n0,0,0\n2,0,0\n")
-    assert read_slice_table(table).tolist() == [False, True, False]
-    table.write_text("slice_by_location,infected\n0,2\n")
-    with pytest.raises(ManifestError, match="infected 0 or 1"):
-        read_slice_table(table)
-    table.write_text("slice,ill\n0,1\n")
-    with pytest.raises(ManifestError, match="slice_by_location"):
-        read_slice_table(table)
-
-
-def test_the_real_patients_table_is_one_row_of_the_data_set(data_folder: Path) -> None:
-    marks = read_slice_table(data_folder / "covid_ct_md" / "P001_slice_labels.csv")
-    assert len(marks) == 148
-    assert marks.sum() == 80
-    assert np.flatnonzero(marks)[[0, -1]].tolist() == [26, 124]

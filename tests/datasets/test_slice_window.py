@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chestct.datasets.slice_extract import WINDOWS, Window, abdomen_to_lung_view, windowed
+from chestct.datasets.slice_extract import WINDOWS, Window, windowed
 from chestct.errors import RecipeError, UnknownNameError
 
 HU = np.array([[-1000, -850, -600], [40, 240, 1000]], dtype=np.int16)
@@ -15,7 +15,7 @@ def test_a_window_maps_its_ends_to_black_and_white_and_its_middle_to_grey() -> N
 
 
 def test_lungs_are_black_in_the_abdomen_view_and_grey_in_the_lung_view() -> None:
-    abdomen, lung = abdomen_to_lung_view(HU)
+    abdomen, lung = windowed(HU, "abdomen"), windowed(HU, "lung")
     assert abdomen[0].tolist() == [0, 0, 0]
     assert (lung[0] > 50).all()
     assert lung[1].tolist() == [236, 255, 255]

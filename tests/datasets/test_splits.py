@@ -12,7 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from labelled_scans import make_manifest, make_rows
 
-from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
+from chestct.datasets.manifest import (
+    TRAINING,
+    Manifest,
+    ManifestError,
+    ManifestRow,
+    require_classes,
+)
 from chestct.datasets.splits import (
     SPLITTERS,
     SplitSettings,
@@ -22,13 +28,22 @@ from chestct.datasets.splits import (
     k_fold,
     maseres_paper,
     part,
-    require_trainable,
 )
 
 VALIDATION_COVID = "62 99 30 6 1 68 67 49 29 23 75 82 101"
 TEST_COVID = "35 11 122 7 22 54 33 83 93 126 38 113 13"
 VALIDATION_NORMAL = "054 070 004 063 013 027 049"
 TEST_NORMAL = "061 058 064 016 033 009 073 018"
+
+
+def require_trainable(manifest: Manifest) -> None:
+    """All that trainings ask of a manifest and its split or folds."""
+    require_classes(manifest)
+    given(manifest)
+    for fold in manifest.folds:
+        fold_parts(manifest, fold)
+    if not manifest.folds:
+        require_classes(part(manifest, TRAINING), TRAINING)
 
 
 def maseres_manifest() -> Manifest:

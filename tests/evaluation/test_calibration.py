@@ -11,7 +11,6 @@ from sklearn.metrics import log_loss
 from chestct.evaluation.calibration import (
     abstention_threshold,
     apply_temperature,
-    area_under_risk,
     coverage_risk,
     fit_temperature,
     logits_of,
@@ -151,13 +150,11 @@ def test_coverage_and_risk_of_a_hand_made_case() -> None:
     assert [point.errors for point in points] == [0, 1, 1]
     assert [point.risk for point in points] == [0, 1 / 3, 1 / 4]
     assert binom.cdf(1, 4, points[-1].risk_bound) == pytest.approx(0.05)
-    assert area_under_risk(points) == pytest.approx(0.5 / 3 + 0.25 / 4)
 
 
-def test_no_scans_have_neither_curve_nor_area(make_predictions: MakePredictions) -> None:
+def test_no_scans_have_no_curve(make_predictions: MakePredictions) -> None:
     nothing = make_predictions(0)
     assert coverage_risk(nothing) == ()
-    assert area_under_risk(()) is None
     assert all(each.num_scans == 0 for each in reliability_curve(nothing))
 
 

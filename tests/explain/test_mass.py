@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from explained import grown_by_a_cell, share_inside
 from tiny_classifiers import settle_batch_norm
 
 from chestct.explain.evidence import spread_over_input
 from chestct.explain.maps import gradcam_map
-from chestct.explain.mass import grown_by_a_cell, share_inside
 from chestct.explain.question import Question
 from chestct.networks import build_network
 

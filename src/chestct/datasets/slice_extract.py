@@ -78,13 +78,6 @@ def windowed(
     return np.asarray(np.rint(np.clip(share, 0.0, 1.0) * WHITE), dtype=np.uint8)
 
 
-def abdomen_to_lung_view(
-    voxels_hu: Num[np.ndarray, "*shape"],
-) -> tuple[UInt8[np.ndarray, "*shape"], UInt8[np.ndarray, "*shape"]]:
-    """The same slice in the soft-tissue window and in the lung window, as Fig. 1 shows it."""
-    return windowed(voxels_hu, "abdomen"), windowed(voxels_hu, "lung")
-
-
 MAX_BYTES: Final = 2**28
 
 _INDEX: Final = ("label index", "index")
@@ -118,27 +111,6 @@ def read_slice_labels(labels: Path, index: Path) -> dict[str, SliceLabels]:
         )
         raise ManifestError(msg)
     return {patient: values[place] for place, (_, patient) in enumerate(numbered)}
-
-
-def read_slice_table(path: Path) -> SliceLabels:
-    """One scan's infection by slice, of a table with the columns slice_by_location and infected.
-
-    Raises:
-        ManifestError: It is no such table.
-    """
-    lines = read_table(path)
-    header = [name.lower() for name in lines[0]] if lines else []
-    if not {"slice_by_location", "infected"} <= set(header):
-        msg = f"{path} is no table of slice labels: expected the columns slice_by_location and"
-        raise ManifestError(f"{msg} infected.")
-    place, mark = header.index("slice_by_location"), header.index("infected")
-    try:
-        found = {int(cells[place]): {"0": False, "1": True}[cells[mark]] for cells in lines[1:]}
-        marks = [found[number] for number in range(len(lines) - 1)]
-    except (ValueError, KeyError, IndexError) as error:
-        msg = f"{path.name}: expected slices 0, 1, 2, ... and infected 0 or 1 ({error})."
-        raise ManifestError(msg) from error
-    return np.array(marks, dtype=bool)
 
 
 def cut_to_scan(labels: SliceLabels, num_slices: int, scan: str) -> Bool[np.ndarray, " kept"]:

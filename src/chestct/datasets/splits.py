@@ -230,21 +230,6 @@ def patients_on_two_sides(manifest: Manifest) -> list[tuple[ManifestRow, ...]]:
     return [tuple(each) for patient, each in rows.items() if len(sides[patient]) > 1]
 
 
-def require_trainable(manifest: Manifest) -> None:
-    """Refuse a manifest that cannot be trained on, before anything starts.
-
-    Raises:
-        ManifestError: One class only, a class without training scans, an empty fold or part, a
-            patient on two sides, or rows that stand nowhere.
-    """
-    require_classes(manifest)
-    given(manifest)
-    for fold in manifest.folds:
-        fold_parts(manifest, fold)
-    if not manifest.folds:
-        require_classes(part(manifest, TRAINING), TRAINING)
-
-
 def _require_full_folds(manifest: Manifest) -> None:
     folds = manifest.folds
     gaps = sorted(set(range(1, max(folds, default=0) + 1)) - set(folds))

@@ -206,14 +206,6 @@ def coverage_risk(predictions: Predictions) -> tuple[RiskPoint, ...]:
     )
 
 
-def area_under_risk(points: tuple[RiskPoint, ...]) -> float | None:
-    """Mean risk over all coverages (AURC), stepwise; None without scans."""
-    if not points:
-        return None
-    widths = np.diff([0.0, *(point.coverage for point in points)])
-    return float(widths @ np.array([point.risk for point in points]))
-
-
 def abstention_threshold(
     predictions: Predictions, wished_error: float, *, level: float = 0.95
 ) -> AbstentionThreshold:
