@@ -303,8 +303,7 @@ def test_a_scan_that_is_not_to_be_classified_is_kept_with_the_reasons(
 ) -> None:
     import nibabel
 
-    voxels = np.random.default_rng(0).integers(-100, 200, (28, 24, 24)).astype(np.int16)
-    voxels[:, :4] = -1000
+    voxels = np.random.default_rng(0).integers(-1000, 400, (28, 24, 24)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(voxels, np.diag([13.5, 13.5, 15.0, 1.0])), tmp_path / "a.nii")
     first = cache.get(tmp_path / "a.nii")
     assert first.unsuitable_reasons

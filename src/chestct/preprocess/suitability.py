@@ -42,7 +42,8 @@ _HEAD_CM2, _HEAD_BONE = 400.0, 0.1
 """A head has 270 cm² and 0.22 of it bone; abdomens at hand have 740 cm² and 0.03 to 0.04."""
 _DENSE_HU, _DENSE_ML = -150.0, 60.0
 _GAS_HU, _GAS_ML = -975.0, 10.0
-_DOUBTFUL = 3.0
+_DOUBTFUL, _NO_OUTLINE = 3.0, 4.0
+"""Doubtful shares: chests at hand have 1.3 to 2.3, a whole body 3.5, noise 4.5 and more."""
 _UNEQUAL = 3.0
 _ROUGH_METHODS = ("paper", "published")
 """Their masks take in the heart, vessels and the chest's wall in every scan, as published."""
@@ -69,7 +70,7 @@ def judge_scan(scan: ScanLungs, recipe: Recipe) -> Verdict:
         scan: Canonical scan with its lungs.
         recipe: What it is prepared for; only recipes that need Hounsfield units judge values.
     """
-    reasons = [*_value_reasons(scan, recipe), *_size_reasons(scan)]
+    reasons = [*_value_reasons(scan, recipe), *_size_reasons(scan)] or _outline_reasons(scan)
     if reasons or scan.volume.unit != "HU":
         return Verdict(tuple(reasons), () if reasons else _coverage_warnings(scan))
     chest = coarse_chest(scan.volume, scan.mask, scan.network)
@@ -134,6 +135,16 @@ def _size_reasons(scan: ScanLungs) -> list[str]:
             f"{MIN_LUNG_HEIGHT_MM:.0f} mm are needed."
         )
     return reasons
+
+
+def _outline_reasons(scan: ScanLungs) -> list[str]:
+    if scan.network is None or scan.network.doubtful_share <= _NO_OUTLINE:
+        return []
+    return [
+        f"No outline of lungs can be told: {scan.network.doubtful_share:.1f} times as much is in "
+        "doubt as along a plain one. A CT of the whole chest is expected; if it is one, give a "
+        "mask (--lungs)."
+    ]
 
 
 def _looks_like(scan: ScanLungs) -> str:
