@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from real_scans import run
 from simulated_cohort import make_cohort
 
 from chestct.classifier import load_classifier
@@ -223,4 +224,4 @@ def main() -> None:
 STUDIES = {"damage": damage_study, "roi-ablation": roi_study}
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from real_scans import real_scan, run
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
@@ -44,7 +45,6 @@ from chestct.volume import Grid, Volume
 Measured = tuple[str, dict[str, object], tuple[int, int, int]]
 
 REPEATS = 7
-DEFAULT_SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid_ct_md" / "P001"
 NETWORKS: tuple[Measured, ...] = (
     ("roi_resnet18", {"width": 32, "gating": "all"}, (96, 96, 96)),
     ("roi_resnet50", {"width": 32, "gating": "figure"}, (96, 96, 96)),
@@ -218,7 +218,7 @@ def main(arguments: list[str]) -> None:
     report_way_back()
     print()
     report_networks(NETWORKS, repeats=3)
-    scan = Path(arguments[0]) if arguments else DEFAULT_SCAN
+    scan = Path(arguments[0]) if arguments else real_scan()
     classifier, volume = load_classifier(), read_volume(scan)
     prepared = prepare(volume, classifier.recipe)
     report_scan(volume, prepared, classifier)
@@ -231,4 +231,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda: main(sys.argv[1:]))

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from real_scans import run
 from simulated_cohort import make_cohort
 
 from chestct.evaluation.comparisons import mcnemar
@@ -188,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from five_folds import NARROW, NUM_FOLDS, ROWS, row_settings
+from real_scans import run
 
 from chestct.arrays import Mask
 from chestct.classifier import Classifier, load_classifier
@@ -183,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

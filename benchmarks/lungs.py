@@ -10,7 +10,6 @@ above its own voxels: the network's memory and the mask.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
 import time
@@ -20,9 +19,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from real_scans import real_scan, run
 from scipy.ndimage import binary_fill_holes
-from skimage.exposure import rescale_intensity
-from skimage.segmentation import clear_border
 
 from chestct import read_volume
 from chestct.labels import CAP, COVID19
@@ -36,6 +34,9 @@ LONG_SLICES = 1200
 
 def obvious_way(volume: Volume) -> np.ndarray:
     """The published steps as one would write them with scikit-image."""
+    from skimage.exposure import rescale_intensity
+    from skimage.segmentation import clear_border
+
     voxels = volume.voxels.astype(np.float64)
     scaled = (voxels - voxels.min()) / (voxels.max() - voxels.min())
     slices = []
@@ -100,7 +101,7 @@ def lesion_shares(num: int) -> None:
 
 def long_scan() -> None:
     """Print memory and time of finding lungs in 1,200 slices, a real scan repeated."""
-    short = to_canonical(read_volume(data_folder() / "covid_ct_md" / "P001"))
+    short = to_canonical(read_volume(real_scan()))
     repeats = -(-LONG_SLICES // short.grid.shape[0])
     voxels = np.concatenate([short.voxels] * repeats)[:LONG_SLICES]
     grid = Grid(voxels.shape, (1.0, *short.grid.spacing_mm[1:]))
@@ -112,12 +113,6 @@ def long_scan() -> None:
         f"{grid.shape}: volume {voxels.nbytes / 2**20:.0f} MB, peak +{peak_mb() - before:.0f} MB "
         f"above it, {time.perf_counter() - start:.1f} s, {mask.mean():.1%} lung"
     )
-
-
-def data_folder() -> Path:
-    """Where the real scans are."""
-    named = os.environ.get("CHESTCT_DATA")
-    return Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def main() -> None:
@@ -132,7 +127,7 @@ def main() -> None:
     if chosen.long:
         long_scan()
         return
-    folder = data_folder()
+    folder = real_scan("covid_ct_md").parent
     for name in ("P001", "normal001"):
         volume = to_canonical(read_volume(folder / "covid_ct_md" / name))
         golden = golden_mask(folder / "golden", name)
@@ -165,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

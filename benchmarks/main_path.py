@@ -10,7 +10,6 @@ own, then the commands a user types, as whole processes. Real scans come from CH
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import statistics
 import subprocess
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from real_scans import real_scan, run
+
 HERE = Path(__file__).parent
-SHARED = Path(os.environ.get("CHESTCT_DATA", HERE.resolve().parents[1] / "shared" / "data"))
 PARTS = ("reading.py", "lungs.py", "preparing.py", "networks.py")
 REPEATS = 5
 GIGABYTE = 2**30
@@ -47,7 +47,7 @@ def whole_process_s(command: Command) -> float:
 
 def report_commands(folder: Path) -> None:
     """Median seconds of each command as a whole process."""
-    scan = str(SHARED / "covid_ct_md" / "P001")
+    scan = str(real_scan())
     commands = (
         Command("chestct --help", ("--help",), 0.6),
         Command("chestct info", ("info",), 0.6),
@@ -66,7 +66,7 @@ def report_second_scan() -> None:
     """Seconds of a scan in a process that has classified one before."""
     from chestct import classify_scan
 
-    folder = SHARED / "covid_ct_md"
+    folder = real_scan("covid_ct_md")
     classify_scan(folder / "P001")
     for name in ("normal001", "P001"):
         runs = [classify_scan(folder / name).timings_s for _ in range(REPEATS)]
@@ -85,7 +85,8 @@ def main() -> None:
     skips = parser.parse_args().skip_networks
     for part in PARTS[:-1] if skips else PARTS:
         print(f"\n== {part}", flush=True)
-        subprocess.run([sys.executable, str(HERE / part)], check=True)
+        if subprocess.run([sys.executable, str(HERE / part)], check=False).returncode:
+            sys.exit(f"{part} came to no end; it said why.")
     print("\n== commands", flush=True)
     with TemporaryDirectory() as folder:
         report_commands(Path(folder) / "out")
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

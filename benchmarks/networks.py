@@ -16,6 +16,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from real_scans import run
 from torch import nn
 
 from chestct.engines import make_engine
@@ -59,9 +60,9 @@ def seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
     """Median wall-clock seconds of each, run in turns after one turn that does not count."""
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
-        for name, run in runs.items():
+        for name, task in runs.items():
             start = time.perf_counter()
-            run()
+            task()
             if turn:
                 spent[name].append(time.perf_counter() - start)
     return {name: median(values) for name, values in spent.items()}
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from real_scans import real_scan, run
 
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES
@@ -55,7 +56,7 @@ def said_of(volume: Volume) -> tuple[str, str]:
 def main() -> None:
     """Print a line a copy and the sums."""
     sums: Counter[tuple[str, str]] = Counter()
-    for path in map(Path, sys.argv[1:]):
+    for path in map(Path, sys.argv[1:] or [real_scan()]):
         volume = to_canonical(read_volume(path))
         volume = volume.with_voxels(np.ascontiguousarray(volume.voxels))
         for name, copy in copies(volume).items():
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from real_scans import real_scan, run
 from scipy import ndimage
-from skimage import filters, morphology, segmentation
 
 from chestct.preprocess.lungs import find_lungs
 from chestct.preprocess.prepare import prepare
@@ -27,11 +27,12 @@ from chestct.readers import read_volume
 from chestct.volume import Volume, to_canonical
 
 REPEATS = 5
-DEFAULT_SCAN = Path(__file__).resolve().parents[2] / "shared" / "data" / "covid_ct_md" / "P001"
 
 
 def prepare_the_obvious_way(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     """Per-slice scikit-image segmentation, then zoom of scan (cubic) and mask (nearest)."""
+    from skimage import filters, morphology, segmentation
+
     voxels = volume.voxels.astype(np.float32)
     scaled = (voxels - voxels.min()) / (voxels.max() - voxels.min())
     mask = np.zeros(scaled.shape, dtype=bool)
@@ -75,7 +76,7 @@ def own_peak_bytes() -> int:
 
 def main(arguments: list[str]) -> None:
     """Print the figures, or, for `--only NAME`, one process's peak memory."""
-    scan = Path(arguments[0]) if arguments else DEFAULT_SCAN
+    scan = Path(arguments[0]) if arguments else real_scan()
     volume = read_volume(scan)
     if "--only" in arguments:
         prepare(volume, RECIPES[arguments[-1]])
@@ -96,4 +97,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(lambda: main(sys.argv[1:]))

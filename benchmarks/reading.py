@@ -17,14 +17,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from real_scans import real_scan, run
+
 REPEATS = 5
 RATIO_GOAL, HEADER_GOAL_MS, MEMORY_GOAL = 0.15, 2.0, 1.5
-
-
-def default_folder() -> Path:
-    """The real scan that the goals are stated for."""
-    shared = Path(__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("CHESTCT_DATA", shared)) / "covid_ct_md" / "P001"
 
 
 def read_ours(folder: Path) -> int:
@@ -87,7 +83,7 @@ def main() -> None:
     if arguments[:1] == ["--memory"]:
         print(memory_ratio(Path(arguments[1])))
         return
-    folder = Path(arguments[0]) if arguments else default_folder()
+    folder = Path(arguments[0]) if arguments else real_scan()
     tasks = {"chestct": read_ours, "pydicom + pylibjpeg": read_plainly, "headers": list_headers}
     times: dict[str, list[float]] = {name: [] for name in tasks}
     num_slices = 0
@@ -110,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from real_scans import run
 
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import ThoraxSettings, simulate_patient
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

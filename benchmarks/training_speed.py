@@ -23,6 +23,7 @@ from statistics import median
 
 import torch
 import yaml
+from real_scans import run
 from torch import nn
 
 from chestct.datasets.augment import AUGMENTATIONS, vary_batch
@@ -186,4 +187,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,22 +11,24 @@ named.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import psutil
+from real_scans import real_scan, run
 
 from chestct.analysis import ScanAnalysis
 from chestct.pipeline import analyse_scan
 from chestct.writers import ALL, WriteOptions, choose_writers
 from chestct.writers.folders import write_outputs
 
+if TYPE_CHECKING:
+    import psutil
+
 HERE = Path(__file__).parent
-SHARED = Path(os.environ.get("CHESTCT_DATA", HERE.resolve().parents[1] / "shared" / "data"))
 GOAL_S = 3.0
 GOAL_GB = 1.5
 
@@ -34,16 +36,16 @@ GOAL_GB = 1.5
 class PeakMemory(threading.Thread):
     """Watches how much memory this process takes until it is told to stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, process: psutil.Process) -> None:
         super().__init__(daemon=True)
+        self.process = process
         self.peak = 0
         self._is_over = threading.Event()
 
     def run(self) -> None:
         """Look every few milliseconds."""
-        process = psutil.Process()
         while not self._is_over.wait(0.004):
-            self.peak = max(self.peak, process.memory_info().rss)
+            self.peak = max(self.peak, self.process.memory_info().rss)
 
     def stop(self) -> float:
         """End watching; the largest in gigabytes."""
@@ -54,13 +56,16 @@ class PeakMemory(threading.Thread):
 
 def report(scan: Path) -> None:
     """Print seconds per writer and in all, and memory."""
+    import psutil
+
+    process = psutil.Process()
     analysis = analyse_scan(scan, explain="gradcam")
     shape = " x ".join(str(size) for size in analysis.volume.grid.shape)
-    before = psutil.Process().memory_info().rss / 1e9
+    before = process.memory_info().rss / 1e9
     print(f"{scan.name}, {shape}; the process takes {before:.2f} GB before it writes")
     options = WriteOptions(names=choose_writers([ALL]), makes_uids=True)
     with TemporaryDirectory() as folder:
-        memory = PeakMemory()
+        memory = PeakMemory(process)
         memory.start()
         start, start_cpu = time.perf_counter(), time.process_time()
         write_outputs(analysis, Path(folder), options)
@@ -84,4 +89,4 @@ def report_writer(analysis: ScanAnalysis, name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    report(Path(sys.argv[1]) if len(sys.argv) > 1 else SHARED / "covid_ct_md" / "P001")
+    run(lambda: report(Path(sys.argv[1]) if len(sys.argv) > 1 else real_scan()))

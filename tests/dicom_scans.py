@@ -10,7 +10,7 @@ from analyses import lung_mask, make_analysis, make_prepared, make_volume
 from explained import make_explanation, scan_heat
 
 from chestct.analysis import ScanAnalysis
-from chestct.explain.explanation import PeakSlice
+from chestct.explain.explanation import HeatMap, PeakSlice
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
 from chestct.volume import Volume
@@ -24,9 +24,11 @@ def small_scan(folder: Path) -> Path:
     return folder
 
 
-def analysed(path: Path, *, has_heat: bool = True, allow: tuple[str, ...] = ()) -> ScanAnalysis:
+def analysed(
+    path: Path, *, has_heat: bool = True, allow: tuple[str, ...] = (), series: str | None = None
+) -> ScanAnalysis:
     """The scan at `path` with lungs and a heat-map, made by hand for whatever grid it is on."""
-    volume = read_volume(path, allow=allow)
+    volume = read_volume(path, allow=allow, series=series)
     is_small_scan = volume.grid.shape == make_volume().grid.shape
     lungs = lung_mask() if is_small_scan else drawn_lungs(volume)
     heat = scan_heat() if is_small_scan else drawn_heat(volume)
@@ -44,7 +46,7 @@ def analysed(path: Path, *, has_heat: bool = True, allow: tuple[str, ...] = ()) 
     uids = volume.source.slice_uids
     peak = PeakSlice(hottest, uids[hottest] if uids else "", 0.4)
     explanation = replace(
-        made, heat=volume.with_voxels(heat), summary=replace(made.summary, peaks=(peak,))
+        made, heat=HeatMap.of(volume.grid, heat), summary=replace(made.summary, peaks=(peak,))
     )
     return replace(analysis, explanation=explanation)
 

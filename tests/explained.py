@@ -14,6 +14,7 @@ from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import (
     EvidenceSummary,
     Explanation,
+    HeatMap,
     PeakSlice,
     ScanExplanation,
 )
@@ -51,7 +52,7 @@ def make_explanation(*, strength: float = 1.0, label: str = "COVID-19") -> ScanE
             scale=0.25 if strength > 0.0 else 0.0,
             cell=(8.0, 4.0, 4.0),
         ),
-        heat=analysis.volume.with_voxels(heat),
+        heat=HeatMap.of(analysis.volume.grid, heat),
         summary=EvidenceSummary(
             threshold=THRESHOLD,
             shares=_shares(heat),

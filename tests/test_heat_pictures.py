@@ -7,6 +7,7 @@ import pytest
 from analyses import SHAPE, make_analysis
 from explained import HOT_SLICE, THRESHOLD, make_explained, scan_heat
 
+from chestct.explain.explanation import HeatMap
 from chestct.heat_pictures import (
     HEAT_LEVELS,
     LINE_COLOR,
@@ -112,8 +113,10 @@ def test_what_was_not_analysed_has_no_color_and_is_hatched() -> None:
 def test_coronal_pictures_are_hatched_above_and_below_the_analysed_slices() -> None:
     scene = scene_of_scan(make_explained())
     picture = draw_slice(scene, "coronal", SHAPE[1] // 2, 200).astype(int)
-    bare = draw_slice(replace(scene, heat=scan_heat() * 0 + 0.0), "coronal", 30, 200).astype(int)
-    free = replace(scene, heat=np.zeros(SHAPE, dtype=np.float32))
+    bare = draw_slice(
+        replace(scene, heat=HeatMap.of(scene.volume.grid, scan_heat() * 0)), "coronal", 30, 200
+    ).astype(int)
+    free = replace(scene, heat=HeatMap.of(scene.volume.grid, np.zeros(SHAPE, dtype=np.float32)))
     clean = draw_slice(free, "coronal", SHAPE[1] // 2, 200).astype(int)
     changed = (picture != clean).any(axis=2).mean(axis=1)
     assert (changed[: len(changed) // 5] > 0.5).all()

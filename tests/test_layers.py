@@ -11,7 +11,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "chestct"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "arrays", "labels", "lookup", "extras", "storage"),
+    (
+        "errors",
+        "arrays",
+        "labels",
+        "lookup",
+        "extras",
+        "library_warnings",
+        "memory",
+        "storage",
+    ),
     ("report",),
     ("volume", "fingerprints"),
     ("readers", "networks", "result", "simulate"),

@@ -497,3 +497,20 @@ def test_a_classifier_that_cannot_tell_gives_no_distance(
     result = classify_scan(scan, classifier, engine="torch")
     assert (result.distance, result.distance_percentile) == (None, None)
     assert not result.is_unlike
+
+
+def test_a_batch_survives_a_scan_that_memory_is_too_small_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fits, large = chest(), chest()
+    folder = tmp_path / "tiny"
+    save_tiny_classifier(folder)
+    write_nifti(tmp_path / "fits.nii.gz", fits.voxels, fits.grid)
+    write_nifti(tmp_path / "large.nii.gz", large.voxels, large.grid)
+    available = iter([0, 2**40])
+    monkeypatch.setattr("chestct.memory.available_bytes", lambda root: next(available))
+    scans = [str(tmp_path / name) for name in ("large.nii.gz", "fits.nii.gz")]
+    assert main(["classify", *scans, "--classifier", str(folder), "--json"]) == 1
+    said = capsys.readouterr()
+    assert "GB of memory more, and 0.0 GB are free here" in said.err
+    assert json.loads(said.out)["scan"] == "fits.nii.gz"

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Num, UInt8
 
 from chestct.analysis import ScanAnalysis
-from chestct.arrays import Heat, Mask, Voxels
+from chestct.arrays import Mask, Voxels
+from chestct.explain.back_to_scan import map_on_body
+from chestct.explain.explanation import HeatMap
 from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Volume, canonical_axes, to_canonical
@@ -58,7 +60,7 @@ class Scene:
         analysed: First and last slice the network saw, along depth.
         shown_range: Values drawn black and white.
         box: First and one past the last index shown, per axis.
-        heat: Heat-map on the same grid, 0 to 1, NaN where nothing was analysed; None without one.
+        heat: Heat-map on the same grid; None without one.
         is_disease: Whether the heat-map speaks for a disease, and not for a normal scan.
         instance_numbers: InstanceNumber of each slice from the feet; empty where slices are no
             images of a DICOM series.
@@ -69,7 +71,7 @@ class Scene:
     analysed: tuple[int, int]
     shown_range: tuple[float, float]
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-    heat: Heat | None = None
+    heat: HeatMap | None = None
     is_disease: bool = True
     instance_numbers: tuple[str, ...] = ()
 
@@ -94,14 +96,13 @@ def scene_of_scan(analysis: ScanAnalysis) -> Scene:
     shown = LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
     box = _box_around(lungs, volume.grid.spacing_mm)
     explained = analysis.explanation
-    heat = None if explained is None else on_body(explained.heat, beyond=np.nan).voxels
     return Scene(
         volume=volume,
         lungs=lungs,
         analysed=analysis.analysed_slices,
         shown_range=shown,
         box=box,
-        heat=heat,
+        heat=None if explained is None else map_on_body(explained.heat),
         is_disease=explained is None or explained.speaks_for_disease,
         instance_numbers=instance_numbers(analysis.volume),
     )
@@ -176,12 +177,15 @@ def draw_slice(scene: Scene, plane: Plane, index: int, width_px: int) -> RGB:
 
 
 def cut(
-    scene: Scene, voxels: Voxels, plane: Plane, index: int
+    scene: Scene, voxels: Voxels | HeatMap, plane: Plane, index: int
 ) -> Num[np.ndarray, "rows columns"] | Bool[np.ndarray, "rows columns"]:
     """One slice of anything on the scene's grid, as far as the scene is shown and head up."""
     looked_along, rows, columns = AXES[plane]
     window = tuple(slice(*scene.box[axis]) for axis in (rows, columns))
-    taken = voxels[(slice(None),) * looked_along + (index,)][window]
+    if isinstance(voxels, HeatMap):
+        taken = voxels.cut(looked_along, index)[window]
+    else:
+        taken = voxels[(slice(None),) * looked_along + (index,)][window]
     return taken if plane == "axial" else taken[::-1]
 
 

@@ -21,6 +21,7 @@ from chestct.errors import printable
 from chestct.explain import AUTO, split_choice
 from chestct.fingerprints import hash_voxels
 from chestct.labels import UNSUITABLE
+from chestct.memory import require_memory
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
@@ -29,6 +30,10 @@ from chestct.readers.tiff_geometry import TiffGeometry
 from chestct.result import UNLIKE, Provenance, ScanResult, Timings
 from chestct.volume import Volume
 
+_TAKEN: Final = 1.0
+_TAKEN_WITH_HEAT: Final = 2.0
+"""Memory that a scan takes beyond its own voxels while it is prepared, and with its heat-map and
+all outputs: in parts of its voxels in 16 bits."""
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
 
 
@@ -106,6 +111,7 @@ def analyse_scan(
     if watcher is not None:
         watcher.was_read(volume, Path(path))
     watched = perf_counter() - was_read
+    _require_room(volume, explains=chosen_map is not None)
     prepared = prepare(volume, classifier.recipe, lungs=lungs, engine=lungs_engine)
     was_prepared = perf_counter()
     is_suitable = not prepared.unsuitable_reasons
@@ -159,6 +165,13 @@ def _explained(
     doubts = outside_warning(explanation.explanation, analysis.prepared)
     result = replace(analysis.result, warnings=(*analysis.result.warnings, *doubts))
     return replace(analysis, result=result, explanation=explanation)
+
+
+def _require_room(volume: Volume, *, explains: bool) -> None:
+    """Refuse a scan that would take more memory than is free, before it takes it."""
+    share = _TAKEN_WITH_HEAT if explains else _TAKEN
+    size = " x ".join(map(str, volume.grid.shape))
+    require_memory(volume.grid.num_voxels * 2 * share, f"Classifying {size} voxels")
 
 
 def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:

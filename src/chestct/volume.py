@@ -156,6 +156,7 @@ class ScanSource:
             has none, or holds several slices.
         facts: Acquisition facts that may be shown, such as {"kernel": "D40s", "kvp": "110"}.
         left_out: What was in the folder and not used, counted: {"localizer": 2}.
+        unused: Numbers of the series' slices, from 0 along their normal, that do not belong to it.
     """
 
     format: str
@@ -164,6 +165,7 @@ class ScanSource:
     instance_numbers: tuple[str, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    unused: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

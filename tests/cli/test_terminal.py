@@ -16,7 +16,6 @@ from analyses import make_result
 import chestct.cli
 from chestct.cli import main
 from chestct.cli.terminal import (
-    rephrased_libraries,
     scan_progress,
     show_document,
     show_error,
@@ -29,6 +28,7 @@ from chestct.cli.terminal import (
     stdout_console,
 )
 from chestct.errors import printable, printable_message
+from chestct.library_warnings import rephrased_libraries
 from chestct.pipeline import scan_name
 
 Output = pytest.CaptureFixture[str]
@@ -98,7 +98,7 @@ def test_a_librarys_warning_is_rephrased_without_its_words(capsys: Output) -> No
     code = compile(
         "import warnings; warnings.warn('Secret^Name')", "site-packages/lib/a.py", "exec"
     )
-    with rephrased_libraries(is_debugging=False):
+    with rephrased_libraries(show_error, is_debugging=False):
         warnings.simplefilter("always")
         exec(code, {})
         logging.getLogger("pydicom").warning("Secret^Name")
@@ -113,7 +113,7 @@ def test_a_librarys_warning_is_rephrased_without_its_words(capsys: Output) -> No
 
 
 def test_its_words_are_shown_for_debugging(capsys: Output) -> None:
-    with rephrased_libraries(is_debugging=True):
+    with rephrased_libraries(show_error, is_debugging=True):
         logging.getLogger("pydicom").warning("its words")
         logging.getLogger("chestct.writers").debug("details")
     said = capsys.readouterr().err

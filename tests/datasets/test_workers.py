@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 from chestct.datasets.workers import Progress, WorkerError, end_with_parent, num_cores, run_all
+from chestct.library_warnings import rephrased_libraries
 
 
 def process_of(task: int) -> tuple[int, int]:
@@ -41,6 +44,24 @@ def test_one_process_is_this_one() -> None:
 def test_a_process_that_is_killed_is_said_with_the_remedy() -> None:
     with pytest.raises(WorkerError, match="fewer than 2 processes"):
         run_all(die, [1, 1], processes=2)
+
+
+def warn(name: str) -> None:
+    warnings.warn(name, stacklevel=1)
+    logging.getLogger("pydicom").warning(name)
+    logging.getLogger("chestct.readers").warning("a warning of ours")
+
+
+def test_what_libraries_warn_of_in_other_processes_is_rephrased_too(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with rephrased_libraries(print, is_debugging=False):
+        run_all(warn, ["Secret^Name", "Secret^Name"], processes=2)
+    said = capfd.readouterr().err
+    assert "Secret" not in said
+    assert "chestct: the library test_workers gave a warning (UserWarning)" in said
+    assert "chestct: the library pydicom gave a warning (warning)" in said
+    assert "chestct: a warning of ours\n" in said
 
 
 def test_time_left_is_told_from_the_pace() -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from phantoms import chest, chest_grid, turned_grid
 
-from chestct.explain.back_to_scan import back_to_scan
+from chestct.explain.back_to_scan import back_to_scan, map_on_body
+from chestct.preprocess.oblique import on_body
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import RECIPES, Recipe
-from chestct.volume import CANONICAL_DIRECTION, Grid
+from chestct.volume import CANONICAL_DIRECTION, Grid, Volume
 
 SHAPE, SPACING_MM = (48, 48, 56), (7.5, 6.75, 6.75)
 INPUT_SHAPE = (30, 28, 32)
@@ -140,15 +141,30 @@ def test_nothing_is_analysed_where_input_and_salient_range_do_not_meet() -> None
     assert np.isnan(back_to_scan(np.ones(INPUT_SHAPE, np.float32), far).voxels).all()
 
 
-def test_the_map_keeps_the_scans_source_and_is_not_changed() -> None:
+def test_the_map_of_the_input_is_not_changed() -> None:
     prepared = prepared_phantom("maseres_published", "coronal")
     heat = np.random.default_rng(1).random(INPUT_SHAPE, dtype=np.float32)
     before = heat.copy()
     found = back_to_scan(heat, prepared)
-    assert found.source == prepared.scan_lungs.source
     assert np.nanmin(found.voxels) >= 0
     assert np.nanmax(found.voxels) <= 1
     np.testing.assert_array_equal(heat, before)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_slices_across_any_axis_hold_the_same_values_to_the_bit(source: str) -> None:
+    prepared = prepared_phantom("roi_resnet_recommended", source)
+    heat = np.random.default_rng(2).random(INPUT_SHAPE, dtype=np.float32)
+    found = back_to_scan(heat, prepared)
+    turned = map_on_body(found)
+    volume = on_body(Volume(found.grid, found.voxels, "windowed"), beyond=np.nan)
+    assert turned.grid == volume.grid
+    for made, whole in ((found, found.voxels), (turned, volume.voxels)):
+        for axis, size in enumerate(made.grid.shape):
+            for index in range(size):
+                np.testing.assert_array_equal(
+                    made.cut(axis, index), np.take(whole, index, axis=axis)
+                )
 
 
 def test_a_map_of_another_size_is_refused() -> None:

@@ -16,6 +16,7 @@ from chestct.explain.evidence import (
     share_outside,
     summarise_evidence,
 )
+from chestct.explain.explanation import HeatMap
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import CANONICAL_DIRECTION, Grid, Volume, to_canonical
 
@@ -28,8 +29,8 @@ def scan_with(lungs: np.ndarray, grid: Grid | None = None) -> PreparedScan:
     return replace(make_prepared(volume), scan_lungs=Volume(grid, lungs), scan_grid=grid)
 
 
-def heat_on(prepared: PreparedScan, values: np.ndarray) -> Volume:
-    return Volume(prepared.scan_grid, values.astype(np.float32), unit="windowed")
+def heat_on(prepared: PreparedScan, values: np.ndarray) -> HeatMap:
+    return HeatMap.of(prepared.scan_grid, values.astype(np.float32))
 
 
 def test_shares_are_of_the_lung_volume_of_each_region() -> None:
@@ -148,7 +149,7 @@ def test_lungs_that_cannot_be_taken_apart_have_thirds_and_no_sides() -> None:
 
 def test_a_map_on_another_grid_is_refused() -> None:
     prepared = scan_with(lung_mask())
-    other = Volume(Grid(SHAPE, (1.0, 1.0, 1.0)), np.zeros(SHAPE, dtype=np.float32))
+    other = HeatMap.of(Grid(SHAPE, (1.0, 1.0, 1.0)), np.zeros(SHAPE, dtype=np.float32))
     with pytest.raises(ValueError, match="own grid"):
         summarise_evidence(other, prepared, UIDS)
 
@@ -164,7 +165,7 @@ def upside_down() -> Grid:
 def test_regions_follow_the_patient_however_the_scan_is_stored(grid: Grid) -> None:
     scan = to_canonical(chest(grid))
     lungs = scan.voxels == -850
-    regions = lung_regions(lungs, scan.grid)
+    regions = dict(lung_regions(lungs, scan.grid))
     x, _, z = scan.grid.to_patient(np.argwhere(lungs).astype(np.float64)).T
     assert ((x > 0) == regions["left lung"]).mean() > 0.99
     third = (z.max() - z.min()) / 3
@@ -200,9 +201,9 @@ def test_the_hottest_place_is_the_hottest_voxel_of_lung_wherever_most_of_it_lies
     place = tuple(np.argwhere(lung_mask()[SALIENT[0] + 1])[0])
     values[(SALIENT[0] + 1, *place)] = 0.9
     values[0, 0, 0] = 1.0
-    found = summarise_evidence(explained.heat.with_voxels(values), prepared, ())
+    found = summarise_evidence(HeatMap.of(explained.heat.grid, values), prepared, ())
     assert found.hottest_mm is not None
     index = prepared.scan_grid.to_index(np.array(found.hottest_mm))
     np.testing.assert_allclose(index, (SALIENT[0] + 1, *place), atol=1e-6)
-    cold = summarise_evidence(explained.heat.with_voxels(0 * values), prepared, ())
+    cold = summarise_evidence(HeatMap.of(explained.heat.grid, 0 * values), prepared, ())
     assert cold.hottest_mm is None

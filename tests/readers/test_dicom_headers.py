@@ -4,7 +4,6 @@ import gzip
 import io
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -146,33 +145,30 @@ def test_ct_image_of_a_makers_own_class_may_have_a_long_header(
     assert header.layout is not None
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
 def test_wrapped_file_that_is_not_dicom_inside_is_not_unpacked(
-    monkeypatch: pytest.MonkeyPatch, pack
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dicom_headers, "unwrapped", None)
-    packed = bytes(pack(bytes(2**24)))
-    notes = bytes(pack(b"some notes on the patient\n" * 1000))
+    packed = gzip.compress(bytes(2**24))
+    notes = gzip.compress(b"some notes on the patient\n" * 1000)
     for content in (packed, notes, notes[: len(notes) // 2], notes[:4]):
         assert header_of(content) is None
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
 def test_wrapped_file_that_begins_as_dicom_and_is_cut_short_or_a_bomb_is_unreadable(
-    tmp_path: Path, pack
+    tmp_path: Path,
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 2**12, (400, 400), dtype=np.uint16)
     content = save(ct_dataset(noise), tmp_path / "x.dcm").read_bytes()
-    packed = bytes(pack(content))
+    packed = gzip.compress(content)
     with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
         header_of(packed[:-1000])
     with pytest.raises(UnreadableFileError, match="unpack"):
-        header_of(bytes(pack(content[:2000] + bytes(2**24))))
+        header_of(gzip.compress(content[:2000] + bytes(2**24)))
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
-def test_file_compressed_as_a_whole_is_read(tmp_path: Path, pack) -> None:
-    header = header_of(bytes(pack(content_of(tmp_path))))
+def test_file_compressed_as_a_whole_is_read(tmp_path: Path) -> None:
+    header = header_of(gzip.compress(content_of(tmp_path)))
     assert header is not None
     assert header.series_uid == "1.2.3.4.5"
 

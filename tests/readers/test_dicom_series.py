@@ -9,7 +9,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import pytest
 import SimpleITK
@@ -261,21 +260,18 @@ def test_document_of_any_size_is_left_out_for_little_reading(tmp_path: Path) -> 
     assert read_volume(tmp_path).source.left_out == {"DOC object": 1}
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
-def test_compressed_files_of_other_kinds_beside_the_slices_are_left_out(
-    tmp_path: Path, pack
-) -> None:
+def test_compressed_files_of_other_kinds_beside_the_slices_are_left_out(tmp_path: Path) -> None:
     write_series(tmp_path / "dicom", HEIGHTS)
     # A mask of few voxels packs as a bomb does.
-    (tmp_path / "lesions.nii.gz").write_bytes(bytes(pack(bytes(2**24))))
-    notes = bytes(pack(b"some notes on the scan, and more of them\n" * 99))
+    (tmp_path / "lesions.nii.gz").write_bytes(gzip.compress(bytes(2**24)))
+    notes = gzip.compress(b"some notes on the scan, and more of them\n" * 99)
     (tmp_path / "notes.txt.gz").write_bytes(notes[: len(notes) // 2])
     volume = read_volume(tmp_path)
     assert volume.source.left_out == {"other file": 2}
     assert np.array_equal(volume.voxels, expected_hu(HEIGHTS))
 
 
-@pytest.mark.parametrize("name", ["x.dcm.gz", "x.IMA.zst", "slice"])
+@pytest.mark.parametrize("name", ["x.dcm.gz", "x.IMA.gz", "slice"])
 def test_damaged_compressed_slice_is_refused_and_named(tmp_path: Path, name: str) -> None:
     write_series(tmp_path, HEIGHTS)
     packed = gzip.compress(save(ct_dataset(pixels_at(8.0), 8.0), tmp_path / "x").read_bytes())

@@ -5,15 +5,18 @@ import io
 import os
 import stat
 import zipfile
+from functools import partial
 from pathlib import Path
 
-import imagecodecs
+import numpy as np
 import pytest
+from phantoms import chest
 
 from chestct.errors import ReadError
-from chestct.readers import files, read_volume
+from chestct.readers import dicom_series, files, read_volume
 from chestct.readers.files import (
     MemoryFile,
+    Unpacked,
     UnreadableFileError,
     first_inside,
     folder_files,
@@ -24,6 +27,7 @@ from chestct.readers.files import (
     read_range,
     unwrapped,
 )
+from chestct.simulate import write_dicom_series
 
 
 def names(path: Path) -> list[str]:
@@ -164,59 +168,33 @@ def test_range_of_a_broken_stream_is_unreadable(tmp_path: Path) -> None:
         read_range(stream, 0, 1)
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
-def test_wrapped_file_is_unpacked(pack) -> None:
-    packed = bytes(pack(b"content" * 100))
+def test_wrapped_file_is_unpacked() -> None:
+    packed = gzip.compress(b"content" * 100)
     assert is_wrapped(packed)
     inner = unwrapped(MemoryFile(packed, "name", len(packed)))
     assert (inner.content, inner.name) == (b"content" * 100, "name")
     assert (inner.stored_bytes, inner.size) == (len(packed), 700)
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
-def test_bomb_wrapped_in_a_file_is_unreadable(pack) -> None:
-    packed = bytes(pack(bytes(2**24)))
+def test_bomb_wrapped_in_a_file_is_unreadable() -> None:
+    packed = gzip.compress(bytes(2**24))
     with pytest.raises(UnreadableFileError, match="unpack"):
         unwrapped(MemoryFile(packed, "name", len(packed)))
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
-def test_damaged_wrapped_file_is_unreadable(pack) -> None:
-    packed = bytes(pack(os.urandom(1000)))[:500]
+def test_damaged_wrapped_file_is_unreadable() -> None:
+    packed = gzip.compress(os.urandom(1000))[:500]
     with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
         unwrapped(MemoryFile(packed, "name", len(packed)))
 
 
-def zstd_of(blocks: list[bytes], *, window: bytes = b"\x38", descriptor: int = 0) -> bytes:
-    """A Zstandard frame of stored blocks, none said to be the last."""
-    body = b"".join((len(block) << 3).to_bytes(3, "little") + block for block in blocks)
-    return b"\x28\xb5\x2f\xfd" + bytes([descriptor]) + window + body
-
-
 @pytest.mark.parametrize("size", [10, 300, 70_000, 300_000])
-@pytest.mark.parametrize("pack", [gzip.compress, imagecodecs.zstd_encode])
-def test_first_bytes_inside_are_those_that_were_packed(pack, size: int) -> None:
+def test_first_bytes_inside_are_those_that_were_packed(size: int) -> None:
     content = bytes(128) + b"DICM" + os.urandom(size)
-    assert first_inside(bytes(pack(content))[: 2**18]) == content[:132]
-
-
-def test_first_bytes_inside_come_of_every_kind_of_zstandard_header() -> None:
-    content = b"DICM" + b"content " * 50
-    several = [content[:3], b"", content[3:]]
-    assert first_inside(zstd_of(several)) == content[:132]
-    # A dictionary ID of one byte and a length of two (RFC 8878 3.1.1.1).
-    assert (
-        first_inside(zstd_of(several, window=b"\x38\x00\x00\x00", descriptor=0x41))
-        == (content[:132])
-    )
-    repeated = b"\x28\xb5\x2f\xfd\x00\x38" + (1 << 17 << 3 | 2).to_bytes(3, "little") + b"x"
-    assert first_inside(repeated) == b"x" * 132
+    assert first_inside(gzip.compress(content)[: 2**18]) == content[:132]
 
 
 def test_first_bytes_inside_a_damaged_stream_are_none() -> None:
-    assert first_inside(b"\x28\xb5\x2f\xfd") == b""
-    assert first_inside(zstd_of([b"content"])[:-1]) == b""
-    assert first_inside(b"\x28\xb5\x2f\xfd\x00\x38\x07\x00\x00") == b""
     assert first_inside(b"\x1f\x8b" + bytes(20)) == b""
     assert first_inside(gzip.compress(b"content")[:-9])[:3] == b"con"
 
@@ -303,3 +281,43 @@ def test_a_zip_packed_by_a_method_that_is_not_unpacked_is_said(tmp_path: Path) -
     place.write_bytes(content)
     with pytest.raises(ReadError, match="packed by method 9"):
         read_volume(place)
+
+
+def test_gzipped_slices_have_one_limit_for_all_of_them() -> None:
+    unpacked = Unpacked(most_bytes=100)
+    part = MemoryFile(bytes(60), "name", 9)
+    assert unpacked.added(part, part) is part
+    with pytest.raises(ReadError, match="in all, more than a CT scan"):
+        unpacked.added(part, part)
+
+
+def test_gzipped_slices_are_kept_unpacked_only_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in write_dicom_series(chest(), tmp_path / "scan"):
+        path.with_suffix(".dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    kept = read_volume(tmp_path / "scan")
+    monkeypatch.setattr(dicom_series, "Unpacked", partial(Unpacked, most_kept=0))
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan").voxels, kept.voxels)
+    monkeypatch.setattr(dicom_series, "Unpacked", partial(Unpacked, most_bytes=20_000))
+    with pytest.raises(ReadError, match="in all, more than a CT scan"):
+        read_volume(tmp_path / "scan")
+
+
+@pytest.mark.parametrize("name", ["x.dcm.zst", "x.zst"])
+def test_slices_packed_by_zstandard_are_said_and_not_left_out_in_silence(
+    tmp_path: Path, name: str
+) -> None:
+    write_dicom_series(chest(), tmp_path / "scan")
+    (tmp_path / "scan" / name).write_bytes(b"\x28\xb5\x2f\xfd" + bytes(2000))
+    if name == "x.zst":
+        left_out = read_volume(tmp_path / "scan").source.left_out
+        assert left_out == {"file that cannot be opened": 1}
+        return
+    with pytest.raises(ReadError, match=r"x\.dcm\.zst is packed by Zstandard"):
+        read_volume(tmp_path / "scan")
+    alone = tmp_path / name
+    (tmp_path / "scan" / name).rename(alone)
+    with pytest.raises(ReadError, match="is a Zstandard archive, which is not read"):
+        read_volume(alone)

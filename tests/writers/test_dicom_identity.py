@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from analyses import make_volume
 from dicom_scans import WANTED, analysed, small_scan
 from pydicom.uid import UID
 from readers.dicom_files import ct_dataset, pixels_at, save
@@ -16,8 +18,11 @@ from readers.dicom_files import ct_dataset, pixels_at, save
 from chestct import extras
 from chestct.analysis import ScanAnalysis
 from chestct.errors import ReadError, WriteError
-from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.explain.explanation import HeatMap, PeakSlice, ScanExplanation
+from chestct.readers import read_volume
+from chestct.readers.dicom_source import read_source
 from chestct.result import ScanResult, Timings
+from chestct.simulate import write_dicom_series
 from chestct.writers import WriteOptions
 from chestct.writers.dicom_identity import Subject, long_string, subject_of
 from chestct.writers.folders import foresee_missing, write_outputs
@@ -189,7 +194,7 @@ def with_one_hot_voxel(one: ScanAnalysis) -> ScanAnalysis:
     made = explained(one)
     heat = made.heat.voxels.copy()
     heat[12, 3, 4] = 0.75
-    return replace(one, explanation=replace(made, heat=made.heat.with_voxels(heat)))
+    return replace(one, explanation=replace(made, heat=HeatMap.of(made.heat.grid, heat)))
 
 
 def with_one_lung_voxel(one: ScanAnalysis) -> ScanAnalysis:
@@ -257,7 +262,7 @@ def test_the_same_contents_in_other_arrays_have_the_same_identifiers(
     analysis: ScanAnalysis,
 ) -> None:
     made = explained(analysis)
-    heat = made.heat.with_voxels(np.asfortranarray(made.heat.voxels))
+    heat = HeatMap.of(made.heat.grid, np.asfortranarray(made.heat.voxels))
     copied = replace(analysis, explanation=replace(made, heat=heat))
     options = {"is_deterministic": True}
     assert subject(copied, **options).seed == subject(analysis, **options).seed
@@ -435,6 +440,62 @@ def test_a_series_without_any_date_gets_a_fixed_one(tmp_path: Path) -> None:
     names = ("SeriesDate", "AcquisitionDate", "StudyDate")
     folder = edited(tmp_path / "scan", **dict.fromkeys(names))
     assert subject(analysed(folder), is_deterministic=True).written.year == 1970
+
+
+def split_scan(folder: Path) -> Path:
+    """Two temporal positions at the same places in one series, their files taking turns."""
+    for position in (1, 2):
+        for path in write_dicom_series(make_volume(), folder / str(position), uid_seed=position):
+            dataset = pydicom.dcmread(path)
+            dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "2.25.1", "2.25.2"
+            dataset.FrameOfReferenceUID = "2.25.3"
+            dataset.TemporalPositionIndex = position
+            dataset.save_as(folder / f"{path.stem}_{position}.dcm")
+            path.unlink()
+        (folder / str(position)).rmdir()
+    return folder
+
+
+@pytest.mark.parametrize("part", [1, 2])
+def test_objects_refer_to_the_part_of_a_split_series_that_was_read(
+    tmp_path: Path, part: int
+) -> None:
+    (tmp_path / "scan").mkdir()
+    split_scan(tmp_path / "scan")
+    read = analysed(tmp_path / "scan", series=f"2.25.2#{part}")
+    files = [pydicom.dcmread(path) for path in (tmp_path / "scan").glob(f"*_{part}.dcm")]
+    own = {str(file.SOPInstanceUID) for file in files}
+    assert len(own) == read.volume.grid.shape[0]
+    source = read.source_series
+    assert source is not None
+    assert source.is_exact
+    assert {image.uid for image in source.images} == own
+    written = write_outputs(read, tmp_path / "out", WriteOptions(names=(*WANTED, "dicom_sc")))
+    assert not written.failed
+    images = all_images(tmp_path / "scan")
+    for path in (tmp_path / "out").rglob("*.dcm"):
+        text = path.read_bytes().decode("latin-1")
+        named = set(re.findall(r"2\.25\.\d{20,}", text)) & images
+        assert named, path
+        assert named <= own, path
+
+
+def all_images(folder: Path) -> set[str]:
+    """The identifiers of all images in a folder."""
+    return {str(pydicom.dcmread(path).SOPInstanceUID) for path in folder.glob("*.dcm")}
+
+
+@pytest.mark.parametrize("end", [0, -1])
+def test_objects_do_not_refer_to_blank_slices_that_were_left_out(tmp_path: Path, end: int) -> None:
+    files = write_dicom_series(make_volume(), tmp_path / "scan")
+    blank = pydicom.dcmread(files[end])
+    blank.PixelData = bytes(len(blank.PixelData))
+    blank.save_as(files[end])
+    volume = read_volume(tmp_path / "scan")
+    assert volume.grid.shape[0] == len(files) - 1
+    source = read_source(tmp_path / "scan", volume)
+    assert source.is_exact
+    assert [image.uid for image in source.images] == list(volume.source.slice_uids)
 
 
 def test_files_that_went_away_are_said(tmp_path: Path) -> None:

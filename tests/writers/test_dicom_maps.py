@@ -10,6 +10,7 @@ from dicom_scans import analysed, small_scan
 from highdicom.pm import ParametricMap
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.explanation import HeatMap
 from chestct.labels import UNSUITABLE
 from chestct.writers import NothingToWriteError, WriteOptions
 from chestct.writers.dicom_maps import NOT_ANALYSED, write_parametric_map
@@ -102,7 +103,8 @@ def test_the_series_names_a_class_only_where_the_method_knows_one_and_ends_in_th
 def test_a_map_of_zeros_is_a_map(analysis: ScanAnalysis, tmp_path: Path) -> None:
     explained = analysis.explanation
     assert explained is not None
-    cold = explained.heat.with_voxels(np.zeros(explained.heat.grid.shape, dtype=np.float32))
+    grid = explained.heat.grid
+    cold = HeatMap.of(grid, np.zeros(grid.shape, dtype=np.float32))
     zero = replace(analysis, explanation=replace(explained, heat=cold))
     made = pydicom.dcmread(write_parametric_map(zero, tmp_path, WriteOptions()))
     assert not np.frombuffer(made.FloatPixelData, dtype="<f4").any()

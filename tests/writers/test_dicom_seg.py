@@ -19,6 +19,7 @@ from readers.dicom_files import ct_dataset, enhanced_dataset, pixels_at, save
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
+from chestct.explain.explanation import HeatMap
 from chestct.writers import NothingToWriteError, WriteOptions
 from chestct.writers.dicom_seg import FILE_NAME, segments_of, write_segmentation
 from chestct.writers.folders import write_outputs
@@ -135,7 +136,8 @@ def test_patient_study_and_frame_of_reference_are_those_of_the_series(
 def test_a_heat_map_of_zeros_leaves_its_segment_out(analysis: ScanAnalysis, tmp_path: Path) -> None:
     explained = analysis.explanation
     assert explained is not None
-    cold = explained.heat.with_voxels(np.zeros(explained.heat.grid.shape, dtype=np.float32))
+    grid = explained.heat.grid
+    cold = HeatMap.of(grid, np.zeros(grid.shape, dtype=np.float32))
     zero = replace(analysis, explanation=replace(explained, heat=cold))
     seg = written(zero, tmp_path)
     assert [item.SegmentLabel for item in seg.SegmentSequence] == ["Lungs"]

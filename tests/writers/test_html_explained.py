@@ -15,6 +15,7 @@ from page_reader import PageReader, read_page
 from PIL import Image
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.explanation import HeatMap
 from chestct.pictures import instance_numbers
 from chestct.writers.evidence_section import share_table
 from chestct.writers.pages import render_report, write_html
@@ -232,7 +233,7 @@ def _turned(analysis: ScanAnalysis, explained: object) -> ScanAnalysis:
         analysis,
         volume=analysis.volume.with_voxels(analysis.volume.voxels[::-1], grid),
         prepared=prepared,
-        explanation=replace(explained, heat=heat.with_voxels(heat.voxels[::-1], grid)),
+        explanation=replace(explained, heat=HeatMap.of(grid, heat.voxels[::-1])),
     )
 
 

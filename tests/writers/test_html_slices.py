@@ -10,7 +10,7 @@ import pytest
 from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
 from explained import HOT_SLICE, make_explained, make_explanation
 
-from chestct.explain.explanation import PeakSlice
+from chestct.explain.explanation import HeatMap, PeakSlice
 from chestct.pictures import fullest_slice, scene_of_scan
 from chestct.writers.evidence import (
     evidence_by_slice,
@@ -98,14 +98,14 @@ def test_slices_that_do_not_follow_the_body_get_a_curve_along_it() -> None:
     )
     turned = replace(
         explained,
-        heat=explained.heat.with_voxels(explained.heat.voxels.swapaxes(0, 1), turned_grid),
+        heat=HeatMap.of(turned_grid, explained.heat.voxels.swapaxes(0, 1)),
     )
     np.testing.assert_allclose(
         evidence_by_slice(turned, prepared), explained.summary.by_slice, rtol=1e-5
     )
     (peak,) = evidence_peaks(turned, prepared)
     assert (peak.index, peak.uid) == (HOT_SLICE, "")
-    nothing = replace(turned, heat=turned.heat.with_voxels(turned.heat.voxels * 0))
+    nothing = replace(turned, heat=HeatMap.of(turned_grid, turned.heat.voxels * 0))
     assert evidence_peaks(nothing, prepared) == ()
 
 

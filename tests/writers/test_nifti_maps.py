@@ -14,6 +14,7 @@ from explained import scan_heat
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
+from chestct.explain.explanation import HeatMap
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid, Volume
 from chestct.writers.nifti import (
@@ -167,7 +168,7 @@ def test_lungs_keep_every_voxel(analysis: ScanAnalysis, tmp_path: Path) -> None:
 def test_steps_leave_their_argument_and_the_ends_of_the_range_alone() -> None:
     heat = np.array([0.0, 1.0, 0.50001, np.nan], dtype=np.float32).reshape(1, 2, 2)
     before = heat.copy()
-    steps = in_steps(heat)
+    steps = in_steps(HeatMap.of(Grid((1, 2, 2), (1.0, 1.0, 1.0)), heat))
     np.testing.assert_array_equal(heat, before)
     np.testing.assert_array_equal(steps.ravel(), [0, STEPS, STEPS // 2, -STEPS])
 

@@ -31,8 +31,9 @@ from chestct.cli import (
     study,
     train,
 )
-from chestct.cli.terminal import rephrased_libraries, show_error, show_line, speak_any_encoding
+from chestct.cli.terminal import show_error, show_line, speak_any_encoding
 from chestct.errors import ChestCTError, kind_of
+from chestct.library_warnings import rephrased_libraries
 
 EXIT_DONE = 0
 EXIT_WRONG = 2
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Taken out so that it may stand anywhere, after the command too.
     given = [argument for argument in given if argument != "--debug"]
     try:
-        with rephrased_libraries(is_debugging=is_debugging), _terminated_in_words():
+        with rephrased_libraries(show_error, is_debugging=is_debugging), _terminated_in_words():
             return _run(given)
     except (KeyboardInterrupt, typer.Abort):
         show_error("interrupted by Ctrl-C; nothing half-written was left.")

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import codecs
 import io
-import logging
 import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -86,70 +82,9 @@ def stderr_console() -> Console:
     return _PlainConsole(stderr=True)
 
 
-@contextmanager
-def rephrased_libraries(*, is_debugging: bool) -> Iterator[None]:
-    """While entered, what libraries warn of is said in words of ours.
-
-    Theirs can hold what they found, such as a patient's name.
-
-    Args:
-        is_debugging: Whether their own words are shown all the same.
-    """
-    handler, root = _Rephrasing(is_debugging=is_debugging), logging.getLogger()
-    own = logging.getLogger("chestct")
-    root.addHandler(handler)
-    own.setLevel(logging.DEBUG if is_debugging else logging.WARNING)
-    with warnings.catch_warnings():
-        if not is_debugging:
-            warnings.showwarning = _rephrase
-        try:
-            yield
-        finally:
-            root.removeHandler(handler)
-            own.setLevel(logging.NOTSET)
-
-
-class _Rephrasing(logging.Handler):
-    """Says what modules of this program log, and of others only that they did."""
-
-    def __init__(self, *, is_debugging: bool) -> None:
-        super().__init__(logging.DEBUG if is_debugging else logging.WARNING)
-        self.is_debugging = is_debugging
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Say it on stderr."""
-        if self.is_debugging:
-            show_error(self.format(record))
-        elif record.name.partition(".")[0] == "chestct":
-            show_error(record.getMessage())
-        else:
-            _say_of(record.name.partition(".")[0], record.levelname.lower())
-
-
-def _rephrase(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Instead of `warnings.showwarning`."""
-    parts = Path(filename).parts
-    place = parts.index("site-packages") + 1 if "site-packages" in parts else len(parts) - 1
-    _say_of(parts[place].removesuffix(".py"), category.__name__)
-
-
 def _text(words: str, style: str = "") -> Text:
     """Words of others or ours on lines of their own."""
     return Text(printable_message(words), style)
-
-
-def _say_of(library: str, kind: str) -> None:
-    show_error(
-        f"the library {library} gave a warning ({kind}). Its words can hold parts of the scan and"
-        " are not shown; --debug shows them."
-    )
 
 
 def show_result(

@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from typing import Final, TypeVar
 
 from chestct.errors import ChestCTError
+from chestct.library_warnings import is_rephrasing, rephrase_from_now_on
 from chestct.storage import reason_of
 
 Task = TypeVar("Task")
@@ -101,7 +102,12 @@ def _together(
     # Forking a process that has used torch's threads can hang; a fresh interpreter cannot.
     others = set(active_children())
     try:
-        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin)
+        pool = ProcessPoolExecutor(
+            count,
+            mp_context=get_context("spawn"),
+            initializer=_begin,
+            initargs=(is_rephrasing(),),
+        )
     except OSError as error:
         # Locks between processes lie in shared memory, which a container may hold read-only.
         msg = (
@@ -149,8 +155,9 @@ def _end_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _begin() -> None:
+def _begin(is_debugging: bool | None) -> None:
     end_with_parent()
+    rephrase_from_now_on(is_debugging=is_debugging)
     use_one_thread()
 
 

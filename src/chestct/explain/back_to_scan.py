@@ -8,7 +8,6 @@ Only an oblique scan, put upright before, takes an interpolation in all axes at 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -18,10 +17,11 @@ from scipy.sparse import csr_array
 
 from chestct.arrays import Heat
 from chestct.explain.evidence import linear_map
-from chestct.preprocess.oblique import MAX_DEGREES, degrees_off, index_map
+from chestct.explain.explanation import HeatMap, HeatPlane
+from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off, index_map, on_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.threads import on_threads
-from chestct.volume import Volume, canonical_axes
+from chestct.volume import Grid, Volume, canonical_axes
 
 Positions: TypeAlias = tuple[
     Float64[np.ndarray, " scan_depth"],
@@ -36,7 +36,7 @@ _REACH = 0.5
 _ROUND_OFF = 1e-6
 
 
-def back_to_scan(heat: Heat, prepared: PreparedScan) -> Volume:
+def back_to_scan(heat: Heat, prepared: PreparedScan) -> HeatMap:
     """Lay a map over the scan.
 
     Args:
@@ -53,21 +53,36 @@ def back_to_scan(heat: Heat, prepared: PreparedScan) -> Volume:
     if heat.shape != prepared.grid.shape:
         msg = f"A map of {heat.shape} does not fit an input of {prepared.grid.shape}."
         raise ValueError(msg)
-    return replace(
-        prepared.scan_lungs, voxels=_on_own_voxels(heat, prepared), unit="windowed", warnings=()
-    )
-
-
-def _on_own_voxels(heat: Heat, prepared: PreparedScan) -> ScanHeat:
-    if degrees_off(prepared.scan_grid) > MAX_DEGREES:
-        return _turned_back(heat, prepared)
-    order, reverse = canonical_axes(prepared.scan_grid)
+    grid = prepared.scan_grid
+    if degrees_off(grid) > MAX_DEGREES:
+        return HeatMap.of(grid, _turned_back(heat, prepared))
+    order, reverse = canonical_axes(grid)
     own_order = [int(axis) for axis in np.argsort(order)]
     depth, height, width = (
         _positions(prepared, axis, own, is_reversed=reverse[axis])
         for own, axis in enumerate(own_order)
     )
-    return _interpolated(heat.transpose(own_order), (depth, height, width))
+    return _interpolated(heat.transpose(own_order), (depth, height, width), grid)
+
+
+def map_on_body(heat: HeatMap) -> HeatMap:
+    """A map on the axes of the body, as `chestct.preprocess.oblique.on_body` has them."""
+    grid = heat.grid
+    if degrees_off(grid) > MAX_DEGREES:
+        whole = on_body(Volume(grid, heat.voxels, "windowed"), beyond=np.nan)
+        return HeatMap.of(whole.grid, whole.voxels)
+    order, reverse = canonical_axes(grid)
+
+    def cut(axis: int, index: int) -> HeatPlane:
+        """A slice of the scan's own, its axes exchanged and reversed."""
+        own = order[axis]
+        plane = heat.cut(own, grid.shape[own] - 1 - index if reverse[axis] else index)
+        rows, columns = (other for other in range(3) if other != axis)
+        if order[rows] > order[columns]:
+            plane = plane.T
+        return plane[:: -1 if reverse[rows] else 1, :: -1 if reverse[columns] else 1]
+
+    return HeatMap(body_grid(grid), cut)
 
 
 def _turned_back(heat: Heat, prepared: PreparedScan) -> ScanHeat:
@@ -130,16 +145,19 @@ def _positions(
 
 
 def _interpolated(
-    heat: Float[np.ndarray, "own_depth own_height own_width"], positions: Positions
-) -> ScanHeat:
+    heat: Float[np.ndarray, "own_depth own_height own_width"], positions: Positions, grid: Grid
+) -> HeatMap:
     """The map at a grid of positions, NaN where one of them is.
 
-    Slice by slice, so that each is written once and while it is in the processor's cache.
+    A slice across rows or columns is made like those across depth, from the one position alone, so
+    that a voxel has the same value in each of them.
     """
     analysed = [np.flatnonzero(np.isfinite(along)) for along in positions]
-    shape = tuple(along.size for along in positions)
+    shapes = [tuple(n for other, n in enumerate(grid.shape) if other != axis) for axis in range(3)]
     if min(found.size for found in analysed) == 0:
-        return np.full(shape, np.nan, dtype=np.float32)
+        return HeatMap(grid, lambda axis, _: np.full(shapes[axis], np.nan, dtype=np.float32))
+    first = [int(found[0]) for found in analysed]
+    window = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in analysed)
     depth, height, width = (
         csr_array(linear_map(along[found], size).weights)
         for along, found, size in zip(positions, analysed, heat.shape, strict=True)
@@ -147,13 +165,23 @@ def _interpolated(
     own_depth, own_height, _ = heat.shape
     rows = heat.reshape(own_depth * own_height, -1)
     widened = np.ascontiguousarray((width @ np.ascontiguousarray(rows.T)).T)
-    planes = widened.reshape(own_depth, -1)
-    first, last = int(analysed[0][0]), int(analysed[0][-1])
-    window = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in analysed[1:])
-    voxels = np.empty(shape, dtype=np.float32)
-    for index, plane in enumerate(voxels):
-        plane.fill(np.nan)
-        if first <= index <= last:
-            between = depth[[index - first]] @ planes
-            plane[window] = height @ between.reshape(own_height, -1)
-    return voxels
+    widened = widened.reshape(own_depth, own_height, -1)
+
+    def cut(axis: int, index: int) -> HeatPlane:
+        """One slice, interpolated along depth, then along height."""
+        plane = np.full(shapes[axis], np.nan, dtype=np.float32)
+        if not window[axis].start <= index < window[axis].stop:
+            return plane
+        at = index - first[axis]
+        if axis == 0:
+            between = depth[[at]] @ widened.reshape(own_depth, -1)
+            plane[window[1:]] = height @ between.reshape(own_height, -1)
+            return plane
+        columns = widened if axis == 1 else np.ascontiguousarray(widened[:, :, [at]])
+        between = (depth @ columns.reshape(own_depth, -1)).reshape(depth.shape[0], own_height, -1)
+        weights = height[[at]] if axis == 1 else height
+        made = np.stack([weights @ one for one in between])
+        plane[window[0], window[3 - axis]] = made[:, 0] if axis == 1 else made[:, :, 0]
+        return plane
+
+    return HeatMap(grid, cut)

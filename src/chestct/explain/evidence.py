@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 from scipy import ndimage
 
-from chestct.arrays import Heat, Mask, Shape, Spacing
-from chestct.explain.explanation import EvidenceSummary, Explanation, PeakSlice
+from chestct.arrays import Mask, Shape, Spacing
+from chestct.explain.explanation import (
+    EvidenceSummary,
+    Explanation,
+    HeatMap,
+    HeatPlane,
+    PeakSlice,
+)
 from chestct.explain.question import CellMap
 from chestct.preprocess.masks import bounding_box
 from chestct.preprocess.prepared import PreparedScan
@@ -32,8 +38,8 @@ LungVoxels: TypeAlias = Bool[np.ndarray, " lung_voxels"]
 """One value per voxel of a lung mask, in the order of `array[mask]`."""
 
 
-def lung_regions(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
-    """Which lung voxels lie in which region.
+def lung_regions(lungs: Mask, grid: Grid) -> Iterator[tuple[str, LungVoxels]]:
+    """Which lung voxels lie in which region: its name and its voxels, one region after another.
 
     Thirds are of the height from the lowest to the highest lung voxel along the patient's own axis,
     both lungs together. Where the two lungs cannot be taken apart, the regions of a side are left
@@ -45,16 +51,13 @@ def lung_regions(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
     """
     thirds = _thirds(lungs, grid)
     sides = _sides(lungs, grid)
-    return {
-        "lungs": np.ones(int(np.count_nonzero(lungs)), dtype=np.bool_),
-        **{f"{side} lung": of_side for side, of_side in sides.items()},
-        **thirds,
-        **{
-            f"{side} {third}": of_side & of_third
-            for side, of_side in sides.items()
-            for third, of_third in thirds.items()
-        },
-    }
+    yield "lungs", np.ones(int(np.count_nonzero(lungs)), dtype=np.bool_)
+    for side, of_side in sides.items():
+        yield f"{side} lung", of_side
+    yield from thirds.items()
+    for side, of_side in sides.items():
+        for third, of_third in thirds.items():
+            yield f"{side} {third}", of_side & of_third
 
 
 def _thirds(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
@@ -133,7 +136,7 @@ PEAK_DISTANCE_MM: Final = 15.0
 
 
 def summarise_evidence(
-    heat: Volume,
+    heat: HeatMap,
     prepared: PreparedScan,
     slice_uids: Sequence[str],
     *,
@@ -144,7 +147,7 @@ def summarise_evidence(
     Lung that was not analysed counts nowhere. For the regions see `lung_regions`.
 
     Args:
-        heat: Map on the scan's own grid, NaN where not analysed, as `back_to_scan` gives it.
+        heat: Map on the scan's own grid, as `back_to_scan` gives it.
         prepared: The scan it was made for.
         slice_uids: SOPInstanceUID per slice along depth of the scan's own grid, or none.
         threshold: Heat from which a voxel counts as involved.
@@ -154,7 +157,7 @@ def summarise_evidence(
     """
     if heat.grid != prepared.scan_grid:
         raise ValueError("The map is not on the scan's own grid.")
-    by_slice = heat_by_slice(heat.voxels, prepared.scan_lungs.voxels)
+    by_slice = heat_by_slice(heat, prepared.scan_lungs.voxels)
     shares, involved = _shares(heat, prepared.scan_lungs, threshold)
     return EvidenceSummary(
         threshold=threshold,
@@ -185,35 +188,35 @@ def outside_warning(explanation: Explanation, prepared: PreparedScan) -> tuple[s
     )
 
 
-def _hottest(heat: Volume, lungs: Mask) -> tuple[float, float, float] | None:
+def _hottest(heat: HeatMap, lungs: Mask) -> tuple[float, float, float] | None:
     """Patient position of the hottest voxel in the lungs; None where all of them are cold."""
     in_lungs = [
         np.max(np.nan_to_num(plane), where=mask, initial=0.0)
-        for plane, mask in zip(heat.voxels, lungs, strict=True)
+        for plane, mask in zip(heat, lungs, strict=True)
     ]
     index = int(np.argmax(in_lungs))
     if in_lungs[index] <= 0.0:
         return None
-    plane = np.where(lungs[index], np.nan_to_num(heat.voxels[index]), 0.0)
+    plane = np.where(lungs[index], np.nan_to_num(heat.cut(0, index)), 0.0)
     row, column = np.unravel_index(int(plane.argmax()), plane.shape)
     x, y, z = heat.grid.to_patient(np.array([index, row, column], dtype=np.float64)).tolist()
     return x, y, z
 
 
-def heat_by_slice(heat: Heat, lungs: Mask) -> Float64[np.ndarray, " slices"]:
+def heat_by_slice(heat: Iterable[HeatPlane], lungs: Mask) -> Float64[np.ndarray, " slices"]:
     """Heat summed over the lungs of each slice, in parts of the fullest slice's lung.
 
     1 is the fullest slice, hot throughout. A mean over each slice's own lung would make much of an
     apex, where a little heat lies on hardly any lung.
 
     Args:
-        heat: Map, (depth, height, width), NaN where not analysed.
+        heat: Slices of a map along depth, NaN where not analysed.
         lungs: Lungs on the same grid.
 
     Returns:
         A value per slice along depth; NaN where nothing was analysed or there is no lung.
     """
-    sums = np.full(heat.shape[0], np.nan)
+    sums = np.full(len(lungs), np.nan)
     for i, (plane, mask) in enumerate(zip(heat, lungs, strict=True)):
         values = plane[mask]
         values = values[np.isfinite(values)]
@@ -237,19 +240,23 @@ def _peaks(
     return tuple(peaks[:MOST_PEAKS])
 
 
-def _shares(heat: Volume, lungs: Volume, threshold: float) -> tuple[dict[str, float], int]:
+def _shares(heat: HeatMap, lungs: Volume, threshold: float) -> tuple[dict[str, float], int]:
     """Share of each region that is involved, and the number of involved voxels in all."""
     canonical = to_canonical(lungs)
     box = bounding_box(canonical.voxels)
     if box is None:
         return {}, 0
     mask = np.ascontiguousarray(canonical.voxels[box])
-    values = to_canonical(heat).voxels[box][mask]
-    analysed, involved = np.isfinite(values), values >= threshold
+    state = np.empty(heat.grid.shape, dtype=np.uint8)
+    for known, plane in zip(state, heat, strict=True):
+        np.add(np.isfinite(plane), plane >= threshold, out=known, dtype=np.uint8)
+    # 0 is not analysed, 1 is cold and 2 is involved.
+    of_voxels = to_canonical(lungs.with_voxels(state)).voxels[box][mask]
+    analysed, involved = of_voxels > 0, of_voxels > 1
     start = tuple(float(part.start) for part in box)
     grid = canonical.grid.moved((start[0], start[1], start[2]), (1.0, 1.0, 1.0), mask.shape)
     shares = {}
-    for name, inside in lung_regions(mask, grid).items():
+    for name, inside in lung_regions(mask, grid):
         total = int(np.count_nonzero(analysed & inside))
         if total:
             shares[name] = float(np.count_nonzero(involved & inside) / total)

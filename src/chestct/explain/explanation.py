@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from chestct.arrays import Heat, Spacing
 from chestct.labels import NORMAL
-from chestct.volume import Volume
+from chestct.volume import Grid
+
+HeatPlane: TypeAlias = Float32[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,39 @@ class Explanation:
     def has_evidence(self) -> bool:
         """Whether anything spoke for the class; if not, the map is zero everywhere."""
         return self.scale > 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """A map on a scan's own grid and axes, whose slices are made when they are asked for.
+
+    Whole, it would take twice the memory of the scan. Iterating gives its slices along depth.
+
+    Attributes:
+        grid: The scan's own grid.
+        cut: The slice across an axis of the grid at an index, the other two axes in their order;
+            0 to 1, NaN where the network saw nothing ("not analysed").
+    """
+
+    grid: Grid
+    cut: Callable[[int, int], HeatPlane]
+
+    @classmethod
+    def of(cls, grid: Grid, voxels: Heat) -> HeatMap:
+        """A map that is at hand as a whole."""
+        return cls(grid, lambda axis, index: voxels[(slice(None),) * axis + (index,)])
+
+    def __iter__(self) -> Iterator[HeatPlane]:
+        """Slices along depth."""
+        return (self.cut(0, index) for index in range(self.grid.shape[0]))
+
+    @property
+    def voxels(self) -> Heat:
+        """All slices, (depth, height, width), float32: made anew at each call."""
+        voxels = np.empty(self.grid.shape, dtype=np.float32)
+        for plane, made in zip(voxels, self, strict=True):
+            plane[...] = made
+        return voxels
 
 
 @dataclass(frozen=True)
@@ -89,13 +126,12 @@ class ScanExplanation:
 
     Attributes:
         explanation: The map as the network's input has it.
-        heat: The map on the scan's own grid and axes, float32, 0 to 1; NaN where the network saw
-            nothing ("not analysed").
+        heat: The map on the scan's own grid and axes.
         summary: Where in the lungs it lies.
     """
 
     explanation: Explanation
-    heat: Volume
+    heat: HeatMap
     summary: EvidenceSummary
 
     @property

@@ -35,6 +35,7 @@ from chestct.readers.files import (
     BROKEN_STREAM,
     PACKED_HEAD_BYTES,
     FileSource,
+    Unpacked,
     UnreadableFileError,
     first_inside,
     is_wrapped,
@@ -322,8 +323,10 @@ class DicomHeader:
         return f"yes, {ratio} to 1" if ratio else "yes"
 
 
-def read_header(source: FileSource) -> DicomHeader | None:
+def read_header(source: FileSource, unpacked: Unpacked | None = None) -> DicomHeader | None:
     """Read a file's header; None when it is not DICOM.
+
+    `unpacked` counts what the gzipped files of the same read unpack to.
 
     What says that it is no CT image ends at Modality when its header is longer than is read: a
     document, raw data or a waveform of any size must not stop the scan beside it from being read.
@@ -338,7 +341,8 @@ def read_header(source: FileSource) -> DicomHeader | None:
             packed = _first_bytes(source, PACKED_HEAD_BYTES).content
             if not looks_like_dicom(first_inside(packed)):
                 return None
-            source, is_unwrapped = unwrapped(source), True
+            source = (unpacked or Unpacked()).added(source, unwrapped(source))
+            is_unwrapped = True
             continue
         try:
             return _parse(source, head)

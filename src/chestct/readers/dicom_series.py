@@ -46,7 +46,13 @@ from chestct.readers.dicom_stack import (
     slices_of,
     unlike_the_rest,
 )
-from chestct.readers.files import FileSource, UnreadableFileError, opened_files, why_unopened
+from chestct.readers.files import (
+    FileSource,
+    Unpacked,
+    UnreadableFileError,
+    opened_files,
+    why_unopened,
+)
 from chestct.readers.hounsfield import (
     LUNG_BELOW_HU,
     MAX_METAL_SHARE,
@@ -65,7 +71,6 @@ _UNOPENED = "file that cannot be opened"
 _CAUSES = (
     "Is it a map of something else than attenuation, or is its RescaleIntercept missing or wrong?"
 )
-_WRAPPED_ENDINGS = (".gz", ".zst")
 
 
 @dataclass
@@ -97,6 +102,7 @@ class _Stack:
         loaded: Their voxels.
         left_out: Slices that were not used, counted by kind.
         warnings: What was mended.
+        unused: Numbers of the slices that were not used, along the normal.
     """
 
     slices: list[Slice]
@@ -104,6 +110,7 @@ class _Stack:
     loaded: Loaded
     left_out: Counter[str]
     warnings: tuple[str, ...]
+    unused: tuple[int, ...]
 
 
 def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] = ()) -> Volume:
@@ -150,7 +157,7 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
 
 @contextmanager
 def opened_series(path: Path, source: ScanSource) -> Iterator[list[Slice]]:
-    """The headers of a series that `read_dicom` read, once more, with its files open.
+    """The headers of the slices that `read_dicom` used, once more, with their files open.
 
     For what a volume does not keep, such as what a written object has to copy. Pixels are not
     decoded, except to tell duplicates apart where there are any.
@@ -169,7 +176,7 @@ def opened_series(path: Path, source: ScanSource) -> Iterator[list[Slice]]:
         chosen = choose_series(group_series(found.slices), name, path.name)
         kept, _ = _one_kind(chosen, ("mixed-orientations",))
         ordered, _ = _without_duplicates(kept)
-        yield ordered
+        yield [one for number, one in enumerate(ordered) if number not in source.unused]
 
 
 def _source(found: _Found, chosen: Series, stack: _Stack) -> ScanSource:
@@ -185,18 +192,19 @@ def _source(found: _Found, chosen: Series, stack: _Stack) -> ScanSource:
         instance_numbers=tuple(one.number for one in nearest),
         facts=facts,
         left_out=dict(sorted((found.left_out + stack.left_out).items())),
+        unused=stack.unused,
     )
 
 
 def _find_slices(files: list[FileSource]) -> _Found:
     """Read all headers and sort out what is a CT slice."""
-    found = _Found()
+    found, unpacked = _Found(), Unpacked()
     for source in files:
         try:
             if reason := why_unopened(source):
                 found.unopened.append((source.name, reason))
                 continue
-            header = read_header(source)
+            header = read_header(source, unpacked)
             if header is None:
                 _count_foreign(source, found)
             elif kind := why_left_out(header):
@@ -214,7 +222,7 @@ def _sort_unopened(found: _Found) -> None:
     """Files that could not be opened count as slices where their names are like the slices'."""
     likes = {_likeness(one.header.source.name) for one in found.slices}
     for name, reason in found.unopened:
-        if name.lower().endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
+        if name.lower().removesuffix(".zst").endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
             found.unreadable.append(f"{name} {reason}")
         else:
             found.left_out[_UNOPENED] += 1
@@ -229,9 +237,9 @@ def _likeness(name: str) -> tuple[str, str]:
 def _count_foreign(source: FileSource, found: _Found) -> None:
     """Count a file that is not DICOM; one that is named as such is damaged."""
     name = source.name.lower()
-    if name.endswith(_WRAPPED_ENDINGS):
-        name = name.rpartition(".")[0]
-    if name.endswith(_DICOM_ENDINGS):
+    if name.endswith(".zst"):
+        found.unopened.append((source.name, "is packed by Zstandard, which is not unpacked here"))
+    elif name.removesuffix(".gz").endswith(_DICOM_ENDINGS):
         found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
     else:
         found.left_out["other file"] += 1
@@ -285,6 +293,7 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
         ReadError: Slices do not fit their neighbours and that was not allowed.
     """
     ordered, duplicate_warning = _without_duplicates(slices)
+    placed = {id(one): number for number, one in enumerate(ordered)}
     warnings = [duplicate_warning]
     left_out: Counter[str] = Counter()
     misfits = unlike_the_rest(ordered)
@@ -300,7 +309,8 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
         if misfits is None:
             break
     said = tuple(text for text in (*warnings, *plan.warnings) if text)
-    return _Stack(ordered, plan, loaded, left_out, said)
+    unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
+    return _Stack(ordered, plan, loaded, left_out, said, unused)
 
 
 def _one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], str | None]:

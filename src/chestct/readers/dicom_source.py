@@ -20,7 +20,7 @@ from chestct.errors import ReadError
 from chestct.readers.dicom_elements import InflatedFile
 from chestct.readers.dicom_geometry import plan_stack
 from chestct.readers.dicom_series import opened_series
-from chestct.readers.dicom_stack import BAD_SLICE, Slice
+from chestct.readers.dicom_stack import Slice
 from chestct.readers.files import BROKEN_STREAM
 from chestct.volume import Volume
 
@@ -125,9 +125,7 @@ def read_source(path: Path, volume: Volume) -> SourceSeries:
             left_out=left_out,
             images=_images(slices),
             shape=slices[0].plane.shape,
-            is_exact=plan.is_exact
-            and plan.grid == volume.grid
-            and BAD_SLICE not in volume.source.left_out,
+            is_exact=plan.is_exact and plan.grid == volume.grid,
         )
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float32, Num
 
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
+from chestct.memory import require_memory
 from chestct.readers.dicom_elements import UNDEFINED
 from chestct.readers.dicom_geometry import Plane, StackPlan
 from chestct.readers.dicom_headers import DicomHeader, Fields, PixelLayout
@@ -158,7 +159,7 @@ MAX_THREADS = 8
 """Most decoding threads; two for each core, as some wait for the disk while others decode."""
 
 
-BAD_SLICE = "slice that does not fit"
+_BAD_SLICE = "slice that does not fit"
 """How interpolated slices are counted."""
 
 _BLANK_END = "blank slice at an end"
@@ -198,7 +199,9 @@ def load_stack(slices: list[Slice], plan: StackPlan) -> Loaded:
             than the files could hold.
     """
     dtype = np.dtype(np.int16 if all(s.rescale.is_whole for s in slices) else np.float32)
-    _check_ratio(slices, plan.grid.num_voxels * dtype.itemsize)
+    num_bytes = plan.grid.num_voxels * dtype.itemsize
+    _check_ratio(slices, num_bytes)
+    require_memory(num_bytes, f"Reading {' x '.join(map(str, plan.grid.shape))} voxels")
     decoder = SliceDecoder(slices, dtype)
     voxels: Voxels = np.empty(plan.grid.shape, dtype=dtype)
     with ThreadPoolExecutor(min(MAX_THREADS, 2 * (os.cpu_count() or 1))) as pool:
@@ -283,7 +286,7 @@ class Misfit:
     @property
     def left_out(self) -> Counter[str]:
         """How many of which kind."""
-        counts = {BAD_SLICE: len(self.bad), _BLANK_END: len(self.blank_ends)}
+        counts = {_BAD_SLICE: len(self.bad), _BLANK_END: len(self.blank_ends)}
         return Counter({kind: number for kind, number in counts.items() if number})
 
     @property

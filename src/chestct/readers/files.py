@@ -47,7 +47,12 @@ BROKEN_STREAM = (
 )
 """What opening or reading a damaged file, zip member or compressed stream raises."""
 
-_ARCHIVES = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar", b"\xfd7zXZ\x00": "xz"}
+_ARCHIVES = {
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
 _ARCHIVE_ENDINGS = (".7z", ".rar", ".xz")
 _TAR_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
@@ -390,40 +395,83 @@ _MAX_UNWRAPPED_BYTES = 2**28
 _SMALL_BYTES = 2**20
 """Up to this size a file may be compressed in any ratio."""
 PACKED_HEAD_BYTES = 2**18
-"""As much of a packed file as shows how its inside begins; a Zstandard block takes 128 KiB."""
+"""As much of a packed file as shows how its inside begins."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _CHUNK_BYTES = 2**20
 _INSIDE_BYTES = 132
 """Preamble and prefix of DICOM: enough to tell what is inside."""
-_ZSTD_BLOCK_BYTES = 2**17
-_ZSTD_BLOCKS = 4
-_ZSTD_RLE = 1
-_ZSTD_HEADER = _ZSTD_MAGIC + b"\x00\x38"
-"""A frame header that declares a window of 128 KiB and neither length nor checksum."""
+
+
+class Unpacked:
+    """What the gzipped files of one read unpack to in all; there is one limit for all of them.
+
+    Args:
+        most_bytes: The limit.
+        most_kept: As much is kept in memory; what comes after it is unpacked again when asked for.
+    """
+
+    def __init__(
+        self, most_bytes: int = MAX_UNPACKED_BYTES, most_kept: int = UNDOUBTED_BYTES
+    ) -> None:
+        self._most_bytes, self._most_kept = most_bytes, most_kept
+        self._num_bytes = 0
+
+    def added(self, source: FileSource, content: MemoryFile) -> FileSource:
+        """Count what a file unpacked to; where to read it from later on.
+
+        Raises:
+            ReadError: All together are more than a scan is.
+        """
+        self._num_bytes += content.size
+        if self._num_bytes > self._most_bytes:
+            msg = f"The gzipped files unpack to over {self._most_bytes / 1e6:.0f} MB in all, more"
+            raise ReadError(f"{msg} than a CT scan does. If it is one, unpack them yourself.")
+        return content if self._num_bytes <= self._most_kept else _Gzipped(source, content.size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gzipped:
+    """What is inside a gzip stream, unpacked anew each time it is opened."""
+
+    packed: FileSource
+    size: int
+
+    is_seekable = True
+
+    @property
+    def name(self) -> str:
+        """Name of the packed file."""
+        return self.packed.name
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the packed file on disk."""
+        return self.packed.stored_bytes
+
+    def open(self) -> BufferedIOBase:
+        """Read it like a file."""
+        return unwrapped(self.packed).open()
 
 
 def is_wrapped(content: bytes) -> bool:
-    """Whether a file that starts like this is a gzip or Zstandard stream."""
-    return content.startswith((_GZIP_MAGIC, _ZSTD_MAGIC))
+    """Whether a file that starts like this is a gzip stream."""
+    return content.startswith(_GZIP_MAGIC)
 
 
 def first_inside(packed: bytes) -> bytes:
-    """The first bytes inside a gzip or Zstandard stream, given its start; none if it is damaged.
+    """The first bytes inside a gzip stream, given its start; none if it is damaged.
 
     A stream may be cut short, and unpack to any size: no more is unpacked than is looked at.
     """
     try:
-        if packed.startswith(_GZIP_MAGIC):
-            return zlib.decompressobj(wbits=31).decompress(packed, _INSIDE_BYTES)
-        return _first_of_zstd(packed)[:_INSIDE_BYTES]
-    except (*BROKEN_STREAM, IndexError):
+        return zlib.decompressobj(wbits=31).decompress(packed, _INSIDE_BYTES)
+    except zlib.error:
         return b""
 
 
 def unwrapped(source: FileSource) -> MemoryFile:
-    """What is inside a gzip or Zstandard stream.
+    """What is inside a gzip stream.
 
     Raises:
         UnreadableFileError: It is damaged, or would unpack to more than a real file does.
@@ -431,12 +479,7 @@ def unwrapped(source: FileSource) -> MemoryFile:
     limit = min(max(source.stored_bytes * MAX_RATIO, _SMALL_BYTES), _MAX_UNWRAPPED_BYTES)
     try:
         with source.open() as stream:
-            is_gzip = stream.read(2) == _GZIP_MAGIC
-            stream.seek(0)
-            if is_gzip:
-                content = b"".join(_gzip_chunks(stream, limit))
-            else:
-                content = _zstd_content(stream.read(limit), limit)
+            content = b"".join(_gzip_chunks(stream, limit))
     except UnreadableFileError:
         raise
     except BROKEN_STREAM as error:
@@ -454,33 +497,3 @@ def _gzip_chunks(stream: BufferedIOBase, limit: int) -> Iterator[bytes]:
                 msg = f"unpacks to over {MAX_RATIO} times its size or {_MAX_UNWRAPPED_BYTES} bytes"
                 raise UnreadableFileError(f"{msg}, as a bomb does")
             yield chunk
-
-
-def _first_of_zstd(packed: bytes) -> bytes:
-    """What the first blocks of a Zstandard frame hold, as a frame of their own (RFC 8878 3.1.1)."""
-    descriptor = packed[4]
-    is_single = descriptor >> 5 & 1
-    length_bytes = (is_single, 2, 4, 8)[descriptor >> 6]
-    start = position = 6 - is_single + (0, 1, 2, 4)[descriptor & 3] + length_bytes
-    blocks, last = bytearray(packed), None
-    for _ in range(_ZSTD_BLOCKS):
-        header = int.from_bytes(packed[position : position + 3], "little")
-        end = position + 3 + (1 if header >> 1 & 3 == _ZSTD_RLE else header >> 3)
-        if position + 3 > len(packed) or end > len(packed):
-            break
-        last, position = position, end
-        if header & 1:
-            break
-    if last is None:
-        return b""
-    blocks[last] |= 1
-    return _zstd_content(
-        _ZSTD_HEADER + bytes(blocks[start:position]), _ZSTD_BLOCKS * _ZSTD_BLOCK_BYTES
-    )
-
-
-def _zstd_content(packed: bytes, limit: int) -> bytes:
-    """The content of a Zstandard stream, unpacked into a buffer of the limit's size."""
-    import imagecodecs
-
-    return bytes(imagecodecs.zstd_decode(packed, out=bytearray(limit)))

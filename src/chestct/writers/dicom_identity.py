@@ -25,7 +25,7 @@ import numpy as np
 from chestct import __version__
 from chestct.analysis import ScanAnalysis, source_of
 from chestct.errors import WriteError, printable
-from chestct.explain.explanation import ScanExplanation
+from chestct.explain.explanation import HeatMap, ScanExplanation
 from chestct.extras import import_extra
 from chestct.readers.dicom_source import SourceImage, SourceSeries
 from chestct.simulate.dicom_export import make_uid
@@ -252,7 +252,7 @@ _NOT_WRITTEN: Final = ("scan", "scan_facts", "timings_s")
 _PROGRAMS: Final = ("highdicom", "pydicom", "pillow")
 """What encodes and draws: each may do it differently in another version."""
 
-_DIGESTS: Final[WeakKeyDictionary[Volume, str]] = WeakKeyDictionary()
+_DIGESTS: Final[WeakKeyDictionary[Volume | HeatMap, str]] = WeakKeyDictionary()
 """Of voxels that were hashed before: four writers ask for those of one heat-map in turn."""
 
 
@@ -287,12 +287,14 @@ def _explained(explained: ScanExplanation) -> Iterator[object]:
     yield _digest_of(explained.heat)
 
 
-def _digest_of(volume: Volume) -> str:
+def _digest_of(volume: Volume | HeatMap) -> str:
     """SHA-256 of a volume's voxels, however they are stored."""
     if volume not in _DIGESTS:
-        voxels = np.ascontiguousarray(volume.voxels)
-        digest = hashlib.sha256(voxels.dtype.str.encode())
-        digest.update(voxels.data)
+        digest = hashlib.sha256()
+        for index, plane in enumerate(volume if isinstance(volume, HeatMap) else volume.voxels):
+            if index == 0:
+                digest.update(plane.dtype.str.encode())
+            digest.update(np.ascontiguousarray(plane).data)
         _DIGESTS[volume] = digest.hexdigest()
     return _DIGESTS[volume]
 

@@ -9,15 +9,16 @@ for each image of the series.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from jaxtyping import Float32
 
 from chestct.analysis import ScanAnalysis
-from chestct.arrays import Heat
+from chestct.explain.explanation import HeatMap
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.storage import write_whole_with
 from chestct.writers import WriteOptions
 from chestct.writers.dicom_identity import (
     long_string,
@@ -31,7 +32,6 @@ from chestct.writers.dicom_objects import (
     origin_of,
     planes_of,
     quantity_of,
-    save,
 )
 from chestct.writers.evidence import heat_of, heat_words
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 NAME: Final = "dicom_parametric_map"
 _FILE_NAME: Final = "heat-map.dcm"
+_FLOAT_PIXEL_DATA: Final = (0x7FE0, 0x0008)
 NOT_ANALYSED: Final = -1.0
 """Stored where the network saw nothing."""
 
@@ -60,10 +61,13 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
 
     grid = analysis.volume.grid
     planes = planes_of(subject, grid, range(grid.shape[0]))
+    for header in planes["source_images"]:
+        # Frames of one pixel take no memory; the true ones are written behind the rest.
+        header.Rows = header.Columns = 1
     method = explained.explanation.method
     made = ParametricMap(
         **planes,
-        pixel_array=_stored(explained.heat.voxels)[::-1],
+        pixel_array=np.zeros((grid.shape[0], 1, 1), dtype=np.float32),
         **origin_of(analysis, subject, NAME),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(method)],
@@ -76,8 +80,27 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = NOT_ANALYSED
     _add_anatomy(made)
     _turn_places(made)
+    _, made.Rows, made.Columns = grid.shape
+    del made.FloatPixelData
     finish(made, subject, NAME)
-    return save(made, folder / _FILE_NAME)
+    return write_whole_with(
+        folder / _FILE_NAME, lambda aside: _save_with(explained.heat, made, aside)
+    )
+
+
+def _save_with(heat: HeatMap, made: ParametricMap, path: Path) -> None:
+    """Save an object and its frames, each made as it is written.
+
+    FloatPixelData is the last element there can be (PS3.5 7.1: tags ascend), of VR "OF" with a
+    length of 32 bits (PS3.5 7.1.2), little-endian.
+    """
+    made.save_as(path, enforce_file_format=True)
+    with path.open("ab") as stream:
+        num_bytes = heat.grid.num_voxels * np.dtype(np.float32).itemsize
+        stream.write(struct.pack("<HH2sHL", *_FLOAT_PIXEL_DATA, b"OF", 0, num_bytes))
+        for plane in heat:
+            stored = np.where(np.isnan(plane), np.float32(NOT_ANALYSED), plane)
+            stream.write(np.ascontiguousarray(stored, dtype="<f4").data)
 
 
 def _mapping(method: str) -> RealWorldValueMapping:
@@ -109,16 +132,8 @@ def _turn_places(made: ParametricMap) -> None:
     """Give the first frame the last one's place and so on, in place.
 
     highdicom stores frames from the far end of the slice normal, and 3D Slicer's reader goes by
-    their order in the file. So it was given the slices the other way round than their places, and
-    turning the places puts both right without moving hundreds of megabytes.
+    their order in the file. Turning the places leaves the frames in the order of the slices.
     """
     made.PerFrameFunctionalGroupsSequence = list(made.PerFrameFunctionalGroupsSequence)[::-1]
     for number, group in enumerate(made.PerFrameFunctionalGroupsSequence, 1):
         group.FrameContentSequence[0].DimensionIndexValues = [number]
-
-
-def _stored(heat: Heat) -> Float32[np.ndarray, "frames rows columns"]:
-    stored = np.array(heat, dtype=np.float32)
-    for values in stored:
-        np.copyto(values, np.float32(NOT_ANALYSED), where=np.isnan(values))
-    return stored

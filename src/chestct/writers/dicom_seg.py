@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Mask
+from chestct.explain.explanation import HeatMap
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import ANALYSED_COLOR, LUNG_COLOR, Color
 from chestct.writers import NothingToWriteError, WriteOptions
@@ -105,8 +106,7 @@ def segments_of(analysis: ScanAnalysis) -> list[_Segment]:
             _Segment(
                 key="evidence",
                 label=f"{heat_words(explained)}, from {threshold:.0%} of maximum",
-                # A comparison with NaN, which stands for "not analysed", is false.
-                mask=np.asarray(explained.heat.voxels >= threshold),
+                mask=_hot(explained.heat, threshold),
                 category=SPATIAL_CONCEPT,
                 kind=quantity_of(explained.explanation.method),
                 algorithm=(
@@ -117,6 +117,14 @@ def segments_of(analysis: ScanAnalysis) -> list[_Segment]:
             )
         )
     return [segment for segment in segments if segment.mask.any()]
+
+
+def _hot(heat: HeatMap, threshold: float) -> Mask:
+    """Where a map is as hot as the threshold: not where it is NaN, which is "not analysed"."""
+    mask = np.empty(heat.grid.shape, dtype=np.bool_)
+    for hot, plane in zip(mask, heat, strict=True):
+        np.greater_equal(plane, threshold, out=hot)
+    return mask
 
 
 def _origin_of_lungs(analysis: ScanAnalysis) -> str:

@@ -330,7 +330,7 @@ class _Groups:
         """The evidence above the threshold: its volume, that of lung in it, and its share."""
         summary = explained.summary
         images = self._map()
-        hot = np.count_nonzero(explained.heat.voxels >= summary.threshold)
+        hot = sum(np.count_nonzero(plane >= summary.threshold) for plane in explained.heat)
         volumes = {
             VOLUME: float(hot) * explained.heat.grid.voxel_ml,
             INVOLVED_VOLUME: summary.involved_ml,

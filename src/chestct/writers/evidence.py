@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from chestct.analysis import ScanAnalysis
+from chestct.explain.back_to_scan import map_on_body
 from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.pictures import AXES, Plane, Scene, fullest_slice
@@ -44,9 +45,7 @@ def evidence_by_slice(
         by_slice = explained.summary.by_slice
         return by_slice[::-1] if is_reversed else by_slice
     # The scan's slices do not follow the body: the curve has to be taken across them.
-    heat = on_body(explained.heat, beyond=np.nan).voxels
-    lungs = on_body(prepared.scan_lungs).voxels
-    return heat_by_slice(heat, lungs)
+    return heat_by_slice(map_on_body(explained.heat), on_body(prepared.scan_lungs).voxels)
 
 
 def evidence_peaks(explained: ScanExplanation, prepared: PreparedScan) -> tuple[PeakSlice, ...]:

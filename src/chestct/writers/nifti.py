@@ -9,7 +9,7 @@ built on ITK, which are most, turn NaN into zero.
 
 from __future__ import annotations
 
-import gzip
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int16, Num
 
 from chestct.analysis import ScanAnalysis
-from chestct.arrays import Heat
+from chestct.explain.explanation import HeatMap
 from chestct.storage import remove_file, write_whole_with
 from chestct.volume import Grid
 from chestct.writers import WriteOptions
@@ -25,6 +25,8 @@ from chestct.writers import WriteOptions
 _DATA_STARTS: Final = 352
 """Bytes before the voxels of a single NIfTI-1 file: the header and an empty list of extensions."""
 _FASTEST: Final = 1
+_GZIP: Final = 31
+"""What zlib calls a gzip stream; its header holds no time."""
 
 
 def write_nifti(
@@ -51,7 +53,7 @@ def write_nifti(
 
     stored = voxels[0] if voxels.ndim == 4 and voxels.shape[0] == 1 else voxels
     if stored.dtype == np.bool_:
-        stored = stored.astype(np.uint8)
+        stored = stored.view(np.uint8)
     # nibabel is typed in parts only.
     image_of: Any = nibabel.Nifti1Image
     made = image_of(stored.T, _nifti_affine(grid))
@@ -73,9 +75,13 @@ def _save_in_steps(made: Any, step: float, path: Path) -> None:
     header["scl_slope"], header["scl_inter"] = step, 0.0
     header["magic"], header["vox_offset"] = b"n+1", _DATA_STARTS
     start = header.binaryblock.ljust(_DATA_STARTS, b"\0")
-    content = b"".join((start, made.dataobj.tobytes(order="F")))
-    is_packed = path.name.endswith(".gz")
-    path.write_bytes(gzip.compress(content, _FASTEST, mtime=0) if is_packed else content)
+    packer = zlib.compressobj(_FASTEST, wbits=_GZIP) if path.name.endswith(".gz") else None
+    with path.open("wb") as stream:
+        stream.write(packer.compress(start) if packer else start)
+        for plane in np.moveaxis(np.asarray(made.dataobj), -1, 0):
+            content = plane.tobytes(order="F")
+            stream.write(packer.compress(content) if packer else content)
+        stream.write(packer.flush() if packer else b"")
 
 
 def _nifti_affine(grid: Grid) -> Float64[np.ndarray, "4 4"]:
@@ -110,13 +116,13 @@ def write_nifti_maps(analysis: ScanAnalysis, folder: Path, _: WriteOptions | Non
         # One of an earlier run would be taken for this one's.
         remove_file(heat_file)
         return lungs
-    steps = in_steps(analysis.explanation.heat.voxels)
+    steps = in_steps(analysis.explanation.heat)
     return write_nifti(heat_file, steps, analysis.volume.grid, step=1.0 / STEPS)
 
 
-def in_steps(heat: Heat) -> Int16[np.ndarray, "depth height width"]:
+def in_steps(heat: HeatMap) -> Int16[np.ndarray, "depth height width"]:
     """Heat in whole steps of 1/4096, finer than can be seen, slice by slice to save memory."""
-    steps = np.empty(heat.shape, dtype=np.int16)
+    steps = np.empty(heat.grid.shape, dtype=np.int16)
     for out, values in zip(steps, heat, strict=True):
         scaled = np.rint(values * np.float32(STEPS))
         np.copyto(scaled, np.float32(NOT_ANALYSED * STEPS), where=np.isnan(scaled))

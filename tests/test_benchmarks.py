@@ -1,0 +1,41 @@
+"""Benchmarks end in a sentence where something they need is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def test_a_benchmark_without_its_scans_says_how_to_name_them(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "reading.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CHESTCT_DATA": str(tmp_path)},
+    )
+    assert ended.returncode == 1
+    assert "CHESTCT_DATA=FOLDER" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_benchmark_finds_scans_and_ends_in_the_one_way() -> None:
+    for path in BENCHMARKS.glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if path.name != "real_scans.py":
+            assert 'environ.get("CHESTCT_DATA"' not in text, path.name
+            assert 'if __name__ == "__main__":\n    run(' in text, path.name
+
+
+def test_a_benchmark_without_a_package_names_it_and_the_extra() -> None:
+    program = "from real_scans import run\nrun(lambda: __import__('skimage_gone'))"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=BENCHMARKS, capture_output=True, text=True, check=False
+    )
+    assert ended.stderr == (
+        "skimage_gone is missing, which this compares with: pip install -e '.[dev]'\n"
+    )
