@@ -9,8 +9,8 @@ import typer
 
 from chestct.cli import options, study_audit, study_maseres
 from chestct.cli import training_options as training
-from chestct.cli.study_maseres import names_in, print_table, say_gaps, say_row
-from chestct.cli.terminal import show_line
+from chestct.cli.study_maseres import names_in, say_gaps, say_row
+from chestct.cli.terminal import print_table, show_line
 
 if TYPE_CHECKING:
     from chestct.studies.compare_with_paper import PaperComparison

@@ -17,9 +17,8 @@ from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS
 from chestct.evaluation.intervals import Estimate
 from chestct.labels import THREE_CLASSES
-from chestct.report.document import Report, as_markdown, read_report
-from chestct.report.pages import as_page, as_png, fill_markdown
-from chestct.report.tables import markdown_row, marked_cells
+from chestct.report.document import Report, as_markdown
+from chestct.report.pages import as_page, as_png, fill_report
 from chestct.studies import audit_pictures
 from chestct.studies.audit_maseres import MaseresAudit, ModelAudit, audit_maseres_paper
 from chestct.studies.audit_roi import AGREES, HEADLINE_ROW, RoiAudit, RowAudit, audit_roi_paper
@@ -62,25 +61,9 @@ def report_of(audit: Audit, *, is_whole: bool = True) -> Report:
         is_whole: With pictures and the widest tables, which a page that retells it does without.
     """
     roi, maseres = audit.roi_aware, audit.maseres
-    text = fill_markdown(
-        "chestct.studies",
-        "audit.md.j2",
+    return fill_report(
+        "chestct.studies/audit.md.j2",
         _FILTERS,
-        roi=roi,
-        maseres=maseres,
-        is_whole=is_whole,
-        headline_row=HEADLINE_ROW,
-        agrees=AGREES,
-        labels=THREE_CLASSES,
-        defects=MASERES_Z_DEFECTS,
-        line=_line,
-        named=_named,
-        sensitivities=_sensitivities,
-        specificities=_specificities,
-        pairs_in_order=_pairs_in_order,
-    )
-    return read_report(
-        text,
         {
             "roi_accuracy": partial(audit_pictures.draw_accuracies, roi),
             "roi_spe": partial(audit_pictures.draw_spe, roi),
@@ -89,6 +72,17 @@ def report_of(audit: Audit, *, is_whole: bool = True) -> Report:
             "maseres_patients": partial(audit_pictures.draw_patient_models, maseres),
             "maseres_p_values": partial(audit_pictures.draw_p_values, maseres),
         },
+        roi=roi,
+        maseres=maseres,
+        is_whole=is_whole,
+        headline_row=HEADLINE_ROW,
+        agrees=AGREES,
+        labels=THREE_CLASSES,
+        defects=MASERES_Z_DEFECTS,
+        named=_named,
+        sensitivities=_sensitivities,
+        specificities=_specificities,
+        pairs_in_order=_pairs_in_order,
     )
 
 
@@ -162,7 +156,7 @@ def _listed(numbers: Sequence[int]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-_FILTERS: Final[dict[str, Callable[..., str]]] = {
+_FILTERS: Final[dict[str, Callable[..., object]]] = {
     "counted": counted,
     "with_interval": with_interval,
     "percent": _percent,
@@ -176,12 +170,6 @@ _FILTERS: Final[dict[str, Callable[..., str]]] = {
     "yes_or_no": lambda is_so: "yes" if is_so else "no",
 }
 """How the template writes numbers."""
-
-
-def _line(*cells: object, is_marked: bool = False) -> str:
-    """A row of a table; a tuple is several cells."""
-    flat = [str(c) for cell in cells for c in (cell if isinstance(cell, tuple) else (cell,))]
-    return markdown_row(marked_cells(flat) if is_marked else flat)
 
 
 def _named(row: TableRow) -> tuple[str, ...]:

@@ -35,11 +35,12 @@ from chestct.evaluation.intervals import (
     why_no_bootstrap,
 )
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
-from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
+from chestct.evaluation.tables import ESTIMATE_FIELDS, FILTERS, estimate_lines
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.maseres import NUM_HEADS, Maseres
-from chestct.report.tables import as_csv, as_markdown_table, p_value_text
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.row_figures import holm
 from chestct.studies.study_rows import StudyError
@@ -485,43 +486,33 @@ def _damage_markdown(
     result: _DamageResult, rows: Sequence[DamageRow], remarks: Sequence[str]
 ) -> str:
     """The table for people."""
-    undamaged = result.undamaged
     left_out = f"Scans without a decision, left out: {len(result.excluded)}."
-    said = [*remarks, *([left_out] if result.excluded else [])]
-    parts = [
-        "# Damaged models",
-        NOT_FOR_CLINICAL_USE,
-        "\n".join(f"- {remark}" for remark in said),
-        f"{len(undamaged)} scans of {undamaged.num_patients} patients. Parts of the network are "
-        "set to zero one at a time and nothing is trained again.",
-        "## The published choice of units\n\n" + _published_table(rows),
-        "## Against the undamaged classifier\n\n" + _test_table(rows),
-        _choice_table(rows),
-        "Intervals: 95 %; Wilson for accuracy and sensitivity, a bootstrap over patients for the "
-        "rest. p: McNemar's exact test, two-sided; p (Holm): after Holm's correction over the "
-        "parts. The interval of the mean over choices draws patients and choices of units anew.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return fill_markdown(
+        "chestct.studies/damage.md.j2",
+        {**FILTERS, "prefixed": lambda label: f"sensitivity {label}"},
+        notice=NOT_FOR_CLINICAL_USE,
+        remarks=[*remarks, *([left_out] if result.excluded else [])],
+        undamaged=result.undamaged,
+        rows=rows,
+        shown=_SHOWN,
+    )
 
 
 def _damage_csv(rows: Sequence[DamageRow]) -> str:
     """One line per part and figure; the mean over choices is the figure `mean accuracy`."""
-    fields = ("value", "low", "high", "method", "hits", "total", "note")
     lines: list[list[object]] = []
     for row in rows:
         zeroed = row.part.zeroed.total if row.part else 0
-        groups = {"": dict(row.figures.overall), **row.figures.per_class}
+        figures = row.figures
         if row.mean is not None:
-            groups[""]["mean accuracy over choices"] = row.mean
-        for label, figures in groups.items():
-            for name, estimate in figures.items():
-                values = [getattr(estimate, field) for field in fields]
-                lines.append([row.name, zeroed, label, name, *values])
+            overall = {**figures.overall, "mean accuracy over choices": row.mean}
+            figures = replace(figures, overall=overall)
+        lines += [[row.name, zeroed, *line] for line in estimate_lines(figures)]
         if row.test is not None:
             lines.append([row.name, zeroed, "", "mcnemar p", row.test.p_value, *[None] * 5,
                           row.test.note])  # fmt: skip
             lines.append([row.name, zeroed, "", "mcnemar p (Holm)", row.holm, *[None] * 6])
-    return as_csv(["part", "zeroed", "label", "figure", *fields], lines)
+    return as_csv(["part", "zeroed", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
 def mean_accuracy(
@@ -556,40 +547,3 @@ def _row(undamaged: Predictions, part: _DamagedPart, settings: Bootstrap) -> Dam
         mean=mean_accuracy(part.repeats, settings),
         accuracies=tuple(float(each.is_right.mean()) for each in part.repeats),
     )
-
-
-def _published_table(rows: Sequence[DamageRow]) -> str:
-    labels = list(rows[0].figures.per_class)
-    columns = ["part", "layers", "set to zero", *(FIGURE_NAMES[name] for name in _SHOWN)]
-    lines = []
-    for row in rows:
-        counts = [str(row.part.num_layers), f"{row.part.zeroed.total:,}"] if row.part else ["", "0"]
-        figures = [row.figures.overall[name] for name in _SHOWN]
-        figures += [row.figures.per_class[label]["sensitivity"] for label in labels]
-        lines.append([row.name, *counts, *(format_estimate(each) for each in figures)])
-    return as_markdown_table([*columns, *(f"sensitivity {label}" for label in labels)], lines)
-
-
-def _test_table(rows: Sequence[DamageRow]) -> str:
-    lines = [
-        [row.name, f"{-(row.test.estimate or 0.0):+.3f}", row.test.note,
-         p_value_text(row.test.p_value), p_value_text(row.holm)]
-        for row in rows
-        if row.test is not None
-    ]  # fmt: skip
-    header = ["part", "change of accuracy", "discordant scans (first: undamaged)", "p", "p (Holm)"]
-    return as_markdown_table(header, lines)
-
-
-def _choice_table(rows: Sequence[DamageRow]) -> str:
-    lines = [
-        [row.name, str(len(row.accuracies)), format_estimate(row.mean),
-         f"{min(row.accuracies):.3f} to {max(row.accuracies):.3f}",
-         f"{row.figures.overall['accuracy'].value or 0.0:.3f}"]
-        for row in rows
-        if row.mean is not None
-    ]  # fmt: skip
-    if not lines:
-        return ""
-    header = ["part", "choices", "mean accuracy", "lowest to highest", "published choice"]
-    return "## Random choices of as many units\n\n" + as_markdown_table(header, lines)
