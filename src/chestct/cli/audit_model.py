@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from chestct.studies.model_audit import Subject
-    from chestct.studies.model_audit_record import ModelAudit, ScanAudit
+    from chestct.studies.model_audit_findings import ModelAudit, ScanAudit
 
 _STYLES = {"serious": "bold red", "notable": "yellow", "remark": "dim", "fine": "green"}
 

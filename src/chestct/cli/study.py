@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from chestct.studies.compare_with_paper import PaperComparison
     from chestct.studies.damage import DamageRow
     from chestct.studies.roi_ablation import Row
-    from chestct.studies.row_figures import TableRow
-    from chestct.studies.study_rows import Progress
+    from chestct.studies.study_rows import Progress, TableRow
 
 app = typer.Typer(
     help="The tables of both papers, each as one command.",

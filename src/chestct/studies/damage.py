@@ -42,8 +42,7 @@ from chestct.networks.maseres import NUM_HEADS, Maseres
 from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.row_figures import holm
-from chestct.studies.study_rows import StudyError
+from chestct.studies.study_rows import StudyError, holm
 from chestct.training.data import Listener, make_cache
 from chestct.training.judging import judge_manifest
 from chestct.training.results import scan_key
@@ -113,7 +112,7 @@ def parts_of(network: nn.Module) -> dict[str, list[Layer]]:
     }
 
 
-def choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[Layer]]:
+def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[Layer]]:
     """The named parts, or all; a name may also be a module's dotted name.
 
     Raises:
@@ -136,7 +135,7 @@ def choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, lis
             for name in names}  # fmt: skip
 
 
-def published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> Choice:
+def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> Choice:
     """The notebook's choice: `random.Random(1)` for the first layer of a part, 2 for the next, ...
 
     The numbers of all units are shuffled and the first quarter is taken.
@@ -147,7 +146,7 @@ def published_choice(network: nn.Module, layers: Sequence[Layer], share: float =
     ]
 
 
-def random_choice(
+def _random_choice(
     network: nn.Module, layers: Sequence[Layer], generator: random.Random, share: float = SHARE
 ) -> Choice:
     """Another choice of as many units."""
@@ -279,7 +278,7 @@ class _DamageResult:
 
 
 @dataclass(frozen=True, eq=False)
-class DamagedNetwork:
+class _DamagedNetwork:
     """A classifier's network with units set to zero, as an engine wants it."""
 
     classifier: Classifier
@@ -320,7 +319,7 @@ def run_damage(plan: DamagePlan) -> _DamageResult:
         msg = f"A share of {plan.share:g} with {plan.repeats} repeats is impossible."
         raise StudyError(f"{msg} The share is above 0 and at most 1, repeats are 0 or more.")
     network = plan.classifier.load_network()
-    parts = choose_parts(network, plan.parts)
+    parts = _choose_parts(network, plan.parts)
     _agree_on_record(plan)
     cache = make_cache(plan.data, plan.classifier.recipe)
     undamaged, excluded = _undamaged(plan, cache)
@@ -352,13 +351,13 @@ def _run_part(
     for kind, choice in _choices(plan, network, part):
         path = plan.folder / _folder_name(name) / f"{kind}.csv"
         if not path.is_file():
-            model = DamagedNetwork(plan.classifier, tuple(layers), choice)
+            model = _DamagedNetwork(plan.classifier, tuple(layers), choice)
             engine = make_engine(model, "torch", precision="float32", device=plan.device)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_predictions(_judge(plan, cache, undamaged, engine), path)
         found.append(read_predictions(path))
         plan.listener.progress(f"damaging {name}", Progress(len(found), plan.repeats + 1, 0.0))
-    choice = published_choice(network, layers, plan.share)
+    choice = _published_choice(network, layers, plan.share)
     return _DamagedPart(
         name,
         sum(bool(units) for units in choice),
@@ -372,11 +371,11 @@ def _choices(
     plan: DamagePlan, network: nn.Module, part: tuple[str, Sequence[Layer]]
 ) -> Iterator[tuple[str, Choice]]:
     name, layers = part
-    yield PUBLISHED, published_choice(network, layers, plan.share)
+    yield PUBLISHED, _published_choice(network, layers, plan.share)
     for number in range(1, plan.repeats + 1):
         # Seeded by words, so that more repeats or other parts leave these choices as they are.
         generator = random.Random(f"{plan.seed} {name} {number}")
-        yield f"random-{number:03d}", random_choice(network, layers, generator, plan.share)
+        yield f"random-{number:03d}", _random_choice(network, layers, generator, plan.share)
 
 
 def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engine) -> Predictions:

@@ -24,7 +24,7 @@ from chestct.studies.compare_with_paper import (
 )
 from chestct.studies.maseres import Pair, PaperTable
 from chestct.studies.published.facts import maseres_facts
-from chestct.studies.row_figures import guesses_line, scans_line
+from chestct.studies.study_rows import guesses_line, scans_line
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,15 @@ from chestct.labels import UNSUITABLE
 from chestct.report.pages import fill_markdown
 from chestct.storage import write_whole
 from chestct.studies.model_audit_findings import (
-    follows_outside,
-    ignores_lungs,
-    worst_severity,
-)
-from chestct.studies.model_audit_record import (
     NOTABLE,
     SERIOUS,
     Finding,
     ModelAudit,
     Probe,
     ScanAudit,
+    follows_outside,
+    ignores_lungs,
+    worst_severity,
 )
 
 SCHEMA_VERSION: Final = 1

@@ -20,20 +20,18 @@ from chestct.networks.roi import PLACEMENTS
 from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.row_figures import (
+from chestct.studies.study_rows import (
+    Progress,
     RowTest,
+    StudyError,
     TableRow,
+    begin_study,
     compare_rows,
     guesses_line,
     make_rows,
-    scans_line,
-)
-from chestct.studies.study_rows import (
-    Progress,
-    StudyError,
-    begin_study,
     record_scans,
     run_scan_rows,
+    scans_line,
 )
 from chestct.training.components import find_parts
 from chestct.training.session import Plan
@@ -161,7 +159,7 @@ def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
     return figure
 
 
-def draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
+def _draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
     """Sensitivity of each class in every row of the table, with Wilson's intervals."""
     from matplotlib.figure import Figure
 
@@ -237,23 +235,23 @@ OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc")
 PER_CLASS: Final = ("sensitivity", "ppv", "specificity")
 
 
-def compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
+def _compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
     """Compare every two rows that differ in one column only."""
     return compare_rows(
         [
             (first, second, columns[0])
             for first, second in combinations(rows, 2)
-            if len(columns := differing_columns(first.row, second.row)) == 1
+            if len(columns := _differing_columns(first.row, second.row)) == 1
         ]
     )
 
 
-def differing_columns(first: Row, second: Row) -> list[str]:
+def _differing_columns(first: Row, second: Row) -> list[str]:
     """The columns in which two rows differ."""
     return [name for name in COLUMNS if getattr(first, name) != getattr(second, name)]
 
 
-def rows_csv(rows: Sequence[TableRow[Row]]) -> str:
+def _rows_csv(rows: Sequence[TableRow[Row]]) -> str:
     """One line per row and figure, with interval and counts."""
     lines = [
         [each.row.network, each.row.gating, f"{each.row.threshold:g}", *line]
@@ -263,7 +261,7 @@ def rows_csv(rows: Sequence[TableRow[Row]]) -> str:
     return as_csv(["network", "gating", "t", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
-def pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
+def _pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
     """One line per test."""
     header = ["first", "second", "differ_in", "scans", "only_first_right", "only_second_right"]
     lines: list[list[object]] = [
@@ -299,7 +297,7 @@ def _percent(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": draw_sensitivities}
+FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": _draw_sensitivities}
 ENDINGS: Final = (".png", ".svg")
 
 
@@ -327,10 +325,10 @@ def write_ablation(
     rows = make_rows(progress.results, bootstrap)
     if not rows:
         return rows
-    tests = compare_pairs(rows)
+    tests = _compare_pairs(rows)
     write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *progress.gaps]))
-    write_text(folder / "table.csv", rows_csv(rows))
-    write_text(folder / "tests.csv", pairs_csv(tests))
+    write_text(folder / "table.csv", _rows_csv(rows))
+    write_text(folder / "tests.csv", _pairs_csv(tests))
     for name, draw in FIGURES.items():
         figure = draw(rows)
         for ending in ENDINGS:
