@@ -43,7 +43,7 @@ from chestct.studies.localisation import (
     mask_at_input,
     measure_answer,
 )
-from chestct.studies.model_audit_weights import with_network
+from chestct.studies.model_audit import with_network
 from chestct.training.data import Listener
 from chestct.training.results import scan_key
 from chestct.training.session import (

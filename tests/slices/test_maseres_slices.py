@@ -42,7 +42,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run_table(configs: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> RunTable:
     monkeypatch.setattr(
-        "chestct.studies.row_figures.estimate_figures",
+        "chestct.studies.study_rows.estimate_figures",
         lambda predictions, _bootstrap: estimate_figures(predictions, Bootstrap(20)),
     )
 

@@ -15,8 +15,8 @@ from torch import nn
 from chestct.classifier import Classifier
 from chestct.labels import COVID19, NORMAL
 from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
-from chestct.studies.model_audit_record import ModelAudit, ScanAudit
-from chestct.studies.model_audit_weights import WithNetwork
+from chestct.studies.model_audit import _WithNetwork
+from chestct.studies.model_audit_findings import ModelAudit, ScanAudit
 from chestct.volume import Volume
 
 LABELS = (COVID19, NORMAL)
@@ -77,7 +77,7 @@ class NoCells(nn.Module):
 def crafted(network: nn.Module, recipe: Recipe = RECIPE) -> Classifier:
     """A classifier that is no more than a network and a recipe."""
     card = tiny_card(name="crafted", recipe=asdict(recipe), labels=LABELS)
-    return WithNetwork(
+    return _WithNetwork(
         Path("/nowhere"), card, recipe_from_dict(card.recipe), "0" * 64, given=network.eval()
     )
 

@@ -59,6 +59,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = partial(EvaluationSettings, bootstrap=few)
     monkeypatch.setattr("chestct.training.session.EvaluationSettings", settings)
     monkeypatch.setattr(
-        "chestct.studies.row_figures.estimate_figures",
+        "chestct.studies.study_rows.estimate_figures",
         lambda predictions, bootstrap: estimate_figures(predictions, bootstrap or few),
     )

@@ -20,9 +20,9 @@ from chestct.report.document import Points, as_markdown
 from chestct.report.tables import Table
 from chestct.studies.audit import (
     Audit,
+    _as_html,
+    _as_json,
     _listed,
-    as_html,
-    as_json,
     audit_papers,
     report_of,
     write_audit,
@@ -315,11 +315,11 @@ def test_the_page_has_colours_for_dark_and_none_of_the_drawn_ones(page_text: str
 
 
 def test_the_same_audit_gives_the_same_bytes(audit: Audit, page_text: str) -> None:
-    assert as_html(report_of(audit)) == page_text
+    assert _as_html(report_of(audit)) == page_text
 
 
 def test_json_holds_every_figure_as_a_finite_number(audit: Audit) -> None:
-    found = json.loads(as_json(audit))
+    found = json.loads(_as_json(audit))
     assert found["schema"] == "chestct.audit"
     row = found["roi_aware"]["rows"][17]
     assert row["official"]["accuracy"]["hits"] == 115

@@ -13,10 +13,10 @@ from sklearn.metrics import cohen_kappa_score
 from chestct.evaluation.metrics import ClassCounts
 from chestct.studies.audit_maseres import (
     MaseresAudit,
+    _can_be_kappa,
+    _decisions_of,
     audit_maseres_paper,
     audit_model,
-    can_be_kappa,
-    decisions_of,
 )
 from chestct.studies.audit_scores import percent_of, rounded
 from chestct.studies.published import facts
@@ -71,7 +71,7 @@ def test_the_search_finds_the_kappa_of_a_table_that_exists(table: tuple[int, ...
     first = np.repeat([1, 1, 0, 0], table)
     second = np.repeat([1, 0, 1, 0], table)
     kappa = round(float(cohen_kappa_score(first, second)), 4)
-    assert can_be_kappa(kappa, sum(table))
+    assert _can_be_kappa(kappa, sum(table))
 
 
 def test_what_21_of_21_means_is_computed_by_hand(audit: MaseresAudit) -> None:
@@ -108,7 +108,7 @@ def test_an_auc_of_few_pairs_tells_how_many_are_in_order(audit: MaseresAudit) ->
 
 def test_decisions_have_the_counts_they_were_made_from() -> None:
     counts = ClassCounts(tp=6, fn=2, fp=1, tn=12)
-    made = decisions_of(counts)
+    made = _decisions_of(counts)
     model = audit_model(facts.TestedModel("any", counts, None))
     assert len(made) == 21
     assert int(made.is_right.sum()) == model.accuracy.hits == 18

@@ -18,11 +18,11 @@ from chestct.engines import make_engine
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
 from chestct.studies.damage import (
-    DamagedNetwork,
     DamagePlan,
-    choose_parts,
+    _choose_parts,
+    _DamagedNetwork,
+    _published_choice,
     mean_accuracy,
-    published_choice,
     run_damage,
     write_damage,
 )
@@ -68,8 +68,8 @@ def test_a_damaged_network_computes_something_else_and_leaves_the_classifier_alo
     classifier: Classifier,
 ) -> None:
     network = classifier.load_network()
-    parts = choose_parts(network, ["conv1"])["conv1"]
-    damaged = DamagedNetwork(classifier, tuple(parts), published_choice(network, parts))
+    parts = _choose_parts(network, ["conv1"])["conv1"]
+    damaged = _DamagedNetwork(classifier, tuple(parts), _published_choice(network, parts))
     assert damaged.input_size == classifier.input_size
     assert damaged.identity != classifier.identity
     scan = torch.rand(1, *classifier.input_size)

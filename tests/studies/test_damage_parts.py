@@ -9,11 +9,11 @@ from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import build_network
 from chestct.studies.damage import (
     Layer,
-    choose_parts,
+    _choose_parts,
+    _published_choice,
+    _random_choice,
     damage,
     parts_of,
-    published_choice,
-    random_choice,
 )
 
 # protocols.md B5: weights and biases set to zero in models I to V.
@@ -49,7 +49,7 @@ def test_a_damaged_model_of_the_paper_has_exactly_its_count_of_zeroed_numbers(
         for parameter in maseres.parameters():
             parameter[parameter == 0] = 0.5  # biases start at zero: make every change visible
     filled = {key: value.clone() for key, value in maseres.state_dict().items()}
-    zeroed = damage(maseres, layers, published_choice(maseres, layers))
+    zeroed = damage(maseres, layers, _published_choice(maseres, layers))
     assert (zeroed.weights, zeroed.biases) == PUBLISHED[name]
     assert zeroed.total == TOTALS[name]
     changed = {
@@ -66,15 +66,15 @@ def test_a_damaged_model_of_the_paper_has_exactly_its_count_of_zeroed_numbers(
 def test_the_published_units_are_those_of_the_notebook_s_seeds(
     maseres: torch.nn.Module, name: str
 ) -> None:
-    choice = published_choice(maseres, parts_of(maseres)[name])
+    choice = _published_choice(maseres, parts_of(maseres)[name])
     assert (choice[0], choice[-1]) == ENDS[name]
 
 
 def test_a_random_choice_takes_as_many_units_and_others(maseres: torch.nn.Module) -> None:
     layers = parts_of(maseres)["II"]
-    published = published_choice(maseres, layers)
-    first = random_choice(maseres, layers, random.Random(1))
-    again = random_choice(maseres, layers, random.Random(1))
+    published = _published_choice(maseres, layers)
+    first = _random_choice(maseres, layers, random.Random(1))
+    again = _random_choice(maseres, layers, random.Random(1))
     assert first == again
     assert [len(units) for units in first] == [len(units) for units in published]
     assert first != published
@@ -94,23 +94,23 @@ def test_the_damaged_head_of_the_attention_keeps_its_bias_and_its_neighbours(
 def test_another_network_is_damaged_by_its_top_level_modules() -> None:
     network = build_network("roi_resnet18", 1, 3, {"width": 4, "head_units": 8})
     assert list(parts_of(network)) == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc1"]
-    parts = choose_parts(network, ["layer2.0", "fc1"])
+    parts = _choose_parts(network, ["layer2.0", "fc1"])
     assert {layer.module for layer in parts["layer2.0"]} == {
         "layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0",
     }  # fmt: skip
-    zeroed = damage(network, parts["fc1"], published_choice(network, parts["fc1"]))
+    zeroed = damage(network, parts["fc1"], _published_choice(network, parts["fc1"]))
     assert (zeroed.weights, zeroed.biases) == (2 * 32, 2)
     assert int((network.fc1.weight == 0).all(dim=1).sum()) == 2
 
 
 def test_half_the_units_can_be_taken(maseres: torch.nn.Module) -> None:
-    (units,) = published_choice(maseres, [Layer("fc2")], share=0.5)
+    (units,) = _published_choice(maseres, [Layer("fc2")], share=0.5)
     assert len(units) == 8
     assert {0, 2, 10, 14} < set(units)
 
 
 def test_an_unknown_part_or_one_without_weights_is_refused(maseres: torch.nn.Module) -> None:
     with pytest.raises(UnknownNameError, match=r"There is no part 'VI'\..*Known: I, II, III"):
-        choose_parts(maseres, ["VI"])
+        _choose_parts(maseres, ["VI"])
     with pytest.raises(NetworkError, match="'pool' has no weights"):
-        published_choice(maseres, [Layer("pool")])
+        _published_choice(maseres, [Layer("pool")])

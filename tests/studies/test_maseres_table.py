@@ -8,9 +8,9 @@ import pytest
 
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
-from chestct.studies.audit_maseres import decisions_of
+from chestct.studies.audit_maseres import _decisions_of
 from chestct.studies.compare_with_paper import MASERES_NETWORKS, SLICE_NETWORKS, maseres_model
-from chestct.studies.maseres import NetworkRow, PaperTable, make_table, printed_pair
+from chestct.studies.maseres import NetworkRow, PaperTable, _printed_pair, make_table
 from chestct.studies.maseres_report import PATIENT_LEVEL, SLICE_LEVEL, as_markdown, write_table
 from chestct.studies.published.facts import maseres_facts
 from chestct.studies.study_rows import RowResult
@@ -21,7 +21,7 @@ BOOTSTRAP = Bootstrap(30)
 def published(*networks: str) -> PaperTable:
     """The table of networks that decide as the paper's did."""
     results = [
-        RowResult(NetworkRow(name), decisions_of(maseres_model(name).counts)) for name in networks
+        RowResult(NetworkRow(name), _decisions_of(maseres_model(name).counts)) for name in networks
     ]
     return make_table(results, BOOTSTRAP)
 
@@ -65,9 +65,9 @@ def test_the_papers_decisions_give_the_papers_p_values_and_kappas(patients: Pape
 
 
 def test_only_maseres_against_another_is_printed() -> None:
-    assert printed_pair("maseres", "voxcnn") is not None
+    assert _printed_pair("maseres", "voxcnn") is not None
     for pair in (("voxcnn", "maseres"), ("maseres", "maseres"), ("vgg19", "densenet169")):
-        assert printed_pair(*pair) is None
+        assert _printed_pair(*pair) is None
 
 
 @pytest.mark.parametrize("network", [*MASERES_NETWORKS, *SLICE_NETWORKS])
@@ -138,7 +138,7 @@ def test_csv_and_json_hold_what_the_page_says(patients: PaperTable, tmp_path: Pa
 
 
 def test_what_is_undefined_is_said_so(slices: PaperTable) -> None:
-    always = decisions_of(maseres_model("maseres").counts)
+    always = _decisions_of(maseres_model("maseres").counts)
     constant = always.with_probabilities(always.probabilities * 0 + (1.0, 0.0))
     rows = [RowResult(NetworkRow(name), constant) for name in ("maseres", "voxcnn")]
     text = as_markdown(PATIENT_LEVEL, make_table(rows, BOOTSTRAP), [])

@@ -10,23 +10,30 @@ from torch import nn
 
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES
-from chestct.studies.model_audit_blanking import find_paint, lungs_with_rim, painted_scans
-from chestct.studies.model_audit_changes import CHANGES, changed_scan, mirrored
-from chestct.studies.model_audit_findings import judge_scan_audit, worst_severity
-from chestct.studies.model_audit_record import (
+from chestct.studies.model_audit import (
+    _redraw,
+    _structural_similarity,
+    parts_of,
+    spearman,
+)
+from chestct.studies.model_audit_changes import (
+    CHANGES,
+    _lungs_with_rim,
+    changed_scan,
+    find_paint,
+    mirrored,
+    painted_scans,
+)
+from chestct.studies.model_audit_findings import (
     STABILITY,
     MapTest,
     Probe,
     ScanAudit,
     WeightStage,
+    judge_scan_audit,
+    worst_severity,
 )
-from chestct.studies.model_audit_report import as_markdown, summary_table, verdict
-from chestct.studies.model_audit_weights import (
-    parts_of,
-    redraw,
-    spearman,
-    structural_similarity,
-)
+from chestct.studies.model_audit_report import as_markdown, verdict
 
 RNG = np.random.default_rng(0)
 
@@ -51,7 +58,7 @@ def test_paint_of_other_scales_is_taken_from_the_scan() -> None:
 def test_painting_changes_the_part_that_is_named_and_nothing_else() -> None:
     prepared = prepare(sick_chest()[0], RECIPE, lungs=own_lungs())
     before = prepared.input.copy()
-    lungs = lungs_with_rim(prepared)
+    lungs = _lungs_with_rim(prepared)
     for name, painted in painted_scans(prepared, None, find_paint(prepared, "HU")):
         part = lungs if name.startswith("lungs") else ~lungs
         assert np.ptp(painted.input[0][part]) == 0, name
@@ -63,7 +70,7 @@ def test_a_recipes_own_background_is_what_surroundings_are_made() -> None:
     prepared = prepare(sick_chest()[0], MASKED, lungs=own_lungs())
     painted = dict(painted_scans(prepared, prepared.lungs, find_paint(prepared, "HU")))
     assert set(painted) == {"lesion", "lungs-healthy", "lungs-tissue", "outside-background"}
-    lungs = lungs_with_rim(prepared)
+    lungs = _lungs_with_rim(prepared)
     assert (painted["outside-background"].input[0][~lungs] == 0).all()
 
 
@@ -144,8 +151,8 @@ def test_structural_similarity_is_one_for_the_same_and_small_for_other_maps() ->
     rng = np.random.default_rng(0)
     first, second = rng.random((2, 16, 16, 16)).astype(np.float32)
     mask = np.ones((16, 16, 16), dtype=bool)
-    assert structural_similarity(first, first, mask) == pytest.approx(1.0, abs=1e-5)
-    assert structural_similarity(first, second, mask) < 0.1
+    assert _structural_similarity(first, first, mask) == pytest.approx(1.0, abs=1e-5)
+    assert _structural_similarity(first, second, mask) < 0.1
 
 
 def test_new_weights_have_the_scale_of_the_old_ones_and_nothing_else() -> None:
@@ -155,7 +162,7 @@ def test_new_weights_have_the_scale_of_the_old_ones_and_nothing_else() -> None:
     nn.init.uniform_(network[1].weight, 0.5, 1.5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for learned in parts_of(network).values():
-        redraw(learned, torch.Generator().manual_seed(1))
+        _redraw(learned, torch.Generator().manual_seed(1))
     after = network.state_dict()
     kernels = (before["0.weight"], after["0.weight"])
     assert kernels[1].std() == pytest.approx(0.3, rel=0.1)
@@ -252,4 +259,4 @@ def test_a_changed_scan_that_is_unsuitable_counts_as_unstable() -> None:
 def test_without_findings_all_is_fine() -> None:
     assert worst_severity([]) == "fine"
     assert verdict(as_model(scan_audit())) == "Nothing serious or notable was found on 1 scans."
-    assert "| scan | unknown | COVID-19 | 0.900 |" in summary_table(as_model(scan_audit()))
+    assert "| scan | unknown | COVID-19 | 0.900 |" in as_markdown(as_model(scan_audit()))

@@ -19,7 +19,7 @@ from chestct.studies.roi_ablation import (
     table_rows,
     write_ablation,
 )
-from chestct.studies.study_rows import Progress, StudyError, claim
+from chestct.studies.study_rows import Progress, StudyError, _claim
 from chestct.training.components import find_parts
 from chestct.training.data import Listener, make_cache
 from chestct.training.session import Plan
@@ -127,7 +127,7 @@ def test_a_row_that_another_program_holds_is_left_to_it(
 ) -> None:
     plan = make_plan(workshop, tmp_path / "study")
     begun: list[str] = []
-    with claim(plan.folder / ".claims" / ROWS[0].name) as is_ours:
+    with _claim(plan.folder / ".claims" / ROWS[0].name) as is_ours:
         assert is_ours
         progress = run_ablation(plan, ROWS[:1], before_row=lambda row: begun.append(row.name))
     assert begun == []
@@ -138,9 +138,9 @@ def test_a_row_that_another_program_holds_is_left_to_it(
 
 def test_a_claim_is_free_again_when_its_block_ends(tmp_path: Path) -> None:
     file = tmp_path / "claims" / "row"
-    with claim(file) as first, claim(file) as second:
+    with _claim(file) as first, _claim(file) as second:
         assert (first, second) == (True, False)
-    with claim(file) as third:
+    with _claim(file) as third:
         assert third
 
 
@@ -148,7 +148,7 @@ def test_a_claim_that_cannot_be_made_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "claims").write_text("in the way")
     with (
         pytest.raises(WriteError, match="row cannot be made in claims"),
-        claim(tmp_path / "claims" / "row"),
+        _claim(tmp_path / "claims" / "row"),
     ):
         pass
 
@@ -185,7 +185,7 @@ def test_another_study_or_another_folder_is_not_gone_on_with(
     assert run_command(workshop, tmp_path / "thesis") == 2
     assert "is not empty and holds no study" in capsys.readouterr().err
     plan = make_plan(workshop, tmp_path / "study")
-    with claim(plan.folder / ".claims" / ROWS[0].name):
+    with _claim(plan.folder / ".claims" / ROWS[0].name):
         run_ablation(plan, ROWS[:1])
     training = plan.settings.training.model_copy(update={"epochs": 7})
     longer = replace(plan, settings=plan.settings.model_copy(update={"training": training}))

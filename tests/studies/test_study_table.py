@@ -10,16 +10,15 @@ from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
 from chestct.studies.roi_ablation import (
     Row,
+    _compare_pairs,
+    _differing_columns,
+    _draw_sensitivities,
+    _pairs_csv,
+    _rows_csv,
     as_markdown,
-    compare_pairs,
-    differing_columns,
     draw_accuracies,
-    draw_sensitivities,
-    pairs_csv,
-    rows_csv,
 )
-from chestct.studies.row_figures import TableRow, holm, make_rows
-from chestct.studies.study_rows import RowResult
+from chestct.studies.study_rows import RowResult, TableRow, holm, make_rows
 
 NUM_SCANS = 30
 BOOTSTRAP = Bootstrap(50)
@@ -49,9 +48,9 @@ def rows() -> tuple[TableRow[Row], ...]:
 
 
 def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow[Row], ...]) -> None:
-    assert differing_columns(PLAIN, GATED) == ["gating"]
-    assert differing_columns(PLAIN, OTHER) == ["network", "threshold"]
-    pairs = {(t.first.name, t.second.name): t.column for t in compare_pairs(rows)}
+    assert _differing_columns(PLAIN, GATED) == ["gating"]
+    assert _differing_columns(PLAIN, OTHER) == ["network", "threshold"]
+    pairs = {(t.first.name, t.second.name): t.column for t in _compare_pairs(rows)}
     assert pairs == {
         ("roi_resnet18-none-t80", "roi_resnet18-figure-t80"): "gating",
         ("roi_resnet18-none-t80", "roi_resnet18-none-t70"): "threshold",
@@ -62,7 +61,7 @@ def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow[Ro
 def test_the_discordant_scans_and_the_exact_p_are_those_counted_by_hand(
     rows: tuple[TableRow[Row], ...],
 ) -> None:
-    gating, threshold, network = compare_pairs(rows)
+    gating, threshold, network = _compare_pairs(rows)
     assert (gating.only_first, gating.only_second) == (1, 8)
     # Two-sided binomial: 2 (C(9,0) + C(9,1)) / 2^9.
     assert gating.p_value == pytest.approx(2 * 10 / 512)
@@ -87,7 +86,7 @@ def test_rows_that_judged_other_scans_are_compared_on_those_they_share() -> None
         ],
         BOOTSTRAP,
     )
-    (test,) = compare_pairs(pair)
+    (test,) = _compare_pairs(pair)
     assert (test.num_scans, test.only_first, test.only_second) == (24, 0, 1)
     assert "different numbers of scans" in as_markdown(pair, [test], [])
 
@@ -95,7 +94,7 @@ def test_rows_that_judged_other_scans_are_compared_on_those_they_share() -> None
 def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
     rows: tuple[TableRow[Row], ...],
 ) -> None:
-    tests = compare_pairs(rows)
+    tests = _compare_pairs(rows)
     text = as_markdown(rows, tests, ["Simulated disease."])
     assert "- Simulated disease." in text
     assert "Every row judged 30 scans of 30 patients: 10 CAP, 10 COVID-19, 10 normal." in text
@@ -104,13 +103,13 @@ def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
     assert "head SPE holds PPV" in text
     assert "Holm's correction over all 3 tests" in text
     assert "| 1 | roi_resnet18 | none | 0.8 | 0.700 (0.521 to 0.833) |" in text
-    lines = list(csv.DictReader(rows_csv(rows).splitlines()))
+    lines = list(csv.DictReader(_rows_csv(rows).splitlines()))
     (accuracy,) = [
         line for line in lines
         if (line["gating"], line["figure"]) == ("figure", "accuracy")
     ]  # fmt: skip
     assert (accuracy["hits"], accuracy["total"], accuracy["method"]) == ("28", "30", "Wilson")
-    written = list(csv.DictReader(pairs_csv(tests).splitlines()))
+    written = list(csv.DictReader(_pairs_csv(tests).splitlines()))
     assert float(written[0]["p_value"]) == tests[0].p_value
 
 
@@ -127,7 +126,7 @@ def test_the_figures_show_a_panel_per_network_and_a_tick_per_row(
 ) -> None:
     accuracies = draw_accuracies(rows)
     assert [axes.get_title() for axes in accuracies.axes] == ["roi_resnet18", "roi_resnet50"]
-    sensitivities = draw_sensitivities(rows)
+    sensitivities = _draw_sensitivities(rows)
     ticks = [label.get_text() for label in sensitivities.axes[0].get_xticklabels()]
     assert ticks[1] == "roi_resnet18 figure t=0.8"
     assert len(ticks) == len(rows)
@@ -137,4 +136,4 @@ def test_the_figures_show_a_panel_per_network_and_a_tick_per_row(
 
 def test_a_figure_without_an_interval_is_left_out_of_the_plot() -> None:
     single = make_rows([RowResult(PLAIN, predictions(set(), 2))], BOOTSTRAP)
-    assert len(draw_sensitivities(single).axes[0].containers) == 2
+    assert len(_draw_sensitivities(single).axes[0].containers) == 2

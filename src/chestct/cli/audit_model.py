@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from chestct.cli import options
 from chestct.cli.classify import EngineChoice, load
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.errors import ReadError
+from chestct.report.tables import as_terminal_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from chestct.studies.model_audit import Subject
-    from chestct.studies.model_audit_record import ModelAudit, ScanAudit
+    from chestct.studies.model_audit_findings import ModelAudit, ScanAudit
 
 _STYLES = {"serious": "bold red", "notable": "yellow", "remark": "dim", "fine": "green"}
 
@@ -112,13 +112,11 @@ def _show_scan(console: Console, scan: ScanAudit) -> None:
     share = f" {scan.share:.3f}" if scan.probabilities else ""
     console.print(Text(f"{scan.name}: {scan.decision}{share}", style="bold"))
     if scan.probes:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for name, side in zip(PROBE_HEADINGS, ("left", "right", "right", "left"), strict=True):
-            table.add_column(name, justify=side)  # type: ignore[arg-type]
-        for probe in scan.probes:
-            style = "" if probe.is_same else "yellow"
-            table.add_row(*(Text(cell, style=style) for cell in probe_cells(probe)))
-        console.print(table)
+        lines = [
+            [Text(cell, style="" if probe.is_same else "yellow") for cell in probe_cells(probe)]
+            for probe in scan.probes
+        ]
+        console.print(as_terminal_table(PROBE_HEADINGS, lines, right=(1, 2)))
     for finding in scan.findings:
         line = Text(f"{finding.severity}  ", style=_STYLES[finding.severity])
         console.print(line.append(finding.sentence, style="default"), soft_wrap=True)

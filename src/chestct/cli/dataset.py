@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from chestct.cli import options
-from chestct.cli.terminal import scan_progress, show_written, stdout_console
+from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
 from chestct.cli.training_options import Processes
 from chestct.errors import ChestCTError
 
@@ -280,32 +279,28 @@ def show_report(manifest: Manifest, report: CheckReport) -> None:
         console.print(Text(f"{mark} {finding.sentence}", style=style))
     if not report.refusals and not report.warnings:
         console.print(Text("No leaks and no confounders were found."))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("Alone, without the pictures", "AUC", "By chance", "Patients", ""):
-        table.add_column(name)
-    for each in report.confounders:
-        table.add_row(
+    lines = [
+        (
             VARIABLES[each.variable],
             "" if each.auc is None else f"{each.auc:.2f}",
             "" if each.chance_auc is None else f"under {each.chance_auc:.2f}",
             str(each.num_patients - each.num_unknown),
-            Text("the class itself" if each.is_same_as_class else each.note),
+            "the class itself" if each.is_same_as_class else each.note,
         )
-    console.print(table)
+        for each in report.confounders
+    ]
+    print_table(("Alone, without the pictures", "AUC", "By chance", "Patients", ""), lines)
 
 
 def show_sides(manifest: Manifest) -> None:
     """Show how many scans of each class stand on each side of the split."""
     sides = sorted({row.side for row in manifest.rows})
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", *manifest.labels, "Patients"):
-        table.add_column(name)
+    lines = []
     for side in sides:
         rows = [row for row in manifest.rows if row.side == side]
-        counts = [sum(row.label == label for row in rows) for label in manifest.labels]
-        patients = len({row.patient for row in rows})
-        table.add_row(side or "nowhere", *map(str, counts), str(patients))
-    stdout_console().print(table)
+        counts = [str(sum(row.label == label for row in rows)) for label in manifest.labels]
+        lines.append([side or "nowhere", *counts, str(len({row.patient for row in rows}))])
+    print_table(("", *manifest.labels, "Patients"), lines)
 
 
 @contextmanager

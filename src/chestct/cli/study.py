@@ -9,15 +9,14 @@ import typer
 
 from chestct.cli import options, study_audit, study_maseres
 from chestct.cli import training_options as training
-from chestct.cli.study_maseres import names_in, print_table, say_gaps, say_row
-from chestct.cli.terminal import show_line
+from chestct.cli.study_maseres import names_in, say_gaps, say_row
+from chestct.cli.terminal import print_table, show_line
 
 if TYPE_CHECKING:
     from chestct.studies.compare_with_paper import PaperComparison
     from chestct.studies.damage import DamageRow
     from chestct.studies.roi_ablation import Row
-    from chestct.studies.row_figures import TableRow
-    from chestct.studies.study_rows import Progress
+    from chestct.studies.study_rows import Progress, TableRow
 
 app = typer.Typer(
     help="The tables of both papers, each as one command.",

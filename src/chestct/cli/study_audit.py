@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
-from chestct.cli.terminal import show_written, stdout_console
+from chestct.cli.terminal import print_table, show_written, stdout_console
 
 if TYPE_CHECKING:
     from chestct.studies.audit import Audit
@@ -43,8 +42,7 @@ def show_audit(audit: Audit) -> None:
     from chestct.studies.audit import counted, report_of, with_interval
 
     console = stdout_console()
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in (
+    columns = (
         "Row",
         "Network",
         "RoI",
@@ -54,22 +52,22 @@ def show_audit(audit: Audit) -> None:
         "Hits",
         "Equal",
         "Workbook",
-    ):
-        table.add_column(name)
-    for row in audit.roi_aware.rows:
-        published = row.published
-        table.add_row(
-            str(published.row),
-            published.network,
-            "yes" if published.roi else "no",
-            str(published.t),
-            f"{published.accuracy:.1f}",
+    )
+    lines = [
+        (
+            str(row.published.row),
+            row.published.network,
+            "yes" if row.published.roi else "no",
+            str(row.published.t),
+            f"{row.published.accuracy:.1f}",
             with_interval(row.official.accuracy),
             counted(row.official.accuracy),
             f"{len(row.equal_official)} of 7",
             f"{len(row.equal_workbook)} of 7",
         )
-    console.print(table)
+        for row in audit.roi_aware.rows
+    ]
+    print_table(columns, lines)
     for section in report_of(audit).sections:
         points = [block for block in section.blocks if isinstance(block, Points)]
         if points:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from chestct.cli import training_options as training
-from chestct.cli.terminal import show_line, stdout_console
+from chestct.cli.terminal import print_table, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -33,19 +32,6 @@ def say_gaps(progress: Progress[RowT]) -> None:
         show_line(f"! {row.name} is under way in another program.")
     for row in progress.diverged:
         show_line(f"! {row.name}: its loss is no longer a number.")
-
-
-def print_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Show a table without lines around it."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column)
-    for line in lines:
-        table.add_row(*(Text(cell) for cell in line))
-    stdout_console().print(table)
 
 
 Study = Annotated[

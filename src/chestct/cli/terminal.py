@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from chestct.errors import printable, printable_message
+from chestct.report.tables import as_terminal_table
 from chestct.result import ScanResult
 from chestct.writers.wording import count, percent, verdict_of
 
@@ -110,25 +111,30 @@ def show_result(
 
 def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence[str] = ()) -> None:
     """Show many scans' answers, one line each; `truths` are the labels of simulated ones."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("Scan", *(["Simulated"] if truths else []), "Answer"):
-        table.add_column(name)
-    for name in ("Probability", "Lungs", "Warnings", "Time"):
-        table.add_column(name, justify="right")
+    lines: list[list[str | Text]] = []
     for number, result in enumerate(results):
         share = result.probabilities.get(result.decision)
-        table.add_row(
-            _text(result.scan),
-            *([_text(truths[number])] if truths else []),
-            _text(result.decision, style=_style(result)).append(
-                " (uncertain)" if result.is_uncertain else "", style="yellow"
-            ),
-            "" if share is None else percent(share),
-            f"{result.lung_volume_l:.2f} l",
-            str(len(result.warnings) + len(result.unsuitable_reasons)),
-            f"{result.timings_s.total:.1f} s",
+        answer = _text(result.decision, style=_style(result))
+        lines.append(
+            [
+                _text(result.scan),
+                *([_text(truths[number])] if truths else []),
+                answer.append(" (uncertain)" if result.is_uncertain else "", style="yellow"),
+                "" if share is None else percent(share),
+                f"{result.lung_volume_l:.2f} l",
+                str(len(result.warnings) + len(result.unsuitable_reasons)),
+                f"{result.timings_s.total:.1f} s",
+            ]
         )
-    console.print(table)
+    words = ("Scan", *(["Simulated"] if truths else []), "Answer")
+    numbers = ("Probability", "Lungs", "Warnings", "Time")
+    right = range(len(words), len(words) + len(numbers))
+    console.print(as_terminal_table((*words, *numbers), lines, right=right))
+
+
+def print_table(columns: Iterable[str], lines: Iterable[Iterable[str]]) -> None:
+    """Show a table without lines around it."""
+    stdout_console().print(as_terminal_table(columns, lines))
 
 
 def show_notice(console: Console, result: ScanResult) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestct.cli import training_options as options
-from chestct.cli.terminal import show_line, stdout_console
+from chestct.cli.terminal import print_table, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -129,16 +129,11 @@ def _say_candidate(candidate: Candidate) -> None:
 
 
 def _show(trials: tuple[Trial, ...], folder: Path) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     from chestct.evaluation.tables import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
     from chestct.training.tune import SETTINGS_FILE
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("optimiser", "rate", "batch", "validation loss", "validation accuracy"):
-        table.add_column(column)
+    lines = []
     for trial in trials:
         chosen = trial.candidate
         cells = [chosen.optimizer, f"{chosen.learning_rate:g}", str(chosen.batch_size)]
@@ -147,8 +142,8 @@ def _show(trials: tuple[Trial, ...], folder: Path) -> None:
         else:
             overall = trial.figures.overall
             cells += [format_estimate(overall[name]) for name in ("log_loss", "accuracy")]
-        table.add_row(*(Text(cell) for cell in cells))
-    stdout_console().print(table)
+        lines.append(cells)
+    print_table(("optimiser", "rate", "batch", "validation loss", "validation accuracy"), lines)
     show_line(NOT_FOR_CLINICAL_USE)
     show_line(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
 

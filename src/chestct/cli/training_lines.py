@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from chestct.cli.terminal import stderr_console, stdout_console
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.report.tables import as_terminal_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from chestct.datasets.workers import Progress as HowFar
     from chestct.evaluation.tables import Summary
     from chestct.training.data import Listener
@@ -150,33 +152,33 @@ def _figures_table(summary: Summary) -> Table:
     """The main figures, those of other classifiers beside them."""
     from chestct.evaluation.tables import format_estimate
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(f"{summary.num_scans} scans of {summary.num_patients} patients")
-    for name in ("with 95 % interval", *summary.others):
-        table.add_column(name)
     shown = [each.figures for each in (summary, *summary.others.values())]
-    for name in ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error"):
-        cells = [format_estimate(each.overall[name]) for each in shown]
-        table.add_row(name.replace("_", " "), *cells)
-    for label in summary.labels:
-        cells = [format_estimate(each.per_class[label]["sensitivity"]) for each in shown]
-        table.add_row(f"sensitivity for {label}", *cells)
-    return table
+    lines = [
+        [name.replace("_", " "), *(format_estimate(each.overall[name]) for each in shown)]
+        for name in ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
+    ]
+    lines += [
+        [
+            f"sensitivity for {label}",
+            *(format_estimate(each.per_class[label]["sensitivity"]) for each in shown),
+        ]
+        for label in summary.labels
+    ]
+    scans = f"{summary.num_scans} scans of {summary.num_patients} patients"
+    return as_terminal_table((scans, "with 95 % interval", *summary.others), lines)
 
 
 def _tests_table(summary: Summary) -> Table:
     """Tests against other classifiers; the bootstrap's many rows are left to tables.md."""
     from chestct.evaluation.tables import format_difference, format_number
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("compared with", "test", "figure", "difference", "p"):
-        table.add_column(name)
-    for other, rows in summary.comparisons.items():
-        for row in rows:
-            if row.test != "patient_bootstrap":
-                numbers = (format_difference(row) or "-", format_number(row.p_value))
-                table.add_row(other, row.test, row.figure, *numbers)
-    return table
+    lines = [
+        (other, row.test, row.figure, format_difference(row) or "-", format_number(row.p_value))
+        for other, rows in summary.comparisons.items()
+        for row in rows
+        if row.test != "patient_bootstrap"
+    ]
+    return as_terminal_table(("compared with", "test", "figure", "difference", "p"), lines)
 
 
 def _z_test_words() -> str:

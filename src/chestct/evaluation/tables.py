@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,7 +24,8 @@ from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_
 from chestct.evaluation.metrics import Confusion, confusion_matrix
 from chestct.evaluation.predictions import Predictions, by_site
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
 
 FEW_CASES: Final = 10
 """A class with fewer scans than this is pointed out."""
@@ -218,6 +219,8 @@ FIGURE_NAMES: Final = {
 }
 """What the figures are called in tables, in their order."""
 
+ESTIMATE_FIELDS: Final = ("value", "low", "high", "method", "hits", "total", "note")
+"""Of an estimate, in CSV files."""
 _SITE_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
 _COMPARISON_COLUMNS = (
     "other", "test", "figure", "first", "second", "estimate", "low", "high", "statistic",
@@ -236,36 +239,47 @@ def as_markdown(
     """
     name, main = next(iter(summaries.items()))
     figures = {each: summary.figures for each, summary in summaries.items()}
-    cases = ", ".join(f"{num} {label}" for label, num in main.cases.items())
-    parts = [
-        f"# Evaluation of {name}",
-        f"{NOT_FOR_CLINICAL_USE}",
-        f"{main.num_scans} scans of {main.num_patients} patients: {cases}.",
-        "\n".join(f"- {warning}" for warning in main.warnings),
-        "## All classes\n\n" + _overall_table(figures),
-        "## Each class against the rest\n\n" + _class_table(main.labels, figures),
-        "## Confusion matrix (rows: true label, columns: decision)\n\n" + _confusion_table(main),
-        _site_table(main),
-        _comparison_table(name, comparisons),
-        "## Abstaining\n\n" + _at_threshold(main) + _abstention_table(main),
-        "Intervals: 95 % unless set otherwise; Wilson for proportions, a bootstrap over patients "
-        "within their class for the rest.",
+
+    def cells(figure: str) -> list[str]:
+        """A figure of all classes, of every classifier."""
+        return [format_estimate(each.overall[figure]) for each in figures.values()]
+
+    def class_cells(label: str, figure: str) -> list[str]:
+        """A figure of one class, of every classifier."""
+        return [format_estimate(each.per_class[label][figure]) for each in figures.values()]
+
+    return fill_markdown(
+        "chestct.evaluation/tables.md.j2",
+        FILTERS,
+        name=name,
+        notice=NOT_FOR_CLINICAL_USE,
+        main=main,
+        figures=figures,
+        cells=cells,
+        class_cells=class_cells,
+        site_figures=_SITE_FIGURES,
+        comparisons=comparisons,
+        at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
+    )
+
+
+def estimate_lines(figures: Figures) -> list[list[object]]:
+    """Every figure as cells of a CSV file: label, its name, and its `ESTIMATE_FIELDS`."""
+    return [
+        [label, name, *(getattr(estimate, field) for field in ESTIMATE_FIELDS)]
+        for label, each in {"": figures.overall, **figures.per_class}.items()
+        for name, estimate in each.items()
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def figures_csv(summaries: Mapping[str, Summary]) -> str:
     """One line per figure: classifier, site, label, figure, value, interval, method, counts."""
-    fields = ("value", "low", "high", "method", "hits", "total", "note")
     rows: list[list[object]] = []
     for name, summary in summaries.items():
         groups = {"": summary.figures, **{s: part.figures for s, part in summary.sites.items()}}
         for site, figures in groups.items():
-            for label, each in {"": figures.overall, **figures.per_class}.items():
-                for figure, estimate in each.items():
-                    values = [getattr(estimate, field) for field in fields]
-                    rows.append([name, site, label, figure, *values])
-    return as_csv(["classifier", "site", "label", "figure", *fields], rows)
+            rows += [[name, site, *line] for line in estimate_lines(figures)]
+    return as_csv(["classifier", "site", "label", "figure", *ESTIMATE_FIELDS], rows)
 
 
 def confusion_csv(summary: Summary) -> str:
@@ -295,74 +309,6 @@ def format_estimate(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f}){counts}{note}"
 
 
-def _overall_table(figures: Mapping[str, Figures]) -> str:
-    names = next(iter(figures.values())).overall
-    rows = [
-        [FIGURE_NAMES[name], *(format_estimate(each.overall[name]) for each in figures.values())]
-        for name in names
-    ]
-    return as_markdown_table(["figure", *figures], rows)
-
-
-def _class_table(labels: tuple[str, ...], figures: Mapping[str, Figures]) -> str:
-    rows = []
-    for label in labels:
-        for name in next(iter(figures.values())).per_class[label]:
-            cells = [format_estimate(each.per_class[label][name]) for each in figures.values()]
-            rows.append([label, FIGURE_NAMES[name], *cells])
-    return as_markdown_table(["class", "figure", *figures], rows)
-
-
-def _confusion_table(summary: Summary) -> str:
-    rows = zip(summary.labels, summary.confusion.tolist(), strict=True)
-    return as_markdown_table(
-        ["", *summary.labels], [[label, *map(str, counts)] for label, counts in rows]
-    )
-
-
-def _site_table(summary: Summary) -> str:
-    if not summary.sites:
-        return ""
-    rows = [
-        [
-            site,
-            str(part.num_scans),
-            *(format_estimate(part.figures.overall[name]) for name in _SITE_FIGURES),
-        ]
-        for site, part in summary.sites.items()
-    ]
-    columns = ["site", "scans", *(FIGURE_NAMES[name] for name in _SITE_FIGURES)]
-    return "## Sites\n\n" + as_markdown_table(columns, rows)
-
-
-def _comparison_table(name: str, comparisons: Mapping[str, Sequence[Comparison]]) -> str:
-    rows = [
-        [
-            other,
-            row.test,
-            row.figure,
-            format_number(row.first),
-            format_number(row.second),
-            format_difference(row),
-            format_number(row.p_value),
-            row.note,
-        ]
-        for other, tests in comparisons.items()
-        for row in tests
-    ]
-    columns = ["other", "test", "figure", name, "other's", "difference", "p", "note"]
-    return "## Comparisons\n\n" + as_markdown_table(columns, rows) if rows else ""
-
-
-def _at_threshold(summary: Summary) -> str:
-    """What the classifier's own threshold does here, or nothing where it has none."""
-    found = summary.at_threshold
-    if found is None:
-        return ""
-    words = at_threshold_words(found)
-    return f"{words}\n\nBelow: thresholds chosen on these very scans.\n\n"
-
-
 def at_threshold_words(found: AtThreshold) -> str:
     """A classifier's own threshold on the scans of an evaluation, as a sentence."""
     return (
@@ -370,22 +316,6 @@ def at_threshold_words(found: AtThreshold) -> str:
         f"error rate of at most {found.wished_error:g}: coverage "
         f"{format_estimate(found.coverage)}, error rate {format_estimate(found.error)}."
     )
-
-
-def _abstention_table(summary: Summary) -> str:
-    rows = [
-        [
-            f"{each.wished_error:g}",
-            format_number(each.threshold),
-            format_number(each.coverage),
-            format_number(each.risk),
-            format_number(each.risk_bound),
-            each.note,
-        ]
-        for each in summary.abstention
-    ]
-    columns = ["wished error", "threshold", "coverage", "error", "upper bound", "note"]
-    return as_markdown_table(columns, rows)
 
 
 def format_difference(row: Comparison) -> str:
@@ -400,3 +330,14 @@ def format_number(value: float | None) -> str:
     if value is None:
         return ""
     return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
+
+
+FILTERS: Final[dict[str, Callable[..., object]]] = {
+    "estimate": format_estimate,
+    "number": format_number,
+    "difference": format_difference,
+    "figure_name": FIGURE_NAMES.__getitem__,
+    "overall": lambda name, figures: figures.overall[name],
+    "of_class": lambda label, figures, name: figures.per_class[label][name],
+}
+"""How templates write figures; the last two choose one by its name, so that `map` can."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from chestct import __version__
-from chestct.report.document import Block, Picture, Report
+from chestct.report.document import Block, Picture, Report, as_markdown, read_report
+from chestct.report.tables import markdown_row, marked_cells, p_value_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
 _MATPLOTLIB_ID: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 _DOTS_PER_INCH: Final = 110
@@ -25,20 +27,44 @@ def load_pages(package: str) -> Environment:
     return _load_templates(package, is_html=True)
 
 
-def fill_markdown(
-    package: str, name: str, filters: Mapping[str, Callable[..., str]], **fields: object
-) -> str:
-    """A template of a package filled in, as it is.
+def fill_report(
+    template: str,
+    filters: Mapping[str, Callable[..., object]],
+    draw: Mapping[str, Callable[[], Figure]] | None = None,
+    **fields: object,
+) -> Report:
+    """A report from its template, which `chestct.report.document` tells the form of.
+
+    In a template `line(...)` writes a row of a table, of cells and lists of cells, in bold with
+    `is_marked=True`; `{{ sentences | points }}` a list; `{{ p | p_value }}` a p-value.
 
     Args:
-        package: Dotted name of the package that it lies in.
-        name: Of its file.
-        filters: How it writes numbers, by the names that it uses.
+        template: Package and file, such as "chestct.studies/damage.md.j2".
+        filters: How it writes other figures, by the names that it uses.
+        draw: What makes its pictures, by name.
         **fields: What it names; what is not given is an error.
     """
+    package, _, name = template.partition("/")
     templates = _load_templates(package, is_html=False)
-    templates.filters |= filters
-    return templates.get_template(name).render(fields)
+    templates.filters |= {"points": _points, "p_value": p_value_text, **filters}
+    text = templates.get_template(name).render(fields, line=_line)
+    return read_report(text, draw or {})
+
+
+def fill_markdown(
+    template: str, filters: Mapping[str, Callable[..., object]], **fields: object
+) -> str:
+    """A report without pictures as Markdown; for the arguments see `fill_report`."""
+    return as_markdown(*fill_report(template, filters, None, **fields).sections)
+
+
+def _points(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {each}" for each in sentences)
+
+
+def _line(*cells: object, is_marked: bool = False) -> str:
+    flat = [str(c) for cell in cells for c in (cell if isinstance(cell, tuple | list) else (cell,))]
+    return markdown_row(marked_cells(flat) if is_marked else flat)
 
 
 def _load_templates(package: str, *, is_html: bool) -> Environment:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from rich.table import Table as TerminalTable
+    from rich.text import Text
 
 _RUNS: Final = re.compile(r"'*[=+\-@\t\r]")
 _BAR: Final = re.compile(r"(?<!\\)\|")
@@ -38,9 +42,9 @@ class Table:
             tuple(cell.strip().replace("\\|", "|") for cell in _BAR.split(line.strip())[1:-1])
             for line in lines.splitlines()
         )
-        marked = {i for i, row in enumerate(rows) if all(c[:2] == "**" for c in row if c)}
-        plain = (tuple(cell.removeprefix("**").removesuffix("**") for cell in row) for row in rows)
-        return Table(columns, tuple(plain), caption, frozenset(marked))
+        marked = frozenset(i for i, row in enumerate(rows) if row == marked_cells(map(_plain, row)))
+        plain = (tuple(map(_plain, row)) if i in marked else row for i, row in enumerate(rows))
+        return Table(columns, tuple(plain), caption, marked)
 
     def as_markdown(self) -> str:
         """The table under its caption."""
@@ -52,6 +56,10 @@ class Table:
 def marked_cells(row: Iterable[str]) -> tuple[str, ...]:
     """The cells of a row in bold, as Markdown writes it."""
     return tuple(f"**{cell}**" if cell else "" for cell in row)
+
+
+def _plain(cell: str) -> str:
+    return cell.removeprefix("**").removesuffix("**")
 
 
 def as_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
@@ -104,6 +112,27 @@ def markdown_row(cells: Iterable[str]) -> str:
     """One row of a table; bars in cells are escaped."""
     escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
     return "| " + " | ".join(escaped) + " |"
+
+
+def as_terminal_table(
+    columns: Iterable[str], lines: Iterable[Iterable[str | Text]], *, right: Container[int] = ()
+) -> TerminalTable:
+    """A table without lines around it, for a console of rich.
+
+    Args:
+        columns: Headings.
+        lines: Cells; words of others are shown as they are, whatever they hold.
+        right: Numbers of the columns whose cells stand to the right.
+    """
+    from rich.table import Table as TerminalTable
+    from rich.text import Text
+
+    table = TerminalTable(box=None, pad_edge=False, header_style="dim")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number in right else "left")
+    for line in lines:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in line))
+    return table
 
 
 def p_value_text(p_value: float | None) -> str:

@@ -94,18 +94,18 @@ def audit_p_values(
     main: TestedModel, other: TestedModel, published: dict[str, dict[str, float]]
 ) -> list[PValueAudit]:
     """Table 5 of MASERes against another network: published, reproduced, own denominators."""
-    rows = compare(decisions_of(main.counts), decisions_of(other.counts), "maseres_z")
+    rows = compare(_decisions_of(main.counts), _decisions_of(other.counts), "maseres_z")
     return [_audit_p_value(other, row, published[other.name][row.figure]) for row in rows]
 
 
-def decisions_of(counts: ClassCounts) -> Predictions:
+def _decisions_of(counts: ClassCounts) -> Predictions:
     """Decisions with these counts, COVID-19 cases first, the errors of each class last."""
     truth = [COVID19] * (counts.tn + counts.fp) + [NORMAL] * (counts.tp + counts.fn)
     decided = [COVID19] * counts.tn + [NORMAL] * (counts.fp + counts.tp) + [COVID19] * counts.fn
     return as_predictions(truth, decided, TWO_CLASSES)
 
 
-def can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
+def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
     """Whether any 2 x 2 table of so many scans has this kappa, to its printed digits."""
     n = num_scans
     both, first, second = np.meshgrid(*[np.arange(n + 1)] * 3, indexing="ij")
@@ -124,7 +124,7 @@ def _sound_tests(main: TestedModel, other: TestedModel) -> _SoundTests:
     from scipy.stats import fisher_exact
     from statsmodels.stats.proportion import proportions_ztest
 
-    pair = [decisions_of(model.counts) for model in (main, other)]
+    pair = [_decisions_of(model.counts) for model in (main, other)]
     (mcnemar,) = compare(pair[0], pair[1], "mcnemar")
     total = len(pair[0])
     hits = [int(each.is_right.sum()) for each in pair]
@@ -140,8 +140,8 @@ def _sound_tests(main: TestedModel, other: TestedModel) -> _SoundTests:
 
 def audit_kappa(main: TestedModel, other: TestedModel, published: float) -> KappaAudit:
     """Kappa of MASERes and another network, and whether the published value is possible."""
-    (found,) = compare(decisions_of(main.counts), decisions_of(other.counts), "kappa")
-    possible = tuple(n for n in (20, 21) if can_be_kappa(published, n))
+    (found,) = compare(_decisions_of(main.counts), _decisions_of(other.counts), "kappa")
+    possible = tuple(n for n in (20, 21) if _can_be_kappa(published, n))
     return KappaAudit(other.name, published, found, possible)
 
 
@@ -203,7 +203,7 @@ class ModelAudit:
 
 
 @dataclass(frozen=True)
-class NoErrors:
+class _NoErrors:
     """What "n of n right" allows one to say.
 
     Attributes:
@@ -249,7 +249,7 @@ class MaseresAudit:
     p_values: tuple[PValueAudit, ...]
     tests: tuple[_SoundTests, ...]
     kappas: tuple[KappaAudit, ...]
-    no_errors: tuple[NoErrors, ...]
+    no_errors: tuple[_NoErrors, ...]
     patients_needed: int
     ctset: tuple[ClassCounts, ...]
     ctset_scores: ModelAudit | None
@@ -329,7 +329,7 @@ def _printed(counts: ClassCounts) -> dict[str, float | None]:
     }
 
 
-def _no_errors(main: TestedModel) -> tuple[NoErrors, ...]:
+def _no_errors(main: TestedModel) -> tuple[_NoErrors, ...]:
     audited = audit_model(main)
     rates = {
         "all test patients": audited.accuracy,
@@ -339,9 +339,9 @@ def _no_errors(main: TestedModel) -> tuple[NoErrors, ...]:
     return tuple(_zero_errors(what, rate) for what, rate in rates.items())
 
 
-def _zero_errors(what: str, rate: Estimate) -> NoErrors:
+def _zero_errors(what: str, rate: Estimate) -> _NoErrors:
     total = rate.total or 0
-    return NoErrors(
+    return _NoErrors(
         what=what,
         rate=rate,
         exact_low=1 - clopper_pearson_upper(0, total, level=0.975),

@@ -18,7 +18,8 @@ from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
 from chestct.preprocess.recipes import RECIPES
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
 from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
@@ -118,22 +119,12 @@ def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Pa
 
 def _paper_markdown(found: Sequence[PaperComparison]) -> str:
     """One table per run."""
-    parts = [
-        "# Beside the paper",
-        NOT_FOR_CLINICAL_USE,
-        "In per cent, with 95 % intervals. Published figures stand as printed, without any.",
-    ]
-    for each in found:
-        parts += [
-            f"## {each.run}",
-            f"{each.place} of {each.citation}",
-            "\n".join(f"- {remark}" for remark in each.remarks),
-            as_markdown_table(
-                ["figure", "published", "recomputed", "this run", "published inside our interval"],
-                [cells(figure) for figure in each.figures],
-            ),
-        ]
-    return "\n\n".join(parts) + "\n"
+    return fill_markdown(
+        "chestct.studies/with_paper.md.j2",
+        {"cells": cells},
+        notice=NOT_FOR_CLINICAL_USE,
+        found=found,
+    )
 
 
 def cells(figure: Beside) -> list[str]:

@@ -35,14 +35,14 @@ from chestct.evaluation.intervals import (
     why_no_bootstrap,
 )
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
-from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
+from chestct.evaluation.tables import ESTIMATE_FIELDS, FILTERS, estimate_lines
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.maseres import NUM_HEADS, Maseres
-from chestct.report.tables import as_csv, as_markdown_table, p_value_text
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.row_figures import holm
-from chestct.studies.study_rows import StudyError
+from chestct.studies.study_rows import StudyError, holm
 from chestct.training.data import Listener, make_cache
 from chestct.training.judging import judge_manifest
 from chestct.training.results import scan_key
@@ -112,7 +112,7 @@ def parts_of(network: nn.Module) -> dict[str, list[Layer]]:
     }
 
 
-def choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[Layer]]:
+def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[Layer]]:
     """The named parts, or all; a name may also be a module's dotted name.
 
     Raises:
@@ -135,7 +135,7 @@ def choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, lis
             for name in names}  # fmt: skip
 
 
-def published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> Choice:
+def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> Choice:
     """The notebook's choice: `random.Random(1)` for the first layer of a part, 2 for the next, ...
 
     The numbers of all units are shuffled and the first quarter is taken.
@@ -146,7 +146,7 @@ def published_choice(network: nn.Module, layers: Sequence[Layer], share: float =
     ]
 
 
-def random_choice(
+def _random_choice(
     network: nn.Module, layers: Sequence[Layer], generator: random.Random, share: float = SHARE
 ) -> Choice:
     """Another choice of as many units."""
@@ -278,7 +278,7 @@ class _DamageResult:
 
 
 @dataclass(frozen=True, eq=False)
-class DamagedNetwork:
+class _DamagedNetwork:
     """A classifier's network with units set to zero, as an engine wants it."""
 
     classifier: Classifier
@@ -319,7 +319,7 @@ def run_damage(plan: DamagePlan) -> _DamageResult:
         msg = f"A share of {plan.share:g} with {plan.repeats} repeats is impossible."
         raise StudyError(f"{msg} The share is above 0 and at most 1, repeats are 0 or more.")
     network = plan.classifier.load_network()
-    parts = choose_parts(network, plan.parts)
+    parts = _choose_parts(network, plan.parts)
     _agree_on_record(plan)
     cache = make_cache(plan.data, plan.classifier.recipe)
     undamaged, excluded = _undamaged(plan, cache)
@@ -351,13 +351,13 @@ def _run_part(
     for kind, choice in _choices(plan, network, part):
         path = plan.folder / _folder_name(name) / f"{kind}.csv"
         if not path.is_file():
-            model = DamagedNetwork(plan.classifier, tuple(layers), choice)
+            model = _DamagedNetwork(plan.classifier, tuple(layers), choice)
             engine = make_engine(model, "torch", precision="float32", device=plan.device)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_predictions(_judge(plan, cache, undamaged, engine), path)
         found.append(read_predictions(path))
         plan.listener.progress(f"damaging {name}", Progress(len(found), plan.repeats + 1, 0.0))
-    choice = published_choice(network, layers, plan.share)
+    choice = _published_choice(network, layers, plan.share)
     return _DamagedPart(
         name,
         sum(bool(units) for units in choice),
@@ -371,11 +371,11 @@ def _choices(
     plan: DamagePlan, network: nn.Module, part: tuple[str, Sequence[Layer]]
 ) -> Iterator[tuple[str, Choice]]:
     name, layers = part
-    yield PUBLISHED, published_choice(network, layers, plan.share)
+    yield PUBLISHED, _published_choice(network, layers, plan.share)
     for number in range(1, plan.repeats + 1):
         # Seeded by words, so that more repeats or other parts leave these choices as they are.
         generator = random.Random(f"{plan.seed} {name} {number}")
-        yield f"random-{number:03d}", random_choice(network, layers, generator, plan.share)
+        yield f"random-{number:03d}", _random_choice(network, layers, generator, plan.share)
 
 
 def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engine) -> Predictions:
@@ -485,43 +485,33 @@ def _damage_markdown(
     result: _DamageResult, rows: Sequence[DamageRow], remarks: Sequence[str]
 ) -> str:
     """The table for people."""
-    undamaged = result.undamaged
     left_out = f"Scans without a decision, left out: {len(result.excluded)}."
-    said = [*remarks, *([left_out] if result.excluded else [])]
-    parts = [
-        "# Damaged models",
-        NOT_FOR_CLINICAL_USE,
-        "\n".join(f"- {remark}" for remark in said),
-        f"{len(undamaged)} scans of {undamaged.num_patients} patients. Parts of the network are "
-        "set to zero one at a time and nothing is trained again.",
-        "## The published choice of units\n\n" + _published_table(rows),
-        "## Against the undamaged classifier\n\n" + _test_table(rows),
-        _choice_table(rows),
-        "Intervals: 95 %; Wilson for accuracy and sensitivity, a bootstrap over patients for the "
-        "rest. p: McNemar's exact test, two-sided; p (Holm): after Holm's correction over the "
-        "parts. The interval of the mean over choices draws patients and choices of units anew.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return fill_markdown(
+        "chestct.studies/damage.md.j2",
+        {**FILTERS, "prefixed": lambda label: f"sensitivity {label}"},
+        notice=NOT_FOR_CLINICAL_USE,
+        remarks=[*remarks, *([left_out] if result.excluded else [])],
+        undamaged=result.undamaged,
+        rows=rows,
+        shown=_SHOWN,
+    )
 
 
 def _damage_csv(rows: Sequence[DamageRow]) -> str:
     """One line per part and figure; the mean over choices is the figure `mean accuracy`."""
-    fields = ("value", "low", "high", "method", "hits", "total", "note")
     lines: list[list[object]] = []
     for row in rows:
         zeroed = row.part.zeroed.total if row.part else 0
-        groups = {"": dict(row.figures.overall), **row.figures.per_class}
+        figures = row.figures
         if row.mean is not None:
-            groups[""]["mean accuracy over choices"] = row.mean
-        for label, figures in groups.items():
-            for name, estimate in figures.items():
-                values = [getattr(estimate, field) for field in fields]
-                lines.append([row.name, zeroed, label, name, *values])
+            overall = {**figures.overall, "mean accuracy over choices": row.mean}
+            figures = replace(figures, overall=overall)
+        lines += [[row.name, zeroed, *line] for line in estimate_lines(figures)]
         if row.test is not None:
             lines.append([row.name, zeroed, "", "mcnemar p", row.test.p_value, *[None] * 5,
                           row.test.note])  # fmt: skip
             lines.append([row.name, zeroed, "", "mcnemar p (Holm)", row.holm, *[None] * 6])
-    return as_csv(["part", "zeroed", "label", "figure", *fields], lines)
+    return as_csv(["part", "zeroed", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
 def mean_accuracy(
@@ -556,40 +546,3 @@ def _row(undamaged: Predictions, part: _DamagedPart, settings: Bootstrap) -> Dam
         mean=mean_accuracy(part.repeats, settings),
         accuracies=tuple(float(each.is_right.mean()) for each in part.repeats),
     )
-
-
-def _published_table(rows: Sequence[DamageRow]) -> str:
-    labels = list(rows[0].figures.per_class)
-    columns = ["part", "layers", "set to zero", *(FIGURE_NAMES[name] for name in _SHOWN)]
-    lines = []
-    for row in rows:
-        counts = [str(row.part.num_layers), f"{row.part.zeroed.total:,}"] if row.part else ["", "0"]
-        figures = [row.figures.overall[name] for name in _SHOWN]
-        figures += [row.figures.per_class[label]["sensitivity"] for label in labels]
-        lines.append([row.name, *counts, *(format_estimate(each) for each in figures)])
-    return as_markdown_table([*columns, *(f"sensitivity {label}" for label in labels)], lines)
-
-
-def _test_table(rows: Sequence[DamageRow]) -> str:
-    lines = [
-        [row.name, f"{-(row.test.estimate or 0.0):+.3f}", row.test.note,
-         p_value_text(row.test.p_value), p_value_text(row.holm)]
-        for row in rows
-        if row.test is not None
-    ]  # fmt: skip
-    header = ["part", "change of accuracy", "discordant scans (first: undamaged)", "p", "p (Holm)"]
-    return as_markdown_table(header, lines)
-
-
-def _choice_table(rows: Sequence[DamageRow]) -> str:
-    lines = [
-        [row.name, str(len(row.accuracies)), format_estimate(row.mean),
-         f"{min(row.accuracies):.3f} to {max(row.accuracies):.3f}",
-         f"{row.figures.overall['accuracy'].value or 0.0:.3f}"]
-        for row in rows
-        if row.mean is not None
-    ]  # fmt: skip
-    if not lines:
-        return ""
-    header = ["part", "choices", "mean accuracy", "lowest to highest", "published choice"]
-    return "## Random choices of as many units\n\n" + as_markdown_table(header, lines)

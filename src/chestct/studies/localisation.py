@@ -124,7 +124,7 @@ class MapScores:
     grown_lungs_fill: float
 
 
-def grown_by_cells(
+def _grown_by_cells(
     mask: Mask, cell: Spacing
 ) -> Bool[np.ndarray, "same_depth same_height same_width"]:
     """A mask grown by one cell along each axis, a box and not a ball, as cells are boxes."""
@@ -134,7 +134,7 @@ def grown_by_cells(
     return np.asarray(maximum_filter(mask, size=size, mode="constant", cval=0), dtype=np.bool_)
 
 
-def measure_map(heat: Heat, lungs: Mask, lesions: Mask, cell: Spacing) -> MapScores:
+def _measure_map(heat: Heat, lungs: Mask, lesions: Mask, cell: Spacing) -> MapScores:
     """Judge one map.
 
     Args:
@@ -148,7 +148,7 @@ def measure_map(heat: Heat, lungs: Mask, lesions: Mask, cell: Spacing) -> MapSco
     """
     if not (lungs.any() and lesions.any()):
         raise ValueError("Without lungs or lesions there is nothing to compare a map with.")
-    near_lungs, near_lesions = grown_by_cells(lungs, cell), grown_by_cells(lesions, cell)
+    near_lungs, near_lesions = _grown_by_cells(lungs, cell), _grown_by_cells(lesions, cell)
     strongest = (heat == heat.max()) & (heat > 0)
     hot = heat >= INVOLVED_FROM
     overlap = 2 * np.count_nonzero(hot & lesions)
@@ -168,9 +168,9 @@ def measure_map(heat: Heat, lungs: Mask, lesions: Mask, cell: Spacing) -> MapSco
 def measure_answer(
     classifier: Classifier, prepared: PreparedScan, lesions: Mask, label: str, asked: Asked
 ) -> MapScores:
-    """Make one map for a class and judge it; for the arguments see `measure_map`."""
+    """Make one map for a class and judge it; for the arguments see `_measure_map`."""
     found = explain(classifier, prepared, method=asked.method, layer=asked.layer, label=label)
-    return measure_map(found.heat, prepared.lungs, lesions, found.cell)
+    return _measure_map(found.heat, prepared.lungs, lesions, found.cell)
 
 
 def _share(heat: Heat, mask: Mask) -> float | None:
@@ -197,7 +197,7 @@ HITS: Final[dict[str, str]] = {"is_hit": "pointing game", "is_near_hit": "within
 CHANCE: Final = ("lesion_share", "grown_lungs_fill")
 
 
-def summarise_maps(
+def _summarise_maps(
     scores: Sequence[MapScores], bootstrap: Bootstrap | None = None
 ) -> dict[str, Estimate]:
     """Every figure over patients, by its field in `MapScores`.
@@ -224,16 +224,16 @@ def as_table(rows: Mapping[tuple[str, ...], Sequence[MapScores]], headings: Sequ
     names = [*SHARES, *HITS]
     lines = []
     for what, scores in rows.items():
-        found = summarise_maps(scores)
+        found = _summarise_maps(scores)
         empty = sum(each.in_lungs is None for each in scores)
         chance = ", ".join(_percent(found[name].value) for name in CHANCE)
-        cells = [estimate_text(found[name]) for name in names]
+        cells = [_estimate_text(found[name]) for name in names]
         lines.append([*what, *cells, chance, str(empty)])
     titles = [*SHARES.values(), *HITS.values()]
     return as_markdown_table([*headings, *titles, "chance: lesion, lungs + 1", "empty"], lines)
 
 
-def estimate_text(estimate: Estimate) -> str:
+def _estimate_text(estimate: Estimate) -> str:
     """A share in per cent with its interval."""
     if estimate.low is None or estimate.high is None:
         return _percent(estimate.value)

@@ -36,21 +36,19 @@ from chestct.studies.compare_with_paper import (
     maseres_model,
 )
 from chestct.studies.published.facts import maseres_facts
-from chestct.studies.row_figures import (
-    RowTest,
-    TableRow,
-    compare_rows,
-    make_rows,
-    on_common_scans,
-)
 from chestct.studies.study_rows import (
     RECORD_FOLDER,
     ROWS_FOLDER,
     Progress,
     RowResult,
+    RowTest,
     RowWork,
     StudyError,
+    TableRow,
     begin_study,
+    compare_rows,
+    make_rows,
+    on_common_scans,
     record_scans,
     run_rows,
     run_scan_rows,
@@ -408,12 +406,12 @@ def _pair(
         test=test,
         kappa=kappa,
         z=compare(one, other, "maseres_z"),
-        printed=printed_pair(first.row.network, second.row.network),
+        printed=_printed_pair(first.row.network, second.row.network),
     )
 
 
 @cache
-def printed_pair(first: str, second: str) -> _PrintedPair | None:
+def _printed_pair(first: str, second: str) -> _PrintedPair | None:
     """What the paper prints of two networks; None unless the first is MASERes."""
     if first != MAIN or second not in MASERES_NETWORKS or second == MAIN:
         return None

@@ -9,21 +9,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestct.labels import UNSUITABLE
-from chestct.report.tables import as_markdown_table
+from chestct.report.pages import fill_markdown
 from chestct.storage import write_whole
 from chestct.studies.model_audit_findings import (
-    follows_outside,
-    ignores_lungs,
-    worst_severity,
-)
-from chestct.studies.model_audit_record import (
     NOTABLE,
     SERIOUS,
     Finding,
-    MapTest,
     ModelAudit,
     Probe,
     ScanAudit,
+    follows_outside,
+    ignores_lungs,
+    worst_severity,
 )
 
 SCHEMA_VERSION: Final = 1
@@ -82,29 +79,16 @@ def verdict(audit: ModelAudit) -> str:
 
 
 def as_markdown(audit: ModelAudit) -> str:
-    """The whole audit, verdict first."""
-    parts = [
-        f"# Audit of the classifier {audit.classifier} {audit.version}",
-        audit.notice,
-        f"**{verdict(audit)}**",
-        f"Recipe `{audit.recipe}`; weights {audit.weights_sha256[:12]}; trained on: "
-        f"{audit.trained_on}",
-        summary_table(audit),
-        *(_scan_section(scan) for scan in audit.scans),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def summary_table(audit: ModelAudit) -> str:
-    """One line per scan: what was decided, and the worst finding of each check."""
-    checks = ("lungs", "outside", "lesion", "weights", "stability")
-    lines = []
-    for scan in audit.scans:
-        share = "" if scan.decision == UNSUITABLE else f"{scan.share:.3f}"
-        severities = [_severity_of(scan, check) for check in checks]
-        lines.append([scan.name, scan.truth or "unknown", scan.decision, share, *severities])
-    header = ["scan", "class", "decision", "probability", *checks]
-    return as_markdown_table(header, lines)
+    """The whole audit, verdict first; a line per scan tells the worst finding of each check."""
+    return fill_markdown(
+        "chestct.studies/model_audit.md.j2",
+        {"cells": probe_cells, "likeness": _likeness, "severity_in": _severity_of},
+        audit=audit,
+        verdict=verdict(audit),
+        checks=("lungs", "outside", "lesion", "weights", "stability"),
+        unsuitable=UNSUITABLE,
+        probe_headings=PROBE_HEADINGS,
+    )
 
 
 def probe_cells(probe: Probe) -> list[str]:
@@ -119,40 +103,11 @@ def _finding_text(finding: Finding) -> str:
     return f"{finding.severity}: {finding.sentence}"
 
 
-def _scan_section(scan: ScanAudit) -> str:
-    parts = [f"## {scan.name}"]
-    if scan.decision != UNSUITABLE:
-        parts.append(f"{scan.decision}, probability {scan.share:.3f}.{_lesion_words(scan)}")
-    parts.append("\n".join(f"- **{each.severity}** {each.sentence}" for each in scan.findings))
-    if scan.probes:
-        lines = [probe_cells(probe) for probe in scan.probes]
-        parts.append(as_markdown_table(PROBE_HEADINGS, lines))
-    if scan.map_test is not None and scan.map_test.has_evidence:
-        parts.append(_map_section(scan.map_test))
-    return "\n\n".join(parts)
-
-
-def _lesion_words(scan: ScanAudit) -> str:
-    if not scan.lesion_source:
-        return " No lesion is known."
-    return f" Lesion: {scan.lesion_source}, {scan.lesion_share or 0.0:.1%} of the lungs."
-
-
-def _map_section(test: MapTest) -> str:
-    lines = [
-        [stage.name, *(_likeness(each) for each in (stage.spearman, stage.ssim))]
-        for stage in (*test.cascade, *test.whole)
-    ]
-    title = f"The {test.method} map of {test.label} against maps with weights drawn anew:"
-    header = ["drawn anew, with all after it", "rank correlation", "structural similarity"]
-    return f"{title}\n\n{as_markdown_table(header, lines)}"
-
-
 def _likeness(value: float | None) -> str:
     return "empty map" if value is None else f"{value:.2f}"
 
 
-def _severity_of(scan: ScanAudit, check: str) -> str:
+def _severity_of(check: str, scan: ScanAudit) -> str:
     """The worst finding of one check; empty where it was not made."""
     found = [finding for finding in scan.findings if finding.check == check]
     return worst_severity(found) if found else ""

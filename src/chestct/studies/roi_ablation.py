@@ -13,26 +13,25 @@ from typing import TYPE_CHECKING, Final
 
 from chestct.evaluation.figures import COLORS, DASHES, save_figure
 from chestct.evaluation.intervals import Bootstrap, Estimate
-from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
+from chestct.evaluation.tables import ESTIMATE_FIELDS, FILTERS, estimate_lines, format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.roi import PLACEMENTS
-from chestct.report.tables import as_csv, as_markdown_table, p_value_text
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.row_figures import (
+from chestct.studies.study_rows import (
+    Progress,
     RowTest,
+    StudyError,
     TableRow,
+    begin_study,
     compare_rows,
     guesses_line,
     make_rows,
-    scans_line,
-)
-from chestct.studies.study_rows import (
-    Progress,
-    StudyError,
-    begin_study,
     record_scans,
     run_scan_rows,
+    scans_line,
 )
 from chestct.training.components import find_parts
 from chestct.training.session import Plan
@@ -160,7 +159,7 @@ def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
     return figure
 
 
-def draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
+def _draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
     """Sensitivity of each class in every row of the table, with Wilson's intervals."""
     from matplotlib.figure import Figure
 
@@ -236,36 +235,33 @@ OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc")
 PER_CLASS: Final = ("sensitivity", "ppv", "specificity")
 
 
-def compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
+def _compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
     """Compare every two rows that differ in one column only."""
     return compare_rows(
         [
             (first, second, columns[0])
             for first, second in combinations(rows, 2)
-            if len(columns := differing_columns(first.row, second.row)) == 1
+            if len(columns := _differing_columns(first.row, second.row)) == 1
         ]
     )
 
 
-def differing_columns(first: Row, second: Row) -> list[str]:
+def _differing_columns(first: Row, second: Row) -> list[str]:
     """The columns in which two rows differ."""
     return [name for name in COLUMNS if getattr(first, name) != getattr(second, name)]
 
 
-def rows_csv(rows: Sequence[TableRow[Row]]) -> str:
+def _rows_csv(rows: Sequence[TableRow[Row]]) -> str:
     """One line per row and figure, with interval and counts."""
-    fields = ("value", "low", "high", "method", "hits", "total", "note")
-    header = ["network", "gating", "t", "label", "figure", *fields]
-    lines: list[list[object]] = []
-    for each in rows:
-        key = [each.row.network, each.row.gating, f"{each.row.threshold:g}"]
-        for label, figures in {"": each.figures.overall, **each.figures.per_class}.items():
-            for name, estimate in figures.items():
-                lines.append([*key, label, name, *(getattr(estimate, f) for f in fields)])
-    return as_csv(header, lines)
+    lines = [
+        [each.row.network, each.row.gating, f"{each.row.threshold:g}", *line]
+        for each in rows
+        for line in estimate_lines(each.figures)
+    ]
+    return as_csv(["network", "gating", "t", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
-def pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
+def _pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
     """One line per test."""
     header = ["first", "second", "differ_in", "scans", "only_first_right", "only_second_right"]
     lines: list[list[object]] = [
@@ -280,60 +276,18 @@ def as_markdown(
     rows: Sequence[TableRow[Row]], tests: Sequence[RowTest[Row]], remarks: Sequence[str]
 ) -> str:
     """The whole table for people."""
-    parts = [
-        "# RoI ablation: networks by gating by t",
-        NOT_FOR_CLINICAL_USE,
-        "\n".join(f"- {remark}" for remark in remarks),
-        scans_line(rows),
-        guesses_line(rows),
-        "## All classes\n\n" + _overall(rows),
-        *(f"## {FIGURE_NAMES[name]} per class\n\n" + _per_class(rows, name) for name in PER_CLASS),
-        "The column that Tables 6 and 7 of the paper head SPE holds PPV.",
-        "## Rows that differ in one thing\n\n" + _tests(tests),
-        "p: McNemar's exact test, two-sided, on the scans that both rows judged. p (Holm): the "
-        f"same after Holm's correction over all {len(tests)} tests of this table.",
-        "Intervals: 95 %; Wilson for accuracy, sensitivity, specificity and PPV, a bootstrap over "
-        "patients for the rest. They tell of other scans, not of other trainings: each row is one "
-        "training with one seed.",
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _overall(rows: Sequence[TableRow[Row]]) -> str:
-    columns = ["no", "network", "gating", "t", *(FIGURE_NAMES[name] for name in OVERALL)]
-    lines = [[*_key(number, each), *_cells(each, OVERALL)] for number, each in _numbered(rows)]
-    return as_markdown_table(columns, lines)
-
-
-def _per_class(rows: Sequence[TableRow[Row]], name: str) -> str:
-    labels = rows[0].predictions.labels if rows else ()
-    lines = []
-    for number, each in _numbered(rows):
-        estimates = [each.figures.per_class[label][name] for label in labels]
-        lines.append([*_key(number, each), *(_percent(estimate) for estimate in estimates)])
-    return as_markdown_table(["no", "network", "gating", "t", *labels], lines)
-
-
-def _tests(tests: Sequence[RowTest[Row]]) -> str:
-    columns = ["differ in", "first", "second", "scans", "only first right", "only second right"]
-    lines = [
-        [t.column.replace("threshold", "t"), t.first.name, t.second.name, str(t.num_scans),
-         str(t.only_first), str(t.only_second), p_value_text(t.p_value), p_value_text(t.holm)]
-        for t in sorted(tests, key=lambda t: COLUMNS.index(t.column))
-    ]  # fmt: skip
-    return as_markdown_table([*columns, "p", "p (Holm)"], lines)
-
-
-def _numbered(rows: Sequence[TableRow[Row]]) -> list[tuple[int, TableRow[Row]]]:
-    return list(enumerate(rows, start=1))
-
-
-def _key(number: int, each: TableRow[Row]) -> list[str]:
-    return [str(number), each.row.network, each.row.gating, f"{each.row.threshold:g}"]
-
-
-def _cells(each: TableRow[Row], names: Sequence[str]) -> list[str]:
-    return [_percent(each.figures.overall[name]) for name in names]
+    return fill_markdown(
+        "chestct.studies/roi_ablation.md.j2",
+        {**FILTERS, "short": _percent},
+        notice=NOT_FOR_CLINICAL_USE,
+        remarks=remarks,
+        rows=rows,
+        tests=sorted(tests, key=lambda test: COLUMNS.index(test.column)),
+        scans_line=scans_line(rows),
+        guesses_line=guesses_line(rows),
+        overall=OVERALL,
+        per_class=PER_CLASS,
+    )
 
 
 def _percent(estimate: Estimate) -> str:
@@ -343,7 +297,7 @@ def _percent(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
-FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": draw_sensitivities}
+FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": _draw_sensitivities}
 ENDINGS: Final = (".png", ".svg")
 
 
@@ -371,10 +325,10 @@ def write_ablation(
     rows = make_rows(progress.results, bootstrap)
     if not rows:
         return rows
-    tests = compare_pairs(rows)
+    tests = _compare_pairs(rows)
     write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *progress.gaps]))
-    write_text(folder / "table.csv", rows_csv(rows))
-    write_text(folder / "tests.csv", pairs_csv(tests))
+    write_text(folder / "table.csv", _rows_csv(rows))
+    write_text(folder / "tests.csv", _pairs_csv(tests))
     for name, draw in FIGURES.items():
         figure = draw(rows)
         for ending in ENDINGS:

@@ -2,11 +2,14 @@
 
 A stopped study goes on where it was and finished rows are skipped. Several programs may work on
 one study at once; each takes rows that no other one has.
+
+Rows are compared by the exact McNemar test on the scans that both judged. All tests of a table
+together are one family, and Holm's correction is made over it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from chestct.card import CARD_FILE
 from chestct.errors import ChestCTError, WriteError
+from chestct.evaluation.comparisons import compare
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.storage import reason_of
 from chestct.training.distributed import require_one_process
@@ -31,7 +36,7 @@ from chestct.training.steps import DivergedError
 
 
 @contextmanager
-def claim(file: Path, *, waits: bool = False) -> Iterator[bool]:
+def _claim(file: Path, *, waits: bool = False) -> Iterator[bool]:
     """Hold the lock on a file, which is made when needed and left behind empty.
 
     Args:
@@ -166,7 +171,7 @@ def begin_study(folder: Path, record: Callable[[Path], Began]) -> Began:
         "The rows of a study are trained in one process each.",
         ", once per GPU, with --device cuda:0, --device cuda:1 and so on",
     )
-    with claim(folder / _CLAIMS_FOLDER / "study", waits=True):
+    with _claim(folder / _CLAIMS_FOLDER / "study", waits=True):
         names = {path.name for path in folder.iterdir()} - {_CLAIMS_FOLDER}
         if names and RECORD_FOLDER not in names:
             msg = f"{folder.name} is not empty and holds no study. Choose a new folder."
@@ -193,7 +198,7 @@ def run_rows(
     """
     diverged = []
     for row in rows:
-        with claim(work.folder / _CLAIMS_FOLDER / row.name) as is_ours:
+        with _claim(work.folder / _CLAIMS_FOLDER / row.name) as is_ours:
             if is_ours and not work.is_finished(row):
                 before_row(row)
                 try:
@@ -260,3 +265,126 @@ def _row_plan(plan: Plan, settings: RunSettings, folder: Path) -> Plan:
         plan.after_epoch(name if name == folder.name else f"{folder.name} {name}", entry)
 
     return replace(plan, settings=settings, folder=folder, after_epoch=after_epoch)
+
+
+@dataclass(frozen=True)
+class TableRow(Generic[RowT]):
+    """One row with its figures."""
+
+    row: RowT
+    predictions: Predictions
+    figures: Figures
+
+
+@dataclass(frozen=True)
+class RowTest(Generic[RowT]):
+    """Two rows that differ in one thing.
+
+    Attributes:
+        first: One row.
+        second: The other, further down the table.
+        column: What they differ in.
+        num_scans: Scans that both judged.
+        only_first: Scans that only the first got right.
+        only_second: Scans that only the second got right.
+        p_value: Of the exact McNemar test, two-sided.
+        holm: The same after Holm's correction over all tests of the table.
+    """
+
+    first: RowT
+    second: RowT
+    column: str
+    num_scans: int
+    only_first: int
+    only_second: int
+    p_value: float
+    holm: float
+
+
+def make_rows(
+    results: Sequence[RowResult[RowT]], bootstrap: Bootstrap | None = None
+) -> tuple[TableRow[RowT], ...]:
+    """Figures of every row, with Wilson's intervals or a bootstrap over patients."""
+    return tuple(
+        TableRow(each.row, each.predictions, estimate_figures(each.predictions, bootstrap))
+        for each in results
+    )
+
+
+def compare_rows(
+    pairs: Sequence[tuple[TableRow[RowT], TableRow[RowT], str]],
+) -> tuple[RowTest[RowT], ...]:
+    """Test pairs of rows, each with the column they differ in, as one family."""
+    tested = [_test(*pair) for pair in pairs]
+    corrected = holm([each.p_value for each in tested])
+    return tuple(
+        replace(each, holm=p_value) for each, p_value in zip(tested, corrected, strict=True)
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction, in the order given."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def on_common_scans(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
+    """The rows of both about the scans that both judged, in each one's own order."""
+    common = set(first.scans) & set(second.scans)
+    one, other = (
+        each.choose([i for i, scan in enumerate(each.scans) if scan in common])
+        for each in (first, second)
+    )
+    return one, other
+
+
+def scans_line(rows: Sequence[TableRow[RowT]], what: str = "scans") -> str:
+    """How many inputs of whom the rows judged, in a sentence."""
+    sizes = {(len(each.predictions), each.predictions.num_patients) for each in rows}
+    if len(sizes) != 1:
+        return f"The rows judged different numbers of {what}: some got no decision in a row."
+    ((scans, patients),) = sizes
+    labels = rows[0].predictions.labels
+    cases = rows[0].predictions.cases.tolist()
+    counted = ", ".join(f"{num} {label}" for num, label in zip(cases, labels, strict=True))
+    return f"Every row judged {scans} {what} of {patients} patients: {counted}."
+
+
+def guesses_line(rows: Sequence[TableRow[RowT]]) -> str:
+    """Name the rows that may have learned nothing: what differs between them says little."""
+    names = [each.row.name for each in rows if _is_no_better_than_a_guess(each)]
+    if not names:
+        return ""
+    return (
+        f"{len(names)} of {len(rows)} rows are not surely better than naming the most frequent "
+        f"class every time, whose share is within their interval or above: {', '.join(names)}."
+    )
+
+
+def _is_no_better_than_a_guess(each: TableRow[RowT]) -> bool:
+    low = each.figures.overall["accuracy"].low
+    share = float(each.predictions.cases.max()) / max(1, len(each.predictions))
+    return low is None or low <= share
+
+
+def _test(first: TableRow[RowT], second: TableRow[RowT], column: str) -> RowTest[RowT]:
+    one, other = on_common_scans(first.predictions, second.predictions)
+    (found,) = compare(one, other, "mcnemar")
+    aligned = {scan: bool(right) for scan, right in zip(other.scans, other.is_right, strict=True)}
+    pairs = [
+        (bool(right), aligned[scan]) for scan, right in zip(one.scans, one.is_right, strict=True)
+    ]
+    p_value = 1.0 if found.p_value is None else found.p_value
+    return RowTest(
+        first.row,
+        second.row,
+        column,
+        num_scans=len(one),
+        only_first=pairs.count((True, False)),
+        only_second=pairs.count((False, True)),
+        p_value=p_value,
+        holm=p_value,
+    )
