@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from chestct.datasets.checks import CheckReport, Finding, find_patient_leaks
+from chestct.datasets.checks import (
+    CheckReport,
+    Finding,
+    Severity,
+    find_patient_leaks,
+    report_on,
+)
 from chestct.datasets.manifest import Manifest, ManifestRow, describe_rows
 from chestct.datasets.slice_store import SliceFacts
 
@@ -20,8 +26,6 @@ MOST_NAMED: Final = 5
 """Files that a sentence names."""
 ENLARGED: Final = 2.0
 """A picture enlarged more than so often is pointed out."""
-
-_ORDER = {"refuse": 0, "warning": 1, "note": 2}
 
 
 def check_slices(
@@ -46,16 +50,7 @@ def check_slices(
     found += find_marks(manifest, facts)
     found += find_small(manifest, facts, size)
     found += _find_telling_formats(manifest, facts)
-    return CheckReport(
-        manifest=manifest.name,
-        num_scans=len(manifest),
-        num_patients=manifest.num_patients,
-        cases=manifest.cases,
-        sides=_sides(manifest),
-        has_pixels=True,
-        findings=tuple(sorted(found, key=lambda finding: _ORDER[finding.severity])),
-        confounders=(),
-    )
+    return report_on(manifest, found)
 
 
 def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
@@ -89,7 +84,7 @@ def _find_same_pictures(
         found.append(_same("label", "refuse", labels, what))
     if sides:
         what = "the same picture on two sides of the split; the network would be tested on it"
-        grave = "warning" if shares_patients else "refuse"
+        grave: Severity = "warning" if shares_patients else "refuse"
         found.append(_same("leak", grave, sides, what))
     if twice:
         found.append(_same("duplicate", "warning", twice, "the same picture; it counts twice"))
@@ -173,13 +168,13 @@ def _with_leaks_said(
     return [replace(leaks[0], severity="warning", sentence=sentence, rows=rows)]
 
 
-def _same(kind: str, severity: str, groups: Sequence[list[ManifestRow]], what: str) -> Finding:
+def _same(kind: str, severity: Severity, groups: Sequence[list[ManifestRow]], what: str) -> Finding:
     rows = [row for group in groups for row in group]
     sentence = (
         f"{describe_rows(groups[0]).capitalize()} ({_names(groups[0])}) hold {what}. "
         f"{len(groups)} such picture(s) in all: keep one row of each."
     )
-    return Finding(kind, severity, sentence, _numbers(rows))  # type: ignore[arg-type]
+    return Finding(kind, severity, sentence, _numbers(rows))
 
 
 def _names(rows: Sequence[ManifestRow]) -> str:
@@ -190,14 +185,3 @@ def _names(rows: Sequence[ManifestRow]) -> str:
 
 def _numbers(rows: Sequence[ManifestRow]) -> tuple[int, ...]:
     return tuple(row.number for row in rows)
-
-
-def _sides(manifest: Manifest) -> dict[str, dict[str, int]]:
-    sides = sorted({row.side for row in manifest.rows if row.side})
-    return {
-        side: {
-            label: sum(row.side == side and row.label == label for row in manifest.rows)
-            for label in manifest.labels
-        }
-        for side in sides
-    }

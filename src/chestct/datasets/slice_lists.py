@@ -25,23 +25,12 @@ from chestct.datasets.manifest import (
 )
 from chestct.datasets.public import class_folders, folders_under
 from chestct.datasets.slice_store import PICTURE_ENDINGS
-from chestct.datasets.splits import SplitSettings, given, hold_out
+from chestct.datasets.splits import SplitSettings, hold_out
 from chestct.labels import COVID19, NORMAL
 from chestct.lookup import unknown_name_message
 
 SHARES_PATIENTS: Final = "slice_random_leaky"
 """The paper's split: patients are shared between its parts."""
-
-
-def by_patient(manifest: Manifest, settings: SplitSettings) -> Manifest:
-    """The manifest's own split where it has one; else patients are put aside class by class.
-
-    Raises:
-        ManifestError: A patient is on two sides, a row stands nowhere, or a class is too small.
-    """
-    if any(row.split for row in manifest.rows):
-        return given(manifest)
-    return hold_out(manifest, settings)
 
 
 def _slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
@@ -67,10 +56,10 @@ def _slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
 
 
 SLICE_SPLITS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
-    "patient": by_patient,
+    "patient": hold_out,
     SHARES_PATIENTS: _slice_random,
 }
-"""Split name to a function that fills in `split`."""
+"""Split name to a function that fills in `split`, where the table has none of its own."""
 
 
 MAX_LIST_BYTES: Final = 2**24

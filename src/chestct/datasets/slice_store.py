@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Float16, Float32, Integer
 from PIL import Image
 from torch.utils.data import Dataset
 
+from chestct.card import PictureForm
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
@@ -40,8 +41,6 @@ GREY_SHARES: Final = (0.299, 0.587, 0.114)
 
 Picture = Float32[np.ndarray, "height width"]
 """Grey values of a slice from 0 to 1."""
-SixteenBit = Literal["own_range", "full_range"]
-"""16-bit pictures: each one's lowest value to 0 and highest to 1, or 0 and 65,535."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,31 +63,12 @@ class _SlicePicture:
         return self.coloured_share > MAX_COLOURED_SHARE
 
 
-@dataclass(frozen=True)
-class PictureForm:
-    """How pictures become the inputs of a network.
-
-    Attributes:
-        size: Rows and columns of the input.
-        interpolation: "nearest", Keras's default, which the paper's notebooks leave as it is; or
-            "linear", which averages over what a smaller picture leaves out.
-        keeps_shape: Whether a picture that is not square gets black margins instead of being
-            pulled to a square.
-        sixteen_bit: See `SixteenBit`.
-    """
-
-    size: int
-    interpolation: Literal["nearest", "linear"] = "nearest"
-    keeps_shape: bool = False
-    sixteen_bit: SixteenBit = "own_range"
-
-
-def read_picture(path: Path, sixteen_bit: SixteenBit = "own_range") -> _SlicePicture:
+def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     """Read a slice from a PNG, JPEG or TIFF file.
 
     Args:
         path: The file; its format is known by its name.
-        sixteen_bit: What becomes 0 and 1 of a picture with 16 bits.
+        sixteen_bit: What becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
 
     Raises:
         ReadError: It is no picture, damaged, too small or too large; the message names the file.
@@ -129,7 +109,7 @@ def _grey(stored: Integer[np.ndarray, "height width *samples"]) -> Picture:
     return np.asarray(colours @ np.array(GREY_SHARES, dtype=np.float32))
 
 
-def _scaled(values: Picture, dtype: np.dtype, sixteen_bit: SixteenBit) -> Picture:
+def _scaled(values: Picture, dtype: np.dtype, sixteen_bit: str) -> Picture:
     low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
     if dtype.itemsize > 1 and sixteen_bit == "own_range":
         low, high = float(values.min()), float(values.max())
@@ -201,6 +181,11 @@ class SliceStore:
     pictures: Float16[np.ndarray, "slice height width"]
     facts: tuple[SliceFacts, ...]
     places: dict[int, int]
+
+    @property
+    def by_row(self) -> dict[int, SliceFacts]:
+        """Row of the manifest to what is known of its slice."""
+        return {row: self.facts[place] for row, place in self.places.items()}
 
 
 class LabelledSlices(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -299,7 +284,7 @@ def _key(paths: Sequence[Path], form: PictureForm) -> str:
             stats.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
         except OSError:
             stats.append([str(path), 0, 0])
-    text = json.dumps([1, asdict(form), stats])
+    text = json.dumps([1, form.model_dump(), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
 from chestct.extras import import_extra
 from chestct.lookup import look_up
 from chestct.networks.keras_defaults import ClassUnits, draw_glorot
+from chestct.networks.medicalnet import read_tensors
 from chestct.networks.settings import require_between, require_choice, settings_from
 
 
@@ -150,7 +150,6 @@ IMAGENET: Final = "imagenet"
 """Asks for the weights in the hub's cache."""
 NO_WEIGHTS: Final = "none"
 """Asks for weights drawn at random, by name."""
-MAX_FILE_BYTES: Final = 2**30
 
 _COUNTERS: Final = "num_batches_tracked"
 
@@ -217,16 +216,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "load it where it comes from and save its state_dict with safetensors.torch.save_file."
         )
         raise NetworkError(msg)
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            msg = f"'{path.name}' has {size} bytes, over the {MAX_FILE_BYTES} allowed."
-            raise NetworkError(msg)
-        with safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        msg = f"'{path.name}' is not a readable file of weights ({error}). Get it again."
-        raise NetworkError(msg) from error
+    return read_tensors(path)
 
 
 def _missing_file(path: Path, name: str, facts: _SliceBackbone) -> str:

@@ -12,30 +12,20 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import nn
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
-from chestct.datasets.manifest import read_manifest, require_classes
 from chestct.evaluation.figures import read_log, save_figure
 from chestct.storage import write_text
 from chestct.text_tables import as_csv
-from chestct.training.components import find_parts
-from chestct.training.data import (
-    Listener,
-    check_scans,
-    divide,
-    labelled_sets,
-    make_cache,
-    prepare_scans,
-)
+from chestct.training.components import Parts, SliceParts
+from chestct.training.data import TRAINING_FOLDER, Plan, Ready, SlicePlan
 from chestct.training.distributed import (
-    CPU,
     MEMORY_FORMAT,
-    device_in_words,
     device_of,
     require_one_process,
     settle_precision,
@@ -44,9 +34,8 @@ from chestct.training.distributed import (
 from chestct.training.interrupts import memory_explained
 from chestct.training.loading import Batch, Steps, batches_on, make_loader, step_seed
 from chestct.training.loop import train
-from chestct.training.results import begin_record, settled
 from chestct.training.run import EpochLog, LabelledSets, make_optimizer
-from chestct.training.settings import RunSettings, TrainingSettings
+from chestct.training.settings import TrainingSettings
 from chestct.training.steps import (
     DivergedError,
     class_weights,
@@ -364,62 +353,46 @@ def _is_broken(losses: Sequence[float]) -> bool:
     return smoothed[-1] > BREAKS_AT * min(smoothed)
 
 
-_RUN: Final = "training"
-
-
-@dataclass(frozen=True)
-class RangePlan:
-    """One call of `chestct lr-range`.
-
-    Attributes:
-        settings: All of them; schedule, rate and number of epochs are the test's own.
-        manifest: The CSV file of the scans.
-        folder: Where to write to.
-        steps: Of the quick form.
-        epochs: Of the paper's form, or None for the quick one.
-        device: Where it is trained.
-    """
-
-    settings: RunSettings
-    manifest: Path
-    folder: Path
-    steps: int = QUICK_STEPS
-    epochs: int | None = None
-    device: torch.device = CPU
+AnyPlanT = TypeVar("AnyPlanT", Plan, SlicePlan)
 
 
 def run_range_test(
-    plan: RangePlan, listener: Listener, after_epoch: Callable[[EpochLog], object]
+    plan: AnyPlanT,
+    make_ready: Callable[[AnyPlanT], Ready[Parts] | Ready[SliceParts]],
+    *,
+    steps: int = QUICK_STEPS,
+    epochs: int | None = None,
 ) -> RangeTest:
-    """Check and prepare the scans as for a training, then test.
+    """Check and prepare scans or slices as for a training, then test.
+
+    Args:
+        plan: As for a training; schedule, rate and number of epochs are the test's own.
+        make_ready: `session.ready_scans`, or `session.ready_slices`.
+        steps: Of the quick form.
+        epochs: Of the paper's form, 100 there; None for the quick one.
 
     Raises:
         TrainingError: Several processes were started.
         ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
     require_one_process("A range test runs in one process.")
-    settings = settled(plan.settings, plan.folder, plan.device)
-    parts = find_parts(settings)
-    manifest = read_manifest(plan.manifest, settings.labels)
-    require_classes(manifest)
-    division = divide(manifest, settings.data)
-    cache = make_cache(settings.data, parts.recipe)
-    begin_record(plan.folder, settings, plan.manifest, place=device_in_words(plan.device))
-    check_scans(manifest, [division], cache, plan.folder / "check.json", listener)
-    division = division.without(prepare_scans(division, settings.data, cache, listener))
-    sets = labelled_sets(division, cache, settings.data)
-    network = parts.build_network(settings.training.seed).to(plan.device)
+    ready = make_ready(plan)
+    network = ready.parts.build_network(ready.training.seed).to(plan.device)
     with memory_explained(plan.folder):
-        if plan.epochs is None:
-            note_left_out(settings.training, listener.note)
+        if epochs is None:
+            note_left_out(ready.training, plan.listener.note)
             return range_per_step(
-                network, sets, settings.training, augmentation=parts.augmentation, steps=plan.steps
+                network,
+                ready.sets,
+                ready.training,
+                augmentation=ready.parts.augmentation,
+                steps=steps,
             )
         return range_per_epoch(
             network,
-            sets,
-            settings.training.model_copy(update={"epochs": plan.epochs}),
-            plan.folder / _RUN,
-            augmentation=parts.augmentation,
-            after_epoch=after_epoch,
+            ready.sets,
+            ready.training.model_copy(update={"epochs": epochs}),
+            plan.folder / TRAINING_FOLDER,
+            augmentation=ready.parts.augmentation,
+            after_epoch=lambda entry: plan.after_epoch("range", entry),
         )
