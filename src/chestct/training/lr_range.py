@@ -8,41 +8,35 @@ MASERes authors chose by eye, 25 to 89 times below the rate with the lowest loss
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import torch
-from jaxtyping import Float
 from torch import nn
 
-from chestct.datasets.augment import AnyAugmentation, vary_batch
+from chestct.datasets.augment import AnyAugmentation
 from chestct.evaluation.figures import read_log, save_figure
 from chestct.storage import write_text
 from chestct.text_tables import as_csv
 from chestct.training.components import Parts, SliceParts
 from chestct.training.data import TRAINING_FOLDER, Plan, Ready, SlicePlan
 from chestct.training.distributed import (
-    MEMORY_FORMAT,
     device_of,
     require_one_process,
     settle_precision,
     tuned_for,
 )
 from chestct.training.interrupts import memory_explained
-from chestct.training.loading import Batch, Steps, batches_on, make_loader, step_seed
-from chestct.training.loop import train
-from chestct.training.run import EpochLog, LabelledSets, make_optimizer
+from chestct.training.loading import Batch
+from chestct.training.loop import optimizer_step, pass_loss, train, training_batches
+from chestct.training.run import EpochLog, LabelledSets, Run, make_run
 from chestct.training.settings import TrainingSettings
 from chestct.training.steps import (
     DivergedError,
-    class_weights,
-    loss,
-    mix_up,
     recomputing,
-    soft_targets,
 )
 
 if TYPE_CHECKING:
@@ -235,23 +229,26 @@ def range_per_step(
         DivergedError: The very first loss is no number.
         TrainingError: Blocks are to be computed again and the network has none.
     """
-    quick = _begin(network, sets, settings, augmentation)
+    device = device_of(network)
+    precision = settle_precision(settings.precision, None, device)
+    own = settings.model_copy(update={"precision": precision, "batch_norm_warm_up": False})
+    run = make_run(network, sets, own, augmentation)
     rates: list[float] = []
     losses: list[float] = []
     with ExitStack() as stack:
-        stack.enter_context(tuned_for(quick.device))
+        stack.enter_context(tuned_for(device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
-        batches = stack.enter_context(closing(_batches(quick, sets)))
+        batches = stack.enter_context(closing(training_batches(run)))
         for number in range(steps):
             rate = LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (number / max(steps - 1, 1))
-            value = _gather_gradients(quick, batches, number)
+            value = _gather_gradients(run, batches)
             if not math.isfinite(value):
                 break
             rates.append(rate)
             losses.append(value)
             if _is_broken(losses):
                 break
-            _optimizer_step(quick, rate)
+            optimizer_step(run, rate)
     if not rates:
         raise DivergedError("The first loss is no number: look at the scans and the settings.")
     return RangeTest.of(rates, losses, is_per_epoch=False)
@@ -266,86 +263,18 @@ def note_left_out(settings: TrainingSettings, note: Callable[[str], None]) -> No
         note(f"The quick range test leaves out {listed}. With --epochs it is honoured.")
 
 
-@dataclass(frozen=True, eq=False)
-class _Quick:
-    """Everything a step needs."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    settings: TrainingSettings
-    augmentation: AnyAugmentation | None
-    num_classes: int
-    weights: Float[torch.Tensor, " class"] | None
-    device: torch.device
-
-
-def _begin(
-    network: nn.Module,
-    sets: LabelledSets,
-    settings: TrainingSettings,
-    augmentation: AnyAugmentation | None,
-) -> _Quick:
-    """Set everything up as a training does: memory layout, precision, weights of the classes."""
-    device = device_of(network)
-    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-    is_weighted = settings.class_weights == "balanced"
-    weights = class_weights(sets.training_labels, sets.num_classes) if is_weighted else None
-    precision = settle_precision(settings.precision, None, device)
-    return _Quick(
-        network=network,
-        optimizer=make_optimizer(network, settings),
-        settings=settings.model_copy(update={"precision": precision}),
-        augmentation=augmentation,
-        num_classes=sets.num_classes,
-        weights=None if weights is None else weights.to(device),
-        device=device,
-    )
-
-
-def _batches(quick: _Quick, sets: LabelledSets) -> Generator[Batch]:
-    """Batches without end, epoch after epoch, where the network's weights lie."""
-    steps = Steps(sets.training_labels, quick.settings)
-    workers, device = quick.settings.workers, quick.device
-    return batches_on(device, make_loader(sets.training, steps, workers=workers, device=device))
-
-
-def _gather_gradients(quick: _Quick, batches: Iterator[Batch], step: int) -> float:
+def _gather_gradients(run: Run, batches: Iterator[Batch]) -> float:
     """Gradients of all passes of a step; returns their mean loss, which may be no number."""
-    num = quick.settings.accumulation
+    num = run.settings.accumulation
     total = 0.0
-    for number in range(step * num, (step + 1) * num):
-        value = _pass(quick, next(batches), number)
+    for batch in islice(batches, num):
+        value = pass_loss(run, *batch)
+        run.progress.step_in_epoch += 1
         total += float(value.detach())
         if not math.isfinite(total):
             break
         (value / num).backward()  # type: ignore[no-untyped-call]
     return total / num
-
-
-def _pass(quick: _Quick, batch: Batch, number: int) -> Float[torch.Tensor, ""]:
-    """The loss of one batch, its randomness that of the pass's number."""
-    scans, lungs, labels = batch
-    settings = quick.settings
-    generator = torch.Generator().manual_seed(step_seed(settings.seed, number))
-    torch.manual_seed(step_seed(settings.seed, number))
-    if quick.augmentation is not None:
-        scans, lungs = vary_batch(scans, lungs, quick.augmentation, generator)
-    quick.network.train()
-    scans = scans.contiguous(memory_format=MEMORY_FORMAT)
-    targets = soft_targets(labels, quick.num_classes)
-    if settings.mixup_alpha > 0:
-        scans, lungs, targets = mix_up(scans, lungs, targets, settings.mixup_alpha, generator)
-    is_half = settings.precision == "bf16"
-    with torch.autocast(quick.device.type, torch.bfloat16, enabled=is_half):
-        logits = quick.network(scans, lungs)
-    return loss(logits, targets, settings, quick.weights)
-
-
-def _optimizer_step(quick: _Quick, rate: float) -> None:
-    for group in quick.optimizer.param_groups:
-        group["lr"] = rate
-    quick.optimizer.step()
-    quick.optimizer.zero_grad(set_to_none=True)
 
 
 def _is_broken(losses: Sequence[float]) -> bool:
