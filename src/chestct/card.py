@@ -28,7 +28,7 @@ from chestct.lookup import unknown_name_message
 
 CARD_FILE: Final = "card.json"
 SLICE_CARD_FILE: Final = "slice_card.json"
-MAX_CARD_BYTES: Final = 2**20
+_MAX_CARD_BYTES: Final = 2**20
 SCHEMA_VERSION: Final = 1
 
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
@@ -262,13 +262,13 @@ class SliceCard(_AnyCard):
         return settings
 
 
-AnyCard = TypeVar("AnyCard", bound=_AnyCard)
+_Kind = TypeVar("_Kind", bound=_AnyCard)
 
 
 @overload
 def read_card(folder: Path) -> Card: ...
 @overload
-def read_card(folder: Path, kind: type[AnyCard]) -> AnyCard: ...
+def read_card(folder: Path, kind: type[_Kind]) -> _Kind: ...
 def read_card(folder: Path, kind: Any = Card) -> Any:
     """Read and check a classifier's card.
 
@@ -281,8 +281,8 @@ def read_card(folder: Path, kind: Any = Card) -> Any:
     """
     path = folder / kind.FILE
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
-            raise ClassifierError(f"{path} is larger than {MAX_CARD_BYTES} bytes: not a card.")
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise ClassifierError(f"{path} is larger than {_MAX_CARD_BYTES} bytes: not a card.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"The classifier's card {path} cannot be read: {error}. {_REMEDY}"

@@ -22,9 +22,9 @@ from chestct.datasets.checks import (
 from chestct.datasets.manifest import Manifest, ManifestRow, describe_rows
 from chestct.datasets.slice_store import SliceFacts
 
-MOST_NAMED: Final = 5
+_MOST_NAMED: Final = 5
 """Files that a sentence names."""
-ENLARGED: Final = 2.0
+_ENLARGED: Final = 2.0
 """A picture enlarged more than so often is pointed out."""
 
 
@@ -60,7 +60,7 @@ def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) 
         return []
     listed = " ".join(
         f"{describe_rows([row]).capitalize()}: {facts[row.number].error}"
-        for row in rows[:MOST_NAMED]
+        for row in rows[:_MOST_NAMED]
     )
     sentence = f"{len(rows)} slices cannot be read. {listed} Take these rows out."
     return [Finding("unreadable", "refuse", sentence, _numbers(rows))]
@@ -114,7 +114,7 @@ def find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -
         """Pixels along a slice's shorter side."""
         return min(facts[row.number].rows, facts[row.number].columns)
 
-    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * ENLARGED < size]
+    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * _ENLARGED < size]
     if not rows:
         return []
     smallest = min(rows, key=side)
@@ -142,7 +142,7 @@ def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -
         return []
     listed = "; ".join(
         f"{ending} of {bits} bits, {rows} x {columns}: {next(iter(labels))}"
-        for (ending, bits, rows, columns), labels in list(classes.items())[:MOST_NAMED]
+        for (ending, bits, rows, columns), labels in list(classes.items())[:_MOST_NAMED]
     )
     sentence = (
         f"Class and kind of file are the same variable ({listed}). The classes come from different "
@@ -178,8 +178,8 @@ def _same(kind: str, severity: Severity, groups: Sequence[list[ManifestRow]], wh
 
 
 def _names(rows: Sequence[ManifestRow]) -> str:
-    named = [row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows[:MOST_NAMED]]
-    more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+    named = [row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows[:_MOST_NAMED]]
+    more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
     return ", ".join(named) + more
 
 

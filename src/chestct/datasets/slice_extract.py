@@ -25,7 +25,7 @@ from chestct.readers import read_volume
 from chestct.storage import write_whole_with
 from chestct.volume import Volume, to_canonical
 
-WHITE: Final = 255
+_WHITE: Final = 255
 
 
 WINDOWS: Final[dict[str, tuple[float, float]]] = {
@@ -49,10 +49,10 @@ def windowed(
     """
     centre_hu, width_hu = look_up(WINDOWS, window, kind="window")
     share = (voxels_hu.astype(np.float32) - np.float32(centre_hu - width_hu / 2)) / width_hu
-    return np.asarray(np.rint(np.clip(share, 0.0, 1.0) * WHITE), dtype=np.uint8)
+    return np.asarray(np.rint(np.clip(share, 0.0, 1.0) * _WHITE), dtype=np.uint8)
 
 
-MAX_BYTES: Final = 2**28
+_MAX_BYTES: Final = 2**28
 
 _INDEX: Final = ("label index", "index")
 _PATIENT: Final = ("folder/id", "patient id", "patient", "folder", "id", "subject-id")
@@ -112,8 +112,8 @@ def find_labels(known: Mapping[str, SliceLabels], *names: str) -> SliceLabels | 
 
 def _read_array(path: Path) -> Bool[np.ndarray, "case slice"]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ManifestError(f"{path.name} is larger than {MAX_BYTES} bytes: not slice labels.")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ManifestError(f"{path.name} is larger than {_MAX_BYTES} bytes: not slice labels.")
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         msg = f"The slice labels {path} cannot be read ({error}). Expected a .npy file of numbers."
@@ -150,7 +150,7 @@ def _read_index(path: Path) -> list[tuple[int, str]]:
     return numbered
 
 
-PATIENT_LABEL = "patient_label"
+_PATIENT_LABEL = "patient_label"
 """Column with the class of the whole patient."""
 
 
@@ -241,7 +241,7 @@ def _write_scan(
             continue
         file = place / f"slice-{number:04d}.png"
         _write_picture(file, volume.voxels[number], volume.unit, extraction.window)
-        others = {PATIENT_LABEL: row.label, "source_row": str(row.number), "slice": str(number)}
+        others = {_PATIENT_LABEL: row.label, "source_row": str(row.number), "slice": str(number)}
         yield ManifestRow(
             str(file), row.patient, label, row.site, row.age, row.sex, row.split, others=others
         )

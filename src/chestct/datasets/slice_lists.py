@@ -62,8 +62,8 @@ SLICE_SPLITS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = 
 """Split name to a function that fills in `split`, where the table has none of its own."""
 
 
-MAX_LIST_BYTES: Final = 2**24
-MOST_NAMED: Final = 5
+_MAX_LIST_BYTES: Final = 2**24
+_MOST_NAMED: Final = 5
 
 UNKNOWN_PATIENTS: Final = (
     "Neither folders nor a pattern say whose slices these are: every picture is taken for another "
@@ -208,8 +208,8 @@ def _listed(each: SliceList) -> list[Path]:
     places = [each.images / name for name in names]
     missing = [n for n, place in zip(names, places, strict=True) if not place.is_file()]
     if missing:
-        listed = "".join(f"\n  {name}" for name in missing[:MOST_NAMED])
-        more = len(missing) - MOST_NAMED
+        listed = "".join(f"\n  {name}" for name in missing[:_MOST_NAMED])
+        more = len(missing) - _MOST_NAMED
         msg = (
             f"{each.file.name} names {len(missing)} of {len(names)} pictures that are not in "
             f"{each.images}:{listed}{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
@@ -221,8 +221,8 @@ def _listed(each: SliceList) -> list[Path]:
 
 def _names_in(file: Path) -> list[str]:
     try:
-        if file.stat().st_size > MAX_LIST_BYTES:
-            raise ManifestError(f"{file.name} is larger than {MAX_LIST_BYTES} bytes: not a list.")
+        if file.stat().st_size > _MAX_LIST_BYTES:
+            raise ManifestError(f"{file.name} is larger than {_MAX_LIST_BYTES} bytes: not a list.")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"

@@ -33,10 +33,10 @@ from chestct.storage import write_whole_with
 
 PICTURE_ENDINGS: Final = tuple(ending for endings in SUFFIXES.values() for ending in endings)
 """Endings of the files that are read."""
-SMALLEST_SIDE: Final = 32
+_SMALLEST_SIDE: Final = 32
 """Fewest rows or columns of a picture that is read."""
 
-GREY_SHARES: Final = (0.299, 0.587, 0.114)
+_GREY_SHARES: Final = (0.299, 0.587, 0.114)
 """What red, green and blue count for in a grey value (ITU-R BT.601)."""
 
 Picture = Float32[np.ndarray, "height width"]
@@ -79,10 +79,10 @@ def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     if not path.is_file():
         raise ReadError(f"There is no picture {path}.")
     stored = read_stored_pixels(path)
-    if min(stored.shape[:2]) < SMALLEST_SIDE:
+    if min(stored.shape[:2]) < _SMALLEST_SIDE:
         msg = (
             f"{path.name} has {stored.shape[0]} x {stored.shape[1]} pixels; a slice of at least "
-            f"{SMALLEST_SIDE} x {SMALLEST_SIDE} was expected. Leave it out."
+            f"{_SMALLEST_SIDE} x {_SMALLEST_SIDE} was expected. Leave it out."
         )
         raise ReadError(msg)
     bits = 8 * stored.dtype.itemsize
@@ -106,7 +106,7 @@ def _grey(stored: Integer[np.ndarray, "height width *samples"]) -> Picture:
     if stored.shape[-1] < 3:
         return np.ascontiguousarray(stored[..., 0], dtype=np.float32)
     colours = stored[..., :3].astype(np.float32)
-    return np.asarray(colours @ np.array(GREY_SHARES, dtype=np.float32))
+    return np.asarray(colours @ np.array(_GREY_SHARES, dtype=np.float32))
 
 
 def _scaled(values: Picture, dtype: np.dtype, sixteen_bit: str) -> Picture:
@@ -136,7 +136,7 @@ def _squared(values: Picture) -> Float32[np.ndarray, "side side"]:
     return square
 
 
-FEW_PICTURES: Final = 400
+_FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
 
 _NAME: Final = "slices-"
@@ -247,7 +247,7 @@ def gather_slices(
         return SliceStore(_opened(values_file), facts, places)
     tasks = [(path, form) for path in paths]
     # Starting a process takes as long as reading hundreds of pictures.
-    count = 1 if len(tasks) < FEW_PICTURES else processes
+    count = 1 if len(tasks) < _FEW_PICTURES else processes
     found = run_all(_read_one, tasks, processes=count, progress=progress)
     _keep(values_file, facts_file, found)
     return SliceStore(_opened(values_file), tuple(facts for facts, _ in found), places)

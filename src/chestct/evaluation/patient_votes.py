@@ -27,9 +27,9 @@ from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.labels import NORMAL
 from chestct.lookup import look_up
 
-THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
-CUTS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-SHARPNESSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
+_CUTS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+_SHARPNESSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """What `fit_votes` chooses from."""
 
 _FLOOR: Final = 1e-3
@@ -97,10 +97,10 @@ def fit_votes(
         PredictionsError: A patient's class is not known.
     """
     best = VoteSettings()
-    pairs = product(THRESHOLDS, CUTS)
+    pairs = product(_THRESHOLDS, _CUTS)
     share = [best.model_copy(update={"slice_threshold": t, "share_cut": c}) for t, c in pairs]
     best = min(share, key=lambda s: _loss(vote(validation, "share", s, patient_labels)))
-    attention = [best.model_copy(update={"sharpness": each}) for each in SHARPNESSES]
+    attention = [best.model_copy(update={"sharpness": each}) for each in _SHARPNESSES]
     return min(attention, key=lambda s: _loss(vote(validation, "attention", s, patient_labels)))
 
 

@@ -29,7 +29,7 @@ from chestct.explain.question import (
 from chestct.networks.maseres import Attention, Maseres, attend_over_positions
 from chestct.networks.roi import Features
 
-CUT: Final = 0.45
+_CUT: Final = 0.45
 """Share of the way from the lowest to the highest value above which a voxel is marked."""
 
 
@@ -50,7 +50,7 @@ def strongest_channel_map(question: Question) -> CellMap:
     resized = spread_over_input(cells, shape)
     lowest, span = float(resized.min()), float(np.ptp(resized))
     # A channel that is the same everywhere marks nothing.
-    marked = (resized - lowest > CUT * span).astype(np.float32)
+    marked = (resized - lowest > _CUT * span).astype(np.float32)
     return CellMap(
         marked, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), target, layer.name, layer.step, unit_scale=span
     )
@@ -234,7 +234,7 @@ PATCHES_PER_AXIS: Final = 6
 _VOXELS_AT_ONCE: Final = 2**22
 _MOST_AT_ONCE: Final = 16
 
-Patch: TypeAlias = tuple[slice, slice, slice]
+_Patch: TypeAlias = tuple[slice, slice, slice]
 
 
 def occlusion_map(
@@ -273,7 +273,7 @@ def occlusion_map(
 
 
 def _losses(
-    question: Question, blank: Features, patches: list[Patch], target: int, whole: float
+    question: Question, blank: Features, patches: list[_Patch], target: int, whole: float
 ) -> list[float]:
     """What the score loses without each patch; expects the network to be at rest."""
     num_at_once = max(1, min(_MOST_AT_ONCE, _VOXELS_AT_ONCE // blank.numel()))
@@ -303,13 +303,13 @@ def _blank(question: Question) -> Features:
 
 
 def _changes(
-    batch: Float[Tensor, "1 channel depth height width"], blank: Features, part: Patch
+    batch: Float[Tensor, "1 channel depth height width"], blank: Features, part: _Patch
 ) -> bool:
     where = (0, slice(None), *part)
     return not torch.equal(batch[where], blank[where])
 
 
-def _patches(shape: Shape, size: Shape, stride: Shape) -> Iterator[Patch]:
+def _patches(shape: Shape, size: Shape, stride: Shape) -> Iterator[_Patch]:
     """Patches in rows, the last of each row ending with the axis."""
     ranges = []
     for voxels, length, step in zip(shape, size, stride, strict=True):

@@ -252,11 +252,11 @@ def _misfit(
     )
 
 
-HEADS: Final = ("published", "recommended")
-SCALINGS: Final = ("published", "weights")
-LARGEST: Final = 1024
+_HEADS: Final = ("published", "recommended")
+_SCALINGS: Final = ("published", "weights")
+_LARGEST: Final = 1024
 
-HIDDEN_UNITS: Final = 4
+_HIDDEN_UNITS: Final = 4
 """Of the published head."""
 
 
@@ -265,7 +265,7 @@ class SliceSettings:
     """What can be chosen about a slice network.
 
     Attributes:
-        head: A name in `HEADS`.
+        head: A name in `_HEADS`.
         tuned_blocks: How many of the backbone's last blocks learn too, 0 to 3; 0 as published.
         dropout: Share of the head's units that is dropped while training.
         scaling: "published" leaves values between 0 and 1, as the notebooks do for all six.
@@ -284,12 +284,12 @@ class SliceSettings:
     size: int = 0
 
     def __post_init__(self) -> None:
-        require_choice("head", self.head, HEADS)
-        require_choice("scaling", self.scaling, SCALINGS)
+        require_choice("head", self.head, _HEADS)
+        require_choice("scaling", self.scaling, _SCALINGS)
         require_between("tuned_blocks", self.tuned_blocks, 0, 3)
         require_between("dropout", self.dropout, 0, 0.99)
         if self.size:
-            require_between("size", self.size, 32, LARGEST)
+            require_between("size", self.size, 32, _LARGEST)
 
 
 class SliceNetwork(nn.Module):
@@ -432,9 +432,9 @@ def _head(
     if settings.head == "recommended":
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return nn.Sequential(pool, dropout, ClassUnits(channels, num_classes))
-    hidden = nn.Linear(num_cells * channels, HIDDEN_UNITS)
+    hidden = nn.Linear(num_cells * channels, _HIDDEN_UNITS)
     return nn.Sequential(
-        _FlattenChannelsLast(), hidden, nn.ReLU(), dropout, ClassUnits(HIDDEN_UNITS, num_classes)
+        _FlattenChannelsLast(), hidden, nn.ReLU(), dropout, ClassUnits(_HIDDEN_UNITS, num_classes)
     )
 
 

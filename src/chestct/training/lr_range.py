@@ -43,20 +43,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-LOWEST_RATE: Final = 1e-8
-SMOOTHING: Final = 0.8
+_LOWEST_RATE: Final = 1e-8
+_SMOOTHING: Final = 0.8
 """Share of the running mean that stays when a loss is added."""
-CLEAR_FALL: Final = 0.9
+_CLEAR_FALL: Final = 0.9
 """A smoothed loss that never falls below this share of its start says little."""
-SAFETY: Final = 10.0
+_SAFETY: Final = 10.0
 RULE: Final = (
-    f"1/{SAFETY:g} of the rate at which the smoothed loss is lowest, or the rate at which it has "
+    f"1/{_SAFETY:g} of the rate at which the smoothed loss is lowest, or the rate at which it has "
     "fallen half of the way there, whichever is lower"
 )
 
 _PER_EPOCH: Final = {
     "schedule": "range",
-    "learning_rate": LOWEST_RATE,
+    "learning_rate": _LOWEST_RATE,
     "drop_every_epochs": 20,
     "warmup_epochs": 0.0,
     "early_stopping_epochs": None,
@@ -93,12 +93,12 @@ class RangeTest:
         lowest = min(range(len(self.rates)), key=lambda i: self.smoothed[i])
         half = (self.smoothed[0] + self.smoothed[lowest]) / 2
         halfway = next(i for i, value in enumerate(self.smoothed) if value <= half)
-        return min(self.rates[lowest] / SAFETY, self.rates[halfway])
+        return min(self.rates[lowest] / _SAFETY, self.rates[halfway])
 
     @property
     def is_clear(self) -> bool:
         """Whether the smoothed loss fell enough for the suggestion to mean something."""
-        return min(self.smoothed) < CLEAR_FALL * self.smoothed[0]
+        return min(self.smoothed) < _CLEAR_FALL * self.smoothed[0]
 
 
 def range_per_epoch(
@@ -144,8 +144,8 @@ def smooth(losses: Sequence[float]) -> list[float]:
     """Exponential running mean, corrected for its start."""
     mean, smoothed = 0.0, []
     for number, value in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
-        smoothed.append(mean / (1 - SMOOTHING**number))
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
+        smoothed.append(mean / (1 - _SMOOTHING**number))
     return smoothed
 
 
@@ -181,7 +181,7 @@ def _draw_range_test(found: RangeTest) -> Figure:
 
 QUICK_STEPS: Final = 200
 """Where nothing is said."""
-HIGHEST_RATE: Final = 1.0
+_HIGHEST_RATE: Final = 1.0
 BREAKS_AT: Final = 4.0
 """The test stops when the smoothed loss is this many times its lowest."""
 
@@ -240,7 +240,7 @@ def range_per_step(
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
         batches = stack.enter_context(closing(training_batches(run)))
         for number in range(steps):
-            rate = LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (number / max(steps - 1, 1))
+            rate = _LOWEST_RATE * (_HIGHEST_RATE / _LOWEST_RATE) ** (number / max(steps - 1, 1))
             value = _gather_gradients(run, batches)
             if not math.isfinite(value):
                 break

@@ -488,7 +488,7 @@ def measured(summary: Summary, scans: str) -> tuple[MeasuredResult, ...]:
 
 BASELINE_NAME: Final = ", ".join(BASELINE)
 """What it is called in tables."""
-MOST_FOLDS: Final = 5
+_MOST_FOLDS: Final = 5
 """Of its cross-validation; fewer where a class has fewer patients."""
 
 
@@ -534,7 +534,7 @@ def cross_validated_baseline(
         why_not = "a class has fewer than two patients"
     if why_not:
         return None, f"No baseline of {BASELINE_NAME} stands beside the classifier: {why_not}."
-    num_folds = min(MOST_FOLDS, fewest)
+    num_folds = min(_MOST_FOLDS, fewest)
     dealt = k_fold(whole, SplitSettings(folds=num_folds))
     folds = [row.fold for row in dealt.rows]
     probabilities = np.zeros((len(dealt), len(manifest.labels)))
