@@ -1,8 +1,8 @@
 """A classifier's card: what it is, how it was made, what it was seen to do, and what it is not for.
 
-The card is a JSON file beside the weights. It is read strictly: a field that is missing, unknown
-or of the wrong kind is an error that names it, as a card that is half understood would let a
-network run on inputs it was not trained on.
+There are two kinds: of classifiers of scans, and of single slices. A card is a JSON file beside the
+weights. It is read strictly: a field that is missing, unknown or of the wrong kind is an error that
+names it, as a card that is half understood would let a network run on inputs it was not trained on.
 """
 
 from __future__ import annotations
@@ -10,22 +10,37 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
 
 from chestct.errors import ClassifierError
 from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
 from chestct.lookup import unknown_name_message
 
 CARD_FILE: Final = "card.json"
-MAX_CARD_BYTES: Final = 2**20
+SLICE_CARD_FILE: Final = "slice_card.json"
+_MAX_CARD_BYTES: Final = 2**20
 SCHEMA_VERSION: Final = 1
-MAY_LACK: Final = {"temperature", "explanation", "abstention", "familiarity"}
-"""Fields that came later, which older cards do not have."""
 
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def _tuples_to_lists(values: object) -> object:
+    """Let `dataclasses.asdict` of settings or of a recipe be given as it is."""
+    return json.loads(json.dumps(values)) if isinstance(values, Mapping) else values
+
+
+_JsonSettings = Annotated[dict[str, JsonValue], BeforeValidator(_tuples_to_lists)]
 
 
 class MeasuredResult(BaseModel):
@@ -103,16 +118,51 @@ class FamiliarityCard(BaseModel):
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
 
 
-class Card(BaseModel):
-    """Everything about a classifier but its weights.
+class PictureForm(BaseModel):
+    """How pictures of slices become the inputs of a network.
+
+    Attributes:
+        size: Rows and columns of the input.
+        interpolation: "nearest", Keras's default, which the paper's notebooks leave as it is; or
+            "linear", which averages over what a smaller picture leaves out.
+        keeps_shape: Whether a picture that is not square gets black margins instead of being
+            pulled to a square.
+        sixteen_bit: Of 16-bit pictures, "own_range" takes each one's lowest value for 0 and its
+            highest for 1, "full_range" 0 and 65,535.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: int = Field(ge=32, le=1024)
+    interpolation: Literal["nearest", "linear"] = "nearest"
+    keeps_shape: bool = False
+    sixteen_bit: Literal["own_range", "full_range"] = "own_range"
+
+
+class VoteSettings(BaseModel):
+    """The numbers behind two of the votes on patients; see `evaluation.patient_votes`.
+
+    Attributes:
+        slice_threshold: Of share: from which probability on a slice counts, 0 to 1.
+        share_cut: Of share: from which share of slices on a patient counts as ill.
+        sharpness: Of attention: 0 weighs all slices alike.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    slice_threshold: float = Field(default=0.5, gt=0, le=1)
+    share_cut: float = Field(default=0.1, gt=0, lt=1)
+    sharpness: float = Field(default=5.0, ge=0)
+
+
+class _AnyCard(BaseModel):
+    """What the cards of all kinds of classifiers say.
 
     Attributes:
         schema_version: Version of this list of fields.
         name: The classifier's name.
-        version: Its version.
-        network: A name in `NETWORKS`.
+        network: A name in the table of the kind's networks.
         network_settings: The network's own settings; what is left out takes its default.
-        recipe: Every field of the recipe that scans are prepared with.
         labels: What the logits stand for, in their order.
         trained_on: The training data in words, ready to be shown with every result.
         results: What was measured.
@@ -122,23 +172,17 @@ class Card(BaseModel):
         weights_sha256: Hash of the weights file; filled in when the classifier is saved.
         temperature: What all logits are divided by before they become probabilities (Guo et al.
             2017), fitted on scans that were not trained on.
-        explanation: How its answers are best explained when nobody says how: a name in
-            `EXPLANATIONS`, with ":LAYER" after it where it is not the last block's map.
-        abstention: Where its answers are called uncertain; None where no threshold is known.
-        familiarity: From where on scans are unlike those it learned from; None where that is not
-            known.
-
-    A card may lack the last four, and has their defaults then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    FILE: ClassVar[str]
+    MAY_LACK: ClassVar[frozenset[str]]
+
     schema_version: Literal[1] = SCHEMA_VERSION
     name: Name
-    version: Name
     network: Name
-    network_settings: dict[str, JsonValue] = Field(default_factory=dict)
-    recipe: dict[str, JsonValue]
+    network_settings: _JsonSettings = Field(default_factory=dict)
     labels: tuple[Name, ...] = Field(min_length=2, max_length=1000)
     trained_on: Words
     results: tuple[MeasuredResult, ...] = ()
@@ -147,15 +191,6 @@ class Card(BaseModel):
     notice: Words = NOT_FOR_CLINICAL_USE
     weights_sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     temperature: float = Field(default=1.0, ge=0.01, le=100.0)
-    explanation: Name = "gradcam"
-    abstention: Abstention | None = None
-    familiarity: FamiliarityCard | None = None
-
-    @field_validator("recipe", "network_settings", mode="before")
-    @classmethod
-    def _tuples_to_lists(cls, values: object) -> object:
-        """Let `dataclasses.asdict(recipe)` be given as it is."""
-        return json.loads(json.dumps(values)) if isinstance(values, Mapping) else values
 
     @field_validator("labels")
     @classmethod
@@ -172,45 +207,113 @@ class Card(BaseModel):
         return notice
 
 
-def read_card(folder: Path) -> Card:
+class Card(_AnyCard):
+    """Everything about a classifier of scans but its weights; what all cards say, and this.
+
+    Attributes:
+        version: The classifier's version.
+        recipe: Every field of the recipe that scans are prepared with.
+        explanation: How its answers are best explained when nobody says how: a name in
+            `EXPLANATIONS`, with ":LAYER" after it where it is not the last block's map.
+        abstention: Where its answers are called uncertain; None where no threshold is known.
+        familiarity: From where on scans are unlike those it learned from; None where that is not
+            known.
+
+    A card may lack the temperature and the last three, and has their defaults then.
+    """
+
+    FILE: ClassVar[str] = CARD_FILE
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset(
+        ("temperature", "explanation", "abstention", "familiarity")
+    )
+    """Fields that came later, which older cards do not have."""
+
+    version: Name
+    recipe: _JsonSettings
+    explanation: Name = "gradcam"
+    abstention: Abstention | None = None
+    familiarity: FamiliarityCard | None = None
+
+
+class SliceCard(_AnyCard):
+    """Everything about a classifier of single slices but its weights; what all say, and this.
+
+    Attributes:
+        pictures: How pictures become inputs.
+        backbone_weights: Where the backbone's weights came from.
+        split: How its slices were divided; says so where patients were shared.
+        votes: The numbers behind the votes on patients, chosen on validation patients.
+    """
+
+    FILE: ClassVar[str] = SLICE_CARD_FILE
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset(("schema_version", "notice"))
+
+    pictures: PictureForm
+    backbone_weights: Words
+    split: Words
+    votes: VoteSettings
+
+    @field_validator("pictures", "votes")
+    @classmethod
+    def _are_whole(cls, settings: BaseModel) -> BaseModel:
+        """Refuse settings that would take a default: it may not be what was trained with."""
+        missing = sorted(set(type(settings).model_fields) - settings.model_fields_set)
+        if missing:
+            raise ValueError(f"it lacks '{missing[0]}'")
+        return settings
+
+
+_Kind = TypeVar("_Kind", bound=_AnyCard)
+
+
+@overload
+def read_card(folder: Path) -> Card: ...
+@overload
+def read_card(folder: Path, kind: type[_Kind]) -> _Kind: ...
+def read_card(folder: Path, kind: Any = Card) -> Any:
     """Read and check a classifier's card.
+
+    Args:
+        folder: The classifier's folder.
+        kind: `Card` of a classifier of scans, or `SliceCard`.
 
     Raises:
         ClassifierError: There is none, it is no JSON, or a field is missing, unknown or wrong.
     """
-    path = folder / CARD_FILE
+    path = folder / kind.FILE
     try:
-        if path.stat().st_size > MAX_CARD_BYTES:
-            raise ClassifierError(f"{path} is larger than {MAX_CARD_BYTES} bytes: not a card.")
+        if path.stat().st_size > _MAX_CARD_BYTES:
+            raise ClassifierError(f"{path} is larger than {_MAX_CARD_BYTES} bytes: not a card.")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ClassifierError(f"The classifier's card {path} cannot be read: {error}.") from error
+        msg = f"The classifier's card {path} cannot be read: {error}. {_REMEDY}"
+        raise ClassifierError(msg) from error
     try:
-        card = Card.model_validate_json(text, strict=True)
+        card = kind.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise ClassifierError(_in_words(error, path)) from error
-    missing = sorted(set(Card.model_fields) - card.model_fields_set - MAY_LACK)
+        raise ClassifierError(_in_words(error, path, kind)) from error
+    missing = sorted(set(kind.model_fields) - card.model_fields_set - kind.MAY_LACK)
     if missing:
         raise ClassifierError(f"{path} lacks the field '{missing[0]}'. {_REMEDY}")
     return card
 
 
-def write_card(card: Card, folder: Path) -> None:
+def write_card(card: Card | SliceCard, folder: Path) -> None:
     """Write a card with every field, for `read_card`."""
     text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / card.FILE).write_text(text + "\n", encoding="utf-8")
 
 
 _REMEDY: Final = "Get the classifier's folder again, or save it anew with this version of chestct."
 
 
-def _in_words(error: ValidationError, path: Path) -> str:
+def _in_words(error: ValidationError, path: Path, kind: type[_AnyCard]) -> str:
     first = error.errors()[0]
     where = ".".join(str(step) for step in first["loc"])
     if first["type"] == "json_invalid":
         return f"{path} is not JSON: {first['msg']}. {_REMEDY}"
     if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
-        return f"{path}: {unknown_name_message(where, Card.model_fields, kind='field')} {_REMEDY}"
+        return f"{path}: {unknown_name_message(where, kind.model_fields, kind='field')} {_REMEDY}"
     if first["type"] == "missing":
         return f"{path} lacks the field '{where}'. {_REMEDY}"
     found = json.dumps(first["input"], default=str)

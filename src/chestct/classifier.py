@@ -2,7 +2,8 @@
 
 On disk it is a folder of two files, `weights.safetensors` and `card.json`, and of a third,
 `familiarity.safetensors`, where it can tell how far a scan lies from those it learned from. The
-recipe travels with the weights, so that training and use cannot disagree.
+recipe travels with the weights, so that training and use cannot disagree. Classifiers of single
+slices have a card of another kind, `slice_card.json`, with how pictures become inputs.
 
 PyTorch is loaded only when the network itself is wanted: a classifier whose weights were checked
 before runs in OpenVINO without it, and starts in a fraction of the time.
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from chestct.card import CARD_FILE, Card, FamiliarityCard, read_card, write_card
+from chestct.card import CARD_FILE, Card, FamiliarityCard, SliceCard, read_card, write_card
 from chestct.engines import Engine
 from chestct.errors import (
     ClassifierError,
@@ -43,6 +44,8 @@ from chestct.weights import WEIGHTS_FILE, check_header_size, check_weights, save
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from chestct.networks.slices import SliceNetwork
 
 DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
 """The classifier that comes with the package."""
@@ -180,14 +183,43 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     if not path.is_dir():
         raise ClassifierError(_no_folder(path, is_default=folder is None))
     card = read_card(path)
-    weights = path / WEIGHTS_FILE
-    check_header_size(weights)
-    sha256 = file_sha256(weights)
-    _require_hash(weights, sha256, card.weights_sha256)
-    classifier = Classifier(path, card, _recipe(card, path), sha256)
+    _require_weights(path, card)
+    classifier = Classifier(path, card, _recipe(card, path), card.weights_sha256)
     _check_once(classifier)
     _ = classifier.familiarity
     return classifier
+
+
+@dataclass(frozen=True, eq=False)
+class SliceClassifier:
+    """A network of single slices ready for use, in eval mode, and its card."""
+
+    card: SliceCard
+    network: SliceNetwork
+
+
+def load_slice_classifier(folder: Path) -> SliceClassifier:
+    """Load a classifier of single slices and check all of it.
+
+    Raises:
+        ClassifierError: The folder is not one's, or something in it is wrong; as above.
+        MissingExtraError: timm is not installed.
+    """
+    from safetensors.torch import load_file
+
+    card = read_card(folder, SliceCard)
+    _require_weights(folder, card)
+    network: SliceNetwork = _built(card)  # type: ignore[assignment]
+    check_weights(folder / WEIGHTS_FILE, network)
+    network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return SliceClassifier(card, network.eval())
+
+
+def _require_weights(folder: Path, card: Card | SliceCard) -> None:
+    """Refuse weights that are not those of the folder's card."""
+    weights = folder / WEIGHTS_FILE
+    check_header_size(weights)
+    _require_hash(weights, file_sha256(weights), card.weights_sha256)
 
 
 def _require_hash(path: Path, found: str, wanted: str) -> None:
@@ -201,7 +233,10 @@ def _require_hash(path: Path, found: str, wanted: str) -> None:
 
 
 def save_classifier(
-    folder: str | Path, network: nn.Module, card: Card, familiarity: Familiarity | None = None
+    folder: str | Path,
+    network: nn.Module,
+    card: Card | SliceCard,
+    familiarity: Familiarity | None = None,
 ) -> None:
     """Write a classifier's folder: aside first, then renamed into place.
 
@@ -209,7 +244,7 @@ def save_classifier(
         folder: Where to; may exist only if it is empty or holds a classifier, which is replaced.
         network: The trained network.
         card: Its card; the hash of the weights is filled in, and what it says of `familiarity`.
-        familiarity: What tells how familiar a scan is, where that is known.
+        familiarity: What tells how familiar a scan is, where that is known; of scans only.
 
     Raises:
         ClassifierError: The card's network or recipe does not fit `network`, or a weight is not
@@ -217,13 +252,15 @@ def save_classifier(
         WriteError: Something else is in the folder, or it cannot be written.
     """
     target = Path(folder)
-    _refuse_other_folders(target)
+    _refuse_other_folders(target, card.FILE)
+    recipe = _recipe(card, target) if isinstance(card, Card) else None
 
     def _write(aside: Path) -> None:
         save_weights(aside / WEIGHTS_FILE, network)
-        check_weights(aside / WEIGHTS_FILE, _empty_network(card, _recipe(card, target)))
+        check_weights(aside / WEIGHTS_FILE, _empty_network(card, recipe))
         facts: dict[str, object] = {"weights_sha256": file_sha256(aside / WEIGHTS_FILE)}
-        facts["familiarity"] = _write_familiarity(aside, familiarity)
+        if isinstance(card, Card):
+            facts["familiarity"] = _write_familiarity(aside, familiarity)
         write_card(card.model_copy(update=facts), aside)
 
     write_folder_with(target, _write)
@@ -258,15 +295,23 @@ def _check_once(classifier: Classifier) -> None:
     store_entry("checked_weights", key, _write)
 
 
-def _empty_network(card: Card, recipe: Recipe) -> nn.Module:
+def _empty_network(card: Card | SliceCard, recipe: Recipe | None) -> nn.Module:
     """The card's network without memory for its weights."""
     import torch
 
+    with torch.device("meta"):
+        return _built(card, recipe)
+
+
+def _built(card: Card | SliceCard, recipe: Recipe | None = None) -> nn.Module:
+    """The card's network, its weights drawn; of scans it takes the recipe's channels."""
+    name, num_classes, settings = card.network, len(card.labels), card.network_settings
     try:
-        with torch.device("meta"):
-            return build_network(
-                card.network, recipe.num_channels, len(card.labels), card.network_settings
-            )
+        if recipe is not None:
+            return build_network(name, recipe.num_channels, num_classes, settings)
+        from chestct.networks.slices import build_slice_network
+
+        return build_slice_network(name, num_classes, settings)
     except (UnknownNameError, NetworkError) as error:
         msg = f"Classifier '{card.name}', field 'network' or 'network_settings': {error}"
         raise ClassifierError(msg) from error
@@ -292,11 +337,11 @@ def _no_folder(path: Path, *, is_default: bool) -> str:
     return f"There is no folder '{path}': expected one with {CARD_FILE} and {WEIGHTS_FILE}."
 
 
-def _refuse_other_folders(target: Path) -> None:
+def _refuse_other_folders(target: Path, card_file: str) -> None:
     """Refuse to replace anything but a classifier, which has two files or three."""
     if not target.exists():
         return
     names = {path.name for path in target.iterdir()} if target.is_dir() else {target.name}
-    if names - {FAMILIARITY_FILE} not in (set(), {CARD_FILE, WEIGHTS_FILE}):
+    if names - {FAMILIARITY_FILE} not in (set(), {card_file, WEIGHTS_FILE}):
         msg = f"{target} exists and is not just a classifier's folder: choose another one."
         raise WriteError(msg)

@@ -7,11 +7,12 @@ import pytest
 from drawn_slices import draw_folder, draw_slice, mark
 from PIL import Image
 
+from chestct.card import PictureForm
 from chestct.datasets.checks import CheckReport, LeakError, refuse_leaks
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.slice_checks import check_slices
 from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS, scan_slice_folder
-from chestct.datasets.slice_store import PictureForm, gather_slices
+from chestct.datasets.slice_store import gather_slices
 from chestct.datasets.splits import SplitSettings
 
 SHARES = SplitSettings(test_share=0.2, validation_share=0.2)
@@ -25,9 +26,8 @@ def checked(folder: Path, split: str = "patient", size: int = 64) -> CheckReport
 
 def report_on(manifest: Manifest, folder: Path, split: str = "patient", size: int = 64):
     cache = folder.with_name("cache")
-    store = gather_slices(manifest, PictureForm(32), cache, processes=1)
-    facts = {row: store.facts[place] for row, place in store.places.items()}
-    return check_slices(manifest, facts, size=size, shares_patients=split == SHARES_PATIENTS)
+    store = gather_slices(manifest, PictureForm(size=32), cache, processes=1)
+    return check_slices(manifest, store.by_row, size=size, shares_patients=split == SHARES_PATIENTS)
 
 
 @pytest.fixture

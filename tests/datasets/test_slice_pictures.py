@@ -8,7 +8,8 @@ import tifffile
 from drawn_slices import draw_slice, mark
 from PIL import Image
 
-from chestct.datasets.slice_store import PictureForm, fitted, read_picture
+from chestct.card import PictureForm
+from chestct.datasets.slice_store import fitted, read_picture
 from chestct.errors import ReadError
 
 GREY = draw_slice(1, is_ill=True)
@@ -83,7 +84,10 @@ def test_pictures_from_61_to_1700_pixels_come_to_the_size_asked_for(
     side: int, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "slice.png", draw_slice(2, is_ill=False, shape=(side, side + 9)))
-    for form in (PictureForm(64), PictureForm(64, "linear", keeps_shape=True)):
+    for form in (
+        PictureForm(size=64),
+        PictureForm(size=64, interpolation="linear", keeps_shape=True),
+    ):
         values = fitted(read_picture(path).values, form)
         assert values.shape == (64, 64)
         assert values.dtype == np.float32
@@ -94,23 +98,23 @@ def test_pictures_from_61_to_1700_pixels_come_to_the_size_asked_for(
 
 def test_nearest_takes_pixels_as_they_are_and_linear_averages_them() -> None:
     stripes = np.tile(np.array([0.0, 1.0], dtype=np.float32), (64, 32))
-    assert set(np.unique(fitted(stripes, PictureForm(32)))) <= {0.0, 1.0}
-    averaged = fitted(stripes, PictureForm(32, "linear"))
+    assert set(np.unique(fitted(stripes, PictureForm(size=32)))) <= {0.0, 1.0}
+    averaged = fitted(stripes, PictureForm(size=32, interpolation="linear"))
     np.testing.assert_allclose(averaged[:, 2:-2], 0.5, atol=0.13)
 
 
 def test_keeping_the_shape_adds_black_margins_instead_of_pulling() -> None:
     wide = np.ones((32, 64), dtype=np.float32)
-    kept = fitted(wide, PictureForm(64, keeps_shape=True))
+    kept = fitted(wide, PictureForm(size=64, keeps_shape=True))
     assert not kept[:16].any()
     assert kept[16:48].all()
-    assert fitted(wide, PictureForm(64)).all()
+    assert fitted(wide, PictureForm(size=64)).all()
 
 
 def test_bringing_a_picture_to_size_leaves_it_as_it_was() -> None:
     values = (GREY / 255).astype(np.float32)
     before = values.copy()
-    fitted(values, PictureForm(33, "linear", keeps_shape=True))
+    fitted(values, PictureForm(size=33, interpolation="linear", keeps_shape=True))
     assert np.array_equal(values, before)
 
 

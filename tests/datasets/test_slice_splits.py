@@ -3,9 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-import pytest
-
-from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
+from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS
 from chestct.datasets.splits import SplitSettings
 from chestct.labels import COVID19, NORMAL
@@ -51,15 +49,3 @@ def test_the_same_seed_divides_alike_whatever_the_order_of_rows() -> None:
     for split in SLICE_SPLITS.values():
         first = {row.scan: row.split for row in split(manifest, TENTHS).rows}
         assert first == {row.scan: row.split for row in split(turned, TENTHS).rows}
-
-
-def test_the_manifests_own_split_is_taken_and_checked() -> None:
-    manifest = slices({COVID19: 4, NORMAL: 4}, 2)
-    own = [
-        replace(row, split="test" if "0" in row.patient else "training") for row in manifest.rows
-    ]
-    kept = SLICE_SPLITS["patient"](manifest.with_rows(own), TENTHS)
-    assert [row.split for row in kept.rows] == [row.split for row in own]
-    own[0] = replace(own[0], split="training")
-    with pytest.raises(ManifestError, match="one patient"):
-        SLICE_SPLITS["patient"](manifest.with_rows(own), TENTHS)

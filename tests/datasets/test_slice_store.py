@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import errno
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,14 @@ import torch
 from drawn_slices import draw_folder, mark
 from PIL import Image
 
+from chestct.card import PictureForm
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.slice_lists import scan_slice_folder
-from chestct.datasets.slice_store import LabelledSlices, PictureForm, gather_slices
+from chestct.datasets.slice_store import LabelledSlices, gather_slices
 from chestct.datasets.workers import Progress
 from chestct.errors import WriteError
 
-FORM = PictureForm(48, "linear")
+FORM = PictureForm(size=48, interpolation="linear")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_another_form_or_a_changed_picture_is_read_anew(tmp_path: Path) -> None:
     drawn = scan_slice_folder(folder).manifest
     cache = tmp_path / "cache"
     first = gather_slices(drawn, FORM, cache, processes=1)
-    other = gather_slices(drawn, replace(FORM, size=40), cache, processes=1)
+    other = gather_slices(drawn, FORM.model_copy(update={"size": 40}), cache, processes=1)
     assert other.pictures.shape == (2, 40, 40)
     mark(drawn.path(drawn.rows[0]))
     changed = gather_slices(drawn, FORM, cache, processes=1)

@@ -156,5 +156,5 @@ def test_a_patient_with_several_scans_cannot_stand_beside_votes() -> None:
 def test_an_unknown_vote_and_impossible_numbers_are_refused() -> None:
     with pytest.raises(UnknownNameError, match="mean"):
         vote(SLICES, "median")
-    with pytest.raises(PredictionsError, match="cut between 0 and 1"):
+    with pytest.raises(ValueError, match="share_cut"):
         VoteSettings(share_cut=1.0)

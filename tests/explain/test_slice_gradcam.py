@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from chestct.explain.slice_gradcam import slice_gradcam
+from chestct.explain.maps import slice_gradcam
 
 SIZE = 32
 

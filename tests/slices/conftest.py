@@ -23,7 +23,7 @@ from chestct.evaluation.tables import EvaluationSettings
 from chestct.extras import is_installed
 from chestct.networks import slices
 from chestct.networks.slices import build_slice_network
-from chestct.training import slice_judging
+from chestct.training import judging
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -40,7 +40,7 @@ def _few_replicates() -> Iterator[None]:
     """Evaluations with fewer draws and no figures: what they say is tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         quick = partial(EvaluationSettings, bootstrap=Bootstrap(20), formats=())
-        patch.setattr(slice_judging, "EvaluationSettings", quick)
+        patch.setattr(judging, "EvaluationSettings", quick)
         yield
 
 

@@ -112,7 +112,7 @@ def test_predictions_that_do_not_fit_are_refused_before_a_slice_is_read(
     def read(*_arguments: object, **_named: object) -> None:
         raise AssertionError("slices were read")
 
-    monkeypatch.setattr("chestct.training.slice_judging.gather_slices", read)
+    monkeypatch.setattr("chestct.training.judging.read_slices", read)
     found = whole_scans(table)
     beside = write_predictions(found.choose(range(left_out, len(found))), tmp_path / "whole.csv")
     out = tmp_path / "evaluation"
@@ -170,7 +170,7 @@ def test_a_damaged_classifier_is_refused_by_file(
     assert main(["slices", "evaluate", str(broken), str(table), "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert ("weights.safetensors" if change == "weights" else "slice_card.json") in said
-    assert "Get the folder again" in said
+    assert "get the classifier's folder again" in said.lower()
 
 
 def test_both_range_tests_suggest_a_rate(table: Path, weights: Path, tmp_path: Path) -> None:

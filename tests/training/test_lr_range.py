@@ -7,15 +7,15 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, MeanThenLinear
 
 from chestct.errors import TrainingError
-from chestct.training.data import Listener
+from chestct.training.data import Plan
 from chestct.training.lr_range import (
-    RangePlan,
     RangeTest,
     range_per_epoch,
     run_range_test,
     smooth,
     write_range_test,
 )
+from chestct.training.session import ready_scans
 from chestct.training.settings import read_settings
 from chestct.training.steps import DivergedError
 
@@ -91,6 +91,6 @@ def test_a_range_test_by_several_processes_is_refused(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     config = Path(__file__).resolve().parents[2] / "configs" / "roi_resnet18_recommended.yaml"
-    plan = RangePlan(read_settings(config), tmp_path / "scans.csv", tmp_path / "out")
+    plan = Plan(read_settings(config), tmp_path / "scans.csv", tmp_path / "out")
     with pytest.raises(TrainingError, match="Start it without torchrun"):
-        run_range_test(plan, Listener(), lambda _entry: None)
+        run_range_test(plan, ready_scans)

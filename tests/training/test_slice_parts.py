@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from chestct.card import SLICE_CARD_FILE, SliceCard, read_card
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.errors import ClassifierError
-from chestct.training.components import divide_slices, patient_labels_of
+from chestct.training.data import divide_slices, patient_labels_of
 from chestct.training.settings import SliceDataSection
-from chestct.training.slice_card import SLICE_CARD_FILE, read_slice_card
 
 CARD = {
     "name": "drawn",
@@ -80,15 +80,20 @@ def test_patients_own_classes_are_taken_where_the_table_has_them() -> None:
 
 def test_a_sound_card_is_read(tmp_path: Path) -> None:
     (tmp_path / SLICE_CARD_FILE).write_text(json.dumps(CARD))
-    card = read_slice_card(tmp_path)
-    assert card.form.size == 64
-    assert card.vote_settings.sharpness == 5.0
+    card = read_card(tmp_path, SliceCard)
+    assert card.pictures.size == 64
+    assert card.votes.sharpness == 5.0
 
 
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("votes", {"slice_threshold": 0.5, "share_cut": 2.0, "sharpness": 5.0}, "field 'votes'"),
+        (
+            "votes",
+            {"slice_threshold": 0.5, "share_cut": 2.0, "sharpness": 5.0},
+            "field 'votes.share_cut'",
+        ),
+        ("votes", {"slice_threshold": 0.5, "share_cut": 0.1}, "it lacks 'sharpness'"),
         ("temperature", 0.0, "field 'temperature'"),
         ("labels", ["normal"], "field 'labels'"),
         ("pictures", {**CARD["pictures"], "size": 5}, "field 'pictures.size'"),
@@ -99,4 +104,4 @@ def test_a_card_with_an_impossible_field_is_refused_by_its_name(
 ) -> None:
     (tmp_path / SLICE_CARD_FILE).write_text(json.dumps({**CARD, field: value}))
     with pytest.raises(ClassifierError, match=said):
-        read_slice_card(tmp_path)
+        read_card(tmp_path, SliceCard)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from chestct.cli import options
-from chestct.cli.training_options import Beside, Processes, named_files
+from chestct.cli.training_options import Beside, EvaluationFolder, Processes, named_files
 
 
 def evaluate(
@@ -18,9 +18,7 @@ def evaluate(
     manifest: Annotated[
         Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
-    ],
+    out: EvaluationFolder,
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),

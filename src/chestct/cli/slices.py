@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from chestct.cli import training_options as options
+from chestct.cli.lr_range import suggest_rate
 from chestct.cli.terminal import show_document, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.datasets.manifest import Manifest
-    from chestct.training.settings import SliceRunSettings
+    from chestct.training.data import SlicePlan
 
 
 Pictures = Annotated[
@@ -150,9 +152,7 @@ def extract(
 def train(
     config: options.Config,
     table: SliceTable,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="RUN", help="Run folder: a new one, or one to go on.")
-    ],
+    out: options.RunFolder,
     weights: Weights = None,
     overrides: options.Overrides = None,
     device: options.Device = "auto",
@@ -160,21 +160,12 @@ def train(
 ) -> None:
     """Train a slice network and vote on patients; stopped, the same command goes on."""
     from chestct.cli.training_lines import EpochLines, listening, show_summary
-    from chestct.training.distributed import choose_device
-    from chestct.training.slice_session import SlicePlan, run_slice_training
+    from chestct.training.session import run_slice_training
 
-    settings = _settings(config, overrides, weights)
-    lines = EpochLines(settings.training.epochs)
+    plan = _plan(config, overrides, weights, table, out, device)
+    lines = EpochLines(plan.settings.training.epochs)
     with listening(processes) as listener:
-        plan = SlicePlan(
-            settings,
-            table,
-            out,
-            listener,
-            after_epoch=lambda entry: lines.show(out.name, entry),
-            device=choose_device(device),
-        )
-        summary = run_slice_training(plan)
+        summary = run_slice_training(replace(plan, listener=listener, after_epoch=lines.show))
     show_summary(summary, out)
 
 
@@ -191,41 +182,25 @@ def lr_range(
     processes: options.Processes = None,
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
-    from chestct.cli.training_lines import EpochLines, listening, show_range_test
-    from chestct.training.distributed import choose_device
-    from chestct.training.lr_range import QUICK_STEPS, write_range_test
-    from chestct.training.slice_session import SlicePlan, run_slice_range_test
+    from chestct.training.session import ready_slices
 
     options.require_one_form(steps, epochs)
-    settings = _settings(config, overrides, weights)
-    lines = EpochLines(epochs or 1)
-    with listening(processes) as listener:
-        plan = SlicePlan(
-            settings,
-            table,
-            out,
-            listener,
-            after_epoch=lambda entry: lines.show("range", entry),
-            device=choose_device(device),
-        )
-        found = run_slice_range_test(plan, steps=steps or QUICK_STEPS, epochs=epochs)
-    show_range_test(found, write_range_test(found, out))
+    plan = _plan(config, overrides, weights, table, out, device)
+    suggest_rate(plan, ready_slices, steps, epochs, processes)
 
 
 @app.command()
 def evaluate(
     classifier: Classifier,
     table: GivenTable,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
-    ],
+    out: options.EvaluationFolder,
     beside: options.Beside = None,
     processes: options.Processes = None,
 ) -> None:
     """Classify labelled slices, vote on their patients, write figures with intervals."""
+    from chestct.classifier import load_slice_classifier
     from chestct.cli.training_lines import listening, show_summary
-    from chestct.training.slice_card import load_slice_classifier
-    from chestct.training.slice_judging import evaluate_slices
+    from chestct.training.judging import evaluate_slices
 
     others = options.named_files(beside)
     loaded = load_slice_classifier(classifier)
@@ -245,8 +220,8 @@ def explain(
     ] = None,
 ) -> None:
     """Show where in a slice the network saw a class (Grad-CAM)."""
+    from chestct.classifier import load_slice_classifier
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.training.slice_card import load_slice_classifier
     from chestct.training.slice_explaining import explain_picture
 
     explained = explain_picture(load_slice_classifier(classifier), picture, out, label)
@@ -265,14 +240,22 @@ def _say_written(slices: Manifest, table: Path) -> None:
     show_document(str(table))
 
 
-def _settings(config: Path, overrides: list[str] | None, weights: str | None) -> SliceRunSettings:
-    """Settings of a slice run, with the weights of the command line."""
-    from chestct.training.distributed import require_one_process
+def _plan(
+    config: Path,
+    overrides: list[str] | None,
+    weights: str | None,
+    table: Path,
+    out: Path,
+    device: str,
+) -> SlicePlan:
+    """What is to be trained, with the weights of the command line."""
+    from chestct.training.data import SlicePlan
+    from chestct.training.distributed import choose_device, require_one_process
     from chestct.training.settings import SliceRunSettings, read_settings_as
 
     require_one_process("Slice networks are trained by one process on one GPU.")
     settings = read_settings_as(SliceRunSettings, config, overrides or ())
-    if weights is None:
-        return settings
-    network = settings.network.model_copy(update={"weights": weights})
-    return settings.model_copy(update={"network": network})
+    if weights is not None:
+        network = settings.network.model_copy(update={"weights": weights})
+        settings = settings.model_copy(update={"network": network})
+    return SlicePlan(settings, table, out, device=choose_device(device))

@@ -169,9 +169,9 @@ def maseres_slices(
         votes_on_patients,
     )
     from chestct.studies.maseres_report import SLICE_LEVEL, write_table
+    from chestct.training.data import SlicePlan
     from chestct.training.distributed import choose_device
     from chestct.training.settings import shipped_folder
-    from chestct.training.slice_session import SlicePlan
 
     folder = _required(out)
     chosen = Chosen(
@@ -181,7 +181,7 @@ def maseres_slices(
     base = slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
     lines = EpochLines(base.training.epochs, len(networks))
     with listening(processes) as listener:
-        plan = SlicePlan(base, table, folder, listener, device=choose_device(device))
+        plan = SlicePlan(base, table, folder, listener=listener, device=choose_device(device))
         progress = run_slices(plan, settings, before_row=say_row, after_epoch=lines.show)
     if progress.results:
         made = make_table(progress.results)

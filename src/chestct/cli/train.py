@@ -13,8 +13,6 @@ from chestct.cli.terminal import print_table, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from chestct.training.session import Plan
     from chestct.training.tune import Candidate, Search, Trial
 
@@ -168,9 +166,7 @@ def _whole(text: str) -> int:
 def train(
     config: options.Config,
     manifest: options.ManifestFile,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="RUN", help="Run folder: a new one, or one to go on.")
-    ],
+    out: options.RunFolder,
     overrides: options.Overrides = None,
     folds: Annotated[
         int | None,

@@ -44,6 +44,12 @@ Device = Annotated[
         help="Where to train: auto, cpu, cuda or cuda:N. auto is a CUDA GPU where there is one.",
     ),
 ]
+RunFolder = Annotated[
+    Path, typer.Option("--out", metavar="RUN", help="Run folder: a new one, or one to go on.")
+]
+EvaluationFolder = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder for metrics, tables and figures.")
+]
 RangeFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
 ]

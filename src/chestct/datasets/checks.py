@@ -592,13 +592,24 @@ def check_manifest(
         finding for each in confounders if (finding := describe_confounder(each)) is not None
     ]
     findings += _unknown_findings(confounders)
+    return report_on(manifest, findings, confounders, has_pixels=facts is not None)
+
+
+def report_on(
+    manifest: Manifest,
+    findings: Sequence[Finding],
+    confounders: Sequence[Confounder] = (),
+    *,
+    has_pixels: bool = True,
+) -> CheckReport:
+    """What was found on scans or slices, the gravest first."""
     return CheckReport(
         manifest=manifest.name,
         num_scans=len(manifest),
         num_patients=manifest.num_patients,
         cases=manifest.cases,
         sides=_count_sides(manifest),
-        has_pixels=facts is not None,
+        has_pixels=has_pixels,
         findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])),
         confounders=tuple(confounders),
     )

@@ -12,16 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from chestct.datasets.checks import CheckReport, Finding, find_patient_leaks
+from chestct.datasets.checks import (
+    CheckReport,
+    Finding,
+    Severity,
+    find_patient_leaks,
+    report_on,
+)
 from chestct.datasets.manifest import Manifest, ManifestRow, describe_rows
 from chestct.datasets.slice_store import SliceFacts
 
-MOST_NAMED: Final = 5
+_MOST_NAMED: Final = 5
 """Files that a sentence names."""
-ENLARGED: Final = 2.0
+_ENLARGED: Final = 2.0
 """A picture enlarged more than so often is pointed out."""
-
-_ORDER = {"refuse": 0, "warning": 1, "note": 2}
 
 
 def check_slices(
@@ -46,16 +50,7 @@ def check_slices(
     found += find_marks(manifest, facts)
     found += find_small(manifest, facts, size)
     found += _find_telling_formats(manifest, facts)
-    return CheckReport(
-        manifest=manifest.name,
-        num_scans=len(manifest),
-        num_patients=manifest.num_patients,
-        cases=manifest.cases,
-        sides=_sides(manifest),
-        has_pixels=True,
-        findings=tuple(sorted(found, key=lambda finding: _ORDER[finding.severity])),
-        confounders=(),
-    )
+    return report_on(manifest, found)
 
 
 def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
@@ -65,7 +60,7 @@ def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) 
         return []
     listed = " ".join(
         f"{describe_rows([row]).capitalize()}: {facts[row.number].error}"
-        for row in rows[:MOST_NAMED]
+        for row in rows[:_MOST_NAMED]
     )
     sentence = f"{len(rows)} slices cannot be read. {listed} Take these rows out."
     return [Finding("unreadable", "refuse", sentence, _numbers(rows))]
@@ -89,7 +84,7 @@ def _find_same_pictures(
         found.append(_same("label", "refuse", labels, what))
     if sides:
         what = "the same picture on two sides of the split; the network would be tested on it"
-        grave = "warning" if shares_patients else "refuse"
+        grave: Severity = "warning" if shares_patients else "refuse"
         found.append(_same("leak", grave, sides, what))
     if twice:
         found.append(_same("duplicate", "warning", twice, "the same picture; it counts twice"))
@@ -119,7 +114,7 @@ def find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -
         """Pixels along a slice's shorter side."""
         return min(facts[row.number].rows, facts[row.number].columns)
 
-    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * ENLARGED < size]
+    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * _ENLARGED < size]
     if not rows:
         return []
     smallest = min(rows, key=side)
@@ -147,7 +142,7 @@ def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -
         return []
     listed = "; ".join(
         f"{ending} of {bits} bits, {rows} x {columns}: {next(iter(labels))}"
-        for (ending, bits, rows, columns), labels in list(classes.items())[:MOST_NAMED]
+        for (ending, bits, rows, columns), labels in list(classes.items())[:_MOST_NAMED]
     )
     sentence = (
         f"Class and kind of file are the same variable ({listed}). The classes come from different "
@@ -173,31 +168,20 @@ def _with_leaks_said(
     return [replace(leaks[0], severity="warning", sentence=sentence, rows=rows)]
 
 
-def _same(kind: str, severity: str, groups: Sequence[list[ManifestRow]], what: str) -> Finding:
+def _same(kind: str, severity: Severity, groups: Sequence[list[ManifestRow]], what: str) -> Finding:
     rows = [row for group in groups for row in group]
     sentence = (
         f"{describe_rows(groups[0]).capitalize()} ({_names(groups[0])}) hold {what}. "
         f"{len(groups)} such picture(s) in all: keep one row of each."
     )
-    return Finding(kind, severity, sentence, _numbers(rows))  # type: ignore[arg-type]
+    return Finding(kind, severity, sentence, _numbers(rows))
 
 
 def _names(rows: Sequence[ManifestRow]) -> str:
-    named = [row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows[:MOST_NAMED]]
-    more = f" and {len(rows) - MOST_NAMED} more" if len(rows) > MOST_NAMED else ""
+    named = [row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows[:_MOST_NAMED]]
+    more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
     return ", ".join(named) + more
 
 
 def _numbers(rows: Sequence[ManifestRow]) -> tuple[int, ...]:
     return tuple(row.number for row in rows)
-
-
-def _sides(manifest: Manifest) -> dict[str, dict[str, int]]:
-    sides = sorted({row.side for row in manifest.rows if row.side})
-    return {
-        side: {
-            label: sum(row.side == side and row.label == label for row in manifest.rows)
-            for label in manifest.labels
-        }
-        for side in sides
-    }

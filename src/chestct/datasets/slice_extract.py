@@ -19,66 +19,40 @@ from PIL import Image
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.public import read_table
 from chestct.datasets.scans import read_options
-from chestct.errors import RecipeError
 from chestct.labels import NORMAL
 from chestct.lookup import look_up
 from chestct.readers import read_volume
 from chestct.storage import write_whole_with
 from chestct.volume import Volume, to_canonical
 
-WHITE: Final = 255
+_WHITE: Final = 255
 
 
-@dataclass(frozen=True)
-class Window:
-    """Which Hounsfield units become black and white.
-
-    Attributes:
-        centre_hu: Middle of the window.
-        width_hu: Its width; what lies outside is black or white.
-
-    Raises:
-        RecipeError: The width is not positive.
-    """
-
-    centre_hu: float
-    width_hu: float
-
-    def __post_init__(self) -> None:
-        if not 0 < self.width_hu <= 100_000:
-            raise RecipeError(f"A window's width must be positive, not {self.width_hu} HU.")
-
-    @property
-    def low_hu(self) -> float:
-        """What becomes black."""
-        return self.centre_hu - self.width_hu / 2
-
-
-WINDOWS: Final[dict[str, Window]] = {
-    "lung": Window(-600.0, 1500.0),
-    "abdomen": Window(40.0, 400.0),
+WINDOWS: Final[dict[str, tuple[float, float]]] = {
+    "lung": (-600.0, 1500.0),
+    "abdomen": (40.0, 400.0),
 }
-"""The two views of Fig. 1 of the MASERes paper."""
+"""Window name to centre and width in HU: the two views of Fig. 1 of the MASERes paper."""
 
 
 def windowed(
-    voxels_hu: Num[np.ndarray, "*shape"], window: str | Window = "lung"
+    voxels_hu: Num[np.ndarray, "*shape"], window: str = "lung"
 ) -> UInt8[np.ndarray, "*shape"]:
     """Grey values of 8 bits, as an export through a viewer's window gives them.
 
     Args:
         voxels_hu: Hounsfield units, of a slice or a whole scan.
-        window: A name in `WINDOWS`, or a window of one's own.
+        window: A name in `WINDOWS`; what lies outside it is black or white.
 
     Raises:
         UnknownNameError: There is no such window.
     """
-    chosen = look_up(WINDOWS, window, kind="window") if isinstance(window, str) else window
-    share = (voxels_hu.astype(np.float32) - np.float32(chosen.low_hu)) / chosen.width_hu
-    return np.asarray(np.rint(np.clip(share, 0.0, 1.0) * WHITE), dtype=np.uint8)
+    centre_hu, width_hu = look_up(WINDOWS, window, kind="window")
+    share = (voxels_hu.astype(np.float32) - np.float32(centre_hu - width_hu / 2)) / width_hu
+    return np.asarray(np.rint(np.clip(share, 0.0, 1.0) * _WHITE), dtype=np.uint8)
 
 
-MAX_BYTES: Final = 2**28
+_MAX_BYTES: Final = 2**28
 
 _INDEX: Final = ("label index", "index")
 _PATIENT: Final = ("folder/id", "patient id", "patient", "folder", "id", "subject-id")
@@ -138,8 +112,8 @@ def find_labels(known: Mapping[str, SliceLabels], *names: str) -> SliceLabels | 
 
 def _read_array(path: Path) -> Bool[np.ndarray, "case slice"]:
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ManifestError(f"{path.name} is larger than {MAX_BYTES} bytes: not slice labels.")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ManifestError(f"{path.name} is larger than {_MAX_BYTES} bytes: not slice labels.")
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         msg = f"The slice labels {path} cannot be read ({error}). Expected a .npy file of numbers."
@@ -176,7 +150,7 @@ def _read_index(path: Path) -> list[tuple[int, str]]:
     return numbered
 
 
-PATIENT_LABEL = "patient_label"
+_PATIENT_LABEL = "patient_label"
 """Column with the class of the whole patient."""
 
 
@@ -267,7 +241,7 @@ def _write_scan(
             continue
         file = place / f"slice-{number:04d}.png"
         _write_picture(file, volume.voxels[number], volume.unit, extraction.window)
-        others = {PATIENT_LABEL: row.label, "source_row": str(row.number), "slice": str(number)}
+        others = {_PATIENT_LABEL: row.label, "source_row": str(row.number), "slice": str(number)}
         yield ManifestRow(
             str(file), row.patient, label, row.site, row.age, row.sex, row.split, others=others
         )

@@ -25,23 +25,12 @@ from chestct.datasets.manifest import (
 )
 from chestct.datasets.public import class_folders, folders_under
 from chestct.datasets.slice_store import PICTURE_ENDINGS
-from chestct.datasets.splits import SplitSettings, given, hold_out
+from chestct.datasets.splits import SplitSettings, hold_out
 from chestct.labels import COVID19, NORMAL
 from chestct.lookup import unknown_name_message
 
 SHARES_PATIENTS: Final = "slice_random_leaky"
 """The paper's split: patients are shared between its parts."""
-
-
-def by_patient(manifest: Manifest, settings: SplitSettings) -> Manifest:
-    """The manifest's own split where it has one; else patients are put aside class by class.
-
-    Raises:
-        ManifestError: A patient is on two sides, a row stands nowhere, or a class is too small.
-    """
-    if any(row.split for row in manifest.rows):
-        return given(manifest)
-    return hold_out(manifest, settings)
 
 
 def _slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
@@ -67,14 +56,14 @@ def _slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
 
 
 SLICE_SPLITS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
-    "patient": by_patient,
+    "patient": hold_out,
     SHARES_PATIENTS: _slice_random,
 }
-"""Split name to a function that fills in `split`."""
+"""Split name to a function that fills in `split`, where the table has none of its own."""
 
 
-MAX_LIST_BYTES: Final = 2**24
-MOST_NAMED: Final = 5
+_MAX_LIST_BYTES: Final = 2**24
+_MOST_NAMED: Final = 5
 
 UNKNOWN_PATIENTS: Final = (
     "Neither folders nor a pattern say whose slices these are: every picture is taken for another "
@@ -219,8 +208,8 @@ def _listed(each: SliceList) -> list[Path]:
     places = [each.images / name for name in names]
     missing = [n for n, place in zip(names, places, strict=True) if not place.is_file()]
     if missing:
-        listed = "".join(f"\n  {name}" for name in missing[:MOST_NAMED])
-        more = len(missing) - MOST_NAMED
+        listed = "".join(f"\n  {name}" for name in missing[:_MOST_NAMED])
+        more = len(missing) - _MOST_NAMED
         msg = (
             f"{each.file.name} names {len(missing)} of {len(names)} pictures that are not in "
             f"{each.images}:{listed}{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
@@ -232,8 +221,8 @@ def _listed(each: SliceList) -> list[Path]:
 
 def _names_in(file: Path) -> list[str]:
     try:
-        if file.stat().st_size > MAX_LIST_BYTES:
-            raise ManifestError(f"{file.name} is larger than {MAX_LIST_BYTES} bytes: not a list.")
+        if file.stat().st_size > _MAX_LIST_BYTES:
+            raise ManifestError(f"{file.name} is larger than {_MAX_LIST_BYTES} bytes: not a list.")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"

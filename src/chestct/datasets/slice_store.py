@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Float16, Float32, Integer
 from PIL import Image
 from torch.utils.data import Dataset
 
+from chestct.card import PictureForm
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
@@ -32,16 +33,14 @@ from chestct.storage import write_whole_with
 
 PICTURE_ENDINGS: Final = tuple(ending for endings in SUFFIXES.values() for ending in endings)
 """Endings of the files that are read."""
-SMALLEST_SIDE: Final = 32
+_SMALLEST_SIDE: Final = 32
 """Fewest rows or columns of a picture that is read."""
 
-GREY_SHARES: Final = (0.299, 0.587, 0.114)
+_GREY_SHARES: Final = (0.299, 0.587, 0.114)
 """What red, green and blue count for in a grey value (ITU-R BT.601)."""
 
 Picture = Float32[np.ndarray, "height width"]
 """Grey values of a slice from 0 to 1."""
-SixteenBit = Literal["own_range", "full_range"]
-"""16-bit pictures: each one's lowest value to 0 and highest to 1, or 0 and 65,535."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,31 +63,12 @@ class _SlicePicture:
         return self.coloured_share > MAX_COLOURED_SHARE
 
 
-@dataclass(frozen=True)
-class PictureForm:
-    """How pictures become the inputs of a network.
-
-    Attributes:
-        size: Rows and columns of the input.
-        interpolation: "nearest", Keras's default, which the paper's notebooks leave as it is; or
-            "linear", which averages over what a smaller picture leaves out.
-        keeps_shape: Whether a picture that is not square gets black margins instead of being
-            pulled to a square.
-        sixteen_bit: See `SixteenBit`.
-    """
-
-    size: int
-    interpolation: Literal["nearest", "linear"] = "nearest"
-    keeps_shape: bool = False
-    sixteen_bit: SixteenBit = "own_range"
-
-
-def read_picture(path: Path, sixteen_bit: SixteenBit = "own_range") -> _SlicePicture:
+def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     """Read a slice from a PNG, JPEG or TIFF file.
 
     Args:
         path: The file; its format is known by its name.
-        sixteen_bit: What becomes 0 and 1 of a picture with 16 bits.
+        sixteen_bit: What becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
 
     Raises:
         ReadError: It is no picture, damaged, too small or too large; the message names the file.
@@ -99,10 +79,10 @@ def read_picture(path: Path, sixteen_bit: SixteenBit = "own_range") -> _SlicePic
     if not path.is_file():
         raise ReadError(f"There is no picture {path}.")
     stored = read_stored_pixels(path)
-    if min(stored.shape[:2]) < SMALLEST_SIDE:
+    if min(stored.shape[:2]) < _SMALLEST_SIDE:
         msg = (
             f"{path.name} has {stored.shape[0]} x {stored.shape[1]} pixels; a slice of at least "
-            f"{SMALLEST_SIDE} x {SMALLEST_SIDE} was expected. Leave it out."
+            f"{_SMALLEST_SIDE} x {_SMALLEST_SIDE} was expected. Leave it out."
         )
         raise ReadError(msg)
     bits = 8 * stored.dtype.itemsize
@@ -126,10 +106,10 @@ def _grey(stored: Integer[np.ndarray, "height width *samples"]) -> Picture:
     if stored.shape[-1] < 3:
         return np.ascontiguousarray(stored[..., 0], dtype=np.float32)
     colours = stored[..., :3].astype(np.float32)
-    return np.asarray(colours @ np.array(GREY_SHARES, dtype=np.float32))
+    return np.asarray(colours @ np.array(_GREY_SHARES, dtype=np.float32))
 
 
-def _scaled(values: Picture, dtype: np.dtype, sixteen_bit: SixteenBit) -> Picture:
+def _scaled(values: Picture, dtype: np.dtype, sixteen_bit: str) -> Picture:
     low, high = float(np.iinfo(dtype).min), float(np.iinfo(dtype).max)
     if dtype.itemsize > 1 and sixteen_bit == "own_range":
         low, high = float(values.min()), float(values.max())
@@ -156,7 +136,7 @@ def _squared(values: Picture) -> Float32[np.ndarray, "side side"]:
     return square
 
 
-FEW_PICTURES: Final = 400
+_FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
 
 _NAME: Final = "slices-"
@@ -201,6 +181,11 @@ class SliceStore:
     pictures: Float16[np.ndarray, "slice height width"]
     facts: tuple[SliceFacts, ...]
     places: dict[int, int]
+
+    @property
+    def by_row(self) -> dict[int, SliceFacts]:
+        """Row of the manifest to what is known of its slice."""
+        return {row: self.facts[place] for row, place in self.places.items()}
 
 
 class LabelledSlices(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
@@ -262,7 +247,7 @@ def gather_slices(
         return SliceStore(_opened(values_file), facts, places)
     tasks = [(path, form) for path in paths]
     # Starting a process takes as long as reading hundreds of pictures.
-    count = 1 if len(tasks) < FEW_PICTURES else processes
+    count = 1 if len(tasks) < _FEW_PICTURES else processes
     found = run_all(_read_one, tasks, processes=count, progress=progress)
     _keep(values_file, facts_file, found)
     return SliceStore(_opened(values_file), tuple(facts for facts, _ in found), places)
@@ -299,7 +284,7 @@ def _key(paths: Sequence[Path], form: PictureForm) -> str:
             stats.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
         except OSError:
             stats.append([str(path), 0, 0])
-    text = json.dumps([1, asdict(form), stats])
+    text = json.dumps([1, form.model_dump(), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

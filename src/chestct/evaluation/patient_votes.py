@@ -15,20 +15,21 @@ q the probability that a slice is not normal (not the last label, where none is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64
 
+from chestct.card import VoteSettings
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.labels import NORMAL
 from chestct.lookup import look_up
 
-THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
-CUTS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-SHARPNESSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
+_CUTS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+_SHARPNESSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """What `fit_votes` chooses from."""
 
 _FLOOR: Final = 1e-3
@@ -36,32 +37,6 @@ _FLOOR: Final = 1e-3
 
 Shares = Float64[np.ndarray, "slice class"]
 Pooled = Float64[np.ndarray, " class"]
-
-
-@dataclass(frozen=True)
-class VoteSettings:
-    """The numbers behind two of the votes; fixed ones, or those that `fit_votes` found.
-
-    Attributes:
-        slice_threshold: Of share: from which q on a slice counts, 0 to 1.
-        share_cut: Of share: from which share of slices on a patient counts as ill.
-        sharpness: Of attention: 0 weighs all slices alike.
-
-    Raises:
-        PredictionsError: A number is impossible.
-    """
-
-    slice_threshold: float = 0.5
-    share_cut: float = 0.1
-    sharpness: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not (0 < self.slice_threshold <= 1 and 0 < self.share_cut < 1 and self.sharpness >= 0):
-            msg = (
-                "A slice's threshold must be over 0 and up to 1, a cut between 0 and 1, a "
-                f"sharpness not negative: {self}."
-            )
-            raise PredictionsError(msg)
 
 
 def vote(
@@ -122,9 +97,10 @@ def fit_votes(
         PredictionsError: A patient's class is not known.
     """
     best = VoteSettings()
-    share = [replace(best, slice_threshold=t, share_cut=c) for t, c in product(THRESHOLDS, CUTS)]
+    pairs = product(_THRESHOLDS, _CUTS)
+    share = [best.model_copy(update={"slice_threshold": t, "share_cut": c}) for t, c in pairs]
     best = min(share, key=lambda s: _loss(vote(validation, "share", s, patient_labels)))
-    attention = [replace(best, sharpness=sharpness) for sharpness in SHARPNESSES]
+    attention = [best.model_copy(update={"sharpness": each}) for each in _SHARPNESSES]
     return min(attention, key=lambda s: _loss(vote(validation, "attention", s, patient_labels)))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import islice, product
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from chestct.explain.question import (
 from chestct.networks.maseres import Attention, Maseres, attend_over_positions
 from chestct.networks.roi import Features
 
-CUT: Final = 0.45
+_CUT: Final = 0.45
 """Share of the way from the lowest to the highest value above which a voxel is marked."""
 
 
@@ -50,7 +50,7 @@ def strongest_channel_map(question: Question) -> CellMap:
     resized = spread_over_input(cells, shape)
     lowest, span = float(resized.min()), float(np.ptp(resized))
     # A channel that is the same everywhere marks nothing.
-    marked = (resized - lowest > CUT * span).astype(np.float32)
+    marked = (resized - lowest > _CUT * span).astype(np.float32)
     return CellMap(
         marked, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), target, layer.name, layer.step, unit_scale=span
     )
@@ -96,8 +96,56 @@ def _own_gradient(activation: Cells, gradient: Cells) -> Weights:
 def _weighted_map(question: Question, weigh: Weigh) -> CellMap:
     layer = pick_layer(question)
     activation, gradient, target = activation_and_gradient(question, layer)
-    values = (weigh(activation, gradient) * activation).sum(dim=0).clamp(min=0)
+    values = _combined(activation, weigh(activation, gradient))
     return CellMap(values.numpy(), layer.start, layer.step, target, layer.name)
+
+
+def _combined(activation: Cells, weights: Weights) -> Float[Tensor, "cells_d cells_h cells_w"]:
+    """What speaks for the class: the weighted channels' sum, nothing where it speaks against."""
+    return (weights * activation).sum(dim=0).clamp(min=0)
+
+
+@runtime_checkable
+class _SplitNetwork(Protocol):
+    """A network of slices: its last feature map, and a head that makes logits of it."""
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """What makes logits of a feature map."""
+
+    def features(self, batch: Tensor) -> Tensor:
+        """The last feature map, (batch, channel, rows, columns)."""
+
+
+def slice_gradcam(
+    network: _SplitNetwork, picture: Float[np.ndarray, "height width"], label: int
+) -> Float[np.ndarray, "height width"]:
+    """Which pixels of a slice spoke for a class, by Grad-CAM of the last feature map.
+
+    Slice networks give that map and what follows it apart, so that no hooks are needed.
+
+    Args:
+        network: A slice network, in eval mode.
+        picture: Its input, values from 0 to 1.
+        label: Index of the class.
+
+    Returns:
+        From 0 to 1, as large as the input; all zero where nothing spoke for the class.
+    """
+    batch = torch.from_numpy(np.array(picture, dtype=np.float32))[None, None, None]
+    with torch.no_grad():
+        found = network.features(batch)
+    features = found.clone().requires_grad_(True)
+    with torch.enable_grad():
+        score = class_score(network.head(features), label)
+        (gradient,) = torch.autograd.grad(score.sum(), features)
+    # A slice is a scan of depth one.
+    activation = features.detach()[0, :, None]
+    heat = _combined(activation, _mean_gradient(activation, gradient[0, :, None]))
+    size = [*picture.shape]
+    enlarged = nn.functional.interpolate(heat[None], size=size, mode="bilinear")[0, 0]
+    most = float(enlarged.max())
+    return np.asarray((enlarged / most if most > 0 else enlarged).numpy(), dtype=np.float32)
 
 
 def activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Cells, int]:
@@ -186,7 +234,7 @@ PATCHES_PER_AXIS: Final = 6
 _VOXELS_AT_ONCE: Final = 2**22
 _MOST_AT_ONCE: Final = 16
 
-Patch: TypeAlias = tuple[slice, slice, slice]
+_Patch: TypeAlias = tuple[slice, slice, slice]
 
 
 def occlusion_map(
@@ -225,7 +273,7 @@ def occlusion_map(
 
 
 def _losses(
-    question: Question, blank: Features, patches: list[Patch], target: int, whole: float
+    question: Question, blank: Features, patches: list[_Patch], target: int, whole: float
 ) -> list[float]:
     """What the score loses without each patch; expects the network to be at rest."""
     num_at_once = max(1, min(_MOST_AT_ONCE, _VOXELS_AT_ONCE // blank.numel()))
@@ -255,13 +303,13 @@ def _blank(question: Question) -> Features:
 
 
 def _changes(
-    batch: Float[Tensor, "1 channel depth height width"], blank: Features, part: Patch
+    batch: Float[Tensor, "1 channel depth height width"], blank: Features, part: _Patch
 ) -> bool:
     where = (0, slice(None), *part)
     return not torch.equal(batch[where], blank[where])
 
 
-def _patches(shape: Shape, size: Shape, stride: Shape) -> Iterator[Patch]:
+def _patches(shape: Shape, size: Shape, stride: Shape) -> Iterator[_Patch]:
     """Patches in rows, the last of each row ending with the axis."""
     ranges = []
     for voxels, length, step in zip(shape, size, stride, strict=True):

@@ -77,7 +77,7 @@ def load_medicalnet_weights(network: nn.Module, path: str | Path) -> _WeightsRep
     Raises:
         NetworkError: The file cannot be read, a tensor has another shape, or nothing fits.
     """
-    tensors = _strip_prefix(_read_tensors(Path(path)))
+    tensors = _strip_prefix(read_tensors(Path(path)))
     own = network.state_dict()
     backbone = {name for name in own if not name.startswith(_HEAD)}
     fitting = {name: tensor for name, tensor in tensors.items() if name in backbone}
@@ -92,7 +92,12 @@ def load_medicalnet_weights(network: nn.Module, path: str | Path) -> _WeightsRep
     )
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that others made; nothing in it is ever run.
+
+    Raises:
+        NetworkError: It is not there, too large, or no file of weights.
+    """
     if not path.is_file():
         raise NetworkError(f"There is no weights file '{path}'.")
     size = path.stat().st_size
@@ -104,7 +109,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         # weights_only: tensors and containers, no code.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        msg = f"'{path.name}' is not a readable file of weights: {_first_line(error)}"
+        msg = (
+            f"'{path.name}' is not a readable file of weights ({_first_line(error)}). Get it again."
+        )
         raise NetworkError(msg) from error
     inner = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {str(name): tensor for name, tensor in inner.items() if isinstance(tensor, Tensor)}

@@ -18,13 +18,13 @@ from typing import Any, Final
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
 from chestct.extras import import_extra
 from chestct.lookup import look_up
 from chestct.networks.keras_defaults import ClassUnits, draw_glorot
+from chestct.networks.medicalnet import read_tensors
 from chestct.networks.settings import require_between, require_choice, settings_from
 
 
@@ -150,7 +150,6 @@ IMAGENET: Final = "imagenet"
 """Asks for the weights in the hub's cache."""
 NO_WEIGHTS: Final = "none"
 """Asks for weights drawn at random, by name."""
-MAX_FILE_BYTES: Final = 2**30
 
 _COUNTERS: Final = "num_batches_tracked"
 
@@ -217,16 +216,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             "load it where it comes from and save its state_dict with safetensors.torch.save_file."
         )
         raise NetworkError(msg)
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            msg = f"'{path.name}' has {size} bytes, over the {MAX_FILE_BYTES} allowed."
-            raise NetworkError(msg)
-        with safe_open(path, framework="pt") as stored:
-            return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        msg = f"'{path.name}' is not a readable file of weights ({error}). Get it again."
-        raise NetworkError(msg) from error
+    return read_tensors(path)
 
 
 def _missing_file(path: Path, name: str, facts: _SliceBackbone) -> str:
@@ -262,11 +252,11 @@ def _misfit(
     )
 
 
-HEADS: Final = ("published", "recommended")
-SCALINGS: Final = ("published", "weights")
-LARGEST: Final = 1024
+_HEADS: Final = ("published", "recommended")
+_SCALINGS: Final = ("published", "weights")
+_LARGEST: Final = 1024
 
-HIDDEN_UNITS: Final = 4
+_HIDDEN_UNITS: Final = 4
 """Of the published head."""
 
 
@@ -275,7 +265,7 @@ class SliceSettings:
     """What can be chosen about a slice network.
 
     Attributes:
-        head: A name in `HEADS`.
+        head: A name in `_HEADS`.
         tuned_blocks: How many of the backbone's last blocks learn too, 0 to 3; 0 as published.
         dropout: Share of the head's units that is dropped while training.
         scaling: "published" leaves values between 0 and 1, as the notebooks do for all six.
@@ -294,12 +284,12 @@ class SliceSettings:
     size: int = 0
 
     def __post_init__(self) -> None:
-        require_choice("head", self.head, HEADS)
-        require_choice("scaling", self.scaling, SCALINGS)
+        require_choice("head", self.head, _HEADS)
+        require_choice("scaling", self.scaling, _SCALINGS)
         require_between("tuned_blocks", self.tuned_blocks, 0, 3)
         require_between("dropout", self.dropout, 0, 0.99)
         if self.size:
-            require_between("size", self.size, 32, LARGEST)
+            require_between("size", self.size, 32, _LARGEST)
 
 
 class SliceNetwork(nn.Module):
@@ -442,9 +432,9 @@ def _head(
     if settings.head == "recommended":
         pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return nn.Sequential(pool, dropout, ClassUnits(channels, num_classes))
-    hidden = nn.Linear(num_cells * channels, HIDDEN_UNITS)
+    hidden = nn.Linear(num_cells * channels, _HIDDEN_UNITS)
     return nn.Sequential(
-        _FlattenChannelsLast(), hidden, nn.ReLU(), dropout, ClassUnits(HIDDEN_UNITS, num_classes)
+        _FlattenChannelsLast(), hidden, nn.ReLU(), dropout, ClassUnits(_HIDDEN_UNITS, num_classes)
     )
 
 

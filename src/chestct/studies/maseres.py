@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 
 from pydantic import BaseModel
 
+from chestct.card import SLICE_CARD_FILE
 from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest, write_manifest
 from chestct.datasets.slice_lists import SHARES_PATIENTS
 from chestct.datasets.splits import maseres_paper
@@ -54,13 +55,18 @@ from chestct.studies.study_rows import (
     run_scan_rows,
 )
 from chestct.training.components import RANDOM_WEIGHTS, find_parts, find_slice_parts
-from chestct.training.data import CLASSIFIER_FOLDER, PREDICTIONS_FILE, AfterEpoch, Plan
+from chestct.training.data import (
+    CLASSIFIER_FOLDER,
+    PREDICTIONS_FILE,
+    AfterEpoch,
+    Plan,
+    SlicePlan,
+)
 from chestct.training.distributed import device_in_words
+from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER, SLICES_FOLDER
 from chestct.training.results import begin_record
+from chestct.training.session import BY_PATIENT, LEAK_STATED, run_slice_training
 from chestct.training.settings import RunSettings, SliceRunSettings, read_settings_as
-from chestct.training.slice_card import SLICE_CARD_FILE
-from chestct.training.slice_judging import MAIN_VOTE, PATIENTS_FOLDER, SLICES_FOLDER
-from chestct.training.slice_session import BY_PATIENT, LEAK_STATED, SlicePlan, run_slice_training
 
 _CHANGE_NO_RESULT: Final = ("data.cache", "tracking.")
 """Beginnings of settings that a table need not tell of, and that can hold paths of the machine."""
@@ -284,7 +290,7 @@ def run_slices(
             plan,
             settings=settings[row.network],
             folder=folder,
-            after_epoch=lambda entry: after_epoch(row.name, entry),
+            after_epoch=after_epoch,
         )
         run_slice_training(own)
 

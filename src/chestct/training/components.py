@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from chestct.card import PictureForm
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
-from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
 from chestct.datasets.slice_lists import SLICE_SPLITS
-from chestct.datasets.slice_store import PictureForm
-from chestct.datasets.splits import SplitSettings, part
 from chestct.errors import NetworkError, RecipeError, TrainingError, UnknownNameError
 from chestct.lookup import look_up
 from chestct.networks import build_network
+from chestct.networks.medicalnet import load_medicalnet_weights
 from chestct.networks.slices import (
     SLICE_NETWORKS,
     SliceNetwork,
@@ -27,8 +26,10 @@ from chestct.networks.slices import (
 )
 from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
 from chestct.storage import file_sha256
-from chestct.training.data import Division, divide
-from chestct.training.settings import DataSection, RunSettings, SliceDataSection, SliceRunSettings
+from chestct.training.settings import RunSettings, SliceRunSettings
+
+_RESNETS = "roi_resnet"
+"""What the names of the 3D ResNets begin with."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Parts:
         recipe: How scans are prepared.
         augmentation: How batches are varied, or None.
         labels: Class names in the classifier's order.
+        pretrained: File of MedicalNet's weights that it begins with, or None for drawn ones.
+        beginning: What it begins with in words, with the file's hash; empty for drawn weights.
     """
 
     network: str
@@ -48,17 +51,22 @@ class Parts:
     recipe: Recipe
     augmentation: AnyAugmentation | None
     labels: tuple[str, ...]
+    pretrained: Path | None = None
+    beginning: str = ""
 
     def build_network(self, seed: int) -> nn.Module:
         """The network with weights drawn from a seed; torch's own generator is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return build_network(
+            network = build_network(
                 self.network,
                 self.recipe.num_channels,
                 len(self.labels),
                 self.network_settings,
             )
+        if self.pretrained is not None:
+            load_medicalnet_weights(network, self.pretrained)
+        return network
 
 
 def find_parts(settings: RunSettings) -> Parts:
@@ -76,13 +84,31 @@ def find_parts(settings: RunSettings) -> Parts:
         augmentation = find_augmentation(chosen.name, chosen.overrides)
     with _blamed_on("network"):
         network_settings = _fit_network(settings, recipe)
-    return Parts(
+    parts = Parts(
         network=settings.network.name,
         network_settings=network_settings,
         recipe=recipe,
         augmentation=augmentation,
         labels=settings.labels,
     )
+    if settings.network.pretrained is None:
+        return parts
+    with _blamed_on("network.pretrained"):
+        return _begun_with(parts, Path(settings.network.pretrained))
+
+
+def _begun_with(parts: Parts, file: Path) -> Parts:
+    """The same parts, the network beginning with a file's weights, which are tried out.
+
+    Raises:
+        NetworkError: The file cannot be read or does not fit, or the network is no 3D ResNet.
+    """
+    if not parts.network.startswith(_RESNETS):
+        msg = f"MedicalNet's weights are for the 3D ResNets, not for '{parts.network}'."
+        raise NetworkError(f"{msg} Leave the setting out, or train one of them.")
+    found = load_medicalnet_weights(parts.build_network(0), file)
+    said = f"Begun with the weights of {file.name}, SHA-256 {file_sha256(file)}. {found}"
+    return replace(parts, pretrained=file, beginning=said)
 
 
 def _find_recipe(settings: RunSettings) -> Recipe:
@@ -176,41 +202,5 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         network = build_slice_network(settings.network.name, len(settings.labels), chosen)
     with _blamed_on("network.weights"):
         weights = find_weights(settings.network.name, settings.network.weights)
-    pictures = settings.pictures
-    form = PictureForm(
-        network.size, pictures.interpolation, pictures.keeps_shape, pictures.sixteen_bit
-    )
+    form = PictureForm(size=network.size, **settings.pictures.model_dump())
     return SliceParts(settings.network.name, chosen, weights, form, augmentation, settings.labels)
-
-
-def divide_slices(manifest: Manifest, section: SliceDataSection) -> Division:
-    """The slices a run learns from, is watched on and is tested on.
-
-    Raises:
-        ManifestError: A patient would be on two sides, or a part would lack a class.
-    """
-    shares = SplitSettings(
-        test_share=section.test_share,
-        validation_share=section.validation_share,
-        seed=section.split_seed,
-    )
-    has_own = section.split == "patient" and any(row.split for row in manifest.rows)
-    if has_own:
-        drawn = DataSection(
-            validation_share=section.validation_share, split_seed=section.split_seed
-        )
-        return divide(manifest, drawn)
-    split = look_up(SLICE_SPLITS, section.split, kind="split of slices")(manifest, shares)
-    training = part(split, TRAINING)
-    require_classes(training, TRAINING)
-    return Division(training, part(split, VALIDATION), part(split, TEST))
-
-
-def patient_labels_of(manifest: Manifest) -> dict[str, str] | None:
-    """Patient to the class in the column `patient_label`; None where there is no such column."""
-    found = {
-        row.patient: row.others["patient_label"]
-        for row in manifest.rows
-        if row.others.get("patient_label")
-    }
-    return found or None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import torch
 
-from chestct.card import CARD_FILE
+from chestct.card import CARD_FILE, PictureForm
 from chestct.datasets.checks import (
     BASELINE,
     CheckReport,
@@ -21,15 +21,25 @@ from chestct.datasets.checks import (
 )
 from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
 from chestct.datasets.scans import ScanFacts, gather_facts
+from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS
+from chestct.datasets.slice_store import SliceStore, gather_slices
 from chestct.datasets.splits import SplitSettings, fold_parts, given, hold_out, k_fold, part
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
+from chestct.lookup import look_up
 from chestct.preprocess.recipe import Recipe
 from chestct.storage import cache_folder, write_text
+from chestct.training.components import Parts, SliceParts
 from chestct.training.distributed import CPU, current_ranks, device_in_words
 from chestct.training.run import EpochLog, LabelledSets
-from chestct.training.settings import DataSection, RunSettings
+from chestct.training.settings import (
+    DataSection,
+    RunSettings,
+    SliceDataSection,
+    SliceRunSettings,
+    TrainingSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,7 @@ class Division:
         return Division(kept[TRAINING], kept[VALIDATION], kept.get(TEST))
 
 
-def divide(manifest: Manifest, section: DataSection) -> Division:
+def divide(manifest: Manifest, section: DataSection | SliceDataSection) -> Division:
     """Take the manifest's own split; where it has none for validation, draw that by patient.
 
     A column `fold` is not looked at.
@@ -129,13 +139,44 @@ def divide_fold(manifest: Manifest, fold: int, section: DataSection) -> Division
     return _with_validation(others, section, held)
 
 
-def _with_validation(manifest: Manifest, section: DataSection, test: Manifest | None) -> Division:
+def _with_validation(
+    manifest: Manifest, section: DataSection | SliceDataSection, test: Manifest | None
+) -> Division:
     """Draw the validation part by patient, every class in it."""
     wanted = SplitSettings(
         test_share=0.0, validation_share=section.validation_share, seed=section.split_seed
     )
     drawn = hold_out(manifest, wanted)
     return Division(part(drawn, TRAINING), part(drawn, VALIDATION), test)
+
+
+def divide_slices(manifest: Manifest, section: SliceDataSection) -> Division:
+    """The slices a run learns from, is watched on and is tested on.
+
+    Raises:
+        ManifestError: A patient would be on two sides, or a part would lack a class.
+    """
+    if section.split != SHARES_PATIENTS and any(row.split for row in manifest.rows):
+        return divide(manifest, section)
+    shares = SplitSettings(
+        test_share=section.test_share,
+        validation_share=section.validation_share,
+        seed=section.split_seed,
+    )
+    split = look_up(SLICE_SPLITS, section.split, kind="split of slices")(manifest, shares)
+    training = part(split, TRAINING)
+    require_classes(training, TRAINING)
+    return Division(training, part(split, VALIDATION), part(split, TEST))
+
+
+def patient_labels_of(manifest: Manifest) -> dict[str, str] | None:
+    """Patient to the class in the column `patient_label`; None where there is no such column."""
+    found = {
+        row.patient: row.others["patient_label"]
+        for row in manifest.rows
+        if row.others.get("patient_label")
+    }
+    return found or None
 
 
 _MOST_NAMED = 5
@@ -220,11 +261,43 @@ def check_scans(
     report = check_manifest(whole, [by_row[row.number] for row in whole.rows])
     for division in divisions if len(divisions) > 1 else ():
         report = _with_leaks(report, division, by_row)
-    write_text(report_file, report_json(report))
+    conclude_check(report, report_file, listener)
+    return CheckedScans(report, by_row)
+
+
+def conclude_check(report: CheckReport, file: Path, listener: Listener) -> None:
+    """Write a report, say its warnings, and refuse what must not be trained on.
+
+    Raises:
+        LeakError: The report says so.
+    """
+    write_text(file, report_json(report))
     for finding in report.warnings:
         listener.note(finding.sentence)
     refuse_leaks(report)
-    return CheckedScans(report, by_row)
+
+
+def read_slices(
+    manifest: Manifest, form: PictureForm, listener: Listener, cache: str | None = None
+) -> SliceStore:
+    """All slices of a manifest, or what an earlier call kept of them.
+
+    Args:
+        manifest: One row per slice.
+        form: How pictures become inputs.
+        listener: Told how far things are.
+        cache: Where they are kept; None takes the user's cache.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    return gather_slices(
+        manifest,
+        form,
+        Path(cache) if cache else cache_folder() / "slices",
+        processes=listener.processes,
+        progress=listener.watch("reading slices"),
+    )
 
 
 def prepare_scans(
@@ -311,21 +384,25 @@ AfterEpoch = Callable[[str, EpochLog], None]
 """Told the training's name and its epoch."""
 
 
+_AnySettings = TypeVar("_AnySettings", RunSettings, SliceRunSettings)
+_AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
+
+
 @dataclass(frozen=True)
-class Plan:
-    """One call of `chestct train`.
+class _AnyPlan(Generic[_AnySettings]):
+    """One call of a command that trains.
 
     Attributes:
         settings: All of them.
-        manifest: The CSV file of the scans.
+        manifest: The CSV file of the scans or slices.
         folder: The run folder.
-        num_folds: Of a cross-validation, or None.
+        num_folds: Of a cross-validation, or None; of slices always None.
         listener: Who is told how far things are.
         after_epoch: Who is told of epochs.
         device: Where networks are trained.
     """
 
-    settings: RunSettings
+    settings: _AnySettings
     manifest: Path
     folder: Path
     num_folds: int | None = None
@@ -338,6 +415,37 @@ class Plan:
         """Where it is trained, in words."""
         size = current_ranks().size
         return device_in_words(self.device) + (f", {size} processes" if size > 1 else "")
+
+
+@dataclass(frozen=True)
+class Plan(_AnyPlan[RunSettings]):
+    """One call of `chestct train` or `chestct lr-range`."""
+
+    settings: RunSettings
+
+
+@dataclass(frozen=True)
+class SlicePlan(_AnyPlan[SliceRunSettings]):
+    """One call of `chestct slices train` or `chestct slices lr-range`."""
+
+    settings: SliceRunSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Ready(Generic[_AnyParts]):
+    """Scans or slices that may be trained on, divided, checked and prepared.
+
+    Attributes:
+        parts: What they are trained with.
+        division: Which is used for what.
+        sets: Their inputs, as the loop takes them.
+        training: The settings of the loop, the precision settled.
+    """
+
+    parts: _AnyParts
+    division: Division
+    sets: LabelledSets
+    training: TrainingSettings
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,25 +1,29 @@
-"""Run a finished classifier over labelled scans."""
+"""Run a finished classifier over labelled scans, or over slices, which vote on their patients."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from chestct.classifier import Classifier
-from chestct.datasets.manifest import SPLITS, Manifest, read_manifest
+from chestct.card import VoteSettings
+from chestct.classifier import Classifier, SliceClassifier
+from chestct.datasets.manifest import SPLITS, Manifest, read_manifest, require_classes
 from chestct.datasets.public import scans_in
 from chestct.datasets.scans import gather_facts, read_options
+from chestct.datasets.slice_checks import find_marks, find_small, find_unreadable_slices
+from chestct.datasets.slice_store import LabelledSlices
 from chestct.datasets.splits import part
 from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import ChestCTError, TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
+from chestct.evaluation.patient_votes import VOTES, all_votes, one_per_patient, vote
 from chestct.evaluation.predictions import (
     Predictions,
     PredictionsError,
@@ -33,11 +37,21 @@ from chestct.familiarity import separation
 from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
-from chestct.training.data import BASELINE_FILE, PREDICTIONS_FILE, Listener, make_cache
+from chestct.training.data import (
+    BASELINE_FILE,
+    EVALUATION_FOLDER,
+    PREDICTIONS_FILE,
+    Listener,
+    make_cache,
+    patient_labels_of,
+    read_slices,
+)
+from chestct.training.loop import evaluate
 from chestct.training.results import (
     BASELINE_NAME,
     as_predictions,
     cross_validated_baseline,
+    predictions_of,
     promised_by,
     scan_key,
     undecided,
@@ -45,6 +59,8 @@ from chestct.training.results import (
 from chestct.training.settings import DataSection
 
 _MOST_NAMED: Final = 3
+
+Other = TypeVar("Other", Predictions, Judgement)
 
 
 def judge_manifest(
@@ -117,20 +133,38 @@ def read_beside(
         PredictionsError: A file cannot be read, is about other scans, labels or truths, lacks
             scans, or has a name that is taken; the message names it.
     """
-    taken = (classifier.card.name, BASELINE_NAME)
-    read: dict[str, Judgement] = {}
-    for name, path in files.items():
+
+    def fitted(path: Path) -> Judgement:
+        """One file's predictions, and the scans it explains the lack of."""
         predictions = read_predictions(path)
         other = Judgement(predictions, recorded_exclusions(path, predictions))
+        _require_fit(other, manifest, classifier.labels)
+        return other
+
+    return _read_others(files, {classifier.card.name, BASELINE_NAME}, manifest, fitted)
+
+
+def _read_others(
+    files: Mapping[str, Path],
+    taken: Collection[str],
+    manifest: Manifest,
+    read: Callable[[Path], Other],
+) -> dict[str, Other]:
+    """What others said, by their names; an error names the file and what it cannot stand beside.
+
+    Raises:
+        PredictionsError: A name is taken, or a file cannot be read or does not fit.
+    """
+    found: dict[str, Other] = {}
+    for name, path in files.items():
         try:
             if name in taken:
                 raise PredictionsError("Another classifier has this name: choose another.")
-            _require_fit(other, manifest, classifier.labels)
+            found[name] = read(path)
         except PredictionsError as error:
             msg = f"{path.name} ('{name}') cannot stand beside {manifest.name}. {error}"
             raise PredictionsError(msg) from error
-        read[name] = other
-    return read
+    return found
 
 
 def evaluate_manifest(
@@ -281,3 +315,184 @@ def _nothing_left(manifest: Manifest, reasons: Mapping[int, str]) -> str:
         f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row {first}: "
         f"{reasons[first]}"
     )
+
+
+SLICES_FOLDER: Final = "slices"
+PATIENTS_FOLDER: Final = "patients"
+MAIN_VOTE: Final = "mean"
+"""The vote that others are compared with: the only one without a number to choose."""
+SLICES_AT_ONCE: Final = 32
+
+
+@dataclass(frozen=True)
+class JudgedSlices:
+    """Slices that were judged.
+
+    Attributes:
+        name: What the classifier is called.
+        slices: What it says of each.
+        votes: The numbers behind the votes on patients.
+        patient_labels: Patient to the class of the whole patient, or None.
+    """
+
+    name: str
+    slices: Predictions
+    votes: VoteSettings
+    patient_labels: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What an evaluation found, on slices and on their patients by the main vote."""
+
+    slices: Summary
+    patients: Summary
+
+
+def write_judged(
+    judged: JudgedSlices,
+    folder: Path,
+    *,
+    beside: Mapping[str, Predictions] | None = None,
+    logs: Mapping[str, list[dict[str, Any]]] | None = None,
+) -> Found:
+    """Write predictions and evaluations of slices and of patients.
+
+    Args:
+        judged: What a classifier said.
+        folder: Gets `predictions.csv` and `evaluation/` in each of `slices` and `patients`.
+        beside: Further classifiers of the same patients by name, scan-level ones among them.
+        logs: Epochs of the training, for the learning curves.
+
+    Raises:
+        PredictionsError: A patient's class is not known, or another classifier judged others.
+        WriteError: The folder cannot be written.
+    """
+    places = {name: folder / name for name in (SLICES_FOLDER, PATIENTS_FOLDER)}
+    for place in places.values():
+        place.mkdir(parents=True, exist_ok=True)
+    write_predictions(judged.slices, places[SLICES_FOLDER] / PREDICTIONS_FILE)
+    on_slices = write_evaluation(
+        judged.slices,
+        places[SLICES_FOLDER] / EVALUATION_FOLDER,
+        settings=EvaluationSettings(name=f"{judged.name}, slices"),
+        logs=logs,
+    )
+    votes = all_votes(judged.slices, judged.votes, judged.patient_labels)
+    others = {f"{judged.name}, {name}": votes[name] for name in VOTES if name != MAIN_VOTE}
+    for name, each in votes.items():
+        write_predictions(each, places[PATIENTS_FOLDER] / f"predictions_{name}.csv")
+    for name, each in (beside or {}).items():
+        others[name] = align(votes[MAIN_VOTE], one_per_patient(each))
+    on_patients = write_evaluation(
+        votes[MAIN_VOTE],
+        places[PATIENTS_FOLDER] / EVALUATION_FOLDER,
+        settings=EvaluationSettings(
+            name=f"{judged.name}, {MAIN_VOTE}",
+            comparisons=tuple(COMPARISONS) if beside else SOUND,
+        ),
+        others=others,
+    )
+    return Found(on_slices, on_patients)
+
+
+def judge_slices(
+    classifier: SliceClassifier, manifest: Manifest, listener: Listener
+) -> Predictions:
+    """Classify every slice of a manifest.
+
+    Raises:
+        TrainingError: A slice cannot be read; the message names the files.
+    """
+    form = classifier.card.pictures
+    store = read_slices(manifest, form, listener)
+    facts = store.by_row
+    unreadable = find_unreadable_slices(manifest, facts)
+    if unreadable:
+        raise TrainingError(unreadable[0].sentence)
+    for finding in (*find_marks(manifest, facts), *find_small(manifest, facts, form.size)):
+        listener.note(finding.sentence)
+    examples = LabelledSlices(store, manifest)
+    outputs = evaluate(classifier.network, examples, batch_size=SLICES_AT_ONCE)
+    return predictions_of(outputs, manifest, classifier.card.labels, classifier.card.temperature)
+
+
+def _read_patients_beside(
+    files: Mapping[str, Path], classifier: SliceClassifier, manifest: Manifest
+) -> dict[str, Predictions]:
+    """Other classifiers' predictions by patient, refused before a slice is read where they misfit.
+
+    Args:
+        files: Name to a `predictions.csv` with one scan of each patient.
+        classifier: What they will stand beside.
+        manifest: The slices that it is going to judge.
+
+    Raises:
+        PredictionsError: A file cannot be read, is about other patients, labels or truths, or has a
+            name that is taken; the message names it.
+    """
+    taken = {f"{classifier.card.name}, {each}" for each in VOTES}
+    slices = undecided(manifest.rows, classifier.card.labels)
+    patients = vote(slices, MAIN_VOTE, patient_labels=patient_labels_of(manifest))
+
+    def fitted(path: Path) -> Predictions:
+        """One file's predictions, by patient."""
+        found = one_per_patient(read_predictions(path))
+        _require_patients(found, manifest)
+        align(patients, found)
+        return found
+
+    return _read_others(files, taken, manifest, fitted)
+
+
+def evaluate_slices(
+    classifier: SliceClassifier,
+    table: Path,
+    folder: Path,
+    listener: Listener,
+    beside: Mapping[str, Path] | None = None,
+) -> Summary:
+    """Judge labelled slices with a finished classifier, and their patients; write what was found.
+
+    Args:
+        classifier: What judges.
+        table: Manifest of slices.
+        folder: Where to write to.
+        listener: Told how far things are.
+        beside: Name to a `predictions.csv` of another classifier on the same patients.
+
+    Returns:
+        What was found on the patients.
+
+    Raises:
+        ChestCTError: The table, a slice or a file to stand beside is not as it should be.
+    """
+    manifest = read_manifest(table, classifier.card.labels)
+    require_classes(manifest)
+    others = _read_patients_beside(beside or {}, classifier, manifest)
+    judged = JudgedSlices(
+        name=classifier.card.name,
+        slices=judge_slices(classifier, manifest, listener),
+        votes=classifier.card.votes,
+        patient_labels=patient_labels_of(manifest),
+    )
+    return write_judged(judged, folder, beside=others).patients
+
+
+def _require_patients(other: Predictions, manifest: Manifest) -> None:
+    """Refuse predictions that lack patients of the slices; rows are named, as patients are not.
+
+    Raises:
+        PredictionsError: Patients are missing.
+    """
+    known = set(other.patients)
+    rows = {row.patient: row.number for row in reversed(manifest.rows) if row.patient not in known}
+    if rows:
+        first = sorted(rows.values())
+        more = f" and {len(first) - _MOST_NAMED} more" if len(first) > _MOST_NAMED else ""
+        msg = (
+            f"It has no prediction of {len(first)} of the {manifest.num_patients} patients: those "
+            f"whose slices begin in row {', '.join(map(str, first[:_MOST_NAMED]))}{more}. Evaluate "
+            "both on the same patients, or take the rows of these patients out."
+        )
+        raise PredictionsError(msg)

@@ -248,7 +248,7 @@ def train(
         stack.enter_context(tuned_for(run.device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
         stop = stack.enter_context(StopRequest())
-        batches = stack.enter_context(closing(_batches(run)))
+        batches = stack.enter_context(closing(training_batches(run)))
         _train_epochs(run, batches, stop, after_epoch)
         if settings.keep == "best":
             network.load_state_dict(load_file(folder / "best.safetensors"))
@@ -298,7 +298,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
     progress.seconds = before + time.perf_counter() - started
 
 
-def _batches(run: Run) -> Generator[Batch]:
+def training_batches(run: Run) -> Generator[Batch]:
     """The batches that have not been used yet, of this and all further epochs."""
     progress, settings = run.progress, run.settings
     steps = Steps(
@@ -322,6 +322,20 @@ def _step(
     """
     settings, ranks = run.settings, current_ranks()
     share = len(ranks.share(list(range(run.num_in_step)))) / run.num_in_step
+    with averaging(run.called, is_wanted=_is_step_due(run)):
+        value = pass_loss(run, batch, lungs, labels)
+        # Gradients are averaged over the processes, whose shares may differ in size.
+        (value * (share * ranks.size) / settings.accumulation).backward()  # type: ignore[no-untyped-call]
+    if _is_step_due(run):
+        optimizer_step(run, _rate(run, run.progress.step_in_epoch))
+    return share, value
+
+
+def pass_loss(
+    run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tensor
+) -> Float[torch.Tensor, ""]:
+    """The loss of one forward pass, its randomness that of the pass's number."""
+    settings = run.settings
     generator = _seeded(run)
     if run.augmentation is not None:
         batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
@@ -330,16 +344,11 @@ def _step(
     targets = soft_targets(labels, run.sets.num_classes)
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
-    autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=settings.precision == "bf16")
     run.warm_up.before_pass(run.num_passes)
-    with averaging(run.called, is_wanted=_is_step_due(run)):
-        with autocast:
-            logits = run.called(batch, lungs)
-        value = loss(logits, targets, settings, run.weights)
-        # Gradients are averaged over the processes, whose shares may differ in size.
-        (value * (share * ranks.size) / settings.accumulation).backward()  # type: ignore[no-untyped-call]
-    _optimizer_step_when_due(run)
-    return share, value
+    is_half = settings.precision == "bf16"
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=is_half):
+        logits = run.called(batch, lungs)
+    return loss(logits, targets, settings, run.weights)
 
 
 def _seeded(run: Run) -> torch.Generator:
@@ -357,11 +366,8 @@ def _is_step_due(run: Run) -> bool:
     return done % run.settings.accumulation == 0 or done == run.steps_per_epoch
 
 
-def _optimizer_step_when_due(run: Run) -> None:
-    """Step once per `accumulation` passes, and with what is left at the end of an epoch."""
-    if not _is_step_due(run):
-        return
-    rate = _rate(run, run.progress.step_in_epoch)
+def optimizer_step(run: Run, rate: float) -> None:
+    """Move the weights by the gradients gathered since the last step."""
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.step()

@@ -8,72 +8,55 @@ MASERes authors chose by eye, 25 to 89 times below the rate with the lowest loss
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-import torch
-from jaxtyping import Float
 from torch import nn
 
-from chestct.datasets.augment import AnyAugmentation, vary_batch
-from chestct.datasets.manifest import read_manifest, require_classes
+from chestct.datasets.augment import AnyAugmentation
 from chestct.evaluation.figures import read_log, save_figure
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.training.components import find_parts
-from chestct.training.data import (
-    Listener,
-    check_scans,
-    divide,
-    labelled_sets,
-    make_cache,
-    prepare_scans,
-)
+from chestct.training.components import Parts, SliceParts
+from chestct.training.data import TRAINING_FOLDER, Plan, Ready, SlicePlan
 from chestct.training.distributed import (
-    CPU,
-    MEMORY_FORMAT,
-    device_in_words,
     device_of,
     require_one_process,
     settle_precision,
     tuned_for,
 )
 from chestct.training.interrupts import memory_explained
-from chestct.training.loading import Batch, Steps, batches_on, make_loader, step_seed
-from chestct.training.loop import train
-from chestct.training.results import begin_record, settled
-from chestct.training.run import EpochLog, LabelledSets, make_optimizer
-from chestct.training.settings import RunSettings, TrainingSettings
+from chestct.training.loading import Batch
+from chestct.training.loop import optimizer_step, pass_loss, train, training_batches
+from chestct.training.run import EpochLog, LabelledSets, Run, make_run
+from chestct.training.settings import TrainingSettings
 from chestct.training.steps import (
     DivergedError,
-    class_weights,
-    loss,
-    mix_up,
     recomputing,
-    soft_targets,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-LOWEST_RATE: Final = 1e-8
-SMOOTHING: Final = 0.8
+_LOWEST_RATE: Final = 1e-8
+_SMOOTHING: Final = 0.8
 """Share of the running mean that stays when a loss is added."""
-CLEAR_FALL: Final = 0.9
+_CLEAR_FALL: Final = 0.9
 """A smoothed loss that never falls below this share of its start says little."""
-SAFETY: Final = 10.0
+_SAFETY: Final = 10.0
 RULE: Final = (
-    f"1/{SAFETY:g} of the rate at which the smoothed loss is lowest, or the rate at which it has "
+    f"1/{_SAFETY:g} of the rate at which the smoothed loss is lowest, or the rate at which it has "
     "fallen half of the way there, whichever is lower"
 )
 
 _PER_EPOCH: Final = {
     "schedule": "range",
-    "learning_rate": LOWEST_RATE,
+    "learning_rate": _LOWEST_RATE,
     "drop_every_epochs": 20,
     "warmup_epochs": 0.0,
     "early_stopping_epochs": None,
@@ -110,12 +93,12 @@ class RangeTest:
         lowest = min(range(len(self.rates)), key=lambda i: self.smoothed[i])
         half = (self.smoothed[0] + self.smoothed[lowest]) / 2
         halfway = next(i for i, value in enumerate(self.smoothed) if value <= half)
-        return min(self.rates[lowest] / SAFETY, self.rates[halfway])
+        return min(self.rates[lowest] / _SAFETY, self.rates[halfway])
 
     @property
     def is_clear(self) -> bool:
         """Whether the smoothed loss fell enough for the suggestion to mean something."""
-        return min(self.smoothed) < CLEAR_FALL * self.smoothed[0]
+        return min(self.smoothed) < _CLEAR_FALL * self.smoothed[0]
 
 
 def range_per_epoch(
@@ -161,8 +144,8 @@ def smooth(losses: Sequence[float]) -> list[float]:
     """Exponential running mean, corrected for its start."""
     mean, smoothed = 0.0, []
     for number, value in enumerate(losses, start=1):
-        mean = SMOOTHING * mean + (1 - SMOOTHING) * value
-        smoothed.append(mean / (1 - SMOOTHING**number))
+        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
+        smoothed.append(mean / (1 - _SMOOTHING**number))
     return smoothed
 
 
@@ -198,7 +181,7 @@ def _draw_range_test(found: RangeTest) -> Figure:
 
 QUICK_STEPS: Final = 200
 """Where nothing is said."""
-HIGHEST_RATE: Final = 1.0
+_HIGHEST_RATE: Final = 1.0
 BREAKS_AT: Final = 4.0
 """The test stops when the smoothed loss is this many times its lowest."""
 
@@ -246,23 +229,26 @@ def range_per_step(
         DivergedError: The very first loss is no number.
         TrainingError: Blocks are to be computed again and the network has none.
     """
-    quick = _begin(network, sets, settings, augmentation)
+    device = device_of(network)
+    precision = settle_precision(settings.precision, None, device)
+    own = settings.model_copy(update={"precision": precision, "batch_norm_warm_up": False})
+    run = make_run(network, sets, own, augmentation)
     rates: list[float] = []
     losses: list[float] = []
     with ExitStack() as stack:
-        stack.enter_context(tuned_for(quick.device))
+        stack.enter_context(tuned_for(device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
-        batches = stack.enter_context(closing(_batches(quick, sets)))
+        batches = stack.enter_context(closing(training_batches(run)))
         for number in range(steps):
-            rate = LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** (number / max(steps - 1, 1))
-            value = _gather_gradients(quick, batches, number)
+            rate = _LOWEST_RATE * (_HIGHEST_RATE / _LOWEST_RATE) ** (number / max(steps - 1, 1))
+            value = _gather_gradients(run, batches)
             if not math.isfinite(value):
                 break
             rates.append(rate)
             losses.append(value)
             if _is_broken(losses):
                 break
-            _optimizer_step(quick, rate)
+            optimizer_step(run, rate)
     if not rates:
         raise DivergedError("The first loss is no number: look at the scans and the settings.")
     return RangeTest.of(rates, losses, is_per_epoch=False)
@@ -277,55 +263,13 @@ def note_left_out(settings: TrainingSettings, note: Callable[[str], None]) -> No
         note(f"The quick range test leaves out {listed}. With --epochs it is honoured.")
 
 
-@dataclass(frozen=True, eq=False)
-class _Quick:
-    """Everything a step needs."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    settings: TrainingSettings
-    augmentation: AnyAugmentation | None
-    num_classes: int
-    weights: Float[torch.Tensor, " class"] | None
-    device: torch.device
-
-
-def _begin(
-    network: nn.Module,
-    sets: LabelledSets,
-    settings: TrainingSettings,
-    augmentation: AnyAugmentation | None,
-) -> _Quick:
-    """Set everything up as a training does: memory layout, precision, weights of the classes."""
-    device = device_of(network)
-    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-    is_weighted = settings.class_weights == "balanced"
-    weights = class_weights(sets.training_labels, sets.num_classes) if is_weighted else None
-    precision = settle_precision(settings.precision, None, device)
-    return _Quick(
-        network=network,
-        optimizer=make_optimizer(network, settings),
-        settings=settings.model_copy(update={"precision": precision}),
-        augmentation=augmentation,
-        num_classes=sets.num_classes,
-        weights=None if weights is None else weights.to(device),
-        device=device,
-    )
-
-
-def _batches(quick: _Quick, sets: LabelledSets) -> Generator[Batch]:
-    """Batches without end, epoch after epoch, where the network's weights lie."""
-    steps = Steps(sets.training_labels, quick.settings)
-    workers, device = quick.settings.workers, quick.device
-    return batches_on(device, make_loader(sets.training, steps, workers=workers, device=device))
-
-
-def _gather_gradients(quick: _Quick, batches: Iterator[Batch], step: int) -> float:
+def _gather_gradients(run: Run, batches: Iterator[Batch]) -> float:
     """Gradients of all passes of a step; returns their mean loss, which may be no number."""
-    num = quick.settings.accumulation
+    num = run.settings.accumulation
     total = 0.0
-    for number in range(step * num, (step + 1) * num):
-        value = _pass(quick, next(batches), number)
+    for batch in islice(batches, num):
+        value = pass_loss(run, *batch)
+        run.progress.step_in_epoch += 1
         total += float(value.detach())
         if not math.isfinite(total):
             break
@@ -333,93 +277,51 @@ def _gather_gradients(quick: _Quick, batches: Iterator[Batch], step: int) -> flo
     return total / num
 
 
-def _pass(quick: _Quick, batch: Batch, number: int) -> Float[torch.Tensor, ""]:
-    """The loss of one batch, its randomness that of the pass's number."""
-    scans, lungs, labels = batch
-    settings = quick.settings
-    generator = torch.Generator().manual_seed(step_seed(settings.seed, number))
-    torch.manual_seed(step_seed(settings.seed, number))
-    if quick.augmentation is not None:
-        scans, lungs = vary_batch(scans, lungs, quick.augmentation, generator)
-    quick.network.train()
-    scans = scans.contiguous(memory_format=MEMORY_FORMAT)
-    targets = soft_targets(labels, quick.num_classes)
-    if settings.mixup_alpha > 0:
-        scans, lungs, targets = mix_up(scans, lungs, targets, settings.mixup_alpha, generator)
-    is_half = settings.precision == "bf16"
-    with torch.autocast(quick.device.type, torch.bfloat16, enabled=is_half):
-        logits = quick.network(scans, lungs)
-    return loss(logits, targets, settings, quick.weights)
-
-
-def _optimizer_step(quick: _Quick, rate: float) -> None:
-    for group in quick.optimizer.param_groups:
-        group["lr"] = rate
-    quick.optimizer.step()
-    quick.optimizer.zero_grad(set_to_none=True)
-
-
 def _is_broken(losses: Sequence[float]) -> bool:
     smoothed = smooth(losses)
     return smoothed[-1] > BREAKS_AT * min(smoothed)
 
 
-_RUN: Final = "training"
-
-
-@dataclass(frozen=True)
-class RangePlan:
-    """One call of `chestct lr-range`.
-
-    Attributes:
-        settings: All of them; schedule, rate and number of epochs are the test's own.
-        manifest: The CSV file of the scans.
-        folder: Where to write to.
-        steps: Of the quick form.
-        epochs: Of the paper's form, or None for the quick one.
-        device: Where it is trained.
-    """
-
-    settings: RunSettings
-    manifest: Path
-    folder: Path
-    steps: int = QUICK_STEPS
-    epochs: int | None = None
-    device: torch.device = CPU
+AnyPlanT = TypeVar("AnyPlanT", Plan, SlicePlan)
 
 
 def run_range_test(
-    plan: RangePlan, listener: Listener, after_epoch: Callable[[EpochLog], object]
+    plan: AnyPlanT,
+    make_ready: Callable[[AnyPlanT], Ready[Parts] | Ready[SliceParts]],
+    *,
+    steps: int = QUICK_STEPS,
+    epochs: int | None = None,
 ) -> RangeTest:
-    """Check and prepare the scans as for a training, then test.
+    """Check and prepare scans or slices as for a training, then test.
+
+    Args:
+        plan: As for a training; schedule, rate and number of epochs are the test's own.
+        make_ready: `session.ready_scans`, or `session.ready_slices`.
+        steps: Of the quick form.
+        epochs: Of the paper's form, 100 there; None for the quick one.
 
     Raises:
         TrainingError: Several processes were started.
         ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
     require_one_process("A range test runs in one process.")
-    settings = settled(plan.settings, plan.folder, plan.device)
-    parts = find_parts(settings)
-    manifest = read_manifest(plan.manifest, settings.labels)
-    require_classes(manifest)
-    division = divide(manifest, settings.data)
-    cache = make_cache(settings.data, parts.recipe)
-    begin_record(plan.folder, settings, plan.manifest, place=device_in_words(plan.device))
-    check_scans(manifest, [division], cache, plan.folder / "check.json", listener)
-    division = division.without(prepare_scans(division, settings.data, cache, listener))
-    sets = labelled_sets(division, cache, settings.data)
-    network = parts.build_network(settings.training.seed).to(plan.device)
+    ready = make_ready(plan)
+    network = ready.parts.build_network(ready.training.seed).to(plan.device)
     with memory_explained(plan.folder):
-        if plan.epochs is None:
-            note_left_out(settings.training, listener.note)
+        if epochs is None:
+            note_left_out(ready.training, plan.listener.note)
             return range_per_step(
-                network, sets, settings.training, augmentation=parts.augmentation, steps=plan.steps
+                network,
+                ready.sets,
+                ready.training,
+                augmentation=ready.parts.augmentation,
+                steps=steps,
             )
         return range_per_epoch(
             network,
-            sets,
-            settings.training.model_copy(update={"epochs": plan.epochs}),
-            plan.folder / _RUN,
-            augmentation=parts.augmentation,
-            after_epoch=after_epoch,
+            ready.sets,
+            ready.training.model_copy(update={"epochs": epochs}),
+            plan.folder / TRAINING_FOLDER,
+            augmentation=ready.parts.augmentation,
+            after_epoch=lambda entry: plan.after_epoch("range", entry),
         )

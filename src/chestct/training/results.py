@@ -41,6 +41,7 @@ from chestct.evaluation.calibration import (
 from chestct.evaluation.intervals import Estimate
 from chestct.evaluation.predictions import Predictions
 from chestct.evaluation.tables import EvaluationSettings, Summary
+from chestct.extras import is_installed
 from chestct.familiarity import Familiarity, fit_familiarity
 from chestct.storage import file_sha256, write_text
 from chestct.training.components import Parts
@@ -63,9 +64,10 @@ _FREE: Final = (
 """Settings that change no result and may differ when a run goes on."""
 
 
-def program_versions() -> dict[str, str]:
-    """Program to version, of all that has a part in the weights."""
-    versions = {package: metadata.version(package) for package in _PACKAGES}
+def program_versions(*others: str) -> dict[str, str]:
+    """Program to version, of all that has a part in the weights; of others where installed."""
+    wanted = [*_PACKAGES, *(package for package in others if is_installed(package))]
+    versions = {package: metadata.version(package) for package in wanted}
     return {"chestct": __version__, "python": platform.python_version(), **versions}
 
 
@@ -264,26 +266,69 @@ def judge(
     """Fit temperature and thresholds on the validation part and predict the test part.
 
     The epoch was chosen on the validation part too, so that the threshold's promise is rather too
-    good. Without a test part the validation part is predicted, without the temperature, which
-    would flatter it.
+    good.
     """
     workers = settings.training.workers
-    watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
-    on_validation = predictions_of(watched, division.validation, parts.labels)
-    temperature = fit_temperature(on_validation).temperature
-    calibrated = predictions_of(watched, division.validation, parts.labels, temperature)
-    promised = abstention_threshold(calibrated, settings.abstention.wished_error)
-    is_tested = division.test is not None and sets.test is not None
-    part = TEST if is_tested else VALIDATION
+    said = answers(network, sets, division, parts.labels, batch_size=1, workers=workers)
+    promised = abstention_threshold(said.calibrated, settings.abstention.wished_error)
     learned = evaluate(network, sets.training, batch_size=1, workers=workers)
     known = fit_familiarity(
-        learned.features.numpy(), learned.labels.numpy(), watched.features.numpy()
+        learned.features.numpy(), learned.labels.numpy(), said.watched.features.numpy()
     )
-    origin = Origin(name, division.training, part, temperature, promised, len(on_validation), known)
+    num_validation = len(said.calibrated)
+    training = division.training
+    origin = Origin(name, training, said.part, said.temperature, promised, num_validation, known)
+    return said.judged, origin
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a trained network says of the parts that it did not learn from.
+
+    Attributes:
+        watched: Its outputs on the validation part.
+        calibrated: The same as probabilities, after the temperature.
+        temperature: Fitted on the validation part.
+        judged: Probabilities of the test part; of the validation part where there is none, without
+            the temperature, which would flatter it.
+        part: Name of the part that was judged.
+    """
+
+    watched: Outputs
+    calibrated: Predictions
+    temperature: float
+    judged: Predictions
+    part: str
+
+
+def answers(
+    network: nn.Module,
+    sets: LabelledSets,
+    division: Division,
+    labels: tuple[str, ...],
+    *,
+    batch_size: int,
+    workers: int | None = 0,
+) -> Answers:
+    """Fit the temperature on the validation part, and predict the test part where there is one.
+
+    Args:
+        network: Trained.
+        sets: Inputs of the division's parts.
+        division: The parts.
+        labels: What the logits stand for.
+        batch_size: Examples at once.
+        workers: Processes that read; None leaves it to the device.
+    """
+    watched = evaluate(network, sets.validation, batch_size=batch_size, workers=workers)
+    plain = predictions_of(watched, division.validation, labels)
+    temperature = fit_temperature(plain).temperature
+    calibrated = predictions_of(watched, division.validation, labels, temperature)
     if division.test is None or sets.test is None:
-        return on_validation, origin
-    tested = evaluate(network, sets.test, batch_size=1, workers=workers)
-    return predictions_of(tested, division.test, parts.labels, temperature), origin
+        return Answers(watched, calibrated, temperature, plain, VALIDATION)
+    tested = evaluate(network, sets.test, batch_size=batch_size, workers=workers)
+    judged = predictions_of(tested, division.test, labels, temperature)
+    return Answers(watched, calibrated, temperature, judged, TEST)
 
 
 def evaluation_settings(origin: Origin) -> EvaluationSettings:
@@ -400,7 +445,7 @@ def write_classifier(
         network_settings=parts.network_settings,  # type: ignore[arg-type]
         recipe=asdict(parts.recipe),
         labels=parts.labels,
-        trained_on=describe_scans(origin.training),
+        trained_on=" ".join((describe_scans(origin.training), parts.beginning)).strip(),
         results=measured(summary, IN_WORDS[origin.judged_on]),
         versions=program_versions(),
         licence=_LICENCE,
@@ -443,7 +488,7 @@ def measured(summary: Summary, scans: str) -> tuple[MeasuredResult, ...]:
 
 BASELINE_NAME: Final = ", ".join(BASELINE)
 """What it is called in tables."""
-MOST_FOLDS: Final = 5
+_MOST_FOLDS: Final = 5
 """Of its cross-validation; fewer where a class has fewer patients."""
 
 
@@ -489,7 +534,7 @@ def cross_validated_baseline(
         why_not = "a class has fewer than two patients"
     if why_not:
         return None, f"No baseline of {BASELINE_NAME} stands beside the classifier: {why_not}."
-    num_folds = min(MOST_FOLDS, fewest)
+    num_folds = min(_MOST_FOLDS, fewest)
     dealt = k_fold(whole, SplitSettings(folds=num_folds))
     folds = [row.fold for row in dealt.rows]
     probabilities = np.zeros((len(dealt), len(manifest.labels)))

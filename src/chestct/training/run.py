@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -253,27 +253,53 @@ def start_run(
             step has too few examples for the processes or for the network.
         ReadError: Its checkpoint is damaged or of another network.
     """
-    labels = sets.training_labels
-    _require_shares(network, settings, len(labels))
+    _require_shares(network, settings, len(sets.training_labels))
     device = device_of(network)
     precision = from_main(on_main(lambda: _begin_folder(folder, settings, device)))
     settings = settings.model_copy(update={"precision": precision})
+    run = make_run(network, sets, settings, augmentation, folder=folder, wrap=_as_called)
+    return replace(run, progress=_take_up(folder, network, run.optimizer))
+
+
+def _as_it_is(network: nn.Module, _settings: TrainingSettings) -> Callable[..., torch.Tensor]:
+    return network
+
+
+def make_run(
+    network: nn.Module,
+    sets: LabelledSets,
+    settings: TrainingSettings,
+    augmentation: AnyAugmentation | None,
+    *,
+    folder: Path = Path(),
+    wrap: Callable[[nn.Module, TrainingSettings], Callable[..., torch.Tensor]] = _as_it_is,
+) -> Run:
+    """A run at its beginning: memory laid out, a fresh optimiser, weights of the classes.
+
+    Args:
+        network: Freshly drawn.
+        sets: What it learns from and is watched on.
+        settings: Of the run, the precision settled.
+        augmentation: How batches are varied, or None.
+        folder: The run folder, where there is one; nothing is written.
+        wrap: Makes of the network what a step calls.
+    """
+    labels, device = sets.training_labels, device_of(network)
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-    called = _as_called(network, settings)
-    optimizer = make_optimizer(network, settings)
+    called = wrap(network, settings)
     is_weighted = settings.class_weights == "balanced"
     weights = class_weights(labels, sets.num_classes).to(device) if is_weighted else None
     return Run(
         network=network,
         called=called,
-        optimizer=optimizer,
+        optimizer=_make_optimizer(network, settings),
         sets=sets,
         settings=settings,
         augmentation=augmentation,
         labels=labels,
         weights=weights,
         folder=folder,
-        progress=_take_up(folder, network, optimizer),
+        progress=Progress(),
         warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
     )
 
@@ -309,7 +335,7 @@ def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer)
     return progress
 
 
-def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+def _make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """A fresh optimiser of the settings' kind over all parameters."""
     return _OPTIMIZERS[settings.optimizer]([*network.parameters()], settings)
 

@@ -1,9 +1,12 @@
 """A training from manifest to classifier: once, or once per fold, with everything written down.
 
+Scans and single slices take the same way, a slice being a volume of depth one.
+
 A run folder holds `run.json` (settings, scans, versions, seed, git state), `settings.yaml`,
 `check.json` (leaks and confounders), and for each training `training/` (what the loop writes),
 `predictions.csv`, `baseline.csv` (what age, sex and scanner alone say), `evaluation/` and
-`classifier/`. Started again, finished trainings are kept, and the one that was stopped goes on.
+`classifier/`. A run on slices has predictions and evaluation twice, in `slices/` and, by votes, in
+`patients/`. Started again, finished trainings are kept, and the one that was stopped goes on.
 
 Where several processes have joined, all of them train and judge; the first one alone checks and
 prepares scans, writes, and talks to the listener.
@@ -21,16 +24,28 @@ from typing import Any, Final
 from torch import nn
 
 from chestct import __version__
-from chestct.datasets.manifest import Manifest, read_manifest, require_classes
+from chestct.card import SliceCard
+from chestct.classifier import save_classifier
+from chestct.datasets.manifest import (
+    TEST,
+    VALIDATION,
+    Manifest,
+    read_manifest,
+    require_classes,
+)
+from chestct.datasets.slice_checks import check_slices
+from chestct.datasets.slice_lists import SHARES_PATIENTS
+from chestct.datasets.slice_store import LabelledSlices
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.metrics import OVERALL
+from chestct.evaluation.patient_votes import fit_votes
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
 from chestct.report.tables import as_csv, as_markdown_table
 from chestct.storage import write_text
-from chestct.training.components import Parts, find_parts
+from chestct.training.components import Parts, SliceParts, find_parts, find_slice_parts
 from chestct.training.data import (
     BASELINE_FILE,
     CLASSIFIER_FOLDER,
@@ -41,31 +56,43 @@ from chestct.training.data import (
     Division,
     Listener,
     Plan,
+    Ready,
+    SlicePlan,
     Training,
     check_scans,
+    conclude_check,
+    divide,
+    divide_slices,
     divided,
     is_finished,
     labelled_sets,
     make_cache,
+    patient_labels_of,
     prepare_scans,
+    read_slices,
 )
 from chestct.training.distributed import current_ranks, from_main, main_first, on_main
 from chestct.training.interrupts import memory_explained
+from chestct.training.judging import SLICES_AT_ONCE, JudgedSlices, write_judged
 from chestct.training.loop import train
 from chestct.training.results import (
     BASELINE_NAME,
     Origin,
+    answers,
     baseline_beside,
     begin_record,
+    describe_scans,
     evaluation_settings,
     judge,
+    measured,
     pool,
+    program_versions,
     scan_key,
     settled,
     write_classifier,
 )
-from chestct.training.run import EpochLog
-from chestct.training.settings import settings_as_yaml
+from chestct.training.run import EpochLog, LabelledSets
+from chestct.training.settings import SliceRunSettings, settings_as_yaml
 from chestct.training.steps import remark_on_start
 from chestct.training.tracking import Trackers, check_tracking
 
@@ -151,7 +178,7 @@ def run_training(plan: Plan) -> Summary | None:
     """
     parts, manifest, trainings = main_first(lambda: _found(plan))
     cache = make_cache(plan.settings.data, parts.recipe)
-    precision = from_main(on_main(lambda: _begin(plan)))
+    precision = from_main(on_main(lambda: _begin(plan, parts)))
     training_settings = plan.settings.training.model_copy(update={"precision": precision})
     settings = plan.settings.model_copy(update={"training": training_settings})
     plan = replace(plan, settings=settings)
@@ -171,9 +198,11 @@ def _found(plan: Plan) -> tuple[Parts, Manifest, list[Training]]:
     return parts, *divided(plan, manifest)
 
 
-def _begin(plan: Plan) -> str:
+def _begin(plan: Plan, parts: Parts) -> str:
     """Write down what the run is begun with, or that it goes on; returns the precision."""
     check_tracking(plan.settings.tracking, plan.listener.note)
+    if parts.beginning:
+        plan.listener.note(parts.beginning)
     settings = settled(plan.settings, plan.folder, plan.device)
     begin_record(plan.folder, settings, plan.manifest, plan.num_folds, place=plan.place)
     write_text(plan.folder / "settings.yaml", settings_as_yaml(settings))
@@ -315,3 +344,117 @@ def _logs(trainings: list[Training]) -> dict[str, list[dict[str, Any]]]:
         training.name: read_log(training.folder / TRAINING_FOLDER / "log.jsonl")
         for training in trainings
     }
+
+
+def ready_scans(plan: Plan) -> Ready[Parts]:
+    """Divide, check and prepare scans for one training, in one process.
+
+    Raises:
+        ChestCTError: Settings, manifest, scans or folder are not as they should be.
+    """
+    settings = settled(plan.settings, plan.folder, plan.device)
+    parts = find_parts(settings)
+    manifest = read_manifest(plan.manifest, settings.labels)
+    require_classes(manifest)
+    division = divide(manifest, settings.data)
+    cache = make_cache(settings.data, parts.recipe)
+    begin_record(plan.folder, settings, plan.manifest, place=plan.place)
+    check_scans(manifest, [division], cache, plan.folder / "check.json", plan.listener)
+    division = division.without(prepare_scans(division, settings.data, cache, plan.listener))
+    sets = labelled_sets(division, cache, settings.data)
+    return Ready(parts, division, sets, settings.training)
+
+
+def ready_slices(plan: SlicePlan) -> Ready[SliceParts]:
+    """Divide, read and check slices for one training.
+
+    Raises:
+        LeakError: A patient or a picture is on two sides, or a slice cannot be read.
+        ChestCTError: Settings or manifest are not as they should be.
+    """
+    settings = plan.settings
+    parts = find_slice_parts(settings)
+    manifest = read_manifest(plan.manifest, settings.labels)
+    require_classes(manifest)
+    division = divide_slices(manifest, settings.data)
+    begin_record(plan.folder, settings, plan.manifest, place=plan.place)
+    write_text(plan.folder / "settings.yaml", settings_as_yaml(settings))
+    store = read_slices(division.joined, parts.form, plan.listener, settings.data.cache)
+    report = check_slices(
+        division.joined,
+        store.by_row,
+        size=parts.form.size,
+        shares_patients=_shares_patients(settings),
+    )
+    conclude_check(report, plan.folder / "check.json", plan.listener)
+    sets = LabelledSets(
+        training=LabelledSlices(store, division.training),
+        validation=LabelledSlices(store, division.validation),
+        num_classes=len(manifest.labels),
+        test=None if division.test is None else LabelledSlices(store, division.test),
+    )
+    return Ready(parts, division, sets, settings.training)
+
+
+LEAK_STATED: Final = (
+    "slice by slice, as in the paper: patients are shared between training and test, and the "
+    "figures are no estimate for new patients"
+)
+BY_PATIENT: Final = "by patient"
+_SLICES_IN_WORDS: Final = {
+    TEST: "the test part's slices",
+    VALIDATION: "the validation part's slices, which the run was watched on: likely too good",
+}
+_SLICES_LICENCE: Final = (
+    "Not stated by whoever trained it; the terms of slices and ImageNet may apply."
+)
+
+
+def run_slice_training(plan: SlicePlan) -> Summary:
+    """Do everything, or go on where it was stopped.
+
+    Returns:
+        What was found on the patients of the test part, by the mean of their slices.
+
+    Raises:
+        ChestCTError: Settings, manifest, slices, weights or folder are not as they should be, or
+            the run was stopped; the message says what to do.
+    """
+    ready = ready_slices(plan)
+    parts, division, name = ready.parts, ready.division, plan.folder.name
+    network = parts.build_network(ready.training.seed).to(plan.device)
+    with memory_explained(plan.folder):
+        train(
+            network,
+            ready.sets,
+            ready.training,
+            plan.folder / TRAINING_FOLDER,
+            augmentation=parts.augmentation,
+            after_epoch=lambda entry: plan.after_epoch(name, entry),
+        )
+        said = answers(network, ready.sets, division, parts.labels, batch_size=SLICES_AT_ONCE)
+    patients = patient_labels_of(division.joined)
+    votes = fit_votes(said.calibrated, patients)
+    judged = JudgedSlices(name, said.judged, votes, patients)
+    found = write_judged(judged, plan.folder, logs=_logs([Training(name, plan.folder, division)]))
+    card = SliceCard(
+        name=name,
+        network=parts.network,
+        network_settings=parts.network_settings,  # type: ignore[arg-type]
+        pictures=parts.form,
+        labels=parts.labels,
+        backbone_weights=parts.describe_weights(),
+        split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
+        trained_on=describe_scans(division.training),
+        results=measured(found.slices, _SLICES_IN_WORDS[said.part]),
+        votes=votes,
+        temperature=said.temperature,
+        versions=program_versions("timm", "torchvision"),
+        licence=_SLICES_LICENCE,
+    )
+    save_classifier(plan.folder / CLASSIFIER_FOLDER, network, card)
+    return found.patients
+
+
+def _shares_patients(settings: SliceRunSettings) -> bool:
+    return settings.data.split == SHARES_PATIENTS

@@ -116,6 +116,11 @@ class _NetworkSection(BaseModel):
         default_factory=dict,
         description="The network's own settings; an input shape is taken from the recipe.",
     )
+    pretrained: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File of MedicalNet's weights that a 3D ResNet begins with; null: drawn ones.",
+    )
 
 
 class _RecipeSection(BaseModel):

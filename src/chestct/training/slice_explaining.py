@@ -12,12 +12,12 @@ import torch
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from chestct.classifier import SliceClassifier
 from chestct.datasets.slice_store import fitted, read_picture
-from chestct.explain.slice_gradcam import slice_gradcam
+from chestct.explain.maps import slice_gradcam
 from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, HeatLayer, heat_palette, lay_over
 from chestct.lookup import look_up
 from chestct.storage import write_whole_with
-from chestct.training.slice_card import SliceClassifier
 
 PANEL_PX: Final = 448
 """Side of each of the two pictures; slices are enlarged to it."""
@@ -94,8 +94,8 @@ def explain_picture(
     places = {name: place for place, name in enumerate(card.labels)}
     if label is not None:
         look_up(places, label, kind="label")
-    read = read_picture(picture, card.form.sixteen_bit)
-    values = fitted(read.values, card.form)
+    read = read_picture(picture, card.pictures.sixteen_bit)
+    values = fitted(read.values, card.pictures)
     with torch.inference_mode():
         logits = network(torch.from_numpy(values)[None, None, None])[0].double()
     shares = torch.softmax(logits / card.temperature, dim=0).tolist()
