@@ -28,6 +28,7 @@ from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from chestct.classifier import Classifier, load_classifier
+from chestct.explain import split_choice
 from chestct.explain.back_to_scan import back_to_scan
 from chestct.explain.evidence import share_outside, summarise_evidence
 from chestct.explain.maps import gradcam_map
@@ -55,6 +56,8 @@ FULL_NETWORKS: tuple[Measured, ...] = (("roi_resnet101", {"gating": "figure"}, (
 BIG_SHAPE = (300, 512, 512)
 MAPS = (
     ("gradcam", None),
+    ("gradcam++", None),
+    ("layercam", None),
     ("gradcam", "layer3"),
     ("gradcam", "layer2"),
     ("gradcam++", "layer2"),
@@ -130,6 +133,14 @@ def report_scan(volume: Volume, prepared: PreparedScan, classifier: Classifier) 
     print(f"{'summary':26}{summary}")
 
 
+def maps_of(classifier: Classifier) -> list[tuple[str, str | None]]:
+    """Those of `MAPS` at layers that the network has, then the map that the card names."""
+    known = dict(classifier.network.named_modules())
+    maps = [(method, layer) for method, layer in MAPS if layer is None or layer in known]
+    card = split_choice(classifier.card.explanation)
+    return maps if card in maps else [*maps, card]
+
+
 def report_evidence(
     volume: Volume, prepared: PreparedScan, classifier: Classifier, labels: Path
 ) -> None:
@@ -139,7 +150,7 @@ def report_evidence(
     area = np.count_nonzero(prepared.scan_lungs.voxels, axis=(1, 2))
     alone = roc_auc_score(infected[area > 0], area[area > 0])
     print(f"{'lung area alone':36}AUC {alone:.3f}")
-    for method, layer in MAPS:
+    for method, layer in maps_of(classifier):
         found = explain_scan(classifier, prepared, volume, method=method, layer=layer)
         summary = found.summary
         known = np.isfinite(summary.by_slice)

@@ -27,7 +27,7 @@ from chestct.evaluation.comparisons import mcnemar
 from chestct.evaluation.intervals import Estimate, estimate_figures
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.labels import THREE_CLASSES
-from chestct.text_tables import p_value_text
+from chestct.report.tables import p_value_text
 from chestct.training.data import Listener
 from chestct.training.run import EpochLog
 from chestct.training.session import PREDICTIONS_FILE, Plan, run_training

@@ -155,10 +155,13 @@ def main() -> None:
     for name in ("lung_masks/chest64", "lung_masks/lung4d", "real_scans/id001", "real_scans/DCM1"):
         volume = to_canonical(read_volume(folder / f"{name}_ct.nii.gz"))
         drawn = drawn_mask(folder / f"{name}_lungs.nii.gz")
+        dense = folder / f"{name}_consolidation.nii.gz"
+        ill = drawn & drawn_mask(dense) if dense.exists() else np.zeros_like(drawn)
         for method in LUNG_METHODS:
             seconds = median_seconds(partial(segment_lungs, method=method), volume, ROUNDS)
-            agreement = dice(segment_lungs(volume, method), drawn)
-            print(f"{name:18} {method:12} {seconds:6.3f} s  Dice {agreement:.4f}")
+            mask = segment_lungs(volume, method)
+            kept = f"  dense disease kept {(mask & ill).sum() / ill.sum():.3f}" if ill.any() else ""
+            print(f"{name:18} {method:12} {seconds:6.3f} s  Dice {dice(mask, drawn):.4f}{kept}")
 
 
 if __name__ == "__main__":

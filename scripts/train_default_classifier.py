@@ -5,9 +5,9 @@
 Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every chest
 is used three times, with each pattern put into the same lungs on the same background, so that
 nothing but the pattern tells the classes apart. A round adds a variant of each real chest of `REAL`
-(CHESTCT_DATA or ../shared/data; none of them shows pneumonia, and their licences allow it) and
-one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is real, are
-never trained on: they are answered at the end.
+(CHESTCT_DATA or ../shared/data; none of them shows pneumonia; docs/lungs.md says where they come
+from) and one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is
+real, are never trained on: they are answered at the end.
 
 The estimate leaves each real chest out in turn: a network is trained without any of its variants
 and answers them and the scan as it is. From those answers and from simulated chests that were not
@@ -403,7 +403,8 @@ def abstention_above_errors(watched: Predictions) -> Abstention:
     """The confidence that no wrong answer reaches, and the error rate that this allows for.
 
     So few examples promise no error rate of 5 % at any threshold. The bound is that of no errors
-    among those above, without a correction for having looked for the place.
+    among those above, without a correction for having looked for the place, and as if they were
+    independent, which variants of one chest are not.
     """
     wrong = watched.confidences[~watched.is_right]
     threshold = min(float(wrong.max(initial=0.0)) + 0.005, 1.0)
@@ -462,6 +463,8 @@ def whole_scans(left_out: Judged, found: Predictions, threshold: float) -> list[
     results = []
     for measure, hits in (("called ill", wrong), ("called ill and certain", certain)):
         low, high = wilson(len(hits), len(rows))
+        # The threshold was set above every wrong answer, these among them.
+        why = "; zero by construction" if hits is certain else ""
         results.append(
             MeasuredResult(
                 measure=measure,
@@ -469,7 +472,7 @@ def whole_scans(left_out: Judged, found: Predictions, threshold: float) -> list[
                 low=round(low, 4),
                 high=round(high, 4),
                 num_scans=len(rows),
-                scans=f"{about} ({WILSON})",
+                scans=f"{about} ({WILSON}{why})",
             )
         )
     return results

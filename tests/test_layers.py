@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "chestct"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "arrays", "labels", "lookup", "extras", "storage", "text_tables"),
+    ("errors", "arrays", "labels", "lookup", "extras", "storage"),
+    ("report",),
     ("volume", "fingerprints"),
     ("readers", "networks", "result", "simulate"),
     ("engines",),

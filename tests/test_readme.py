@@ -70,3 +70,16 @@ def known_options() -> dict[str, set[str]]:
 
     group = typer.main.get_command(app)
     return {name: options(command) for name, command in group.commands.items()}
+
+
+def test_every_module_of_the_reference_is_there() -> None:
+    page = (REPOSITORY / "docs" / "reference.md").read_text(encoding="utf-8")
+    modules = re.findall(r"^::: (\S+)$", page, flags=re.MULTILINE)
+    assert len(modules) > 20
+    places = [REPOSITORY / "src" / name.replace(".", "/") for name in modules]
+    missing = [
+        place
+        for place in places
+        if not place.with_suffix(".py").is_file() and not (place / "__init__.py").is_file()
+    ]
+    assert missing == []

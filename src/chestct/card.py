@@ -80,10 +80,11 @@ class Abstention(BaseModel):
         abstain_below: The largest probability, after the temperature, that is too small to decide.
         wished_error: Highest error rate wanted among the scans decided on.
         level: Certainty of the promise, for further scans of the same kind.
-        coverage: Share of the validation scans that were decided on.
+        coverage: Share of the scans it was chosen on that lie above it.
         risk: Error rate among them.
         risk_bound: Upper bound of the error rate, at that certainty.
-        num_scans: Validation scans it was chosen on.
+        num_scans: Scans it was chosen on: validation scans of a training; for the shipped
+            classifier see docs/default_classifier.md, also on what its risk is worth.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -103,8 +104,8 @@ class FamiliarityCard(BaseModel):
     Attributes:
         method: A name in `familiarity.METHODS`.
         threshold: The largest distance that is still familiar.
-        kept_share: Share of scans like the validation scans that lie within it.
-        num_scans: Validation scans it was chosen on.
+        kept_share: Share of scans like those it was chosen on that lie within it.
+        num_scans: Scans it was chosen on, as above.
         sha256: Hash of the file that the distances are measured with; filled in on saving.
     """
 

@@ -57,7 +57,8 @@ class Answer(NamedTuple):
     Attributes:
         probabilities: Of every label, in label order, adding up to one.
         distance: How far the scan lies from those learned from; None where that is not known.
-        percentile: Percentage of the validation scans that lie nearer; None likewise.
+        percentile: Percentage of the scans that the threshold was chosen on that lie nearer; None
+            likewise.
     """
 
     probabilities: dict[str, float]

@@ -49,7 +49,8 @@ def classify_scan(  # noqa: PLR0913 - all that can be said about a scan
         classifier: What to classify with; None takes the one that is shipped.
         engine: Name in `ENGINES`, "auto", or an engine made before for this very classifier.
         series: SeriesInstanceUID, where a folder holds several.
-        allow: Irregularities to accept: "gap", "tilt", "mixed-orientations".
+        allow: Irregularities to accept: "gap", "tilt", "mixed-orientations", "bad-slices",
+            "unplaced"; `chestct.readers.ALLOWED` says what each does.
         tiff: Geometry of a folder of TIFF slices, which cannot say it themselves.
         lungs: Mask of the scan's lungs, as NIfTI or DICOM Segmentation; None has them found.
 
@@ -181,27 +182,36 @@ def _engine_of(classifier: Classifier, name: str) -> Engine:
 
 
 def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]:
-    """A sentence where the largest probability is below the card's threshold, else nothing."""
+    """A sentence where the largest probability is below the card's threshold, else nothing.
+
+    The threshold was chosen on the very scans whose share and errors the sentence tells: validation
+    scans of a training, for a wished error rate; for the shipped classifier, simulated chests and
+    variants of left-out ones, above all wrong answers among them (docs/default_classifier.md).
+    """
     promised, largest = card.abstention, max(probabilities.values(), default=1.0)
     if promised is None or largest >= promised.abstain_below:
         return ()
     return (
         f"Uncertain: the largest probability is {largest:.3f}. Below "
-        f"{promised.abstain_below:.3f} this classifier had better not decide: that threshold was "
-        f"chosen on {promised.num_scans} validation scans for at most "
-        f"{promised.wished_error * 100:g} % errors.",
+        f"{promised.abstain_below:.3f} this classifier had better not decide: of the "
+        f"{promised.num_scans} scans that this threshold was chosen on, "
+        f"{promised.coverage * 100:.0f} % lie above it, {promised.risk * 100:.1f} % of them wrong.",
     )
 
 
 def unlikeness_of(card: Card, answer: Answer) -> tuple[str, ...]:
-    """A sentence where a scan lies beyond the card's distance, else nothing."""
+    """A sentence where a scan lies beyond the card's distance, else nothing.
+
+    The threshold is a rank among the scans that the sentence counts: validation scans of a
+    training; for the shipped classifier, simulated chests and variants of left-out ones.
+    """
     known = card.familiarity
     if known is None or answer.distance is None or answer.distance <= known.threshold:
         return ()
     return (
         f"{UNLIKE.capitalize()}. Its distance from them is {answer.distance:.2f}; "
-        f"{known.kept_share * 100:g} % of {known.num_scans} validation scans lie within "
-        f"{known.threshold:.2f}.",
+        f"{known.kept_share * 100:g} % of {known.num_scans} scans that were not learned from lie "
+        f"within {known.threshold:.2f}.",
     )
 
 
@@ -275,4 +285,7 @@ def describe_provenance(
         engine=engine_name,
         chestct_version=__version__,
         temperature=classifier.card.temperature,
+        lungs_are_given=prepared.lungs_are_given,
+        lungs_weights_sha256=prepared.lungs_weights_sha256,
+        lungs_engine=prepared.lungs_engine,
     )

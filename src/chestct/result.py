@@ -27,6 +27,9 @@ class Provenance:
         chestct_version: Version of this program.
         temperature: What the logits were divided by before they became probabilities; one where
             none was fitted, which leaves them uncalibrated.
+        lungs_are_given: Whether a mask of the lungs was given and none was searched for.
+        lungs_weights_sha256: Hash of the lungs network's weights; None where none was run.
+        lungs_engine: Engine and precision that ran it; None likewise.
     """
 
     pixel_sha256: str
@@ -39,6 +42,9 @@ class Provenance:
     engine: str
     chestct_version: str
     temperature: float = 1.0
+    lungs_are_given: bool = False
+    lungs_weights_sha256: str | None = None
+    lungs_engine: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,8 @@ class ScanResult:
         is_unlike: Whether the scan lies further than the card's threshold from the scans that the
             classifier learned from; such an answer is never certain, however probable.
         distance: That distance; None where the classifier cannot tell, or the scan is unsuitable.
-        distance_percentile: Percentage of the validation scans that lie nearer; None likewise.
+        distance_percentile: Percentage of the scans that the threshold was chosen on that lie
+            nearer; None likewise.
     """
 
     scan: str

@@ -149,7 +149,7 @@ class ScanSource:
     """Where a volume came from, in technical facts only: never a name, birth date or patient ID.
 
     Attributes:
-        format: "dicom", "nifti", "tiff" or "simulated".
+        format: "dicom", "nifti", "itk", "tiff" or "simulated".
         series_uid: DICOM SeriesInstanceUID as written in the file, or None.
         slice_uids: SOPInstanceUID per slice along depth, empty strings where a file has none.
         instance_numbers: InstanceNumber per slice along depth as text; empty strings where a file

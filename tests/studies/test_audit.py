@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chestct import __version__
 from chestct.cli import main
 from chestct.errors import WriteError
 from chestct.evaluation.intervals import Estimate
+from chestct.report.document import Points, as_markdown
+from chestct.report.tables import Table
 from chestct.studies.audit import (
     Audit,
-    anchor,
+    _listed,
     as_html,
     as_json,
-    as_markdown,
     audit_papers,
     report_of,
     write_audit,
 )
-from chestct.studies.audit_document import Points, Table, listed
 from chestct.studies.audit_roi import AGREES
 from chestct.studies.audit_scores import Scores, counts_behind, percent_of, score
 from chestct.studies.published.facts import roi_facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
+REPOSITORY = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).with_name("golden")
+PAGE_SHA256 = "f80de878d6d680a3195ea836ee892922f9e5f0932d4eb13b57bfcaaaf668e680"
 CONFUSION = "confusion_rows_true_cols_pred_order_cap_covid_normal"
 
 
@@ -252,14 +258,15 @@ def test_printed_percentages_are_rounded_half_up() -> None:
 
 def test_the_reports_hold_every_section_table_and_figure(audit: Audit, page_text: str) -> None:
     report = report_of(audit)
-    text = as_markdown(report)
-    for section in report.sections:
-        assert f'id="{anchor(section)}"' in page_text
+    text = as_markdown(*report.sections)
+    assert f"# {report.sections[0].title}\n" in text
+    for section in report.sections[1:]:
+        assert f'id="{section.anchor}"' in page_text
         assert f"# {section.title}" in text
     for picture in report.pictures:
         assert f"(figures/{picture.name}.png)" in text
     assert len(report.pictures) == 6
-    assert len({anchor(section) for section in report.sections}) == len(report.sections)
+    assert len({section.anchor for section in report.sections}) == len(report.sections)
     tables = [b for s in report.sections for b in s.blocks if isinstance(b, Table)]
     assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
     points = [b for s in report.sections for b in s.blocks if isinstance(b, Points)]
@@ -329,6 +336,28 @@ def test_the_command_writes_three_reports_and_their_figures(written: Path) -> No
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_what_the_command_says_stays_word_for_word(
+    monkeypatch: pytest.MonkeyPatch, audit: Audit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("chestct.studies.audit.audit_papers", lambda: audit)
+    assert main(["study", "audit-papers"]) == 0
+    shown = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    expected = (GOLDEN / "audit_papers.txt").read_text(encoding="utf-8").splitlines()
+    assert shown == [line.rstrip() for line in expected]
+
+
+def test_the_markdown_file_stays_word_for_word(written: Path) -> None:
+    found = (written / "audit.md").read_text(encoding="utf-8")
+    assert found == (GOLDEN / "audit_papers.md").read_text(encoding="utf-8")
+
+
+def test_the_page_stays_as_it_was_but_for_its_drawings(page_text: str) -> None:
+    plain = re.sub(r"<svg.*?</svg>", "<svg/>", page_text, flags=re.DOTALL)
+    plain = plain.replace(f"chestct {__version__}", "chestct VERSION")
+    assert hashlib.sha256(plain.encode()).hexdigest() == PAGE_SHA256
+
+
 def test_without_a_folder_the_command_shows_the_rows_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -339,6 +368,17 @@ def test_without_a_folder_the_command_shows_the_rows_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_page_of_both_papers_says_what_the_audit_says(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    papers_page = import_module("papers_page")
+    monkeypatch.setattr(papers_page, "audit_papers", lambda: audit)
+    page = papers_page.PAGE.read_text(encoding="utf-8")
+    assert len(papers_page.MARKED.findall(page)) == 4
+    assert papers_page.with_audit(page) == page, "run: python scripts/papers_page.py"
+
+
 def test_a_file_in_the_way_is_an_error_that_names_it(tmp_path: Path, audit: Audit) -> None:
     (tmp_path / "audit").write_text("in the way")
     with pytest.raises(WriteError, match="audit is a file"):
@@ -346,6 +386,6 @@ def test_a_file_in_the_way_is_an_error_that_names_it(tmp_path: Path, audit: Audi
 
 
 def test_lists_of_numbers_are_read_as_words() -> None:
-    assert [listed(()), listed((7,)), listed((7, 10)), listed((1, 2, 3))] == [
+    assert [_listed(()), _listed((7,)), _listed((7, 10)), _listed((1, 2, 3))] == [
         "", "7", "7 and 10", "1, 2 and 3",
     ]  # fmt: skip

@@ -154,8 +154,8 @@ def test_new_weights_have_the_scale_of_the_old_ones_and_nothing_else() -> None:
     nn.init.normal_(network[0].weight, 0.0, 0.3)
     nn.init.uniform_(network[1].weight, 0.5, 1.5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    for learnt in parts_of(network).values():
-        redraw(learnt, torch.Generator().manual_seed(1))
+    for learned in parts_of(network).values():
+        redraw(learned, torch.Generator().manual_seed(1))
     after = network.state_dict()
     kernels = (before["0.weight"], after["0.weight"])
     assert kernels[1].std() == pytest.approx(0.3, rel=0.1)

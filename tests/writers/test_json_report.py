@@ -17,7 +17,7 @@ def test_the_file_holds_the_result_and_nothing_is_lost(tmp_path: Path) -> None:
     analysis = make_analysis()
     written = json.loads(write_json(analysis, tmp_path).read_text(encoding="utf-8"))
     result = analysis.result
-    assert written["schema_version"] == "2.0"
+    assert written["schema_version"] == "2.1"
     assert written["decision"] == result.decision
     assert written["probabilities"] == result.probabilities
     assert list(written["probabilities"]) == list(result.probabilities)

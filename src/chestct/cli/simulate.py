@@ -19,8 +19,8 @@ def simulate(
     ] = 0,
 ) -> None:
     """Simulate patients with COVID-19, another pneumonia or none, in turn."""
+    from chestct.report.tables import as_csv
     from chestct.storage import make_folder, write_whole
-    from chestct.text_tables import as_csv
 
     if out.is_dir() and any(out.iterdir()):
         raise WriteError(f"{out} is not empty. Choose a new folder.")

@@ -204,7 +204,7 @@ def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], fol
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
     from chestct.evaluation.tables import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.text_tables import p_value_text
+    from chestct.report.tables import p_value_text
 
     lines = [
         [

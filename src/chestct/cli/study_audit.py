@@ -39,8 +39,8 @@ def show_audit(audit: Audit) -> None:
     "Equal" counts the printed figures that the label files give, "Workbook" those that the labels
     inside the workbook give.
     """
-    from chestct.studies.audit import report_of
-    from chestct.studies.audit_document import Points, counted, with_interval
+    from chestct.report.document import Points
+    from chestct.studies.audit import counted, report_of, with_interval
 
     console = stdout_console()
     table = Table(box=None, pad_edge=False, header_style="dim")

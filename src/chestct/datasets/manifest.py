@@ -20,8 +20,8 @@ from typing import Final
 from chestct.errors import ChestCTError
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.lookup import unknown_name_message
+from chestct.report.tables import as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
-from chestct.text_tables import as_csv, from_cell, read_plain_text
 
 _WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
 _NUMBER = r"(?: ?\d+)?"

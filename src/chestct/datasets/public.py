@@ -1,6 +1,6 @@
 """Make a manifest from a folder of scans, as public data sets lay them out.
 
-What is assumed of each layout stands in its function; `docs/datasets.md` shows them as trees.
+What is assumed of each layout stands in its function; `docs/datasets.md` lists them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from chestct.errors import ReadError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
 from chestct.readers import format_of
-from chestct.text_tables import read_plain_text
+from chestct.report.tables import read_plain_text
 
 SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""

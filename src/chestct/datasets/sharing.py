@@ -38,8 +38,8 @@ from chestct.errors import ChestCTError
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.readers import read_volume
+from chestct.report.tables import as_csv, as_markdown_table
 from chestct.storage import reason_of, working_folder, write_text
-from chestct.text_tables import as_csv, as_markdown_table
 from chestct.volume import Volume
 
 if TYPE_CHECKING:

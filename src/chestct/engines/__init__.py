@@ -28,6 +28,7 @@ __all__ = [
     "RunnableNetwork",
     "StoredNetwork",
     "make_engine",
+    "voxel_engine",
     "voxel_runner",
 ]
 
@@ -77,6 +78,13 @@ def make_engine(
     return engine
 
 
+def voxel_engine(name: str = AUTO) -> str:
+    """Which engine `voxel_runner` takes for a name: "torch" or "openvino"."""
+    if name == "openvino" or (name != "torch" and is_installed("openvino")):
+        return "openvino"
+    return "torch"
+
+
 def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
     """Get a network that gives logits of every voxel ready to run, on the CPU in float32.
 
@@ -89,7 +97,7 @@ def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
         MissingExtraError: The engine's package is not installed.
         EngineError: The engine cannot run this network.
     """
-    if name == "openvino" or (name != "torch" and is_installed("openvino")):
+    if voxel_engine(name) == "openvino":
         from chestct.engines.openvino_engine import openvino_voxels
 
         return openvino_voxels(model)

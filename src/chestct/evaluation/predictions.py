@@ -19,8 +19,8 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from chestct.errors import ChestCTError
 from chestct.lookup import unknown_name_message
+from chestct.report.tables import as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
-from chestct.text_tables import as_csv, from_cell, read_plain_text
 
 SUM_TOLERANCE: Final = 1e-3
 """How far the probabilities of a row may be from one; rows off by less are divided by their sum."""

@@ -24,7 +24,7 @@ from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_
 from chestct.evaluation.metrics import Confusion, confusion_matrix
 from chestct.evaluation.predictions import Predictions, by_site
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.text_tables import as_csv, as_markdown_table
+from chestct.report.tables import as_csv, as_markdown_table
 
 FEW_CASES: Final = 10
 """A class with fewer scans than this is pointed out."""

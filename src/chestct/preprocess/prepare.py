@@ -2,7 +2,7 @@
 
 The scan is first turned so that its axes run to the head, to the back and to the left, whatever
 order they were stored in, and put upright where it is oblique; the same patient gives the same
-input.
+input (bit for bit on one machine, with one engine for the lungs network).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def prepare(
         volume: Scan in any axis order; it is not changed.
         recipe: What to do, one of `RECIPES` or a changed one.
         rng: Where given, for training: the factors for which the recipe names a range are drawn
-            from it. Without it the same scan always gives the same input.
+            from it. Without it the same scan gives the same input each time, on one machine and
+            with one engine for the lungs network.
         lungs: The lungs on the scan's own grid, where they are known (`chestct.readers.masks`);
             None has them found as the recipe says.
         engine: What runs the lungs network, as in `chestct.engines.voxel_runner`.
@@ -90,6 +91,8 @@ def prepare(
         warnings=(*_turned(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
         unsuitable_reasons=verdict.unsuitable_reasons,
         lungs_are_given=lungs is not None,
+        lungs_weights_sha256=None if scan.network is None else scan.network.weights_sha256,
+        lungs_engine=None if scan.network is None else scan.network.engine,
     )
 
 

@@ -32,6 +32,8 @@ class PreparedScan:
         warnings: What was noticed on the way, each saying what, where and how much.
         unsuitable_reasons: Why the scan should not be classified; empty when it may.
         lungs_are_given: Whether the lungs were given and not found by the program.
+        lungs_weights_sha256: Hash of the lungs network's weights; None where none was run.
+        lungs_engine: What ran that network, such as "openvino float32"; None likewise.
     """
 
     input: NetworkInput
@@ -46,6 +48,8 @@ class PreparedScan:
     warnings: tuple[str, ...]
     unsuitable_reasons: tuple[str, ...]
     lungs_are_given: bool = False
+    lungs_weights_sha256: str | None = None
+    lungs_engine: str | None = None
 
     @property
     def body_grid(self) -> Grid:

@@ -44,6 +44,8 @@ _DENSE_HU, _DENSE_ML = -150.0, 60.0
 _GAS_HU, _GAS_ML = -975.0, 10.0
 _DOUBTFUL = 3.0
 _UNEQUAL = 3.0
+_ROUGH_METHODS = ("paper", "published")
+"""Their masks take in the heart, vessels and the chest's wall in every scan, as published."""
 _CUT_EDGE = 0.02
 
 
@@ -78,7 +80,9 @@ def judge_scan(scan: ScanLungs, recipe: Recipe) -> Verdict:
         return Verdict(
             tuple(f"The scan seems to be oriented wrongly: {fault}." for fault in faults), ()
         )
-    doubts = (*orientation_doubts(chest), *_mask_doubts(chest, scan.network))
+    doubts = orientation_doubts(chest)
+    if recipe.lungs not in _ROUGH_METHODS:
+        doubts += _mask_doubts(chest, scan.network)
     return Verdict((), (*_coverage_warnings(scan), *doubts))
 
 

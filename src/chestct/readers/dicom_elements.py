@@ -161,16 +161,25 @@ def walk_elements(
 
 def _passed_over(source: Bytes, position: int, encoding: Encoding, wanted: Container[int]) -> int:
     """Where the next element starts that is wanted, or is more than a tag, a length and a value."""
-    if not encoding.is_explicit:
-        return position
-    content, unpack = source.content, _TAG_VR_LENGTH[encoding.order].unpack_from
+    content = source.content
     last, num_passed = len(content) - 12, 0
-    while position <= last:
-        group, number, vr, length = unpack(content, position)
-        if vr in _LONG_FORM or group >= _PIXEL_GROUP or (group << 16 | number) in wanted:
-            break
-        position += 8 + length
-        num_passed += 1
+    if encoding.is_explicit:
+        unpack = _TAG_VR_LENGTH[encoding.order].unpack_from
+        while position <= last and num_passed <= MAX_ELEMENTS:
+            group, number, vr, length = unpack(content, position)
+            if vr in _LONG_FORM or group >= _PIXEL_GROUP or (group << 16 | number) in wanted:
+                break
+            position += 8 + length
+            num_passed += 1
+    else:
+        unpack = _TAG_AND_LENGTH[encoding.order].unpack_from
+        while position <= last and num_passed <= MAX_ELEMENTS:
+            group, number, length = unpack(content, position)
+            is_wanted = (group << 16 | number) in wanted
+            if length == UNDEFINED or group >= _PIXEL_GROUP or is_wanted:
+                break
+            position += 8 + length
+            num_passed += 1
     source.num_elements += num_passed
     if source.is_whole:
         source.require(position)

@@ -136,6 +136,7 @@ _MAX_TEXT = 64
 _WANTED_LENGTH = 1024
 _LONG_NAMES = ("offset_table", "offset_lengths", "lut_data")
 _NAMES = {tag: name for name, tag in TAGS.items()}
+_COLLECTED = frozenset(_NAMES) | {_MODALITY_LUT, _SHARED_GROUPS, _PER_FRAME_GROUPS}
 
 
 def _wanted_name(tag: int, length: int) -> str | None:
@@ -412,7 +413,7 @@ def _collect(
     """The wanted fields of a data set, its functional groups, and its pixels."""
     raw: dict[str, bytes] = {}
     groups: dict[int, Element] = {}
-    for element in walk_elements(head, start, encoding, wanted=_NAMES):
+    for element in walk_elements(head, start, encoding, wanted=_COLLECTED):
         if element.tag == PIXEL_DATA:
             return Fields(raw, encoding.order), groups, element
         if element.tag in (_SHARED_GROUPS, _PER_FRAME_GROUPS):

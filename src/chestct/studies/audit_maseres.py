@@ -47,6 +47,11 @@ class PValueAudit:
     total: int | None
     own_total: float | None
 
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether the formula gives the printed value, to its three digits."""
+        return rounded(self.reproduced, 3) == self.published
+
 
 @dataclass(frozen=True)
 class _SoundTests:

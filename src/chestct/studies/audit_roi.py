@@ -46,6 +46,21 @@ class _CrossValidationAudit:
     hits: int
     predicted: int
 
+    @property
+    def is_impossible(self) -> bool:
+        """Whether the SPE figures, as specificities, imply more false positives than errors."""
+        return self.false_positives > self.errors
+
+    @property
+    def ratio(self) -> float:
+        """The implied false positives for every error."""
+        return self.false_positives / self.errors
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether sensitivities and accuracy give the same hits."""
+        return sum(self.class_hits) == self.hits
+
 
 def _audit_cross_validation(row: TableRow, cases: Sequence[int]) -> _CrossValidationAudit:
     """What the printed figures of a row of Table 6 imply in cases."""
@@ -369,6 +384,38 @@ class RoiAudit:
     def row(self, number: int) -> RowAudit:
         """A row of Table 7 by its number."""
         return self.rows[number - 1]
+
+    @property
+    def best_rows(self) -> tuple[int, ...]:
+        """Rows with the most hits by the label files."""
+        hits = {row.published.row: row.official.accuracy.hits or 0 for row in self.rows}
+        return tuple(number for number, found in hits.items() if found == max(hits.values()))
+
+    @property
+    def rows_of_another_accuracy(self) -> tuple[int, ...]:
+        """Rows whose printed accuracy is not that of the label files."""
+        return tuple(r.published.row for r in self.rows if FIGURES[0] not in r.equal_official)
+
+    @property
+    def rows_without_fit(self) -> tuple[int, ...]:
+        """Rows with an SPE figure that no label set gives as positive predictive value."""
+        spe = {name for name in FIGURES if name.endswith("SPE")}
+        return tuple(
+            row.published.row
+            for row in self.rows
+            if not spe <= {*row.equal_official, *row.equal_workbook}
+        )
+
+    @property
+    def num_abstract_rows(self) -> int:
+        """Cells of Table 7 that the sensitivities of the abstract stand in."""
+        figures = [e for e in self.headline if e.place == "abstract" and "SEN" in e.figure]
+        return len({cell for each in figures for cell in each.cells})
+
+    @property
+    def shared(self) -> tuple[tuple[int, ...], ...]:
+        """The groups of several rows."""
+        return tuple(group for group in self.groups if len(group) > 1)
 
 
 def audit_roi_paper() -> RoiAudit:

@@ -18,11 +18,11 @@ from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
 from chestct.preprocess.recipes import RECIPES
+from chestct.report.tables import as_csv, as_markdown_table
 from chestct.storage import write_text
 from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
 from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
-from chestct.text_tables import as_csv, as_markdown_table
 from chestct.training.results import RUN_FILE
 from chestct.training.session import PREDICTIONS_FILE
 

@@ -39,10 +39,10 @@ from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.maseres import NUM_HEADS, Maseres
+from chestct.report.tables import as_csv, as_markdown_table, p_value_text
 from chestct.storage import write_text
 from chestct.studies.row_figures import holm
 from chestct.studies.study_rows import StudyError
-from chestct.text_tables import as_csv, as_markdown_table, p_value_text
 from chestct.training.data import Listener, make_cache
 from chestct.training.judging import judge_manifest
 from chestct.training.results import scan_key

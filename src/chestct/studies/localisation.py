@@ -33,7 +33,7 @@ from chestct.preprocess.masks import bounding_box, mask_on_grid
 from chestct.preprocess.oblique import on_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers.masks import same_place
-from chestct.text_tables import as_markdown_table
+from chestct.report.tables import as_markdown_table
 from chestct.volume import Volume
 
 TRUTH_FOLDER: Final = "truth"

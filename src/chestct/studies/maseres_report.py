@@ -12,6 +12,7 @@ from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison
 from chestct.evaluation.intervals import Estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.report.tables import as_csv, as_markdown_table, p_value_text
 from chestct.storage import write_text
 from chestct.studies.compare_with_paper import (
     POSITIVE_CLASS,
@@ -23,7 +24,6 @@ from chestct.studies.compare_with_paper import (
 from chestct.studies.maseres import NetworkRow, Pair, PaperTable
 from chestct.studies.published.facts import maseres_facts
 from chestct.studies.row_figures import TableRow, guesses_line, scans_line
-from chestct.text_tables import as_csv, as_markdown_table, p_value_text
 
 
 @dataclass(frozen=True)

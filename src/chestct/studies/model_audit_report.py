@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestct.labels import UNSUITABLE
+from chestct.report.tables import as_markdown_table
 from chestct.storage import write_whole
 from chestct.studies.model_audit_findings import (
     follows_outside,
@@ -24,7 +25,6 @@ from chestct.studies.model_audit_record import (
     Probe,
     ScanAudit,
 )
-from chestct.text_tables import as_markdown_table
 
 SCHEMA_VERSION: Final = 1
 JSON_FILE: Final = "model-audit.json"

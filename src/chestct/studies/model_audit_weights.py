@@ -1,4 +1,4 @@
-"""Does a heat-map depend on what the network has learnt? The test of Adebayo et al. (2018).
+"""Does a heat-map depend on what the network has learned? The test of Adebayo et al. (2018).
 
 A map that looks the same when the network's weights are drawn anew shows the scan and not the
 network. Parts are drawn anew from the network's end to its start, so that one sees from where on
@@ -83,16 +83,16 @@ def compare_weights(
 
 
 def parts_of(network: nn.Module) -> dict[str, list[Tensor]]:
-    """What each part of a network has learnt, by name, in the order in which they were made."""
+    """What each part of a network has learned, by name, in the order in which they were made."""
     parts = {name: [*part.parameters(), *part.buffers()] for name, part in network.named_children()}
     own = [*network.parameters(recurse=False), *network.buffers(recurse=False)]
-    return {name: learnt for name, learnt in {OWN_PARAMETERS: own, **parts}.items() if learnt}
+    return {name: learned for name, learned in {OWN_PARAMETERS: own, **parts}.items() if learned}
 
 
-def redraw(learnt: list[Tensor], generator: torch.Generator) -> None:
+def redraw(learned: list[Tensor], generator: torch.Generator) -> None:
     """Draw tensors anew, in place; counts, which are whole numbers, stay."""
     with torch.no_grad():
-        for tensor in (each for each in learnt if each.is_floating_point()):
+        for tensor in (each for each in learned if each.is_floating_point()):
             if tensor.ndim > 1:
                 scale = tensor.square().mean().sqrt()
                 tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale)

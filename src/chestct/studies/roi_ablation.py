@@ -17,6 +17,7 @@ from chestct.evaluation.tables import FIGURE_NAMES, format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.roi import PLACEMENTS
+from chestct.report.tables import as_csv, as_markdown_table, p_value_text
 from chestct.storage import write_text
 from chestct.studies.row_figures import (
     RowTest,
@@ -33,7 +34,6 @@ from chestct.studies.study_rows import (
     record_scans,
     run_scan_rows,
 )
-from chestct.text_tables import as_csv, as_markdown_table, p_value_text
 from chestct.training.components import find_parts
 from chestct.training.session import Plan
 from chestct.training.settings import RunSettings

@@ -19,8 +19,8 @@ from torch import nn
 
 from chestct.datasets.augment import AnyAugmentation
 from chestct.evaluation.figures import read_log, save_figure
+from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.text_tables import as_csv
 from chestct.training.components import Parts, SliceParts
 from chestct.training.data import TRAINING_FOLDER, Plan, Ready, SlicePlan
 from chestct.training.distributed import (

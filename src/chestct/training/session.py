@@ -43,8 +43,8 @@ from chestct.evaluation.patient_votes import fit_votes
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
+from chestct.report.tables import as_csv, as_markdown_table
 from chestct.storage import write_text
-from chestct.text_tables import as_csv, as_markdown_table
 from chestct.training.components import Parts, SliceParts, find_parts, find_slice_parts
 from chestct.training.data import (
     BASELINE_FILE,

@@ -82,7 +82,9 @@ class TrainingSettings(BaseModel):
         "the same results.",
     )
     compile: bool = Field(
-        default=False, description="torch.compile: a long first step, then faster ones on a GPU."
+        default=False,
+        description="torch.compile: a long first step, then faster ones on a GPU; excludes "
+        "checkpoint_activations and batch_norm_warm_up.",
     )
     workers: int | None = Field(
         default=None,
@@ -93,7 +95,7 @@ class TrainingSettings(BaseModel):
     checkpoint_every_s: float = Field(
         default=60.0, ge=0, description="Seconds between checkpoints within an epoch."
     )
-    seed: int = Field(default=1, ge=0, description="Of shuffling, augmentation and dropout.")
+    seed: int = Field(default=1, ge=0, description="Of weights, shuffling, augmentation, dropout.")
 
     @field_validator("compile")
     @classmethod
@@ -138,7 +140,7 @@ class _AugmentationSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
-        default="recommended", description="A name in AUGMENTATIONS, 'none' among them."
+        default="recommended", description="none, recommended, or one of the papers'."
     )
     overrides: dict[str, JsonValue] = Field(
         default_factory=dict, description="Fields of the augmentation that are to be other ones."
@@ -151,13 +153,17 @@ class DataSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     validation_share: float = Field(
-        default=0.2, gt=0, lt=1, description="Share of the patients that the epoch is chosen by."
+        default=0.2,
+        gt=0,
+        lt=1,
+        description="Share of the patients of each class, at least one, that choose the epoch.",
     )
     split_seed: int = Field(default=1, ge=0, description="Of every split that is drawn.")
     variants: int = Field(
         default=1,
         ge=1,
-        description="Inputs per training scan; all but the first draw the recipe's ranges.",
+        description="Inputs per training scan; all but the first draw the recipe's ranges (k1, k2, "
+        "crop).",
     )
     cache: str | None = Field(
         default=None,

@@ -23,8 +23,8 @@ from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.tables import format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.report.tables import as_csv, as_markdown_table
 from chestct.storage import write_text
-from chestct.text_tables import as_csv, as_markdown_table
 from chestct.training.components import find_parts
 from chestct.training.data import Division, check_scans, divide, make_cache
 from chestct.training.distributed import require_one_process

@@ -108,13 +108,20 @@ class ProvenanceRecord(_Strict):
     temperature: float = Field(
         gt=0, description="What the logits were divided by; 1: not calibrated."
     )
+    lungs_are_given: bool = Field(description="Whether a mask of the lungs was given.")
+    lungs_weights_sha256: str | None = Field(
+        description="SHA-256 of the lungs network's weights file; null where none was run."
+    )
+    lungs_engine: str | None = Field(
+        description="Engine and precision that ran the lungs network; null likewise."
+    )
 
 
 class ResultDocument(_Strict):
     """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
 
-    schema_version: Literal["2.0"] = Field(
-        default="2.0",
+    schema_version: Literal["2.1"] = Field(
+        default="2.1",
         description="Version of this layout; the first number changes when it breaks.",
     )
     scan: str = Field(description="Last part of the path that was given.")
@@ -149,7 +156,10 @@ class ResultDocument(_Strict):
         "null where the classifier's folder does not tell, or the scan was not classified.",
     )
     distance_percentile: float | None = Field(
-        ge=0, le=100, description="Percentage of the validation scans that lie nearer; or null."
+        ge=0,
+        le=100,
+        description="Percentage of the scans that the threshold was chosen on that lie nearer; or "
+        "null.",
     )
     not_written: dict[str, str] = Field(
         description="Output that was asked for and is missing beside this one to the reason."

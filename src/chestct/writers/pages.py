@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ import numpy as np
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
+from chestct.report.pages import load_pages
 from chestct.result import ScanResult
 from chestct.storage import write_whole
 from chestct.writers import WriteOptions
@@ -27,23 +27,7 @@ from chestct.writers.wording import (
 )
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from chestct.explain.explanation import ScanExplanation
-
-
-@cache
-def load_pages(package: str = "chestct.writers") -> Environment:
-    """A package's page templates; everything put into them is escaped, nothing may be missing."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(
-        loader=PackageLoader(package, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 _REPORT_FILE: Final = "report.html"
@@ -63,7 +47,7 @@ def render_report(analysis: ScanAnalysis) -> str:
     result, explained = analysis.result, analysis.explanation
     scene = scene_of_scan(analysis)
     return (
-        load_pages()
+        load_pages("chestct.writers")
         .get_template("report.html.j2")
         .render(
             result=result,
@@ -210,7 +194,7 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
     if not entries:
         raise ValueError("An index needs at least one result.")
     page = (
-        load_pages()
+        load_pages("chestct.writers")
         .get_template("index.html.j2")
         .render(
             rows=[

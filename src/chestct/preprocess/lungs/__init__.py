@@ -2,7 +2,8 @@
 
 `published` and `paper` are the slice-by-slice threshold of the RoI-aware 3D ResNet, as its code
 and as its text have it; `recommended` is this project's own, a small network over the whole scan,
-which keeps diseased lung and leaves out airways, stomach and bowel.
+made to keep diseased lung and to leave out airways, stomach and bowel; docs/lungs.md says how far
+it does.
 
 This module imports no method, so that the table can be listed at once.
 """
@@ -34,11 +35,15 @@ class NetworkLungs:
             stomach and bowel with what is in them), in this order; they sum to 1.
         hu: What the network saw: Hounsfield units, averaged, -1024 to 600.
         grid: Where these voxels lie; blank slices at the scan's ends are not in it.
+        weights_sha256: Hash of its weights file.
+        engine: What ran it, such as "openvino float32".
     """
 
     probabilities: Float32[np.ndarray, "4 depth height width"]
     hu: Heat
     grid: Grid
+    weights_sha256: str = ""
+    engine: str = ""
 
     @property
     def right_ml(self) -> float:

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from chestct.arrays import Heat
-from chestct.engines import AUTO, RunVoxels, voxel_runner
+from chestct.engines import AUTO, RunVoxels, voxel_engine, voxel_runner
 from chestct.errors import EngineError, NetworkError
 from chestct.preprocess.lungs import NetworkLungs
 from chestct.preprocess.threads import on_threads
@@ -125,9 +125,13 @@ def shipped_network(folder: Path = WEIGHTS_FOLDER) -> _ShippedNetwork:
 
 
 @lru_cache(maxsize=4)
-def _runner(folder: Path, engine: str, process: int) -> RunVoxels:
-    """The network ready to run, once per process: one that was forked cannot use its parent's."""
-    return voxel_runner(shipped_network(folder), engine)
+def _runner(folder: Path, engine: str, process: int) -> tuple[RunVoxels, str]:
+    """The network ready to run and the hash of its weights, once per process.
+
+    A process that was forked cannot use its parent's.
+    """
+    network = shipped_network(folder)
+    return voxel_runner(network, engine), network.weights_sha256
 
 
 def ask_network(volume: Volume, *, engine: str = AUTO) -> NetworkLungs:
@@ -141,7 +145,7 @@ def ask_network(volume: Volume, *, engine: str = AUTO) -> NetworkLungs:
         NetworkError: The network's files are missing or damaged.
         EngineError: The engine cannot run it, or it gave values that are not finite.
     """
-    run = _runner(WEIGHTS_FOLDER, engine, os.getpid())
+    run, weights_sha256 = _runner(WEIGHTS_FOLDER, engine, os.getpid())
     values, grid = lungs_input(volume)
     logits = _in_blocks(run, values)
     if not np.isfinite(logits).all():
@@ -150,7 +154,13 @@ def ask_network(volume: Volume, *, engine: str = AUTO) -> NetworkLungs:
     probabilities = np.exp(logits, out=logits)
     probabilities /= probabilities.sum(axis=0)
     low, high = NETWORK_HU
-    return NetworkLungs(probabilities, (values + 1) * np.float32((high - low) / 2) + low, grid)
+    return NetworkLungs(
+        probabilities,
+        (values + 1) * np.float32((high - low) / 2) + low,
+        grid,
+        weights_sha256=weights_sha256,
+        engine=f"{voxel_engine(engine)} float32",
+    )
 
 
 def _in_blocks(

@@ -1,4 +1,4 @@
-"""Both lungs whole, found by a small network and drawn on the scan's own voxels.
+"""Both lungs, found by a small network and drawn on the scan's own voxels.
 
 The network (`network`) says on voxels of 4 mm how probably each is lung. Where exactly the surface
 runs is decided on the scan's own voxels, from that probability and the voxel's own value: near the

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown for people, CSV for programs."""
+"""Tables: Markdown and a terminal for people, CSV for programs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,52 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _RUNS: Final = re.compile(r"'*[=+\-@\t\r]")
+_BAR: Final = re.compile(r"(?<!\\)\|")
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words.
+
+    Attributes:
+        columns: Headings.
+        rows: Cells, one tuple per row.
+        caption: What it shows.
+        marked: Rows to point out, counted from 0; in Markdown their cells are bold.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str = ""
+    marked: frozenset[int] = frozenset()
+
+    @staticmethod
+    def from_markdown(lines: str, caption: str = "") -> Table:
+        """A table from its lines in Markdown, the headings first, without a rule under them."""
+        columns, *rows = (
+            tuple(cell.strip().replace("\\|", "|") for cell in _BAR.split(line.strip())[1:-1])
+            for line in lines.splitlines()
+        )
+        marked = {i for i, row in enumerate(rows) if all(c[:2] == "**" for c in row if c)}
+        plain = (tuple(cell.removeprefix("**").removesuffix("**") for cell in row) for row in rows)
+        return Table(columns, tuple(plain), caption, frozenset(marked))
+
+    def as_markdown(self) -> str:
+        """The table under its caption."""
+        rows = (marked_cells(r) if i in self.marked else r for i, r in enumerate(self.rows))
+        words = f"*{self.caption}*\n\n" if self.caption else ""
+        return words + as_markdown_table(self.columns, rows)
+
+
+def marked_cells(row: Iterable[str]) -> tuple[str, ...]:
+    """The cells of a row in bold, as Markdown writes it."""
+    return tuple(f"**{cell}**" if cell else "" for cell in row)
 
 
 def as_csv(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
@@ -56,11 +97,13 @@ def _as_cell(value: object) -> object:
 
 def as_markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table with a rule below its header; bars in cells are escaped."""
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in row) + " |"
-        for row in rows
-    )
+    return "\n".join(map(markdown_row, (header, ["---"] * len(header), *lines)))
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """One row of a table; bars in cells are escaped."""
+    escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+    return "| " + " | ".join(escaped) + " |"
 
 
 def p_value_text(p_value: float | None) -> str:
