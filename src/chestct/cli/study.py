@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.text import Text
 
-from chestct.cli import options, study_audit, study_maseres
+from chestct.cli import options
 from chestct.cli import training_options as training
-from chestct.cli.study_maseres import names_in, say_gaps, say_row
-from chestct.cli.terminal import print_table, show_line
+from chestct.cli.terminal import print_table, show_line, show_written, stdout_console
+from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
+    from chestct.studies.audit import Audit
     from chestct.studies.compare_with_paper import PaperComparison
     from chestct.studies.damage import DamageRow
+    from chestct.studies.maseres import NetworkRow, PaperTable
     from chestct.studies.roi_ablation import Row
-    from chestct.studies.study_rows import Progress, TableRow
+    from chestct.studies.study_rows import NamedRow, Progress, RowT, TableRow
 
 app = typer.Typer(
     help="The tables of both papers, each as one command.",
@@ -34,9 +37,297 @@ def _study() -> None:
     """The tables of both papers, each as one command."""
 
 
-app.command("audit-papers")(study_audit.audit_papers)
-app.command("maseres-patients")(study_maseres.maseres_patients)
-app.command("maseres-slices")(study_maseres.maseres_slices)
+@app.command("audit-papers")
+def audit_papers(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write the report as HTML, Markdown and JSON here."
+        ),
+    ] = None,
+) -> None:
+    """Recompute the figures of both papers from what they publish; needs no data."""
+    from chestct.studies.audit import audit_papers as recompute
+    from chestct.studies.audit import write_audit
+
+    audit = recompute()
+    _show_audit(audit)
+    if out is not None:
+        show_written(write_audit(audit, out), [])
+
+
+def _show_audit(audit: Audit) -> None:
+    """The rows of Table 7, and the main points on both papers.
+
+    "Equal" counts the printed figures that the label files give, "Workbook" those that the labels
+    inside the workbook give.
+    """
+    from chestct.report.document import Points
+    from chestct.studies.audit import counted, report_of, with_interval
+
+    console = stdout_console()
+    columns = (
+        "Row",
+        "Network",
+        "RoI",
+        "t",
+        "Printed",
+        "Recomputed, %",
+        "Hits",
+        "Equal",
+        "Workbook",
+    )
+    lines = [
+        (
+            str(row.published.row),
+            row.published.network,
+            "yes" if row.published.roi else "no",
+            str(row.published.t),
+            f"{row.published.accuracy:.1f}",
+            with_interval(row.official.accuracy),
+            counted(row.official.accuracy),
+            f"{len(row.equal_official)} of 7",
+            f"{len(row.equal_workbook)} of 7",
+        )
+        for row in audit.roi_aware.rows
+    ]
+    print_table(columns, lines)
+    for section in report_of(audit).sections:
+        points = [block for block in section.blocks if isinstance(block, Points)]
+        if points:
+            console.print()
+            console.print(Text(section.title, style="bold"))
+        for item in (item for block in points for item in block.items):
+            console.print(Text(f"· {item}"), soft_wrap=True)
+
+
+def _names_in(text: str | None) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
+
+
+def _say_row(row: NamedRow) -> None:
+    """Say which row is begun or gone on with."""
+    show_line(f"Row {row.name}")
+
+
+def _say_gaps(progress: Progress[RowT]) -> None:
+    """Say which rows the table lacks."""
+    for row in progress.missing:
+        show_line(f"! {row.name} is under way in another program.")
+    for row in progress.diverged:
+        show_line(f"! {row.name}: its loss is no longer a number.")
+
+
+NewStudy = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Study folder: a new one, or one to go on."),
+]
+Only = Annotated[
+    str | None, typer.Option("--only", metavar="NAMES", help="Networks, with commas. Default: all.")
+]
+Edge = Annotated[
+    int | None,
+    typer.Option("--edge", min=1, metavar="N", help="Inputs of so many voxels a side instead."),
+]
+Configs = Annotated[
+    Path | None,
+    typer.Option(
+        "--configs",
+        metavar="DIR",
+        help="Settings files, one per network. Default: those that come with chestct.",
+    ),
+]
+
+
+@app.command("maseres-patients")
+def maseres_patients(
+    manifest: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MANIFEST]", help="CSV file: one row per labelled scan."),
+    ] = None,
+    out: NewStudy = None,
+    only: Only = None,
+    form: Annotated[
+        Literal["published", "paper"],
+        typer.Option("--form", help="What the authors' notebooks do, or what the text says."),
+    ] = "published",
+    folds: Annotated[
+        int | None,
+        typer.Option(
+            "--folds",
+            min=2,
+            metavar="K",
+            help="Cross-validate. Default: the manifest's own split, or else the paper's.",
+        ),
+    ] = None,
+    edge: Edge = None,
+    overrides: training.Overrides = None,
+    configs: Configs = None,
+    processes: training.Processes = None,
+    device: training.Device = "auto",
+) -> None:
+    """The MASERes paper's networks on volumes: MASERes, 3D-AlexNet, VoxCNN, each trained.
+
+    Stopped at any moment, the same command goes on; without MANIFEST nothing is trained and the
+    paper's own figures are shown.
+    """
+    from chestct.studies.compare_with_paper import MASERES_NETWORKS
+    from chestct.studies.maseres import chosen_networks
+
+    networks = chosen_networks(MASERES_NETWORKS, _names_in(only))
+    if manifest is None:
+        _show_printed(networks)
+        return
+    from chestct.cli.training_lines import EpochLines, listening
+    from chestct.studies.maseres import (
+        Chosen,
+        make_table,
+        patient_settings,
+        run_patients,
+        settings_remarks,
+        split_in_words,
+    )
+    from chestct.studies.maseres_report import PATIENT_LEVEL, write_table
+    from chestct.training.distributed import choose_device
+    from chestct.training.session import Plan
+    from chestct.training.settings import shipped_folder
+
+    folder = _required(out)
+    chosen = Chosen(configs or shipped_folder(), form, tuple(overrides or ()), edge)
+    settings = {name: patient_settings(name, chosen) for name in networks}
+    base = patient_settings(next(iter(MASERES_NETWORKS)), chosen)
+    lines = EpochLines(base.training.epochs, len(networks) * (folds or 1))
+    with listening(processes) as listener:
+        plan = Plan(base, manifest, folder, folds, listener, lines.show, choose_device(device))
+        remarks = [*settings_remarks(chosen), split_in_words(plan)]
+        progress = run_patients(plan, settings, before_row=_say_row)
+    if progress.results:
+        table = make_table(progress.results)
+        write_table(folder, PATIENT_LEVEL, table, remarks=[*remarks, *progress.gaps])
+        _show_rows(table)
+    _show_end(progress, folder)
+
+
+@app.command("maseres-slices")
+def maseres_slices(
+    table: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[TABLE]", help="CSV file: one row per labelled slice, as 'slices list' makes."
+        ),
+    ] = None,
+    out: NewStudy = None,
+    only: Only = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="DIR",
+            help="ImageNet weights, NETWORK.safetensors each; imagenet: the hub's cache; none: "
+            "random ones.",
+        ),
+    ] = None,
+    edge: Edge = None,
+    overrides: training.Overrides = None,
+    configs: Configs = None,
+    processes: training.Processes = None,
+    device: training.Device = "auto",
+) -> None:
+    """The MASERes paper's six transfer networks on slices, each trained.
+
+    Stopped at any moment, the same command goes on; without TABLE nothing is trained and the
+    paper's own figures are shown.
+    """
+    from chestct.studies.compare_with_paper import SLICE_NETWORKS
+    from chestct.studies.maseres import chosen_networks
+
+    networks = chosen_networks(SLICE_NETWORKS, _names_in(only))
+    if table is None:
+        _show_printed(networks)
+        return
+    from chestct.cli.training_lines import EpochLines, listening
+    from chestct.studies.maseres import (
+        Chosen,
+        make_table,
+        run_slices,
+        slice_remarks,
+        slice_settings,
+        votes_on_patients,
+    )
+    from chestct.studies.maseres_report import SLICE_LEVEL, write_table
+    from chestct.training.data import SlicePlan
+    from chestct.training.distributed import choose_device
+    from chestct.training.settings import shipped_folder
+
+    folder = _required(out)
+    chosen = Chosen(
+        configs or shipped_folder() / "slices", overrides=tuple(overrides or ()), edge=edge
+    )
+    settings = {name: slice_settings(name, chosen, weights) for name in networks}
+    base = slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
+    lines = EpochLines(base.training.epochs, len(networks))
+    with listening(processes) as listener:
+        plan = SlicePlan(base, table, folder, listener=listener, device=choose_device(device))
+        progress = run_slices(plan, settings, before_row=_say_row, after_epoch=lines.show)
+    if progress.results:
+        made = make_table(progress.results)
+        patients = make_table(votes_on_patients(folder, progress))
+        remarks = [*slice_remarks(base, chosen), *progress.gaps]
+        write_table(folder, SLICE_LEVEL, made, remarks=remarks, patients=patients)
+        _show_rows(made)
+    _show_end(progress, folder)
+
+
+def _required(out: Path | None) -> Path:
+    if out is None:
+        raise TrainingError("The rows need a folder: give --out DIR, a new one or one to go on.")
+    return out
+
+
+def _show_rows(table: PaperTable) -> None:
+    """Each network's figures as printed, and this run's."""
+    from chestct.studies.compare_with_paper import cells
+
+    lines = []
+    for row in table.rows:
+        figures = [cells(each) for each in table.beside(row)]
+        lines += [[row.row.network, each[0], each[1], each[3]] for each in figures]
+    print_table(["network", "figure, %", "printed", "this run"], lines)
+
+
+def _show_end(progress: Progress[NetworkRow], folder: Path) -> None:
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+
+    _say_gaps(progress)
+    show_line(NOT_FOR_CLINICAL_USE)
+    if progress.results:
+        show_line(f"Written to {folder}")
+
+
+def _show_printed(networks: tuple[str, ...]) -> None:
+    """What the paper prints of its networks, and what its notebooks' counts give."""
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+    from chestct.studies.compare_with_paper import (
+        POSITIVE_CLASS,
+        RECOMPUTED_FROM,
+        maseres_printed,
+        percent,
+    )
+
+    lines = []
+    for network in networks:
+        for each in maseres_printed(network):
+            published = "" if each.published is None else f"{100 * each.published:.4g}"
+            recomputed = "" if each.recomputed is None else percent(each.recomputed)
+            lines.append([network, each.figure, published, recomputed])
+    print_table(["network", "figure, %", "printed", "recomputed"], lines)
+    for remark in (POSITIVE_CLASS, RECOMPUTED_FROM, NOT_FOR_CLINICAL_USE):
+        show_line(remark)
+    show_line(
+        "Nothing was trained, as no table of scans or slices was given. The paper's p-values, "
+        "kappas and the rest, recomputed: chestct study audit-papers --out DIR"
+    )
 
 
 @app.command("roi-ablation")
@@ -84,15 +375,15 @@ def roi_ablation(
 
     placements = study.ROI_LAYERS if is_placement else study.GATINGS
     rows = study.table_rows(
-        names_in(networks) or study.NETWORKS,
-        names_in(gatings) or placements,
+        _names_in(networks) or study.NETWORKS,
+        _names_in(gatings) or placements,
         _numbers(thresholds) or study.THRESHOLDS,
     )
     settings = read_settings(config, overrides or ())
     lines = EpochLines(settings.training.epochs, len(rows) * (folds or 1))
     with listening(processes) as listener:
         plan = Plan(settings, manifest, out, folds, listener, lines.show, choose_device(device))
-        progress = study.run_ablation(plan, rows, before_row=say_row)
+        progress = study.run_ablation(plan, rows, before_row=_say_row)
     _show_ablation(write_ablation(progress, out), progress, out)
 
 
@@ -137,7 +428,7 @@ def damage(
     rows = read_rows(manifest, loaded, split)
     with listening(processes) as listener:
         plan = DamagePlan(
-            loaded, rows, out, names_in(parts), share, repeats, seed, device, listener=listener
+            loaded, rows, out, _names_in(parts), share, repeats, seed, device, listener=listener
         )
         result = run_damage(plan)
     _show_damage(write_damage(result, out), out)
@@ -170,7 +461,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     from chestct.studies.study_rows import StudyError
 
     found = []
-    for name in names_in(text):
+    for name in _names_in(text):
         try:
             value = float(name)
         except ValueError as error:
@@ -195,7 +486,7 @@ def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], fol
         for each in rows
     ]
     print_table(columns, lines)
-    say_gaps(progress)
+    _say_gaps(progress)
     show_line(NOT_FOR_CLINICAL_USE)
     show_line(f"Written to {folder}")
 

@@ -204,7 +204,7 @@ class Subject:
         name: What it is called.
         volume: The scan.
         lesions: Where its disease is, on the same grid, where that is known.
-        lesion_source: How that is known: a word of `model_audit_record`, or empty.
+        lesion_source: How that is known: a word of `model_audit_findings`, or empty.
         truth: Its class, or empty.
     """
 
