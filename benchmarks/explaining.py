@@ -28,6 +28,7 @@ from real_scans import real_scan, run
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
+from chestct.arrays import Heat
 from chestct.classifier import Classifier, load_classifier
 from chestct.explain import split_choice
 from chestct.explain.back_to_scan import back_to_scan
@@ -113,6 +114,11 @@ def report_networks(networks: tuple[Measured, ...], repeats: int) -> None:
         print(f"{name + ' ' + str(shape[0]):26}{forward}{gradcam}{ratio:8.2f}", flush=True)
 
 
+def whole_map(heat: Heat, prepared: PreparedScan) -> Heat:
+    """Every slice of a map on its scan; `back_to_scan` itself makes none before it is asked."""
+    return back_to_scan(heat, prepared).voxels
+
+
 def report_scan(volume: Volume, prepared: PreparedScan, classifier: Classifier) -> None:
     """Everything that is done for one real scan with the default classifier."""
     batch = torch.from_numpy(prepared.input.copy())[None]
@@ -122,7 +128,7 @@ def report_scan(volume: Volume, prepared: PreparedScan, classifier: Classifier) 
     forward, explaining, back, summary = in_turns(
         partial(plain_forward, classifier.network, batch, lungs),
         partial(explain, classifier, prepared),
-        partial(back_to_scan, explanation.heat, prepared),
+        partial(whole_map, explanation.heat, prepared),
         partial(summarise_evidence, heat, prepared, ()),
     )
     print(f"\none scan of {' x '.join(map(str, volume.grid.shape))}, default classifier")
@@ -204,7 +210,7 @@ def report_way_back() -> None:
         prepared = big_scan(size)
         heat = np.random.default_rng(0).random(prepared.grid.shape, dtype=np.float32)
         before = peak_bytes()
-        (cost,) = in_turns(partial(back_to_scan, heat, prepared))
+        (cost,) = in_turns(partial(whole_map, heat, prepared))
         extra = (peak_bytes() - before) / 1e6
         print(f"{f'from {size}^3':26}{cost}{extra:10.0f}", flush=True)
 

@@ -17,8 +17,7 @@ from PIL import Image
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import HeatMap
 from chestct.pictures import instance_numbers
-from chestct.writers.evidence_section import share_table
-from chestct.writers.pages import render_report, write_html
+from chestct.writers.pages import render_report, share_table, write_html
 
 
 @pytest.fixture(scope="module")

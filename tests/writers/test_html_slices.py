@@ -18,7 +18,7 @@ from chestct.writers.evidence import (
     strip_slices,
     telling_slices,
 )
-from chestct.writers.evidence_section import evidence_curve
+from chestct.writers.pages import evidence_curve
 
 PEAK = PeakSlice(HOT_SLICE, "1.2.3", 0.4)
 

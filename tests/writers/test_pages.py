@@ -13,8 +13,7 @@ from page_reader import PageReader, read_page
 from PIL import Image
 
 from chestct.pictures import scene_of_scan
-from chestct.writers.evidence_section import area_curve
-from chestct.writers.pages import IndexEntry, render_report, write_html, write_index
+from chestct.writers.pages import IndexEntry, area_curve, render_report, write_html, write_index
 
 
 @pytest.fixture(scope="module")

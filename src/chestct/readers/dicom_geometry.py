@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from chestct.errors import ReadError
-from chestct.readers.slice_fit import permission
+from chestct.readers.hounsfield import permission
 from chestct.volume import Grid
 
 _MAX_TILT_DEGREES = 1.0

@@ -58,9 +58,9 @@ from chestct.readers.hounsfield import (
     MAX_METAL_SHARE,
     METAL_ABOVE_HU,
     check_windowed,
+    permission,
     why_not_hounsfield,
 )
-from chestct.readers.slice_fit import permission
 from chestct.volume import ScanSource, Unit, Volume
 
 _MAX_UNREADABLE_NAMED = 3

@@ -41,10 +41,10 @@ from chestct.readers.files import (
     MemoryFile,
     UnreadableFileError,
 )
-from chestct.readers.hounsfield import Rescale
-from chestct.readers.slice_fit import (
+from chestct.readers.hounsfield import (
     ALTERNATING_SCANS,
     Picture,
+    Rescale,
     find_misfits,
     in_words,
     permission,
@@ -267,7 +267,7 @@ def named(one: Slice) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class Misfit:
+class _Misfit:
     """Slices that are not used.
 
     Attributes:
@@ -318,7 +318,7 @@ class Misfit:
         return list(self.bad.values())
 
 
-def unlike_the_rest(slices: list[Slice]) -> Misfit | None:
+def unlike_the_rest(slices: list[Slice]) -> _Misfit | None:
     """Slices that lack a rescale that the others have, or have one that the others lack.
 
     Args:
@@ -337,10 +337,10 @@ def unlike_the_rest(slices: list[Slice]) -> Misfit | None:
         for index, (one, names) in enumerate(zip(slices, said, strict=True))
         if names != usual and not _same_rescale(one, like)
     }
-    return Misfit(bad) if bad else None
+    return _Misfit(bad) if bad else None
 
 
-def judge_slices(slices: list[Slice], pictures: Pictures) -> Misfit | None:
+def judge_slices(slices: list[Slice], pictures: Pictures) -> _Misfit | None:
     """Slices that do not fit their neighbours, by what they show.
 
     Args:
@@ -356,7 +356,7 @@ def judge_slices(slices: list[Slice], pictures: Pictures) -> Misfit | None:
     bad = _wrongly_rescaled(slices, pictures)
     for index, what in found.inside.items():
         bad.setdefault(index, f"{_placed(slices[index])} {what}")
-    return Misfit(bad, found.blank_ends) if bad or found.blank_ends else None
+    return _Misfit(bad, found.blank_ends) if bad or found.blank_ends else None
 
 
 def _wrongly_rescaled(slices: list[Slice], pictures: Pictures) -> dict[int, str]:

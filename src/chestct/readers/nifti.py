@@ -27,22 +27,20 @@ from chestct.arrays import Matrix4, Shape, Voxels
 from chestct.errors import ReadError
 from chestct.extras import import_extra
 from chestct.readers.hounsfield import (
+    ALTERNATING_SCANS,
     Gathered,
     Rescale,
     Slab,
     check_windowed,
-    gather,
-    padding_to_air,
-    padding_warning,
-    why_not_hounsfield,
-)
-from chestct.readers.slice_fit import (
-    ALTERNATING_SCANS,
     find_misfits,
+    gather,
     in_words,
     interpolate,
+    padding_to_air,
+    padding_warning,
     permission,
     small_picture,
+    why_not_hounsfield,
 )
 from chestct.volume import (
     AIR_HU,

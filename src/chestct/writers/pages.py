@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from jaxtyping import Bool, Float64
 
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
-from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.pictures import Scene, fullest_slice, scene_of_scan, spread_slices
+from chestct.explain.evidence import share_outside
+from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.heat_pictures import heat_color
+from chestct.labels import NORMAL, NOT_FOR_CLINICAL_USE
+from chestct.pictures import Scene, analysed_rows, fullest_slice, scene_of_scan, spread_slices
 from chestct.report.pages import load_pages
 from chestct.result import ScanResult
 from chestct.storage import write_whole
 from chestct.writers import WriteOptions
-from chestct.writers.evidence import label_words, method_words
-from chestct.writers.evidence_section import NUM_STRIP, area_curve, evidence_section
+from chestct.writers.evidence import (
+    evidence_by_slice,
+    evidence_peaks,
+    label_words,
+    method_words,
+    strip_slices,
+    telling_slices,
+)
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
 from chestct.writers.wording import (
+    CLASSLESS_METHODS,
     PROVENANCE_NAMES,
+    count,
+    is_trained_on_simulation,
     percent,
     probability_words,
     verdict_of,
@@ -81,7 +95,7 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
         ]
         return {"evidence": None, "axial": axial, "planes": planes}
     maker = PictureMaker(scene, explained.summary.threshold)
-    evidence = evidence_section(analysis, explained, maker)
+    evidence = _evidence_section(analysis, explained, maker)
     return {"evidence": evidence, "axial": evidence.strip, "planes": evidence.planes}
 
 
@@ -215,3 +229,322 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
         )
     )
     return write_whole(folder / INDEX_FILE, page.encode())
+
+
+_Ticks = tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class _AreaCurve:
+    """The lung-area curve along the body axis, head up, in per cent of the panel's edges.
+
+    Attributes:
+        path: SVG path of the filled area.
+        top: Upper edge of the analysed slices.
+        bottom: Their lower edge.
+        ticks: Horizontal positions and their labels.
+        first: Number of the lowest analysed slice, counted from 1 at the feet.
+        last: Number of the highest one.
+        is_whole: Whether every slice was analysed.
+        alt: The curve in words.
+    """
+
+    path: str
+    top: float
+    bottom: float
+    ticks: _Ticks
+    first: int
+    last: int
+    is_whole: bool
+    alt: str
+
+
+@dataclass(frozen=True)
+class _EvidenceCurve:
+    """The evidence curve, in the same panel as `_AreaCurve`.
+
+    Attributes:
+        path: SVG path of the line, with gaps where nothing is known; empty where nothing is.
+        ticks: Horizontal positions and their labels.
+        peaks: Horizontal and vertical position and slice number of each peak.
+        alt: The curve in words.
+    """
+
+    path: str
+    ticks: _Ticks
+    peaks: tuple[tuple[float, float, int], ...]
+    alt: str
+
+
+def area_curve(
+    lung_area: Float64[np.ndarray, " slices"], analysed: tuple[int, int], scene: Scene
+) -> _AreaCurve:
+    """Lay out the lung share of every slice beside a head-up picture of the same height."""
+    total = len(lung_area)
+    largest = float(lung_area.max(initial=0.0))
+    end, ticks = _scale(largest, "%")
+    rows = _rows(total)
+    points = " ".join(f"L{x:.2f} {y:.2f}" for x, y in zip(lung_area / end * 100, rows, strict=True))
+    top, bottom = analysed_rows(scene, 10_000)
+    first, last = analysed
+    return _AreaCurve(
+        path=f"M0 100 {points} L0 0 Z",
+        top=top / 100,
+        bottom=bottom / 100,
+        ticks=ticks,
+        first=first + 1,
+        last=last + 1,
+        is_whole=last - first + 1 == total,
+        alt=(
+            f"Lung share of each of {count(total, 'slice')}: largest {largest * 100:.0f} % "
+            f"in slice {int(lung_area.argmax()) + 1}; "
+            f"slices {first + 1} to {last + 1} were analysed."
+        ),
+    )
+
+
+def evidence_curve(
+    by_slice: Float64[np.ndarray, " slices"], peaks: tuple[PeakSlice, ...]
+) -> _EvidenceCurve:
+    """Lay out the heat in the lungs of every slice, from the feet, NaN where unknown."""
+    largest = float(np.nanmax(by_slice, initial=0.0))
+    end, ticks = _scale(largest, "")
+    rows = _rows(len(by_slice))
+    across = by_slice / end * 100
+    if largest > 0.0:
+        alt = f"Evidence of each slice: largest {largest:.2f} in slice {np.nanargmax(by_slice) + 1}"
+    else:
+        alt = "Evidence of each slice: none"
+    unknown = int(np.isnan(by_slice).sum())
+    if unknown:
+        alt += f"; {count(unknown, 'slice')} without lung or not analysed"
+    return _EvidenceCurve(
+        path=" ".join(
+            "M" + " L".join(f"{across[i]:.2f} {rows[i]:.2f}" for i in range(*run))
+            for run in _runs(~np.isnan(by_slice))
+        ),
+        ticks=ticks,
+        peaks=tuple(
+            (float(peak.evidence / end * 100), float(rows[peak.index]), peak.index + 1)
+            for peak in peaks
+        ),
+        alt=f"{alt}.",
+    )
+
+
+def _rows(total: int) -> Float64[np.ndarray, " slices"]:
+    """Height of the middle of each slice, from the top, in per cent."""
+    return (total - 0.5 - np.arange(total)) / total * 100
+
+
+def _scale(largest: float, unit: str) -> tuple[float, _Ticks]:
+    """The panel's right edge, and ticks at round numbers."""
+    step = next((step for step in (0.02, 0.05, 0.1) if largest <= 3 * step), 0.2)
+    end = max(step, float(np.ceil(largest / step - 1e-9)) * step)
+    shares = np.arange(1, round(end / step) + 1) * step
+    words = (f"{share * 100:.0f} %" if unit else f"{share:.2g}" for share in shares)
+    return end, tuple(zip((shares / end * 100).tolist(), words, strict=True))
+
+
+def _runs(known: Bool[np.ndarray, " slices"]) -> list[tuple[int, int]]:
+    """First and one past the last index of each run of known slices."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in list(pairwise(edges.tolist()))[::2]]
+
+
+NUM_STRIP: Final = 8
+_LEGEND_STEPS: Final = 12
+_ROWS: Final[dict[str, str]] = {
+    "Upper third": "upper third",
+    "Middle third": "middle third",
+    "Lower third": "lower third",
+    "Whole lung": "lung",
+}
+_HATCHED: Final = "Hatched parts were not given to the network: nothing is known about them."
+_COLUMNS: Final[dict[str, str]] = {"Right": "right ", "Left": "left ", "Both": ""}
+
+
+@dataclass(frozen=True)
+class _ShareCell:
+    """One region of the table.
+
+    Attributes:
+        words: The share in words; empty where the region holds no lung.
+        width: Length of its bar in per cent.
+    """
+
+    words: str
+    width: str
+
+
+@dataclass(frozen=True)
+class _EvidenceSection:
+    """What the template needs to show an explanation.
+
+    Attributes:
+        label: The class the map speaks for, in words; empty where it speaks for none.
+        method: The method, and the layer where there is one, in words.
+        threshold: Heat from which lung counts as highlighted.
+        is_disease: Whether the map speaks for a disease.
+        axial: The slice through the hottest place in the lungs.
+        plain: The same without the map.
+        planes: Coronal and sagittal slices through it.
+        strip: Slices along the body.
+        curve: Evidence of each slice.
+        gradient: CSS colour stops of the legend.
+        columns: Headings of the table of shares.
+        shares: Its rows: heading and cells.
+        volume: Volume of the highlighted lung in words.
+        says: What the map says, a sentence each.
+        does_not_say: What it does not say.
+    """
+
+    label: str
+    method: str
+    threshold: float
+    is_disease: bool
+    axial: EmbeddedPicture
+    plain: EmbeddedPicture
+    planes: tuple[EmbeddedPicture, ...]
+    strip: tuple[EmbeddedPicture, ...]
+    curve: _EvidenceCurve
+    gradient: str
+    columns: tuple[str, ...]
+    shares: tuple[tuple[str, tuple[_ShareCell, ...]], ...]
+    volume: str
+    says: tuple[str, ...]
+    does_not_say: tuple[str, ...]
+
+
+def _evidence_section(
+    analysis: ScanAnalysis, explained: ScanExplanation, maker: PictureMaker
+) -> _EvidenceSection:
+    """Draw and describe the explanation of an analysis.
+
+    Args:
+        analysis: The scan and its answer.
+        explained: Its explanation.
+        maker: Draws the scan's pictures with the heat-map over them.
+    """
+    chosen = telling_slices(analysis, maker.scene)
+    by_slice = evidence_by_slice(explained, analysis.prepared)
+    peaks = evidence_peaks(explained, analysis.prepared)
+    axial, coronal, sagittal = (
+        maker.plane_picture(plane, chosen[plane], chosen)
+        for plane in ("axial", "coronal", "sagittal")
+    )
+    strip = tuple(
+        maker.slice_picture(index, _remark(by_slice[index], index, peaks))
+        for index in strip_slices(maker.scene.shown_slices, peaks, NUM_STRIP)
+    )
+    is_hatched = any(picture.is_hatched for picture in (axial, coronal, sagittal, *strip))
+    return _EvidenceSection(
+        label=label_words(explained),
+        method=method_words(explained),
+        threshold=explained.summary.threshold,
+        is_disease=explained.speaks_for_disease,
+        axial=axial,
+        plain=maker.plain_picture("axial", chosen["axial"]),
+        planes=(coronal, sagittal),
+        strip=strip,
+        curve=evidence_curve(by_slice, peaks),
+        gradient=_gradient(is_disease=explained.speaks_for_disease),
+        columns=tuple(_COLUMNS),
+        shares=share_table(explained.summary.shares) if explained.speaks_for_disease else (),
+        volume=f"{explained.summary.involved_ml:.0f} ml" if explained.speaks_for_disease else "",
+        says=(*_says(analysis, explained), *((_HATCHED,) if is_hatched else ())),
+        does_not_say=_does_not_say(analysis, explained),
+    )
+
+
+def share_table(shares: Mapping[str, float]) -> tuple[tuple[str, tuple[_ShareCell, ...]], ...]:
+    """Thirds and whole lungs as rows, sides as columns; regions that are missing stay empty."""
+
+    def _cell(side: str, region: str) -> _ShareCell:
+        name = "lungs" if region == "lung" and not side else f"{side}{region}"
+        if name not in shares:
+            return _ShareCell("", "0")
+        return _ShareCell(percent(shares[name]), f"{shares[name] * 100:.2f}")
+
+    return tuple(
+        (heading, tuple(_cell(side, region) for side in _COLUMNS.values()))
+        for heading, region in _ROWS.items()
+    )
+
+
+def _remark(evidence: float, index: int, peaks: tuple[PeakSlice, ...]) -> str:
+    if np.isnan(evidence):
+        return ", not analysed or no lung"
+    space = "\N{NO-BREAK SPACE}"
+    ranks = [rank for rank, peak in enumerate(peaks, start=1) if peak.index == index]
+    rank = f", peak{space}{ranks[0]}" if ranks else ""
+    return f", evidence{space}{evidence:.2f}{rank}"
+
+
+def _gradient(*, is_disease: bool) -> str:
+    stops = []
+    for step in range(_LEGEND_STEPS + 1):
+        red, green, blue, opacity = heat_color(step / _LEGEND_STEPS, is_disease=is_disease)
+        where = step / _LEGEND_STEPS * 100
+        stops.append(f"rgba({red},{green},{blue},{opacity:.3f}) {where:.1f}%")
+    return ", ".join(stops)
+
+
+def _says(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]:
+    explanation = explained.explanation
+    words, shown = verdict_of(explanation.label), CLASSLESS_METHODS.get(explanation.method)
+    if not explanation.heat.any():
+        return (f"No voxel spoke for “{words}”: the map is empty.",)
+    meaning = f"which voxels raised the network’s score for “{words}”"
+    if shown is not None:
+        meaning = f"{shown}, whatever the class"
+    return (
+        f"Colour shows {meaning}. 1 is the hottest voxel of this very scan, so colours of two "
+        "scans cannot be compared.",
+        f"{_line_words(explained)}The evidence of a slice is the heat summed over its lungs, in "
+        "parts of the largest lung section; the large pictures go through the hottest place in "
+        "the lungs, wherever most of it lies.",
+        f"{percent(share_outside(explanation, analysis.prepared))} of all heat lies outside the "
+        "lungs, where it is drawn fainter.",
+    )
+
+
+def _line_words(explained: ScanExplanation) -> str:
+    if not explained.speaks_for_disease:
+        return ""
+    return (
+        f"The white line surrounds lung of {explained.summary.threshold:g} or more; the table "
+        "gives its share of the analysed lung. "
+    )
+
+
+def _cell_mm(analysis: ScanAnalysis, explained: ScanExplanation) -> int:
+    sizes = zip(explained.explanation.cell, analysis.prepared.grid.spacing_mm, strict=True)
+    return round(max(cell * spacing for cell, spacing in sizes))
+
+
+def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]:
+    label = explained.explanation.label
+    sentences = [
+        "It is no outline of disease. No lesion was segmented or measured, and there can be "
+        "disease where the map is cold.",
+        f"It cannot tell places apart that lie closer than about {_cell_mm(analysis, explained)} "
+        "mm: a hot spot can lie beside what caused it.",
+    ]
+    if explained.explanation.method in CLASSLESS_METHODS:
+        sentences.append("It does not say which class it speaks for.")
+    elif label != analysis.result.decision:
+        sentences.append(
+            f"It was asked for “{verdict_of(label)}”, which is not the most probable class."
+        )
+    if label == NORMAL:
+        sentences.append(
+            "It speaks for a normal scan: green lung is not diseased lung, so no line is drawn "
+            "around it and no volume given."
+        )
+    if is_trained_on_simulation(analysis.result.provenance.trained_on):
+        sentences.append(
+            "The network learned from simulated disease: what it looks for need not be what real "
+            "disease looks like."
+        )
+    return tuple(sentences)
