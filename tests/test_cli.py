@@ -19,7 +19,7 @@ import chestct
 from chestct.card import CARD_FILE
 from chestct.classifier import DEFAULT_FOLDER
 from chestct.cli import main
-from chestct.cli.info import _DEFAULT_CARD, describe_installation
+from chestct.cli.info import _DEFAULT_CARD, _describe_installation
 from chestct.engines import ENGINES
 from chestct.networks import NETWORKS
 from chestct.preprocess.recipes import RECIPES
@@ -197,7 +197,7 @@ def test_an_error_of_the_program_is_said_without_a_traceback(
     def fail() -> None:
         raise RuntimeError("Secret^Name")
 
-    monkeypatch.setattr("chestct.cli.info.describe_installation", fail)
+    monkeypatch.setattr("chestct.cli.info._describe_installation", fail)
     assert main(["info"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("chestct: internal error (RuntimeError). ")
@@ -212,14 +212,14 @@ def test_an_interruption_has_its_own_exit_code(
     def interrupt() -> None:
         raise interruption
 
-    monkeypatch.setattr("chestct.cli.info.describe_installation", interrupt)
+    monkeypatch.setattr("chestct.cli.info._describe_installation", interrupt)
     assert main(["info"]) == 130
 
 
 def test_info_lists_every_table(capsys: Output) -> None:
     assert main(["info", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
-    assert known == describe_installation()
+    assert known == _describe_installation()
     for heading, table in {
         "readers": READERS,
         "recipes": RECIPES,
@@ -236,15 +236,15 @@ def test_info_lists_every_table(capsys: Output) -> None:
 def test_info_knows_the_shipped_classifier(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _DEFAULT_CARD == DEFAULT_FOLDER / CARD_FILE
     monkeypatch.setattr("chestct.cli.info._DEFAULT_CARD", Path(tiny) / CARD_FILE)
-    known = describe_installation()["classifiers"]
+    known = _describe_installation()["classifiers"]
     assert known == {"default": "tiny 0; trained on nothing: random weights"}
     monkeypatch.setattr("chestct.cli.info._DEFAULT_CARD", Path(tiny) / "none.json")
-    assert describe_installation()["classifiers"] == {}
+    assert _describe_installation()["classifiers"] == {}
 
 
 def test_a_package_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chestct.cli.info._PACKAGES", ("numpy", "a-package-that-is-not-there"))
-    versions = describe_installation()["versions"]
+    versions = _describe_installation()["versions"]
     assert versions["a-package-that-is-not-there"] == "not installed"
     assert versions["numpy"] == np.__version__
 

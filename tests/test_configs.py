@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.augment import Augmentation, Turns
+from chestct.datasets.augment import _Augmentation, _Turns
 from chestct.training.components import find_parts
 from chestct.training.settings import read_settings
 
@@ -74,8 +74,8 @@ def test_text_and_code_of_maseres_turn_different_planes() -> None:
         find_parts(read_settings(CONFIGS / f"maseres_{form}.yaml")).augmentation
         for form in ("paper", "published")
     )
-    assert text == Turns(MASERES_DEG, plane="axial")
-    assert code == Turns(MASERES_DEG, plane="slice-row")
+    assert text == _Turns(MASERES_DEG, plane="axial")
+    assert code == _Turns(MASERES_DEG, plane="slice-row")
 
 
 def test_text_and_code_of_the_roi_resnet_flip_differently() -> None:
@@ -83,13 +83,13 @@ def test_text_and_code_of_the_roi_resnet_flip_differently() -> None:
         find_parts(read_settings(CONFIGS / f"roi_resnet101_{form}.yaml")).augmentation
         for form in ("paper", "published")
     )
-    assert isinstance(text, Turns)
-    assert isinstance(code, Turns)
+    assert isinstance(text, _Turns)
+    assert isinstance(code, _Turns)
     assert text.angles_deg == code.angles_deg == (-12, -9, -6, -3, 0, 3, 6, 9, 12)
     assert text.flip_probability > 0 == code.flip_probability
 
 
 def test_the_recommended_config_uses_the_recommended_set() -> None:
     parts = find_parts(read_settings(CONFIGS / "roi_resnet18_recommended.yaml"))
-    assert parts.augmentation == Augmentation()
+    assert parts.augmentation == _Augmentation()
     assert parts.recipe.requires_hu

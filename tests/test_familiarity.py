@@ -23,7 +23,7 @@ from chestct.familiarity import (
     separation,
     threshold_of,
 )
-from chestct.pipeline import unlikeness_of
+from chestct.pipeline import _unlikeness_of
 from chestct.result import UNLIKE
 
 NUM_FEATURES = 24
@@ -101,11 +101,11 @@ def test_a_classifier_keeps_its_measure_and_says_how_far_a_scan_is(knowing: Clas
     kept = knowing.card.familiarity
     assert kept is not None
     assert (kept.kept_share, kept.num_scans) == (KEPT_SHARE, 8)
-    assert unlikeness_of(knowing.card, answer) == ()
+    assert _unlikeness_of(knowing.card, answer) == ()
     without_lungs = replace(scan, lungs=np.zeros_like(scan.lungs))
     strange = knowing.answer_of(without_lungs, engine)
     assert strange.percentile == 100.0
-    (said,) = unlikeness_of(knowing.card, strange)
+    (said,) = _unlikeness_of(knowing.card, strange)
     assert said.startswith(UNLIKE.capitalize())
     assert f"{kept.threshold:.2f}" in said
 
@@ -126,7 +126,7 @@ def test_a_folder_without_it_loads_and_never_calls_a_scan_unlike(knowing: Classi
     old = load_classifier(knowing.folder)
     answer = old.answer_of(tiny_scan(old.recipe), make_engine(old, "torch"))
     assert (answer.distance, answer.percentile) == (None, None)
-    assert unlikeness_of(old.card, answer) == ()
+    assert _unlikeness_of(old.card, answer) == ()
 
 
 def test_a_damaged_or_exchanged_file_is_refused(knowing: Classifier) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import ReadError
-from chestct.memory import available_bytes, require_memory
+from chestct.memory import _available_bytes, require_memory
 
 
 def machine(root: Path, available_kib: int, cgroup: str, files: dict[str, str]) -> Path:
@@ -30,14 +30,14 @@ def group(folder: str, limit: str) -> dict[str, str]:
 
 
 def test_without_a_limit_it_is_what_the_machine_has(tmp_path: Path) -> None:
-    assert available_bytes(machine(tmp_path, 5, "0::/a\n", group("a/", "max"))) == 5 * 1024
+    assert _available_bytes(machine(tmp_path, 5, "0::/a\n", group("a/", "max"))) == 5 * 1024
 
 
 @pytest.mark.parametrize("folder", ["", "a/", "a/b/"])
 def test_the_limit_of_any_group_around_counts_with_what_it_can_give_up(
     tmp_path: Path, folder: str
 ) -> None:
-    assert available_bytes(machine(tmp_path, 5, "0::/a/b\n", group(folder, "1000"))) == 400
+    assert _available_bytes(machine(tmp_path, 5, "0::/a/b\n", group(folder, "1000"))) == 400
 
 
 def test_version_1_of_control_groups_is_read_too(tmp_path: Path) -> None:
@@ -46,11 +46,11 @@ def test_version_1_of_control_groups_is_read_too(tmp_path: Path) -> None:
         "memory/memory.usage_in_bytes": "700",
         "memory/memory.stat": "total_inactive_file 50\n",
     }
-    assert available_bytes(machine(tmp_path, 5, "9:cpu:/\n4:memory:/gone\n", files)) == 350
+    assert _available_bytes(machine(tmp_path, 5, "9:cpu:/\n4:memory:/gone\n", files)) == 350
 
 
 def test_where_nothing_tells_nothing_is_refused(tmp_path: Path) -> None:
-    assert available_bytes(tmp_path) is None
+    assert _available_bytes(tmp_path) is None
     require_memory(1e18, "Work", root=tmp_path)
 
 

@@ -8,6 +8,7 @@ from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
 
 from chestct.pictures import (
     ANALYSED_COLOR,
+    _to_gray,
     analysed_rows,
     draw_slice,
     fullest_slice,
@@ -15,13 +16,12 @@ from chestct.pictures import (
     scene_of_input,
     scene_of_scan,
     spread_slices,
-    to_gray,
 )
 from chestct.volume import Volume
 
 
 def test_the_window_maps_its_ends_to_black_and_white() -> None:
-    gray = to_gray(np.array([[-2000.0, -1200.0, -500.0, 200.0, 3000.0]]), -1200.0, 200.0)
+    gray = _to_gray(np.array([[-2000.0, -1200.0, -500.0, 200.0, 3000.0]]), -1200.0, 200.0)
     assert gray.tolist() == [[0, 0, 128, 255, 255]]
 
 

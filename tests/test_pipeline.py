@@ -24,7 +24,7 @@ from chestct.engines import make_engine
 from chestct.errors import ReadError, UnknownNameError
 from chestct.familiarity import fit_familiarity
 from chestct.labels import THREE_CLASSES, UNSUITABLE
-from chestct.pipeline import analyse_scan, classify_scan, describe_scan, scan_name, scan_names
+from chestct.pipeline import _describe_scan, analyse_scan, classify_scan, scan_name, scan_names
 from chestct.result import UNLIKE
 from chestct.simulate import write_dicom_series
 from chestct.studies.model_audit_changes import CHANGES
@@ -167,7 +167,7 @@ def test_only_listed_facts_leave_the_program() -> None:
     source = ScanSource(
         "dicom", facts={"kernel": "B60", "patient_name": "Doe^Jane"}, left_out={"localizer": 2}
     )
-    facts = describe_scan(replace(chest(), source=source))
+    facts = _describe_scan(replace(chest(), source=source))
     assert set(facts) <= set(SCAN_FACTS)
     assert facts["kernel"] == "B60"
     assert facts["left_out"] == "2 localizer"
@@ -275,7 +275,7 @@ def test_no_identity_of_the_patient_reaches_the_index_page(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     # The demonstration with a scan full of names where it would simulate one.
-    monkeypatch.setattr(demo, "simulate_scan", lambda *_: identified_scan)
+    monkeypatch.setattr(demo, "_simulate_scan", lambda *_: identified_scan)
     monkeypatch.setattr(demo, "load", lambda *_: (classifier, make_engine(classifier, "torch")))
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     printed = capfd.readouterr()
@@ -508,7 +508,7 @@ def test_a_batch_survives_a_scan_that_memory_is_too_small_for(
     write_nifti(tmp_path / "fits.nii.gz", fits.voxels, fits.grid)
     write_nifti(tmp_path / "large.nii.gz", large.voxels, large.grid)
     available = iter([0, 2**40])
-    monkeypatch.setattr("chestct.memory.available_bytes", lambda root: next(available))
+    monkeypatch.setattr("chestct.memory._available_bytes", lambda root: next(available))
     scans = [str(tmp_path / name) for name in ("large.nii.gz", "fits.nii.gz")]
     assert main(["classify", *scans, "--classifier", str(folder), "--json"]) == 1
     said = capsys.readouterr()

@@ -17,9 +17,9 @@ import pytest
 from chestct import storage
 from chestct.errors import WriteError
 from chestct.storage import (
+    _remove_abandoned,
     install,
     make_folder,
-    remove_abandoned,
     working_folder,
     write_folder_with,
     write_whole,
@@ -133,7 +133,7 @@ def test_where_a_disk_knows_no_locks_what_is_left_goes_after_a_day(
         for age_s, num_left in ((0, 1), (25 * 3600, 0)):
             os.utime(at_work, (time.time() - age_s,) * 2)
             monkeypatch.setattr(storage, "_swept", set())
-            remove_abandoned(tmp_path)
+            _remove_abandoned(tmp_path)
             assert len(working_folders(tmp_path)) == num_left
 
 

@@ -22,7 +22,7 @@ _FILES: Final = {
 """Control groups, version 2 and 1: the files with limit and use, and what of it can be given up."""
 
 
-def available_bytes(root: Path = Path("/")) -> int | None:
+def _available_bytes(root: Path = Path("/")) -> int | None:
     """Memory that this process may still take; None where nothing tells.
 
     Args:
@@ -43,7 +43,7 @@ def require_memory(needed_bytes: float, doing: str, *, root: Path = Path("/")) -
     Raises:
         ReadError: It would.
     """
-    available = available_bytes(root)
+    available = _available_bytes(root)
     if available is not None and needed_bytes > available:
         msg = (
             f"{doing} takes about {needed_bytes / 1e9:.1f} GB of memory more, and "

@@ -166,7 +166,7 @@ def draw_slice(scene: Scene, plane: Plane, index: int, width_px: int) -> RGB:
     values = cut(scene, scene.volume.voxels, plane, index)
     lungs = cut(scene, scene.lungs, plane, index)
     height_px = picture_height(scene, plane, width_px)
-    gray = _resize(to_gray(values, *scene.shown_range), width_px, height_px)
+    gray = _resize(_to_gray(values, *scene.shown_range), width_px, height_px)
     picture = np.repeat(gray[:, :, None], 3, axis=2)
     _outline(picture, lungs)
     if scene.heat is not None:
@@ -225,7 +225,7 @@ def picture_height(scene: Scene, plane: Plane, width_px: int) -> int:
     return max(1, round(width_px * min(ratio, _MOST_TALL)))
 
 
-def to_gray(
+def _to_gray(
     values: Num[np.ndarray, "rows columns"], black: float, white: float
 ) -> UInt8[np.ndarray, "rows columns"]:
     """Scale values so that `black` becomes 0 and `white` 255, cutting off what lies beyond."""

@@ -121,8 +121,8 @@ def analyse_scan(
     answer = classifier.answer_of(prepared, chosen) if is_suitable else Answer({})
     probabilities = answer.probabilities
     has_run = perf_counter() if is_suitable else was_prepared
-    unlike = unlikeness_of(classifier.card, answer)
-    doubts = (*unlike, *doubts_of(classifier.card, probabilities))
+    unlike = _unlikeness_of(classifier.card, answer)
+    doubts = (*unlike, *_doubts_of(classifier.card, probabilities))
     result = ScanResult(
         scan=scan_name(path),
         probabilities=probabilities,
@@ -130,9 +130,9 @@ def analyse_scan(
         unsuitable_reasons=prepared.unsuitable_reasons,
         warnings=(*doubts, *volume.warnings, *prepared.warnings),
         lung_volume_l=float(prepared.lung_volume_l),
-        scan_facts=describe_scan(volume),
+        scan_facts=_describe_scan(volume),
         timings_s=_timings(started + watched, was_read + watched, was_prepared, has_run),
-        provenance=describe_provenance(volume, prepared, classifier, chosen.name),
+        provenance=_describe_provenance(volume, prepared, classifier, chosen.name),
         notice=classifier.card.notice,
         is_uncertain=bool(doubts),
         is_unlike=bool(unlike),
@@ -198,7 +198,7 @@ def _engine_of(classifier: Classifier, name: str) -> Engine:
     return make_engine(classifier, name)
 
 
-def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]:
+def _doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]:
     """A sentence where the largest probability is below the card's threshold, else nothing.
 
     The threshold was chosen on the very scans whose share and errors the sentence tells: validation
@@ -216,7 +216,7 @@ def doubts_of(card: Card, probabilities: Mapping[str, float]) -> tuple[str, ...]
     )
 
 
-def unlikeness_of(card: Card, answer: Answer) -> tuple[str, ...]:
+def _unlikeness_of(card: Card, answer: Answer) -> tuple[str, ...]:
     """A sentence where a scan lies beyond the card's distance, else nothing.
 
     The threshold is a rank among the scans that the sentence counts: validation scans of a
@@ -271,7 +271,7 @@ def readable(path: str | Path) -> str:
     return printable(os.fsencode(path).decode("utf-8", "replace"))
 
 
-def describe_scan(volume: Volume) -> dict[str, str]:
+def _describe_scan(volume: Volume) -> dict[str, str]:
     """The facts about a scan that may be shown: those named in `SCAN_FACTS`, and no other."""
     grid, source = volume.grid, volume.source
     known = {
@@ -287,7 +287,7 @@ def describe_scan(volume: Volume) -> dict[str, str]:
     return {name: known[name] for name in SCAN_FACTS if known.get(name)}
 
 
-def describe_provenance(
+def _describe_provenance(
     volume: Volume, prepared: PreparedScan, classifier: Classifier, engine_name: str
 ) -> Provenance:
     """What has to be known to make the same result again."""

@@ -83,7 +83,7 @@ def working_folder(parent: Path) -> Iterator[Path]:
         OSError: It cannot be made.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(parent)
+    _remove_abandoned(parent)
     working, lock = _make_locked(parent)
     try:
         content = working / _CONTENT
@@ -195,7 +195,7 @@ def remove_file(path: Path) -> None:
         raise WriteError(_refusal(path, error)) from error
 
 
-def remove_abandoned(parent: Path) -> None:
+def _remove_abandoned(parent: Path) -> None:
     """Remove what killed processes left half-written in a folder, once per process and folder."""
     place = parent.absolute()
     if place in _swept:

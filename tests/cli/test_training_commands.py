@@ -68,7 +68,7 @@ def run(workshop: Workshop) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures, where a test does not look at them."""
-    monkeypatch.setattr("chestct.evaluation.report.draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from chestct.datasets.augment import Augmentation, _draw_transforms, augment_batch
+from chestct.datasets.augment import _augment_batch, _Augmentation, _draw_transforms
 
-UNCHANGED = Augmentation(0, 0, 0, 0, 0, 0, 0)
+UNCHANGED = _Augmentation(0, 0, 0, 0, 0, 0, 0)
 
 
 def make_batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -17,7 +17,7 @@ def make_batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_no_variation_leaves_batch_and_lungs_as_they_are() -> None:
     batch, lungs = make_batch()
-    varied, varied_lungs = augment_batch(batch, lungs, UNCHANGED, torch.Generator())
+    varied, varied_lungs = _augment_batch(batch, lungs, UNCHANGED, torch.Generator())
     torch.testing.assert_close(varied, batch, atol=2e-4, rtol=0)
     assert torch.equal(varied_lungs, lungs)
 
@@ -30,8 +30,8 @@ def test_slices_then_depth_give_what_one_interpolation_in_3d_gives(
     generator = torch.Generator().manual_seed(seed)
     batch = torch.rand(3, channels, 9, 14, 11, generator=generator)
     lungs = (torch.rand(3, 1, 9, 14, 11, generator=generator) > 0.5).float()
-    strong = Augmentation(25, 0.3, 0.3, 0.5, 0, 0, 0)
-    varied, moved = augment_batch(batch, lungs, strong, torch.Generator().manual_seed(seed))
+    strong = _Augmentation(25, 0.3, 0.3, 0.5, 0, 0, 0)
+    varied, moved = _augment_batch(batch, lungs, strong, torch.Generator().manual_seed(seed))
     transforms = _draw_transforms(3, (9, 14, 11), strong, torch.Generator().manual_seed(seed))
     grid = F.affine_grid(transforms, [*batch.shape], align_corners=False)
     expected = F.grid_sample(batch, grid, align_corners=False)
@@ -42,8 +42,8 @@ def test_slices_then_depth_give_what_one_interpolation_in_3d_gives(
 
 def test_mirroring_reverses_width_of_batch_and_lungs_alike() -> None:
     batch, lungs = make_batch()
-    mirror = Augmentation(0, 0, 0, 1, 0, 0, 0)
-    varied, varied_lungs = augment_batch(batch, lungs, mirror, torch.Generator())
+    mirror = _Augmentation(0, 0, 0, 1, 0, 0, 0)
+    varied, varied_lungs = _augment_batch(batch, lungs, mirror, torch.Generator())
     torch.testing.assert_close(varied, batch.flip(-1), atol=2e-4, rtol=0)
     assert torch.equal(varied_lungs, lungs.flip(-1))
 
@@ -51,15 +51,15 @@ def test_mirroring_reverses_width_of_batch_and_lungs_alike() -> None:
 def test_a_turn_keeps_a_ball_a_ball_on_a_grid_that_is_not_square() -> None:
     d, h, w = torch.meshgrid(torch.arange(9), torch.arange(31), torch.arange(61), indexing="ij")
     ball = (((d - 4) ** 2 + (h - 15) ** 2 + (w - 30) ** 2) < 81).float()[None, None]
-    turn = Augmentation(90, 0, 0, 0, 0, 0, 0)
-    varied, _ = augment_batch(ball, ball, turn, torch.Generator().manual_seed(3))
+    turn = _Augmentation(90, 0, 0, 0, 0, 0, 0)
+    varied, _ = _augment_batch(ball, ball, turn, torch.Generator().manual_seed(3))
     assert (varied - ball).abs().sum() < 0.05 * ball.sum()
 
 
 def test_the_same_generator_state_gives_the_same_batch_and_another_does_not() -> None:
     batch, lungs = make_batch()
     first, second, third = (
-        augment_batch(batch, lungs, Augmentation(), torch.Generator().manual_seed(seed))[0]
+        _augment_batch(batch, lungs, _Augmentation(), torch.Generator().manual_seed(seed))[0]
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, second)
@@ -70,8 +70,8 @@ def test_the_same_generator_state_gives_the_same_batch_and_another_does_not() ->
 def test_background_stays_zero_and_values_stay_in_range(seed: int) -> None:
     batch, lungs = make_batch()
     batch[:, :, :, :4] = 0
-    still = Augmentation(0, 0, 0, 0, 0.2, 0.1, 0.1)
-    varied, _ = augment_batch(batch, lungs, still, torch.Generator().manual_seed(seed))
+    still = _Augmentation(0, 0, 0, 0, 0.2, 0.1, 0.1)
+    varied, _ = _augment_batch(batch, lungs, still, torch.Generator().manual_seed(seed))
     assert (varied[:, :, :, :4] == 0).all()
     assert 0 <= float(varied.min()) <= float(varied.max()) <= 1
 
@@ -79,7 +79,7 @@ def test_background_stays_zero_and_values_stay_in_range(seed: int) -> None:
 def test_the_arguments_are_not_changed() -> None:
     batch, lungs = make_batch()
     copies = batch.clone(), lungs.clone()
-    augment_batch(batch, lungs, Augmentation(), torch.Generator())
+    _augment_batch(batch, lungs, _Augmentation(), torch.Generator())
     assert torch.equal(batch, copies[0])
     assert torch.equal(lungs, copies[1])
 
@@ -88,8 +88,8 @@ def test_standardised_inputs_keep_their_range_and_their_background() -> None:
     batch, lungs = make_batch()
     batch = (batch - 0.5) * 6
     batch[:, :, :, :4] = 0
-    still = Augmentation(0, 0, 0, 0, 0.2, 0.1, 0.1)
-    varied, _ = augment_batch(batch, lungs, still, torch.Generator().manual_seed(0))
+    still = _Augmentation(0, 0, 0, 0, 0.2, 0.1, 0.1)
+    varied, _ = _augment_batch(batch, lungs, still, torch.Generator().manual_seed(0))
     assert (varied[:, :, :, :4] == 0).all()
     assert float(varied.min()) < -2
     assert float(varied.max()) > 2
@@ -100,8 +100,8 @@ def test_standardised_inputs_keep_their_range_and_their_background() -> None:
 def test_an_elastic_deformation_moves_smoothly_and_the_lungs_with_it() -> None:
     ramp = torch.linspace(0.05, 0.95, 24).expand(2, 1, 16, 20, 24).contiguous()
     lungs = (ramp > 0.5).float()
-    elastic = Augmentation(0, 0, 0, 0, 0, 0, 0, elastic=0.1)
-    varied, moved = augment_batch(ramp, lungs, elastic, torch.Generator().manual_seed(0))
+    elastic = _Augmentation(0, 0, 0, 0, 0, 0, 0, elastic=0.1)
+    varied, moved = _augment_batch(ramp, lungs, elastic, torch.Generator().manual_seed(0))
     inner = (slice(None), slice(None), slice(3, -3), slice(4, -4), slice(4, -4))
     change = (varied - ramp)[inner].abs()
     assert 0.005 < float(change.mean()) < 0.1
@@ -115,9 +115,9 @@ def test_an_elastic_deformation_moves_smoothly_and_the_lungs_with_it() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_batch_is_varied_where_it_lies() -> None:
     batch, lungs = make_batch()
-    here = Augmentation(noise=0.0, elastic=0.05)
-    expected = augment_batch(batch, lungs, here, torch.Generator().manual_seed(1))[0]
-    varied, moved = augment_batch(
+    here = _Augmentation(noise=0.0, elastic=0.05)
+    expected = _augment_batch(batch, lungs, here, torch.Generator().manual_seed(1))[0]
+    varied, moved = _augment_batch(
         batch.cuda(), lungs.cuda(), here, torch.Generator().manual_seed(1)
     )
     assert varied.is_cuda

@@ -5,8 +5,8 @@ import torch
 
 from chestct.datasets.augment import (
     AUGMENTATIONS,
-    Augmentation,
-    Turns,
+    _Augmentation,
+    _Turns,
     find_augmentation,
     vary_batch,
 )
@@ -25,9 +25,9 @@ def test_every_augmentation_varies_batches_of_its_shape(name: str) -> None:
 
 
 def test_fields_can_be_changed_and_lists_stand_for_tuples() -> None:
-    assert find_augmentation("recommended", {"noise": 0}) == Augmentation(noise=0.0)
+    assert find_augmentation("recommended", {"noise": 0}) == _Augmentation(noise=0.0)
     changed = find_augmentation("maseres_paper", {"angles_deg": [0, 5], "plane": "slice-row"})
-    assert changed == Turns((0.0, 5.0), plane="slice-row")
+    assert changed == _Turns((0.0, 5.0), plane="slice-row")
 
 
 def test_none_is_none() -> None:

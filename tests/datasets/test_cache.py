@@ -14,13 +14,13 @@ from chestct.datasets.scans import read_options
 from chestct.datasets.store import (
     Cache,
     CacheError,
-    DamagedEntryError,
     LabelledScans,
-    StorageError,
+    _DamagedEntryError,
+    _make_room,
+    _StorageError,
     decode,
     encode,
     entry_bytes,
-    make_room,
     prepare_all,
 )
 from chestct.datasets.workers import Progress
@@ -82,9 +82,9 @@ def test_channels_are_kept_once_and_come_back(prepared: PreparedScan) -> None:
 
 
 def test_values_that_cannot_be_kept_are_refused(prepared: PreparedScan) -> None:
-    with pytest.raises(StorageError, match="not all numbers"):
+    with pytest.raises(_StorageError, match="not all numbers"):
         encode(replace(prepared, input=prepared.input * np.float32("nan")), "uint8")
-    with pytest.raises(StorageError, match="Use the storage 'uint8'"):
+    with pytest.raises(_StorageError, match="Use the storage 'uint8'"):
         encode(replace(prepared, input=prepared.input * np.float32(1e6)), "float16")
 
 
@@ -94,10 +94,10 @@ def test_every_damage_is_noticed(prepared: PreparedScan) -> None:
     for place in (0, 9, 60, *rng.integers(8, len(content), 40), len(content) - 1):
         damaged = bytearray(content)
         damaged[place] ^= 0x11
-        with pytest.raises(DamagedEntryError):
+        with pytest.raises(_DamagedEntryError):
             decode(bytes(damaged))
     for length in (0, 7, 100, len(content) - 1):
-        with pytest.raises(DamagedEntryError):
+        with pytest.raises(_DamagedEntryError):
             decode(content[:length])
 
 
@@ -155,7 +155,7 @@ def test_another_recipe_storage_or_code_is_another_entry(
         replace(cache, recipe=replace(TINY, mask_margin_mm=4.0)).entry_path(pixels),
         replace(cache, storage="uint8").entry_path(pixels),
     }
-    monkeypatch.setattr("chestct.datasets.store.preparation_code", lambda: "other")
+    monkeypatch.setattr("chestct.datasets.store._preparation_code", lambda: "other")
     paths.add(cache.entry_path(pixels))
     assert len(paths) == 6
     assert replace(cache, seed=2).entry_path(pixels) == cache.entry_path(pixels)
@@ -200,7 +200,7 @@ def test_what_was_used_longest_ago_makes_way(tmp_path: Path) -> None:
         path.write_bytes(b"x" * 10)
         os.utime(path, (1000.0 + number, 1000.0 + number))
     os.utime(folder / "0.safetensors", (2000.0, 2000.0))
-    removed = make_room(tmp_path, needed=5, max_bytes=30)
+    removed = _make_room(tmp_path, needed=5, max_bytes=30)
     assert [path.name for path in removed] == ["1.safetensors", "2.safetensors"]
 
 

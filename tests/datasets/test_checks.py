@@ -8,22 +8,22 @@ import pytest
 from labelled_scans import make_manifest, make_rows, write_scan
 
 from chestct.datasets.checks import (
-    Confounder,
-    ConfounderSettings,
     LeakError,
+    _Confounder,
+    _ConfounderSettings,
+    _describe_confounder,
     check_manifest,
-    describe_confounder,
     refuse_leaks,
     report_json,
 )
 from chestct.datasets.manifest import Manifest
 from chestct.datasets.scans import ScanFacts, gather_facts
 
-QUICK = ConfounderSettings(permutations=19)
+QUICK = _ConfounderSettings(permutations=19)
 
 
-def confounder(**changes: object) -> Confounder:
-    found = Confounder(
+def confounder(**changes: object) -> _Confounder:
+    found = _Confounder(
         variable="age", auc=0.83, chance_auc=0.58, p_value=0.01, is_same_as_class=False,
         num_patients=209, num_unknown=4, values={"A": {"CAP": 3}, "B": {"normal": 2}},
     )  # fmt: skip
@@ -96,7 +96,7 @@ def test_class_and_source_being_one_variable_is_said_as_a_reviewer_would() -> No
 
 
 def test_what_predicts_the_class_is_said_with_its_figure() -> None:
-    finding = describe_confounder(confounder())
+    finding = _describe_confounder(confounder())
     assert finding is not None
     assert "AUC of 0.83 (209 patients; 4 of them not known; 95 %" in finding.sentence
     assert "stay below 0.58" in finding.sentence
@@ -106,12 +106,12 @@ def test_what_predicts_the_class_is_said_with_its_figure() -> None:
     "changes", [{"auc": 0.6}, {"p_value": 0.2}, {"auc": None}, {"p_value": None}]
 )
 def test_what_may_be_chance_is_not_said(changes: dict[str, object]) -> None:
-    assert describe_confounder(confounder(**changes)) is None
+    assert _describe_confounder(confounder(**changes)) is None
 
 
 def test_many_values_are_named_briefly() -> None:
     values = {f"v{i}": {"CAP": 1} for i in range(7)}
-    finding = describe_confounder(confounder(is_same_as_class=True, values=values))
+    finding = _describe_confounder(confounder(is_same_as_class=True, values=values))
     assert finding is not None
     assert "v3: 1 CAP; 3 more values" in finding.sentence
 

@@ -8,20 +8,20 @@ from labelled_scans import make_manifest, make_rows
 
 from chestct.datasets.checks import (
     UNKNOWN,
-    Confounder,
-    ConfounderSettings,
+    _categories,
+    _Confounder,
+    _ConfounderSettings,
+    _find_confounders,
     baseline_probabilities,
-    categories,
-    find_confounders,
 )
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.scans import ScanFacts
 
-QUICK = ConfounderSettings(permutations=19)
+QUICK = _ConfounderSettings(permutations=19)
 
 
-def ask(manifest: Manifest, variable: str, facts: list[ScanFacts] | None = None) -> Confounder:
-    found = {each.variable: each for each in find_confounders(manifest, facts, QUICK)}
+def ask(manifest: Manifest, variable: str, facts: list[ScanFacts] | None = None) -> _Confounder:
+    found = {each.variable: each for each in _find_confounders(manifest, facts, QUICK)}
     return found[variable]
 
 
@@ -128,7 +128,7 @@ def test_the_manifest_goes_before_the_file_and_the_strongest_comes_first() -> No
         ScanFacts(acquisition={"sex": "F", "kernel": "sharp" if i < 6 else "soft"})
         for i in range(12)
     ]
-    found = find_confounders(manifest, facts, QUICK)
+    found = _find_confounders(manifest, facts, QUICK)
     assert found[0].variable == "kernel"
     assert found[-1].auc is None
     assert ask(manifest, "sex", facts).values == {"F": {"CAP": 5, "normal": 6}, "M": {"CAP": 1}}
@@ -145,15 +145,20 @@ def test_columns_of_ones_own_name_are_taken() -> None:
 
 
 def test_numbers_become_few_categories() -> None:
-    assert categories("slice_thickness_mm", ["5.0", "5", "", "thin"]) == ["5", "5", UNKNOWN, "thin"]
-    ages = categories("age", [str(age) for age in range(51)])
+    assert _categories("slice_thickness_mm", ["5.0", "5", "", "thin"]) == [
+        "5",
+        "5",
+        UNKNOWN,
+        "thin",
+    ]
+    ages = _categories("age", [str(age) for age in range(51)])
     assert len(set(ages)) == 5
     assert (ages[0], ages[25], ages[50]) == ("under 10", "20 to 30", "40 and over")
-    assert len(set(categories("age", [str(age) for age in range(100)]))) == 10
-    dates = categories("date", [f"2020-{month:02d}" for month in range(1, 13)] + ["", "soon"])
+    assert len(set(_categories("age", [str(age) for age in range(100)]))) == 10
+    dates = _categories("date", [f"2020-{month:02d}" for month in range(1, 13)] + ["", "soon"])
     assert dates[0].startswith("under 2020-0")
     assert dates[-2:] == [UNKNOWN, UNKNOWN]
-    assert categories("age", ["63", ""]) == ["63", UNKNOWN]
+    assert _categories("age", ["63", ""]) == ["63", UNKNOWN]
 
 
 def test_the_baseline_knows_age_sex_and_scanner_only() -> None:

@@ -14,8 +14,8 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
+    _require_files,
     read_manifest,
-    require_files,
     write_manifest,
 )
 from chestct.datasets.sharing import exclude, flow_csv, flow_markdown, flow_of
@@ -40,7 +40,7 @@ def test_excluded_rows_are_no_rows_and_need_neither_file_nor_label(tmp_path: Pat
     for name in "ac":
         (tmp_path / name).mkdir()
     manifest = read_manifest(table(tmp_path))
-    require_files(manifest)
+    _require_files(manifest)
     assert [row.scan for row in manifest.rows] == ["a", "c"]
     assert [row.excluded for row in manifest.excluded] == [
         "image quality", "too little radiation", "image quality",

@@ -19,23 +19,23 @@ from chestct.cli import main
 from chestct.datasets import scan_copies
 from chestct.datasets import sharing as exporting
 from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest, write_manifest
-from chestct.datasets.scan_copies import CopyError, Scale, find_scale
+from chestct.datasets.scan_copies import Scale, _CopyError, _find_scale
 from chestct.datasets.sharing import (
     MARKER,
     RECORDS,
-    CopyTask,
-    ExportError,
     ExportSettings,
-    Marker,
-    copy_scan,
+    _copy_scan,
+    _CopyTask,
+    _ExportError,
+    _Marker,
+    _read_marker,
+    _write_marker,
     export_scans,
-    read_marker,
-    write_marker,
 )
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
-from chestct.simulate.dicom_export import SeriesHeader
+from chestct.simulate.dicom_export import _SeriesHeader
 from chestct.volume import Volume, to_canonical
 from chestct.writers.nifti import write_nifti
 
@@ -49,7 +49,7 @@ PLANTED = (
 def write_patient(folder: Path, volume: Volume) -> Path:
     """A DICOM series with identifiers in many places, in a folder with the patient's name."""
     written = write_dicom_series(
-        volume, folder, uid_seed=folder.name, header=SeriesHeader(study_date="19991231")
+        volume, folder, uid_seed=folder.name, header=_SeriesHeader(study_date="19991231")
     )
     for path in written:
         dataset = pydicom.dcmread(path)
@@ -223,7 +223,7 @@ def test_a_finished_export_is_verified_and_nothing_is_made_again(
     assert (again.num_made, again.num_found) == (0, 2)
     slice_path = next(table.path(table.rows[0]).glob("*.tif"))
     slice_path.write_bytes(slice_path.read_bytes()[:-1] + b"!")
-    with pytest.raises(ExportError, match="1 of 2 copies"):
+    with pytest.raises(_ExportError, match="1 of 2 copies"):
         export_scans(light, tmp_path / "out", ExportSettings("tiff16"), processes=1)
 
 
@@ -242,14 +242,14 @@ def test_a_stopped_export_goes_on_with_the_same_pseudonyms(
     monkeypatch.setattr(exporting, "read_volume", stopping)
     with pytest.raises(KeyboardInterrupt):
         export_scans(original, out, ExportSettings("nifti"), processes=1)
-    marker = read_marker(out)
+    marker = _read_marker(out)
     assert marker is not None
     assert not marker.is_complete
     assert len(marker.pseudonyms) == 2
     assert not list(out.rglob("*.part.*"))
     result = export_scans(original, out, ExportSettings("nifti"), processes=1)
     assert (result.num_made, result.num_found) == (1, 2)
-    finished = read_marker(out)
+    finished = _read_marker(out)
     assert finished is not None
     assert finished.is_complete
     assert finished.pseudonyms == ()
@@ -261,15 +261,15 @@ def test_a_damaged_copy_of_a_stopped_export_is_made_again(
     original: Manifest, tmp_path: Path
 ) -> None:
     row = original.rows[0]
-    task = CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
-    assert copy_scan(task).record is not None
-    assert copy_scan(task).was_there
+    task = _CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
+    assert _copy_scan(task).record is not None
+    assert _copy_scan(task).was_there
     next((tmp_path / "scans/pabc/scan1").glob("*.tif")).unlink()
-    again = copy_scan(task)
+    again = _copy_scan(task)
     assert again.record is not None
     assert not again.was_there
     (tmp_path / RECORDS / "scans-pabc-scan1.json").write_text("[]")
-    assert not copy_scan(task).was_there
+    assert not _copy_scan(task).was_there
 
 
 def test_files_do_not_tell_the_order_in_which_they_were_written(
@@ -290,23 +290,23 @@ def test_another_manifest_format_or_key_is_refused(light: Manifest, tmp_path: Pa
         (light, ExportSettings("nifti")),
         (light, ExportSettings("nifti", b"k" * 20, period="none")),
     ):
-        with pytest.raises(ExportError, match="another manifest"):
+        with pytest.raises(_ExportError, match="another manifest"):
             export_scans(manifest, tmp_path / "out", settings, processes=1)
 
 
 def test_a_folder_with_other_files_is_refused(original: Manifest, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ExportError, match="holds other files"):
+    with pytest.raises(_ExportError, match="holds other files"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     (tmp_path / MARKER).write_text("{}")
-    with pytest.raises(ExportError, match="damaged or of another version"):
+    with pytest.raises(_ExportError, match="damaged or of another version"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_folder_within_a_scan_or_around_one_is_refused(original: Manifest) -> None:
     for place in (original.folder, original.folder / "two" / "export"):
-        with pytest.raises(ExportError, match="in one another"):
+        with pytest.raises(_ExportError, match="in one another"):
             export_scans(original, place, ExportSettings("nifti"), processes=1)
 
 
@@ -352,8 +352,8 @@ def test_a_copy_that_differs_when_read_back_does_not_count(
 ) -> None:
     monkeypatch.setattr(scan_copies, "_as_stored", lambda voxels, scale: voxels.astype(np.uint16))
     row = original.rows[0]
-    task = CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
-    outcome = copy_scan(task)
+    task = _CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
+    outcome = _copy_scan(task)
     assert outcome.record is None
     assert outcome.error
     assert not list((tmp_path / "scans").rglob("*.tif"))
@@ -363,21 +363,21 @@ def test_a_copy_that_differs_when_read_back_does_not_count(
 def test_values_on_a_scanner_s_steps_come_back_exactly(slope: float, intercept: float) -> None:
     stored = np.random.default_rng(2).integers(0, 1500, (3, 30, 30))
     voxels = (stored * slope + intercept).astype(np.float32)
-    scale = find_scale(voxels)
+    scale = _find_scale(voxels)
     back = np.rint((voxels.astype(np.float64) - scale.intercept) / scale.slope)
     assert np.array_equal((back * scale.slope + scale.intercept).astype(np.float32), voxels)
 
 
 def test_whole_values_keep_slope_one() -> None:
     voxels = np.array([[[-1024, 3071]]], dtype=np.int16)
-    assert find_scale(voxels) == Scale(1.0, -1024.0)
-    assert find_scale(voxels - np.int16(4000)) == Scale(1.0, -32768.0)
+    assert _find_scale(voxels) == Scale(1.0, -1024.0)
+    assert _find_scale(voxels - np.int16(4000)) == Scale(1.0, -32768.0)
 
 
 def test_values_without_steps_are_refused_with_the_remedy() -> None:
     voxels = np.random.default_rng(3).normal(0, 100, (2, 20, 20)).astype(np.float32)
-    with pytest.raises(CopyError, match="--to nifti"):
-        find_scale(voxels)
+    with pytest.raises(_CopyError, match="--to nifti"):
+        _find_scale(voxels)
 
 
 def test_a_windowed_scan_stays_windowed(tmp_path: Path) -> None:
@@ -452,10 +452,10 @@ def test_a_real_scan_comes_back_bit_for_bit(data_folder: Path, tmp_path: Path) -
 
 
 def test_drawn_pseudonyms_follow_the_generator() -> None:
-    from chestct.datasets.sharing import drawn_pseudonyms
+    from chestct.datasets.sharing import _drawn_pseudonyms
 
-    names = drawn_pseudonyms(["a", "b", "a"], random.Random(1))
-    assert names == drawn_pseudonyms(["a", "b"], random.Random(1))
+    names = _drawn_pseudonyms(["a", "b", "a"], random.Random(1))
+    assert names == _drawn_pseudonyms(["a", "b"], random.Random(1))
     assert len(set(names.values())) == 2
     assert all(name.isalnum() and len(name) == 10 for name in names.values())
 
@@ -465,10 +465,10 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
 ) -> None:
     (tmp_path / "scans").write_text("in the way")
     row = light.rows[0]
-    task = CopyTask(row, light.path(row), tmp_path, "scans/pabc/scan1", "nifti", "year")
-    assert "cannot be copied" in copy_scan(task).error
+    task = _CopyTask(row, light.path(row), tmp_path, "scans/pabc/scan1", "nifti", "year")
+    assert "cannot be copied" in _copy_scan(task).error
     with pytest.raises(WriteError, match="cannot be written"):
-        write_marker(tmp_path / "scans", Marker("digest", "nifti", is_keyed=False))
-    write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
-    with pytest.raises(ExportError, match="marker is damaged"):
+        _write_marker(tmp_path / "scans", _Marker("digest", "nifti", is_keyed=False))
+    _write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
+    with pytest.raises(_ExportError, match="marker is damaged"):
         export_scans(light, tmp_path, ExportSettings("nifti"), processes=1)

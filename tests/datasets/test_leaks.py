@@ -8,18 +8,18 @@ from analyses import make_volume
 from labelled_scans import make_manifest
 
 from chestct.datasets.checks import (
-    find_identity_leaks,
-    find_label_conflicts,
+    _find_identity_leaks,
+    _find_label_conflicts,
+    _find_shared_slices,
+    _find_unreadable,
     find_patient_leaks,
     find_pixel_leaks,
-    find_shared_slices,
-    find_unreadable,
 )
 from chestct.datasets.manifest import Manifest, ManifestRow, class_in_path, class_of
-from chestct.datasets.scans import ScanFacts, facts_from_json, facts_to_json, read_facts
+from chestct.datasets.scans import ScanFacts, _facts_from_json, _facts_to_json, _read_facts
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
-from chestct.simulate.dicom_export import SeriesHeader
+from chestct.simulate.dicom_export import _SeriesHeader
 
 
 def facts(*slices: str) -> ScanFacts:
@@ -63,7 +63,7 @@ def test_the_same_pixels_on_two_sides_are_a_leak() -> None:
 
 def test_a_shortened_copy_is_found_too() -> None:
     shorter = [facts("a", "b", "c", "d"), facts("c", "b")]
-    (shared,) = find_shared_slices(two_rows(), shorter)
+    (shared,) = _find_shared_slices(two_rows(), shorter)
     assert (shared.num_shared, shared.num_slices) == (2, 2)
 
 
@@ -98,20 +98,20 @@ def test_different_pixels_are_fine() -> None:
 
 
 def test_unreadable_scans_are_listed_with_their_reason() -> None:
-    (finding,) = find_unreadable(two_rows(), [facts("a"), ScanFacts(error="It is broken.")])
+    (finding,) = _find_unreadable(two_rows(), [facts("a"), ScanFacts(error="It is broken.")])
     assert finding.sentence == "Row 3 cannot be read: It is broken."
     assert finding.rows == (3,)
 
 
 def test_a_label_that_contradicts_the_path_is_said() -> None:
     manifest = two_rows(first={"scan": "Normal subjects/P001"}, second={"scan": "cap/1"})
-    (finding,) = find_label_conflicts(manifest)
+    (finding,) = _find_label_conflicts(manifest)
     assert finding.rows == (2,)
     assert "labelled CAP, but its path says normal" in finding.sentence
 
 
 def test_a_patient_with_two_labels_is_said() -> None:
-    (finding,) = find_label_conflicts(two_rows(second={"patient": "Ann", "label": "normal"}))
+    (finding,) = _find_label_conflicts(two_rows(second={"patient": "Ann", "label": "normal"}))
     assert finding.severity == "warning"
     assert "CAP and normal" in finding.sentence
 
@@ -143,25 +143,25 @@ def test_the_same_patient_id_under_two_manifest_patients_is_a_leak_that_is_named
     tmp_path: Path,
 ) -> None:
     for name in ("a", "b", "c"):
-        header = SeriesHeader(patient_id="PAT-7" if name != "c" else "PAT-8")
+        header = _SeriesHeader(patient_id="PAT-7" if name != "c" else "PAT-8")
         write_dicom_series(make_volume(), tmp_path / name, header=header)
-    found = [read_facts(tmp_path / name, ReadOptions()) for name in ("a", "b", "c")]
+    found = [_read_facts(tmp_path / name, ReadOptions()) for name in ("a", "b", "c")]
     rows = [
         ManifestRow(name, who, "CAP") for name, who in (("a", "Ann"), ("b", "Bob"), ("c", "Cy"))
     ]
-    (finding,) = find_identity_leaks(make_manifest(rows), found)
+    (finding,) = _find_identity_leaks(make_manifest(rows), found)
     assert (finding.kind, finding.severity, finding.rows) == ("leak", "refuse", (2, 3))
     assert "Rows 2 and 3 have the same PatientID" in finding.sentence
-    assert "PAT-7" not in finding.sentence + facts_to_json(found[0])
-    assert facts_from_json(facts_to_json(found[0])) == found[0]
+    assert "PAT-7" not in finding.sentence + _facts_to_json(found[0])
+    assert _facts_from_json(_facts_to_json(found[0])) == found[0]
 
 
 def test_patient_id_of_one_manifest_patient_is_no_leak() -> None:
     same = [ScanFacts(identity="x"), ScanFacts(identity="x")]
-    assert find_identity_leaks(two_rows(second={"patient": "Ann"}), same) == []
-    assert find_identity_leaks(two_rows(), [ScanFacts(), ScanFacts()]) == []
+    assert _find_identity_leaks(two_rows(second={"patient": "Ann"}), same) == []
+    assert _find_identity_leaks(two_rows(), [ScanFacts(), ScanFacts()]) == []
 
 
 def test_patient_id_that_a_de_identifier_wrote_for_everyone_is_no_leak() -> None:
     rows = [ManifestRow(name, name, "CAP") for name in "abc"]
-    assert find_identity_leaks(make_manifest(rows), [ScanFacts(identity="x")] * 3) == []
+    assert _find_identity_leaks(make_manifest(rows), [ScanFacts(identity="x")] * 3) == []

@@ -9,10 +9,10 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
+    _require_files,
     describe_rows,
     patients_by_label,
     require_classes,
-    require_files,
 )
 
 
@@ -65,7 +65,7 @@ def test_missing_files_are_refused_with_row_and_path(tmp_path: Path) -> None:
     rows = make_rows({"CAP": 7})
     (tmp_path / rows[0].scan).touch()
     with pytest.raises(ManifestError, match="6 of 7 scans that are not there") as caught:
-        require_files(make_manifest(rows, tmp_path))
+        _require_files(make_manifest(rows, tmp_path))
     assert "row 3: CAP-001-0" in str(caught.value)
     assert "and 1 more" in str(caught.value)
     assert str(tmp_path) in str(caught.value)

@@ -17,11 +17,11 @@ from chestct.datasets.reader_labels import (
     TOO_FEW,
     UNDECIDED,
     Rule,
+    _cohen_kappas,
+    _fleiss_kappas,
     agree_on,
-    cohen_kappas,
     disputes_csv,
     draw_weights,
-    fleiss_kappas,
     judge_agreement,
     read_readings,
 )
@@ -131,12 +131,12 @@ def test_the_vectorised_kappas_are_those_of_the_libraries() -> None:
     rng = np.random.default_rng(5)
     first, second = rng.integers(0, 3, (2, 40))
     weights = draw_weights([str(n) for n in range(40)], rng, num=20)
-    found = cohen_kappas(first, second, weights, 3)
+    found = _cohen_kappas(first, second, weights, 3)
     for row, kappa in zip(weights, found, strict=True):
         again = cohen_kappa_score(np.repeat(first, row), np.repeat(second, row), labels=range(3))
         assert kappa == pytest.approx(again)
     counts = rng.multinomial(4, [0.5, 0.3, 0.2], size=40)
-    for row, kappa in zip(weights, fleiss_kappas(counts, weights), strict=True):
+    for row, kappa in zip(weights, _fleiss_kappas(counts, weights), strict=True):
         assert kappa == pytest.approx(fleiss_kappa(np.repeat(counts, row, axis=0)))
 
 

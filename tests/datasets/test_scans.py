@@ -12,14 +12,14 @@ from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.scans import (
     FACTS,
     ScanTask,
-    facts_from_json,
+    _facts_from_json,
+    _facts_to_json,
+    _known_facts,
+    _read_facts,
+    _source_key,
     facts_of,
-    facts_to_json,
     gather_facts,
-    known_facts,
-    read_facts,
     read_options,
-    source_key,
     stored_facts,
 )
 from chestct.readers import ReadOptions
@@ -30,9 +30,9 @@ OPTIONS = ReadOptions()
 
 
 def test_a_scan_that_runs_backwards_has_the_same_content(tmp_path: Path) -> None:
-    first = read_facts(write_scan(tmp_path / "a.nii.gz", 1), OPTIONS)
-    second = read_facts(write_scan(tmp_path / "b.nii", 1, is_reversed=True), OPTIONS)
-    other = read_facts(write_scan(tmp_path / "c.nii.gz", 2), OPTIONS)
+    first = _read_facts(write_scan(tmp_path / "a.nii.gz", 1), OPTIONS)
+    second = _read_facts(write_scan(tmp_path / "b.nii", 1, is_reversed=True), OPTIONS)
+    other = _read_facts(write_scan(tmp_path / "c.nii.gz", 2), OPTIONS)
     assert first.content == second.content
     assert first.pixels == second.pixels
     assert first.content != other.content
@@ -66,10 +66,10 @@ def test_slices_of_one_value_are_no_evidence() -> None:
 
 def test_facts_come_back_from_json() -> None:
     facts = facts_of(chest(chest_grid(*COARSE)), Path("a"))
-    assert facts_from_json(facts_to_json(facts)) == facts
+    assert _facts_from_json(_facts_to_json(facts)) == facts
     for damaged in ("{}", "[]", "nonsense", '{"pixels": 1, "content": 2}'):
         with pytest.raises(ValueError, match=r"facts|Expecting"):
-            facts_from_json(damaged)
+            _facts_from_json(damaged)
 
 
 def write_series(folder: Path, **header: str) -> Path:
@@ -87,7 +87,7 @@ def test_age_sex_and_month_are_read_and_nothing_that_names_a_patient(tmp_path: P
         PatientName="Secret^Name", PatientID="4711", Manufacturer="Maker", SliceThickness="5",
     )  # fmt: skip
     (folder / "notes.txt").write_text("no DICOM")
-    facts = read_facts(folder, OPTIONS).acquisition
+    facts = _read_facts(folder, OPTIONS).acquisition
     assert facts["age"] == "63"
     assert facts["sex"] == "F"
     assert facts["date"] == "2020-03"
@@ -99,14 +99,14 @@ def test_age_sex_and_month_are_read_and_nothing_that_names_a_patient(tmp_path: P
 
 def test_a_header_with_nonsense_is_no_trouble(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "scan", PatientAge="999Y", PatientSex="X")
-    facts = read_facts(folder, OPTIONS)
+    facts = _read_facts(folder, OPTIONS)
     assert facts.error == ""
     assert not {"age", "sex"} & set(facts.acquisition)
 
 
 def test_a_scan_that_cannot_be_read_gives_its_reason(tmp_path: Path) -> None:
     (tmp_path / "a.nii").write_bytes(b"no scan")
-    facts = read_facts(tmp_path / "a.nii", OPTIONS)
+    facts = _read_facts(tmp_path / "a.nii", OPTIONS)
     assert "a.nii" in facts.error
     assert facts.slices == ()
 
@@ -140,7 +140,7 @@ def test_facts_are_kept_until_a_file_changes(
     cache = tmp_path / "cache"
     first = gather_facts(scans, cache, processes=1)
     monkeypatch.setattr(
-        "chestct.datasets.scans.read_facts", lambda *_: pytest.fail("the scan was read again")
+        "chestct.datasets.scans._read_facts", lambda *_: pytest.fail("the scan was read again")
     )
     assert gather_facts(scans, cache, processes=1) == first
     monkeypatch.undo()
@@ -153,20 +153,20 @@ def test_facts_are_kept_until_a_file_changes(
 def test_damaged_facts_are_read_again_and_failures_are_not_kept(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "a.nii.gz")
     task = ScanTask(scan, OPTIONS, tmp_path / "facts")
-    facts = known_facts(task)
-    (tmp_path / "facts" / f"{source_key(scan, OPTIONS)}.json").write_text("{")
+    facts = _known_facts(task)
+    (tmp_path / "facts" / f"{_source_key(scan, OPTIONS)}.json").write_text("{")
     assert stored_facts(task) is None
-    assert known_facts(task) == facts
+    assert _known_facts(task) == facts
     (tmp_path / "bad.nii").write_bytes(b"no scan")
     bad = ScanTask(tmp_path / "bad.nii", OPTIONS, tmp_path / "facts")
-    assert known_facts(bad).error
+    assert _known_facts(bad).error
     assert len(list((tmp_path / "facts").iterdir())) == 1
 
 
 def test_facts_are_found_for_folders_too(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "scan")
-    before = source_key(folder, OPTIONS)
-    assert before == source_key(folder, OPTIONS)
-    assert before != source_key(folder, ReadOptions(series="1.2"))
+    before = _source_key(folder, OPTIONS)
+    assert before == _source_key(folder, OPTIONS)
+    assert before != _source_key(folder, ReadOptions(series="1.2"))
     (folder / "slice_0000.dcm").touch()
-    assert before != source_key(folder, OPTIONS)
+    assert before != _source_key(folder, OPTIONS)

@@ -7,8 +7,8 @@ import pytest
 
 from chestct.datasets.manifest import ManifestError
 from chestct.datasets.slice_extract import (
-    cut_to_scan,
-    find_labels,
+    _cut_to_scan,
+    _find_labels,
     read_slice_labels,
 )
 
@@ -40,17 +40,17 @@ def test_a_number_that_was_skipped_moves_the_rows_after_it(tmp_path: Path) -> No
 
 def test_labels_are_found_by_any_of_a_scans_names() -> None:
     marks = np.array([True])
-    assert find_labels({"P001": marks}, "another", "p001") is marks
-    assert find_labels({"P001": marks}, "P002") is None
+    assert _find_labels({"P001": marks}, "another", "p001") is marks
+    assert _find_labels({"P001": marks}, "P002") is None
 
 
 def test_labels_are_cut_to_the_scan_and_must_not_reach_beyond_it() -> None:
     marks = np.array([False, True, False, False])
-    assert cut_to_scan(marks, 3, "P001").tolist() == [False, True, False]
+    assert _cut_to_scan(marks, 3, "P001").tolist() == [False, True, False]
     with pytest.raises(ManifestError, match=r"P001 has 1 slices.*up to slice 2"):
-        cut_to_scan(marks, 1, "P001")
+        _cut_to_scan(marks, 1, "P001")
     with pytest.raises(ManifestError, match=r"P001 has 5 slices; its labels are for 4"):
-        cut_to_scan(marks, 5, "P001")
+        _cut_to_scan(marks, 5, "P001")
 
 
 @pytest.mark.parametrize(

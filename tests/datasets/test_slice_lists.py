@@ -9,7 +9,7 @@ from PIL import Image
 from chestct.datasets.manifest import ManifestError
 from chestct.datasets.slice_lists import (
     UNKNOWN_PATIENTS,
-    SliceList,
+    _SliceList,
     parse_list,
     read_lists,
     scan_slice_folder,
@@ -99,7 +99,7 @@ def test_a_list_that_names_missing_pictures_is_refused_with_list_and_names(tmp_p
 def test_a_list_on_the_command_line_is_understood(
     text: str, split: str, label: str, file: str, tmp_path: Path
 ) -> None:
-    assert parse_list(text, tmp_path) == SliceList(Path(file), label, split, tmp_path)
+    assert parse_list(text, tmp_path) == _SliceList(Path(file), label, split, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a.txt", "test:=a.txt", "normal=", "tets:normal=a.txt"])
@@ -114,7 +114,7 @@ def test_a_list_that_is_not_understood_is_refused_with_an_example(
 def test_a_list_cannot_name_what_lies_outside(name: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(name)
     with pytest.raises(ManifestError, match="outside"):
-        read_lists([SliceList(tmp_path / "list.txt", "normal", "", tmp_path)], tmp_path)
+        read_lists([_SliceList(tmp_path / "list.txt", "normal", "", tmp_path)], tmp_path)
 
 
 def test_an_empty_or_unreadable_list_is_named(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_an_empty_or_unreadable_list_is_named(tmp_path: Path) -> None:
         (tmp_path / "no.txt", "no"),
     ):
         with pytest.raises(ManifestError, match=f"{file.name}.*{said}"):
-            read_lists([SliceList(file, "normal", "", tmp_path)], tmp_path)
+            read_lists([_SliceList(file, "normal", "", tmp_path)], tmp_path)
 
 
 def test_a_folder_without_pictures_and_one_that_is_not_there_are_refused(tmp_path: Path) -> None:

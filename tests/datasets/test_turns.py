@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from chestct.datasets.augment import Turns, turn_batch
+from chestct.datasets.augment import _turn_batch, _Turns
 from chestct.errors import TrainingError
 
 
@@ -15,9 +15,9 @@ def smooth_batch(num: int = 2, shape: tuple[int, int, int] = (20, 28, 24)) -> to
     return torch.tensor(np.array(scans)[:, None] * 10, dtype=torch.float32)
 
 
-def turned(batch: torch.Tensor, turns: Turns, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def turned(batch: torch.Tensor, turns: _Turns, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     lungs = (batch > 0).float()
-    return turn_batch(batch, lungs, turns, torch.Generator().manual_seed(seed))
+    return _turn_batch(batch, lungs, turns, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("plane", "axes"), [("axial", (3, 4)), ("slice-row", (2, 3))])
@@ -26,7 +26,7 @@ def test_a_turn_is_the_authors_in_angle_sense_and_plane(
     plane: str, axes: tuple[int, int], degrees: float
 ) -> None:
     batch = smooth_batch(shape=(24, 24, 24))
-    found, _ = turned(batch, Turns((degrees,), plane))
+    found, _ = turned(batch, _Turns((degrees,), plane))
     expected = torch.tensor(
         ndimage.rotate(batch.numpy(), degrees, axes=axes[::-1], reshape=False, order=3)
     )
@@ -41,7 +41,7 @@ def test_a_turn_is_the_authors_in_angle_sense_and_plane(
 def test_a_turn_of_an_oblong_plane_keeps_angles_and_zeros_come_in() -> None:
     batch = torch.zeros(1, 1, 3, 21, 41)
     batch[..., 10, 20:26] = 1.0
-    found, _ = turned(batch, Turns((90.0,)))
+    found, _ = turned(batch, _Turns((90.0,)))
     column = found[0, 0, 1, :, 20]
     assert column.sum() == pytest.approx(6, abs=0.5)
     assert found[0, 0, 1, 10, 24:].abs().max() < 0.1
@@ -49,14 +49,14 @@ def test_a_turn_of_an_oblong_plane_keeps_angles_and_zeros_come_in() -> None:
 
 def test_no_turn_and_no_flip_leave_a_batch_as_it_is() -> None:
     batch = smooth_batch()
-    found, lungs = turned(batch, Turns((0.0,)))
+    found, lungs = turned(batch, _Turns((0.0,)))
     assert torch.allclose(found, batch, atol=1e-4)
     assert torch.equal(lungs, (batch > 0).float())
 
 
 def test_a_flip_changes_front_and_back_of_scan_and_lungs_alike() -> None:
     batch = smooth_batch()
-    found, lungs = turned(batch, Turns((0.0,), flip_probability=1.0))
+    found, lungs = turned(batch, _Turns((0.0,), flip_probability=1.0))
     assert torch.allclose(found, batch.flip(3), atol=1e-4)
     assert torch.equal(lungs, (batch > 0).float().flip(3))
 
@@ -64,7 +64,7 @@ def test_a_flip_changes_front_and_back_of_scan_and_lungs_alike() -> None:
 def test_the_same_seed_gives_the_same_turns_and_the_argument_stays() -> None:
     batch = smooth_batch(6)
     before = batch.clone()
-    turns = Turns((-12.0, 0.0, 12.0), flip_probability=0.5)
+    turns = _Turns((-12.0, 0.0, 12.0), flip_probability=0.5)
     first, second, other = (turned(batch, turns, seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_turns_and_the_argument_stays() -> None:
 
 
 def test_masks_stay_masks() -> None:
-    _, lungs = turned(smooth_batch(), Turns((7.0,)))
+    _, lungs = turned(smooth_batch(), _Turns((7.0,)))
     assert set(lungs.unique().tolist()) == {0.0, 1.0}
 
 
@@ -87,4 +87,4 @@ def test_masks_stay_masks() -> None:
 )
 def test_impossible_turns_are_refused_by_field(fields: dict[str, object], named: str) -> None:
     with pytest.raises(TrainingError, match=named):
-        Turns(**fields)  # type: ignore[arg-type]
+        _Turns(**fields)  # type: ignore[arg-type]

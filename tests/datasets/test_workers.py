@@ -75,7 +75,7 @@ import time
 from pathlib import Path
 from chestct.datasets import workers
 from chestct.datasets.workers import run_all
-workers.use_one_thread = lambda: None  # importing torch would take most of the time
+workers._use_one_thread = lambda: None  # importing torch would take most of the time
 def wait_long(task):
     Path(task).write_text(str(__import__("os").getpid()))
     time.sleep(60)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from chestct.engines import interface
-from chestct.engines.interface import choose_engine, has_cuda_gpu, has_library
+from chestct.engines.interface import _has_cuda_gpu, _has_library, choose_engine
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, openvino: bool) -> None:
-    monkeypatch.setattr(interface, "has_cuda_gpu", lambda: gpu)
+    monkeypatch.setattr(interface, "_has_cuda_gpu", lambda: gpu)
     monkeypatch.setattr(interface, "is_installed", lambda package: openvino)
 
 
@@ -43,10 +43,10 @@ def test_auto_takes_the_gpu_then_openvino_then_torch(
 def test_a_gpu_needs_a_driver_and_a_torch_that_can_use_it(
     monkeypatch: pytest.MonkeyPatch, driver: str | None, usable: bool
 ) -> None:
-    monkeypatch.setattr(interface, "has_library", lambda name: name == driver)
+    monkeypatch.setattr(interface, "_has_library", lambda name: name == driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
-    assert has_cuda_gpu() == (driver is not None and usable)
+    assert _has_cuda_gpu() == (driver is not None and usable)
 
 
 def test_a_library_that_is_not_there_is_not_found() -> None:
-    assert not has_library("libnosuchdriver.so.1")
+    assert not _has_library("libnosuchdriver.so.1")

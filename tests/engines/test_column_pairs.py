@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from chestct.engines.column_pairs import ColumnPairConv3d, can_pair_columns, pair_columns
+from chestct.engines.column_pairs import _can_pair_columns, _ColumnPairConv3d, pair_columns
 from chestct.networks import NETWORKS, build_network
 
 
@@ -22,10 +22,10 @@ def test_it_gives_what_the_convolution_gives(
     edges = (kernel,) * 3 if isinstance(kernel, int) else kernel
     padding = tuple(edge // 2 for edge in edges)
     convolution = nn.Conv3d(1, 6, edges, stride=2, padding=padding, bias=bias).double()
-    assert can_pair_columns(convolution, shape[-1])
+    assert _can_pair_columns(convolution, shape[-1])
     batch = torch.randn(2, 1, *shape, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(ColumnPairConv3d(convolution)(batch), convolution(batch))
+        torch.testing.assert_close(_ColumnPairConv3d(convolution)(batch), convolution(batch))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_only_the_stem_of_the_resnets_of_one_channel_is_replaced(name: str, chan
         network = build_network(name, channels, 3)
     pair_columns(network, 128)
     found = [
-        each for each, module in network.named_modules() if isinstance(module, ColumnPairConv3d)
+        each for each, module in network.named_modules() if isinstance(module, _ColumnPairConv3d)
     ]
     assert found == (["conv1"] if name.startswith("roi") and channels == 1 else [])
 

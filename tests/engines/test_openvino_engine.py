@@ -124,7 +124,7 @@ def test_a_model_that_openvino_cannot_run_is_an_error_of_ours(
     def fail(model: object, core: object) -> object:
         raise RuntimeError("Exception from core:\nunsupported operation")
 
-    monkeypatch.setattr(module, "converted_model", fail)
+    monkeypatch.setattr(module, "_converted_model", fail)
     with pytest.raises(EngineError, match=r"unsupported operation\. Use torch"):
         OpenVinoEngine(classifier)
 

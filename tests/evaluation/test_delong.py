@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from chestct.evaluation.comparisons import delong_covariance
+from chestct.evaluation.comparisons import _delong_covariance
 
 # The example of DeLong, DeLong and Clarke-Pearson (1988): albumin, total protein, 10 less the
 # Krebs-Goplerud score and whether surgery failed to help (1), of their 49 patients. 43 of these
@@ -48,12 +48,12 @@ def all_pairs(scores: np.ndarray, is_positive: np.ndarray) -> tuple[np.ndarray, 
 def test_the_example_of_1988_gives_the_areas_that_the_paper_prints() -> None:
     scores, failed = of_1988()
     assert (failed.size, int((~failed).sum())) == (49, 12)
-    areas, _ = delong_covariance(scores, failed)
+    areas, _ = _delong_covariance(scores, failed)
     assert np.round(areas, 2).tolist() == [0.69, 0.72, 0.65]
 
 
 def test_the_example_of_1988_gives_the_p_value_of_another_program() -> None:
-    areas, covariance = delong_covariance(*of_1988())
+    areas, covariance = _delong_covariance(*of_1988())
     # Albumin against the two others, two degrees of freedom: pyroc's test_pyroc_compare.
     contrast = np.array([[0, 1, -1], [-1, 1, 0]])
     difference, spread = contrast @ areas, contrast @ covariance @ contrast.T
@@ -65,7 +65,7 @@ def test_the_complete_patients_of_1988_give_what_all_pairs_give() -> None:
     complete = OVARIAN_CANCER[~np.isnan(OVARIAN_CANCER).any(axis=1)]
     scores, failed = complete[:, :3].T, complete[:, 3] == 1
     assert failed.size == 43
-    areas, covariance = delong_covariance(scores, failed)
+    areas, covariance = _delong_covariance(scores, failed)
     expected_areas, expected_covariance = all_pairs(scores, failed)
     assert areas == pytest.approx(expected_areas, abs=1e-12)
     assert covariance == pytest.approx(expected_covariance, abs=1e-12)
@@ -85,7 +85,7 @@ def test_midranks_give_what_all_pairs_give(
     num = num_positive + num_negative
     scores = rng.integers(0, num_values, size=(2, num)) / num_values
     is_positive = rng.permutation(np.arange(num) < num_positive)
-    areas, covariance = delong_covariance(scores, is_positive)
+    areas, covariance = _delong_covariance(scores, is_positive)
     expected_areas, expected_covariance = all_pairs(scores, is_positive)
     assert areas == pytest.approx(expected_areas, abs=1e-12)
     assert covariance == pytest.approx(expected_covariance, abs=1e-12)
@@ -95,13 +95,13 @@ def test_the_variance_is_that_of_areas_over_repeated_samples() -> None:
     rng, is_positive = np.random.default_rng(0), np.arange(80) < 30
     shared = rng.normal(size=(400, 1, 80))
     scores = shared + rng.normal(size=(400, 2, 80)) + is_positive * np.array([[1.5], [1.0]])
-    found = [delong_covariance(each, is_positive) for each in scores]
+    found = [_delong_covariance(each, is_positive) for each in scores]
     expected = np.cov(np.array([areas for areas, _ in found]).T)
     assert np.mean([each for _, each in found], axis=0) == pytest.approx(expected, rel=0.2)
 
 
 def test_a_single_classifier_has_a_one_by_one_covariance() -> None:
-    areas, covariance = delong_covariance(np.array([[0.9, 0.4, 0.5, 0.1]]), np.arange(4) < 2)
+    areas, covariance = _delong_covariance(np.array([[0.9, 0.4, 0.5, 0.1]]), np.arange(4) < 2)
     assert areas.tolist() == [0.75]
     assert covariance.shape == (1, 1)
 
@@ -110,4 +110,4 @@ def test_a_single_classifier_has_a_one_by_one_covariance() -> None:
 def test_fewer_than_two_cases_of_either_kind_are_a_programming_error(num_positive: int) -> None:
     scores = np.array([[0.1, 0.2, 0.3, 0.4]])
     with pytest.raises(ValueError, match="expected 2 of each"):
-        delong_covariance(scores, np.arange(4) < num_positive)
+        _delong_covariance(scores, np.arange(4) < num_positive)

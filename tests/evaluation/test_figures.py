@@ -67,10 +67,10 @@ def test_curves_differ_in_dash_as_well_as_in_colour(make_predictions: MakePredic
 
 def test_roc_bands_lie_around_the_curve(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(150)
-    bands = figures.roc_bands(predictions, Bootstrap(replicates=400))
+    bands = figures._roc_bands(predictions, Bootstrap(replicates=400))
     assert list(bands) == list(THREE_CLASSES)
     grid = np.linspace(0, 1, 201)
-    false_rate, true_rate = figures.roc_curve(predictions, 0)
+    false_rate, true_rate = figures._roc_curve(predictions, 0)
     low, high = bands["CAP"]
     curve = np.interp(grid, false_rate, true_rate)
     assert np.mean((low - 1e-9 <= curve) & (curve <= high + 1e-9)) > 0.97

@@ -11,10 +11,10 @@ from chestct.evaluation.intervals import (
     WIDENED,
     WILSON,
     Bootstrap,
+    _patient_strata,
     clopper_pearson_upper,
     draw_patients,
     estimate_figures,
-    patient_strata,
     percentile_interval,
     wilson,
 )
@@ -61,7 +61,7 @@ def test_patients_are_drawn_whole_and_within_their_class(
         predictions.labels,
     )
     (weights,) = draw_patients(paired, Bootstrap(replicates=50))
-    patient_of_scan, strata = patient_strata(paired)
+    patient_of_scan, strata = _patient_strata(paired)
     for patient in range(strata.size):
         together = weights[:, patient_of_scan == patient]
         assert (together == together[:, :1]).all()

@@ -11,7 +11,7 @@ from explained import make_explanation
 from phantoms import chest, chest_grid, turned_grid
 
 from chestct.explain.evidence import (
-    lung_regions,
+    _lung_regions,
     outside_warning,
     share_outside,
     summarise_evidence,
@@ -165,7 +165,7 @@ def upside_down() -> Grid:
 def test_regions_follow_the_patient_however_the_scan_is_stored(grid: Grid) -> None:
     scan = to_canonical(chest(grid))
     lungs = scan.voxels == -850
-    regions = dict(lung_regions(lungs, scan.grid))
+    regions = dict(_lung_regions(lungs, scan.grid))
     x, _, z = scan.grid.to_patient(np.argwhere(lungs).astype(np.float64)).T
     assert ((x > 0) == regions["left lung"]).mean() > 0.99
     third = (z.max() - z.min()) / 3

@@ -16,7 +16,7 @@ from tiny_classifiers import SHAPE, saved_classifier, tiny_scan
 from chestct.classifier import Classifier
 from chestct.errors import EngineError, ExplanationError, UnknownNameError
 from chestct.explain.layers import pick_layer
-from chestct.explain.maps import activation_and_gradient, gradcam_map, strongest_channel_map
+from chestct.explain.maps import _activation_and_gradient, gradcam_map, strongest_channel_map
 from chestct.explain.run import explain, explain_scan
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import ScanSource, Volume
@@ -120,7 +120,7 @@ def test_training_mode_and_weights_that_ask_for_gradients_are_restored() -> None
     network.head.eval()
     network.head.weight.requires_grad_(False)
     with torch.inference_mode():
-        activation_and_gradient(question, pick_layer(question))
+        _activation_and_gradient(question, pick_layer(question))
     assert [m.training for m in (network, network.cells, network.head)] == [True, True, False]
     assert network.cells.weight.requires_grad
     assert not network.head.weight.requires_grad

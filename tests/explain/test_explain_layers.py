@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from chestct.explain.evidence import cell_centres, spread_over_input
+from chestct.explain.evidence import _cell_centres, spread_over_input
 from chestct.explain.layers import Layer, find_layers, pick_layer
 from chestct.explain.question import CellMap, Question
 from chestct.networks import build_network
@@ -63,8 +63,8 @@ def test_inner_cells_lie_where_the_network_looks(name: str, step: int) -> None:
 
 
 def test_a_cell_on_the_border_is_where_its_inner_part_is() -> None:
-    np.testing.assert_allclose(cell_centres(0.0, 8.0, 3, 20), [1.75, 8.0, 15.75])
-    np.testing.assert_allclose(cell_centres(0.0, 1.0, 4, 4), [0, 1, 2, 3])
+    np.testing.assert_allclose(_cell_centres(0.0, 8.0, 3, 20), [1.75, 8.0, 15.75])
+    np.testing.assert_allclose(_cell_centres(0.0, 1.0, 4, 4), [0, 1, 2, 3])
 
 
 def test_a_map_is_linear_between_cells_and_level_beyond_the_outermost() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import build_network
-from chestct.networks.maseres import Maseres, attend_as_published, attend_over_positions
+from chestct.networks.maseres import Maseres, _attend_as_published, attend_over_positions
 
 SHAPE = (21, 14, 28)
 
@@ -63,7 +63,7 @@ def test_the_paper_s_attention_is_the_softmax_of_the_products_of_positions() -> 
 
 def test_the_published_attention_is_its_value_layer() -> None:
     q, k, v = (torch.randn(2, 50, 3) for _ in range(3))
-    assert torch.equal(attend_as_published(q, k, v), v)
+    assert torch.equal(_attend_as_published(q, k, v), v)
 
 
 def test_only_the_paper_s_attention_moves_information_between_positions() -> None:

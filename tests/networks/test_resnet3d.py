@@ -7,7 +7,7 @@ import torch
 
 from chestct.errors import NetworkError
 from chestct.networks import build_network
-from chestct.networks.resnet3d import ResNet3D, ResNetSettings
+from chestct.networks.resnet3d import _ResNet3D, _ResNetSettings
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_state_dict_names_are_those_of_medicalnet() -> None:
 def test_width_scales_every_stage() -> None:
     with torch.device("meta"):
         network = build_network("roi_resnet18", 1, 3, {"width": 8, "head_units": 16})
-    assert isinstance(network, ResNet3D)
+    assert isinstance(network, _ResNet3D)
     assert network.layer4.blocks[-1].conv2.weight.shape == (64, 64, 3, 3, 3)
     assert network.fc1.weight.shape == (16, 64)
 
@@ -93,6 +93,6 @@ def test_an_impossible_setting_is_refused_by_name(field: str, value: object) -> 
 
 
 def test_the_defaults_are_those_of_the_paper() -> None:
-    settings = ResNetSettings()
+    settings = _ResNetSettings()
     assert (settings.width, settings.head_units, settings.dropout) == (64, 512, 0.5)
     assert (settings.gating, settings.mask_threshold) == ("figure", 0.1)

@@ -8,17 +8,17 @@ from tiny_classifiers import settle_batch_norm
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import build_network
-from chestct.networks.resnet3d import ResNet3D
-from chestct.networks.roi import PLACEMENTS, GatedReLU, LungGrids, halve_mask, lungs_from_input
+from chestct.networks.resnet3d import _ResNet3D
+from chestct.networks.roi import PLACEMENTS, GatedReLU, LungGrids, _halve_mask, lungs_from_input
 
 SHAPE = (64, 64, 64)
 
 
-def network_with(gating: str, name: str = "roi_resnet18", **settings: object) -> ResNet3D:
+def network_with(gating: str, name: str = "roi_resnet18", **settings: object) -> _ResNet3D:
     torch.manual_seed(0)
     network = build_network(name, 1, 3, {"width": 4, "gating": gating, **settings})
     settle_batch_norm(network, torch.rand(2, 1, *SHAPE))
-    assert isinstance(network, ResNet3D)
+    assert isinstance(network, _ResNet3D)
     return network.eval()
 
 
@@ -153,7 +153,7 @@ def test_a_cell_is_lung_when_any_of_its_voxels_is(size: int) -> None:
     for voxel in range(size):
         mask = torch.zeros(1, 1, size, size, size)
         mask[0, 0, voxel, 0, 2] = 1
-        halved = halve_mask(mask)
+        halved = _halve_mask(mask)
         assert halved.shape[2:] == (4, 4, 4)
         assert halved.nonzero().tolist() == [[0, 0, voxel // 2, 0, 1]]
 
@@ -163,9 +163,9 @@ def test_each_grid_is_made_once_per_forward_pass(monkeypatch: pytest.MonkeyPatch
 
     def counted(mask: torch.Tensor) -> torch.Tensor:
         calls.append(tuple(mask.shape[2:]))
-        return halve_mask(mask)
+        return _halve_mask(mask)
 
-    monkeypatch.setattr("chestct.networks.roi.halve_mask", counted)
+    monkeypatch.setattr("chestct.networks.roi._halve_mask", counted)
     with torch.no_grad():
         network_with("all")(torch.rand(1, 1, *SHAPE), box_of_lungs())
     assert calls[-5:] == [(n, n, n) for n in (64, 32, 16, 8, 4)]

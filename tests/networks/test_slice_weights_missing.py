@@ -8,7 +8,12 @@ import pytest
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.extras import MissingExtraError, is_installed
-from chestct.networks.slices import SLICE_NETWORKS, SliceSettings, build_slice_network, find_weights
+from chestct.networks.slices import (
+    SLICE_NETWORKS,
+    _SliceSettings,
+    build_slice_network,
+    find_weights,
+)
 
 SIX = ("vgg19", "inception_v3", "resnet50_v2", "xception", "mobilenet_v2", "densenet169")
 
@@ -61,7 +66,7 @@ def test_a_missing_file_is_named_with_network_repository_and_remedy(
 )
 def test_an_impossible_setting_is_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises((NetworkError, UnknownNameError), match=said):
-        SliceSettings(**settings)
+        _SliceSettings(**settings)
 
 
 def test_a_network_of_one_class_is_refused() -> None:

@@ -9,7 +9,7 @@ import torch
 from tiny_classifiers import settle_batch_norm
 
 from chestct.networks import build_network
-from chestct.networks.resnet3d import ResNet3D
+from chestct.networks.resnet3d import _ResNet3D
 
 with warnings.catch_warnings():
     # MONAI's imports warn of what other packages will change.
@@ -54,7 +54,7 @@ def test_pooled_features_equal_monais(name: str, width: int, shape: tuple[int, .
     torch.manual_seed(0)
     ours = build_network(name, 1, 3, {"width": width, "gating": "none"})
     settle_batch_norm(ours, torch.rand(2, 1, *shape))
-    assert isinstance(ours, ResNet3D)
+    assert isinstance(ours, _ResNet3D)
     theirs = monai_backbone(name, width, ours.state_dict())
     batch = torch.rand(1, 1, *shape)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from chestct.engines import voxel_runner
 from chestct.errors import NetworkError
 from chestct.networks.lungs import LungsNet
 from chestct.preprocess.lungs import NetworkLungs, find_lungs, network
-from chestct.preprocess.lungs.network import lungs_input
+from chestct.preprocess.lungs.network import _lungs_input
 from chestct.volume import Grid, Volume
 
 
@@ -32,7 +32,7 @@ def _volume(shape=(20, 24, 28), spacing_mm=(3.0, 2.0, 2.0)) -> Volume:
 )
 def test_any_spacing_becomes_about_four_millimetres_over_the_same_box(spacing_mm) -> None:
     volume = _volume((40, 48, 56), spacing_mm)
-    values, grid = lungs_input(volume)
+    values, grid = _lungs_input(volume)
     assert values.shape == grid.shape
     assert values.dtype == np.float32
     assert np.allclose(grid.extent_mm, volume.grid.extent_mm)
@@ -44,11 +44,11 @@ def test_any_spacing_becomes_about_four_millimetres_over_the_same_box(spacing_mm
 
 def test_values_are_means_clipped_and_scaled() -> None:
     volume = _volume((8, 8, 8), (2.0, 2.0, 2.0))
-    values, _ = lungs_input(volume)
+    values, _ = _lungs_input(volume)
     mean = volume.voxels[:2, :2, :2].mean()
     assert values[0, 0, 0] == pytest.approx((mean + 1024) / 812 - 1, abs=1e-5)
     extreme = np.where(np.arange(8) < 4, -3000, 3000).astype(np.float64)
-    scaled, _ = lungs_input(volume.with_voxels(np.broadcast_to(extreme, (8, 8, 8)).copy()))
+    scaled, _ = _lungs_input(volume.with_voxels(np.broadcast_to(extreme, (8, 8, 8)).copy()))
     assert scaled.min() == -1.0
     assert scaled.max() == 1.0
 
@@ -57,10 +57,10 @@ def test_values_are_means_clipped_and_scaled() -> None:
 @pytest.mark.parametrize("spacing_mm", [1.0, 8.0])
 def test_blank_slices_at_an_end_change_nothing(blank_hu: int, spacing_mm: float) -> None:
     volume = _volume(spacing_mm=(spacing_mm, 2.0, 2.0))
-    values, grid = lungs_input(volume)
+    values, grid = _lungs_input(volume)
     voxels = np.pad(volume.voxels, ((1, 2), (0, 0), (0, 0)), constant_values=blank_hu)
     padded = Volume(volume.grid.moved((-1.0, 0.0, 0.0), (1.0, 1.0, 1.0), voxels.shape), voxels)
-    again, same_grid = lungs_input(padded)
+    again, same_grid = _lungs_input(padded)
     assert np.array_equal(again, values)
     assert np.allclose(same_grid.origin_mm, grid.origin_mm)
 
@@ -70,15 +70,15 @@ def test_a_blank_slice_amid_the_scan_is_filled_from_its_neighbours(blank_hu: int
     volume = _volume(spacing_mm=(5.0, 2.0, 2.0))
     voxels = volume.voxels.copy()
     voxels[9] = blank_hu
-    values, _ = lungs_input(volume)
-    filled, _ = lungs_input(volume.with_voxels(voxels))
+    values, _ = _lungs_input(volume)
+    filled, _ = _lungs_input(volume.with_voxels(voxels))
     assert np.abs(filled - values).max() < 0.02
 
 
 def test_a_scan_without_an_image_keeps_its_extent_and_is_not_changed() -> None:
     volume = _volume()
     empty = volume.with_voxels(np.full(volume.grid.shape, -1024, dtype=np.int16))
-    values, grid = lungs_input(empty)
+    values, grid = _lungs_input(empty)
     assert (values == -1.0).all()
     assert np.allclose(grid.extent_mm, empty.grid.extent_mm)
     assert (empty.voxels == -1024).all()
@@ -134,7 +134,7 @@ def _store(folder: Path, weights: dict[str, torch.Tensor]) -> None:
 def test_both_engines_give_the_same_logits_at_any_size(other_weights: Path, size) -> None:
     pytest.importorskip("openvino")
     values = np.random.default_rng(0).uniform(-1, 1, size).astype(np.float32)
-    shipped = network.shipped_network(other_weights)
+    shipped = network._shipped_network(other_weights)
     by_torch, by_openvino = (voxel_runner(shipped, n)(values) for n in ("torch", "openvino"))
     assert by_torch.shape == by_openvino.shape == (4, *size)
     assert np.abs(by_torch - by_openvino).max() < 1e-3 * np.abs(by_torch).max()
@@ -142,7 +142,7 @@ def test_both_engines_give_the_same_logits_at_any_size(other_weights: Path, size
 
 def test_a_long_scan_in_blocks_gives_what_it_gives_at_once(other_weights: Path) -> None:
     values = np.random.default_rng(1).uniform(-1, 1, (300, 10, 12)).astype(np.float32)
-    run = voxel_runner(network.shipped_network(other_weights), "torch")
+    run = voxel_runner(network._shipped_network(other_weights), "torch")
     sizes: list[int] = []
 
     def run_and_note(block: np.ndarray) -> np.ndarray:
@@ -160,19 +160,19 @@ def test_a_long_scan_in_blocks_gives_what_it_gives_at_once(other_weights: Path) 
 
 def test_the_network_is_loaded_once(other_weights: Path, monkeypatch) -> None:
     loads: list[Path] = []
-    shipped = network.shipped_network
+    shipped = network._shipped_network
 
     def counted(folder: Path):
         loads.append(folder)
         return shipped(folder)
 
-    monkeypatch.setattr(network, "shipped_network", counted)
+    monkeypatch.setattr(network, "_shipped_network", counted)
     first = network.ask_network(_volume(), engine="torch")
     again = network.ask_network(_volume(), engine="torch")
     assert loads == [other_weights]
     assert np.array_equal(first.probabilities, again.probabilities)
     assert np.allclose(first.probabilities.sum(axis=0), 1.0, atol=1e-5)
-    assert first.grid == lungs_input(_volume())[1]
+    assert first.grid == _lungs_input(_volume())[1]
 
 
 def _without_weights(folder: Path) -> None:

@@ -12,8 +12,8 @@ from thorax_phantom import Thorax, make_thorax
 
 from chestct.errors import RecipeError
 from chestct.preprocess.lungs import NetworkLungs, find_lungs, segment_lungs
-from chestct.preprocess.lungs.network import lungs_input
-from chestct.preprocess.lungs.recommended import draw_lungs
+from chestct.preprocess.lungs.network import _lungs_input
+from chestct.preprocess.lungs.recommended import _draw_lungs
 from chestct.readers import read_volume
 from chestct.simulate import ConfusingPatient, ConfusingSettings, simulate_confusing_patient
 from chestct.volume import Grid, Volume, to_canonical
@@ -45,13 +45,13 @@ def _lungs(patient: ConfusingPatient) -> np.ndarray:
 
 def _said_of(volume: Volume, lungs: np.ndarray, gas: np.ndarray | None = None) -> NetworkLungs:
     """What a network would say that knows how much of each of its voxels is lung."""
-    values, grid = lungs_input(volume)
+    values, grid = _lungs_input(volume)
     shares = []
     for mask in (lungs, np.zeros_like(lungs) if gas is None else gas):
         # A trend keeps slices without a lung from being taken for blank ones.
         as_hu = np.where(mask, 500.0, -900.0) + np.linspace(0, 80, mask.shape[2])
         trend = np.linspace(0, 80, grid.shape[2])
-        seen, _ = lungs_input(volume.with_voxels(as_hu.astype(np.float32)))
+        seen, _ = _lungs_input(volume.with_voxels(as_hu.astype(np.float32)))
         shares.append(np.clip(((seen + 1) * 812 - 1024 + 900 - trend) / 1400, 0.001, 0.999))
     lung, other = shares
     background = np.clip(1 - lung - other, 0.001, 1)
@@ -75,7 +75,7 @@ def healthy() -> tuple[ConfusingPatient, np.ndarray]:
 )
 def test_the_surface_is_drawn_on_the_scans_own_voxels(spacing_mm) -> None:
     thorax = make_thorax(spacing_mm=spacing_mm)
-    mask = draw_lungs(thorax.volume, _said_of(thorax.volume, thorax.lungs))
+    mask = _draw_lungs(thorax.volume, _said_of(thorax.volume, thorax.lungs))
     assert mask.shape == thorax.volume.grid.shape
     assert _dice(mask, thorax.lungs) > 0.985
 
@@ -83,22 +83,22 @@ def test_the_surface_is_drawn_on_the_scans_own_voxels(spacing_mm) -> None:
 @pytest.mark.parametrize("disease", ["bilateral", "lobar", "nodules"])
 def test_dense_lung_is_drawn_where_the_network_says_lung(disease: str) -> None:
     thorax = make_thorax(disease=disease)
-    mask = draw_lungs(thorax.volume, _said_of(thorax.volume, thorax.lungs))
+    mask = _draw_lungs(thorax.volume, _said_of(thorax.volume, thorax.lungs))
     assert thorax.disease.sum() > 300
     assert _share(mask, thorax.disease) > 0.9
 
 
 def test_airways_are_not_drawn_though_they_are_as_thin_as_lung(thorax: Thorax) -> None:
     said = _said_of(thorax.volume, thorax.lungs, thorax.airways)
-    assert _share(draw_lungs(thorax.volume, said), thorax.airways) < 0.02
+    assert _share(_draw_lungs(thorax.volume, said), thorax.airways) < 0.02
 
 
 def test_a_small_piece_apart_is_not_drawn_and_a_mass_within_is(thorax: Thorax) -> None:
     said = _said_of(thorax.volume, thorax.lungs)
     with_crumb = said.probabilities.copy()
     with_crumb[:, :2, :3, :3] = np.array([0.01, 0.99, 0.0, 0.0])[:, None, None, None]
-    drawn = draw_lungs(thorax.volume, replace(said, probabilities=with_crumb))
-    assert np.array_equal(drawn, draw_lungs(thorax.volume, said))
+    drawn = _draw_lungs(thorax.volume, replace(said, probabilities=with_crumb))
+    assert np.array_equal(drawn, _draw_lungs(thorax.volume, said))
     ball = np.zeros_like(thorax.lungs)
     depth, height, width = (int(n) for n in np.argwhere(thorax.lungs).mean(axis=0))
     left = int(np.flatnonzero(thorax.lungs[depth, height])[-1]) - 12
@@ -106,7 +106,7 @@ def test_a_small_piece_apart_is_not_drawn_and_a_mass_within_is(thorax: Thorax) -
     ball &= thorax.lungs
     voxels = np.where(ball, 40, thorax.volume.voxels)
     volume = thorax.volume.with_voxels(voxels)
-    mask = draw_lungs(volume, _said_of(volume, thorax.lungs & ~ball))
+    mask = _draw_lungs(volume, _said_of(volume, thorax.lungs & ~ball))
     assert width > 0
     assert _share(mask, ball) > 0.9
 
@@ -119,7 +119,7 @@ def test_what_no_slice_has_data_for_is_not_drawn(thorax: Thorax, padding_hu: int
     voxels = thorax.volume.voxels.copy()
     voxels[:, outside] = padding_hu
     volume = thorax.volume.with_voxels(voxels)
-    mask = draw_lungs(volume, _said_of(volume, thorax.lungs))
+    mask = _draw_lungs(volume, _said_of(volume, thorax.lungs))
     assert thorax.lungs[:, outside].any()
     assert not mask[:, outside].any()
 

@@ -5,7 +5,7 @@ import pytest
 from phantoms import chest, chest_grid
 
 from chestct.errors import GridError, UnknownNameError
-from chestct.preprocess.prepare import draw_factors, prepare
+from chestct.preprocess.prepare import _draw_factors, prepare
 from chestct.preprocess.recipes import RECIPES
 from chestct.volume import Grid
 
@@ -130,7 +130,7 @@ def test_crop_through_the_lungs_is_warned_of(scan):
 
 
 def test_training_draws_the_factors_from_their_ranges(scan):
-    drawn = draw_factors(PUBLISHED, np.random.default_rng(3))
+    drawn = _draw_factors(PUBLISHED, np.random.default_rng(3))
     assert 1.7 <= drawn.in_plane_step <= 2.3
     assert 0.45 <= drawn.slice_step <= 0.65
     assert 0.75 <= drawn.central_crop <= 1.0
@@ -147,7 +147,7 @@ def test_training_input_is_reproduced_by_its_generator_and_by_its_recipe(scan):
 
 
 def test_recipe_without_ranges_draws_nothing(scan):
-    assert draw_factors(PHYSICAL, np.random.default_rng(0)) == PHYSICAL
+    assert _draw_factors(PHYSICAL, np.random.default_rng(0)) == PHYSICAL
 
 
 def test_use_time_recipe_is_the_one_given(scan):

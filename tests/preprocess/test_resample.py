@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chestct.preprocess.resample import (
+    _keys_cubic,
     block_reader,
     factor_map,
     grid_map,
-    keys_cubic,
     resample,
     resize_map,
     share_map,
@@ -84,7 +84,7 @@ def test_tiny_axes_keep_a_constant(size):
 
 
 def test_cubic_kernel_is_one_at_zero_and_zero_at_the_other_voxels():
-    np.testing.assert_allclose(keys_cubic(np.array([-2.0, -1.0, 0.0, 1.0, 2.0])), [0, 0, 1, 0, 0])
+    np.testing.assert_allclose(_keys_cubic(np.array([-2.0, -1.0, 0.0, 1.0, 2.0])), [0, 0, 1, 0, 0])
 
 
 @pytest.mark.parametrize(("size", "new_size"), [(40, 224), (257, 224), (90, 13), (10, 10)])

@@ -24,7 +24,7 @@ from chestct.readers.dicom_elements import (
     Bytes,
     Element,
     MoreBytesNeededError,
-    skip_undefined,
+    _skip_undefined,
     walk_elements,
     walk_items,
 )
@@ -96,14 +96,14 @@ def test_nesting_deeper_than_the_bound_is_unreadable() -> None:
     level = tag_bytes(ITEM, UNDEFINED) + tag_bytes(0x00081140, UNDEFINED)
     content = level * (MAX_NESTING + 2)
     with pytest.raises(UnreadableFileError, match="deeper than 32"):
-        skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE)
+        _skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE)
 
 
 def test_nesting_up_to_the_bound_is_read() -> None:
     level = tag_bytes(ITEM, UNDEFINED) + tag_bytes(0x00081140, UNDEFINED)
     end = tag_bytes(SEQUENCE_END, 0) + tag_bytes(ITEM_END, 0)
     content = level * (MAX_NESTING - 1) + end * (MAX_NESTING - 1) + tag_bytes(SEQUENCE_END, 0)
-    assert skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE) == len(content)
+    assert _skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE) == len(content)
 
 
 def test_unknown_sequence_of_undefined_length_is_implicit_inside() -> None:
@@ -126,7 +126,7 @@ def test_unknown_sequence_of_undefined_length_is_implicit_inside() -> None:
 )
 def test_delimiters_that_do_not_match_are_unreadable(content: bytes) -> None:
     with pytest.raises(UnreadableFileError, match="broken sequence"):
-        skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE)
+        _skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE)
 
 
 def test_sequence_that_does_not_hold_items_is_unreadable() -> None:

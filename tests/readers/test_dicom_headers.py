@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from chestct.readers import dicom_headers
 from chestct.readers.dicom_elements import InflatedFile, looks_like_dicom
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
-from chestct.readers.files import DiskFile, MemoryFile, UnreadableFileError
+from chestct.readers.files import MemoryFile, UnreadableFileError, _DiskFile
 
 
 def header_of(content: bytes, name: str = "x.dcm") -> DicomHeader | None:
@@ -330,7 +330,7 @@ def test_headers_of_real_files_agree_with_pydicom(data_folder: Path) -> None:
     paths = [path for name in folders for path in sorted((data_folder / name).iterdir())]
     paths += sorted((data_folder / "covid_ct_md" / "P001").iterdir())[::30]
     for path in paths:
-        ours = read_header(DiskFile(path, path.name, path.stat().st_size))
+        ours = read_header(_DiskFile(path, path.name, path.stat().st_size))
         theirs = pydicom.dcmread(path, stop_before_pixels=True)
         assert ours is not None
         assert ours.layout is not None
@@ -345,7 +345,7 @@ def test_headers_of_real_files_agree_with_pydicom(data_folder: Path) -> None:
 
 def test_two_frames_of_the_real_enhanced_image_are_found(data_folder: Path) -> None:
     path = data_folder / "dicom_transfer_syntaxes" / "enhanced_ct_multiframe.dcm"
-    header = read_header(DiskFile(path, path.name, path.stat().st_size))
+    header = read_header(_DiskFile(path, path.name, path.stat().st_size))
     assert header is not None
     assert [f.numbers("position", 3) for f in header.frames] == [
         (99.5, -301.5, -159.0),

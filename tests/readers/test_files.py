@@ -18,10 +18,10 @@ from chestct.readers.files import (
     MemoryFile,
     Unpacked,
     UnreadableFileError,
+    _is_zip,
     first_inside,
     folder_files,
     is_wrapped,
-    is_zip,
     opened_files,
     path_status,
     read_range,
@@ -105,7 +105,7 @@ def test_folder_that_cannot_be_listed_is_an_error_of_ours(
 
 def test_file_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="cannot be opened"):
-        is_zip(tmp_path / "absent")
+        _is_zip(tmp_path / "absent")
 
 
 def test_zip_members_are_read_where_they_lie(tmp_path: Path) -> None:

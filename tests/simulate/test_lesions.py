@@ -18,7 +18,7 @@ from chestct.simulate.lesions import (
     _FINDINGS,
     PATTERNS,
     VARIED,
-    Diseased,
+    _Diseased,
     _lose_tissue,
     add_disease,
 )
@@ -52,7 +52,7 @@ def test_there_is_a_pattern_for_every_class() -> None:
 
 
 @pytest.fixture(scope="module")
-def varied(healthy: SimulatedPatient) -> dict[tuple[str, int], Diseased]:
+def varied(healthy: SimulatedPatient) -> dict[tuple[str, int], _Diseased]:
     return {
         (label, seed): add_disease(
             healthy.volume, healthy.lungs, label, np.random.default_rng(seed), varied=True

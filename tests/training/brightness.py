@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from chestct.datasets.augment import Augmentation
+from chestct.datasets.augment import _Augmentation
 from chestct.training.loop import train
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
@@ -69,4 +69,4 @@ SETTINGS = TrainingSettings(
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train(MeanThenLinear(), SETS, SETTINGS, Path(sys.argv[1]), augmentation=Augmentation())
+    train(MeanThenLinear(), SETS, SETTINGS, Path(sys.argv[1]), augmentation=_Augmentation())

@@ -15,7 +15,7 @@ from brightness import SETS, SETTINGS, MeanThenLinear
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from chestct.datasets.augment import Augmentation
+from chestct.datasets.augment import _Augmentation
 from chestct.training import run
 from chestct.training.loop import train
 
@@ -53,4 +53,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     run.save_file = save_and_stay
     register_optimizer_step_post_hook(lambda *_: say("stepped"))
-    train(Lingering(say), SETS, SETTINGS, folder, augmentation=Augmentation())
+    train(Lingering(say), SETS, SETTINGS, folder, augmentation=_Augmentation())

@@ -17,7 +17,7 @@ from chestct.training.components import find_parts
 from chestct.training.data import Division
 from chestct.training.results import (
     Origin,
-    abstention_of,
+    _abstention_of,
     evaluation_settings,
     judge,
     promised_by,
@@ -72,7 +72,7 @@ def judged_by(
 
 def test_the_threshold_is_that_of_the_validation_part_and_goes_into_the_card() -> None:
     judged, origin = judged_by(Bright(), 80)
-    kept = abstention_of(origin.promised, origin.num_validation)
+    kept = _abstention_of(origin.promised, origin.num_validation)
     assert kept is not None
     assert (kept.num_scans, kept.wished_error, kept.coverage, kept.risk) == (80, 0.05, 1.0, 0.0)
     assert 0.5 < kept.abstain_below <= 1
@@ -104,7 +104,7 @@ def test_a_wish_that_the_validation_part_cannot_promise_is_said_and_nothing_stor
     network: nn.Module, num: int, words: str
 ) -> None:
     _, origin = judged_by(network, num)
-    assert abstention_of(origin.promised, origin.num_validation) is None
+    assert _abstention_of(origin.promised, origin.num_validation) is None
     (remark,) = evaluation_settings(origin).remarks
     assert remark.startswith("The card holds no abstention threshold")
     assert words in remark

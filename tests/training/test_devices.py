@@ -8,10 +8,10 @@ from chestct.errors import TrainingError
 from chestct.training.distributed import (
     CPU,
     MOST_WORKERS,
+    _multiplies_in_bf16,
     choose_device,
     device_in_words,
     device_of,
-    multiplies_in_bf16,
     num_workers,
     settle_precision,
     take_peak_memory_gib,
@@ -88,7 +88,7 @@ def test_auto_is_bf16_where_the_processor_multiplies_in_it(
 def test_on_a_gpu_the_gpu_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for can in (True, False):
         monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda can=can, **_named: can)
-        assert multiplies_in_bf16(GPU) is can
+        assert _multiplies_in_bf16(GPU) is can
 
 
 def test_a_run_keeps_the_precision_it_was_begun_with(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.errors import TrainingError
-from chestct.training.data import Division, divide, divide_fold, with_folds
+from chestct.training.data import Division, _divide_fold, _with_folds, divide
 from chestct.training.settings import DataSection
 
 SECTION = DataSection.model_validate({"validation_share": 0.25})
@@ -66,10 +66,10 @@ def test_a_patient_on_two_sides_is_refused() -> None:
 
 
 def test_every_fold_is_the_test_part_once_and_chooses_nothing() -> None:
-    dealt = with_folds(manifest(), 3, SECTION)
+    dealt = _with_folds(manifest(), 3, SECTION)
     held = []
     for fold in dealt.folds:
-        division = divide_fold(dealt, fold, SECTION)
+        division = _divide_fold(dealt, fold, SECTION)
         assert_apart(division)
         assert division.validation.cases["COVID-19"] > 0
         held += [row.scan for row in division.test.rows]  # type: ignore[union-attr]
@@ -79,9 +79,9 @@ def test_every_fold_is_the_test_part_once_and_chooses_nothing() -> None:
 def test_the_manifest_s_own_folds_are_taken_and_another_number_is_refused() -> None:
     plain = manifest()
     own = plain.with_rows(replace(r, fold=1 + int(r.patient[1:]) // 2 % 2) for r in plain.rows)
-    assert with_folds(own, 2, SECTION) == own
+    assert _with_folds(own, 2, SECTION) == own
     with pytest.raises(TrainingError, match="has 2 folds and 3 were asked for"):
-        with_folds(own, 3, SECTION)
+        _with_folds(own, 3, SECTION)
 
 
 def test_joined_names_the_part_of_every_scan_in_the_manifest_s_order() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import WriteError
-from chestct.training.tracking import TAGS, EventFile, crc32c, record
+from chestct.training.tracking import TAGS, _crc32c, _EventFile, record
 
 WRITTEN_BY_TENSORBOARD = {
     "version": "1800000000000000a37f4b220900001040fc54d9411a0d627261696e2e4576656e743a32338d2fe9",
@@ -51,18 +51,18 @@ def only_file(folder: Path) -> Path:
 
 def test_the_checksum_is_castagnolis() -> None:
     # The check value of CRC-32C (iSCSI), and that of 32 zeros from RFC 3720, B.4.
-    assert crc32c(b"123456789") == 0xE3069283
-    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert _crc32c(b"123456789") == 0xE3069283
+    assert _crc32c(bytes(32)) == 0x8A9136AA
 
 
 def test_an_epoch_is_written_byte_for_byte_as_tensorboard_does(tmp_path: Path) -> None:
-    EventFile(tmp_path).update([epoch(300)])
+    _EventFile(tmp_path).update([epoch(300)])
     expected = "".join(WRITTEN_BY_TENSORBOARD.values())
     assert only_file(tmp_path).read_bytes().hex() == expected
 
 
 def test_every_epoch_is_written_once_and_memory_where_there_is_a_gpu(tmp_path: Path) -> None:
-    events = EventFile(tmp_path)
+    events = _EventFile(tmp_path)
     events.update([epoch(0)])
     events.update([epoch(0), epoch(1, gpu_memory_gib=7.5), epoch(2)])
     version, *written = records(only_file(tmp_path))
@@ -75,13 +75,13 @@ def test_every_epoch_is_written_once_and_memory_where_there_is_a_gpu(tmp_path: P
 def test_a_run_that_goes_on_has_one_file_with_all_epochs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    EventFile(tmp_path).update([epoch(0), epoch(1)])
+    _EventFile(tmp_path).update([epoch(0), epoch(1)])
     monkeypatch.setattr("time.time", lambda: NOW + 5)
-    EventFile(tmp_path).update([epoch(0), epoch(1), epoch(2)])
+    _EventFile(tmp_path).update([epoch(0), epoch(1), epoch(2)])
     assert len(records(only_file(tmp_path))) == 4
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="Free some space"):
-        EventFile(tmp_path / "file").update([epoch(0)])
+        _EventFile(tmp_path / "file").update([epoch(0)])

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from chestct.errors import ReadError, TrainingError
 from chestct.training.distributed import CPU, Ranks
-from chestct.training.loading import Steps, batches_on, in_steps, make_loader, steps_of_epoch
+from chestct.training.loading import Steps, _steps_of_epoch, batches_on, in_steps, make_loader
 from chestct.training.loop import train
 from chestct.training.run import LabelledSets
 
@@ -82,8 +82,8 @@ def test_a_run_that_lost_a_scan_goes_on_where_it_was_once_the_scan_is_back(
 def test_steps_go_on_from_any_step_through_all_later_epochs() -> None:
     labels = torch.arange(10) % 2
     whole = list(islice(Steps(labels, SETTINGS), 9))
-    assert whole[:3] == steps_of_epoch(labels, SETTINGS, 0)
-    assert whole[3:6] == steps_of_epoch(labels, SETTINGS, 1)
+    assert whole[:3] == _steps_of_epoch(labels, SETTINGS, 0)
+    assert whole[3:6] == _steps_of_epoch(labels, SETTINGS, 1)
     assert whole[:3] != whole[3:6]
     assert list(islice(Steps(labels, SETTINGS, epoch=1, first_step=2), 4)) == whole[5:]
 
@@ -92,7 +92,7 @@ def test_steps_go_on_from_any_step_through_all_later_epochs() -> None:
 def test_shares_of_a_step_are_all_of_it_and_nobody_is_idle(size: int) -> None:
     labels = torch.arange(9) % 2
     for step in range(3):
-        whole = steps_of_epoch(labels, SETTINGS, 0)[step]
+        whole = _steps_of_epoch(labels, SETTINGS, 0)[step]
         shares = [
             next(iter(Steps(labels, SETTINGS, first_step=step, ranks=Ranks(rank, size))))
             for rank in range(size)

@@ -19,7 +19,7 @@ from lingering import PARTS, STAY_S
 from safetensors.torch import load_file
 from torch import nn
 
-from chestct.datasets.augment import Augmentation
+from chestct.datasets.augment import _Augmentation
 from chestct.errors import ReadError, TrainingError, WriteError
 from chestct.training import loop
 from chestct.training.distributed import Ranks
@@ -67,7 +67,7 @@ def test_every_setting_runs_and_repeats_bit_for_bit(
     settings = QUICK.model_copy(update={"epochs": 2, **change})
     networks = [MeanThenLinear(), MeanThenLinear()]
     for number, network in enumerate(networks):
-        train(network, SETS, settings, tmp_path / str(number), augmentation=Augmentation())
+        train(network, SETS, settings, tmp_path / str(number), augmentation=_Augmentation())
     assert same_weights(*networks)
     assert not same_weights(networks[0], MeanThenLinear())
 
@@ -164,7 +164,7 @@ def test_a_run_that_goes_on_after_an_epochs_last_step_logs_its_rate(
 ) -> None:
     rising = QUICK.model_copy(update={"schedule": "range", "drop_every_epochs": 2})
     whole = train(MeanThenLinear(), SETS, rising, tmp_path / "whole")
-    judged = loop.outputs_of
+    judged = loop._outputs_of
 
     def die_at_the_second(*arguments: object) -> object:
         if len((tmp_path / "stopped" / "log.jsonl").read_text().splitlines()) == 1:
@@ -174,7 +174,7 @@ def test_a_run_that_goes_on_after_an_epochs_last_step_logs_its_rate(
     (tmp_path / "stopped").mkdir()
     (tmp_path / "stopped" / "log.jsonl").touch()
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "outputs_of", die_at_the_second)
+        patch.setattr(loop, "_outputs_of", die_at_the_second)
         with pytest.raises(KeyboardInterrupt):
             train(MeanThenLinear(), SETS, rising, tmp_path / "stopped")
     resumed = train(MeanThenLinear(), SETS, rising, tmp_path / "stopped")
@@ -289,10 +289,10 @@ def test_precision_is_settled_when_a_run_begins_and_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto = QUICK.model_copy(update={"precision": "auto", "epochs": 1})
-    monkeypatch.setattr("chestct.training.distributed.multiplies_in_bf16", lambda _device: True)
+    monkeypatch.setattr("chestct.training.distributed._multiplies_in_bf16", lambda _device: True)
     train(MeanThenLinear(), SETS, auto, tmp_path)
     assert json.loads((tmp_path / "settings.json").read_text())["precision"] == "bf16"
-    monkeypatch.setattr("chestct.training.distributed.multiplies_in_bf16", lambda _device: False)
+    monkeypatch.setattr("chestct.training.distributed._multiplies_in_bf16", lambda _device: False)
     assert len(train(MeanThenLinear(), SETS, auto, tmp_path)) == 1
     plain = auto.model_copy(update={"precision": "float32"})
     with pytest.raises(TrainingError, match="precision was bf16, is float32"):
@@ -331,9 +331,9 @@ def test_a_run_begun_on_a_gpu_goes_on_on_the_cpu(tmp_path: Path, precision: str)
 
     begun = MeanThenLinear().to("cuda")
     with pytest.raises(Stop):
-        train(begun, SETS, settings, tmp_path, augmentation=Augmentation(), after_epoch=stop)
+        train(begun, SETS, settings, tmp_path, augmentation=_Augmentation(), after_epoch=stop)
     network = MeanThenLinear()
-    history = train(network, SETS, settings, tmp_path, augmentation=Augmentation())
+    history = train(network, SETS, settings, tmp_path, augmentation=_Augmentation())
     assert len(history) == QUICK.epochs
     assert history[0].gpu_memory_gib is not None
     assert history[-1].gpu_memory_gib is None

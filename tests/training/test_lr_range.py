@@ -10,7 +10,7 @@ from chestct.errors import TrainingError
 from chestct.training.data import Plan
 from chestct.training.lr_range import (
     RangeTest,
-    range_per_epoch,
+    _range_per_epoch,
     run_range_test,
     smooth,
     write_range_test,
@@ -26,10 +26,10 @@ def test_the_paper_s_form_goes_on_where_it_was_and_reads_the_validation_loss(
     tmp_path: Path,
 ) -> None:
     settings = QUICK.model_copy(update={"epochs": 3})
-    whole = range_per_epoch(MeanThenLinear(), SETS, settings, tmp_path / "whole")
+    whole = _range_per_epoch(MeanThenLinear(), SETS, settings, tmp_path / "whole")
     assert whole.is_per_epoch
     assert whole.rates == pytest.approx([1e-8 * 10 ** (epoch / 20) for epoch in range(3)])
-    again = range_per_epoch(MeanThenLinear(), SETS, settings, tmp_path / "whole")
+    again = _range_per_epoch(MeanThenLinear(), SETS, settings, tmp_path / "whole")
     assert again == whole
 
 
@@ -43,12 +43,12 @@ class BreaksWhileTraining(Breaks):
 def test_the_paper_s_form_ends_where_the_loss_is_no_number(tmp_path: Path) -> None:
     network = BreaksWhileTraining(to_nothing=True)
     network.calls = -2
-    found = range_per_epoch(network, SETS, QUICK, tmp_path / "late")
+    found = _range_per_epoch(network, SETS, QUICK, tmp_path / "late")
     assert len(found.rates) == 1
     at_once = BreaksWhileTraining(to_nothing=True)
     at_once.calls = 9
     with pytest.raises(DivergedError):
-        range_per_epoch(at_once, SETS, QUICK, tmp_path / "at once")
+        _range_per_epoch(at_once, SETS, QUICK, tmp_path / "at once")
 
 
 RATES = tuple(10.0**n for n in range(-8, 0))

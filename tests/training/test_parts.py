@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chestct.datasets.augment import Augmentation
+from chestct.datasets.augment import _Augmentation
 from chestct.errors import TrainingError
 from chestct.networks import build_network
 from chestct.training.components import Parts, find_parts
@@ -27,7 +27,7 @@ def test_a_network_that_needs_its_input_s_size_is_told_the_recipe_s() -> None:
     parts = find_parts(settings())
     assert parts.network_settings["input_shape"] == [40, 40, 40]
     assert parts.recipe.input_shape == (40, 40, 40)
-    assert parts.augmentation == Augmentation()
+    assert parts.augmentation == _Augmentation()
 
 
 def test_the_same_seed_draws_the_same_weights_and_leaves_torch_s_generator_alone() -> None:

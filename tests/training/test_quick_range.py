@@ -8,15 +8,15 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, Brightness, MeanThenLinear
 from torch import nn
 
-from chestct.datasets.augment import Augmentation
+from chestct.datasets.augment import _Augmentation
 from chestct.errors import TrainingError
 from chestct.training.loop import train
 from chestct.training.lr_range import (
     BREAKS_AT,
     LEFT_OUT,
     OWN,
-    note_left_out,
-    range_per_step,
+    _note_left_out,
+    _range_per_step,
 )
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
@@ -32,7 +32,7 @@ HONOURED = {
 
 
 def test_the_quick_form_rises_by_one_factor_from_1e_8_to_1() -> None:
-    found = range_per_step(MeanThenLinear(), SETS, QUICK, augmentation=Augmentation(), steps=41)
+    found = _range_per_step(MeanThenLinear(), SETS, QUICK, augmentation=_Augmentation(), steps=41)
     assert found.rates[0] == pytest.approx(1e-8)
     assert found.rates[-1] == pytest.approx(1.0)
     factors = [b / a for a, b in zip(found.rates, found.rates[1:], strict=False)]
@@ -41,13 +41,13 @@ def test_the_quick_form_rises_by_one_factor_from_1e_8_to_1() -> None:
 
 
 def test_the_same_seed_gives_the_same_curve() -> None:
-    first, second = (range_per_step(MeanThenLinear(), SETS, QUICK, steps=10) for _ in range(2))
+    first, second = (_range_per_step(MeanThenLinear(), SETS, QUICK, steps=10) for _ in range(2))
     assert first == second
 
 
 @pytest.mark.parametrize(("to_nothing", "length"), [(True, 5), (False, None)])
 def test_the_quick_form_ends_where_the_loss_breaks(to_nothing: bool, length: int | None) -> None:
-    found = range_per_step(Breaks(to_nothing=to_nothing), SETS, QUICK, steps=100)
+    found = _range_per_step(Breaks(to_nothing=to_nothing), SETS, QUICK, steps=100)
     assert len(found.rates) < 20
     if length is None:
         assert found.smoothed[-1] > BREAKS_AT * min(found.smoothed)
@@ -59,7 +59,7 @@ def test_a_first_loss_that_is_no_number_is_an_error() -> None:
     broken = Breaks(to_nothing=True)
     broken.calls = 9
     with pytest.raises(DivergedError, match="first loss is no number"):
-        range_per_step(broken, SETS, QUICK, steps=10)
+        _range_per_step(broken, SETS, QUICK, steps=10)
 
 
 def few_ill() -> LabelledSets:
@@ -87,12 +87,12 @@ def test_the_first_loss_is_that_of_a_training_s_first_step(
     # An epoch is one step of six passes, so that its loss is that of the weights drawn.
     whole_epoch = QUICK.model_copy(update={"accumulation": 6, "epochs": 1})
     settings = whole_epoch.model_copy(update=chosen)
-    first = range_per_step(MeanThenLinear(), few_ill(), settings, steps=2).losses[0]
+    first = _range_per_step(MeanThenLinear(), few_ill(), settings, steps=2).losses[0]
     train(MeanThenLinear(), few_ill(), settings, tmp_path)
     logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert first == pytest.approx(logged["training_loss"], abs=1e-6)
     if chosen:
-        plain = range_per_step(MeanThenLinear(), few_ill(), whole_epoch, steps=2).losses[0]
+        plain = _range_per_step(MeanThenLinear(), few_ill(), whole_epoch, steps=2).losses[0]
         assert first != pytest.approx(plain, abs=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_accumulated_passes_make_one_step_as_a_batch_of_all_does() -> None:
     for size, passes in ((24, 1), (4, 6)):
         network = TwoLayers()
         chosen = QUICK.model_copy(update={"batch_size": size, "accumulation": passes})
-        assert len(range_per_step(network, SETS, chosen, steps=3).losses) == 3
+        assert len(_range_per_step(network, SETS, chosen, steps=3).losses) == 3
         weights.append(network.second.weight.detach())
     torch.testing.assert_close(*weights)
 
@@ -127,7 +127,7 @@ def test_volumes_and_weights_lie_in_memory_as_in_a_training() -> None:
             inputs[0].is_contiguous(memory_format=torch.channels_last_3d)
         )
     )
-    range_per_step(network, SETS, QUICK, steps=2)
+    _range_per_step(network, SETS, QUICK, steps=2)
     assert network.second.weight.is_contiguous(memory_format=torch.channels_last_3d)
     assert seen == [True, True]
 
@@ -135,14 +135,14 @@ def test_volumes_and_weights_lie_in_memory_as_in_a_training() -> None:
 def test_recomputing_a_network_without_blocks_is_refused_as_by_a_training() -> None:
     chosen = QUICK.model_copy(update={"checkpoint_activations": True})
     with pytest.raises(TrainingError, match="this one has no blocks"):
-        range_per_step(MeanThenLinear(), SETS, chosen, steps=2)
+        _range_per_step(MeanThenLinear(), SETS, chosen, steps=2)
 
 
 def test_settings_without_effect_are_said_where_they_were_chosen() -> None:
     said: list[str] = []
-    note_left_out(QUICK, said.append)
+    _note_left_out(QUICK, said.append)
     assert said == []
-    note_left_out(QUICK.model_copy(update={"batch_norm_warm_up": True}), said.append)
+    _note_left_out(QUICK.model_copy(update={"batch_norm_warm_up": True}), said.append)
     (line,) = said
     assert "leaves out training.batch_norm_warm_up (it changes" in line
     assert "compile" not in line

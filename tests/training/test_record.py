@@ -8,7 +8,7 @@ import pytest
 
 from chestct.errors import ReadError, TrainingError, WriteError
 from chestct.storage import write_text
-from chestct.training.results import begin_record, git_state, program_versions
+from chestct.training.results import _git_state, begin_record, program_versions
 from chestct.training.settings import RunSettings
 
 
@@ -103,18 +103,18 @@ def test_the_git_state_names_the_commit_and_says_whether_files_changed(tmp_path:
         name = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
         subprocess.run(["git", "-C", str(tmp_path), *name, *arguments], check=True)
 
-    assert git_state(tmp_path) is None
+    assert _git_state(tmp_path) is None
     (tmp_path / "__init__.py").write_text("")
     git("init", "-q")
-    assert git_state(tmp_path) is None
+    assert _git_state(tmp_path) is None
     git("add", ".")
     git("commit", "-q", "-m", "first")
-    clean = git_state(tmp_path)
+    clean = _git_state(tmp_path)
     assert clean is not None
     assert len(str(clean["commit"])) == 40
     assert clean["is_changed"] is False
     (tmp_path / "__init__.py").write_text("x = 1\n")
-    assert git_state(tmp_path) == {**clean, "is_changed": True}
+    assert _git_state(tmp_path) == {**clean, "is_changed": True}
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.evaluation.predictions import Predictions
 from chestct.training.loop import Outputs
 from chestct.training.results import pool, predictions_of
-from chestct.training.session import fold_rows, write_folds
+from chestct.training.session import _fold_rows, _write_folds
 
 LABELS = ("COVID-19", "normal")
 
@@ -53,7 +53,7 @@ def test_folds_stand_in_one_table_with_mean_and_spread(tmp_path: Path) -> None:
         "fold 2": predictions("efgh", [True, False, True, False]),
         "fold 3": predictions("i", [True]),
     }
-    header, *rows = fold_rows(folds)
+    header, *rows = _fold_rows(folds)
     table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     assert table["fold 1"]["accuracy"] == "0.7500"
     assert table["mean"]["scans"] == "9"
@@ -61,10 +61,10 @@ def test_folds_stand_in_one_table_with_mean_and_spread(tmp_path: Path) -> None:
     assert float(table["standard deviation"]["accuracy"]) == pytest.approx(0.25)
     # One class only: its area under the curve is not defined and takes no part in the mean.
     assert table["fold 3"]["macro_auc"] == ""
-    write_folds(folds, tmp_path)
+    _write_folds(folds, tmp_path)
     assert (tmp_path / "folds.md").read_text().count("\n") == len(rows) + 2
 
 
 def test_spread_of_a_single_fold_is_left_empty() -> None:
-    *_, spread = fold_rows({"fold 1": predictions("abcd", [True] * 4)})
+    *_, spread = _fold_rows({"fold 1": predictions("abcd", [True] * 4)})
     assert spread[3] == ""

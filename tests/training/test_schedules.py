@@ -5,9 +5,9 @@ from itertools import islice
 import pytest
 import torch
 
-from chestct.training.loading import Steps, steps_of_epoch
+from chestct.training.loading import Steps, _steps_of_epoch
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import class_weights, epochs_since_best, learning_rate, num_plateaus
+from chestct.training.steps import _num_plateaus, class_weights, epochs_since_best, learning_rate
 
 
 def rates(epochs: list[float], **changes: object) -> list[float]:
@@ -28,7 +28,7 @@ def test_piecewise_is_the_paper_s_schedule() -> None:
 
 
 def test_plateau_drops_after_every_so_many_epochs_without_a_lower_loss() -> None:
-    assert num_plateaus([3, 2, 2, 2, 2, 2, 1, 1], patience=2) == 2
+    assert _num_plateaus([3, 2, 2, 2, 2, 2, 1, 1], patience=2) == 2
     settings = TrainingSettings(schedule="plateau", drop_every_epochs=2, warmup_epochs=0)
     assert learning_rate(settings, 5, [3, 2, 2, 2]) == pytest.approx(2e-4)
 
@@ -41,7 +41,7 @@ def test_epochs_since_best_counts_from_the_lowest_loss() -> None:
 def test_balanced_sampling_draws_a_rare_class_as_often_as_a_common_one() -> None:
     labels = torch.tensor([0] * 900 + [1] * 100)
     settings = TrainingSettings(sampling="balanced", batch_size=10)
-    drawn = [index for step in steps_of_epoch(labels, settings, 0) for index in step]
+    drawn = [index for step in _steps_of_epoch(labels, settings, 0) for index in step]
     share = float(labels[torch.tensor(drawn)].float().mean())
     assert 0.44 < share < 0.56
 
@@ -49,7 +49,7 @@ def test_balanced_sampling_draws_a_rare_class_as_often_as_a_common_one() -> None
 def test_steps_begun_later_are_the_rest_of_the_same_epoch_and_go_on_with_the_next() -> None:
     labels = torch.arange(20) % 2
     settings = TrainingSettings(batch_size=3)
-    whole, following = (steps_of_epoch(labels, settings, epoch) for epoch in (4, 5))
+    whole, following = (_steps_of_epoch(labels, settings, epoch) for epoch in (4, 5))
     begun_later = Steps(labels, settings, epoch=4, first_step=3)
     assert list(islice(begun_later, 7)) == whole[3:] + following[:3]
     assert sorted(index for step in whole for index in step) == list(range(20))

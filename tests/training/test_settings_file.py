@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import TrainingError
-from chestct.training.settings import read_settings, setting_names, settings_as_yaml
+from chestct.training.settings import _setting_names, read_settings, settings_as_yaml
 
 SHORT = """
 labels: [COVID-19, normal]
@@ -105,7 +105,7 @@ def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_described_in_the_docs() -> None:
-    names = setting_names()
+    names = _setting_names()
     assert {"labels", "network.name", "training.learning_rate", "data.cache"} <= set(names)
     text = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text("utf-8")
     assert [name for name in names if f"`{name}`" not in text] == []

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chestct.cli.info import describe_installation
+from chestct.cli.info import _describe_installation
 from chestct.errors import TrainingError
 from chestct.training import settings
-from chestct.training.settings import find_settings, read_settings, shipped_folder, shipped_names
+from chestct.training.settings import _find_settings, read_settings, shipped_folder, shipped_names
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -34,7 +34,7 @@ def test_an_installed_package_brings_its_own(
 def test_a_name_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_settings("maseres_paper", ["training.epochs=3"]).network.name == "maseres"
-    assert find_settings(Path("slices/vgg19_published")).is_file()
+    assert _find_settings(Path("slices/vgg19_published")).is_file()
 
 
 def test_a_file_that_is_there_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +50,7 @@ def test_what_is_neither_file_nor_name_is_refused_with_the_names() -> None:
 
 
 def test_info_says_what_each_is() -> None:
-    words = describe_installation()["settings"]
+    words = _describe_installation()["settings"]
     assert [*words] == shipped_names()
     assert words["maseres_paper"] == "MASERes as the text has it"
     assert all(15 < len(text) < 90 for text in words.values())

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from chestct.datasets.augment import SLICE_AUGMENTATIONS, SliceAugmentation, find_augmentation
+from chestct.datasets.augment import SLICE_AUGMENTATIONS, _SliceAugmentation, find_augmentation
 from chestct.datasets.slice_lists import SLICE_SPLITS
 from chestct.networks.settings import settings_from
-from chestct.networks.slices import SLICE_NETWORKS, SliceSettings
+from chestct.networks.slices import SLICE_NETWORKS, _SliceSettings
 from chestct.training.settings import SliceRunSettings, read_settings_as, settings_as_yaml
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "slices"
@@ -34,14 +34,14 @@ def test_the_papers_six_and_a_recommended_one_are_there() -> None:
 @EVERY
 def test_a_config_names_only_what_there_is(path: Path) -> None:
     settings = read_settings_as(SliceRunSettings, path)
-    chosen = settings_from(SliceSettings, settings.network.settings)
+    chosen = settings_from(_SliceSettings, settings.network.settings)
     assert chosen.size == SLICE_NETWORKS[settings.network.name].size
     assert settings.network.weights == "imagenet"
     assert settings.data.split == "patient"
     assert settings.data.split in SLICE_SPLITS
     wanted = settings.augmentation
     found = find_augmentation(wanted.name, wanted.overrides, SLICE_AUGMENTATIONS)
-    assert isinstance(found, SliceAugmentation)
+    assert isinstance(found, _SliceAugmentation)
 
 
 @pytest.mark.parametrize("name", RATES)

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from chestct.training.slice_explaining import PANEL_PX, picture_of_heat
+from chestct.training.slice_explaining import PANEL_PX, _picture_of_heat
 
 
 def drawn(heat: np.ndarray) -> np.ndarray:
     slice_values = np.full((8, 8), 0.5, dtype=np.float32)
-    return np.asarray(picture_of_heat(slice_values, heat, "Grad-CAM for CAP."))
+    return np.asarray(_picture_of_heat(slice_values, heat, "Grad-CAM for CAP."))
 
 
 def test_cold_pixels_stay_grey_and_hot_ones_are_painted_only_on_the_right() -> None:

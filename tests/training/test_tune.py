@@ -22,10 +22,10 @@ from chestct.training.tune import (
     Candidate,
     Search,
     Trial,
+    _tune_csv,
+    _tune_markdown,
     rank,
     run_search,
-    tune_csv,
-    tune_markdown,
 )
 
 Output = pytest.CaptureFixture[str]
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures of the candidates."""
-    monkeypatch.setattr("chestct.evaluation.report.draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
 
 
 def tune(folder: Path, out: Path, *more: str) -> int:
@@ -84,11 +84,11 @@ def test_the_lowest_validation_loss_wins_and_a_lost_one_comes_last() -> None:
     lost = Trial(Candidate("sgd", 1.0, 2), None, "the loss is no longer a number")
     ranked = rank([lost, trial(first, 0.7, 0.9), trial(second, 0.4, 0.6), trial(third, 0.4, 0.8)])
     assert [each.candidate for each in ranked] == [third, second, first, lost.candidate]
-    lines = list(csv.DictReader(tune_csv(ranked).splitlines()))
+    lines = list(csv.DictReader(_tune_csv(ranked).splitlines()))
     assert [line["rank"] for line in lines] == ["1", "2", "3", "4"]
     assert (lines[0]["log_loss"], lines[0]["accuracy_low"]) == ("0.4", "0.1")
     assert (lines[3]["log_loss"], lines[3]["note"]) == ("", lost.note)
-    assert "| 4 | sgd | 1 | 2 | the loss is no longer a number |" in tune_markdown(ranked, 3)
+    assert "| 4 | sgd | 1 | 2 | the loss is no longer a number |" in _tune_markdown(ranked, 3)
 
 
 def test_a_search_ranks_by_the_validation_part_and_its_settings_can_be_trained(

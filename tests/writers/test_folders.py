@@ -18,10 +18,10 @@ from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
 from chestct.writers import OUTPUTS, WRITERS, WriteOptions, choose_writers
 from chestct.writers.folders import (
+    _results_in,
     check_folder,
     folder_names,
     foresee_missing,
-    results_in,
     write_outputs,
 )
 
@@ -395,7 +395,7 @@ def test_every_writer_leaves_what_the_table_says_and_nothing_else(tmp_path: Path
     options = WriteOptions(names=tuple(WRITERS))
     write_outputs(analysis, tmp_path / "out", options)
     found = {path for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert set(results_in(tmp_path / "out")) == found
+    assert set(_results_in(tmp_path / "out")) == found
     for name, patterns in OUTPUTS.items():
         for pattern in patterns:
             assert list((tmp_path / "out").glob(pattern)), (name, pattern)

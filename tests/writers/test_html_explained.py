@@ -17,12 +17,12 @@ from PIL import Image
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import HeatMap
 from chestct.pictures import instance_numbers
-from chestct.writers.pages import render_report, share_table, write_html
+from chestct.writers.pages import _render_report, _share_table, write_html
 
 
 @pytest.fixture(scope="module")
 def page() -> PageReader:
-    return read_page(render_report(make_explained()))
+    return read_page(_render_report(make_explained()))
 
 
 def pictures(page: PageReader) -> list[dict[str, str | None]]:
@@ -99,7 +99,7 @@ def test_the_table_puts_every_region_in_its_place() -> None:
     names = [f"{side}{row}" for row in rows for side in ("right ", "left ", "")]
     names[-1] = "lungs"
     shares = {name: number / 100 for number, name in enumerate(names)}
-    table = share_table(shares)
+    table = _share_table(shares)
     assert [heading for heading, _ in table] == [
         "Upper third",
         "Middle third",
@@ -133,7 +133,7 @@ def test_the_map_can_be_hidden_without_a_script(page: PageReader) -> None:
 
 
 def test_an_empty_map_is_called_empty() -> None:
-    page = read_page(render_report(make_explained(strength=0.0)))
+    page = read_page(_render_report(make_explained(strength=0.0)))
     assert "No voxel spoke for “COVID-19 pneumonia”: the map is empty." in page.text
     assert "peak" not in page.text
     assert all(
@@ -144,7 +144,7 @@ def test_an_empty_map_is_called_empty() -> None:
 
 
 def test_a_map_of_another_class_and_of_a_normal_scan_is_told_so() -> None:
-    text = read_page(render_report(make_explained(label="normal"))).text
+    text = read_page(_render_report(make_explained(label="normal"))).text
     assert "It was asked for “No pneumonia”, which is not the most probable class." in text
     assert "green lung is not diseased lung" in text
     for words in ("Lung inside the white line", "The white line", "Highlighted", "59 ml"):
@@ -167,7 +167,7 @@ def test_the_instance_number_stands_beside_the_slice_from_the_feet() -> None:
     numbers = tuple(str(100 + index) for index in range(SHAPE[0]))
     source = replace(analysis.volume.source, instance_numbers=numbers)
     told = replace(analysis, volume=replace(analysis.volume, source=source))
-    text = read_page(render_report(told)).text
+    text = read_page(_render_report(told)).text
     assert f"slice {HOT_SLICE + 1}, z = −212.0 mm, InstanceNumber {100 + HOT_SLICE}" in text
     grid = analysis.volume.grid.moved((39.0, 0.0, 0.0), (-1.0, 1.0, 1.0), SHAPE)
     assert instance_numbers(replace(told.volume, grid=grid)) == numbers[::-1]
@@ -178,7 +178,7 @@ def test_a_map_that_is_the_same_for_every_class_claims_none(method: str) -> None
     explained = make_explanation(label="CAP")
     changed = replace(explained.explanation, method=method)
     analysis = replace(make_analysis(), explanation=replace(explained, explanation=changed))
-    text = read_page(render_report(analysis)).text
+    text = read_page(_render_report(analysis)).text
     assert ", whatever the class. 1 is the hottest" in text
     assert "It does not say which class it speaks for." in text
     assert "raised the network’s score" not in text
@@ -189,14 +189,14 @@ def test_training_is_called_simulated_only_where_the_card_says_so() -> None:
     analysis = make_explained()
     provenance = replace(make_result().provenance, trained_on="4000 scans of 3 hospitals")
     trained = replace(analysis, result=replace(analysis.result, provenance=provenance))
-    assert "simulated disease" not in render_report(trained)
+    assert "simulated disease" not in _render_report(trained)
 
 
 def test_a_hostile_layer_name_cannot_become_markup() -> None:
     explained = make_explanation()
     hostile = replace(explained.explanation, layer="<script>", method="<b>")
     analysis = replace(make_analysis(), explanation=replace(explained, explanation=hostile))
-    page = render_report(analysis)
+    page = _render_report(analysis)
     assert "<script" not in page
     assert "&lt;b&gt; at &lt;script&gt;" in page
 
@@ -205,7 +205,7 @@ def test_the_page_is_light_and_the_same_every_time(tmp_path: Path) -> None:
     analysis = make_explained()
     path = write_html(analysis, tmp_path)
     assert path.stat().st_size < 3_000_000
-    assert path.read_text(encoding="utf-8") == render_report(analysis)
+    assert path.read_text(encoding="utf-8") == _render_report(analysis)
 
 
 def test_a_scan_stored_from_the_head_gives_the_same_pictures() -> None:
@@ -218,7 +218,7 @@ def test_a_scan_stored_from_the_head_gives_the_same_pictures() -> None:
         peaks=tuple(replace(p, index=SHAPE[0] - 1 - p.index) for p in explained.summary.peaks),
     )
     turned = _turned(stored, replace(explained, summary=summary))
-    assert read_page(render_report(turned)).text == read_page(render_report(stored)).text
+    assert read_page(_render_report(turned)).text == read_page(_render_report(stored)).text
 
 
 def _turned(analysis: ScanAnalysis, explained: object) -> ScanAnalysis:
@@ -240,5 +240,5 @@ def test_a_slice_about_which_nothing_is_known_says_so() -> None:
     analysis = make_explained()
     explained = make_explanation()
     unknown = replace(explained.summary, by_slice=np.full(SHAPE[0], np.nan), peaks=())
-    page = render_report(replace(analysis, explanation=replace(explained, summary=unknown)))
+    page = _render_report(replace(analysis, explanation=replace(explained, summary=unknown)))
     assert page.count(", not analysed or no lung</figcaption>") == 8

@@ -18,7 +18,7 @@ from chestct.writers.evidence import (
     strip_slices,
     telling_slices,
 )
-from chestct.writers.pages import evidence_curve
+from chestct.writers.pages import _evidence_curve
 
 PEAK = PeakSlice(HOT_SLICE, "1.2.3", 0.4)
 
@@ -111,7 +111,7 @@ def test_slices_that_do_not_follow_the_body_get_a_curve_along_it() -> None:
 
 def test_the_evidence_curve_has_gaps_where_nothing_is_known() -> None:
     by_slice = np.array([np.nan, 0.1, 0.4, np.nan, np.nan, 0.2, 0.2, np.nan])
-    curve = evidence_curve(by_slice, (PeakSlice(2, "", 0.4),))
+    curve = _evidence_curve(by_slice, (PeakSlice(2, "", 0.4),))
     assert curve.path.count("M") == 2
     points = np.array(re.findall(r"([\d.]+) ([\d.]+)", curve.path), dtype=float)
     rows = (7.5 - np.array([1, 2, 5, 6])) / 8 * 100
@@ -124,6 +124,6 @@ def test_the_evidence_curve_has_gaps_where_nothing_is_known() -> None:
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_curve_of_nothing_is_called_none(value: float) -> None:
-    curve = evidence_curve(np.full(5, value), ())
+    curve = _evidence_curve(np.full(5, value), ())
     assert curve.alt.startswith("Evidence of each slice: none")
     assert (curve.path == "") == np.isnan(value)

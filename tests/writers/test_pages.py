@@ -13,12 +13,12 @@ from page_reader import PageReader, read_page
 from PIL import Image
 
 from chestct.pictures import scene_of_scan
-from chestct.writers.pages import IndexEntry, area_curve, render_report, write_html, write_index
+from chestct.writers.pages import IndexEntry, _area_curve, _render_report, write_html, write_index
 
 
 @pytest.fixture(scope="module")
 def page() -> PageReader:
-    return read_page(render_report(make_analysis()))
+    return read_page(_render_report(make_analysis()))
 
 
 def test_the_page_says_what_was_found_and_how_sure(page: PageReader) -> None:
@@ -79,7 +79,7 @@ def test_calibrated_probabilities_say_with_which_temperature() -> None:
     analysis = make_analysis()
     provenance = replace(analysis.result.provenance, temperature=1.53)
     calibrated = replace(analysis, result=replace(analysis.result, provenance=provenance))
-    text = read_page(render_report(calibrated)).text
+    text = read_page(_render_report(calibrated)).text
     assert "Calibrated with a temperature of 1.53" in text
     assert "Not calibrated" not in text
 
@@ -94,20 +94,20 @@ def test_lungs_that_leave_the_scan_are_told_with_the_end() -> None:
     area = analysis.prepared.lung_area.copy()
     area[0] = 0.1
     cut_off = replace(analysis, prepared=replace(analysis.prepared, lung_area=area))
-    assert "reach the end of the scan towards the feet" in render_report(cut_off)
+    assert "reach the end of the scan towards the feet" in _render_report(cut_off)
 
 
 def test_words_from_a_file_cannot_become_markup() -> None:
     analysis = make_analysis()
     hostile = "<script>alert(1)</script>"
     result = replace(analysis.result, scan=hostile, warnings=(hostile,))
-    page = render_report(replace(analysis, result=result))
+    page = _render_report(replace(analysis, result=result))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
 
 
 def test_an_unsuitable_scan_says_why_and_shows_no_probability() -> None:
-    page = read_page(render_report(make_unsuitable()))
+    page = read_page(_render_report(make_unsuitable()))
     assert "Not classified" in page.text
     assert "No lungs were found." in page.text
     assert not any(attributes.get("class") == "bars" for _, attributes in page.tags)
@@ -123,12 +123,12 @@ def test_the_page_is_light_enough_to_send(tmp_path: Path) -> None:
 
 
 def test_the_page_is_the_same_every_time() -> None:
-    assert render_report(make_analysis()) == render_report(make_analysis())
+    assert _render_report(make_analysis()) == _render_report(make_analysis())
 
 
 def test_the_curve_lies_at_the_height_of_the_pictures() -> None:
     analysis = make_analysis()
-    curve = area_curve(analysis.prepared.lung_area, SALIENT, scene_of_scan(analysis))
+    curve = _area_curve(analysis.prepared.lung_area, SALIENT, scene_of_scan(analysis))
     first, last = SALIENT
     assert curve.top == pytest.approx((SHAPE[0] - 1 - last) / SHAPE[0] * 100)
     assert curve.bottom == pytest.approx((SHAPE[0] - first) / SHAPE[0] * 100)
@@ -143,7 +143,7 @@ def test_the_curve_lies_at_the_height_of_the_pictures() -> None:
 def test_the_curve_of_a_scan_without_lungs_is_flat() -> None:
     analysis = make_unsuitable()
     whole = (0, SHAPE[0] - 1)
-    curve = area_curve(analysis.prepared.lung_area, whole, scene_of_scan(analysis))
+    curve = _area_curve(analysis.prepared.lung_area, whole, scene_of_scan(analysis))
     assert set(re.findall(r"L([\d.]+) ", curve.path)) == {"0.00", "0"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from analyses import SALIENT, SHAPE, make_analysis
 
 from chestct.preprocess.recipes import recipe_from_dict
-from chestct.writers.prepared_report import prepared_record, write_prepared
+from chestct.writers.prepared_report import _prepared_record, write_prepared
 
 
 def test_input_lungs_and_record_are_written(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_it_is_for_its_owner_alone_unless_it_is_shared(tmp_path: Path) -> None:
 
 def test_the_record_gives_the_recipe_back() -> None:
     prepared = make_analysis().prepared
-    record = json.loads(json.dumps(prepared_record(prepared, "p07")))
+    record = json.loads(json.dumps(_prepared_record(prepared, "p07")))
     assert recipe_from_dict(record["recipe"]) == prepared.recipe
     assert record["salient_slices"] == {"first": SALIENT[0], "last": SALIENT[1], "total": SHAPE[0]}
     assert len(record["lung_area"]) == SHAPE[0]

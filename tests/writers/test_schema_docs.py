@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from chestct.analysis import SCAN_FACTS
 from chestct.writers.json_report import ResultDocument
-from chestct.writers.prepared_report import prepared_record
+from chestct.writers.prepared_report import _prepared_record
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "result_schema.md"
 
@@ -42,7 +42,7 @@ def test_every_fact_is_documented_in_order() -> None:
 
 
 def test_every_field_of_a_prepared_scan_is_documented_in_order() -> None:
-    record = prepared_record(make_analysis().prepared, "p07")
+    record = _prepared_record(make_analysis().prepared, "p07")
     assert documented("prepared.json, schema 1.0") == list(record)
 
 

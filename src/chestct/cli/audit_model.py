@@ -79,7 +79,7 @@ def audit_model(
             listener=lambda what: progress.update(task, description=what),
         )
         audit = audit_model(auditor, subjects())
-    show_audit(stdout_console(), audit)
+    _show_audit(stdout_console(), audit)
     if out is not None:
         show_written(write_model_audit(audit, out), [])
 
@@ -93,7 +93,7 @@ def _require_something(scans: list[Path], simulated: int) -> None:
         raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
 
 
-def show_audit(console: Console, audit: ModelAudit) -> None:
+def _show_audit(console: Console, audit: ModelAudit) -> None:
     """Show an audit scan by scan, its verdict last."""
     from chestct.studies.model_audit_findings import worst_severity
     from chestct.studies.model_audit_report import verdict

@@ -200,7 +200,7 @@ def classify(
         raise ReadError(msg)
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
     work = Work(loaded, running, reading, writing, method, is_json)
-    outcome = classify_all(scans, out, work)
+    outcome = _classify_all(scans, out, work)
     if not is_json:
         _show(outcome, out)
     raise typer.Exit(outcome.exit_code)
@@ -220,7 +220,7 @@ def load(folder: Path | None, choice: EngineChoice) -> tuple[Classifier, Engine]
     )
 
 
-def classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
+def _classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
     from chestct.pipeline import scan_names
     from chestct.writers.folders import folder_names

@@ -36,11 +36,11 @@ Labels = Annotated[
 ]
 
 
-class LabelsError(ChestCTError):
+class _LabelsError(ChestCTError):
     """The classes that were named on the command line are impossible."""
 
 
-def read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> Manifest:
+def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> Manifest:
     """Read a manifest of the classes that were named.
 
     Args:
@@ -70,10 +70,10 @@ def _named_labels(text: str) -> tuple[str, ...]:
     named = tuple(name.strip() for name in text.split(","))
     if not all(named):
         msg = f"--labels '{text}' has an empty name. Put one comma between two classes: A,B."
-        raise LabelsError(msg)
+        raise _LabelsError(msg)
     twice = [name for name in named if named.count(name) > 1]
     if twice:
-        raise LabelsError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
+        raise _LabelsError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
     return named
 
 
@@ -86,7 +86,7 @@ app = typer.Typer(
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
 
-class WrongUseError(ChestCTError):
+class _WrongUseError(ChestCTError):
     """Options of a command contradict each other."""
 
 
@@ -145,7 +145,7 @@ def check(
     labels: Labels = None,
 ) -> None:
     """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
-    scans = read_scans(manifest, labels)
+    scans = _read_scans(manifest, labels)
 
     from chestct.datasets.checks import check_manifest, report_json
     from chestct.datasets.scans import gather_facts
@@ -153,10 +153,10 @@ def check(
 
     facts = None
     if not is_quick:
-        with progress_bar(len(scans), "reading") as report_progress:
+        with _progress_bar(len(scans), "reading") as report_progress:
             facts = gather_facts(scans, cache, processes=processes, progress=report_progress)
     report = check_manifest(scans, facts)
-    show_report(scans, report)
+    _show_report(scans, report)
     if out is not None:
         show_written([write_whole(out, report_json(report).encode())], [])
     raise typer.Exit(1 if report.refusals else 0)
@@ -187,14 +187,14 @@ def split(
 ) -> None:
     """Divide the scans by patient, every class alike."""
     if (folds is not None) + (share is not None) + is_maseres != 1:
-        raise WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
+        raise _WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
     if validation and share is None:
-        raise WrongUseError("--validation goes with --hold-out SHARE.")
+        raise _WrongUseError("--validation goes with --hold-out SHARE.")
 
     from chestct.datasets.manifest import write_manifest
     from chestct.datasets.splits import SPLITTERS, SplitSettings
 
-    scans = read_scans(manifest, labels, needs_files=False)
+    scans = _read_scans(manifest, labels, needs_files=False)
     name = "maseres_paper" if is_maseres else "k_fold" if share is None else "hold_out"
     settings = SplitSettings(
         folds=folds or 5,
@@ -203,7 +203,7 @@ def split(
         seed=seed,
     )
     divided = SPLITTERS[name](scans, settings)
-    show_sides(divided)
+    _show_sides(divided)
     show_written([write_manifest(divided, out or manifest)], [])
 
 
@@ -238,12 +238,12 @@ def prepare(
 
     chosen = look_up(RECIPES, recipe, kind="recipe")
 
-    scans = read_scans(manifest, labels)
+    scans = _read_scans(manifest, labels)
 
     from chestct.datasets.store import GIB, Cache, prepare_all
 
     kept = Cache(cache, chosen, storage, int(max_gib * GIB))
-    with progress_bar(len(scans) * variants, "preparing") as report_progress:
+    with _progress_bar(len(scans) * variants, "preparing") as report_progress:
         done = prepare_all(
             kept, scans, variants=variants, processes=processes, progress=report_progress
         )
@@ -266,14 +266,14 @@ def describe(manifest: Manifest) -> str:
     return f"{len(manifest)} scans of {manifest.num_patients} patients: {cases}"
 
 
-def show_report(manifest: Manifest, report: CheckReport) -> None:
+def _show_report(manifest: Manifest, report: CheckReport) -> None:
     """Show what a check found: findings first, then every variable that was asked."""
     from chestct.datasets.checks import VARIABLES
 
     console = stdout_console()
     console.print(Text(f"{report.manifest}: {describe(manifest)}", style="bold"))
     if report.sides:
-        show_sides(manifest)
+        _show_sides(manifest)
     for finding in report.findings:
         mark, style = _MARKS[finding.severity]
         console.print(Text(f"{mark} {finding.sentence}", style=style))
@@ -292,7 +292,7 @@ def show_report(manifest: Manifest, report: CheckReport) -> None:
     print_table(("Alone, without the pictures", "AUC", "By chance", "Patients", ""), lines)
 
 
-def show_sides(manifest: Manifest) -> None:
+def _show_sides(manifest: Manifest) -> None:
     """Show how many scans of each class stand on each side of the split."""
     sides = sorted({row.side for row in manifest.rows})
     lines = []
@@ -304,7 +304,7 @@ def show_sides(manifest: Manifest) -> None:
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
+def _progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
     """A bar on stderr with the time that is left; gives the function to be called."""
     with scan_progress(is_quiet=False) as bar:
         task = bar.add_task(what, total=total)
@@ -322,7 +322,7 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-class SharingError(ChestCTError):
+class _SharingError(ChestCTError):
     """Options of these commands contradict each other."""
 
 
@@ -353,17 +353,19 @@ def export(
     from chestct.datasets.sharing import ExportSettings, export_scans, read_or_make_key
 
     if key is not None and out.resolve() in key.resolve().parents:
-        raise SharingError(f"The key {key} must not lie in {out}: whoever gets the export gets it.")
-    scans = read_scans(manifest, labels)
+        raise _SharingError(
+            f"The key {key} must not lie in {out}: whoever gets the export gets it."
+        )
+    scans = _read_scans(manifest, labels)
     ExportSettings(kind, period=period)
     settings = ExportSettings(kind, read_or_make_key(key) if key else None, period, names_sites)
-    with progress_bar(len(scans), "copying") as report_progress:
+    with _progress_bar(len(scans), "copying") as report_progress:
         done = export_scans(scans, out, settings, processes=processes, progress=report_progress)
-    show_export(done)
+    _show_export(done)
     raise typer.Exit(1 if done.failed else 0)
 
 
-def show_export(done: ExportResult) -> None:
+def _show_export(done: ExportResult) -> None:
     """Say what was copied, what was noticed, and where the table is."""
     console = stdout_console()
     words = f"{done.num_made} copied, {done.num_found} were there, {len(done.failed)} failed"
@@ -448,8 +450,8 @@ def flow(
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
-        raise SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
-    steps = flow_of(read_scans(manifest, labels, needs_files=False))
+        raise _SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
+    steps = flow_of(_read_scans(manifest, labels, needs_files=False))
     stdout_console().print(Text(flow_markdown(steps)), soft_wrap=True)
     if out is not None:
         words = flow_csv(steps) if out.suffix == ".csv" else flow_markdown(steps)

@@ -40,7 +40,7 @@ def demo(
         task = progress.add_task("", total=len(THREE_CLASSES))
         for number, label in enumerate(THREE_CLASSES):
             progress.update(task, description=f"simulated {label}")
-            scan = simulate_scan(out / "scans", label, number)
+            scan = _simulate_scan(out / "scans", label, number)
             analysis = analyse_scan(scan, classifier, engine=running, explain=AUTO)
             entries.append(_write(analysis, label, out))
             progress.advance(task)
@@ -51,7 +51,7 @@ def demo(
     console.print(f"Open {page}", markup=False, soft_wrap=True)
 
 
-def simulate_scan(folder: Path, label: str, number: int) -> Path:
+def _simulate_scan(folder: Path, label: str, number: int) -> Path:
     """Simulate one patient of a class and write it as a DICOM series into a folder of its own."""
     import numpy as np
 

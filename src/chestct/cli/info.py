@@ -22,14 +22,14 @@ def info(
     is_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """List readers, recipes, networks, engines and classifiers."""
-    known = describe_installation()
+    known = _describe_installation()
     if is_json:
         show_document(json.dumps(known, indent=2))
     else:
         show_info(known)
 
 
-def describe_installation() -> dict[str, dict[str, str]]:
+def _describe_installation() -> dict[str, dict[str, str]]:
     """Every table of the package, name to words, and the versions of what it stands on."""
     from chestct import __version__
     from chestct.engines import ENGINES

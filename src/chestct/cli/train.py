@@ -72,7 +72,7 @@ Optimizers = Annotated[
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class _SearchOptions:
     """What was said of the search, as typed."""
 
     trials: int | None = None
@@ -110,7 +110,7 @@ class SearchOptions:
         )
 
 
-def run_tuning(plan: Plan, options: SearchOptions) -> None:
+def _run_tuning(plan: Plan, options: _SearchOptions) -> None:
     """Search and show what was found."""
     from chestct.cli.training_lines import EpochLines
     from chestct.training.tune import run_search
@@ -196,7 +196,7 @@ def train(
     from chestct.training.session import Plan, run_training
     from chestct.training.settings import read_settings
 
-    said = SearchOptions(trials, tune_epochs, rates, batches, optimizers)
+    said = _SearchOptions(trials, tune_epochs, rates, batches, optimizers)
     if not is_tuning:
         said.refuse()
     ranks = launched_ranks()
@@ -207,7 +207,7 @@ def train(
             lines = EpochLines(settings.training.epochs, folds or 1)
             plan = Plan(settings, manifest, out, folds, listener, lines.show, place)
             if is_tuning:
-                run_tuning(plan, said)
+                _run_tuning(plan, said)
                 return
             summary = run_training(plan)
     except OtherProcessError:

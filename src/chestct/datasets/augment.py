@@ -25,7 +25,7 @@ _COARSE = (5, 5, 5)
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class _Augmentation:
     """How much a batch is varied; every range is symmetric about "unchanged".
 
     Attributes:
@@ -55,10 +55,10 @@ class Augmentation:
     cut_probability: float = 0.0
 
 
-def augment_batch(
+def _augment_batch(
     batch: Float[torch.Tensor, "batch channel depth height width"],
     lungs: Float[torch.Tensor, "batch 1 depth height width"],
-    augmentation: Augmentation,
+    augmentation: _Augmentation,
     generator: torch.Generator,
 ) -> tuple[
     Float[torch.Tensor, "batch channel depth height width"],
@@ -214,7 +214,7 @@ def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -
 def _draw_transforms(
     num: int,
     shape: tuple[int, ...],
-    augmentation: Augmentation,
+    augmentation: _Augmentation,
     generator: torch.Generator,
 ) -> Float[torch.Tensor, "batch 3 4"]:
     """One affine map per example, in the (width, height, depth) order of `affine_grid`."""
@@ -242,7 +242,7 @@ _FIRST_TWO: Final = {"axial": (3, 4), "slice-row": (2, 3)}
 
 
 @dataclass(frozen=True)
-class Turns:
+class _Turns:
     """How a batch is turned and flipped.
 
     Attributes:
@@ -270,10 +270,10 @@ class Turns:
             raise TrainingError(msg)
 
 
-def turn_batch(
+def _turn_batch(
     batch: Float[torch.Tensor, "batch channel depth height width"],
     lungs: Float[torch.Tensor, "batch 1 depth height width"],
-    turns: Turns,
+    turns: _Turns,
     generator: torch.Generator,
 ) -> tuple[
     Float[torch.Tensor, "batch channel depth height width"],
@@ -324,7 +324,7 @@ def _maps(angles: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class SliceAugmentation:
+class _SliceAugmentation:
     """How much slices are varied; every range is symmetric about "unchanged".
 
     Attributes:
@@ -358,23 +358,23 @@ class SliceAugmentation:
                 raise TrainingError(f"{name} must be from 0 to {most}, not {value}.")
 
 
-SLICE_AUGMENTATIONS: Final[dict[str, SliceAugmentation | None]] = {
+SLICE_AUGMENTATIONS: Final[dict[str, _SliceAugmentation | None]] = {
     "none": None,
     # Text: "0 up to 40" degrees in one passage, +-40 in another; the notebooks: +-40.
-    "maseres_slices_published": SliceAugmentation(),
+    "maseres_slices_published": _SliceAugmentation(),
     # The text calls it a shear "intensity" of 0.2: taken for radians, 11 degrees.
-    "maseres_slices_paper": SliceAugmentation(shear_deg=math.degrees(0.2)),
+    "maseres_slices_paper": _SliceAugmentation(shear_deg=math.degrees(0.2)),
     # A patient does not lie turned by 40 degrees; the heart's side stays where it is.
-    "recommended": SliceAugmentation(
+    "recommended": _SliceAugmentation(
         rotation_deg=10.0, shift=0.06, shear_deg=0.0, zoom=0.1, flip_probability=0.0
     ),
 }
 """Augmentation name to its numbers; None leaves slices as they are."""
 
 
-def vary_slices(
+def _vary_slices(
     batch: Float[torch.Tensor, "batch channel 1 height width"],
-    augmentation: SliceAugmentation,
+    augmentation: _SliceAugmentation,
     generator: torch.Generator,
 ) -> Float[torch.Tensor, "batch channel 1 height width"]:
     """Return a varied copy of a batch of slices, on its device."""
@@ -393,7 +393,7 @@ def vary_slices(
 def _draw_maps(
     num: int,
     shape: tuple[int, int],
-    augmentation: SliceAugmentation,
+    augmentation: _SliceAugmentation,
     generator: torch.Generator,
 ) -> Float[torch.Tensor, "batch 2 3"]:
     """Maps from the varied picture to the stored one, in (width, height) order from -1 to 1."""
@@ -424,22 +424,22 @@ def _matrices(rows: list[list[torch.Tensor]]) -> Float[torch.Tensor, "batch 2 2"
     return torch.stack([torch.stack(row, dim=1) for row in rows], dim=1)
 
 
-AnyAugmentation = Augmentation | Turns | SliceAugmentation
+AnyAugmentation = _Augmentation | _Turns | _SliceAugmentation
 
 _MASERES_DEG: Final = (-20.0, -10.0, -5.0, 0.0, 5.0, 10.0, 20.0)
 _ROI_RESNET_DEG: Final = (-12.0, -9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0, 12.0)
 
 AUGMENTATIONS: Final[dict[str, AnyAugmentation | None]] = {
     "none": None,
-    "recommended": Augmentation(),
+    "recommended": _Augmentation(),
     # The text gives no angles: those of the scripts. Its flip is called vertical, without a rate.
-    "roi_resnet_paper": Turns(_ROI_RESNET_DEG, flip_probability=0.5),
+    "roi_resnet_paper": _Turns(_ROI_RESNET_DEG, flip_probability=0.5),
     # The script behind the test-set models turns and never flips.
-    "roi_resnet_published": Turns(_ROI_RESNET_DEG),
-    "roi_resnet_published_folds": Turns(_ROI_RESNET_DEG, flip_probability=0.4),
+    "roi_resnet_published": _Turns(_ROI_RESNET_DEG),
+    "roi_resnet_published_folds": _Turns(_ROI_RESNET_DEG, flip_probability=0.4),
     # The text means a rotation of the patient; the notebooks turn slices against rows.
-    "maseres_paper": Turns(_MASERES_DEG),
-    "maseres_published": Turns(_MASERES_DEG, plane="slice-row"),
+    "maseres_paper": _Turns(_MASERES_DEG),
+    "maseres_published": _Turns(_MASERES_DEG, plane="slice-row"),
 }
 """Augmentation name to its numbers; None leaves batches as they are."""
 
@@ -484,11 +484,11 @@ def vary_batch(
     Float[torch.Tensor, "batch 1 depth height width"],
 ]:
     """Return a varied copy of a batch and of its lung masks."""
-    if isinstance(augmentation, SliceAugmentation):
-        return vary_slices(batch, augmentation, generator), lungs
-    if isinstance(augmentation, Turns):
-        return turn_batch(batch, lungs, augmentation, generator)
-    return augment_batch(batch, lungs, augmentation, generator)
+    if isinstance(augmentation, _SliceAugmentation):
+        return _vary_slices(batch, augmentation, generator), lungs
+    if isinstance(augmentation, _Turns):
+        return _turn_batch(batch, lungs, augmentation, generator)
+    return _augment_batch(batch, lungs, augmentation, generator)
 
 
 def _fitted(field: str, value: object, before: object) -> object:

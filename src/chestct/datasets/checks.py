@@ -48,7 +48,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Confounder:
+class _Confounder:
     """How well one variable alone tells the classes apart; the pictures are not looked at.
 
     Attributes:
@@ -98,7 +98,7 @@ class CheckReport:
     sides: Mapping[str, Mapping[str, int]]
     has_pixels: bool
     findings: tuple[Finding, ...]
-    confounders: tuple[Confounder, ...]
+    confounders: tuple[_Confounder, ...]
 
     @property
     def refusals(self) -> tuple[Finding, ...]:
@@ -146,7 +146,7 @@ def find_patient_leaks(manifest: Manifest) -> list[Finding]:
     ]
 
 
-def find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_SharedSlices]:
+def _find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_SharedSlices]:
     """All pairs of scans with at least one slice in common, by row."""
     holders: dict[str, set[int]] = defaultdict(set)
     for index, each in enumerate(facts):
@@ -168,10 +168,10 @@ def find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_
 
 def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
     """Scans with the same pixels: with two labels, on two sides, of two patients, or twice."""
-    return [_judge(shared) for shared in find_shared_slices(manifest, facts)]
+    return [_judge(shared) for shared in _find_shared_slices(manifest, facts)]
 
 
-def find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
     """Scans of one PatientID that the manifest gives to several patients.
 
     Where all scans have one PatientID, a de-identifier wrote it, and it says nothing.
@@ -198,7 +198,7 @@ def find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[
     ]
 
 
-def find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+def _find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
     """Scans that could not be read, each with its reason."""
     return [
         Finding(
@@ -212,7 +212,7 @@ def find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Find
     ]
 
 
-def find_label_conflicts(manifest: Manifest) -> list[Finding]:
+def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
     """Scans whose label is not what their path says, and patients with several labels."""
     findings = [
         Finding(
@@ -290,7 +290,7 @@ Labels = Int64[np.ndarray, " patient"]
 
 
 @dataclass(frozen=True)
-class ConfounderSettings:
+class _ConfounderSettings:
     """How variables are asked.
 
     Attributes:
@@ -304,11 +304,11 @@ class ConfounderSettings:
     seed: int = 1
 
 
-def find_confounders(
+def _find_confounders(
     manifest: Manifest,
     facts: Sequence[ScanFacts] | None = None,
-    settings: ConfounderSettings | None = None,
-) -> list[Confounder]:
+    settings: _ConfounderSettings | None = None,
+) -> list[_Confounder]:
     """Ask every variable alone; the strongest first, those without a figure last.
 
     Args:
@@ -318,10 +318,10 @@ def find_confounders(
     """
     rows = _one_row_per_patient(manifest)
     labels = np.array([manifest.label_index(manifest.rows[i]) for i in rows], dtype=np.int64)
-    asked = settings or ConfounderSettings()
+    asked = settings or _ConfounderSettings()
     found = []
     for variable in VARIABLES:
-        values = categories(variable, [_value(manifest, facts, i, variable) for i in rows])
+        values = _categories(variable, [_value(manifest, facts, i, variable) for i in rows])
         found.append(_ask(variable, values, labels, manifest.labels, asked))
     return sorted(found, key=lambda each: -1.0 if each.auc is None else each.auc, reverse=True)
 
@@ -352,7 +352,7 @@ def baseline_probabilities(
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     values = {name: _values(manifest, facts, name) for name in variables}
-    named = [categories(name, each) for name, each in values.items()]
+    named = [_categories(name, each) for name, each in values.items()]
     numeric = [
         [np.nan if (x := _number(name, value)) is None else x for value in each]
         for name, each in values.items()
@@ -386,7 +386,7 @@ def classes_with_facts(
     }
 
 
-def categories(variable: str, values: Sequence[str]) -> list[str]:
+def _categories(variable: str, values: Sequence[str]) -> list[str]:
     """Values as few categories: numbers in fifths, or in tenths where a hundred are known."""
     if variable in _ROUNDED:
         return [_rounded(value) for value in values]
@@ -473,8 +473,8 @@ def _ask(
     values: list[str],
     labels: Labels,
     names: tuple[str, ...],
-    settings: ConfounderSettings,
-) -> Confounder:
+    settings: _ConfounderSettings,
+) -> _Confounder:
     """One variable's figure, or why there is none."""
     table = _count(values, labels, names)
     num_unknown = values.count(UNKNOWN)
@@ -490,7 +490,7 @@ def _ask(
         codes = np.unique(np.array(values, dtype=str), return_inverse=True)[1].astype(np.int64)
         auc, chance, p_value = _cross_validated(codes, labels, settings)
     is_same = auc is not None and len(table) > 1 and all(len(row) == 1 for row in table.values())
-    return Confounder(
+    return _Confounder(
         variable=variable,
         auc=auc,
         chance_auc=chance,
@@ -517,7 +517,7 @@ def _count(
 
 
 def _cross_validated(
-    codes: Labels, labels: Labels, settings: ConfounderSettings
+    codes: Labels, labels: Labels, settings: _ConfounderSettings
 ) -> tuple[float, float | None, float | None]:
     """The area, what chance gives, and how often chance gives as much."""
     auc = _mean_auc(codes, labels, settings)
@@ -531,7 +531,7 @@ def _cross_validated(
     return auc, float(np.quantile(shuffled, 0.95)), (reached + 1) / (settings.permutations + 1)
 
 
-def _mean_auc(codes: Labels, labels: Labels, settings: ConfounderSettings) -> float:
+def _mean_auc(codes: Labels, labels: Labels, settings: _ConfounderSettings) -> float:
     """Mean over folds of the macro one-vs-rest area; scores of different folds are not pooled."""
     from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import StratifiedKFold
@@ -564,7 +564,7 @@ class LeakError(ManifestError):
 def check_manifest(
     manifest: Manifest,
     facts: Sequence[ScanFacts] | None = None,
-    settings: ConfounderSettings | None = None,
+    settings: _ConfounderSettings | None = None,
 ) -> CheckReport:
     """Look for leaks, wrong labels, unreadable scans and confounders.
 
@@ -579,17 +579,17 @@ def check_manifest(
     """
     if facts is not None and len(facts) != len(manifest):
         raise ValueError(f"{len(facts)} facts do not belong to {len(manifest)} rows")
-    findings = [*find_patient_leaks(manifest), *find_label_conflicts(manifest)]
+    findings = [*find_patient_leaks(manifest), *_find_label_conflicts(manifest)]
     if facts is not None:
-        findings += [*find_unreadable(manifest, facts), *find_pixel_leaks(manifest, facts)]
-        findings += find_identity_leaks(manifest, facts)
+        findings += [*_find_unreadable(manifest, facts), *find_pixel_leaks(manifest, facts)]
+        findings += _find_identity_leaks(manifest, facts)
     else:
         sentence = "The scans were not read: pixels were not compared."
         findings.append(Finding("leak", "note", sentence))
-    confounders = find_confounders(manifest, facts, settings)
+    confounders = _find_confounders(manifest, facts, settings)
     findings += _class_findings(manifest)
     findings += [
-        finding for each in confounders if (finding := describe_confounder(each)) is not None
+        finding for each in confounders if (finding := _describe_confounder(each)) is not None
     ]
     findings += _unknown_findings(confounders)
     return report_on(manifest, findings, confounders, has_pixels=facts is not None)
@@ -598,7 +598,7 @@ def check_manifest(
 def report_on(
     manifest: Manifest,
     findings: Sequence[Finding],
-    confounders: Sequence[Confounder] = (),
+    confounders: Sequence[_Confounder] = (),
     *,
     has_pixels: bool = True,
 ) -> CheckReport:
@@ -633,7 +633,7 @@ def report_json(report: CheckReport) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def describe_confounder(found: Confounder) -> Finding | None:
+def _describe_confounder(found: _Confounder) -> Finding | None:
     """What a variable's figure means; None where it means nothing."""
     word = VARIABLES[found.variable]
     if found.is_same_as_class:
@@ -683,7 +683,7 @@ def _class_findings(manifest: Manifest) -> list[Finding]:
     return [Finding("classes", "warning", sentence)]
 
 
-def _unknown_findings(confounders: Sequence[Confounder]) -> list[Finding]:
+def _unknown_findings(confounders: Sequence[_Confounder]) -> list[Finding]:
     unknown = [VARIABLES[each.variable] for each in confounders if each.auc is None]
     if not unknown:
         return []
@@ -700,7 +700,7 @@ def _count_sides(manifest: Manifest) -> dict[str, dict[str, int]]:
     return {side: {label: counts[side, label] for label in manifest.labels} for side in sides}
 
 
-def _list_values(found: Confounder) -> str:
+def _list_values(found: _Confounder) -> str:
     parts = [
         f"{value}: {', '.join(f'{count} {label}' for label, count in row.items())}"
         for value, row in found.values.items()

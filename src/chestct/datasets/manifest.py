@@ -239,7 +239,7 @@ def describe_rows(rows: Sequence[ManifestRow]) -> str:
     return f"rows {', '.join(named[:-1])} and {named[-1]}"
 
 
-def require_files(manifest: Manifest) -> None:
+def _require_files(manifest: Manifest) -> None:
     """Refuse a manifest that names scans which are not there.
 
     Raises:
@@ -374,7 +374,7 @@ def read_manifest(
     )
     manifest = Manifest(rows, tuple(labels), file.parent, file.name)
     if needs_files:
-        require_files(manifest)
+        _require_files(manifest)
     return manifest
 
 

@@ -302,7 +302,7 @@ def judge_agreement(
     return _AgreementReport(pairs, everyone, len(readings.scans), disputed)
 
 
-def cohen_kappas(
+def _cohen_kappas(
     first: Int64[np.ndarray, " scan"],
     second: Int64[np.ndarray, " scan"],
     weights: Weights,
@@ -324,7 +324,7 @@ def cohen_kappas(
     return _beyond_chance(same, chance)
 
 
-def fleiss_kappas(
+def _fleiss_kappas(
     counts: Int64[np.ndarray, "scan label"], weights: Weights
 ) -> Float64[np.ndarray, " replicate"]:
     """Fleiss' kappa of every replicate; NaN where all name one label only.
@@ -395,7 +395,7 @@ def _judge_pair(readings: _Readings, pair: tuple[str, str], rng: np.random.Gener
     num_labels = len(readings.labels)
     kappa = float(cohen_kappa_score(first, second, labels=range(num_labels)))
     weights = draw_weights([scan.row.patient for scan in scans], rng)
-    spread = cohen_kappas(first, second, weights, num_labels)
+    spread = _cohen_kappas(first, second, weights, num_labels)
     return Agreement(pair, len(scans), same, kappa, *_interval(spread))
 
 
@@ -415,7 +415,7 @@ def _judge_all(
     if (counts.sum(axis=0) > 0).sum() < 2:
         return Agreement(readers, len(scans), same, None, note="all name one label throughout")
     weights = draw_weights([scan.row.patient for scan in scans], rng)
-    spread = fleiss_kappas(counts, weights)
+    spread = _fleiss_kappas(counts, weights)
     kappa = float(fleiss_kappa(counts, method="fleiss"))
     return Agreement(readers, len(scans), same, kappa, *_interval(spread))
 

@@ -29,7 +29,7 @@ _OBLIQUE_DEG = 0.1
 _SAME_MM = 1e-3
 
 
-class CopyError(ChestCTError):
+class _CopyError(ChestCTError):
     """A scan cannot be copied exactly in this format."""
 
 
@@ -66,7 +66,7 @@ def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
     """
     import tifffile
 
-    scale = find_scale(volume.voxels) if volume.unit == "HU" else Scale(1.0, 0.0)
+    scale = _find_scale(volume.voxels) if volume.unit == "HU" else Scale(1.0, 0.0)
     stored = _as_stored(volume.voxels, scale)
     place.mkdir(parents=True)
     width = max(4, len(str(len(stored))))
@@ -129,7 +129,7 @@ def verify_copy(volume: Volume, place: Path) -> None:
     same_grid = np.allclose(found.grid.spacing_mm, volume.grid.spacing_mm, atol=_SAME_MM, rtol=0)
     if not (same_voxels and same_grid and found.unit == volume.unit):
         what = "unit" if found.unit != volume.unit else "values" if same_grid else "spacing"
-        raise CopyError(f"its copy has other {what} when it is read back.")
+        raise _CopyError(f"its copy has other {what} when it is read back.")
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ COPY_FORMATS: Final[dict[str, _CopyFormat]] = {
 """Format name to how a scan is copied in it."""
 
 
-def find_scale(voxels: Voxels) -> Scale:
+def _find_scale(voxels: Voxels) -> Scale:
     """A scale under which 16 bits hold every value exactly, as our reader computes it.
 
     Whole HU keep slope 1. Others lie on the steps of a scanner's rescale slope, which is found
@@ -176,7 +176,7 @@ def find_scale(voxels: Voxels) -> Scale:
                 if _is_exact(values, scale):
                     return scale
     msg = "its values lie on no steps that 16 bits can count. Export it as NIfTI: --to nifti."
-    raise CopyError(msg)
+    raise _CopyError(msg)
 
 
 def _on_step(wanted: float, low: float, slope: float) -> float:
@@ -197,7 +197,7 @@ def _is_exact(values: np.ndarray, scale: Scale) -> bool:
 def _as_stored(voxels: Voxels, scale: Scale) -> np.ndarray:
     stored = np.rint((voxels.astype(np.float64) - scale.intercept) / scale.slope)
     if stored.min() < 0 or stored.max() > HIGHEST_UINT16:
-        raise CopyError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
+        raise _CopyError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
     return stored.astype(np.uint16)
 
 

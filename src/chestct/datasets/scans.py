@@ -115,7 +115,7 @@ def read_options(row: ManifestRow, folder: Path) -> ReadOptions:
     )
 
 
-def read_facts(path: Path, options: ReadOptions) -> ScanFacts:
+def _read_facts(path: Path, options: ReadOptions) -> ScanFacts:
     """Read a scan for what it is; one that cannot be read is no error but gives its reason."""
     try:
         volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
@@ -139,7 +139,7 @@ def facts_of(volume: Volume, path: Path) -> ScanFacts:
     )
 
 
-def facts_to_json(facts: ScanFacts) -> str:
+def _facts_to_json(facts: ScanFacts) -> str:
     """The facts as one line of JSON."""
     return json.dumps(
         {
@@ -153,8 +153,8 @@ def facts_to_json(facts: ScanFacts) -> str:
     )
 
 
-def facts_from_json(text: str) -> ScanFacts:
-    """The inverse of `facts_to_json`.
+def _facts_from_json(text: str) -> ScanFacts:
+    """The inverse of `_facts_to_json`.
 
     Raises:
         ValueError: It is not what that function writes.
@@ -309,17 +309,17 @@ def gather_facts(
         ScanTask(manifest.path(row), read_options(row, manifest.folder), folder)
         for row in manifest.rows
     ]
-    return run_all(known_facts, tasks, processes=processes, progress=progress)
+    return run_all(_known_facts, tasks, processes=processes, progress=progress)
 
 
-def known_facts(task: ScanTask) -> ScanFacts:
+def _known_facts(task: ScanTask) -> ScanFacts:
     """Facts of a scan, from disk where its files have not changed, else from the scan."""
     if task.folder is None:
-        return read_facts(task.path, task.options)
+        return _read_facts(task.path, task.options)
     kept = stored_facts(task)
     if kept is not None:
         return kept
-    facts = read_facts(task.path, task.options)
+    facts = _read_facts(task.path, task.options)
     store_facts(task, facts)
     return facts
 
@@ -329,8 +329,8 @@ def stored_facts(task: ScanTask) -> ScanFacts | None:
     if task.folder is None:
         return None
     with suppress(OSError, ValueError, ChestCTError):
-        path = task.folder / f"{source_key(task.path, task.options)}.json"
-        return facts_from_json(path.read_text(encoding="utf-8"))
+        path = task.folder / f"{_source_key(task.path, task.options)}.json"
+        return _facts_from_json(path.read_text(encoding="utf-8"))
     return None
 
 
@@ -340,11 +340,11 @@ def store_facts(task: ScanTask, facts: ScanFacts) -> None:
         return
     # Facts can be read again: a full disk is noticed where it matters, by the cache.
     with suppress(OSError, ChestCTError):
-        path = task.folder / f"{source_key(task.path, task.options)}.json"
-        write_text(path, facts_to_json(facts))
+        path = task.folder / f"{_source_key(task.path, task.options)}.json"
+        write_text(path, _facts_to_json(facts))
 
 
-def source_key(path: Path, options: ReadOptions) -> str:
+def _source_key(path: Path, options: ReadOptions) -> str:
     """What stands for a scan's files: their names, sizes and times, and how they are read.
 
     Raises:

@@ -54,7 +54,7 @@ MOST_KEY_BYTES: Final = 4096
 _OWNER_ONLY = 0o600
 
 
-class PseudonymError(ChestCTError):
+class _PseudonymError(ChestCTError):
     """A key cannot be used."""
 
 
@@ -74,15 +74,15 @@ def read_or_make_key(path: Path) -> bytes:
     except OSError as error:
         msg = f"The key file {path} cannot be used: {reason_of(error)}."
         msg += " Name a file in a folder of yours."
-        raise PseudonymError(msg) from error
+        raise _PseudonymError(msg) from error
     if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
         msg = f"The key file {path} holds {len(key)} bytes, and {LEAST_KEY_BYTES} to"
         msg += f" {MOST_KEY_BYTES} were expected. Name a file that is not there yet:"
-        raise PseudonymError(f"{msg} a key is then made.")
+        raise _PseudonymError(f"{msg} a key is then made.")
     return key
 
 
-def keyed_pseudonyms(patients: Iterable[str], key: bytes) -> dict[str, str]:
+def _keyed_pseudonyms(patients: Iterable[str], key: bytes) -> dict[str, str]:
     """Patient to pseudonym by HMAC-SHA-256: the same key and patient give the same one."""
 
     def name_of(patient: str) -> str:
@@ -92,7 +92,7 @@ def keyed_pseudonyms(patients: Iterable[str], key: bytes) -> dict[str, str]:
     return _all_different(patients, name_of)
 
 
-def drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, str]:
+def _drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, str]:
     """Patient to pseudonym, drawn.
 
     Args:
@@ -112,7 +112,7 @@ def drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, s
     return _all_different(patients, name_of)
 
 
-def key_check(key: bytes) -> str:
+def _key_check(key: bytes) -> str:
     """What tells two keys apart and says nothing of them."""
     return hashlib.sha256(hmac.digest(key, b"chestct export", "sha256")).hexdigest()[:16]
 
@@ -121,7 +121,7 @@ def _all_different(patients: Iterable[str], name_of: Callable[[str], str]) -> di
     names = {patient: name_of(patient) for patient in dict.fromkeys(patients)}
     if len(set(names.values())) < len(names):
         msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
-        raise PseudonymError(f"{msg} 'patient', or take another key.")
+        raise _PseudonymError(f"{msg} 'patient', or take another key.")
     return names
 
 
@@ -218,12 +218,12 @@ _EPOCH: Final = 315532800
 """1 January 1980: files say nothing of the order in which they were written."""
 
 
-class ExportError(ChestCTError):
+class _ExportError(ChestCTError):
     """An export cannot be made here, or is damaged."""
 
 
 @dataclass(frozen=True)
-class Marker:
+class _Marker:
     """What an export folder is.
 
     Attributes:
@@ -268,7 +268,7 @@ def _manifest_digest(manifest: Manifest, *settings: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_marker(folder: Path) -> Marker | None:
+def _read_marker(folder: Path) -> _Marker | None:
     """What a folder is; None where there is nothing yet.
 
     Raises:
@@ -278,13 +278,13 @@ def read_marker(folder: Path) -> Marker | None:
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             msg = f"{folder} holds other files. Choose a folder that is not there yet: --out DIR."
-            raise ExportError(msg)
+            raise _ExportError(msg)
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["schema"] != _SCHEMA or found["schema_version"] != _SCHEMA_VERSION:
             raise ValueError("another kind of file")
-        return Marker(
+        return _Marker(
             manifest=str(found["manifest"]),
             format=str(found["format"]),
             is_keyed=bool(found["is_keyed"]),
@@ -294,10 +294,10 @@ def read_marker(folder: Path) -> Marker | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} is damaged or of another version. Choose a folder that is not there yet."
-        raise ExportError(msg) from error
+        raise _ExportError(msg) from error
 
 
-def write_marker(folder: Path, marker: Marker) -> None:
+def _write_marker(folder: Path, marker: _Marker) -> None:
     """Say what the folder is.
 
     Raises:
@@ -362,7 +362,7 @@ def _require_whole(folder: Path, copies: Mapping[str, str]) -> None:
     changed = [place for place, digest in copies.items() if _copy_digest(folder / place) != digest]
     if changed:
         msg = f"{len(changed)} of {len(copies)} copies in {folder} are missing or have changed,"
-        raise ExportError(f"{msg} the first is {changed[0]}. Export into another folder.")
+        raise _ExportError(f"{msg} the first is {changed[0]}. Export into another folder.")
 
 
 def _forget_times(places: Sequence[Path]) -> None:
@@ -383,7 +383,7 @@ def _finish_export(
     manifest: Manifest,
     folder: Path,
     records: Sequence[_CopyRecord],
-    marker: Marker,
+    marker: _Marker,
     *,
     names_sites: bool,
 ) -> Path:
@@ -406,7 +406,7 @@ def _finish_export(
     told = Manifest(tuple(rows), manifest.labels, folder, TABLE)
     table = write_manifest(told, folder / TABLE)
     copies = {record.place: record.digest for record in sorted(records, key=lambda r: r.place)}
-    write_marker(folder, replace(marker, is_complete=True, copies=copies))
+    _write_marker(folder, replace(marker, is_complete=True, copies=copies))
     _forget_records(folder)
     patients = sorted({(folder / record.place).parent for record in records})
     _forget_times([*patients, folder / SCANS])
@@ -479,7 +479,7 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class CopyTask:
+class _CopyTask:
     """One scan to be copied.
 
     Attributes:
@@ -539,19 +539,19 @@ def export_scans(
     """
     _require_outside(manifest, folder)
     wanted = _marker_of(manifest, settings)
-    found = read_marker(folder)
+    found = _read_marker(folder)
     if found is not None and (found.manifest, found.format) != (wanted.manifest, wanted.format):
         msg = f"{folder} holds the export of another manifest, or one with other settings or"
-        raise ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
+        raise _ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
     if found is not None and found.is_complete:
         _require_whole(folder, found.copies)
         return ExportResult(0, len(found.copies), {}, {}, folder / TABLE)
     names = _pseudonyms(manifest, settings, found)
     if found is None:
         drawn = () if settings.key else tuple(names.values())
-        write_marker(folder, replace(wanted, pseudonyms=drawn))
+        _write_marker(folder, replace(wanted, pseudonyms=drawn))
     tasks = _tasks(manifest, folder, settings, names)
-    outcomes = run_all(copy_scan, tasks, processes=processes, progress=progress)
+    outcomes = run_all(_copy_scan, tasks, processes=processes, progress=progress)
     table = None
     records = [outcome.record for outcome in outcomes if outcome.record]
     if len(records) == len(tasks):
@@ -559,7 +559,7 @@ def export_scans(
     return _result(tasks, outcomes, table)
 
 
-def copy_scan(task: CopyTask) -> _CopyOutcome:
+def _copy_scan(task: _CopyTask) -> _CopyOutcome:
     """Copy one scan, unless it was; the copy is read back before it counts."""
     record = _read_record(task.folder, task.place)
     if record is not None:
@@ -575,7 +575,7 @@ def copy_scan(task: CopyTask) -> _CopyOutcome:
     return _CopyOutcome(record)
 
 
-def _copy(task: CopyTask, place: Path, working: Path) -> _CopyRecord:
+def _copy(task: _CopyTask, place: Path, working: Path) -> _CopyRecord:
     options = read_options(task.row, Path())
     volume = read_volume(task.path, series=options.series, allow=options.allow, tiff=options.tiff)
     copied, mended = cleaned(volume)
@@ -605,36 +605,36 @@ def _require_outside(manifest: Manifest, folder: Path) -> None:
         scan = manifest.path(row).resolve()
         if target == scan or scan in target.parents or target in scan.parents:
             msg = f"{folder} and the scan of row {row.number} lie in one another. Choose a folder"
-            raise ExportError(f"{msg} apart from the scans: --out DIR.")
+            raise _ExportError(f"{msg} apart from the scans: --out DIR.")
 
 
-def _marker_of(manifest: Manifest, settings: ExportSettings) -> Marker:
+def _marker_of(manifest: Manifest, settings: ExportSettings) -> _Marker:
     digest = _manifest_digest(
         manifest,
         settings.format,
         settings.period,
         str(settings.names_sites),
-        key_check(settings.key) if settings.key else "drawn",
+        _key_check(settings.key) if settings.key else "drawn",
     )
-    return Marker(manifest=digest, format=settings.format, is_keyed=settings.key is not None)
+    return _Marker(manifest=digest, format=settings.format, is_keyed=settings.key is not None)
 
 
 def _pseudonyms(
-    manifest: Manifest, settings: ExportSettings, found: Marker | None
+    manifest: Manifest, settings: ExportSettings, found: _Marker | None
 ) -> dict[str, str]:
     patients = list(dict.fromkeys(row.patient for row in manifest.rows))
     if settings.key is not None:
-        return keyed_pseudonyms(patients, settings.key)
+        return _keyed_pseudonyms(patients, settings.key)
     if found is not None:
         if len(found.pseudonyms) != len(patients):
-            raise ExportError("The export's marker is damaged. Choose a folder not there yet.")
+            raise _ExportError("The export's marker is damaged. Choose a folder not there yet.")
         return dict(zip(patients, found.pseudonyms, strict=True))
-    return drawn_pseudonyms(patients, random.SystemRandom())
+    return _drawn_pseudonyms(patients, random.SystemRandom())
 
 
 def _tasks(
     manifest: Manifest, folder: Path, settings: ExportSettings, names: Mapping[str, str]
-) -> list[CopyTask]:
+) -> list[_CopyTask]:
     seen: Counter[str] = Counter()
     tasks = []
     for row in manifest.rows:
@@ -642,12 +642,12 @@ def _tasks(
         ending = COPY_FORMATS[settings.format].ending
         place = f"{SCANS}/{names[row.patient]}/scan{seen[row.patient]}{ending}"
         path = manifest.path(row)
-        tasks.append(CopyTask(row, path, folder, place, settings.format, settings.period))
+        tasks.append(_CopyTask(row, path, folder, place, settings.format, settings.period))
     return tasks
 
 
 def _result(
-    tasks: Sequence[CopyTask], outcomes: Sequence[_CopyOutcome], table: Path | None
+    tasks: Sequence[_CopyTask], outcomes: Sequence[_CopyOutcome], table: Path | None
 ) -> ExportResult:
     pairs = list(zip(tasks, outcomes, strict=True))
     return ExportResult(

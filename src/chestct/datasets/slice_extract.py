@@ -87,7 +87,7 @@ def read_slice_labels(labels: Path, index: Path) -> dict[str, SliceLabels]:
     return {patient: values[place] for place, (_, patient) in enumerate(numbered)}
 
 
-def cut_to_scan(labels: SliceLabels, num_slices: int, scan: str) -> Bool[np.ndarray, " kept"]:
+def _cut_to_scan(labels: SliceLabels, num_slices: int, scan: str) -> Bool[np.ndarray, " kept"]:
     """The labels of a scan's own slices.
 
     Raises:
@@ -104,7 +104,7 @@ def cut_to_scan(labels: SliceLabels, num_slices: int, scan: str) -> Bool[np.ndar
     return labels[:num_slices]
 
 
-def find_labels(known: Mapping[str, SliceLabels], *names: str) -> SliceLabels | None:
+def _find_labels(known: Mapping[str, SliceLabels], *names: str) -> SliceLabels | None:
     """The labels of the first of a scan's names that is known, upper and lower case alike."""
     by_name = {name.lower(): each for name, each in known.items()}
     return next((by_name[n.lower()] for n in names if n.lower() in by_name), None)
@@ -200,7 +200,7 @@ def extract_slices(
     rows: list[ManifestRow] = []
     for row in manifest.rows:
         path = manifest.path(row)
-        infected = find_labels(extraction.infected, row.patient, path.name)
+        infected = _find_labels(extraction.infected, row.patient, path.name)
         if infected is None and row.label != NORMAL and extraction.without_labels == "normal":
             told(f"Row {row.number} is {row.label} and has no slice labels: left out.")
             continue
@@ -208,7 +208,7 @@ def extract_slices(
         volume = to_canonical(
             read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
         )
-        marks = None if infected is None else cut_to_scan(infected, len(volume.voxels), row.scan)
+        marks = None if infected is None else _cut_to_scan(infected, len(volume.voxels), row.scan)
         rows += _write_scan(row, volume, marks, extraction, folder)
     if not rows:
         msg = (

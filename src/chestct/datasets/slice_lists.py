@@ -77,7 +77,7 @@ _COVID_CT_FOLDERS = {"covid": ("CT_COVID", COVID19), "noncovid": ("CT_NonCOVID",
 
 
 @dataclass(frozen=True)
-class SliceList:
+class _SliceList:
     """A text file with one picture's name per line.
 
     Attributes:
@@ -142,7 +142,7 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _F
     return _finished(rows, place)
 
 
-def _find_covid_ct_lists(folder: Path) -> list[SliceList]:
+def _find_covid_ct_lists(folder: Path) -> list[_SliceList]:
     """COVID-CT's own split: lists such as `trainCT_COVID.txt`, pictures in `CT_COVID`."""
     places = [folder, *folders_under(folder, 4)]
     images = {place.name.lower(): place for place in reversed(places)}
@@ -155,11 +155,11 @@ def _find_covid_ct_lists(folder: Path) -> list[SliceList]:
                 continue
             folder_name, label = _COVID_CT_FOLDERS[name[2].lower()]
             where = images.get(folder_name.lower(), folder / folder_name)
-            found.append(SliceList(file, label, _SPLITS[name[1].lower()], where))
+            found.append(_SliceList(file, label, _SPLITS[name[1].lower()], where))
     return found
 
 
-def parse_list(text: str, images: Path) -> SliceList:
+def parse_list(text: str, images: Path) -> _SliceList:
     """A list as the command line names it: LABEL=FILE, or SPLIT:LABEL=FILE.
 
     Raises:
@@ -171,11 +171,11 @@ def parse_list(text: str, images: Path) -> SliceList:
         hint = unknown_name_message(split, _SPLITS.values(), kind="split") if colon else ""
         msg = f"'{text}' names no list. Write LABEL=FILE or SPLIT:LABEL=FILE, such as "
         raise ManifestError(f"{msg}test:COVID-19=testCT_COVID.txt. {hint}".rstrip())
-    return SliceList(Path(file), class_of(label) or label, split, images)
+    return _SliceList(Path(file), class_of(label) or label, split, images)
 
 
 def read_lists(
-    lists: Sequence[SliceList], folder: Path, *, patient_pattern: str | None = None
+    lists: Sequence[_SliceList], folder: Path, *, patient_pattern: str | None = None
 ) -> _FoundSlices:
     """The slices that lists name.
 
@@ -203,7 +203,7 @@ def read_lists(
     return found
 
 
-def _listed(each: SliceList) -> list[Path]:
+def _listed(each: _SliceList) -> list[Path]:
     names = _names_in(each.file)
     places = [each.images / name for name in names]
     missing = [n for n, place in zip(names, places, strict=True) if not place.is_file()]

@@ -59,11 +59,11 @@ class CacheError(ChestCTError):
     """Prepared inputs cannot be kept."""
 
 
-class StorageError(ChestCTError):
+class _StorageError(ChestCTError):
     """The values of one prepared scan cannot be stored."""
 
 
-class DamagedEntryError(CacheError):
+class _DamagedEntryError(CacheError):
     """A file of the cache is not what was written; it has to be made again."""
 
 
@@ -101,10 +101,10 @@ def encode(prepared: PreparedScan, storage: str) -> bytes:
     values = prepared.input[0]
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise StorageError("The prepared values are not all numbers, and nothing can keep them.")
+        raise _StorageError("The prepared values are not all numbers, and nothing can keep them.")
     if storage == "float16" and max(-low, high) > _LARGEST_FLOAT16:
         msg = f"Values up to {max(-low, high):g} do not fit 16-bit floats. Use the storage 'uint8'."
-        raise StorageError(msg)
+        raise _StorageError(msg)
     # With these ends 0, the background of most recipes, stays exactly 0.
     low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     stored = _to_bytes(values, low, high) if storage == "uint8" else values.astype(np.float16)
@@ -139,10 +139,10 @@ def decode(content: bytes) -> _CachedInput:
         metadata = json.loads(header)["__metadata__"]
         checksum, text = json.loads(metadata[_FIELD])
         if checksum != _checksum(text, tensors):
-            raise DamagedEntryError("its checksum does not agree")
+            raise _DamagedEntryError("its checksum does not agree")
         return _as_input(tensors, json.loads(text))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise DamagedEntryError(f"it cannot be read ({type(error).__name__})") from error
+        raise _DamagedEntryError(f"it cannot be read ({type(error).__name__})") from error
 
 
 def entry_bytes(recipe: Recipe, storage: str) -> int:
@@ -298,7 +298,7 @@ class Cache:
                 os.utime(entry)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (DamagedEntryError, OSError) as error:
+        except (_DamagedEntryError, OSError) as error:
             logger.warning("A damaged entry of the cache is made again: %s: %s", entry.name, error)
             with suppress(OSError):
                 entry.unlink(missing_ok=True)
@@ -311,7 +311,7 @@ class Cache:
             "format": _FORMAT,
             "pixels": pixels,
             "recipe": asdict(self.recipe),
-            "code": preparation_code(),
+            "code": _preparation_code(),
             "storage": self.storage,
             "lungs": lungs,
             "variant": [variant, self.seed] if variant else 0,
@@ -323,12 +323,12 @@ class Cache:
         """Put an entry in its place, whole, after room was made for it."""
         try:
             with working_folder(entry.parent) as working:
-                make_room(self.folder, len(content), self.max_bytes)
+                _make_room(self.folder, len(content), self.max_bytes)
                 aside = working / entry.name
                 aside.write_bytes(content)
                 aside.replace(entry)
             # Another process may have written meanwhile.
-            make_room(self.folder, 0, self.max_bytes)
+            _make_room(self.folder, 0, self.max_bytes)
         except OSError as error:
             msg = (
                 f"The cache {self.folder} cannot be written: {reason_of(error)}. Free space or "
@@ -351,7 +351,7 @@ def _digest_of_lungs(path: Path | None) -> str:
     return digest.hexdigest()
 
 
-def make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
+def _make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
     """Remove the entries used longest ago until `needed` bytes more fit; returns which."""
     entries: list[tuple[float, int, Path]] = []
     for path in folder.glob("*/*"):
@@ -371,7 +371,7 @@ def make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
 
 
 @cache
-def preparation_code() -> str:
+def _preparation_code() -> str:
     """Digest of the code that prepares scans."""
     preprocess = Path(chestct.preprocess.__file__).parent
     return code_digest(preprocess, preprocess / "lungs" / "card.json")

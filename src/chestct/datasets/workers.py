@@ -158,7 +158,7 @@ def _end_after(sentinel: int) -> None:
 def _begin(is_debugging: bool | None) -> None:
     end_with_parent()
     rephrase_from_now_on(is_debugging=is_debugging)
-    use_one_thread()
+    _use_one_thread()
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def _interrupts_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def use_one_thread() -> None:
+def _use_one_thread() -> None:
     """Keep the libraries of a process to one thread: the cores are shared out among processes."""
     import cv2
     import torch

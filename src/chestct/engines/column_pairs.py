@@ -18,11 +18,11 @@ from chestct.networks.roi import Features, NewFeatures
 _PAIR: Final = 2
 
 
-class ColumnPairConv3d(nn.Module):
+class _ColumnPairConv3d(nn.Module):
     """The same numbers as a convolution of one channel at stride 2, up to rounding.
 
     Args:
-        convolution: One that `can_pair_columns` says yes to.
+        convolution: One that `_can_pair_columns` says yes to.
     """
 
     def __init__(self, convolution: nn.Conv3d) -> None:
@@ -53,12 +53,12 @@ def pair_columns(network: nn.Module, width: int) -> None:
     """Replace in place the convolutions that can be, in a network with inputs `width` wide."""
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Conv3d) and can_pair_columns(child, width):
-                setattr(parent, name, ColumnPairConv3d(child))
+            if isinstance(child, nn.Conv3d) and _can_pair_columns(child, width):
+                setattr(parent, name, _ColumnPairConv3d(child))
 
 
-def can_pair_columns(convolution: nn.Conv3d, width: int) -> bool:
-    """Whether this is a convolution that `ColumnPairConv3d` can stand for.
+def _can_pair_columns(convolution: nn.Conv3d, width: int) -> bool:
+    """Whether this is a convolution that `_ColumnPairConv3d` can stand for.
 
     It has one channel, stride 2, an odd kernel padded by half of it, and 3, 7, 11, ... columns:
     otherwise a pair of the kernel would straddle two of the input.

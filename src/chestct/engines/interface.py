@@ -182,21 +182,21 @@ def choose_engine(device: str | None) -> tuple[str, str | None]:
         return ("openvino", None) if takes_openvino else ("torch", device)
     if device is not None:
         return "openvino", device
-    if has_cuda_gpu():
+    if _has_cuda_gpu():
         return "torch", "cuda"
     return ("openvino" if is_installed("openvino") else "torch"), None
 
 
-def has_cuda_gpu() -> bool:
+def _has_cuda_gpu() -> bool:
     """Whether PyTorch can use a GPU; PyTorch is loaded only where a driver is installed."""
-    if not any(has_library(name) for name in _DRIVERS):
+    if not any(_has_library(name) for name in _DRIVERS):
         return False
     import torch
 
     return torch.cuda.is_available()
 
 
-def has_library(name: str) -> bool:
+def _has_library(name: str) -> bool:
     """Whether the system finds a shared library of that file name."""
     try:
         CDLL(name)

@@ -72,7 +72,7 @@ class OpenVinoEngine:
         self.name = f"openvino {self.precision}" + ("" if device == "CPU" else f" {device}")
         hint = {"INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
         try:
-            self._compiled = core.compile_model(converted_model(model, core), device, hint)
+            self._compiled = core.compile_model(_converted_model(model, core), device, hint)
         except RuntimeError as error:
             reason = reason_of(error, line=_REASON_LINE)
             raise EngineError(f"OpenVINO cannot run this network: {reason}. Use torch.") from error
@@ -110,7 +110,7 @@ def computes_in_bf16(core: Any, device: str) -> bool:
     return "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")
 
 
-def converted_model(model: RunnableNetwork, core: Any) -> Any:
+def _converted_model(model: RunnableNetwork, core: Any) -> Any:
     """The network as an OpenVINO model, from the cache or converted and put there.
 
     The file is the same for every precision, which is chosen when it is compiled for a device.

@@ -21,7 +21,7 @@ from chestct.evaluation.predictions import Predictions, align
 from chestct.lookup import look_up
 
 
-def delong_covariance(
+def _delong_covariance(
     scores: Float[np.ndarray, "classifier case"], is_positive: Bool[np.ndarray, " case"]
 ) -> tuple[Float64[np.ndarray, " classifier"], Float64[np.ndarray, "classifier classifier"]]:
     """Areas under the ROC curves of several classifiers, and the covariance of these areas.
@@ -268,7 +268,7 @@ def _delong_class(first: Predictions, second: Predictions, index: int) -> Compar
     if min(int(is_class.sum()), int((~is_class).sum())) < 2:
         return _fill(row, None, "no test: fewer than two scans in the class or outside it")
     scores = np.stack([each.probabilities[:, index] for each in (first, second)])
-    _, covariance = delong_covariance(scores, is_class)
+    _, covariance = _delong_covariance(scores, is_class)
     variance = float(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     difference = areas[0].value - areas[1].value
     # Rounding leaves a variance near 1e-18 where the two rankings are the same.

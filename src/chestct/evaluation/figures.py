@@ -77,7 +77,7 @@ def draw_roc(
     """
     figure, axes = _new_figure((5.2, 5.0))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-    bands = roc_bands(predictions, bootstrap or Bootstrap())
+    bands = _roc_bands(predictions, bootstrap or Bootstrap())
     for index, label in enumerate(predictions.labels):
         area = metrics.auc(predictions, index)
         if area.value is None:
@@ -85,7 +85,7 @@ def draw_roc(
             continue
         estimate = figures.per_class[label]["auc"] if figures else Estimate(area.value)
         color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
-        false_rate, true_rate = roc_curve(predictions, index)
+        false_rate, true_rate = _roc_curve(predictions, index)
         name = f"{label}: {_with_interval(estimate)}"
         axes.plot(false_rate, true_rate, color=color, linestyle=dash, label=name)
         if label in bands:
@@ -197,9 +197,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def roc_curve(predictions: Predictions, index: int) -> Curve:
+def _roc_curve(predictions: Predictions, index: int) -> Curve:
     """False and true positive rates of one class against the rest, from (0, 0) to (1, 1)."""
-    from sklearn.metrics import roc_curve as curve
+    from sklearn.metrics import _roc_curve as curve
 
     is_class = predictions.truth == index
     scores = predictions.probabilities[:, index]
@@ -207,7 +207,7 @@ def roc_curve(predictions: Predictions, index: int) -> Curve:
     return false_rate.astype(np.float64), true_rate.astype(np.float64)
 
 
-def roc_bands(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, Curve]:
+def _roc_bands(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, Curve]:
     """Pointwise band of the sensitivity at 201 rates of false positives, by label.
 
     Classes without an area have none, and no class has one where patients cannot be drawn.

@@ -72,7 +72,7 @@ def weigh(predictions: Predictions, weights: Weights) -> _Weighted:
 def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[Weights]:
     """Draw patients with replacement within their class; yields replicates in parts."""
     rng = np.random.default_rng(bootstrap.seed)
-    patient_of_scan, strata = patient_strata(predictions)
+    patient_of_scan, strata = _patient_strata(predictions)
     rows = max(1, _CHUNK_CELLS // max(1, len(predictions)))
     for start in range(0, bootstrap.replicates, rows):
         num = min(rows, bootstrap.replicates - start)
@@ -84,7 +84,7 @@ def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[We
         yield drawn[:, patient_of_scan]
 
 
-def patient_strata(
+def _patient_strata(
     predictions: Predictions,
 ) -> tuple[Int64[np.ndarray, " scan"], Int64[np.ndarray, " patient"]]:
     """Index of each scan's patient, and each patient's most frequent true label."""
@@ -362,7 +362,7 @@ def why_no_bootstrap(predictions: Predictions) -> str:
     """Why patients cannot be drawn: a class with one patient has no spread to show; else ""."""
     if len(predictions) == 0:
         return "no scans"
-    _, strata = patient_strata(predictions)
+    _, strata = _patient_strata(predictions)
     for index, label in enumerate(predictions.labels):
         if int((strata == index).sum()) == 1:
             return f"no interval: one patient of {label} shows no spread"

@@ -71,7 +71,7 @@ def write_evaluation(
     main = summarise(predictions, replace(chosen, remarks=remarks), excluded=excluded)
     main = replace(main, others=beside, comparisons=comparisons)
     summaries = {chosen.name: main, **beside}
-    drawn = draw_all(predictions, main, chosen, logs or {}) if endings else {}
+    drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = _evaluation_record(chosen, summaries, comparisons, excluded)
     try:
         with working_folder(folder.parent) as aside:
@@ -105,7 +105,7 @@ def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
     return {}
 
 
-def draw_all(
+def _draw_all(
     predictions: Predictions,
     summary: Summary,
     settings: EvaluationSettings,

@@ -38,7 +38,7 @@ LungVoxels: TypeAlias = Bool[np.ndarray, " lung_voxels"]
 """One value per voxel of a lung mask, in the order of `array[mask]`."""
 
 
-def lung_regions(lungs: Mask, grid: Grid) -> Iterator[tuple[str, LungVoxels]]:
+def _lung_regions(lungs: Mask, grid: Grid) -> Iterator[tuple[str, LungVoxels]]:
     """Which lung voxels lie in which region: its name and its voxels, one region after another.
 
     Thirds are of the height from the lowest to the highest lung voxel along the patient's own axis,
@@ -144,7 +144,7 @@ def summarise_evidence(
 ) -> EvidenceSummary:
     """Say where in the lungs a map lies.
 
-    Lung that was not analysed counts nowhere. For the regions see `lung_regions`.
+    Lung that was not analysed counts nowhere. For the regions see `_lung_regions`.
 
     Args:
         heat: Map on the scan's own grid, as `back_to_scan` gives it.
@@ -256,7 +256,7 @@ def _shares(heat: HeatMap, lungs: Volume, threshold: float) -> tuple[dict[str, f
     start = tuple(float(part.start) for part in box)
     grid = canonical.grid.moved((start[0], start[1], start[2]), (1.0, 1.0, 1.0), mask.shape)
     shares = {}
-    for name, inside in lung_regions(mask, grid):
+    for name, inside in _lung_regions(mask, grid):
         total = int(np.count_nonzero(analysed & inside))
         if total:
             shares[name] = float(np.count_nonzero(involved & inside) / total)
@@ -286,14 +286,14 @@ def spread_over_input(
     maps = []
     for axis, voxels in enumerate(shape):
         size = cells.values.shape[axis]
-        centres = cell_centres(cells.start[axis], cells.step[axis], size, voxels)
+        centres = _cell_centres(cells.start[axis], cells.step[axis], size, voxels)
         positions = np.interp(np.arange(voxels), centres, np.arange(size))
         maps.append(linear_map(positions, size))
     values = np.ascontiguousarray(cells.values)
     return resample(block_reader(values), (maps[0], maps[1], maps[2]))
 
 
-def cell_centres(
+def _cell_centres(
     start: float, step: float, size: int, voxels: int
 ) -> Float64[np.ndarray, " cells"]:
     """Input index of each cell's centre along an axis, of the part of it that is in the input.

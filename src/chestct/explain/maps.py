@@ -95,7 +95,7 @@ def _own_gradient(activation: Cells, gradient: Cells) -> Weights:
 
 def _weighted_map(question: Question, weigh: Weigh) -> CellMap:
     layer = pick_layer(question)
-    activation, gradient, target = activation_and_gradient(question, layer)
+    activation, gradient, target = _activation_and_gradient(question, layer)
     values = _combined(activation, weigh(activation, gradient))
     return CellMap(values.numpy(), layer.start, layer.step, target, layer.name)
 
@@ -148,7 +148,7 @@ def slice_gradcam(
     return np.asarray((enlarged / most if most > 0 else enlarged).numpy(), dtype=np.float32)
 
 
-def activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Cells, int]:
+def _activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Cells, int]:
     """A layer's activation, the gradient of the class's score there, and the class.
 
     Raises:

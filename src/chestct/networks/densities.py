@@ -51,7 +51,7 @@ _NUM_SHARES: Final = sum(map(len, _LIMITS.values())) + (_NUM_REGIONS - 1) * len(
 
 
 @dataclass(frozen=True)
-class DensitySettings:
+class _DensitySettings:
     """What can be chosen about the head.
 
     Attributes:
@@ -70,7 +70,7 @@ class DensitySettings:
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class Densities(nn.Module):
+class _Densities(nn.Module):
     """One map per limit: 1 where the lung is denser, 0 where it is not, smooth between."""
 
     def forward(self, values: Features, inside: LungBatch) -> NewFeatures:
@@ -88,7 +88,7 @@ class Densities(nn.Module):
         return torch.cat(maps, dim=1) * inside
 
 
-class DensityNet(PooledNetwork):
+class _DensityNet(PooledNetwork):
     """Shares of dense lung by region, and a small head.
 
     Args:
@@ -96,9 +96,9 @@ class DensityNet(PooledNetwork):
         settings: Of the head.
     """
 
-    def __init__(self, num_classes: int, settings: DensitySettings) -> None:
+    def __init__(self, num_classes: int, settings: _DensitySettings) -> None:
         super().__init__()
-        self.densities = Densities()
+        self.densities = _Densities()
         self.norm = nn.BatchNorm1d(2 * _NUM_SHARES, eps=0.01)
         self.fc1 = nn.Linear(2 * _NUM_SHARES, settings.head_units)
         self.dropout = nn.Dropout(settings.dropout)
@@ -141,13 +141,13 @@ class DensityNet(PooledNetwork):
 
 def build_densities(
     in_channels: int, num_classes: int, settings: Mapping[str, object]
-) -> DensityNet:
-    """Build a density network from plain settings, those of `DensitySettings`.
+) -> _DensityNet:
+    """Build a density network from plain settings, those of `_DensitySettings`.
 
     It takes the mean of all channels, so that their number does not matter.
     """
     del in_channels
-    return DensityNet(num_classes, settings_from(DensitySettings, settings))
+    return _DensityNet(num_classes, settings_from(_DensitySettings, settings))
 
 
 def _base(values: Features, inside: LungBatch) -> Float[Tensor, "batch 1 1 1 1"]:

@@ -76,7 +76,7 @@ def attend_over_positions(
     return attended[..., 0].transpose(1, 2)
 
 
-def attend_as_published(
+def _attend_as_published(
     query: Float[Tensor, "batch position head"],
     key: Float[Tensor, "batch position head"],
     value: Float[Tensor, "batch position head"],
@@ -86,7 +86,7 @@ def attend_as_published(
     return weight * value
 
 
-ATTENTIONS: Final = {"paper": attend_over_positions, "published": attend_as_published}
+ATTENTIONS: Final = {"paper": attend_over_positions, "published": _attend_as_published}
 """Attention name to how query, key and value are put together."""
 
 

@@ -37,7 +37,7 @@ MIN_SIZE = 32
 
 
 @dataclass(frozen=True)
-class ResNetSettings:
+class _ResNetSettings:
     """What can be chosen about a 3D ResNet beside its depth.
 
     Attributes:
@@ -66,7 +66,7 @@ class ResNetSettings:
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class ResNet3D(PooledNetwork):
+class _ResNet3D(PooledNetwork):
     """A 3D ResNet with the paper's classification head.
 
     Args:
@@ -83,7 +83,7 @@ class ResNet3D(PooledNetwork):
         depths: tuple[int, int, int, int],
         in_channels: int,
         num_classes: int,
-        settings: ResNetSettings,
+        settings: _ResNetSettings,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -132,22 +132,24 @@ class ResNet3D(PooledNetwork):
         return features
 
 
-def build_resnet18(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> ResNet3D:
-    """Build a 3D ResNet-18 from plain settings, those of `ResNetSettings`."""
-    chosen = settings_from(ResNetSettings, settings)
-    return ResNet3D("basic", (2, 2, 2, 2), in_channels, num_classes, chosen)
+def build_resnet18(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> _ResNet3D:
+    """Build a 3D ResNet-18 from plain settings, those of `_ResNetSettings`."""
+    chosen = settings_from(_ResNetSettings, settings)
+    return _ResNet3D("basic", (2, 2, 2, 2), in_channels, num_classes, chosen)
 
 
-def build_resnet50(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> ResNet3D:
-    """Build a 3D ResNet-50 from plain settings, those of `ResNetSettings`."""
-    chosen = settings_from(ResNetSettings, settings)
-    return ResNet3D("bottleneck", (3, 4, 6, 3), in_channels, num_classes, chosen)
+def build_resnet50(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> _ResNet3D:
+    """Build a 3D ResNet-50 from plain settings, those of `_ResNetSettings`."""
+    chosen = settings_from(_ResNetSettings, settings)
+    return _ResNet3D("bottleneck", (3, 4, 6, 3), in_channels, num_classes, chosen)
 
 
-def build_resnet101(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> ResNet3D:
-    """Build a 3D ResNet-101 from plain settings, those of `ResNetSettings`."""
-    chosen = settings_from(ResNetSettings, settings)
-    return ResNet3D("bottleneck", (3, 4, 23, 3), in_channels, num_classes, chosen)
+def build_resnet101(
+    in_channels: int, num_classes: int, settings: Mapping[str, object]
+) -> _ResNet3D:
+    """Build a 3D ResNet-101 from plain settings, those of `_ResNetSettings`."""
+    chosen = settings_from(_ResNetSettings, settings)
+    return _ResNet3D("bottleneck", (3, 4, 23, 3), in_channels, num_classes, chosen)
 
 
 def _check_size(batch: Tensor, *, is_training: bool) -> None:

@@ -40,7 +40,7 @@ def lungs_from_input(batch: Features, threshold: float = MASK_THRESHOLD) -> Lung
     return (batch.amax(dim=1, keepdim=True) >= threshold).to(batch.dtype)
 
 
-def halve_mask(mask: LungBatch) -> Float[Tensor, "batch 1 half_depth half_height half_width"]:
+def _halve_mask(mask: LungBatch) -> Float[Tensor, "batch 1 half_depth half_height half_width"]:
     """Put a 0/1 mask on a grid of half the size, rounded up; a cell is 1 when any voxel is."""
     return F.max_pool3d(mask, kernel_size=2, stride=2, ceil_mode=True)
 
@@ -65,7 +65,7 @@ class LungGrids:
             if level.shape[2:] == wanted:
                 return level.to(features.dtype)
         while max(self._levels[-1].shape[2:]) > max(wanted):
-            self._levels.append(halve_mask(self._levels[-1]))
+            self._levels.append(_halve_mask(self._levels[-1]))
         mask = self._levels[-1]
         if mask.shape[2:] != wanted:
             msg = f"Features on {tuple(wanted)} cannot be gated: no halving of the input's grid."

@@ -261,7 +261,7 @@ _HIDDEN_UNITS: Final = 4
 
 
 @dataclass(frozen=True)
-class SliceSettings:
+class _SliceSettings:
     """What can be chosen about a slice network.
 
     Attributes:
@@ -304,7 +304,7 @@ class SliceNetwork(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, facts: _SliceBackbone, num_classes: int, settings: SliceSettings) -> None:
+    def __init__(self, facts: _SliceBackbone, num_classes: int, settings: _SliceSettings) -> None:
         super().__init__()
         self.facts = facts
         self.settings = settings
@@ -402,7 +402,7 @@ def build_slice_network(
     Args:
         name: A name in `SLICE_NETWORKS`.
         num_classes: Number of logits, at least two.
-        settings: Those of `SliceSettings`; what is left out takes its default.
+        settings: Those of `_SliceSettings`; what is left out takes its default.
 
     Raises:
         UnknownNameError: There is no such network, or it has no such setting.
@@ -412,7 +412,7 @@ def build_slice_network(
     facts = look_up(SLICE_NETWORKS, name, kind="slice network")
     if num_classes < 2:
         raise NetworkError(f"A network needs at least two classes, not {num_classes}.")
-    return SliceNetwork(facts, num_classes, settings_from(SliceSettings, settings or {}))
+    return SliceNetwork(facts, num_classes, settings_from(_SliceSettings, settings or {}))
 
 
 class _FlattenChannelsLast(nn.Module):
@@ -426,7 +426,7 @@ class _FlattenChannelsLast(nn.Module):
 
 
 def _head(
-    num_cells: int, channels: int, num_classes: int, settings: SliceSettings
+    num_cells: int, channels: int, num_classes: int, settings: _SliceSettings
 ) -> nn.Sequential:
     dropout = nn.Dropout(settings.dropout)
     if settings.head == "recommended":

@@ -65,7 +65,7 @@ def prepare(
         EngineError: The engine cannot run the lungs network.
         ValueError: The lungs given are not on the scan's own grid.
     """
-    used_recipe = recipe if rng is None else draw_factors(recipe, rng)
+    used_recipe = recipe if rng is None else _draw_factors(recipe, rng)
     upright = _contiguous(on_body(volume))
     scan, lung_warnings = (
         _find_lungs(upright, used_recipe, engine)
@@ -96,7 +96,7 @@ def prepare(
     )
 
 
-def draw_factors(recipe: Recipe, rng: np.random.Generator) -> Recipe:
+def _draw_factors(recipe: Recipe, rng: np.random.Generator) -> Recipe:
     """The recipe with k1, k2 and the central crop drawn uniformly from its ranges."""
     drawn = {}
     for name in ("in_plane_step", "slice_step", "central_crop"):

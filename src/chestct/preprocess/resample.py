@@ -162,7 +162,7 @@ def resize_map(size: int, new_size: int) -> AxisMap:
     step = size / new_size
     start = 0.5 * step - 0.5
     positions = start + step * np.arange(new_size)
-    return AxisMap(_mirrored_weights(positions, size, step, keys_cubic, 2), start, step)
+    return AxisMap(_mirrored_weights(positions, size, step, _keys_cubic, 2), start, step)
 
 
 def grid_map(size: int, start: float, step: float, new_size: int) -> AxisMap:
@@ -171,7 +171,7 @@ def grid_map(size: int, start: float, step: float, new_size: int) -> AxisMap:
     New voxels whose centre lies outside the old ones hold zero.
     """
     positions = start + step * np.arange(new_size)
-    weights = _mirrored_weights(np.clip(positions, -0.5, size - 0.5), size, step, keys_cubic, 2)
+    weights = _mirrored_weights(np.clip(positions, -0.5, size - 0.5), size, step, _keys_cubic, 2)
     weights[(positions < -0.5) | (positions > size - 0.5)] = 0.0
     return AxisMap(weights, start, step)
 
@@ -207,7 +207,7 @@ def spline_map(size: int, new_size: int) -> AxisMap:
     return AxisMap(np.ascontiguousarray(weights, dtype=np.float32), 0.0, step)
 
 
-def keys_cubic(distance: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+def _keys_cubic(distance: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """The cubic convolution kernel with a = -0.5 at distances in voxels (Keys 1981, Eq. 15)."""
     x = np.abs(distance)
     near = (1.5 * x - 2.5) * x * x + 1.0
@@ -280,7 +280,7 @@ def _keys_weights(positions: Float[np.ndarray, " new"], size: int) -> Float[np.n
 
 
 def _keys_shares(positions: Float[np.ndarray, " new"]) -> Float[np.ndarray, "new taps"]:
-    return keys_cubic(_taps(positions, 2.0)[1])
+    return _keys_cubic(_taps(positions, 2.0)[1])
 
 
 def _gathered(

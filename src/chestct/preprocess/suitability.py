@@ -51,7 +51,7 @@ _CUT_EDGE = 0.02
 
 
 @dataclass(frozen=True)
-class Verdict:
+class _Verdict:
     """What was found out about a scan's fitness.
 
     Attributes:
@@ -63,7 +63,7 @@ class Verdict:
     warnings: tuple[str, ...]
 
 
-def judge_scan(scan: ScanLungs, recipe: Recipe) -> Verdict:
+def judge_scan(scan: ScanLungs, recipe: Recipe) -> _Verdict:
     """Look for reasons not to classify a scan.
 
     Args:
@@ -72,19 +72,19 @@ def judge_scan(scan: ScanLungs, recipe: Recipe) -> Verdict:
     """
     reasons = [*_value_reasons(scan, recipe), *_size_reasons(scan)] or _outline_reasons(scan)
     if reasons or scan.volume.unit != "HU":
-        return Verdict(tuple(reasons), () if reasons else _coverage_warnings(scan))
+        return _Verdict(tuple(reasons), () if reasons else _coverage_warnings(scan))
     chest = coarse_chest(scan.volume, scan.mask, scan.network)
     if chest is None:
-        return Verdict((), _coverage_warnings(scan))
+        return _Verdict((), _coverage_warnings(scan))
     faults = orientation_faults(chest)
     if faults:
-        return Verdict(
+        return _Verdict(
             tuple(f"The scan seems to be oriented wrongly: {fault}." for fault in faults), ()
         )
     doubts = orientation_doubts(chest)
     if recipe.lungs not in _ROUGH_METHODS:
         doubts += _mask_doubts(chest, scan.network)
-    return Verdict((), (*_coverage_warnings(scan), *doubts))
+    return _Verdict((), (*_coverage_warnings(scan), *doubts))
 
 
 def _value_reasons(scan: ScanLungs, recipe: Recipe) -> list[str]:

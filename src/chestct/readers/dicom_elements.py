@@ -150,7 +150,7 @@ def walk_elements(
         if _FLOAT_PIXEL_DATA <= element.tag <= PIXEL_DATA:
             return
         if element.length == UNDEFINED:
-            position = skip_undefined(source, element.start, _inner(element, encoding))
+            position = _skip_undefined(source, element.start, _inner(element, encoding))
         else:
             position = element.start + element.length
         if end is not None and position > end:
@@ -198,7 +198,7 @@ def walk_items(source: Bytes, element: Element, encoding: Encoding) -> Iterator[
         if item.tag != ITEM:
             raise UnreadableFileError(f"has a broken sequence at byte {position}")
         if item.length == UNDEFINED:
-            position = skip_undefined(source, item.start, encoding, is_item=True)
+            position = _skip_undefined(source, item.start, encoding, is_item=True)
             yield item.start, position - 8
         else:
             position = item.start + item.length
@@ -206,7 +206,7 @@ def walk_items(source: Bytes, element: Element, encoding: Encoding) -> Iterator[
             yield item.start, position
 
 
-def skip_undefined(
+def _skip_undefined(
     source: Bytes, position: int, encoding: Encoding, *, is_item: bool = False
 ) -> int:
     """Where a sequence or item of undefined length ends, its delimiter included.

@@ -95,7 +95,7 @@ class FileSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DiskFile:
+class _DiskFile:
     """A regular file, or one that should be there and cannot be looked at: `problem` says why."""
 
     path: Path
@@ -197,11 +197,11 @@ def opened_files(path: Path) -> Iterator[list[FileSource]]:
         return
     # Asked before it is opened: opening a pipe waits for ever.
     size = _file_status(path).st_size
-    if is_zip(path):
+    if _is_zip(path):
         with _opened_zip(path) as archive:
             yield _zip_members(archive, path)
     else:
-        yield [DiskFile(path, path.name, size)]
+        yield [_DiskFile(path, path.name, size)]
 
 
 def path_status(path: Path) -> os.stat_result:
@@ -220,7 +220,7 @@ def path_status(path: Path) -> os.stat_result:
         raise ReadError(f"{msg} name, and that you may read the folders above it.") from error
 
 
-def is_zip(path: Path) -> bool:
+def _is_zip(path: Path) -> bool:
     """Whether a file starts as a zip does."""
     try:
         with path.open("rb") as stream:
@@ -245,24 +245,24 @@ def why_unopened(source: FileSource) -> str | None:
     return None
 
 
-def folder_files(folder: Path) -> list[DiskFile]:
+def folder_files(folder: Path) -> list[_DiskFile]:
     """Regular files under a folder, nested ones too, sorted by name, without clutter.
 
     Linked folders are followed once; a link that leads back is not followed again. Pipes and
     devices are never opened. A link to nothing is among them, with its problem.
     """
-    found: list[DiskFile] = []
+    found: list[_DiskFile] = []
     visited: set[tuple[int, int]] = set()
     pending = [folder]
     while pending:
         current = pending.pop()
         for entry, status in _entries(current, visited):
             if isinstance(status, str):
-                found.append(DiskFile(entry, str(entry.relative_to(folder)), 0, status))
+                found.append(_DiskFile(entry, str(entry.relative_to(folder)), 0, status))
             elif stat.S_ISDIR(status.st_mode):
                 pending.append(entry)
             elif stat.S_ISREG(status.st_mode):
-                found.append(DiskFile(entry, str(entry.relative_to(folder)), status.st_size))
+                found.append(_DiskFile(entry, str(entry.relative_to(folder)), status.st_size))
             if len(found) + len(pending) > MAX_FILES:
                 msg = (
                     f"{folder.name} holds more than {MAX_FILES} files. Name the folder of one scan."

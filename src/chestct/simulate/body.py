@@ -280,7 +280,7 @@ class Layers:
 
 
 @dataclass(frozen=True)
-class Tissues:
+class _Tissues:
     """Attenuation of this patient's tissues in HU.
 
     Attributes:
@@ -319,7 +319,7 @@ class Model:
     anatomy: Anatomy
     frame: Frame
     layers: Layers
-    tissues: Tissues
+    tissues: _Tissues
     trees: Trees
 
     @property
@@ -396,9 +396,9 @@ def _fissure(frame: Frame, anatomy: Anatomy) -> Field:
     return np.asarray(plane / np.hypot(1, 0.85) + 0 * frame.x, dtype=np.float32)
 
 
-def _draw_tissues(blood: BloodHU, rng: np.random.Generator) -> Tissues:
+def _draw_tissues(blood: BloodHU, rng: np.random.Generator) -> _Tissues:
     """Attenuations within what is usual."""
-    return Tissues(
+    return _Tissues(
         fat=float(rng.normal(-104, 4)),
         muscle=float(rng.normal(54, 5)),
         marrow=float(rng.uniform(110, 240)),

@@ -22,7 +22,7 @@ _UUID_ROOT = "2.25."
 
 
 @dataclass(frozen=True)
-class SeriesHeader:
+class _SeriesHeader:
     """What stands in the header of a written series.
 
     Attributes:
@@ -45,7 +45,7 @@ def write_dicom_series(
     folder: Path,
     *,
     uid_seed: str | int = 0,
-    header: SeriesHeader | None = None,
+    header: _SeriesHeader | None = None,
 ) -> list[Path]:
     """Write a volume in HU as a CT series, Explicit VR Little Endian.
 
@@ -68,7 +68,7 @@ def write_dicom_series(
     if volume.unit != "HU":
         raise WriteError("Only a scan in Hounsfield units can be written as a DICOM CT series.")
     stored = _stored(volume)
-    header = header or SeriesHeader()
+    header = header or _SeriesHeader()
     folder = Path(folder)
     files = []
     try:
@@ -101,7 +101,7 @@ def _stored(volume: Volume) -> np.ndarray:
 
 
 def _slice(
-    volume: Volume, stored: np.ndarray, level: int, seed: str, header: SeriesHeader
+    volume: Volume, stored: np.ndarray, level: int, seed: str, header: _SeriesHeader
 ) -> Dataset:
     """One CT image object."""
     from pydicom.dataset import Dataset, FileMetaDataset
@@ -128,7 +128,7 @@ def _slice(
     return dataset
 
 
-def _describe(dataset: Dataset, volume: Volume, header: SeriesHeader) -> None:
+def _describe(dataset: Dataset, volume: Volume, header: _SeriesHeader) -> None:
     """Patient, study, series and equipment; says that all of it is simulated."""
     facts = volume.source.facts
     said = header.description

@@ -300,7 +300,7 @@ _Voxels2D = Num[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True, eq=False)
-class Diseased:
+class _Diseased:
     """A scan with disease in it.
 
     Attributes:
@@ -359,7 +359,7 @@ def add_disease(
     rng: np.random.Generator,
     *,
     varied: bool = False,
-) -> Diseased:
+) -> _Diseased:
     """Like `insert_lesions`, with the effusion apart."""
     draw = look_up({**(VARIED if varied else PATTERNS), **AIRLESS}, pattern, kind="pattern")
     if lungs.shape != volume.grid.shape:
@@ -376,7 +376,7 @@ def add_disease(
     else:
         disease = add_dependent_density(draw(lung_map, rng), lung_map, rng)
     voxels, filled, fluid = _blend(scan, mask, lung_map, disease, rng)
-    return Diseased(
+    return _Diseased(
         volume.with_voxels(_turn_back(voxels, volume)),
         _turn_back(filled, volume),
         _turn_back(fluid, volume),

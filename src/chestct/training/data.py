@@ -109,7 +109,7 @@ def divide(manifest: Manifest, section: DataSection | SliceDataSection) -> Divis
     return Division(training, part(rows, VALIDATION), test)
 
 
-def with_folds(manifest: Manifest, num_folds: int, section: DataSection) -> Manifest:
+def _with_folds(manifest: Manifest, num_folds: int, section: DataSection) -> Manifest:
     """Take the manifest's own folds, or deal its patients out to as many as are wanted.
 
     Raises:
@@ -127,7 +127,7 @@ def with_folds(manifest: Manifest, num_folds: int, section: DataSection) -> Mani
     return given(manifest)
 
 
-def divide_fold(manifest: Manifest, fold: int, section: DataSection) -> Division:
+def _divide_fold(manifest: Manifest, fold: int, section: DataSection) -> Division:
     """Hold a fold out for the test, and draw the validation part from the other folds.
 
     The fold itself chooses nothing, so that its results are not better than new patients' would be.
@@ -467,9 +467,9 @@ def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
     section = plan.settings.data
     if plan.num_folds is None:
         return manifest, [Training(plan.folder.name, plan.folder, divide(manifest, section))]
-    dealt = with_folds(manifest, plan.num_folds, section)
+    dealt = _with_folds(manifest, plan.num_folds, section)
     trainings = [
-        Training(f"fold {fold}", plan.folder / f"fold-{fold}", divide_fold(dealt, fold, section))
+        Training(f"fold {fold}", plan.folder / f"fold-{fold}", _divide_fold(dealt, fold, section))
         for fold in dealt.folds
     ]
     return dealt, trainings

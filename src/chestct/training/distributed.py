@@ -77,7 +77,7 @@ def device_in_words(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
-def multiplies_in_bf16(device: torch.device) -> bool:
+def _multiplies_in_bf16(device: torch.device) -> bool:
     """The rule behind `training.precision: auto`: bf16 where the processor has units for it.
 
     On a CPU these are AMX or AVX512-BF16. Convolutions on short axes, which oneDNN gets wrong in
@@ -102,7 +102,7 @@ def settle_precision(
         return wanted
     if before in ("float32", "bf16"):
         return "bf16" if before == "bf16" else "float32"
-    return "bf16" if multiplies_in_bf16(device) else "float32"
+    return "bf16" if _multiplies_in_bf16(device) else "float32"
 
 
 def num_workers(wanted: int | None, device: torch.device) -> int:

@@ -149,7 +149,7 @@ def step_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def steps_of_epoch(
+def _steps_of_epoch(
     labels: Int[torch.Tensor, " scan"], settings: TrainingSettings, epoch: int
 ) -> list[list[int]]:
     """The example numbers of each step of an epoch."""
@@ -191,7 +191,7 @@ class Steps:
         """One list of example numbers per step."""
         epoch, first_step = self._epoch, self._first_step
         while True:
-            for step in steps_of_epoch(self._labels, self._settings, epoch)[first_step:]:
+            for step in _steps_of_epoch(self._labels, self._settings, epoch)[first_step:]:
                 # A process without a share takes part with a scan that counts for nothing.
                 yield self._ranks.share(step) or step[:1]
             epoch, first_step = epoch + 1, 0

@@ -71,7 +71,7 @@ from chestct.training.steps import (
     soft_targets,
 )
 
-__all__ = ["LabelledInputs", "Outputs", "_loader_in_order", "evaluate", "outputs_of"]
+__all__ = ["LabelledInputs", "Outputs", "_loader_in_order", "_outputs_of", "evaluate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +110,19 @@ def evaluate(
         batch_size: Examples at once, in each process.
         workers: Processes that read; None leaves it to the device.
     """
-    return outputs_of(network, _loader_in_order(network, examples, batch_size, workers))
+    return _outputs_of(network, _loader_in_order(network, examples, batch_size, workers))
 
 
 def _loader_in_order(
     network: nn.Module, examples: LabelledInputs, batch_size: int, workers: int | None
 ) -> DataLoader[Any]:
-    """What reads this process's share of a set of examples, for `outputs_of`."""
+    """What reads this process's share of a set of examples, for `_outputs_of`."""
     own = current_ranks().share(list(range(len(examples))))  # type: ignore[arg-type]
     steps = in_steps(own, batch_size)
     return make_loader(examples, steps, workers=workers, device=device_of(network))
 
 
-def outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
+def _outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
     """As `evaluate`, with a loader that may be used again."""
     share_buffers(network)
     network.eval()
@@ -267,7 +267,7 @@ def _train_epochs(
     )
     while not run.is_finished:
         _train_epoch(run, batches, stop)
-        _finish_epoch(run, outputs_of(run.network, validation))
+        _finish_epoch(run, _outputs_of(run.network, validation))
         if after_epoch is not None and current_ranks().is_main:
             after_epoch(run.progress.history[-1])
         is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))

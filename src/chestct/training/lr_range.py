@@ -101,7 +101,7 @@ class RangeTest:
         return min(self.smoothed) < _CLEAR_FALL * self.smoothed[0]
 
 
-def range_per_epoch(
+def _range_per_epoch(
     network: nn.Module,
     sets: LabelledSets,
     settings: TrainingSettings,
@@ -206,7 +206,7 @@ LEFT_OUT: Final = {
 """Settings that are not honoured, and why; all that stand in neither table are."""
 
 
-def range_per_step(
+def _range_per_step(
     network: nn.Module,
     sets: LabelledSets,
     settings: TrainingSettings,
@@ -254,7 +254,7 @@ def range_per_step(
     return RangeTest.of(rates, losses, is_per_epoch=False)
 
 
-def note_left_out(settings: TrainingSettings, note: Callable[[str], None]) -> None:
+def _note_left_out(settings: TrainingSettings, note: Callable[[str], None]) -> None:
     """Say which of the chosen settings have no effect here; nothing where all have."""
     usual = TrainingSettings()
     chosen = [name for name in LEFT_OUT if getattr(settings, name) != getattr(usual, name)]
@@ -309,15 +309,15 @@ def run_range_test(
     network = ready.parts.build_network(ready.training.seed).to(plan.device)
     with memory_explained(plan.folder):
         if epochs is None:
-            note_left_out(ready.training, plan.listener.note)
-            return range_per_step(
+            _note_left_out(ready.training, plan.listener.note)
+            return _range_per_step(
                 network,
                 ready.sets,
                 ready.training,
                 augmentation=ready.parts.augmentation,
                 steps=steps,
             )
-        return range_per_epoch(
+        return _range_per_epoch(
             network,
             ready.sets,
             ready.training.model_copy(update={"epochs": epochs}),

@@ -71,7 +71,7 @@ def program_versions(*others: str) -> dict[str, str]:
     return {"chestct": __version__, "python": platform.python_version(), **versions}
 
 
-def git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
+def _git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
     """Commit of the program and whether its files were changed since; None outside a repository."""
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
@@ -127,7 +127,7 @@ def _session(place: str) -> dict[str, object]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": program_versions(),
-        "git": git_state(),
+        "git": _git_state(),
         "place": place,
     }
 
@@ -282,7 +282,7 @@ def judge(
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class _Answers:
     """What a trained network says of the parts that it did not learn from.
 
     Attributes:
@@ -309,7 +309,7 @@ def answers(
     *,
     batch_size: int,
     workers: int | None = 0,
-) -> Answers:
+) -> _Answers:
     """Fit the temperature on the validation part, and predict the test part where there is one.
 
     Args:
@@ -325,10 +325,10 @@ def answers(
     temperature = fit_temperature(plain).temperature
     calibrated = predictions_of(watched, division.validation, labels, temperature)
     if division.test is None or sets.test is None:
-        return Answers(watched, calibrated, temperature, plain, VALIDATION)
+        return _Answers(watched, calibrated, temperature, plain, VALIDATION)
     tested = evaluate(network, sets.test, batch_size=batch_size, workers=workers)
     judged = predictions_of(tested, division.test, labels, temperature)
-    return Answers(watched, calibrated, temperature, judged, TEST)
+    return _Answers(watched, calibrated, temperature, judged, TEST)
 
 
 def evaluation_settings(origin: Origin) -> EvaluationSettings:
@@ -347,7 +347,7 @@ def evaluation_settings(origin: Origin) -> EvaluationSettings:
     return EvaluationSettings(name=origin.name, promised=promised if is_tested else None)
 
 
-def abstention_of(promised: AbstentionThreshold, num_scans: int) -> Abstention | None:
+def _abstention_of(promised: AbstentionThreshold, num_scans: int) -> Abstention | None:
     """A threshold as a card holds it; None where there is none."""
     if promised.threshold is None or promised.coverage is None:
         return None
@@ -450,7 +450,7 @@ def write_classifier(
         versions=program_versions(),
         licence=_LICENCE,
         temperature=origin.temperature,
-        abstention=abstention_of(origin.promised, origin.num_validation),
+        abstention=_abstention_of(origin.promised, origin.num_validation),
     )
     save_classifier(folder, network, card, origin.familiarity)
     return card

@@ -100,7 +100,7 @@ FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log
 """What is told of each fold; intervals are those of the pooled scans, folds are too small."""
 
 
-def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
+def _write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
     """Write `folds.csv` and `folds.md`: a row per fold, then mean and standard deviation.
 
     The standard deviation between folds is no interval: their training sets overlap.
@@ -108,12 +108,12 @@ def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
     Raises:
         WriteError: They cannot be written.
     """
-    header, *rows = fold_rows(folds)
+    header, *rows = _fold_rows(folds)
     write_text(folder / "folds.csv", as_csv(header, rows))
     write_text(folder / "folds.md", as_markdown_table(header, rows) + "\n")
 
 
-def fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
+def _fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
     """Header, one row per fold, mean, standard deviation; an undefined figure is an empty cell."""
     columns: dict[str, list[float]] = {name: [] for name in FIGURES}
     rows = [["fold", "scans", "patients", *FIGURES]]
@@ -312,7 +312,7 @@ def _note_threshold(listener: Listener, origin: Origin) -> None:
 def _pool(plan: Plan, trainings: list[Training]) -> Summary:
     """Evaluate all folds as one, and each beside the others."""
     found = {each.name: read_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
-    write_folds(found, plan.folder)
+    _write_folds(found, plan.folder)
     pooled = pool([*found.values()])
     write_predictions(pooled, plan.folder / PREDICTIONS_FILE)
     return write_evaluation(

@@ -322,7 +322,7 @@ def shipped_names() -> list[str]:
     )
 
 
-def find_settings(given: Path) -> Path:
+def _find_settings(given: Path) -> Path:
     """The file of the settings given by path or by name; a file that is there comes first."""
     if given.is_file() or given.as_posix() not in shipped_names():
         return given
@@ -354,7 +354,7 @@ def read_settings_as(
         TrainingError: The file cannot be read, or a setting is unknown, missing or impossible; the
             message names it by its dotted path.
     """
-    file = find_settings(Path(path))
+    file = _find_settings(Path(path))
     values = _read_yaml(file, model)
     for override in overrides:
         _override(values, override)
@@ -370,13 +370,13 @@ def settings_as_yaml(settings: BaseModel) -> str:
     return text
 
 
-def setting_names(model: type[BaseModel] = RunSettings, prefix: str = "") -> list[str]:
+def _setting_names(model: type[BaseModel] = RunSettings, prefix: str = "") -> list[str]:
     """Dotted paths of all settings."""
     names: list[str] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            names += setting_names(kind, f"{prefix}{name}.")
+            names += _setting_names(kind, f"{prefix}{name}.")
         else:
             names.append(prefix + name)
     return names
@@ -468,7 +468,7 @@ def _in_words(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _unknown(name: str, model: type[BaseModel]) -> str:
     """Say that a setting is unknown; the nearest in its own section is looked for first."""
-    names = setting_names(model)
+    names = _setting_names(model)
     section, _, leaf = name.rpartition(".")
     inside = [each for each in names if each.rpartition(".")[0] == section]
     here = inside if section else list(model.model_fields)

@@ -25,7 +25,7 @@ _CAPTION_PX = 34
 _WORDS_AT = (8, 9)
 
 
-def picture_of_heat(
+def _picture_of_heat(
     values: Float32[np.ndarray, "height width"],
     heat: Float32[np.ndarray, "height width"],
     caption: str,
@@ -103,7 +103,7 @@ def explain_picture(
     chosen = label or max(probabilities, key=lambda name: probabilities[name])
     heat = slice_gradcam(network, values, places[chosen])
     caption = f"Grad-CAM for {chosen} ({probabilities[chosen]:.1%}). Not for clinical use."
-    drawn = picture_of_heat(values, heat, caption)
+    drawn = _picture_of_heat(values, heat, caption)
     write_whole_with(out, lambda aside: drawn.save(aside, format="PNG"))
     warnings = []
     if read.is_marked:

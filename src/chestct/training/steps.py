@@ -97,12 +97,12 @@ def learning_rate(
     if settings.schedule == "piecewise":
         return rate * settings.drop_factor ** (int(epoch) // settings.drop_every_epochs)
     if settings.schedule == "plateau":
-        drops = num_plateaus(validation_losses, settings.drop_every_epochs)
+        drops = _num_plateaus(validation_losses, settings.drop_every_epochs)
         return rate * settings.drop_factor**drops
     return rate
 
 
-def num_plateaus(losses: Sequence[float], patience: int) -> int:
+def _num_plateaus(losses: Sequence[float], patience: int) -> int:
     """How often `patience` epochs in a row brought no lower loss."""
     lowest, since, plateaus = math.inf, 0, 0
     for loss in losses:

@@ -37,7 +37,7 @@ _MASK_DELTA: Final = 0xA282EAD8
 _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
 
 
-class EventFile:
+class _EventFile:
     """The event file of one training; of a training that goes on it holds all epochs again.
 
     Args:
@@ -85,7 +85,7 @@ def record(content: bytes) -> bytes:
     return length + _checksum(length) + content + _checksum(content)
 
 
-def crc32c(content: bytes) -> int:
+def _crc32c(content: bytes) -> int:
     """Castagnoli's cyclic redundancy check."""
     table, remainder = _crc_table(), 0xFFFFFFFF
     for byte in content:
@@ -116,7 +116,7 @@ def _crc_table() -> tuple[int, ...]:
 
 def _checksum(content: bytes) -> bytes:
     """The check as TFRecord stores it: turned and shifted, as its data often hold checks too."""
-    plain = crc32c(content)
+    plain = _crc32c(content)
     turned = (plain >> 15) | (plain << 17)
     return struct.pack("<I", (turned + _MASK_DELTA) & 0xFFFFFFFF)
 
@@ -307,7 +307,7 @@ class Trackers:
         note: Callable[[str], None],
     ) -> None:
         self._log = folder / "log.jsonl"
-        self._all: list[_Tracker] = [EventFile(folder / TENSORBOARD_FOLDER)]
+        self._all: list[_Tracker] = [_EventFile(folder / TENSORBOARD_FOLDER)]
         uri = mlflow_uri(settings.tracking)
         if uri is not None:
             flat = flat_settings(settings.model_dump(mode="json"))

@@ -172,8 +172,8 @@ def run_search(
         raise TrainingError(msg)
     best = ranked[0].candidate.settings(plan.settings)
     write_text(plan.folder / SETTINGS_FILE, settings_as_yaml(best))
-    write_text(plan.folder / f"{TABLE_FILE}.csv", tune_csv(ranked))
-    write_text(plan.folder / f"{TABLE_FILE}.md", tune_markdown(ranked, shared.training.epochs))
+    write_text(plan.folder / f"{TABLE_FILE}.csv", _tune_csv(ranked))
+    write_text(plan.folder / f"{TABLE_FILE}.md", _tune_markdown(ranked, shared.training.epochs))
     return ranked
 
 
@@ -182,7 +182,7 @@ def rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     return tuple(sorted(trials, key=_sort_key))
 
 
-def tune_csv(trials: Sequence[Trial]) -> str:
+def _tune_csv(trials: Sequence[Trial]) -> str:
     """One line per candidate, the best first."""
     figures = [f"{name}{end}" for name in _SHOWN for end in ("", "_low", "_high")]
     lines: list[list[object]] = []
@@ -195,7 +195,7 @@ def tune_csv(trials: Sequence[Trial]) -> str:
     return as_csv(["rank", *_NAMES, *figures, "note"], lines)
 
 
-def tune_markdown(trials: Sequence[Trial], epochs: int) -> str:
+def _tune_markdown(trials: Sequence[Trial], epochs: int) -> str:
     """The same for people, with what the figures are worth."""
     header = ["rank", "optimiser", "learning rate", "batch", *_SHOWN]
     rows = []

@@ -155,7 +155,7 @@ def write_outputs(
             make_private(aside.rglob("*"))
         _put_in_place(aside, folder)
     if not options.is_shared:
-        below = {path.parent for path in results_in(folder)} - {folder}
+        below = {path.parent for path in _results_in(folder)} - {folder}
         make_private({*below, folder} if is_new else below)
     files = {
         name: folder / written.files[name].relative_to(aside)
@@ -248,7 +248,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
     The owner's file comes first: wherever this is cut short, what is there is of one run and has
     an owner.
     """
-    old = [path for path in results_in(folder) if path.name != OWNER_FILE]
+    old = [path for path in _results_in(folder) if path.name != OWNER_FILE]
     install(aside, folder, old=old, first=OWNER_FILE)
     for below in {path.parent for path in old} - {folder}:
         # Stays where it holds new results, or something of somebody else's.
@@ -256,7 +256,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
             below.rmdir()
 
 
-def results_in(folder: Path) -> list[Path]:
+def _results_in(folder: Path) -> list[Path]:
     """The files in a folder that have the names of `OUTPUTS`, sorted."""
     patterns = [pattern for names in OUTPUTS.values() for pattern in names]
     return sorted(
@@ -307,7 +307,7 @@ def _refuse_other_scan(analysis: ScanAnalysis, folder: Path) -> None:
 
 
 def _refuse_results_of_nobody(folder: Path) -> None:
-    found = [path.name for path in results_in(folder)]
+    found = [path.name for path in _results_in(folder)]
     if found:
         msg = (
             f"{folder} holds {found[0]} and no {OWNER_FILE} that says which scan it is of. Move it "

@@ -53,10 +53,10 @@ def write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = No
     Raises:
         WriteError: It cannot be written.
     """
-    return write_whole(folder / _REPORT_FILE, render_report(analysis).encode())
+    return write_whole(folder / _REPORT_FILE, _render_report(analysis).encode())
 
 
-def render_report(analysis: ScanAnalysis) -> str:
+def _render_report(analysis: ScanAnalysis) -> str:
     """The report as one HTML page."""
     result, explained = analysis.result, analysis.explanation
     scene = scene_of_scan(analysis)
@@ -70,7 +70,7 @@ def render_report(analysis: ScanAnalysis) -> str:
             bars=_bars(result),
             meaning=probability_words(result.provenance.temperature),
             range_words=_range_words(result, scene),
-            curve=area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
+            curve=_area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
             figures=_figures(analysis),
             facts=_named(result.scan_facts, SCAN_FACTS),
             quality=_quality(analysis, scene),
@@ -276,7 +276,7 @@ class _EvidenceCurve:
     alt: str
 
 
-def area_curve(
+def _area_curve(
     lung_area: Float64[np.ndarray, " slices"], analysed: tuple[int, int], scene: Scene
 ) -> _AreaCurve:
     """Lay out the lung share of every slice beside a head-up picture of the same height."""
@@ -303,7 +303,7 @@ def area_curve(
     )
 
 
-def evidence_curve(
+def _evidence_curve(
     by_slice: Float64[np.ndarray, " slices"], peaks: tuple[PeakSlice, ...]
 ) -> _EvidenceCurve:
     """Lay out the heat in the lungs of every slice, from the feet, NaN where unknown."""
@@ -447,17 +447,17 @@ def _evidence_section(
         plain=maker.plain_picture("axial", chosen["axial"]),
         planes=(coronal, sagittal),
         strip=strip,
-        curve=evidence_curve(by_slice, peaks),
+        curve=_evidence_curve(by_slice, peaks),
         gradient=_gradient(is_disease=explained.speaks_for_disease),
         columns=tuple(_COLUMNS),
-        shares=share_table(explained.summary.shares) if explained.speaks_for_disease else (),
+        shares=_share_table(explained.summary.shares) if explained.speaks_for_disease else (),
         volume=f"{explained.summary.involved_ml:.0f} ml" if explained.speaks_for_disease else "",
         says=(*_says(analysis, explained), *((_HATCHED,) if is_hatched else ())),
         does_not_say=_does_not_say(analysis, explained),
     )
 
 
-def share_table(shares: Mapping[str, float]) -> tuple[tuple[str, tuple[_ShareCell, ...]], ...]:
+def _share_table(shares: Mapping[str, float]) -> tuple[tuple[str, tuple[_ShareCell, ...]], ...]:
     """Thirds and whole lungs as rows, sides as columns; regions that are missing stay empty."""
 
     def _cell(side: str, region: str) -> _ShareCell:

@@ -42,7 +42,7 @@ def write_prepared(
         raise WriteError(msg)
     is_new = not folder.exists()
     make_folder(folder)
-    record = json.dumps(prepared_record(prepared, scan), indent=2)
+    record = json.dumps(_prepared_record(prepared, scan), indent=2)
     written = [
         write_nifti(folder / "input.nii.gz", prepared.input, prepared.grid),
         write_nifti(folder / "lungs.nii.gz", prepared.lungs, prepared.grid),
@@ -55,7 +55,7 @@ def write_prepared(
     return written
 
 
-def prepared_record(prepared: PreparedScan, scan: str) -> dict[str, object]:
+def _prepared_record(prepared: PreparedScan, scan: str) -> dict[str, object]:
     """The contents of `prepared.json`, described in docs/result_schema.md."""
     first, last = prepared.salient
     return {

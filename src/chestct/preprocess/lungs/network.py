@@ -106,7 +106,7 @@ def _stored_weights(folder: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def shipped_network(folder: Path = WEIGHTS_FOLDER) -> _ShippedNetwork:
+def _shipped_network(folder: Path = WEIGHTS_FOLDER) -> _ShippedNetwork:
     """The network's files, checked against their card.
 
     Raises:
@@ -130,7 +130,7 @@ def _runner(folder: Path, engine: str, process: int) -> tuple[RunVoxels, str]:
 
     A process that was forked cannot use its parent's.
     """
-    network = shipped_network(folder)
+    network = _shipped_network(folder)
     return voxel_runner(network, engine), network.weights_sha256
 
 
@@ -146,7 +146,7 @@ def ask_network(volume: Volume, *, engine: str = AUTO) -> NetworkLungs:
         EngineError: The engine cannot run it, or it gave values that are not finite.
     """
     run, weights_sha256 = _runner(WEIGHTS_FOLDER, engine, os.getpid())
-    values, grid = lungs_input(volume)
+    values, grid = _lungs_input(volume)
     logits = _in_blocks(run, values)
     if not np.isfinite(logits).all():
         raise EngineError("The lungs network gave values that are not finite (nan or inf).")
@@ -182,7 +182,7 @@ def _in_blocks(
     return np.concatenate(blocks, axis=1)[:, :depth]
 
 
-def lungs_input(volume: Volume) -> tuple[Heat, Grid]:
+def _lungs_input(volume: Volume) -> tuple[Heat, Grid]:
     """Put a scan on the network's grid: averaged where it is finer, interpolated where coarser.
 
     Args:

@@ -83,10 +83,10 @@ def find_recommended(volume: Volume, *, engine: str = AUTO) -> FoundLungs:
         )
         raise RecipeError(msg)
     network = ask_network(volume, engine=engine)
-    return FoundLungs(draw_lungs(volume, network), network)
+    return FoundLungs(_draw_lungs(volume, network), network)
 
 
-def draw_lungs(volume: Volume, network: NetworkLungs) -> Mask:
+def _draw_lungs(volume: Volume, network: NetworkLungs) -> Mask:
     """The lungs on the scan's own voxels.
 
     Args:
