@@ -17,7 +17,6 @@ from chestct.datasets.store import (
     LabelledScans,
     _DamagedEntryError,
     _make_room,
-    _StorageError,
     decode,
     encode,
     entry_bytes,
@@ -82,9 +81,9 @@ def test_channels_are_kept_once_and_come_back(prepared: PreparedScan) -> None:
 
 
 def test_values_that_cannot_be_kept_are_refused(prepared: PreparedScan) -> None:
-    with pytest.raises(_StorageError, match="not all numbers"):
+    with pytest.raises(CacheError, match="not all numbers"):
         encode(replace(prepared, input=prepared.input * np.float32("nan")), "uint8")
-    with pytest.raises(_StorageError, match="Use the storage 'uint8'"):
+    with pytest.raises(CacheError, match="Use the storage 'uint8'"):
         encode(replace(prepared, input=prepared.input * np.float32(1e6)), "float16")
 
 

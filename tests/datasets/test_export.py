@@ -19,14 +19,13 @@ from chestct.cli import main
 from chestct.datasets import scan_copies
 from chestct.datasets import sharing as exporting
 from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest, write_manifest
-from chestct.datasets.scan_copies import Scale, _CopyError, _find_scale
+from chestct.datasets.scan_copies import ExportError, Scale, _find_scale
 from chestct.datasets.sharing import (
     MARKER,
     RECORDS,
     ExportSettings,
     _copy_scan,
     _CopyTask,
-    _ExportError,
     _Marker,
     _read_marker,
     _write_marker,
@@ -223,7 +222,7 @@ def test_a_finished_export_is_verified_and_nothing_is_made_again(
     assert (again.num_made, again.num_found) == (0, 2)
     slice_path = next(table.path(table.rows[0]).glob("*.tif"))
     slice_path.write_bytes(slice_path.read_bytes()[:-1] + b"!")
-    with pytest.raises(_ExportError, match="1 of 2 copies"):
+    with pytest.raises(ExportError, match="1 of 2 copies"):
         export_scans(light, tmp_path / "out", ExportSettings("tiff16"), processes=1)
 
 
@@ -290,23 +289,23 @@ def test_another_manifest_format_or_key_is_refused(light: Manifest, tmp_path: Pa
         (light, ExportSettings("nifti")),
         (light, ExportSettings("nifti", b"k" * 20, period="none")),
     ):
-        with pytest.raises(_ExportError, match="another manifest"):
+        with pytest.raises(ExportError, match="another manifest"):
             export_scans(manifest, tmp_path / "out", settings, processes=1)
 
 
 def test_a_folder_with_other_files_is_refused(original: Manifest, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(_ExportError, match="holds other files"):
+    with pytest.raises(ExportError, match="holds other files"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     (tmp_path / MARKER).write_text("{}")
-    with pytest.raises(_ExportError, match="damaged or of another version"):
+    with pytest.raises(ExportError, match="damaged or of another version"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_folder_within_a_scan_or_around_one_is_refused(original: Manifest) -> None:
     for place in (original.folder, original.folder / "two" / "export"):
-        with pytest.raises(_ExportError, match="in one another"):
+        with pytest.raises(ExportError, match="in one another"):
             export_scans(original, place, ExportSettings("nifti"), processes=1)
 
 
@@ -376,7 +375,7 @@ def test_whole_values_keep_slope_one() -> None:
 
 def test_values_without_steps_are_refused_with_the_remedy() -> None:
     voxels = np.random.default_rng(3).normal(0, 100, (2, 20, 20)).astype(np.float32)
-    with pytest.raises(_CopyError, match="--to nifti"):
+    with pytest.raises(ExportError, match="--to nifti"):
         _find_scale(voxels)
 
 
@@ -470,5 +469,5 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
     with pytest.raises(WriteError, match="cannot be written"):
         _write_marker(tmp_path / "scans", _Marker("digest", "nifti", is_keyed=False))
     _write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
-    with pytest.raises(_ExportError, match="marker is damaged"):
+    with pytest.raises(ExportError, match="marker is damaged"):
         export_scans(light, tmp_path, ExportSettings("nifti"), processes=1)

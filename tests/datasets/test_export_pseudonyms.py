@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from chestct.datasets.scan_copies import ExportError
 from chestct.datasets.sharing import (
     KEY_BYTES,
     _drawn_pseudonyms,
     _key_check,
     _keyed_pseudonyms,
-    _PseudonymError,
     read_or_make_key,
 )
 
@@ -27,12 +27,12 @@ def test_a_key_is_made_once_and_then_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 15, 4097])
 def test_a_file_that_is_no_key_is_refused(tmp_path: Path, length: int) -> None:
     (tmp_path / "key").write_bytes(b"x" * length)
-    with pytest.raises(_PseudonymError, match="were expected"):
+    with pytest.raises(ExportError, match="were expected"):
         read_or_make_key(tmp_path / "key")
 
 
 def test_a_key_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(_PseudonymError, match="no such file"):
+    with pytest.raises(ExportError, match="no such file"):
         read_or_make_key(tmp_path / "nowhere" / "key")
 
 
@@ -45,7 +45,7 @@ def test_the_same_key_and_patient_give_the_same_name_and_blanks_do_not_matter() 
 
 
 def test_two_patients_with_one_name_are_refused() -> None:
-    with pytest.raises(_PseudonymError, match="same pseudonym"):
+    with pytest.raises(ExportError, match="same pseudonym"):
         _keyed_pseudonyms(["MRN-1", "MRN-1 "], b"a key of sixteen")
 
 

@@ -36,8 +36,8 @@ Labels = Annotated[
 ]
 
 
-class _LabelsError(ChestCTError):
-    """The classes that were named on the command line are impossible."""
+class _WrongUseError(ChestCTError):
+    """Options of a command are impossible or contradict each other."""
 
 
 def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> Manifest:
@@ -70,10 +70,10 @@ def _named_labels(text: str) -> tuple[str, ...]:
     named = tuple(name.strip() for name in text.split(","))
     if not all(named):
         msg = f"--labels '{text}' has an empty name. Put one comma between two classes: A,B."
-        raise _LabelsError(msg)
+        raise _WrongUseError(msg)
     twice = [name for name in named if named.count(name) > 1]
     if twice:
-        raise _LabelsError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
+        raise _WrongUseError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
     return named
 
 
@@ -84,10 +84,6 @@ app = typer.Typer(
 )
 
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
-
-
-class _WrongUseError(ChestCTError):
-    """Options of a command contradict each other."""
 
 
 @app.command()
@@ -322,10 +318,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-class _SharingError(ChestCTError):
-    """Options of these commands contradict each other."""
-
-
 @app.command()
 def export(
     manifest: ManifestFile,
@@ -353,7 +345,7 @@ def export(
     from chestct.datasets.sharing import ExportSettings, export_scans, read_or_make_key
 
     if key is not None and out.resolve() in key.resolve().parents:
-        raise _SharingError(
+        raise _WrongUseError(
             f"The key {key} must not lie in {out}: whoever gets the export gets it."
         )
     scans = _read_scans(manifest, labels)
@@ -450,7 +442,7 @@ def flow(
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
-        raise _SharingError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
+        raise _WrongUseError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
     steps = flow_of(_read_scans(manifest, labels, needs_files=False))
     stdout_console().print(Text(flow_markdown(steps)), soft_wrap=True)
     if out is not None:

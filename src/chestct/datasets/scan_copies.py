@@ -29,8 +29,8 @@ _OBLIQUE_DEG = 0.1
 _SAME_MM = 1e-3
 
 
-class _CopyError(ChestCTError):
-    """A scan cannot be copied exactly in this format."""
+class ExportError(ChestCTError):
+    """A copy for sharing cannot be made, or not in this folder, format or with this key."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def verify_copy(volume: Volume, place: Path) -> None:
     same_grid = np.allclose(found.grid.spacing_mm, volume.grid.spacing_mm, atol=_SAME_MM, rtol=0)
     if not (same_voxels and same_grid and found.unit == volume.unit):
         what = "unit" if found.unit != volume.unit else "values" if same_grid else "spacing"
-        raise _CopyError(f"its copy has other {what} when it is read back.")
+        raise ExportError(f"its copy has other {what} when it is read back.")
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _find_scale(voxels: Voxels) -> Scale:
                 if _is_exact(values, scale):
                     return scale
     msg = "its values lie on no steps that 16 bits can count. Export it as NIfTI: --to nifti."
-    raise _CopyError(msg)
+    raise ExportError(msg)
 
 
 def _on_step(wanted: float, low: float, slope: float) -> float:
@@ -197,7 +197,7 @@ def _is_exact(values: np.ndarray, scale: Scale) -> bool:
 def _as_stored(voxels: Voxels, scale: Scale) -> np.ndarray:
     stored = np.rint((voxels.astype(np.float64) - scale.intercept) / scale.slope)
     if stored.min() < 0 or stored.max() > HIGHEST_UINT16:
-        raise _CopyError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
+        raise ExportError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
     return stored.astype(np.uint16)
 
 

@@ -31,7 +31,7 @@ from chestct.datasets.manifest import (
     parse_sex,
     write_manifest,
 )
-from chestct.datasets.scan_copies import COPY_FORMATS, cleaned, verify_copy
+from chestct.datasets.scan_copies import COPY_FORMATS, ExportError, cleaned, verify_copy
 from chestct.datasets.scans import headers_of, read_options
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError
@@ -54,10 +54,6 @@ MOST_KEY_BYTES: Final = 4096
 _OWNER_ONLY = 0o600
 
 
-class _PseudonymError(ChestCTError):
-    """A key cannot be used."""
-
-
 def read_or_make_key(path: Path) -> bytes:
     """The secret key in a file; where there is no file, one is made that only its owner can read.
 
@@ -74,11 +70,11 @@ def read_or_make_key(path: Path) -> bytes:
     except OSError as error:
         msg = f"The key file {path} cannot be used: {reason_of(error)}."
         msg += " Name a file in a folder of yours."
-        raise _PseudonymError(msg) from error
+        raise ExportError(msg) from error
     if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
         msg = f"The key file {path} holds {len(key)} bytes, and {LEAST_KEY_BYTES} to"
         msg += f" {MOST_KEY_BYTES} were expected. Name a file that is not there yet:"
-        raise _PseudonymError(f"{msg} a key is then made.")
+        raise ExportError(f"{msg} a key is then made.")
     return key
 
 
@@ -121,7 +117,7 @@ def _all_different(patients: Iterable[str], name_of: Callable[[str], str]) -> di
     names = {patient: name_of(patient) for patient in dict.fromkeys(patients)}
     if len(set(names.values())) < len(names):
         msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
-        raise _PseudonymError(f"{msg} 'patient', or take another key.")
+        raise ExportError(f"{msg} 'patient', or take another key.")
     return names
 
 
@@ -218,10 +214,6 @@ _EPOCH: Final = 315532800
 """1 January 1980: files say nothing of the order in which they were written."""
 
 
-class _ExportError(ChestCTError):
-    """An export cannot be made here, or is damaged."""
-
-
 @dataclass(frozen=True)
 class _Marker:
     """What an export folder is.
@@ -278,7 +270,7 @@ def _read_marker(folder: Path) -> _Marker | None:
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             msg = f"{folder} holds other files. Choose a folder that is not there yet: --out DIR."
-            raise _ExportError(msg)
+            raise ExportError(msg)
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -294,7 +286,7 @@ def _read_marker(folder: Path) -> _Marker | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} is damaged or of another version. Choose a folder that is not there yet."
-        raise _ExportError(msg) from error
+        raise ExportError(msg) from error
 
 
 def _write_marker(folder: Path, marker: _Marker) -> None:
@@ -362,7 +354,7 @@ def _require_whole(folder: Path, copies: Mapping[str, str]) -> None:
     changed = [place for place, digest in copies.items() if _copy_digest(folder / place) != digest]
     if changed:
         msg = f"{len(changed)} of {len(copies)} copies in {folder} are missing or have changed,"
-        raise _ExportError(f"{msg} the first is {changed[0]}. Export into another folder.")
+        raise ExportError(f"{msg} the first is {changed[0]}. Export into another folder.")
 
 
 def _forget_times(places: Sequence[Path]) -> None:
@@ -542,7 +534,7 @@ def export_scans(
     found = _read_marker(folder)
     if found is not None and (found.manifest, found.format) != (wanted.manifest, wanted.format):
         msg = f"{folder} holds the export of another manifest, or one with other settings or"
-        raise _ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
+        raise ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
     if found is not None and found.is_complete:
         _require_whole(folder, found.copies)
         return ExportResult(0, len(found.copies), {}, {}, folder / TABLE)
@@ -605,7 +597,7 @@ def _require_outside(manifest: Manifest, folder: Path) -> None:
         scan = manifest.path(row).resolve()
         if target == scan or scan in target.parents or target in scan.parents:
             msg = f"{folder} and the scan of row {row.number} lie in one another. Choose a folder"
-            raise _ExportError(f"{msg} apart from the scans: --out DIR.")
+            raise ExportError(f"{msg} apart from the scans: --out DIR.")
 
 
 def _marker_of(manifest: Manifest, settings: ExportSettings) -> _Marker:
@@ -627,7 +619,7 @@ def _pseudonyms(
         return _keyed_pseudonyms(patients, settings.key)
     if found is not None:
         if len(found.pseudonyms) != len(patients):
-            raise _ExportError("The export's marker is damaged. Choose a folder not there yet.")
+            raise ExportError("The export's marker is damaged. Choose a folder not there yet.")
         return dict(zip(patients, found.pseudonyms, strict=True))
     return _drawn_pseudonyms(patients, random.SystemRandom())
 

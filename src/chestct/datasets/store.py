@@ -59,10 +59,6 @@ class CacheError(ChestCTError):
     """Prepared inputs cannot be kept."""
 
 
-class _StorageError(ChestCTError):
-    """The values of one prepared scan cannot be stored."""
-
-
 class _DamagedEntryError(CacheError):
     """A file of the cache is not what was written; it has to be made again."""
 
@@ -101,10 +97,10 @@ def encode(prepared: PreparedScan, storage: str) -> bytes:
     values = prepared.input[0]
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise _StorageError("The prepared values are not all numbers, and nothing can keep them.")
+        raise CacheError("The prepared values are not all numbers, and nothing can keep them.")
     if storage == "float16" and max(-low, high) > _LARGEST_FLOAT16:
         msg = f"Values up to {max(-low, high):g} do not fit 16-bit floats. Use the storage 'uint8'."
-        raise _StorageError(msg)
+        raise CacheError(msg)
     # With these ends 0, the background of most recipes, stays exactly 0.
     low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
     stored = _to_bytes(values, low, high) if storage == "uint8" else values.astype(np.float16)
