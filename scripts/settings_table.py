@@ -62,8 +62,10 @@ def table() -> str:
 
 def page_with_table(page: str) -> str:
     """The page with the table of today between its comments."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{PAGE.name} lacks the comments that the table stands between.")
     return f"{before}{BEGIN}{table()}{END}{after}"
 
 

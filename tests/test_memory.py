@@ -25,7 +25,7 @@ def group(folder: str, limit: str) -> dict[str, str]:
     return {
         f"{folder}memory.max": limit,
         f"{folder}memory.current": "700",
-        f"{folder}memory.stat": "anon 500\ninactive_file 100\n",
+        f"{folder}memory.stat": "anon 500\ninactive_file 60\nactive_file 40\n",
     }
 
 
@@ -44,7 +44,7 @@ def test_version_1_of_control_groups_is_read_too(tmp_path: Path) -> None:
     files = {
         "memory/memory.limit_in_bytes": "1000",
         "memory/memory.usage_in_bytes": "700",
-        "memory/memory.stat": "total_inactive_file 50\n",
+        "memory/memory.stat": "total_inactive_file 30\ntotal_active_file 20\n",
     }
     assert _available_bytes(machine(tmp_path, 5, "9:cpu:/\n4:memory:/gone\n", files)) == 350
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import chain, repeat
 from pathlib import Path
 
 import nibabel
@@ -507,7 +508,7 @@ def test_a_batch_survives_a_scan_that_memory_is_too_small_for(
     save_tiny_classifier(folder)
     write_nifti(tmp_path / "fits.nii.gz", fits.voxels, fits.grid)
     write_nifti(tmp_path / "large.nii.gz", large.voxels, large.grid)
-    available = iter([0, 2**40])
+    available = chain([2**40, 0], repeat(2**40))  # read, classified, and the rest
     monkeypatch.setattr("chestct.memory._available_bytes", lambda root: next(available))
     scans = [str(tmp_path / name) for name in ("large.nii.gz", "fits.nii.gz")]
     assert main(["classify", *scans, "--classifier", str(folder), "--json"]) == 1

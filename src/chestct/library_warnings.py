@@ -25,23 +25,24 @@ def rephrased_libraries(say: Say, *, is_debugging: bool) -> Iterator[None]:
         is_debugging: Whether their own words are shown all the same.
     """
     own = logging.getLogger("chestct")
+    level = own.level
     with warnings.catch_warnings():
         handler = _rephrase(say, is_debugging=is_debugging)
         try:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
-            own.setLevel(logging.NOTSET)
+            own.setLevel(level)
 
 
-def is_rephrasing() -> bool | None:
+def shows_own_words() -> bool | None:
     """Whether libraries' own words are shown all the same; None where nothing is rephrased."""
     handlers = logging.getLogger().handlers
     return next((one.is_debugging for one in handlers if isinstance(one, _Rephrasing)), None)
 
 
 def rephrase_from_now_on(*, is_debugging: bool | None) -> None:
-    """In a process of its own: rephrase as the process that started it, by `is_rephrasing`."""
+    """In a process of its own: rephrase as the process that started it, by `shows_own_words`."""
     if is_debugging is not None:
         _rephrase(_say_plainly, is_debugging=is_debugging)
 
@@ -63,13 +64,19 @@ class _Rephrasing(logging.Handler):
         self.say, self.is_debugging = say, is_debugging
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it."""
+        """Say it; a record that cannot be put together is logging's own affair."""
+        try:
+            self.say(self._words(record))
+        except (TypeError, ValueError):
+            self.handleError(record)
+
+    def _words(self, record: logging.LogRecord) -> str:
         if self.is_debugging:
-            self.say(self.format(record))
-        elif record.name.partition(".")[0] == "chestct":
-            self.say(record.getMessage())
-        else:
-            self.say(_words_of(record.name.partition(".")[0], record.levelname.lower()))
+            return self.format(record)
+        library = record.name.partition(".")[0]
+        if library == "chestct":
+            return record.getMessage()
+        return _words_of(library, record.levelname.lower())
 
 
 def _show_warning(  # noqa: PLR0913 - as `warnings.showwarning` is called

@@ -16,10 +16,13 @@ from chestct.errors import ReadError
 _KIB: Final = 1024
 _GROUPS: Final = "sys/fs/cgroup"
 _FILES: Final = {
-    "": ("memory.max", "memory.current", "inactive_file"),
-    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
 }
-"""Control groups, version 2 and 1: the files with limit and use, and what of it can be given up."""
+"""Control groups, version 2 and 1: the files with limit and use, and how the names begin of what
+can be given up of it."""
+_RECLAIMABLE: Final = ("inactive_file", "active_file")
+"""Pages of files: the kernel gives them up before it ends a process."""
 
 
 def _available_bytes(root: Path = Path("/")) -> int | None:
@@ -32,12 +35,15 @@ def _available_bytes(root: Path = Path("/")) -> int | None:
     return max(0, min(found)) if found else None
 
 
-def require_memory(needed_bytes: float, doing: str, *, root: Path = Path("/")) -> None:
+def require_memory(
+    needed_bytes: float, doing: str, *, remedy: str = "", root: Path = Path("/")
+) -> None:
     """Refuse work that would take more memory than is free.
 
     Args:
         needed_bytes: What it will take beyond what is taken already.
         doing: The work, for the message ("Classifying 1000 x 512 x 512 voxels").
+        remedy: What would help beside the usual (", leave out --explain").
         root: Where `proc` and `sys` are.
 
     Raises:
@@ -48,7 +54,7 @@ def require_memory(needed_bytes: float, doing: str, *, root: Path = Path("/")) -
         msg = (
             f"{doing} takes about {needed_bytes / 1e9:.1f} GB of memory more, and "
             f"{available / 1e9:.1f} GB are free here, limits of a container counted. End other "
-            "programs, raise the limit, leave out --explain or crop the scan."
+            f"programs, raise the limit{remedy} or crop the scan."
         )
         raise ReadError(msg)
 
@@ -74,9 +80,9 @@ def _free_in_groups(root: Path) -> Iterator[int]:
 
 
 def _free_in_group(folder: Path, names: tuple[str, str, str]) -> Iterator[int]:
-    limit, used, reclaimable = names
+    limit, used, prefix = names
     with suppress(OSError, ValueError):
         allowed = int((folder / limit).read_text())
         taken = int((folder / used).read_text())
         lines = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        yield allowed - taken + int(lines.get(reclaimable, 0))
+        yield allowed - taken + sum(int(lines.get(prefix + name, 0)) for name in _RECLAIMABLE)

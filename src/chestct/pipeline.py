@@ -22,6 +22,7 @@ from chestct.explain import AUTO, split_choice
 from chestct.fingerprints import hash_voxels
 from chestct.labels import UNSUITABLE
 from chestct.memory import require_memory
+from chestct.preprocess.oblique import MAX_DEGREES, degrees_off
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
@@ -37,6 +38,9 @@ all outputs: bytes that do not depend on its size, and parts of its voxels in 16
 the growth of the process from reading to its peak, with the classifier that is shipped, on 148 and
 600 slices of 512 x 512: 267 and 375 MB, with all outputs 542 and 959 MB.
 """
+_OBLIQUE, _OBLIQUE_HEAT = 1.5, 6.0
+"""What an oblique scan takes beyond that, in the same parts: its turned copy with its lungs, and
+three whole heat-maps. Reckoned from the arrays, not measured."""
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
 
 
@@ -173,9 +177,12 @@ def _explained(
 def _require_room(volume: Volume, *, explains: bool) -> None:
     """Refuse a scan that would take more memory than is free, before it takes it."""
     in_any_case, share = _TAKEN_WITH_HEAT if explains else _TAKEN
+    if degrees_off(volume.grid) > MAX_DEGREES:
+        share += _OBLIQUE + (_OBLIQUE_HEAT if explains else 0.0)
     size = " x ".join(map(str, volume.grid.shape))
     needed_bytes = in_any_case + share * 2 * volume.grid.num_voxels
-    require_memory(needed_bytes, f"Classifying {size} voxels")
+    remedy = ", leave out --explain" if explains else ""
+    require_memory(needed_bytes, f"Classifying {size} voxels", remedy=remedy)
 
 
 def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from typing import Final, TypeVar
 
 from chestct.errors import ChestCTError
-from chestct.library_warnings import is_rephrasing, rephrase_from_now_on
+from chestct.library_warnings import rephrase_from_now_on, shows_own_words
 from chestct.storage import reason_of
 
 Task = TypeVar("Task")
@@ -106,7 +106,7 @@ def _together(
             count,
             mp_context=get_context("spawn"),
             initializer=_begin,
-            initargs=(is_rephrasing(),),
+            initargs=(shows_own_words(),),
         )
     except OSError as error:
         # Locks between processes lie in shared memory, which a container may hold read-only.

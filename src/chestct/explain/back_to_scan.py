@@ -177,9 +177,14 @@ def _interpolated(
             between = depth[[at]] @ widened.reshape(own_depth, -1)
             plane[window[1:]] = height @ between.reshape(own_height, -1)
             return plane
-        columns = widened if axis == 1 else np.ascontiguousarray(widened[:, :, [at]])
-        between = (depth @ columns.reshape(own_depth, -1)).reshape(depth.shape[0], own_height, -1)
-        weights = height[[at]] if axis == 1 else height
+        if axis == 1:
+            # Of the map's rows only those that the slice lies between.
+            rows = height[[at]].indices
+            weights, part = height[[at]][:, rows], widened[:, rows]
+        else:
+            weights, part = height, widened[:, :, [at]]
+        between = depth @ np.ascontiguousarray(part).reshape(own_depth, -1)
+        between = between.reshape(depth.shape[0], weights.shape[1], -1)
         made = np.stack([weights @ one for one in between])
         plane[window[0], window[3 - axis]] = made[:, 0] if axis == 1 else made[:, :, 0]
         return plane

@@ -437,7 +437,7 @@ class _Gzipped:
     packed: FileSource
     size: int
 
-    is_seekable = True
+    is_seekable = False
 
     @property
     def name(self) -> str:

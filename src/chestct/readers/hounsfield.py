@@ -14,6 +14,7 @@ the slices are compared, which takes about 1 % of the time of reading them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ from jaxtyping import Bool, Float, Float32, Int16, Num
 
 from chestct.arrays import Shape, Voxels
 from chestct.errors import ReadError
+from chestct.memory import require_memory
 from chestct.volume import AIR_HU, Unit
 
 PADDING_BELOW_HU = -1500
@@ -132,9 +134,11 @@ def gather(
         rescale: Map to HU; none when the numbers are HU as stored.
 
     Raises:
-        ReadError: There is not one finite value.
+        ReadError: There is not one finite value, or too little memory for so many.
     """
     rescale = rescale or Rescale()
+    size = " x ".join(map(str, shape))
+    require_memory(2 * math.prod(shape), f"Reading {size} voxels")
     voxels: Voxels = np.empty(shape, dtype=np.int16)
     num_not_finite, lowest, highest = 0, np.inf, -np.inf
     for index, slab in enumerate(slabs):

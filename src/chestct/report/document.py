@@ -91,7 +91,7 @@ def read_report(text: str, draw: Mapping[str, Callable[[], Figure]]) -> Report:
     sections: list[tuple[str, int, list[Block]]] = []
     for block in re.split(r"\n\s*\n", text.strip()):
         marks, _, title = block.partition(" ")
-        if marks.strip("#") == "":
+        if marks and not marks.strip("#"):
             sections.append((title, len(marks), []))
         else:
             sections[-1][2].append(_read_block(block, draw))

@@ -69,9 +69,6 @@ class Pose:
         return np.array([[along, across, column], [-across, along, row]])
 
 
-_TWO_PI = 2 * np.pi
-
-
 @dataclass(frozen=True)
 class Kernel:
     """A reconstruction kernel.

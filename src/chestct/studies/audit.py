@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from chestct.evaluation.intervals import Estimate
-
 
 INK: Final = "#15191e"
 MUTED: Final = "#7c8690"

@@ -1,4 +1,4 @@
-"""Settings of the MASERes paper's networks, from the committed files, and what was changed in them.
+"""The MASERes paper's tables: their networks trained on scans and on slices, judged and compared.
 
 `configs/` holds a file for each network on volumes and each form, `configs/slices/` one for each
 network on slices.

@@ -98,11 +98,6 @@ def probe_cells(probe: Probe) -> list[str]:
     return [probe.words, share, change, "the same" if probe.is_same else probe.decision]
 
 
-def _finding_text(finding: Finding) -> str:
-    """A finding with its severity in front."""
-    return f"{finding.severity}: {finding.sentence}"
-
-
 def _likeness(value: float | None) -> str:
     return "empty map" if value is None else f"{value:.2f}"
 

@@ -19,7 +19,7 @@ from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import HeatMap
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.storage import write_whole_with
-from chestct.writers import WriteOptions
+from chestct.writers import NothingToWriteError, WriteOptions
 from chestct.writers.dicom_identity import (
     long_string,
     subject_of,
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 NAME: Final = "dicom_parametric_map"
 _FILE_NAME: Final = "heat-map.dcm"
 _FLOAT_PIXEL_DATA: Final = (0x7FE0, 0x0008)
+_MOST_BYTES: Final = 2**32 - 2
+"""Longest value of a known length (PS3.5 section 7.1.1): even, and 2^32 - 1 means undefined."""
 NOT_ANALYSED: Final = -1.0
 """Stored where the network saw nothing."""
 
@@ -80,6 +82,9 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = NOT_ANALYSED
     _add_anatomy(made)
     _turn_places(made)
+    if grid.num_voxels * np.dtype(np.float32).itemsize > _MOST_BYTES:
+        msg = f"A Parametric Map holds at most {_MOST_BYTES} bytes, and the scan's would hold more"
+        raise NothingToWriteError(f"{msg}. Write the heat-map as NIfTI.")
     _, made.Rows, made.Columns = grid.shape
     del made.FloatPixelData
     finish(made, subject, NAME)

@@ -40,11 +40,6 @@ _NAME: Final = "dicom_sc"
 _FOLDER_NAME: Final = "overlays"
 _NOTICE: Final = "NOT FOR CLINICAL USE"
 
-_LOSSY: Final = (
-    "LossyImageCompression",
-    "LossyImageCompressionRatio",
-    "LossyImageCompressionMethod",
-)
 _WIDTH_PX = 512
 _INK = (255, 214, 140)
 _EDGE_PX = 10

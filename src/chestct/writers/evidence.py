@@ -6,6 +6,7 @@ An explanation counts slices as the scan was stored; outputs count them from the
 from __future__ import annotations
 
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from jaxtyping import Float64
@@ -36,6 +37,10 @@ def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
     raise NothingToWriteError(msg)
 
 
+_ACROSS: WeakKeyDictionary[ScanExplanation, Float64[np.ndarray, " slices"]] = WeakKeyDictionary()
+"""What several outputs of one scan ask for, for as long as its explanation is there."""
+
+
 def evidence_by_slice(
     explained: ScanExplanation, prepared: PreparedScan
 ) -> Float64[np.ndarray, " slices"]:
@@ -44,8 +49,11 @@ def evidence_by_slice(
     if is_reversed is not None:
         by_slice = explained.summary.by_slice
         return by_slice[::-1] if is_reversed else by_slice
-    # The scan's slices do not follow the body: the curve has to be taken across them.
-    return heat_by_slice(map_on_body(explained.heat), on_body(prepared.scan_lungs).voxels)
+    # The scan's slices do not follow the body: the curve has to be taken across them, which costs.
+    if explained not in _ACROSS:
+        heat, lungs = map_on_body(explained.heat), on_body(prepared.scan_lungs).voxels
+        _ACROSS[explained] = heat_by_slice(heat, lungs)
+    return _ACROSS[explained]
 
 
 def evidence_peaks(explained: ScanExplanation, prepared: PreparedScan) -> tuple[PeakSlice, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -39,10 +39,6 @@ from chestct.writers.wording import (
     probability_words,
     verdict_of,
 )
-
-if TYPE_CHECKING:
-    from chestct.explain.explanation import ScanExplanation
-
 
 _REPORT_FILE: Final = "report.html"
 
@@ -166,7 +162,9 @@ def _quality(analysis: ScanAnalysis, scene: Scene) -> list[tuple[str, str]]:
 def _provenance(result: ScanResult, explained: ScanExplanation | None) -> list[tuple[str, str]]:
     temperature = result.provenance.temperature
     words = "none fitted" if temperature == 1.0 else f"{temperature:.4g}"
-    named = _named({**asdict(result.provenance), "temperature": words}, PROVENANCE_NAMES)
+    lungs = "a mask that was given" if result.provenance.lungs_are_given else None
+    said = {**asdict(result.provenance), "temperature": words, "lungs_are_given": lungs}
+    named = _named(said, PROVENANCE_NAMES)
     if explained is None:
         return named
     words = method_words(explained)

@@ -25,6 +25,7 @@ PROVENANCE_NAMES: Final[dict[str, str]] = {
     "pixel_sha256": "Hash of the voxels (SHA-256)",
     "weights_sha256": "Hash of the weights (SHA-256)",
     "temperature": "Temperature of the probabilities",
+    "lungs_are_given": "Lungs",
     "lungs_engine": "Engine of the lungs network",
     "lungs_weights_sha256": "Hash of the lungs network’s weights (SHA-256)",
 }
