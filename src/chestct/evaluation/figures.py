@@ -199,11 +199,11 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 def _roc_curve(predictions: Predictions, index: int) -> Curve:
     """False and true positive rates of one class against the rest, from (0, 0) to (1, 1)."""
-    from sklearn.metrics import _roc_curve as curve
+    from sklearn.metrics import roc_curve
 
     is_class = predictions.truth == index
     scores = predictions.probabilities[:, index]
-    false_rate, true_rate, _ = curve(is_class, scores, drop_intermediate=False)
+    false_rate, true_rate, _ = roc_curve(is_class, scores, drop_intermediate=False)
     return false_rate.astype(np.float64), true_rate.astype(np.float64)
 
 
