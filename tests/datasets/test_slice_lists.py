@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,13 @@ def make_covid_ct(folder: Path) -> Path:
                 Image.fromarray(picture).save(folder / "Images-processed" / images / name)
             (lists / f"{split}CT_{kind}.txt").write_text("\r\n".join(names) + "\n\n")
     return folder
+
+
+def test_folders_of_pictures_that_are_no_class_are_named(tmp_path: Path) -> None:
+    folder = draw_folder(tmp_path, patients=2, slices=3)
+    shutil.copytree(next(each for each in folder.iterdir() if each.is_dir()), folder / "unclear")
+    notes = " ".join(scan_slice_folder(folder).notes)
+    assert "left out: unclear" in notes
 
 
 def test_pictures_in_class_folders_take_their_patient_from_the_folder_between(

@@ -234,6 +234,15 @@ def test_an_uncertain_outline_and_unequal_lungs_are_warned_of(scan):
         assert [words in warning for warning in warnings] == ([True] if words else [])
 
 
+@pytest.mark.parametrize(("side", "right"), [("right", 1.0), ("left", 0.0)])
+def test_one_lung_alone_is_no_whole_chest_unless_a_mask_was_given(scan, side, right):
+    plain = scan_lungs(scan, TRUE_LUNGS)
+    network = said_by_network(scan, right, 1.0 - right, doubt=False)
+    (reason,) = judge_scan(replace(plain, network=network), RECIPE).unsuitable_reasons
+    assert f"Only the {side} lung was found" in reason
+    assert judge_scan(plain, RECIPE).unsuitable_reasons == ()
+
+
 def test_consolidation_that_passes_for_liver_is_a_doubt_and_no_refusal(scan):
     """The liver's place filled with fat and dense tissue opposite, the heart in the middle."""
     voxels = np.where(TRUE_LUNGS, -850.0, np.where(scan.voxels > 300, scan.voxels, -90.0))

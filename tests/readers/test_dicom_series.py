@@ -401,6 +401,7 @@ def test_stray_slice_of_another_series_is_left_out(tmp_path: Path) -> None:
     volume = read_volume(tmp_path)
     assert volume.grid.shape[0] == 4
     assert "1 other CT series with 1 slice(s) were not read" in volume.warnings[0]
+    assert "1 of them of another patient" in volume.warnings[0]
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ SLICE_SPLITS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = 
 """Split name to a function that fills in `split`, where the table has none of its own."""
 
 
+_LISTED: Final = 5
 _MAX_LIST_BYTES: Final = 2**24
 _MOST_NAMED: Final = 5
 
@@ -127,9 +128,10 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _F
     lists = _find_covid_ct_lists(place)
     if lists:
         return read_lists(lists, place, patient_pattern=patient_pattern)
+    classes = class_folders(place)
     rows = [
         ManifestRow(str(picture), _patient(picture, inside, label, patient_pattern), label)
-        for inside, label in class_folders(place)
+        for inside, label in classes
         for picture in _pictures_under(inside)
     ]
     if not rows:
@@ -139,7 +141,24 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _F
             "with --list, or write the table yourself (columns scan, patient, label)."
         )
         raise ManifestError(msg)
-    return _finished(rows, place)
+    found = _finished(rows, place)
+    return replace(found, notes=(*found.notes, *_left_out(place, [each for each, _ in classes])))
+
+
+def _left_out(place: Path, classes: Sequence[Path]) -> tuple[str, ...]:
+    """Which folders of pictures were not taken, because their names are no class."""
+    names = []
+    for each in folders_under(place, 3):
+        is_class = any(inside == each or inside in each.parents for inside in classes)
+        if not is_class and any(file.suffix.lower() in PICTURE_ENDINGS for file in each.iterdir()):
+            names.append(each.relative_to(place).as_posix())
+    if not names:
+        return ()
+    listed = ", ".join(names[:_LISTED]) + (" and others" if len(names) > _LISTED else "")
+    return (
+        f"Pictures in folders that are not named after a class were left out: {listed}. Name a "
+        "folder COVID-19, CAP or normal to have it taken.",
+    )
 
 
 def _find_covid_ct_lists(folder: Path) -> list[_SliceList]:

@@ -44,7 +44,8 @@ _DENSE_HU, _DENSE_ML = -150.0, 60.0
 _GAS_HU, _GAS_ML = -975.0, 10.0
 _DOUBTFUL, _NO_OUTLINE = 3.0, 4.0
 """Doubtful shares: chests at hand have 1.3 to 2.3, a whole body 3.5, noise 4.5 and more."""
-_UNEQUAL = 3.0
+_UNEQUAL, _ONE_LUNG = 3.0, 0.02
+"""Larger over smaller lung that is said, and smaller over larger below which there is but one."""
 _ROUGH_METHODS = ("paper", "published")
 """Their masks take in the heart, vessels and the chest's wall in every scan, as published."""
 _CUT_EDGE = 0.02
@@ -138,7 +139,17 @@ def _size_reasons(scan: ScanLungs) -> list[str]:
 
 
 def _outline_reasons(scan: ScanLungs) -> list[str]:
-    if scan.network is None or scan.network.doubtful_share <= _NO_OUTLINE:
+    """Why the network's lungs are not two lungs that can be told."""
+    if scan.network is None:
+        return []
+    smaller, larger = _by_size(scan.network)
+    if smaller < _ONE_LUNG * larger:
+        side = "right" if scan.network.right_ml == larger else "left"
+        return [
+            f"Only the {side} lung was found. A CT of the whole chest is expected; where the other "
+            "lung was removed or is without air, give a mask (--lungs)."
+        ]
+    if scan.network.doubtful_share <= _NO_OUTLINE:
         return []
     return [
         f"No outline of lungs can be told: {scan.network.doubtful_share:.1f} times as much is in "
@@ -209,7 +220,7 @@ def _network_doubts(network: NetworkLungs) -> list[str]:
             f"The lungs' outline is uncertain: {network.doubtful_share:.1f} times as much is in "
             "doubt as along a plain outline. Check it, or give a mask (--lungs)."
         )
-    smaller, larger = (pick(network.right_ml, network.left_ml) for pick in (min, max))
+    smaller, larger = _by_size(network)
     if smaller * _UNEQUAL < larger:
         side = "right" if network.right_ml < network.left_ml else "left"
         doubts.append(
@@ -217,6 +228,12 @@ def _network_doubts(network: NetworkLungs) -> list[str]:
             f" {larger / 1000:.2f}. One was removed or is without air, or was not found."
         )
     return doubts
+
+
+def _by_size(network: NetworkLungs) -> tuple[float, float]:
+    """Volumes of the smaller and the larger lung, in millilitres."""
+    smaller, larger = sorted((network.right_ml, network.left_ml))
+    return smaller, larger
 
 
 def _largest_piece(mask: Mask) -> int:

@@ -476,7 +476,9 @@ def other_series(candidates: list[Series], chosen: Series) -> str | None:
     if not others:
         return None
     num_slices = sum(len(series.slices) for series in others)
+    num_strange = sum(series.patient != chosen.patient for series in others)
+    whose = f", {num_strange} of them of another patient" if num_strange else ""
     return (
-        f"{len(others)} other CT series with {num_slices} slice(s) were not read:\n"
+        f"{len(others)} other CT series with {num_slices} slice(s) were not read{whose}:\n"
         f"{_listing(others)}"
     )

@@ -70,8 +70,9 @@ def probability_words(temperature: float) -> str:
             "order of the classes, not as the chance of being right."
         )
     return (
-        f"Calibrated with a temperature of {temperature:.3g}, fitted on validation scans: of scans "
-        "like those, about 80 in 100 that are given 80 % are right. Your scans may be unlike them."
+        f"Calibrated with a temperature of {temperature:.3g} on scans that the classifier had not "
+        "learned from: of scans like those about 80 in 100 that are given 80 % should be right. Of "
+        "other scans that promises nothing; the card says how it was tested."
     )
 
 
