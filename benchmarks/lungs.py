@@ -5,6 +5,8 @@ Run as `python benchmarks/lungs.py`; real scans come from CHESTCT_DATA or ../sha
 patients lies inside the `recommended` mask.
 `python benchmarks/lungs.py --long` measures only what a scan of 1,200 slices of 512 x 512 takes
 above its own voxels: the network's memory and the mask.
+`python benchmarks/lungs.py --doubt SCAN...` prints how much of each scan's outline is in doubt, in
+parts of what is along a plain one, and how much of noise's.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from scipy.ndimage import binary_fill_holes
 
 from chestct import read_volume
 from chestct.labels import CAP, COVID19
-from chestct.preprocess.lungs import LUNG_METHODS, segment_lungs
+from chestct.preprocess.lungs import LUNG_METHODS, find_lungs, segment_lungs
 from chestct.simulate import ThoraxSettings, simulate_patient
 from chestct.volume import Grid, Volume, to_canonical
 
@@ -115,12 +117,27 @@ def long_scan() -> None:
     )
 
 
+def doubtful_shares(scans: list[Path]) -> None:
+    """Print the share of the outline in doubt of scans, and of noise."""
+    for scan in scans:
+        network = find_lungs(to_canonical(read_volume(scan)), "recommended").network
+        print(f"{scan.name:40} {network.doubtful_share:5.2f}", flush=True)
+    for seed in range(3):
+        voxels = np.random.default_rng(seed).integers(-1000, 400, (28, 24, 24)).astype(np.int16)
+        noise = Volume(Grid(voxels.shape, (15.0, 13.5, 13.5)), voxels)
+        print(f"noise {seed} {find_lungs(noise, 'recommended').network.doubtful_share:5.2f}")
+
+
 def main() -> None:
     """Print one row per scan and method, or per simulated patient, or for a long scan."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--lesions", type=int, default=0, metavar="PATIENTS")
     parser.add_argument("--long", action="store_true")
+    parser.add_argument("--doubt", type=Path, nargs="+", default=[], metavar="SCAN")
     chosen = parser.parse_args()
+    if chosen.doubt:
+        doubtful_shares(chosen.doubt)
+        return
     if chosen.lesions:
         lesion_shares(chosen.lesions)
         return
