@@ -128,22 +128,8 @@ def doubtful_shares(scans: list[Path]) -> None:
         print(f"noise {seed} {find_lungs(noise, 'recommended').network.doubtful_share:5.2f}")
 
 
-def main() -> None:
-    """Print one row per scan and method, or per simulated patient, or for a long scan."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--lesions", type=int, default=0, metavar="PATIENTS")
-    parser.add_argument("--long", action="store_true")
-    parser.add_argument("--doubt", type=Path, nargs="+", default=[], metavar="SCAN")
-    chosen = parser.parse_args()
-    if chosen.doubt:
-        doubtful_shares(chosen.doubt)
-        return
-    if chosen.lesions:
-        lesion_shares(chosen.lesions)
-        return
-    if chosen.long:
-        long_scan()
-        return
+def by_method() -> None:
+    """Print one row per scan and method."""
     folder = real_scan("covid_ct_md").parent
     for name in ("P001", "normal001"):
         volume = to_canonical(read_volume(folder / "covid_ct_md" / name))
@@ -174,6 +160,25 @@ def main() -> None:
             mask = segment_lungs(volume, method)
             kept = f"  dense disease kept {(mask & ill).sum() / ill.sum():.3f}" if ill.any() else ""
             print(f"{name:18} {method:12} {seconds:6.3f} s  Dice {dice(mask, drawn):.4f}{kept}")
+
+
+def main() -> None:
+    """Print one row per scan and method, or per simulated patient, or for a long scan."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lesions", type=int, default=0, metavar="PATIENTS")
+    parser.add_argument("--long", action="store_true")
+    parser.add_argument("--doubt", type=Path, nargs="+", default=[], metavar="SCAN")
+    chosen = parser.parse_args()
+    if chosen.doubt:
+        doubtful_shares(chosen.doubt)
+        return
+    if chosen.lesions:
+        lesion_shares(chosen.lesions)
+        return
+    if chosen.long:
+        long_scan()
+        return
+    by_method()
 
 
 if __name__ == "__main__":
