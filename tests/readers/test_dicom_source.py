@@ -42,6 +42,19 @@ def test_the_header_holds_the_patient_and_the_study_and_nothing_else(tmp_path: P
         assert keyword not in header
 
 
+@pytest.mark.parametrize("mark", ["\x1b[31m", "\x07", "\n", "\x00"])
+def test_control_characters_are_kept_in_long_texts_only(tmp_path: Path, mark: str) -> None:
+    with pydicom.config.disable_value_validation():
+        name, history = f"Some{mark}one^A", "first line\nsecond line"
+        dataset = ct_dataset(
+            pixels_at(0.0), 0.0, PatientName=name, AdditionalPatientHistory=history
+        )
+        save(dataset, tmp_path / "a.dcm")
+    source = source_of(tmp_path)
+    assert source.left_out == ("PatientName",)
+    assert source.header.AdditionalPatientHistory == history
+
+
 def test_what_breaks_the_standard_and_private_elements_are_left_out(tmp_path: Path) -> None:
     with pydicom.config.disable_value_validation():
         dataset = ct_dataset(pixels_at(0.0), 0.0, PatientAge="39 years", PatientSize="1.75")

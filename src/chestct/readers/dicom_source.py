@@ -9,6 +9,7 @@ Pixels are not decoded again.
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ KEPT: Final = frozenset(
 )
 """What is kept of other groups: study, frame of reference, and what has to be passed on."""
 
+_WITH_LAYOUT: Final = ("LT", "ST", "UT")
+_LAYOUT: Final = "\t\n\f\r"
+"""Control characters that texts of these representations may hold."""
 _MARKED_DATE: Final = re.compile(r"^(\d{4})[-./](\d\d)[-./](\d\d)$")
 _MARKED_TIME: Final = re.compile(r"^(\d\d):(\d\d):(\d\d(?:\.\d{1,6})?)$")
 _SEXES: Final[dict[str, str]] = {
@@ -251,8 +255,12 @@ def _rewritten(text: str, element: DataElement) -> str:
     """A date or time without the marks between its numbers, and a sex as a letter.
 
     Raises:
-        ValueError: It is no sex that the standard knows.
+        ValueError: It is no sex that the standard knows, or holds control characters where the
+            standard allows none (PS3.5 6.2; of which pydicom checks nothing).
     """
+    allowed = _LAYOUT if element.VR in _WITH_LAYOUT else ""
+    if any(unicodedata.category(each) == "Cc" and each not in allowed for each in text):
+        raise ValueError("control characters")
     if element.VR == "DA":
         return _MARKED_DATE.sub(r"\1\2\3", text)
     if element.VR == "TM":
