@@ -122,7 +122,7 @@ def show_table(console: Console, results: Sequence[ScanResult], truths: Sequence
                 answer.append(" (uncertain)" if result.is_uncertain else "", style="yellow"),
                 "" if share is None else percent(share),
                 f"{result.lung_volume_l:.2f} l",
-                str(len(result.warnings) + len(result.unsuitable_reasons)),
+                str(len(result.warnings)),
                 f"{result.timings_s.total:.1f} s",
             ]
         )

@@ -98,6 +98,7 @@ def write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None =
     total = scene.volume.grid.shape[0]
     seen = f"Slices {first + 1} to {last + 1} of {total}" if scene.is_cut else f"All {total} slices"
     shown, heat = _spread(scene), ""
+    done = "analysed" if result.is_suitable else "prepared"
     doubt = f"{result.doubt.capitalize()}. " if result.doubt else ""
     if explained is not None:
         peaks = evidence_peaks(explained, analysis.prepared)
@@ -108,7 +109,7 @@ def write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None =
     words = _Words(
         title=title if share is None else f"{title}  {percent(share)}",
         scan=result.scan,
-        remark=f"{doubt}{seen} analysed. {NOT_FOR_CLINICAL_USE}",
+        remark=f"{doubt}{seen} {done}. {NOT_FOR_CLINICAL_USE}",
         heat=heat,
         is_disease=scene.is_disease,
     )
