@@ -55,6 +55,20 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
         begin_record(run, settings(**change), manifest, folds)
 
 
+def test_a_run_begun_with_weights_that_were_replaced_is_not_gone_on_with(
+    tmp_path: Path, manifest: Path
+) -> None:
+    run, weights = tmp_path / "run", tmp_path / "weights.pth"
+    network = {"name": "roi_resnet18", "pretrained": str(weights)}
+    begun = RunSettings.model_validate({**settings().model_dump(), "network": network})
+    weights.write_bytes(b"first")
+    begin_record(run, begun, manifest)
+    begin_record(run, begun, manifest)
+    weights.write_bytes(b"second")
+    with pytest.raises(TrainingError, match=r"the file of network\.pretrained was"):
+        begin_record(run, begun, manifest)
+
+
 def without(run: Path, name: str) -> None:
     """Take a setting out of a record, as a version wrote it that did not know it yet."""
     record = json.loads((run / "run.json").read_text())

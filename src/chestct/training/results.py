@@ -105,10 +105,12 @@ def begin_record(
         WriteError: It cannot be written.
     """
     path = folder / RUN_FILE
+    given = getattr(settings.network, "pretrained", None)
     facts: dict[str, Any] = {
         "seed": settings.training.seed,
         "folds": num_folds,
         "manifest": {"name": manifest.name, "sha256": file_sha256(manifest)},
+        "pretrained_sha256": None if given is None else file_sha256(Path(given)),
         "settings": settings.model_dump(mode="json"),
     }
     sessions: list[object] = []
@@ -187,7 +189,11 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     if before["manifest"]["sha256"] != now["manifest"]["sha256"]:
         msg = f"{folder.name} holds a run on another manifest, or on this one before it was changed"
         raise TrainingError(f"{msg}. Use a new folder.")
-    pairs = {"folds": (before["folds"], now["folds"])}
+    weights = "pretrained_sha256"
+    pairs = {
+        "folds": (before["folds"], now["folds"]),
+        "the file of network.pretrained": (before.get(weights), now[weights]),
+    }
     old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
     pairs |= {name: (old.get(name), value) for name, value in new.items()}
     changed = [
