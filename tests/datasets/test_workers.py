@@ -71,7 +71,9 @@ def test_time_left_is_told_from_the_pace() -> None:
 
 
 PREPARES = """
-import time
+import signal, time
+# As from a terminal: what runs in the background of a shell begins with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from chestct.datasets import workers
 from chestct.datasets.workers import run_all
