@@ -123,3 +123,39 @@ def test_a_batch_is_varied_where_it_lies() -> None:
     assert varied.is_cuda
     assert moved.is_cuda
     assert varied.shape == expected.shape
+
+
+def _noisy_lungs(num: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise inside a box of lungs, nothing outside."""
+    lungs = torch.zeros(num, 1, 20, 24, 28)
+    lungs[..., 4:16, 4:20, 4:24] = 1
+    noise = torch.rand(lungs.shape, generator=torch.Generator().manual_seed(0))
+    return (0.2 + 0.6 * noise) * lungs, lungs
+
+
+def test_blur_smooths_the_lungs_and_leaves_background_and_rim_alone() -> None:
+    batch, lungs = _noisy_lungs()
+    still = _Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, blur=2.0)
+    varied, moved = _augment_batch(batch, lungs, still, torch.Generator().manual_seed(1))
+    assert torch.equal(moved, lungs)
+    assert (varied[lungs == 0] == 0).all()
+    inside = lungs[0, 0] > 0
+    for before, after in zip(batch[:, 0], varied[:, 0], strict=True):
+        assert after[inside].std() < before[inside].std()
+        # Background took no part: a rim that it had darkened would lower the mean.
+        assert after[inside].mean() == pytest.approx(float(before[inside].mean()), abs=0.01)
+
+
+def test_a_cut_view_ends_inside_the_lungs_at_one_end_of_one_axis() -> None:
+    batch, lungs = _noisy_lungs(24)
+    cut = _Augmentation(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, cut_probability=1.0)
+    varied, moved = _augment_batch(batch, lungs, cut, torch.Generator().manual_seed(2))
+    kept = moved.flatten(1).sum(1) / lungs.flatten(1).sum(1)
+    assert kept.min() < 0.8
+    assert kept.min() > 0.3
+    assert ((varied == 0) | (moved > 0)).all()
+    for example in moved[:, 0]:
+        places = example.nonzero()
+        low, high = places.amin(0), places.amax(0) + 1
+        # What is left is still a box.
+        assert example.sum() == (high - low).prod()
