@@ -38,9 +38,9 @@ all outputs: bytes that do not depend on its size, and parts of its voxels in 16
 the growth of the process from reading to its peak, with the classifier that is shipped, on 148 and
 600 slices of 512 x 512: 267 and 375 MB, with all outputs 542 and 959 MB.
 """
-_OBLIQUE, _OBLIQUE_HEAT = 1.5, 6.0
+_OBLIQUE, _OBLIQUE_HEAT = 1.5, 4.0
 """What an oblique scan takes beyond that, in the same parts: its turned copy with its lungs, and
-three whole heat-maps. Reckoned from the arrays, not measured."""
+two whole heat-maps. Reckoned from the arrays, not measured."""
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
 
 

@@ -55,15 +55,17 @@ class HeatMap:
         grid: The scan's own grid.
         cut: The slice across an axis of the grid at an index, the other two axes in their order;
             0 to 1, NaN where the network saw nothing ("not analysed").
+        whole: All slices, where they are at hand.
     """
 
     grid: Grid
     cut: Callable[[int, int], HeatPlane]
+    whole: Heat | None = None
 
     @classmethod
     def of(cls, grid: Grid, voxels: Heat) -> HeatMap:
         """A map that is at hand as a whole."""
-        return cls(grid, lambda axis, index: voxels[(slice(None),) * axis + (index,)])
+        return cls(grid, lambda axis, index: voxels[(slice(None),) * axis + (index,)], voxels)
 
     def __iter__(self) -> Iterator[HeatPlane]:
         """Slices along depth."""
@@ -71,7 +73,9 @@ class HeatMap:
 
     @property
     def voxels(self) -> Heat:
-        """All slices, (depth, height, width), float32: made anew at each call."""
+        """All slices, (depth, height, width), float32; where not at hand, made at each call."""
+        if self.whole is not None:
+            return self.whole
         voxels = np.empty(self.grid.shape, dtype=np.float32)
         for plane, made in zip(voxels, self, strict=True):
             plane[...] = made

@@ -225,6 +225,8 @@ def _fits_int16(values: Slab) -> bool:
 
 def _widened(voxels: Voxels, stored_axes: tuple[int, int, int], num_filled: int) -> Voxels:
     """The first slabs of an int16 array in a float32 one; the rest is still to be filled."""
+    size = " x ".join(map(str, voxels.shape))
+    require_memory(4 * voxels.size, f"Reading {size} voxels that are no whole numbers")
     wide = np.empty(voxels.shape, dtype=np.float32)
     wide.transpose(stored_axes)[:num_filled] = voxels.transpose(stored_axes)[:num_filled]
     return wide
