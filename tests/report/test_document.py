@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chestct.report.document import Picture, Points, as_markdown, read_report
+from chestct.report.document import Picture, Points, as_markdown, one_line, read_report
 from chestct.report.tables import Table
 
 WRITTEN = """
@@ -60,3 +60,10 @@ def test_what_was_read_is_written_as_markdown() -> None:
     assert "| **right** | **c** |" in text
     assert "![Words instead, of two lines.](figures/both_sides.png)\n\n*Words under it.*" in text
     assert text.startswith("# A report\n\nWords over two lines.\n\n- One point of two lines.\n")
+
+
+def test_what_others_wrote_makes_no_part_of_its_own() -> None:
+    foreign = one_line("First.\n\n# Second\n\n![x](figures/none.png) *y*")
+    report = read_report(f"# Title\n\n{foreign}\n\n![x](figures/none.png) *y*", {})
+    (section,) = report.sections
+    assert section.blocks == (foreign, "![x](figures/none.png) *y*")

@@ -1,1 +1,1 @@
-"""What a report consists of, and how it is shown: CSV, Markdown, a page, a terminal, JSON."""
+"""What a report consists of, and how it is shown: CSV, Markdown, a page, a terminal."""

@@ -113,14 +113,15 @@ def _read_block(block: str, draw: Mapping[str, Callable[[], Figure]]) -> Block:
         rows = block[caption.end() :] if caption else block
         return Table.from_markdown(rows, caption[1] if caption else "")
     if block.startswith("- "):
-        return Points(tuple(_one_line(item) for item in re.split(r"\n- ", block[2:])))
-    picture = _PICTURE.fullmatch(_one_line(block))
-    if picture:
+        return Points(tuple(one_line(item) for item in re.split(r"\n- ", block[2:])))
+    picture = _PICTURE.fullmatch(one_line(block))
+    if picture and picture[2] in draw:
         return Picture(picture[2], picture[3], picture[1], draw[picture[2]])
-    return _one_line(block)
+    return one_line(block)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text that others wrote, such as a card's, as part of one paragraph."""
     return " ".join(text.split())
 
 

@@ -9,7 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from chestct import __version__
-from chestct.report.document import Block, Picture, Report, as_markdown, read_report
+from chestct.report.document import Block, Picture, Report, as_markdown, one_line, read_report
 from chestct.report.tables import markdown_row, marked_cells, p_value_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def fill_report(
     """A report from its template, which `chestct.report.document` tells the form of.
 
     In a template `line(...)` writes a row of a table, of cells and lists of cells, in bold with
-    `is_marked=True`; `{{ sentences | points }}` a list; `{{ p | p_value }}` a p-value.
+    `is_marked=True`; `{{ sentences | points }}` a list; `{{ p | p_value }}` a p-value;
+    `{{ text | one_line }}` what others wrote.
 
     Args:
         template: Package and file, such as "chestct.studies/damage.md.j2".
@@ -46,7 +47,8 @@ def fill_report(
     """
     package, _, name = template.partition("/")
     templates = _load_templates(package, is_html=False)
-    templates.filters |= {"points": _points, "p_value": p_value_text, **filters}
+    ours = {"points": _points, "p_value": p_value_text, "one_line": one_line}
+    templates.filters |= {**ours, **filters}
     text = templates.get_template(name).render(fields, line=_line)
     return read_report(text, draw or {})
 
