@@ -11,8 +11,16 @@ from chestct.datasets.public import read_table
 from chestct.evaluation.predictions import PredictionsError, read_predictions
 from chestct.report.tables import as_csv, from_cell, read_plain_text
 
-RUN = ("=1+1", "+A1", "-cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''-x", "-p07")
-KEPT = ("p07", "", "-0.25", "+1e-05", "-inf", "nan", "'quoted'", "a=b", "2024-01-01")
+RUN = (
+    *("=1+1", "+A1", "-cmd|' /C calc'!A0", "@SUM(A1)", "-p07"),
+    *("\t=1", "\r=1", "\n=1", "\tp07", "\rp07", "\np07", "\n\n@x", " =1", "\u00a0=1"),
+    *("＝1+1", "＋A1", "－1+1", "＠SUM(A1)", "\u3000＝1"),
+    *(",=1", ";=1+1", "|+A1", '"=1', '"",＝1', "; -x", "'=1", "''-x", "'\np07", "';@x"),
+)
+KEPT = (
+    *("p07", "", "-0.25", "+1e-05", "-inf", "nan", "'quoted'", '"quoted"', "a=b", "2024-01-01"),
+    *(";p07", "p07\n=1", " p07", "a＝b"),
+)
 
 
 @pytest.mark.parametrize("cell", RUN)

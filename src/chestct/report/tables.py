@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table as TerminalTable
     from rich.text import Text
 
-_RUNS: Final = re.compile(r"'*[=+\-@\t\r]")
+_RUNS: Final = re.compile(r"""['",;|\s]*[=+\-@＝＋－＠]|'*[\t\r\n]""")
+"""How a cell begins that a spreadsheet could run: a sign, also full-width, or what it skips."""
 _BAR: Final = re.compile(r"(?<!\\)\|")
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|nan)")
 
