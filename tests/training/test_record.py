@@ -69,6 +69,21 @@ def test_a_run_begun_with_weights_that_were_replaced_is_not_gone_on_with(
         begin_record(run, begun, manifest)
 
 
+def test_a_run_goes_on_with_its_weights_wherever_they_lie_now(
+    tmp_path: Path, manifest: Path
+) -> None:
+    def begun(file: Path | None) -> RunSettings:
+        network = {"name": "roi_resnet18", "pretrained": file and str(file)}
+        return RunSettings.model_validate({**settings().model_dump(), "network": network})
+
+    run, weights = tmp_path / "run", tmp_path / "weights.pth"
+    weights.write_bytes(b"first")
+    begin_record(run, begun(weights), manifest)
+    begin_record(run, begun(weights.rename(tmp_path / "moved.pth")), manifest)
+    with pytest.raises(TrainingError, match=r"the file of network\.pretrained was"):
+        begin_record(run, begun(None), manifest)
+
+
 def without(run: Path, name: str) -> None:
     """Take a setting out of a record, as a version wrote it that did not know it yet."""
     record = json.loads((run / "run.json").read_text())

@@ -59,6 +59,8 @@ _FREE: Final = (
     "data.cache_gib",
     "tracking.mlflow_uri",
     "tracking.mlflow_experiment",
+    # Another place of the same file: its hash is compared instead.
+    "network.pretrained",
     *(f"training.{name}" for name in FREE_SETTINGS),
 )
 """Settings that change no result and may differ when a run goes on."""
