@@ -73,6 +73,15 @@ def test_everything_that_is_shown_goes_through_one_place(capsys: Output) -> None
     assert said.err.splitlines()[0].startswith("chestct: ")
 
 
+def test_the_column_of_warnings_counts_warnings_and_no_reasons(capsys: Output) -> None:
+    result = replace(make_result(), warnings=("first", "second"))
+    refused = replace(result, unsuitable_reasons=("one", "two", "three"), warnings=("first",))
+    show_table(stdout_console(), [result, refused, replace(refused, warnings=())])
+    heading, *lines = capsys.readouterr().out.splitlines()
+    end = heading.index("Warnings") + len("Warnings")
+    assert [line[:end].split()[-1] for line in lines] == ["2", "1", "0"]
+
+
 def test_no_command_prints_past_that_place() -> None:
     folder = Path(chestct.cli.__file__).parent
     for path in sorted(folder.glob("*.py")):

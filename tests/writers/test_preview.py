@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from analyses import SHAPE, make_analysis, make_unsuitable
 from explained import make_explained
 from PIL import Image
 
-from chestct.pictures import LUNG_COLOR
-from chestct.writers.preview import write_input_preview, write_preview
+from chestct.pictures import LUNG_COLOR, Scene
+from chestct.writers.preview import _Words, write_input_preview, write_preview
 
 
 def test_the_preview_shows_outlined_slices_and_words(tmp_path: Path) -> None:
@@ -28,6 +29,23 @@ def test_the_answer_is_part_of_the_picture(tmp_path: Path) -> None:
     classified = np.asarray(Image.open(write_preview(make_analysis(), tmp_path / "a")))
     unsuitable = np.asarray(Image.open(write_preview(make_unsuitable(), tmp_path / "b")))
     assert (classified[:90, :600] != unsuitable[:90, :600]).any()
+
+
+def test_the_picture_of_a_refused_scan_does_not_say_that_it_was_analysed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = []
+
+    def draw(scene: Scene, words: _Words, shown: object) -> np.ndarray:
+        said.append(words)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr("chestct.writers.preview._draw_montage", draw)
+    write_preview(make_unsuitable(), tmp_path)
+    write_preview(make_analysis(), tmp_path)
+    assert said[0].remark.startswith("Slices 11 to 30 of 40 prepared. ")
+    assert "analysed" not in "".join((said[0].title, said[0].remark, said[0].heat))
+    assert said[1].remark.startswith("Slices 11 to 30 of 40 analysed. ")
 
 
 def test_a_network_input_has_a_preview_too(tmp_path: Path) -> None:
