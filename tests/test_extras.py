@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,11 @@ def test_a_package_that_fails_while_it_is_imported_is_not_called_missing(
     monkeypatch.syspath_prepend(folder)
     with pytest.raises(RuntimeError, match="inside"):
         extras.import_extra("broken_extra", extra="all")
+
+
+def test_no_version_of_a_reader_of_files_with_a_known_hole_may_be_installed() -> None:
+    project = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    wanted = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    lowest = dict(line.split(",")[0].split(">=") for line in wanted if ">=" in line)
+    assert tuple(map(int, lowest["pydicom"].split("."))) >= (3, 0, 2)
+    assert tuple(map(int, lowest["pillow"].split("."))) >= (12, 1)
