@@ -26,9 +26,12 @@ from dicom_files import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import config
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
     MRImageStorage,
     ParametricMapStorage,
     RawDataStorage,
@@ -280,6 +283,27 @@ def test_damaged_compressed_slice_is_refused_and_named(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(cut)
     with pytest.raises(ReadError, match=name):
         read_volume(tmp_path)
+
+
+def test_real_dicomdir_is_said_to_be_one(tmp_path: Path) -> None:
+    # Its class stands in the file meta information alone, as PS3.3 F.3 has it.
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.FileSetID = "DISK1"
+    directory.OffsetOfTheFirstDirectoryRecordOfTheRootDirectoryEntity = 360
+    directory.OffsetOfTheLastDirectoryRecordOfTheRootDirectoryEntity = 360
+    directory.FileSetConsistencyFlag = 0
+    record = Dataset()
+    record.DirectoryRecordType, record.PatientName = "PATIENT", "Secret^Name"
+    directory.DirectoryRecordSequence = Sequence([record])
+    directory.save_as(tmp_path / "DICOMDIR", enforce_file_format=True)
+    with pytest.raises(ReadError, match=r"found 1 DICOM directory.*name the folder of one scan"):
+        read_volume(tmp_path / "DICOMDIR")
+    write_series(tmp_path, HEIGHTS)
+    assert read_volume(tmp_path).source.left_out == {"DICOM directory": 1}
 
 
 def test_dicom_directory_is_left_out(tmp_path: Path) -> None:

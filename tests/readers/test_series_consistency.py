@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dicom_files import ENCODERS, SERIES, ct_dataset, enhanced_dataset, save, save_encapsulated
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -20,6 +21,8 @@ from chestct.readers.dicom_headers import DicomHeader, read_header
 from chestct.readers.dicom_pixels import load_frame
 from chestct.readers.dicom_source import read_source
 from chestct.readers.files import UnreadableFileError, _DiskFile
+from chestct.simulate import ThoraxSettings, simulate_patient, write_dicom_series
+from chestct.volume import Volume
 
 NUM, SIDE, STEP = 12, 32, 2.0
 JPEG_LOSSLESS, JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
@@ -110,12 +113,22 @@ def test_rescale_of_each_slice_that_is_consistent_with_its_pixels_is_read(tmp_pa
 
 
 @pytest.mark.parametrize("uid", [SERIES, ""])
-def test_two_patients_in_one_series_are_refused(tmp_path: Path, uid: str) -> None:
-    scan(tmp_path / "a", SeriesInstanceUID=uid)
-    scan(tmp_path / "b", NUM + 2, start=1.0, SeriesInstanceUID=uid, PatientID="OTHER-ID")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({}, {"PatientID": "OTHER-ID"}),
+        ({"PatientID": ""}, {"PatientID": "", "PatientName": "OTHER^NAME"}),
+        ({"PatientID": None}, {"PatientID": None, "PatientName": "OTHER^NAME"}),
+    ],
+)
+def test_two_patients_in_one_series_are_refused(
+    tmp_path: Path, uid: str, first: dict[str, object], second: dict[str, object]
+) -> None:
+    scan(tmp_path / "a", SeriesInstanceUID=uid, **first)
+    scan(tmp_path / "b", NUM + 2, start=1.0, SeriesInstanceUID=uid, **second)
     with pytest.raises(ReadError, match="scans of 2 patients") as raised:
         read_volume(tmp_path)
-    assert "OTHER-ID" not in str(raised.value)
+    assert "OTHER" not in str(raised.value)
     assert read_volume(tmp_path, series=f"{uid}#1").voxels.shape[0] in (NUM, NUM + 2)
 
 
@@ -204,6 +217,56 @@ def test_passes_half_a_step_apart_without_a_mark_are_refused_by_what_they_show(
         read_volume(tmp_path)
 
 
+PHASES = {
+    "TemporalPositionIndex": (range(1, 11), "temporal position {}"),
+    "TriggerTime": ([f"{97 * number}" for number in range(10)], "trigger time {}"),
+    "AcquisitionNumber": (range(1, 11), "acquisition {}"),
+    "SeriesDescription": ([f"Doe, Jane {10 * number}%" for number in range(10)], "phase {}%"),
+}
+"""What tells ten phases apart, their values, and how that is said."""
+
+
+@pytest.fixture(scope="module")
+def breath() -> Volume:
+    """Every fourth slice of a simulated chest."""
+    settings = ThoraxSettings(rows=32, slice_spacing_mm=10.0, noise_hu=5.0)
+    whole = simulate_patient(np.random.default_rng(5), settings, pattern="normal").volume
+    few = np.ascontiguousarray(whole.voxels[::4])
+    return whole.with_voxels(few, whole.grid.moved((0.0, 0.0, 0.0), (4.0, 1.0, 1.0), few.shape))
+
+
+@pytest.mark.parametrize("is_one_series", [True, False])
+@pytest.mark.parametrize("name", PHASES)
+def test_ten_phases_are_listed_with_what_tells_them_apart_and_can_be_chosen(
+    tmp_path: Path, breath: Volume, name: str, is_one_series: bool
+) -> None:
+    values, words = PHASES[name]
+    uids = [SERIES if is_one_series else f"{SERIES}.{number}" for number in range(10)]
+    for number, value in enumerate(values):
+        shown = breath.with_voxels(np.clip(breath.voxels + number, -1024, None))
+        for path in write_dicom_series(shown, tmp_path / str(number)):
+            dataset = dcmread(path)
+            dataset.SeriesInstanceUID = uids[number]
+            dataset.SOPInstanceUID += f".{number}"
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            setattr(dataset, name, value)
+            dataset.save_as(path)
+    with pytest.raises(ReadError, match="10 CT series that fit equally well") as raised:
+        read_volume(tmp_path)
+    _, *lines, remedy = str(raised.value).splitlines()
+    assert "Doe" not in str(raised.value)
+    told = [str(value).removeprefix("Doe, Jane ").removesuffix("%") for value in values]
+    for number, line in enumerate(lines):
+        series = f"{SERIES}#{number + 1}" if is_one_series else uids[number]
+        assert line.split()[0] == series
+        assert line.endswith(f", {words.format(told[number])}")
+        if number in (1, 9):
+            chosen = read_volume(tmp_path, series=series)
+            assert np.array_equal(chosen.voxels, np.clip(breath.voxels + number, -1024, None))
+    assert len(lines) == 10
+    assert f"--series {lines[0].split()[0]} " in remedy
+
+
 def test_enhanced_image_with_two_temporal_positions_is_split(tmp_path: Path) -> None:
     heights = [STEP * (i // 2) for i in range(2 * NUM)]
     stored = np.stack([chest_at(z, seed=i % 2) for i, z in enumerate(heights)])
@@ -272,6 +335,14 @@ def test_slice_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
     assert "the slice at 10.0 mm" in volume.warnings[0]
     assert volume.source.left_out == {"slice that does not fit": 1}
     assert not read_source(tmp_path, volume).is_exact
+
+
+def test_slice_whose_position_is_wrong_is_refused_or_interpolated(tmp_path: Path) -> None:
+    replaced(scan(tmp_path), 5, chest(10.0, ImagePositionPatient=[-6, -20, 10.0]))
+    with pytest.raises(ReadError, match=r"the slice at 10\.0 mm .*--allow-bad-slices"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"bad-slices"})
+    assert np.array_equal(np.delete(volume.voxels, 5, 0), np.delete(expected(), 5, 0))
 
 
 def test_blank_slices_at_the_ends_are_left_out_with_a_word(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ scans of several patients, is an error that lists the series.
 from __future__ import annotations
 
 import re
+import struct
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -38,14 +39,24 @@ _MAP_WORDS: Final = (
 )
 """What stands in the image type or the description of images computed from a CT."""
 _ASKED: Final = (
-    *("patient_id", "study_uid", "frame_of_reference", "image_type", "frame_type"),
+    *("patient_id", "patient_name", "study_uid", "frame_of_reference", "image_type", "frame_type"),
     *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
     *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
     *("stack", "kvp", "kernel"),
 )
 """The elements that set groups apart; where all slices agree in them, nothing else is asked."""
+_BINARY: Final = {
+    "frame_acquisition": "H",
+    "temporal_index": "I",
+    "temporal_offset": "d",
+    "trigger_delay": "d",
+    "cardiac_phase": "d",
+}
+"""Numbers that are not written out (VR US, UL and FD), as `struct` calls them."""
+_PERCENTAGE: Final = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,2})?) ?%")
 _HU_TYPES = ("", "HU", "US")
 _ONE_NORMAL = 0.9999
+_LONGEST_MARK: Final = 16
 _MIN_PASS = 3
 _MAX_PASSES = 4
 
@@ -69,13 +80,28 @@ def _combined(*names: str) -> Callable[[Fields], str]:
 
 
 def _value(fields: Fields, name: str) -> str:
-    """A text, or the digits of a binary number."""
-    raw = fields.raw.get(name, b"").strip(b" \0")
+    """A text, or a binary number in digits."""
+    raw, form = fields.raw.get(name, b""), fields.order + _BINARY.get(name, "")
+    if name in _BINARY and len(raw) == struct.calcsize(form):
+        return f"{struct.unpack(form, raw)[0]:.10g}"
+    raw = raw.strip(b" \0")
     return raw.decode("ascii") if raw.isascii() and raw.decode("ascii").isprintable() else raw.hex()
 
 
+def _patient(fields: Fields) -> str:
+    """Digest of the patient ID, or where there is none of the name, which is spelt in many ways."""
+    has_id = fields.raw.get("patient_id", b"").strip(b" \0")
+    return fields.hashed("patient_id" if has_id else "patient_name")
+
+
+def _phase(fields: Fields) -> str:
+    """The percentage in a description, as in "Thorax 40%": no other part, which may be a name."""
+    found = _PERCENTAGE.search(fields.text("series_description"))
+    return f"{found[1]}%" if found else ""
+
+
 _NEVER_MIXED: Final[dict[str, Callable[[Fields], Hashable]]] = {
-    "patient": lambda fields: fields.hashed("patient_id"),
+    "patient": _patient,
     "study": _combined("study_uid"),
     "frame of reference": _combined("frame_of_reference"),
     "kind of image": lambda fields: is_map(fields) or is_derived(fields),
@@ -87,12 +113,19 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "temporal position": _combined("temporal_index", "temporal_position", "temporal_offset"),
     "trigger time": _combined("trigger_time", "trigger_delay"),
     "cardiac phase": _combined("cardiac_phase"),
+    "phase": _phase,
     "stack": _combined("stack"),
     "tube voltage": _combined("kvp"),
     "kernel": _combined("kernel"),
     "image type": lambda fields: (fields.words("image_type"), fields.words("frame_type")),
 }
 """What may change along a stack, but not between slices that lie among each other."""
+
+_TIMES: Final = {
+    name: _NOT_OVERLAPPING[name]
+    for name in ("acquisition", "temporal position", "trigger time", "cardiac phase", "phase")
+}
+"""What tells series of their own apart that show the same at several times."""
 
 
 def is_derived(fields: Fields) -> bool:
@@ -151,7 +184,8 @@ def _by_pass(group: _Group, name: str, value: Callable[[Fields], Hashable]) -> I
         yield group
         return
     for number, (key, slices) in enumerate(found.items(), start=1):
-        said = key if isinstance(key, str) and key and len(key) <= 16 else f"number {number}"
+        is_short = isinstance(key, str) and 0 < len(key) <= _LONGEST_MARK
+        said = key if is_short else f"number {number}"
         yield _Group(tuple(slices), (*group.told_by, f"{name} {said}"))
 
 
@@ -160,7 +194,12 @@ def _valued(group: _Group, value: Callable[[Fields], Hashable]) -> dict[Hashable
     found: dict[Hashable, list[Slice]] = {}
     for one in group.slices:
         found.setdefault(value(one.fields), []).append(one)
-    return dict(sorted(found.items(), key=lambda item: repr(item[0])))
+    return dict(sorted(found.items(), key=lambda item: _in_order(repr(item[0]))))
+
+
+def _in_order(text: str) -> tuple[list[float], str]:
+    """What sorts texts by the numbers in them: 2 before 10."""
+    return [float(number) for number in re.findall(r"\d+\.?\d*", text)], text
 
 
 def _overlap(group: _Group, value: Callable[[Fields], Hashable], num_values: int) -> bool:
@@ -320,8 +359,8 @@ class Series:
 
     @property
     def patient(self) -> str:
-        """Digest of the patient ID."""
-        return self.slices[0].header.fields.hashed("patient_id")
+        """Digest that tells patients apart."""
+        return _patient(self.slices[0].header.fields)
 
     def line(self) -> str:
         """One line for a list of series: no description, which may hold names."""
@@ -345,7 +384,8 @@ def why_left_out(header: DicomHeader) -> str | None:
     fields, layout = header.fields, header.layout
     words = (*fields.words("image_type"), *header.frames[0].words("frame_type"))
     uid, modality = fields.text("sop_class"), fields.text("modality").upper()
-    if uid == _DIRECTORY:
+    # A DICOMDIR names its class in the file meta information alone (PS3.10 7.1, PS3.3 F.3.2.2).
+    if uid == _DIRECTORY or "first_record" in fields.raw:
         return "DICOM directory"
     if uid.startswith(_REPORT):
         return "structured report"
@@ -383,7 +423,22 @@ def group_series(slices: list[Slice]) -> list[Series]:
         groups = _split_groups(by_uid[uid])
         for part, group in enumerate(groups, start=1):
             found.append(Series(uid, group.slices, part if len(groups) > 1 else 0, group.told_by))
-    return found
+    marks = [_marks(series) for series in found]
+    common = set.intersection(*map(set, marks)) if marks else set()
+    return [
+        replace(series, told_by=(*series.told_by, *(m for m in own if m not in common)))
+        for series, own in zip(found, marks, strict=True)
+    ]
+
+
+def _marks(series: Series) -> list[str]:
+    """What all slices of a series say of when they were made, beyond what tells its part."""
+    marks = []
+    for name, value in _TIMES.items():
+        first, *others = {str(value(one.fields)) for one in series.slices}
+        if not others and 0 < len(first) <= _LONGEST_MARK:
+            marks.append(f"{name} {first}")
+    return [mark for mark in marks if mark not in series.told_by]
 
 
 def choose_series(candidates: list[Series], wanted: str | None, place: str) -> Series:
@@ -421,10 +476,13 @@ def choose_series(candidates: list[Series], wanted: str | None, place: str) -> S
 def no_ct_message(place: str, left_out: Mapping[str, int]) -> str:
     """Say that nothing here is a chest CT, and what was found instead."""
     found = counted(left_out) or "no files"
+    remedy = "Name the folder or file of one scan."
+    if "DICOM directory" in left_out:
+        remedy = "A DICOM directory (DICOMDIR) only lists files: name the folder of one scan."
     return (
         f"{place} holds no CT slices: found {found}. A chest CT series was expected (DICOM slices"
         " or enhanced multi-frame CT; a NIfTI file; a folder of 16-bit TIFF slices)."
-        " Name the folder or file of one scan."
+        f" {remedy}"
     )
 
 
@@ -461,7 +519,7 @@ def _best(candidates: list[Series]) -> list[Series]:
 
 def _listing(candidates: list[Series]) -> str:
     """One line per series, those with the most slices first."""
-    ordered = sorted(candidates, key=lambda series: (-len(series.slices), series.name))
+    ordered = sorted(candidates, key=lambda s: (-len(s.slices), s.uid, s.part))
     return "\n".join(series.line() for series in ordered)
 
 

@@ -43,6 +43,7 @@ from chestct.readers.files import (
 )
 
 TAGS: Final[dict[str, int]] = {
+    "first_record": 0x00041200,
     "image_type": 0x00080008,
     "sop_class": 0x00080016,
     "slice_uid": 0x00080018,
@@ -51,6 +52,7 @@ TAGS: Final[dict[str, int]] = {
     "model": 0x00081090,
     "series_description": 0x0008103E,
     "frame_type": 0x00089007,
+    "patient_name": 0x00100010,
     "patient_id": 0x00100020,
     "slice_thickness_mm": 0x00180050,
     "kvp": 0x00180060,

@@ -458,6 +458,10 @@ def _interpolated(
         while next_index <= high:
             slab, clipped = next(passing)
             held[next_index] = place(slab, next_index)
+            if plan.shifts is not None:
+                # A slice whose position is wrong fits its neighbours before it is put there.
+                one = decoder.slices[next_index]
+                decoder.pictures[id(one)] = small_picture(held[next_index])
             num_clipped, next_index = num_clipped + clipped, next_index + 1
         held = {index: slab for index, slab in held.items() if index >= low}
         voxels[i] = held[low] if low == high else _between(held[low], held[high], share)
