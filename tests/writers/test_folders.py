@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from analyses import make_analysis, make_unsuitable
@@ -15,8 +15,11 @@ from pydicom.uid import CTImageStorage, ParametricMapStorage
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import UnknownNameError, WriteError
+from chestct.explain.explanation import HeatMap
+from chestct.lookup import load_entry
 from chestct.readers import read_volume
 from chestct.writers import OUTPUTS, WRITERS, WriteOptions, choose_writers
+from chestct.writers.dicom_identity import subject_of
 from chestct.writers.folders import (
     _results_in,
     check_folder,
@@ -24,6 +27,9 @@ from chestct.writers.folders import (
     foresee_missing,
     write_outputs,
 )
+
+AXES_MADE = {"json": set(), "html": {0, 1, 2}, "preview": {0, 1, 2}}
+"""Axes that an output's slices of the heat-map lie across; depth where none are named."""
 
 
 def test_folders_are_named_after_the_scans() -> None:
@@ -169,32 +175,27 @@ def test_missing_identifiers_are_foreseen_before_the_long_work(tmp_path: Path) -
         foresee_missing(volume, path, WriteOptions(names=("dicom_sr",)))
 
 
-def modes(folder: Path) -> set[int]:
-    return {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
-
-
-def test_results_are_for_their_owner_alone_unless_they_are_shared(tmp_path: Path) -> None:
+def test_no_output_makes_a_slice_of_the_heat_map_twice(tmp_path: Path) -> None:
     analysis = analysed(small_scan(tmp_path / "scan"))
-    folder = tmp_path / "made" / "results" / "p07"
-    check_folder(folder, tmp_path / "scan")
-    options = WriteOptions(names=("json", "html", "dicom_sc"))
-    write_outputs(analysis, folder, options)
-    assert modes(tmp_path / "made") == {0o600, 0o700}
-    shared = tmp_path / "shared" / "p07"
-    before = os.umask(0o022)
-    try:
-        check_folder(shared, tmp_path / "scan", is_shared=True)
-        write_outputs(analysis, shared, replace(options, is_shared=True))
-    finally:
-        os.umask(before)
-    assert modes(tmp_path / "shared") == {0o644, 0o755}
+    explained = analysis.explanation
+    assert explained is not None
+    cut, made = explained.heat.cut, Counter[tuple[int, int]]()
 
+    def counting(axis: int, index: int) -> np.ndarray:
+        made[axis, index] += 1
+        return cut(axis, index)
 
-def test_the_permissions_of_a_folder_that_was_there_stay(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    check_folder(tmp_path / "p07", tmp_path / "scan")
-    write_outputs(make_analysis(), tmp_path)
-    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    explained = replace(explained, heat=HeatMap(explained.heat.grid, counting))
+    analysis = replace(analysis, explanation=explained)
+    # The map's hash, which identifiers of all DICOM objects hang on, is a pass of its own.
+    subject_of(analysis, WriteOptions())
+    assert set(made.values()) == {1}
+    for name in WRITERS:
+        made.clear()
+        write = load_entry(WRITERS, name, kind="writer")
+        write(analysis, tmp_path, WriteOptions(names=(name,)))
+        assert set(made.values()) <= {1}, name
+        assert {axis for axis, _ in made} == AXES_MADE.get(name, {0})
 
 
 def test_a_file_that_goes_missing_while_it_is_put_in_place_is_no_success(

@@ -8,7 +8,8 @@ Only an oblique scan, put upright before, takes an interpolation in all axes at 
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from functools import lru_cache
+from typing import Final, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -34,6 +35,8 @@ ScanHeat: TypeAlias = Float32[np.ndarray, "scan_depth scan_height scan_width"]
 _REACH = 0.5
 """Voxels beyond the centre of the input's outermost voxel: up to its face."""
 _ROUND_OFF = 1e-6
+_KEPT_SLICES: Final = 16
+"""Slices of a map on the body that are not made again: more than a page or a preview shows."""
 
 
 def back_to_scan(heat: Heat, prepared: PreparedScan) -> HeatMap:
@@ -66,13 +69,17 @@ def back_to_scan(heat: Heat, prepared: PreparedScan) -> HeatMap:
 
 
 def map_on_body(heat: HeatMap) -> HeatMap:
-    """A map on the axes of the body, as `chestct.preprocess.oblique.on_body` has them."""
+    """A map on the axes of the body, as `chestct.preprocess.oblique.on_body` has them.
+
+    It keeps the slices that were asked for last: pictures ask for each several times.
+    """
     grid = heat.grid
     if degrees_off(grid) > MAX_DEGREES:
         whole = on_body(Volume(grid, heat.voxels, "windowed"), beyond=np.nan)
         return HeatMap.of(whole.grid, whole.voxels)
     order, reverse = canonical_axes(grid)
 
+    @lru_cache(maxsize=_KEPT_SLICES)
     def cut(axis: int, index: int) -> HeatPlane:
         """A slice of the scan's own, its axes exchanged and reversed."""
         own = order[axis]

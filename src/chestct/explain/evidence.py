@@ -190,16 +190,15 @@ def outside_warning(explanation: Explanation, prepared: PreparedScan) -> tuple[s
 
 def _hottest(heat: HeatMap, lungs: Mask) -> tuple[float, float, float] | None:
     """Patient position of the hottest voxel in the lungs; None where all of them are cold."""
-    in_lungs = [
-        np.max(np.nan_to_num(plane), where=mask, initial=0.0)
-        for plane, mask in zip(heat, lungs, strict=True)
-    ]
-    index = int(np.argmax(in_lungs))
-    if in_lungs[index] <= 0.0:
+    hottest, place = 0.0, None
+    for index, (plane, mask) in enumerate(zip(heat, lungs, strict=True)):
+        inside = np.where(mask, np.nan_to_num(plane), 0.0)
+        row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+        if inside[row, column] > hottest:
+            hottest, place = inside[row, column], (index, row, column)
+    if place is None:
         return None
-    plane = np.where(lungs[index], np.nan_to_num(heat.cut(0, index)), 0.0)
-    row, column = np.unravel_index(int(plane.argmax()), plane.shape)
-    x, y, z = heat.grid.to_patient(np.array([index, row, column], dtype=np.float64)).tolist()
+    x, y, z = heat.grid.to_patient(np.array(place, dtype=np.float64)).tolist()
     return x, y, z
 
 
