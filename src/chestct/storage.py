@@ -40,6 +40,7 @@ _WORKING: Final = ".chestct-part-"
 _LOCK: Final = "lock"
 _CONTENT: Final = "files"
 _DIGESTS: Final = "digests.json"
+_READ_AND_WRITE: Final = 0o666
 _ABANDONED_AFTER_S: Final = 24 * 3600.0
 """Age of a working folder that counts where the disk knows no locks."""
 
@@ -118,6 +119,7 @@ def write_whole_with(path: Path, write: Callable[[Path], object], *, remedy: str
     try:
         with working_folder(path.parent) as working:
             write(working / path.name)
+            _give_usual_permissions(working)
             (working / path.name).replace(path)
     except OSError as error:
         raise WriteError(_refusal(path, error, remedy)) from error
@@ -139,6 +141,7 @@ def write_folder_with(
             new, old = working / "new", working / "old"
             new.mkdir()
             write(new)
+            _give_usual_permissions(new)
             _exchange(new, folder, old)
     except OSError as error:
         raise WriteError(_refusal(folder, error, remedy)) from error
@@ -364,6 +367,15 @@ def _exchange(new: Path, folder: Path, old: Path) -> None:
 
 def _files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _give_usual_permissions(folder: Path) -> None:
+    """Let files be read by whom the system lets read new ones: some libraries choose themselves."""
+    usual = folder.stat().st_mode & _READ_AND_WRITE
+    for path in _files_below(folder):
+        # Some disks know no permissions.
+        with suppress(OSError):
+            path.chmod(usual)
 
 
 def _move(path: Path, target: Path) -> None:

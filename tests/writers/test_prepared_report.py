@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import stat
 from pathlib import Path
 
 import nibabel
@@ -40,18 +38,6 @@ def test_input_and_scan_lungs_overlap_in_the_patient(tmp_path: Path) -> None:
         centre = np.argwhere(mask).mean(axis=0)
         centres.append((made.affine @ [*centre, 1])[:3])
     np.testing.assert_allclose(centres[0], centres[1], atol=2.0)
-
-
-def test_it_is_for_its_owner_alone_unless_it_is_shared(tmp_path: Path) -> None:
-    prepared = make_analysis().prepared
-    for name, is_shared, modes in (("own", False, {0o600, 0o700}), ("all", True, {0o644, 0o755})):
-        before = os.umask(0o022)
-        try:
-            written = write_prepared(prepared, "p07", tmp_path / name, is_shared=is_shared)
-        finally:
-            os.umask(before)
-        found = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / name, *written)}
-        assert found == modes
 
 
 def test_the_record_gives_the_recipe_back() -> None:

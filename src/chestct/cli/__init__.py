@@ -5,6 +5,7 @@ Only what `--help` needs is imported here; every command imports its work when i
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -39,6 +40,8 @@ EXIT_DONE = 0
 EXIT_WRONG = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+_OTHERS = 0o077
+"""The permissions of everybody but the owner, as umask(2) takes them away."""
 
 
 class _Terminated(BaseException):
@@ -83,8 +86,18 @@ def _options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show where in the program an error arose.")
     ] = False,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="Let others read what is written; else new files and folders are yours alone.",
+        ),
+    ] = False,
 ) -> None:
-    """Classify whole chest CT scans. Not a medical device: for research only."""
+    """Classify whole chest CT scans. Not a medical device: for research only.
+
+    --debug and --shared may stand anywhere, after the command too.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,11 +112,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     speak_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    is_debugging = "--debug" in given
-    # Taken out so that it may stand anywhere, after the command too.
-    given = [argument for argument in given if argument != "--debug"]
+    is_debugging, is_shared = "--debug" in given, "--shared" in given
+    # Taken out so that they may stand anywhere, after the command too.
+    given = [argument for argument in given if argument not in ("--debug", "--shared")]
     try:
-        with rephrased_libraries(show_error, is_debugging=is_debugging), _terminated_in_words():
+        with (
+            rephrased_libraries(show_error, is_debugging=is_debugging),
+            _terminated_in_words(),
+            _new_files(are_shared=is_shared),
+        ):
             return _run(given)
     except (KeyboardInterrupt, typer.Abort):
         show_error("interrupted by Ctrl-C; nothing half-written was left.")
@@ -116,6 +133,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if is_debugging:
             traceback.print_exc()
         return error.exit_code if isinstance(error, ChestCTError) else EXIT_WRONG
+
+
+@contextmanager
+def _new_files(*, are_shared: bool) -> Iterator[None]:
+    """While entered, new files and folders are for their owner alone unless they are shared.
+
+    Processes that are started inside inherit it. What is there already keeps its permissions.
+    """
+    before = os.umask(_OTHERS)
+    os.umask(before if are_shared else before | _OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextmanager

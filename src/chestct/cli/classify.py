@@ -65,7 +65,7 @@ class Work:
 
         options.require_exists(scan)
         if folder is not None:
-            check_folder(folder, scan, is_shared=self.writing.is_shared)
+            check_folder(folder, scan)
         watcher = _Foreseeing(name, show_steps, None if folder is None else self.writing)
         analysis = analyse_scan(
             scan,
@@ -161,7 +161,6 @@ def classify(
     write: output_options.Write = None,
     deterministic: output_options.Deterministic = False,
     make_uids: output_options.MakeUids = False,
-    shared: output_options.Shared = False,
     engine: options.EngineName = "auto",
     precision: options.Precision = None,
     device: options.Device = None,
@@ -187,9 +186,7 @@ def classify(
         allow_gap, allow_tilt, allow_mixed, allow_bad_slices, allow_unplaced
     )
     reading = replace(options.read_options(series, permissions, tiff), lungs=lungs)
-    said = output_options.OutputOptions(
-        write, explain, explanation, deterministic, make_uids, shared
-    )
+    said = output_options.OutputOptions(write, explain, explanation, deterministic, make_uids)
     said.require_use(out, is_json=is_json)
     writing = said.write_options()
     method = said.explanation_for(writing.names)

@@ -61,14 +61,6 @@ MakeUids = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
-Shared = Annotated[
-    bool,
-    typer.Option(
-        "--shared",
-        help="Let others read the results too. Otherwise new folders and files are yours alone.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -80,7 +72,6 @@ class OutputOptions:
     explanation: str | None
     is_deterministic: bool
     makes_uids: bool
-    is_shared: bool = False
 
     def require_use(self, out: Path | None, *, is_json: bool) -> None:
         """Refuse options about outputs where there are none.
@@ -93,7 +84,6 @@ class OutputOptions:
             "--explain": (self.explain or self.explanation is not None) and not is_json,
             "--deterministic": self.is_deterministic,
             "--make-uids": self.makes_uids,
-            "--shared": self.is_shared,
         }
         for option, is_said in said.items():
             if is_said and out is None:
@@ -116,7 +106,6 @@ class OutputOptions:
             skips_impossible=ALL in said,
             is_deterministic=self.is_deterministic,
             makes_uids=self.makes_uids,
-            is_shared=self.is_shared,
         )
 
     def explanation_for(self, names: Sequence[str]) -> str | None:

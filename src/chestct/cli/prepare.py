@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from chestct.cli import options, output_options
+from chestct.cli import options
 from chestct.cli.terminal import show_written
 
 
@@ -31,7 +31,6 @@ def prepare(
     slope: options.Slope = None,
     intercept: options.Intercept = None,
     is_windowed: options.Windowed = False,
-    shared: output_options.Shared = False,
 ) -> None:
     """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
     from chestct.lookup import look_up
@@ -52,9 +51,9 @@ def prepare(
     from chestct.writers.folders import check_folder
     from chestct.writers.prepared_report import write_prepared
 
-    check_folder(out, scan, is_shared=shared)
+    check_folder(out, scan)
     volume = read_volume(scan, series=reading.series, allow=reading.allow, tiff=reading.tiff)
     mask = None if lungs is None else read_lungs(lungs, volume)
     prepared = prepare_volume(volume, chosen, lungs=mask)
-    written = write_prepared(prepared, scan_name(scan), out, is_shared=shared)
+    written = write_prepared(prepared, scan_name(scan), out)
     show_written(written, (*volume.warnings, *prepared.warnings, *prepared.unsuitable_reasons))

@@ -34,8 +34,6 @@ class WriteOptions:
             dates. Otherwise they have the date of writing; identifiers are the same each time in
             either case.
         makes_uids: Whether identifiers that the series lacks are made for DICOM objects.
-        is_shared: Whether files and folders get the permissions that the system gives to new ones;
-            otherwise nobody else may read them.
         earlier: Folder with the results that these replace, if any.
     """
 
@@ -43,7 +41,6 @@ class WriteOptions:
     skips_impossible: bool = False
     is_deterministic: bool = False
     makes_uids: bool = False
-    is_shared: bool = False
     earlier: Path | None = None
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 (OWNER_FILE,) = OUTPUTS[OWNER]
 """Says by the hash of its voxels which scan the results beside it are of."""
 
-_PRIVATE_FOLDER: Final = 0o700
-_PRIVATE_FILE: Final = 0o600
 _ENDINGS: Final = (".nii.gz", ".nii", ".zip", ".dcm", ".tiff", ".tif")
 
 
@@ -60,10 +58,10 @@ def folder_names(scans: Sequence[str]) -> list[str]:
     return names
 
 
-def check_folder(folder: Path, scan: Path, *, is_shared: bool = False) -> None:
+def check_folder(folder: Path, scan: Path) -> None:
     """Make sure that results can go to `folder` before a long calculation starts.
 
-    Folders above it that are missing are made, and unless `is_shared` nobody else may read them.
+    Folders above it that are missing are made.
 
     Raises:
         WriteError: It would lie inside the scan itself, or nothing can be written beside it.
@@ -74,9 +72,7 @@ def check_folder(folder: Path, scan: Path, *, is_shared: bool = False) -> None:
         )
         raise WriteError(msg)
     above = folder.parent
-    missing = [each for each in (above, *above.parents) if not os.path.lexists(each)]
     make_folder(above)
-    make_private(() if is_shared else missing)
     if not os.access(above, os.W_OK | os.X_OK):
         msg = f"{above} may not be written to. Change permissions or choose another --out."
         raise WriteError(msg)
@@ -148,15 +144,9 @@ def write_outputs(
     options = replace(options or WriteOptions(), earlier=folder)
     chosen = choose_writers((OWNER, *options.names))
     _refuse_other_scan(analysis, folder)
-    is_new = not os.path.lexists(folder)
     with _aside(folder) as aside, _collecting_new_objects_only(), _quiet_about_names():
         written = _run_writers(analysis, aside, chosen, options)
-        if not options.is_shared:
-            make_private(aside.rglob("*"))
         _put_in_place(aside, folder)
-    if not options.is_shared:
-        below = {path.parent for path in _results_in(folder)} - {folder}
-        make_private({*below, folder} if is_new else below)
     files = {
         name: folder / written.files[name].relative_to(aside)
         for name in chosen
@@ -217,12 +207,6 @@ def _remove_half(name: str, aside: Path) -> None:
     """Remove what a writer left that did not come to its end."""
     for path in (path for pattern in OUTPUTS[name] for path in aside.glob(pattern)):
         remove_file(path)
-
-
-def make_private(paths: Iterable[Path]) -> None:
-    """Let nobody else read files or look into folders."""
-    for path in paths:
-        path.chmod(_PRIVATE_FOLDER if path.is_dir() else _PRIVATE_FILE)
 
 
 @contextmanager

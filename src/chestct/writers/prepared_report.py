@@ -11,7 +11,7 @@ from chestct.errors import WriteError
 from chestct.preprocess.prepared import PreparedScan
 from chestct.storage import make_folder, write_whole
 from chestct.volume import Grid
-from chestct.writers.folders import OWNER_FILE, make_private
+from chestct.writers.folders import OWNER_FILE
 from chestct.writers.nifti import write_nifti
 from chestct.writers.preview import write_input_preview
 
@@ -19,9 +19,7 @@ _FILE_NAME: Final = "prepared.json"
 _SCHEMA_VERSION: Final = "1.0"
 
 
-def write_prepared(
-    prepared: PreparedScan, scan: str, folder: Path, *, is_shared: bool = False
-) -> list[Path]:
+def write_prepared(prepared: PreparedScan, scan: str, folder: Path) -> list[Path]:
     """Write a prepared scan for looking at and for use elsewhere.
 
     Files: `input.nii.gz` and `lungs.nii.gz` (network input and lung mask on the input's grid),
@@ -31,7 +29,6 @@ def write_prepared(
         prepared: What to write.
         scan: Name of the scan, for the preview and the record.
         folder: Where to; made where it is missing.
-        is_shared: Whether others may read it, as far as the system lets them.
 
     Raises:
         WriteError: A file cannot be written, or the folder holds a classified scan's results,
@@ -40,19 +37,15 @@ def write_prepared(
     if (folder / OWNER_FILE).exists():
         msg = f"{folder} holds results of 'chestct classify'. Choose another --out."
         raise WriteError(msg)
-    is_new = not folder.exists()
     make_folder(folder)
     record = json.dumps(_prepared_record(prepared, scan), indent=2)
-    written = [
+    return [
         write_nifti(folder / "input.nii.gz", prepared.input, prepared.grid),
         write_nifti(folder / "lungs.nii.gz", prepared.lungs, prepared.grid),
         write_nifti(folder / "scan_lungs.nii.gz", prepared.scan_lungs.voxels, prepared.scan_grid),
         write_input_preview(prepared, scan, folder),
         write_whole(folder / _FILE_NAME, f"{record}\n".encode()),
     ]
-    if not is_shared:
-        make_private([*written, folder] if is_new else written)
-    return written
 
 
 def _prepared_record(prepared: PreparedScan, scan: str) -> dict[str, object]:
