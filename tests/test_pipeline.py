@@ -4,6 +4,7 @@ import gzip
 import html
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -25,11 +26,18 @@ from chestct.engines import make_engine
 from chestct.errors import ReadError, UnknownNameError
 from chestct.familiarity import fit_familiarity
 from chestct.labels import THREE_CLASSES, UNSUITABLE
-from chestct.pipeline import _describe_scan, analyse_scan, classify_scan, scan_name, scan_names
+from chestct.pipeline import (
+    _describe_scan,
+    analyse_scan,
+    classify_scan,
+    needed_memory,
+    scan_name,
+    scan_names,
+)
 from chestct.result import UNLIKE
 from chestct.simulate import write_dicom_series
 from chestct.studies.model_audit_changes import CHANGES
-from chestct.volume import ScanSource, Volume
+from chestct.volume import Grid, ScanSource, Volume
 from chestct.writers.nifti import write_nifti
 
 
@@ -515,3 +523,33 @@ def test_a_batch_survives_a_scan_that_memory_is_too_small_for(
     said = capsys.readouterr()
     assert "GB of memory more, and 0.0 GB are free here" in said.err
     assert json.loads(said.out)["scan"] == "fits.nii.gz"
+
+
+TAKEN_MB = {
+    (150, 0, False): 224,
+    (300, 0, False): 237,
+    (600, 0, False): 375,
+    (150, 20, False): 392,
+    (300, 20, False): 609,
+    (150, 0, True): 673,
+    (300, 0, True): 721,
+    (600, 0, True): 959,
+    (150, 20, True): 1495,
+    (300, 20, True): 2412,
+}
+"""Slices of 512 x 512, degrees off the body's axes, with a heat-map and all outputs: megabytes that
+`benchmarks/memory.py` measured."""
+
+
+@pytest.mark.parametrize("measured", TAKEN_MB)
+def test_what_a_scan_takes_was_measured_to_be_less_than_reckoned_and_not_by_far(
+    measured: tuple[int, float, bool],
+) -> None:
+    num_slices, degrees, explains = measured
+    turn = math.radians(degrees)
+    up, back = (0.0, math.sin(turn), math.cos(turn)), (0.0, math.cos(turn), -math.sin(turn))
+    shape = (num_slices, 512, 512)
+    grid = Grid(shape, (300 / num_slices, 0.7, 0.7), direction=(up, back, (1.0, 0.0, 0.0)))
+    volume = Volume(grid, np.broadcast_to(np.int16(0), shape))
+    reckoned_mb = needed_memory(volume, explains=explains) / 1e6
+    assert TAKEN_MB[measured] < reckoned_mb < 1.6 * TAKEN_MB[measured]

@@ -22,7 +22,7 @@ from chestct.explain import AUTO, split_choice
 from chestct.fingerprints import hash_voxels
 from chestct.labels import UNSUITABLE
 from chestct.memory import require_memory
-from chestct.preprocess.oblique import MAX_DEGREES, degrees_off
+from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
@@ -32,15 +32,18 @@ from chestct.result import UNLIKE, Provenance, ScanResult, Timings
 from chestct.volume import Volume
 
 _TAKEN: Final = (0.25e9, 0.5)
-_TAKEN_WITH_HEAT: Final = (0.4e9, 1.8)
+_TAKEN_WITH_HEAT: Final = (0.6e9, 1.8)
 """Memory that a scan takes beyond its own voxels while it is prepared, and with its heat-map and
 all outputs: bytes that do not depend on its size, and parts of its voxels in 16 bits. Measured as
 the growth of the process from reading to its peak, with the classifier that is shipped, on 148 and
-600 slices of 512 x 512: 267 and 375 MB, with all outputs 542 and 959 MB.
+600 slices of 512 x 512: 267 and 375 MB, with all outputs 542 and 959 MB; and by
+`benchmarks/memory.py`, where loading PyTorch for the heat-map counts, on 150 and 300: 224 and
+237 MB, with all outputs 673 and 721 MB.
 """
-_OBLIQUE, _OBLIQUE_HEAT = 1.5, 4.0
-"""What an oblique scan takes beyond that, in the same parts: its turned copy with its lungs, and
-two whole heat-maps. Reckoned from the arrays, not measured."""
+_OBLIQUE, _OBLIQUE_WITH_HEAT = 1.5, 7.0
+"""What an oblique scan takes beyond that, in parts of the voxels in 16 bits that it has when it is
+put upright: its turned copy with its lungs, and two whole heat-maps. By `benchmarks/memory.py`
+on 150 and 300 slices at 20 degrees: 168 and 372 MB, with all outputs 822 and 1691 MB."""
 _UNITS: Final = {"HU": "Hounsfield units", "windowed": "windowed, without an absolute scale"}
 
 
@@ -176,13 +179,25 @@ def _explained(
 
 def _require_room(volume: Volume, *, explains: bool) -> None:
     """Refuse a scan that would take more memory than is free, before it takes it."""
-    in_any_case, share = _TAKEN_WITH_HEAT if explains else _TAKEN
-    if degrees_off(volume.grid) > MAX_DEGREES:
-        share += _OBLIQUE + (_OBLIQUE_HEAT if explains else 0.0)
     size = " x ".join(map(str, volume.grid.shape))
-    needed_bytes = in_any_case + share * 2 * volume.grid.num_voxels
     remedy = ", leave out --explain" if explains else ""
+    needed_bytes = needed_memory(volume, explains=explains)
     require_memory(needed_bytes, f"Classifying {size} voxels", remedy=remedy)
+
+
+def needed_memory(volume: Volume, *, explains: bool) -> float:
+    """Bytes that a scan takes at most beyond its own voxels, from when it was read.
+
+    Args:
+        volume: The scan.
+        explains: Whether it gets a heat-map, and all outputs.
+    """
+    in_any_case, share = _TAKEN_WITH_HEAT if explains else _TAKEN
+    needed = in_any_case + share * 2 * volume.grid.num_voxels
+    if degrees_off(volume.grid) > MAX_DEGREES:
+        share = _OBLIQUE_WITH_HEAT if explains else _OBLIQUE
+        needed += share * 2 * body_grid(volume.grid).num_voxels
+    return needed
 
 
 def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:
