@@ -12,7 +12,7 @@ from phantoms import chest
 from chestct.cli import main
 from chestct.cli.output_options import OutputOptions
 from chestct.errors import UnknownNameError, WriteError
-from chestct.readers.dicom_decoders import decode_frame
+from chestct.readers.dicom_pixels import decode_frame
 from chestct.writers import WRITERS
 from chestct.writers.nifti import write_nifti
 

@@ -16,10 +16,16 @@ from pydicom.encaps import encapsulate_extended
 
 from chestct.errors import ReadError
 from chestct.readers import read_volume
-from chestct.readers.dicom_decoders import DECODERS, decode_frame
 from chestct.readers.dicom_elements import UNDEFINED
 from chestct.readers.dicom_headers import PixelLayout
-from chestct.readers.dicom_pixels import Rescale, check_layout, to_hounsfield, unpacked
+from chestct.readers.dicom_pixels import (
+    DECODERS,
+    Rescale,
+    check_layout,
+    decode_frame,
+    to_hounsfield,
+    unpacked,
+)
 from chestct.readers.files import UnreadableFileError
 
 PADDED_HU = {"CT1": -3024, "CT2": None}

@@ -19,7 +19,7 @@ from chestct.readers import read_volume
 from chestct.readers.dicom_headers import DicomHeader, read_header
 from chestct.readers.dicom_pixels import load_frame
 from chestct.readers.dicom_source import read_source
-from chestct.readers.files import UnreadableFileError, _DiskFile
+from chestct.readers.files import UnreadableFileError, disk_file
 
 NUM, SIDE, STEP = 12, 32, 2.0
 JPEG_LOSSLESS, JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
@@ -367,7 +367,7 @@ def test_most_damage_of_sixteen_bytes_in_real_lossless_slices_is_noticed(
 
 
 def header_of(path: Path) -> DicomHeader:
-    header = read_header(_DiskFile(path, path.name, path.stat().st_size))
+    header = read_header(disk_file(path, path.name, path.stat().st_size))
     assert header is not None
     return header
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, Num
@@ -245,11 +245,6 @@ _MAX_RUN = 3
 _ALTERNATING = 1.2
 """Typical difference of neighbours, in that of slices two apart, from which two scans alternate."""
 _NUM_BANDS = 16
-ALTERNATING_SCANS = (
-    "The slices alternate between two scans: each is like the next but one and not like its"
-    " neighbours. One scan was expected; export one of them on its own."
-)
-"""Said of what `find_misfits` calls alternating."""
 
 _HU_RANGE = (-1000.0, 300.0)
 _WINDOWED_RANGE = (0.0, 255.0)
@@ -262,21 +257,6 @@ _Steps = Float[np.ndarray, "pairs *band"]
 """Differences of slices, whole or in bands of rows."""
 
 
-@dataclass(frozen=True)
-class _Misfits:
-    """Slices that do not belong to a scan.
-
-    Attributes:
-        blank_ends: Slices of one value before the first or after the last that shows something.
-        inside: What is wrong with other slices, by their number.
-        alternates: Whether two scans alternate, slice by slice; nothing else is then told.
-    """
-
-    blank_ends: tuple[int, ...] = ()
-    inside: dict[int, str] = field(default_factory=dict)
-    alternates: bool = False
-
-
 def small_picture(slab: Slab) -> Picture:
     """A slice in up to `_PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
     rows, columns = slab.shape
@@ -287,12 +267,19 @@ def small_picture(slab: Slab) -> Picture:
     return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
 
 
-def find_misfits(pictures: Iterable[Picture], unit: Unit) -> _Misfits:
-    """Find slices that do not fit their neighbours.
+def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str], tuple[int, ...]]:
+    """Find slices that do not belong to a scan.
 
     Args:
         pictures: What `small_picture` gives for each slice, in their order.
         unit: Of the values.
+
+    Returns:
+        What is wrong with each slice that does not fit its neighbours, by its number; and the
+        numbers of those of one value before the first or after the last that shows something.
+
+    Raises:
+        ReadError: Two scans alternate, slice by slice.
     """
     low, high = _HU_RANGE if unit == "HU" else _WINDOWED_RANGE
     scaled, blank = [], []
@@ -300,23 +287,27 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit) -> _Misfits:
         blank.append(np.ptp(picture) <= _BLANK * (high - low))
         scaled.append((np.clip(picture, low, high) - low) / (high - low))
     if not scaled or scaled[0].size < _MIN_PIXELS:
-        return _Misfits()
+        return {}, ()
     is_blank = np.array(blank)
     shown = np.flatnonzero(~is_blank)
     if len(shown) < _MIN_SLICES:
-        return _Misfits()
+        return {}, ()
     first, last = int(shown[0]), int(shown[-1])
     ends = (*range(first), *range(last + 1, len(scaled)))
     inner = scaled[first : last + 1]
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
     if _alternates(steps):
-        return _Misfits(alternates=True)
+        msg = (
+            "The slices alternate between two scans: each is like the next but one and not like its"
+            " neighbours. One scan was expected; export one of them on its own."
+        )
+        raise ReadError(msg)
     strangers = _strangers(steps, is_blank[first : last + 1])
     inside = {
         first + index: "is blank" if is_blank[first + index] else "does not fit its neighbours"
         for index in sorted(strangers)
     }
-    return _Misfits(ends, inside)
+    return inside, ends
 
 
 def interpolate(voxels: Voxels, bad: Collection[int]) -> None:
