@@ -37,7 +37,14 @@ from pydicom.uid import (
 )
 
 from chestct.errors import ReadError, UnknownNameError
-from chestct.readers import READERS, dicom_headers, dicom_series, dicom_slices, read_volume
+from chestct.readers import (
+    READERS,
+    dicom_headers,
+    dicom_pixels,
+    dicom_series,
+    dicom_slices,
+    read_volume,
+)
 from chestct.readers.pictures import TiffGeometry
 
 HEIGHTS = [4.0, 0.0, -2.0, 2.0, 6.0]
@@ -590,7 +597,7 @@ def test_deflate_bomb_is_refused_before_its_pixels_are_inflated(
     dataset = enhanced_dataset(np.zeros((70, 200, 200), dtype=np.uint16), heights)
     path = save(dataset, tmp_path / "x.dcm", DeflatedExplicitVRLittleEndian)
     monkeypatch.setattr(dicom_series, "UNDOUBTED_BYTES", 2**20)
-    monkeypatch.setattr(dicom_series, "locate_frames", None)
+    monkeypatch.setattr(dicom_pixels, "_locate_frames", None)
     with pytest.raises(ReadError, match="taken for a bomb"):
         read_volume(path)
 

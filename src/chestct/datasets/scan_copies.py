@@ -18,7 +18,7 @@ import numpy as np
 
 from chestct.arrays import Voxels
 from chestct.errors import ChestCTError
-from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air, padding_warning
+from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air
 from chestct.readers.pictures import SIDECAR
 from chestct.volume import CANONICAL_DIRECTION, Volume, to_canonical
 
@@ -47,8 +47,8 @@ def cleaned(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     if turned.unit != "HU" or turned.voxels.min() >= PADDING_BELOW_HU:
         return turned, ()
     voxels = np.array(turned.voxels)
-    num_padding = padding_to_air(voxels)
-    return turned.with_voxels(voxels), (padding_warning(num_padding, voxels.size),)
+    said = tuple(padding_to_air(voxels))
+    return turned.with_voxels(voxels), said
 
 
 def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:

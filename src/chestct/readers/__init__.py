@@ -126,11 +126,9 @@ def read_volume(
             f"A series was named, and {place.name} is not DICOM but {name}. Leave it out."
         )
     if tiff is not None and name != "tiff":
-        from chestct.readers.pictures import as_options
-
         raise ReadError(
-            f"How slices lie was said ({as_options(tiff)}; tiff= in Python), and {place.name} is no"
-            f" folder of TIFF, PNG or JPEG slices: it is read as {name}, which says so itself."
+            f"How slices lie was said ({tiff.as_options()}; tiff= in Python), and {place.name} is"
+            f" no folder of TIFF, PNG or JPEG slices: it is read as {name}, which says so itself."
             " Leave it out, or name the folder of the slices."
         )
     return READERS[name](found, ReadOptions(series, allow, tiff))

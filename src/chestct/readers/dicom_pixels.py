@@ -19,6 +19,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from io import BufferedIOBase
 from itertools import pairwise
@@ -38,17 +39,19 @@ from chestct.readers.dicom_elements import (
     UNDEFINED,
 )
 from chestct.readers.dicom_headers import LOSSY_SYNTAXES, DicomHeader, Fields, PixelLayout
-from chestct.readers.files import UnreadableFileError, read_range, readable
+from chestct.readers.files import UnreadableFileError, memory_file, read_range, readable
 from chestct.readers.hounsfield import LookupTable, Rescale, Slab
 from chestct.volume import AIR_HU, MAX_VOXELS
 
-Pixels = Num[np.ndarray, "rows columns"]
+_Pixels = Num[np.ndarray, "rows columns"]
 """Values as stored, before bits are masked and rescaled."""
 
 _ByteRange: TypeAlias = tuple[int, int]
 """Position and length in a file."""
-FrameRanges: TypeAlias = tuple[_ByteRange, ...]
+_FrameRanges: TypeAlias = tuple[_ByteRange, ...]
 """The pieces that make up one frame, in order."""
+LocatedFile: TypeAlias = tuple[DicomHeader, list[_FrameRanges] | None]
+"""A file, and where its frames lie; None where it has one, which is found as it is read."""
 
 _MAX_FRAGMENTS = 200_000
 """Most fragments in one file, ten for each frame allowed."""
@@ -58,7 +61,27 @@ _ITEM_HEADER_BYTES = 8
 _SMALLEST_LIMIT = 2**16
 
 
-def locate_frames(stream: BufferedIOBase, layout: PixelLayout) -> list[FrameRanges]:
+def located(header: DicomHeader) -> LocatedFile:
+    """A file with its frames located, unpacked once if it has several and cannot be sought in.
+
+    Raises:
+        UnreadableFileError: It cannot be read, or has not the frames it declares.
+    """
+    layout, source = header.layout, header.source
+    if layout is None or layout.num_frames == 1:
+        return header, None
+    with readable():
+        if not source.is_seekable:
+            # Compressed frames can be as long as uncompressed ones.
+            slack = 0 if layout.length != UNDEFINED else layout.frame_bytes * layout.num_frames
+            with source.open() as stream:
+                content = stream.read(layout.native_end + slack)
+            source = memory_file(content, source.name, source.stored_bytes)
+        with source.open() as stream:
+            return replace(header, source=source), _locate_frames(stream, layout)
+
+
+def _locate_frames(stream: BufferedIOBase, layout: PixelLayout) -> list[_FrameRanges]:
     """Where each frame of a file lies.
 
     Raises:
@@ -77,7 +100,7 @@ def locate_frames(stream: BufferedIOBase, layout: PixelLayout) -> list[FrameRang
     return frames
 
 
-def _native_frames(layout: PixelLayout) -> list[FrameRanges]:
+def _native_frames(layout: PixelLayout) -> list[_FrameRanges]:
     """Frames of uncompressed pixels lie one after the other."""
     size = layout.frame_bytes
     if layout.length < size * layout.num_frames:
@@ -130,7 +153,7 @@ def _item_header(stream: BufferedIOBase, position: int) -> tuple[int, int] | Non
 
 def _grouped(
     stream: BufferedIOBase, table: list[int], fragments: list[_ByteRange], layout: PixelLayout
-) -> list[FrameRanges]:
+) -> list[_FrameRanges]:
     """Fragments put together into frames, by whichever table or sign there is."""
     if layout.num_frames == 1:
         return [tuple(fragments)]
@@ -238,45 +261,34 @@ def _lookup_table(header: DicomHeader) -> LookupTable | None:
     )
 
 
-def load_frame(
-    header: DicomHeader,
-    index: int,
-    ranges: list[FrameRanges] | None,
-    space: Pixels | None = None,
-) -> Pixels:
-    """Read and decode one frame: the stored values, their unused bits still there.
+def load_hounsfield(file: LocatedFile, index: int, rescale: Rescale, out: Slab) -> int:
+    """Read and decode one frame, and rescale it into `out`, padding set to air.
 
     Args:
-        header: The file.
+        file: What `located` gives of its file.
         index: Which frame.
-        ranges: Where all frames lie, if that was looked up before.
-        space: 16-bit values to decode into where the decoder can; saves an allocation.
-
-    Raises:
-        UnreadableFileError: The file is cut short, damaged, or in an unknown encoding.
-    """
-    layout = header.layout
-    if layout is None:
-        raise ValueError("A file without pixels has no frames.")
-    with readable(), header.source.open() as stream:
-        located = ranges or locate_frames(stream, layout)
-        content = b"".join(read_range(stream, *piece) for piece in located[index])
-    return decode_frame(content, layout, space)
-
-
-def to_hounsfield(pixels: Pixels, layout: PixelLayout, rescale: Rescale, out: Slab) -> int:
-    """Rescale a frame into `out`, padding set to air.
-
-    Args:
-        pixels: Stored values as decoded; `out` may be the same memory.
-        layout: How they are stored.
-        rescale: How they become Hounsfield units.
+        rescale: How its values become Hounsfield units.
         out: Where they go, int16 or float32, (rows, columns).
 
     Returns:
         How many values int16 could not hold and were set to its nearest end; padding is none.
+
+    Raises:
+        UnreadableFileError: The file is cut short, damaged, or in an unknown encoding.
     """
-    stored = unpacked(pixels, layout)
+    (header, ranges), space = file, out.view(np.uint16) if out.dtype == np.int16 else None
+    layout = header.layout
+    if layout is None:
+        raise ValueError("A file without pixels has no frames.")
+    with readable(), header.source.open() as stream:
+        pieces = (ranges or _locate_frames(stream, layout))[index]
+        content = b"".join(read_range(stream, *piece) for piece in pieces)
+    return _to_hounsfield(_decode_frame(content, layout, space), layout, rescale, out)
+
+
+def _to_hounsfield(pixels: _Pixels, layout: PixelLayout, rescale: Rescale, out: Slab) -> int:
+    """Rescale stored values, which may be in the same memory, into `out`; how many did not fit."""
+    stored = _unpacked(pixels, layout)
     is_padding = _is_padding(pixels, stored, layout, rescale.padding)
     num_clipped = 0
     if rescale.table is not None:
@@ -292,7 +304,7 @@ def to_hounsfield(pixels: Pixels, layout: PixelLayout, rescale: Rescale, out: Sl
     return num_clipped
 
 
-def unpacked(pixels: Pixels, layout: PixelLayout) -> Pixels:
+def _unpacked(pixels: _Pixels, layout: PixelLayout) -> _Pixels:
     """Stored values without the bits around them, with their sign."""
     num_bits = 8 * pixels.itemsize
     # Decoders give a value's own bits, whatever lay around them before compression.
@@ -308,7 +320,7 @@ def unpacked(pixels: Pixels, layout: PixelLayout) -> Pixels:
     return np.asarray(values & values.dtype.type((1 << layout.bits_stored) - 1))
 
 
-def _sign_extended(values: Pixels, num_bits: int) -> Pixels:
+def _sign_extended(values: _Pixels, num_bits: int) -> _Pixels:
     """Two's complement of fewer bits than the type has."""
     unused = 8 * values.itemsize - num_bits
     signed = (values << values.dtype.type(unused)).view(f"i{values.itemsize}")
@@ -316,7 +328,7 @@ def _sign_extended(values: Pixels, num_bits: int) -> Pixels:
 
 
 def _rescale_whole(
-    stored: Pixels,
+    stored: _Pixels,
     whole: tuple[int, int],
     is_padding: Bool[np.ndarray, "rows columns"] | None,
     out: Slab,
@@ -362,7 +374,7 @@ def _padding(header: DicomHeader, slope: float, intercept: float) -> tuple[int, 
 
 
 def _is_padding(
-    pixels: Pixels, stored: Pixels, layout: PixelLayout, padding: tuple[int, int] | None
+    pixels: _Pixels, stored: _Pixels, layout: PixelLayout, padding: tuple[int, int] | None
 ) -> Bool[np.ndarray, "rows columns"] | None:
     """Where a frame holds "no data"; None when it nowhere can."""
     if padding is None:
@@ -393,7 +405,7 @@ _TILE_PART = b"\xff\x90"
 _NUM_CATEGORIES = 17
 
 
-def decode_frame(content: bytes, layout: PixelLayout, space: Pixels | None = None) -> Pixels:
+def _decode_frame(content: bytes, layout: PixelLayout, space: _Pixels | None = None) -> _Pixels:
     """Decode one frame.
 
     Args:
@@ -408,7 +420,7 @@ def decode_frame(content: bytes, layout: PixelLayout, space: Pixels | None = Non
         UnreadableFileError: The bytes are damaged, disagree with the header, or are in an encoding
             that is not supported.
     """
-    decode = DECODERS.get(layout.syntax)
+    decode = _DECODERS.get(layout.syntax)
     if decode is None:
         msg = f"is in an encoding that is not supported (transfer syntax {layout.syntax})"
         raise UnreadableFileError(msg)
@@ -422,14 +434,14 @@ def decode_frame(content: bytes, layout: PixelLayout, space: Pixels | None = Non
     return pixels
 
 
-def _native(content: bytes, layout: PixelLayout, _: Pixels | None) -> Pixels:
+def _native(content: bytes, layout: PixelLayout, _: _Pixels | None) -> _Pixels:
     """Uncompressed pixels, in the byte order of the file."""
     stored = np.dtype(f"{layout.order}u{layout.bits_allocated // 8}")
     pixels = np.frombuffer(content, dtype=stored).reshape(layout.rows, layout.columns)
     return pixels.astype(stored.newbyteorder("="), copy=False)
 
 
-def _rle(content: bytes, layout: PixelLayout, _: Pixels | None) -> Pixels:
+def _rle(content: bytes, layout: PixelLayout, _: _Pixels | None) -> _Pixels:
     """RLE (PS3.5 annex G): PackBits segments, one for each byte of a value, the highest first."""
     num_bytes = layout.bits_allocated // 8
     num_segments, *starts = struct.unpack_from("<16L", content)
@@ -461,7 +473,7 @@ def _rle_segment(segment: bytes, size: int) -> UInt8[np.ndarray, " size"]:
     return unpacked
 
 
-def _jpeg(content: bytes, layout: PixelLayout, space: Pixels | None) -> Pixels:
+def _jpeg(content: bytes, layout: PixelLayout, space: _Pixels | None) -> _Pixels:
     """JPEG: lossless with any predictor, and the 8- and 12-bit lossy processes."""
     num_bits = _checked_bits(_jpeg_size(content), layout)
     end = _end_of_image(content)
@@ -472,14 +484,14 @@ def _jpeg(content: bytes, layout: PixelLayout, space: Pixels | None) -> Pixels:
     return pixels
 
 
-def _jpeg_ls(content: bytes, layout: PixelLayout, space: Pixels | None) -> Pixels:
+def _jpeg_ls(content: bytes, layout: PixelLayout, space: _Pixels | None) -> _Pixels:
     """JPEG-LS, lossless and near-lossless; CharLS itself notices data left over or missing."""
     num_bits = _checked_bits(_jpeg_size(content), layout)
     _end_of_image(content)
     return np.asarray(imagecodecs.jpegls_decode(content, out=space if num_bits > 8 else None))
 
 
-def _jpeg_2000(content: bytes, layout: PixelLayout, _: Pixels | None) -> Pixels:
+def _jpeg_2000(content: bytes, layout: PixelLayout, _: _Pixels | None) -> _Pixels:
     """JPEG 2000 and HTJ2K; a JP2 wrapping, which DICOM forbids and some write, is taken off."""
     start = content.find(_CODESTREAM_START)
     if start < 0:
@@ -558,11 +570,9 @@ class _Scan(NamedTuple):
 def _lossless_scan(content: bytes) -> _Scan | None:
     """Read the headers of a lossless JPEG image; None for another process or several scans."""
     tables: dict[int, tuple[int, ...]] = {}
-    bits, restart, position = 0, 0, 2
-    while True:
-        marker = content[position + 1]
-        length = int(struct.unpack_from(">H", content, position + 2)[0])
-        body = content[position + 4 : position + 2 + length]
+    bits, restart = 0, 0
+    for marker, start, end in _jpeg_segments(content):
+        body = content[start:end]
         if marker in _START_OF_FRAME and marker != _LOSSLESS:
             return None
         if marker == _LOSSLESS:
@@ -574,9 +584,9 @@ def _lossless_scan(content: bytes) -> _Scan | None:
         elif marker == _SCAN:
             lengths = tables.get(body[2] >> 4)
             if not bits or lengths is None:
-                raise UnreadableFileError("has damaged pixels: a JPEG scan without its tables")
-            return _Scan(position + 2 + length, bits, lengths, body[3], body[5] & 15, restart)
-        position += 2 + length
+                break
+            return _Scan(end, bits, lengths, body[3], body[5] & 15, restart)
+    raise UnreadableFileError("has damaged pixels: a JPEG scan without its tables")
 
 
 def _code_lengths(body: bytes) -> dict[int, tuple[int, ...]]:
@@ -594,7 +604,7 @@ def _code_lengths(body: bytes) -> dict[int, tuple[int, ...]]:
     return tables
 
 
-def _check_scan(coded: memoryview, scan: _Scan, pixels: Pixels) -> None:
+def _check_scan(coded: memoryview, scan: _Scan, pixels: _Pixels) -> None:
     """Compare the length of a lossless scan with what its pixels take when they are coded.
 
     libjpeg goes on with zeros where data end early, and leaves what is left over; its warnings do
@@ -625,7 +635,7 @@ def _check_scan(coded: memoryview, scan: _Scan, pixels: Pixels) -> None:
         raise UnreadableFileError(msg)
 
 
-def _coded_bits(scan: _Scan, pixels: Pixels) -> int:
+def _coded_bits(scan: _Scan, pixels: _Pixels) -> int:
     """Bits that the differences from their predictions take, all restart intervals together."""
     differences = _differences(scan, pixels)
     # Wrapped around, which no index needs, it is faster than with its bounds checked.
@@ -647,7 +657,7 @@ def _categories() -> UInt8[np.ndarray, " differences"]:
     return np.asarray(np.ceil(np.log2(sizes + 1)), dtype=np.uint8)
 
 
-def _differences(scan: _Scan, pixels: Pixels) -> UInt16[np.ndarray, "rows columns"]:
+def _differences(scan: _Scan, pixels: _Pixels) -> UInt16[np.ndarray, "rows columns"]:
     """Differences of pixels from what the scan's predictor says, modulo 2^16 (T.81 H.1.2.1)."""
     values = pixels.astype(np.uint16, copy=False)
     if scan.shift:
@@ -716,22 +726,27 @@ def _checked_bits(found: tuple[int, int, int, int], layout: PixelLayout) -> int:
 
 def _jpeg_size(content: bytes) -> tuple[int, int, int, int]:
     """Rows, columns, samples and bits of a JPEG or JPEG-LS image (ITU-T T.81 annex B)."""
-    position = 2
-    while position + 10 <= len(content):
-        if content[position] != 0xFF:
+    for marker, start, _ in _jpeg_segments(content):
+        if marker in _START_OF_FRAME:
+            bits, rows, columns, samples = struct.unpack_from(">BHHB", content, start)
+            return rows, columns, samples, bits
+        # JPEG-LS can give another, larger size after the frame header (ITU-T T.87 C.2.4.1.4).
+        if marker == _LS_PRESET and content[start] == _OVERSIZE_IMAGE:
             break
+    raise UnreadableFileError("has damaged pixels: no JPEG frame header")
+
+
+def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, first and last-plus-one byte of the segments of a JPEG image, up to a scan's data."""
+    position = 2
+    while position + 10 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF or marker in _WITHOUT_LENGTH:
             position += 1 if marker == 0xFF else 2
             continue
-        if marker in _START_OF_FRAME:
-            bits, rows, columns, samples = struct.unpack_from(">BHHB", content, position + 4)
-            return rows, columns, samples, bits
-        # JPEG-LS can give another, larger size after the frame header (ITU-T T.87 C.2.4.1.4).
-        if marker == _LS_PRESET and content[position + 4] == _OVERSIZE_IMAGE:
-            break
-        position += 2 + int(struct.unpack_from(">H", content, position + 2)[0])
-    raise UnreadableFileError("has damaged pixels: no JPEG frame header")
+        end = position + 2 + int(struct.unpack_from(">H", content, position + 2)[0])
+        yield marker, position + 4, end
+        position = end
 
 
 def _jpeg_2000_size(codestream: bytes) -> tuple[int, int, int, int]:
@@ -746,9 +761,9 @@ def _jpeg_2000_size(codestream: bytes) -> tuple[int, int, int, int]:
     return bottom - top, right - left, samples, (depth & 0x7F) + 1
 
 
-_Decoder = Callable[[bytes, PixelLayout, Pixels | None], Pixels]
+_Decoder = Callable[[bytes, PixelLayout, _Pixels | None], _Pixels]
 
-DECODERS: Final[dict[str, _Decoder]] = {
+_DECODERS: Final[dict[str, _Decoder]] = {
     IMPLICIT_UID: _native,
     EXPLICIT_UID: _native,
     DEFLATED_UID: _native,

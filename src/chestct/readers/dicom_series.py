@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,15 +22,8 @@ from jaxtyping import Float32, Num
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.memory import require_memory
-from chestct.readers.dicom_elements import UNDEFINED
 from chestct.readers.dicom_geometry import SAME_PLACE_MM, StackPlan, plan_stack
-from chestct.readers.dicom_headers import DicomHeader, PixelLayout
-from chestct.readers.dicom_pixels import (
-    FrameRanges,
-    load_frame,
-    locate_frames,
-    to_hounsfield,
-)
+from chestct.readers.dicom_pixels import LocatedFile, load_hounsfield, located
 from chestct.readers.dicom_slices import (
     Found,
     Series,
@@ -45,9 +38,7 @@ from chestct.readers.files import (
     MAX_RATIO,
     UNDOUBTED_BYTES,
     UnreadableFileError,
-    memory_file,
     opened_files,
-    readable,
 )
 from chestct.readers.hounsfield import (
     LUNG_BELOW_HU,
@@ -341,21 +332,17 @@ class _Decoder:
         self.dtype = dtype
         self.pictures: dict[int, Picture] = {}
         _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
-        self._ranges: dict[int, tuple[DicomHeader, list[FrameRanges] | None]] = {}
+        self._located: dict[int, LocatedFile] = {}
         for one in slices:
-            if id(one.header) not in self._ranges:
+            if id(one.header) not in self._located:
                 with _named(one):
-                    self._ranges[id(one.header)] = _prepared(one.header)
+                    self._located[id(one.header)] = located(one.header)
 
     def load(self, one: Slice, out: Slab) -> int:
         """Decode a slice into `out`; the number of clipped values."""
         with _named(one):
-            header, ranges = self._ranges[id(one.header)]
-            space = out.view(np.uint16) if out.dtype == np.int16 else None
-            pixels = load_frame(header, one.index, ranges, space)
-            if header.layout is None:
-                raise ValueError("A slice has pixels.")
-            num_clipped = to_hounsfield(pixels, header.layout, one.rescale, out)
+            file = self._located[id(one.header)]
+            num_clipped = load_hounsfield(file, one.index, one.rescale, out)
             self.pictures[id(one)] = small_picture(out)
             return num_clipped
 
@@ -488,28 +475,6 @@ def _unlike(one: Slice, other: Slice) -> str:
 def _placed(one: Slice) -> str:
     """A slice by its place and its file, for messages to the user who named the folder."""
     return f"the slice at {one.plane.along_mm:.1f} mm"
-
-
-def _prepared(header: DicomHeader) -> tuple[DicomHeader, list[FrameRanges] | None]:
-    """A multi-frame file with its frames located, unpacked once if it cannot be sought in."""
-    layout = header.layout
-    if layout is None or layout.num_frames == 1:
-        return header, None
-    source = header.source
-    with readable():
-        if not source.is_seekable:
-            with source.open() as stream:
-                content = stream.read(_bytes_needed(layout))
-            source = memory_file(content, source.name, source.stored_bytes)
-            header = replace(header, source=source)
-        with source.open() as stream:
-            return header, locate_frames(stream, layout)
-
-
-def _bytes_needed(layout: PixelLayout) -> int:
-    """How much of a multi-frame file can hold its frames, larger for being compressed or not."""
-    slack = 0 if layout.length != UNDEFINED else layout.frame_bytes * layout.num_frames
-    return layout.native_end + slack
 
 
 def _check_ratio(slices: list[Slice], num_bytes: int) -> None:

@@ -15,7 +15,7 @@ the slices are compared, which takes about 1 % of the time of reading them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -187,22 +187,18 @@ def check_windowed(lowest: float, highest: float, doubt: str, where: str, causes
         raise ReadError(f"{msg} nor the 0 to {WINDOWED_HIGHEST} of an 8-bit export. {causes}")
 
 
-def padding_to_air(voxels: Voxels) -> int:
-    """Set every value below `PADDING_BELOW_HU` to air, in place; return how many there were."""
+def padding_to_air(voxels: Voxels) -> list[str]:
+    """Set every value below `PADDING_BELOW_HU` to air, in place; a warning where there were any."""
     num_padding = 0
     for plane in voxels:
         is_padding = plane < PADDING_BELOW_HU
         plane[is_padding] = AIR_HU
         num_padding += int(np.count_nonzero(is_padding))
-    return num_padding
-
-
-def padding_warning(num_padding: int, num_voxels: int) -> str:
-    """What to say after `padding_to_air`."""
-    return (
-        f"{num_padding} voxels ({num_padding / num_voxels:.1%}) were below {PADDING_BELOW_HU} HU,"
+    said = (
+        f"{num_padding} voxels ({num_padding / voxels.size:.1%}) were below {PADDING_BELOW_HU} HU,"
         f" as converters pad outside the field of view; they were set to air."
     )
+    return [said] if num_padding else []
 
 
 def _finite_or_air(values: Slab) -> tuple[Slab, np.ndarray | None]:
@@ -308,22 +304,6 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str
         for index in sorted(strangers)
     }
     return inside, ends
-
-
-def interpolate(voxels: Voxels, bad: Collection[int]) -> None:
-    """Replace slices by what lies between the nearest good ones, in place.
-
-    Args:
-        voxels: Slices along the first axis.
-        bad: Numbers of those to be replaced, not all of them.
-    """
-    good = [index for index in range(len(voxels)) if index not in bad]
-    for index in bad:
-        low = max((i for i in good if i < index), default=good[0])
-        high = min((i for i in good if i > index), default=good[-1])
-        share = (index - low) / (high - low) if high > low else 0.0
-        mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
-        voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
 
 
 def _alternates(steps: dict[int, _Steps]) -> bool:

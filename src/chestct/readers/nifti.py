@@ -36,9 +36,7 @@ from chestct.readers.hounsfield import (
     find_misfits,
     gather,
     in_words,
-    interpolate,
     padding_to_air,
-    padding_warning,
     permission,
     small_picture,
     why_not_hounsfield,
@@ -392,8 +390,24 @@ def _mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[st
     if "bad-slices" not in allow:
         msg = f"{num} slice(s) do not belong to the scan: {told}. All were expected to. Convert it"
         raise ReadError(f"{msg} again; or they can be interpolated.{permission('bad-slices')}")
-    interpolate(voxels, inside)
+    _interpolate(voxels, inside)
     return [f"{num} slice(s) were interpolated from their neighbours: {told}."]
+
+
+def _interpolate(voxels: Voxels, bad: Collection[int]) -> None:
+    """Replace slices by what lies between the nearest good ones, in place.
+
+    Args:
+        voxels: Slices along the first axis.
+        bad: Numbers of those to be replaced, not all of them.
+    """
+    good = [index for index in range(len(voxels)) if index not in bad]
+    for index in bad:
+        low = max((i for i in good if i < index), default=good[0])
+        high = min((i for i in good if i > index), default=good[-1])
+        share = (index - low) / (high - low) if high > low else 0.0
+        mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
+        voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
 
 
 def _volume_of(
@@ -446,10 +460,7 @@ def _settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
             f"The values are not Hounsfield units: {doubt}. Read as windowed.",
             *warnings,
         ]
-    num_padding = padding_to_air(voxels)
-    if num_padding:
-        warnings.append(padding_warning(num_padding, voxels.size))
-    return "HU", warnings
+    return "HU", [*warnings, *padding_to_air(voxels)]
 
 
 _HEADER_ENDINGS: Final = (".mhd", ".nhdr")

@@ -52,7 +52,6 @@ from chestct.readers.hounsfield import (
     Slab,
     gather,
     padding_to_air,
-    padding_warning,
     why_not_hounsfield,
 )
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
@@ -153,16 +152,15 @@ class TiffGeometry:
             msg = "slope and intercept must be finite and slope not 0, not"
             raise ReadError(f"{msg} {self.slope} and {self.intercept}.")
 
-
-def as_options(geometry: TiffGeometry) -> str:
-    """A geometry as it is said on the command line."""
-    said = [f"--spacing-mm {','.join(f'{size:g}' for size in geometry.spacing_mm)}"]
-    said.append(f"--order {geometry.order}")
-    if geometry.unit == "windowed":
-        said.append("--windowed")
-    else:
-        said += [f"--slope {geometry.slope:g}", f"--intercept {geometry.intercept:g}"]
-    return " ".join(said)
+    def as_options(self) -> str:
+        """The geometry as it is said on the command line."""
+        said = [f"--spacing-mm {','.join(f'{size:g}' for size in self.spacing_mm)}"]
+        said.append(f"--order {self.order}")
+        if self.unit == "windowed":
+            said.append("--windowed")
+        else:
+            said += [f"--slope {self.slope:g}", f"--intercept {self.intercept:g}"]
+        return " ".join(said)
 
 
 def _read_sidecar(folder: Path) -> TiffGeometry | None:
@@ -475,8 +473,7 @@ def _settle_hounsfield(gathered: Gathered, geometry: TiffGeometry, folder: Path)
         raise ReadError(
             f'{msg} {geometry.intercept:g}: {doubt}. Correct them, or set the unit "windowed".'
         )
-    num_padding = padding_to_air(gathered.voxels)
-    return [padding_warning(num_padding, gathered.voxels.size)] if num_padding else []
+    return padding_to_air(gathered.voxels)
 
 
 def _visible_files(folder: Path) -> list[Path]:
