@@ -5,6 +5,8 @@ import io
 import os
 import stat
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -302,6 +304,27 @@ def test_gzipped_slices_are_kept_unpacked_only_up_to_a_limit(
     monkeypatch.setattr(dicom_slices, "Unpacked", partial(Unpacked, most_bytes=20_000))
     with pytest.raises(ReadError, match="in all, more than a CT scan"):
         read_volume(tmp_path / "scan")
+
+
+@pytest.mark.parametrize(("most_kept", "times"), [(2**28, 1), (0, 2)])
+def test_gzipped_slices_are_unpacked_once_and_once_more_where_they_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_kept: int, times: int
+) -> None:
+    for path in write_dicom_series(chest(), tmp_path / "scan"):
+        path.with_suffix(".dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    unpacked: Counter[str] = Counter()
+
+    def counting(stream: io.BufferedReader, limit: int) -> Iterator[bytes]:
+        unpacked[stream.name] += 1
+        return unpack(stream, limit)
+
+    unpack = files._gzip_chunks
+    monkeypatch.setattr(files, "_gzip_chunks", counting)
+    monkeypatch.setattr(dicom_slices, "Unpacked", partial(Unpacked, most_kept=most_kept))
+    volume = read_volume(tmp_path / "scan")
+    assert len(unpacked) == volume.voxels.shape[0]
+    assert set(unpacked.values()) == {times}
 
 
 @pytest.mark.parametrize("name", ["x.dcm.zst", "x.zst"])
