@@ -292,12 +292,7 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str
     ends = (*range(first), *range(last + 1, len(scaled)))
     inner = scaled[first : last + 1]
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
-    if _alternates(steps):
-        msg = (
-            "The slices alternate between two scans: each is like the next but one and not like its"
-            " neighbours. One scan was expected; export one of them on its own."
-        )
-        raise ReadError(msg)
+    _refuse_alternation(steps)
     strangers = _strangers(steps, is_blank[first : last + 1])
     inside = {
         first + index: "is blank" if is_blank[first + index] else "does not fit its neighbours"
@@ -306,12 +301,17 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str
     return inside, ends
 
 
-def _alternates(steps: dict[int, _Steps]) -> bool:
-    """Whether slices are more like the next but one than like the next, all along."""
+def _refuse_alternation(steps: dict[int, _Steps]) -> None:
+    """Refuse slices that are more like the next but one than like the next, all along."""
     if len(steps[1]) < _MIN_ALTERNATING:
-        return False
+        return
     next_one, next_but_one = (float(np.median(steps[apart].mean(axis=1))) for apart in (1, 2))
-    return next_one > _ALTERNATING * next_but_one + _WHOLE_FLOOR
+    if next_one > _ALTERNATING * next_but_one + _WHOLE_FLOOR:
+        msg = (
+            "The slices alternate between two scans: each is like the next but one and not like its"
+            " neighbours. One scan was expected; export one of them on its own."
+        )
+        raise ReadError(msg)
 
 
 def _strangers(steps: dict[int, _Steps], is_blank: Bool[np.ndarray, " slices"]) -> set[int]:

@@ -105,7 +105,8 @@ def image_on_grid(
     image = image_of(voxels.T, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    # As the header holds it by now, rounded to 32 bits.
+    image.set_qform(image.affine, code=1)
     return image
 
 
