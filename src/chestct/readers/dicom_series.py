@@ -31,6 +31,7 @@ from chestct.readers.dicom_slices import (
     choose_series,
     find_slices,
     is_original,
+    no_ct_message,
     one_kind,
     warnings_of_choice,
 )
@@ -123,6 +124,8 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
     """
     with opened_files(path) as files:
         found = find_slices(files, path.name)
+        if not found.slices:
+            raise ReadError(no_ct_message(found, path.name))
         chosen, others = choose_series(found.slices, series, path.name)
         warnings = warnings_of_choice(found, chosen, others, allow)
         kept, mixed_warnings = one_kind(chosen, allow)

@@ -122,8 +122,8 @@ def find_slices(files: list[FileSource], place: str) -> Found:
         place: What the user named, for messages.
 
     Raises:
-        ReadError: There is none, or there are damaged files: they may belong to the scan, and a
-            scan with holes is not read.
+        ReadError: There are damaged files: they may belong to the scan, and a scan with holes is
+            not read.
     """
     found, unpacked = Found(), Unpacked()
     for source in files:
@@ -144,14 +144,6 @@ def find_slices(files: list[FileSource], place: str) -> Found:
     _sort_unopened(found)
     if found.unreadable:
         raise ReadError(_unreadable_message(found, place))
-    if not found.slices:
-        what = _counted(found.left_out) or "no files"
-        msg = (
-            f"{place} holds no CT slices: found {what}. A chest CT series was expected (DICOM"
-            " slices or enhanced multi-frame CT; a NIfTI file; a folder of 16-bit TIFF slices)."
-            " Name the folder or file of one scan."
-        )
-        raise ReadError(msg)
     return found
 
 
@@ -180,6 +172,16 @@ def _count_foreign(source: FileSource, found: Found) -> None:
         found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
     else:
         found.left_out["other file"] += 1
+
+
+def no_ct_message(found: Found, place: str) -> str:
+    """Say that nothing here is a chest CT, and what was found instead."""
+    what = _counted(found.left_out) or "no files"
+    return (
+        f"{place} holds no CT slices: found {what}. A chest CT series was expected (DICOM"
+        " slices or enhanced multi-frame CT; a NIfTI file; a folder of 16-bit TIFF slices)."
+        " Name the folder or file of one scan."
+    )
 
 
 def _unreadable_message(found: Found, place: str) -> str:
@@ -507,7 +509,7 @@ def choose_series(
     """The series to read, and the others.
 
     Args:
-        slices: All CT slices found, at least one.
+        slices: All CT slices found; at least one where none is named.
         wanted: What the user asked for, a SeriesInstanceUID or one with its part as in "1.2.3#2";
             None to go by the rule.
         place: What the user named, for messages.
