@@ -27,7 +27,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
-from chestct.readers.tiff_geometry import TiffGeometry
+from chestct.readers.pictures import TiffGeometry
 from chestct.result import UNLIKE, Provenance, ScanResult, Timings
 from chestct.volume import Volume
 

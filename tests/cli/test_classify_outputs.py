@@ -12,7 +12,7 @@ from phantoms import chest
 from chestct.cli import main
 from chestct.cli.output_options import OutputOptions
 from chestct.errors import UnknownNameError, WriteError
-from chestct.readers.dicom_decoders import decode_frame
+from chestct.readers.dicom_pixels import _decode_frame
 from chestct.writers import WRITERS
 from chestct.writers.nifti import write_nifti
 
@@ -54,12 +54,12 @@ def test_every_slice_is_decoded_once_for_all_outputs_together(
 
     def counting(content: bytes, *more: object) -> object:
         decoded.append(content)
-        return decode_frame(content, *more)  # type: ignore[arg-type]
+        return _decode_frame(content, *more)  # type: ignore[arg-type]
 
     def refused(*_: object, **__: object) -> None:
         raise AssertionError("pydicom decoded pixels beside the reader")
 
-    monkeypatch.setattr("chestct.readers.dicom_pixels.decode_frame", counting)
+    monkeypatch.setattr("chestct.readers.dicom_pixels._decode_frame", counting)
     monkeypatch.setattr(pydicom.Dataset, "convert_pixel_data", refused)
     assert classify(scan, "--explain", "--write", "all", "--out", tmp_path, tiny=tiny) == 0
     assert len(decoded) == len(list(scan.iterdir()))

@@ -12,7 +12,7 @@ import SimpleITK
 
 from chestct.errors import ReadError
 from chestct.readers import READERS, format_of, read_volume
-from chestct.readers.tiff_geometry import SIDECAR
+from chestct.readers.pictures import SIDECAR
 from chestct.simulate.dicom_export import write_dicom_series
 from chestct.volume import Grid, ScanSource, Volume, to_canonical
 from chestct.writers.nifti import write_nifti

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chestct.errors import ReadError
 from chestct.readers.dicom_geometry import Plane, plan_stack, same_plane_kind
-from chestct.readers.dicom_stack import shifted
+from chestct.readers.dicom_series import _shifted
 
 PLANE = Plane(
     position_mm=(-10.0, -20.0, 0.0),
@@ -196,7 +196,7 @@ def test_planes_are_of_one_kind_by_size_spacing_and_orientation(changed, is_same
 
 def test_whole_shift_moves_values_exactly_and_leaves_air() -> None:
     slab = np.arange(6, dtype=np.int16).reshape(2, 3)
-    moved = shifted(slab, (1.0, 2.0), (4, 5))
+    moved = _shifted(slab, (1.0, 2.0), (4, 5))
     assert np.array_equal(moved[1:3, 2:5], slab)
     assert (moved[0] == -1024).all()
     assert moved.dtype == np.int16
@@ -206,7 +206,7 @@ def test_whole_shift_moves_values_exactly_and_leaves_air() -> None:
 def test_shift_keeps_what_is_linear_within_a_plane(down: float, across: float) -> None:
     row, column = np.mgrid[:10, :12].astype(np.float32)
     slab = 3 * row - 2 * column
-    moved = shifted(slab, (down, across), (13, 15))
+    moved = _shifted(slab, (down, across), (13, 15))
     inside = moved[5:9, 5:9]
     row, column = np.mgrid[5:9, 5:9]
     assert np.allclose(inside, 3 * (row - down) - 2 * (column - across), atol=1e-3)
@@ -215,5 +215,5 @@ def test_shift_keeps_what_is_linear_within_a_plane(down: float, across: float) -
 def test_shift_does_not_change_its_argument() -> None:
     slab = np.arange(6, dtype=np.int16).reshape(2, 3)
     before = slab.copy()
-    shifted(slab, (0.5, 0.5), (3, 4))
+    _shifted(slab, (0.5, 0.5), (3, 4))
     assert np.array_equal(slab, before)

@@ -16,10 +16,16 @@ from pydicom.encaps import encapsulate_extended
 
 from chestct.errors import ReadError
 from chestct.readers import read_volume
-from chestct.readers.dicom_decoders import DECODERS, decode_frame
 from chestct.readers.dicom_elements import UNDEFINED
 from chestct.readers.dicom_headers import PixelLayout
-from chestct.readers.dicom_pixels import Rescale, check_layout, to_hounsfield, unpacked
+from chestct.readers.dicom_pixels import (
+    _DECODERS,
+    Rescale,
+    _decode_frame,
+    _to_hounsfield,
+    _unpacked,
+    check_layout,
+)
 from chestct.readers.files import UnreadableFileError
 
 PADDED_HU = {"CT1": -3024, "CT2": None}
@@ -212,12 +218,12 @@ def test_compressed_image_of_another_size_than_declared_is_refused(
         read_volume(path)
 
 
-@pytest.mark.parametrize("syntax", DECODERS)
+@pytest.mark.parametrize("syntax", _DECODERS)
 def test_bytes_that_are_no_image_are_unreadable(syntax: str) -> None:
     layout = replace(LAYOUT, syntax=syntax, length=UNDEFINED)
     for content in (b"", b"\xff\xd8\xff", b"\xff\x4f\xff\x51" + bytes(60), bytes(range(100))):
         with pytest.raises(UnreadableFileError):
-            decode_frame(content, layout)
+            _decode_frame(content, layout)
 
 
 def test_jpeg_2000_image_of_too_many_tiles_is_refused() -> None:
@@ -225,14 +231,14 @@ def test_jpeg_2000_image_of_too_many_tiles_is_refused() -> None:
     frame[24:32] = b"\0\0\0\x01\0\0\0\x01"
     layout = replace(LAYOUT, rows=100, columns=100, syntax="1.2.840.10008.1.2.4.90")
     with pytest.raises(UnreadableFileError, match="10000 JPEG 2000 tiles"):
-        decode_frame(bytes(frame), layout)
+        _decode_frame(bytes(frame), layout)
 
 
 def test_jpeg_ls_size_that_changes_after_the_frame_header_is_refused() -> None:
     content = b"\xff\xd8\xff\xf8\x00\x0d\x04\x03" + bytes(20)
     layout = replace(LAYOUT, syntax="1.2.840.10008.1.2.4.80")
     with pytest.raises(UnreadableFileError, match="no JPEG frame header"):
-        decode_frame(content, layout)
+        _decode_frame(content, layout)
 
 
 def test_wrapping_around_a_jpeg_2000_image_is_taken_off() -> None:
@@ -240,7 +246,7 @@ def test_wrapping_around_a_jpeg_2000_image_is_taken_off() -> None:
     frame = bytes(imagecodecs.jpeg2k_encode(stored, level=0, codecformat="jp2", reversible=True))
     layout = replace(LAYOUT, rows=40, columns=48, syntax="1.2.840.10008.1.2.4.90")
     assert not frame.startswith(b"\xff\x4f")
-    assert np.array_equal(decode_frame(frame, layout), stored)
+    assert np.array_equal(_decode_frame(frame, layout), stored)
 
 
 @given(
@@ -257,7 +263,7 @@ def test_bits_around_the_stored_ones_are_ignored(
     mask = 0xFFF << shift
     raw = ((expected & 0xFFF) << shift) | (noise & ~mask & 0xFFFF)
     layout = replace(LAYOUT, high_bit=high_bit, is_signed=is_signed)
-    assert np.array_equal(unpacked(raw.astype(np.uint16), layout), expected)
+    assert np.array_equal(_unpacked(raw.astype(np.uint16), layout), expected)
 
 
 @given(
@@ -270,7 +276,7 @@ def test_whole_rescale_is_exact_and_clips_only_what_does_not_fit(
 ) -> None:
     pixels = np.array(stored, dtype=np.uint16).reshape(2, 3)
     out = np.empty((2, 3), dtype=np.int16)
-    num_clipped = to_hounsfield(pixels, LAYOUT, Rescale(slope, intercept), out)
+    num_clipped = _to_hounsfield(pixels, LAYOUT, Rescale(slope, intercept), out)
     exact = pixels.astype(int) * slope + intercept
     assert np.array_equal(out, np.clip(exact, -32768, 32767))
     assert num_clipped == np.count_nonzero((exact < -32768) | (exact > 32767))
@@ -314,7 +320,7 @@ def test_values_beyond_16_bits_beside_padding_are_still_counted() -> None:
     pixels = np.array([[63536, 63536, 60_000], [0, 1024, 2000]], dtype=np.uint16)
     layout = replace(LAYOUT, bits_stored=16, high_bit=15)
     out = np.empty((2, 3), dtype=np.int16)
-    assert to_hounsfield(pixels, layout, Rescale(1.0, -1024.0, (63536, 63536)), out) == 1
+    assert _to_hounsfield(pixels, layout, Rescale(1.0, -1024.0, (63536, 63536)), out) == 1
     assert out.tolist() == [[-1024, -1024, 32767], [-1024, 0, 976]]
 
 

@@ -40,9 +40,15 @@ from pydicom.uid import (
 )
 
 from chestct.errors import ReadError, UnknownNameError
-from chestct.readers import READERS, dicom_headers, dicom_stack, read_volume
-from chestct.readers import dicom_choice as choice
-from chestct.readers.tiff_geometry import TiffGeometry
+from chestct.readers import (
+    READERS,
+    dicom_headers,
+    dicom_pixels,
+    dicom_series,
+    dicom_slices,
+    read_volume,
+)
+from chestct.readers.pictures import TiffGeometry
 
 HEIGHTS = [4.0, 0.0, -2.0, 2.0, 6.0]
 
@@ -209,7 +215,7 @@ def test_scouts_captures_and_reports_are_left_out_counted_and_said(tmp_path: Pat
     ],
 )
 def test_kinds_are_counted_in_words(kinds: dict[str, int], text: str) -> None:
-    assert choice.counted(kinds) == text
+    assert dicom_slices._counted(kinds) == text
 
 
 def save_without_pixels(path: Path, tag: int, vr: str, value: bytes, **fields: object) -> Path:
@@ -446,7 +452,7 @@ def test_stray_slice_of_another_series_is_left_out(tmp_path: Path) -> None:
     ],
 )
 def test_lung_kernels_of_the_makers_are_known(kernel: str, is_lung: bool) -> None:
-    assert bool(choice.LUNG_KERNEL.search(kernel)) is is_lung
+    assert bool(dicom_slices._LUNG_KERNEL.search(kernel)) is is_lung
 
 
 # --- departures -------------------------------------------------------------------------------
@@ -614,8 +620,8 @@ def test_deflate_bomb_is_refused_before_its_pixels_are_inflated(
     heights = [float(i) for i in range(70)]
     dataset = enhanced_dataset(np.zeros((70, 200, 200), dtype=np.uint16), heights)
     path = save(dataset, tmp_path / "x.dcm", DeflatedExplicitVRLittleEndian)
-    monkeypatch.setattr(dicom_stack, "UNDOUBTED_BYTES", 2**20)
-    monkeypatch.setattr(dicom_stack, "locate_frames", None)
+    monkeypatch.setattr(dicom_series, "UNDOUBTED_BYTES", 2**20)
+    monkeypatch.setattr(dicom_pixels, "_locate_frames", None)
     with pytest.raises(ReadError, match="taken for a bomb"):
         read_volume(path)
 

@@ -5,6 +5,8 @@ import io
 import os
 import stat
 import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +15,14 @@ import pytest
 from phantoms import chest
 
 from chestct.errors import ReadError
-from chestct.readers import dicom_series, files, read_volume
+from chestct.readers import dicom_slices, files, read_volume
 from chestct.readers.files import (
-    MemoryFile,
     Unpacked,
     UnreadableFileError,
-    _is_zip,
     first_inside,
     folder_files,
     is_wrapped,
+    memory_file,
     opened_files,
     path_status,
     read_range,
@@ -105,7 +106,7 @@ def test_folder_that_cannot_be_listed_is_an_error_of_ours(
 
 def test_file_that_cannot_be_opened_is_an_error_of_ours(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match="cannot be opened"):
-        _is_zip(tmp_path / "absent")
+        files._first_bytes(tmp_path / "absent", 4)
 
 
 def test_zip_members_are_read_where_they_lie(tmp_path: Path) -> None:
@@ -171,21 +172,21 @@ def test_range_of_a_broken_stream_is_unreadable(tmp_path: Path) -> None:
 def test_wrapped_file_is_unpacked() -> None:
     packed = gzip.compress(b"content" * 100)
     assert is_wrapped(packed)
-    inner = unwrapped(MemoryFile(packed, "name", len(packed)))
-    assert (inner.content, inner.name) == (b"content" * 100, "name")
+    inner = unwrapped(memory_file(packed, "name", len(packed)))
+    assert (inner.open().read(), inner.name) == (b"content" * 100, "name")
     assert (inner.stored_bytes, inner.size) == (len(packed), 700)
 
 
 def test_bomb_wrapped_in_a_file_is_unreadable() -> None:
     packed = gzip.compress(bytes(2**24))
     with pytest.raises(UnreadableFileError, match="unpack"):
-        unwrapped(MemoryFile(packed, "name", len(packed)))
+        unwrapped(memory_file(packed, "name", len(packed)))
 
 
 def test_damaged_wrapped_file_is_unreadable() -> None:
     packed = gzip.compress(os.urandom(1000))[:500]
     with pytest.raises(UnreadableFileError, match="cannot be unpacked"):
-        unwrapped(MemoryFile(packed, "name", len(packed)))
+        unwrapped(memory_file(packed, "name", len(packed)))
 
 
 @pytest.mark.parametrize("size", [10, 300, 70_000, 300_000])
@@ -285,7 +286,7 @@ def test_a_zip_packed_by_a_method_that_is_not_unpacked_is_said(tmp_path: Path) -
 
 def test_gzipped_slices_have_one_limit_for_all_of_them() -> None:
     unpacked = Unpacked(most_bytes=100)
-    part = MemoryFile(bytes(60), "name", 9)
+    part = memory_file(bytes(60), "name", 9)
     assert unpacked.added(part, part) is part
     with pytest.raises(ReadError, match="in all, more than a CT scan"):
         unpacked.added(part, part)
@@ -298,11 +299,32 @@ def test_gzipped_slices_are_kept_unpacked_only_up_to_a_limit(
         path.with_suffix(".dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     kept = read_volume(tmp_path / "scan")
-    monkeypatch.setattr(dicom_series, "Unpacked", partial(Unpacked, most_kept=0))
+    monkeypatch.setattr(dicom_slices, "Unpacked", partial(Unpacked, most_kept=0))
     np.testing.assert_array_equal(read_volume(tmp_path / "scan").voxels, kept.voxels)
-    monkeypatch.setattr(dicom_series, "Unpacked", partial(Unpacked, most_bytes=20_000))
+    monkeypatch.setattr(dicom_slices, "Unpacked", partial(Unpacked, most_bytes=20_000))
     with pytest.raises(ReadError, match="in all, more than a CT scan"):
         read_volume(tmp_path / "scan")
+
+
+@pytest.mark.parametrize(("most_kept", "times"), [(2**28, 1), (0, 2)])
+def test_gzipped_slices_are_unpacked_once_and_once_more_where_they_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_kept: int, times: int
+) -> None:
+    for path in write_dicom_series(chest(), tmp_path / "scan"):
+        path.with_suffix(".dcm.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    unpacked: Counter[str] = Counter()
+
+    def counting(stream: io.BufferedReader, limit: int) -> Iterator[bytes]:
+        unpacked[stream.name] += 1
+        return unpack(stream, limit)
+
+    unpack = files._gzip_chunks
+    monkeypatch.setattr(files, "_gzip_chunks", counting)
+    monkeypatch.setattr(dicom_slices, "Unpacked", partial(Unpacked, most_kept=most_kept))
+    volume = read_volume(tmp_path / "scan")
+    assert len(unpacked) == volume.voxels.shape[0]
+    assert set(unpacked.values()) == {times}
 
 
 @pytest.mark.parametrize("name", ["x.dcm.zst", "x.zst"])

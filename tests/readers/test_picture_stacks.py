@@ -18,8 +18,13 @@ from PIL import Image
 from chestct.errors import GridError, ReadError
 from chestct.readers import pictures
 from chestct.readers.hounsfield import Rescale, gather
-from chestct.readers.pictures import TiffGeometry, is_slice_folder, read_tiff_stack
-from chestct.readers.tiff_geometry import geometry_from_dict, read_sidecar
+from chestct.readers.pictures import (
+    TiffGeometry,
+    _read_sidecar,
+    geometry_from_dict,
+    is_slice_folder,
+    read_tiff_stack,
+)
 from chestct.volume import AIR_HU, to_canonical
 
 GEOMETRY = TiffGeometry((2.0, 0.7, 0.8), "ascending", slope=1, intercept=-1024)
@@ -230,7 +235,7 @@ def test_a_jpeg_inside_a_tiff_is_refused(tmp_path: Path) -> None:
 def test_a_picture_file_of_impossible_length_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "MAX_PICTURE_BYTES", 20)
+    monkeypatch.setattr(pictures, "_MAX_PICTURE_BYTES", 20)
     with pytest.raises(ReadError, match=r"bytes; at most 20 are read"):
         read_tiff_stack(write_slices(tmp_path, GREY, ".png"), WINDOWED)
 
@@ -410,7 +415,7 @@ def test_an_impossible_sidecar_is_refused_with_the_field(
 ) -> None:
     (stack / "chestct.json").write_text(json.dumps(SIDECAR | fields))
     with pytest.raises(ReadError, match=rf"chestct\.json: .*{message}"):
-        read_sidecar(stack)
+        _read_sidecar(stack)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +442,7 @@ def test_a_malformed_sidecar_is_refused_with_the_reason(
     content = text if isinstance(text, bytes) else text.encode()
     (tmp_path / "chestct.json").write_bytes(content)
     with pytest.raises(ReadError, match=rf"chestct\.json.*{message}"):
-        read_sidecar(tmp_path)
+        _read_sidecar(tmp_path)
 
 
 def test_a_windowed_sidecar_needs_no_scale() -> None:
@@ -453,13 +458,11 @@ def test_the_sidecar_in_the_users_page_is_valid() -> None:
 
 
 def test_the_sidecar_in_the_documentation_of_the_format_is_valid() -> None:
-    from chestct.readers import tiff_geometry
-
-    text = re.search(r"\n    (\{.*?\n    \})", tiff_geometry.__doc__ or "", re.DOTALL)
+    text = re.search(r"\n    (\{.*?\n    \})", pictures.__doc__ or "", re.DOTALL)
     assert text is not None
     geometry = geometry_from_dict(json.loads(text.group(1)))
     assert (geometry.slope, geometry.intercept, geometry.order) == (1, -1024, "ascending")
-    assert geometry_from_dict(json.loads(tiff_geometry.EXAMPLE)).unit == "HU"
+    assert geometry_from_dict(json.loads(pictures._EXAMPLE)).unit == "HU"
 
 
 @given(

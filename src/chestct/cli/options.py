@@ -12,7 +12,7 @@ from chestct.errors import ReadError
 
 if TYPE_CHECKING:
     from chestct.readers import ReadOptions
-    from chestct.readers.tiff_geometry import TiffGeometry
+    from chestct.readers.pictures import TiffGeometry
 
 _TIFF = "Folders of TIFF slices"
 _TROUBLE = "Irregular series"
@@ -157,7 +157,7 @@ class TiffOptions:
         Raises:
             ReadError: Something is missing or is not a number.
         """
-        from chestct.readers.tiff_geometry import TiffGeometry
+        from chestct.readers.pictures import TiffGeometry
 
         said = (self.spacing_mm, self.order, self.slope, self.intercept)
         if all(value is None for value in said) and not self.is_windowed:

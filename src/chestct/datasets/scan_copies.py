@@ -18,8 +18,8 @@ import numpy as np
 
 from chestct.arrays import Voxels
 from chestct.errors import ChestCTError
-from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air, padding_warning
-from chestct.readers.tiff_geometry import SIDECAR
+from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air
+from chestct.readers.pictures import SIDECAR
 from chestct.volume import CANONICAL_DIRECTION, Volume, to_canonical
 
 AIR_INTERCEPT: Final = -1024
@@ -47,8 +47,8 @@ def cleaned(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     if turned.unit != "HU" or turned.voxels.min() >= PADDING_BELOW_HU:
         return turned, ()
     voxels = np.array(turned.voxels)
-    num_padding = padding_to_air(voxels)
-    return turned.with_voxels(voxels), (padding_warning(num_padding, voxels.size),)
+    said = tuple(padding_to_air(voxels))
+    return turned.with_voxels(voxels), said
 
 
 def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
@@ -97,16 +97,9 @@ def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
 
 def _write_nifti_copy(volume: Volume, place: Path) -> tuple[str, ...]:
     """Write `.nii.gz`, values and geometry kept; the same scan gives the same bytes."""
-    import nibabel
+    from chestct.readers.nifti import image_on_grid
 
-    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    affine = to_ras @ volume.grid.index_to_patient[:, [2, 1, 0, 3]]
-    # nibabel is typed in parts only.
-    image_of: Any = nibabel.Nifti1Image
-    image = image_of(np.asarray(volume.voxels).T, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    image = image_on_grid(np.asarray(volume.voxels), volume.grid)
     place.parent.mkdir(parents=True, exist_ok=True)
     # Without time and name, which gzip would keep.
     place.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))

@@ -24,7 +24,7 @@ from chestct.errors import ChestCTError, ReadError
 from chestct.fingerprints import as_stored, place_text
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.files import folder_files, opened_files
-from chestct.readers.tiff_geometry import geometry_from_dict
+from chestct.readers.pictures import geometry_from_dict
 from chestct.storage import code_digest, write_text
 from chestct.volume import Volume, to_canonical
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from chestct.errors import ReadError, UnknownNameError
 from chestct.lookup import unknown_name_message
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.files import folder_files, path_status, refuse_archive
-from chestct.readers.tiff_geometry import TiffGeometry, as_options
 from chestct.volume import Volume
+
+if TYPE_CHECKING:
+    from chestct.readers.pictures import TiffGeometry
 
 ALLOWED: Final[dict[str, str]] = {
     "gap": "interpolate more than one slice missing in a row",
@@ -125,8 +127,8 @@ def read_volume(
         )
     if tiff is not None and name != "tiff":
         raise ReadError(
-            f"How slices lie was said ({as_options(tiff)}; tiff= in Python), and {place.name} is no"
-            f" folder of TIFF, PNG or JPEG slices: it is read as {name}, which says so itself."
+            f"How slices lie was said ({tiff.as_options()}; tiff= in Python), and {place.name} is"
+            f" no folder of TIFF, PNG or JPEG slices: it is read as {name}, which says so itself."
             " Leave it out, or name the folder of the slices."
         )
     return READERS[name](found, ReadOptions(series, allow, tiff))

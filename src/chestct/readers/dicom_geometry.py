@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float64
 
 from chestct.errors import ReadError
+from chestct.readers.dicom_headers import Fields
+from chestct.readers.files import UnreadableFileError
 from chestct.readers.hounsfield import permission
 from chestct.volume import Grid
 
@@ -34,6 +36,13 @@ _MAX_DRIFT_PIXELS = 0.5
 
 _MAX_SLICES = 20_000
 """Most slices of a volume."""
+
+_SPACING_RANGE_MM = (0.05, 20.0)
+"""Pixel spacings believed."""
+_MAX_POSITION_MM = 1e5
+"""Farthest slice position believed."""
+
+_UNIT_VECTOR_TOLERANCE = 0.01
 
 _SAME_SPACING = 1e-3
 _SAME_COSINE = 2e-3
@@ -96,6 +105,56 @@ class StackPlan:
         """Whether every slice of the volume is a slice as it was read, in its order."""
         whole = all(low == high == i for i, (low, high, _) in enumerate(self.taps))
         return whole and self.shifts is None
+
+
+def plane_of(frame: Fields, shape: tuple[int, int]) -> Plane:
+    """Where a frame of so many rows and columns lies.
+
+    Raises:
+        UnreadableFileError: It does not say so, or what it says is impossible.
+    """
+    position, spacing = frame.numbers("position", 3), frame.numbers("pixel_spacing", 2)
+    cosines = frame.numbers("orientation", 6)
+    if position is None or spacing is None or cosines is None:
+        raise UnreadableFileError("has a slice without position, orientation or pixel spacing")
+    low, high = _SPACING_RANGE_MM
+    if (
+        max(map(abs, position)) > _MAX_POSITION_MM
+        or not low <= min(spacing) <= max(spacing) <= high
+    ):
+        raise UnreadableFileError("has an impossible slice position or pixel spacing")
+    across, down = _axes(cosines)
+    thickness = frame.numbers("slice_thickness_mm", 1) or (0.0,)
+    return Plane(
+        position_mm=(position[0], position[1], position[2]),
+        across=across,
+        down=down,
+        spacing_mm=(spacing[0], spacing[1]),
+        shape=shape,
+        thickness_mm=max(thickness[0], 0.0),
+    )
+
+
+@lru_cache(maxsize=64)
+def _axes(
+    cosines: tuple[float, ...],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Unit vectors along a row and a column, exactly perpendicular; slices mostly share them.
+
+    Raises:
+        UnreadableFileError: They are far from that.
+    """
+    across, down = np.array(cosines[:3]), np.array(cosines[3:])
+    sizes = np.array([across @ across, down @ down, 1 + across @ down])
+    if np.abs(sizes - 1).max() > _UNIT_VECTOR_TOLERANCE:
+        raise UnreadableFileError("has an orientation that is not two perpendicular unit vectors")
+    across = across / np.linalg.norm(across)
+    down = down - across * (across @ down)
+    down = down / np.linalg.norm(down)
+    return (
+        (float(across[0]), float(across[1]), float(across[2])),
+        (float(down[0]), float(down[1]), float(down[2])),
+    )
 
 
 def same_plane_kind(first: Plane, second: Plane) -> bool:

@@ -24,21 +24,21 @@ from chestct.readers.dicom_elements import (
     Bytes,
     Element,
     Encoding,
-    InflatedFile,
     MoreBytesNeededError,
+    find_dataset,
+    inflated_file,
     looks_like_dicom,
-    open_dataset,
     walk_elements,
     walk_items,
 )
 from chestct.readers.files import (
-    BROKEN_STREAM,
     PACKED_HEAD_BYTES,
     FileSource,
     Unpacked,
     UnreadableFileError,
     first_inside,
     is_wrapped,
+    readable,
     unwrapped,
 )
 
@@ -167,8 +167,11 @@ class Fields:
 
     def _line(self, name: str) -> str:
         """A value's printable characters, without the padding around them."""
-        line = self.raw.get(name, b"").decode("latin-1").strip(" \0")
-        return "".join(character for character in line if character.isprintable())
+        return "".join(each for each in self._stripped(name) if each.isprintable())
+
+    def _stripped(self, name: str) -> str:
+        """A value as text, without the padding around it; empty when absent."""
+        return self.raw.get(name, b"").decode("latin-1").strip(" \0")
 
     def numbers(self, name: str, count: int) -> tuple[float, ...] | None:
         """Decimal strings as floats; None when absent or empty.
@@ -176,8 +179,7 @@ class Fields:
         Raises:
             UnreadableFileError: Not `count` finite numbers.
         """
-        value = self.raw.get(name)
-        line = value.decode("latin-1").strip(" \0") if value else ""
+        line = self._stripped(name)
         if not line:
             return None
         try:
@@ -204,8 +206,7 @@ class Fields:
 
     def written_integer(self, name: str, default: int = 0) -> int:
         """A whole number in decimal digits (IS), whatever its length."""
-        value = self.raw.get(name)
-        line = value.decode("latin-1").strip(" \0") if value else ""
+        line = self._stripped(name)
         try:
             return int(line) if line else default
         except ValueError as error:
@@ -228,7 +229,7 @@ MAX_OTHER_HEADER_BYTES = 2**20
 """As far an object of another modality is looked through for pixels; it is left out either way."""
 
 _GROW_BY = 8
-_LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203))
+LOSSY_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91, 203))
 """JPEG in 8 and 12 bits, JPEG-LS near-lossless, JPEG 2000, HTJ2K (PS3.5 A.4), if not said else."""
 _CT_CLASS = "1.2.840.10008.5.1.4.1.1.2"
 """CT Image Storage; the UIDs of enhanced and legacy converted CT continue it (PS3.4 B.5)."""
@@ -319,7 +320,7 @@ class DicomHeader:
     def _lossy_words(self) -> str:
         """Whether pixels were ever compressed with a loss (PS3.3 C.7.6.1.1.5); empty if not."""
         is_lossy = self.fields.text("lossy") == "01"
-        if not is_lossy and (self.layout is None or self.layout.syntax not in _LOSSY_SYNTAXES):
+        if not is_lossy and (self.layout is None or self.layout.syntax not in LOSSY_SYNTAXES):
             return ""
         ratio = self.fields.text("lossy_ratio").split("\\")[-1].strip()
         return f"yes, {ratio} to 1" if ratio else "yes"
@@ -336,37 +337,35 @@ def read_header(source: FileSource, unpacked: Unpacked | None = None) -> DicomHe
     Raises:
         UnreadableFileError: It is DICOM but damaged, cut short or beyond the bounds.
     """
-    num_wanted, is_unwrapped = _HEAD_BYTES, False
+    head, place = _first_bytes(source, _HEAD_BYTES), source
+    if is_wrapped(head.content):
+        packed = _first_bytes(source, PACKED_HEAD_BYTES).content
+        if not looks_like_dicom(first_inside(packed)):
+            return None
+        source = unwrapped(source)
+        place = (unpacked or Unpacked()).added(place, source)
+        head = _first_bytes(source, _HEAD_BYTES)
+    num_wanted = _HEAD_BYTES
     while True:
-        head = _first_bytes(source, num_wanted)
-        if is_wrapped(head.content) and not is_unwrapped:
-            packed = _first_bytes(source, PACKED_HEAD_BYTES).content
-            if not looks_like_dicom(first_inside(packed)):
-                return None
-            source = (unpacked or Unpacked()).added(source, unwrapped(source))
-            is_unwrapped = True
-            continue
         try:
-            return _parse(source, head)
+            return _parse(place, head)
         except MoreBytesNeededError:
             is_last = num_wanted >= MAX_HEADER_BYTES
             if is_last or num_wanted >= MAX_OTHER_HEADER_BYTES:
-                other = _other_object(source, head, trusts_class=is_last)
+                other = _other_object(place, head, trusts_class=is_last)
                 if other is not None:
                     return other
             if is_last:
                 msg = f"has a header of more than {MAX_HEADER_BYTES // 2**20} MiB"
                 raise UnreadableFileError(msg) from None
             num_wanted *= _GROW_BY
+            head = _first_bytes(source, num_wanted)
 
 
 def _first_bytes(source: FileSource, count: int) -> Bytes:
     """The first bytes of a file."""
-    try:
-        with source.open() as stream:
-            content = stream.read(count)
-    except BROKEN_STREAM as error:
-        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
+    with readable(), source.open() as stream:
+        content = stream.read(count)
     return Bytes(content, is_whole=len(content) < count)
 
 
@@ -380,7 +379,7 @@ def _other_object(source: FileSource, head: Bytes, *, trusts_class: bool) -> Dic
     """
     raw: dict[str, bytes] = {}
     with suppress(MoreBytesNeededError):
-        dataset = open_dataset(source, replace(head, num_elements=0))
+        dataset = find_dataset(replace(head, num_elements=0))
         if dataset is None:
             return None
         for element in walk_elements(dataset.head, dataset.start, dataset.encoding):
@@ -398,18 +397,18 @@ def _other_object(source: FileSource, head: Bytes, *, trusts_class: bool) -> Dic
 
 def _parse(source: FileSource, head: Bytes) -> DicomHeader | None:
     """Parse a header out of the first bytes of its file."""
-    dataset = open_dataset(source, head)
+    dataset = find_dataset(head)
     if dataset is None:
         return None
-    source, head, encoding = dataset.source, dataset.head, dataset.encoding
-    fields, groups, pixels = _collect(head, dataset.start, encoding)
+    head, start, encoding, syntax, deflated_at = dataset
+    fields, groups, pixels = _collect(head, start, encoding)
     frames = _frame_fields(head, fields, groups, encoding)
-    layout = None
-    if pixels is not None:
-        written = BIG_ENDIAN_UID if encoding.order == ">" else EXPLICIT_UID
-        layout = _layout(fields, pixels, dataset.syntax or written)
-        if isinstance(source, InflatedFile):
-            source = InflatedFile(source.packed, source.start, layout.native_end)
+    if pixels is None:
+        return DicomHeader(source, fields, frames, None)
+    written = BIG_ENDIAN_UID if encoding.order == ">" else EXPLICIT_UID
+    layout = _layout(fields, pixels, syntax or written)
+    if deflated_at is not None:
+        source = inflated_file(source, deflated_at, layout.native_end)
     return DicomHeader(source, fields, frames, layout)
 
 

@@ -7,89 +7,71 @@ that permits it.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, Num
 
+from chestct.arrays import Voxels
 from chestct.errors import ReadError
-from chestct.readers.dicom_choice import (
-    UNPLACED,
+from chestct.memory import require_memory
+from chestct.readers.dicom_geometry import SAME_PLACE_MM, StackPlan, plan_stack
+from chestct.readers.dicom_pixels import LocatedFile, load_hounsfield, located
+from chestct.readers.dicom_slices import (
+    Found,
     Series,
-    aligned,
+    Slice,
     choose_series,
-    counted,
-    group_series,
+    find_slices,
     is_original,
     no_ct_message,
-    other_series,
-    why_left_out,
-)
-from chestct.readers.dicom_geometry import (
-    SAME_PLACE_MM,
-    Plane,
-    StackPlan,
-    plan_stack,
-    same_plane_kind,
-)
-from chestct.readers.dicom_headers import read_header
-from chestct.readers.dicom_stack import (
-    Loaded,
-    Slice,
-    SliceDecoder,
-    judge_slices,
-    load_stack,
-    slices_of,
-    unlike_the_rest,
+    one_kind,
+    warnings_of_choice,
 )
 from chestct.readers.files import (
-    FileSource,
-    Unpacked,
+    MAX_RATIO,
+    UNDOUBTED_BYTES,
     UnreadableFileError,
     opened_files,
-    why_unopened,
 )
 from chestct.readers.hounsfield import (
     LUNG_BELOW_HU,
     MAX_METAL_SHARE,
     METAL_ABOVE_HU,
+    Picture,
+    Slab,
     check_windowed,
+    find_misfits,
+    in_words,
     permission,
+    small_picture,
     why_not_hounsfield,
 )
-from chestct.volume import ScanSource, Unit, Volume
+from chestct.volume import AIR_HU, ScanSource, Unit, Volume
 
-_MAX_UNREADABLE_NAMED = 3
-"""Damaged files named in a message; the rest is counted."""
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _UNSPECIFIED = "RescaleType is 'US'"
-_UNOPENED = "file that cannot be opened"
 _CAUSES = (
     "Is it a map of something else than attenuation, or is its RescaleIntercept missing or wrong?"
 )
 
+_MAX_THREADS = 8
+"""Most decoding threads; two for each core, as some wait for the disk while others decode."""
 
-@dataclass
-class _Found:
-    """What the pass over the headers found.
+_BAD_SLICE = "slice that does not fit"
+"""How interpolated slices are counted."""
+_BLANK_END = "blank slice at an end"
+_RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
+_RESCALE_DIFFERENCE_HU = 5.0
 
-    Attributes:
-        slices: CT slices that say where they lie.
-        left_out: Other files, counted by kind.
-        unreadable: Damaged files, each with its reason.
-        unopened: Files that cannot be opened, or hold a pointer in place of their content.
-        unplaced: CT slices that do not say where they lie, counted by series.
-    """
-
-    slices: list[Slice] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    unreadable: list[str] = field(default_factory=list)
-    unopened: list[tuple[str, str]] = field(default_factory=list)
-    unplaced: Counter[str] = field(default_factory=Counter)
+_WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
+_Pictures = Float32[np.ndarray, "slices low_rows low_columns"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +81,8 @@ class _Stack:
     Attributes:
         slices: Those that make up the volume, along their normal.
         plan: How they do.
-        loaded: Their voxels.
+        voxels: Hounsfield units.
+        pictures: A small picture of each slice.
         left_out: Slices that were not used, counted by kind.
         warnings: What was mended.
         unused: Numbers of the slices that were not used, along the normal.
@@ -107,9 +90,10 @@ class _Stack:
 
     slices: list[Slice]
     plan: StackPlan
-    loaded: Loaded
+    voxels: Voxels
+    pictures: _Pictures
     left_out: Counter[str]
-    warnings: tuple[str, ...]
+    warnings: list[str]
     unused: tuple[int, ...]
 
 
@@ -122,7 +106,7 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
     Args:
         path: Folder, zip or file.
         series: SeriesInstanceUID to read, with its part where it stands for several ("1.2.3#2");
-            None chooses by the rule of `dicom_choice`.
+            None chooses by the rule of `dicom_slices`.
         allow: What is mended although it is large: "gap" (more than one slice missing in a row),
             "tilt" (a stack that leans over 1 degree), "mixed-orientations" (several sizes or
             orientations in the series; the largest group is read), "bad-slices" (slices that do
@@ -139,20 +123,16 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
         GridError: The scan has too many voxels.
     """
     with opened_files(path) as files:
-        found = _find_slices(files)
-        _refuse_unreadable(found, path.name)
+        found = find_slices(files, path.name)
         if not found.slices:
-            raise ReadError(no_ct_message(path.name, found.left_out))
-        candidates = group_series(found.slices)
-        chosen = choose_series(candidates, series, path.name)
-        warnings = [other_series(candidates, chosen), *_said_about(found, chosen, allow)]
-        kept, mixed_warning = _one_kind(chosen, allow)
+            raise ReadError(no_ct_message(found, path.name))
+        chosen, others = choose_series(found.slices, series, path.name)
+        warnings = warnings_of_choice(found, chosen, others, allow)
+        kept, mixed_warnings = one_kind(chosen, allow)
         stack = _read_stack(kept, allow)
-    unit, unit_warning = _unit(stack, path.name)
-    warnings += [mixed_warning, *stack.warnings, _clipped(stack.loaded.num_clipped), unit_warning]
-    said = tuple(text for text in warnings if text)
-    source = _source(found, chosen, stack)
-    return Volume(stack.plan.grid, stack.loaded.voxels, unit, source, said)
+    unit, unit_warnings = _unit(stack, path.name)
+    said = (*warnings, *mixed_warnings, *stack.warnings, *unit_warnings)
+    return Volume(stack.plan.grid, stack.voxels, unit, _source(found, chosen, stack), said)
 
 
 @contextmanager
@@ -171,15 +151,14 @@ def opened_series(path: Path, source: ScanSource) -> Iterator[list[Slice]]:
     """
     name = f"{source.series_uid or ''}{source.facts.get('series_part', '')}"
     with opened_files(path) as files:
-        found = _find_slices(files)
-        _refuse_unreadable(found, path.name)
-        chosen = choose_series(group_series(found.slices), name, path.name)
-        kept, _ = _one_kind(chosen, ("mixed-orientations",))
+        found = find_slices(files, path.name)
+        chosen, _ = choose_series(found.slices, name, path.name)
+        kept, _ = one_kind(chosen, ("mixed-orientations",))
         ordered, _ = _without_duplicates(kept)
         yield [one for number, one in enumerate(ordered) if number not in source.unused]
 
 
-def _source(found: _Found, chosen: Series, stack: _Stack) -> ScanSource:
+def _source(found: Found, chosen: Series, stack: _Stack) -> ScanSource:
     """Where the volume came from; an interpolated slice goes by the nearer of the two."""
     nearest = [stack.slices[round(low + share)] for low, _, share in stack.plan.taps]
     facts = stack.slices[0].header.facts()
@@ -196,156 +175,34 @@ def _source(found: _Found, chosen: Series, stack: _Stack) -> ScanSource:
     )
 
 
-def _find_slices(files: list[FileSource]) -> _Found:
-    """Read all headers and sort out what is a CT slice."""
-    found, unpacked = _Found(), Unpacked()
-    for source in files:
-        try:
-            if reason := why_unopened(source):
-                found.unopened.append((source.name, reason))
-                continue
-            header = read_header(source, unpacked)
-            if header is None:
-                _count_foreign(source, found)
-            elif kind := why_left_out(header):
-                found.left_out[kind] += 1
-                found.unplaced[header.series_uid] += kind == UNPLACED
-            else:
-                found.slices += slices_of(header)
-        except UnreadableFileError as error:
-            found.unreadable.append(f"{source.name} {error}")
-    _sort_unopened(found)
-    return found
-
-
-def _sort_unopened(found: _Found) -> None:
-    """Files that could not be opened count as slices where their names are like the slices'."""
-    likes = {_likeness(one.header.source.name) for one in found.slices}
-    for name, reason in found.unopened:
-        if name.lower().removesuffix(".zst").endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
-            found.unreadable.append(f"{name} {reason}")
-        else:
-            found.left_out[_UNOPENED] += 1
-
-
-def _likeness(name: str) -> tuple[str, str]:
-    """What files of one series have in common: the folder and the ending, digits left out."""
-    place = PurePosixPath(name)
-    return str(place.parent), re.sub(r"[0-9]+", "0", place.suffix.lower())
-
-
-def _count_foreign(source: FileSource, found: _Found) -> None:
-    """Count a file that is not DICOM; one that is named as such is damaged."""
-    name = source.name.lower()
-    if name.endswith(".zst"):
-        found.unopened.append((source.name, "is packed by Zstandard, which is not unpacked here"))
-    elif name.removesuffix(".gz").endswith(_DICOM_ENDINGS):
-        found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
-    else:
-        found.left_out["other file"] += 1
-
-
-def _refuse_unreadable(found: _Found, place: str) -> None:
-    """Damaged files may belong to the scan: a scan with holes is not read."""
-    if not found.unreadable:
-        return
-    shown = found.unreadable[:_MAX_UNREADABLE_NAMED]
-    more = len(found.unreadable) - len(shown)
-    lines = [f"  {line}" for line in shown] + ([f"  and {more} more"] if more else [])
-    num_good = len(found.slices)
-    msg = (
-        f"{place}: {len(found.unreadable)} file(s) cannot be read and may belong to the scan;"
-        f" {num_good} CT slices are fine and all were expected to be:\n"
-    )
-    raise ReadError(msg + "\n".join(lines) + "\n  Fetch them again, or remove them.")
-
-
-def _said_about(found: _Found, chosen: Series, allow: Collection[str]) -> list[str]:
-    """Warnings about what was left out and what was chosen.
-
-    Raises:
-        ReadError: Slices of the chosen series do not say where they lie.
-    """
-    num_unplaced = found.unplaced[chosen.uid]
-    if num_unplaced and "unplaced" not in allow:
-        msg = (
-            f"{num_unplaced} CT slice(s) of the series do not say where they lie (they have no"
-            f" ImagePositionPatient), beside {len(chosen.slices)} that do. All were expected to: a"
-            " scan that lacks slices can hide a finding. They can be left out."
-        )
-        raise ReadError(msg + permission("unplaced"))
-    apart = {kind: n for kind, n in found.left_out.items() if kind in (UNPLACED, _UNOPENED)}
-    others = {kind: n for kind, n in found.left_out.items() if kind not in apart}
-    said = [f"Left out: {counted(apart)}."] if apart else []
-    if others:
-        said.append(f"Left out, because they are not CT slices: {counted(others)}.")
-    if chosen.is_derived:
-        said.append("ImageType says that the series was derived from another one.")
-    if not chosen.is_axial:
-        said.append("The slices are not axial; the scan was read as it lies in the patient.")
-    return said
-
-
 def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
     """Put slices in order, decode them, and do it again without those that do not belong.
 
     Raises:
         ReadError: Slices do not fit their neighbours and that was not allowed.
     """
-    ordered, duplicate_warning = _without_duplicates(slices)
+    ordered, warnings = _without_duplicates(slices)
     placed = {id(one): number for number, one in enumerate(ordered)}
-    warnings = [duplicate_warning]
     left_out: Counter[str] = Counter()
-    misfits = unlike_the_rest(ordered)
+    bad, blank_ends = _unlike_the_rest(ordered), tuple[int, ...]()
     while True:
-        if misfits is not None:
-            misfits.check(allow)
-            warnings += misfits.warnings
-            left_out += misfits.left_out
-            ordered = [one for index, one in enumerate(ordered) if index not in misfits.dropped]
+        if bad or blank_ends:
+            warnings += _said_of_misfits(list(bad.values()), len(blank_ends), allow)
+            left_out += Counter({_BAD_SLICE: len(bad), _BLANK_END: len(blank_ends)})
+            dropped = {*bad, *blank_ends}
+            ordered = [one for index, one in enumerate(ordered) if index not in dropped]
         plan = plan_stack([one.plane for one in ordered], allow)
-        loaded = load_stack(ordered, plan)
-        misfits = judge_slices(ordered, loaded.pictures)
-        if misfits is None:
+        voxels, num_clipped, pictures = _load_stack(ordered, plan)
+        bad, blank_ends = _judged(ordered, pictures)
+        if not (bad or blank_ends):
             break
-    said = tuple(text for text in (*warnings, *plan.warnings) if text)
+    warnings += [*plan.warnings, *_clipped(num_clipped)]
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
-    return _Stack(ordered, plan, loaded, left_out, said, unused)
+    return _Stack(ordered, plan, voxels, pictures, left_out, warnings, unused)
 
 
-def _one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], str | None]:
-    """The slices of one size, spacing and orientation."""
-    groups: list[list[Slice]] = []
-    for one in chosen.slices:
-        for group in groups:
-            if same_plane_kind(group[0].plane, one.plane):
-                group.append(one)
-                break
-        else:
-            groups.append([one])
-    if len(groups) == 1:
-        return aligned(groups[0]), None
-    groups.sort(key=lambda group: (-len(group), group[0].plane.position_mm))
-    sizes = ", ".join(f"{len(group)} of {_kind(group[0].plane)}" for group in groups[:4])
-    what = f"The series mixes slices of {len(groups)} sizes or orientations: {sizes}."
-    if "mixed-orientations" not in allow:
-        msg = f"{what} One was expected; the largest group can be read alone."
-        raise ReadError(msg + permission("mixed-orientations"))
-    num_left = len(chosen.slices) - len(groups[0])
-    return aligned(
-        groups[0]
-    ), f"{what} The largest group was read, {num_left} slice(s) were left out."
-
-
-def _kind(plane: Plane) -> str:
-    """Size, spacing and normal of a slice in words."""
-    normal = ", ".join(f"{x:.2f}" for x in plane.normal)
-    rows, columns = plane.shape
-    return f"{rows} x {columns} at {plane.spacing_mm[0]:.3g} mm, normal ({normal})"
-
-
-def _without_duplicates(slices: list[Slice]) -> tuple[list[Slice], str | None]:
-    """Slices sorted along their normal, only one of those that are identical.
+def _without_duplicates(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
+    """Slices sorted along their normal, one of those that are identical; and what to say of them.
 
     Raises:
         ReadError: Two different slices lie at the same position.
@@ -362,11 +219,12 @@ def _without_duplicates(slices: list[Slice]) -> tuple[list[Slice], str | None]:
             continue
         kept.append(one)
     if not places:
-        return kept, None
-    return kept, (
+        return kept, []
+    said = (
         f"{len(places)} duplicated slice(s), identical to others at the same position, were"
         f" dropped: from {places[0]:.1f} to {places[-1]:.1f} mm along the slice normal."
     )
+    return kept, [said]
 
 
 def _duplicate_message(along: float, num_slices: int) -> str:
@@ -382,34 +240,35 @@ def _are_identical(first: Slice, second: Slice) -> bool:
     """Whether two slices lie at the same place and show the same."""
     if not np.allclose(first.plane.position_mm, second.plane.position_mm, atol=SAME_PLACE_MM):
         return False
-    decoder = SliceDecoder([first, second], np.dtype(np.float32))
+    decoder = _Decoder([first, second], np.dtype(np.float32))
     return bool(np.array_equal(decoder.loaded(first)[0], decoder.loaded(second)[0]))
 
 
-def _unit(stack: _Stack, place: str) -> tuple[Unit, str | None]:
+def _unit(stack: _Stack, place: str) -> tuple[Unit, list[str]]:
     """Whether values are Hounsfield units, by what headers say and by the values themselves.
+
+    Returns:
+        The unit, and what to say of it.
 
     Raises:
         ReadError: They are not, and no 8-bit export's either.
     """
     stated = min((doubt for one in stack.slices if (doubt := _why_not_stated(one))), default=None)
-    seen = _why_not_seen(stack.loaded)
+    seen = _why_not_seen(stack)
     if stated is None and seen is None:
-        return "HU", None
+        return "HU", []
     if seen is not None or stated != _UNSPECIFIED:
-        voxels = stack.loaded.voxels
-        lowest, highest = float(voxels.min()), float(voxels.max())
+        lowest, highest = float(stack.voxels.min()), float(stack.voxels.max())
         check_windowed(lowest, highest, stated or seen or "", place, _CAUSES)
-    return "windowed", f"The values are not Hounsfield units: {stated or seen}."
+    return "windowed", [f"The values are not Hounsfield units: {stated or seen}."]
 
 
-def _why_not_seen(loaded: Loaded) -> str | None:
+def _why_not_seen(stack: _Stack) -> str | None:
     """Why values cannot be Hounsfield units; the small pictures of the slices mostly show it."""
-    pictures = loaded.pictures
-    is_metal = pictures > METAL_ABOVE_HU / 2
-    if pictures.min() < LUNG_BELOW_HU and np.mean(is_metal) < MAX_METAL_SHARE / 2:
+    is_metal = stack.pictures > METAL_ABOVE_HU / 2
+    if stack.pictures.min() < LUNG_BELOW_HU and np.mean(is_metal) < MAX_METAL_SHARE / 2:
         return None
-    return why_not_hounsfield(loaded.voxels, float(loaded.voxels.min()))
+    return why_not_hounsfield(stack.voxels, float(stack.voxels.min()))
 
 
 def _why_not_stated(one: Slice) -> str | None:
@@ -426,9 +285,294 @@ def _why_not_stated(one: Slice) -> str | None:
     return "there is no rescale intercept and no value is below zero"
 
 
-def _clipped(num_clipped: int) -> str | None:
+def _clipped(num_clipped: int) -> list[str]:
     """Say how many values were beyond 16 bits."""
-    if not num_clipped:
-        return None
     ends = np.iinfo(np.int16)
-    return f"{num_clipped} voxel(s) beyond {ends.min} to {ends.max} HU were set to the nearest end."
+    said = f"{num_clipped} voxel(s) beyond {ends.min} to {ends.max} HU were set to the nearest end."
+    return [said] if num_clipped else []
+
+
+def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, int, _Pictures]:
+    """Decode slices into a new array, int16 where all rescales are whole, else float32.
+
+    A few threads do it (the decoders let go of the interpreter's lock), straight into the volume.
+    Where the plan interpolates, slices pass by in order and only a few are held.
+
+    Args:
+        slices: Sorted as the plan has them.
+        plan: Which slices make which slice of the volume.
+
+    Returns:
+        The voxels, how many were beyond what int16 holds, and a small picture of each slice.
+
+    Raises:
+        ReadError: A file is damaged; the message names it. Or the volume would be far larger
+            than the files could hold.
+    """
+    dtype = np.dtype(np.int16 if all(s.rescale.is_whole for s in slices) else np.float32)
+    num_bytes = plan.grid.num_voxels * dtype.itemsize
+    _check_ratio(slices, num_bytes)
+    require_memory(num_bytes, f"Reading {' x '.join(map(str, plan.grid.shape))} voxels")
+    decoder = _Decoder(slices, dtype)
+    voxels: Voxels = np.empty(plan.grid.shape, dtype=dtype)
+    with ThreadPoolExecutor(min(_MAX_THREADS, 2 * (os.cpu_count() or 1))) as pool:
+        if plan.is_exact:
+            futures = [
+                pool.submit(decoder.load, slices[low], voxels[i])
+                for i, (low, _, _) in enumerate(plan.taps)
+            ]
+            num_clipped = _sum_or_stop(futures)
+        else:
+            num_clipped = _interpolated(decoder, plan, voxels, pool)
+    return voxels, num_clipped, np.stack([decoder.pictures[id(one)] for one in slices])
+
+
+class _Decoder:
+    """Decodes slices of one series; knows where the frames of its multi-frame files lie."""
+
+    def __init__(self, slices: list[Slice], dtype: np.dtype) -> None:
+        self.slices = slices
+        self.dtype = dtype
+        self.pictures: dict[int, Picture] = {}
+        _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
+        self._located: dict[int, LocatedFile] = {}
+        for one in slices:
+            if id(one.header) not in self._located:
+                with _named(one):
+                    self._located[id(one.header)] = located(one.header)
+
+    def load(self, one: Slice, out: Slab) -> int:
+        """Decode a slice into `out`; the number of clipped values."""
+        with _named(one):
+            file = self._located[id(one.header)]
+            num_clipped = load_hounsfield(file, one.index, one.rescale, out)
+            self.pictures[id(one)] = small_picture(out)
+            return num_clipped
+
+    def loaded(self, one: Slice) -> tuple[Slab, int]:
+        """A slice in an array of its own, and the number of clipped values."""
+        slab: Slab = np.empty(one.plane.shape, dtype=self.dtype)
+        return slab, self.load(one, slab)
+
+
+@contextmanager
+def _named(one: Slice) -> Iterator[None]:
+    """Say which file it was when one cannot be read.
+
+    Names are relative to what the user named. They are shown in this error only, which goes to
+    that user; warnings and results never hold them, because some archives name files by patient.
+    """
+    try:
+        yield
+    except UnreadableFileError as error:
+        msg = (
+            f"A slice of the scan {error}: {one.header.source.name}. A whole scan was expected,"
+            " because a missing slice can hide a finding. Fetch the file again, or remove it to"
+            " have the gap reported."
+        )
+        raise ReadError(msg) from error
+
+
+def _said_of_misfits(bad: list[str], num_blank: int, allow: Collection[str]) -> list[str]:
+    """What to say of slices that are left out.
+
+    Args:
+        bad: What is wrong with each that does not belong, in words.
+        num_blank: How many are blank, before the first or after the last that shows something.
+        allow: "bad-slices" leaves them out.
+
+    Raises:
+        ReadError: There are bad ones, and they may not be left out; the message names the first.
+    """
+    if bad and "bad-slices" not in allow:
+        msg = (
+            f"{len(bad)} slice(s) of the series do not belong to the scan: {in_words(bad)}. All"
+            " were expected to. Fetch them again; or they are left out, and interpolated where they"
+            " lie inside."
+        )
+        raise ReadError(msg + permission("bad-slices"))
+    blank = f"{num_blank} blank slice(s) at the ends of the scan were left out."
+    said = [blank] if num_blank else []
+    return [*said, f"{len(bad)} slice(s) were left out: {in_words(bad)}."] if bad else said
+
+
+def _unlike_the_rest(slices: list[Slice]) -> dict[int, str]:
+    """Slices that lack a rescale that the others have, or have one that the others lack.
+
+    Those are none where it makes no difference.
+
+    Args:
+        slices: In their order.
+
+    Returns:
+        What is wrong with each, by its number.
+    """
+    said = [tuple(bool(one.fields.raw.get(name)) for name in _RESCALE_NAMES) for one in slices]
+    usual, _ = Counter(said).most_common(1)[0]
+    like = next(one for one, names in zip(slices, said, strict=True) if names == usual)
+    return {
+        index: _unlike(one, like)
+        for index, (one, names) in enumerate(zip(slices, said, strict=True))
+        if names != usual and not _same_rescale(one, like)
+    }
+
+
+def _judged(slices: list[Slice], pictures: _Pictures) -> tuple[dict[int, str], tuple[int, ...]]:
+    """Slices that do not fit their neighbours, by what they show.
+
+    Args:
+        slices: In their order.
+        pictures: A small picture of each.
+
+    Returns:
+        What is wrong with each that does not belong, by its number; and the numbers of blank ones
+        at the ends.
+
+    Raises:
+        ReadError: Two scans alternate, slice by slice.
+    """
+    inside, blank_ends = find_misfits(pictures, "HU")
+    bad = _wrongly_rescaled(slices, pictures)
+    for index, what in inside.items():
+        bad.setdefault(index, f"{_placed(slices[index])} {what}")
+    return bad, blank_ends
+
+
+def _wrongly_rescaled(slices: list[Slice], pictures: _Pictures) -> dict[int, str]:
+    """Slices whose own rescale fits their neighbours' values less than the neighbours' does."""
+    usual = Counter((one.rescale.slope, one.rescale.intercept) for one in slices)
+    bad: dict[int, str] = {}
+    for index, (one, other) in enumerate(pairwise(slices)):
+        if _same_rescale(one, other):
+            continue
+        low, high = pictures[index], pictures[index + 1]
+        stored = (high - other.rescale.intercept) / other.rescale.slope
+        as_one = stored * one.rescale.slope + one.rescale.intercept
+        own, shared = (abs(float(np.median(low - picture))) for picture in (high, as_one))
+        if own > shared + _RESCALE_DIFFERENCE_HU:
+            rare = min(
+                (index, index + 1),
+                key=lambda i: usual[slices[i].rescale.slope, slices[i].rescale.intercept],
+            )
+            bad[rare] = _unlike(slices[rare], other if rare == index else one)
+    return bad
+
+
+def _same_rescale(one: Slice, other: Slice) -> bool:
+    """Whether two slices become Hounsfield units in the same way."""
+    first, second = one.rescale, other.rescale
+    return (first.slope, first.intercept) == (second.slope, second.intercept)
+
+
+def _unlike(one: Slice, other: Slice) -> str:
+    """Say how a slice's rescale differs from another's, both with their values."""
+    told = [
+        f"{keyword} {one.fields.text(name) or 'missing'} where others have"
+        f" {other.fields.text(name) or 'none'}"
+        for name, keyword in _RESCALE_NAMES.items()
+        if one.fields.text(name) != other.fields.text(name)
+    ]
+    return f"{_placed(one)} has {' and '.join(told)}"
+
+
+def _placed(one: Slice) -> str:
+    """A slice by its place and its file, for messages to the user who named the folder."""
+    return f"the slice at {one.plane.along_mm:.1f} mm"
+
+
+def _check_ratio(slices: list[Slice], num_bytes: int) -> None:
+    """Refuse a volume that is far larger than files of this size hold."""
+    files = {id(one.header): one.header.source.stored_bytes for one in slices}
+    stored = sum(files.values())
+    if num_bytes > max(UNDOUBTED_BYTES, MAX_RATIO * stored):
+        msg = (
+            f"The files declare a scan of {num_bytes / 1e6:.0f} MB and hold {stored / 1e6:.1f} MB;"
+            f" no CT scan is compressed more than {MAX_RATIO} times. It was taken for a bomb."
+        )
+        raise ReadError(msg)
+
+
+def _sum_or_stop(futures: list[Future[int]]) -> int:
+    """Results added up; at the first error the slices not begun are given up."""
+    try:
+        return sum(future.result() for future in futures)
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _interpolated(
+    decoder: _Decoder, plan: StackPlan, voxels: Voxels, pool: ThreadPoolExecutor
+) -> int:
+    """Fill a volume whose slices lie between those of the series, or are shifted."""
+    place = _placing(plan, voxels)
+    passing = _in_order(decoder, pool)
+    held: dict[int, Slab] = {}
+    num_clipped, next_index = 0, 0
+    for i, (low, high, share) in enumerate(plan.taps):
+        while next_index <= high:
+            slab, clipped = next(passing)
+            held[next_index] = place(slab, next_index)
+            if plan.shifts is not None:
+                # A slice whose position is wrong fits its neighbours before it is put there.
+                one = decoder.slices[next_index]
+                decoder.pictures[id(one)] = small_picture(held[next_index])
+            num_clipped, next_index = num_clipped + clipped, next_index + 1
+        held = {index: slab for index, slab in held.items() if index >= low}
+        voxels[i] = held[low] if low == high else _between(held[low], held[high], share)
+    return num_clipped
+
+
+def _in_order(decoder: _Decoder, pool: ThreadPoolExecutor) -> Iterator[tuple[Slab, int]]:
+    """Decoded slices in their order, a few ahead of what is asked for."""
+    waiting: deque[Future[tuple[Slab, int]]] = deque()
+    try:
+        for one in decoder.slices:
+            waiting.append(pool.submit(decoder.loaded, one))
+            if len(waiting) > _MAX_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _placing(plan: StackPlan, voxels: Voxels) -> Callable[[Slab, int], Slab]:
+    """How a slice is put into the volume's planes."""
+    shifts = plan.shifts
+    if shifts is None:
+        return lambda slab, _: slab
+    shape = (voxels.shape[1], voxels.shape[2])
+    return lambda slab, index: _shifted(slab, shifts[index], shape)
+
+
+def _between(low: Slab, high: Slab, share: float) -> Slab:
+    """Linear interpolation between two slices."""
+    mixed = low.astype(np.float32)
+    mixed += np.float32(share) * (high.astype(np.float32) - mixed)
+    return _as_type(mixed, low.dtype)
+
+
+def _shifted(slab: Slab, shift: tuple[float, float], shape: tuple[int, int]) -> _WiderSlab:
+    """Move a slice by fractions of pixels within a larger plane of air, linearly.
+
+    Args:
+        slab: Hounsfield units, (rows, columns).
+        shift: Rows and columns by which it moves, not negative.
+        shape: Rows and columns of the plane.
+    """
+    plane = np.full(shape, AIR_HU, dtype=np.float32)
+    (row, row_share), (column, column_share) = (divmod(s, 1.0) for s in shift)
+    rows, columns = slab.shape
+    plane[int(row) : int(row) + rows, int(column) : int(column) + columns] = slab
+    # Moving on by a fraction mixes each pixel with its predecessor.
+    for axis, share in ((0, row_share), (1, column_share)):
+        if share:
+            plane = (1 - share) * plane + share * np.roll(plane, 1, axis=axis)
+    return _as_type(plane.astype(np.float32, copy=False), slab.dtype)
+
+
+def _as_type(values: Slab, dtype: np.dtype) -> Slab:
+    """Back to the type of the volume, rounded if that is a whole number."""
+    return np.rint(values).astype(dtype) if dtype.kind == "i" else values.astype(dtype)

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chestct.errors import ReadError
-from chestct.readers.dicom_elements import InflatedFile
 from chestct.readers.dicom_geometry import plan_stack
 from chestct.readers.dicom_series import opened_series
-from chestct.readers.dicom_stack import Slice
+from chestct.readers.dicom_slices import Slice
 from chestct.readers.files import BROKEN_STREAM
 from chestct.volume import Volume
 
@@ -155,8 +154,7 @@ def _header(one: Slice) -> tuple[Dataset, tuple[str, ...]]:
     """The kept elements of one file's header, and names of those that break the standard."""
     from pydicom import dcmread
 
-    source = one.header.source
-    packed = source.packed if isinstance(source, InflatedFile) else source
+    packed = one.header.source.deflated_in or one.header.source
     try:
         with _tolerant(), packed.open() as stream:
             return _kept(dcmread(stream, stop_before_pixels=True, force=True))

@@ -11,12 +11,13 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from io import BufferedIOBase, BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Protocol, cast, runtime_checkable
+from typing import cast
 
 from chestct.errors import ReadError
 
@@ -67,101 +68,49 @@ class UnreadableFileError(ReadError):
     """One file is damaged or beyond the bounds; the message is the reason, without the name."""
 
 
-@runtime_checkable
-class FileSource(Protocol):
+@dataclass(frozen=True, slots=True)
+class FileSource:
     """Something with bytes: a file on disk, a member of a zip, an unpacked stream.
 
-    Streams are independent of each other and may be read in several threads.
+    Attributes:
+        name: Path relative to what the user named.
+        size: Most bytes it can give.
+        stored_bytes: Bytes it takes on disk.
+        open: Opens it for reading. Streams are independent of each other and may be read in
+            several threads.
+        is_seekable: Whether reading a later part does not mean unpacking all before it.
+        path: Where it lies, for a file of its own.
+        problem: Why it cannot be looked at, although it should be there.
+        deflated_in: The file whose deflated data set this is.
     """
 
-    @property
-    def name(self) -> str:
-        """Path relative to what the user named."""
-
-    @property
-    def size(self) -> int:
-        """Most bytes it can give."""
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes it takes on disk."""
-
-    @property
-    def is_seekable(self) -> bool:
-        """Whether reading a later part does not mean unpacking all before it."""
-
-    def open(self) -> BufferedIOBase:
-        """Open it for reading."""
-
-
-@dataclass(frozen=True, slots=True)
-class _DiskFile:
-    """A regular file, or one that should be there and cannot be looked at: `problem` says why."""
-
-    path: Path
     name: str
     size: int
-    problem: str = ""
-
-    is_seekable = True
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes on disk."""
-        return self.size
-
-    def open(self) -> BufferedIOBase:
-        """Open it for reading."""
-        return self.path.open("rb")
-
-
-@dataclass(frozen=True, slots=True)
-class _ZipMember:
-    """A member of an open zip; reading stops at its declared size."""
-
-    archive: zipfile.ZipFile
-    info: zipfile.ZipInfo
-
-    is_seekable = False
-
-    @property
-    def name(self) -> str:
-        """Path inside the zip."""
-        return self.info.filename
-
-    @property
-    def size(self) -> int:
-        """Declared size after unpacking."""
-        return self.info.file_size
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes it takes inside the zip."""
-        return self.info.compress_size
-
-    def open(self) -> BufferedIOBase:
-        """Open it for reading, unpacking on the way."""
-        return cast(BufferedIOBase, self.archive.open(self.info))
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryFile:
-    """Bytes already unpacked, with the size they had on disk."""
-
-    content: bytes
-    name: str
     stored_bytes: int
+    open: Callable[[], BufferedIOBase]
+    is_seekable: bool = True
+    path: Path = Path()
+    problem: str = ""
+    deflated_in: FileSource | None = None
 
-    is_seekable = True
 
-    @property
-    def size(self) -> int:
-        """Number of bytes."""
-        return len(self.content)
+def disk_file(path: Path, name: str, size: int, problem: str = "") -> FileSource:
+    """A regular file, or one that should be there and cannot be looked at: `problem` says why."""
+    return FileSource(name, size, size, lambda: path.open("rb"), path=path, problem=problem)
 
-    def open(self) -> BufferedIOBase:
-        """Read it like a file."""
-        return BytesIO(self.content)
+
+def memory_file(content: bytes, name: str, stored_bytes: int) -> FileSource:
+    """Bytes already unpacked, with the size they had on disk."""
+    return FileSource(name, len(content), stored_bytes, partial(BytesIO, content))
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Say that a file cannot be read when its stream breaks."""
+    try:
+        yield
+    except BROKEN_STREAM as error:
+        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
 
 
 def read_range(stream: BufferedIOBase, start: int, length: int) -> bytes:
@@ -170,11 +119,9 @@ def read_range(stream: BufferedIOBase, start: int, length: int) -> bytes:
     Raises:
         UnreadableFileError: The file ends before that, or cannot be read.
     """
-    try:
+    with readable():
         stream.seek(start)
         content = stream.read(length)
-    except BROKEN_STREAM as error:
-        raise UnreadableFileError(f"cannot be read ({type(error).__name__})") from error
     if len(content) != length:
         msg = f"ends at byte {start + len(content)}, {start + length} were expected"
         raise UnreadableFileError(msg)
@@ -193,15 +140,15 @@ def opened_files(path: Path) -> Iterator[list[FileSource]]:
             too much or has a member whose path leaves the folder.
     """
     if stat.S_ISDIR(path_status(path).st_mode):
-        yield list(folder_files(path))
+        yield folder_files(path)
         return
     # Asked before it is opened: opening a pipe waits for ever.
     size = _file_status(path).st_size
-    if _is_zip(path):
+    if _first_bytes(path, 4).startswith(_ZIP_MAGICS):
         with _opened_zip(path) as archive:
             yield _zip_members(archive, path)
     else:
-        yield [_DiskFile(path, path.name, size)]
+        yield [disk_file(path, path.name, size)]
 
 
 def path_status(path: Path) -> os.stat_result:
@@ -220,20 +167,19 @@ def path_status(path: Path) -> os.stat_result:
         raise ReadError(f"{msg} name, and that you may read the folders above it.") from error
 
 
-def _is_zip(path: Path) -> bool:
-    """Whether a file starts as a zip does."""
+def _first_bytes(path: Path, count: int) -> bytes:
+    """How a file starts."""
     try:
         with path.open("rb") as stream:
-            return stream.read(4) in _ZIP_MAGICS
+            return stream.read(count)
     except OSError as error:
         raise ReadError(f"{path.name} cannot be opened: {error.strerror}.") from error
 
 
 def why_unopened(source: FileSource) -> str | None:
     """Why a file's content is not at hand: a dead link, or a pointer to what was not fetched."""
-    problem = getattr(source, "problem", "")
-    if problem:
-        return f"cannot be opened: {problem}"
+    if source.problem:
+        return f"cannot be opened: {source.problem}"
     if 0 < source.size <= _MAX_POINTER_BYTES:
         try:
             with source.open() as stream:
@@ -245,24 +191,24 @@ def why_unopened(source: FileSource) -> str | None:
     return None
 
 
-def folder_files(folder: Path) -> list[_DiskFile]:
+def folder_files(folder: Path) -> list[FileSource]:
     """Regular files under a folder, nested ones too, sorted by name, without clutter.
 
     Linked folders are followed once; a link that leads back is not followed again. Pipes and
     devices are never opened. A link to nothing is among them, with its problem.
     """
-    found: list[_DiskFile] = []
+    found: list[FileSource] = []
     visited: set[tuple[int, int]] = set()
     pending = [folder]
     while pending:
         current = pending.pop()
         for entry, status in _entries(current, visited):
             if isinstance(status, str):
-                found.append(_DiskFile(entry, str(entry.relative_to(folder)), 0, status))
+                found.append(disk_file(entry, str(entry.relative_to(folder)), 0, status))
             elif stat.S_ISDIR(status.st_mode):
                 pending.append(entry)
             elif stat.S_ISREG(status.st_mode):
-                found.append(_DiskFile(entry, str(entry.relative_to(folder)), status.st_size))
+                found.append(disk_file(entry, str(entry.relative_to(folder)), status.st_size))
             if len(found) + len(pending) > MAX_FILES:
                 msg = (
                     f"{folder.name} holds more than {MAX_FILES} files. Name the folder of one scan."
@@ -335,7 +281,17 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> list[FileSource]:
         msg = f"{path.name} holds a file whose path leads out of the zip. It was not read."
         raise ReadError(msg)
     wanted = [info for info in members if not _is_clutter(info.filename)]
-    return [_ZipMember(archive, info) for info in sorted(wanted, key=lambda info: info.filename)]
+    # Reading stops at the declared size.
+    return [
+        FileSource(
+            info.filename,
+            info.file_size,
+            info.compress_size,
+            cast("Callable[[], BufferedIOBase]", partial(archive.open, info)),
+            is_seekable=False,
+        )
+        for info in sorted(wanted, key=lambda info: info.filename)
+    ]
 
 
 def refuse_archive(path: Path, scan_endings: Sequence[str]) -> None:
@@ -349,8 +305,7 @@ def refuse_archive(path: Path, scan_endings: Sequence[str]) -> None:
         ReadError: It is a tar, 7z or rar archive, or a zip of nothing but archives or whole scans.
     """
     _file_status(path)
-    with _read_in_words(path) as stream:
-        start = stream.read(_TAR_MARK_AT + len(_TAR_MARK))
+    start = _first_bytes(path, _TAR_MARK_AT + len(_TAR_MARK))
     kind = next((kind for magic, kind in _ARCHIVES.items() if start.startswith(magic)), None)
     if start[_TAR_MARK_AT:] == _TAR_MARK or path.name.lower().endswith(_TAR_ENDINGS):
         kind = "tar"
@@ -367,15 +322,6 @@ def refuse_archive(path: Path, scan_endings: Sequence[str]) -> None:
         first = PurePosixPath(names[0]).suffix
         msg = f"{path.name} holds {len(names)} files of kind {first}, which are not read inside a"
         raise ReadError(f"{msg} zip. Unpack it and name one of them.")
-
-
-@contextmanager
-def _read_in_words(path: Path) -> Iterator[BufferedIOBase]:
-    try:
-        with path.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        raise ReadError(f"{path.name} cannot be opened: {error.strerror}.") from error
 
 
 def _leaves_folder(name: str) -> bool:
@@ -417,8 +363,12 @@ class Unpacked:
         self._most_bytes, self._most_kept = most_bytes, most_kept
         self._num_bytes = 0
 
-    def added(self, source: FileSource, content: MemoryFile) -> FileSource:
+    def added(self, source: FileSource, content: FileSource) -> FileSource:
         """Count what a file unpacked to; where to read it from later on.
+
+        Args:
+            source: The gzipped file.
+            content: What is inside it, in memory.
 
         Raises:
             ReadError: All together are more than a scan is.
@@ -427,31 +377,9 @@ class Unpacked:
         if self._num_bytes > self._most_bytes:
             msg = f"The gzipped files unpack to over {self._most_bytes / 1e6:.0f} MB in all, more"
             raise ReadError(f"{msg} than a CT scan does. If it is one, unpack them yourself.")
-        return content if self._num_bytes <= self._most_kept else _Gzipped(source, content.size)
-
-
-@dataclass(frozen=True, slots=True)
-class _Gzipped:
-    """What is inside a gzip stream, unpacked anew each time it is opened."""
-
-    packed: FileSource
-    size: int
-
-    is_seekable = False
-
-    @property
-    def name(self) -> str:
-        """Name of the packed file."""
-        return self.packed.name
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the packed file on disk."""
-        return self.packed.stored_bytes
-
-    def open(self) -> BufferedIOBase:
-        """Read it like a file."""
-        return unwrapped(self.packed).open()
+        if self._num_bytes <= self._most_kept:
+            return content
+        return replace(content, open=lambda: unwrapped(source).open(), is_seekable=False)
 
 
 def is_wrapped(content: bytes) -> bool:
@@ -470,7 +398,7 @@ def first_inside(packed: bytes) -> bytes:
         return b""
 
 
-def unwrapped(source: FileSource) -> MemoryFile:
+def unwrapped(source: FileSource) -> FileSource:
     """What is inside a gzip stream.
 
     Raises:
@@ -484,7 +412,7 @@ def unwrapped(source: FileSource) -> MemoryFile:
         raise
     except BROKEN_STREAM as error:
         raise UnreadableFileError(f"cannot be unpacked ({type(error).__name__})") from error
-    return MemoryFile(content, source.name, source.stored_bytes)
+    return memory_file(content, source.name, source.stored_bytes)
 
 
 def _gzip_chunks(stream: BufferedIOBase, limit: int) -> Iterator[bytes]:

@@ -15,8 +15,8 @@ the slices are compared, which takes about 1 % of the time of reading them.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, Num
@@ -187,22 +187,18 @@ def check_windowed(lowest: float, highest: float, doubt: str, where: str, causes
         raise ReadError(f"{msg} nor the 0 to {WINDOWED_HIGHEST} of an 8-bit export. {causes}")
 
 
-def padding_to_air(voxels: Voxels) -> int:
-    """Set every value below `PADDING_BELOW_HU` to air, in place; return how many there were."""
+def padding_to_air(voxels: Voxels) -> list[str]:
+    """Set every value below `PADDING_BELOW_HU` to air, in place; a warning where there were any."""
     num_padding = 0
     for plane in voxels:
         is_padding = plane < PADDING_BELOW_HU
         plane[is_padding] = AIR_HU
         num_padding += int(np.count_nonzero(is_padding))
-    return num_padding
-
-
-def padding_warning(num_padding: int, num_voxels: int) -> str:
-    """What to say after `padding_to_air`."""
-    return (
-        f"{num_padding} voxels ({num_padding / num_voxels:.1%}) were below {PADDING_BELOW_HU} HU,"
+    said = (
+        f"{num_padding} voxels ({num_padding / voxels.size:.1%}) were below {PADDING_BELOW_HU} HU,"
         f" as converters pad outside the field of view; they were set to air."
     )
+    return [said] if num_padding else []
 
 
 def _finite_or_air(values: Slab) -> tuple[Slab, np.ndarray | None]:
@@ -245,11 +241,6 @@ _MAX_RUN = 3
 _ALTERNATING = 1.2
 """Typical difference of neighbours, in that of slices two apart, from which two scans alternate."""
 _NUM_BANDS = 16
-ALTERNATING_SCANS = (
-    "The slices alternate between two scans: each is like the next but one and not like its"
-    " neighbours. One scan was expected; export one of them on its own."
-)
-"""Said of what `find_misfits` calls alternating."""
 
 _HU_RANGE = (-1000.0, 300.0)
 _WINDOWED_RANGE = (0.0, 255.0)
@@ -262,21 +253,6 @@ _Steps = Float[np.ndarray, "pairs *band"]
 """Differences of slices, whole or in bands of rows."""
 
 
-@dataclass(frozen=True)
-class _Misfits:
-    """Slices that do not belong to a scan.
-
-    Attributes:
-        blank_ends: Slices of one value before the first or after the last that shows something.
-        inside: What is wrong with other slices, by their number.
-        alternates: Whether two scans alternate, slice by slice; nothing else is then told.
-    """
-
-    blank_ends: tuple[int, ...] = ()
-    inside: dict[int, str] = field(default_factory=dict)
-    alternates: bool = False
-
-
 def small_picture(slab: Slab) -> Picture:
     """A slice in up to `_PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
     rows, columns = slab.shape
@@ -287,12 +263,19 @@ def small_picture(slab: Slab) -> Picture:
     return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
 
 
-def find_misfits(pictures: Iterable[Picture], unit: Unit) -> _Misfits:
-    """Find slices that do not fit their neighbours.
+def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str], tuple[int, ...]]:
+    """Find slices that do not belong to a scan.
 
     Args:
         pictures: What `small_picture` gives for each slice, in their order.
         unit: Of the values.
+
+    Returns:
+        What is wrong with each slice that does not fit its neighbours, by its number; and the
+        numbers of those of one value before the first or after the last that shows something.
+
+    Raises:
+        ReadError: Two scans alternate, slice by slice.
     """
     low, high = _HU_RANGE if unit == "HU" else _WINDOWED_RANGE
     scaled, blank = [], []
@@ -300,47 +283,35 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit) -> _Misfits:
         blank.append(np.ptp(picture) <= _BLANK * (high - low))
         scaled.append((np.clip(picture, low, high) - low) / (high - low))
     if not scaled or scaled[0].size < _MIN_PIXELS:
-        return _Misfits()
+        return {}, ()
     is_blank = np.array(blank)
     shown = np.flatnonzero(~is_blank)
     if len(shown) < _MIN_SLICES:
-        return _Misfits()
+        return {}, ()
     first, last = int(shown[0]), int(shown[-1])
     ends = (*range(first), *range(last + 1, len(scaled)))
     inner = scaled[first : last + 1]
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
-    if _alternates(steps):
-        return _Misfits(alternates=True)
+    _refuse_alternation(steps)
     strangers = _strangers(steps, is_blank[first : last + 1])
     inside = {
         first + index: "is blank" if is_blank[first + index] else "does not fit its neighbours"
         for index in sorted(strangers)
     }
-    return _Misfits(ends, inside)
+    return inside, ends
 
 
-def interpolate(voxels: Voxels, bad: Collection[int]) -> None:
-    """Replace slices by what lies between the nearest good ones, in place.
-
-    Args:
-        voxels: Slices along the first axis.
-        bad: Numbers of those to be replaced, not all of them.
-    """
-    good = [index for index in range(len(voxels)) if index not in bad]
-    for index in bad:
-        low = max((i for i in good if i < index), default=good[0])
-        high = min((i for i in good if i > index), default=good[-1])
-        share = (index - low) / (high - low) if high > low else 0.0
-        mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
-        voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
-
-
-def _alternates(steps: dict[int, _Steps]) -> bool:
-    """Whether slices are more like the next but one than like the next, all along."""
+def _refuse_alternation(steps: dict[int, _Steps]) -> None:
+    """Refuse slices that are more like the next but one than like the next, all along."""
     if len(steps[1]) < _MIN_ALTERNATING:
-        return False
+        return
     next_one, next_but_one = (float(np.median(steps[apart].mean(axis=1))) for apart in (1, 2))
-    return next_one > _ALTERNATING * next_but_one + _WHOLE_FLOOR
+    if next_one > _ALTERNATING * next_but_one + _WHOLE_FLOOR:
+        msg = (
+            "The slices alternate between two scans: each is like the next but one and not like its"
+            " neighbours. One scan was expected; export one of them on its own."
+        )
+        raise ReadError(msg)
 
 
 def _strangers(steps: dict[int, _Steps], is_blank: Bool[np.ndarray, " slices"]) -> set[int]:

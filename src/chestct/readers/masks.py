@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 from jaxtyping import Bool, Num
 
-from chestct.arrays import Mask, Matrix4
+from chestct.arrays import Mask
 from chestct.errors import GridError, ReadError
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.volume import Grid, Volume, canonical_grid, to_canonical, to_own_axes
@@ -30,8 +30,6 @@ _SAME_PLACE: Final = 0.1
 _LARGEST_LABEL: Final = 1023
 _LOBES: Final = 5
 """Masks with no higher label hold the lungs and nothing else: whole, right and left, or lobes."""
-_TO_PATIENT: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""NIfTI's x grows to the right and y to the front, DICOM's to the left and to the back."""
 _NAMED_LABEL: Final = re.compile(rb'Key="(\d+)"[^>]*>(?:<!\[CDATA\[)?([^<\]]*)')
 """A label and its name, as TotalSegmentator writes them behind the header (Caret's format)."""
 _LUNG_NAME: Final = re.compile(r"lung|lobe", re.IGNORECASE)
@@ -126,11 +124,17 @@ def _read_nifti(path: Path) -> tuple[Volume, Mapping[int, str]]:
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import SpatialImage
 
+    from chestct.readers.nifti import grid_of_affine
+
     try:
         found = nibabel.load(path)
         if not isinstance(found, SpatialImage):
             raise ImageFileError("no voxels")
-        grid = _grid_of(found.shape, found.affine, path)
+        if len(found.shape) != 3:
+            msg = f"{path.name} has {len(found.shape)} axes and a mask has three: give one mask."
+            raise ReadError(msg)
+        width, height, depth = found.shape
+        grid = grid_of_affine(found.affine, (depth, height, width))
         values = _values_of(found)
     except (OSError, EOFError, zlib.error, ImageFileError) as error:
         msg = f"{path.name} cannot be read as NIfTI ({type(error).__name__}): give a mask as one."
@@ -216,23 +220,6 @@ def _elsewhere(found: Grid, wanted: Grid, file: str) -> str:
 
 def _mm(spacing_mm: tuple[float, float, float]) -> str:
     return " x ".join(f"{each:.4g}" for each in spacing_mm)
-
-
-def _grid_of(shape: tuple[int, ...], affine: Matrix4, path: Path) -> Grid:
-    """The grid of a NIfTI file whose last axis becomes depth and whose first becomes width."""
-    if len(shape) != 3:
-        raise ReadError(f"{path.name} has {len(shape)} axes and a mask has three: give one mask.")
-    placed = _TO_PATIENT @ affine
-    columns = placed[:3, 2::-1]
-    depth, height, width = (float(each) for each in np.linalg.norm(columns, axis=0))
-    directions = (columns / np.array([depth, height, width])).T
-    x, y, z = (float(each) for each in placed[:3, 3])
-    return Grid(
-        shape=(shape[2], shape[1], shape[0]),
-        spacing_mm=(depth, height, width),
-        origin_mm=(x, y, z),
-        direction=tuple((float(a), float(b), float(c)) for a, b, c in directions),
-    )
 
 
 def _read_segmentation(path: Path, grid: Grid) -> Mask:

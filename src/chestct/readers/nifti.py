@@ -1,4 +1,4 @@
-"""Read a NIfTI file (.nii, .nii.gz), MetaImage (.mha) or NRRD (.nrrd).
+"""Read a NIfTI file (.nii, .nii.gz), MetaImage (.mha) or NRRD (.nrrd); where NIfTI voxels lie.
 
 nibabel hands a scaled NIfTI volume over as float64, four times the size of the scan, and believes
 the sizes that a header declares. Here the declared sizes are checked first, and the voxels go slab
@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
+from jaxtyping import Bool, Num
+from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
 from chestct.arrays import Matrix4, Shape, Voxels
 from chestct.errors import ReadError
 from chestct.extras import import_extra
+from chestct.readers.files import MAX_RATIO, UNDOUBTED_BYTES, is_wrapped
 from chestct.readers.hounsfield import (
-    ALTERNATING_SCANS,
     Gathered,
     Rescale,
     Slab,
@@ -35,9 +36,7 @@ from chestct.readers.hounsfield import (
     find_misfits,
     gather,
     in_words,
-    interpolate,
     padding_to_air,
-    padding_warning,
     permission,
     small_picture,
     why_not_hounsfield,
@@ -67,9 +66,48 @@ _Header: TypeAlias = Any
 
 _HEADER_TYPES: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIFTI_UNITS_METER, _MM, _MICRON
-_RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_BETWEEN_RAS_AND_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SHEAR_TOLERANCE = 1e-3
 _SAME_PLACE_MM = 1.0
+
+
+def grid_of_affine(affine: Matrix4, shape: Shape) -> Grid:
+    """The grid of the voxels in a NIfTI file.
+
+    Args:
+        affine: From the file's index (i, j, k) to x right, y front, z head, in mm.
+        shape: Voxels along (k, j, i), the grid's axes.
+
+    Raises:
+        GridError: It is impossible, or sheared.
+    """
+    placed = _BETWEEN_RAS_AND_LPS @ affine
+    width_mm, height_mm, depth_mm = (float(n) for n in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing_mm = (depth_mm, height_mm, width_mm)
+    axes = (placed[:3, 2::-1] / np.array(spacing_mm)).T
+    x, y, z = (float(each) for each in placed[:3, 3])
+    directions = tuple((float(a), float(b), float(c)) for a, b, c in axes)
+    return Grid(shape, spacing_mm, (x, y, z), directions)
+
+
+def image_on_grid(
+    voxels: Num[np.ndarray, "*channel depth height width"]
+    | Bool[np.ndarray, "*channel depth height width"],
+    grid: Grid,
+) -> Any:
+    """A NIfTI-1 image, of nibabel, of voxels where the patient lay: sform and qform say the same.
+
+    NIfTI keeps its fastest axis first: it is stored as (width, height, depth, channel).
+    """
+    affine = _BETWEEN_RAS_AND_LPS @ grid.index_to_patient[:, [2, 1, 0, 3]]
+    # nibabel is typed in parts only.
+    image_of: Any = Nifti1Image
+    image = image_of(voxels.T, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    # As the header holds it by now, rounded to 32 bits.
+    image.set_qform(image.affine, code=1)
+    return image
 
 
 @dataclass(frozen=True)
@@ -186,20 +224,13 @@ def _read_grid(header: _Header, shape: Shape, path: Path) -> tuple[Grid, list[st
         affine = affine * np.array([[mm_per_unit or 1.0]] * 3 + [[1.0]])
         spacing = np.linalg.norm(affine[:3, :3], axis=0)
     _check_sizes(affine, spacing, path)
-    axes = (_RAS_TO_LPS[:3, :3] @ affine[:3, :3] / spacing).T[::-1]
-    skew = np.abs(axes @ axes.T - np.eye(3)).max()
+    axes = affine[:3, :3] / spacing
+    skew = np.abs(axes.T @ axes - np.eye(3)).max()
     if skew > _SHEAR_TOLERANCE:
         degrees = np.degrees(np.arcsin(min(skew, 1.0)))
         msg = f"{path.name} has sheared axes ({degrees:.1f} degrees off a right angle), as a tilted"
         raise ReadError(f"{msg} gantry gives. Resample it first.")
-    x, y, z = (_RAS_TO_LPS @ affine)[:3, 3]
-    grid = Grid(
-        shape=shape,
-        spacing_mm=(float(spacing[2]), float(spacing[1]), float(spacing[0])),
-        origin_mm=(float(x), float(y), float(z)),
-        direction=tuple((float(a[0]), float(a[1]), float(a[2])) for a in axes),
-    )
-    return grid, warnings
+    return grid_of_affine(affine, shape), warnings
 
 
 def _check_sizes(affine: Matrix4, spacing: np.ndarray, path: Path) -> None:
@@ -254,13 +285,7 @@ def _read_qform(header: _Header) -> Matrix4:
         return np.asarray(header.get_qform(), dtype=np.float64)
 
 
-_MAX_GZIP_RATIO = 200
-"""Compression no real scan reaches (they stay under 20): more is taken for a gzip bomb."""
-UNDOUBTED_BYTES = 2**28
-"""Scans up to this size in memory are read whatever their compression."""
-
 _CAUSES = "Is it a mask, a normalised scan, or is its intercept (scl_inter) missing?"
-_GZIP_MAGIC = b"\x1f\x8b"
 _BROKEN_STREAM = (OSError, EOFError, zlib.error)
 
 
@@ -268,7 +293,7 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
     """Read one chest CT from a NIfTI-1 or NIfTI-2 file, gzipped or not.
 
     The sform is taken where there is one, else the qform; positions become DICOM's (LPS, mm).
-    Axes are only _permuted: depth is the file's axis closest to the patient's z, height the one
+    Axes are only permuted: depth is the file's axis closest to the patient's z, height the one
     closest to front-back, width the remaining one; directions stay as in the file.
 
     Values are taken for Hounsfield units after scl_slope and scl_inter, unless they cannot be: no
@@ -293,35 +318,23 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
         with _open_stream(path) as stream:
             header = _read_header(stream, path)
             layout = _read_layout(header, path)
-            stored_grid, warnings = _read_grid(header, layout.shape, path)
+            grid, warnings = _read_grid(header, layout.shape, path)
             _check_length(layout, path, is_gzip=isinstance(stream, gzip.GzipFile))
-            order, _ = canonical_axes(stored_grid)
-            grid = _permuted(stored_grid, order)
-            axes = np.argsort(order)
-            stored_axes = (int(axes[0]), int(axes[1]), int(axes[2]))
-            gathered = gather(_slabs(stream, layout, path), grid.shape, stored_axes, layout.rescale)
+            volume = _volume_of(_slabs(stream, layout, path), grid, path, allow, layout.rescale)
     except _BROKEN_STREAM as error:
         msg = (
             f"{path.name} cannot be read to its end ({type(error).__name__}): cut short or damaged."
         )
         raise ReadError(f"{msg} Copy or download it again.") from error
-    unit, found = _settled(gathered, path)
-    found += _mend_misfits(gathered.voxels, unit, allow)
-    return Volume(
-        grid=grid,
-        voxels=gathered.voxels,
-        unit=unit,
-        source=ScanSource(format="nifti", facts={"stored_type": layout.dtype.name}),
-        warnings=(*warnings, *found),
-    )
+    source = ScanSource(format="nifti", facts={"stored_type": layout.dtype.name})
+    return replace(volume, source=source, warnings=(*warnings, *volume.warnings))
 
 
 def _open_stream(path: Path) -> BufferedIOBase:
     if not path.is_file():
         raise ReadError(f"{path.name} is not a file; a .nii or .nii.gz file was expected.")
     file = path.open("rb")
-    is_gzip = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
-    if not is_gzip:
+    if not is_wrapped(file.read(2)):
         file.seek(0)
         return file
     file.close()
@@ -335,9 +348,9 @@ def _check_length(layout: _Layout, path: Path, *, is_gzip: bool) -> None:
         _check_equal(file_bytes, layout.offset + layout.num_bytes, path)
         return
     memory_bytes = layout.num_bytes * max(2, layout.dtype.itemsize) // layout.dtype.itemsize
-    if memory_bytes > UNDOUBTED_BYTES and layout.num_bytes > _MAX_GZIP_RATIO * file_bytes:
+    if memory_bytes > UNDOUBTED_BYTES and layout.num_bytes > MAX_RATIO * file_bytes:
         msg = f"{path.name} declares {layout.num_bytes} bytes of voxels in a file of {file_bytes}:"
-        raise ReadError(f"{msg} compressed more than {_MAX_GZIP_RATIO} times, which no scan is.")
+        raise ReadError(f"{msg} compressed more than {MAX_RATIO} times, which no scan is.")
 
 
 def _check_equal(found_bytes: int, declared_bytes: int, path: Path) -> None:
@@ -370,29 +383,66 @@ def _mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[st
     Raises:
         ReadError: There are such slices and that was not allowed, or two scans alternate.
     """
-    found = find_misfits((small_picture(plane) for plane in voxels), unit)
-    if found.alternates:
-        raise ReadError(ALTERNATING_SCANS)
-    if not found.inside:
+    inside, _ = find_misfits((small_picture(plane) for plane in voxels), unit)
+    if not inside:
         return []
-    num = len(found.inside)
-    told = in_words([f"slice {i + 1} of {len(voxels)} {what}" for i, what in found.inside.items()])
+    num = len(inside)
+    told = in_words([f"slice {i + 1} of {len(voxels)} {what}" for i, what in inside.items()])
     if "bad-slices" not in allow:
         msg = f"{num} slice(s) do not belong to the scan: {told}. All were expected to. Convert it"
         raise ReadError(f"{msg} again; or they can be interpolated.{permission('bad-slices')}")
-    interpolate(voxels, found.inside)
+    _interpolate(voxels, inside)
     return [f"{num} slice(s) were interpolated from their neighbours: {told}."]
 
 
-def _permuted(grid: Grid, order: tuple[int, int, int]) -> Grid:
-    """A grid with its axes in another order."""
+def _interpolate(voxels: Voxels, bad: Collection[int]) -> None:
+    """Replace slices by what lies between the nearest good ones, in place.
+
+    Args:
+        voxels: Slices along the first axis.
+        bad: Numbers of those to be replaced, not all of them.
+    """
+    good = [index for index in range(len(voxels)) if index not in bad]
+    for index in bad:
+        low = max((i for i in good if i < index), default=good[0])
+        high = min((i for i in good if i > index), default=good[-1])
+        share = (index - low) / (high - low) if high > low else 0.0
+        mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
+        voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
+
+
+def _volume_of(
+    slabs: Iterator[Slab],
+    stored: Grid,
+    path: Path,
+    allow: Collection[str],
+    rescale: Rescale | None = None,
+) -> Volume:
+    """Gather slabs on the patient's axes, as Hounsfield units where they are.
+
+    Args:
+        slabs: Stored numbers, one index of the first axis at a time.
+        stored: Their grid as stored; its axes are only permuted.
+        path: For messages.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        rescale: Map to HU; none when the numbers are HU as stored.
+
+    Raises:
+        ReadError: The values are no scan's, or slices do not fit and that was not allowed.
+    """
+    order, _ = canonical_axes(stored)
     depth, height, width = order
-    return replace(
-        grid,
-        shape=(grid.shape[depth], grid.shape[height], grid.shape[width]),
-        spacing_mm=(grid.spacing_mm[depth], grid.spacing_mm[height], grid.spacing_mm[width]),
-        direction=(grid.direction[depth], grid.direction[height], grid.direction[width]),
+    grid = replace(
+        stored,
+        shape=(stored.shape[depth], stored.shape[height], stored.shape[width]),
+        spacing_mm=(stored.spacing_mm[depth], stored.spacing_mm[height], stored.spacing_mm[width]),
+        direction=tuple(stored.direction[axis] for axis in order),
     )
+    stored_axes = (order.index(0), order.index(1), order.index(2))
+    gathered = gather(slabs, grid.shape, stored_axes, rescale)
+    unit, warnings = _settled(gathered, path)
+    warnings += _mend_misfits(gathered.voxels, unit, allow)
+    return Volume(grid, gathered.voxels, unit, warnings=tuple(warnings))
 
 
 def _settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
@@ -411,13 +461,9 @@ def _settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
             f"The values are not Hounsfield units: {doubt}. Read as windowed.",
             *warnings,
         ]
-    num_padding = padding_to_air(voxels)
-    if num_padding:
-        warnings.append(padding_warning(num_padding, voxels.size))
-    return "HU", warnings
+    return "HU", [*warnings, *padding_to_air(voxels)]
 
 
-_ENDINGS: Final = (".mha", ".nrrd")
 _HEADER_ENDINGS: Final = (".mhd", ".nhdr")
 """Headers whose voxels lie in another file."""
 
@@ -431,7 +477,7 @@ _ELSEWHERE: Final = re.compile(
 def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
     """Read one chest CT from a MetaImage or NRRD file.
 
-    Positions are DICOM's (LPS, mm); axes are only _permuted, as `read_nifti` does. Values are taken
+    Positions are DICOM's (LPS, mm); axes are only permuted, as `read_nifti` does. Values are taken
     for Hounsfield units under the same conditions as those of NIfTI.
 
     Args:
@@ -461,21 +507,9 @@ def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
         # Its text is of ITK's own source files.
         msg = f"{path.name} is cut short, damaged or not what its name says. Copy it again."
         raise ReadError(msg) from error
-    stored = _stored_grid(image)
-    order, _ = canonical_axes(stored)
-    grid = _permuted(stored, order)
-    axes = np.argsort(order)
-    stored_axes = (int(axes[0]), int(axes[1]), int(axes[2]))
-    gathered = gather(_itk_slabs(sitk.GetArrayViewFromImage(image)), grid.shape, stored_axes)
-    unit, warnings = _settled(gathered, path)
-    warnings += _mend_misfits(gathered.voxels, unit, allow)
-    return Volume(
-        grid=grid,
-        voxels=gathered.voxels,
-        unit=unit,
-        source=ScanSource(format="itk", facts={"stored_type": image.GetPixelIDTypeAsString()}),
-        warnings=tuple(warnings),
-    )
+    slabs = _itk_slabs(sitk.GetArrayViewFromImage(image))
+    source = ScanSource(format="itk", facts={"stored_type": image.GetPixelIDTypeAsString()})
+    return replace(_volume_of(slabs, _stored_grid(image), path, allow), source=source)
 
 
 def _check_header(path: Path) -> None:

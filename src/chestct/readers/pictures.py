@@ -1,33 +1,50 @@
 """Read a folder of image slices: 16-bit TIFF as in COVID-CTset and COVID-MAH-CT, or 8-bit exports.
 
-Such a folder says nothing of voxel size, order or Hounsfield units: all of it has to come from a
-`TiffGeometry` or from the sidecar described in `tiff_geometry`. Slices
-are taken as they are displayed: supine, rows to the patient's back, columns to the patient's left.
-TIFF is read by tifffile, PNG and JPEG by Pillow, which is not used for TIFF: it returns
+Slices are taken as they are displayed: supine, rows to the patient's back, columns to the patient's
+left. TIFF is read by tifffile, PNG and JPEG by Pillow, which is not used for TIFF: it returns
 compressed big-endian signed 16-bit slices with their bytes swapped (seen in Pillow 13).
+
+Such a folder does not say voxel size, order or Hounsfield units. They come from the caller or from
+a sidecar file, `chestct.json`, in the folder of the slices:
+
+    {
+      "spacing_mm": [1.0, 0.7, 0.7],
+      "order": "ascending",
+      "unit": "HU",
+      "slope": 1,
+      "intercept": -1024
+    }
+
+| field | meaning |
+|---|---|
+| spacing_mm | distance between voxel centres in mm: between slices, between rows, between columns |
+| order | "ascending": the first file is nearest the feet; "descending": nearest the head |
+| unit | "HU" (the default), or "windowed" for exports without an absolute scale |
+| slope, intercept | HU = slope * stored + intercept; needed for "HU", not allowed for "windowed" |
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import re
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import tifffile
 from jaxtyping import Integer, UInt8
-from PIL import Image
 
-from chestct.arrays import Shape
+from chestct.arrays import Shape, Spacing
 from chestct.errors import ReadError
+from chestct.lookup import unknown_name_message
 from chestct.readers.hounsfield import (
     WINDOWED_HIGHEST,
     Gathered,
@@ -35,16 +52,31 @@ from chestct.readers.hounsfield import (
     Slab,
     gather,
     padding_to_air,
-    padding_warning,
     why_not_hounsfield,
 )
-from chestct.readers.tiff_geometry import EXAMPLE, SIDECAR, TiffGeometry, read_sidecar
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
+
+if TYPE_CHECKING:
+    import tifffile
+
+SIDECAR = "chestct.json"
+"""Name of the file that describes a folder of slices."""
+
+_EXAMPLE = (
+    '{"spacing_mm": [2.0, 0.7, 0.7], "order": "ascending", "unit": "HU",'
+    ' "slope": 1, "intercept": -1024}'
+)
+"""A sidecar, with numbers to be replaced."""
+
+_MAX_SIDECAR_BYTES = 65536
+_MAX_SPACING_MM = 50.0
+
+_Order = Literal["ascending", "descending"]
 
 _MAX_SIDE = 4096
 """Most rows or columns of a slice."""
 
-MAX_PICTURE_BYTES = 2**26
+_MAX_PICTURE_BYTES = 2**26
 """Largest PNG or JPEG file; a slice of the largest size fits."""
 
 MAX_COLOUR = 8
@@ -74,8 +106,128 @@ _DAMAGE = (
     RuntimeError,
     MemoryError,
     struct.error,
-    Image.DecompressionBombError,
 )
+
+
+@dataclass(frozen=True)
+class TiffGeometry:
+    """Geometry and scale of a folder of slices; nothing of it is ever guessed.
+
+    Attributes:
+        spacing_mm: Between slices, rows and columns: (depth, height, width).
+        order: "ascending" when the first file, by natural order of names, is nearest the feet.
+        slope: HU = slope * stored + intercept. Needed for unit "HU".
+        intercept: See `slope`; -1024 or -1000 in most exports.
+        unit: "HU", or "windowed" when the values have no absolute scale.
+
+    Raises:
+        ReadError: A field is missing, impossible, or contradicts another; the message names it.
+    """
+
+    spacing_mm: Spacing
+    order: _Order
+    slope: float | None = None
+    intercept: float | None = None
+    unit: Unit = "HU"
+
+    def __post_init__(self) -> None:
+        is_possible = len(self.spacing_mm) == 3 and all(
+            0 < size <= _MAX_SPACING_MM for size in self.spacing_mm
+        )
+        if not is_possible:
+            msg = f"spacing_mm must be three sizes above 0 and up to {_MAX_SPACING_MM:g} mm"
+            raise ReadError(f"{msg} (slices, rows, columns), not {self.spacing_mm}.")
+        _check_choice("order", self.order, get_args(_Order))
+        _check_choice("unit", self.unit, get_args(Unit))
+        has_map = self.slope is not None or self.intercept is not None
+        if self.unit == "windowed":
+            if has_map:
+                msg = "slope and intercept lead to Hounsfield units: leave them out, or set HU."
+                raise ReadError(msg)
+            return
+        if self.slope is None or self.intercept is None:
+            msg = "slope and intercept are needed: HU = slope * stored + intercept"
+            raise ReadError(f'{msg}. Without an absolute scale set unit to "windowed".')
+        if not (math.isfinite(self.slope) and math.isfinite(self.intercept)) or self.slope == 0:
+            msg = "slope and intercept must be finite and slope not 0, not"
+            raise ReadError(f"{msg} {self.slope} and {self.intercept}.")
+
+    def as_options(self) -> str:
+        """The geometry as it is said on the command line."""
+        said = [f"--spacing-mm {','.join(f'{size:g}' for size in self.spacing_mm)}"]
+        said.append(f"--order {self.order}")
+        if self.unit == "windowed":
+            said.append("--windowed")
+        else:
+            said += [f"--slope {self.slope:g}", f"--intercept {self.intercept:g}"]
+        return " ".join(said)
+
+
+def _read_sidecar(folder: Path) -> TiffGeometry | None:
+    """The geometry that `chestct.json` in a folder of slices states; None without such a file.
+
+    Raises:
+        ReadError: The file is too large, not JSON, or a field is missing, unknown or impossible.
+    """
+    path = folder / SIDECAR
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_SIDECAR_BYTES + 1)
+        if len(text) > _MAX_SIDECAR_BYTES:
+            raise ReadError(f"{path.name} is larger than {_MAX_SIDECAR_BYTES} bytes.")
+        content = json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReadError(f"{path.name} is not a readable JSON file: {error}.") from error
+    try:
+        return geometry_from_dict(content)
+    except ReadError as error:
+        raise ReadError(f"{path.name}: {error}") from error
+
+
+def geometry_from_dict(content: object) -> TiffGeometry:
+    """A geometry from the fields of a sidecar.
+
+    Raises:
+        ReadError: Not an object, or a field is missing, unknown or impossible.
+    """
+    if not isinstance(content, Mapping):
+        raise ReadError(f"an object with spacing_mm and order was expected, not {content!r:.40}.")
+    known = [field.name for field in fields(TiffGeometry)]
+    for name in content:
+        if name not in known:
+            raise ReadError(unknown_name_message(str(name), known, kind="field"))
+    for name in ("spacing_mm", "order"):
+        if name not in content:
+            raise ReadError(f"{name} is missing. Fields: {', '.join(known)}.")
+    spacing = content["spacing_mm"]
+    if not isinstance(spacing, list | tuple) or len(spacing) != 3:
+        raise ReadError(f"spacing_mm must be three numbers in mm, not {spacing!r:.40}.")
+    depth, height, width = (_number("spacing_mm", size) for size in spacing)
+    scale = {
+        name: _number(name, content[name])
+        for name in ("slope", "intercept")
+        if content.get(name) is not None
+    }
+    order, unit = content["order"], content.get("unit", "HU")
+    _check_choice("order", order, get_args(_Order))
+    _check_choice("unit", unit, get_args(Unit))
+    return TiffGeometry((depth, height, width), order, unit=unit, **scale)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ReadError(f"{name} must be a number, not {value!r:.40}.")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ReadError(f"{name} must be a number of ordinary size.") from error
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ReadError(f'{name} must be "{choices[0]}" or "{choices[1]}", not {value!r:.40}.')
 
 
 @dataclass(frozen=True)
@@ -129,11 +281,13 @@ def read_stored_pixels(path: Path) -> Integer[np.ndarray, "height width *samples
     Raises:
         ReadError: Damaged, several pages, too large, or not of 8 or 16 bits.
     """
+    from PIL.Image import DecompressionBombError
+
     name = _format_of(path)
     try:
         with _quiet_decoders():
             return _read_tiff(path) if name == "TIFF" else _read_picture(path)
-    except _DAMAGE as error:
+    except (*_DAMAGE, DecompressionBombError) as error:
         msg = f"{path.name} is not a readable {name} slice ({type(error).__name__}): cut short,"
         raise ReadError(f"{msg} damaged, or of another kind. Copy it again.") from error
 
@@ -153,6 +307,8 @@ def _quiet_decoders() -> Iterator[None]:
 
 
 def _read_tiff(path: Path) -> Integer[np.ndarray, "height width *colours"]:
+    import tifffile
+
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         _check_size(page.imagelength, page.imagewidth, path)
@@ -199,9 +355,13 @@ def _check_segments(page: tifffile.TiffPage, path: Path) -> None:
 
 
 def _read_picture(path: Path) -> Integer[np.ndarray, "height width *colours"]:
+    from PIL import Image
+
     num_bytes = path.stat().st_size
-    if num_bytes > MAX_PICTURE_BYTES:
-        raise ReadError(f"{path.name} has {num_bytes} bytes; at most {MAX_PICTURE_BYTES} are read.")
+    if num_bytes > _MAX_PICTURE_BYTES:
+        raise ReadError(
+            f"{path.name} has {num_bytes} bytes; at most {_MAX_PICTURE_BYTES} are read."
+        )
     # From memory, where Pillow cannot ask for the gigabytes that a damaged PNG chunk declares.
     content = BytesIO(path.read_bytes())
     with Image.open(content, formats=(_format_of(path) or "",)) as picture:
@@ -245,9 +405,6 @@ def _grey_of_colour(
     return np.ascontiguousarray(colours[..., 1])
 
 
-__all__ = ["TiffGeometry", "is_slice_folder", "read_tiff_stack"]
-
-
 def is_slice_folder(folder: Path) -> bool:
     """Whether a folder holds TIFF, PNG or JPEG files, by their names."""
     return any(_format_of(path) for path in _visible_files(folder))
@@ -276,11 +433,11 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
             names the file.
     """
     paths, left_out = _find_slices(folder)
-    geometry = geometry or read_sidecar(folder)
+    geometry = geometry or _read_sidecar(folder)
     if geometry is None:
         msg = f"{folder.resolve().name} holds {len(paths)} image slices without voxel size and map"
         msg += " to HU. Give --spacing-mm, --order, --slope and --intercept (tiff= in Python), or"
-        raise ReadError(f"{msg} put a file {SIDECAR} beside them, such as {EXAMPLE}.")
+        raise ReadError(f"{msg} put a file {SIDECAR} beside them, such as {_EXAMPLE}.")
     kind = _read_slice(paths[0])[1]
     shape = (len(paths), kind.rows, kind.columns)
     if math.prod(shape) > MAX_VOXELS:
@@ -316,8 +473,7 @@ def _settle_hounsfield(gathered: Gathered, geometry: TiffGeometry, folder: Path)
         raise ReadError(
             f'{msg} {geometry.intercept:g}: {doubt}. Correct them, or set the unit "windowed".'
         )
-    num_padding = padding_to_air(gathered.voxels)
-    return [padding_warning(num_padding, gathered.voxels.size)] if num_padding else []
+    return padding_to_air(gathered.voxels)
 
 
 def _visible_files(folder: Path) -> list[Path]:

@@ -1,8 +1,5 @@
 """NIfTI files that lie where the patient lay, and `heat-map.nii.gz` and `lungs.nii.gz` among them.
 
-NIfTI keeps its fastest axis first and counts x to the right's opposite: an array is stored as
-(width, height, depth), and DICOM's x (to the left) and y (to the back) change their sign.
-
 The heat-map is -1 where the network saw nothing, which is not the same as zero. Not NaN: readers
 built on ITK, which are most, turn NaN into zero.
 """
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int16, Num
+from jaxtyping import Bool, Int16, Num
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import HeatMap
@@ -51,15 +48,12 @@ def write_nifti(
     """
     import nibabel
 
+    from chestct.readers.nifti import image_on_grid
+
     stored = voxels[0] if voxels.ndim == 4 and voxels.shape[0] == 1 else voxels
     if stored.dtype == np.bool_:
         stored = stored.view(np.uint8)
-    # nibabel is typed in parts only.
-    image_of: Any = nibabel.Nifti1Image
-    made = image_of(stored.T, _nifti_affine(grid))
-    made.header.set_xyzt_units("mm")
-    made.set_sform(made.affine, code=1)
-    made.set_qform(made.affine, code=1)
+    made = image_on_grid(stored, grid)
     if step != 1.0:
         return write_whole_with(path, lambda aside: _save_in_steps(made, step, aside))
     return write_whole_with(path, lambda aside: nibabel.save(made, aside))
@@ -82,12 +76,6 @@ def _save_in_steps(made: Any, step: float, path: Path) -> None:
             content = plane.tobytes(order="F")
             stream.write(packer.compress(content) if packer else content)
         stream.write(packer.flush() if packer else b"")
-
-
-def _nifti_affine(grid: Grid) -> Float64[np.ndarray, "4 4"]:
-    """Matrix from NIfTI index (width, height, depth) to x right, y front, z head, in mm."""
-    to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    return np.asarray(to_ras @ grid.index_to_patient[:, [2, 1, 0, 3]])
 
 
 HEAT_FILE: Final = "heat-map.nii.gz"

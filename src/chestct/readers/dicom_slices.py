@@ -1,0 +1,740 @@
+"""Find the CT slices among files, tell which belong together, and choose the one chest CT series.
+
+A series identifier promises one patient, one study, one frame of reference and one pass of the
+scanner, and archives break every part of the promise. Slices of other patients, studies or frames
+of reference never lie in one stack. Passes (acquisitions, temporal positions, phases, kernels) are
+taken apart where they overlap in space; where they follow one another, as in a scan made in
+steps, they are one stack.
+
+The rule of the choice: Hounsfield units go before maps of something else, original series before
+derived ones and axial ones before others. Among those with at least nine tenths of the most
+slices, one made with a lung kernel is preferred, then the one with the most slices. A tie, or
+scans of several patients, is an error that lists the series.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Final
+
+import numpy as np
+
+from chestct.errors import ReadError
+from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_plane_kind
+from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
+from chestct.readers.dicom_pixels import check_layout, frame_rescale
+from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
+from chestct.readers.hounsfield import Rescale, permission
+
+_UNPLACED = "CT slice without a position"
+"""Kind of a slice that does not say where it lies: no other kind, so that a scan may lack it."""
+
+_MAX_UNREADABLE_NAMED = 3
+"""Damaged files named in a message; the rest is counted."""
+_DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
+_UNOPENED = "file that cannot be opened"
+
+_LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPO")
+_DOSE_WORDS = ("DOSE",)
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_REPORT = "1.2.840.10008.5.1.4.1.1.88."
+_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One image of a series.
+
+    Attributes:
+        header: The file it is in.
+        index: Which frame of the file.
+        plane: Where it lies.
+        rescale: How its values become Hounsfield units.
+        uid: SOPInstanceUID of its file.
+        number: InstanceNumber of its file as written; empty where that holds several images.
+    """
+
+    header: DicomHeader
+    index: int
+    plane: Plane
+    rescale: Rescale
+    uid: str
+    number: str = ""
+
+    @property
+    def fields(self) -> Fields:
+        """What the file says of this image."""
+        return self.header.frames[self.index]
+
+
+def _slices_of(header: DicomHeader) -> list[Slice]:
+    """The slices in a file.
+
+    Raises:
+        UnreadableFileError: An impossible layout or geometry, or frames without a position.
+    """
+    layout = header.layout
+    if layout is None:
+        return []
+    check_layout(layout)
+    if len(header.frames) < layout.num_frames:
+        msg = f"holds {layout.num_frames} frames and positions for {len(header.frames)}"
+        raise UnreadableFileError(msg)
+    shape = (layout.rows, layout.columns)
+    uid = header.fields.text("slice_uid")
+    number = header.fields.text("instance_number") if layout.num_frames == 1 else ""
+    frames = header.frames[: layout.num_frames]
+    return [
+        Slice(header, index, plane_of(frame, shape), frame_rescale(header, frame), uid, number)
+        for index, frame in enumerate(frames)
+    ]
+
+
+@dataclass
+class Found:
+    """What the pass over the headers found.
+
+    Attributes:
+        slices: CT slices that say where they lie.
+        left_out: Other files, counted by kind.
+        unreadable: Damaged files, each with its reason.
+        unopened: Files that cannot be opened, or hold a pointer in place of their content.
+        unplaced: CT slices that do not say where they lie, counted by series.
+    """
+
+    slices: list[Slice] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    unreadable: list[str] = field(default_factory=list)
+    unopened: list[tuple[str, str]] = field(default_factory=list)
+    unplaced: Counter[str] = field(default_factory=Counter)
+
+
+def find_slices(files: list[FileSource], place: str) -> Found:
+    """Read all headers and sort out what is a CT slice.
+
+    Args:
+        files: All that there are.
+        place: What the user named, for messages.
+
+    Raises:
+        ReadError: There are damaged files: they may belong to the scan, and a scan with holes is
+            not read.
+    """
+    found, unpacked = Found(), Unpacked()
+    for source in files:
+        try:
+            if reason := why_unopened(source):
+                found.unopened.append((source.name, reason))
+                continue
+            header = read_header(source, unpacked)
+            if header is None:
+                _count_foreign(source, found)
+            elif kind := _why_left_out(header):
+                found.left_out[kind] += 1
+                found.unplaced[header.series_uid] += kind == _UNPLACED
+            else:
+                found.slices += _slices_of(header)
+        except UnreadableFileError as error:
+            found.unreadable.append(f"{source.name} {error}")
+    _sort_unopened(found)
+    if found.unreadable:
+        raise ReadError(_unreadable_message(found, place))
+    return found
+
+
+def _sort_unopened(found: Found) -> None:
+    """Files that could not be opened count as slices where their names are like the slices'."""
+    likes = {_likeness(one.header.source.name) for one in found.slices}
+    for name, reason in found.unopened:
+        if name.lower().removesuffix(".zst").endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
+            found.unreadable.append(f"{name} {reason}")
+        else:
+            found.left_out[_UNOPENED] += 1
+
+
+def _likeness(name: str) -> tuple[str, str]:
+    """What files of one series have in common: the folder and the ending, digits left out."""
+    place = PurePosixPath(name)
+    return str(place.parent), re.sub(r"[0-9]+", "0", place.suffix.lower())
+
+
+def _count_foreign(source: FileSource, found: Found) -> None:
+    """Count a file that is not DICOM; one that is named as such is damaged."""
+    name = source.name.lower()
+    if name.endswith(".zst"):
+        found.unopened.append((source.name, "is packed by Zstandard, which is not unpacked here"))
+    elif name.removesuffix(".gz").endswith(_DICOM_ENDINGS):
+        found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
+    else:
+        found.left_out["other file"] += 1
+
+
+def no_ct_message(found: Found, place: str) -> str:
+    """Say that nothing here is a chest CT, and what was found instead."""
+    what = _counted(found.left_out) or "no files"
+    remedy = "Name the folder or file of one scan."
+    if "DICOM directory" in found.left_out:
+        remedy = "A DICOM directory (DICOMDIR) only lists files: name the folder of one scan."
+    return (
+        f"{place} holds no CT slices: found {what}. A chest CT series was expected (DICOM"
+        " slices or enhanced multi-frame CT; a NIfTI file; a folder of 16-bit TIFF slices)."
+        f" {remedy}"
+    )
+
+
+def _unreadable_message(found: Found, place: str) -> str:
+    """Name the first damaged files."""
+    shown = found.unreadable[:_MAX_UNREADABLE_NAMED]
+    more = len(found.unreadable) - len(shown)
+    lines = [f"  {line}" for line in shown] + ([f"  and {more} more"] if more else [])
+    msg = (
+        f"{place}: {len(found.unreadable)} file(s) cannot be read and may belong to the scan;"
+        f" {len(found.slices)} CT slices are fine and all were expected to be:\n"
+    )
+    return msg + "\n".join(lines) + "\n  Fetch them again, or remove them."
+
+
+def _why_left_out(header: DicomHeader) -> str | None:
+    """What a file is, if not a CT slice; None for a CT slice.
+
+    Returns:
+        A kind for counting, such as "localizer" or "MR image".
+    """
+    fields, layout = header.fields, header.layout
+    words = (*fields.words("image_type"), *header.frames[0].words("frame_type"))
+    uid, modality = fields.text("sop_class"), fields.text("modality").upper()
+    # A DICOMDIR names its class in the file meta information alone (PS3.10 7.1, PS3.3 F.3.2.2).
+    if uid == _DIRECTORY or "first_record" in fields.raw:
+        return "DICOM directory"
+    if uid.startswith(_REPORT):
+        return "structured report"
+    if modality not in ("", "CT"):
+        return f"{modality[:8]} image" if layout else f"{modality[:8]} object"
+    kinds = "\\".join(words)
+    if any(word in kinds for word in _LOCALIZER_WORDS):
+        return "localizer"
+    if any(word in kinds for word in _DOSE_WORDS):
+        return "dose report"
+    if layout is None:
+        return "object without pixels"
+    return _why_not_ct_pixels(header, uid)
+
+
+def _why_not_ct_pixels(header: DicomHeader, uid: str) -> str | None:
+    """What an image is if its pixels are not those of a CT slice."""
+    layout = header.layout
+    if layout is None or layout.samples != 1 or layout.photometric[:4] not in ("", "MONO"):
+        return "colour picture"
+    if uid.startswith(_SECONDARY_CAPTURE):
+        return "secondary capture"
+    if header.frames[0].numbers("position", 3) is None:
+        return _UNPLACED
+    return None
+
+
+_NEARLY_AS_MANY = 0.9
+"""Share of the most slices from which a series competes by its kernel."""
+_AXIAL_COSINE = 0.7
+"""Cosine between the slice normal and the patient's long axis from which a series is axial."""
+
+_LUNG_KERNEL = re.compile(
+    r"LUNG|^(B|BR|I)[5-9]\d|^BL\d|^FC(5|8)\d|^(L|YA|YB|YC|YD)$|SHARP|BONE", re.IGNORECASE
+)
+"""Sharp kernels, as used for lungs, of Siemens, GE, Canon, Philips and United Imaging."""
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """The slices of one series.
+
+    Attributes:
+        uid: SeriesInstanceUID as written.
+        slices: Its slices, in no particular order.
+        part: Number from 1 where the identifier stands for several; 0 where it does not.
+        told_by: What sets this part apart from the others, in words.
+    """
+
+    uid: str
+    slices: tuple[Slice, ...]
+    part: int = 0
+    told_by: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What picks it: the identifier, and which part of it."""
+        return f"{self.uid}#{self.part}" if self.part else self.uid
+
+    @property
+    def fields(self) -> Fields:
+        """What its first slice says."""
+        return self.slices[0].fields
+
+    @property
+    def patient(self) -> str:
+        """Digest that tells patients apart."""
+        return _patient(self.fields)
+
+    @property
+    def kernel(self) -> str:
+        """Reconstruction kernel, empty when unknown."""
+        return self.fields.text("kernel")
+
+    @property
+    def is_axial(self) -> bool:
+        """Whether its slices lie across the patient's long axis."""
+        return abs(float(self.slices[0].plane.normal[2])) >= _AXIAL_COSINE
+
+    def narrowed(self, slices: Iterable[Slice], told_by: str) -> Series:
+        """Some of its slices, and what else sets them apart."""
+        return replace(self, slices=tuple(slices), told_by=(*self.told_by, told_by))
+
+    def line(self) -> str:
+        """One line for a list of series: no description, which may hold names."""
+        thickness = self.slices[0].plane.thickness_mm
+        num = len(self.slices)
+        parts = [f"{num} slice{'' if num == 1 else 's'}"]
+        parts += [f"{thickness:g} mm"] if thickness else []
+        parts += [f'kernel "{self.kernel}"'] if self.kernel else []
+        parts += [] if self.is_axial else ["not axial"]
+        parts += ["derived"] if _is_derived(self.fields) or not is_original(self.fields) else []
+        parts += ["not in Hounsfield units"] if _is_map(self.fields) else []
+        return f"  {self.name or '(no UID)'}  {', '.join((*parts, *self.told_by))}"
+
+
+_REFORMAT_WORDS = frozenset(
+    {"MPR", "MIP", "MINIP", "REFORMATTED", "PROJECTION IMAGE", "CPR", "VRT"}
+)
+_MAP_WORDS: Final = (
+    *("IODINE", "PERFUSION", "PERF_", "MAP", "MIP", "MINIP", "CBF", "CBV", "MTT", "TTP", "TMAX"),
+    *("PBV", "PBF", "BV_", "BF_", "Z_EFF", "ZEFF", "EFF_Z", "EFFECTIVE", "ELECTRON", "RHO"),
+    *("WATER", "CALCIUM", "URIC", "FAT_FRACTION", "SUBTRACT", "OVERLAY", "FUSION", "VENTILATION"),
+)
+"""What stands in the image type or the description of images computed from a CT."""
+_ASKED: Final = (
+    *("patient_id", "patient_name", "study_uid", "frame_of_reference", "image_type", "frame_type"),
+    *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
+    *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
+    *("stack", "kvp", "kernel"),
+)
+"""The elements that set groups apart; where all slices agree in them, nothing else is asked."""
+_BINARY: Final = {
+    "frame_acquisition": "H",
+    "temporal_index": "I",
+    "temporal_offset": "d",
+    "trigger_delay": "d",
+    "cardiac_phase": "d",
+}
+"""Numbers that are not written out (VR US, UL and FD), as `struct` calls them."""
+_PERCENTAGE: Final = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,2})?) ?%")
+_HU_TYPES = ("", "HU", "US")
+_ONE_NORMAL = 0.9999
+_LONGEST_MARK: Final = 16
+_MIN_PASS = 3
+_MAX_PASSES = 4
+
+
+def _combined(*names: str) -> Callable[[Fields], str]:
+    """The values of elements that say the same in different kinds of files."""
+    return lambda fields: "/".join(part for name in names if (part := _value(fields, name)))
+
+
+def _value(fields: Fields, name: str) -> str:
+    """A text, or a binary number in digits."""
+    raw, form = fields.raw.get(name, b""), fields.order + _BINARY.get(name, "")
+    if name in _BINARY and len(raw) == struct.calcsize(form):
+        return f"{struct.unpack(form, raw)[0]:.10g}"
+    raw = raw.strip(b" \0")
+    return raw.decode("ascii") if raw.isascii() and raw.decode("ascii").isprintable() else raw.hex()
+
+
+def _patient(fields: Fields) -> str:
+    """Digest of the patient ID, or where there is none of the name, which is spelt in many ways."""
+    has_id = fields.raw.get("patient_id", b"").strip(b" \0")
+    return fields.hashed("patient_id" if has_id else "patient_name")
+
+
+def _phase(fields: Fields) -> str:
+    """The percentage in a description, as in "Thorax 40%": no other part, which may be a name."""
+    found = _PERCENTAGE.search(fields.text("series_description"))
+    return f"{found[1]}%" if found else ""
+
+
+_NEVER_MIXED: Final[dict[str, Callable[[Fields], Hashable]]] = {
+    "patient": _patient,
+    "study": _combined("study_uid"),
+    "frame of reference": _combined("frame_of_reference"),
+    "kind of image": lambda fields: _is_map(fields) or _is_derived(fields),
+}
+"""What slices of one stack have in common; where each has its own, a de-identifier made it up."""
+
+_NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
+    "acquisition": _combined("frame_acquisition", "acquisition"),
+    "temporal position": _combined("temporal_index", "temporal_position", "temporal_offset"),
+    "trigger time": _combined("trigger_time", "trigger_delay"),
+    "cardiac phase": _combined("cardiac_phase"),
+    "phase": _phase,
+    "stack": _combined("stack"),
+    "tube voltage": _combined("kvp"),
+    "kernel": _combined("kernel"),
+    "image type": lambda fields: (fields.words("image_type"), fields.words("frame_type")),
+}
+"""What may change along a stack, but not between slices that lie among each other."""
+
+_TIMES: Final = {
+    name: _NOT_OVERLAPPING[name]
+    for name in ("acquisition", "temporal position", "trigger time", "cardiac phase", "phase")
+}
+"""What tells series of their own apart that show the same at several times."""
+
+
+def _is_derived(fields: Fields) -> bool:
+    """Whether an image is a reformat or another computation on a series, not just compressed."""
+    words = fields.words("image_type")
+    is_secondary = words[0] == "DERIVED" and words[1:2] == ("SECONDARY",)
+    return is_secondary or bool(_REFORMAT_WORDS.intersection(words))
+
+
+def is_original(fields: Fields) -> bool:
+    """Whether the image type says so, or says nothing."""
+    return fields.words("image_type")[0] in ("ORIGINAL", "")
+
+
+def _is_map(fields: Fields) -> bool:
+    """Whether values stand for something else than attenuation, such as iodine or perfusion."""
+    if fields.text("rescale_type").upper() not in _HU_TYPES:
+        return True
+    told = (*fields.words("image_type")[2:], *fields.words("frame_type")[2:])
+    told = (*told, *fields.words("series_description"))
+    words = {part for text in told for part in (text, *re.split("[ _-]+", text))}
+    return any(word.startswith(known) for word in words for known in _MAP_WORDS)
+
+
+def _split_groups(series: Series) -> list[Series]:
+    """Take the slices of a series apart, as far as headers and positions tell.
+
+    Returns:
+        One group where all is as it should be. The order does not depend on that of the slices.
+    """
+    said = {tuple(map(one.fields.raw.get, _ASKED)) for one in series.slices}
+    if len(said) == 1:
+        return list(_by_spacing(series))
+    groups = [series]
+    for name, value in _NEVER_MIXED.items():
+        groups = [part for group in groups for part in _by_value(group, name, value)]
+    for name, value in _NOT_OVERLAPPING.items():
+        groups = [part for group in groups for part in _by_pass(group, name, value)]
+    return [part for group in groups for part in _by_spacing(group)]
+
+
+def _by_value(group: Series, name: str, value: Callable[[Fields], Hashable]) -> Iterator[Series]:
+    """Groups of equal values; the group itself where every slice has a value of its own."""
+    found = _valued(group, value)
+    if len(found) == 1 or len(found) == len(group.slices) > 2:
+        yield group
+        return
+    for number, slices in enumerate(found.values(), start=1):
+        yield group.narrowed(slices, f"{name} {number}")
+
+
+def _by_pass(group: Series, name: str, value: Callable[[Fields], Hashable]) -> Iterator[Series]:
+    """Groups of equal values, where slices of different ones lie among each other."""
+    found = _valued(group, value)
+    if len(found) == 1 or not _overlap(group, value, len(found)):
+        yield group
+        return
+    for number, (key, slices) in enumerate(found.items(), start=1):
+        is_short = isinstance(key, str) and 0 < len(key) <= _LONGEST_MARK
+        said = key if is_short else f"number {number}"
+        yield group.narrowed(slices, f"{name} {said}")
+
+
+def _valued(group: Series, value: Callable[[Fields], Hashable]) -> dict[Hashable, list[Slice]]:
+    """Slices by the value that they have, in the order of the values."""
+    found: dict[Hashable, list[Slice]] = {}
+    for one in group.slices:
+        found.setdefault(value(one.fields), []).append(one)
+    return dict(sorted(found.items(), key=lambda item: _in_order(repr(item[0]))))
+
+
+def _in_order(text: str) -> tuple[list[float], str]:
+    """What sorts texts by the numbers in them: 2 before 10."""
+    return [float(number) for number in re.findall(r"\d+\.?\d*", text)], text
+
+
+def _overlap(group: Series, value: Callable[[Fields], Hashable], num_values: int) -> bool:
+    """Whether values come back along the stack, or two slices of different ones share a place."""
+    values = (repr(value(one.fields)) for one in group.slices)
+    placed = sorted(zip(_along(group.slices).tolist(), values, strict=True))
+    runs = 1 + sum(a[1] != b[1] for a, b in pairwise(placed))
+    return runs > num_values
+
+
+def _along(slices: tuple[Slice, ...]) -> np.ndarray:
+    """Positions along the mean of normals that only jitter, else each along its own."""
+    normals = np.array([one.plane.normal for one in slices])
+    mean = normals.mean(axis=0)
+    if np.linalg.norm(mean) < _ONE_NORMAL:
+        return np.array([one.plane.along_mm for one in slices])
+    places = np.array([one.plane.position_mm for one in slices])
+    return np.asarray(places @ (mean / np.linalg.norm(mean)))
+
+
+def _by_spacing(group: Series) -> Iterator[Series]:
+    """Groups that are each evenly spaced, where the series as a whole is not."""
+    along = _along(group.slices)
+    order = np.argsort(along, kind="stable")
+    places = _passes(along[order])
+    if places is None:
+        yield group
+        return
+    for number in range(int(places.max()) + 1):
+        slices = [group.slices[i] for i in order[places == number]]
+        yield group.narrowed(slices, f"pass {number + 1}")
+
+
+def _passes(along: np.ndarray) -> np.ndarray | None:
+    """Which of several evenly spaced stacks each position is of; None where there is only one."""
+    steps = np.diff(along)
+    if len(along) < 2 * _MIN_PASS or np.ptp(steps) <= 0.1 * np.median(steps):
+        return None
+    # Where passes overlap, a slice's own successor is not the next slice but one soon after it.
+    strides = [np.round(along[num:] - along[:-num], 2) for num in range(1, _MAX_PASSES + 1)]
+    counts = Counter(np.concatenate(strides).tolist())
+    least = max(_MIN_PASS, len(along) // 5)
+    for step in sorted(step for step, count in counts.items() if count >= least):
+        found = _phases(along, step) if step > SAME_PLACE_MM else None
+        if found is not None:
+            return found
+    return None
+
+
+def _phases(along: np.ndarray, step: float) -> np.ndarray | None:
+    """Positions by their remainder of a step; None unless each is a whole evenly spaced stack."""
+    tolerance = max(0.05 * step, SAME_PLACE_MM)
+    phases = (along - along[0]) % step
+    phases[phases > step - tolerance] -= step
+    centres: list[float] = []
+    for phase in np.sort(phases):
+        if not centres or phase - centres[-1] > 2 * tolerance:
+            centres.append(float(phase))
+    if not 2 <= len(centres) <= _MAX_PASSES:
+        return None
+    number: np.ndarray = np.abs(phases[:, None] - np.array(centres)).argmin(axis=1)
+    for index in range(len(centres)):
+        own = np.diff(along[number == index])
+        if len(own) < _MIN_PASS - 1 or np.abs(own - step).max() > 2 * tolerance:
+            return None
+    return number
+
+
+def _grouped(slices: list[Slice]) -> list[Series]:
+    """Slices by series and its parts, in an order that does not depend on the files' names."""
+    by_uid: dict[str, list[Slice]] = {}
+    for one in slices:
+        by_uid.setdefault(one.header.series_uid, []).append(one)
+    found: list[Series] = []
+    for uid in sorted(by_uid):
+        parts = _split_groups(Series(uid, tuple(by_uid[uid])))
+        numbered = (replace(part, part=number) for number, part in enumerate(parts, start=1))
+        found += numbered if len(parts) > 1 else parts
+    marks = [_marks(series) for series in found]
+    common = set.intersection(*map(set, marks)) if marks else set()
+    return [
+        replace(series, told_by=(*series.told_by, *(m for m in own if m not in common)))
+        for series, own in zip(found, marks, strict=True)
+    ]
+
+
+def _marks(series: Series) -> list[str]:
+    """What all slices of a series say of when they were made, beyond what tells its part."""
+    marks = []
+    for name, value in _TIMES.items():
+        first, *others = {str(value(one.fields)) for one in series.slices}
+        if not others and 0 < len(first) <= _LONGEST_MARK:
+            marks.append(f"{name} {first}")
+    return [mark for mark in marks if mark not in series.told_by]
+
+
+def choose_series(
+    slices: list[Slice], wanted: str | None, place: str
+) -> tuple[Series, list[Series]]:
+    """The series to read, and the others.
+
+    Args:
+        slices: All CT slices found; at least one where none is named.
+        wanted: What the user asked for, a SeriesInstanceUID or one with its part as in "1.2.3#2";
+            None to go by the rule.
+        place: What the user named, for messages.
+
+    Raises:
+        ReadError: No such series, or the rule does not decide. The series are listed.
+    """
+    candidates = _grouped(slices)
+    chosen = _chosen(candidates, wanted, place)
+    return chosen, [series for series in candidates if series is not chosen]
+
+
+def _chosen(candidates: list[Series], wanted: str | None, place: str) -> Series:
+    if wanted is not None:
+        named = [series for series in candidates if wanted in (series.name, series.uid)]
+        if not named:
+            msg = f"{place} holds no CT series {wanted}. It holds:\n{_listing(candidates)}"
+            raise ReadError(msg)
+        if len(named) == 1:
+            return named[0]
+        candidates = named
+    best = _best(candidates)
+    strangers = [s for s in candidates if s.patient != best[0].patient and len(s.slices) > 1]
+    if strangers:
+        num_patients = len({series.patient for series in (best[0], *strangers)})
+        msg = f"{place} holds scans of {num_patients} patients and one was expected."
+        raise ReadError(f"{msg}\n{_listing(candidates)}\n{_remedy(best[0])}")
+    if len(best) > 1:
+        msg = f"{place} holds {len(best)} CT series that fit equally well and one was expected."
+        raise ReadError(f"{msg}\n{_listing(best)}\n{_remedy(best[0])}")
+    return best[0]
+
+
+def _counted(kinds: Mapping[str, int]) -> str:
+    """Kinds and their numbers, as in "3 localizers" or "1 MR image"."""
+    return ", ".join(
+        f"{number} {kind}" if number == 1 else f"{number} {_plural(kind)}"
+        for kind, number in sorted(kinds.items())
+    )
+
+
+def _plural(kind: str) -> str:
+    """Plural of a kind, whose noun is its first word or its last."""
+    head, joint, rest = kind.partition(" without ")
+    ending = "es" if head.endswith("s") else "s"
+    return f"{head}{ending}{joint}{rest}" if head != "DICOM directory" else "DICOM directories"
+
+
+def _best(candidates: list[Series]) -> list[Series]:
+    """The series that the rule leaves: one, or several that tie."""
+    for is_preferred in (
+        lambda s: not _is_map(s.fields),
+        lambda s: not _is_derived(s.fields),
+        lambda s: s.is_axial,
+        lambda s: is_original(s.fields),
+    ):
+        candidates = [series for series in candidates if is_preferred(series)] or candidates
+    most = max(len(series.slices) for series in candidates)
+    close = [s for s in candidates if len(s.slices) >= _NEARLY_AS_MANY * most]
+    close = [series for series in close if _LUNG_KERNEL.search(series.kernel)] or close
+    most = max(len(series.slices) for series in close)
+    return [series for series in close if len(series.slices) == most]
+
+
+def _listing(candidates: list[Series]) -> str:
+    """One line per series, those with the most slices first."""
+    ordered = sorted(candidates, key=lambda s: (-len(s.slices), s.uid, s.part))
+    return "\n".join(series.line() for series in ordered)
+
+
+def _remedy(series: Series) -> str:
+    """How to pick one."""
+    return f"  Pick one: --series {series.name} (series= in Python)"
+
+
+def _other_series(others: list[Series], chosen: Series) -> str:
+    """A warning that lists the series not read."""
+    num_slices = sum(len(series.slices) for series in others)
+    num_strange = sum(series.patient != chosen.patient for series in others)
+    whose = f", {num_strange} of them of another patient" if num_strange else ""
+    return (
+        f"{len(others)} other CT series with {num_slices} slice(s) were not read{whose}:\n"
+        f"{_listing(others)}"
+    )
+
+
+def warnings_of_choice(
+    found: Found, chosen: Series, others: list[Series], allow: Collection[str]
+) -> list[str]:
+    """Warnings about what was left out and what was chosen.
+
+    Args:
+        found: All that there is.
+        chosen: What is read of it.
+        others: The series that are not.
+        allow: "unplaced" leaves slices out that do not say where they lie.
+
+    Raises:
+        ReadError: Slices of the chosen series do not say where they lie.
+    """
+    num_unplaced = found.unplaced[chosen.uid]
+    if num_unplaced and "unplaced" not in allow:
+        msg = (
+            f"{num_unplaced} CT slice(s) of the series do not say where they lie (they have no"
+            f" ImagePositionPatient), beside {len(chosen.slices)} that do. All were expected to: a"
+            " scan that lacks slices can hide a finding. They can be left out."
+        )
+        raise ReadError(msg + permission("unplaced"))
+    apart = {kind: n for kind, n in found.left_out.items() if kind in (_UNPLACED, _UNOPENED)}
+    foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
+    said = [_other_series(others, chosen)] if others else []
+    said += [f"Left out: {_counted(apart)}."] if apart else []
+    if foreign:
+        said.append(f"Left out, because they are not CT slices: {_counted(foreign)}.")
+    if _is_derived(chosen.fields):
+        said.append("ImageType says that the series was derived from another one.")
+    if not chosen.is_axial:
+        said.append("The slices are not axial; the scan was read as it lies in the patient.")
+    return said
+
+
+def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[str]]:
+    """The slices of one size, spacing and orientation, and what to say of others.
+
+    Raises:
+        ReadError: There are others and `allow` does not name "mixed-orientations".
+    """
+    groups: list[list[Slice]] = []
+    for one in chosen.slices:
+        for group in groups:
+            if same_plane_kind(group[0].plane, one.plane):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    if len(groups) == 1:
+        return _aligned(groups[0]), []
+    groups.sort(key=lambda group: (-len(group), group[0].plane.position_mm))
+    sizes = ", ".join(f"{len(group)} of {_kind(group[0].plane)}" for group in groups[:4])
+    what = f"The series mixes slices of {len(groups)} sizes or orientations: {sizes}."
+    if "mixed-orientations" not in allow:
+        msg = f"{what} One was expected; the largest group can be read alone."
+        raise ReadError(msg + permission("mixed-orientations"))
+    num_left = len(chosen.slices) - len(groups[0])
+    said = f"{what} The largest group was read, {num_left} slice(s) were left out."
+    return _aligned(groups[0]), [said]
+
+
+def _kind(plane: Plane) -> str:
+    """Size, spacing and normal of a slice in words."""
+    normal = ", ".join(f"{x:.2f}" for x in plane.normal)
+    rows, columns = plane.shape
+    return f"{rows} x {columns} at {plane.spacing_mm[0]:.3g} mm, normal ({normal})"
+
+
+def _aligned(slices: list[Slice]) -> list[Slice]:
+    """Slices of one kind with one orientation, the mean of theirs.
+
+    Orientations that jitter in the fourth decimal put slices at wrong places along their normals.
+    """
+    if len({(one.plane.across, one.plane.down) for one in slices}) == 1:
+        return slices
+    across = np.mean([one.plane.across for one in slices], axis=0)
+    across /= np.linalg.norm(across)
+    down = np.mean([one.plane.down for one in slices], axis=0)
+    down -= across * (across @ down)
+    down /= np.linalg.norm(down)
+    rows = (float(across[0]), float(across[1]), float(across[2]))
+    columns = (float(down[0]), float(down[1]), float(down[2]))
+    return [replace(one, plane=replace(one.plane, across=rows, down=columns)) for one in slices]
