@@ -12,8 +12,14 @@ from chestct.errors import UnknownNameError, WriteError
 from chestct.evaluation.comparisons import Judgement
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.report import SCHEMA_VERSION, recorded_exclusions, write_evaluation
-from chestct.evaluation.tables import EvaluationSettings, figures_csv, summarise
+from chestct.evaluation.report import (
+    SCHEMA_VERSION,
+    EvaluationSettings,
+    _figures_csv,
+    recorded_exclusions,
+    summarise,
+    write_evaluation,
+)
 from chestct.labels import NOT_FOR_CLINICAL_USE
 
 MakePredictions = Callable[..., Predictions]
@@ -260,7 +266,7 @@ def test_undefined_figures_stand_in_the_csv_as_empty_cells_with_a_reason(
     make_predictions: MakePredictions,
 ) -> None:
     rows = list(
-        csv.DictReader(figures_csv({"c": summarise(make_predictions(0), QUICK)}).splitlines())
+        csv.DictReader(_figures_csv({"c": summarise(make_predictions(0), QUICK)}).splitlines())
     )
     assert {row["value"] for row in rows} == {""}
     assert {row["note"] for row in rows} == {"no scans"}

@@ -23,7 +23,7 @@ from chestct.studies.maseres import (
     split_in_words,
 )
 from chestct.studies.study_rows import StudyError
-from chestct.training.session import Plan
+from chestct.training.plan import Plan
 
 Output = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -7,15 +7,14 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, MeanThenLinear
 
 from chestct.errors import TrainingError
-from chestct.training.data import Plan
-from chestct.training.lr_range import (
+from chestct.training.plan import Plan
+from chestct.training.search import (
     RangeTest,
     _range_per_epoch,
+    _smooth,
     run_range_test,
-    smooth,
     write_range_test,
 )
-from chestct.training.session import ready_scans
 from chestct.training.settings import read_settings
 from chestct.training.steps import DivergedError
 
@@ -80,8 +79,8 @@ def test_a_flat_curve_is_not_clear_and_all_of_it_is_written(tmp_path: Path) -> N
 
 
 def test_smoothing_keeps_a_constant_and_damps_a_spike() -> None:
-    assert smooth([2.0] * 5) == pytest.approx([2.0] * 5)
-    assert max(smooth([1.0] * 10 + [2.0])) == pytest.approx(1.2, abs=0.05)
+    assert _smooth([2.0] * 5) == pytest.approx([2.0] * 5)
+    assert max(_smooth([1.0] * 10 + [2.0])) == pytest.approx(1.2, abs=0.05)
 
 
 def test_a_range_test_by_several_processes_is_refused(
@@ -93,4 +92,4 @@ def test_a_range_test_by_several_processes_is_refused(
     config = Path(__file__).resolve().parents[2] / "configs" / "roi_resnet18_recommended.yaml"
     plan = Plan(read_settings(config), tmp_path / "scans.csv", tmp_path / "out")
     with pytest.raises(TrainingError, match="Start it without torchrun"):
-        run_range_test(plan, ready_scans)
+        run_range_test(plan)

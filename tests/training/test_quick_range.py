@@ -11,14 +11,8 @@ from torch import nn
 from chestct.datasets.augment import _Augmentation
 from chestct.errors import TrainingError
 from chestct.training.loop import train
-from chestct.training.lr_range import (
-    BREAKS_AT,
-    LEFT_OUT,
-    OWN,
-    _note_left_out,
-    _range_per_step,
-)
 from chestct.training.run import LabelledSets
+from chestct.training.search import _BREAKS_AT, _LEFT_OUT, _OWN, _note_left_out, _range_per_step
 from chestct.training.settings import TrainingSettings
 from chestct.training.steps import DivergedError
 
@@ -50,7 +44,7 @@ def test_the_quick_form_ends_where_the_loss_breaks(to_nothing: bool, length: int
     found = _range_per_step(Breaks(to_nothing=to_nothing), SETS, QUICK, steps=100)
     assert len(found.rates) < 20
     if length is None:
-        assert found.smoothed[-1] > BREAKS_AT * min(found.smoothed)
+        assert found.smoothed[-1] > _BREAKS_AT * min(found.smoothed)
     else:
         assert len(found.rates) == length
 
@@ -149,7 +143,7 @@ def test_settings_without_effect_are_said_where_they_were_chosen() -> None:
 
 
 def test_every_setting_is_honoured_or_in_a_table_and_the_manual_names_those_left_out() -> None:
-    assert set(TrainingSettings.model_fields) == {*HONOURED, *OWN, *LEFT_OUT}
+    assert set(TrainingSettings.model_fields) == {*HONOURED, *_OWN, *_LEFT_OUT}
     manual = (DOCS / "training.md").read_text(encoding="utf-8")
     said = manual[manual.index("## Find a learning rate") : manual.index("## Search for settings")]
-    assert all(f"`training.{name}`" in said for name in LEFT_OUT)
+    assert all(f"`training.{name}`" in said for name in _LEFT_OUT)

@@ -9,8 +9,8 @@ from chestct.datasets.store import Cache, CacheError, Preparation
 from chestct.errors import TrainingError
 from chestct.preprocess.recipes import RECIPES
 from chestct.training import data
-from chestct.training.components import find_parts
 from chestct.training.data import Division
+from chestct.training.plan import Listener, find_parts
 from chestct.training.settings import DataSection, RunSettings
 
 
@@ -37,7 +37,7 @@ def test_scans_that_cannot_be_prepared_are_listed_by_row(
     division = Division(*halves)
     section = DataSection.model_validate({})
     with pytest.raises(TrainingError) as error:
-        data.prepare_scans(division, section, cache, data.Listener())
+        data.prepare_scans(division, section, cache, Listener())
     assert "7 scans could not be prepared" in str(error.value)
     assert "row 2: its grid is too large" in str(error.value)
     assert "and 2 more" in str(error.value)
@@ -65,10 +65,10 @@ def test_room_for_scans_and_variants_together_is_asked_before_the_first_is_prepa
     size = Cache(tmp_path, recipe).entry_bytes
     small = Cache(tmp_path, recipe, max_bytes=needed * size - 1)
     with pytest.raises(CacheError, match=f"^{needed} inputs of maseres_recommended take"):
-        data.prepare_scans(division, section, small, data.Listener())
+        data.prepare_scans(division, section, small, Listener())
     assert asked == []
     data.prepare_scans(
-        division, section, Cache(tmp_path, recipe, max_bytes=needed * size), data.Listener()
+        division, section, Cache(tmp_path, recipe, max_bytes=needed * size), Listener()
     )
     assert asked == [num, 12]
 

@@ -8,7 +8,7 @@ import pytest
 
 from chestct.errors import ReadError, TrainingError, WriteError
 from chestct.storage import write_text
-from chestct.training.results import _git_state, begin_record, program_versions
+from chestct.training.plan import Plan, _git_state, begin_record, program_versions
 from chestct.training.settings import RunSettings
 
 
@@ -32,8 +32,8 @@ def settings(**training: object) -> RunSettings:
 
 def test_a_record_grows_by_one_session_each_time(tmp_path: Path, manifest: Path) -> None:
     run = tmp_path / "run"
-    begin_record(run, settings(), manifest)
-    begin_record(run, settings(workers=4, checkpoint_every_s=1), manifest)
+    begin_record(Plan(settings(), manifest, run))
+    begin_record(Plan(settings(workers=4, checkpoint_every_s=1), manifest, run))
     record = json.loads((run / "run.json").read_text())
     assert len(record["sessions"]) == 2
     assert record["sessions"][0]["versions"] == program_versions()
@@ -50,9 +50,9 @@ def test_a_run_with_other_settings_is_not_gone_on_with(
     tmp_path: Path, manifest: Path, change: dict[str, object], folds: int | None, words: str
 ) -> None:
     run = tmp_path / "run"
-    begin_record(run, settings(), manifest)
+    begin_record(Plan(settings(), manifest, run))
     with pytest.raises(TrainingError, match=words):
-        begin_record(run, settings(**change), manifest, folds)
+        begin_record(Plan(settings(**change), manifest, run, folds))
 
 
 def test_a_run_begun_with_weights_that_were_replaced_is_not_gone_on_with(
@@ -62,11 +62,11 @@ def test_a_run_begun_with_weights_that_were_replaced_is_not_gone_on_with(
     network = {"name": "roi_resnet18", "pretrained": str(weights)}
     begun = RunSettings.model_validate({**settings().model_dump(), "network": network})
     weights.write_bytes(b"first")
-    begin_record(run, begun, manifest)
-    begin_record(run, begun, manifest)
+    begin_record(Plan(begun, manifest, run))
+    begin_record(Plan(begun, manifest, run))
     weights.write_bytes(b"second")
     with pytest.raises(TrainingError, match=r"the file of network\.pretrained was"):
-        begin_record(run, begun, manifest)
+        begin_record(Plan(begun, manifest, run))
 
 
 def without(run: Path, name: str) -> None:
@@ -78,29 +78,29 @@ def without(run: Path, name: str) -> None:
 
 def test_a_setting_that_came_later_had_its_default_before(tmp_path: Path, manifest: Path) -> None:
     run = tmp_path / "run"
-    begin_record(run, settings(), manifest)
+    begin_record(Plan(settings(), manifest, run))
     without(run, "batch_norm_warm_up")
     with pytest.raises(TrainingError, match="batch_norm_warm_up was False, is True"):
-        begin_record(run, settings(batch_norm_warm_up=True), manifest)
-    begin_record(run, settings(), manifest)
+        begin_record(Plan(settings(batch_norm_warm_up=True), manifest, run))
+    begin_record(Plan(settings(), manifest, run))
 
 
 def test_a_setting_that_is_no_longer_known_is_said(tmp_path: Path, manifest: Path) -> None:
     run = tmp_path / "run"
-    begin_record(run, settings(), manifest)
+    begin_record(Plan(settings(), manifest, run))
     record = json.loads((run / "run.json").read_text())
     record["settings"]["training"]["of_old"] = 3
     (run / "run.json").write_text(json.dumps(record))
     with pytest.raises(TrainingError, match=r"another version.*of_old.*new folder"):
-        begin_record(run, settings(), manifest)
+        begin_record(Plan(settings(), manifest, run))
 
 
 def test_a_run_on_other_scans_is_not_gone_on_with(tmp_path: Path, manifest: Path) -> None:
     run = tmp_path / "run"
-    begin_record(run, settings(), manifest)
+    begin_record(Plan(settings(), manifest, run))
     manifest.write_text("scan,patient,label\nx,y,a\n")
     with pytest.raises(TrainingError, match="another manifest"):
-        begin_record(run, settings(), manifest)
+        begin_record(Plan(settings(), manifest, run))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"folds": 3}'])
@@ -109,7 +109,7 @@ def test_a_damaged_record_is_said(tmp_path: Path, manifest: Path, content: str) 
     run.mkdir()
     (run / "run.json").write_text(content)
     with pytest.raises(ReadError, match=r"run\.json in run is damaged"):
-        begin_record(run, settings(), manifest)
+        begin_record(Plan(settings(), manifest, run))
 
 
 def test_the_git_state_names_the_commit_and_says_whether_files_changed(tmp_path: Path) -> None:

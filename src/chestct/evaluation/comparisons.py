@@ -125,7 +125,7 @@ def compare_all(
     return tuple(row for test in wanted for row in compare(first, second, test))
 
 
-def mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """McNemar's exact test: of the scans only one classifier gets right, is it half and half?"""
     from statsmodels.stats.contingency_tables import mcnemar as exact_test
 
@@ -151,7 +151,7 @@ def mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     )
 
 
-def delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class.
 
     With two classes the two rows say the same, so only the last class is given.
@@ -160,7 +160,7 @@ def delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     return tuple(_delong_class(first, second, index) for index in indices)
 
 
-def agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """Cohen's kappa of the two classifiers' decisions, with its asymptotic 95 % interval."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -191,7 +191,7 @@ def agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]
     )
 
 
-def patient_bootstrap(
+def _patient_bootstrap(
     first: Predictions, second: Predictions, bootstrap: Bootstrap | None = None
 ) -> tuple[Comparison, ...]:
     """Differences of all overall figures, patients drawn together for both classifiers."""
@@ -208,7 +208,7 @@ def patient_bootstrap(
     )
 
 
-def maseres_z(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _maseres_z(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """The MASERes paper's one-sided z-test, its positive class being the last label.
 
     Five figures: accuracy, precision, sensitivity, specificity, F1; see `MASERES_Z_DEFECTS`.
@@ -245,11 +245,11 @@ def maseres_z_test(first: float, second: float, num_scans: int) -> tuple[float |
 
 
 COMPARISONS: Final[dict[str, Callable[[Predictions, Predictions], tuple[Comparison, ...]]]] = {
-    "mcnemar": mcnemar,
-    "delong": delong,
-    "kappa": agreement,
-    "patient_bootstrap": patient_bootstrap,
-    "maseres_z": maseres_z,
+    "mcnemar": _mcnemar,
+    "delong": _delong,
+    "kappa": _agreement,
+    "patient_bootstrap": _patient_bootstrap,
+    "maseres_z": _maseres_z,
 }
 """Ways to compare two classifiers; both arguments hold the same scans in the same order."""
 SOUND: Final = tuple(name for name in COMPARISONS if name != "maseres_z")

@@ -8,7 +8,7 @@ import torch
 from chestct.datasets.augment import _Augmentation
 from chestct.errors import TrainingError
 from chestct.networks import build_network
-from chestct.training.components import Parts, find_parts
+from chestct.training.plan import Parts, find_parts
 from chestct.training.settings import RunSettings
 
 SMALL = {"input_shape": [40, 40, 40]}
