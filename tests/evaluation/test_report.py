@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from chestct.evaluation.report import (
     SCHEMA_VERSION,
     EvaluationSettings,
     _figures_csv,
+    _tables_markdown,
     recorded_exclusions,
     summarise,
     write_evaluation,
@@ -270,3 +272,16 @@ def test_undefined_figures_stand_in_the_csv_as_empty_cells_with_a_reason(
     )
     assert {row["value"] for row in rows} == {""}
     assert {row["note"] for row in rows} == {"no scans"}
+
+
+@pytest.mark.parametrize("p_value", [0.0, 3e-9])
+def test_p_values_too_small_to_print_are_said_to_be_below_the_last_digit(
+    make_predictions: MakePredictions, tmp_path: Path, p_value: float
+) -> None:
+    settings = EvaluationSettings(bootstrap=Bootstrap(replicates=20), formats=())
+    others = {"b": make_predictions(30, seed=4)}
+    summary = write_evaluation(make_predictions(30), tmp_path, settings=settings, others=others)
+    rows = [replace(row, p_value=p_value) for row in summary.comparisons["b"]]
+    table = _tables_markdown({"a": summary}, {"b": rows})
+    lines = [line for line in table.splitlines() if line.startswith("| b | mcnemar")]
+    assert [line.split(" | ")[-2] for line in lines] == ["< 0.0001"]

@@ -104,12 +104,9 @@ def listening(
     def show(what: str, how_far: HowFar) -> None:
         """Move the bar of this work, or begin one."""
         known = {task.description: task.id for task in bars.tasks if not task.finished}
-        task = known.get(what)
-        bars.update(
-            bars.add_task(what) if task is None else task,
-            completed=how_far.done,
-            total=how_far.total,
-        )
+        if what not in known:
+            known[what] = bars.add_task(what)
+        bars.update(known[what], completed=how_far.done, total=how_far.total)
 
     def note(text: str) -> None:
         """Say what should be known, above the bars."""

@@ -43,7 +43,7 @@ _DOTS_PER_INCH: Final = 150
 
 _GRID = np.linspace(0, 1, 201)
 _GREY = "#666666"
-Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
+_Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
 
 
 def draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
@@ -197,7 +197,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _roc_curve(predictions: Predictions, index: int) -> Curve:
+def _roc_curve(predictions: Predictions, index: int) -> _Curve:
     """False and true positive rates of one class against the rest, from (0, 0) to (1, 1)."""
     from sklearn.metrics import roc_curve
 
@@ -207,7 +207,7 @@ def _roc_curve(predictions: Predictions, index: int) -> Curve:
     return false_rate.astype(np.float64), true_rate.astype(np.float64)
 
 
-def _roc_bands(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, Curve]:
+def _roc_bands(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, _Curve]:
     """Pointwise band of the sensitivity at 201 rates of false positives, by label.
 
     Classes without an area have none, and no class has one where patients cannot be drawn.

@@ -33,7 +33,6 @@ from chestct.evaluation.comparisons import (
     Judgement,
     compare_all,
     paired,
-    remark_on_pair,
 )
 from chestct.evaluation.figures import (
     draw_confusion,
@@ -261,27 +260,34 @@ def write_evaluation(
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
     pairs = _pairs(Judgement(predictions, excluded), chosen.name, others or {})
-    comparisons = {name: _compared(pair, name, chosen) for name, pair in pairs.items()}
+    comparisons = {
+        name: _compared(first, second, name, chosen) for name, (first, second, _) in pairs.items()
+    }
     plain = replace(chosen, promised=None, remarks=())
-    beside = {name: summarise(pair.second, plain) for name, pair in pairs.items()}
-    remarks = (*chosen.remarks, *(pair.remark for pair in pairs.values() if pair.remark))
+    beside = {name: summarise(second, plain) for name, (_, second, _) in pairs.items()}
+    remarks = (*chosen.remarks, *(remark for _, _, remark in pairs.values() if remark))
     main = summarise(predictions, replace(chosen, remarks=remarks), excluded=excluded)
     main = replace(main, others=beside, comparisons=comparisons)
     summaries = {chosen.name: main, **beside}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = _evaluation_record(chosen, summaries, comparisons, excluded)
+    pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
+    _write_folder(folder, pictures, _texts(record, summaries, comparisons))
+    return main
+
+
+def _write_folder(folder: Path, pictures: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Write figures and texts by their file names, `metrics.json` last."""
     try:
         with working_folder(folder.parent) as aside:
-            for name, figure in drawn.items():
-                for ending in endings:
-                    save_figure(figure, aside / (name + ending))
-            for name, text in _texts(record, summaries, comparisons).items():
+            for name, figure in pictures.items():
+                save_figure(figure, aside / name)
+            for name, text in texts.items():
                 (aside / name).write_text(text, encoding="utf-8")
             install(aside, folder, old=[folder / _COMPLETE], last=_COMPLETE)
     except OSError as error:
         msg = f"The evaluation could not be written to '{folder.name}': {reason_of(error)}."
         raise WriteError(msg) from error
-    return main
 
 
 def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
@@ -345,35 +351,25 @@ def _evaluation_record(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """Two classifiers on the scans that they are compared on, and what to say of these."""
-
-    first: Predictions
-    second: Predictions
-    remark: str | None
-
-
 def _pairs(
     main: Judgement, name: str, others: Mapping[str, Predictions | Judgement]
-) -> dict[str, _Pair]:
-    """The classifier with each of the others, by name of the other."""
+) -> dict[str, tuple[Predictions, Predictions, str | None]]:
+    """The classifier with each of the others on common scans, and what to say of these."""
     if name in others:
         msg = f"Two classifiers are called '{name}'. Give one of them another name."
         raise PredictionsError(msg)
-    pairs = {}
-    for other_name, given in others.items():
-        other = Judgement(given) if isinstance(given, Predictions) else given
-        first, second = paired(main, other)
-        whole = (main.predictions, other.predictions)
-        remark = remark_on_pair((name, other_name), whole, len(first))
-        pairs[other_name] = _Pair(first, second, remark)
-    return pairs
+    judged = {
+        other: Judgement(said) if isinstance(said, Predictions) else said
+        for other, said in others.items()
+    }
+    return {other: paired(main, said, (name, other)) for other, said in judged.items()}
 
 
-def _compared(pair: _Pair, name: str, settings: EvaluationSettings) -> tuple[Comparison, ...]:
+def _compared(
+    first: Predictions, second: Predictions, name: str, settings: EvaluationSettings
+) -> tuple[Comparison, ...]:
     try:
-        return compare_all(pair.first, pair.second, settings.comparisons)
+        return compare_all(first, second, settings.comparisons)
     except PredictionsError as error:
         msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
         raise PredictionsError(msg) from error

@@ -66,7 +66,6 @@ from chestct.training.steps import (
     make_loader,
     mix_up,
     recomputing,
-    soft_targets,
     step_seed,
 )
 
@@ -347,7 +346,7 @@ def _pass_loss(
         batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
     run.network.train()
     batch = batch.contiguous(memory_format=MEMORY_FORMAT)
-    targets = soft_targets(labels, run.sets.num_classes)
+    targets = nn.functional.one_hot(labels, run.sets.num_classes).float()
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
     run.warm_up.before_pass(run.num_passes)

@@ -181,7 +181,7 @@ class EpochLog:
 
 
 @dataclass
-class Progress:
+class _Progress:
     """How far a run came: finished epochs, and steps and summed loss of the one under way."""
 
     step_in_epoch: int = 0
@@ -217,7 +217,7 @@ class Run:
     labels: Int[torch.Tensor, " scan"]
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
-    progress: Progress
+    progress: _Progress
     warm_up: BatchNormWarmUp
 
     @property
@@ -307,7 +307,7 @@ def make_run(
         labels=labels,
         weights=weights,
         folder=folder,
-        progress=Progress(),
+        progress=_Progress(),
         warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
     )
 
@@ -324,18 +324,18 @@ def _as_called(network: nn.Module, settings: TrainingSettings) -> Callable[..., 
     return DistributedDataParallel(called, device_ids=[device] if is_on_gpu else None)
 
 
-def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> _Progress:
     """How far the run came, network and optimiser put back to there.
 
     Raises:
         TrainingError: Another process sees another folder.
     """
-    progress = Progress()
+    progress = _Progress()
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.is_file():
         stored = _load_checkpoint(checkpoint, network, optimizer)
         history = [EpochLog(**entry) for entry in stored.pop("history")]  # type: ignore[attr-defined]
-        progress = Progress(**stored, history=history)  # type: ignore[arg-type]
+        progress = _Progress(**stored, history=history)  # type: ignore[arg-type]
     here = [progress.epoch, progress.step_in_epoch]
     if from_main(here) != here:
         msg = f"Not all processes see the same {folder.name}. Put it on a disk that all can read."

@@ -41,13 +41,6 @@ def class_weights(
     return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
 
 
-def soft_targets(
-    labels: Int[torch.Tensor, " scan"], num_classes: int
-) -> Float[torch.Tensor, "scan class"]:
-    """One row per scan with a one at its class."""
-    return nn.functional.one_hot(labels, num_classes).float()
-
-
 def mix_up(
     batch: Float[torch.Tensor, "scan ..."],
     lungs: Float[torch.Tensor, "scan ..."],
