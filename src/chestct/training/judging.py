@@ -37,7 +37,7 @@ from chestct.evaluation.report import (
     recorded_exclusions,
     write_evaluation,
 )
-from chestct.familiarity import separation
+from chestct.familiarity import Familiarity, separation
 from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
@@ -50,6 +50,7 @@ from chestct.training.results import (
     cross_validated_baseline,
     predictions_of,
     promised_by,
+    reasons_by_scan,
     scan_key,
     undecided,
 )
@@ -97,7 +98,7 @@ def judge_manifest(
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
     judged = as_predictions(rows, np.array(probabilities), classifier.labels)
-    return judged, {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
+    return judged, reasons_by_scan(manifest, reasons)
 
 
 def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest:
@@ -254,12 +255,7 @@ def judge_unlike(
             f"Classifier '{classifier.card.name}' cannot tell unlike scans: its folder holds no "
             "distances. Train it anew."
         )
-    cache = make_cache(DataSection(), classifier.recipe)
-    familiar = []
-    for row in manifest.rows:
-        with suppress(ChestCTError):
-            found = cache.get(manifest.path(row), read_options(row, manifest.folder))
-            familiar.append(known.distance(engine.outputs(found.input, found.lungs).features))
+    familiar = _familiar_distances(known, classifier, engine, manifest)
     others, num_refused, num_caught = [], 0, 0
     for scan in scans_in(folder):
         try:
@@ -282,6 +278,19 @@ def judge_unlike(
         num_familiar=len(near),
         num_false=int((near > known.threshold).sum()),
     )
+
+
+def _familiar_distances(
+    known: Familiarity, classifier: Classifier, engine: Engine, manifest: Manifest
+) -> list[float]:
+    """How far the scans of a manifest lie, those that the cache can give."""
+    cache = make_cache(DataSection(), classifier.recipe)
+    distances = []
+    for row in manifest.rows:
+        with suppress(ChestCTError):
+            found = cache.get(manifest.path(row), read_options(row, manifest.folder))
+            distances.append(known.distance(engine.outputs(found.input, found.lungs).features))
+    return distances
 
 
 def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) -> None:

@@ -83,6 +83,11 @@ def scan_key(row: ManifestRow) -> str:
     return f"{row.scan} {series}" if series else row.scan
 
 
+def reasons_by_scan(manifest: Manifest, reasons: Mapping[int, str]) -> dict[str, str]:
+    """Reasons by what a scan is called instead of by row number, of the scans of a manifest."""
+    return {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
+
+
 def judge(
     network: nn.Module,
     sets: LabelledSets,

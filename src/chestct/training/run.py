@@ -299,7 +299,7 @@ def make_run(
     weights = class_weights(labels, sets.num_classes).to(device) if is_weighted else None
     return Run(
         network=network,
-        called=called or network,
+        called=network if called is None else called,
         optimizer=_OPTIMIZERS[settings.optimizer]([*network.parameters()], settings),
         sets=sets,
         settings=settings,

@@ -81,7 +81,7 @@ from chestct.training.results import (
     judge,
     measured,
     pool,
-    scan_key,
+    reasons_by_scan,
     write_classifier,
     write_folds,
 )
@@ -224,7 +224,7 @@ def _write_one(
         settings=evaluation_settings(origin),
         others=_baseline([training]),
         logs=_logs([training]),
-        excluded=_named(training.division.parts[origin.judged_on], trained.unsuitable),
+        excluded=reasons_by_scan(training.division.parts[origin.judged_on], trained.unsuitable),
     )
     if trained.shown is not None:
         trained.shown.finish(summary)
@@ -237,11 +237,6 @@ def _conclude(plan: Plan, trainings: list[Training]) -> Summary:
     if plan.num_folds is None:
         return summarise(read_predictions(plan.folder / PREDICTIONS_FILE))
     return _pool(plan, trainings)
-
-
-def _named(manifest: Manifest, reasons: Mapping[int, str]) -> dict[str, str]:
-    """Reasons by the scan's name instead of the row's number, of the scans of a manifest."""
-    return {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
 
 
 def _note_unsuitable(listener: Listener, unsuitable: Mapping[int, str]) -> None:
@@ -298,7 +293,7 @@ _AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
 
 
 @dataclass(frozen=True, eq=False)
-class Ready(Generic[_AnyParts]):
+class _Ready(Generic[_AnyParts]):
     """Scans or slices that may be trained on, divided, checked and prepared.
 
     Attributes:
@@ -330,7 +325,7 @@ def checked_scans(plan: Plan) -> tuple[Parts, Division, Cache]:
     return parts, division, cache
 
 
-def ready_scans(plan: Plan) -> Ready[Parts]:
+def ready_scans(plan: Plan) -> _Ready[Parts]:
     """Divide, check and prepare scans for one training, in one process.
 
     Raises:
@@ -340,10 +335,10 @@ def ready_scans(plan: Plan) -> Ready[Parts]:
     section = plan.settings.data
     parts, division, cache = checked_scans(plan)
     division = division.without(prepare_scans(division, section, cache, plan.listener))
-    return Ready(parts, division, labelled_sets(division, cache, section), plan.settings.training)
+    return _Ready(parts, division, labelled_sets(division, cache, section), plan.settings.training)
 
 
-def ready_slices(plan: SlicePlan) -> Ready[SliceParts]:
+def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
     """Divide, read and check slices for one training.
 
     Raises:
@@ -363,7 +358,7 @@ def ready_slices(plan: SlicePlan) -> Ready[SliceParts]:
         shares_patients=_shares_patients(settings),
     )
     conclude_check(report, plan.folder / "check.json", plan.listener)
-    return Ready(parts, division, labelled_slices(division, store), settings.training)
+    return _Ready(parts, division, labelled_slices(division, store), settings.training)
 
 
 LEAK_STATED: Final = (
