@@ -24,14 +24,14 @@ import torch
 from real_scans import run
 from simulated_cohort import make_cohort
 
-from chestct.evaluation.comparisons import mcnemar
+from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import Estimate, estimate_figures
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.labels import THREE_CLASSES
 from chestct.report.tables import p_value_text
-from chestct.training.data import Listener
+from chestct.training.plan import PREDICTIONS_FILE, Listener, Plan
 from chestct.training.run import EpochLog
-from chestct.training.session import PREDICTIONS_FILE, Plan, run_training
+from chestct.training.session import run_training
 from chestct.training.settings import RunSettings
 
 BOX_MM = (312.0, 264.0, 360.0)
@@ -115,8 +115,7 @@ def run_row(name: str, work: Path, manifest: Path, processes: int) -> Prediction
         manifest,
         folder,
         NUM_FOLDS,
-        listener=Listener(note=print, processes=processes),
-        after_epoch=show,
+        listener=Listener(note=print, epoch=show, processes=processes),
     )
     started = time.perf_counter()
     run_training(plan)
@@ -158,7 +157,7 @@ def show_table(found: dict[str, Predictions], work: Path) -> None:
         ("roi-resnet18-all", "voxcnn"),
     ):
         if first in found and second in found:
-            (test,) = mcnemar(found[first], found[second])
+            (test,) = compare(found[first], found[second], "mcnemar")
             print(
                 f"- {first} against {second}: accuracy {test.estimate:+.3f}, exact McNemar, "
                 f"p: {p_value_text(test.p_value)} ({test.note})"

@@ -44,15 +44,9 @@ from chestct.studies.localisation import (
     measure_answer,
 )
 from chestct.studies.model_audit import with_network
-from chestct.training.data import Listener
+from chestct.training.plan import CLASSIFIER_FOLDER, PREDICTIONS_FILE, Listener, Plan, is_finished
 from chestct.training.results import scan_key
-from chestct.training.session import (
-    CLASSIFIER_FOLDER,
-    PREDICTIONS_FILE,
-    Plan,
-    is_finished,
-    run_training,
-)
+from chestct.training.session import run_training
 
 TRAINED = ("none", "figure", "all")
 PLACED = ("none", "text", "figure", "all", "every")

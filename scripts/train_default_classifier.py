@@ -57,8 +57,8 @@ from chestct.simulate import ThoraxSettings, simulate_patient
 from chestct.simulate.fields import smooth_noise
 from chestct.simulate.lesions import add_disease
 from chestct.storage import write_whole
-from chestct.training.components import Parts, find_parts
 from chestct.training.loop import Outputs, evaluate
+from chestct.training.plan import Parts, find_parts
 from chestct.training.settings import read_settings
 from chestct.training.steps import learning_rate
 from chestct.volume import Grid, Volume, to_canonical

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chestct.datasets.augment import _Augmentation, _Turns
-from chestct.training.components import find_parts
+from chestct.training.plan import find_parts
 from chestct.training.settings import read_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"

@@ -12,8 +12,7 @@ from chestct.evaluation.calibration import AbstentionThreshold, abstention_thres
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.tables import EvaluationSettings
+from chestct.evaluation.report import EvaluationSettings, write_evaluation
 from chestct.labels import TWO_CLASSES
 
 MakePredictions = Callable[..., Predictions]

@@ -56,7 +56,7 @@ def test_brier_and_log_loss_follow_their_definitions() -> None:
     truth = np.array([0, 1])
     predictions = Predictions(("a", "b"), ("a", "b"), truth, probabilities, ("x", "y", "z"))
     expected = (0.3**2 + 0.2**2 + 0.1**2 + 0.3**2 + 0.7**2 + 0.4**2) / 2
-    assert metrics.brier(predictions).value == pytest.approx(expected)
+    assert metrics.OVERALL["brier"](predictions).value == pytest.approx(expected)
     assert metrics.log_loss(predictions).value == pytest.approx(-np.log(0.7 * 0.3) / 2)
 
 
@@ -64,7 +64,7 @@ def test_brier_of_two_classes_counts_both_of_them() -> None:
     predictions = Predictions(
         ("a",), ("a",), np.array([1]), np.array([[0.2, 0.8]]), ("COVID-19", "normal")
     )
-    assert metrics.brier(predictions).value == pytest.approx(0.08)
+    assert metrics.OVERALL["brier"](predictions).value == pytest.approx(0.08)
 
 
 def test_calibration_error_is_the_mean_gap_over_bins_that_include_their_upper_end() -> None:
@@ -99,9 +99,10 @@ def test_a_class_without_scans_has_no_figures_and_says_so(
     assert figures["auc"].value is None
     assert figures["f1"].value is None
     assert figures["specificity"].value is not None
-    assert metrics.macro_auc(without).note == "mean over the 2 of 3 classes that have it"
-    assert metrics.balanced_accuracy(without).note == "mean over the 2 of 3 classes that have it"
-    assert metrics.brier(without).value is not None
+    for name in ("macro_auc", "balanced_accuracy"):
+        note = metrics.OVERALL[name](without).note
+        assert note == "mean over the 2 of 3 classes that have it"
+    assert metrics.OVERALL["brier"](without).value is not None
 
 
 def test_one_decision_for_all_scans_leaves_ppv_and_npv_undefined() -> None:
@@ -115,7 +116,7 @@ def test_one_decision_for_all_scans_leaves_ppv_and_npv_undefined() -> None:
 
 def test_scans_of_a_single_label_have_neither_area_nor_kappa() -> None:
     predictions = from_confusion(np.array([[5, 0], [0, 0]]), ("COVID-19", "normal"))
-    assert metrics.macro_auc(predictions).note == "all scans have one true label"
+    assert metrics.OVERALL["macro_auc"](predictions).note == "all scans have one true label"
     assert metrics.auc(predictions, 0).note == "no scan is other than COVID-19"
     kappa = metrics.OVERALL["kappa"](predictions)
     assert kappa.value is None
@@ -157,7 +158,7 @@ def test_weighted_figures_equal_those_of_scans_repeated_as_often_as_they_weigh(
 def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(80, decimals=1)
     weights = np.random.default_rng(5).random((4, 80))
-    found = intervals.auc(intervals.weigh(predictions, weights), 2)
+    found = intervals.PER_CLASS["auc"](intervals.weigh(predictions, weights), 2)
     expected = [
         scikit.roc_auc_score(
             predictions.truth == 2, predictions.probabilities[:, 2], sample_weight=each

@@ -14,8 +14,7 @@ from chestct.evaluation.patient_votes import (
     vote,
 )
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.tables import EvaluationSettings
+from chestct.evaluation.report import EvaluationSettings, write_evaluation
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 
 ILL = {"a": [0.9, 0.2, 0.1], "b": [0.1, 0.3], "c": [0.6]}

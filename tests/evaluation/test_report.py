@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,15 @@ from chestct.errors import UnknownNameError, WriteError
 from chestct.evaluation.comparisons import Judgement
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.report import SCHEMA_VERSION, recorded_exclusions, write_evaluation
-from chestct.evaluation.tables import EvaluationSettings, figures_csv, summarise
+from chestct.evaluation.report import (
+    SCHEMA_VERSION,
+    EvaluationSettings,
+    _figures_csv,
+    _tables_markdown,
+    recorded_exclusions,
+    summarise,
+    write_evaluation,
+)
 from chestct.labels import NOT_FOR_CLINICAL_USE
 
 MakePredictions = Callable[..., Predictions]
@@ -260,7 +268,20 @@ def test_undefined_figures_stand_in_the_csv_as_empty_cells_with_a_reason(
     make_predictions: MakePredictions,
 ) -> None:
     rows = list(
-        csv.DictReader(figures_csv({"c": summarise(make_predictions(0), QUICK)}).splitlines())
+        csv.DictReader(_figures_csv({"c": summarise(make_predictions(0), QUICK)}).splitlines())
     )
     assert {row["value"] for row in rows} == {""}
     assert {row["note"] for row in rows} == {"no scans"}
+
+
+@pytest.mark.parametrize("p_value", [0.0, 3e-9])
+def test_p_values_too_small_to_print_are_said_to_be_below_the_last_digit(
+    make_predictions: MakePredictions, tmp_path: Path, p_value: float
+) -> None:
+    settings = EvaluationSettings(bootstrap=Bootstrap(replicates=20), formats=())
+    others = {"b": make_predictions(30, seed=4)}
+    summary = write_evaluation(make_predictions(30), tmp_path, settings=settings, others=others)
+    rows = [replace(row, p_value=p_value) for row in summary.comparisons["b"]]
+    table = _tables_markdown({"a": summary}, {"b": rows})
+    lines = [line for line in table.splitlines() if line.startswith("| b | mcnemar")]
+    assert [line.split(" | ")[-2] for line in lines] == ["< 0.0001"]

@@ -19,7 +19,7 @@ from tiny_timm import TINY_TIMM
 from chestct.datasets.manifest import write_manifest
 from chestct.datasets.slice_lists import scan_slice_folder
 from chestct.evaluation.intervals import Bootstrap
-from chestct.evaluation.tables import EvaluationSettings
+from chestct.evaluation.report import EvaluationSettings
 from chestct.extras import is_installed
 from chestct.networks import slices
 from chestct.networks.slices import build_slice_network

@@ -12,7 +12,7 @@ import pytest
 from drawn_scans import read_rows, write_rows, write_scans
 
 from chestct.evaluation.intervals import Bootstrap, estimate_figures
-from chestct.evaluation.tables import EvaluationSettings
+from chestct.evaluation.report import EvaluationSettings
 
 PARTS = ("training", "training", "training", "validation", "test", "test")
 SETTINGS = """

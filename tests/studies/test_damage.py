@@ -27,7 +27,7 @@ from chestct.studies.damage import (
     write_damage,
 )
 from chestct.studies.study_rows import StudyError
-from chestct.training.data import Listener
+from chestct.training.plan import Listener
 from chestct.training.settings import DataSection
 
 Output = pytest.CaptureFixture[str]

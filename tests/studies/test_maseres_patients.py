@@ -23,7 +23,7 @@ from chestct.studies.maseres import (
     split_in_words,
 )
 from chestct.studies.study_rows import StudyError
-from chestct.training.session import Plan
+from chestct.training.plan import Plan, in_precision
 
 Output = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -196,14 +196,9 @@ def test_precision_is_settled_once_for_all_rows(
     monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = Plan(settings["maseres"], workshop.manifest, tmp_path / "table")
     for wanted in ("float32", "bf16"):
-        monkeypatch.setattr(study_rows, "settled", lambda s, *_rest, p=wanted: in_precision(s, p))
+        monkeypatch.setattr(study_rows, "settled", lambda plan, p=wanted: in_precision(plan, p))
         run_patients(replace(plan, folder=tmp_path / wanted), settings, before_row=print)
     assert [each.settings.training.precision for each in seen] == 2 * ["float32"] + 2 * ["bf16"]
-
-
-def in_precision(settings: Any, precision: str) -> Any:
-    training = settings.training.model_copy(update={"precision": precision})
-    return settings.model_copy(update={"training": training})
 
 
 @pytest.mark.parametrize("form", ["paper", "published"])

@@ -20,9 +20,8 @@ from chestct.studies.roi_ablation import (
     write_ablation,
 )
 from chestct.studies.study_rows import Progress, StudyError, _claim
-from chestct.training.components import find_parts
-from chestct.training.data import Listener, make_cache
-from chestct.training.session import Plan
+from chestct.training.data import make_cache
+from chestct.training.plan import Listener, Plan, find_parts
 from chestct.training.settings import read_settings
 from chestct.training.steps import DivergedError
 

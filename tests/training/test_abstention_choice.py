@@ -13,8 +13,8 @@ from torch import nn
 from chestct.datasets.manifest import TEST, VALIDATION, Manifest, ManifestRow
 from chestct.evaluation.calibration import AbstentionThreshold
 from chestct.evaluation.predictions import Predictions
-from chestct.training.components import find_parts
 from chestct.training.data import Division
+from chestct.training.plan import find_parts
 from chestct.training.results import (
     Origin,
     _abstention_of,

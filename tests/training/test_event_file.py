@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import WriteError
-from chestct.training.tracking import TAGS, _crc32c, _EventFile, record
+from chestct.training.tracking import _TAGS, _crc32c, _EventFile, _record
 
 WRITTEN_BY_TENSORBOARD = {
     "version": "1800000000000000a37f4b220900001040fc54d9411a0d627261696e2e4576656e743a32338d2fe9",
@@ -38,7 +38,7 @@ def records(path: Path) -> list[bytes]:
     content, found = path.read_bytes(), []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
-        assert record(content[12 : 12 + length]) == content[: length + 16]
+        assert _record(content[12 : 12 + length]) == content[: length + 16]
         found.append(content[12 : 12 + length])
         content = content[length + 16 :]
     return found
@@ -68,7 +68,7 @@ def test_every_epoch_is_written_once_and_memory_where_there_is_a_gpu(tmp_path: P
     version, *written = records(only_file(tmp_path))
     assert b"brain.Event:2" in version
     assert len(written) == 3
-    tag = TAGS["gpu_memory_gib"].encode()
+    tag = _TAGS["gpu_memory_gib"].encode()
     assert [tag in content for content in written] == [False, True, False]
 
 

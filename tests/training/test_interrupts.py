@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from chestct.errors import TrainingError
-from chestct.training.interrupts import StopRequest, memory_explained
+from chestct.training.run import StopRequest, memory_explained
 
 RUN = Path("runs/first")
 

@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from chestct.errors import ReadError, TrainingError
 from chestct.training.distributed import CPU, Ranks
-from chestct.training.loading import Steps, _steps_of_epoch, batches_on, in_steps, make_loader
 from chestct.training.loop import train
 from chestct.training.run import LabelledSets
+from chestct.training.steps import Steps, _steps_of_epoch, batches_on, in_steps, make_loader
 
 META = torch.device("meta")
 

@@ -23,9 +23,8 @@ from chestct.datasets.augment import _Augmentation
 from chestct.errors import ReadError, TrainingError, WriteError
 from chestct.training import loop
 from chestct.training.distributed import Ranks
-from chestct.training.interrupts import memory_explained
 from chestct.training.loop import evaluate, train
-from chestct.training.run import LabelledSets
+from chestct.training.run import LabelledSets, memory_explained
 from chestct.training.settings import TrainingSettings
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -303,7 +302,7 @@ def test_a_compiled_network_is_trained_alike_and_kept_under_the_same_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # "eager" traces as every compiler does, and then runs what it traced as it is.
-    monkeypatch.setattr("chestct.training.run.COMPILER", "eager")
+    monkeypatch.setattr("chestct.training.run._COMPILER", "eager")
     settings = QUICK.model_copy(update={"epochs": 1, "compile": True})
     compiled, plain = MeanThenLinear(), MeanThenLinear()
     train(compiled, SETS, settings, tmp_path / "compiled")

@@ -9,8 +9,7 @@ import torch
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.evaluation.predictions import Predictions
 from chestct.training.loop import Outputs
-from chestct.training.results import pool, predictions_of
-from chestct.training.session import _fold_rows, _write_folds
+from chestct.training.results import _fold_rows, pool, predictions_of, write_folds
 
 LABELS = ("COVID-19", "normal")
 
@@ -61,7 +60,7 @@ def test_folds_stand_in_one_table_with_mean_and_spread(tmp_path: Path) -> None:
     assert float(table["standard deviation"]["accuracy"]) == pytest.approx(0.25)
     # One class only: its area under the curve is not defined and takes no part in the mean.
     assert table["fold 3"]["macro_auc"] == ""
-    _write_folds(folds, tmp_path)
+    write_folds(folds, tmp_path)
     assert (tmp_path / "folds.md").read_text().count("\n") == len(rows) + 2
 
 

@@ -5,9 +5,15 @@ from itertools import islice
 import pytest
 import torch
 
-from chestct.training.loading import Steps, _steps_of_epoch
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import _num_plateaus, class_weights, epochs_since_best, learning_rate
+from chestct.training.steps import (
+    Steps,
+    _num_plateaus,
+    _steps_of_epoch,
+    class_weights,
+    epochs_since_best,
+    learning_rate,
+)
 
 
 def rates(epochs: list[float], **changes: object) -> list[float]:

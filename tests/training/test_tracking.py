@@ -18,7 +18,7 @@ import pytest
 
 from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures
-from chestct.evaluation.tables import Summary
+from chestct.evaluation.report import Summary
 from chestct.extras import MissingExtraError
 from chestct.training.settings import RunSettings, TrackingSection, read_settings
 from chestct.training.tracking import Trackers, check_tracking, mlflow_uri

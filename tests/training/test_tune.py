@@ -11,22 +11,21 @@ from drawn_scans import SETTINGS, read_rows, write_rows, write_scans
 from chestct.cli import main
 from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Estimate, Figures
-from chestct.training.data import Listener
-from chestct.training.session import Plan
-from chestct.training.settings import read_settings
-from chestct.training.steps import DivergedError
-from chestct.training.tune import (
+from chestct.training.plan import Listener, Plan
+from chestct.training.search import (
     BATCHES,
     OPTIMIZERS,
     RATES,
     Candidate,
     Search,
     Trial,
+    _rank,
     _tune_csv,
     _tune_markdown,
-    rank,
     run_search,
 )
+from chestct.training.settings import read_settings
+from chestct.training.steps import DivergedError
 
 Output = pytest.CaptureFixture[str]
 PARTS = ("training", "training", "training", "validation", "validation", "test")
@@ -82,7 +81,7 @@ def test_more_trials_only_add_to_those_drawn_before() -> None:
 def test_the_lowest_validation_loss_wins_and_a_lost_one_comes_last() -> None:
     first, second, third = (Candidate("adam", rate, 2) for rate in (1e-3, 1e-4, 1e-5))
     lost = Trial(Candidate("sgd", 1.0, 2), None, "the loss is no longer a number")
-    ranked = rank([lost, trial(first, 0.7, 0.9), trial(second, 0.4, 0.6), trial(third, 0.4, 0.8)])
+    ranked = _rank([lost, trial(first, 0.7, 0.9), trial(second, 0.4, 0.6), trial(third, 0.4, 0.8)])
     assert [each.candidate for each in ranked] == [third, second, first, lost.candidate]
     lines = list(csv.DictReader(_tune_csv(ranked).splitlines()))
     assert [line["rank"] for line in lines] == ["1", "2", "3", "4"]
@@ -123,7 +122,7 @@ def test_a_search_ranks_by_the_validation_part_and_its_settings_can_be_trained(
 def test_a_candidate_that_diverges_is_kept_in_the_table_and_not_tried_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.training import tune as module
+    from chestct.training import search as module
 
     tried: list[str] = []
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chestct.cli import training_options as options
 
 if TYPE_CHECKING:
-    from chestct.training.components import Parts, SliceParts
-    from chestct.training.data import Ready
-    from chestct.training.lr_range import AnyPlanT
+    from chestct.training.plan import Plan, SlicePlan
 
 
 def lr_range(
@@ -25,30 +22,25 @@ def lr_range(
     device: options.Device = "auto",
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
-    from chestct.training.data import Plan
     from chestct.training.distributed import choose_device
-    from chestct.training.session import ready_scans
+    from chestct.training.plan import Plan
     from chestct.training.settings import read_settings
 
     options.require_one_form(steps, epochs)
     settings = read_settings(config, overrides or ())
     plan = Plan(settings, manifest, out, device=choose_device(device))
-    suggest_rate(plan, ready_scans, steps, epochs, processes)
+    suggest_rate(plan, steps, epochs, processes)
 
 
 def suggest_rate(
-    plan: AnyPlanT,
-    make_ready: Callable[[AnyPlanT], Ready[Parts] | Ready[SliceParts]],
-    steps: int | None,
-    epochs: int | None,
-    processes: int | None,
+    plan: Plan | SlicePlan, steps: int | None, epochs: int | None, processes: int | None
 ) -> None:
     """Run a range test on scans or slices, show and write what it found."""
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
-    from chestct.training.lr_range import QUICK_STEPS, run_range_test, write_range_test
+    from chestct.training.search import QUICK_STEPS, run_range_test, write_range_test
 
     lines = EpochLines(epochs or 1)
-    with listening(processes) as listener:
-        plan = replace(plan, listener=listener, after_epoch=lines.show)
-        found = run_range_test(plan, make_ready, steps=steps or QUICK_STEPS, epochs=epochs)
+    with listening(processes, lines) as listener:
+        plan = replace(plan, listener=listener)
+        found = run_range_test(plan, steps=steps or QUICK_STEPS, epochs=epochs)
     show_range_test(found, write_range_test(found, plan.folder))

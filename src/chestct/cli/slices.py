@@ -15,7 +15,7 @@ from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.datasets.manifest import Manifest
-    from chestct.training.data import SlicePlan
+    from chestct.training.plan import SlicePlan
 
 
 Pictures = Annotated[
@@ -164,8 +164,8 @@ def train(
 
     plan = _plan(config, overrides, weights, table, out, device)
     lines = EpochLines(plan.settings.training.epochs)
-    with listening(processes) as listener:
-        summary = run_slice_training(replace(plan, listener=listener, after_epoch=lines.show))
+    with listening(processes, lines) as listener:
+        summary = run_slice_training(replace(plan, listener=listener))
     show_summary(summary, out)
 
 
@@ -182,11 +182,9 @@ def lr_range(
     processes: options.Processes = None,
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
-    from chestct.training.session import ready_slices
-
     options.require_one_form(steps, epochs)
     plan = _plan(config, overrides, weights, table, out, device)
-    suggest_rate(plan, ready_slices, steps, epochs, processes)
+    suggest_rate(plan, steps, epochs, processes)
 
 
 @app.command()
@@ -222,7 +220,7 @@ def explain(
     """Show where in a slice the network saw a class (Grad-CAM)."""
     from chestct.classifier import load_slice_classifier
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.training.slice_explaining import explain_picture
+    from chestct.pipeline import explain_picture
 
     explained = explain_picture(load_slice_classifier(classifier), picture, out, label)
     for name, share in explained.probabilities.items():
@@ -249,8 +247,8 @@ def _plan(
     device: str,
 ) -> SlicePlan:
     """What is to be trained, with the weights of the command line."""
-    from chestct.training.data import SlicePlan
     from chestct.training.distributed import choose_device, require_one_process
+    from chestct.training.plan import SlicePlan
     from chestct.training.settings import SliceRunSettings, read_settings_as
 
     require_one_process("Slice networks are trained by one process on one GPU.")

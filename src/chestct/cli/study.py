@@ -190,7 +190,7 @@ def maseres_patients(
     )
     from chestct.studies.maseres_report import PATIENT_LEVEL, write_table
     from chestct.training.distributed import choose_device
-    from chestct.training.session import Plan
+    from chestct.training.plan import Plan
     from chestct.training.settings import shipped_folder
 
     folder = _required(out)
@@ -198,8 +198,8 @@ def maseres_patients(
     settings = {name: patient_settings(name, chosen) for name in networks}
     base = patient_settings(next(iter(MASERES_NETWORKS)), chosen)
     lines = EpochLines(base.training.epochs, len(networks) * (folds or 1))
-    with listening(processes) as listener:
-        plan = Plan(base, manifest, folder, folds, listener, lines.show, choose_device(device))
+    with listening(processes, lines) as listener:
+        plan = Plan(base, manifest, folder, folds, listener, choose_device(device))
         remarks = [*settings_remarks(chosen), split_in_words(plan)]
         progress = run_patients(plan, settings, before_row=_say_row)
     if progress.results:
@@ -256,8 +256,8 @@ def maseres_slices(
         votes_on_patients,
     )
     from chestct.studies.maseres_report import SLICE_LEVEL, write_table
-    from chestct.training.data import SlicePlan
     from chestct.training.distributed import choose_device
+    from chestct.training.plan import SlicePlan
     from chestct.training.settings import shipped_folder
 
     folder = _required(out)
@@ -267,9 +267,9 @@ def maseres_slices(
     settings = {name: slice_settings(name, chosen, weights) for name in networks}
     base = slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
     lines = EpochLines(base.training.epochs, len(networks))
-    with listening(processes) as listener:
+    with listening(processes, lines) as listener:
         plan = SlicePlan(base, table, folder, listener=listener, device=choose_device(device))
-        progress = run_slices(plan, settings, before_row=_say_row, after_epoch=lines.show)
+        progress = run_slices(plan, settings, before_row=_say_row)
     if progress.results:
         made = make_table(progress.results)
         patients = make_table(votes_on_patients(folder, progress))
@@ -370,7 +370,7 @@ def roi_ablation(
     from chestct.studies import roi_ablation as study
     from chestct.studies.roi_ablation import write_ablation
     from chestct.training.distributed import choose_device
-    from chestct.training.session import Plan
+    from chestct.training.plan import Plan
     from chestct.training.settings import read_settings
 
     placements = study.ROI_LAYERS if is_placement else study.GATINGS
@@ -381,8 +381,8 @@ def roi_ablation(
     )
     settings = read_settings(config, overrides or ())
     lines = EpochLines(settings.training.epochs, len(rows) * (folds or 1))
-    with listening(processes) as listener:
-        plan = Plan(settings, manifest, out, folds, listener, lines.show, choose_device(device))
+    with listening(processes, lines) as listener:
+        plan = Plan(settings, manifest, out, folds, listener, choose_device(device))
         progress = study.run_ablation(plan, rows, before_row=_say_row)
     _show_ablation(write_ablation(progress, out), progress, out)
 
@@ -472,7 +472,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
 
 
 def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], folder: Path) -> None:
-    from chestct.evaluation.tables import format_estimate
+    from chestct.evaluation.report import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
 
     columns = ["network", "gating", "t", "accuracy", "macro AUC"]
@@ -492,7 +492,7 @@ def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], fol
 
 
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
-    from chestct.evaluation.tables import format_estimate
+    from chestct.evaluation.report import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
     from chestct.report.tables import p_value_text
 

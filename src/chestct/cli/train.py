@@ -13,8 +13,8 @@ from chestct.cli.terminal import print_table, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
-    from chestct.training.session import Plan
-    from chestct.training.tune import Candidate, Search, Trial
+    from chestct.training.plan import Plan
+    from chestct.training.search import Candidate, Search, Trial
 
 
 _SEARCH = "Search for settings"
@@ -98,12 +98,12 @@ class _SearchOptions:
         Raises:
             TrainingError: A value is no number.
         """
-        from chestct.training import tune
+        from chestct.training.search import BATCHES, OPTIMIZERS, RATES, Search
 
-        return tune.Search(
-            rates=tuple(_number(each) for each in _listed(self.rates)) or tune.RATES,
-            batches=tuple(_whole(each) for each in _listed(self.batches)) or tune.BATCHES,
-            optimizers=tuple(_listed(self.optimizers)) or tune.OPTIMIZERS,
+        return Search(
+            rates=tuple(_number(each) for each in _listed(self.rates)) or RATES,
+            batches=tuple(_whole(each) for each in _listed(self.batches)) or BATCHES,
+            optimizers=tuple(_listed(self.optimizers)) or OPTIMIZERS,
             trials=self.trials,
             epochs=self.epochs,
             seed=seed,
@@ -113,11 +113,11 @@ class _SearchOptions:
 def _run_tuning(plan: Plan, options: _SearchOptions) -> None:
     """Search and show what was found."""
     from chestct.cli.training_lines import EpochLines
-    from chestct.training.tune import run_search
+    from chestct.training.search import run_search
 
     search = options.search(plan.settings.training.seed)
     lines = EpochLines(search.epochs or plan.settings.training.epochs, len(search.candidates))
-    plan = replace(plan, after_epoch=lines.show)
+    plan = replace(plan, listener=replace(plan.listener, epoch=lines.show))
     found = run_search(plan, search, before=_say_candidate)
     _show(found, plan.folder)
 
@@ -127,9 +127,9 @@ def _say_candidate(candidate: Candidate) -> None:
 
 
 def _show(trials: tuple[Trial, ...], folder: Path) -> None:
-    from chestct.evaluation.tables import format_estimate
+    from chestct.evaluation.report import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.training.tune import SETTINGS_FILE
+    from chestct.training.search import SETTINGS_FILE
 
     lines = []
     for trial in trials:
@@ -193,7 +193,8 @@ def train(
         launched_ranks,
         main_first,
     )
-    from chestct.training.session import Plan, run_training
+    from chestct.training.plan import Plan
+    from chestct.training.session import run_training
     from chestct.training.settings import read_settings
 
     said = _SearchOptions(trials, tune_epochs, rates, batches, optimizers)
@@ -205,7 +206,8 @@ def train(
         with joined(ranks, place), listening(processes, is_quiet=not ranks.is_main) as listener:
             settings = main_first(lambda: read_settings(config, overrides or ()))
             lines = EpochLines(settings.training.epochs, folds or 1)
-            plan = Plan(settings, manifest, out, folds, listener, lines.show, place)
+            listener = replace(listener, epoch=lines.show)
+            plan = Plan(settings, manifest, out, folds, listener, place)
             if is_tuning:
                 _run_tuning(plan, said)
                 return

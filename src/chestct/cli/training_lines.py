@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,17 @@ from rich.text import Text
 
 from chestct.cli.terminal import stderr_console, stdout_console
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.tables import as_terminal_table
+from chestct.report.tables import as_terminal_table, p_value_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from chestct.datasets.workers import Progress as HowFar
-    from chestct.evaluation.tables import Summary
-    from chestct.training.data import Listener
+    from chestct.evaluation.report import Summary
     from chestct.training.judging import Unlike
-    from chestct.training.lr_range import RangeTest
+    from chestct.training.plan import Listener
     from chestct.training.run import EpochLog
+    from chestct.training.search import RangeTest
 
 
 class EpochLines:
@@ -77,14 +78,17 @@ def in_words(seconds: float) -> str:
 
 
 @contextmanager
-def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[Listener]:
+def listening(
+    processes: int | None, lines: EpochLines | None = None, *, is_quiet: bool = False
+) -> Iterator[Listener]:
     """A listener that prints notes and shows bars while scans are read, unless it is to be quiet.
 
     Args:
         processes: Scans read at once; None takes all cores.
+        lines: Prints epochs, where there are any.
         is_quiet: Show nothing: of several processes one is enough to listen to.
     """
-    from chestct.training.data import Listener
+    from chestct.training.plan import Listener
 
     console = stderr_console()
     bars = Progress(
@@ -100,12 +104,9 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
     def show(what: str, how_far: HowFar) -> None:
         """Move the bar of this work, or begin one."""
         known = {task.description: task.id for task in bars.tasks if not task.finished}
-        task = known.get(what)
-        bars.update(
-            bars.add_task(what) if task is None else task,
-            completed=how_far.done,
-            total=how_far.total,
-        )
+        if what not in known:
+            known[what] = bars.add_task(what)
+        bars.update(known[what], completed=how_far.done, total=how_far.total)
 
     def note(text: str) -> None:
         """Say what should be known, above the bars."""
@@ -114,12 +115,13 @@ def listening(processes: int | None, *, is_quiet: bool = False) -> Iterator[List
         stdout_console().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
 
     with bars:
-        yield Listener(note=note, progress=show, processes=processes)
+        told = Listener(note=note, progress=show, processes=processes)
+        yield told if lines is None else replace(told, epoch=lines.show)
 
 
 def show_summary(summary: Summary, folder: Path) -> None:
     """Show the main figures with their intervals, what to beware of, and where all of it is."""
-    from chestct.evaluation.tables import at_threshold_words
+    from chestct.evaluation.report import at_threshold_words
 
     console = stdout_console()
     console.print()
@@ -150,7 +152,7 @@ def show_unlike(found: Unlike) -> None:
 
 def _figures_table(summary: Summary) -> Table:
     """The main figures, those of other classifiers beside them."""
-    from chestct.evaluation.tables import format_estimate
+    from chestct.evaluation.report import format_estimate
 
     shown = [each.figures for each in (summary, *summary.others.values())]
     lines = [
@@ -170,10 +172,10 @@ def _figures_table(summary: Summary) -> Table:
 
 def _tests_table(summary: Summary) -> Table:
     """Tests against other classifiers; the bootstrap's many rows are left to tables.md."""
-    from chestct.evaluation.tables import format_difference, format_number
+    from chestct.evaluation.report import format_difference
 
     lines = [
-        (other, row.test, row.figure, format_difference(row) or "-", format_number(row.p_value))
+        (other, row.test, row.figure, format_difference(row) or "-", p_value_text(row.p_value))
         for other, rows in summary.comparisons.items()
         for row in rows
         if row.test != "patient_bootstrap"
@@ -190,7 +192,7 @@ def _z_test_words() -> str:
 
 def show_range_test(found: RangeTest, written: Sequence[Path]) -> None:
     """Show the suggested rate, the rule behind it, and where the curve is."""
-    from chestct.training.lr_range import RULE
+    from chestct.training.search import RULE
 
     console = stdout_console()
     console.print(Text(f"Suggested learning rate: {found.suggestion:.1e}", style="bold"))

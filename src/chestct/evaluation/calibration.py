@@ -23,9 +23,9 @@ from chestct.evaluation.intervals import (
 from chestct.evaluation.metrics import NUM_BINS, bin_members, expected_calibration_error, log_loss
 from chestct.evaluation.predictions import Predictions
 
-TEMPERATURE_RANGE: Final = (0.01, 100.0)
+_TEMPERATURE_RANGE: Final = (0.01, 100.0)
 """Where the temperature is looked for; an optimum at an end is no optimum."""
-COVERAGES: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+_COVERAGES: Final = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Shares of the scans to decide on that an abstention threshold is sought among."""
 
 _TINY = np.finfo(np.float64).eps
@@ -138,9 +138,11 @@ def apply_temperature(
     probabilities: Float[np.ndarray, "scan class"], temperature: float
 ) -> Float64[np.ndarray, "scan class"]:
     """Probabilities after dividing the logits by a temperature; the order never changes."""
+    from scipy.special import softmax
+
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature is {temperature}, expected a positive number")
-    return _softmax(logits_of(probabilities) / temperature)
+    return np.asarray(softmax(logits_of(probabilities) / temperature, axis=1))
 
 
 def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
@@ -152,7 +154,7 @@ def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
     Returns:
         The temperature, one with a note when there are no scans, when every scan is right (the
         scans then only ask for more certainty, without end), or when the best temperature is out
-        of `TEMPERATURE_RANGE` (the surer, the more wrong).
+        of `_TEMPERATURE_RANGE` (the surer, the more wrong).
     """
     from scipy.optimize import minimize_scalar
 
@@ -161,7 +163,7 @@ def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
         why_not = "every scan is right: they cannot say how sure to be"
     if why_not:
         return _scaling(predictions, 1.0, why_not)
-    logits, ends = logits_of(predictions.probabilities), np.log(TEMPERATURE_RANGE)
+    logits, ends = logits_of(predictions.probabilities), np.log(_TEMPERATURE_RANGE)
     found = minimize_scalar(
         lambda log_t: _mean_loss(logits / math.exp(log_t), predictions.truth),
         bounds=tuple(ends),
@@ -169,7 +171,7 @@ def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
         options={"xatol": 1e-8},
     )
     if min(abs(found.x - ends)) < 1e-3:
-        why_not = "the best temperature is out of range {:g} to {:g}".format(*TEMPERATURE_RANGE)
+        why_not = "the best temperature is out of range {:g} to {:g}".format(*_TEMPERATURE_RANGE)
         return _scaling(predictions, 1.0, why_not)
     return _scaling(predictions, math.exp(found.x), "")
 
@@ -211,7 +213,7 @@ def abstention_threshold(
 ) -> AbstentionThreshold:
     """Find the threshold that decides on most scans with a promised error rate.
 
-    Thresholds of the round `COVERAGES` are tried, as many as have enough scans for the promise
+    Thresholds of the round `_COVERAGES` are tried, as many as have enough scans for the promise
     at all; each bound holds with certainty 1 - (1 - level) / tried, so that the chosen one holds
     with certainty `level` although it was chosen on the same scans. The promise is about scans
     drawn like these, one per patient.
@@ -245,7 +247,7 @@ def _points_to_try(
     """The round coverages, largest first, as many as could keep the promise without an error."""
     nearest = [
         next(point for point in points if point.coverage >= coverage - 1e-9)
-        for coverage in (COVERAGES if points else ())
+        for coverage in (_COVERAGES if points else ())
     ]
     distinct = list(dict.fromkeys(nearest))
     for num in range(len(distinct), 0, -1):
@@ -281,13 +283,6 @@ def _scaling(predictions: Predictions, temperature: float, note: str) -> _Temper
         num_scans=len(predictions),
         note=note,
     )
-
-
-def _softmax(logits: Float64[np.ndarray, "scan class"]) -> Float64[np.ndarray, "scan class"]:
-    if logits.size == 0:
-        return logits
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
 def _mean_loss(logits: Float64[np.ndarray, "scan class"], truth: Int[np.ndarray, " scan"]) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -125,7 +125,7 @@ def compare_all(
     return tuple(row for test in wanted for row in compare(first, second, test))
 
 
-def mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """McNemar's exact test: of the scans only one classifier gets right, is it half and half?"""
     from statsmodels.stats.contingency_tables import mcnemar as exact_test
 
@@ -151,7 +151,7 @@ def mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     )
 
 
-def delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class.
 
     With two classes the two rows say the same, so only the last class is given.
@@ -160,7 +160,7 @@ def delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     return tuple(_delong_class(first, second, index) for index in indices)
 
 
-def agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """Cohen's kappa of the two classifiers' decisions, with its asymptotic 95 % interval."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -191,7 +191,7 @@ def agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...]
     )
 
 
-def patient_bootstrap(
+def _patient_bootstrap(
     first: Predictions, second: Predictions, bootstrap: Bootstrap | None = None
 ) -> tuple[Comparison, ...]:
     """Differences of all overall figures, patients drawn together for both classifiers."""
@@ -203,12 +203,12 @@ def patient_bootstrap(
         for name, measure in intervals.OVERALL.items():
             spreads.setdefault(name, []).append(measure(pair[0]) - measure(pair[1]))
     return tuple(
-        _bootstrap_row(name, (first, second), spreads.get(name), (settings.level, why_not))
+        _bootstrap_row(name, (first, second), spreads.get(name), why_not, settings.level)
         for name in metrics.OVERALL
     )
 
 
-def maseres_z(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
+def _maseres_z(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """The MASERes paper's one-sided z-test, its positive class being the last label.
 
     Five figures: accuracy, precision, sensitivity, specificity, F1; see `MASERES_Z_DEFECTS`.
@@ -245,11 +245,11 @@ def maseres_z_test(first: float, second: float, num_scans: int) -> tuple[float |
 
 
 COMPARISONS: Final[dict[str, Callable[[Predictions, Predictions], tuple[Comparison, ...]]]] = {
-    "mcnemar": mcnemar,
-    "delong": delong,
-    "kappa": agreement,
-    "patient_bootstrap": patient_bootstrap,
-    "maseres_z": maseres_z,
+    "mcnemar": _mcnemar,
+    "delong": _delong,
+    "kappa": _agreement,
+    "patient_bootstrap": _patient_bootstrap,
+    "maseres_z": _maseres_z,
 }
 """Ways to compare two classifiers; both arguments hold the same scans in the same order."""
 SOUND: Final = tuple(name for name in COMPARISONS if name != "maseres_z")
@@ -277,11 +277,8 @@ def _delong_class(first: Predictions, second: Predictions, index: int) -> Compar
         return _fill(row, p_value, "the difference has no spread on these scans")
     error = math.sqrt(variance)
     z, margin = difference / error, float(norm.ppf(0.975)) * error
-    return Comparison(
-        test="delong",
-        figure=figure,
-        first=areas[0].value,
-        second=areas[1].value,
+    return replace(
+        row,
         estimate=difference,
         low=difference - margin,
         high=difference + margin,
@@ -294,26 +291,22 @@ def _delong_class(first: Predictions, second: Predictions, index: int) -> Compar
 def _fill(row: Comparison, p_value: float | None, note: str) -> Comparison:
     """The row of two known figures whose difference cannot be tested as usual."""
     difference = None if row.first is None or row.second is None else row.first - row.second
-    return Comparison(
-        row.test, row.figure, row.first, row.second, difference, p_value=p_value, note=note
-    )
+    return replace(row, estimate=difference, p_value=p_value, note=note)
 
 
 def _bootstrap_row(
     name: str,
     pair: tuple[Predictions, Predictions],
-    parts: list[Float64[np.ndarray, " replicate"]] | None,
-    level_and_reason: tuple[float, str],
+    replicates: list[Float64[np.ndarray, " replicate"]] | None,
+    why_not: str,
+    level: float,
 ) -> Comparison:
     values = [metrics.OVERALL[name](each) for each in pair]
     row = Comparison("patient_bootstrap", name, values[0].value, values[1].value)
-    if parts is None or row.first is None:
-        return _fill(row, None, values[0].note or level_and_reason[1])
-    low, high, note = percentile_interval(np.concatenate(parts), level_and_reason[0])
-    filled = _fill(row, None, note)
-    return Comparison(
-        row.test, name, row.first, row.second, filled.estimate, low=low, high=high, note=note
-    )
+    if replicates is None or row.first is None:
+        return _fill(row, None, values[0].note or why_not)
+    low, high, note = percentile_interval(np.concatenate(replicates), level)
+    return replace(_fill(row, None, note), low=low, high=high)
 
 
 def _maseres_row(
@@ -349,29 +342,30 @@ class Judgement:
     excluded: Mapping[str, str] = field(default_factory=dict)
 
 
-def paired(first: Judgement, second: Judgement) -> tuple[Predictions, Predictions]:
-    """The rows of both, without the scans that either says it gave no decision on."""
-    left_out = {*first.excluded, *second.excluded}
-    return _without(first.predictions, left_out), _without(second.predictions, left_out)
-
-
-def remark_on_pair(
-    names: tuple[str, str], whole: tuple[Predictions, Predictions], num_common: int
-) -> str | None:
-    """What to say where two classifiers are compared on some of their scans; None for all.
+def paired(
+    first: Judgement, second: Judgement, names: tuple[str, str]
+) -> tuple[Predictions, Predictions, str | None]:
+    """Two classifiers on the scans that both decided on.
 
     Args:
+        first: One of them.
+        second: The other.
         names: What the two are called.
-        whole: All that they said.
-        num_common: Scans that they are compared on.
+
+    Returns:
+        The rows of both, without the scans that either says it gave no decision on; and what to say
+        where these are not all, else None.
     """
-    only_first, only_second = (len(each) - num_common for each in whole)
-    if not (only_first or only_second):
-        return None
-    return (
-        f"'{names[1]}' is compared on the {num_common} scans that both decided on; decided on by "
+    left_out = {*first.excluded, *second.excluded}
+    pair = [_without(each.predictions, left_out) for each in (first, second)]
+    only_first, only_second = (
+        len(each.predictions) - len(kept) for each, kept in zip((first, second), pair, strict=True)
+    )
+    remark = (
+        f"'{names[1]}' is compared on the {len(pair[0])} scans that both decided on; decided on by "
         f"'{names[0]}' only: {only_first}, by '{names[1]}' only: {only_second}."
     )
+    return pair[0], pair[1], remark if only_first or only_second else None
 
 
 def _without(predictions: Predictions, scans: Collection[str]) -> Predictions:

@@ -39,11 +39,11 @@ COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 """Blue, vermilion, green, purple, orange, sky blue, black."""
 DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
 """One per colour, for print without colour."""
-DOTS_PER_INCH: Final = 150
+_DOTS_PER_INCH: Final = 150
 
 _GRID = np.linspace(0, 1, 201)
 _GREY = "#666666"
-Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
+_Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
 
 
 def draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
@@ -86,7 +86,7 @@ def draw_roc(
         estimate = figures.per_class[label]["auc"] if figures else Estimate(area.value)
         color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
         false_rate, true_rate = _roc_curve(predictions, index)
-        name = f"{label}: {_with_interval(estimate)}"
+        name = f"{label}: {estimate.words}"
         axes.plot(false_rate, true_rate, color=color, linestyle=dash, label=name)
         if label in bands:
             axes.fill_between(_GRID, *bands[label], color=color, alpha=0.15, linewidth=0)
@@ -191,13 +191,13 @@ def save_figure(figure: Figure, path: Path) -> Path:
     try:
         with matplotlib.rc_context({"svg.hashsalt": "chestct"}):
             metadata = {"Date": None} if path.suffix == ".svg" else {}
-            figure.savefig(path, dpi=DOTS_PER_INCH, metadata=metadata)
+            figure.savefig(path, dpi=_DOTS_PER_INCH, metadata=metadata)
     except OSError as error:
         raise WriteError(f"{path.name} could not be written: {reason_of(error)}.") from error
     return path
 
 
-def _roc_curve(predictions: Predictions, index: int) -> Curve:
+def _roc_curve(predictions: Predictions, index: int) -> _Curve:
     """False and true positive rates of one class against the rest, from (0, 0) to (1, 1)."""
     from sklearn.metrics import roc_curve
 
@@ -207,7 +207,7 @@ def _roc_curve(predictions: Predictions, index: int) -> Curve:
     return false_rate.astype(np.float64), true_rate.astype(np.float64)
 
 
-def _roc_bands(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, Curve]:
+def _roc_bands(predictions: Predictions, bootstrap: Bootstrap) -> dict[str, _Curve]:
     """Pointwise band of the sensitivity at 201 rates of false positives, by label.
 
     Classes without an area have none, and no class has one where patients cannot be drawn.
@@ -288,12 +288,6 @@ def _draw_field(
     marker = "o" if len(rows) < 30 else None
     across, up = [row[0] for row in rows], [row[1] for row in rows]
     axes.plot(across, up, dash, color=color, marker=marker, markersize=3)
-
-
-def _with_interval(estimate: Estimate) -> str:
-    if estimate.value is None or estimate.low is None or estimate.high is None:
-        return "none" if estimate.value is None else f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

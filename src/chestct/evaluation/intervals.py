@@ -94,13 +94,13 @@ def _patient_strata(
     return patient_of_scan.astype(np.int64), votes.argmax(axis=1).astype(np.int64)
 
 
-def balanced_accuracy(weighted: _Weighted) -> Replicates:
+def _balanced_accuracy(weighted: _Weighted) -> Replicates:
     """Mean sensitivity of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     return _mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
 
 
-def macro_f1(weighted: _Weighted) -> Replicates:
+def _macro_f1(weighted: _Weighted) -> Replicates:
     """Mean F1 of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     cases = weighted.confusion.sum(axis=2)
@@ -108,26 +108,26 @@ def macro_f1(weighted: _Weighted) -> Replicates:
     return _mean_known(np.where(cases > 0, scores, np.nan))
 
 
-def macro_auc(weighted: _Weighted) -> Replicates:
+def _macro_auc(weighted: _Weighted) -> Replicates:
     """Mean of the one-vs-rest areas of the classes that have one."""
     num = len(weighted.predictions.labels)
-    return _mean_known(np.stack([auc(weighted, index) for index in range(num)], axis=1))
+    return _mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
 
 
-def accuracy(weighted: _Weighted) -> Replicates:
+def _accuracy(weighted: _Weighted) -> Replicates:
     """Trace over total."""
     return _divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
 
 
-def kappa(weighted: _Weighted) -> Replicates:
+def _kappa(weighted: _Weighted) -> Replicates:
     """Cohen's kappa of truth and decisions."""
     total = _total(weighted)
     rows, columns = weighted.confusion.sum(axis=2), weighted.confusion.sum(axis=1)
     chance = _divide((rows * columns).sum(axis=1), total**2)
-    return _divide(accuracy(weighted) - chance, 1 - chance)
+    return _divide(_accuracy(weighted) - chance, 1 - chance)
 
 
-def brier(weighted: _Weighted) -> Replicates:
+def _brier(weighted: _Weighted) -> Replicates:
     """Squared errors summed over classes."""
     predictions = weighted.predictions
     wanted = np.eye(len(predictions.labels))[predictions.truth]
@@ -135,7 +135,7 @@ def brier(weighted: _Weighted) -> Replicates:
     return _divide(weighted.weights @ errors, _total(weighted))
 
 
-def log_loss(weighted: _Weighted) -> Replicates:
+def _log_loss(weighted: _Weighted) -> Replicates:
     """Mean negative logarithm of the true label's probability."""
     predictions = weighted.predictions
     given = predictions.probabilities[np.arange(len(predictions)), predictions.truth]
@@ -144,7 +144,7 @@ def log_loss(weighted: _Weighted) -> Replicates:
     return _divide(weighted.weights @ losses, _total(weighted))
 
 
-def expected_calibration_error(weighted: _Weighted) -> Replicates:
+def _expected_calibration_error(weighted: _Weighted) -> Replicates:
     """Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
@@ -152,38 +152,38 @@ def expected_calibration_error(weighted: _Weighted) -> Replicates:
     return _divide(np.abs(sums).sum(axis=1), _total(weighted))
 
 
-def sensitivity(weighted: _Weighted, index: int) -> Replicates:
+def _sensitivity(weighted: _Weighted, index: int) -> Replicates:
     """True positives over cases."""
     confusion = weighted.confusion
     return _divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
 
 
-def ppv(weighted: _Weighted, index: int) -> Replicates:
+def _ppv(weighted: _Weighted, index: int) -> Replicates:
     """True positives over those called so."""
     confusion = weighted.confusion
     return _divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
 
 
-def specificity(weighted: _Weighted, index: int) -> Replicates:
+def _specificity(weighted: _Weighted, index: int) -> Replicates:
     """True negatives over scans of other classes."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
     return _divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
 
 
-def npv(weighted: _Weighted, index: int) -> Replicates:
+def _npv(weighted: _Weighted, index: int) -> Replicates:
     """True negatives over those not called so."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
     return _divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
 
 
-def f1(weighted: _Weighted, index: int) -> Replicates:
+def _f1(weighted: _Weighted, index: int) -> Replicates:
     """Twice the hits over cases and calls."""
     confusion = weighted.confusion
     both = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
     return _divide(2 * confusion[:, index, index], both)
 
 
-def auc(weighted: _Weighted, index: int) -> Replicates:
+def _auc(weighted: _Weighted, index: int) -> Replicates:
     """One-vs-rest area: pairs in the right order, ties half, over all pairs, by weight."""
     scores = weighted.predictions.probabilities[:, index]
     order = np.argsort(scores, kind="stable")
@@ -200,24 +200,24 @@ def auc(weighted: _Weighted, index: int) -> Replicates:
 
 
 OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-    "macro_auc": macro_auc,
-    "kappa": kappa,
-    "brier": brier,
-    "log_loss": log_loss,
-    "expected_calibration_error": expected_calibration_error,
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "macro_f1": _macro_f1,
+    "macro_auc": _macro_auc,
+    "kappa": _kappa,
+    "brier": _brier,
+    "log_loss": _log_loss,
+    "expected_calibration_error": _expected_calibration_error,
 }
 """The same names as `metrics.OVERALL`."""
 
 PER_CLASS: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
-    "sensitivity": sensitivity,
-    "specificity": specificity,
-    "ppv": ppv,
-    "npv": npv,
-    "f1": f1,
-    "auc": auc,
+    "sensitivity": _sensitivity,
+    "specificity": _specificity,
+    "ppv": _ppv,
+    "npv": _npv,
+    "f1": _f1,
+    "auc": _auc,
 }
 """The same names as `metrics.per_class` gives."""
 
@@ -273,6 +273,13 @@ class Estimate:
     note: str = ""
     hits: int | None = None
     total: int | None = None
+
+    @property
+    def words(self) -> str:
+        """The figure and its interval, such as 0.900 (0.812 to 0.951)."""
+        if self.value is None or self.low is None or self.high is None:
+            return "none" if self.value is None else f"{self.value:.3f}"
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)

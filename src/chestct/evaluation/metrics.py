@@ -70,7 +70,7 @@ def class_counts(confusion: Confusion, index: int) -> ClassCounts:
     return ClassCounts(tp=tp, fn=fn, fp=fp, tn=int(confusion.sum()) - tp - fn - fp)
 
 
-def proportion(hits: int, total: int, why_none: str) -> Value:
+def _proportion(hits: int, total: int, why_none: str) -> Value:
     """Hits over total, None with the given reason when the total is zero."""
     if total == 0:
         return Value(None, why_none, hits, total)
@@ -79,27 +79,27 @@ def proportion(hits: int, total: int, why_none: str) -> Value:
 
 def accuracy(confusion: Confusion) -> Value:
     """Trace over total: the share of scans that got their true label, over all classes."""
-    return proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
+    return _proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
 
 
 def sensitivity(counts: ClassCounts, label: str) -> Value:
     """Share of the scans of the class that were called so (recall)."""
-    return proportion(counts.tp, counts.tp + counts.fn, f"no scan is {label}")
+    return _proportion(counts.tp, counts.tp + counts.fn, f"no scan is {label}")
 
 
 def specificity(counts: ClassCounts, label: str) -> Value:
     """Share of the scans of other classes that were not called so."""
-    return proportion(counts.tn, counts.tn + counts.fp, f"no scan is other than {label}")
+    return _proportion(counts.tn, counts.tn + counts.fp, f"no scan is other than {label}")
 
 
 def ppv(counts: ClassCounts, label: str) -> Value:
     """Positive predictive value (precision): share of those called so that are."""
-    return proportion(counts.tp, counts.tp + counts.fp, f"no scan was called {label}")
+    return _proportion(counts.tp, counts.tp + counts.fp, f"no scan was called {label}")
 
 
 def npv(counts: ClassCounts, label: str) -> Value:
     """Negative predictive value: share of those not called so that are not."""
-    return proportion(counts.tn, counts.tn + counts.fn, f"every scan was called {label}")
+    return _proportion(counts.tn, counts.tn + counts.fn, f"every scan was called {label}")
 
 
 def f1(counts: ClassCounts, label: str) -> Value:
@@ -112,7 +112,7 @@ def f1(counts: ClassCounts, label: str) -> Value:
 def one_vs_rest_accuracy(counts: ClassCounts, label: str) -> Value:
     """Two-class accuracy of a class against the rest, Equation 12 of the RoI-aware paper."""
     total = counts.tp + counts.fn + counts.fp + counts.tn
-    return proportion(counts.tp + counts.tn, total, "no scans")
+    return _proportion(counts.tp + counts.tn, total, "no scans")
 
 
 def auc(predictions: Predictions, index: int) -> Value:
@@ -128,36 +128,35 @@ def auc(predictions: Predictions, index: int) -> Value:
     return Value(float(roc_auc_score(is_class, predictions.probabilities[:, index])))
 
 
-def macro_auc(predictions: Predictions) -> Value:
+def _macro_auc(predictions: Predictions) -> Value:
     """Mean of the one-vs-rest areas of the classes that have one."""
     areas = [auc(predictions, index).value for index in range(len(predictions.labels))]
     known = [area for area in areas if area is not None]
     if not known:
-        return Value(None, _no_scans(predictions) or "all scans have one true label")
+        return Value(None, "all scans have one true label" if len(predictions) else "no scans")
     return Value(float(np.mean(known)), _over(len(known), len(areas)))
 
 
-def balanced_accuracy(predictions: Predictions) -> Value:
+def _balanced_accuracy(predictions: Predictions) -> Value:
     """Mean sensitivity of the classes that have scans."""
     from sklearn.metrics import recall_score
 
-    present = _present(predictions)
-    if not present:
-        return Value(None, "no scans")
-    mean = recall_score(
-        predictions.truth, predictions.decisions, labels=present, average="macro", zero_division=0
-    )
-    return Value(float(mean), _over(len(present), len(predictions.labels)))
+    return _mean_over_present(predictions, recall_score)
 
 
 def macro_f1(predictions: Predictions) -> Value:
     """Mean F1 of the classes that have scans."""
     from sklearn.metrics import f1_score
 
-    present = _present(predictions)
+    return _mean_over_present(predictions, f1_score)
+
+
+def _mean_over_present(predictions: Predictions, score: Callable[..., float]) -> Value:
+    """The mean of a score of scikit-learn over the classes that have scans."""
+    present = [int(index) for index in np.flatnonzero(predictions.cases)]
     if not present:
         return Value(None, "no scans")
-    mean = f1_score(
+    mean = score(
         predictions.truth, predictions.decisions, labels=present, average="macro", zero_division=0
     )
     return Value(float(mean), _over(len(present), len(predictions.labels)))
@@ -176,7 +175,7 @@ def kappa(
     return Value(float(cohen_kappa_score(first, second, labels=range(num_classes))))
 
 
-def brier(predictions: Predictions) -> Value:
+def _brier(predictions: Predictions) -> Value:
     """Brier's score of 1950: squared errors summed over all classes, 0 (best) to 2."""
     from sklearn.metrics import brier_score_loss
 
@@ -223,17 +222,17 @@ def bin_members(
 
 OVERALL: Final[dict[str, Callable[[Predictions], Value]]] = {
     "accuracy": lambda p: accuracy(confusion_matrix(p.truth, p.decisions, len(p.labels))),
-    "balanced_accuracy": balanced_accuracy,
+    "balanced_accuracy": _balanced_accuracy,
     "macro_f1": macro_f1,
-    "macro_auc": macro_auc,
+    "macro_auc": _macro_auc,
     "kappa": lambda p: kappa(p.truth, p.decisions, len(p.labels)),
-    "brier": brier,
+    "brier": _brier,
     "log_loss": log_loss,
     "expected_calibration_error": expected_calibration_error,
 }
 """Figures of all scans together."""
 
-PER_CLASS_COUNTS: Final[dict[str, Callable[[ClassCounts, str], Value]]] = {
+_PER_CLASS_COUNTS: Final[dict[str, Callable[[ClassCounts, str], Value]]] = {
     "sensitivity": sensitivity,
     "specificity": specificity,
     "ppv": ppv,
@@ -248,20 +247,12 @@ def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
     confusion = confusion_matrix(predictions.truth, predictions.decisions, len(predictions.labels))
     counts = class_counts(confusion, index)
     label = predictions.labels[index]
-    figures = {name: measure(counts, label) for name, measure in PER_CLASS_COUNTS.items()}
+    figures = {name: measure(counts, label) for name, measure in _PER_CLASS_COUNTS.items()}
     figures["auc"] = auc(predictions, index)
     if len(predictions) == 0:
         return {name: replace(figure, note="no scans") for name, figure in figures.items()}
     return figures
 
 
-def _present(predictions: Predictions) -> list[int]:
-    return [int(index) for index in np.flatnonzero(predictions.cases)]
-
-
 def _over(num: int, num_all: int) -> str:
     return "" if num == num_all else f"mean over the {num} of {num_all} classes that have it"
-
-
-def _no_scans(predictions: Predictions) -> str:
-    return "" if len(predictions) else "no scans"

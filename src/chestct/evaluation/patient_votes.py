@@ -35,8 +35,8 @@ _SHARPNESSES: Final = (0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 _FLOOR: Final = 1e-3
 """No patient is certain: keeps one slice from making a log-loss infinite."""
 
-Shares = Float64[np.ndarray, "slice class"]
-Pooled = Float64[np.ndarray, " class"]
+_Shares = Float64[np.ndarray, "slice class"]
+_Pooled = Float64[np.ndarray, " class"]
 
 
 def vote(
@@ -134,15 +134,15 @@ def _background_of(labels: tuple[str, ...]) -> int:
     return labels.index(NORMAL) if NORMAL in labels else len(labels) - 1
 
 
-def _mean(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+def _mean(shares: _Shares, background: int, settings: VoteSettings) -> _Pooled:
     return np.asarray(shares.mean(axis=0))
 
 
-def _max(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+def _max(shares: _Shares, background: int, settings: VoteSettings) -> _Pooled:
     return np.asarray(shares[int(shares[:, background].argmin())])
 
 
-def _share(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+def _share(shares: _Shares, background: int, settings: VoteSettings) -> _Pooled:
     illness = 1 - shares[:, background]
     counts = illness >= settings.slice_threshold
     share, cut = float(counts.mean()), settings.share_cut
@@ -159,13 +159,13 @@ def _share(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
     return np.asarray(pooled)
 
 
-def _attention(shares: Shares, background: int, settings: VoteSettings) -> Pooled:
+def _attention(shares: _Shares, background: int, settings: VoteSettings) -> _Pooled:
     scores = settings.sharpness * (1 - shares[:, background])
     weights = np.exp(scores - scores.max())
     return np.asarray((weights / weights.sum()) @ shares)
 
 
-VOTES: Final[dict[str, Callable[[Shares, int, VoteSettings], Pooled]]] = {
+VOTES: Final[dict[str, Callable[[_Shares, int, VoteSettings], _Pooled]]] = {
     "mean": _mean,
     "max": _max,
     "share": _share,

@@ -22,9 +22,9 @@ from chestct.lookup import unknown_name_message
 from chestct.report.tables import as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
 
-SUM_TOLERANCE: Final = 1e-3
+_SUM_TOLERANCE: Final = 1e-3
 """How far the probabilities of a row may be from one; rows off by less are divided by their sum."""
-UNNAMED_SITE: Final = "not given"
+_UNNAMED_SITE: Final = "not given"
 """Stands for an empty site."""
 
 _EXACT = 1e-9
@@ -64,7 +64,7 @@ class Predictions:
         object.__setattr__(self, "truth", truth)
         object.__setattr__(self, "probabilities", probabilities)
         if self.sites is not None:
-            named = tuple(site.strip() or UNNAMED_SITE for site in self.sites)
+            named = tuple(site.strip() or _UNNAMED_SITE for site in self.sites)
             object.__setattr__(self, "sites", named)
 
     def __len__(self) -> int:
@@ -199,7 +199,7 @@ def _checked_arrays(
     outside = np.any(~inside, axis=1)
     _refuse(predictions, outside, "its probabilities are not all numbers from 0 to 1.")
     sums = probabilities.sum(axis=1)
-    _refuse(predictions, np.abs(sums - 1) > SUM_TOLERANCE, "its probabilities do not add up to 1.")
+    _refuse(predictions, np.abs(sums - 1) > _SUM_TOLERANCE, "its probabilities do not add up to 1.")
     inexact = np.abs(sums - 1) > _EXACT
     probabilities[inexact] /= sums[inexact, None]
     truth.flags.writeable = probabilities.flags.writeable = False
@@ -219,7 +219,7 @@ def _refuse(predictions: Predictions, is_bad: Bool[np.ndarray, " scan"], why: st
         raise PredictionsError(msg)
 
 
-PROBABILITY_PREFIX: Final = "probability_"
+_PROBABILITY_PREFIX: Final = "probability_"
 """What the columns with probabilities are called, before the label."""
 
 
@@ -232,7 +232,7 @@ def write_predictions(predictions: Predictions, path: Path) -> Path:
         WriteError: The file could not be written.
     """
     columns = ["scan", "patient", *(["site"] if predictions.sites else []), "label"]
-    header = [*columns, *(PROBABILITY_PREFIX + label for label in predictions.labels)]
+    header = [*columns, *(_PROBABILITY_PREFIX + label for label in predictions.labels)]
     lines = []
     for row, scan in enumerate(predictions.scans):
         site = [predictions.sites[row]] if predictions.sites else []
@@ -259,9 +259,9 @@ def read_predictions(path: Path) -> Predictions:
         msg = f"{path.name} could not be read as a CSV of predictions: {error}."
         raise PredictionsError(msg) from error
     labels = tuple(
-        name.removeprefix(PROBABILITY_PREFIX)
+        name.removeprefix(_PROBABILITY_PREFIX)
         for name in header
-        if name.startswith(PROBABILITY_PREFIX)
+        if name.startswith(_PROBABILITY_PREFIX)
     )
     _check_header(path, header, labels)
     try:
@@ -282,20 +282,20 @@ def read_predictions(path: Path) -> Predictions:
 def _check_header(path: Path, header: list[str], labels: tuple[str, ...]) -> None:
     missing = [name for name in ("scan", "patient", "label") if name not in header]
     if len(labels) < 2:
-        missing.append(f"at least two columns {PROBABILITY_PREFIX}LABEL")
+        missing.append(f"at least two columns {_PROBABILITY_PREFIX}LABEL")
     if missing:
         msg = (
             f"{path.name} has no {' and no '.join(missing)}. Its first line must read "
-            f"scan,patient,label,{PROBABILITY_PREFIX}LABEL1,{PROBABILITY_PREFIX}LABEL2,..."
+            f"scan,patient,label,{_PROBABILITY_PREFIX}LABEL1,{_PROBABILITY_PREFIX}LABEL2,..."
         )
         raise PredictionsError(msg)
 
 
-Row = Mapping[str, str | None]
+_Row = Mapping[str, str | None]
 
 
 def _column(
-    path: Path, rows: list[dict[str, str]], read: Callable[[Row], object], dtype: type
+    path: Path, rows: list[dict[str, str]], read: Callable[[_Row], object], dtype: type
 ) -> np.ndarray:
     """One value or list per row; errors name the line of the file."""
     values = []
@@ -307,18 +307,18 @@ def _column(
     return np.array(values, dtype=dtype)
 
 
-def _label_index(row: Row, labels: tuple[str, ...]) -> int:
+def _label_index(row: _Row, labels: tuple[str, ...]) -> int:
     label = row["label"] or ""
     if label not in labels:
         raise ValueError(unknown_name_message(label, labels, kind="label"))
     return labels.index(label)
 
 
-def _numbers(row: Row, labels: tuple[str, ...]) -> list[float]:
-    return [_number(row, PROBABILITY_PREFIX + label) for label in labels]
+def _numbers(row: _Row, labels: tuple[str, ...]) -> list[float]:
+    return [_number(row, _PROBABILITY_PREFIX + label) for label in labels]
 
 
-def _number(row: Row, column: str) -> float:
+def _number(row: _Row, column: str) -> float:
     try:
         return float(row[column] or "")
     except ValueError:

@@ -1,38 +1,234 @@
-"""Write an evaluation: metrics.json, tables and figures, complete or not at all.
+"""An evaluation: what it finds, its tables, and its folder, which is complete or not there at all.
 
 Files are made aside and moved into place, `metrics.json` last: a folder that has it is complete.
+Tables are Markdown for people and tidy CSV (one figure per line) for programs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from chestct import __version__
 from chestct.errors import WriteError
-from chestct.evaluation import figures, tables
+from chestct.evaluation.calibration import (
+    AbstentionThreshold,
+    AtThreshold,
+    ReliabilityBin,
+    RiskPoint,
+    abstention_threshold,
+    at_threshold,
+    coverage_risk,
+    reliability_curve,
+)
 from chestct.evaluation.comparisons import (
+    SOUND,
     Comparison,
     Judgement,
     compare_all,
     paired,
-    remark_on_pair,
 )
-from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
+from chestct.evaluation.figures import (
+    draw_confusion,
+    draw_coverage_risk,
+    draw_learning_curves,
+    draw_reliability,
+    draw_roc,
+    save_figure,
+)
+from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_figures
+from chestct.evaluation.metrics import Confusion, confusion_matrix
+from chestct.evaluation.predictions import Predictions, PredictionsError, by_site
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
 from chestct.storage import install, reason_of, working_folder
 
 SCHEMA: Final = "chestct.evaluation"
 SCHEMA_VERSION: Final = 1
 """Raised when a field of metrics.json changes its meaning or goes; new fields leave it."""
-FORMATS: Final = {"png": ".png", "svg": ".svg"}
+_FORMATS: Final = {"png": ".png", "svg": ".svg"}
 """Kinds of figure files."""
 _COMPLETE: Final = "metrics.json"
+_FEW_CASES: Final = 10
+"""A class with fewer scans than this is pointed out."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How an evaluation is made.
+
+    Attributes:
+        name: What the classifier is called in tables.
+        bootstrap: How patients are drawn.
+        wished_errors: Error rates that an abstention threshold is sought for.
+        formats: Endings of the figure files, of "png" and "svg".
+        comparisons: Names in `COMPARISONS`, of the tests that other classifiers are compared by.
+        promised: Abstention threshold of the classifier, chosen on other scans, or None.
+        remarks: Sentences that join the warnings.
+    """
+
+    name: str = "classifier"
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    wished_errors: tuple[float, ...] = (0.05, 0.1)
+    formats: tuple[str, ...] = ("png", "svg")
+    comparisons: tuple[str, ...] = SOUND
+    promised: AbstentionThreshold | None = None
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _SiteSummary:
+    """The scans of one site: how many, and their figures."""
+
+    num_scans: int
+    num_patients: int
+    figures: Figures
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """One classifier on one set of scans.
+
+    Attributes:
+        labels: Class names in order.
+        num_scans: Scans evaluated.
+        num_patients: Patients they belong to.
+        cases: Scans per true label.
+        confusion: Counts, rows true, columns decisions.
+        figures: Every figure with its interval.
+        sites: The same per site, empty when no sites are given.
+        reliability: Accuracy by confidence.
+        coverage_risk: Error rate by share of scans decided on.
+        abstention: One threshold per wished error rate, chosen on these very scans.
+        warnings: What a reader has to know before trusting the figures.
+        at_threshold: What the classifier's own threshold does on these scans, or None.
+        others: Classifiers that were compared with, by name.
+        comparisons: Tests against each of them.
+    """
+
+    labels: tuple[str, ...]
+    num_scans: int
+    num_patients: int
+    cases: dict[str, int]
+    confusion: Confusion
+    figures: Figures
+    sites: dict[str, _SiteSummary]
+    reliability: tuple[ReliabilityBin, ...]
+    coverage_risk: tuple[RiskPoint, ...]
+    abstention: tuple[AbstentionThreshold, ...]
+    warnings: tuple[str, ...]
+    at_threshold: AtThreshold | None = None
+    others: Mapping[str, Summary] = field(default_factory=dict)
+    comparisons: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
+
+
+def summarise(
+    predictions: Predictions,
+    settings: EvaluationSettings | None = None,
+    *,
+    excluded: Mapping[str, str] | None = None,
+) -> Summary:
+    """Compute everything.
+
+    Args:
+        predictions: Of one classifier.
+        settings: How; None takes the default.
+        excluded: Scans that got no decision, with the reason; they are counted in a warning.
+    """
+    chosen = settings or EvaluationSettings()
+    cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
+    return Summary(
+        labels=predictions.labels,
+        num_scans=len(predictions),
+        num_patients=predictions.num_patients,
+        cases=cases,
+        confusion=confusion_matrix(
+            predictions.truth, predictions.decisions, len(predictions.labels)
+        ),
+        figures=estimate_figures(predictions, chosen.bootstrap),
+        sites={
+            site: _SiteSummary(
+                len(part), part.num_patients, estimate_figures(part, chosen.bootstrap)
+            )
+            for site, part in by_site(predictions).items()
+        },
+        reliability=reliability_curve(predictions),
+        coverage_risk=coverage_risk(predictions),
+        abstention=tuple(
+            abstention_threshold(predictions, wished) for wished in chosen.wished_errors
+        ),
+        warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
+        at_threshold=at_threshold(predictions, chosen.promised),
+    )
+
+
+def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> list[str]:
+    """What a reader has to know: gaps, small classes, dependence, class and site in one."""
+    found = []
+    if excluded:
+        found.append(f"Scans without a decision, left out of the figures: {len(excluded)}.")
+    if len(predictions) == 0:
+        return [*found, "There are no scans: every figure is undefined."]
+    return [
+        *found,
+        *_small_classes(predictions),
+        *_odd_decisions(predictions),
+        *_dependent_scans(predictions),
+        *_confounded_site(predictions),
+    ]
+
+
+def _small_classes(predictions: Predictions) -> list[str]:
+    found = []
+    for label, cases in zip(predictions.labels, predictions.cases.tolist(), strict=True):
+        if cases == 0:
+            found.append(f"No scan is {label}: most of its figures are undefined.")
+        elif cases < _FEW_CASES:
+            found.append(f"Few scans are {label} ({cases}): its figures say little.")
+    return found
+
+
+def _odd_decisions(predictions: Predictions) -> list[str]:
+    """One decision for all, and ties."""
+    found = []
+    called = set(predictions.decisions.tolist())
+    if len(called) == 1:
+        found.append(f"Every scan was called {predictions.labels[called.pop()]}.")
+    highest = predictions.probabilities == predictions.confidences[:, None]
+    ties = int((highest.sum(axis=1) > 1).sum())
+    if ties:
+        found.append(f"Scans with several most probable labels, the first taken: {ties}.")
+    return found
+
+
+def _dependent_scans(predictions: Predictions) -> list[str]:
+    if predictions.num_patients == len(predictions):
+        return []
+    return [
+        f"{len(predictions)} scans belong to {predictions.num_patients} patients: Wilson's "
+        "intervals are widened, McNemar's and DeLong's tests are too sure."
+    ]
+
+
+def _confounded_site(predictions: Predictions) -> list[str]:
+    """Whether the site alone gives the label away."""
+    if predictions.sites is None or len(set(predictions.sites)) < 2:
+        return []
+    pairs = Counter(zip(predictions.sites, predictions.truth.tolist(), strict=True))
+    if len(pairs) > len(set(predictions.sites)) or len(np.unique(predictions.truth)) < 2:
+        return []
+    return [
+        "Every site has scans of one label only: class and site are the same variable, and these "
+        "figures cannot tell an illness from a scanner."
+    ]
 
 
 def write_evaluation(
@@ -62,29 +258,36 @@ def write_evaluation(
         WriteError: The folder could not be written.
     """
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
-    endings = [look_up(FORMATS, name, kind="figure format") for name in chosen.formats]
+    endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
     pairs = _pairs(Judgement(predictions, excluded), chosen.name, others or {})
-    comparisons = {name: _compared(pair, name, chosen) for name, pair in pairs.items()}
+    comparisons = {
+        name: _compared(first, second, name, chosen) for name, (first, second, _) in pairs.items()
+    }
     plain = replace(chosen, promised=None, remarks=())
-    beside = {name: summarise(pair.second, plain) for name, pair in pairs.items()}
-    remarks = (*chosen.remarks, *(pair.remark for pair in pairs.values() if pair.remark))
+    beside = {name: summarise(second, plain) for name, (_, second, _) in pairs.items()}
+    remarks = (*chosen.remarks, *(remark for _, _, remark in pairs.values() if remark))
     main = summarise(predictions, replace(chosen, remarks=remarks), excluded=excluded)
     main = replace(main, others=beside, comparisons=comparisons)
     summaries = {chosen.name: main, **beside}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = _evaluation_record(chosen, summaries, comparisons, excluded)
+    pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
+    _write_folder(folder, pictures, _texts(record, summaries, comparisons))
+    return main
+
+
+def _write_folder(folder: Path, pictures: Mapping[str, Any], texts: Mapping[str, str]) -> None:
+    """Write figures and texts by their file names, `metrics.json` last."""
     try:
         with working_folder(folder.parent) as aside:
-            for name, figure in drawn.items():
-                for ending in endings:
-                    figures.save_figure(figure, aside / (name + ending))
-            for name, text in _texts(record, summaries, comparisons).items():
+            for name, figure in pictures.items():
+                save_figure(figure, aside / name)
+            for name, text in texts.items():
                 (aside / name).write_text(text, encoding="utf-8")
             install(aside, folder, old=[folder / _COMPLETE], last=_COMPLETE)
     except OSError as error:
         msg = f"The evaluation could not be written to '{folder.name}': {reason_of(error)}."
         raise WriteError(msg) from error
-    return main
 
 
 def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
@@ -114,13 +317,13 @@ def _draw_all(
     """The figures of an evaluation by file name without ending."""
     error = summary.figures.overall["expected_calibration_error"].value
     drawn = {
-        "confusion": figures.draw_confusion(summary.confusion, summary.labels),
-        "roc": figures.draw_roc(predictions, summary.figures, settings.bootstrap),
-        "reliability": figures.draw_reliability(summary.reliability, error),
-        "coverage_risk": figures.draw_coverage_risk(summary.coverage_risk),
+        "confusion": draw_confusion(summary.confusion, summary.labels),
+        "roc": draw_roc(predictions, summary.figures, settings.bootstrap),
+        "reliability": draw_reliability(summary.reliability, error),
+        "coverage_risk": draw_coverage_risk(summary.coverage_risk),
     }
     if logs:
-        drawn["learning_curves"] = figures.draw_learning_curves(logs)
+        drawn["learning_curves"] = draw_learning_curves(logs)
     return drawn
 
 
@@ -148,35 +351,25 @@ def _evaluation_record(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """Two classifiers on the scans that they are compared on, and what to say of these."""
-
-    first: Predictions
-    second: Predictions
-    remark: str | None
-
-
 def _pairs(
     main: Judgement, name: str, others: Mapping[str, Predictions | Judgement]
-) -> dict[str, _Pair]:
-    """The classifier with each of the others, by name of the other."""
+) -> dict[str, tuple[Predictions, Predictions, str | None]]:
+    """The classifier with each of the others on common scans, and what to say of these."""
     if name in others:
         msg = f"Two classifiers are called '{name}'. Give one of them another name."
         raise PredictionsError(msg)
-    pairs = {}
-    for other_name, given in others.items():
-        other = Judgement(given) if isinstance(given, Predictions) else given
-        first, second = paired(main, other)
-        whole = (main.predictions, other.predictions)
-        remark = remark_on_pair((name, other_name), whole, len(first))
-        pairs[other_name] = _Pair(first, second, remark)
-    return pairs
+    judged = {
+        other: Judgement(said) if isinstance(said, Predictions) else said
+        for other, said in others.items()
+    }
+    return {other: paired(main, said, (name, other)) for other, said in judged.items()}
 
 
-def _compared(pair: _Pair, name: str, settings: EvaluationSettings) -> tuple[Comparison, ...]:
+def _compared(
+    first: Predictions, second: Predictions, name: str, settings: EvaluationSettings
+) -> tuple[Comparison, ...]:
     try:
-        return compare_all(pair.first, pair.second, settings.comparisons)
+        return compare_all(first, second, settings.comparisons)
     except PredictionsError as error:
         msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
         raise PredictionsError(msg) from error
@@ -189,10 +382,10 @@ def _texts(
 ) -> dict[str, str]:
     """The files that are not figures, by name; the first summary is the classifier's."""
     return {
-        "tables.md": tables.as_markdown(summaries, comparisons),
-        "figures.csv": tables.figures_csv(summaries),
-        "confusion.csv": tables.confusion_csv(next(iter(summaries.values()))),
-        "comparisons.csv": tables.comparisons_csv(comparisons),
+        "tables.md": _tables_markdown(summaries, comparisons),
+        "figures.csv": _figures_csv(summaries),
+        "confusion.csv": _confusion_csv(next(iter(summaries.values()))),
+        "comparisons.csv": _comparisons_csv(comparisons),
         "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
     }
 
@@ -219,3 +412,143 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
         "abstention": [asdict(each) for each in summary.abstention],
         "at_threshold": None if summary.at_threshold is None else asdict(summary.at_threshold),
     }
+
+
+_FIGURE_NAMES: Final = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "macro_auc": "macro AUC",
+    "kappa": "kappa",
+    "brier": "Brier score (0 to 2)",
+    "log_loss": "log loss (nats)",
+    "expected_calibration_error": "expected calibration error",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "auc": "AUC",
+}
+"""What the figures are called in tables, in their order."""
+
+ESTIMATE_FIELDS: Final = ("value", "low", "high", "method", "hits", "total", "note")
+"""Of an estimate, in CSV files."""
+_SITE_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
+_COMPARISON_COLUMNS = (
+    "other", "test", "figure", "first", "second", "estimate", "low", "high", "statistic",
+    "p_value", "note",
+)  # fmt: skip
+
+
+def _tables_markdown(
+    summaries: Mapping[str, Summary], comparisons: Mapping[str, Sequence[Comparison]]
+) -> str:
+    """All tables; the first summary is the classifier, the others stand beside it.
+
+    Args:
+        summaries: By name of the classifier.
+        comparisons: Of the first classifier with another, by name of the other.
+    """
+    name, main = next(iter(summaries.items()))
+    figures = {each: summary.figures for each, summary in summaries.items()}
+
+    def cells(figure: str) -> list[str]:
+        """A figure of all classes, of every classifier."""
+        return [format_estimate(each.overall[figure]) for each in figures.values()]
+
+    def class_cells(label: str, figure: str) -> list[str]:
+        """A figure of one class, of every classifier."""
+        return [format_estimate(each.per_class[label][figure]) for each in figures.values()]
+
+    return fill_markdown(
+        "chestct.evaluation/tables.md.j2",
+        FILTERS,
+        name=name,
+        notice=NOT_FOR_CLINICAL_USE,
+        main=main,
+        figures=figures,
+        cells=cells,
+        class_cells=class_cells,
+        site_figures=_SITE_FIGURES,
+        comparisons=comparisons,
+        at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
+    )
+
+
+def estimate_lines(figures: Figures) -> list[list[object]]:
+    """Every figure as cells of a CSV file: label, its name, and its `ESTIMATE_FIELDS`."""
+    return [
+        [label, name, *(getattr(estimate, field) for field in ESTIMATE_FIELDS)]
+        for label, each in {"": figures.overall, **figures.per_class}.items()
+        for name, estimate in each.items()
+    ]
+
+
+def _figures_csv(summaries: Mapping[str, Summary]) -> str:
+    """One line per figure: classifier, site, label, figure, value, interval, method, counts."""
+    rows: list[list[object]] = []
+    for name, summary in summaries.items():
+        groups = {"": summary.figures, **{s: part.figures for s, part in summary.sites.items()}}
+        for site, figures in groups.items():
+            rows += [[name, site, *line] for line in estimate_lines(figures)]
+    return as_csv(["classifier", "site", "label", "figure", *ESTIMATE_FIELDS], rows)
+
+
+def _confusion_csv(summary: Summary) -> str:
+    """Confusion matrix; the first column is the true label."""
+    rows = zip(summary.labels, summary.confusion.tolist(), strict=True)
+    return as_csv(["true", *summary.labels], ([label, *counts] for label, counts in rows))
+
+
+def _comparisons_csv(comparisons: Mapping[str, Sequence[Comparison]]) -> str:
+    """One line per test, of the classifier against each other one."""
+    rows = [
+        [other, *(getattr(test, column) for column in _COMPARISON_COLUMNS[1:])]
+        for other, tests in comparisons.items()
+        for test in tests
+    ]
+    return as_csv(_COMPARISON_COLUMNS, rows)
+
+
+def format_estimate(estimate: Estimate) -> str:
+    """The figure, its interval in brackets, its counts; or why there is none."""
+    if estimate.value is None:
+        return f"- ({estimate.note})"
+    counts = f" {estimate.hits}/{estimate.total}" if estimate.total is not None else ""
+    note = f" [{estimate.note}]" if estimate.note else ""
+    return f"{estimate.words}{counts}{note}"
+
+
+def at_threshold_words(found: AtThreshold) -> str:
+    """A classifier's own threshold on the scans of an evaluation, as a sentence."""
+    return (
+        f"At the classifier's own threshold of {found.threshold:.4f}, chosen on other scans for an "
+        f"error rate of at most {found.wished_error:g}: coverage "
+        f"{format_estimate(found.coverage)}, error rate {format_estimate(found.error)}."
+    )
+
+
+def format_difference(row: Comparison) -> str:
+    """A comparison's estimate, with its interval where the test gives one."""
+    if row.low is None or row.high is None:
+        return _number(row.estimate)
+    return f"{_number(row.estimate)} ({row.low:.3f} to {row.high:.3f})"
+
+
+def _number(value: float | None) -> str:
+    """Four digits after the point; nothing for None."""
+    if value is None:
+        return ""
+    return "< 0.0001" if 0 < value < 0.0001 else f"{value:.4f}"
+
+
+FILTERS: Final[dict[str, Callable[..., object]]] = {
+    "estimate": format_estimate,
+    "number": _number,
+    "difference": format_difference,
+    "figure_name": _FIGURE_NAMES.__getitem__,
+    "overall": lambda name, figures: figures.overall[name],
+    "of_class": lambda label, figures, name: figures.per_class[label][name],
+}
+"""How templates write figures; the last two choose one by its name, so that `map` can."""

@@ -24,8 +24,7 @@ from chestct.storage import write_text
 from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
 from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
-from chestct.training.results import RUN_FILE
-from chestct.training.session import PREDICTIONS_FILE
+from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE
 
 SLICES_FOLDER: Final = "slices"
 """Of a run on slices, where its slices' predictions are."""

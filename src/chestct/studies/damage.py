@@ -35,7 +35,7 @@ from chestct.evaluation.intervals import (
     why_no_bootstrap,
 )
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
-from chestct.evaluation.tables import ESTIMATE_FIELDS, FILTERS, estimate_lines
+from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.maseres import NUM_HEADS, Maseres
@@ -43,8 +43,9 @@ from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.study_rows import StudyError, holm
-from chestct.training.data import Listener, make_cache
+from chestct.training.data import make_cache
 from chestct.training.judging import judge_manifest
+from chestct.training.plan import Listener
 from chestct.training.results import scan_key
 from chestct.training.settings import DataSection
 

@@ -54,17 +54,17 @@ from chestct.studies.study_rows import (
     run_rows,
     run_scan_rows,
 )
-from chestct.training.components import RANDOM_WEIGHTS, find_parts, find_slice_parts
-from chestct.training.data import (
+from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER, SLICES_FOLDER
+from chestct.training.plan import (
     CLASSIFIER_FOLDER,
     PREDICTIONS_FILE,
-    AfterEpoch,
+    RANDOM_WEIGHTS,
     Plan,
     SlicePlan,
+    begin_record,
+    find_parts,
+    find_slice_parts,
 )
-from chestct.training.distributed import device_in_words
-from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER, SLICES_FOLDER
-from chestct.training.results import begin_record
 from chestct.training.session import BY_PATIENT, LEAK_STATED, run_slice_training
 from chestct.training.settings import RunSettings, SliceRunSettings, read_settings_as
 
@@ -263,7 +263,6 @@ def run_slices(
     settings: Mapping[str, SliceRunSettings],
     *,
     before_row: BeforeRow,
-    after_epoch: AfterEpoch,
 ) -> Progress[NetworkRow]:
     """Train the rows on slices that are neither finished nor under way elsewhere.
 
@@ -271,7 +270,6 @@ def run_slices(
         plan: Of the whole study; its settings are those of the table's first network.
         settings: Network to its settings, in the order of the table.
         before_row: Told of each row that is begun or gone on with.
-        after_epoch: Told of each row's epochs.
 
     Raises:
         ChestCTError: Settings, weights, slices or folder are not as they should be, or the study
@@ -279,20 +277,11 @@ def run_slices(
     """
     for each in settings.values():
         find_slice_parts(each)
-    place = device_in_words(plan.device)
-    begin_study(
-        plan.folder, lambda folder: begin_record(folder, plan.settings, plan.manifest, place=place)
-    )
+    begin_study(plan.folder, lambda folder: begin_record(replace(plan, folder=folder)))
 
     def train(row: NetworkRow, folder: Path) -> None:
         """Train one network in its own folder."""
-        own = replace(
-            plan,
-            settings=settings[row.network],
-            folder=folder,
-            after_epoch=after_epoch,
-        )
-        run_slice_training(own)
+        run_slice_training(replace(plan, settings=settings[row.network], folder=folder))
 
     work = RowWork(
         folder=plan.folder,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison
 from chestct.evaluation.intervals import Estimate
-from chestct.evaluation.tables import ESTIMATE_FIELDS
+from chestct.evaluation.report import ESTIMATE_FIELDS
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from chestct.evaluation.figures import COLORS, DASHES, save_figure
 from chestct.evaluation.intervals import Bootstrap, Estimate
-from chestct.evaluation.tables import ESTIMATE_FIELDS, FILTERS, estimate_lines, format_estimate
+from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines, format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.roi import PLACEMENTS
@@ -33,8 +33,7 @@ from chestct.studies.study_rows import (
     run_scan_rows,
     scans_line,
 )
-from chestct.training.components import find_parts
-from chestct.training.session import Plan
+from chestct.training.plan import Plan, find_parts
 from chestct.training.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -294,7 +293,7 @@ def _percent(estimate: Estimate) -> str:
     """As `format_estimate`, without its note, which would fill the table."""
     if estimate.value is None or estimate.low is None or estimate.high is None:
         return format_estimate(estimate)
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return estimate.words
 
 
 FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": _draw_sensitivities}

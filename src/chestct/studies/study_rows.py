@@ -22,15 +22,16 @@ from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.storage import reason_of
 from chestct.training.distributed import require_one_process
-from chestct.training.results import begin_record, settled
-from chestct.training.run import EpochLog
-from chestct.training.session import (
+from chestct.training.plan import (
     CLASSIFIER_FOLDER,
     EVALUATION_FOLDER,
     PREDICTIONS_FILE,
     Plan,
-    run_training,
+    begin_record,
+    settled,
 )
+from chestct.training.run import EpochLog
+from chestct.training.session import run_training
 from chestct.training.settings import RunSettings
 from chestct.training.steps import DivergedError
 
@@ -226,9 +227,9 @@ def record_scans(plan: Plan, folder: Path) -> RunSettings:
     Returns:
         The settings with their precision settled.
     """
-    settings = settled(plan.settings, folder, plan.device)
-    begin_record(folder, settings, plan.manifest, plan.num_folds, place=plan.place)
-    return settings
+    own = settled(replace(plan, folder=folder))
+    begin_record(own)
+    return own.settings
 
 
 def run_scan_rows(
@@ -259,12 +260,14 @@ def run_scan_rows(
 
 def _row_plan(plan: Plan, settings: RunSettings, folder: Path) -> Plan:
     """The training of a row; what its epochs are called begins with the row's name."""
+    told = plan.listener.epoch
 
-    def after_epoch(name: str, entry: EpochLog) -> None:
+    def epoch(name: str, entry: EpochLog) -> None:
         """Tell the study's listener which row the epoch belongs to."""
-        plan.after_epoch(name if name == folder.name else f"{folder.name} {name}", entry)
+        told(name if name == folder.name else f"{folder.name} {name}", entry)
 
-    return replace(plan, settings=settings, folder=folder, after_epoch=after_epoch)
+    listener = replace(plan.listener, epoch=epoch)
+    return replace(plan, settings=settings, folder=folder, listener=listener)
 
 
 @dataclass(frozen=True)

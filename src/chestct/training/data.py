@@ -1,15 +1,13 @@
-"""From a manifest to what a training learns from: divided, checked, prepared, planned."""
+"""From a manifest to what a training learns from: divided, checked, prepared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final
 
-import torch
-
-from chestct.card import CARD_FILE, PictureForm
+from chestct.card import PictureForm
 from chestct.datasets.checks import (
     BASELINE,
     CheckReport,
@@ -22,24 +20,18 @@ from chestct.datasets.checks import (
 from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
 from chestct.datasets.scans import ScanFacts, gather_facts
 from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS
-from chestct.datasets.slice_store import SliceStore, gather_slices
+from chestct.datasets.slice_store import LabelledSlices, SliceStore, gather_slices
 from chestct.datasets.splits import SplitSettings, fold_parts, given, hold_out, k_fold, part
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
-from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.lookup import look_up
 from chestct.preprocess.recipe import Recipe
 from chestct.storage import cache_folder, write_text
-from chestct.training.components import Parts, SliceParts
-from chestct.training.distributed import CPU, current_ranks, device_in_words
-from chestct.training.run import EpochLog, LabelledSets
-from chestct.training.settings import (
-    DataSection,
-    RunSettings,
-    SliceDataSection,
-    SliceRunSettings,
-    TrainingSettings,
-)
+from chestct.training.plan import Listener, Plan
+from chestct.training.run import LabelledSets
+from chestct.training.settings import DataSection, SliceDataSection
+
+_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -107,6 +99,33 @@ def divide(manifest: Manifest, section: DataSection | SliceDataSection) -> Divis
         return _with_validation(training, section, test)
     require_classes(training, TRAINING)
     return Division(training, part(rows, VALIDATION), test)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One network to be trained, and what it is called."""
+
+    name: str
+    folder: Path
+    division: Division
+
+
+def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
+    """The scans with their folds, and the trainings they are divided for.
+
+    Raises:
+        ManifestError: A patient would be on two sides, or a part would lack a class.
+        TrainingError: The manifest has another number of folds.
+    """
+    section = plan.settings.data
+    if plan.num_folds is None:
+        return manifest, [Training(plan.folder.name, plan.folder, divide(manifest, section))]
+    dealt = _with_folds(manifest, plan.num_folds, section)
+    trainings = [
+        Training(f"fold {fold}", plan.folder / f"fold-{fold}", _divide_fold(dealt, fold, section))
+        for fold in dealt.folds
+    ]
+    return dealt, trainings
 
 
 def _with_folds(manifest: Manifest, num_folds: int, section: DataSection) -> Manifest:
@@ -179,28 +198,6 @@ def patient_labels_of(manifest: Manifest) -> dict[str, str] | None:
     return found or None
 
 
-_MOST_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Listener:
-    """Who is told how far things have come; the functions may do nothing.
-
-    Attributes:
-        note: Told what a person should read.
-        progress: Told what is being done and how far it is.
-        processes: How many scans are read at once; None takes all cores.
-    """
-
-    note: Callable[[str], None] = lambda _text: None
-    progress: Callable[[str, Progress], None] = lambda _what, _progress: None
-    processes: int | None = None
-
-    def watch(self, what: str) -> Callable[[Progress], None]:
-        """The progress of one thing, by its name."""
-        return lambda how_far: self.progress(what, how_far)
-
-
 def make_cache(section: DataSection, recipe: Recipe) -> Cache:
     """The cache of prepared inputs that the settings name.
 
@@ -211,32 +208,13 @@ def make_cache(section: DataSection, recipe: Recipe) -> Cache:
     return Cache(folder, recipe, section.storage, int(section.cache_gib * GIB))
 
 
-@dataclass(frozen=True, eq=False)
-class CheckedScans:
-    """Scans that may be trained on.
-
-    Attributes:
-        report: What was found.
-        facts: What is known of each scan, by the row's number.
-    """
-
-    report: CheckReport
-    facts: Mapping[int, ScanFacts]
-
-    @property
-    def has_baseline(self) -> bool:
-        """Whether any of what the baseline asks is known."""
-        asked = [each for each in self.report.confounders if each.variable in BASELINE]
-        return any(each.auc is not None for each in asked)
-
-
 def check_scans(
     manifest: Manifest,
     divisions: Sequence[Division],
     cache: Cache,
     report_file: Path,
     listener: Listener,
-) -> CheckedScans:
+) -> dict[int, ScanFacts]:
     """Read every scan once, refuse leaks, say what the results will be worth.
 
     Args:
@@ -245,6 +223,10 @@ def check_scans(
         cache: Facts of scans are kept beside its inputs.
         report_file: Where the report is written as JSON, leaks or none.
         listener: Told of warnings.
+
+    Returns:
+        What is known of each scan, by the row's number; nothing where none of what the baseline
+        asks is known.
 
     Raises:
         LeakError: A patient or a scan's pixels would be on two sides, or a scan cannot be read.
@@ -262,7 +244,8 @@ def check_scans(
     for division in divisions if len(divisions) > 1 else ():
         report = _with_leaks(report, division, by_row)
     conclude_check(report, report_file, listener)
-    return CheckedScans(report, by_row)
+    asked = [each for each in report.confounders if each.variable in BASELINE]
+    return by_row if any(each.auc is not None for each in asked) else {}
 
 
 def conclude_check(report: CheckReport, file: Path, listener: Listener) -> None:
@@ -374,107 +357,11 @@ def labelled_sets(division: Division, cache: Cache, section: DataSection) -> Lab
     )
 
 
-TRAINING_FOLDER: Final = "training"
-CLASSIFIER_FOLDER: Final = "classifier"
-EVALUATION_FOLDER: Final = "evaluation"
-PREDICTIONS_FILE: Final = "predictions.csv"
-BASELINE_FILE: Final = "baseline.csv"
-
-AfterEpoch = Callable[[str, EpochLog], None]
-"""Told the training's name and its epoch."""
-
-
-_AnySettings = TypeVar("_AnySettings", RunSettings, SliceRunSettings)
-_AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
-
-
-@dataclass(frozen=True)
-class _AnyPlan(Generic[_AnySettings]):
-    """One call of a command that trains.
-
-    Attributes:
-        settings: All of them.
-        manifest: The CSV file of the scans or slices.
-        folder: The run folder.
-        num_folds: Of a cross-validation, or None; of slices always None.
-        listener: Who is told how far things are.
-        after_epoch: Who is told of epochs.
-        device: Where networks are trained.
-    """
-
-    settings: _AnySettings
-    manifest: Path
-    folder: Path
-    num_folds: int | None = None
-    listener: Listener = field(default_factory=Listener)
-    after_epoch: AfterEpoch = lambda _name, _entry: None
-    device: torch.device = CPU
-
-    @property
-    def place(self) -> str:
-        """Where it is trained, in words."""
-        size = current_ranks().size
-        return device_in_words(self.device) + (f", {size} processes" if size > 1 else "")
-
-
-@dataclass(frozen=True)
-class Plan(_AnyPlan[RunSettings]):
-    """One call of `chestct train` or `chestct lr-range`."""
-
-    settings: RunSettings
-
-
-@dataclass(frozen=True)
-class SlicePlan(_AnyPlan[SliceRunSettings]):
-    """One call of `chestct slices train` or `chestct slices lr-range`."""
-
-    settings: SliceRunSettings
-
-
-@dataclass(frozen=True, eq=False)
-class Ready(Generic[_AnyParts]):
-    """Scans or slices that may be trained on, divided, checked and prepared.
-
-    Attributes:
-        parts: What they are trained with.
-        division: Which is used for what.
-        sets: Their inputs, as the loop takes them.
-        training: The settings of the loop, the precision settled.
-    """
-
-    parts: _AnyParts
-    division: Division
-    sets: LabelledSets
-    training: TrainingSettings
-
-
-@dataclass(frozen=True, eq=False)
-class Training:
-    """One network to be trained, and what it is called."""
-
-    name: str
-    folder: Path
-    division: Division
-
-
-def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
-    """The scans with their folds, and the trainings they are divided for.
-
-    Raises:
-        ManifestError: A patient would be on two sides, or a part would lack a class.
-        TrainingError: The manifest has another number of folds.
-    """
-    section = plan.settings.data
-    if plan.num_folds is None:
-        return manifest, [Training(plan.folder.name, plan.folder, divide(manifest, section))]
-    dealt = _with_folds(manifest, plan.num_folds, section)
-    trainings = [
-        Training(f"fold {fold}", plan.folder / f"fold-{fold}", _divide_fold(dealt, fold, section))
-        for fold in dealt.folds
-    ]
-    return dealt, trainings
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a training wrote everything."""
-    return (folder / CLASSIFIER_FOLDER / CARD_FILE).is_file()
+def labelled_slices(division: Division, store: SliceStore) -> LabelledSets:
+    """A division's slices, as the loop takes them."""
+    return LabelledSets(
+        training=LabelledSlices(store, division.training),
+        validation=LabelledSlices(store, division.validation),
+        num_classes=len(division.training.labels),
+        test=None if division.test is None else LabelledSlices(store, division.test),
+    )

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chestct.errors import ChestCTError, TrainingError
 from chestct.networks.blocks import cpu_multiplies_in_bf16
 
-Precision = Literal["float32", "bf16"]
+_Precision = Literal["float32", "bf16"]
 
 CPU: Final = torch.device("cpu")
 MEMORY_FORMAT: Final = torch.channels_last_3d
@@ -35,12 +35,12 @@ thread a step takes 0.77 to 1.01 of the time of the plain format in float32; in 
 except for small RoI-aware 3D ResNets (64^3), where it takes 1.04 to 1.26:
 `benchmarks/training_speed.py --layouts`.
 """
-AUTO: Final = "auto"
+_AUTO: Final = "auto"
 MOST_WORKERS: Final = 8
 _GIB: Final = 2**30
 
 
-def choose_device(name: str = AUTO, *, local_rank: int = 0, num_local: int = 1) -> torch.device:
+def choose_device(name: str = _AUTO, *, local_rank: int = 0, num_local: int = 1) -> torch.device:
     """The device of a name.
 
     Args:
@@ -54,7 +54,7 @@ def choose_device(name: str = AUTO, *, local_rank: int = 0, num_local: int = 1) 
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise TrainingError(f"There is no device '{name}'. Take auto, cpu, cuda or cuda:N.")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "cpu" or (name == AUTO and count == 0):
+    if name == "cpu" or (name == _AUTO and count == 0):
         return CPU
     if ":" in name and num_local > 1:
         msg = f"{num_local} processes cannot share {name}. Say --device cuda: each takes its own."
@@ -90,7 +90,7 @@ def _multiplies_in_bf16(device: torch.device) -> bool:
 
 def settle_precision(
     wanted: Literal["float32", "bf16", "auto"], before: str | None, device: torch.device
-) -> Precision:
+) -> _Precision:
     """The precision that "auto" stands for: that of the run that goes on, else by the rule.
 
     Args:
@@ -144,9 +144,9 @@ def take_peak_memory_gib(device: torch.device) -> float | None:
     return peak
 
 
-Outcome = TypeVar("Outcome")
+_Outcome = TypeVar("_Outcome")
 
-LONGEST_WAIT: Final = timedelta(hours=12)
+_LONGEST_WAIT: Final = timedelta(hours=12)
 """Others wait for the first process while it prepares scans, which may take hours."""
 
 _NAMES: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -240,7 +240,7 @@ def joined(launched: Ranks, device: torch.device) -> Iterator[None]:
     with others_explained(), warnings.catch_warnings():
         # A layer with one input channel has two equal layouts; DDP calls that a mismatch.
         warnings.filterwarnings("ignore", message="Grad strides do not match")
-        dist.init_process_group(backend, timeout=LONGEST_WAIT)
+        dist.init_process_group(backend, timeout=_LONGEST_WAIT)
         try:
             yield
         finally:
@@ -272,7 +272,7 @@ def total(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def on_main(work: Callable[[], Outcome]) -> Outcome | None:
+def on_main(work: Callable[[], _Outcome]) -> _Outcome | None:
     """Do something in the first process only; the others wait for it and get None.
 
     Raises:
@@ -291,7 +291,7 @@ def on_main(work: Callable[[], Outcome]) -> Outcome | None:
     return outcome
 
 
-def main_first(work: Callable[[], Outcome]) -> Outcome:
+def main_first(work: Callable[[], _Outcome]) -> _Outcome:
     """Do something in all processes, first in the first one, so that it alone tells what is wrong.
 
     Raises:

@@ -31,28 +31,26 @@ from chestct.evaluation.predictions import (
     read_predictions,
     write_predictions,
 )
-from chestct.evaluation.report import recorded_exclusions, write_evaluation
-from chestct.evaluation.tables import EvaluationSettings, Summary
-from chestct.familiarity import separation
+from chestct.evaluation.report import (
+    EvaluationSettings,
+    Summary,
+    recorded_exclusions,
+    write_evaluation,
+)
+from chestct.familiarity import Familiarity, separation
 from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
-from chestct.training.data import (
-    BASELINE_FILE,
-    EVALUATION_FOLDER,
-    PREDICTIONS_FILE,
-    Listener,
-    make_cache,
-    patient_labels_of,
-    read_slices,
-)
+from chestct.training.data import make_cache, patient_labels_of, read_slices
 from chestct.training.loop import evaluate
+from chestct.training.plan import BASELINE_FILE, EVALUATION_FOLDER, PREDICTIONS_FILE, Listener
 from chestct.training.results import (
     BASELINE_NAME,
     as_predictions,
     cross_validated_baseline,
     predictions_of,
     promised_by,
+    reasons_by_scan,
     scan_key,
     undecided,
 )
@@ -60,7 +58,7 @@ from chestct.training.settings import DataSection
 
 _MOST_NAMED: Final = 3
 
-Other = TypeVar("Other", Predictions, Judgement)
+_Other = TypeVar("_Other", Predictions, Judgement)
 
 
 def judge_manifest(
@@ -100,7 +98,7 @@ def judge_manifest(
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
     judged = as_predictions(rows, np.array(probabilities), classifier.labels)
-    return judged, {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
+    return judged, reasons_by_scan(manifest, reasons)
 
 
 def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest:
@@ -148,14 +146,14 @@ def _read_others(
     files: Mapping[str, Path],
     taken: Collection[str],
     manifest: Manifest,
-    read: Callable[[Path], Other],
-) -> dict[str, Other]:
+    read: Callable[[Path], _Other],
+) -> dict[str, _Other]:
     """What others said, by their names; an error names the file and what it cannot stand beside.
 
     Raises:
         PredictionsError: A name is taken, or a file cannot be read or does not fit.
     """
-    found: dict[str, Other] = {}
+    found: dict[str, _Other] = {}
     for name, path in files.items():
         try:
             if name in taken:
@@ -257,12 +255,7 @@ def judge_unlike(
             f"Classifier '{classifier.card.name}' cannot tell unlike scans: its folder holds no "
             "distances. Train it anew."
         )
-    cache = make_cache(DataSection(), classifier.recipe)
-    familiar = []
-    for row in manifest.rows:
-        with suppress(ChestCTError):
-            found = cache.get(manifest.path(row), read_options(row, manifest.folder))
-            familiar.append(known.distance(engine.outputs(found.input, found.lungs).features))
+    familiar = _familiar_distances(known, classifier, engine, manifest)
     others, num_refused, num_caught = [], 0, 0
     for scan in scans_in(folder):
         try:
@@ -285,6 +278,19 @@ def judge_unlike(
         num_familiar=len(near),
         num_false=int((near > known.threshold).sum()),
     )
+
+
+def _familiar_distances(
+    known: Familiarity, classifier: Classifier, engine: Engine, manifest: Manifest
+) -> list[float]:
+    """How far the scans of a manifest lie, those that the cache can give."""
+    cache = make_cache(DataSection(), classifier.recipe)
+    distances = []
+    for row in manifest.rows:
+        with suppress(ChestCTError):
+            found = cache.get(manifest.path(row), read_options(row, manifest.folder))
+            distances.append(known.distance(engine.outputs(found.input, found.lungs).features))
+    return distances
 
 
 def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) -> None:
@@ -341,21 +347,13 @@ class JudgedSlices:
     patient_labels: Mapping[str, str] | None
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What an evaluation found, on slices and on their patients by the main vote."""
-
-    slices: Summary
-    patients: Summary
-
-
 def write_judged(
     judged: JudgedSlices,
     folder: Path,
     *,
     beside: Mapping[str, Predictions] | None = None,
     logs: Mapping[str, list[dict[str, Any]]] | None = None,
-) -> Found:
+) -> tuple[Summary, Summary]:
     """Write predictions and evaluations of slices and of patients.
 
     Args:
@@ -363,6 +361,9 @@ def write_judged(
         folder: Gets `predictions.csv` and `evaluation/` in each of `slices` and `patients`.
         beside: Further classifiers of the same patients by name, scan-level ones among them.
         logs: Epochs of the training, for the learning curves.
+
+    Returns:
+        What was found on slices, and on their patients by the main vote.
 
     Raises:
         PredictionsError: A patient's class is not known, or another classifier judged others.
@@ -393,10 +394,10 @@ def write_judged(
         ),
         others=others,
     )
-    return Found(on_slices, on_patients)
+    return on_slices, on_patients
 
 
-def judge_slices(
+def _judge_slices(
     classifier: SliceClassifier, manifest: Manifest, listener: Listener
 ) -> Predictions:
     """Classify every slice of a manifest.
@@ -472,11 +473,12 @@ def evaluate_slices(
     others = _read_patients_beside(beside or {}, classifier, manifest)
     judged = JudgedSlices(
         name=classifier.card.name,
-        slices=judge_slices(classifier, manifest, listener),
+        slices=_judge_slices(classifier, manifest, listener),
         votes=classifier.card.votes,
         patient_labels=patient_labels_of(manifest),
     )
-    return write_judged(judged, folder, beside=others).patients
+    _, on_patients = write_judged(judged, folder, beside=others)
+    return on_patients
 
 
 def _require_patients(other: Predictions, manifest: Manifest) -> None:

@@ -42,36 +42,32 @@ from chestct.training.distributed import (
     total,
     tuned_for,
 )
-from chestct.training.interrupts import StopRequest, stopped
-from chestct.training.loading import (
-    Batch,
-    LabelledInputs,
-    Steps,
-    batches_on,
-    in_steps,
-    make_loader,
-    step_seed,
-)
 from chestct.training.run import (
     EpochLog,
     LabelledSets,
     Run,
+    StopRequest,
     save_checkpoint,
     save_weights,
     start_run,
+    stopped,
 )
 from chestct.training.settings import TrainingSettings
 from chestct.training.steps import (
+    Batch,
     DivergedError,
+    LabelledInputs,
+    Steps,
+    batches_on,
     epochs_since_best,
+    in_steps,
     learning_rate,
     loss,
+    make_loader,
     mix_up,
     recomputing,
-    soft_targets,
+    step_seed,
 )
-
-__all__ = ["LabelledInputs", "Outputs", "_loader_in_order", "_outputs_of", "evaluate"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +277,8 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
     last_saved = started = time.perf_counter()
     before, figures = progress.seconds, _StepFigures(run)
     for batch in islice(batches, run.steps_per_epoch - progress.step_in_epoch):
-        share, value = _step(run, *batch)
+        rate = _rate(run, progress.step_in_epoch) if _is_step_due(run) else None
+        share, value = step(run, batch, rate)
         figures.add(value, share=share, wants_stop=bool(stop))
         progress.step_in_epoch += 1
         now = time.perf_counter()
@@ -312,26 +309,34 @@ def training_batches(run: Run) -> Generator[Batch]:
     return batches_on(run.device, loader)
 
 
-def _step(
-    run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tensor
-) -> tuple[float, torch.Tensor]:
-    """One forward and backward pass, and an optimiser step when it is time.
+def step(run: Run, batch: Batch, rate: float | None) -> tuple[float, torch.Tensor]:
+    """One forward and backward pass, and where a rate is given the optimiser's step at that rate.
+
+    Args:
+        run: Its weights or its gradients change; how far it came is left to the caller.
+        batch: This process's share of the examples.
+        rate: Learning rate; None only adds the gradients up.
 
     Returns:
-        This process's share of the step's examples, and its loss.
+        This process's share of the pass's examples, and its loss.
     """
-    settings, ranks = run.settings, current_ranks()
-    share = len(ranks.share(list(range(run.num_in_step)))) / run.num_in_step
-    with averaging(run.called, is_wanted=_is_step_due(run)):
-        value = pass_loss(run, batch, lungs, labels)
+    share, num_passes = _share(run), run.settings.accumulation
+    with averaging(run.called, is_wanted=rate is not None):
+        value = _pass_loss(run, *batch)
         # Gradients are averaged over the processes, whose shares may differ in size.
-        (value * (share * ranks.size) / settings.accumulation).backward()  # type: ignore[no-untyped-call]
-    if _is_step_due(run):
-        optimizer_step(run, _rate(run, run.progress.step_in_epoch))
+        (value * (share * current_ranks().size) / num_passes).backward()  # type: ignore[no-untyped-call]
+    if rate is not None:
+        _optimizer_step(run, rate)
     return share, value
 
 
-def pass_loss(
+def _share(run: Run) -> float:
+    """This process's part of the examples of the pass under way."""
+    ranks, num = current_ranks(), run.num_in_step
+    return 1.0 if ranks.is_alone else len(ranks.share(list(range(num)))) / num
+
+
+def _pass_loss(
     run: Run, batch: torch.Tensor, lungs: torch.Tensor, labels: torch.Tensor
 ) -> Float[torch.Tensor, ""]:
     """The loss of one forward pass, its randomness that of the pass's number."""
@@ -341,7 +346,7 @@ def pass_loss(
         batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
     run.network.train()
     batch = batch.contiguous(memory_format=MEMORY_FORMAT)
-    targets = soft_targets(labels, run.sets.num_classes)
+    targets = nn.functional.one_hot(labels, run.sets.num_classes).float()
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
     run.warm_up.before_pass(run.num_passes)
@@ -366,7 +371,7 @@ def _is_step_due(run: Run) -> bool:
     return done % run.settings.accumulation == 0 or done == run.steps_per_epoch
 
 
-def optimizer_step(run: Run, rate: float) -> None:
+def _optimizer_step(run: Run, rate: float) -> None:
     """Move the weights by the gradients gathered since the last step."""
     for group in run.optimizer.param_groups:
         group["lr"] = rate

@@ -1,24 +1,18 @@
-"""What a trained network says of its scans, the record of its run, and its classifier's folder."""
+"""What a trained network says of its scans, beside what a baseline says, and its classifier."""
 
 from __future__ import annotations
 
-import json
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from statistics import mean, stdev
+from typing import Final
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import ValidationError
 from torch import nn
 
-from chestct import __version__
 from chestct.card import Abstention, Card, MeasuredResult
 from chestct.classifier import save_classifier
 from chestct.datasets.checks import BASELINE, baseline_probabilities, classes_with_facts
@@ -32,199 +26,25 @@ from chestct.datasets.manifest import (
 )
 from chestct.datasets.scans import ScanFacts
 from chestct.datasets.splits import SplitSettings, k_fold
-from chestct.errors import ReadError, TrainingError
 from chestct.evaluation.calibration import (
     AbstentionThreshold,
     abstention_threshold,
     fit_temperature,
 )
 from chestct.evaluation.intervals import Estimate
+from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.predictions import Predictions
-from chestct.evaluation.tables import EvaluationSettings, Summary
-from chestct.extras import is_installed
+from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity
-from chestct.storage import file_sha256, write_text
-from chestct.training.components import Parts
+from chestct.report.tables import as_csv, as_markdown_table
+from chestct.storage import write_text
 from chestct.training.data import Division
-from chestct.training.distributed import settle_precision
 from chestct.training.loop import Outputs, evaluate
-from chestct.training.run import FREE_SETTINGS, LabelledSets
-from chestct.training.settings import RunSettings, SliceRunSettings
+from chestct.training.plan import Parts, program_versions
+from chestct.training.run import LabelledSets
+from chestct.training.settings import RunSettings
 
-RUN_FILE: Final = "run.json"
-_PACKAGES: Final = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels", "pydicom")
-_PACKAGE_FOLDER: Final = Path(__file__).parents[1]
-_FREE: Final = (
-    "data.cache",
-    "data.cache_gib",
-    "tracking.mlflow_uri",
-    "tracking.mlflow_experiment",
-    # Another place of the same file: its hash is compared instead.
-    "network.pretrained",
-    *(f"training.{name}" for name in FREE_SETTINGS),
-)
-"""Settings that change no result and may differ when a run goes on."""
-
-
-def program_versions(*others: str) -> dict[str, str]:
-    """Program to version, of all that has a part in the weights; of others where installed."""
-    wanted = [*_PACKAGES, *(package for package in others if is_installed(package))]
-    versions = {package: metadata.version(package) for package in wanted}
-    return {"chestct": __version__, "python": platform.python_version(), **versions}
-
-
-def _git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
-    """Commit of the program and whether its files were changed since; None outside a repository."""
-    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return None
-    commit = _git(folder, "rev-parse", "HEAD")
-    changed = _git(folder, "status", "--porcelain", "--", ".")
-    if commit is None or changed is None:
-        return None
-    return {"commit": commit.strip(), "is_changed": bool(changed.strip())}
-
-
-def begin_record(
-    folder: Path,
-    settings: RunSettings | SliceRunSettings,
-    manifest: Path,
-    num_folds: int | None = None,
-    *,
-    place: str = "cpu",
-) -> None:
-    """Write `run.json`, or add to that of a run which goes on.
-
-    Args:
-        folder: The run folder; made when it does not exist.
-        settings: All of them.
-        manifest: The CSV file the run was started with.
-        num_folds: Of a cross-validation, or None.
-        place: Device and number of processes, in words; each session may have another.
-
-    Raises:
-        TrainingError: The folder holds a run with other settings or scans, or something else.
-        ReadError: Its `run.json` is damaged.
-        WriteError: It cannot be written.
-    """
-    path = folder / RUN_FILE
-    given = getattr(settings.network, "pretrained", None)
-    facts: dict[str, Any] = {
-        "seed": settings.training.seed,
-        "folds": num_folds,
-        "manifest": {"name": manifest.name, "sha256": file_sha256(manifest)},
-        "pretrained_sha256": None if given is None else file_sha256(Path(given)),
-        "settings": settings.model_dump(mode="json"),
-    }
-    sessions: list[object] = []
-    if path.is_file():
-        before = _read(path)
-        before["settings"] = _with_defaults(folder, before["settings"], type(settings))
-        _agree(folder, before, facts)
-        sessions = before["sessions"]
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise TrainingError(f"{folder.name} is not empty and holds no run. Choose a new folder.")
-    facts["sessions"] = [*sessions, _session(place)]
-    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-
-
-def _session(place: str) -> dict[str, object]:
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": program_versions(),
-        "git": _git_state(),
-        "place": place,
-    }
-
-
-def settled(settings: RunSettings, folder: Path, device: torch.device) -> RunSettings:
-    """The settings with `training.precision` named, as the run in the folder was begun.
-
-    Raises:
-        ReadError: Its `run.json` is damaged.
-    """
-    path = folder / RUN_FILE
-    before = _read(path)["settings"].get("training", {}) if path.is_file() else {}
-    wanted = settings.training.precision
-    precision = settle_precision(wanted, before.get("precision"), device)
-    training = settings.training.model_copy(update={"precision": precision})
-    return settings.model_copy(update={"training": training})
-
-
-def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted path, two levels deep as the sections are."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        is_section = isinstance(value, dict) and not prefix
-        inner = flat_settings(value, f"{name}.") if is_section else {prefix + name: value}
-        flat |= inner
-    return flat
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not {"folds", "manifest", "settings", "sessions"} <= record.keys():
-            raise ValueError("a field is missing")
-    except (OSError, ValueError, AttributeError) as error:
-        msg = f"{path.name} in {path.parent.name} is damaged ({error}). Start in a new folder."
-        raise ReadError(msg) from error
-    return record
-
-
-def _with_defaults(
-    folder: Path, settings: dict[str, Any], model: type[RunSettings | SliceRunSettings]
-) -> dict[str, Any]:
-    """Settings of an earlier session; one that came after the run began had its default then."""
-    try:
-        return model.model_validate(settings).model_dump(mode="json")
-    except ValidationError as error:
-        name = ".".join(map(str, error.errors()[0]["loc"]))
-        msg = (
-            f"{folder.name} holds a run of another version of chestct, and this one does not know "
-            f"what its setting {name} says. Use a new folder."
-        )
-        raise TrainingError(msg) from error
-
-
-def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuse to go on where settings or scans differ; the message names the first ones."""
-    if before["manifest"]["sha256"] != now["manifest"]["sha256"]:
-        msg = f"{folder.name} holds a run on another manifest, or on this one before it was changed"
-        raise TrainingError(f"{msg}. Use a new folder.")
-    weights = "pretrained_sha256"
-    pairs = {
-        "folds": (before["folds"], now["folds"]),
-        "the file of network.pretrained": (before.get(weights), now[weights]),
-    }
-    old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
-    pairs |= {name: (old.get(name), value) for name, value in new.items()}
-    changed = [
-        f"{name} was {was}, is {is_now}"
-        for name, (was, is_now) in pairs.items()
-        if was != is_now and name not in _FREE
-    ]
-    if changed:
-        listed = ", ".join(changed)
-        msg = f"{folder.name} holds a run with other settings: {listed}. Use a new folder."
-        raise TrainingError(msg)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """What git says of a folder, or None."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
-
-
-IN_WORDS: Final = {
+_IN_WORDS: Final = {
     TEST: "the test part: patients that chose nothing in this run",
     VALIDATION: "the validation part, which the run was watched on: likely too good",
 }
@@ -261,6 +81,11 @@ def scan_key(row: ManifestRow) -> str:
     """What a scan is called in tables: its path, and its series where a folder holds several."""
     series = row.others.get("series")
     return f"{row.scan} {series}" if series else row.scan
+
+
+def reasons_by_scan(manifest: Manifest, reasons: Mapping[int, str]) -> dict[str, str]:
+    """Reasons by what a scan is called instead of by row number, of the scans of a manifest."""
+    return {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
 
 
 def judge(
@@ -384,16 +209,8 @@ def predictions_of(
     outputs: Outputs, manifest: Manifest, labels: tuple[str, ...], temperature: float = 1.0
 ) -> Predictions:
     """Probabilities of a set of scans, which `manifest` lists in the same order."""
-    rows = manifest.rows
-    logits = outputs.logits.double() / temperature
-    return Predictions(
-        scans=tuple(scan_key(row) for row in rows),
-        patients=tuple(row.patient for row in rows),
-        truth=outputs.labels.numpy(),
-        probabilities=torch.softmax(logits, dim=1).numpy(),
-        labels=labels,
-        sites=_sites_of(rows),
-    )
+    probabilities = torch.softmax(outputs.logits.double() / temperature, dim=1)
+    return as_predictions(manifest.rows, probabilities.numpy(), labels)
 
 
 def as_predictions(
@@ -408,18 +225,13 @@ def as_predictions(
         truth=np.array([labels.index(row.label) for row in rows], dtype=np.int64),
         probabilities=probabilities,
         labels=labels,
-        sites=_sites_of(rows),
+        sites=tuple(row.site for row in rows) if any(row.site for row in rows) else None,
     )
 
 
 def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictions:
     """Every class as likely: stands in for what a classifier has yet to say of these scans."""
     return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
-
-
-def _sites_of(rows: Sequence[ManifestRow]) -> tuple[str, ...] | None:
-    """Where the scans come from, or None where the manifest does not say it."""
-    return tuple(row.site for row in rows) if any(row.site for row in rows) else None
 
 
 def pool(parts: list[Predictions]) -> Predictions:
@@ -454,7 +266,7 @@ def write_classifier(
         recipe=asdict(parts.recipe),
         labels=parts.labels,
         trained_on=" ".join((describe_scans(origin.training), parts.beginning)).strip(),
-        results=measured(summary, IN_WORDS[origin.judged_on]),
+        results=measured(summary, _IN_WORDS[origin.judged_on]),
         versions=program_versions(),
         licence=_LICENCE,
         temperature=origin.temperature,
@@ -555,3 +367,39 @@ def cross_validated_baseline(
         "by patient): it knows what these scans are like, as the classifier may not."
     )
     return judged.with_probabilities(probabilities), remark
+
+
+FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
+"""What is told of each fold; intervals are those of the pooled scans, folds are too small."""
+
+
+def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
+    """Write `folds.csv` and `folds.md`: a row per fold, then mean and standard deviation.
+
+    The standard deviation between folds is no interval: their training sets overlap.
+
+    Raises:
+        WriteError: They cannot be written.
+    """
+    header, *rows = _fold_rows(folds)
+    write_text(folder / "folds.csv", as_csv(header, rows))
+    write_text(folder / "folds.md", as_markdown_table(header, rows) + "\n")
+
+
+def _fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
+    """Header, one row per fold, mean, standard deviation; an undefined figure is an empty cell."""
+    columns: dict[str, list[float]] = {name: [] for name in FIGURES}
+    rows = [["fold", "scans", "patients", *FIGURES]]
+    for fold, predictions in folds.items():
+        cells = []
+        for name in FIGURES:
+            value = OVERALL[name](predictions).value
+            cells.append("" if value is None else f"{value:.4f}")
+            columns[name] += [] if value is None else [value]
+        rows.append([fold, str(len(predictions)), str(predictions.num_patients), *cells])
+    sizes = [sum(len(p) for p in folds.values()), sum(p.num_patients for p in folds.values())]
+    means = [f"{mean(values):.4f}" if values else "" for values in columns.values()]
+    spreads = [f"{stdev(values):.4f}" if len(values) > 1 else "" for values in columns.values()]
+    rows.append(["mean", *map(str, sizes), *means])
+    rows.append(["standard deviation", "", "", *spreads])
+    return rows

@@ -1,12 +1,19 @@
-"""A training run: what it consists of, and how it is begun or taken up again."""
+"""A training run: what it consists of, how it is begun, stopped between steps and gone on with.
+
+Where memory runs out it is said what to do.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Final
 
 import torch
@@ -27,9 +34,13 @@ from chestct.training.distributed import (
     on_main,
     settle_precision,
 )
-from chestct.training.loading import LabelledInputs
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import BatchNormWarmUp, class_weights, epochs_since_best
+from chestct.training.steps import (
+    BatchNormWarmUp,
+    LabelledInputs,
+    class_weights,
+    epochs_since_best,
+)
 
 _NETWORK = "network."
 _OPTIMIZER = "optimizer."
@@ -127,7 +138,7 @@ _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.op
 }
 
 
-COMPILER: Final = "inductor"
+_COMPILER: Final = "inductor"
 """Of `training.compile`; the one that PyTorch takes when none is named."""
 
 FREE_SETTINGS: Final = ("workers", "checkpoint_every_s", "checkpoint_activations")
@@ -170,7 +181,7 @@ class EpochLog:
 
 
 @dataclass
-class Progress:
+class _Progress:
     """How far a run came: finished epochs, and steps and summed loss of the one under way."""
 
     step_in_epoch: int = 0
@@ -206,7 +217,7 @@ class Run:
     labels: Int[torch.Tensor, " scan"]
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
-    progress: Progress
+    progress: _Progress
     warm_up: BatchNormWarmUp
 
     @property
@@ -257,12 +268,10 @@ def start_run(
     device = device_of(network)
     precision = from_main(on_main(lambda: _begin_folder(folder, settings, device)))
     settings = settings.model_copy(update={"precision": precision})
-    run = make_run(network, sets, settings, augmentation, folder=folder, wrap=_as_called)
+    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    called = _as_called(network, settings)
+    run = make_run(network, sets, settings, augmentation, folder=folder, called=called)
     return replace(run, progress=_take_up(folder, network, run.optimizer))
-
-
-def _as_it_is(network: nn.Module, _settings: TrainingSettings) -> Callable[..., torch.Tensor]:
-    return network
 
 
 def make_run(
@@ -272,7 +281,7 @@ def make_run(
     augmentation: AnyAugmentation | None,
     *,
     folder: Path = Path(),
-    wrap: Callable[[nn.Module, TrainingSettings], Callable[..., torch.Tensor]] = _as_it_is,
+    called: Callable[..., torch.Tensor] | None = None,
 ) -> Run:
     """A run at its beginning: memory laid out, a fresh optimiser, weights of the classes.
 
@@ -282,24 +291,23 @@ def make_run(
         settings: Of the run, the precision settled.
         augmentation: How batches are varied, or None.
         folder: The run folder, where there is one; nothing is written.
-        wrap: Makes of the network what a step calls.
+        called: What a step calls; None takes the network itself.
     """
     labels, device = sets.training_labels, device_of(network)
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-    called = wrap(network, settings)
     is_weighted = settings.class_weights == "balanced"
     weights = class_weights(labels, sets.num_classes).to(device) if is_weighted else None
     return Run(
         network=network,
-        called=called,
-        optimizer=_make_optimizer(network, settings),
+        called=network if called is None else called,
+        optimizer=_OPTIMIZERS[settings.optimizer]([*network.parameters()], settings),
         sets=sets,
         settings=settings,
         augmentation=augmentation,
         labels=labels,
         weights=weights,
         folder=folder,
-        progress=Progress(),
+        progress=_Progress(),
         warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
     )
 
@@ -310,34 +318,29 @@ def _as_called(network: nn.Module, settings: TrainingSettings) -> Callable[..., 
     is_on_gpu = device.type == "cuda"
     if not ranks.is_alone and is_on_gpu and settings.sync_batch_norm:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
-    called = torch.compile(network, backend=COMPILER) if settings.compile else network
+    called = torch.compile(network, backend=_COMPILER) if settings.compile else network
     if ranks.is_alone:
         return called
     return DistributedDataParallel(called, device_ids=[device] if is_on_gpu else None)
 
 
-def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> _Progress:
     """How far the run came, network and optimiser put back to there.
 
     Raises:
         TrainingError: Another process sees another folder.
     """
-    progress = Progress()
+    progress = _Progress()
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.is_file():
         stored = _load_checkpoint(checkpoint, network, optimizer)
         history = [EpochLog(**entry) for entry in stored.pop("history")]  # type: ignore[attr-defined]
-        progress = Progress(**stored, history=history)  # type: ignore[arg-type]
+        progress = _Progress(**stored, history=history)  # type: ignore[arg-type]
     here = [progress.epoch, progress.step_in_epoch]
     if from_main(here) != here:
         msg = f"Not all processes see the same {folder.name}. Put it on a disk that all can read."
         raise TrainingError(msg)
     return progress
-
-
-def _make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """A fresh optimiser of the settings' kind over all parameters."""
-    return _OPTIMIZERS[settings.optimizer]([*network.parameters()], settings)
 
 
 def _require_shares(network: nn.Module, settings: TrainingSettings, num: int) -> None:
@@ -382,3 +385,106 @@ def _begin_folder(folder: Path, settings: TrainingSettings, device: torch.device
         msg = f"{folder.name} holds a run with other settings: {listed}. Use a new folder."
         raise TrainingError(msg)
     return precision
+
+
+# On the CPU, and for some libraries of a GPU, there is no class of its own for it, only words.
+_MEMORY_WORDS: Final = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "unable to allocate",
+    "alloc_failed",
+    "bad_alloc",
+)
+_SHARED_WORDS: Final = ("shared memory", "/dev/shm", "semlock")
+_READER_WORDS: Final = ("dataloader worker", "data loader worker")
+
+
+class StopRequest:
+    """While entered, turns Ctrl-C and SIGTERM into a request that is looked at between steps.
+
+    A second signal acts at once, as it would have without this.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._before: dict[int, signal.Handlers | None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether a signal came."""
+        return self._number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended; that of SIGTERM by default.
+
+        Another process of the same training may have got the signal.
+        """
+        return 128 + (self._number or signal.SIGTERM)
+
+    def __enter__(self) -> StopRequest:
+        """Take the signals over; outside the main thread, Python does not allow that."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def stopped(folder: Path, stop: StopRequest) -> TrainingError:
+    """What ends a run that was asked to stop, once its state is written."""
+    place = Path(*folder.parts[-2:])
+    error = TrainingError(
+        f"Training was stopped; its state is in {place}. The same command goes on from there."
+    )
+    error.exit_code = stop.exit_code
+    return error
+
+
+@contextmanager
+def memory_explained(folder: Path) -> Iterator[None]:
+    """Turn PyTorch's many ways of running out of memory into one that says what to do.
+
+    Raises:
+        TrainingError: Memory ran out inside, of a GPU, the machine or a process that reads scans.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError, OSError) as error:
+        words = str(error).lower()
+        if any(each in words for each in _READER_WORDS):
+            remedy = "A process that reads scans was ended, as happens when memory runs out. Set "
+            remedy += "fewer training.workers, or none, and start the same command again"
+            raise TrainingError(f"{remedy}: {folder.name} goes on from its checkpoint.") from error
+        if any(each in words for each in _SHARED_WORDS):
+            msg = "Processes that read scans cannot share memory with this one, as where /dev/shm "
+            msg += "may not be written to. Make it writable, or set training.workers=0; "
+            raise TrainingError(f"{msg}{folder.name} goes on from its checkpoint.") from error
+        is_own_class = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not (is_own_class or any(each in words for each in _MEMORY_WORDS)):
+            raise
+        msg = (
+            f"Memory ran out while training. {folder.name} goes on with "
+            "--set training.checkpoint_activations=true where the network has residual blocks, or "
+            "as it is where there is more memory. Else use a new folder and a smaller "
+            "training.batch_size, with training.accumulation as many times larger."
+        )
+        raise TrainingError(msg) from error

@@ -16,136 +16,83 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
-from statistics import mean, stdev
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from torch import nn
 
 from chestct import __version__
 from chestct.card import SliceCard
 from chestct.classifier import save_classifier
-from chestct.datasets.manifest import (
-    TEST,
-    VALIDATION,
-    Manifest,
-    read_manifest,
-    require_classes,
-)
+from chestct.datasets.manifest import TEST, VALIDATION, Manifest, read_manifest, require_classes
+from chestct.datasets.scans import ScanFacts
 from chestct.datasets.slice_checks import check_slices
 from chestct.datasets.slice_lists import SHARES_PATIENTS
-from chestct.datasets.slice_store import LabelledSlices
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
-from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.patient_votes import fit_votes
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
-from chestct.evaluation.report import write_evaluation
-from chestct.evaluation.tables import EvaluationSettings, Summary, summarise
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
 from chestct.storage import write_text
-from chestct.training.components import Parts, SliceParts, find_parts, find_slice_parts
 from chestct.training.data import (
-    BASELINE_FILE,
-    CLASSIFIER_FOLDER,
-    EVALUATION_FOLDER,
-    PREDICTIONS_FILE,
-    TRAINING_FOLDER,
-    CheckedScans,
     Division,
-    Listener,
-    Plan,
-    Ready,
-    SlicePlan,
     Training,
     check_scans,
     conclude_check,
     divide,
     divide_slices,
     divided,
-    is_finished,
     labelled_sets,
+    labelled_slices,
     make_cache,
     patient_labels_of,
     prepare_scans,
     read_slices,
 )
 from chestct.training.distributed import current_ranks, from_main, main_first, on_main
-from chestct.training.interrupts import memory_explained
 from chestct.training.judging import SLICES_AT_ONCE, JudgedSlices, write_judged
 from chestct.training.loop import train
+from chestct.training.plan import (
+    BASELINE_FILE,
+    CLASSIFIER_FOLDER,
+    EVALUATION_FOLDER,
+    PREDICTIONS_FILE,
+    TRAINING_FOLDER,
+    Listener,
+    Parts,
+    Plan,
+    SliceParts,
+    SlicePlan,
+    begin_record,
+    find_parts,
+    find_slice_parts,
+    in_precision,
+    is_finished,
+    program_versions,
+    settled,
+)
 from chestct.training.results import (
     BASELINE_NAME,
     Origin,
     answers,
     baseline_beside,
-    begin_record,
     describe_scans,
     evaluation_settings,
     judge,
     measured,
     pool,
-    program_versions,
-    scan_key,
-    settled,
+    reasons_by_scan,
     write_classifier,
+    write_folds,
 )
-from chestct.training.run import EpochLog, LabelledSets
-from chestct.training.settings import SliceRunSettings, settings_as_yaml
+from chestct.training.run import EpochLog, LabelledSets, memory_explained
+from chestct.training.settings import SliceRunSettings, TrainingSettings, settings_as_yaml
 from chestct.training.steps import remark_on_start
 from chestct.training.tracking import Trackers, check_tracking
 
-FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
-"""What is told of each fold; intervals are those of the pooled scans, folds are too small."""
-
-
-def _write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
-    """Write `folds.csv` and `folds.md`: a row per fold, then mean and standard deviation.
-
-    The standard deviation between folds is no interval: their training sets overlap.
-
-    Raises:
-        WriteError: They cannot be written.
-    """
-    header, *rows = _fold_rows(folds)
-    write_text(folder / "folds.csv", as_csv(header, rows))
-    write_text(folder / "folds.md", as_markdown_table(header, rows) + "\n")
-
-
-def _fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
-    """Header, one row per fold, mean, standard deviation; an undefined figure is an empty cell."""
-    columns: dict[str, list[float]] = {name: [] for name in FIGURES}
-    rows = [["fold", "scans", "patients", *FIGURES]]
-    for fold, predictions in folds.items():
-        cells = []
-        for name in FIGURES:
-            value = OVERALL[name](predictions).value
-            cells.append("" if value is None else f"{value:.4f}")
-            columns[name] += [] if value is None else [value]
-        rows.append([fold, str(len(predictions)), str(predictions.num_patients), *cells])
-    sizes = [sum(len(p) for p in folds.values()), sum(p.num_patients for p in folds.values())]
-    means = [f"{mean(values):.4f}" if values else "" for values in columns.values()]
-    spreads = [f"{stdev(values):.4f}" if len(values) > 1 else "" for values in columns.values()]
-    rows.append(["mean", *map(str, sizes), *means])
-    rows.append(["standard deviation", "", "", *spreads])
-    return rows
-
-
-__all__ = [
-    "BASELINE_FILE",
-    "CLASSIFIER_FOLDER",
-    "EVALUATION_FOLDER",
-    "PREDICTIONS_FILE",
-    "TRAINING_FOLDER",
-    "Plan",
-    "is_finished",
-    "run_training",
-]
-
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class _Trained:
     """A network that was trained, and what it says.
 
     Attributes:
@@ -178,24 +125,25 @@ def run_training(plan: Plan) -> Summary | None:
     """
     parts, manifest, trainings = main_first(lambda: _found(plan))
     cache = make_cache(plan.settings.data, parts.recipe)
-    precision = from_main(on_main(lambda: _begin(plan, parts)))
-    training_settings = plan.settings.training.model_copy(update={"precision": precision})
-    settings = plan.settings.model_copy(update={"training": training_settings})
-    plan = replace(plan, settings=settings)
+    plan = in_precision(plan, from_main(on_main(lambda: _begin(plan, parts))))
     divisions = [training.division for training in trainings]
     report = plan.folder / "check.json"
-    checked = on_main(lambda: check_scans(manifest, divisions, cache, report, plan.listener))
+    facts = on_main(lambda: check_scans(manifest, divisions, cache, report, plan.listener))
     for training in trainings:
-        _do(plan, parts, cache, checked, training)
+        _do(plan, parts, cache, facts or {}, training)
     return on_main(lambda: _conclude(plan, trainings))
 
 
 def _found(plan: Plan) -> tuple[Parts, Manifest, list[Training]]:
     """What settings and manifest name, checked before anything is done."""
     parts = find_parts(plan.settings)
+    return parts, *divided(plan, _read_manifest(plan))
+
+
+def _read_manifest(plan: Plan | SlicePlan) -> Manifest:
     manifest = read_manifest(plan.manifest, plan.settings.labels)
     require_classes(manifest)
-    return parts, *divided(plan, manifest)
+    return manifest
 
 
 def _begin(plan: Plan, parts: Parts) -> str:
@@ -203,25 +151,25 @@ def _begin(plan: Plan, parts: Parts) -> str:
     check_tracking(plan.settings.tracking, plan.listener.note)
     if parts.beginning:
         plan.listener.note(parts.beginning)
-    settings = settled(plan.settings, plan.folder, plan.device)
-    begin_record(plan.folder, settings, plan.manifest, plan.num_folds, place=plan.place)
-    write_text(plan.folder / "settings.yaml", settings_as_yaml(settings))
-    return settings.training.precision
+    own = settled(plan)
+    begin_record(own)
+    write_text(plan.folder / "settings.yaml", settings_as_yaml(own.settings))
+    return own.settings.training.precision
 
 
 def _do(
-    plan: Plan, parts: Parts, cache: Cache, checked: CheckedScans | None, training: Training
+    plan: Plan, parts: Parts, cache: Cache, facts: Mapping[int, ScanFacts], training: Training
 ) -> None:
     """Train, judge and keep one network; one that was finished before is left as it is."""
     if not from_main(is_finished(training.folder)):
         trained = _train_one(plan, parts, cache, training)
-        on_main(lambda: _write_one(parts, checked, training, trained))
+        on_main(lambda: _write_one(parts, facts, training, trained))
         on_main(lambda: _note_threshold(plan.listener, trained.origin))
     elif current_ranks().is_main:
         plan.listener.note(f"{training.name} was finished before.")
 
 
-def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> Trained:
+def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> _Trained:
     """Prepare the scans, train a network and let it judge."""
     unsuitable = _prepare(plan, cache, training)
     division = training.division.without(unsuitable)
@@ -239,14 +187,14 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> Tr
 
     def show(entry: EpochLog) -> None:
         """Tell the plan's listener and the trackers of an epoch."""
-        plan.after_epoch(training.name, entry)
+        plan.listener.epoch(training.name, entry)
         if shown is not None:
             shown.update()
 
     with memory_explained(training.folder):
         train(network, sets, settings, folder, augmentation=parts.augmentation, after_epoch=show)
         judged, origin = judge(network, sets, division, parts, training.name, plan.settings)
-    return Trained(network, division, unsuitable, judged, origin, shown)
+    return _Trained(network, division, unsuitable, judged, origin, shown)
 
 
 def _prepare(plan: Plan, cache: Cache, training: Training) -> dict[int, str]:
@@ -262,13 +210,13 @@ def _prepare(plan: Plan, cache: Cache, training: Training) -> dict[int, str]:
 
 
 def _write_one(
-    parts: Parts, checked: CheckedScans | None, training: Training, trained: Trained
+    parts: Parts, facts: Mapping[int, ScanFacts], training: Training, trained: _Trained
 ) -> None:
     """Write what a network says of its scans, and the network as a classifier."""
     judged, division, origin = trained.judged, trained.division, trained.origin
     write_predictions(judged, training.folder / PREDICTIONS_FILE)
-    if checked is not None and checked.has_baseline:
-        beside = baseline_beside(judged, division, checked.facts, origin.judged_on)
+    if facts:
+        beside = baseline_beside(judged, division, facts, origin.judged_on)
         write_predictions(beside, training.folder / BASELINE_FILE)
     summary = write_evaluation(
         judged,
@@ -276,7 +224,7 @@ def _write_one(
         settings=evaluation_settings(origin),
         others=_baseline([training]),
         logs=_logs([training]),
-        excluded=_named(training.division.parts[origin.judged_on], trained.unsuitable),
+        excluded=reasons_by_scan(training.division.parts[origin.judged_on], trained.unsuitable),
     )
     if trained.shown is not None:
         trained.shown.finish(summary)
@@ -289,11 +237,6 @@ def _conclude(plan: Plan, trainings: list[Training]) -> Summary:
     if plan.num_folds is None:
         return summarise(read_predictions(plan.folder / PREDICTIONS_FILE))
     return _pool(plan, trainings)
-
-
-def _named(manifest: Manifest, reasons: Mapping[int, str]) -> dict[str, str]:
-    """Reasons by the scan's name instead of the row's number, of the scans of a manifest."""
-    return {scan_key(r): reasons[r.number] for r in manifest.rows if r.number in reasons}
 
 
 def _note_unsuitable(listener: Listener, unsuitable: Mapping[int, str]) -> None:
@@ -312,7 +255,7 @@ def _note_threshold(listener: Listener, origin: Origin) -> None:
 def _pool(plan: Plan, trainings: list[Training]) -> Summary:
     """Evaluate all folds as one, and each beside the others."""
     found = {each.name: read_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
-    _write_folds(found, plan.folder)
+    write_folds(found, plan.folder)
     pooled = pool([*found.values()])
     write_predictions(pooled, plan.folder / PREDICTIONS_FILE)
     return write_evaluation(
@@ -346,26 +289,56 @@ def _logs(trainings: list[Training]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def ready_scans(plan: Plan) -> Ready[Parts]:
+_AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready(Generic[_AnyParts]):
+    """Scans or slices that may be trained on, divided, checked and prepared.
+
+    Attributes:
+        parts: What they are trained with.
+        division: Which is used for what.
+        sets: Their inputs, as the loop takes them.
+        training: The settings of the loop, the precision settled.
+    """
+
+    parts: _AnyParts
+    division: Division
+    sets: LabelledSets
+    training: TrainingSettings
+
+
+def checked_scans(plan: Plan) -> tuple[Parts, Division, Cache]:
+    """Divide and check the scans of one training, its precision settled, in one process.
+
+    Raises:
+        ChestCTError: Settings, manifest, scans or folder are not as they should be.
+    """
+    section = plan.settings.data
+    parts = find_parts(plan.settings)
+    manifest = _read_manifest(plan)
+    division = divide(manifest, section)
+    cache = make_cache(section, parts.recipe)
+    begin_record(plan)
+    check_scans(manifest, [division], cache, plan.folder / "check.json", plan.listener)
+    return parts, division, cache
+
+
+def ready_scans(plan: Plan) -> _Ready[Parts]:
     """Divide, check and prepare scans for one training, in one process.
 
     Raises:
         ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
-    settings = settled(plan.settings, plan.folder, plan.device)
-    parts = find_parts(settings)
-    manifest = read_manifest(plan.manifest, settings.labels)
-    require_classes(manifest)
-    division = divide(manifest, settings.data)
-    cache = make_cache(settings.data, parts.recipe)
-    begin_record(plan.folder, settings, plan.manifest, place=plan.place)
-    check_scans(manifest, [division], cache, plan.folder / "check.json", plan.listener)
-    division = division.without(prepare_scans(division, settings.data, cache, plan.listener))
-    sets = labelled_sets(division, cache, settings.data)
-    return Ready(parts, division, sets, settings.training)
+    plan = settled(plan)
+    section = plan.settings.data
+    parts, division, cache = checked_scans(plan)
+    division = division.without(prepare_scans(division, section, cache, plan.listener))
+    return _Ready(parts, division, labelled_sets(division, cache, section), plan.settings.training)
 
 
-def ready_slices(plan: SlicePlan) -> Ready[SliceParts]:
+def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
     """Divide, read and check slices for one training.
 
     Raises:
@@ -374,10 +347,8 @@ def ready_slices(plan: SlicePlan) -> Ready[SliceParts]:
     """
     settings = plan.settings
     parts = find_slice_parts(settings)
-    manifest = read_manifest(plan.manifest, settings.labels)
-    require_classes(manifest)
-    division = divide_slices(manifest, settings.data)
-    begin_record(plan.folder, settings, plan.manifest, place=plan.place)
+    division = divide_slices(_read_manifest(plan), settings.data)
+    begin_record(plan)
     write_text(plan.folder / "settings.yaml", settings_as_yaml(settings))
     store = read_slices(division.joined, parts.form, plan.listener, settings.data.cache)
     report = check_slices(
@@ -387,13 +358,7 @@ def ready_slices(plan: SlicePlan) -> Ready[SliceParts]:
         shares_patients=_shares_patients(settings),
     )
     conclude_check(report, plan.folder / "check.json", plan.listener)
-    sets = LabelledSets(
-        training=LabelledSlices(store, division.training),
-        validation=LabelledSlices(store, division.validation),
-        num_classes=len(manifest.labels),
-        test=None if division.test is None else LabelledSlices(store, division.test),
-    )
-    return Ready(parts, division, sets, settings.training)
+    return _Ready(parts, division, labelled_slices(division, store), settings.training)
 
 
 LEAK_STATED: Final = (
@@ -430,13 +395,14 @@ def run_slice_training(plan: SlicePlan) -> Summary:
             ready.training,
             plan.folder / TRAINING_FOLDER,
             augmentation=parts.augmentation,
-            after_epoch=lambda entry: plan.after_epoch(name, entry),
+            after_epoch=lambda entry: plan.listener.epoch(name, entry),
         )
         said = answers(network, ready.sets, division, parts.labels, batch_size=SLICES_AT_ONCE)
     patients = patient_labels_of(division.joined)
     votes = fit_votes(said.calibrated, patients)
     judged = JudgedSlices(name, said.judged, votes, patients)
-    found = write_judged(judged, plan.folder, logs=_logs([Training(name, plan.folder, division)]))
+    logs = _logs([Training(name, plan.folder, division)])
+    on_slices, on_patients = write_judged(judged, plan.folder, logs=logs)
     card = SliceCard(
         name=name,
         network=parts.network,
@@ -446,14 +412,14 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         backbone_weights=parts.describe_weights(),
         split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
         trained_on=describe_scans(division.training),
-        results=measured(found.slices, _SLICES_IN_WORDS[said.part]),
+        results=measured(on_slices, _SLICES_IN_WORDS[said.part]),
         votes=votes,
         temperature=said.temperature,
         versions=program_versions("timm", "torchvision"),
         licence=_SLICES_LICENCE,
     )
     save_classifier(plan.folder / CLASSIFIER_FOLDER, network, card)
-    return found.patients
+    return on_patients
 
 
 def _shares_patients(settings: SliceRunSettings) -> bool:

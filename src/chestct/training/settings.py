@@ -370,6 +370,16 @@ def settings_as_yaml(settings: BaseModel) -> str:
     return text
 
 
+def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted path, two levels deep as the sections are."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        is_section = isinstance(value, dict) and not prefix
+        inner = flat_settings(value, f"{name}.") if is_section else {prefix + name: value}
+        flat |= inner
+    return flat
+
+
 def _setting_names(model: type[BaseModel] = RunSettings, prefix: str = "") -> list[str]:
     """Dotted paths of all settings."""
     names: list[str] = []

@@ -8,20 +8,17 @@ import os
 import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from chestct.errors import TrainingError, WriteError
 from chestct.evaluation.figures import read_log
-from chestct.evaluation.tables import Summary
+from chestct.evaluation.report import Summary
 from chestct.extras import import_extra, is_installed
 from chestct.storage import reason_of, write_text
-from chestct.training.results import flat_settings
-from chestct.training.settings import RunSettings, TrackingSection
+from chestct.training.settings import RunSettings, TrackingSection, flat_settings
 
-TAGS: Final = {
+_TAGS: Final = {
     "training_loss": "loss/training",
     "validation_loss": "loss/validation",
     "validation_accuracy": "accuracy/validation",
@@ -29,7 +26,7 @@ TAGS: Final = {
     "seconds": "epoch/seconds",
     "gpu_memory_gib": "epoch/gpu_memory_gib",
 }
-"""Field of `run.EpochLog` to what it is called in TensorBoard."""
+"""Field of `run.EpochLog` to what it is called in TensorBoard; MLflow has the field's own name."""
 
 _VERSION: Final = b"brain.Event:2"
 _CASTAGNOLI: Final = 0x82F63B78
@@ -63,23 +60,20 @@ class _EventFile:
             if self._num_written == 0:
                 self._begin()
             with self._path.open("ab") as file:
-                file.write(b"".join(record(_epoch(each, time.time())) for each in new))
+                file.write(b"".join(_record(_epoch(each, time.time())) for each in new))
         except OSError as error:
             msg = f"{self._path.name} cannot be written in {self._folder.name}: {reason_of(error)}."
             raise WriteError(f"{msg} Free some space and start the same command again.") from error
         self._num_written = len(epochs)
 
-    def finish(self, figures: Mapping[str, float]) -> None:
-        """There is nothing left to do: final figures stand in the run folder."""
-
     def _begin(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         for old in self._folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._path.write_bytes(record(_double(1, time.time()) + _bytes(3, _VERSION)))
+        self._path.write_bytes(_record(_double(1, time.time()) + _bytes(3, _VERSION)))
 
 
-def record(content: bytes) -> bytes:
+def _record(content: bytes) -> bytes:
     """A TFRecord: length, its checksum, content, its checksum."""
     length = struct.pack("<Q", len(content))
     return length + _checksum(length) + content + _checksum(content)
@@ -87,9 +81,11 @@ def record(content: bytes) -> bytes:
 
 def _crc32c(content: bytes) -> int:
     """Castagnoli's cyclic redundancy check."""
-    table, remainder = _crc_table(), 0xFFFFFFFF
+    remainder = 0xFFFFFFFF
     for byte in content:
-        remainder = table[(remainder ^ byte) & 0xFF] ^ (remainder >> 8)
+        remainder ^= byte
+        for _ in range(8):
+            remainder = (remainder >> 1) ^ (_CASTAGNOLI if remainder & 1 else 0)
     return remainder ^ 0xFFFFFFFF
 
 
@@ -97,21 +93,11 @@ def _epoch(figures: Mapping[str, Any], wall_time: float) -> bytes:
     """One event with a value for each figure that there is."""
     values = b"".join(
         _bytes(1, _bytes(1, tag.encode()) + _float(2, figures[name]))
-        for name, tag in TAGS.items()
+        for name, tag in _TAGS.items()
         if figures.get(name) is not None
     )
-    step = _key(2, _VARINT) + _varint(figures["epoch"])
+    step = _field(2, _VARINT, _varint(figures["epoch"]))
     return _double(1, wall_time) + step + _bytes(5, values)
-
-
-@cache
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for number in range(256):
-        for _ in range(8):
-            number = (number >> 1) ^ (_CASTAGNOLI if number & 1 else 0)
-        table.append(number)
-    return tuple(table)
 
 
 def _checksum(content: bytes) -> bytes:
@@ -119,10 +105,6 @@ def _checksum(content: bytes) -> bytes:
     plain = _crc32c(content)
     turned = (plain >> 15) | (plain << 17)
     return struct.pack("<I", (turned + _MASK_DELTA) & 0xFFFFFFFF)
-
-
-def _key(field: int, kind: int) -> bytes:
-    return _varint(field << 3 | kind)
 
 
 def _varint(number: int) -> bytes:
@@ -135,54 +117,32 @@ def _varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-def _double(field: int, value: float) -> bytes:
-    return _key(field, _DOUBLE) + struct.pack("<d", value)
+def _field(number: int, kind: int, content: bytes) -> bytes:
+    """A field of a protocol buffer; its number and the kind of its content come first."""
+    return _varint(number << 3 | kind) + content
 
 
-def _float(field: int, value: float) -> bytes:
-    return _key(field, _FLOAT) + struct.pack("<f", value)
+def _double(number: int, value: float) -> bytes:
+    return _field(number, _DOUBLE, struct.pack("<d", value))
 
 
-def _bytes(field: int, value: bytes) -> bytes:
-    return _key(field, _BYTES) + _varint(len(value)) + value
+def _float(number: int, value: float) -> bytes:
+    return _field(number, _FLOAT, struct.pack("<f", value))
 
 
-RUN_FILE: Final = "mlflow.json"
-_FIGURES: Final = (
-    "training_loss",
-    "validation_loss",
-    "validation_accuracy",
-    "learning_rate",
-    "seconds",
-    "gpu_memory_gib",
-)
-
-
-@dataclass(frozen=True)
-class _MlflowTarget:
-    """Where and as what a training is logged.
-
-    Attributes:
-        uri: MLflow's tracking URI.
-        experiment: Name of the experiment; made when there is none.
-        name: Of the run.
-        settings: By their dotted paths; logged as parameters.
-        tags: What else is known from the start.
-    """
-
-    uri: str
-    experiment: str
-    name: str
-    settings: Mapping[str, object]
-    tags: Mapping[str, str]
+def _bytes(number: int, value: bytes) -> bytes:
+    return _field(number, _BYTES, _varint(len(value)) + value)
 
 
 class _MlflowRun:
-    """One training in MLflow.
+    """One training in MLflow, its settings logged as parameters.
 
     Args:
-        target: Where and as what.
+        uri: MLflow's tracking URI.
+        settings: Of the run; they name the experiment, which is made when there is none.
+        name: Of the training.
         folder: The training's folder; the run's identifier is kept there.
+        tags: What else is known from the start.
         note: Told when the server is lost.
 
     Raises:
@@ -190,16 +150,26 @@ class _MlflowRun:
         TrainingError: The server cannot be reached, or refuses.
     """
 
-    def __init__(self, target: _MlflowTarget, folder: Path, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        uri: str,
+        settings: RunSettings,
+        name: str,
+        folder: Path,
+        *,
+        tags: Mapping[str, str],
+        note: Callable[[str], None],
+    ) -> None:
         # MLflow reports its use to its makers unless told not to.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._mlflow = import_extra("mlflow", extra="mlflow")
         self._errors = (self._mlflow.exceptions.MlflowException, OSError)
-        self._file, self._note = folder / RUN_FILE, note
+        self._file, self._note = folder / "mlflow.json", note
+        self._experiment = settings.tracking.mlflow_experiment
         self._is_lost = False
         try:
-            self._client = self._mlflow.MlflowClient(tracking_uri=target.uri)
-            self._run, self._num_logged = self._find_run(target)
+            self._client = self._mlflow.MlflowClient(tracking_uri=uri)
+            self._run, self._num_logged = self._kept_run() or self._new_run(settings, name, tags)
         except self._errors as error:
             msg = f"MLflow cannot be used at its tracking URI: {_first_line(error)}. Start its "
             raise TrainingError(msg + "server, or leave tracking.mlflow_uri out.") from error
@@ -209,7 +179,7 @@ class _MlflowRun:
         metrics = [
             self._metric(name, epoch[name], epoch["epoch"])
             for epoch in epochs[self._num_logged :]
-            for name in _FIGURES
+            for name in _TAGS
             if epoch.get(name) is not None
         ]
         self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
@@ -224,21 +194,27 @@ class _MlflowRun:
         self._try(lambda: self._client.log_batch(self._run, metrics=metrics))
         self._try(lambda: self._client.set_terminated(self._run, "FINISHED"))
 
-    def _find_run(self, target: _MlflowTarget) -> tuple[str, int]:
-        """The run that goes on, or a new one, and how many epochs it has."""
-        if self._file.is_file():
-            kept = json.loads(self._file.read_text(encoding="utf-8"))
-            if kept["experiment"] == target.experiment:
-                self._client.update_run(kept["run"], status="RUNNING")
-                self._experiment = target.experiment
-                return kept["run"], kept["epochs"]
-        found = self._client.get_experiment_by_name(target.experiment)
-        number = found.experiment_id if found else self._client.create_experiment(target.experiment)
-        run = self._client.create_run(number, run_name=target.name, tags=dict(target.tags))
-        param = self._mlflow.entities.Param
-        params = [param(name, str(value)) for name, value in target.settings.items()]
+    def _kept_run(self) -> tuple[str, int] | None:
+        """The run that goes on and how many epochs it has; None where there is none."""
+        if not self._file.is_file():
+            return None
+        kept = json.loads(self._file.read_text(encoding="utf-8"))
+        if kept["experiment"] != self._experiment:
+            return None
+        self._client.update_run(kept["run"], status="RUNNING")
+        return kept["run"], kept["epochs"]
+
+    def _new_run(
+        self, settings: RunSettings, name: str, tags: Mapping[str, str]
+    ) -> tuple[str, int]:
+        """A new run, without epochs, that knows all settings but places on this machine."""
+        found = self._client.get_experiment_by_name(self._experiment)
+        number = found.experiment_id if found else self._client.create_experiment(self._experiment)
+        run = self._client.create_run(number, run_name=name, tags=dict(tags))
+        param, flat = self._mlflow.entities.Param, flat_settings(settings.model_dump(mode="json"))
+        params = [param(key, str(value)) for key, value in flat.items() if key not in _PRIVATE]
         self._client.log_batch(run.info.run_id, params=params)
-        self._run, self._num_logged, self._experiment = run.info.run_id, 0, target.experiment
+        self._run, self._num_logged = run.info.run_id, 0
         self._keep()
         return self._run, 0
 
@@ -266,20 +242,9 @@ def _first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-TENSORBOARD_FOLDER: Final = "tensorboard"
 _URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
 _PRIVATE: Final = ("data.cache", "tracking.mlflow_uri")
 """Settings that name places on this machine."""
-
-
-class _Tracker(Protocol):
-    """Who is shown figures."""
-
-    def update(self, epochs: Sequence[Mapping[str, Any]]) -> None:
-        """Take all epochs that are finished; those known already are passed over."""
-
-    def finish(self, figures: Mapping[str, float]) -> None:
-        """Take the final figures."""
 
 
 class Trackers:
@@ -307,28 +272,27 @@ class Trackers:
         note: Callable[[str], None],
     ) -> None:
         self._log = folder / "log.jsonl"
-        self._all: list[_Tracker] = [_EventFile(folder / TENSORBOARD_FOLDER)]
+        self._events = _EventFile(folder / "tensorboard")
         uri = mlflow_uri(settings.tracking)
-        if uri is not None:
-            flat = flat_settings(settings.model_dump(mode="json"))
-            shown = {key: value for key, value in flat.items() if key not in _PRIVATE}
-            target = _MlflowTarget(uri, settings.tracking.mlflow_experiment, name, shown, tags)
-            self._all.append(_MlflowRun(target, folder, note))
+        self._mlflow = (
+            None if uri is None else _MlflowRun(uri, settings, name, folder, tags=tags, note=note)
+        )
 
     def update(self) -> None:
-        """Show what the log has to all of them."""
+        """Show the epochs that the log has to all of them."""
         epochs = read_log(self._log)
-        for tracker in self._all:
-            tracker.update(epochs)
+        self._events.update(epochs)
+        if self._mlflow:
+            self._mlflow.update(epochs)
 
     def finish(self, summary: Summary) -> None:
-        """Show the final figures."""
+        """Show the final figures to MLflow; beside TensorBoard's they stand in the run folder."""
         overall = summary.figures.overall
         figures = {
             f"final_{name}": each.value for name, each in overall.items() if each.value is not None
         }
-        for tracker in self._all:
-            tracker.finish(figures)
+        if self._mlflow:
+            self._mlflow.finish(figures)
 
 
 def check_tracking(section: TrackingSection, note: Callable[[str], None]) -> None:

@@ -1,0 +1,452 @@
+"""One call of a command that trains: its settings, what they name, who is told, and its record."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from chestct import __version__
+from chestct.card import CARD_FILE, PictureForm
+from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
+from chestct.datasets.slice_lists import SLICE_SPLITS
+from chestct.datasets.workers import Progress
+from chestct.errors import NetworkError, ReadError, RecipeError, TrainingError, UnknownNameError
+from chestct.extras import is_installed
+from chestct.lookup import look_up
+from chestct.networks import build_network
+from chestct.networks.medicalnet import load_medicalnet_weights
+from chestct.networks.slices import (
+    SLICE_NETWORKS,
+    SliceNetwork,
+    build_slice_network,
+    find_weights,
+    load_backbone_weights,
+)
+from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
+from chestct.storage import file_sha256, write_text
+from chestct.training.distributed import CPU, current_ranks, device_in_words, settle_precision
+from chestct.training.run import FREE_SETTINGS, EpochLog
+from chestct.training.settings import RunSettings, SliceRunSettings, flat_settings
+
+_RESNETS = "roi_resnet"
+"""What the names of the 3D ResNets begin with."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run's settings name, found and checked.
+
+    Attributes:
+        network: Name of the network.
+        network_settings: All that `build_network` has to be told, the input's shape with it.
+        recipe: How scans are prepared.
+        augmentation: How batches are varied, or None.
+        labels: Class names in the classifier's order.
+        pretrained: File of MedicalNet's weights that it begins with, or None for drawn ones.
+        beginning: What it begins with in words, with the file's hash; empty for drawn weights.
+    """
+
+    network: str
+    network_settings: dict[str, object]
+    recipe: Recipe
+    augmentation: AnyAugmentation | None
+    labels: tuple[str, ...]
+    pretrained: Path | None = None
+    beginning: str = ""
+
+    def build_network(self, seed: int) -> nn.Module:
+        """The network with weights drawn from a seed; torch's own generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build_network(
+                self.network,
+                self.recipe.num_channels,
+                len(self.labels),
+                self.network_settings,
+            )
+        if self.pretrained is not None:
+            load_medicalnet_weights(network, self.pretrained)
+        return network
+
+
+def find_parts(settings: RunSettings) -> Parts:
+    """Find and check what the settings name, and that network and recipe fit together.
+
+    Raises:
+        TrainingError: Something is unknown, impossible or does not fit; the message names the
+            setting by its dotted path.
+    """
+    _require_distinct(settings.labels)
+    recipe = _find_recipe(settings)
+    with _blamed_on("augmentation"):
+        chosen = settings.augmentation
+        augmentation = find_augmentation(chosen.name, chosen.overrides)
+    with _blamed_on("network"):
+        network_settings = _fit_network(settings, recipe)
+    parts = Parts(
+        network=settings.network.name,
+        network_settings=network_settings,
+        recipe=recipe,
+        augmentation=augmentation,
+        labels=settings.labels,
+    )
+    if settings.network.pretrained is None:
+        return parts
+    with _blamed_on("network.pretrained"):
+        return _begun_with(parts, Path(settings.network.pretrained))
+
+
+def _begun_with(parts: Parts, file: Path) -> Parts:
+    """The same parts, the network beginning with a file's weights, which are tried out.
+
+    Raises:
+        NetworkError: The file cannot be read or does not fit, or the network is no 3D ResNet.
+    """
+    if not parts.network.startswith(_RESNETS):
+        msg = f"MedicalNet's weights are for the 3D ResNets, not for '{parts.network}'."
+        raise NetworkError(f"{msg} Leave the setting out, or train one of them.")
+    found = load_medicalnet_weights(parts.build_network(0), file)
+    said = f"Begun with the weights of {file.name}, SHA-256 {file_sha256(file)}. {found}"
+    return replace(parts, pretrained=file, beginning=said)
+
+
+def _find_recipe(settings: RunSettings) -> Recipe:
+    with _blamed_on("recipe.name"):
+        named = look_up(RECIPES, settings.recipe.name, kind="recipe")
+    with _blamed_on("recipe.overrides"):
+        return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
+
+
+def _fit_network(settings: RunSettings, recipe: Recipe) -> dict[str, object]:
+    """The network's settings with the recipe's input shape, tried out without any memory."""
+    chosen: dict[str, object] = dict(settings.network.settings)
+    num_classes = len(settings.labels)
+    with torch.device("meta"):
+        network = build_network(settings.network.name, recipe.num_channels, num_classes, chosen)
+        has_shape = hasattr(getattr(network, "settings", None), "input_shape")
+        if has_shape and "input_shape" not in chosen:
+            chosen["input_shape"] = list(recipe.input_shape)
+            network = build_network(settings.network.name, recipe.num_channels, num_classes, chosen)
+        with torch.no_grad():
+            scan = torch.zeros(1, recipe.num_channels, *recipe.input_shape)
+            network.eval()(scan, torch.zeros(1, 1, *recipe.input_shape))
+    return chosen
+
+
+def _require_distinct(labels: tuple[str, ...]) -> None:
+    if len(set(labels)) < len(labels):
+        raise TrainingError(f"'labels' names a class twice: {', '.join(labels)}.")
+
+
+@contextmanager
+def _blamed_on(setting: str) -> Iterator[None]:
+    """Put the dotted path of a setting before what is said of it."""
+    try:
+        yield
+    except (NetworkError, RecipeError, TrainingError, UnknownNameError) as error:
+        raise TrainingError(f"'{setting}': {error}") from error
+
+
+RANDOM_WEIGHTS = "random weights: nothing was learned from photographs first"
+
+
+@dataclass(frozen=True)
+class SliceParts:
+    """What a slice run's settings name, found and checked.
+
+    Attributes:
+        network: A name in `SLICE_NETWORKS`.
+        network_settings: All that `build_slice_network` has to be told.
+        weights: File of the backbone's weights, or None for random ones.
+        form: How pictures become inputs.
+        augmentation: How batches are varied, or None.
+        labels: Class names in the classifier's order.
+    """
+
+    network: str
+    network_settings: dict[str, object]
+    weights: Path | None
+    form: PictureForm
+    augmentation: AnyAugmentation | None
+    labels: tuple[str, ...]
+
+    def build_network(self, seed: int) -> SliceNetwork:
+        """The network, its head drawn from a seed; torch's own generator is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = build_slice_network(self.network, len(self.labels), self.network_settings)
+        if self.weights is not None:
+            load_backbone_weights(network, self.weights)
+        return network
+
+    def describe_weights(self) -> str:
+        """Where the backbone's weights come from, in words, with the file's hash."""
+        if self.weights is None:
+            return RANDOM_WEIGHTS
+        facts = SLICE_NETWORKS[self.network]
+        return f"{facts.weights_id}, SHA-256 {file_sha256(self.weights)}"
+
+
+def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
+    """Find and check what the settings name, weights among them.
+
+    Raises:
+        TrainingError: Something is unknown, impossible or missing; the message names the setting.
+        MissingExtraError: timm is not installed.
+    """
+    _require_distinct(settings.labels)
+    chosen: dict[str, object] = dict(settings.network.settings)
+    with _blamed_on("augmentation"):
+        wanted = settings.augmentation
+        augmentation = find_augmentation(wanted.name, wanted.overrides, SLICE_AUGMENTATIONS)
+    with _blamed_on("data.split"):
+        look_up(SLICE_SPLITS, settings.data.split, kind="split of slices")
+    with _blamed_on("network"), torch.device("meta"):
+        network = build_slice_network(settings.network.name, len(settings.labels), chosen)
+    with _blamed_on("network.weights"):
+        weights = find_weights(settings.network.name, settings.network.weights)
+    form = PictureForm(size=network.size, **settings.pictures.model_dump())
+    return SliceParts(settings.network.name, chosen, weights, form, augmentation, settings.labels)
+
+
+TRAINING_FOLDER: Final = "training"
+CLASSIFIER_FOLDER: Final = "classifier"
+EVALUATION_FOLDER: Final = "evaluation"
+PREDICTIONS_FILE: Final = "predictions.csv"
+BASELINE_FILE: Final = "baseline.csv"
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Who is told how far things have come; the functions may do nothing.
+
+    Attributes:
+        note: Told what a person should read.
+        progress: Told what is being done and how far it is.
+        epoch: Told a training's name and each of its epochs.
+        processes: How many scans are read at once; None takes all cores.
+    """
+
+    note: Callable[[str], None] = lambda _text: None
+    progress: Callable[[str, Progress], None] = lambda _what, _progress: None
+    epoch: Callable[[str, EpochLog], None] = lambda _name, _entry: None
+    processes: int | None = None
+
+    def watch(self, what: str) -> Callable[[Progress], None]:
+        """The progress of one thing, by its name."""
+        return lambda how_far: self.progress(what, how_far)
+
+
+_AnySettings = TypeVar("_AnySettings", RunSettings, SliceRunSettings)
+
+
+@dataclass(frozen=True)
+class _AnyPlan(Generic[_AnySettings]):
+    """One call of a command that trains.
+
+    Attributes:
+        settings: All of them.
+        manifest: The CSV file of the scans or slices.
+        folder: The run folder.
+        num_folds: Of a cross-validation, or None; of slices always None.
+        listener: Who is told how far things are.
+        device: Where networks are trained.
+    """
+
+    settings: _AnySettings
+    manifest: Path
+    folder: Path
+    num_folds: int | None = None
+    listener: Listener = field(default_factory=Listener)
+    device: torch.device = CPU
+
+    @property
+    def place(self) -> str:
+        """Where it is trained, in words."""
+        size = current_ranks().size
+        return device_in_words(self.device) + (f", {size} processes" if size > 1 else "")
+
+
+@dataclass(frozen=True)
+class Plan(_AnyPlan[RunSettings]):
+    """One call of `chestct train` or `chestct lr-range`."""
+
+    settings: RunSettings
+
+
+@dataclass(frozen=True)
+class SlicePlan(_AnyPlan[SliceRunSettings]):
+    """One call of `chestct slices train` or `chestct slices lr-range`."""
+
+    settings: SliceRunSettings
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training wrote everything."""
+    return (folder / CLASSIFIER_FOLDER / CARD_FILE).is_file()
+
+
+RUN_FILE: Final = "run.json"
+_PACKAGES: Final = ("torch", "numpy", "scipy", "scikit-learn", "statsmodels", "pydicom")
+_PACKAGE_FOLDER: Final = Path(__file__).parents[1]
+_FREE: Final = (
+    "data.cache",
+    "data.cache_gib",
+    "tracking.mlflow_uri",
+    "tracking.mlflow_experiment",
+    # Another place of the same file: its hash is compared instead.
+    "network.pretrained",
+    *(f"training.{name}" for name in FREE_SETTINGS),
+)
+"""Settings that change no result and may differ when a run goes on."""
+
+
+def program_versions(*others: str) -> dict[str, str]:
+    """Program to version, of all that has a part in the weights; of others where installed."""
+    wanted = [*_PACKAGES, *(package for package in others if is_installed(package))]
+    versions = {package: metadata.version(package) for package in wanted}
+    return {"chestct": __version__, "python": platform.python_version(), **versions}
+
+
+def _git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
+    """Commit of the program and whether its files were changed since; None outside a repository."""
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--", ".")
+    if commit is None or changed is None:
+        return None
+    return {"commit": commit.strip(), "is_changed": bool(changed.strip())}
+
+
+def begin_record(plan: Plan | SlicePlan) -> None:
+    """Write `run.json` in the plan's folder, or add to that of a run which goes on.
+
+    Raises:
+        TrainingError: The folder holds a run with other settings or scans, or something else.
+        ReadError: Its `run.json` is damaged.
+        WriteError: It cannot be written.
+    """
+    folder, settings = plan.folder, plan.settings
+    path = folder / RUN_FILE
+    given = getattr(settings.network, "pretrained", None)
+    facts: dict[str, Any] = {
+        "seed": settings.training.seed,
+        "folds": plan.num_folds,
+        "manifest": {"name": plan.manifest.name, "sha256": file_sha256(plan.manifest)},
+        "pretrained_sha256": None if given is None else file_sha256(Path(given)),
+        "settings": settings.model_dump(mode="json"),
+    }
+    sessions: list[object] = []
+    if path.is_file():
+        before = _read(path)
+        before["settings"] = _with_defaults(folder, before["settings"], type(settings))
+        _agree(folder, before, facts)
+        sessions = before["sessions"]
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise TrainingError(f"{folder.name} is not empty and holds no run. Choose a new folder.")
+    facts["sessions"] = [*sessions, _session(plan.place)]
+    write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _session(place: str) -> dict[str, object]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": program_versions(),
+        "git": _git_state(),
+        "place": place,
+    }
+
+
+def settled(plan: Plan) -> Plan:
+    """The plan with `training.precision` named, as the run in its folder was begun.
+
+    Raises:
+        ReadError: Its `run.json` is damaged.
+    """
+    path = plan.folder / RUN_FILE
+    before = _read(path)["settings"].get("training", {}) if path.is_file() else {}
+    wanted = plan.settings.training.precision
+    return in_precision(plan, settle_precision(wanted, before.get("precision"), plan.device))
+
+
+def in_precision(plan: Plan, precision: str) -> Plan:
+    """The plan with another `training.precision`."""
+    training = plan.settings.training.model_copy(update={"precision": precision})
+    return replace(plan, settings=plan.settings.model_copy(update={"training": training}))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not {"folds", "manifest", "settings", "sessions"} <= record.keys():
+            raise ValueError("a field is missing")
+    except (OSError, ValueError, AttributeError) as error:
+        msg = f"{path.name} in {path.parent.name} is damaged ({error}). Start in a new folder."
+        raise ReadError(msg) from error
+    return record
+
+
+def _with_defaults(
+    folder: Path, settings: dict[str, Any], model: type[RunSettings | SliceRunSettings]
+) -> dict[str, Any]:
+    """Settings of an earlier session; one that came after the run began had its default then."""
+    try:
+        return model.model_validate(settings).model_dump(mode="json")
+    except ValidationError as error:
+        name = ".".join(map(str, error.errors()[0]["loc"]))
+        msg = (
+            f"{folder.name} holds a run of another version of chestct, and this one does not know "
+            f"what its setting {name} says. Use a new folder."
+        )
+        raise TrainingError(msg) from error
+
+
+def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on where settings or scans differ; the message names the first ones."""
+    if before["manifest"]["sha256"] != now["manifest"]["sha256"]:
+        msg = f"{folder.name} holds a run on another manifest, or on this one before it was changed"
+        raise TrainingError(f"{msg}. Use a new folder.")
+    weights = "pretrained_sha256"
+    pairs = {
+        "folds": (before["folds"], now["folds"]),
+        "the file of network.pretrained": (before.get(weights), now[weights]),
+    }
+    old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
+    pairs |= {name: (old.get(name), value) for name, value in new.items()}
+    changed = [
+        f"{name} was {was}, is {is_now}"
+        for name, (was, is_now) in pairs.items()
+        if was != is_now and name not in _FREE
+    ]
+    if changed:
+        listed = ", ".join(changed)
+        msg = f"{folder.name} holds a run with other settings: {listed}. Use a new folder."
+        raise TrainingError(msg)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git says of a folder, or None."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
