@@ -139,6 +139,18 @@ def test_other_classes_are_divided_checked_and_counted_when_named(
     assert "excluded: blurred" in printed(capsys)
 
 
+def test_classes_of_ones_own_need_no_name_and_may_come_from_a_file(
+    tmp_path: Path, capsys: Output
+) -> None:
+    manifest = other_classes(tmp_path)
+    assert run("check", manifest, "--quick") == 0
+    assert "20 scans of 20 patients: 10 mild, 10 severe" in printed(capsys)
+    file = tmp_path / "labels.yaml"
+    file.write_text("labels:\n- {name: severe, wording: Severe disease}\n- {name: mild}\n")
+    assert run("check", manifest, "--quick", "--labels", file) == 0
+    assert "10 severe, 10 mild" in printed(capsys)
+
+
 def test_scans_of_other_classes_are_prepared_and_copied_when_named(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,13 +181,16 @@ def test_classes_that_were_not_named_are_refused_with_the_option(
     command: str, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(command, other_classes(tmp_path), *READERS[command]) == 2
+    manifest = other_classes(tmp_path)
+    # One that the papers know beside others: it may be misspelt, or one of the user's own.
+    manifest.write_text(manifest.read_text().replace("mild", "normal"))
+    assert run(command, manifest, *READERS[command]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "row 2: There is no label 'severe'" in said
     assert "name all its classes: --labels A,B" in said
     assert run(command, tmp_path / "scans.csv", *READERS[command], "--labels", "severe,mld") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "There is no label 'mild'. Did you mean 'mld'?" in said
+    assert "There is no label 'normal'. Known: severe, mld." in said
     assert "name all its classes" not in said
 
 
@@ -191,6 +206,7 @@ def test_other_errors_of_a_manifest_do_not_speak_of_classes(tmp_path: Path, caps
         (["split", "m.csv", "--folds", "3", "--labels", "A,"], "--labels 'A,' has an empty name"),
         (["split", "m.csv", "--folds", "3", "--labels", ""], "--labels '' has an empty name"),
         (["flow", "m.csv", "--labels", "A,B,A"], "--labels 'A,B,A' names 'A' twice"),
+        (["flow", "m.csv", "--labels", "none.yaml"], "there is no file none.yaml"),
         (["split", "m.csv"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--maseres-paper"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--validation", "0.1"], "goes with --hold-out"),

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from chestct.cli import options
 from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
-from chestct.cli.training_options import Processes
+from chestct.cli.training_options import Labels, Processes, named_labels
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
@@ -26,14 +26,6 @@ ManifestFile = Annotated[
     Path,
     typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
 ]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="A,B",
-        help="The classes, in the classifier's order. Default: CAP, COVID-19 and normal.",
-    ),
-]
 
 
 class _WrongUseError(ChestCTError):
@@ -45,17 +37,18 @@ def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> 
 
     Args:
         file: The manifest.
-        labels: What `--labels` said; None: the classes that the package knows.
+        labels: What `--labels` said; None: the classes that occur.
         needs_files: Whether a scan that is not there is an error.
 
     Raises:
-        LabelsError: `--labels` has an empty name or one twice.
+        TrainingError: What `--labels` said does not fit.
         ManifestError: The manifest does not fit. Where its labels are unknown and none were named,
             the message names the option.
     """
     from chestct.datasets.manifest import UnknownLabelError, read_manifest
 
-    named = () if labels is None else _named_labels(labels)
+    chosen = named_labels(labels)
+    named = () if chosen is None else chosen.names
     try:
         return read_manifest(file, named, needs_files=needs_files)
     except UnknownLabelError as error:
@@ -63,18 +56,6 @@ def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> 
             raise
         msg = f"{error} If the manifest has other classes, name all its classes: --labels A,B."
         raise UnknownLabelError(msg) from error
-
-
-def _named_labels(text: str) -> tuple[str, ...]:
-    """The classes of "severe,mild", in this order."""
-    named = tuple(name.strip() for name in text.split(","))
-    if not all(named):
-        msg = f"--labels '{text}' has an empty name. Put one comma between two classes: A,B."
-        raise _WrongUseError(msg)
-    twice = [name for name in named if named.count(name) > 1]
-    if twice:
-        raise _WrongUseError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
-    return named
 
 
 app = typer.Typer(
@@ -393,6 +374,7 @@ def readers(
         int, typer.Option("--least", min=1, metavar="N", help="Readers that a scan must have.")
     ] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 1,
+    classes: Labels = None,
 ) -> None:
     """Make one label per scan out of several readers', and say how far they agree."""
     import numpy as np
@@ -410,7 +392,8 @@ def readers(
     from chestct.datasets.sharing import flow_markdown, flow_of
     from chestct.storage import write_whole
 
-    readings = read_readings(labels)
+    named = named_labels(classes)
+    readings = read_readings(labels, () if named is None else named.names)
     chosen = Rule(rule, adjudicator, least)
     decided = agree_on(readings, chosen)
     report = judge_agreement(readings, np.random.default_rng(seed), without=adjudicator)

@@ -15,7 +15,7 @@ from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.explain.evidence import share_outside
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.heat_pictures import heat_color
-from chestct.labels import NORMAL, NOT_FOR_CLINICAL_USE
+from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, analysed_rows, fullest_slice, scene_of_scan, spread_slices
 from chestct.report.pages import load_pages
 from chestct.result import ScanResult
@@ -37,7 +37,6 @@ from chestct.writers.wording import (
     is_trained_on_simulation,
     percent,
     probability_words,
-    verdict_of,
 )
 
 _REPORT_FILE: Final = "report.html"
@@ -62,7 +61,7 @@ def _render_report(analysis: ScanAnalysis) -> str:
         .render(
             result=result,
             short_notice=NOT_FOR_CLINICAL_USE,
-            verdict=verdict_of(result.decision),
+            verdict=result.verdict,
             bars=_bars(result),
             meaning=probability_words(result.provenance.temperature),
             range_words=_range_words(result, scene),
@@ -98,7 +97,8 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
 def _bars(result: ScanResult) -> list[dict[str, object]]:
     return [
         {
-            "words": verdict_of(label),
+            "words": result.label_set.words(label),
+            "color": result.label_set.of(label).color,
             "percent": percent(share),
             "width": f"{share * 100:.2f}",
             "is_decision": label == result.decision,
@@ -213,8 +213,8 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
                 {
                     "scan": entry.result.scan,
                     "folder": entry.folder,
-                    "truth": verdict_of(entry.truth),
-                    "answer": verdict_of(entry.result.decision),
+                    "truth": entry.result.label_set.words(entry.truth),
+                    "answer": entry.result.verdict,
                     "share": percent(entry.result.probabilities.get(entry.result.decision, 0.0)),
                     "is_suitable": entry.result.is_suitable,
                     "agrees": entry.truth == entry.result.decision,
@@ -490,7 +490,8 @@ def _gradient(*, is_disease: bool) -> str:
 
 def _says(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]:
     explanation = explained.explanation
-    words, shown = verdict_of(explanation.label), CLASSLESS_METHODS.get(explanation.method)
+    words = explained.label_set.words(explanation.label)
+    shown = CLASSLESS_METHODS.get(explanation.method)
     if not explanation.heat.any():
         return (f"No voxel spoke for “{words}”: the map is empty.",)
     meaning = f"which voxels raised the network’s score for “{words}”"
@@ -522,7 +523,8 @@ def _cell_mm(analysis: ScanAnalysis, explained: ScanExplanation) -> int:
 
 
 def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]:
-    label = explained.explanation.label
+    label, labels = explained.explanation.label, explained.label_set
+    words = labels.words(label)
     sentences = [
         "It is no outline of disease. No lesion was segmented or measured, and there can be "
         "disease where the map is cold.",
@@ -532,14 +534,14 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
     if explained.explanation.method in CLASSLESS_METHODS:
         sentences.append("It does not say which class it speaks for.")
     elif label != analysis.result.decision:
+        sentences.append(f"It was asked for “{words}”, which is not the most probable class.")
+    if not explained.speaks_for_disease:
         sentences.append(
-            f"It was asked for “{verdict_of(label)}”, which is not the most probable class."
+            f"It speaks for “{words}”: green lung is not diseased lung, so no line is drawn around "
+            "it and no volume given."
         )
-    if label == NORMAL:
-        sentences.append(
-            "It speaks for a normal scan: green lung is not diseased lung, so no line is drawn "
-            "around it and no volume given."
-        )
+    elif labels.assumption:
+        sentences.append(labels.assumption)
     if is_trained_on_simulation(analysis.result.provenance.trained_on):
         sentences.append(
             "The network learned from simulated disease: what it looks for need not be what real "
