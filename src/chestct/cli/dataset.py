@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +12,14 @@ from rich.text import Text
 
 from chestct.cli import options
 from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
-from chestct.cli.training_options import Labels, Processes, named_labels
+from chestct.cli.training_options import Labels, Overrides, Processes, named_labels
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
     from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.sharing import ExportResult
+    from chestct.datasets.store import Cache
     from chestct.datasets.workers import Progress, ProgressCallback
 
 
@@ -32,12 +33,15 @@ class _WrongUseError(ChestCTError):
     """Options of a command are impossible or contradict each other."""
 
 
-def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> Manifest:
+def _read_scans(
+    file: Path, labels: str | None, names: tuple[str, ...] = (), *, needs_files: bool = True
+) -> Manifest:
     """Read a manifest of the classes that were named.
 
     Args:
         file: The manifest.
-        labels: What `--labels` said; None: the classes that occur.
+        labels: What `--labels` said, if anything.
+        names: The classes where it said nothing; empty: those that occur.
         needs_files: Whether a scan that is not there is an error.
 
     Raises:
@@ -48,7 +52,7 @@ def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> 
     from chestct.datasets.manifest import UnknownLabelError, read_manifest
 
     chosen = named_labels(labels)
-    named = () if chosen is None else chosen.names
+    named = names if chosen is None else chosen.names
     try:
         return read_manifest(file, named, needs_files=needs_files)
     except UnknownLabelError as error:
@@ -64,6 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_TABLE = "Labels from a spreadsheet"
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
 
@@ -75,19 +80,84 @@ def scan(
         str,
         typer.Option("--layout", metavar="NAME", help="How the folder is laid out."),
     ] = "auto",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="TABLE",
+            help="The scans' labels: CSV or Excel, a row per scan or patient.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = None,
+    label_column: Annotated[
+        str,
+        typer.Option(
+            "--label-column", metavar="NAME", help="Default: label.", rich_help_panel=_TABLE
+        ),
+    ] = "",
+    scan_column: Annotated[
+        str,
+        typer.Option(
+            "--scan-column",
+            metavar="NAME",
+            help="Paths or names of scans in FOLDER. Default: scan, if there.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = "",
+    patient_column: Annotated[
+        str,
+        typer.Option(
+            "--patient-column",
+            metavar="NAME",
+            help="Patients; without a column of scans, names of folders or files. Default: "
+            "patient, if there.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = "",
+    sheet: Annotated[
+        str,
+        typer.Option(
+            "--sheet", metavar="NAME", help="Of an Excel workbook.", rich_help_panel=_TABLE
+        ),
+    ] = "",
+    takes_matched_only: Annotated[
+        bool,
+        typer.Option(
+            "--matched-only",
+            help="Leave out scans without a label and rows without a scan.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            metavar="A,B|YAML",
+            help="The classes: names, or a YAML file with 'labels:', which says what stands for "
+            "each. Default: what the column holds.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = None,
     spacing_mm: options.SpacingMm = None,
     order: options.Order = None,
     slope: options.Slope = None,
     intercept: options.Intercept = None,
     is_windowed: options.Windowed = False,
 ) -> None:
-    """List the labelled scans of a folder in a manifest."""
+    """List the labelled scans of a folder in a manifest; labels may come from a spreadsheet."""
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     geometry = tiff.geometry()
 
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.public import scan_folder
+    from chestct.datasets.public import scan_folder, with_reading
+    from chestct.datasets.spreadsheets import Columns, join_labels, read_spreadsheet
 
+    columns = Columns(label_column, scan_column, patient_column)
+    said = {"--sheet": sheet, "--matched-only": takes_matched_only, "--classes": classes}
+    said |= {f"--{name}-column": column for name, column in vars(columns).items()}
+    if labels is None and any(said.values()):
+        first = next(name for name, value in said.items() if value)
+        raise _WrongUseError(f"{first} is about a table of labels. Name it: --labels TABLE.")
     reading: dict[str, str] = {}
     if geometry is not None:
         known = {
@@ -98,10 +168,19 @@ def scan(
             "intercept": geometry.intercept,
         }
         reading = {name: str(value) for name, value in known.items() if value is not None}
-    manifest, found, notes = scan_folder(folder, layout, reading)
+    if labels is None:
+        manifest, name, notes = scan_folder(folder, layout, reading)
+        found = f"layout {name}"
+    else:
+        known, table = named_labels(classes), read_spreadsheet(labels, sheet)
+        manifest, notes = join_labels(
+            folder, table, columns, known, takes_matched_only=takes_matched_only
+        )
+        manifest = manifest.with_rows(with_reading(row, reading) for row in manifest.rows)
+        found = f"labels of {labels.name}"
     written = write_manifest(manifest, out)
     console = stdout_console()
-    console.print(Text(f"{folder}: {describe(manifest)} (layout {found})"), soft_wrap=True)
+    console.print(Text(f"{folder}: {describe(manifest)} ({found})"), soft_wrap=True)
     show_written([written], notes)
 
 
@@ -187,39 +266,56 @@ def split(
 @app.command()
 def prepare(
     manifest: ManifestFile,
-    recipe: Annotated[
-        str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
-    ],
-    cache: Annotated[Path, typer.Option("--cache", metavar="DIR", help="Where inputs are kept.")],
-    storage: Annotated[
-        str, typer.Option("--storage", metavar="NAME", help="float16 or uint8.")
-    ] = "float16",
-    max_gib: Annotated[
-        float, typer.Option("--max-gib", min=0.001, help="Most that the folder may hold.")
-    ] = 100.0,
-    variants: Annotated[
-        int,
+    settings: Annotated[
+        str | None,
         typer.Option(
-            "--variants",
-            min=1,
-            metavar="N",
-            help="Inputs per scan; see the guide.",
+            "--settings",
+            metavar="CONFIG",
+            help="Prepare what 'chestct train CONFIG' will use: settings by file or name.",
         ),
-    ] = 1,
+    ] = None,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Recipe instead; see 'chestct info'."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Where inputs are kept. Default: where --settings keeps them.",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="NAME", help="float16 (default) or uint8.")
+    ] = None,
+    max_gib: Annotated[
+        float | None,
+        typer.Option("--max-gib", min=0.001, help="Most that the folder may hold. Default: 100."),
+    ] = None,
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            "--variants", min=1, metavar="N", help="Inputs per scan; see the guide. Default: 1."
+        ),
+    ] = None,
     processes: Processes = None,
     labels: Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
+    own = {"storage": storage, "cache_gib": max_gib, "variants": variants}
+    section = {name: value for name, value in own.items() if value is not None}
+    if cache is not None:
+        section["cache"] = str(cache)
+    if settings is None:
+        kept, variants, names = *_said_inputs(recipe, section, overrides), ()
+    else:
+        kept, variants, names = _inputs_of(settings, overrides, recipe, section)
+    scans = _read_scans(manifest, labels, names)
 
-    chosen = look_up(RECIPES, recipe, kind="recipe")
+    from chestct.datasets.store import prepare_all
 
-    scans = _read_scans(manifest, labels)
-
-    from chestct.datasets.store import GIB, Cache, prepare_all
-
-    kept = Cache(cache, chosen, storage, int(max_gib * GIB))
     with _progress_bar(len(scans) * variants, "preparing") as report_progress:
         done = prepare_all(
             kept, scans, variants=variants, processes=processes, progress=report_progress
@@ -235,6 +331,41 @@ def prepare(
     for row, reason in done.failed.items():
         console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
     raise typer.Exit(1 if done.failed else 0)
+
+
+def _said_inputs(
+    recipe: str | None, section: Mapping[str, object], overrides: list[str] | None
+) -> tuple[Cache, int]:
+    """Where inputs are kept and how many of each scan, as the command line says."""
+    from chestct.lookup import look_up
+    from chestct.preprocess.recipes import RECIPES
+
+    if recipe is None or "cache" not in section or overrides:
+        msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache DIR."
+        raise _WrongUseError(msg)
+    chosen = look_up(RECIPES, recipe, kind="recipe")
+
+    from chestct.training.data import make_cache
+    from chestct.training.settings import DataSection
+
+    data = DataSection.model_validate(section)
+    return make_cache(data, chosen), data.variants
+
+
+def _inputs_of(
+    settings: str, overrides: list[str] | None, recipe: str | None, section: Mapping[str, object]
+) -> tuple[Cache, int, tuple[str, ...]]:
+    """The same, and the classes, as the settings of a training say."""
+    from chestct.training.components import find_parts
+    from chestct.training.data import make_cache
+    from chestct.training.settings import read_settings
+
+    if recipe is not None:
+        msg = f"--settings {settings} names the recipe. Leave --recipe out, or --set recipe.name="
+        raise _WrongUseError(f"{msg}{recipe}.")
+    chosen = read_settings(settings, overrides or ())
+    data = chosen.data.model_copy(update=dict(section))
+    return make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels
 
 
 def describe(manifest: Manifest) -> str:

@@ -27,10 +27,15 @@ from chestct.errors import ReadError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
 from chestct.readers import format_of
+from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.report.tables import read_plain_text
 
 SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""
+_WHOLE_SCANS: Final = (".nii", ".nii.gz", ".zip", ".mha", ".mhd", ".nrrd", ".nhdr")
+_PICTURES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_RESULT_FILE: Final = "result.json"
+"""What a folder of results holds."""
 MAX_FOLDERS: Final = 100_000
 """Most folders looked at."""
 
@@ -50,7 +55,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def _with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
+def with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
     """The row with what was said of slices, where its scan is a folder of them."""
     if not reading or format_of(row.scan) != "tiff":
         return row
@@ -87,6 +92,53 @@ def scans_in(folder: Path) -> list[Path]:
     """Scans that lie in a folder: its sub-folders with a file in them, and files of one scan."""
     files = [Path(entry) for entry in _entries(folder) if entry.name.lower().endswith(SCAN_ENDINGS)]
     return sorted([*files, *(each for each in _subfolders(folder) if _holds_files(each))])
+
+
+def scans_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Scans in a folder and at most eight below it, in the order of their paths.
+
+    A folder with slices in it is a scan, and so is a file of one. Folders of results are not
+    entered.
+
+    Returns:
+        The scans, and NIfTI files of 8 bits, which cannot hold a CT scan: masks.
+
+    Raises:
+        ManifestError: There are too many folders.
+        ReadError: A folder cannot be read.
+    """
+    scans: list[Path] = []
+    for place in (folder, *folders_under(folder, 8)):
+        files = [Path(entry) for entry in _entries(place) if entry.is_file()]
+        if any(file.name == _RESULT_FILE for file in files):
+            continue
+        scans += [file for file in files if file.name.lower().endswith(_WHOLE_SCANS)]
+        if any(_is_slice(file) for file in files):
+            scans.append(place)
+    masks = [file for file in scans if _is_mask(file)]
+    return sorted(set(scans) - set(masks)), sorted(masks)
+
+
+def _is_slice(file: Path) -> bool:
+    """Whether a file is one slice of a scan: DICOM by its first bytes, or a picture by its name."""
+    if file.suffix.lower() in _PICTURES:
+        return True
+    with suppress(OSError), file.open("rb") as stream:
+        return looks_like_dicom(stream.read(132))
+    return False
+
+
+def _is_mask(file: Path) -> bool:
+    """Whether a file is NIfTI with 8 bits per voxel."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    with suppress(OSError, ValueError, EOFError, ImageFileError):
+        kind = nibabel.load(file).header.get_data_dtype()  # type: ignore[attr-defined]
+        return bool(kind.itemsize == 1)
+    return False
 
 
 def _holds_files(folder: Path) -> bool:
@@ -210,7 +262,7 @@ def scan_folder(
     for name in names:
         found = look_up(LAYOUTS, name, kind="layout")(place)
         if found.rows:
-            rows = [_with_reading(r, reading or {}) for r in _with_distinct_patients(found.rows)]
+            rows = [with_reading(r, reading or {}) for r in _with_distinct_patients(found.rows)]
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
             return Manifest(tuple(rows), folder=place, name=place.name), name, notes
     msg = (
