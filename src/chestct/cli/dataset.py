@@ -348,7 +348,7 @@ def _said_inputs(
     from chestct.training.data import make_cache
     from chestct.training.settings import DataSection
 
-    data = DataSection.model_validate(section)
+    data = DataSection().model_copy(update=dict(section))
     return make_cache(data, chosen), data.variants
 
 

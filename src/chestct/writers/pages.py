@@ -18,6 +18,7 @@ from chestct.heat_pictures import heat_color
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, analysed_rows, fullest_slice, scene_of_scan, spread_slices
 from chestct.report.pages import load_pages
+from chestct.report.tables import as_csv
 from chestct.result import ScanResult
 from chestct.storage import write_whole
 from chestct.writers import WriteOptions
@@ -40,6 +41,7 @@ from chestct.writers.wording import (
 )
 
 _REPORT_FILE: Final = "report.html"
+_PREVIEW_FILE: Final = "preview.png"
 
 
 def write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
@@ -183,12 +185,12 @@ INDEX_FILE: Final = "index.html"
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One simulated patient on the page.
+    """One scan on the page.
 
     Attributes:
         result: The answer.
-        truth: The label that was simulated.
-        folder: Folder of its report and preview, relative to the page.
+        truth: The label that was simulated; empty for a scan of a patient.
+        folder: Folder of its report and preview, where it has them, relative to the page.
     """
 
     result: ScanResult
@@ -197,7 +199,7 @@ class IndexEntry:
 
 
 def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
-    """Write `index.html`, which links every report and shows every preview.
+    """Write `index.html`, which links every report and shows every preview that is there.
 
     Raises:
         WriteError: It cannot be written.
@@ -213,20 +215,52 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
                 {
                     "scan": entry.result.scan,
                     "folder": entry.folder,
-                    "truth": entry.result.label_set.words(entry.truth),
+                    "truth": entry.truth and entry.result.label_set.words(entry.truth),
+                    "has_report": (folder / entry.folder / _REPORT_FILE).is_file(),
+                    "has_preview": (folder / entry.folder / _PREVIEW_FILE).is_file(),
                     "answer": entry.result.verdict,
                     "share": percent(entry.result.probabilities.get(entry.result.decision, 0.0)),
                     "is_suitable": entry.result.is_suitable,
-                    "agrees": entry.truth == entry.result.decision,
+                    "agrees": entry.truth in ("", entry.result.decision),
                 }
                 for entry in entries
             ],
+            is_simulated=any(entry.truth for entry in entries),
             notice=entries[0].result.notice,
             trained_on=entries[0].result.provenance.trained_on,
             version=entries[0].result.provenance.chestct_version,
         )
     )
     return write_whole(folder / INDEX_FILE, page.encode())
+
+
+def answers_csv(
+    results: Sequence[ScanResult], paths: Mapping[str, str], errors: Mapping[str, str]
+) -> str:
+    """The answers of one call as a table, a row per scan.
+
+    Args:
+        results: Of the scans that could be read, all by one classifier.
+        paths: What each scan is called, to its path; the order of the rows.
+        errors: Why others have no answer.
+    """
+    found = {result.scan: result for result in results}
+    classes = next((result.label_set.names for result in results), ())
+    header = ["scan", "path", "decision", *(f"probability_{name}" for name in classes)]
+    lines = []
+    for name, path in paths.items():
+        result = found.get(name)
+        if result is None:
+            lines.append([name, path, "", *[""] * (len(classes) + 3), errors.get(name, "")])
+            continue
+        shares = [
+            f"{result.probabilities[each]:.6f}" if result.is_suitable else "" for each in classes
+        ]
+        doubt, volume = result.doubt, f"{result.lung_volume_l:.3f}"
+        reasons = " ".join(result.unsuitable_reasons)
+        warnings = " ".join(result.warnings)
+        lines.append([name, path, result.decision, *shares, doubt, volume, warnings, reasons])
+    return as_csv([*header, "doubt", "lung_volume_l", "warnings", "no_answer_because"], lines)
 
 
 _Ticks = tuple[tuple[float, str], ...]
