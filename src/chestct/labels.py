@@ -62,7 +62,7 @@ class ClassLabel:
         wording: What a report calls it; empty: its name.
         negative: Whether it is the class that means that nothing was found.
         code: The concept that stands for it in DICOM; None: one of chestct's own scheme.
-        color: Of its bar and curve, as "#0072B2"; empty: one by its place.
+        color: Of its bar in the report, as "#0072B2"; empty: the report's own.
         values: What stands for it in a spreadsheet beside its name, such as "yes" and "1".
 
     Raises:

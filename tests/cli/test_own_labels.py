@@ -157,7 +157,7 @@ def test_the_structured_report_codes_the_finding(study: Study) -> None:
     reports = sorted(study.results.rglob("*report.dcm"))
     assert len(reports) == NUM_SCANS
     for file in reports:
-        result = json.loads((file.parents[1] / "result.json").read_text(encoding="utf-8"))
+        result = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))
         text = str(pydicom.dcmread(file))
         value, scheme = codes[result["decision"]]
         assert f"'{value}'" in text

@@ -236,7 +236,7 @@ def test_of_two_sheets_one_has_to_be_named(tmp_path: Path) -> None:
         read_spreadsheet(file)
     assert len(read_spreadsheet(file, "Second").rows) == 2
     with pytest.raises(ManifestError, match="Did you mean 'Second'"):
-        read_spreadsheet(file, "Secnd")
+        read_spreadsheet(file, "Seconds")
 
 
 def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:

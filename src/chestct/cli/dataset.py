@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.text import Text
@@ -172,9 +172,12 @@ def scan(
         manifest, name, notes = scan_folder(folder, layout, reading)
         found = f"layout {name}"
     else:
-        known, table = named_labels(classes), read_spreadsheet(labels, sheet)
         manifest, notes = join_labels(
-            folder, table, columns, known, takes_matched_only=takes_matched_only
+            folder,
+            read_spreadsheet(labels, sheet),
+            columns,
+            named_labels(classes),
+            takes_matched_only=takes_matched_only,
         )
         manifest = manifest.with_rows(with_reading(row, reading) for row in manifest.rows)
         found = f"labels of {labels.name}"
@@ -304,21 +307,28 @@ def prepare(
     labels: Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""
-    own = {"storage": storage, "cache_gib": max_gib, "variants": variants}
+    own: dict[str, object] = {
+        "storage": storage,
+        "cache_gib": max_gib,
+        "variants": variants,
+        "cache": None if cache is None else str(cache),
+    }
     section = {name: value for name, value in own.items() if value is not None}
-    if cache is not None:
-        section["cache"] = str(cache)
     if settings is None:
-        kept, variants, names = *_said_inputs(recipe, section, overrides), ()
+        inputs = _said_inputs(recipe, section, overrides)
     else:
-        kept, variants, names = _inputs_of(settings, overrides, recipe, section)
-    scans = _read_scans(manifest, labels, names)
+        inputs = _inputs_of(settings, overrides, recipe, section)
+    scans = _read_scans(manifest, labels, inputs.labels)
 
     from chestct.datasets.store import prepare_all
 
-    with _progress_bar(len(scans) * variants, "preparing") as report_progress:
+    with _progress_bar(len(scans) * inputs.variants, "preparing") as report_progress:
         done = prepare_all(
-            kept, scans, variants=variants, processes=processes, progress=report_progress
+            inputs.cache,
+            scans,
+            variants=inputs.variants,
+            processes=processes,
+            progress=report_progress,
         )
     console = stdout_console()
     words = (
@@ -333,10 +343,18 @@ def prepare(
     raise typer.Exit(1 if done.failed else 0)
 
 
+class _Inputs(NamedTuple):
+    """Where inputs are kept, how many of each scan, and the classes where they are said."""
+
+    cache: Cache
+    variants: int
+    labels: tuple[str, ...] = ()
+
+
 def _said_inputs(
     recipe: str | None, section: Mapping[str, object], overrides: list[str] | None
-) -> tuple[Cache, int]:
-    """Where inputs are kept and how many of each scan, as the command line says."""
+) -> _Inputs:
+    """What inputs are wanted, as the command line says."""
     from chestct.lookup import look_up
     from chestct.preprocess.recipes import RECIPES
 
@@ -349,13 +367,13 @@ def _said_inputs(
     from chestct.training.settings import DataSection
 
     data = DataSection().model_copy(update=dict(section))
-    return make_cache(data, chosen), data.variants
+    return _Inputs(make_cache(data, chosen), data.variants)
 
 
 def _inputs_of(
     settings: str, overrides: list[str] | None, recipe: str | None, section: Mapping[str, object]
-) -> tuple[Cache, int, tuple[str, ...]]:
-    """The same, and the classes, as the settings of a training say."""
+) -> _Inputs:
+    """The same as the settings of a training say."""
     from chestct.training.components import find_parts
     from chestct.training.data import make_cache
     from chestct.training.settings import read_settings
@@ -365,7 +383,7 @@ def _inputs_of(
         raise _WrongUseError(f"{msg}{recipe}.")
     chosen = read_settings(settings, overrides or ())
     data = chosen.data.model_copy(update=dict(section))
-    return make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels
+    return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
 
 
 def describe(manifest: Manifest) -> str:

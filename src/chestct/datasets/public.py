@@ -267,8 +267,8 @@ def scan_folder(
             return Manifest(tuple(rows), folder=place, name=place.name), name, notes
     msg = (
         f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
-        "into one folder per class, named COVID-19, CAP and normal, or write the manifest yourself "
-        "(columns scan, patient, label)."
+        "into one folder per class, named COVID-19, CAP and normal, join them to a spreadsheet "
+        "(--labels TABLE), or write the manifest yourself (columns scan, patient, label)."
     )
     raise ManifestError(msg)
 

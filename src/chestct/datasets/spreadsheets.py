@@ -337,7 +337,8 @@ def _matched(
     for path in scans:
         for name in set(_names_of(path, folder)):
             by_name[name].append(path)
-    matched, taken = {}, {}
+    matched: dict[int, list[Path]] = {}
+    taken: dict[Path, int] = {}
     for number, row in cells.items():
         found = by_name.get(_tidy(row.get(column, ""), folder), [])
         if is_scan and len(found) > 1:
