@@ -67,6 +67,17 @@ def test_from_a_folder_to_prepared_inputs(
     assert "0 prepared, 4 were there" in printed(capsys)
 
 
+def test_folders_may_be_named_after_classes_of_ones_own(tmp_path: Path, capsys: Output) -> None:
+    for name in ("Emphysema/a.nii.gz", "Emphysema/b.nii.gz", "clear/c.nii.gz"):
+        write_scan(tmp_path / "scans" / name)
+    out = ("--out", tmp_path / "m.csv")
+    assert run("scan", tmp_path / "scans", *out) == 2
+    assert "(or as --classes says)" in capsys.readouterr().err
+    assert run("scan", tmp_path / "scans", *out, "--classes", "clear,emphysema") == 0
+    assert "3 scans of 3 patients: 1 clear, 2 emphysema" in printed(capsys)
+    assert read_manifest(tmp_path / "m.csv").labels == ("clear", "emphysema")
+
+
 def test_a_leak_is_refused_with_exit_1(folder: Path, tmp_path: Path, capsys: Output) -> None:
     write_scan(folder / "normal" / "copy.nii.gz", seed=1, is_reversed=True)
     manifest = tmp_path / "scans.csv"
@@ -207,6 +218,13 @@ def test_other_errors_of_a_manifest_do_not_speak_of_classes(tmp_path: Path, caps
         (["split", "m.csv", "--folds", "3", "--labels", ""], "--labels '' has an empty name"),
         (["flow", "m.csv", "--labels", "A,B,A"], "--labels 'A,B,A' names 'A' twice"),
         (["flow", "m.csv", "--labels", "none.yaml"], "there is no file none.yaml"),
+        (["scan", ".", "--out", "m.csv", "--sheet", "A"], "--sheet is about a table of labels"),
+        (["prepare", "m.csv"], "Give --settings CONFIG"),
+        (["prepare", "m.csv", "--recipe", "maseres_paper", "--cache", "c", "--set", "a=1"], "Give"),
+        (
+            ["prepare", "m.csv", "--settings", "maseres_paper", "--recipe", "maseres_paper"],
+            "Leave --recipe out, or --set recipe.name=maseres_paper.",
+        ),
         (["split", "m.csv"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--maseres-paper"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--validation", "0.1"], "goes with --hold-out"),

@@ -134,8 +134,7 @@ def scan(
             "--classes",
             metavar="A,B|YAML",
             help="The classes: names, or a YAML file with 'labels:', which says what stands for "
-            "each. Default: what the column holds.",
-            rich_help_panel=_TABLE,
+            "each. Default: what the column holds, or those of public data sets.",
         ),
     ] = None,
     spacing_mm: options.SpacingMm = None,
@@ -153,7 +152,7 @@ def scan(
     from chestct.datasets.spreadsheets import Columns, join_labels, read_spreadsheet
 
     columns = Columns(label_column, scan_column, patient_column)
-    said = {"--sheet": sheet, "--matched-only": takes_matched_only, "--classes": classes}
+    said: dict[str, object] = {"--sheet": sheet, "--matched-only": takes_matched_only}
     said |= {f"--{name}-column": column for name, column in vars(columns).items()}
     if labels is None and any(said.values()):
         first = next(name for name, value in said.items() if value)
@@ -169,7 +168,7 @@ def scan(
         }
         reading = {name: str(value) for name, value in known.items() if value is not None}
     if labels is None:
-        manifest, name, notes = scan_folder(folder, layout, reading)
+        manifest, name, notes = scan_folder(folder, layout, reading, named_labels(classes))
         found = f"layout {name}"
     else:
         manifest, notes = join_labels(

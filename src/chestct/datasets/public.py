@@ -24,7 +24,7 @@ from chestct.datasets.manifest import (
     parse_sex,
 )
 from chestct.errors import ReadError
-from chestct.labels import CAP, COVID19, NORMAL
+from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES, LabelSet
 from chestct.lookup import look_up
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
@@ -150,18 +150,25 @@ def _holds_files(folder: Path) -> bool:
     return False
 
 
-def class_folders(folder: Path, depth: int = 3) -> list[tuple[Path, str]]:
+def class_folders(
+    folder: Path, depth: int = 3, class_named: Callable[[str], str | None] = class_of
+) -> list[tuple[Path, str]]:
     """Folders named after a class, the outermost of nested ones, with their class.
 
     Unpacking an archive often nests a folder in one of the same name; then the inner one is taken.
+
+    Args:
+        folder: Where they are looked for.
+        depth: How many levels below.
+        class_named: What class a folder's name stands for, if any.
     """
     found: list[tuple[Path, str]] = []
     for each in folders_under(folder, depth):
-        label = class_of(each.name)
+        label = class_named(each.name)
         if label is None or any(outer in each.parents for outer, _ in found):
             continue
         found.append((each, label))
-    return [(_innermost(each, label), label) for each, label in found]
+    return [(_innermost(each, label, class_named), label) for each, label in found]
 
 
 def stem(path: Path) -> str:
@@ -207,10 +214,10 @@ def _with_distinct_patients(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     return [replace(row, patient=f"{row.label} {row.patient}") for row in rows]
 
 
-def _innermost(folder: Path, label: str) -> Path:
+def _innermost(folder: Path, label: str, class_named: Callable[[str], str | None]) -> Path:
     inside = _subfolders(folder)
-    if len(inside) == 1 and class_of(inside[0].name) == label and _subfolders(inside[0]):
-        return _innermost(inside[0], label)
+    if len(inside) == 1 and class_named(inside[0].name) == label and _subfolders(inside[0]):
+        return _innermost(inside[0], label, class_named)
     return folder
 
 
@@ -237,7 +244,10 @@ _NEEDS_GEOMETRY = (
 
 
 def scan_folder(
-    folder: str | Path, layout: str = "auto", reading: Mapping[str, str] | None = None
+    folder: str | Path,
+    layout: str = "auto",
+    reading: Mapping[str, str] | None = None,
+    labels: LabelSet | None = None,
 ) -> tuple[Manifest, str, tuple[str, ...]]:
     """List the labelled scans of a folder.
 
@@ -246,6 +256,8 @@ def scan_folder(
         layout: Name in `LAYOUTS`, or "auto" for the first one that finds scans.
         reading: Columns that say how slices lie (`spacing_mm`, `order`, ...), put on every row
             whose scan is a folder of slices.
+        labels: Classes of one's own, after which folders are named; None: those of the public data
+            sets.
 
     Returns:
         The manifest, the layout that was found, and what should be known about it.
@@ -258,17 +270,22 @@ def scan_folder(
     place = Path(folder).absolute()
     if not place.is_dir():
         raise ManifestError(f"There is no folder {folder}. Name the folder of a data set.")
-    names = list(LAYOUTS) if layout == "auto" else [layout]
+    layouts = LAYOUTS if labels is None else _own_layouts(labels)
+    names = list(layouts) if layout == "auto" else [layout]
     for name in names:
-        found = look_up(LAYOUTS, name, kind="layout")(place)
+        found = look_up(layouts, name, kind="layout")(place)
         if found.rows:
             rows = [with_reading(r, reading or {}) for r in _with_distinct_patients(found.rows)]
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
-            return Manifest(tuple(rows), folder=place, name=place.name), name, notes
+            used = {row.label for row in rows}
+            known = () if labels is None else tuple(each for each in labels.names if each in used)
+            return Manifest(tuple(rows), known, place, place.name), name, notes
+    classes = ", ".join(THREE_CLASSES if labels is None else labels.names)
     msg = (
         f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
-        "into one folder per class, named COVID-19, CAP and normal, join them to a spreadsheet "
-        "(--labels TABLE), or write the manifest yourself (columns scan, patient, label)."
+        f"into one folder per class, named {classes} (or as --classes says), join them to a "
+        "spreadsheet (--labels TABLE), or write the manifest yourself (columns scan, patient, "
+        "label)."
     )
     raise ManifestError(msg)
 
@@ -411,13 +428,23 @@ def _read_label_table(folder: Path) -> Found:
     return found
 
 
-def _read_class_folders(folder: Path) -> Found:
+def _own_layouts(labels: LabelSet) -> dict[str, Callable[[Path], Found]]:
+    """The layout that scans of one's own classes can have, beside a table."""
+
+    def read(folder: Path) -> Found:
+        """Folders called by a class's name or by what stands for it."""
+        return _read_class_folders(folder, lambda name: labels.spellings.get(name.casefold()))
+
+    return {"folder_per_class": read}
+
+
+def _read_class_folders(folder: Path, class_named: Callable[[str], str | None] = class_of) -> Found:
     """A plain folder per class, named after it; what lies in it are the scans.
 
     Assumed: every scan is another patient, unless the manifest is told otherwise.
     """
     found = Found()
-    for place, label in class_folders(folder, depth=2):
+    for place, label in class_folders(folder, 2, class_named):
         found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in scans_in(place)]
     found.notes.append(
         "Every scan is taken for another patient. Where a patient has several, give their rows the "
