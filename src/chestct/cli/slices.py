@@ -196,6 +196,7 @@ def lr_range(
     out: options.RangeFolder,
     weights: Weights = None,
     overrides: options.Overrides = None,
+    labels: options.Labels = None,
     steps: options.RangeSteps = None,
     epochs: options.RangeEpochs = None,
     device: options.Device = "auto",
@@ -206,6 +207,7 @@ def lr_range(
 
     options.require_one_form(steps, epochs)
     plan = _plan(config, overrides, weights, table, out, device)
+    plan = replace(plan, settings=options.with_labels(plan.settings, labels))
     suggest_rate(plan, ready_slices, steps, epochs, processes)
 
 
