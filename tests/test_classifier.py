@@ -117,6 +117,7 @@ def test_a_scan_prepared_with_another_recipe_is_refused(folder: Path) -> None:
         (lambda f: f.update(labels=["CAP"]), "field 'labels'"),
         (lambda f: f.update(labels=["CAP", "CAP"]), "labels must differ"),
         (lambda f: f.update(labels=["CAP", "unsuitable"]), "labels must differ"),
+        (lambda f: f.update(classes=[{"name": "CAP"}]), "the names of the labels, in their order"),
         (lambda f: f.update(notice="Safe."), "notice must hold"),
         (lambda f: f.update(trained_on=""), "field 'trained_on'"),
         (lambda f: f.update(weights_sha256="xyz"), "field 'weights_sha256'"),

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from chestct.errors import ClassifierError
-from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE, ClassLabel, LabelSet
 from chestct.lookup import unknown_name_message
 
 CARD_FILE: Final = "card.json"
@@ -164,6 +164,8 @@ class _AnyCard(BaseModel):
         network: A name in the table of the kind's networks.
         network_settings: The network's own settings; what is left out takes its default.
         labels: What the logits stand for, in their order.
+        classes: What is said of each of them; None: what the table of `chestct.labels` says of
+            plain names.
         trained_on: The training data in words, ready to be shown with every result.
         results: What was measured.
         versions: Program to version, of those that made it.
@@ -184,6 +186,7 @@ class _AnyCard(BaseModel):
     network: Name
     network_settings: _JsonSettings = Field(default_factory=dict)
     labels: tuple[Name, ...] = Field(min_length=2, max_length=1000)
+    classes: tuple[ClassLabel, ...] | None = None
     trained_on: Words
     results: tuple[MeasuredResult, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
@@ -198,6 +201,20 @@ class _AnyCard(BaseModel):
         if len(set(labels)) < len(labels) or UNSUITABLE in labels:
             raise ValueError(f"labels must differ from each other and from '{UNSUITABLE}'")
         return labels
+
+    @field_validator("classes")
+    @classmethod
+    def _are_those_of_the_labels(
+        cls, classes: tuple[ClassLabel, ...] | None, info: Any
+    ) -> tuple[ClassLabel, ...] | None:
+        if classes is not None and LabelSet(classes).names != info.data.get("labels"):
+            raise ValueError("classes must have the names of the labels, in their order")
+        return classes
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels with what is said of each."""
+        return LabelSet.of_names(self.labels) if self.classes is None else LabelSet(self.classes)
 
     @field_validator("notice")
     @classmethod
@@ -219,12 +236,12 @@ class Card(_AnyCard):
         familiarity: From where on scans are unlike those it learned from; None where that is not
             known.
 
-    A card may lack the temperature and the last three, and has their defaults then.
+    A card may lack classes, the temperature and the last three, and has their defaults then.
     """
 
     FILE: ClassVar[str] = CARD_FILE
     MAY_LACK: ClassVar[frozenset[str]] = frozenset(
-        ("temperature", "explanation", "abstention", "familiarity")
+        ("classes", "temperature", "explanation", "abstention", "familiarity")
     )
     """Fields that came later, which older cards do not have."""
 
@@ -246,7 +263,7 @@ class SliceCard(_AnyCard):
     """
 
     FILE: ClassVar[str] = SLICE_CARD_FILE
-    MAY_LACK: ClassVar[frozenset[str]] = frozenset(("schema_version", "notice"))
+    MAY_LACK: ClassVar[frozenset[str]] = frozenset(("schema_version", "notice", "classes"))
 
     pictures: PictureForm
     backbone_weights: Words

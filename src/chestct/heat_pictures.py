@@ -63,7 +63,7 @@ def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: 
     size = (width_px, picture_height(scene, plane, width_px))
     smooth = _resized(heat, size).clip(0.0, 1.0)
     inside = _resized(lungs.astype(np.float32), size) >= 0.5
-    # A line around lung that speaks for a normal scan would look like the outline of a disease.
+    # A line around lung that speaks for no finding would look like the outline of a disease.
     line = _outline_of(inside & (smooth >= threshold) & scene.is_disease)
     steps = np.rint(smooth * (HEAT_LEVELS - 1)).astype(int)
     levels = (inside * HEAT_LEVELS + steps) * LINE_LEVELS + line
@@ -88,7 +88,7 @@ def heat_palette(*, is_disease: bool = True) -> Palette:
     """Red, green, blue and opacity of every level: outside and inside the lungs, heat, line.
 
     The colours are Inferno, whose lightness rises evenly: it can be read in gray and with every
-    kind of colour vision. What speaks for a normal scan is green, and all of one tone.
+    kind of colour vision. What speaks for no finding is green, and all of one tone.
     """
     steps = np.linspace(0.0, 1.0, HEAT_LEVELS)
     color = (_inferno(steps) if is_disease else np.tile(_CALM_COLOR, (HEAT_LEVELS, 1)))[:, None]

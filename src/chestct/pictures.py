@@ -61,7 +61,7 @@ class Scene:
         shown_range: Values drawn black and white.
         box: First and one past the last index shown, per axis.
         heat: Heat-map on the same grid; None without one.
-        is_disease: Whether the heat-map speaks for a disease, and not for a normal scan.
+        is_disease: Whether the heat-map speaks for a disease, and not for the negative class.
         instance_numbers: InstanceNumber of each slice from the feet; empty where slices are no
             images of a DICOM series.
     """

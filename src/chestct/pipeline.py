@@ -154,6 +154,7 @@ def analyse_scan(
         is_unlike=bool(unlike),
         distance=answer.distance,
         distance_percentile=answer.percentile,
+        labels=classifier.card.label_set,
     )
     analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
     if chosen_map is None or not is_suitable:

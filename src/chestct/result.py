@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE, LabelSet
 
 UNLIKE: Final = "uncertain: unlike the scans this classifier learned from"
 """What is said of an answer whose scan is too far from those of training."""
@@ -81,6 +81,7 @@ class ScanResult:
         distance: That distance; None where the classifier cannot tell, or the scan is unsuitable.
         distance_percentile: Percentage of the scans that the threshold was chosen on that lie
             nearer; None likewise.
+        labels: The classifier's classes, with what is said of each; None: plain names.
     """
 
     scan: str
@@ -97,6 +98,17 @@ class ScanResult:
     is_unlike: bool = False
     distance: float | None = None
     distance_percentile: float | None = None
+    labels: LabelSet | None = None
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes, with what is said of each."""
+        return self.labels or LabelSet.of_names(self.probabilities)
+
+    @property
+    def verdict(self) -> str:
+        """The decision in words."""
+        return self.label_set.words(self.decision)
 
     @property
     def doubt(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -187,3 +188,38 @@ def test_too_long_a_name_is_said_and_the_others_are_classified(
     assert len(printed.out.splitlines()) == 1
     assert classify("x" * 5000, tiny=tiny) == 2
     assert "internal error" not in capsys.readouterr().err
+
+
+def test_every_scan_below_a_folder_is_classified_and_named_by_its_path(
+    scan: Path, tiny: str, tmp_path: Path, capsys: Output
+) -> None:
+    scans, out = tmp_path / "scans", tmp_path / "scans" / "results"
+    (scans / "b").mkdir(parents=True)
+    (scans / "b" / "p07").symlink_to(scan)
+    (scans / "a.nii.gz").write_bytes(b"no scan")
+    said = ("--recursive", "--write", "json,preview", "--out", out)
+    assert classify(scans, *said, tiny=tiny) == 1
+    assert "a.nii.gz" in capsys.readouterr().err
+    rows = list(csv.DictReader((out / "answers.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["scan"] for row in rows] == ["a.nii.gz", "b-p07"]
+    assert "a.nii.gz" in rows[0]["no_answer_because"]
+    assert rows[0]["decision"] == ""
+    result = json.loads((out / "b-p07" / "result.json").read_text(encoding="utf-8"))
+    assert (result["scan"], result["decision"]) == ("b-p07", rows[1]["decision"])
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert 'src="b-p07/preview.png"' in page
+    assert (out / "answers.csv").stat().st_mode & 0o077 == 0
+    # Results that lie among the scans are no scans.
+    assert classify(scans, *said, tiny=tiny) == 1
+    assert len((out / "answers.csv").read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_recursion_into_what_holds_no_scan_is_refused(
+    tiny: str, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "scan.nii.gz").touch()
+    assert classify(tmp_path / "scan.nii.gz", "--recursive", tiny=tiny) == 2
+    assert "--recursive takes folders" in capsys.readouterr().err
+    assert classify(tmp_path / "empty", "--recursive", tiny=tiny) == 2
+    assert "No scan lies in" in capsys.readouterr().err

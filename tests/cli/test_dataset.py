@@ -67,6 +67,17 @@ def test_from_a_folder_to_prepared_inputs(
     assert "0 prepared, 4 were there" in printed(capsys)
 
 
+def test_folders_may_be_named_after_classes_of_ones_own(tmp_path: Path, capsys: Output) -> None:
+    for name in ("Emphysema/a.nii.gz", "Emphysema/b.nii.gz", "clear/c.nii.gz"):
+        write_scan(tmp_path / "scans" / name)
+    out = ("--out", tmp_path / "m.csv")
+    assert run("scan", tmp_path / "scans", *out) == 2
+    assert "(or as --classes says)" in capsys.readouterr().err
+    assert run("scan", tmp_path / "scans", *out, "--classes", "clear,emphysema") == 0
+    assert "3 scans of 3 patients: 1 clear, 2 emphysema" in printed(capsys)
+    assert read_manifest(tmp_path / "m.csv").labels == ("clear", "emphysema")
+
+
 def test_a_leak_is_refused_with_exit_1(folder: Path, tmp_path: Path, capsys: Output) -> None:
     write_scan(folder / "normal" / "copy.nii.gz", seed=1, is_reversed=True)
     manifest = tmp_path / "scans.csv"
@@ -139,6 +150,18 @@ def test_other_classes_are_divided_checked_and_counted_when_named(
     assert "excluded: blurred" in printed(capsys)
 
 
+def test_classes_of_ones_own_need_no_name_and_may_come_from_a_file(
+    tmp_path: Path, capsys: Output
+) -> None:
+    manifest = other_classes(tmp_path)
+    assert run("check", manifest, "--quick") == 0
+    assert "20 scans of 20 patients: 10 mild, 10 severe" in printed(capsys)
+    file = tmp_path / "labels.yaml"
+    file.write_text("labels:\n- {name: severe, wording: Severe disease}\n- {name: mild}\n")
+    assert run("check", manifest, "--quick", "--labels", file) == 0
+    assert "10 severe, 10 mild" in printed(capsys)
+
+
 def test_scans_of_other_classes_are_prepared_and_copied_when_named(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,13 +192,16 @@ def test_classes_that_were_not_named_are_refused_with_the_option(
     command: str, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(command, other_classes(tmp_path), *READERS[command]) == 2
+    manifest = other_classes(tmp_path)
+    # One that the papers know beside others: it may be misspelt, or one of the user's own.
+    manifest.write_text(manifest.read_text().replace("mild", "normal"))
+    assert run(command, manifest, *READERS[command]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "row 2: There is no label 'severe'" in said
     assert "name all its classes: --labels A,B" in said
     assert run(command, tmp_path / "scans.csv", *READERS[command], "--labels", "severe,mld") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "There is no label 'mild'. Did you mean 'mld'?" in said
+    assert "There is no label 'normal'. Known: severe, mld." in said
     assert "name all its classes" not in said
 
 
@@ -191,6 +217,14 @@ def test_other_errors_of_a_manifest_do_not_speak_of_classes(tmp_path: Path, caps
         (["split", "m.csv", "--folds", "3", "--labels", "A,"], "--labels 'A,' has an empty name"),
         (["split", "m.csv", "--folds", "3", "--labels", ""], "--labels '' has an empty name"),
         (["flow", "m.csv", "--labels", "A,B,A"], "--labels 'A,B,A' names 'A' twice"),
+        (["flow", "m.csv", "--labels", "none.yaml"], "there is no file none.yaml"),
+        (["scan", ".", "--out", "m.csv", "--sheet", "A"], "--sheet is about a table of labels"),
+        (["prepare", "m.csv"], "Give --settings CONFIG"),
+        (["prepare", "m.csv", "--recipe", "maseres_paper", "--cache", "c", "--set", "a=1"], "Give"),
+        (
+            ["prepare", "m.csv", "--settings", "maseres_paper", "--recipe", "maseres_paper"],
+            "Leave --recipe out, or --set recipe.name=maseres_paper.",
+        ),
         (["split", "m.csv"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--maseres-paper"], "Give one of --folds"),
         (["split", "m.csv", "--folds", "3", "--validation", "0.1"], "goes with --hold-out"),

@@ -53,7 +53,7 @@ def test_a_picture_is_the_windowed_slice_counted_from_the_feet(
 
 
 def test_slices_without_infection_can_count_as_normal(scans: Manifest, tmp_path: Path) -> None:
-    wanted = Extraction({"P001": MARKS}, uninfected="normal", every=2)
+    wanted = Extraction({"P001": MARKS}, uninfected="negative", every=2)
     found = extract_slices(scans, wanted, tmp_path)
     of_ill = [row for row in found.rows if row.patient == "P001"]
     assert [row.label for row in of_ill].count(COVID19) == 1
@@ -92,7 +92,7 @@ def test_the_real_patients_slices_are_taken_with_the_radiologists_marks(
     assert (len(marks), marks.sum()) == (148, 80)
     rows = (ManifestRow(str(place / "P001"), "P001", COVID19),)
     manifest = Manifest(rows, (COVID19, NORMAL), name="one.csv")
-    wanted = Extraction({"P001": marks}, uninfected="normal", every=10)
+    wanted = Extraction({"P001": marks}, uninfected="negative", every=10)
     found = extract_slices(manifest, wanted, tmp_path)
     assert len(found) == 15
     assert found.cases[COVID19] == int(marks[::10].sum())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from chestct.evaluation.patient_votes import (
     VOTES,
     VoteSettings,
     all_votes,
+    assumption,
     fit_votes,
     one_per_patient,
     vote,
@@ -94,6 +97,19 @@ def test_with_three_classes_every_vote_adds_up_to_one_and_keeps_the_kind(method:
     )
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
     assert found.decisions[0] == 0
+
+
+def test_without_a_negative_class_the_last_counts_as_such_and_that_is_said() -> None:
+    labels = ("clear", "emphysema")
+    slices = replace(slices_of(ILL, TRUTH), labels=labels)
+    assumed, named = vote(slices, "max"), vote(slices, "max", negative="clear")
+    assert not np.allclose(assumed.probabilities, named.probabilities)
+    np.testing.assert_allclose(
+        vote(slices, "max", negative="emphysema").probabilities, assumed.probabilities
+    )
+    assert "take the last, emphysema, for it" in assumption(labels, "")
+    assert assumption(labels, "clear") == ""
+    assert assumption(TWO_CLASSES, "") == ""
 
 
 def test_share_without_any_slice_over_the_threshold_is_still_a_distribution() -> None:

@@ -122,6 +122,10 @@ def test_identifiers_depend_on_the_seed_alone(crop: Volume, tmp_path: Path) -> N
     first, again, other = identifiers("a", 1), identifiers("b", 1), identifiers("c", 2)
     assert first == again
     assert len(set(first + other)) == 2 * len(first)
+    patients = [
+        pydicom.dcmread(tmp_path / name / "slice_0001.dcm").PatientID for name in ("a", "b", "c")
+    ]
+    assert patients[0] == patients[1] != patients[2]
     same = [(tmp_path / name / "slice_0001.dcm").read_bytes() for name in "ab"]
     assert same[0] == same[1]
 

@@ -279,8 +279,10 @@ def test_a_simulated_patient_comes_with_class_and_lesions(
 ) -> None:
     monkeypatch.setattr("chestct.studies.model_audit._ROWS", 32)
     monkeypatch.setattr("chestct.studies.model_audit._SLICE_SPACING_MM", 10.0)
-    (subject,) = simulated_subjects(1)
+    (subject,) = simulated_subjects(1, ("CAP", "normal"))
     assert (subject.name, subject.truth) == ("simulated-1-cap", "CAP")
+    (of_others,) = simulated_subjects(1, ("clear", "emphysema"))
+    assert (of_others.name, of_others.truth) == ("simulated-1", "")
     assert subject.lesion_source == TRUE_LESIONS
     assert subject.lesions.voxels.any()
     assert subject.lesions.grid == subject.volume.grid

@@ -48,6 +48,58 @@ def test_overrides_win_over_the_file_and_are_read_as_yaml(file: Path) -> None:
     assert settings.network.settings == {"dropout": 0.5}
 
 
+ENTRIES = """
+labels:
+- {name: clear, negative: true, values: [no, 0]}
+- {name: emphysema, wording: Emphysema, values: [yes, 1],
+   code: {value: 87, scheme: SCT, meaning: E}}
+network: {name: maseres}
+recipe: {name: maseres_paper}
+"""
+
+
+def test_classes_with_all_that_is_said_of_them_come_back_as_they_were(tmp_path: Path) -> None:
+    path, whole = tmp_path / "entries.yaml", tmp_path / "whole.yaml"
+    path.write_text(ENTRIES)
+    settings = read_settings(path)
+    assert settings.labels == ("clear", "emphysema")
+    assert settings.label_set.negative == "clear"
+    assert settings.label_set.spellings == {
+        "clear": "clear",
+        "emphysema": "emphysema",
+        "no": "clear",
+        "false": "clear",
+        "0": "clear",
+        "yes": "emphysema",
+        "true": "emphysema",
+        "1": "emphysema",
+    }
+    assert settings.label_set.of("emphysema").code == ("87", "SCT", "E")
+    whole.write_text(settings_as_yaml(settings))
+    assert read_settings(whole) == settings
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("wording:", "words:", "labels, entry 2: there is no field 'words'. Known: name, wording"),
+        ("wording: E", "negative: true, wording: E", "only one class can be the negative one"),
+        ("[yes, 1]", "[yes, 0]", "the value '0' stands for two classes"),
+        ("scheme: SCT, ", "", "labels, entry 2, 'code.scheme': Field required"),
+        ("wording: E", "color: red, wording: E", "the color of 'emphysema' must be like"),
+        ("name: clear, ", "", "'labels.0' is ''"),
+    ],
+)
+def test_an_entry_that_does_not_fit_is_refused_by_its_number(
+    before: str, after: str, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "entries.yaml"
+    path.write_text(ENTRIES.replace(before, after, 1))
+    with pytest.raises(TrainingError) as refusal:
+        read_settings(path)
+    assert words in str(refusal.value)
+
+
 def test_an_empty_section_can_be_overridden(tmp_path: Path) -> None:
     path = tmp_path / "empty.yaml"
     path.write_text(SHORT + "training:\n")

@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
-from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE
+from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE, ClassLabel, LabelCode, LabelSet
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid
 from chestct.writers import WriteOptions
@@ -287,6 +287,33 @@ def test_a_class_of_ones_own_is_coded_in_our_scheme(analysis: ScanAnalysis, tmp_
     assert schemes == ["99CHESTCT"]
 
 
+def test_a_class_with_a_code_is_coded_so_and_its_local_scheme_is_named(
+    analysis: ScanAnalysis, tmp_path: Path
+) -> None:
+    own = with_classes(analysis, "emphysema", "clear")
+    labels = LabelSet(
+        (
+            ClassLabel("emphysema", "Emphysema of the lung", code=LabelCode("E7", "99CLINIC", "E")),
+            ClassLabel("clear", negative=True),
+        )
+    )
+    own = replace(own, result=replace(own.result, labels=labels))
+    report = pydicom.dcmread(write_structured_report(own, tmp_path, WriteOptions()))
+    answer = groups_by_tracking(report)["answer"]
+    (finding,) = (
+        item.ConceptCodeSequence[0]
+        for item in answer
+        if item.ConceptNameCodeSequence[0].CodeValue == "121071"
+    )
+    assert (finding.CodeValue, finding.CodingSchemeDesignator, finding.CodeMeaning) == (
+        "E7",
+        "99CLINIC",
+        "E",
+    )
+    schemes = [item.CodingSchemeDesignator for item in report.CodingSchemeIdentificationSequence]
+    assert schemes == ["99CHESTCT", "99CLINIC"]
+
+
 AWKWARD_LABELS = (
     "interstitial lung disease, usual pattern",
     "interstitial lung disease, other pattern",
@@ -302,9 +329,10 @@ AWKWARD_LABELS = (
 
 
 def test_every_class_name_has_a_code_of_its_own_that_dicom_can_hold() -> None:
+    awkward = LabelSet.of_names(AWKWARD_LABELS)
     for codes in (
-        [finding_of(label)[0] for label in AWKWARD_LABELS],
-        [probability_of(label)[0] for label in AWKWARD_LABELS],
+        [finding_of(label, awkward)[0] for label in AWKWARD_LABELS],
+        [probability_of(label, awkward)[0] for label in AWKWARD_LABELS],
     ):
         assert len(set(codes)) == len(AWKWARD_LABELS)
         assert all(0 < len(code) <= 16 and "\\" not in code for code in codes)

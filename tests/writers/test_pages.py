@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import re
 from dataclasses import replace
@@ -13,7 +14,14 @@ from page_reader import PageReader, read_page
 from PIL import Image
 
 from chestct.pictures import scene_of_scan
-from chestct.writers.pages import IndexEntry, _area_curve, _render_report, write_html, write_index
+from chestct.writers.pages import (
+    IndexEntry,
+    _area_curve,
+    _render_report,
+    answers_csv,
+    write_html,
+    write_index,
+)
 
 
 @pytest.fixture(scope="module")
@@ -155,13 +163,50 @@ def test_the_index_links_every_report_and_says_what_was_simulated(tmp_path: Path
         IndexEntry(missed, "CAP", "results/p08"),
         IndexEntry(make_unsuitable().result, "normal", "results/p09"),
     ]
+    folders = ("results/p07", "results/p08", "results/p09")
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("report.html", "preview.png"):
+            (tmp_path / folder / name).touch()
     page = write_index(entries, tmp_path).read_text(encoding="utf-8")
-    for folder in ("results/p07", "results/p08", "results/p09"):
+    assert "Simulated patients, classified" in page
+    for folder in folders:
         assert f'href="{folder}/report.html"' in page
         assert f'src="{folder}/preview.png"' in page
     assert page.count("(differs)") == 2
     assert found.notice in page
     assert found.provenance.trained_on in page
+
+
+def test_an_index_of_patients_scans_says_nothing_of_simulation_and_links_what_is_there(
+    tmp_path: Path,
+) -> None:
+    found = make_analysis().result
+    (tmp_path / "p07").mkdir()
+    (tmp_path / "p07" / "preview.png").touch()
+    page = write_index([IndexEntry(found, "", "p07")], tmp_path).read_text(encoding="utf-8")
+    assert 'href="p07/preview.png"' in page
+    assert "report.html" not in page
+    assert "imulated" not in page.replace(found.provenance.trained_on, "")
+    assert "(differs)" not in page
+
+
+def test_the_table_of_answers_names_every_scan_also_those_without_an_answer() -> None:
+    found = make_analysis().result
+    paths = {"p07": "scans/p07", "p08": "scans/p08", "p09": "scans/p09"}
+    unsuitable = replace(make_unsuitable().result, scan="p09")
+    text = answers_csv([found, unsuitable], paths, {"p08": "p08 is no scan."})
+    rows = list(csv.DictReader(text.splitlines()))
+    assert [(row["scan"], row["decision"]) for row in rows] == [
+        ("p07", "COVID-19"),
+        ("p08", ""),
+        ("p09", "unsuitable"),
+    ]
+    assert rows[0]["probability_COVID-19"] == "0.900000"
+    assert rows[1]["no_answer_because"] == "p08 is no scan."
+    assert rows[2]["no_answer_because"] == "No lungs were found."
+    assert rows[2]["probability_normal"] == ""
+    assert [row["path"] for row in rows] == [*paths.values()]
 
 
 def test_an_index_of_nothing_is_refused(tmp_path: Path) -> None:

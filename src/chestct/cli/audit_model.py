@@ -67,7 +67,7 @@ def audit_model(
     def subjects() -> Iterator[Subject]:
         """Scans that were named, then simulated ones, each made when it is asked for."""
         yield from read_subjects(paths, lesions, options.read_options(series, _NOTHING, _NO_TIFF))
-        yield from simulated_subjects(simulated)
+        yield from simulated_subjects(simulated, loaded.labels)
 
     loaded, running = load(classifier, EngineChoice(engine))
     with scan_progress(is_quiet=False) as progress:
@@ -102,6 +102,8 @@ def _show_audit(console: Console, audit: ModelAudit) -> None:
         _show_scan(console, scan)
     worst = worst_severity([each for scan in audit.scans for each in scan.findings])
     console.print(Text(verdict(audit), style=_STYLES[worst]), soft_wrap=True)
+    if audit.assumption:
+        console.print(Text(audit.assumption), soft_wrap=True)
     console.print(Text(audit.notice, style="bold"))
     console.print(Text(f"Classifier trained on: {audit.trained_on}", style="dim"))
 

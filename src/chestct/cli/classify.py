@@ -136,6 +136,8 @@ class Outcome:
     results: list[ScanResult] = field(default_factory=list)
     slices: list[str] = field(default_factory=list)
     reports: list[Path | None] = field(default_factory=list)
+    folders: list[Path | None] = field(default_factory=list)
+    errors: dict[str, str] = field(default_factory=dict)
     num_failed: int = 0
     num_incomplete: int = 0
 
@@ -167,6 +169,14 @@ def classify(
     is_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per scan and nothing else.")
     ] = False,
+    is_recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            help="Classify every scan in and below the folders; --out gets answers.csv and "
+            "index.html too.",
+        ),
+    ] = False,
     lungs: options.Lungs = None,
     series: options.Series = None,
     allow_gap: options.AllowGap = False,
@@ -181,6 +191,8 @@ def classify(
     is_windowed: options.Windowed = False,
 ) -> None:
     """Classify chest CT scans, each as a whole."""
+    from chestct.pipeline import scan_names
+
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     permissions = options.Permissions(
         allow_gap, allow_tilt, allow_mixed, allow_bad_slices, allow_unplaced
@@ -190,6 +202,10 @@ def classify(
     said.require_use(out, is_json=is_json)
     writing = said.write_options()
     method = said.explanation_for(writing.names)
+    if is_recursive:
+        scans, names = _scans_below(scans)
+    else:
+        names = scan_names(scans)
     if len(scans) == 1:
         options.require_exists(scans[0])
     elif lungs is not None:
@@ -197,7 +213,9 @@ def classify(
         raise ReadError(msg)
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
     work = Work(loaded, running, reading, writing, method, is_json)
-    outcome = _classify_all(scans, out, work)
+    outcome = _classify_all(scans, out, work, names)
+    if is_recursive and out is not None:
+        _write_batch(dict(zip(names, scans, strict=True)), outcome, out)
     if not is_json:
         _show(outcome, out)
     raise typer.Exit(outcome.exit_code)
@@ -217,13 +235,53 @@ def load(folder: Path | None, choice: EngineChoice) -> tuple[Classifier, Engine]
     )
 
 
-def _classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
+def _scans_below(given: list[Path]) -> tuple[list[Path], list[str]]:
+    """Every scan in and below some folders, and what each is called: its path from there.
+
+    Raises:
+        ReadError: There is no such folder, or no scan.
+    """
+    from chestct.datasets.public import scans_below
+    from chestct.pipeline import readable, scan_name
+
+    scans: dict[Path, str] = {}
+    for folder in given:
+        if not folder.is_dir():
+            raise ReadError(f"{folder} is no folder. --recursive takes folders; name only those.")
+        found, masks = scans_below(folder)
+        if masks:
+            show_error(f"{folder}: {len(masks)} NIfTI files of 8 bits are masks and left out.")
+        for scan in found:
+            first = (scan_name(folder),) if len(given) > 1 or scan == folder else ()
+            scans[scan] = readable("-".join((*first, *scan.relative_to(folder).parts)))
+    if not scans:
+        raise ReadError(f"No scan lies in {', '.join(map(str, given))} or below. Name another one.")
+    return list(scans), list(scans.values())
+
+
+def _write_batch(scans: Mapping[str, Path], outcome: Outcome, out: Path) -> None:
+    """Write all answers of a call as one table, and a page that leads to the reports."""
+    from chestct.pipeline import readable
+    from chestct.storage import write_whole
+    from chestct.writers.pages import IndexEntry, answers_csv, write_index
+
+    paths = {name: readable(path) for name, path in scans.items()}
+    table = answers_csv(outcome.results, paths, outcome.errors)
+    write_whole(out / _ANSWERS_FILE, table.encode())
+    pairs = zip(outcome.results, outcome.folders, strict=True)
+    entries = [IndexEntry(result, "", folder.name) for result, folder in pairs if folder]
+    if entries:
+        write_index(entries, out)
+
+
+_ANSWERS_FILE = "answers.csv"
+
+
+def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[str]) -> Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
-    from chestct.pipeline import scan_names
     from chestct.writers.folders import folder_names
 
     outcome = Outcome()
-    names = scan_names(scans)
     folders = [None if out is None else out / name for name in folder_names(names)]
     with scan_progress(is_quiet=work.is_json) as progress:
         task = progress.add_task("", total=len(scans))
@@ -241,12 +299,14 @@ def _classify_all(scans: list[Path], out: Path | None, work: Work) -> Outcome:
                 if len(scans) == 1 and not isinstance(error, ChestCTError | MemoryError):
                     # Nothing else is lost, and `main` can show where it arose.
                     raise
-                show_error(_failure(scan, name, error))
+                outcome.errors[name] = _failure(scan, name, error)
+                show_error(outcome.errors[name])
                 outcome.num_failed += 1
             else:
                 outcome.results.append(done.result)
                 outcome.num_incomplete += not done.is_complete
                 outcome.slices.append(done.line)
+                outcome.folders.append(folder)
                 outcome.reports.append(folder and folder / work.shown_file)
                 # Outside: a closed pipe or a full disk would fail every scan, and ends the call.
                 if work.is_json:

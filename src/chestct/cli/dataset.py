@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.text import Text
 
 from chestct.cli import options
 from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
-from chestct.cli.training_options import Processes
+from chestct.cli.training_options import Labels, Overrides, Processes, named_labels
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
     from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.sharing import ExportResult
+    from chestct.datasets.store import Cache
     from chestct.datasets.workers import Progress, ProgressCallback
 
 
@@ -26,36 +27,32 @@ ManifestFile = Annotated[
     Path,
     typer.Argument(metavar="MANIFEST", help="CSV file: scan, patient, label, and more."),
 ]
-Labels = Annotated[
-    str | None,
-    typer.Option(
-        "--labels",
-        metavar="A,B",
-        help="The classes, in the classifier's order. Default: CAP, COVID-19 and normal.",
-    ),
-]
 
 
 class _WrongUseError(ChestCTError):
     """Options of a command are impossible or contradict each other."""
 
 
-def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> Manifest:
+def _read_scans(
+    file: Path, labels: str | None, names: tuple[str, ...] = (), *, needs_files: bool = True
+) -> Manifest:
     """Read a manifest of the classes that were named.
 
     Args:
         file: The manifest.
-        labels: What `--labels` said; None: the classes that the package knows.
+        labels: What `--labels` said, if anything.
+        names: The classes where it said nothing; empty: those that occur.
         needs_files: Whether a scan that is not there is an error.
 
     Raises:
-        LabelsError: `--labels` has an empty name or one twice.
+        TrainingError: What `--labels` said does not fit.
         ManifestError: The manifest does not fit. Where its labels are unknown and none were named,
             the message names the option.
     """
     from chestct.datasets.manifest import UnknownLabelError, read_manifest
 
-    named = () if labels is None else _named_labels(labels)
+    chosen = named_labels(labels)
+    named = names if chosen is None else chosen.names
     try:
         return read_manifest(file, named, needs_files=needs_files)
     except UnknownLabelError as error:
@@ -65,24 +62,13 @@ def _read_scans(file: Path, labels: str | None, *, needs_files: bool = True) -> 
         raise UnknownLabelError(msg) from error
 
 
-def _named_labels(text: str) -> tuple[str, ...]:
-    """The classes of "severe,mild", in this order."""
-    named = tuple(name.strip() for name in text.split(","))
-    if not all(named):
-        msg = f"--labels '{text}' has an empty name. Put one comma between two classes: A,B."
-        raise _WrongUseError(msg)
-    twice = [name for name in named if named.count(name) > 1]
-    if twice:
-        raise _WrongUseError(f"--labels '{text}' names '{twice[0]}' twice. Name each class once.")
-    return named
-
-
 app = typer.Typer(
     help="List, check, divide and prepare labelled scans.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_TABLE = "Labels from a spreadsheet"
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
 
@@ -94,19 +80,83 @@ def scan(
         str,
         typer.Option("--layout", metavar="NAME", help="How the folder is laid out."),
     ] = "auto",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="TABLE",
+            help="The scans' labels: CSV or Excel, a row per scan or patient.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = None,
+    label_column: Annotated[
+        str,
+        typer.Option(
+            "--label-column", metavar="NAME", help="Default: label.", rich_help_panel=_TABLE
+        ),
+    ] = "",
+    scan_column: Annotated[
+        str,
+        typer.Option(
+            "--scan-column",
+            metavar="NAME",
+            help="Paths or names of scans in FOLDER. Default: scan, if there.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = "",
+    patient_column: Annotated[
+        str,
+        typer.Option(
+            "--patient-column",
+            metavar="NAME",
+            help="Patients; without a column of scans, names of folders or files. Default: "
+            "patient, if there.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = "",
+    sheet: Annotated[
+        str,
+        typer.Option(
+            "--sheet", metavar="NAME", help="Of an Excel workbook.", rich_help_panel=_TABLE
+        ),
+    ] = "",
+    takes_matched_only: Annotated[
+        bool,
+        typer.Option(
+            "--matched-only",
+            help="Leave out scans without a label and rows without a scan.",
+            rich_help_panel=_TABLE,
+        ),
+    ] = False,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            "--classes",
+            metavar="A,B|YAML",
+            help="The classes: names, or a YAML file with 'labels:', which says what stands for "
+            "each. Default: what the column holds, or those of public data sets.",
+        ),
+    ] = None,
     spacing_mm: options.SpacingMm = None,
     order: options.Order = None,
     slope: options.Slope = None,
     intercept: options.Intercept = None,
     is_windowed: options.Windowed = False,
 ) -> None:
-    """List the labelled scans of a folder in a manifest."""
+    """List the labelled scans of a folder in a manifest; labels may come from a spreadsheet."""
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     geometry = tiff.geometry()
 
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.public import scan_folder
+    from chestct.datasets.public import scan_folder, with_reading
+    from chestct.datasets.spreadsheets import Columns, join_labels, read_spreadsheet
 
+    columns = Columns(label_column, scan_column, patient_column)
+    said: dict[str, object] = {"--sheet": sheet, "--matched-only": takes_matched_only}
+    said |= {f"--{name}-column": column for name, column in vars(columns).items()}
+    if labels is None and any(said.values()):
+        first = next(name for name, value in said.items() if value)
+        raise _WrongUseError(f"{first} is about a table of labels. Name it: --labels TABLE.")
     reading: dict[str, str] = {}
     if geometry is not None:
         known = {
@@ -117,10 +167,22 @@ def scan(
             "intercept": geometry.intercept,
         }
         reading = {name: str(value) for name, value in known.items() if value is not None}
-    manifest, found, notes = scan_folder(folder, layout, reading)
+    if labels is None:
+        manifest, name, notes = scan_folder(folder, layout, reading, named_labels(classes))
+        found = f"layout {name}"
+    else:
+        manifest, notes = join_labels(
+            folder,
+            read_spreadsheet(labels, sheet),
+            columns,
+            named_labels(classes),
+            takes_matched_only=takes_matched_only,
+        )
+        manifest = manifest.with_rows(with_reading(row, reading) for row in manifest.rows)
+        found = f"labels of {labels.name}"
     written = write_manifest(manifest, out)
     console = stdout_console()
-    console.print(Text(f"{folder}: {describe(manifest)} (layout {found})"), soft_wrap=True)
+    console.print(Text(f"{folder}: {describe(manifest)} ({found})"), soft_wrap=True)
     show_written([written], notes)
 
 
@@ -206,42 +268,66 @@ def split(
 @app.command()
 def prepare(
     manifest: ManifestFile,
-    recipe: Annotated[
-        str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
-    ],
-    cache: Annotated[Path, typer.Option("--cache", metavar="DIR", help="Where inputs are kept.")],
-    storage: Annotated[
-        str, typer.Option("--storage", metavar="NAME", help="float16 or uint8.")
-    ] = "float16",
-    max_gib: Annotated[
-        float, typer.Option("--max-gib", min=0.001, help="Most that the folder may hold.")
-    ] = 100.0,
-    variants: Annotated[
-        int,
+    settings: Annotated[
+        str | None,
         typer.Option(
-            "--variants",
-            min=1,
-            metavar="N",
-            help="Inputs per scan; see the guide.",
+            "--settings",
+            metavar="CONFIG",
+            help="Prepare what 'chestct train CONFIG' will use: settings by file or name.",
         ),
-    ] = 1,
+    ] = None,
+    overrides: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Recipe instead; see 'chestct info'."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache",
+            metavar="DIR",
+            help="Where inputs are kept. Default: where --settings keeps them.",
+        ),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="NAME", help="float16 (default) or uint8.")
+    ] = None,
+    max_gib: Annotated[
+        float | None,
+        typer.Option("--max-gib", min=0.001, help="Most that the folder may hold. Default: 100."),
+    ] = None,
+    variants: Annotated[
+        int | None,
+        typer.Option(
+            "--variants", min=1, metavar="N", help="Inputs per scan; see the guide. Default: 1."
+        ),
+    ] = None,
     processes: Processes = None,
     labels: Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
+    own: dict[str, object] = {
+        "storage": storage,
+        "cache_gib": max_gib,
+        "variants": variants,
+        "cache": None if cache is None else str(cache),
+    }
+    section = {name: value for name, value in own.items() if value is not None}
+    if settings is None:
+        inputs = _said_inputs(recipe, section, overrides)
+    else:
+        inputs = _inputs_of(settings, overrides, recipe, section)
+    scans = _read_scans(manifest, labels, inputs.labels)
 
-    chosen = look_up(RECIPES, recipe, kind="recipe")
+    from chestct.datasets.store import prepare_all
 
-    scans = _read_scans(manifest, labels)
-
-    from chestct.datasets.store import GIB, Cache, prepare_all
-
-    kept = Cache(cache, chosen, storage, int(max_gib * GIB))
-    with _progress_bar(len(scans) * variants, "preparing") as report_progress:
+    with _progress_bar(len(scans) * inputs.variants, "preparing") as report_progress:
         done = prepare_all(
-            kept, scans, variants=variants, processes=processes, progress=report_progress
+            inputs.cache,
+            scans,
+            variants=inputs.variants,
+            processes=processes,
+            progress=report_progress,
         )
     console = stdout_console()
     words = (
@@ -254,6 +340,49 @@ def prepare(
     for row, reason in done.failed.items():
         console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
     raise typer.Exit(1 if done.failed else 0)
+
+
+class _Inputs(NamedTuple):
+    """Where inputs are kept, how many of each scan, and the classes where they are said."""
+
+    cache: Cache
+    variants: int
+    labels: tuple[str, ...] = ()
+
+
+def _said_inputs(
+    recipe: str | None, section: Mapping[str, object], overrides: list[str] | None
+) -> _Inputs:
+    """What inputs are wanted, as the command line says."""
+    from chestct.lookup import look_up
+    from chestct.preprocess.recipes import RECIPES
+
+    if recipe is None or "cache" not in section or overrides:
+        msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache DIR."
+        raise _WrongUseError(msg)
+    chosen = look_up(RECIPES, recipe, kind="recipe")
+
+    from chestct.training.data import make_cache
+    from chestct.training.settings import DataSection
+
+    data = DataSection().model_copy(update=dict(section))
+    return _Inputs(make_cache(data, chosen), data.variants)
+
+
+def _inputs_of(
+    settings: str, overrides: list[str] | None, recipe: str | None, section: Mapping[str, object]
+) -> _Inputs:
+    """The same as the settings of a training say."""
+    from chestct.training.data import make_cache
+    from chestct.training.plan import find_parts
+    from chestct.training.settings import read_settings
+
+    if recipe is not None:
+        msg = f"--settings {settings} names the recipe. Leave --recipe out, or --set recipe.name="
+        raise _WrongUseError(f"{msg}{recipe}.")
+    chosen = read_settings(settings, overrides or ())
+    data = chosen.data.model_copy(update=dict(section))
+    return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
 
 
 def describe(manifest: Manifest) -> str:
@@ -393,6 +522,7 @@ def readers(
         int, typer.Option("--least", min=1, metavar="N", help="Readers that a scan must have.")
     ] = 2,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 1,
+    classes: Labels = None,
 ) -> None:
     """Make one label per scan out of several readers', and say how far they agree."""
     import numpy as np
@@ -410,7 +540,8 @@ def readers(
     from chestct.datasets.sharing import flow_markdown, flow_of
     from chestct.storage import write_whole
 
-    readings = read_readings(labels)
+    named = named_labels(classes)
+    readings = read_readings(labels, () if named is None else named.names)
     chosen = Rule(rule, adjudicator, least)
     decided = agree_on(readings, chosen)
     report = judge_agreement(readings, np.random.default_rng(seed), without=adjudicator)

@@ -16,6 +16,7 @@ def lr_range(
     manifest: options.ManifestFile,
     out: options.RangeFolder,
     overrides: options.Overrides = None,
+    labels: options.Labels = None,
     steps: options.RangeSteps = None,
     epochs: options.RangeEpochs = None,
     processes: options.Processes = None,
@@ -27,7 +28,7 @@ def lr_range(
     from chestct.training.settings import read_settings
 
     options.require_one_form(steps, epochs)
-    settings = read_settings(config, overrides or ())
+    settings = options.with_labels(read_settings(config, overrides or ()), labels)
     plan = Plan(settings, manifest, out, device=choose_device(device))
     suggest_rate(plan, steps, epochs, processes)
 

@@ -70,15 +70,23 @@ Index = Annotated[
     Path | None, typer.Option("--index", metavar="CSV", help="COVID-CT-MD's Index.csv.")
 ]
 WithoutLabels = Annotated[
-    Literal["all", "normal"],
+    Literal["all", "negative", "normal"],
     typer.Option(
         "--without-labels",
-        help="Scans without slice labels: take all, or those of normal patients only.",
+        help="Scans without slice labels: take all, or those of the negative class ('normal').",
     ),
 ]
 Uninfected = Annotated[
-    Literal["leave_out", "normal"],
+    Literal["leave_out", "negative", "normal"],
     typer.Option("--uninfected", help="What slices of the ill without infection become."),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="A,B|YAML",
+        help="The classes: names, or a YAML file with 'labels:', which names the negative one.",
+    ),
 ]
 Window = Annotated[str, typer.Option("--window", metavar="NAME", help="lung, or abdomen.")]
 Every = Annotated[
@@ -126,10 +134,11 @@ def extract(
     ],
     labels: SliceLabels = None,
     index: Index = None,
-    without_labels: WithoutLabels = "normal",
+    without_labels: WithoutLabels = "negative",
     uninfected: Uninfected = "leave_out",
     window: Window = "lung",
     every: Every = 1,
+    classes: Classes = None,
 ) -> None:
     """Write the slices of labelled scans as pictures, with a table of them."""
     from chestct.cli.training_lines import listening
@@ -141,9 +150,18 @@ def extract(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is not empty. Choose a new folder.")
     known = read_slice_labels(labels, index) if labels and index else {}
-    extraction = Extraction(known, without_labels, uninfected, window, every)
+    named = options.named_labels(classes)
+    extraction = Extraction(
+        known,
+        "all" if without_labels == "all" else "negative",
+        "leave_out" if uninfected == "leave_out" else "negative",
+        window,
+        every,
+        "" if named is None else named.negative,
+    )
+    scans = read_manifest(manifest, () if named is None else named.names)
     with listening(None) as listener:
-        found = extract_slices(read_manifest(manifest), extraction, out, told=listener.note)
+        found = extract_slices(scans, extraction, out, told=listener.note)
     table = write_manifest(found, out / "slices.csv")
     _say_written(found, table)
 
@@ -155,6 +173,7 @@ def train(
     out: options.RunFolder,
     weights: Weights = None,
     overrides: options.Overrides = None,
+    labels: options.Labels = None,
     device: options.Device = "auto",
     processes: options.Processes = None,
 ) -> None:
@@ -163,6 +182,7 @@ def train(
     from chestct.training.session import run_slice_training
 
     plan = _plan(config, overrides, weights, table, out, device)
+    plan = replace(plan, settings=options.with_labels(plan.settings, labels))
     lines = EpochLines(plan.settings.training.epochs)
     with listening(processes, lines) as listener:
         summary = run_slice_training(replace(plan, listener=listener))
@@ -176,6 +196,7 @@ def lr_range(
     out: options.RangeFolder,
     weights: Weights = None,
     overrides: options.Overrides = None,
+    labels: options.Labels = None,
     steps: options.RangeSteps = None,
     epochs: options.RangeEpochs = None,
     device: options.Device = "auto",
@@ -184,6 +205,7 @@ def lr_range(
     """Train while the learning rate rises, draw the loss, suggest a rate."""
     options.require_one_form(steps, epochs)
     plan = _plan(config, overrides, weights, table, out, device)
+    plan = replace(plan, settings=options.with_labels(plan.settings, labels))
     suggest_rate(plan, steps, epochs, processes)
 
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from chestct.errors import printable, printable_message
 from chestct.report.tables import as_terminal_table
 from chestct.result import ScanResult
-from chestct.writers.wording import count, percent, verdict_of
+from chestct.writers.wording import count, percent
 
 _BAR_CELLS = 30
 _MOST_COLUMNS = 92
@@ -183,7 +183,7 @@ def scan_progress(*, is_quiet: bool) -> Progress:
 
 def _headline(result: ScanResult) -> Text:
     share = result.probabilities.get(result.decision)
-    words = verdict_of(result.decision)
+    words = result.verdict
     headline = _text(words if share is None else f"{words}  {percent(share)}", style=_style(result))
     return headline.append(f"  {result.doubt}", style="yellow") if result.doubt else headline
 
@@ -203,7 +203,7 @@ def _bars(result: ScanResult) -> Table:
         style = "cyan" if label == result.decision else "dim"
         filled = round(share * _BAR_CELLS)
         bar = _text(full * filled, style=style).append(empty * (_BAR_CELLS - filled), style="dim")
-        table.add_row(_text(verdict_of(label)), bar, percent(share))
+        table.add_row(_text(result.label_set.words(label)), bar, percent(share))
     return table
 
 

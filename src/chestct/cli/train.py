@@ -168,6 +168,7 @@ def train(
     manifest: options.ManifestFile,
     out: options.RunFolder,
     overrides: options.Overrides = None,
+    labels: options.Labels = None,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
@@ -204,7 +205,9 @@ def train(
     place = choose_device(device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
         with joined(ranks, place), listening(processes, is_quiet=not ranks.is_main) as listener:
-            settings = main_first(lambda: read_settings(config, overrides or ()))
+            settings = main_first(
+                lambda: options.with_labels(read_settings(config, overrides or ()), labels)
+            )
             lines = EpochLines(settings.training.epochs, folds or 1)
             listener = replace(listener, epoch=lines.show)
             plan = Plan(settings, manifest, out, folds, listener, place)

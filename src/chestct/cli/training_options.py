@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from chestct.errors import TrainingError
+
+if TYPE_CHECKING:
+    from chestct.labels import LabelSet
+    from chestct.training.settings import LabelSettings
+
+    Settings = TypeVar("Settings", bound=LabelSettings)
 
 Config = Annotated[
     Path,
@@ -22,6 +28,15 @@ ManifestFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be said often."),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        "--classes",
+        metavar="A,B|YAML",
+        help="The classes, in the classifier's order: names, or a YAML file with 'labels:'.",
+    ),
 ]
 Processes = Annotated[
     int | None,
@@ -66,6 +81,45 @@ RangeEpochs = Annotated[
         help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
     ),
 ]
+
+
+def named_labels(said: str | None) -> LabelSet | None:
+    """The classes of "severe,mild", or of a YAML file that lists them; None where nothing was said.
+
+    Raises:
+        TrainingError: There is no such file or it does not fit, or a name is empty or said twice.
+    """
+    from chestct.labels import LabelSet
+
+    if said is None:
+        return None
+    if Path(said).suffix.lower() in (".yaml", ".yml"):
+        from chestct.training.settings import LabelSettings, read_settings_as
+
+        if not Path(said).is_file():
+            msg = f"--labels: there is no file {said}. Name the classes, A,B, or a YAML file with"
+            raise TrainingError(f"{msg} them under 'labels:'.")
+        return read_settings_as(LabelSettings, said).label_set
+    named = tuple(name.strip() for name in said.split(","))
+    if not all(named):
+        msg = f"--labels '{said}' has an empty name. Put one comma between two classes: A,B."
+        raise TrainingError(msg)
+    twice = [name for name in named if named.count(name) > 1]
+    if twice:
+        raise TrainingError(f"--labels '{said}' names '{twice[0]}' twice. Name each class once.")
+    return LabelSet.of_names(named)
+
+
+def with_labels(settings: Settings, said: str | None) -> Settings:
+    """The settings with the classes that `--labels` named, where it named any."""
+    from chestct.labels import LabelSet
+
+    labels = named_labels(said)
+    if labels is None:
+        return settings
+    is_plain = labels == LabelSet.of_names(labels.names)
+    classes = None if is_plain else labels.classes
+    return settings.model_copy(update={"labels": labels.names, "classes": classes})
 
 
 def require_one_form(steps: int | None, epochs: int | None) -> None:

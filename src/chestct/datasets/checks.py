@@ -21,6 +21,7 @@ from chestct.datasets.manifest import (
     ManifestError,
     ManifestRow,
     class_in_path,
+    class_of,
     describe_rows,
 )
 from chestct.datasets.scans import FACTS, ScanFacts
@@ -225,7 +226,8 @@ def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
             rows=(row.number,),
         )
         for row in manifest.rows
-        if (said := class_in_path(row.scan)) not in (None, row.label)
+        if all(map(class_of, manifest.labels))
+        and (said := class_in_path(row.scan)) not in (None, row.label)
     ]
     by_patient: dict[str, list[ManifestRow]] = defaultdict(list)
     for row in manifest.rows:

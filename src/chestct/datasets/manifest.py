@@ -18,34 +18,38 @@ from pathlib import Path
 from typing import Final
 
 from chestct.errors import ChestCTError
-from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
+from chestct.labels import SPELLINGS
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
 
 _WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
 _NUMBER = r"(?: ?\d+)?"
-
-_PATTERNS: Final = {
-    COVID19: rf"(?:covid(?: ?19)?|sars cov 2|ncov){_WHAT}{_NUMBER}",
-    CAP: rf"(?:cap|community acquired pneumonia|pneumonia){_WHAT}{_NUMBER}",
-    NORMAL: rf"(?:normal|healthy|controls?|no pneumonia){_WHAT}{_NUMBER}",
-}
 _COVID_MAH_CT: Final = r"covid ?(?:19 ?)?mah ?ct ?(?:3d)?(?: .*)?"
 
 
 def class_of(name: str) -> str | None:
-    """The class a name stands for, as a whole; None for all others.
+    """The class of the public data sets that a name stands for, as a whole; None for all others.
 
     "COVID-19 subjects", "Covid19_cases" and "covid3" are COVID-19, "Cap subjects" and "cap012" are
     CAP, "Normal Subjects" and "healthy" are normal; "COVID-CT-MD", the name of a data set, and
     "non-covid", which says what it is not, are none.
     """
     words = _words_of(name)
-    for label, pattern in _PATTERNS.items():
-        if re.fullmatch(pattern, words):
+    for label, spelling in SPELLINGS.items():
+        if re.fullmatch(rf"(?:{spelling}){_WHAT}{_NUMBER}", words):
             return label
     return None
+
+
+def classes_among(names: Iterable[str]) -> tuple[str, ...]:
+    """The classes that a column of names was written with, where nobody lists them.
+
+    Those of the public data sets where one of the names stands for one of them, so that another
+    spelling, or a class beside them, is noticed; otherwise the names themselves, sorted.
+    """
+    found = sorted(set(names))
+    return tuple(SPELLINGS) if any(map(class_of, found)) else tuple(found)
 
 
 def is_covid_mah_ct(name: str) -> bool:
@@ -134,8 +138,8 @@ class Manifest:
 
     Attributes:
         rows: One per scan.
-        labels: The classes, in the order of every probability vector. Empty: those of
-            `THREE_CLASSES` that occur.
+        labels: The classes, in the order of every probability vector. Empty: those that occur, as
+            `classes_among` orders them.
         folder: What relative paths are relative to.
         name: What messages call it.
         excluded: Rows that give a reason for leaving them out; kept to be written and counted.
@@ -167,7 +171,7 @@ class Manifest:
         _check_labels(self)
         if not self.labels:
             used = {row.label for row in self.rows}
-            labels = tuple(label for label in THREE_CLASSES if label in used)
+            labels = tuple(label for label in classes_among(used) if label in used)
             object.__setattr__(self, "labels", labels)
         _check_scans_differ(self)
 
@@ -309,7 +313,7 @@ def _check_filled(manifest: Manifest) -> None:
 
 
 def _check_labels(manifest: Manifest) -> None:
-    known = manifest.labels or THREE_CLASSES
+    known = manifest.labels or classes_among(row.label for row in manifest.rows)
     wrong = [row for row in manifest.rows if row.label not in known]
     if wrong:
         message = unknown_label_message(wrong[0].label, known)
@@ -359,7 +363,7 @@ def read_manifest(
 
     Args:
         path: A CSV file with comma or semicolon, in UTF-8.
-        labels: The classes in the classifier's order; empty: those of `THREE_CLASSES` that occur.
+        labels: The classes in the classifier's order; empty: those that occur.
         needs_files: Whether a scan that is not there is an error.
 
     Raises:

@@ -24,13 +24,18 @@ from chestct.datasets.manifest import (
     parse_sex,
 )
 from chestct.errors import ReadError
-from chestct.labels import CAP, COVID19, NORMAL
+from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES, LabelSet
 from chestct.lookup import look_up
 from chestct.readers import format_of
+from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.report.tables import read_plain_text
 
 SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""
+_WHOLE_SCANS: Final = (".nii", ".nii.gz", ".zip", ".mha", ".mhd", ".nrrd", ".nhdr")
+_PICTURES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+_RESULT_FILE: Final = "result.json"
+"""What a folder of results holds."""
 MAX_FOLDERS: Final = 100_000
 """Most folders looked at."""
 
@@ -50,7 +55,7 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def _with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
+def with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
     """The row with what was said of slices, where its scan is a folder of them."""
     if not reading or format_of(row.scan) != "tiff":
         return row
@@ -89,6 +94,53 @@ def scans_in(folder: Path) -> list[Path]:
     return sorted([*files, *(each for each in _subfolders(folder) if _holds_files(each))])
 
 
+def scans_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Scans in a folder and at most eight below it, in the order of their paths.
+
+    A folder with slices in it is a scan, and so is a file of one. Folders of results are not
+    entered.
+
+    Returns:
+        The scans, and NIfTI files of 8 bits, which cannot hold a CT scan: masks.
+
+    Raises:
+        ManifestError: There are too many folders.
+        ReadError: A folder cannot be read.
+    """
+    scans: list[Path] = []
+    for place in (folder, *folders_under(folder, 8)):
+        files = [Path(entry) for entry in _entries(place) if entry.is_file()]
+        if any(file.name == _RESULT_FILE for file in files):
+            continue
+        scans += [file for file in files if file.name.lower().endswith(_WHOLE_SCANS)]
+        if any(_is_slice(file) for file in files):
+            scans.append(place)
+    masks = [file for file in scans if _is_mask(file)]
+    return sorted(set(scans) - set(masks)), sorted(masks)
+
+
+def _is_slice(file: Path) -> bool:
+    """Whether a file is one slice of a scan: DICOM by its first bytes, or a picture by its name."""
+    if file.suffix.lower() in _PICTURES:
+        return True
+    with suppress(OSError), file.open("rb") as stream:
+        return looks_like_dicom(stream.read(132))
+    return False
+
+
+def _is_mask(file: Path) -> bool:
+    """Whether a file is NIfTI with 8 bits per voxel."""
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+
+    if not file.name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    with suppress(OSError, ValueError, EOFError, ImageFileError):
+        kind = nibabel.load(file).header.get_data_dtype()  # type: ignore[attr-defined]
+        return bool(kind.itemsize == 1)
+    return False
+
+
 def _holds_files(folder: Path) -> bool:
     """Whether any visible file lies in or below a folder."""
     with suppress(ReadError):
@@ -98,18 +150,25 @@ def _holds_files(folder: Path) -> bool:
     return False
 
 
-def class_folders(folder: Path, depth: int = 3) -> list[tuple[Path, str]]:
+def class_folders(
+    folder: Path, depth: int = 3, class_named: Callable[[str], str | None] = class_of
+) -> list[tuple[Path, str]]:
     """Folders named after a class, the outermost of nested ones, with their class.
 
     Unpacking an archive often nests a folder in one of the same name; then the inner one is taken.
+
+    Args:
+        folder: Where they are looked for.
+        depth: How many levels below.
+        class_named: What class a folder's name stands for, if any.
     """
     found: list[tuple[Path, str]] = []
     for each in folders_under(folder, depth):
-        label = class_of(each.name)
+        label = class_named(each.name)
         if label is None or any(outer in each.parents for outer, _ in found):
             continue
         found.append((each, label))
-    return [(_innermost(each, label), label) for each, label in found]
+    return [(_innermost(each, label, class_named), label) for each, label in found]
 
 
 def stem(path: Path) -> str:
@@ -155,10 +214,10 @@ def _with_distinct_patients(rows: Sequence[ManifestRow]) -> list[ManifestRow]:
     return [replace(row, patient=f"{row.label} {row.patient}") for row in rows]
 
 
-def _innermost(folder: Path, label: str) -> Path:
+def _innermost(folder: Path, label: str, class_named: Callable[[str], str | None]) -> Path:
     inside = _subfolders(folder)
-    if len(inside) == 1 and class_of(inside[0].name) == label and _subfolders(inside[0]):
-        return _innermost(inside[0], label)
+    if len(inside) == 1 and class_named(inside[0].name) == label and _subfolders(inside[0]):
+        return _innermost(inside[0], label, class_named)
     return folder
 
 
@@ -185,7 +244,10 @@ _NEEDS_GEOMETRY = (
 
 
 def scan_folder(
-    folder: str | Path, layout: str = "auto", reading: Mapping[str, str] | None = None
+    folder: str | Path,
+    layout: str = "auto",
+    reading: Mapping[str, str] | None = None,
+    labels: LabelSet | None = None,
 ) -> tuple[Manifest, str, tuple[str, ...]]:
     """List the labelled scans of a folder.
 
@@ -194,6 +256,8 @@ def scan_folder(
         layout: Name in `LAYOUTS`, or "auto" for the first one that finds scans.
         reading: Columns that say how slices lie (`spacing_mm`, `order`, ...), put on every row
             whose scan is a folder of slices.
+        labels: Classes of one's own, after which folders are named; None: those of the public data
+            sets.
 
     Returns:
         The manifest, the layout that was found, and what should be known about it.
@@ -206,17 +270,22 @@ def scan_folder(
     place = Path(folder).absolute()
     if not place.is_dir():
         raise ManifestError(f"There is no folder {folder}. Name the folder of a data set.")
-    names = list(LAYOUTS) if layout == "auto" else [layout]
+    layouts = LAYOUTS if labels is None else _own_layouts(labels)
+    names = list(layouts) if layout == "auto" else [layout]
     for name in names:
-        found = look_up(LAYOUTS, name, kind="layout")(place)
+        found = look_up(layouts, name, kind="layout")(place)
         if found.rows:
-            rows = [_with_reading(r, reading or {}) for r in _with_distinct_patients(found.rows)]
+            rows = [with_reading(r, reading or {}) for r in _with_distinct_patients(found.rows)]
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
-            return Manifest(tuple(rows), folder=place, name=place.name), name, notes
+            used = {row.label for row in rows}
+            known = () if labels is None else tuple(each for each in labels.names if each in used)
+            return Manifest(tuple(rows), known, place, place.name), name, notes
+    classes = ", ".join(THREE_CLASSES if labels is None else labels.names)
     msg = (
         f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
-        "into one folder per class, named COVID-19, CAP and normal, or write the manifest yourself "
-        "(columns scan, patient, label)."
+        f"into one folder per class, named {classes} (or as --classes says), join them to a "
+        "spreadsheet (--labels TABLE), or write the manifest yourself (columns scan, patient, "
+        "label)."
     )
     raise ManifestError(msg)
 
@@ -359,13 +428,23 @@ def _read_label_table(folder: Path) -> Found:
     return found
 
 
-def _read_class_folders(folder: Path) -> Found:
+def _own_layouts(labels: LabelSet) -> dict[str, Callable[[Path], Found]]:
+    """The layout that scans of one's own classes can have, beside a table."""
+
+    def read(folder: Path) -> Found:
+        """Folders called by a class's name or by what stands for it."""
+        return _read_class_folders(folder, lambda name: labels.spellings.get(name.casefold()))
+
+    return {"folder_per_class": read}
+
+
+def _read_class_folders(folder: Path, class_named: Callable[[str], str | None] = class_of) -> Found:
     """A plain folder per class, named after it; what lies in it are the scans.
 
     Assumed: every scan is another patient, unless the manifest is told otherwise.
     """
     found = Found()
-    for place, label in class_folders(folder, depth=2):
+    for place, label in class_folders(folder, 2, class_named):
         found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in scans_in(place)]
     found.notes.append(
         "Every scan is taken for another patient. Where a patient has several, give their rows the "

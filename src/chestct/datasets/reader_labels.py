@@ -22,11 +22,11 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
+    classes_among,
     read_lines,
     read_row,
     unknown_label_message,
 )
-from chestct.labels import THREE_CLASSES
 from chestct.lookup import look_up, unknown_name_message
 from chestct.report.tables import as_csv, as_markdown_table
 
@@ -90,7 +90,7 @@ class Rule:
     least_readers: int = 2
 
 
-def read_readings(path: str | Path, labels: Sequence[str] = THREE_CLASSES) -> _Readings:
+def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
     """Read a table of readers' labels.
 
     Either one line per scan and reader, with the columns `scan`, `patient`, `reader` and `label`,
@@ -99,7 +99,7 @@ def read_readings(path: str | Path, labels: Sequence[str] = THREE_CLASSES) -> _R
 
     Args:
         path: A CSV file.
-        labels: The classes that may be given.
+        labels: The classes that may be given; empty: those that occur.
 
     Raises:
         ManifestError: The table does not fit; the message names row and remedy.
@@ -119,6 +119,7 @@ def read_readings(path: str | Path, labels: Sequence[str] = THREE_CLASSES) -> _R
     else:
         msg = f"{file.name} names no readers. Give the columns 'reader' and 'label', or one column"
         raise ManifestError(f"{msg} such as '{READER_PREFIX}anna' per reader.")
+    labels = labels or classes_among(label for scan in found for label in scan.given.values())
     _check(file.name, found, labels)
     readers = tuple(dict.fromkeys(reader for scan in found for reader in scan.given))
     return _Readings(tuple(found), readers, tuple(labels), file.parent, file.name)
@@ -147,7 +148,9 @@ def agree_on(readings: _Readings, rule: Rule) -> Manifest:
             rows.append(replace(scan.row, excluded=TOO_FEW))
         else:
             rows.append(replace(scan.row, label=label, excluded="" if label else UNDECIDED))
-    return Manifest(tuple(rows), folder=readings.folder, name=readings.name)
+    used = {row.label for row in rows if not row.excluded}
+    labels = tuple(label for label in readings.labels if label in used)
+    return Manifest(tuple(rows), labels, readings.folder, readings.name)
 
 
 def majority(given: Mapping[str, str], adjudicated: str) -> str:

@@ -2,13 +2,13 @@
 
 Every slice becomes a PNG of 8 bits through a window; names of files hold numbers only. A slice of
 an ill patient that shows no infection is no picture of the illness: it is left out, or taken for
-normal, as asked for.
+the negative class, as asked for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -19,7 +19,7 @@ from PIL import Image
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.public import read_table
 from chestct.datasets.scans import read_options
-from chestct.labels import NORMAL
+from chestct.labels import LabelSet
 from chestct.lookup import look_up
 from chestct.readers import read_volume
 from chestct.storage import write_whole_with
@@ -161,17 +161,20 @@ class Extraction:
     Attributes:
         infected: Infection by slice, by patient or scan; empty where none is known.
         without_labels: Scans whose slices nobody looked at: "all" takes every slice for its
-            patient's class, "normal" does so for normal patients only and leaves the others out.
-        uninfected: Slices of an ill patient without infection: "leave_out", or "normal".
+            patient's class, "negative" does so for patients of the negative class only and leaves
+            the others out.
+        uninfected: Slices of an ill patient without infection: "leave_out", or "negative".
         window: A name in `WINDOWS`.
         every: Take every so many slices only.
+        negative: The class that means that nothing was found; empty: what plain names say of it.
     """
 
     infected: Mapping[str, SliceLabels] = field(default_factory=dict)
-    without_labels: Literal["all", "normal"] = "normal"
-    uninfected: Literal["leave_out", "normal"] = "leave_out"
+    without_labels: Literal["all", "negative"] = "negative"
+    uninfected: Literal["leave_out", "negative"] = "leave_out"
     window: str = "lung"
     every: int = 1
+    negative: str = ""
 
 
 def extract_slices(
@@ -198,10 +201,12 @@ def extract_slices(
         WriteError: The folder cannot be written.
     """
     rows: list[ManifestRow] = []
+    extraction = _with_negative(extraction, manifest)
     for row in manifest.rows:
         path = manifest.path(row)
         infected = _find_labels(extraction.infected, row.patient, path.name)
-        if infected is None and row.label != NORMAL and extraction.without_labels == "normal":
+        is_left = row.label != extraction.negative and extraction.without_labels == "negative"
+        if infected is None and is_left:
             told(f"Row {row.number} is {row.label} and has no slice labels: left out.")
             continue
         options = read_options(row, manifest.folder)
@@ -219,11 +224,28 @@ def extract_slices(
     return Manifest(tuple(rows), manifest.labels, folder, manifest.name)
 
 
+def _with_negative(extraction: Extraction, manifest: Manifest) -> Extraction:
+    """The same with the negative class, which the wished slices may depend on.
+
+    Raises:
+        ManifestError: They do, and none is named.
+    """
+    negative = extraction.negative or LabelSet.of_names(manifest.labels).negative
+    if not negative and "negative" in (extraction.without_labels, extraction.uninfected):
+        msg = (
+            f"None of the classes {', '.join(manifest.labels)} of {manifest.name} is named as the "
+            "negative one, and which slices are taken depends on it. Mark one with 'negative: "
+            "true' in a file for --classes, or say --without-labels all."
+        )
+        raise ManifestError(msg)
+    return replace(extraction, negative=negative)
+
+
 def _label_of(row: ManifestRow, is_infected: bool | None, extraction: Extraction) -> str | None:
     """Class of one slice, or None where it is to be left out."""
-    if is_infected is None or is_infected or row.label == NORMAL:
+    if is_infected is None or is_infected or row.label == extraction.negative:
         return row.label
-    return NORMAL if extraction.uninfected == "normal" else None
+    return extraction.negative if extraction.uninfected == "negative" else None
 
 
 def _write_scan(

@@ -1,7 +1,8 @@
 """From the slices of a patient to the patient, in four ways.
 
 Slice-level and scan-level classifiers can then stand in one table, with the same statistics. With
-q the probability that a slice is not normal (not the last label, where none is "normal"):
+q the probability that a slice is not of the negative class (where none is named: of the last one,
+which `assumption` says):
 
 - mean: the mean of the slices' probabilities.
 - max: those of the slice with the highest q. One wrong slice decides.
@@ -24,7 +25,7 @@ from jaxtyping import Float64
 
 from chestct.card import VoteSettings
 from chestct.evaluation.predictions import Predictions, PredictionsError
-from chestct.labels import NORMAL
+from chestct.labels import LabelSet
 from chestct.lookup import look_up
 
 _THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
@@ -44,6 +45,7 @@ def vote(
     method: str,
     settings: VoteSettings | None = None,
     patient_labels: Mapping[str, str] | None = None,
+    negative: str = "",
 ) -> Predictions:
     """Turn predictions of slices into predictions of patients.
 
@@ -53,6 +55,8 @@ def vote(
         settings: The numbers behind the method.
         patient_labels: Patient to the class of the whole patient; without it all slices of a
             patient must have the same label.
+        negative: The class that means that nothing was found; empty: what plain names say of it,
+            or else the last one.
 
     Returns:
         One row per patient, in the order in which they first come; a row's scan is its patient.
@@ -63,7 +67,7 @@ def vote(
     """
     pool = look_up(VOTES, method, kind="vote")
     chosen = settings or VoteSettings()
-    background = _background_of(slices.labels)
+    background = _background_of(slices.labels, negative)
     rows = _rows_by_patient(slices)
     pooled = [pool(slices.probabilities[each], background, chosen) for each in rows.values()]
     return Predictions(
@@ -80,13 +84,16 @@ def all_votes(
     slices: Predictions,
     settings: VoteSettings | None = None,
     patient_labels: Mapping[str, str] | None = None,
+    negative: str = "",
 ) -> dict[str, Predictions]:
     """Every vote of `VOTES` by name, on the same patients in the same order."""
-    return {name: vote(slices, name, settings, patient_labels) for name in VOTES}
+    return {name: vote(slices, name, settings, patient_labels, negative) for name in VOTES}
 
 
 def fit_votes(
-    validation: Predictions, patient_labels: Mapping[str, str] | None = None
+    validation: Predictions,
+    patient_labels: Mapping[str, str] | None = None,
+    negative: str = "",
 ) -> VoteSettings:
     """Choose the numbers behind share and attention on slices of validation patients.
 
@@ -99,9 +106,12 @@ def fit_votes(
     best = VoteSettings()
     pairs = product(_THRESHOLDS, _CUTS)
     share = [best.model_copy(update={"slice_threshold": t, "share_cut": c}) for t, c in pairs]
-    best = min(share, key=lambda s: _loss(vote(validation, "share", s, patient_labels)))
+    best = min(share, key=lambda s: _loss(vote(validation, "share", s, patient_labels, negative)))
     attention = [best.model_copy(update={"sharpness": each}) for each in _SHARPNESSES]
-    return min(attention, key=lambda s: _loss(vote(validation, "attention", s, patient_labels)))
+    return min(
+        attention,
+        key=lambda s: _loss(vote(validation, "attention", s, patient_labels, negative)),
+    )
 
 
 def one_per_patient(scans: Predictions) -> Predictions:
@@ -129,9 +139,25 @@ def _rows_by_patient(predictions: Predictions) -> dict[str, list[int]]:
     return rows
 
 
-def _background_of(labels: tuple[str, ...]) -> int:
-    """Index of the label that means that nothing was found: normal, or the last."""
-    return labels.index(NORMAL) if NORMAL in labels else len(labels) - 1
+def assumption(labels: tuple[str, ...], negative: str) -> str:
+    """What the votes take for granted where no class is the negative one; empty where one is."""
+    if _negative_of(labels, negative):
+        return ""
+    return (
+        f"None of the classes {', '.join(labels)} is named as the negative one: the votes max, "
+        f"share and attention take the last, {labels[-1]}, for it. Mark one in the labels with "
+        "'negative: true'."
+    )
+
+
+def _background_of(labels: tuple[str, ...], negative: str) -> int:
+    """Index of the class that means that nothing was found: the negative one, or the last."""
+    found = _negative_of(labels, negative)
+    return labels.index(found) if found else len(labels) - 1
+
+
+def _negative_of(labels: tuple[str, ...], negative: str) -> str:
+    return negative or LabelSet.of_names(labels).negative
 
 
 def _mean(shares: _Shares, background: int, settings: VoteSettings) -> _Pooled:

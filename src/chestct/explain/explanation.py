@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from chestct.arrays import Heat, Spacing
-from chestct.labels import NORMAL
+from chestct.labels import LabelSet
 from chestct.volume import Grid
 
 HeatPlane: TypeAlias = Float32[np.ndarray, "rows columns"]
@@ -132,13 +132,20 @@ class ScanExplanation:
         explanation: The map as the network's input has it.
         heat: The map on the scan's own grid and axes.
         summary: Where in the lungs it lies.
+        labels: The classifier's classes, with what is said of each; None: plain names.
     """
 
     explanation: Explanation
     heat: HeatMap
     summary: EvidenceSummary
+    labels: LabelSet | None = None
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes, with what is said of each."""
+        return self.labels or LabelSet.of_names((self.explanation.label,))
 
     @property
     def speaks_for_disease(self) -> bool:
-        """Whether what is hot can be a sign of disease: evidence for a normal scan is none."""
-        return self.explanation.label != NORMAL
+        """Whether what is hot can be a sign of disease: evidence for the negative class is none."""
+        return self.label_set.is_finding(self.explanation.label)

@@ -113,4 +113,4 @@ def explain_scan(  # noqa: PLR0913 - the options of `explain`, and the scan
     )
     heat = back_to_scan(explanation.heat, prepared)
     summary = summarise_evidence(heat, prepared, volume.source.slice_uids)
-    return ScanExplanation(explanation, heat, summary)
+    return ScanExplanation(explanation, heat, summary, classifier.card.label_set)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,14 +26,15 @@ class _SeriesHeader:
     """What stands in the header of a written series.
 
     Attributes:
-        patient_id: PatientID; the name is always "Simulated^Patient".
+        patient_id: PatientID; empty: one of the seed's own. The name is always
+            "Simulated^Patient".
         description: SeriesDescription; "simulated" is added where it does not say so.
         sex: "F", "M" or "O".
         series_number: SeriesNumber.
         study_date: StudyDate as YYYYMMDD; fixed by default, so that files can be compared.
     """
 
-    patient_id: str = "SIMULATED"
+    patient_id: str = ""
     description: str = "simulated chest CT"
     sex: str = "O"
     series_number: int = 1
@@ -55,7 +56,7 @@ def write_dicom_series(
     Args:
         volume: Scan in HU; slices are stacked along depth.
         folder: Where to write; made if needed.
-        uid_seed: Same seed and same grid give the same UIDs.
+        uid_seed: The patient: the same seed and grid give the same UIDs and PatientID.
         header: What to say about patient and series.
 
     Returns:
@@ -69,6 +70,7 @@ def write_dicom_series(
         raise WriteError("Only a scan in Hounsfield units can be written as a DICOM CT series.")
     stored = _stored(volume)
     header = header or _SeriesHeader()
+    header = replace(header, patient_id=header.patient_id or _patient_id(str(uid_seed)))
     folder = Path(folder)
     files = []
     try:
@@ -88,6 +90,11 @@ def make_uid(*parts: object) -> str:
     """A valid UID that depends only on its parts (PS3.5 B.2, derived from 128 bits)."""
     digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
     return _UUID_ROOT + str(int.from_bytes(digest[:16], "big"))
+
+
+def _patient_id(seed: str) -> str:
+    """A PatientID that depends only on the seed."""
+    return f"SIM-{int(hashlib.sha256(seed.encode()).hexdigest(), 16) % 10**10:010d}"
 
 
 def _stored(volume: Volume) -> np.ndarray:

@@ -18,7 +18,7 @@ backgrounds make all maps alike outside.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ from chestct.engines import Engine
 from chestct.errors import ExplanationError, ReadError
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
-from chestct.labels import THREE_CLASSES, UNSUITABLE
+from chestct.labels import UNSUITABLE
 from chestct.pipeline import scan_name
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
@@ -249,6 +249,7 @@ def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
         trained_on=card.trained_on,
         notice=card.notice,
         scans=tuple(_audit_scan(auditor, subject) for subject in subjects),
+        assumption=card.label_set.assumption,
     )
 
 
@@ -261,7 +262,8 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
         return replace(audit, findings=judge_scan_audit(audit))
     shares = auditor.classifier.probabilities(prepared, auditor.engine)
     decision = max(shares, key=shares.__getitem__)
-    before = ScanAudit(subject.name, subject.truth, decision, shares)
+    is_finding = auditor.classifier.card.label_set.is_finding(decision)
+    before = ScanAudit(subject.name, subject.truth, decision, shares, is_finding=is_finding)
     found = _map_of(auditor, prepared, decision)
     lesion, source = _lesion(subject, prepared, found)
     # Noise must not depend on how many networks were drawn before.
@@ -310,18 +312,29 @@ def read_subjects(
             yield Subject(scan_name(path), volume, read_mask(lesions), GIVEN_LESIONS)
 
 
-def simulated_subjects(num: int, seed: int = SIMULATION_SEED) -> Iterator[Subject]:
-    """Simulated patients with known lesions, the classes in turn, each made when it is its turn."""
+def simulated_subjects(
+    num: int, labels: Collection[str], seed: int = SIMULATION_SEED
+) -> Iterator[Subject]:
+    """Simulated patients with known lesions, the classes in turn, each made when it is its turn.
+
+    Args:
+        num: How many.
+        labels: The classifier's classes; what was simulated is told where it is one of them.
+        seed: Of the patients.
+    """
     from chestct.simulate import ThoraxSettings, simulate_patient
+    from chestct.simulate.lesions import PATTERNS
 
     settings = ThoraxSettings(rows=_ROWS, slice_spacing_mm=_SLICE_SPACING_MM)
+    patterns = tuple(PATTERNS)
     for number in range(num):
-        label = THREE_CLASSES[number % len(THREE_CLASSES)]
+        label = patterns[number % len(patterns)]
         rng = np.random.default_rng([seed, number])
         patient = simulate_patient(rng, settings, pattern=label)
         lesions = patient.volume.with_voxels(patient.lesions)
-        name = f"simulated-{number + 1}-{label.lower()}"
-        yield Subject(name, patient.volume, lesions, TRUE_LESIONS, label)
+        name, truth = f"simulated-{number + 1}", label if label in labels else ""
+        name = f"{name}-{truth.lower()}" if truth else name
+        yield Subject(name, patient.volume, lesions, TRUE_LESIONS, truth)
 
 
 def _map_of(auditor: Auditor, prepared: PreparedScan, decision: str) -> Explanation | None:

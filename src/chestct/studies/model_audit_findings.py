@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from chestct.labels import NORMAL, UNSUITABLE
+from chestct.labels import UNSUITABLE
 from chestct.studies.model_audit_changes import (
     DENSE,
     LESION,
@@ -147,6 +147,7 @@ class ScanAudit:
         probes: What was changed and answered.
         map_test: Whether the map depends on the weights; None where no map could be made.
         findings: What that means.
+        is_finding: Whether the decision is another class than the negative one.
     """
 
     name: str
@@ -158,6 +159,7 @@ class ScanAudit:
     probes: tuple[Probe, ...] = ()
     map_test: MapTest | None = None
     findings: tuple[Finding, ...] = ()
+    is_finding: bool = True
 
     def probe(self, name: str) -> Probe | None:
         """The probe of that name, where it was made."""
@@ -181,6 +183,7 @@ class ModelAudit:
         trained_on: What its card says about that.
         notice: What must stand beside every answer.
         scans: Scan by scan.
+        assumption: What was taken for granted of its classes; empty where nothing was.
     """
 
     classifier: str
@@ -190,6 +193,7 @@ class ModelAudit:
     trained_on: str
     notice: str
     scans: tuple[ScanAudit, ...]
+    assumption: str = ""
 
 
 def _median(values: list[float]) -> float:
@@ -270,7 +274,7 @@ def _about_lungs(audit: ScanAudit) -> Iterator[Finding]:
             f"but not its probability ({audit.share:.2f} before, {healthy.share:.2f} and "
             f"{tissue.share:.2f} after).",
         )
-    elif healthy.is_same and _is_disease(audit):
+    elif healthy.is_same and audit.is_finding:
         yield Finding(
             NOTABLE,
             "lungs",
@@ -328,7 +332,7 @@ def _about_dense_piece(audit: ScanAudit) -> Iterator[Finding]:
 
 def _about_lesion(audit: ScanAudit) -> Iterator[Finding]:
     probe = audit.probe(LESION)
-    if probe is None or not _is_disease(audit):
+    if probe is None or not audit.is_finding:
         return
     change = probe.change or 0.0
     where = f"{audit.lesion_source}, {audit.lesion_share or 0.0:.0%} of the lungs"
@@ -388,11 +392,6 @@ def _about_stability(audit: ScanAudit) -> Iterator[Finding]:
 
 def _outside_probes(audit: ScanAudit) -> list[Probe]:
     return [probe for probe in audit.probes if probe.name in _OUTSIDE]
-
-
-def _is_disease(audit: ScanAudit) -> bool:
-    """Whether a disease is decided: without a class "normal" every class counts as one."""
-    return audit.decision != NORMAL
 
 
 def _is_moved(probe: Probe) -> bool:

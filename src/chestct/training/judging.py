@@ -23,7 +23,13 @@ from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import ChestCTError, TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
-from chestct.evaluation.patient_votes import VOTES, all_votes, one_per_patient, vote
+from chestct.evaluation.patient_votes import (
+    VOTES,
+    all_votes,
+    assumption,
+    one_per_patient,
+    vote,
+)
 from chestct.evaluation.predictions import (
     Predictions,
     PredictionsError,
@@ -339,12 +345,14 @@ class JudgedSlices:
         slices: What it says of each.
         votes: The numbers behind the votes on patients.
         patient_labels: Patient to the class of the whole patient, or None.
+        negative: The class that means that nothing was found; empty where none is named.
     """
 
     name: str
     slices: Predictions
     votes: VoteSettings
     patient_labels: Mapping[str, str] | None
+    negative: str = ""
 
 
 def write_judged(
@@ -379,7 +387,8 @@ def write_judged(
         settings=EvaluationSettings(name=f"{judged.name}, slices"),
         logs=logs,
     )
-    votes = all_votes(judged.slices, judged.votes, judged.patient_labels)
+    votes = all_votes(judged.slices, judged.votes, judged.patient_labels, judged.negative)
+    assumed = assumption(judged.slices.labels, judged.negative)
     others = {f"{judged.name}, {name}": votes[name] for name in VOTES if name != MAIN_VOTE}
     for name, each in votes.items():
         write_predictions(each, places[PATIENTS_FOLDER] / f"predictions_{name}.csv")
@@ -391,6 +400,7 @@ def write_judged(
         settings=EvaluationSettings(
             name=f"{judged.name}, {MAIN_VOTE}",
             comparisons=tuple(COMPARISONS) if beside else SOUND,
+            remarks=(assumed,) if assumed else (),
         ),
         others=others,
     )
@@ -476,6 +486,7 @@ def evaluate_slices(
         slices=_judge_slices(classifier, manifest, listener),
         votes=classifier.card.votes,
         patient_labels=patient_labels_of(manifest),
+        negative=classifier.card.label_set.negative,
     )
     _, on_patients = write_judged(judged, folder, beside=others)
     return on_patients

@@ -24,6 +24,7 @@ from chestct.datasets.slice_lists import SLICE_SPLITS
 from chestct.datasets.workers import Progress
 from chestct.errors import NetworkError, ReadError, RecipeError, TrainingError, UnknownNameError
 from chestct.extras import is_installed
+from chestct.labels import ClassLabel
 from chestct.lookup import look_up
 from chestct.networks import build_network
 from chestct.networks.medicalnet import load_medicalnet_weights
@@ -56,6 +57,7 @@ class Parts:
         labels: Class names in the classifier's order.
         pretrained: File of MedicalNet's weights that it begins with, or None for drawn ones.
         beginning: What it begins with in words, with the file's hash; empty for drawn weights.
+        classes: What is said of each label; None: plain names.
     """
 
     network: str
@@ -65,6 +67,7 @@ class Parts:
     labels: tuple[str, ...]
     pretrained: Path | None = None
     beginning: str = ""
+    classes: tuple[ClassLabel, ...] | None = None
 
     def build_network(self, seed: int) -> nn.Module:
         """The network with weights drawn from a seed; torch's own generator is left as it was."""
@@ -101,6 +104,7 @@ def find_parts(settings: RunSettings) -> Parts:
         recipe=recipe,
         augmentation=augmentation,
         labels=settings.labels,
+        classes=settings.classes,
     )
     if settings.network.pretrained is None:
         return parts
@@ -173,6 +177,7 @@ class SliceParts:
         form: How pictures become inputs.
         augmentation: How batches are varied, or None.
         labels: Class names in the classifier's order.
+        classes: What is said of each label; None: plain names.
     """
 
     network: str
@@ -181,6 +186,7 @@ class SliceParts:
     form: PictureForm
     augmentation: AnyAugmentation | None
     labels: tuple[str, ...]
+    classes: tuple[ClassLabel, ...] | None = None
 
     def build_network(self, seed: int) -> SliceNetwork:
         """The network, its head drawn from a seed; torch's own generator is left as it was."""
@@ -218,7 +224,15 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
     with _blamed_on("network.weights"):
         weights = find_weights(settings.network.name, settings.network.weights)
     form = PictureForm(size=network.size, **settings.pictures.model_dump())
-    return SliceParts(settings.network.name, chosen, weights, form, augmentation, settings.labels)
+    return SliceParts(
+        settings.network.name,
+        chosen,
+        weights,
+        form,
+        augmentation,
+        settings.labels,
+        settings.classes,
+    )
 
 
 TRAINING_FOLDER: Final = "training"

@@ -265,6 +265,7 @@ def write_classifier(
         network_settings=parts.network_settings,  # type: ignore[arg-type]
         recipe=asdict(parts.recipe),
         labels=parts.labels,
+        classes=parts.classes,
         trained_on=" ".join((describe_scans(origin.training), parts.beginning)).strip(),
         results=measured(summary, _IN_WORDS[origin.judged_on]),
         versions=program_versions(),

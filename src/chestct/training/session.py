@@ -399,8 +399,9 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         )
         said = answers(network, ready.sets, division, parts.labels, batch_size=SLICES_AT_ONCE)
     patients = patient_labels_of(division.joined)
-    votes = fit_votes(said.calibrated, patients)
-    judged = JudgedSlices(name, said.judged, votes, patients)
+    negative = plan.settings.label_set.negative
+    votes = fit_votes(said.calibrated, patients, negative)
+    judged = JudgedSlices(name, said.judged, votes, patients, negative)
     logs = _logs([Training(name, plan.folder, division)])
     on_slices, on_patients = write_judged(judged, plan.folder, logs=logs)
     card = SliceCard(
@@ -409,6 +410,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         network_settings=parts.network_settings,  # type: ignore[arg-type]
         pictures=parts.form,
         labels=parts.labels,
+        classes=parts.classes,
         backbone_weights=parts.describe_weights(),
         split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
         trained_on=describe_scans(division.training),

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from chestct.errors import TrainingError
+from chestct.labels import ClassLabel, LabelSet
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -217,14 +227,63 @@ class TrackingSection(BaseModel):
         return value
 
 
-class RunSettings(BaseModel):
-    """Everything a training run depends on but the scans themselves."""
+class LabelSettings(BaseModel):
+    """The classes: plain names, or entries such as {name: emphysema, values: [yes]}."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: tuple[Label, ...] = Field(
-        min_length=2, description="Class names in the classifier's order."
+        min_length=2,
+        description="Classes in the classifier's order: names, or entries with name, wording, "
+        "negative, code, color, values.",
     )
+    classes: tuple[ClassLabel, ...] | None = Field(
+        default=None, description="Filled in from entries under labels."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_entries(cls, values: Any) -> Any:
+        """Give entries under `labels` their own place, and leave their names there."""
+        labels = values.get("labels") if isinstance(values, dict) else None
+        if not isinstance(labels, list) or not any(isinstance(one, dict) for one in labels):
+            return values
+        entries = [one if isinstance(one, dict) else {"name": one} for one in labels]
+        names = [entry.get("name", "") for entry in entries]
+        return {**values, "labels": names, "classes": [_spelled_out(entry) for entry in entries]}
+
+    @field_validator("classes")
+    @classmethod
+    def _are_a_set(
+        cls, classes: tuple[ClassLabel, ...] | None, info: Any
+    ) -> tuple[ClassLabel, ...] | None:
+        names = info.data.get("labels")
+        if classes is not None and names and LabelSet(classes).names != names:
+            raise ValueError("they must have the names under labels, in their order")
+        return classes
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The classes with what is said of each."""
+        return LabelSet.of_names(self.labels) if self.classes is None else LabelSet(self.classes)
+
+
+_YAML_WORDS: Final = {True: ["yes", "true"], False: ["no", "false"]}
+"""What YAML takes for a truth value, and a spreadsheet's column may hold."""
+
+
+def _spelled_out(entry: dict[str, Any]) -> dict[str, Any]:
+    """A class whose values are words again, where YAML made truth values of them."""
+    values = entry.get("values")
+    if not isinstance(values, list):
+        return entry
+    words = [_YAML_WORDS[one] if isinstance(one, bool) else [one] for one in values]
+    return {**entry, "values": [word for each in words for word in each]}
+
+
+class RunSettings(LabelSettings):
+    """Everything a training run depends on but the scans themselves."""
+
     network: _NetworkSection
     recipe: _RecipeSection
     data: DataSection = DataSection()
@@ -289,14 +348,9 @@ class SliceDataSection(BaseModel):
     )
 
 
-class SliceRunSettings(BaseModel):
+class SliceRunSettings(LabelSettings):
     """Everything a training on slices depends on but the slices themselves."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    labels: tuple[Label, ...] = Field(
-        min_length=2, description="Class names in the classifier's order."
-    )
     network: _SliceNetworkSection
     pictures: _PicturesSection = _PicturesSection()
     data: SliceDataSection = SliceDataSection()
@@ -468,12 +522,25 @@ def _in_words(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem, with the dotted path of its field and what is nearest to it."""
     first = error.errors()[0]
     name = ".".join(str(step) for step in first["loc"])
+    if name.partition(".")[0] == "classes":
+        return _of_entry(first)
     if first["type"] == "extra_forbidden":
         return _unknown(name, model)
     if first["type"] == "missing":
         return f"the setting '{name}' is missing."
     message = first["msg"].removeprefix("Value error, ")
     return f"'{name}' is {first['input']!r}: {message}.{_nearest_choice(first)}"
+
+
+def _of_entry(problem: Mapping[str, Any]) -> str:
+    """What is wrong with an entry under labels, or with all of them."""
+    number, *field = problem["loc"][1:] or (None,)
+    where = "labels" if number is None else f"labels, entry {int(number) + 1}"
+    part = f", '{'.'.join(str(step) for step in field)}'" if field else ""
+    if problem["type"] == "unexpected_keyword_argument":
+        known = ", ".join(each.name for each in fields(ClassLabel))
+        return f"{where}: there is no field '{field[-1]}'. Known: {known}."
+    return f"{where}{part}: {problem['msg'].removeprefix('Value error, ')}."
 
 
 def _unknown(name: str, model: type[BaseModel]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 
 from chestct import __version__
 from chestct.analysis import ScanAnalysis
-from chestct.labels import CAP, COVID19, NORMAL
+from chestct.labels import LabelSet
 from chestct.readers.dicom_source import SourceImage
 from chestct.simulate.dicom_export import make_uid
 from chestct.storage import write_whole_with
@@ -33,7 +33,6 @@ from chestct.writers.dicom_identity import (
     Subject,
     long_string,
 )
-from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -44,21 +43,11 @@ if TYPE_CHECKING:
 Concept = tuple[str, str, str]
 """Value, scheme and meaning."""
 
+_LOCAL: Final = "99"
 _OWN_SCHEME: Final = "99CHESTCT"
 _SCT: Final = "SCT"
 _DCM: Final = "DCM"
 _UCUM: Final = "UCUM"
-
-_FINDINGS: Final[dict[str, Concept]] = {
-    CAP: ("385093006", _SCT, "Community acquired pneumonia"),
-    COVID19: (
-        "882784691000119100",
-        _SCT,
-        "Pneumonia caused by SARS-CoV-2",
-    ),
-    NORMAL: ("17621005", _SCT, "Normal"),
-}
-"""Class to finding; a class of the user's own becomes a concept of `_OWN_SCHEME`."""
 
 _QUANTITIES: Final[dict[str, Concept]] = {
     "gradcam": ("130403", _DCM, "Gradient-weighted class activation"),
@@ -131,14 +120,15 @@ def coded(concept: Concept) -> CodedConcept:
     return CodedConcept(value, scheme, meaning)
 
 
-def finding_of(label: str) -> Concept:
+def finding_of(label: str, labels: LabelSet) -> Concept:
     """The finding that a class stands for."""
-    return _FINDINGS.get(label) or (_code_of(label), _OWN_SCHEME, long_string(verdict_of(label)))
+    own = (_code_of(label), _OWN_SCHEME, long_string(labels.words(label)))
+    return labels.of(label).code or own
 
 
-def probability_of(label: str) -> Concept:
+def probability_of(label: str, labels: LabelSet) -> Concept:
     """What is measured where the probability of a class that is not the answer is given."""
-    meaning = long_string(f"Probability of {verdict_of(label)}")
+    meaning = long_string(f"Probability of {labels.words(label)}")
     return _code_of(label, prefix="p:"), _OWN_SCHEME, meaning
 
 
@@ -160,14 +150,20 @@ def quantity_of(method: str) -> Concept:
     return _QUANTITIES.get(method, _VISUAL_EXPLANATION)
 
 
-def own_schemes() -> list[CodingSchemeIdentificationItem]:
-    """Who is responsible for the codes of `_OWN_SCHEME`."""
+def schemes_of(labels: LabelSet) -> list[CodingSchemeIdentificationItem]:
+    """Who is responsible for the codes of `_OWN_SCHEME`, and what other local schemes are used."""
     from highdicom.coding_schemes import CodingSchemeIdentificationItem
 
+    given = sorted({one.code.scheme for one in labels.classes if one.code})
     return [
         CodingSchemeIdentificationItem(
             designator=_OWN_SCHEME, name="chestct", responsible_organization="The chestct authors"
-        )
+        ),
+        *(
+            CodingSchemeIdentificationItem(designator=scheme, name=scheme)
+            for scheme in given
+            if scheme.startswith(_LOCAL) and scheme != _OWN_SCHEME
+        ),
     ]
 
 

@@ -54,10 +54,10 @@ from chestct.writers.dicom_objects import (
     header_at,
     headers_of,
     origin_of,
-    own_schemes,
     probability_of,
     quantity_of,
     save,
+    schemes_of,
 )
 from chestct.writers.evidence import evidence_peaks, heat_sentences
 
@@ -108,7 +108,7 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
         requested_procedures=_requests(subject.header) or None,
         previous_versions=[predecessor] if predecessor else None,
         series_description="chestct report, not for clinical use",
-        coding_schemes=own_schemes(),
+        coding_schemes=schemes_of(analysis.result.label_set),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     finish(made, own, _NAME)
@@ -293,12 +293,12 @@ class _Groups:
         others = {label: p for label, p in result.probabilities.items() if label != result.decision}
         measured = [(PROBABILITY, result.probabilities[result.decision])]
         measured += [
-            (probability_of(label), others[label])
+            (probability_of(label, result.label_set), others[label])
             for label in sorted(others, key=others.__getitem__, reverse=True)
         ]
         group = MeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking("answer"),
-            finding_type=coded(finding_of(result.decision)),
+            finding_type=coded(finding_of(result.decision, result.label_set)),
             algorithm_id=self._algorithm(),
             finding_sites=[_site(LUNG)],
             measurements=[_measured(name, round(p, 6), NO_UNITS) for name, p in measured],

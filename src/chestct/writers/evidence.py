@@ -20,7 +20,7 @@ from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import canonical_axes
 from chestct.writers import NothingToWriteError
-from chestct.writers.wording import CLASSLESS_METHODS, METHOD_NAMES, verdict_of
+from chestct.writers.wording import CLASSLESS_METHODS, METHOD_NAMES
 
 
 def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
@@ -161,4 +161,4 @@ def method_words(explained: ScanExplanation) -> str:
 def label_words(explained: ScanExplanation) -> str:
     """The class the map speaks for, in words; empty where the method knows none."""
     is_classless = explained.explanation.method in CLASSLESS_METHODS
-    return "" if is_classless else verdict_of(explained.explanation.label)
+    return "" if is_classless else explained.label_set.words(explained.explanation.label)

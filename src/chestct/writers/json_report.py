@@ -76,12 +76,12 @@ class ExplanationRecord(_Strict):
     threshold: float = Field(ge=0, le=1, description="Heat from which lung counts as involved.")
     shares: dict[str, float] = Field(
         description="Region to the share of its analysed lung that is involved, 0 to 1; empty for "
-        "a map that speaks for a normal scan."
+        "a map that speaks for the negative class."
     )
     involved_ml: float | None = Field(
         ge=0,
-        description="Volume of the involved lung in millilitres; null for a map that speaks for a "
-        "normal scan.",
+        description="Volume of the involved lung in millilitres; null for a map that speaks for "
+        "the negative class.",
     )
     hottest: HottestRecord | None = Field(
         description="The hottest place in the lungs; null where there is no evidence in them."
@@ -170,6 +170,7 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     """The document of one result, checked against its own schema."""
     first, last = analysis.analysed_slices
     fields = asdict(analysis.result)
+    del fields["labels"]
     fields["timings_s"] = {stage: round(s, 4) for stage, s in fields["timings_s"].items()}
     total = len(analysis.prepared.lung_area)
     explained = analysis.explanation

@@ -157,7 +157,7 @@ def _heat_words(layer: HeatLayer, threshold: float, *, is_disease: bool) -> str:
     if layer.hottest == 0.0:
         return "Heat-map over it: empty."
     if not is_disease:
-        return f"Heat-map over it, for a normal scan: {layer.hottest:.2f} at most."
+        return f"Heat-map over it, for no finding: {layer.hottest:.2f} at most."
     return (
         f"Heat-map over it: {layer.hottest:.2f} at most, {threshold:g} or more in "
         f"{percent(layer.highlighted)} of the lung shown."

@@ -15,9 +15,10 @@ from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.explain.evidence import share_outside
 from chestct.explain.explanation import PeakSlice, ScanExplanation
 from chestct.heat_pictures import heat_color
-from chestct.labels import NORMAL, NOT_FOR_CLINICAL_USE
+from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import Scene, analysed_rows, fullest_slice, scene_of_scan, spread_slices
 from chestct.report.pages import load_pages
+from chestct.report.tables import as_csv
 from chestct.result import ScanResult
 from chestct.storage import write_whole
 from chestct.writers import WriteOptions
@@ -37,10 +38,10 @@ from chestct.writers.wording import (
     is_trained_on_simulation,
     percent,
     probability_words,
-    verdict_of,
 )
 
 _REPORT_FILE: Final = "report.html"
+_PREVIEW_FILE: Final = "preview.png"
 
 
 def write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
@@ -62,7 +63,7 @@ def _render_report(analysis: ScanAnalysis) -> str:
         .render(
             result=result,
             short_notice=NOT_FOR_CLINICAL_USE,
-            verdict=verdict_of(result.decision),
+            verdict=result.verdict,
             bars=_bars(result),
             meaning=probability_words(result.provenance.temperature),
             range_words=_range_words(result, scene),
@@ -98,7 +99,8 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
 def _bars(result: ScanResult) -> list[dict[str, object]]:
     return [
         {
-            "words": verdict_of(label),
+            "words": result.label_set.words(label),
+            "color": result.label_set.of(label).color,
             "percent": percent(share),
             "width": f"{share * 100:.2f}",
             "is_decision": label == result.decision,
@@ -183,12 +185,12 @@ INDEX_FILE: Final = "index.html"
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One simulated patient on the page.
+    """One scan on the page.
 
     Attributes:
         result: The answer.
-        truth: The label that was simulated.
-        folder: Folder of its report and preview, relative to the page.
+        truth: The label that was simulated; empty for a scan of a patient.
+        folder: Folder of its report and preview, where it has them, relative to the page.
     """
 
     result: ScanResult
@@ -197,7 +199,7 @@ class IndexEntry:
 
 
 def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
-    """Write `index.html`, which links every report and shows every preview.
+    """Write `index.html`, which links every report and shows every preview that is there.
 
     Raises:
         WriteError: It cannot be written.
@@ -213,20 +215,52 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
                 {
                     "scan": entry.result.scan,
                     "folder": entry.folder,
-                    "truth": verdict_of(entry.truth),
-                    "answer": verdict_of(entry.result.decision),
+                    "truth": entry.truth and entry.result.label_set.words(entry.truth),
+                    "has_report": (folder / entry.folder / _REPORT_FILE).is_file(),
+                    "has_preview": (folder / entry.folder / _PREVIEW_FILE).is_file(),
+                    "answer": entry.result.verdict,
                     "share": percent(entry.result.probabilities.get(entry.result.decision, 0.0)),
                     "is_suitable": entry.result.is_suitable,
-                    "agrees": entry.truth == entry.result.decision,
+                    "agrees": entry.truth in ("", entry.result.decision),
                 }
                 for entry in entries
             ],
+            is_simulated=any(entry.truth for entry in entries),
             notice=entries[0].result.notice,
             trained_on=entries[0].result.provenance.trained_on,
             version=entries[0].result.provenance.chestct_version,
         )
     )
     return write_whole(folder / INDEX_FILE, page.encode())
+
+
+def answers_csv(
+    results: Sequence[ScanResult], paths: Mapping[str, str], errors: Mapping[str, str]
+) -> str:
+    """The answers of one call as a table, a row per scan.
+
+    Args:
+        results: Of the scans that could be read, all by one classifier.
+        paths: What each scan is called, to its path; the order of the rows.
+        errors: Why others have no answer.
+    """
+    found = {result.scan: result for result in results}
+    classes = next((result.label_set.names for result in results), ())
+    header = ["scan", "path", "decision", *(f"probability_{name}" for name in classes)]
+    lines = []
+    for name, path in paths.items():
+        result = found.get(name)
+        if result is None:
+            lines.append([name, path, "", *[""] * (len(classes) + 3), errors.get(name, "")])
+            continue
+        shares = [
+            f"{result.probabilities[each]:.6f}" if result.is_suitable else "" for each in classes
+        ]
+        doubt, volume = result.doubt, f"{result.lung_volume_l:.3f}"
+        reasons = " ".join(result.unsuitable_reasons)
+        warnings = " ".join(result.warnings)
+        lines.append([name, path, result.decision, *shares, doubt, volume, warnings, reasons])
+    return as_csv([*header, "doubt", "lung_volume_l", "warnings", "no_answer_because"], lines)
 
 
 _Ticks = tuple[tuple[float, str], ...]
@@ -490,7 +524,8 @@ def _gradient(*, is_disease: bool) -> str:
 
 def _says(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]:
     explanation = explained.explanation
-    words, shown = verdict_of(explanation.label), CLASSLESS_METHODS.get(explanation.method)
+    words = explained.label_set.words(explanation.label)
+    shown = CLASSLESS_METHODS.get(explanation.method)
     if not explanation.heat.any():
         return (f"No voxel spoke for “{words}”: the map is empty.",)
     meaning = f"which voxels raised the network’s score for “{words}”"
@@ -522,7 +557,8 @@ def _cell_mm(analysis: ScanAnalysis, explained: ScanExplanation) -> int:
 
 
 def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[str, ...]:
-    label = explained.explanation.label
+    label, labels = explained.explanation.label, explained.label_set
+    words = labels.words(label)
     sentences = [
         "It is no outline of disease. No lesion was segmented or measured, and there can be "
         "disease where the map is cold.",
@@ -532,14 +568,14 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
     if explained.explanation.method in CLASSLESS_METHODS:
         sentences.append("It does not say which class it speaks for.")
     elif label != analysis.result.decision:
+        sentences.append(f"It was asked for “{words}”, which is not the most probable class.")
+    if not explained.speaks_for_disease:
         sentences.append(
-            f"It was asked for “{verdict_of(label)}”, which is not the most probable class."
+            f"It speaks for “{words}”: green lung is not diseased lung, so no line is drawn around "
+            "it and no volume given."
         )
-    if label == NORMAL:
-        sentences.append(
-            "It speaks for a normal scan: green lung is not diseased lung, so no line is drawn "
-            "around it and no volume given."
-        )
+    elif labels.assumption:
+        sentences.append(labels.assumption)
     if is_trained_on_simulation(analysis.result.provenance.trained_on):
         sentences.append(
             "The network learned from simulated disease: what it looks for need not be what real "

@@ -29,7 +29,7 @@ from chestct.storage import write_whole
 from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_peaks, label_words, strip_slices, telling_slices
 from chestct.writers.page_pictures import to_png
-from chestct.writers.wording import percent, verdict_of
+from chestct.writers.wording import percent
 
 _FILE_NAME: Final = "preview.png"
 
@@ -92,7 +92,7 @@ def write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None =
     """
     result, explained = analysis.result, analysis.explanation
     share = result.probabilities.get(result.decision)
-    title = verdict_of(result.decision)
+    title = result.verdict
     first, last = analysis.analysed_slices
     scene = scene_of_scan(analysis)
     total = scene.volume.grid.shape[0]

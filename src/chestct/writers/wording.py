@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from chestct.labels import CAP, COVID19, NORMAL, UNSUITABLE
-
-VERDICTS: Final[dict[str, str]] = {
-    CAP: "Community-acquired pneumonia",
-    COVID19: "COVID-19 pneumonia",
-    NORMAL: "No pneumonia",
-    UNSUITABLE: "Not classified",
-}
-"""Decision to the words a reader sees first; unknown labels stand for themselves."""
-
 PROVENANCE_NAMES: Final[dict[str, str]] = {
     "classifier": "Classifier",
     "classifier_version": "Classifier version",
@@ -46,11 +36,6 @@ CLASSLESS_METHODS: Final[dict[str, str]] = {
     "attention": "how much attention the network paid to each place",
 }
 """Those of them that look the same for every class, and what their colour shows."""
-
-
-def verdict_of(decision: str) -> str:
-    """The decision in words."""
-    return VERDICTS.get(decision, decision)
 
 
 def percent(share: float) -> str:
