@@ -10,7 +10,6 @@ import csv
 import io
 import math
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,57 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from chestct.errors import ChestCTError
-from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
+from chestct.labels import THREE_CLASSES
 from chestct.lookup import unknown_name_message
-from chestct.report.tables import as_csv, from_cell, read_plain_text
+from chestct.report.tables import Table, as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
-
-_WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
-_NUMBER = r"(?: ?\d+)?"
-
-_PATTERNS: Final = {
-    COVID19: rf"(?:covid(?: ?19)?|sars cov 2|ncov){_WHAT}{_NUMBER}",
-    CAP: rf"(?:cap|community acquired pneumonia|pneumonia){_WHAT}{_NUMBER}",
-    NORMAL: rf"(?:normal|healthy|controls?|no pneumonia){_WHAT}{_NUMBER}",
-}
-_COVID_MAH_CT: Final = r"covid ?(?:19 ?)?mah ?ct ?(?:3d)?(?: .*)?"
-
-
-def class_of(name: str) -> str | None:
-    """The class a name stands for, as a whole; None for all others.
-
-    "COVID-19 subjects", "Covid19_cases" and "covid3" are COVID-19, "Cap subjects" and "cap012" are
-    CAP, "Normal Subjects" and "healthy" are normal; "COVID-CT-MD", the name of a data set, and
-    "non-covid", which says what it is not, are none.
-    """
-    words = _words_of(name)
-    for label, pattern in _PATTERNS.items():
-        if re.fullmatch(pattern, words):
-            return label
-    return None
-
-
-def is_covid_mah_ct(name: str) -> bool:
-    """Whether a name is that of the data set COVID-MAH-CT, as a whole, or more words after it.
-
-    "COVID-MAH-CT 3D" and "covid_mah_ct" are, "mahdi" and "mah" are not.
-    """
-    return re.fullmatch(_COVID_MAH_CT, _words_of(name)) is not None
-
-
-def class_in_path(scan: str) -> str | None:
-    """The class that the last part of a path stands for that stands for any."""
-    for part in reversed(re.split(r"[/\\]", scan)):
-        found = class_of(part.split(".")[0])
-        if found is not None:
-            return found
-    return None
-
-
-def _words_of(name: str) -> str:
-    """A name in lower case, its letters and digits in words one blank apart."""
-    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
-
 
 TRAINING: Final = "training"
 VALIDATION: Final = "validation"
@@ -228,6 +180,25 @@ def patients_by_label(manifest: Manifest) -> dict[str, list[str]]:
     return patients
 
 
+def flow_of(manifest: Manifest) -> Table:
+    """Scans and patients, in all and per label: those listed, excluded by reason, and used."""
+    excluded = manifest.excluded
+    reasons = Counter(row.excluded for row in excluded)
+    labels = dict.fromkeys((*manifest.labels, *(row.label for row in excluded)))
+    steps = {"listed": (*manifest.rows, *excluded)}
+    for reason in sorted(reasons, key=lambda reason: (-reasons[reason], reason)):
+        steps[f"excluded: {reason}"] = tuple(row for row in excluded if row.excluded == reason)
+    steps["used"] = manifest.rows
+    lines = []
+    for step, rows in steps.items():
+        counts = Counter(row.label for row in rows)
+        num_patients = len({row.patient for row in rows})
+        numbers = (len(rows), num_patients, *(counts[label] for label in labels))
+        lines.append((step, *map(str, numbers)))
+    columns = ("step", "scans", "patients", *(label or "no label" for label in labels))
+    return Table(columns, tuple(lines))
+
+
 def describe_rows(rows: Sequence[ManifestRow]) -> str:
     """Name rows by number: row 3; rows 3 and 7; rows 3, 4, 5, 6, 7 and 14 more."""
     numbers = sorted(row.number for row in rows)
@@ -334,9 +305,9 @@ def _check_scans_differ(manifest: Manifest) -> None:
             raise ManifestError(msg)
 
 
-NEEDED: Final = ("scan", "patient", "label")
-KNOWN: Final = (*NEEDED, "site", "age", "sex", "split", "fold", "excluded")
-READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
+_NEEDED: Final = ("scan", "patient", "label")
+_KNOWN: Final = (*_NEEDED, "site", "age", "sex", "split", "fold", "excluded")
+_READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
 """Columns that say how to read a scan; see `chestct.datasets.scans.read_options`."""
 
 _SPLIT_NAMES = {
@@ -389,13 +360,13 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
     file = Path(path)
     rows = _in_file_order(manifest)
     others = list(dict.fromkeys(name for row in rows for name in row.others))
-    optional = [c for c in KNOWN[3:] if any(_cell(getattr(row, c)) for row in rows)]
+    optional = [c for c in _KNOWN[3:] if any(_cell(getattr(row, c)) for row in rows)]
     lines = []
     for row in rows:
         known = [_cell(getattr(row, column)) for column in ("patient", "label", *optional)]
         scan = _written_path(manifest.path(row), file.parent)
         lines.append([scan, *known, *(row.others.get(name, "") for name in others)])
-    return write_text(file, as_csv([*NEEDED, *optional, *others], lines))
+    return write_text(file, as_csv([*_NEEDED, *optional, *others], lines))
 
 
 def parse_age(text: str) -> float | None:
@@ -425,7 +396,7 @@ def parse_sex(text: str) -> str:
     return _SEXES[text.strip().lower()]
 
 
-def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], list[list[str]]]:
+def read_lines(file: Path, needed: Sequence[str] = _NEEDED) -> tuple[list[str], list[list[str]]]:
     """Column names and cells; the delimiter is the one the header holds.
 
     Columns without a name, as spreadsheets leave them behind, are dropped where they are empty;
@@ -441,12 +412,12 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
     """
     header, *lines = _read_cells(file, needed) or [[]]
     header = [name.strip() for name in header]
-    header = [name.lower() if name.lower() in (*KNOWN, *READING) else name for name in header]
+    header = [name.lower() if name.lower() in (*_KNOWN, *_READING) else name for name in header]
     missing = [name for name in needed if name not in header]
     if missing:
         msg = (
             f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
-            f"the columns: {', '.join(needed)}, and any of {', '.join(KNOWN[3:])}."
+            f"the columns: {', '.join(needed)}, and any of {', '.join(_KNOWN[3:])}."
         )
         raise ManifestError(msg)
     twice = sorted({name for name in header if name and header.count(name) > 1})
@@ -524,7 +495,7 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         split=_split(name, number, row),
         fold=_fold(name, number, row),
         excluded=row.get("excluded", ""),
-        others={column: cell for column, cell in row.items() if column not in KNOWN},
+        others={column: cell for column, cell in row.items() if column not in _KNOWN},
         number=number,
     )
 

@@ -200,7 +200,8 @@ def _acquisition(volume: Volume, path: Path) -> dict[str, str]:
         "unit": volume.unit,
     }
     if volume.source.format == "dicom":
-        known |= _patient_facts(path, volume.source.series_uid)
+        header = next(headers_of(path, volume.source.series_uid), None)
+        known |= {} if header is None else patient_facts(header)
     return {name: value for name, value in known.items() if value}
 
 
@@ -217,14 +218,11 @@ def _identity(volume: Volume, path: Path) -> str:
     return _digest(*said)
 
 
-def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
-    """Age, sex and month of the study, from one header of the series; never a name or an ID.
+def patient_facts(header: Dataset) -> dict[str, str]:
+    """Age, sex and month of the study; never a name or an ID. What is not known is left out.
 
     The readers leave these out on purpose, as results do not show them.
     """
-    header = next(headers_of(path, series_uid), None)
-    if header is None:
-        return {}
     found: dict[str, str] = {}
     # A header may hold anything; what is no age, sex or date is not known.
     with suppress(ValueError):
@@ -235,7 +233,7 @@ def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
     date = str(header.get("StudyDate") or header.get("AcquisitionDate") or "")
     if len(date) >= 6 and date[:6].isdecimal():
         found["date"] = f"{date[:4]}-{date[4:6]}"
-    return found
+    return {name: value for name, value in found.items() if value}
 
 
 def headers_of(

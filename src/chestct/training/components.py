@@ -12,7 +12,7 @@ from torch import nn
 
 from chestct.card import PictureForm
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
-from chestct.datasets.slice_lists import SLICE_SPLITS
+from chestct.datasets.splits import SLICE_SPLITS
 from chestct.errors import NetworkError, RecipeError, TrainingError, UnknownNameError
 from chestct.lookup import look_up
 from chestct.networks import build_network

@@ -11,7 +11,6 @@ import torch
 
 from chestct.card import CARD_FILE, PictureForm
 from chestct.datasets.checks import (
-    BASELINE,
     CheckReport,
     check_manifest,
     find_patient_leaks,
@@ -19,11 +18,20 @@ from chestct.datasets.checks import (
     refuse_leaks,
     report_json,
 )
+from chestct.datasets.confounders import BASELINE
 from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
+from chestct.datasets.pictures import SliceStore, gather_slices
 from chestct.datasets.scans import ScanFacts, gather_facts
-from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS
-from chestct.datasets.slice_store import SliceStore, gather_slices
-from chestct.datasets.splits import SplitSettings, fold_parts, given, hold_out, k_fold, part
+from chestct.datasets.splits import (
+    SHARES_PATIENTS,
+    SLICE_SPLITS,
+    SplitSettings,
+    fold_parts,
+    given,
+    hold_out,
+    k_fold,
+    part,
+)
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError

@@ -26,6 +26,7 @@ from torch import nn
 from chestct import __version__
 from chestct.card import SliceCard
 from chestct.classifier import save_classifier
+from chestct.datasets.checks import check_slices
 from chestct.datasets.manifest import (
     TEST,
     VALIDATION,
@@ -33,9 +34,8 @@ from chestct.datasets.manifest import (
     read_manifest,
     require_classes,
 )
-from chestct.datasets.slice_checks import check_slices
-from chestct.datasets.slice_lists import SHARES_PATIENTS
-from chestct.datasets.slice_store import LabelledSlices
+from chestct.datasets.pictures import LabelledSlices
+from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.metrics import OVERALL

@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from chestct.classifier import SliceClassifier
-from chestct.datasets.slice_store import fitted, read_picture
+from chestct.datasets.pictures import fitted, read_picture
 from chestct.explain.maps import slice_gradcam
 from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, HeatLayer, heat_palette, lay_over
 from chestct.lookup import look_up
