@@ -25,7 +25,6 @@ from chestct.datasets.sharing import (
     ExportError,
     ExportSettings,
     _copy_scan,
-    _CopyTask,
     _drawn_pseudonyms,
     _find_scale,
     _key_check,
@@ -240,7 +239,8 @@ def test_a_stopped_export_goes_on_with_the_same_pseudonyms(
 
     def stopping(path: Path, **options: object) -> Volume:
         calls.append(path)
-        if len(calls) == 3:
+        # Each copy is read back: the third scan is the fifth to be read.
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return read_volume(path)
 
@@ -266,15 +266,15 @@ def test_a_damaged_copy_of_a_stopped_export_is_made_again(
     original: Manifest, tmp_path: Path
 ) -> None:
     row = original.rows[0]
-    task = _CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
-    assert _copy_scan(task).record is not None
-    assert _copy_scan(task).was_there
+    task = (tmp_path, "tiff16", "year", (row, original.path(row), "scans/pabc/scan1"))
+    assert _copy_scan(*task).record is not None
+    assert _copy_scan(*task).was_there
     next((tmp_path / "scans/pabc/scan1").glob("*.tif")).unlink()
-    again = _copy_scan(task)
+    again = _copy_scan(*task)
     assert again.record is not None
     assert not again.was_there
     (tmp_path / _RECORDS / "scans-pabc-scan1.json").write_text("[]")
-    assert not _copy_scan(task).was_there
+    assert not _copy_scan(*task).was_there
 
 
 def test_files_do_not_tell_the_order_in_which_they_were_written(
@@ -357,8 +357,8 @@ def test_a_copy_that_differs_when_read_back_does_not_count(
 ) -> None:
     monkeypatch.setattr(exporting, "_as_stored", lambda voxels, scale: voxels.astype(np.uint16))
     row = original.rows[0]
-    task = _CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
-    outcome = _copy_scan(task)
+    task = (tmp_path, "tiff16", "year", (row, original.path(row), "scans/pabc/scan1"))
+    outcome = _copy_scan(*task)
     assert outcome.record is None
     assert outcome.error
     assert not list((tmp_path / "scans").rglob("*.tif"))
@@ -470,10 +470,10 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
 ) -> None:
     (tmp_path / "scans").write_text("in the way")
     row = light.rows[0]
-    task = _CopyTask(row, light.path(row), tmp_path, "scans/pabc/scan1", "nifti", "year")
-    assert "cannot be copied" in _copy_scan(task).error
+    task = (tmp_path, "nifti", "year", (row, light.path(row), "scans/pabc/scan1"))
+    assert "cannot be copied" in _copy_scan(*task).error
     with pytest.raises(WriteError, match="cannot be written"):
-        _write_marker(tmp_path / "scans", _Marker("digest", "nifti", is_keyed=False))
+        _write_marker(tmp_path / "scans", _Marker(manifest="digest", format="nifti", is_keyed=False))
     _write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
     with pytest.raises(ExportError, match="marker is damaged"):
         export_scans(light, tmp_path, ExportSettings("nifti"), processes=1)

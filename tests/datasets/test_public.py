@@ -266,7 +266,7 @@ def test_too_many_folders_and_unreadable_ones_are_said(
 ) -> None:
     lay_out(tmp_path, "a/b/c.txt")
     assert _MAX_FOLDERS > 10_000
-    monkeypatch.setattr("chestct.datasets.public.MAX_FOLDERS", 1)
+    monkeypatch.setattr("chestct.datasets.public._MAX_FOLDERS", 1)
     with pytest.raises(ManifestError, match="more than 1 folders"):
         list(_folders_under(tmp_path, 3))
     with pytest.raises(ReadError, match="cannot be read"):

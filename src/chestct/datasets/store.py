@@ -28,8 +28,6 @@ import chestct.preprocess
 from chestct.arrays import Mask, NetworkInput
 from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.scans import (
-    FACTS_FOLDER,
-    ScanTask,
     facts_of,
     read_options,
     store_facts,
@@ -253,17 +251,16 @@ class Cache:
         self, path: Path, options: ReadOptions | None = None, variant: int = 0
     ) -> tuple[_CachedInput, bool]:
         """As `get`, and whether it was there already."""
-        task = ScanTask(path, options or ReadOptions(), self.folder / FACTS_FOLDER)
-        facts = stored_facts(task)
-        lungs = _digest_of_lungs(task.options.lungs)
+        reading = options or ReadOptions()
+        facts = stored_facts(self.folder, path, reading)
+        lungs = _digest_of_lungs(reading.lungs)
         if facts is not None:
             found = self.find(facts.pixels, variant, lungs)
             if found is not None:
                 return found, True
-        reading = task.options
         volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
         facts = facts_of(volume, path)
-        store_facts(task, facts)
+        store_facts(self.folder, path, reading, facts)
         found = self.find(facts.pixels, variant, lungs)
         if found is not None:
             return found, True
