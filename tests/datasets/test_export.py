@@ -473,7 +473,9 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
     task = (tmp_path, "nifti", "year", (row, light.path(row), "scans/pabc/scan1"))
     assert "cannot be copied" in _copy_scan(*task).error
     with pytest.raises(WriteError, match="cannot be written"):
-        _write_marker(tmp_path / "scans", _Marker(manifest="digest", format="nifti", is_keyed=False))
+        _write_marker(
+            tmp_path / "scans", _Marker(manifest="digest", format="nifti", is_keyed=False)
+        )
     _write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
     with pytest.raises(ExportError, match="marker is damaged"):
         export_scans(light, tmp_path, ExportSettings("nifti"), processes=1)
