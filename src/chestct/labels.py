@@ -190,3 +190,54 @@ class LabelSet:
             f"None of the classes {', '.join(self.names)} is named as the negative one: each of "
             "them counts as a finding. Mark one in the labels with 'negative: true'."
         )
+
+
+_WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
+_NUMBER = r"(?: ?\d+)?"
+_COVID_MAH_CT: Final = r"covid ?(?:19 ?)?mah ?ct ?(?:3d)?(?: .*)?"
+
+
+def class_of(name: str) -> str | None:
+    """The class of the public data sets that a name stands for, as a whole; None for all others.
+
+    "COVID-19 subjects", "Covid19_cases" and "covid3" are COVID-19, "Cap subjects" and "cap012" are
+    CAP, "Normal Subjects" and "healthy" are normal; "COVID-CT-MD", the name of a data set, and
+    "non-covid", which says what it is not, are none.
+    """
+    words = _words_of(name)
+    for label, spelling in SPELLINGS.items():
+        if re.fullmatch(rf"(?:{spelling}){_WHAT}{_NUMBER}", words):
+            return label
+    return None
+
+
+def classes_among(names: Iterable[str]) -> tuple[str, ...]:
+    """The classes that a column of names was written with, where nobody lists them.
+
+    Those of the public data sets where one of the names stands for one of them, so that another
+    spelling, or a class beside them, is noticed; otherwise the names themselves, sorted.
+    """
+    found = sorted(set(names))
+    return tuple(SPELLINGS) if any(map(class_of, found)) else tuple(found)
+
+
+def is_covid_mah_ct(name: str) -> bool:
+    """Whether a name is that of the data set COVID-MAH-CT, as a whole, or more words after it.
+
+    "COVID-MAH-CT 3D" and "covid_mah_ct" are, "mahdi" and "mah" are not.
+    """
+    return re.fullmatch(_COVID_MAH_CT, _words_of(name)) is not None
+
+
+def class_in_path(scan: str) -> str | None:
+    """The class that the last part of a path stands for that stands for any."""
+    for part in reversed(re.split(r"[/\\]", scan)):
+        found = class_of(part.split(".")[0])
+        if found is not None:
+            return found
+    return None
+
+
+def _words_of(name: str) -> str:
+    """A name in lower case, its letters and digits in words one blank apart."""
+    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))

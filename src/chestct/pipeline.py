@@ -379,7 +379,7 @@ def explain_picture(
     """
     import torch
 
-    from chestct.datasets.slice_store import fitted, read_picture
+    from chestct.datasets.pictures import fitted, read_picture
     from chestct.explain.maps import slice_gradcam
 
     card, network = classifier.card, classifier.network

@@ -1,10 +1,28 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
-from chestct.datasets.augment import _augment_batch, _Augmentation, _draw_transforms
+from chestct.datasets.augment import (
+    AUGMENTATIONS,
+    SLICE_AUGMENTATIONS,
+    _augment_batch,
+    _Augmentation,
+    _draw_maps,
+    _draw_transforms,
+    _SliceAugmentation,
+    _turn_batch,
+    _Turns,
+    _vary_slices,
+    find_augmentation,
+    vary_batch,
+)
+from chestct.errors import TrainingError, UnknownNameError
 
 UNCHANGED = _Augmentation(0, 0, 0, 0, 0, 0, 0)
 
@@ -159,3 +177,231 @@ def test_a_cut_view_ends_inside_the_lungs_at_one_end_of_one_axis() -> None:
         low, high = places.amin(0), places.amax(0) + 1
         # What is left is still a box.
         assert example.sum() == (high - low).prod()
+
+
+@pytest.mark.parametrize("name", [name for name in AUGMENTATIONS if name != "none"])
+def test_every_augmentation_varies_batches_of_its_shape(name: str) -> None:
+    found = find_augmentation(name, {})
+    assert found is not None
+    batch = torch.rand(3, 1, 8, 10, 12)
+    varied, lungs = vary_batch(batch, torch.ones_like(batch), found, torch.Generator())
+    assert varied.shape == lungs.shape == batch.shape
+    assert not torch.equal(varied, batch)
+    assert torch.isfinite(varied).all()
+
+
+def test_fields_can_be_changed_and_lists_stand_for_tuples() -> None:
+    assert find_augmentation("recommended", {"noise": 0}) == _Augmentation(noise=0.0)
+    changed = find_augmentation("maseres_paper", {"angles_deg": [0, 5], "plane": "slice-row"})
+    assert changed == _Turns((0.0, 5.0), plane="slice-row")
+
+
+def test_none_is_none() -> None:
+    assert find_augmentation("none", {}) is None
+    with pytest.raises(TrainingError, match="no fields to override"):
+        find_augmentation("none", {"noise": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"nois": 0.1}, "Did you mean 'noise'"),
+        ({"noise": "much"}, "'noise' must be a number, not 'much'"),
+        ({"noise": True}, "'noise' must be a number"),
+    ],
+)
+def test_a_wrong_field_is_named(overrides: dict[str, object], words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        find_augmentation("recommended", overrides)
+
+
+def test_a_tuple_field_takes_no_single_number_and_an_unknown_name_offers_the_nearest() -> None:
+    with pytest.raises(TrainingError, match="'angles_deg' must be a list of numbers"):
+        find_augmentation("maseres_paper", {"angles_deg": 3})
+    with pytest.raises(TrainingError, match="'plane' must be text"):
+        find_augmentation("maseres_paper", {"plane": 3})
+    with pytest.raises(UnknownNameError, match="Did you mean 'maseres_paper'"):
+        find_augmentation("maseres_papr", {})
+
+
+def smooth_batch(num: int = 2, shape: tuple[int, int, int] = (20, 28, 24)) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    scans = [ndimage.gaussian_filter(rng.normal(size=shape), 2.0) for _ in range(num)]
+    return torch.tensor(np.array(scans)[:, None] * 10, dtype=torch.float32)
+
+
+def turned(batch: torch.Tensor, turns: _Turns, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    lungs = (batch > 0).float()
+    return _turn_batch(batch, lungs, turns, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("plane", "axes"), [("axial", (3, 4)), ("slice-row", (2, 3))])
+@pytest.mark.parametrize("degrees", [20.0, -10.0, 90.0])
+def test_a_turn_is_the_authors_in_angle_sense_and_plane(
+    plane: str, axes: tuple[int, int], degrees: float
+) -> None:
+    batch = smooth_batch(shape=(24, 24, 24))
+    found, _ = turned(batch, _Turns((degrees,), plane))
+    expected = torch.tensor(
+        ndimage.rotate(batch.numpy(), degrees, axes=axes[::-1], reshape=False, order=3)
+    )
+    inner = (slice(None), slice(None), *[slice(5, -5)] * 3)
+    assert (found - expected)[inner].abs().max() < 0.05 * batch.abs().max()
+    wrong = torch.tensor(
+        ndimage.rotate(batch.numpy(), -degrees, axes=axes[::-1], reshape=False, order=3)
+    )
+    assert (found - wrong)[inner].abs().max() > 0.3 * batch.abs().max()
+
+
+def test_a_turn_of_an_oblong_plane_keeps_angles_and_zeros_come_in() -> None:
+    batch = torch.zeros(1, 1, 3, 21, 41)
+    batch[..., 10, 20:26] = 1.0
+    found, _ = turned(batch, _Turns((90.0,)))
+    column = found[0, 0, 1, :, 20]
+    assert column.sum() == pytest.approx(6, abs=0.5)
+    assert found[0, 0, 1, 10, 24:].abs().max() < 0.1
+
+
+def test_no_turn_and_no_flip_leave_a_batch_as_it_is() -> None:
+    batch = smooth_batch()
+    found, lungs = turned(batch, _Turns((0.0,)))
+    assert torch.allclose(found, batch, atol=1e-4)
+    assert torch.equal(lungs, (batch > 0).float())
+
+
+def test_a_flip_changes_front_and_back_of_scan_and_lungs_alike() -> None:
+    batch = smooth_batch()
+    found, lungs = turned(batch, _Turns((0.0,), flip_probability=1.0))
+    assert torch.allclose(found, batch.flip(3), atol=1e-4)
+    assert torch.equal(lungs, (batch > 0).float().flip(3))
+
+
+def test_the_same_seed_gives_the_same_turns_and_the_argument_stays() -> None:
+    batch = smooth_batch(6)
+    before = batch.clone()
+    turns = _Turns((-12.0, 0.0, 12.0), flip_probability=0.5)
+    first, second, other = (turned(batch, turns, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(batch, before)
+
+
+def test_masks_stay_masks() -> None:
+    _, lungs = turned(smooth_batch(), _Turns((7.0,)))
+    assert set(lungs.unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"angles_deg": ()}, "angles_deg"),
+        ({"angles_deg": (500.0,)}, "angles_deg"),
+        ({"angles_deg": (1.0,), "plane": "coronal"}, "plane"),
+        ({"angles_deg": (1.0,), "flip_probability": 1.5}, "flip_probability"),
+    ],
+)
+def test_impossible_turns_are_refused_by_field(fields: dict[str, object], named: str) -> None:
+    with pytest.raises(TrainingError, match=named):
+        _Turns(**fields)  # type: ignore[arg-type]
+
+
+STILL = _SliceAugmentation(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def smooth_slices(num: int = 3, height: int = 40, width: int = 56) -> torch.Tensor:
+    noise = np.random.default_rng(0).random((num, height, width))
+    blurred = np.stack([ndimage.gaussian_filter(each, 4) for each in noise])
+    return torch.from_numpy(blurred.astype(np.float32))[:, None, None]
+
+
+def test_the_published_numbers_stand_in_the_table() -> None:
+    published = SLICE_AUGMENTATIONS["maseres_slices_published"]
+    assert published == _SliceAugmentation(40.0, 0.2, 0.2, 0.2, 0.5)
+
+
+def test_without_any_range_a_batch_stays_as_it_is() -> None:
+    batch = smooth_slices()
+    torch.testing.assert_close(_vary_slices(batch, STILL, seeded()), batch)
+
+
+def test_the_published_shear_moves_a_pixel_by_less_than_half_a_pixel_at_224() -> None:
+    only_shear = _SliceAugmentation(0.0, 0.0, 0.2, 0.0, 0.0)
+    maps = _draw_maps(200, (224, 224), only_shear, seeded())
+    moved = 112 * (maps[:, :, :2] - torch.eye(2)).abs().sum(dim=2).max()
+    assert float(moved) < 0.5
+    assert 112 * math.sin(math.radians(0.2)) < 0.5
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_map_is_that_of_keras_rotation_shift_shear_zoom_about_the_middle(seed: int) -> None:
+    """Against SciPy, with Keras's matrices in pixels of (row, column)."""
+    chosen = _SliceAugmentation(40.0, 0.2, 20.0, 0.2, 0.0)
+    batch = smooth_slices(1)
+    height, width = batch.shape[3:]
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(limit: float, count: int) -> list[float]:
+        drawn = torch.rand(1, count, generator=generator)
+        return [float(value) for value in (drawn * 2 - 1)[0] * limit]
+
+    (angle,) = draw(40.0, 1)
+    shift = np.array(draw(0.4, 2)) * [height / 2, width / 2]
+    (shear,) = draw(20.0, 1)
+    zoom = 1 + np.array(draw(0.2, 2))
+    turn, slant = np.radians(angle), np.radians(shear)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    shearing = np.array([[1, -np.sin(slant)], [0, np.cos(slant)]])
+    matrix = rotation @ shearing @ np.diag(zoom)
+    middle = np.array([(height - 1) / 2, (width - 1) / 2])
+    offset = middle + rotation @ shift - matrix @ middle
+    expected = ndimage.affine_transform(
+        batch[0, 0, 0].numpy(), matrix, offset, order=1, mode="nearest"
+    )
+    found = _vary_slices(batch, chosen, torch.Generator().manual_seed(seed))
+    np.testing.assert_allclose(found[0, 0, 0].numpy(), expected, atol=2e-4)
+
+
+def test_what_lies_outside_takes_the_nearest_pixel() -> None:
+    moved = _vary_slices(
+        torch.full((8, 1, 1, 20, 20), 0.7),
+        SLICE_AUGMENTATIONS["maseres_slices_published"],
+        seeded(),
+    )
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.7))
+
+
+def test_half_of_the_slices_are_mirrored() -> None:
+    flips = _SliceAugmentation(0.0, 0.0, 0.0, 0.0, 0.5)
+    batch = smooth_slices(200, 8, 8)
+    moved = _vary_slices(batch, flips, seeded())
+    is_flipped = ((moved - batch.flip(4)).abs().amax(dim=(1, 2, 3, 4)) < 1e-5).float()
+    is_same = ((moved - batch).abs().amax(dim=(1, 2, 3, 4)) < 1e-5).float()
+    assert float((is_flipped + is_same).min()) == 1
+    assert 0.4 < float(is_flipped.mean()) < 0.6
+
+
+def test_the_same_generator_gives_the_same_slices_and_the_batch_stays() -> None:
+    batch, lungs = smooth_slices(), torch.ones(3, 1, 1, 40, 56)
+    before = batch.clone()
+    chosen = _SliceAugmentation()
+    first, same_lungs = vary_batch(batch, lungs, chosen, seeded())
+    second, _ = vary_batch(batch, lungs, chosen, seeded())
+    assert torch.equal(first, second)
+    assert torch.equal(batch, before)
+    assert same_lungs is lungs
+    assert not torch.equal(first, batch)
+
+
+def test_a_setting_is_overridden_by_name() -> None:
+    found = find_augmentation("recommended", {"zoom": 0.3}, SLICE_AUGMENTATIONS)
+    assert isinstance(found, _SliceAugmentation)
+    assert found.zoom == 0.3
+
+
+def test_an_impossible_range_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r"zoom must be from 0 to 0.9"):
+        _SliceAugmentation(zoom=1.5)

@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 from labelled_scans import make_manifest, make_rows
 
-from chestct.datasets.checks import (
-    UNKNOWN,
+from chestct.datasets.confounders import (
+    _UNKNOWN,
+    Confounder,
     _categories,
-    _Confounder,
-    _ConfounderSettings,
-    _find_confounders,
     baseline_probabilities,
+    find_confounders,
 )
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.scans import ScanFacts
 
-QUICK = _ConfounderSettings(permutations=19)
+QUICK = 19
+"""Random labellings that a figure is held against."""
 
 
-def ask(manifest: Manifest, variable: str, facts: list[ScanFacts] | None = None) -> _Confounder:
-    found = {each.variable: each for each in _find_confounders(manifest, facts, QUICK)}
+def ask(manifest: Manifest, variable: str, facts: list[ScanFacts] | None = None) -> Confounder:
+    found = {each.variable: each for each in find_confounders(manifest, facts, QUICK)}
     return found[variable]
 
 
@@ -87,7 +87,7 @@ def test_that_a_value_is_missing_can_tell_the_class() -> None:
     found = ask(manifest_with("sex", values), "sex")
     assert found.auc == pytest.approx(1.0)
     assert found.num_unknown == 16
-    assert UNKNOWN in found.values
+    assert _UNKNOWN in found.values
 
 
 def test_a_value_of_ones_own_tells_nothing_about_others() -> None:
@@ -128,7 +128,7 @@ def test_the_manifest_goes_before_the_file_and_the_strongest_comes_first() -> No
         ScanFacts(acquisition={"sex": "F", "kernel": "sharp" if i < 6 else "soft"})
         for i in range(12)
     ]
-    found = _find_confounders(manifest, facts, QUICK)
+    found = find_confounders(manifest, facts, QUICK)
     assert found[0].variable == "kernel"
     assert found[-1].auc is None
     assert ask(manifest, "sex", facts).values == {"F": {"CAP": 5, "normal": 6}, "M": {"CAP": 1}}
@@ -148,7 +148,7 @@ def test_numbers_become_few_categories() -> None:
     assert _categories("slice_thickness_mm", ["5.0", "5", "", "thin"]) == [
         "5",
         "5",
-        UNKNOWN,
+        _UNKNOWN,
         "thin",
     ]
     ages = _categories("age", [str(age) for age in range(51)])
@@ -157,8 +157,8 @@ def test_numbers_become_few_categories() -> None:
     assert len(set(_categories("age", [str(age) for age in range(100)]))) == 10
     dates = _categories("date", [f"2020-{month:02d}" for month in range(1, 13)] + ["", "soon"])
     assert dates[0].startswith("under 2020-0")
-    assert dates[-2:] == [UNKNOWN, UNKNOWN]
-    assert _categories("age", ["63", ""]) == ["63", UNKNOWN]
+    assert dates[-2:] == [_UNKNOWN, _UNKNOWN]
+    assert _categories("age", ["63", ""]) == ["63", _UNKNOWN]
 
 
 def test_the_baseline_knows_age_sex_and_scanner_only() -> None:

@@ -1,4 +1,4 @@
-"""Copies for sharing: the same voxels, nothing else of the original."""
+"""Copies for sharing: the same voxels, new names, nothing else of the original."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ import tifffile
 from phantoms import chest, chest_grid, turned_grid
 
 from chestct.cli import main
-from chestct.datasets import scan_copies
 from chestct.datasets import sharing as exporting
 from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest, write_manifest
-from chestct.datasets.scan_copies import ExportError, Scale, _find_scale
 from chestct.datasets.sharing import (
-    MARKER,
-    RECORDS,
+    _KEY_BYTES,
+    _MARKER,
+    _RECORDS,
+    ExportError,
     ExportSettings,
     _copy_scan,
-    _CopyTask,
+    _drawn_pseudonyms,
+    _find_scale,
+    _key_check,
+    _keyed_pseudonyms,
     _Marker,
     _read_marker,
+    _Scale,
     _write_marker,
     export_scans,
+    read_or_make_key,
 )
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
@@ -234,7 +239,8 @@ def test_a_stopped_export_goes_on_with_the_same_pseudonyms(
 
     def stopping(path: Path, **options: object) -> Volume:
         calls.append(path)
-        if len(calls) == 3:
+        # Each copy is read back: the third scan is the fifth to be read.
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return read_volume(path)
 
@@ -252,7 +258,7 @@ def test_a_stopped_export_goes_on_with_the_same_pseudonyms(
     assert finished is not None
     assert finished.is_complete
     assert finished.pseudonyms == ()
-    assert not (out / RECORDS).exists()
+    assert not (out / _RECORDS).exists()
     assert {place.split("/")[1] for place in finished.copies} == set(marker.pseudonyms)
 
 
@@ -260,15 +266,15 @@ def test_a_damaged_copy_of_a_stopped_export_is_made_again(
     original: Manifest, tmp_path: Path
 ) -> None:
     row = original.rows[0]
-    task = _CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
-    assert _copy_scan(task).record is not None
-    assert _copy_scan(task).was_there
+    task = (tmp_path, "tiff16", "year", (row, original.path(row), "scans/pabc/scan1"))
+    assert _copy_scan(*task).record is not None
+    assert _copy_scan(*task).was_there
     next((tmp_path / "scans/pabc/scan1").glob("*.tif")).unlink()
-    again = _copy_scan(task)
+    again = _copy_scan(*task)
     assert again.record is not None
     assert not again.was_there
-    (tmp_path / RECORDS / "scans-pabc-scan1.json").write_text("[]")
-    assert not _copy_scan(task).was_there
+    (tmp_path / _RECORDS / "scans-pabc-scan1.json").write_text("[]")
+    assert not _copy_scan(*task).was_there
 
 
 def test_files_do_not_tell_the_order_in_which_they_were_written(
@@ -297,7 +303,7 @@ def test_a_folder_with_other_files_is_refused(original: Manifest, tmp_path: Path
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ExportError, match="holds other files"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
-    (tmp_path / MARKER).write_text("{}")
+    (tmp_path / _MARKER).write_text("{}")
     with pytest.raises(ExportError, match="damaged or of another version"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     assert (tmp_path / "mine.txt").read_text() == "mine"
@@ -340,7 +346,7 @@ def test_values_that_are_no_measurement_become_air_and_that_is_said() -> None:
     voxels = np.array(volume.voxels)
     voxels[0, 0, :2] = -2000
     padded = volume.with_voxels(voxels)
-    found, notes = scan_copies.cleaned(padded)
+    found, notes = exporting._cleaned(padded)
     assert found.voxels[0, 0, :2].tolist() == [-1024, -1024]
     assert "2 voxels" in notes[0]
     assert padded.voxels[0, 0, 0] == -2000
@@ -349,10 +355,10 @@ def test_values_that_are_no_measurement_become_air_and_that_is_said() -> None:
 def test_a_copy_that_differs_when_read_back_does_not_count(
     original: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scan_copies, "_as_stored", lambda voxels, scale: voxels.astype(np.uint16))
+    monkeypatch.setattr(exporting, "_as_stored", lambda voxels, scale: voxels.astype(np.uint16))
     row = original.rows[0]
-    task = _CopyTask(row, original.path(row), tmp_path, "scans/pabc/scan1", "tiff16", "year")
-    outcome = _copy_scan(task)
+    task = (tmp_path, "tiff16", "year", (row, original.path(row), "scans/pabc/scan1"))
+    outcome = _copy_scan(*task)
     assert outcome.record is None
     assert outcome.error
     assert not list((tmp_path / "scans").rglob("*.tif"))
@@ -369,8 +375,8 @@ def test_values_on_a_scanner_s_steps_come_back_exactly(slope: float, intercept: 
 
 def test_whole_values_keep_slope_one() -> None:
     voxels = np.array([[[-1024, 3071]]], dtype=np.int16)
-    assert _find_scale(voxels) == Scale(1.0, -1024.0)
-    assert _find_scale(voxels - np.int16(4000)) == Scale(1.0, -32768.0)
+    assert _find_scale(voxels) == _Scale(1.0, -1024.0)
+    assert _find_scale(voxels - np.int16(4000)) == _Scale(1.0, -32768.0)
 
 
 def test_values_without_steps_are_refused_with_the_remedy() -> None:
@@ -412,7 +418,7 @@ def test_the_command_makes_a_key_and_says_what_it_did(
     assert main(words) == 0
     assert "2 copied, 0 were there, 0 failed" in capsys.readouterr().out
     assert os.stat(key).st_mode & 0o077 == 0
-    assert json.loads((out / MARKER).read_text())["is_keyed"] is True
+    assert json.loads((out / _MARKER).read_text())["is_keyed"] is True
     assert main(words) == 0
     assert "0 copied, 2 were there" in capsys.readouterr().out
 
@@ -443,10 +449,10 @@ def test_a_real_scan_comes_back_bit_for_bit(data_folder: Path, tmp_path: Path) -
         voxels=whole.voxels[60:66],
         grid=replace(whole.grid, shape=(6, *whole.grid.shape[1:])),
     )
-    for name, copy_format in scan_copies.COPY_FORMATS.items():
+    for name, copy_format in exporting._COPY_FORMATS.items():
         place = tmp_path / f"{name}{copy_format.ending}"
         copy_format.write(part, place)
-        scan_copies.verify_copy(part, place)
+        exporting._verify_copy(part, place)
         assert np.array_equal(to_canonical(read_volume(place)).voxels, part.voxels)
 
 
@@ -464,10 +470,61 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
 ) -> None:
     (tmp_path / "scans").write_text("in the way")
     row = light.rows[0]
-    task = _CopyTask(row, light.path(row), tmp_path, "scans/pabc/scan1", "nifti", "year")
-    assert "cannot be copied" in _copy_scan(task).error
+    task = (tmp_path, "nifti", "year", (row, light.path(row), "scans/pabc/scan1"))
+    assert "cannot be copied" in _copy_scan(*task).error
     with pytest.raises(WriteError, match="cannot be written"):
-        _write_marker(tmp_path / "scans", _Marker("digest", "nifti", is_keyed=False))
+        _write_marker(
+            tmp_path / "scans", _Marker(manifest="digest", format="nifti", is_keyed=False)
+        )
     _write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
     with pytest.raises(ExportError, match="marker is damaged"):
         export_scans(light, tmp_path, ExportSettings("nifti"), processes=1)
+
+
+def test_a_key_is_made_once_and_then_read(tmp_path: Path) -> None:
+    key = read_or_make_key(tmp_path / "key")
+    assert len(key) == _KEY_BYTES
+    assert read_or_make_key(tmp_path / "key") == key
+    assert read_or_make_key(tmp_path / "other") != key
+
+
+@pytest.mark.parametrize("length", [0, 15, 4097])
+def test_a_file_that_is_no_key_is_refused(tmp_path: Path, length: int) -> None:
+    (tmp_path / "key").write_bytes(b"x" * length)
+    with pytest.raises(ExportError, match="were expected"):
+        read_or_make_key(tmp_path / "key")
+
+
+def test_a_key_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="no such file"):
+        read_or_make_key(tmp_path / "nowhere" / "key")
+
+
+def test_the_same_key_and_patient_give_the_same_name_and_blanks_do_not_matter() -> None:
+    key = b"a key of sixteen"
+    names = _keyed_pseudonyms(["MRN-1", "MRN-2"], key)
+    assert _keyed_pseudonyms([" MRN-1 "], key)[" MRN-1 "] == names["MRN-1"]
+    assert names["MRN-1"] != names["MRN-2"]
+    assert _keyed_pseudonyms(["MRN-1"], b"another of sixteen")["MRN-1"] != names["MRN-1"]
+
+
+def test_two_patients_with_one_name_are_refused() -> None:
+    with pytest.raises(ExportError, match="same pseudonym"):
+        _keyed_pseudonyms(["MRN-1", "MRN-1 "], b"a key of sixteen")
+
+
+def test_a_name_that_was_drawn_is_not_drawn_again() -> None:
+    class Stuck(random.Random):
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.calls = 0
+
+        def randbytes(self, n: int) -> bytes:
+            self.calls += 1
+            return bytes([self.calls // 3] * n)
+
+    assert len(set(_drawn_pseudonyms(["a", "b", "c"], Stuck()).values())) == 3
+
+
+def test_the_check_of_a_key_tells_keys_apart() -> None:
+    assert _key_check(b"1" * 16) == _key_check(b"1" * 16) != _key_check(b"2" * 16)

@@ -10,13 +10,13 @@ from labelled_scans import make_manifest
 from chestct.datasets.checks import (
     _find_identity_leaks,
     _find_label_conflicts,
-    _find_shared_slices,
     _find_unreadable,
     find_patient_leaks,
     find_pixel_leaks,
 )
-from chestct.datasets.manifest import Manifest, ManifestRow, class_in_path, class_of
+from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.scans import ScanFacts, _facts_from_json, _facts_to_json, _read_facts
+from chestct.labels import class_in_path, class_of
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
 from chestct.simulate.dicom_export import _SeriesHeader
@@ -63,8 +63,8 @@ def test_the_same_pixels_on_two_sides_are_a_leak() -> None:
 
 def test_a_shortened_copy_is_found_too() -> None:
     shorter = [facts("a", "b", "c", "d"), facts("c", "b")]
-    (shared,) = _find_shared_slices(two_rows(), shorter)
-    assert (shared.num_shared, shared.num_slices) == (2, 2)
+    (finding,) = find_pixel_leaks(two_rows(), shorter)
+    assert "hold the same pixels (2 of 2 slices)" in finding.sentence
 
 
 def test_the_same_pixels_under_two_patients_would_leak_when_divided() -> None:

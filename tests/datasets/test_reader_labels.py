@@ -14,14 +14,14 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 from chestct.cli import main
 from chestct.datasets.manifest import ManifestError, read_manifest
 from chestct.datasets.reader_labels import (
-    TOO_FEW,
-    UNDECIDED,
+    _TOO_FEW,
+    _UNDECIDED,
     Rule,
     _cohen_kappas,
+    _draw_weights,
     _fleiss_kappas,
     agree_on,
     disputes_csv,
-    draw_weights,
     judge_agreement,
     read_readings,
 )
@@ -57,24 +57,24 @@ def labels_by(folder: Path, rule: Rule) -> dict[str, str]:
 
 def test_the_majority_decides_and_ties_are_left_out(tmp_path: Path) -> None:
     assert labels_by(tmp_path, Rule()) == {
-        "s1": "COVID-19", "s2": "COVID-19", "s3": "normal", "s4": UNDECIDED, "s5": TOO_FEW,
-        "s6": UNDECIDED,
+        "s1": "COVID-19", "s2": "COVID-19", "s3": "normal", "s4": _UNDECIDED, "s5": _TOO_FEW,
+        "s6": _UNDECIDED,
     }  # fmt: skip
 
 
 def test_under_unanimous_one_other_opinion_leaves_a_scan_out(tmp_path: Path) -> None:
     found = labels_by(tmp_path, Rule("unanimous", least_readers=1))
     assert found == {
-        "s1": "COVID-19", "s2": UNDECIDED, "s3": "normal", "s4": UNDECIDED, "s5": "normal",
-        "s6": UNDECIDED,
+        "s1": "COVID-19", "s2": _UNDECIDED, "s3": "normal", "s4": _UNDECIDED, "s5": "normal",
+        "s6": _UNDECIDED,
     }  # fmt: skip
 
 
 def test_the_adjudicator_decides_where_the_others_differ(tmp_path: Path) -> None:
     found = labels_by(tmp_path, Rule("adjudicator", adjudicator="eva"))
     assert found == {
-        "s1": "COVID-19", "s2": "COVID-19", "s3": "normal", "s4": "COVID-19", "s5": TOO_FEW,
-        "s6": UNDECIDED,
+        "s1": "COVID-19", "s2": "COVID-19", "s3": "normal", "s4": "COVID-19", "s5": _TOO_FEW,
+        "s6": _UNDECIDED,
     }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def test_a_scan_excluded_in_the_table_stays_excluded_with_its_reason(tmp_path: P
 def test_the_vectorised_kappas_are_those_of_the_libraries() -> None:
     rng = np.random.default_rng(5)
     first, second = rng.integers(0, 3, (2, 40))
-    weights = draw_weights([str(n) for n in range(40)], rng, num=20)
+    weights = _draw_weights([str(n) for n in range(40)], rng, num=20)
     found = _cohen_kappas(first, second, weights, 3)
     for row, kappa in zip(weights, found, strict=True):
         again = cohen_kappa_score(np.repeat(first, row), np.repeat(second, row), labels=range(3))
@@ -158,7 +158,7 @@ def test_intervals_hold_the_kappa_and_are_wider_with_fewer_scans(tmp_path: Path)
 
 
 def test_scans_of_one_patient_are_drawn_together() -> None:
-    weights = draw_weights(["a", "a", "b"], np.random.default_rng(7), num=50)
+    weights = _draw_weights(["a", "a", "b"], np.random.default_rng(7), num=50)
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, [0, 2]].sum(axis=1) == 2).all()
 
@@ -198,7 +198,7 @@ def test_the_list_of_disputed_scans_says_who_said_what(tmp_path: Path) -> None:
     assert (lines[0]["anna"], lines[0]["ben"], lines[0]["decided"]) == (
         "COVID-19", "normal", "COVID-19",
     )  # fmt: skip
-    assert (lines[1]["decided"], lines[1]["excluded"]) == ("", UNDECIDED)
+    assert (lines[1]["decided"], lines[1]["excluded"]) == ("", _UNDECIDED)
 
 
 def test_the_command_writes_a_manifest_that_can_be_read_and_the_agreement(

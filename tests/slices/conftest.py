@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from tiny_timm import TINY_TIMM
 
 from chestct.datasets.manifest import write_manifest
-from chestct.datasets.slice_lists import scan_slice_folder
+from chestct.datasets.public import scan_slice_folder
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.report import EvaluationSettings
 from chestct.extras import is_installed

@@ -393,7 +393,7 @@ def describe(manifest: Manifest) -> str:
 
 def _show_report(manifest: Manifest, report: CheckReport) -> None:
     """Show what a check found: findings first, then every variable that was asked."""
-    from chestct.datasets.checks import VARIABLES
+    from chestct.datasets.confounders import VARIABLES
 
     console = stdout_console()
     console.print(Text(f"{report.manifest}: {describe(manifest)}", style="bold"))
@@ -527,7 +527,7 @@ def readers(
     """Make one label per scan out of several readers', and say how far they agree."""
     import numpy as np
 
-    from chestct.datasets.manifest import write_manifest
+    from chestct.datasets.manifest import flow_of, write_manifest
     from chestct.datasets.reader_labels import (
         Rule,
         agree_on,
@@ -537,7 +537,6 @@ def readers(
         judge_agreement,
         read_readings,
     )
-    from chestct.datasets.sharing import flow_markdown, flow_of
     from chestct.storage import write_whole
 
     named = named_labels(classes)
@@ -554,7 +553,7 @@ def readers(
         write_whole(out / "agreement.md", words.encode()),
     ]
     console = stdout_console()
-    for text in (words, flow_markdown(flow_of(decided))):
+    for text in (words, flow_of(decided).as_markdown() + "\n"):
         console.print(Text(text), soft_wrap=True)
     show_written(written, [])
 
@@ -569,13 +568,15 @@ def flow(
     labels: Labels = None,
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
-    from chestct.datasets.sharing import flow_csv, flow_markdown, flow_of
+    from chestct.datasets.manifest import flow_of
+    from chestct.report.tables import as_csv
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
         raise _WrongUseError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
-    steps = flow_of(_read_scans(manifest, labels, needs_files=False))
-    stdout_console().print(Text(flow_markdown(steps)), soft_wrap=True)
+    counts = flow_of(_read_scans(manifest, labels, needs_files=False))
+    words = counts.as_markdown() + "\n"
+    stdout_console().print(Text(words), soft_wrap=True)
     if out is not None:
-        words = flow_csv(steps) if out.suffix == ".csv" else flow_markdown(steps)
+        words = as_csv(counts.columns, counts.rows) if out.suffix == ".csv" else words
         show_written([write_whole(out, words.encode())], [])

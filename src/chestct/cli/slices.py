@@ -112,7 +112,7 @@ def list_slices(
     """Make a table of the slices of a folder, one row per picture."""
     from chestct.cli.training_lines import listening
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.slice_lists import parse_list, read_lists, scan_slice_folder
+    from chestct.datasets.public import parse_list, read_lists, scan_slice_folder
 
     if lists:
         named = [parse_list(each, images or folder) for each in lists]
@@ -143,7 +143,7 @@ def extract(
     """Write the slices of labelled scans as pictures, with a table of them."""
     from chestct.cli.training_lines import listening
     from chestct.datasets.manifest import read_manifest, write_manifest
-    from chestct.datasets.slice_extract import Extraction, extract_slices, read_slice_labels
+    from chestct.datasets.pictures import Extraction, extract_slices, read_slice_labels
 
     if (labels is None) != (index is None):
         raise TrainingError("--labels and --index belong together: give both, or neither.")

@@ -1,7 +1,8 @@
-"""Check labelled scans before anything is trained on them.
+"""Check labelled scans or slices before anything is trained on them.
 
-Leaks are refused: what is trained and tested on the same patient or pixels means nothing.
-Confounders are said, in words: they are in most public data and cannot be mended by a program.
+Leaks are refused: what is trained and tested on the same patient or pixels means nothing; so are
+contradicting labels and what cannot be read. Confounders are said, in words: they are in most
+public data and cannot be mended by a program.
 """
 
 from __future__ import annotations
@@ -9,25 +10,33 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
-from jaxtyping import Float64, Int64
-
-from chestct.datasets.manifest import (
-    Manifest,
-    ManifestError,
-    ManifestRow,
-    class_in_path,
-    class_of,
-    describe_rows,
+from chestct.datasets.confounders import (
+    VARIABLES,
+    Confounder,
+    describe_confounder,
+    find_confounders,
 )
-from chestct.datasets.scans import FACTS, ScanFacts
+from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, describe_rows
+from chestct.datasets.scans import ScanFacts
 from chestct.datasets.splits import patients_on_two_sides
+from chestct.labels import class_in_path, class_of
 
-Severity = Literal["refuse", "warning", "note"]
+if TYPE_CHECKING:
+    from chestct.datasets.pictures import SliceFacts
+
+_ORDER: Final = {"refuse": 0, "warning": 1, "note": 2}
+_ONE_FOR_ALL: Final = 3
+_FEW_PATIENTS: Final = 30
+_MOST_NAMED: Final = 5
+"""Files that a sentence names."""
+_ENLARGED: Final = 2.0
+"""A picture enlarged more than so often is pointed out."""
+
+_Severity = Literal["refuse", "warning", "note"]
 
 
 @dataclass(frozen=True)
@@ -43,38 +52,9 @@ class Finding:
     """
 
     kind: str
-    severity: Severity
+    severity: _Severity
     sentence: str
     rows: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Confounder:
-    """How well one variable alone tells the classes apart; the pictures are not looked at.
-
-    Attributes:
-        variable: Its name.
-        auc: Cross-validated area under the ROC curve, mean over classes against the rest and over
-            folds; 0.5 is chance. None where it could not be computed.
-        chance_auc: What 95 % of random labellings stay below; None where `auc` is too low to
-            matter.
-        p_value: Share of random labellings that reach `auc`; None likewise.
-        is_same_as_class: Every value occurs with one class only.
-        num_patients: Patients it was computed on.
-        num_unknown: Of these, patients for which it is not known.
-        values: Patients per value and class.
-        note: Why there is no figure, or what has to be known to read it.
-    """
-
-    variable: str
-    auc: float | None
-    chance_auc: float | None
-    p_value: float | None
-    is_same_as_class: bool
-    num_patients: int
-    num_unknown: int
-    values: Mapping[str, Mapping[str, int]]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,7 +79,7 @@ class CheckReport:
     sides: Mapping[str, Mapping[str, int]]
     has_pixels: bool
     findings: tuple[Finding, ...]
-    confounders: tuple[_Confounder, ...]
+    confounders: tuple[Confounder, ...]
 
     @property
     def refusals(self) -> tuple[Finding, ...]:
@@ -112,453 +92,6 @@ class CheckReport:
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
 
-@dataclass(frozen=True)
-class _SharedSlices:
-    """Two scans with slices in common.
-
-    Attributes:
-        first: One row.
-        second: The other.
-        num_shared: Slices with the same pixels, those of one value throughout not counted.
-        num_slices: Such slices of the shorter of the two.
-    """
-
-    first: ManifestRow
-    second: ManifestRow
-    num_shared: int
-    num_slices: int
-
-
-def find_patient_leaks(manifest: Manifest) -> list[Finding]:
-    """Patients on two sides of the split."""
-    return [
-        Finding(
-            kind="leak",
-            severity="refuse",
-            sentence=(
-                f"{describe_rows(rows).capitalize()} are scans of one patient on two sides of the "
-                f"split ({' and '.join(sorted({row.side for row in rows if row.side}))}). The "
-                "classifier would be tested on a patient it has seen, and the result would be too "
-                "good. Keep every patient on one side."
-            ),
-            rows=tuple(row.number for row in rows),
-        )
-        for rows in patients_on_two_sides(manifest)
-    ]
-
-
-def _find_shared_slices(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_SharedSlices]:
-    """All pairs of scans with at least one slice in common, by row."""
-    holders: dict[str, set[int]] = defaultdict(set)
-    for index, each in enumerate(facts):
-        for digest in each.slices:
-            holders[digest].add(index)
-    counts = Counter(
-        pair for indices in holders.values() for pair in combinations(sorted(indices), 2)
-    )
-    return [
-        _SharedSlices(
-            first=manifest.rows[i],
-            second=manifest.rows[j],
-            num_shared=counts[i, j],
-            num_slices=min(len(set(facts[i].slices)), len(set(facts[j].slices))),
-        )
-        for i, j in sorted(counts)
-    ]
-
-
-def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
-    """Scans with the same pixels: with two labels, on two sides, of two patients, or twice."""
-    return [_judge(shared) for shared in _find_shared_slices(manifest, facts)]
-
-
-def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
-    """Scans of one PatientID that the manifest gives to several patients.
-
-    Where all scans have one PatientID, a de-identifier wrote it, and it says nothing.
-    """
-    by_identity: dict[str, list[ManifestRow]] = defaultdict(list)
-    for row, each in zip(manifest.rows, facts, strict=True):
-        if each.identity:
-            by_identity[each.identity].append(row)
-    groups = [rows for rows in by_identity.values() if len({row.patient for row in rows}) > 1]
-    if len(by_identity) == 1 and manifest.num_patients >= _ONE_FOR_ALL:
-        return []
-    return [
-        Finding(
-            kind="leak",
-            severity="refuse",
-            sentence=(
-                f"{describe_rows(rows).capitalize()} have the same PatientID in their DICOM headers"
-                f" and are {len({row.patient for row in rows})} patients in the manifest. A split"
-                " by patient can put them on two sides. Give them the same patient."
-            ),
-            rows=tuple(row.number for row in rows),
-        )
-        for rows in groups
-    ]
-
-
-def _find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
-    """Scans that could not be read, each with its reason."""
-    return [
-        Finding(
-            kind="unreadable",
-            severity="refuse",
-            sentence=f"Row {row.number} cannot be read: {each.error}",
-            rows=(row.number,),
-        )
-        for row, each in zip(manifest.rows, facts, strict=True)
-        if each.error
-    ]
-
-
-def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
-    """Scans whose label is not what their path says, and patients with several labels."""
-    findings = [
-        Finding(
-            kind="label",
-            severity="warning",
-            sentence=(
-                f"Row {row.number} is labelled {row.label}, but its path says {said} "
-                f"({row.scan}). Find out which of them is right."
-            ),
-            rows=(row.number,),
-        )
-        for row in manifest.rows
-        if all(map(class_of, manifest.labels))
-        and (said := class_in_path(row.scan)) not in (None, row.label)
-    ]
-    by_patient: dict[str, list[ManifestRow]] = defaultdict(list)
-    for row in manifest.rows:
-        by_patient[row.patient].append(row)
-    for rows in by_patient.values():
-        labels = sorted({row.label for row in rows})
-        if len(labels) > 1:
-            sentence = (
-                f"{describe_rows(rows).capitalize()} are scans of one patient with the labels "
-                f"{' and '.join(labels)}. That is possible at two times; make sure that it is no "
-                "mistake."
-            )
-            numbers = tuple(row.number for row in rows)
-            findings.append(Finding("label", "warning", sentence, numbers))
-    return findings
-
-
-def _judge(shared: _SharedSlices) -> Finding:
-    """What it means that two scans share slices: the gravest thing that holds."""
-    first, second = shared.first, shared.second
-    rows = describe_rows((first, second)).capitalize()
-    numbers = (first.number, second.number)
-    what = f"{rows} hold the same pixels ({shared.num_shared} of {shared.num_slices} slices)"
-    if first.label != second.label:
-        sentence = (
-            f"{what} and are labelled {first.label} and {second.label}. One of the labels is "
-            "wrong: find out which, and keep one row."
-        )
-        return Finding("label", "refuse", sentence, numbers)
-    if first.side and second.side and first.side != second.side:
-        sentence = (
-            f"{what} on two sides of the split ({first.side} and {second.side}). The classifier "
-            "would be tested on a scan it has seen. Keep one of the rows, or give both the same "
-            "patient and divide the scans anew."
-        )
-        return Finding("leak", "refuse", sentence, numbers)
-    if first.patient != second.patient:
-        sentence = (
-            f"{what} under two patients. A split by patient can put them on two sides, and on one "
-            "side they count as two patients. Keep one of the rows, or give both the same patient."
-        )
-        return Finding("leak", "refuse", sentence, numbers)
-    sentence = f"{what}. They count twice: keep one of the rows."
-    return Finding("duplicate", "warning", sentence, numbers)
-
-
-VARIABLES: Final = {"site": "site", "dataset": "data set", **FACTS}
-"""What is asked, in words."""
-BASELINE: Final = ("age", "sex", "scanner")
-"""What the baseline beside every classifier knows."""
-UNKNOWN: Final = "not known"
-"""Stands for a missing value; that it is missing may tell the class too."""
-
-_NUMERIC = ("age", "slice_spacing_mm", "date")
-_ROUNDED = ("slice_thickness_mm", "kvp")
-_MOST_VALUES = 5
-_ONE_FOR_ALL = 3
-_MANY = 100
-_WORTH_TESTING_AUC = 0.6
-
-Labels = Int64[np.ndarray, " patient"]
-
-
-@dataclass(frozen=True)
-class _ConfounderSettings:
-    """How variables are asked.
-
-    Attributes:
-        folds: Of the cross-validation, fewer where a class has fewer patients.
-        permutations: Random labellings that a figure is held against.
-        seed: Of both.
-    """
-
-    folds: int = 5
-    permutations: int = 99
-    seed: int = 1
-
-
-def _find_confounders(
-    manifest: Manifest,
-    facts: Sequence[ScanFacts] | None = None,
-    settings: _ConfounderSettings | None = None,
-) -> list[_Confounder]:
-    """Ask every variable alone; the strongest first, those without a figure last.
-
-    Args:
-        manifest: The labels, and the columns `site`, `age`, `sex`, which go before a file's own.
-        facts: Of every row's scan, or None to ask only what the manifest says.
-        settings: How to ask; None takes the default.
-    """
-    rows = _one_row_per_patient(manifest)
-    labels = np.array([manifest.label_index(manifest.rows[i]) for i in rows], dtype=np.int64)
-    asked = settings or _ConfounderSettings()
-    found = []
-    for variable in VARIABLES:
-        values = _categories(variable, [_value(manifest, facts, i, variable) for i in rows])
-        found.append(_ask(variable, values, labels, manifest.labels, asked))
-    return sorted(found, key=lambda each: -1.0 if each.auc is None else each.auc, reverse=True)
-
-
-def baseline_probabilities(
-    manifest: Manifest,
-    facts: Sequence[ScanFacts] | None,
-    training: Sequence[int],
-    test: Sequence[int],
-    variables: Sequence[str] = BASELINE,
-) -> Float64[np.ndarray, "test class"]:
-    """Class probabilities of a classifier that knows only age, sex and scanner.
-
-    It stands beside every trained classifier: what does not beat it has not shown that it looks at
-    the lungs. Logistic regression on the values' categories, and on the numbers themselves.
-
-    Args:
-        manifest: The scans; the columns are those of its labels.
-        facts: Of every row's scan, or None.
-        training: Indices of the rows to learn from.
-        test: Indices of the rows to judge.
-        variables: Names out of `VARIABLES`.
-    """
-    from sklearn.compose import make_column_transformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
-    values = {name: _values(manifest, facts, name) for name in variables}
-    named = [_categories(name, each) for name, each in values.items()]
-    numeric = [
-        [np.nan if (x := _number(name, value)) is None else x for value in each]
-        for name, each in values.items()
-        if name in _NUMERIC
-    ]
-    table = np.array([*named, *numeric], dtype=object).T
-    num_named = len(named)
-    scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    model = make_pipeline(
-        make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore"), list(range(num_named))),
-            (scaled, list(range(num_named, table.shape[1]))),
-        ),
-        LogisticRegression(max_iter=1000),
-    )
-    learned = list(training)
-    model.fit(table[learned], np.array(manifest.label_indices)[learned])
-    probabilities = np.zeros((len(test), len(manifest.labels)))
-    probabilities[:, model.classes_] = model.predict_proba(table[list(test)])
-    return probabilities
-
-
-def classes_with_facts(
-    manifest: Manifest, facts: Sequence[ScanFacts] | None, variables: Sequence[str] = BASELINE
-) -> set[str]:
-    """Labels of which at least one scan has a known value of at least one variable."""
-    return {
-        row.label
-        for index, row in enumerate(manifest.rows)
-        if any(_value(manifest, facts, index, variable) for variable in variables)
-    }
-
-
-def _categories(variable: str, values: Sequence[str]) -> list[str]:
-    """Values as few categories: numbers in fifths, or in tenths where a hundred are known."""
-    if variable in _ROUNDED:
-        return [_rounded(value) for value in values]
-    if variable not in _NUMERIC:
-        return [value or UNKNOWN for value in values]
-    numbers = [_number(variable, value) for value in values]
-    known = np.array([number for number in numbers if number is not None])
-    if len(np.unique(known)) <= _MOST_VALUES:
-        return [value or UNKNOWN for value in values]
-    num_parts = 10 if known.size >= _MANY else 5
-    edges = np.unique(np.quantile(known, np.arange(1, num_parts) / num_parts))
-    names = [_range_name(variable, edges, place) for place in range(len(edges) + 1)]
-    return [
-        UNKNOWN if number is None else names[int(np.searchsorted(edges, number, side="right"))]
-        for number in numbers
-    ]
-
-
-def _one_row_per_patient(manifest: Manifest) -> list[int]:
-    """Index of the first row of each patient and label: scans of a patient are one witness."""
-    first: dict[tuple[str, str], int] = {}
-    for index, row in enumerate(manifest.rows):
-        first.setdefault((row.patient, row.label), index)
-    return list(first.values())
-
-
-def _values(manifest: Manifest, facts: Sequence[ScanFacts] | None, variable: str) -> list[str]:
-    """What is known of every row's scan."""
-    return [_value(manifest, facts, index, variable) for index in range(len(manifest))]
-
-
-def _value(manifest: Manifest, facts: Sequence[ScanFacts] | None, index: int, variable: str) -> str:
-    """What is known of a scan, as text; the manifest goes before the file."""
-    row = manifest.rows[index]
-    said = _said(row, variable)
-    if said or facts is None:
-        return said
-    return facts[index].acquisition.get(variable, "")
-
-
-def _said(row: ManifestRow, variable: str) -> str:
-    if variable == "age":
-        return "" if row.age is None else f"{row.age:g}"
-    if variable in ("site", "sex"):
-        return str(getattr(row, variable))
-    return row.others.get(variable, "")
-
-
-def _rounded(value: str) -> str:
-    """The same number in the same words: "5.0" and "5" are one thickness."""
-    try:
-        return f"{float(value):g}"
-    except ValueError:
-        return value or UNKNOWN
-
-
-def _number(variable: str, value: str) -> float | None:
-    try:
-        if variable == "date":
-            year, month = value.split("-")[:2]
-            return int(year) * 12.0 + int(month) - 1
-        return float(value)
-    except ValueError:
-        return None
-
-
-def _range_name(variable: str, edges: Float64[np.ndarray, " edge"], place: int) -> str:
-    texts = [_edge_text(variable, float(edge)) for edge in edges]
-    if place == 0:
-        return f"under {texts[0]}"
-    if place == len(texts):
-        return f"{texts[-1]} and over"
-    return f"{texts[place - 1]} to {texts[place]}"
-
-
-def _edge_text(variable: str, edge: float) -> str:
-    if variable == "date":
-        return f"{int(edge // 12)}-{int(edge % 12) + 1:02d}"
-    return f"{edge:.3g}"
-
-
-def _ask(
-    variable: str,
-    values: list[str],
-    labels: Labels,
-    names: tuple[str, ...],
-    settings: _ConfounderSettings,
-) -> _Confounder:
-    """One variable's figure, or why there is none."""
-    table = _count(values, labels, names)
-    num_unknown = values.count(UNKNOWN)
-    sizes = np.bincount(labels, minlength=len(names))
-    note, auc, chance, p_value = "", None, None, None
-    if num_unknown == len(values):
-        note = "not known for any scan"
-    elif len(table) == 1:
-        note, auc = "the same for all", 0.5
-    elif np.count_nonzero(sizes) < 2 or sizes[sizes > 0].min() < 2:
-        note = "a class has fewer than two patients"
-    else:
-        codes = np.unique(np.array(values, dtype=str), return_inverse=True)[1].astype(np.int64)
-        auc, chance, p_value = _cross_validated(codes, labels, settings)
-    is_same = auc is not None and len(table) > 1 and all(len(row) == 1 for row in table.values())
-    return _Confounder(
-        variable=variable,
-        auc=auc,
-        chance_auc=chance,
-        p_value=p_value,
-        # One value per patient tells nothing about the next one: the figure must agree.
-        is_same_as_class=is_same and auc is not None and auc > 0.95,
-        num_patients=len(values),
-        num_unknown=num_unknown,
-        values=table,
-        note=note,
-    )
-
-
-def _count(
-    values: list[str], labels: Labels, names: tuple[str, ...]
-) -> Mapping[str, Mapping[str, int]]:
-    counts = Counter(zip(values, labels.tolist(), strict=True))
-    return {
-        value: {
-            name: counts[value, index] for index, name in enumerate(names) if counts[value, index]
-        }
-        for value in sorted(set(values))
-    }
-
-
-def _cross_validated(
-    codes: Labels, labels: Labels, settings: _ConfounderSettings
-) -> tuple[float, float | None, float | None]:
-    """The area, what chance gives, and how often chance gives as much."""
-    auc = _mean_auc(codes, labels, settings)
-    if auc < _WORTH_TESTING_AUC or settings.permutations < 1:
-        return auc, None, None
-    rng = np.random.default_rng(settings.seed)
-    shuffled = np.array(
-        [_mean_auc(codes, rng.permutation(labels), settings) for _ in range(settings.permutations)]
-    )
-    reached = int(np.count_nonzero(shuffled >= auc))
-    return auc, float(np.quantile(shuffled, 0.95)), (reached + 1) / (settings.permutations + 1)
-
-
-def _mean_auc(codes: Labels, labels: Labels, settings: _ConfounderSettings) -> float:
-    """Mean over folds of the macro one-vs-rest area; scores of different folds are not pooled."""
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold
-    from sklearn.naive_bayes import CategoricalNB
-
-    present, truth = np.unique(labels, return_inverse=True)
-    num_folds = min(settings.folds, int(np.bincount(truth).min()))
-    folds = StratifiedKFold(num_folds, shuffle=True, random_state=settings.seed)
-    column, num_codes = codes[:, None], int(codes.max()) + 1
-    areas = []
-    for training, test in folds.split(column, truth):
-        model = CategoricalNB(min_categories=num_codes).fit(column[training], truth[training])
-        scores = model.predict_proba(column[test])
-        scores = scores[:, 1] if len(present) == 2 else scores
-        areas.append(roc_auc_score(truth[test], scores, multi_class="ovr"))
-    return float(np.mean(areas))
-
-
-_ORDER = {"refuse": 0, "warning": 1, "note": 2}
-_STRONG_AUC = 0.65
-_MAX_P = 0.05
-_FEW_PATIENTS = 30
-_MOST_VALUES_NAMED = 4
-
-
 class LeakError(ManifestError):
     """The scans are divided so that no result on them would mean anything."""
 
@@ -566,7 +99,7 @@ class LeakError(ManifestError):
 def check_manifest(
     manifest: Manifest,
     facts: Sequence[ScanFacts] | None = None,
-    settings: _ConfounderSettings | None = None,
+    permutations: int = 99,
 ) -> CheckReport:
     """Look for leaks, wrong labels, unreadable scans and confounders.
 
@@ -574,7 +107,7 @@ def check_manifest(
         manifest: The scans, divided or not.
         facts: Of every row's scan, from `gather_facts`; without them pixels are not compared and
             only what the manifest says is asked.
-        settings: How variables are asked.
+        permutations: Random labellings that a variable's figure is held against.
 
     Raises:
         ValueError: There are not as many facts as rows.
@@ -588,19 +121,40 @@ def check_manifest(
     else:
         sentence = "The scans were not read: pixels were not compared."
         findings.append(Finding("leak", "note", sentence))
-    confounders = _find_confounders(manifest, facts, settings)
-    findings += _class_findings(manifest)
-    findings += [
-        finding for each in confounders if (finding := _describe_confounder(each)) is not None
-    ]
-    findings += _unknown_findings(confounders)
-    return report_on(manifest, findings, confounders, has_pixels=facts is not None)
+    confounders = find_confounders(manifest, facts, permutations)
+    findings += [*_find_small_classes(manifest), *_describe_confounders(confounders)]
+    return _report_on(manifest, findings, confounders, has_pixels=facts is not None)
 
 
-def report_on(
+def check_slices(
+    manifest: Manifest,
+    facts: Mapping[int, SliceFacts],
+    *,
+    size: int,
+    shares_patients: bool = False,
+) -> CheckReport:
+    """Look for what spoils a result on slices.
+
+    Args:
+        manifest: The slices as they are divided.
+        facts: Row number to what is known of its file.
+        size: Rows and columns of the network's input.
+        shares_patients: Whether the split was asked for by a name that says it shares patients
+            between its parts; leaks are then warnings.
+    """
+    found = [*find_unreadable_slices(manifest, facts)]
+    found += _with_leaks_said(find_patient_leaks(manifest), manifest, shares_patients)
+    found += _find_same_pictures(manifest, facts, shares_patients=shares_patients)
+    found += find_marks(manifest, facts)
+    found += find_small(manifest, facts, size)
+    found += _find_telling_formats(manifest, facts)
+    return _report_on(manifest, found)
+
+
+def _report_on(
     manifest: Manifest,
     findings: Sequence[Finding],
-    confounders: Sequence[_Confounder] = (),
+    confounders: Sequence[Confounder] = (),
     *,
     has_pixels: bool = True,
 ) -> CheckReport:
@@ -635,36 +189,144 @@ def report_json(report: CheckReport) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def _describe_confounder(found: _Confounder) -> Finding | None:
-    """What a variable's figure means; None where it means nothing."""
-    word = VARIABLES[found.variable]
-    if found.is_same_as_class:
-        sentence = (
-            f"Class and {word} are the same variable: every value occurs with one class only "
-            f"({_list_values(found)}). A classifier can be right here by recognising the {word} "
-            "and nothing of the disease, and no split of these scans, cross-validation included, "
-            f"can show the difference. Add scans so that the classes mix within each {word}, or "
-            "test on scans from elsewhere in which they do; until then a result on these scans is "
-            "no evidence that the disease is recognised."
+def _count_sides(manifest: Manifest) -> dict[str, dict[str, int]]:
+    counts = Counter((row.side, row.label) for row in manifest.rows)
+    sides = sorted({row.side for row in manifest.rows if row.side})
+    return {side: {label: counts[side, label] for label in manifest.labels} for side in sides}
+
+
+def _finding(kind: str, severity: _Severity, sentence: str, rows: Sequence[ManifestRow]) -> Finding:
+    return Finding(kind, severity, sentence, tuple(row.number for row in rows))
+
+
+def find_patient_leaks(manifest: Manifest) -> list[Finding]:
+    """Patients on two sides of the split."""
+    return [
+        _finding(
+            "leak",
+            "refuse",
+            f"{describe_rows(rows).capitalize()} are scans of one patient on two sides of the "
+            f"split ({' and '.join(sorted({row.side for row in rows if row.side}))}). The "
+            "classifier would be tested on a patient it has seen, and the result would be too "
+            "good. Keep every patient on one side.",
+            rows,
         )
-        return Finding("confounder", "warning", sentence)
-    if found.auc is None or found.p_value is None or found.chance_auc is None:
-        return None
-    if found.auc < _STRONG_AUC or found.p_value > _MAX_P:
-        return None
-    unknown = f"; {found.num_unknown} of them not known" if found.num_unknown else ""
-    sentence = (
-        f"The {word} alone tells the classes apart with a cross-validated AUC of {found.auc:.2f} "
-        f"({found.num_patients} patients{unknown}; 95 % of random labellings stay below "
-        f"{found.chance_auc:.2f}). No picture was looked at. Put this figure beside the "
-        f"classifier's: what the classifier reaches may be due to the {word} up to there. Match "
-        f"the classes by {word}, report results within its values, or test where it does not "
-        "predict the class."
+        for rows in patients_on_two_sides(manifest)
+    ]
+
+
+def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+    """Scans with the same pixels: with two labels, on two sides, of two patients, or twice.
+
+    Slices of one value throughout are not counted.
+    """
+    holders: dict[str, set[int]] = defaultdict(set)
+    for index, each in enumerate(facts):
+        for digest in each.slices:
+            holders[digest].add(index)
+    shared = Counter(
+        pair for indices in holders.values() for pair in combinations(sorted(indices), 2)
     )
-    return Finding("confounder", "warning", sentence)
+    found = []
+    for i, j in sorted(shared):
+        num_slices = min(len(set(facts[i].slices)), len(set(facts[j].slices)))
+        share = f"{shared[i, j]} of {num_slices} slices"
+        found.append(_judge_shared(manifest.rows[i], manifest.rows[j], share))
+    return found
 
 
-def _class_findings(manifest: Manifest) -> list[Finding]:
+def _judge_shared(first: ManifestRow, second: ManifestRow, share: str) -> Finding:
+    """What it means that two scans share slices: the gravest thing that holds."""
+    rows = (first, second)
+    what = f"{describe_rows(rows).capitalize()} hold the same pixels ({share})"
+    if first.label != second.label:
+        sentence = (
+            f"{what} and are labelled {first.label} and {second.label}. One of the labels is "
+            "wrong: find out which, and keep one row."
+        )
+        return _finding("label", "refuse", sentence, rows)
+    if first.side and second.side and first.side != second.side:
+        sentence = (
+            f"{what} on two sides of the split ({first.side} and {second.side}). The classifier "
+            "would be tested on a scan it has seen. Keep one of the rows, or give both the same "
+            "patient and divide the scans anew."
+        )
+        return _finding("leak", "refuse", sentence, rows)
+    if first.patient != second.patient:
+        sentence = (
+            f"{what} under two patients. A split by patient can put them on two sides, and on one "
+            "side they count as two patients. Keep one of the rows, or give both the same patient."
+        )
+        return _finding("leak", "refuse", sentence, rows)
+    sentence = f"{what}. They count twice: keep one of the rows."
+    return _finding("duplicate", "warning", sentence, rows)
+
+
+def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+    """Scans of one PatientID that the manifest gives to several patients.
+
+    Where all scans have one PatientID, a de-identifier wrote it, and it says nothing.
+    """
+    by_identity: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row, each in zip(manifest.rows, facts, strict=True):
+        if each.identity:
+            by_identity[each.identity].append(row)
+    groups = [rows for rows in by_identity.values() if len({row.patient for row in rows}) > 1]
+    if len(by_identity) == 1 and manifest.num_patients >= _ONE_FOR_ALL:
+        return []
+    return [
+        _finding(
+            "leak",
+            "refuse",
+            f"{describe_rows(rows).capitalize()} have the same PatientID in their DICOM headers"
+            f" and are {len({row.patient for row in rows})} patients in the manifest. A split"
+            " by patient can put them on two sides. Give them the same patient.",
+            rows,
+        )
+        for rows in groups
+    ]
+
+
+def _find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+    """Scans that could not be read, each with its reason."""
+    return [
+        _finding("unreadable", "refuse", f"Row {row.number} cannot be read: {each.error}", [row])
+        for row, each in zip(manifest.rows, facts, strict=True)
+        if each.error
+    ]
+
+
+def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
+    """Scans whose label is not what their path says, and patients with several labels."""
+    findings = [
+        _finding(
+            "label",
+            "warning",
+            f"Row {row.number} is labelled {row.label}, but its path says {said} "
+            f"({row.scan}). Find out which of them is right.",
+            [row],
+        )
+        for row in manifest.rows
+        if all(map(class_of, manifest.labels))
+        and (said := class_in_path(row.scan)) not in (None, row.label)
+    ]
+    by_patient: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in manifest.rows:
+        by_patient[row.patient].append(row)
+    for rows in by_patient.values():
+        labels = sorted({row.label for row in rows})
+        if len(labels) > 1:
+            sentence = (
+                f"{describe_rows(rows).capitalize()} are scans of one patient with the labels "
+                f"{' and '.join(labels)}. That is possible at two times; make sure that it is no "
+                "mistake."
+            )
+            findings.append(_finding("label", "warning", sentence, rows))
+    return findings
+
+
+def _find_small_classes(manifest: Manifest) -> list[Finding]:
+    """Classes without a scan, or with few."""
     cases = manifest.cases
     empty = [label for label, count in cases.items() if not count]
     if len(cases) - len(empty) < 2:
@@ -685,27 +347,147 @@ def _class_findings(manifest: Manifest) -> list[Finding]:
     return [Finding("classes", "warning", sentence)]
 
 
-def _unknown_findings(confounders: Sequence[_Confounder]) -> list[Finding]:
+def _describe_confounders(confounders: Sequence[Confounder]) -> list[Finding]:
+    """What the variables' figures mean, and which of them could not be asked."""
+    sentences = [said for each in confounders if (said := describe_confounder(each)) is not None]
+    found = [Finding("confounder", "warning", sentence) for sentence in sentences]
     unknown = [VARIABLES[each.variable] for each in confounders if each.auc is None]
-    if not unknown:
+    if unknown:
+        sentence = (
+            f"Could not be asked: {', '.join(unknown)}. Confounding by them cannot be excluded; "
+            "fill in the columns where it is known."
+        )
+        found.append(Finding("confounder", "note", sentence))
+    return found
+
+
+def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+    """Files that are no readable slices, in one sentence that names the first of them."""
+    rows = [row for row in manifest.rows if facts[row.number].error]
+    if not rows:
         return []
-    sentence = (
-        f"Could not be asked: {', '.join(unknown)}. Confounding by them cannot be excluded; fill "
-        "in the columns where it is known."
+    listed = " ".join(
+        f"{describe_rows([row]).capitalize()}: {facts[row.number].error}"
+        for row in rows[:_MOST_NAMED]
     )
-    return [Finding("confounder", "note", sentence)]
+    sentence = f"{len(rows)} slices cannot be read. {listed} Take these rows out."
+    return [_finding("unreadable", "refuse", sentence, rows)]
 
 
-def _count_sides(manifest: Manifest) -> dict[str, dict[str, int]]:
-    counts = Counter((row.side, row.label) for row in manifest.rows)
-    sides = sorted({row.side for row in manifest.rows if row.side})
-    return {side: {label: counts[side, label] for label in manifest.labels} for side in sides}
+def _find_same_pictures(
+    manifest: Manifest, facts: Mapping[int, SliceFacts], *, shares_patients: bool = False
+) -> list[Finding]:
+    """Pictures that stand in several rows: on two sides, with two labels, or simply twice."""
+    by_digest: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in manifest.rows:
+        if facts[row.number].digest:
+            by_digest[facts[row.number].digest].append(row)
+    same = [rows for rows in by_digest.values() if len(rows) > 1]
+    labels = [rows for rows in same if len({row.label for row in rows}) > 1]
+    sides = [rows for rows in same if len({row.side for row in rows} - {""}) > 1]
+    twice = [rows for rows in same if rows not in labels and rows not in sides]
+    found = []
+    if labels:
+        what = "the same picture under two labels; one of them is wrong"
+        found.append(_same("label", "refuse", labels, what))
+    if sides:
+        what = "the same picture on two sides of the split; the network would be tested on it"
+        grave: _Severity = "warning" if shares_patients else "refuse"
+        found.append(_same("leak", grave, sides, what))
+    if twice:
+        found.append(_same("duplicate", "warning", twice, "the same picture; it counts twice"))
+    return found
 
 
-def _list_values(found: _Confounder) -> str:
-    parts = [
-        f"{value}: {', '.join(f'{count} {label}' for label, count in row.items())}"
-        for value, row in found.values.items()
-    ]
-    more = len(parts) - _MOST_VALUES_NAMED
-    return "; ".join(parts[:_MOST_VALUES_NAMED]) + (f"; {more} more values" if more > 0 else "")
+def find_marks(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+    """Slices on which something coloured is drawn, by class."""
+    rows = [row for row in manifest.rows if facts[row.number].coloured_share > 0]
+    if not rows:
+        return []
+    by_class = {label: sum(row.label == label for row in rows) for label in manifest.labels}
+    counts = ", ".join(f"{count} {label}" for label, count in by_class.items())
+    sentence = (
+        f"{len(rows)} slices have coloured pixels ({counts}), such as {_names(rows)}: arrows, "
+        "circles or colour maps that people drew where they saw something. They are read as grey, "
+        "and a network can learn the marks instead of the disease. Take these rows out, or replace "
+        "the files by unmarked ones."
+    )
+    return [_finding("confounder", "warning", sentence, rows)]
+
+
+def find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[Finding]:
+    """Slices that have to be enlarged a lot."""
+
+    def side(row: ManifestRow) -> int:
+        """Pixels along a slice's shorter side."""
+        return min(facts[row.number].rows, facts[row.number].columns)
+
+    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * _ENLARGED < size]
+    if not rows:
+        return []
+    smallest = min(rows, key=side)
+    known = facts[smallest.number]
+    sentence = (
+        f"{len(rows)} slices have less than half the {size} rows or columns that the network sees; "
+        f"the smallest, {_names([smallest])}, has {known.rows} x {known.columns} pixels. They are "
+        "enlarged, and what they show is coarse. Take them out if whole slices are at hand."
+    )
+    return [_finding("confounder", "warning", sentence, rows)]
+
+
+def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+    """Whether size, bits and kind of file alone say which class a slice is of."""
+    classes: dict[tuple[object, ...], set[str]] = defaultdict(set)
+    for row in manifest.rows:
+        known = facts[row.number]
+        ending = manifest.path(row).suffix.lower()
+        classes[ending, known.bits, known.rows, known.columns].add(row.label)
+    is_telling = len({row.label for row in manifest.rows}) > 1 and all(
+        len(labels) == 1 for labels in classes.values()
+    )
+    # With a size per file every size is of one class, and that says nothing.
+    if not is_telling or len(classes) > len(manifest) / 2:
+        return []
+    listed = "; ".join(
+        f"{ending} of {bits} bits, {rows} x {columns}: {next(iter(labels))}"
+        for (ending, bits, rows, columns), labels in list(classes.items())[:_MOST_NAMED]
+    )
+    sentence = (
+        f"Class and kind of file are the same variable ({listed}). The classes come from different "
+        "sources, and a network can be right by recognising the source and nothing of the disease. "
+        "Add slices of both classes from one source."
+    )
+    return [Finding("confounder", "warning", sentence)]
+
+
+def _with_leaks_said(
+    leaks: Sequence[Finding], manifest: Manifest, shares_patients: bool
+) -> list[Finding]:
+    """Refusals as they are; one warning for all of them where sharing patients was asked for."""
+    if not shares_patients or not leaks:
+        return [*leaks]
+    sentence = (
+        f"{len(leaks)} of {manifest.num_patients} patients have slices on several sides of this "
+        "split, as in the paper: neighbouring slices of one patient are nearly the same picture, "
+        "so the network is tested on what it has seen. The figures say how well it remembers, not "
+        "how well it would do on new patients. Split by patient for that (data.split: patient)."
+    )
+    rows = tuple(number for leak in leaks for number in leak.rows)
+    return [replace(leaks[0], severity="warning", sentence=sentence, rows=rows)]
+
+
+def _same(
+    kind: str, severity: _Severity, groups: Sequence[list[ManifestRow]], what: str
+) -> Finding:
+    rows = [row for group in groups for row in group]
+    sentence = (
+        f"{describe_rows(groups[0]).capitalize()} ({_names(groups[0])}) hold {what}. "
+        f"{len(groups)} such picture(s) in all: keep one row of each."
+    )
+    return _finding(kind, severity, sentence, rows)
+
+
+def _names(rows: Sequence[ManifestRow]) -> str:
+    named = [row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows[:_MOST_NAMED]]
+    more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
+    return ", ".join(named) + more

@@ -10,7 +10,6 @@ import csv
 import io
 import math
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,61 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from chestct.errors import ChestCTError
-from chestct.labels import SPELLINGS
+from chestct.labels import classes_among
 from chestct.lookup import unknown_name_message
-from chestct.report.tables import as_csv, from_cell, read_plain_text
+from chestct.report.tables import Table, as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
-
-_WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"
-_NUMBER = r"(?: ?\d+)?"
-_COVID_MAH_CT: Final = r"covid ?(?:19 ?)?mah ?ct ?(?:3d)?(?: .*)?"
-
-
-def class_of(name: str) -> str | None:
-    """The class of the public data sets that a name stands for, as a whole; None for all others.
-
-    "COVID-19 subjects", "Covid19_cases" and "covid3" are COVID-19, "Cap subjects" and "cap012" are
-    CAP, "Normal Subjects" and "healthy" are normal; "COVID-CT-MD", the name of a data set, and
-    "non-covid", which says what it is not, are none.
-    """
-    words = _words_of(name)
-    for label, spelling in SPELLINGS.items():
-        if re.fullmatch(rf"(?:{spelling}){_WHAT}{_NUMBER}", words):
-            return label
-    return None
-
-
-def classes_among(names: Iterable[str]) -> tuple[str, ...]:
-    """The classes that a column of names was written with, where nobody lists them.
-
-    Those of the public data sets where one of the names stands for one of them, so that another
-    spelling, or a class beside them, is noticed; otherwise the names themselves, sorted.
-    """
-    found = sorted(set(names))
-    return tuple(SPELLINGS) if any(map(class_of, found)) else tuple(found)
-
-
-def is_covid_mah_ct(name: str) -> bool:
-    """Whether a name is that of the data set COVID-MAH-CT, as a whole, or more words after it.
-
-    "COVID-MAH-CT 3D" and "covid_mah_ct" are, "mahdi" and "mah" are not.
-    """
-    return re.fullmatch(_COVID_MAH_CT, _words_of(name)) is not None
-
-
-def class_in_path(scan: str) -> str | None:
-    """The class that the last part of a path stands for that stands for any."""
-    for part in reversed(re.split(r"[/\\]", scan)):
-        found = class_of(part.split(".")[0])
-        if found is not None:
-            return found
-    return None
-
-
-def _words_of(name: str) -> str:
-    """A name in lower case, its letters and digits in words one blank apart."""
-    return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
-
 
 TRAINING: Final = "training"
 VALIDATION: Final = "validation"
@@ -232,6 +180,25 @@ def patients_by_label(manifest: Manifest) -> dict[str, list[str]]:
     return patients
 
 
+def flow_of(manifest: Manifest) -> Table:
+    """Scans and patients, in all and per label: those listed, excluded by reason, and used."""
+    excluded = manifest.excluded
+    reasons = Counter(row.excluded for row in excluded)
+    labels = dict.fromkeys((*manifest.labels, *(row.label for row in excluded)))
+    steps = {"listed": (*manifest.rows, *excluded)}
+    for reason in sorted(reasons, key=lambda reason: (-reasons[reason], reason)):
+        steps[f"excluded: {reason}"] = tuple(row for row in excluded if row.excluded == reason)
+    steps["used"] = manifest.rows
+    lines = []
+    for step, rows in steps.items():
+        counts = Counter(row.label for row in rows)
+        num_patients = len({row.patient for row in rows})
+        numbers = (len(rows), num_patients, *(counts[label] for label in labels))
+        lines.append((step, *map(str, numbers)))
+    columns = ("step", "scans", "patients", *(label or "no label" for label in labels))
+    return Table(columns, tuple(lines))
+
+
 def describe_rows(rows: Sequence[ManifestRow]) -> str:
     """Name rows by number: row 3; rows 3 and 7; rows 3, 4, 5, 6, 7 and 14 more."""
     numbers = sorted(row.number for row in rows)
@@ -340,7 +307,7 @@ def _check_scans_differ(manifest: Manifest) -> None:
 
 NEEDED: Final = ("scan", "patient", "label")
 KNOWN: Final = (*NEEDED, "site", "age", "sex", "split", "fold", "excluded")
-READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
+_READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
 """Columns that say how to read a scan; see `chestct.datasets.scans.read_options`."""
 
 _SPLIT_NAMES = {
@@ -445,7 +412,7 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
     """
     header, *lines = _read_cells(file, needed) or [[]]
     header = [name.strip() for name in header]
-    header = [name.lower() if name.lower() in (*KNOWN, *READING) else name for name in header]
+    header = [name.lower() if name.lower() in (*KNOWN, *_READING) else name for name in header]
     missing = [name for name in needed if name not in header]
     if missing:
         msg = (

@@ -1,6 +1,9 @@
-"""Make a manifest from a folder of scans, as public data sets lay them out.
+"""Make a manifest from a folder of scans or slices, as public data sets lay them out, or of lists.
 
-What is assumed of each layout stands in its function; `docs/datasets.md` lists them.
+What is assumed of each layout stands in its function; `docs/datasets.md` lists them. A manifest of
+slices has a picture in every row. Whose slice it is decides where it may stand when the slices are
+divided, so the patient is looked for: in the folder the picture lies in, or in its name by a
+pattern.
 """
 
 from __future__ import annotations
@@ -11,45 +14,62 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Final, NamedTuple, TypeVar
 
 from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
-    class_of,
-    is_covid_mah_ct,
     parse_age,
     parse_sex,
 )
 from chestct.errors import ReadError
-from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES, LabelSet
-from chestct.lookup import look_up
+from chestct.labels import (
+    CAP,
+    COVID19,
+    NORMAL,
+    THREE_CLASSES,
+    LabelSet,
+    class_of,
+    is_covid_mah_ct,
+)
+from chestct.lookup import look_up, unknown_name_message
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
+from chestct.readers.pictures import SUFFIXES
 from chestct.report.tables import read_plain_text
 
-SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
+_SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""
+PICTURE_ENDINGS: Final = tuple(ending for endings in SUFFIXES.values() for ending in endings)
+"""Files that are a slice of their own."""
 _WHOLE_SCANS: Final = (".nii", ".nii.gz", ".zip", ".mha", ".mhd", ".nrrd", ".nhdr")
-_PICTURES: Final = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 _RESULT_FILE: Final = "result.json"
 """What a folder of results holds."""
-MAX_FOLDERS: Final = 100_000
+_MAX_FOLDERS: Final = 100_000
 """Most folders looked at."""
 
 _MOST_CSV_BYTES = 2**24
 
 
-@dataclass
-class Found:
-    """Labelled scans and what was noticed.
+class Listing(NamedTuple):
+    """Labelled scans or slices of a folder.
 
     Attributes:
-        rows: One per scan, paths in full.
+        manifest: One row per scan or slice.
+        layout: How the folder is laid out; of slices "lists" or "folder_per_class".
         notes: What the user should know, such as assumptions that were made.
     """
+
+    manifest: Manifest
+    layout: str
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Found:
+    """Labelled scans in one layout, paths in full, and what was noticed."""
 
     rows: list[ManifestRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -62,7 +82,7 @@ def with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
     return replace(row, others={**row.others, **reading})
 
 
-def folders_under(folder: Path, depth: int) -> Iterator[Path]:
+def _folders_under(folder: Path, depth: int) -> Iterator[Path]:
     """Visible folders below a folder, nearest first, by name; linked ones too.
 
     Raises:
@@ -73,9 +93,9 @@ def folders_under(folder: Path, depth: int) -> Iterator[Path]:
     for _ in range(depth):
         level = [child for parent in level for child in _subfolders(parent)]
         seen += len(level)
-        if seen > MAX_FOLDERS:
-            msg = f"{folder} holds more than {MAX_FOLDERS} folders. Name the folder of one data set"
-            raise ManifestError(f"{msg}.")
+        if seen > _MAX_FOLDERS:
+            msg = f"{folder} holds more than {_MAX_FOLDERS} folders."
+            raise ManifestError(f"{msg} Name the folder of one data set.")
         yield from level
 
 
@@ -90,7 +110,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def scans_in(folder: Path) -> list[Path]:
     """Scans that lie in a folder: its sub-folders with a file in them, and files of one scan."""
-    files = [Path(entry) for entry in _entries(folder) if entry.name.lower().endswith(SCAN_ENDINGS)]
+    files = [
+        Path(entry) for entry in _entries(folder) if entry.name.lower().endswith(_SCAN_ENDINGS)
+    ]
     return sorted([*files, *(each for each in _subfolders(folder) if _holds_files(each))])
 
 
@@ -108,7 +130,7 @@ def scans_below(folder: Path) -> tuple[list[Path], list[Path]]:
         ReadError: A folder cannot be read.
     """
     scans: list[Path] = []
-    for place in (folder, *folders_under(folder, 8)):
+    for place in (folder, *_folders_under(folder, 8)):
         files = [Path(entry) for entry in _entries(place) if entry.is_file()]
         if any(file.name == _RESULT_FILE for file in files):
             continue
@@ -121,7 +143,7 @@ def scans_below(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _is_slice(file: Path) -> bool:
     """Whether a file is one slice of a scan: DICOM by its first bytes, or a picture by its name."""
-    if file.suffix.lower() in _PICTURES:
+    if file.suffix.lower() in PICTURE_ENDINGS:
         return True
     with suppress(OSError), file.open("rb") as stream:
         return looks_like_dicom(stream.read(132))
@@ -144,13 +166,13 @@ def _is_mask(file: Path) -> bool:
 def _holds_files(folder: Path) -> bool:
     """Whether any visible file lies in or below a folder."""
     with suppress(ReadError):
-        for place in (folder, *folders_under(folder, 4)):
+        for place in (folder, *_folders_under(folder, 4)):
             if any(entry.is_file() for entry in _entries(place)):
                 return True
     return False
 
 
-def class_folders(
+def _class_folders(
     folder: Path, depth: int = 3, class_named: Callable[[str], str | None] = class_of
 ) -> list[tuple[Path, str]]:
     """Folders named after a class, the outermost of nested ones, with their class.
@@ -163,7 +185,7 @@ def class_folders(
         class_named: What class a folder's name stands for, if any.
     """
     found: list[tuple[Path, str]] = []
-    for each in folders_under(folder, depth):
+    for each in _folders_under(folder, depth):
         label = class_named(each.name)
         if label is None or any(outer in each.parents for outer, _ in found):
             continue
@@ -174,7 +196,7 @@ def class_folders(
 def stem(path: Path) -> str:
     """Name of a scan without the ending of its file."""
     lowered = path.name.lower()
-    for ending in sorted(SCAN_ENDINGS, key=len, reverse=True):
+    for ending in sorted(_SCAN_ENDINGS, key=len, reverse=True):
         if lowered.endswith(ending):
             return path.name[: -len(ending)]
     return path.name
@@ -197,7 +219,7 @@ def read_table(path: Path) -> list[list[str]]:
 
 def _tables_under(folder: Path, depth: int = 1) -> list[Path]:
     """CSV files in a folder and so many levels below."""
-    places = [folder, *folders_under(folder, depth)]
+    places = [folder, *_folders_under(folder, depth)]
     return [path for place in places for path in sorted(place.glob("*.csv"))]
 
 
@@ -229,7 +251,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise ReadError(f"The folder {folder} cannot be read: {error.strerror}.") from error
 
 
-Value = TypeVar("Value")
+_Value = TypeVar("_Value")
 
 _COVID_CT_MD_NAME = re.compile(r"(p|cap|normal)[ _-]?\d{3}", re.IGNORECASE)
 _COVID_CT_MD_CLASSES = {"p": COVID19, "cap": CAP, "normal": NORMAL}
@@ -248,7 +270,7 @@ def scan_folder(
     layout: str = "auto",
     reading: Mapping[str, str] | None = None,
     labels: LabelSet | None = None,
-) -> tuple[Manifest, str, tuple[str, ...]]:
+) -> Listing:
     """List the labelled scans of a folder.
 
     Args:
@@ -258,9 +280,6 @@ def scan_folder(
             whose scan is a folder of slices.
         labels: Classes of one's own, after which folders are named; None: those of the public data
             sets.
-
-    Returns:
-        The manifest, the layout that was found, and what should be known about it.
 
     Raises:
         ManifestError: No scans were found, or there is no such folder.
@@ -279,7 +298,7 @@ def scan_folder(
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
             used = {row.label for row in rows}
             known = () if labels is None else tuple(each for each in labels.names if each in used)
-            return Manifest(tuple(rows), known, place, place.name), name, notes
+            return Listing(Manifest(tuple(rows), known, place, place.name), name, notes)
     classes = ", ".join(THREE_CLASSES if labels is None else labels.names)
     msg = (
         f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
@@ -290,14 +309,14 @@ def scan_folder(
     raise ManifestError(msg)
 
 
-def _read_spgc(folder: Path) -> Found:
+def _read_spgc(folder: Path) -> _Found:
     """The SPGC-COVID test sets: folders `T1-001`, ... anywhere, and CSV files with their labels.
 
     Assumed: a line of a CSV holds the study's name and, in another cell, its class in words.
     """
     labels = _spgc_labels(folder)
-    found, unlabelled, seen = Found(), 0, set()
-    for place in folders_under(folder, 3):
+    found, unlabelled, seen = _Found(), 0, set()
+    for place in _folders_under(folder, 3):
         study = _spgc_name(place.name)
         if study is None:
             continue
@@ -314,14 +333,14 @@ def _read_spgc(folder: Path) -> Found:
     return found
 
 
-def _read_mosmed(folder: Path) -> Found:
+def _read_mosmed(folder: Path) -> _Found:
     """MosMedData: `studies/CT-0` to `CT-4`, NIfTI files `study_0001.nii.gz` in them.
 
     Assumed: every study is another patient, as its description says. CT-0, no sign of viral
     pneumonia, is taken as normal, CT-1 to CT-4 as COVID-19.
     """
-    found = Found()
-    for place in folders_under(folder, 3):
+    found = _Found()
+    for place in _folders_under(folder, 3):
         severity = _SEVERITY_NAME.fullmatch(place.name)
         if severity is None:
             continue
@@ -337,15 +356,15 @@ def _read_mosmed(folder: Path) -> Found:
     return found
 
 
-def _read_covid_ctset(folder: Path) -> Found:
+def _read_covid_ctset(folder: Path) -> _Found:
     """COVID-CTset: per class folders of patients, each with sequences `SR_2`, `SR_3`, `SR_4`.
 
     Assumed: a folder above the patient is named after the class, numbered parts ("covid1",
     "normal3") included. Each sequence is a scan; a patient has several.
     """
-    found = Found()
-    for place, label in class_folders(folder):
-        for sequence in folders_under(place, 3):
+    found = _Found()
+    for place, label in _class_folders(folder):
+        for sequence in _folders_under(place, 3):
             if _SEQUENCE_NAME.fullmatch(sequence.name) and _scan_has_files(sequence):
                 patient = sequence.parent.name
                 others = {"dataset": "COVID-CTset", "sequence": sequence.name}
@@ -356,7 +375,7 @@ def _read_covid_ctset(folder: Path) -> Found:
     return found
 
 
-def _read_covid_ct_md(folder: Path) -> Found:
+def _read_covid_ct_md(folder: Path) -> _Found:
     """COVID-CT-MD: patients `P001`, `cap001`, `normal001` of DICOM, in class folders or not.
 
     The class folders ("COVID-19 subjects", "Cap subjects", "Normal subjects") may be spelled in any
@@ -364,14 +383,14 @@ def _read_covid_ct_md(folder: Path) -> Found:
     taken from a CSV beside them (`Clinical-data.csv`) that has a column of patients' names and ones
     called age and sex or gender.
     """
-    found = Found()
-    for place in folders_under(folder, 4):
+    found = _Found()
+    for place in _folders_under(folder, 4):
         name = _COVID_CT_MD_NAME.fullmatch(place.name)
         if name is None or not _scan_has_files(place):
             continue
         label = _COVID_CT_MD_CLASSES[name[1].lower()]
         if class_of(place.parent.name) not in (None, label):
-            return Found()
+            return _Found()
         others = {"dataset": "COVID-CT-MD"}
         found.rows.append(ManifestRow(str(place), place.name, label, others=others))
     known = _clinical_facts(folder, {row.patient for row in found.rows})
@@ -384,20 +403,20 @@ def _read_covid_ct_md(folder: Path) -> Found:
     return found
 
 
-def _read_covid_mah_ct(folder: Path) -> Found:
+def _read_covid_mah_ct(folder: Path) -> _Found:
     """COVID-MAH-CT 3D: one folder of TIFF slices per patient, numbered 1 to 133, all COVID-19.
 
     Assumed: the folder, or one below it, is named after the data set ("COVID-MAH-CT 3D",
     "covid_mah_ct"); what lies above the folder is not asked. Where a folder in or around it is
     named after another class, this is taken for no COVID-MAH-CT.
     """
-    found = Found()
-    for place in [folder, *folders_under(folder, 2)]:
+    found = _Found()
+    for place in [folder, *_folders_under(folder, 2)]:
         inside = [folder.name, *place.relative_to(folder).parts]
         if not any(is_covid_mah_ct(name) for name in inside):
             continue
         if any(class_of(name) not in (None, COVID19) for name in (folder.parent.name, *inside)):
-            return Found()
+            return _Found()
         for patient in _subfolders(place):
             if patient.name.isdecimal() and _scan_has_files(patient):
                 others = {"dataset": "COVID-MAH-CT"}
@@ -410,9 +429,9 @@ def _read_covid_mah_ct(folder: Path) -> Found:
     return found
 
 
-def _read_label_table(folder: Path) -> Found:
+def _read_label_table(folder: Path) -> _Found:
     """A `labels.csv` with the columns scan and label, as `chestct simulate` writes it."""
-    found = Found()
+    found = _Found()
     lines = read_table(folder / "labels.csv")
     if not lines or not {"scan", "label"} <= set(lines[0]):
         return found
@@ -428,23 +447,25 @@ def _read_label_table(folder: Path) -> Found:
     return found
 
 
-def _own_layouts(labels: LabelSet) -> dict[str, Callable[[Path], Found]]:
+def _own_layouts(labels: LabelSet) -> dict[str, Callable[[Path], _Found]]:
     """The layout that scans of one's own classes can have, beside a table."""
 
-    def read(folder: Path) -> Found:
+    def read(folder: Path) -> _Found:
         """Folders called by a class's name or by what stands for it."""
         return _read_class_folders(folder, lambda name: labels.spellings.get(name.casefold()))
 
     return {"folder_per_class": read}
 
 
-def _read_class_folders(folder: Path, class_named: Callable[[str], str | None] = class_of) -> Found:
+def _read_class_folders(
+    folder: Path, class_named: Callable[[str], str | None] = class_of
+) -> _Found:
     """A plain folder per class, named after it; what lies in it are the scans.
 
     Assumed: every scan is another patient, unless the manifest is told otherwise.
     """
-    found = Found()
-    for place, label in class_folders(folder, 2, class_named):
+    found = _Found()
+    for place, label in _class_folders(folder, 2, class_named):
         found.rows += [ManifestRow(str(scan), stem(scan), label) for scan in scans_in(place)]
     found.notes.append(
         "Every scan is taken for another patient. Where a patient has several, give their rows the "
@@ -453,7 +474,7 @@ def _read_class_folders(folder: Path, class_named: Callable[[str], str | None] =
     return found
 
 
-LAYOUTS: Final[dict[str, Callable[[Path], Found]]] = {
+LAYOUTS: Final[dict[str, Callable[[Path], _Found]]] = {
     "spgc": _read_spgc,
     "mosmed": _read_mosmed,
     "covid_ctset": _read_covid_ctset,
@@ -507,9 +528,228 @@ def _clinical_facts(folder: Path, patients: set[str]) -> dict[str, tuple[float |
     return {}
 
 
-def _parsed(parse: Callable[[str], Value], cells: list[str]) -> Value | None:
+def _parsed(parse: Callable[[str], _Value], cells: list[str]) -> _Value | None:
     """The first cell, parsed; None where it holds something else."""
     try:
         return parse(cells[0]) if cells else None
     except (ValueError, KeyError):
         return None
+
+
+_MAX_LIST_BYTES: Final = 2**24
+_MOST_NAMED: Final = 5
+
+_UNKNOWN_PATIENTS: Final = (
+    "Neither folders nor a pattern say whose slices these are: every picture is taken for another "
+    "patient, so slices of one patient can stand on two sides of a split and make its result too "
+    "good. Give --patient-pattern, or correct the column 'patient'."
+)
+
+_COVID_CT_LIST = re.compile(r"(train|val|test)ct_(covid|noncovid)\.txt", re.IGNORECASE)
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
+_COVID_CT_FOLDERS = {"covid": ("CT_COVID", COVID19), "noncovid": ("CT_NonCOVID", NORMAL)}
+
+
+@dataclass(frozen=True)
+class _SliceList:
+    """A text file with one picture's name per line.
+
+    Attributes:
+        file: The list.
+        label: Class of all pictures it names.
+        split: Side of the split they stand on, or empty.
+        images: Folder of the pictures.
+    """
+
+    file: Path
+    label: str
+    split: str
+    images: Path
+
+
+def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> Listing:
+    """List the pictures of a folder: by COVID-CT's lists where there are some, else by class.
+
+    Class folders are named after their class ("COVID-19", "normal", ...). A picture's patient is
+    the folder between it and the class folder, or what the pattern finds in its name.
+
+    Args:
+        folder: A data set, unpacked.
+        patient_pattern: Regular expression with one group, looked for in each picture's path below
+            the class folder; the group is the patient.
+
+    Raises:
+        ManifestError: No pictures, no such folder, a wrong pattern, or a list that names pictures
+            which are not there.
+    """
+    place = folder.absolute()
+    if not place.is_dir():
+        raise ManifestError(f"There is no folder {folder}. Name a folder of slices.")
+    lists = _find_covid_ct_lists(place)
+    if lists:
+        return read_lists(lists, place, patient_pattern=patient_pattern)
+    classes = _class_folders(place)
+    rows = [
+        ManifestRow(str(picture), _patient(picture, inside, label, patient_pattern), label)
+        for inside, label in classes
+        for picture in _pictures_under(inside)
+    ]
+    if not rows:
+        msg = (
+            f"{place} holds no pictures ({', '.join(PICTURE_ENDINGS)}) in folders named after a "
+            "class. Put them into one folder per class, named COVID-19, CAP and normal, name lists "
+            "with --list, or write the table yourself (columns scan, patient, label)."
+        )
+        raise ManifestError(msg)
+    notes = _left_out(place, [each for each, _ in classes])
+    return _listing(rows, place, "folder_per_class", notes)
+
+
+def _left_out(place: Path, classes: Sequence[Path]) -> tuple[str, ...]:
+    """Which folders of pictures were not taken, because their names are no class."""
+    names = []
+    for each in _folders_under(place, 3):
+        is_class = any(inside == each or inside in each.parents for inside in classes)
+        if not is_class and any(file.suffix.lower() in PICTURE_ENDINGS for file in each.iterdir()):
+            names.append(each.relative_to(place).as_posix())
+    if not names:
+        return ()
+    listed = ", ".join(names[:_MOST_NAMED]) + (" and others" if len(names) > _MOST_NAMED else "")
+    return (
+        f"Pictures in folders that are not named after a class were left out: {listed}. Name a "
+        "folder COVID-19, CAP or normal to have it taken.",
+    )
+
+
+def _find_covid_ct_lists(folder: Path) -> list[_SliceList]:
+    """COVID-CT's own split: lists such as `trainCT_COVID.txt`, pictures in `CT_COVID`."""
+    places = [folder, *_folders_under(folder, 4)]
+    images = {place.name.lower(): place for place in reversed(places)}
+    found = []
+    for place in places:
+        for file in sorted(place.glob("*.txt")):
+            name = _COVID_CT_LIST.fullmatch(file.name)
+            # A later revision of the data set keeps its first split beside the second.
+            if name is None or place.name.lower().startswith("old"):
+                continue
+            folder_name, label = _COVID_CT_FOLDERS[name[2].lower()]
+            where = images.get(folder_name.lower(), folder / folder_name)
+            found.append(_SliceList(file, label, _SPLITS[name[1].lower()], where))
+    return found
+
+
+def parse_list(text: str, images: Path) -> _SliceList:
+    """A list as the command line names it: LABEL=FILE, or SPLIT:LABEL=FILE.
+
+    Raises:
+        ManifestError: It is neither.
+    """
+    what, equals, file = text.partition("=")
+    split, colon, label = what.rpartition(":")
+    if not equals or not file or not label or (colon and split not in _SPLITS.values()):
+        hint = unknown_name_message(split, _SPLITS.values(), kind="split") if colon else ""
+        msg = f"'{text}' names no list. Write LABEL=FILE or SPLIT:LABEL=FILE, such as "
+        raise ManifestError(f"{msg}test:COVID-19=testCT_COVID.txt. {hint}".rstrip())
+    return _SliceList(Path(file), class_of(label) or label, split, images)
+
+
+def read_lists(
+    lists: Sequence[_SliceList], folder: Path, *, patient_pattern: str | None = None
+) -> Listing:
+    """The slices that lists name.
+
+    Raises:
+        ManifestError: A list cannot be read, is empty, or names pictures that are not there; the
+            message names list and pictures.
+    """
+    rows = [
+        ManifestRow(
+            str(picture),
+            _patient(picture, each.images, each.label, patient_pattern),
+            each.label,
+            split=each.split,
+        )
+        for each in lists
+        for picture in _listed(each)
+    ]
+    notes: tuple[str, ...] = ()
+    if any(each.label == NORMAL and "non" in each.file.name.lower() for each in lists):
+        notes = (
+            "Pictures listed as not COVID-19 are taken for normal; some show other findings. "
+            "Change the column 'label' where that matters.",
+        )
+    return _listing(rows, folder, "lists", notes)
+
+
+def _listed(each: _SliceList) -> list[Path]:
+    names = _names_in(each.file)
+    places = [each.images / name for name in names]
+    missing = [n for n, place in zip(names, places, strict=True) if not place.is_file()]
+    if missing:
+        listed = "".join(f"\n  {name}" for name in missing[:_MOST_NAMED])
+        more = len(missing) - _MOST_NAMED
+        msg = (
+            f"{each.file.name} names {len(missing)} of {len(names)} pictures that are not in "
+            f"{each.images}:{listed}{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+            "  Unpack the pictures there, name their folder with --images, or take the lines out."
+        )
+        raise ManifestError(msg)
+    return places
+
+
+def _names_in(file: Path) -> list[str]:
+    try:
+        if file.stat().st_size > _MAX_LIST_BYTES:
+            raise ManifestError(f"{file.name} is larger than {_MAX_LIST_BYTES} bytes: not a list.")
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        msg = f"The list {file} cannot be read: {reason}. Expected one file name per line."
+        raise ManifestError(msg) from error
+    names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not names:
+        raise ManifestError(f"{file.name} names no pictures. Expected one file name per line.")
+    outside = [n for n in names if PurePosixPath(n).is_absolute() or ".." in Path(n).parts]
+    if outside:
+        msg = f"{file.name} names '{outside[0]}', which lies outside the pictures' folder."
+        raise ManifestError(f"{msg} Name pictures relative to it.")
+    return names
+
+
+def _patient(picture: Path, inside: Path, label: str, pattern: str | None) -> str:
+    """Whose slice a picture is; of one class, as folders are numbered anew in each."""
+    relative = picture.relative_to(inside)
+    if pattern is not None:
+        return f"{label} {_matched(pattern, relative)}"
+    folders = relative.parts[:-1]
+    return f"{label} {'/'.join(folders) if folders else relative.name}"
+
+
+def _matched(pattern: str, relative: Path) -> str:
+    try:
+        match = re.search(pattern, relative.as_posix())
+    except re.error as error:
+        raise ManifestError(f"The patient pattern '{pattern}' is wrong: {error}.") from error
+    if match is None or not match.groups() or not match[1]:
+        msg = f"The patient pattern '{pattern}' finds no patient in '{relative.as_posix()}'."
+        raise ManifestError(f"{msg} Write one with a group, such as '(p[0-9]+)-'.")
+    return match[1]
+
+
+def _listing(
+    rows: Sequence[ManifestRow], folder: Path, layout: str, notes: tuple[str, ...]
+) -> Listing:
+    labels = tuple(sorted({row.label for row in rows}, key=str.lower))
+    manifest = Manifest(tuple(rows), labels, folder=folder, name=folder.name)
+    is_known = manifest.num_patients < len(manifest)
+    return Listing(manifest, layout, notes if is_known else (_UNKNOWN_PATIENTS, *notes))
+
+
+def _pictures_under(folder: Path) -> Iterator[Path]:
+    for place in (folder, *_folders_under(folder, 3)):
+        files = sorted(each for each in place.iterdir() if each.is_file())
+        yield from (
+            each
+            for each in files
+            if each.suffix.lower() in PICTURE_ENDINGS and not each.name.startswith(".")
+        )

@@ -22,18 +22,18 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
-    classes_among,
     read_lines,
     read_row,
     unknown_label_message,
 )
+from chestct.labels import classes_among
 from chestct.lookup import look_up, unknown_name_message
 from chestct.report.tables import as_csv, as_markdown_table
 
-READER_PREFIX: Final = "reader_"
+_READER_PREFIX: Final = "reader_"
 """Columns of a table with one row per scan: one per reader."""
-UNDECIDED: Final = "readers disagree"
-TOO_FEW: Final = "too few readers"
+_UNDECIDED: Final = "readers disagree"
+_TOO_FEW: Final = "too few readers"
 """Reasons for leaving a scan out."""
 
 
@@ -79,7 +79,7 @@ class Rule:
     """How readers' labels become one.
 
     Attributes:
-        name: A name in `RULES`.
+        name: A name in `_RULES`.
         adjudicator: Reader who decides where the others differ; needed by "adjudicator", and
             decides ties under "majority" when named.
         least_readers: Readers a scan must have, the adjudicator not counted.
@@ -111,14 +111,14 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
         for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
         if any(cell.strip() for cell in cells)
     ]
-    columns = [name for name in header if name.startswith(READER_PREFIX)]
+    columns = [name for name in header if name.startswith(_READER_PREFIX)]
     if {"reader", "label"} <= set(header):
         found = _gather_lines(file.name, numbered)
     elif columns:
         found = [_split_line(file.name, number, cells, columns) for number, cells in numbered]
     else:
         msg = f"{file.name} names no readers. Give the columns 'reader' and 'label', or one column"
-        raise ManifestError(f"{msg} such as '{READER_PREFIX}anna' per reader.")
+        raise ManifestError(f"{msg} such as '{_READER_PREFIX}anna' per reader.")
     labels = labels or classes_among(label for scan in found for label in scan.given.values())
     _check(file.name, found, labels)
     readers = tuple(dict.fromkeys(reader for scan in found for reader in scan.given))
@@ -132,7 +132,7 @@ def agree_on(readings: _Readings, rule: Rule) -> Manifest:
         UnknownNameError: There is no such rule.
         ManifestError: The adjudicator read nothing, or no scan is decided.
     """
-    decide = look_up(RULES, rule.name, kind="rule")
+    decide = look_up(_RULES, rule.name, kind="rule")
     if rule.name == "adjudicator" and not rule.adjudicator:
         raise ManifestError("The rule 'adjudicator' needs the name of a reader: --adjudicator NAME")
     if rule.adjudicator and rule.adjudicator not in readings.readers:
@@ -145,15 +145,15 @@ def agree_on(readings: _Readings, rule: Rule) -> Manifest:
         if scan.row.excluded:
             rows.append(replace(scan.row, label=label))
         elif len(others) < rule.least_readers:
-            rows.append(replace(scan.row, excluded=TOO_FEW))
+            rows.append(replace(scan.row, excluded=_TOO_FEW))
         else:
-            rows.append(replace(scan.row, label=label, excluded="" if label else UNDECIDED))
+            rows.append(replace(scan.row, label=label, excluded="" if label else _UNDECIDED))
     used = {row.label for row in rows if not row.excluded}
     labels = tuple(label for label in readings.labels if label in used)
     return Manifest(tuple(rows), labels, readings.folder, readings.name)
 
 
-def majority(given: Mapping[str, str], adjudicated: str) -> str:
+def _majority(given: Mapping[str, str], adjudicated: str) -> str:
     """The label that most readers gave; of several with as many, the adjudicator's or none."""
     counts = Counter(given.values()).most_common()
     if not counts:
@@ -162,22 +162,22 @@ def majority(given: Mapping[str, str], adjudicated: str) -> str:
     return leading[0] if len(leading) == 1 else adjudicated
 
 
-def unanimous(given: Mapping[str, str], adjudicated: str) -> str:
+def _unanimous(given: Mapping[str, str], adjudicated: str) -> str:
     """The label that all readers gave, else none."""
     del adjudicated
     labels = set(given.values())
     return labels.pop() if len(labels) == 1 else ""
 
 
-def adjudicator(given: Mapping[str, str], adjudicated: str) -> str:
+def _adjudicator(given: Mapping[str, str], adjudicated: str) -> str:
     """The label that all other readers gave; where they differ, the adjudicator's."""
-    return unanimous(given, "") or adjudicated
+    return _unanimous(given, "") or adjudicated
 
 
-RULES: Final[dict[str, Callable[[Mapping[str, str], str], str]]] = {
-    "majority": majority,
-    "unanimous": unanimous,
-    "adjudicator": adjudicator,
+_RULES: Final[dict[str, Callable[[Mapping[str, str], str], str]]] = {
+    "majority": _majority,
+    "unanimous": _unanimous,
+    "adjudicator": _adjudicator,
 }
 """Rule name to a function of the readers' labels and the adjudicator's; "" decides nothing."""
 
@@ -188,7 +188,7 @@ def _split_line(
     """A line with a column per reader."""
     rest = {column: cell for column, cell in cells.items() if column not in columns}
     given = {
-        column.removeprefix(READER_PREFIX): cells[column].strip()
+        column.removeprefix(_READER_PREFIX): cells[column].strip()
         for column in columns
         if cells[column].strip()
     }
@@ -241,11 +241,11 @@ def _check(name: str, scans: Sequence[_ReadScan], labels: Sequence[str]) -> None
             raise ManifestError(f"{msg} per scan.")
 
 
-REPLICATES: Final = 2000
-LEVEL: Final = 0.95
+_REPLICATES: Final = 2000
+_LEVEL: Final = 0.95
 _MAX_UNDEFINED_SHARE: Final = 0.05
 
-Weights = Int64[np.ndarray, "replicate scan"]
+_Weights = Int64[np.ndarray, "replicate scan"]
 
 
 @dataclass(frozen=True)
@@ -308,7 +308,7 @@ def judge_agreement(
 def _cohen_kappas(
     first: Int64[np.ndarray, " scan"],
     second: Int64[np.ndarray, " scan"],
-    weights: Weights,
+    weights: _Weights,
     num_labels: int,
 ) -> Float64[np.ndarray, " replicate"]:
     """Cohen's kappa of every replicate; NaN where both name one label only.
@@ -328,7 +328,7 @@ def _cohen_kappas(
 
 
 def _fleiss_kappas(
-    counts: Int64[np.ndarray, "scan label"], weights: Weights
+    counts: Int64[np.ndarray, "scan label"], weights: _Weights
 ) -> Float64[np.ndarray, " replicate"]:
     """Fleiss' kappa of every replicate; NaN where all name one label only.
 
@@ -343,13 +343,13 @@ def _fleiss_kappas(
     return _beyond_chance(weights @ same / totals, (shares**2).sum(axis=1))
 
 
-def draw_weights(
-    patients: Sequence[str], rng: np.random.Generator, num: int = REPLICATES
-) -> Weights:
+def _draw_weights(
+    patients: Sequence[str], rng: np.random.Generator, num: int = _REPLICATES
+) -> _Weights:
     """How often each scan stands in each replicate; patients are drawn with all their scans."""
     names = {name: index for index, name in enumerate(dict.fromkeys(patients))}
     drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num)
-    weights: Weights = drawn[:, [names[patient] for patient in patients]].astype(np.int64)
+    weights: _Weights = drawn[:, [names[patient] for patient in patients]].astype(np.int64)
     return weights
 
 
@@ -397,7 +397,7 @@ def _judge_pair(readings: _Readings, pair: tuple[str, str], rng: np.random.Gener
         return Agreement(pair, len(scans), same, None, note="both name one label throughout")
     num_labels = len(readings.labels)
     kappa = float(cohen_kappa_score(first, second, labels=range(num_labels)))
-    weights = draw_weights([scan.row.patient for scan in scans], rng)
+    weights = _draw_weights([scan.row.patient for scan in scans], rng)
     spread = _cohen_kappas(first, second, weights, num_labels)
     return Agreement(pair, len(scans), same, kappa, *_interval(spread))
 
@@ -417,7 +417,7 @@ def _judge_all(
     same = float((counts.max(axis=1) == len(readers)).mean())
     if (counts.sum(axis=0) > 0).sum() < 2:
         return Agreement(readers, len(scans), same, None, note="all name one label throughout")
-    weights = draw_weights([scan.row.patient for scan in scans], rng)
+    weights = _draw_weights([scan.row.patient for scan in scans], rng)
     spread = _fleiss_kappas(counts, weights)
     kappa = float(fleiss_kappa(counts, method="fleiss"))
     return Agreement(readers, len(scans), same, kappa, *_interval(spread))
@@ -443,7 +443,7 @@ def _interval(
     undefined = float(np.isnan(spread).mean())
     if undefined > _MAX_UNDEFINED_SHARE:
         return None, None, f"no interval: undefined in {undefined:.0%} of the replicates"
-    low, high = np.nanquantile(spread, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.nanquantile(spread, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     note = "all replicates are equal: the interval is too narrow" if low == high else ""
     return float(low), float(high), note
 

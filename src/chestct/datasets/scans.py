@@ -7,15 +7,16 @@ label could be told without looking at the lungs.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache as kept
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 import chestct.readers
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
@@ -139,18 +140,12 @@ def facts_of(volume: Volume, path: Path) -> ScanFacts:
     )
 
 
+_STORED = TypeAdapter(ScanFacts)
+
+
 def _facts_to_json(facts: ScanFacts) -> str:
     """The facts as one line of JSON."""
-    return json.dumps(
-        {
-            "pixels": facts.pixels,
-            "content": facts.content,
-            "slices": list(facts.slices),
-            "acquisition": dict(facts.acquisition),
-            "warnings": list(facts.warnings),
-            "identity": facts.identity,
-        }
-    )
+    return _STORED.dump_json(facts).decode()
 
 
 def _facts_from_json(text: str) -> ScanFacts:
@@ -159,18 +154,11 @@ def _facts_from_json(text: str) -> ScanFacts:
     Raises:
         ValueError: It is not what that function writes.
     """
-    try:
-        stored = json.loads(text)
-        return ScanFacts(
-            pixels=str(stored["pixels"]),
-            content=str(stored["content"]),
-            slices=tuple(str(digest) for digest in stored["slices"]),
-            acquisition={str(k): str(v) for k, v in stored["acquisition"].items()},
-            warnings=tuple(str(warning) for warning in stored["warnings"]),
-            identity=str(stored["identity"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError("not the facts of a scan") from error
+    with suppress(ValidationError):
+        facts = _STORED.validate_json(text)
+        if facts.pixels:
+            return facts
+    raise ValueError("not the facts of a scan")
 
 
 def _slice_digest(voxels: np.ndarray) -> tuple[str, bool]:
@@ -200,7 +188,8 @@ def _acquisition(volume: Volume, path: Path) -> dict[str, str]:
         "unit": volume.unit,
     }
     if volume.source.format == "dicom":
-        known |= _patient_facts(path, volume.source.series_uid)
+        header = next(headers_of(path, volume.source.series_uid), None)
+        known |= {} if header is None else patient_facts(header)
     return {name: value for name, value in known.items() if value}
 
 
@@ -217,14 +206,11 @@ def _identity(volume: Volume, path: Path) -> str:
     return _digest(*said)
 
 
-def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
-    """Age, sex and month of the study, from one header of the series; never a name or an ID.
+def patient_facts(header: Dataset) -> dict[str, str]:
+    """Age, sex and month of the study; never a name or an ID. What is not known is left out.
 
     The readers leave these out on purpose, as results do not show them.
     """
-    header = next(headers_of(path, series_uid), None)
-    if header is None:
-        return {}
     found: dict[str, str] = {}
     # A header may hold anything; what is no age, sex or date is not known.
     with suppress(ValueError):
@@ -235,7 +221,7 @@ def _patient_facts(path: Path, series_uid: str | None) -> dict[str, str]:
     date = str(header.get("StudyDate") or header.get("AcquisitionDate") or "")
     if len(date) >= 6 and date[:6].isdecimal():
         found["date"] = f"{date[:4]}-{date[4:6]}"
-    return found
+    return {name: value for name, value in found.items() if value}
 
 
 def headers_of(
@@ -266,23 +252,8 @@ def headers_of(
 
 
 _IDENTITY_TAGS: Final = ("PatientID", "IssuerOfPatientID")
-FACTS_FOLDER: Final = "facts"
+_FACTS_FOLDER: Final = "facts"
 """Folder of the facts inside a cache."""
-
-
-@dataclass(frozen=True)
-class ScanTask:
-    """One scan whose facts are wanted.
-
-    Attributes:
-        path: Where it lies.
-        options: How it is read.
-        folder: Where facts are kept, or None.
-    """
-
-    path: Path
-    options: ReadOptions
-    folder: Path | None = None
 
 
 def gather_facts(
@@ -304,44 +275,46 @@ def gather_facts(
         ManifestError: A row says something impossible about how its scan is read.
         WorkerError: A process was killed.
     """
-    folder = None if cache is None else cache / FACTS_FOLDER
-    tasks = [
-        ScanTask(manifest.path(row), read_options(row, manifest.folder), folder)
-        for row in manifest.rows
-    ]
-    return run_all(_known_facts, tasks, processes=processes, progress=progress)
+    tasks = [(manifest.path(row), read_options(row, manifest.folder)) for row in manifest.rows]
+    find = partial(_known_facts, cache)
+    return run_all(find, tasks, processes=processes, progress=progress)
 
 
-def _known_facts(task: ScanTask) -> ScanFacts:
+def _known_facts(cache: Path | None, task: tuple[Path, ReadOptions]) -> ScanFacts:
     """Facts of a scan, from disk where its files have not changed, else from the scan."""
-    if task.folder is None:
-        return _read_facts(task.path, task.options)
-    kept = stored_facts(task)
-    if kept is not None:
-        return kept
-    facts = _read_facts(task.path, task.options)
-    store_facts(task, facts)
+    if cache is None:
+        return _read_facts(*task)
+    facts = stored_facts(cache, *task)
+    if facts is None:
+        facts = _read_facts(*task)
+        store_facts(cache, *task, facts)
     return facts
 
 
-def stored_facts(task: ScanTask) -> ScanFacts | None:
-    """Facts kept of a scan whose files have not changed since; None where there are none."""
-    if task.folder is None:
-        return None
+def stored_facts(cache: Path, path: Path, options: ReadOptions) -> ScanFacts | None:
+    """Facts kept in a cache of a scan whose files have not changed since, or None.
+
+    Args:
+        cache: The cache's folder.
+        path: The scan.
+        options: How it is read.
+    """
     with suppress(OSError, ValueError, ChestCTError):
-        path = task.folder / f"{_source_key(task.path, task.options)}.json"
-        return _facts_from_json(path.read_text(encoding="utf-8"))
+        return _facts_from_json(_facts_file(cache, path, options).read_text(encoding="utf-8"))
     return None
 
 
-def store_facts(task: ScanTask, facts: ScanFacts) -> None:
-    """Keep the facts of a scan; of one that could not be read nothing is kept."""
-    if task.folder is None or facts.error:
+def store_facts(cache: Path, path: Path, options: ReadOptions, facts: ScanFacts) -> None:
+    """Keep the facts of a scan in a cache; of one that could not be read nothing is kept."""
+    if facts.error:
         return
     # Facts can be read again: a full disk is noticed where it matters, by the cache.
     with suppress(OSError, ChestCTError):
-        path = task.folder / f"{_source_key(task.path, task.options)}.json"
-        write_text(path, _facts_to_json(facts))
+        write_text(_facts_file(cache, path, options), _facts_to_json(facts))
+
+
+def _facts_file(cache: Path, path: Path, options: ReadOptions) -> Path:
+    return cache / _FACTS_FOLDER / f"{_source_key(path, options)}.json"
 
 
 def _source_key(path: Path, options: ReadOptions) -> str:

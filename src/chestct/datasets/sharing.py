@@ -1,4 +1,8 @@
-"""Share a data set: copies without identity, under new names, with a record of what was left out.
+"""Share a data set: copies without identity, under new names, with a record of how far it came.
+
+A copy holds voxels and geometry and nothing else, and is read back before it counts. A TIFF stack
+knows no place in the patient: it is stored on axes to head, back and left, and a scan that lies
+obliquely loses its angle. NIfTI keeps position and angle.
 
 Names for patients say nothing of them: drawn at random, or made with a secret key. A keyed name is
 the same in every export made with the key, and nobody without the key can find the patient of a
@@ -8,9 +12,11 @@ name by trying names. A random one can be linked to nothing.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import hmac
 import json
+import math
 import os
 import random
 import secrets
@@ -18,39 +24,42 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+from pydantic import BaseModel
+
 from chestct import __version__
-from chestct.datasets.manifest import (
-    Manifest,
-    ManifestError,
-    ManifestRow,
-    parse_age,
-    parse_sex,
-    write_manifest,
-)
-from chestct.datasets.scan_copies import COPY_FORMATS, ExportError, cleaned, verify_copy
-from chestct.datasets.scans import headers_of, read_options
+from chestct.arrays import Voxels
+from chestct.datasets.manifest import Manifest, ManifestRow, write_manifest
+from chestct.datasets.scans import headers_of, patient_facts, read_options
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
+from chestct.preprocess.oblique import degrees_off
 from chestct.readers import read_volume
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air
+from chestct.readers.pictures import SIDECAR
 from chestct.storage import reason_of, working_folder, write_text
-from chestct.volume import Volume
+from chestct.volume import Volume, to_canonical
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
-NUM_LETTERS: Final = 10
+class ExportError(ChestCTError):
+    """A copy for sharing cannot be made, or not in this folder, format or with this key."""
+
+
+_NUM_LETTERS: Final = 10
 """Letters of a pseudonym, five bits each."""
-KEY_BYTES: Final = 32
-LEAST_KEY_BYTES: Final = 16
-MOST_KEY_BYTES: Final = 4096
+_KEY_BYTES: Final = 32
+_LEAST_KEY_BYTES: Final = 16
+_MOST_KEY_BYTES: Final = 4096
 _OWNER_ONLY = 0o600
 
 
@@ -58,22 +67,22 @@ def read_or_make_key(path: Path) -> bytes:
     """The secret key in a file; where there is no file, one is made that only its owner can read.
 
     Raises:
-        PseudonymError: The file cannot be read or written, or is no key.
+        ExportError: The file cannot be read or written, or is no key.
     """
     try:
         if not path.exists():
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
             with os.fdopen(handle, "wb") as stream:
-                stream.write(secrets.token_bytes(KEY_BYTES))
+                stream.write(secrets.token_bytes(_KEY_BYTES))
         with path.open("rb") as stream:
-            key = stream.read(MOST_KEY_BYTES + 1)
+            key = stream.read(_MOST_KEY_BYTES + 1)
     except OSError as error:
         msg = f"The key file {path} cannot be used: {reason_of(error)}."
         msg += " Name a file in a folder of yours."
         raise ExportError(msg) from error
-    if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
-        msg = f"The key file {path} holds {len(key)} bytes, and {LEAST_KEY_BYTES} to"
-        msg += f" {MOST_KEY_BYTES} were expected. Name a file that is not there yet:"
+    if not _LEAST_KEY_BYTES <= len(key) <= _MOST_KEY_BYTES:
+        msg = f"The key file {path} holds {len(key)} bytes, and {_LEAST_KEY_BYTES} to"
+        msg += f" {_MOST_KEY_BYTES} were expected. Name a file that is not there yet:"
         raise ExportError(f"{msg} a key is then made.")
     return key
 
@@ -100,7 +109,7 @@ def _drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, 
     def name_of(patient: str) -> str:
         """Letters that no other patient has."""
         while True:
-            name = _letters(rng.randbytes(KEY_BYTES))
+            name = _letters(rng.randbytes(_KEY_BYTES))
             if name not in taken:
                 taken.add(name)
                 return name
@@ -123,23 +132,17 @@ def _all_different(patients: Iterable[str], name_of: Callable[[str], str]) -> di
 
 def _letters(digest: bytes) -> str:
     """Lower-case letters and digits that no file system confuses."""
-    return "p" + base64.b32encode(digest).decode("ascii").lower()[: NUM_LETTERS - 1]
+    return "p" + base64.b32encode(digest).decode("ascii").lower()[: _NUM_LETTERS - 1]
 
 
-OLDEST_AGE: Final = 90
+_OLDEST_AGE: Final = 90
 """Older patients are few enough to be recognised: they are all given this age."""
-PERIODS: Final = {"none": 0, "year": 4, "month": 7}
+_PERIODS: Final = {"none": 0, "year": 4, "month": 7}
 """How much of the study's date is told, as the length of YYYY-MM."""
 
-_TAGS: Final = (
-    "PatientAge",
-    "PatientSex",
-    "StudyDate",
-    "AcquisitionDate",
-    "KVP",
-    "XRayTubeCurrent",
-    "SliceThickness",
-)
+_MEANS: Final = {"kv": "KVP", "ma": "XRayTubeCurrent", "slice_thickness_mm": "SliceThickness"}
+"""What is told as a mean over the slices, and its element."""
+_TAGS: Final = ("PatientAge", "PatientSex", "StudyDate", "AcquisitionDate", *_MEANS.values())
 
 
 def _facts_of_copy(volume: Volume, row: ManifestRow, path: Path, period: str) -> dict[str, str]:
@@ -149,7 +152,7 @@ def _facts_of_copy(volume: Volume, row: ManifestRow, path: Path, period: str) ->
         volume: The scan, read.
         row: Its row: age and sex given there win over the header's.
         path: Where it lies.
-        period: A name in `PERIODS`.
+        period: A name in `_PERIODS`.
     """
     facts = {
         "num_slices": str(volume.grid.shape[0]),
@@ -169,29 +172,19 @@ def _facts_of_copy(volume: Volume, row: ManifestRow, path: Path, period: str) ->
 def _header_facts(headers: Sequence[Dataset], period: str) -> dict[str, str]:
     if not headers:
         return {}
-    first, facts = headers[0], {}
-    # A header may hold anything; what is no age, sex or date is not known.
-    with suppress(ValueError):
-        age = parse_age(str(first.get("PatientAge") or ""))
-        facts["age"] = "" if age is None else _age(age)
-    with suppress(KeyError):
-        facts["sex"] = parse_sex(str(first.get("PatientSex") or ""))
-    date = str(first.get("StudyDate") or first.get("AcquisitionDate") or "")
-    if len(date) >= 6 and date[:6].isdecimal():
-        facts["period"] = f"{date[:4]}-{date[4:6]}"[: PERIODS[period]]
-    for name, tag in (
-        ("kv", "KVP"),
-        ("ma", "XRayTubeCurrent"),
-        ("slice_thickness_mm", "SliceThickness"),
-    ):
+    known = patient_facts(headers[0])
+    facts = {"sex": known.get("sex", ""), "period": known.get("date", "")[: _PERIODS[period]]}
+    if known.get("age"):
+        facts["age"] = _age(float(known["age"]))
+    for name, tag in _MEANS.items():
         facts[name] = _mean(headers, tag)
     return facts
 
 
 def _age(years: float) -> str:
     """Whole years from one year on; the oldest together."""
-    if years >= OLDEST_AGE:
-        return str(OLDEST_AGE)
+    if years >= _OLDEST_AGE:
+        return str(_OLDEST_AGE)
     return f"{int(years)}" if years >= 1 else f"{years:.1f}"
 
 
@@ -204,23 +197,190 @@ def _mean(headers: Sequence[Dataset], tag: str) -> str:
     return f"{sum(values) / len(values):.6g}" if values else ""
 
 
-MARKER: Final = "export.json"
-RECORDS: Final = ".records"
-SCANS: Final = "scans"
+_AIR_INTERCEPT: Final = -1024
+_LOWEST_INT16: Final = -32768
+_HIGHEST_UINT16: Final = 65535
+_OBLIQUE_DEG = 0.1
+_SAME_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """HU = slope * stored + intercept."""
+
+    slope: float
+    intercept: float
+
+
+def _cleaned(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
+    """A scan on canonical axes, values that are no measurement set to air, and what was done."""
+    turned = to_canonical(volume)
+    if turned.unit != "HU" or turned.voxels.min() >= PADDING_BELOW_HU:
+        return turned, ()
+    voxels = np.array(turned.voxels)
+    said = tuple(padding_to_air(voxels))
+    return turned.with_voxels(voxels), said
+
+
+def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
+    """Write a folder of 16-bit TIFF slices from the feet up, with the sidecar that explains them.
+
+    Args:
+        volume: On canonical axes.
+        place: Folder to make.
+
+    Returns:
+        What the copy does not hold.
+
+    Raises:
+        ExportError: No 16-bit scale gives the same values.
+    """
+    import tifffile
+
+    scale = _find_scale(volume.voxels) if volume.unit == "HU" else _Scale(1.0, 0.0)
+    stored = _as_stored(volume.voxels, scale)
+    place.mkdir(parents=True)
+    width = max(4, len(str(len(stored))))
+    for number, pixels in enumerate(stored, start=1):
+        # No software, date or description: tags hold the pixels' layout only.
+        tifffile.imwrite(
+            place / f"{number:0{width}d}.tif",
+            pixels,
+            photometric="minisblack",
+            compression="zlib",
+            predictor=True,
+            metadata=None,
+            software=False,
+        )
+    sidecar: dict[str, Any] = {
+        "spacing_mm": list(volume.grid.spacing_mm),
+        "order": "ascending",
+        "unit": volume.unit,
+    }
+    if volume.unit == "HU":
+        sidecar |= {"slope": scale.slope, "intercept": scale.intercept}
+    (place / SIDECAR).write_text(json.dumps(sidecar) + "\n", encoding="utf-8")
+    angle = degrees_off(volume.grid)
+    if angle <= _OBLIQUE_DEG:
+        return ()
+    return (f"lies {angle:.1f} degrees off the patient's axes, which a TIFF stack cannot say",)
+
+
+def _write_nifti_copy(volume: Volume, place: Path) -> tuple[str, ...]:
+    """Write `.nii.gz`, values and geometry kept; the same scan gives the same bytes."""
+    from chestct.readers.nifti import image_on_grid
+
+    image = image_on_grid(np.asarray(volume.voxels), volume.grid)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    # Without time and name, which gzip would keep.
+    place.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+    return ()
+
+
+def _verify_copy(volume: Volume, place: Path) -> None:
+    """Read a copy back and compare it with what was to be written.
+
+    Raises:
+        ExportError: Values, spacing or unit differ.
+        ReadError: It cannot be read.
+    """
+    found = read_volume(place)
+    same_voxels = found.voxels.dtype == volume.voxels.dtype and np.array_equal(
+        found.voxels, volume.voxels
+    )
+    same_grid = np.allclose(found.grid.spacing_mm, volume.grid.spacing_mm, atol=_SAME_MM, rtol=0)
+    if not (same_voxels and same_grid and found.unit == volume.unit):
+        what = "unit" if found.unit != volume.unit else "values" if same_grid else "spacing"
+        raise ExportError(f"its copy has other {what} when it is read back.")
+
+
+@dataclass(frozen=True)
+class _CopyFormat:
+    """A way to copy a scan.
+
+    Attributes:
+        ending: What a copy's name ends with; empty for a folder.
+        write: Writes a copy and says what it does not hold.
+    """
+
+    ending: str
+    write: Callable[[Volume, Path], tuple[str, ...]]
+
+
+_COPY_FORMATS: Final[dict[str, _CopyFormat]] = {
+    "tiff16": _CopyFormat("", _write_tiff16),
+    "nifti": _CopyFormat(".nii.gz", _write_nifti_copy),
+}
+"""Format name to how a scan is copied in it."""
+
+
+def _find_scale(voxels: Voxels) -> _Scale:
+    """A scale under which 16 bits hold every value exactly, as our reader computes it.
+
+    Whole HU keep slope 1. Others lie on the steps of a scanner's rescale slope, which is found
+    from the smallest distance between two values.
+
+    Raises:
+        ExportError: There is none.
+    """
+    low, high = float(voxels.min()), float(voxels.max())
+    if voxels.dtype.kind == "i":
+        fits_air = low >= _AIR_INTERCEPT and high - _AIR_INTERCEPT <= _HIGHEST_UINT16
+        return _Scale(1.0, float(_AIR_INTERCEPT if fits_air else _LOWEST_INT16))
+    values = np.unique(voxels).astype(np.float64)
+    steps = np.diff(values)
+    if steps.size and (high - low) / steps.min() <= _HIGHEST_UINT16 + 0.5:
+        # The smallest step carries the rounding of float32; the whole range averages it away.
+        step = (high - low) / round((high - low) / float(steps.min()))
+        for slope in (float(f"{step:.4g}"), float(f"{step:.6g}"), step):
+            for intercept in (_on_step(_AIR_INTERCEPT, low, slope), low):
+                scale = _Scale(slope, intercept)
+                if _is_exact(values, scale):
+                    return scale
+    msg = "its values lie on no steps that 16 bits can count. Export it as NIfTI: --to nifti."
+    raise ExportError(msg)
+
+
+def _on_step(wanted: float, low: float, slope: float) -> float:
+    """The usual intercept where the values are whole steps above it, else the lowest value."""
+    num_steps = (low - wanted) / slope
+    is_whole = num_steps > -0.5 and math.isclose(num_steps, round(num_steps), abs_tol=1e-3)
+    return float(wanted) if is_whole else low
+
+
+def _is_exact(values: np.ndarray, scale: _Scale) -> bool:
+    stored = np.rint((values - scale.intercept) / scale.slope)
+    if stored.min() < 0 or stored.max() > _HIGHEST_UINT16:
+        return False
+    back = (stored * scale.slope + scale.intercept).astype(np.float32)
+    return bool(np.array_equal(back, values.astype(np.float32)))
+
+
+def _as_stored(voxels: Voxels, scale: _Scale) -> np.ndarray:
+    stored = np.rint((voxels.astype(np.float64) - scale.intercept) / scale.slope)
+    if stored.min() < 0 or stored.max() > _HIGHEST_UINT16:
+        raise ExportError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
+    return stored.astype(np.uint16)
+
+
+_MARKER: Final = "export.json"
+_RECORDS: Final = ".records"
+_SCANS: Final = "scans"
 """Folder of the copies."""
 _SCHEMA: Final = "chestct.export"
 _SCHEMA_VERSION: Final = 1
+_CopyTask = tuple[ManifestRow, Path, str]
+"""A scan's row, where it lies, and where its copy goes, inside the export."""
 _EPOCH: Final = 315532800
 """1 January 1980: files say nothing of the order in which they were written."""
 
 
-@dataclass(frozen=True)
-class _Marker:
+class _Marker(BaseModel, frozen=True):
     """What an export folder is.
 
     Attributes:
         manifest: Digest of the manifest and of the settings that shape the result.
-        format: A name in `COPY_FORMATS`.
+        format: A name in `_COPY_FORMATS`.
         is_keyed: Whether pseudonyms come from a key.
         is_complete: Whether every scan was copied.
         pseudonyms: While copies are missing and names are drawn: those of the patients, in the
@@ -233,11 +393,10 @@ class _Marker:
     is_keyed: bool
     is_complete: bool = False
     pseudonyms: tuple[str, ...] = ()
-    copies: Mapping[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = {}
 
 
-@dataclass(frozen=True)
-class _CopyRecord:
+class _CopyRecord(BaseModel, frozen=True):
     """One finished copy.
 
     Attributes:
@@ -266,7 +425,7 @@ def _read_marker(folder: Path) -> _Marker | None:
     Raises:
         ExportError: The folder holds something else, or its marker cannot be read.
     """
-    path = folder / MARKER
+    path = folder / _MARKER
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             msg = f"{folder} holds other files. Choose a folder that is not there yet: --out DIR."
@@ -274,17 +433,10 @@ def _read_marker(folder: Path) -> _Marker | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["schema"] != _SCHEMA or found["schema_version"] != _SCHEMA_VERSION:
+        if (found["schema"], found["schema_version"]) != (_SCHEMA, _SCHEMA_VERSION):
             raise ValueError("another kind of file")
-        return _Marker(
-            manifest=str(found["manifest"]),
-            format=str(found["format"]),
-            is_keyed=bool(found["is_keyed"]),
-            is_complete=bool(found["is_complete"]),
-            pseudonyms=tuple(str(name) for name in found.get("pseudonyms", ())),
-            copies={str(k): str(v) for k, v in found.get("copies", {}).items()},
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _Marker.model_validate(found)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is damaged or of another version. Choose a folder that is not there yet."
         raise ExportError(msg) from error
 
@@ -300,39 +452,19 @@ def _write_marker(folder: Path, marker: _Marker) -> None:
         "schema_version": _SCHEMA_VERSION,
         "notice": NOT_FOR_CLINICAL_USE,
         "chestct_version": __version__,
-        **asdict(marker),
+        **marker.model_dump(),
     }
-    write_text(folder / MARKER, json.dumps(document, indent=1) + "\n")
+    write_text(folder / _MARKER, json.dumps(document, indent=1) + "\n")
 
 
 def _read_record(folder: Path, place: str) -> _CopyRecord | None:
     """The record of a copy that is there and whole; None where it has to be made."""
     try:
-        found = json.loads(_record_path(folder, place).read_text(encoding="utf-8"))
-        record = _CopyRecord(
-            place=str(found["place"]),
-            digest=str(found["digest"]),
-            facts={str(k): str(v) for k, v in found["facts"].items()},
-            notes=tuple(str(note) for note in found["notes"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        record = _CopyRecord.model_validate_json(_record_path(folder, place).read_bytes())
+    except (OSError, ValueError):
         return None
     is_whole = record.place == place and _copy_digest(folder / place) == record.digest
     return record if is_whole else None
-
-
-def _write_record(folder: Path, record: _CopyRecord) -> None:
-    """Remember a finished copy.
-
-    Raises:
-        WriteError: It cannot be written.
-    """
-    write_text(_record_path(folder, record.place), json.dumps(asdict(record)) + "\n")
-
-
-def _forget_records(folder: Path) -> None:
-    """Take the records away when all copies are there."""
-    shutil.rmtree(folder / RECORDS, ignore_errors=True)
 
 
 def _copy_digest(place: Path) -> str:
@@ -364,10 +496,10 @@ def _forget_times(places: Sequence[Path]) -> None:
 
 
 def _record_path(folder: Path, place: str) -> Path:
-    return folder / RECORDS / f"{place.replace('/', '-')}.json"
+    return folder / _RECORDS / f"{place.replace('/', '-')}.json"
 
 
-TABLE: Final = "scans.csv"
+_TABLE: Final = "scans.csv"
 """The manifest of an export."""
 
 
@@ -395,13 +527,13 @@ def _finish_export(
     ]
     rows.sort(key=lambda row: row.scan)
     # The order of the pseudonyms, which says nothing of the manifest's.
-    told = Manifest(tuple(rows), manifest.labels, folder, TABLE)
-    table = write_manifest(told, folder / TABLE)
+    told = Manifest(tuple(rows), manifest.labels, folder, _TABLE)
+    table = write_manifest(told, folder / _TABLE)
     copies = {record.place: record.digest for record in sorted(records, key=lambda r: r.place)}
-    _write_marker(folder, replace(marker, is_complete=True, copies=copies))
-    _forget_records(folder)
+    _write_marker(folder, marker.model_copy(update={"is_complete": True, "copies": copies}))
+    shutil.rmtree(folder / _RECORDS, ignore_errors=True)
     patients = sorted({(folder / record.place).parent for record in records})
-    _forget_times([*patients, folder / SCANS])
+    _forget_times([*patients, folder / _SCANS])
     return table
 
 
@@ -432,9 +564,9 @@ class ExportSettings:
     """How scans are exported.
 
     Attributes:
-        format: A name in `COPY_FORMATS`.
+        format: A name in `_COPY_FORMATS`.
         key: Secret that pseudonyms are made with; None draws them.
-        period: How much of the study's date is told, a name in `PERIODS`.
+        period: How much of the study's date is told, a name in `_PERIODS`.
         names_sites: Whether sites keep their names; else they are numbered.
 
     Raises:
@@ -447,8 +579,8 @@ class ExportSettings:
     names_sites: bool = False
 
     def __post_init__(self) -> None:
-        look_up(COPY_FORMATS, self.format, kind="export format")
-        look_up(PERIODS, self.period, kind="period")
+        look_up(_COPY_FORMATS, self.format, kind="export format")
+        look_up(_PERIODS, self.period, kind="period")
 
 
 @dataclass(frozen=True)
@@ -471,35 +603,8 @@ class ExportResult:
 
 
 @dataclass(frozen=True)
-class _CopyTask:
-    """One scan to be copied.
-
-    Attributes:
-        row: Its row.
-        path: Where it lies.
-        folder: The export.
-        place: Where its copy goes, inside the export.
-        format: A name in `COPY_FORMATS`.
-        period: A name in `PERIODS`.
-    """
-
-    row: ManifestRow
-    path: Path
-    folder: Path
-    place: str
-    format: str
-    period: str
-
-
-@dataclass(frozen=True)
 class _CopyOutcome:
-    """What became of one scan.
-
-    Attributes:
-        record: The copy; None where there is none.
-        was_there: Whether it was made by an earlier run.
-        error: Why there is no copy.
-    """
+    """What became of one scan: its copy, whether that was there before, or why there is none."""
 
     record: _CopyRecord | None
     was_there: bool = False
@@ -524,10 +629,10 @@ def export_scans(
         progress: Called after each scan.
 
     Raises:
-        ExportError: The folder holds something else or another export.
+        ExportError: The folder holds something else or another export, or two patients would get
+            the same pseudonym.
         WriteError: It cannot be written.
         ManifestError: A row says something impossible about how its scan is read.
-        PseudonymError: Two patients would get the same pseudonym.
     """
     _require_outside(manifest, folder)
     wanted = _marker_of(manifest, settings)
@@ -537,29 +642,41 @@ def export_scans(
         raise ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
     if found is not None and found.is_complete:
         _require_whole(folder, found.copies)
-        return ExportResult(0, len(found.copies), {}, {}, folder / TABLE)
+        return ExportResult(0, len(found.copies), {}, {}, folder / _TABLE)
     names = _pseudonyms(manifest, settings, found)
     if found is None:
         drawn = () if settings.key else tuple(names.values())
-        _write_marker(folder, replace(wanted, pseudonyms=drawn))
-    tasks = _tasks(manifest, folder, settings, names)
-    outcomes = run_all(_copy_scan, tasks, processes=processes, progress=progress)
+        _write_marker(folder, wanted.model_copy(update={"pseudonyms": drawn}))
+    copy_scan = partial(_copy_scan, folder, settings.format, settings.period)
+    tasks = _tasks(manifest, settings.format, names)
+    outcomes = run_all(copy_scan, tasks, processes=processes, progress=progress)
     table = None
     records = [outcome.record for outcome in outcomes if outcome.record]
     if len(records) == len(tasks):
         table = _finish_export(manifest, folder, records, wanted, names_sites=settings.names_sites)
-    return _result(tasks, outcomes, table)
+    return _result(manifest, outcomes, table)
 
 
-def _copy_scan(task: _CopyTask) -> _CopyOutcome:
+def _tasks(manifest: Manifest, kind: str, names: Mapping[str, str]) -> list[_CopyTask]:
+    seen: Counter[str] = Counter()
+    tasks = []
+    for row in manifest.rows:
+        seen[row.patient] += 1
+        ending = _COPY_FORMATS[kind].ending
+        place = f"{_SCANS}/{names[row.patient]}/scan{seen[row.patient]}{ending}"
+        tasks.append((row, manifest.path(row), place))
+    return tasks
+
+
+def _copy_scan(folder: Path, kind: str, period: str, task: _CopyTask) -> _CopyOutcome:
     """Copy one scan, unless it was; the copy is read back before it counts."""
-    record = _read_record(task.folder, task.place)
+    place = task[-1]
+    record = _read_record(folder, place)
     if record is not None:
         return _CopyOutcome(record, was_there=True)
-    place = task.folder / task.place
     try:
-        with working_folder(place.parent) as working:
-            record = _copy(task, place, working)
+        with working_folder((folder / place).parent) as working:
+            record = _copy(task, folder, working, kind, period)
     except ChestCTError as error:
         return _CopyOutcome(None, error=str(error))
     except OSError as error:
@@ -567,20 +684,36 @@ def _copy_scan(task: _CopyTask) -> _CopyOutcome:
     return _CopyOutcome(record)
 
 
-def _copy(task: _CopyTask, place: Path, working: Path) -> _CopyRecord:
-    options = read_options(task.row, Path())
-    volume = read_volume(task.path, series=options.series, allow=options.allow, tiff=options.tiff)
-    copied, mended = cleaned(volume)
-    aside = working / place.name
-    lost = COPY_FORMATS[task.format].write(copied, aside)
-    verify_copy(copied, aside)
+def _copy(task: _CopyTask, folder: Path, working: Path, kind: str, period: str) -> _CopyRecord:
+    row, path, place = task
+    target = folder / place
+    options = read_options(row, Path())
+    volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
+    copied, mended = _cleaned(volume)
+    aside = working / target.name
+    lost = _COPY_FORMATS[kind].write(copied, aside)
+    _verify_copy(copied, aside)
     _forget_times([*(aside.iterdir() if aside.is_dir() else ()), aside])
-    _remove(place)
-    aside.replace(place)
-    facts = _facts_of_copy(copied, task.row, task.path, task.period)
-    record = _CopyRecord(task.place, _copy_digest(place), facts, (*mended, *lost))
-    _write_record(task.folder, record)
+    _remove(target)
+    aside.replace(target)
+    facts = _facts_of_copy(copied, row, path, period)
+    notes = (*mended, *lost)
+    record = _CopyRecord(place=place, digest=_copy_digest(target), facts=facts, notes=notes)
+    write_text(_record_path(folder, place), json.dumps(record.model_dump()) + "\n")
     return record
+
+
+def _result(
+    manifest: Manifest, outcomes: Sequence[_CopyOutcome], table: Path | None
+) -> ExportResult:
+    numbered = {row.number: each for row, each in zip(manifest.rows, outcomes, strict=True)}
+    return ExportResult(
+        num_made=sum(bool(each.record) and not each.was_there for each in outcomes),
+        num_found=sum(each.was_there for each in outcomes),
+        notes={n: o.record.notes for n, o in numbered.items() if o.record and o.record.notes},
+        failed={n: o.error for n, o in numbered.items() if o.error},
+        table=table,
+    )
 
 
 def _remove(place: Path) -> None:
@@ -622,117 +755,3 @@ def _pseudonyms(
             raise ExportError("The export's marker is damaged. Choose a folder not there yet.")
         return dict(zip(patients, found.pseudonyms, strict=True))
     return _drawn_pseudonyms(patients, random.SystemRandom())
-
-
-def _tasks(
-    manifest: Manifest, folder: Path, settings: ExportSettings, names: Mapping[str, str]
-) -> list[_CopyTask]:
-    seen: Counter[str] = Counter()
-    tasks = []
-    for row in manifest.rows:
-        seen[row.patient] += 1
-        ending = COPY_FORMATS[settings.format].ending
-        place = f"{SCANS}/{names[row.patient]}/scan{seen[row.patient]}{ending}"
-        path = manifest.path(row)
-        tasks.append(_CopyTask(row, path, folder, place, settings.format, settings.period))
-    return tasks
-
-
-def _result(
-    tasks: Sequence[_CopyTask], outcomes: Sequence[_CopyOutcome], table: Path | None
-) -> ExportResult:
-    pairs = list(zip(tasks, outcomes, strict=True))
-    return ExportResult(
-        num_made=sum(bool(done.record) and not done.was_there for _, done in pairs),
-        num_found=sum(done.was_there for _, done in pairs),
-        notes={t.row.number: d.record.notes for t, d in pairs if d.record and d.record.notes},
-        failed={t.row.number: d.error for t, d in pairs if d.error},
-        table=table,
-    )
-
-
-LISTED: Final = "listed"
-USED: Final = "used"
-
-
-@dataclass(frozen=True)
-class _FlowStep:
-    """One line of the flow.
-
-    Attributes:
-        step: `LISTED`, "excluded: REASON", or `USED`.
-        num_scans: Scans in it.
-        num_patients: Patients with a scan in it.
-        cases: Scans per label.
-    """
-
-    step: str
-    num_scans: int
-    num_patients: int
-    cases: dict[str, int]
-
-
-def flow_of(manifest: Manifest) -> tuple[_FlowStep, ...]:
-    """All scans, those excluded by reason (the most frequent first), and those that are used."""
-    everything = (*manifest.rows, *manifest.excluded)
-    reasons = Counter(row.excluded for row in manifest.excluded)
-    labels = tuple(dict.fromkeys((*manifest.labels, *(row.label for row in manifest.excluded))))
-    by_reason = [
-        _step(
-            f"excluded: {reason}",
-            [row for row in manifest.excluded if row.excluded == reason],
-            labels,
-        )
-        for reason, _ in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    return (
-        _step(LISTED, everything, labels),
-        *by_reason,
-        _step(USED, manifest.rows, labels),
-    )
-
-
-def exclude(manifest: Manifest, reasons: Mapping[str, str]) -> Manifest:
-    """Leave scans out, by their path as the manifest has it.
-
-    Raises:
-        ManifestError: A scan is not in the manifest, a reason is empty, or no scan is left.
-    """
-    known = {row.scan for row in manifest.rows}
-    strange = [scan for scan in reasons if scan not in known]
-    if strange:
-        msg = f"{manifest.name} does not list the scan '{strange[0]}'"
-        more = f" ({len(strange)} such scans in all)" if len(strange) > 1 else ""
-        raise ManifestError(f"{msg}{more}. Write its path as the column 'scan' has it.")
-    empty = [scan for scan, reason in reasons.items() if not reason.strip()]
-    if empty:
-        raise ManifestError(f"The scan '{empty[0]}' has no reason for leaving it out. Give one.")
-    rows = (
-        replace(row, excluded=reasons[row.scan].strip()) if row.scan in reasons else row
-        for row in manifest.rows
-    )
-    return manifest.with_rows(rows)
-
-
-def flow_csv(steps: Sequence[_FlowStep]) -> str:
-    """The flow as CSV: step, scans, patients, and a column per label."""
-    return as_csv(_columns(steps), map(_cells, steps))
-
-
-def flow_markdown(steps: Sequence[_FlowStep]) -> str:
-    """The flow as a Markdown table."""
-    return as_markdown_table(_columns(steps), map(_cells, steps)) + "\n"
-
-
-def _step(name: str, rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> _FlowStep:
-    counts = Counter(row.label for row in rows)
-    patients = len({row.patient for row in rows})
-    return _FlowStep(name, len(rows), patients, {label: counts[label] for label in labels})
-
-
-def _columns(steps: Sequence[_FlowStep]) -> list[str]:
-    return ["step", "scans", "patients", *(label or "no label" for label in steps[0].cases)]
-
-
-def _cells(step: _FlowStep) -> list[str]:
-    return [step.step, *map(str, (step.num_scans, step.num_patients, *step.cases.values()))]

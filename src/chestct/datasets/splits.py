@@ -1,7 +1,7 @@
-"""Divide scans: by patient, in every class alike, always the same for the same seed.
+"""Divide scans or slices: by patient, in every class alike, the same for the same seed.
 
 Only the patients' names, their classes and the seed decide; neither the order of the rows nor the
-version of a library does.
+version of a library does. One split of slices shares patients, as a paper did, and says so.
 """
 
 from __future__ import annotations
@@ -175,6 +175,39 @@ SPLITTERS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
     "maseres_paper": maseres_paper,
 }
 """Name to a function that fills in `split` or `fold`."""
+
+
+SHARES_PATIENTS: Final = "slice_random_leaky"
+"""The paper's split: patients are shared between its parts."""
+
+
+def _slice_random(manifest: Manifest, settings: SplitSettings) -> Manifest:
+    """The paper's split: the slices of each class are shuffled and cut, whoever's they are.
+
+    A split that the manifest has is not looked at.
+    """
+    by_label: dict[str, list[ManifestRow]] = defaultdict(list)
+    for row in manifest.rows:
+        by_label[row.label].append(row)
+    sides: dict[int, str] = {}
+    for rows in by_label.values():
+        shuffled = sorted(rows, key=lambda row: row.scan)
+        random.Random(settings.seed).shuffle(shuffled)
+        num_test = round(settings.test_share * len(rows))
+        num_validation = round(settings.validation_share * len(rows))
+        cuts = [TEST] * num_test + [VALIDATION] * num_validation
+        for place, row in enumerate(shuffled):
+            sides[row.number] = cuts[place] if place < len(cuts) else TRAINING
+    return manifest.with_rows(
+        replace(row, split=sides[row.number], fold=None) for row in manifest.rows
+    )
+
+
+SLICE_SPLITS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
+    "patient": hold_out,
+    SHARES_PATIENTS: _slice_random,
+}
+"""Split name to a function that fills in `split`, where the table has none of its own."""
 
 
 def part(manifest: Manifest, split: str) -> Manifest:

@@ -24,12 +24,11 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
-    classes_among,
     read_row,
 )
 from chestct.datasets.public import scans_below, stem
 from chestct.extras import import_extra
-from chestct.labels import LabelSet
+from chestct.labels import LabelSet, classes_among
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import from_cell
 

@@ -28,8 +28,6 @@ import chestct.preprocess
 from chestct.arrays import Mask, NetworkInput
 from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.scans import (
-    FACTS_FOLDER,
-    ScanTask,
     facts_of,
     read_options,
     store_facts,
@@ -45,7 +43,7 @@ from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
 from chestct.storage import code_digest, reason_of, working_folder
 
-BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
+_BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
 """Storage to bytes of one value."""
 
 _FIELD = "chestct"
@@ -82,7 +80,7 @@ class _CachedInput:
     unsuitable_reasons: tuple[str, ...] = ()
 
 
-def encode(prepared: PreparedScan, storage: str) -> bytes:
+def _encode(prepared: PreparedScan, storage: str) -> bytes:
     """A prepared scan as the bytes of an entry.
 
     "float16" keeps 11 significant bits: an error of at most 1/4096 for values in [0, 1]. "uint8"
@@ -109,7 +107,7 @@ def encode(prepared: PreparedScan, storage: str) -> bytes:
         "low": low,
         "high": high,
         "num_channels": len(prepared.input),
-        "max_error": float(np.abs(_decode(stored, low, high) - values).max()),
+        "max_error": float(np.abs(_dequantised(stored, low, high) - values).max()),
         "warnings": list(prepared.warnings),
         "unsuitable_reasons": list(prepared.unsuitable_reasons),
     }
@@ -119,8 +117,8 @@ def encode(prepared: PreparedScan, storage: str) -> bytes:
     return bytes(save(tensors, {_FIELD: json.dumps([_checksum(text, tensors), text])}))
 
 
-def decode(content: bytes) -> _CachedInput:
-    """The inverse of `encode`.
+def _decode(content: bytes) -> _CachedInput:
+    """The inverse of `_encode`.
 
     Raises:
         DamagedEntryError: A byte of it has changed, or some are missing.
@@ -141,15 +139,8 @@ def decode(content: bytes) -> _CachedInput:
         raise _DamagedEntryError(f"it cannot be read ({type(error).__name__})") from error
 
 
-def entry_bytes(recipe: Recipe, storage: str) -> int:
-    """Size of an entry, a little more rather than less."""
-    depth, height, width = recipe.input_shape
-    lungs = depth * height * math.ceil(width / 8)
-    return depth * height * width * BYTES_PER_VALUE[storage] + lungs + _HEADER_ALLOWANCE
-
-
 def _as_input(tensors: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> _CachedInput:
-    values = _decode(tensors["input"], facts["low"], facts["high"])
+    values = _dequantised(tensors["input"], facts["low"], facts["high"])
     width = values.shape[-1]
     num_channels = int(facts["num_channels"])
     return _CachedInput(
@@ -166,7 +157,7 @@ def _to_bytes(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.rint((values - low) * np.float32(scale)).astype(np.uint8)
 
 
-def _decode(stored: np.ndarray, low: float, high: float) -> np.ndarray:
+def _dequantised(stored: np.ndarray, low: float, high: float) -> np.ndarray:
     if stored.dtype == np.float16:
         return stored.astype(np.float32)
     # Through a table: 256 multiplications instead of one per voxel.
@@ -198,7 +189,8 @@ class Cache:
     Attributes:
         folder: Where entries lie; made when the first one is written.
         recipe: How scans are prepared.
-        storage: "float16" or "uint8"; see `chestct.datasets.store.encode` for the errors.
+        storage: "float16", with an error of at most 1/4096 for values in [0, 1], or "uint8", with
+            one of at most 1/510 of the values' range.
         max_bytes: Most that all entries of the folder may take, those of other recipes included.
         seed: Of the factors that variants draw.
 
@@ -214,13 +206,16 @@ class Cache:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        look_up(BYTES_PER_VALUE, self.storage, kind="storage")
+        look_up(_BYTES_PER_VALUE, self.storage, kind="storage")
         self.require_room(1)
 
     @property
     def entry_bytes(self) -> int:
-        """Size of one entry."""
-        return entry_bytes(self.recipe, self.storage)
+        """Size of one entry, a little more rather than less."""
+        depth, height, width = self.recipe.input_shape
+        lungs = depth * height * math.ceil(width / 8)
+        values = depth * height * width * _BYTES_PER_VALUE[self.storage]
+        return values + lungs + _HEADER_ALLOWANCE
 
     def require_room(self, num_entries: int) -> None:
         """Refuse a cache that could not hold so many entries at once.
@@ -256,17 +251,16 @@ class Cache:
         self, path: Path, options: ReadOptions | None = None, variant: int = 0
     ) -> tuple[_CachedInput, bool]:
         """As `get`, and whether it was there already."""
-        task = ScanTask(path, options or ReadOptions(), self.folder / FACTS_FOLDER)
-        facts = stored_facts(task)
-        lungs = _digest_of_lungs(task.options.lungs)
+        reading = options or ReadOptions()
+        facts = stored_facts(self.folder, path, reading)
+        lungs = _digest_of_lungs(reading.lungs)
         if facts is not None:
             found = self.find(facts.pixels, variant, lungs)
             if found is not None:
                 return found, True
-        reading = task.options
         volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
         facts = facts_of(volume, path)
-        store_facts(task, facts)
+        store_facts(self.folder, path, reading, facts)
         found = self.find(facts.pixels, variant, lungs)
         if found is not None:
             return found, True
@@ -274,9 +268,9 @@ class Cache:
             np.random.default_rng([self.seed, variant, int(facts.pixels, 16)]) if variant else None
         )
         given = None if reading.lungs is None else read_lungs(reading.lungs, volume)
-        content = encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
+        content = _encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
         self._write(self.entry_path(facts.pixels, variant, lungs), content)
-        return decode(content), False
+        return _decode(content), False
 
     def find(self, pixels: str, variant: int = 0, lungs: str = "") -> _CachedInput | None:
         """A sound entry, or None; a damaged one is removed.
@@ -288,7 +282,7 @@ class Cache:
         """
         entry = self.entry_path(pixels, variant, lungs)
         try:
-            found = decode(entry.read_bytes())
+            found = _decode(entry.read_bytes())
             # The time of last use decides what makes way; a read-only cache keeps its order.
             with suppress(OSError):
                 os.utime(entry)

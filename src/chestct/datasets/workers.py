@@ -1,4 +1,7 @@
-"""Do the same to many scans, in as many processes as there are cores, and say how long it takes."""
+"""Do the same to many scans, in as many processes as there are cores, and say how long it takes.
+
+joblib would not do: the processes of its loky go on working after their parent has ended.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from chestct.errors import ChestCTError
 from chestct.library_warnings import rephrase_from_now_on, shows_own_words
 from chestct.storage import reason_of
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -64,12 +67,12 @@ def num_cores() -> int:
 
 
 def run_all(
-    work: Callable[[Task], Result],
-    tasks: Sequence[Task],
+    work: Callable[[_Task], _Result],
+    tasks: Sequence[_Task],
     *,
     processes: int | None = None,
     progress: ProgressCallback | None = None,
-) -> list[Result]:
+) -> list[_Result]:
     """Call `work` on every task and return the results in the order of the tasks.
 
     Args:
@@ -83,7 +86,7 @@ def run_all(
     """
     count = min(processes or num_cores(), len(tasks))
     started = time.perf_counter()
-    results: dict[int, Result] = {}
+    results: dict[int, _Result] = {}
     for index, result in _alone(work, tasks) if count <= 1 else _together(work, tasks, count):
         results[index] = result
         if progress is not None:
@@ -91,14 +94,16 @@ def run_all(
     return [results[index] for index in range(len(tasks))]
 
 
-def _alone(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+def _alone(
+    work: Callable[[_Task], _Result], tasks: Sequence[_Task]
+) -> Iterator[tuple[int, _Result]]:
     for index, task in enumerate(tasks):
         yield index, work(task)
 
 
 def _together(
-    work: Callable[[Task], Result], tasks: Sequence[Task], count: int
-) -> Iterator[tuple[int, Result]]:
+    work: Callable[[_Task], _Result], tasks: Sequence[_Task], count: int
+) -> Iterator[tuple[int, _Result]]:
     # Forking a process that has used torch's threads can hang; a fresh interpreter cannot.
     others = set(active_children())
     try:
@@ -117,7 +122,7 @@ def _together(
         raise WorkerError(msg) from error
     try:
         with _interrupts_held_back():
-            futures: dict[Future[Result], int] = {
+            futures: dict[Future[_Result], int] = {
                 pool.submit(work, task): index for index, task in enumerate(tasks)
             }
         for future in as_completed(futures):

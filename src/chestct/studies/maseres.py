@@ -17,8 +17,7 @@ from pydantic import BaseModel
 
 from chestct.card import SLICE_CARD_FILE
 from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest, write_manifest
-from chestct.datasets.slice_lists import SHARES_PATIENTS
-from chestct.datasets.splits import maseres_paper
+from chestct.datasets.splits import SHARES_PATIENTS, maseres_paper
 from chestct.evaluation.comparisons import Comparison, compare
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import read_predictions

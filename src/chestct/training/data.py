@@ -9,7 +9,6 @@ from typing import Final
 
 from chestct.card import PictureForm
 from chestct.datasets.checks import (
-    BASELINE,
     CheckReport,
     check_manifest,
     find_patient_leaks,
@@ -17,11 +16,20 @@ from chestct.datasets.checks import (
     refuse_leaks,
     report_json,
 )
+from chestct.datasets.confounders import BASELINE
 from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
+from chestct.datasets.pictures import LabelledSlices, SliceStore, gather_slices
 from chestct.datasets.scans import ScanFacts, gather_facts
-from chestct.datasets.slice_lists import SHARES_PATIENTS, SLICE_SPLITS
-from chestct.datasets.slice_store import LabelledSlices, SliceStore, gather_slices
-from chestct.datasets.splits import SplitSettings, fold_parts, given, hold_out, k_fold, part
+from chestct.datasets.splits import (
+    SHARES_PATIENTS,
+    SLICE_SPLITS,
+    SplitSettings,
+    fold_parts,
+    given,
+    hold_out,
+    k_fold,
+    part,
+)
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.errors import TrainingError
 from chestct.lookup import look_up

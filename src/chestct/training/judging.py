@@ -12,11 +12,11 @@ import numpy as np
 
 from chestct.card import VoteSettings
 from chestct.classifier import Classifier, SliceClassifier
+from chestct.datasets.checks import find_marks, find_small, find_unreadable_slices
 from chestct.datasets.manifest import SPLITS, Manifest, read_manifest, require_classes
+from chestct.datasets.pictures import LabelledSlices
 from chestct.datasets.public import scans_in
 from chestct.datasets.scans import gather_facts, read_options
-from chestct.datasets.slice_checks import find_marks, find_small, find_unreadable_slices
-from chestct.datasets.slice_store import LabelledSlices
 from chestct.datasets.splits import part
 from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress

@@ -20,7 +20,7 @@ from torch import nn
 from chestct import __version__
 from chestct.card import CARD_FILE, PictureForm
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
-from chestct.datasets.slice_lists import SLICE_SPLITS
+from chestct.datasets.splits import SLICE_SPLITS
 from chestct.datasets.workers import Progress
 from chestct.errors import NetworkError, ReadError, RecipeError, TrainingError, UnknownNameError
 from chestct.extras import is_installed

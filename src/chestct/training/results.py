@@ -15,7 +15,7 @@ from torch import nn
 
 from chestct.card import Abstention, Card, MeasuredResult
 from chestct.classifier import save_classifier
-from chestct.datasets.checks import BASELINE, baseline_probabilities, classes_with_facts
+from chestct.datasets.confounders import BASELINE, baseline_probabilities, classes_with_facts
 from chestct.datasets.manifest import (
     TEST,
     TRAINING,

@@ -24,10 +24,10 @@ from torch import nn
 from chestct import __version__
 from chestct.card import SliceCard
 from chestct.classifier import save_classifier
+from chestct.datasets.checks import check_slices
 from chestct.datasets.manifest import TEST, VALIDATION, Manifest, read_manifest, require_classes
 from chestct.datasets.scans import ScanFacts
-from chestct.datasets.slice_checks import check_slices
-from chestct.datasets.slice_lists import SHARES_PATIENTS
+from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import fit_votes
