@@ -74,8 +74,8 @@ def smooth_noise(rng: Rng, shape: tuple[int, ...], step: float) -> np.ndarray:
 
 def _tissue(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
     """Values of airless lung, now and then with contrast medium, with bronchi left open."""
-    level = rng.uniform(15, 60) + (rng.uniform(20, 70) if rng.random() < 0.2 else 0)
-    tissue = level + rng.uniform(3, 14) * smooth_noise(rng, shape, 1.5)
+    level = rng.uniform(10, 80) + (rng.uniform(20, 80) if rng.random() < 0.25 else 0)
+    tissue = level + rng.uniform(3, 30) * smooth_noise(rng, shape, 1.5)
     if rng.random() < 0.4:
         bronchi = smooth_noise(rng, shape, rng.uniform(1.5, 2.6)) > rng.uniform(1.9, 2.6)
         tissue[bronchi] = rng.uniform(-900, -300)
@@ -442,7 +442,7 @@ def _window(source: Example, size: tuple[int, int, int], rng: Rng) -> Example:
 def augment(source: Example, size: tuple[int, int, int], rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """One training crop: HU clipped to the network's range, and labels."""
     example = _window(source, size, rng)
-    if np.count_nonzero(example.lungs) > 500 and rng.random() < 0.6:
+    if np.count_nonzero(example.lungs) > 500 and rng.random() < 0.7:
         add_disease(example, rng)
     for add, odds in ((add_bowel, 0.45), (add_contrast, 0.15), (add_metal, 0.05)):
         if rng.random() < odds:

@@ -4,7 +4,8 @@
     python scripts/lungs_examples.py examples WORK     labels from those masks, and simulations
 
 The shipped network learned from outlines that the rule-based method made which it replaced: the
-first command was run with `PYTHONPATH` at the sources of commit 037e2af. The labels follow from the
+first command was run with `PYTHONPATH` at the sources of commit 037e2af, which know nothing of the
+other commands' simulations: those are imported where they are used. The labels follow from the
 outline by written rules and the corrections in `CORRECTIONS`, each looked at in three planes.
 Scans marked "measure only" (id001, DCM1) are never among the examples.
 """
@@ -22,8 +23,6 @@ from lungs_augment import find_body
 from scipy import ndimage
 
 from chestct import read_volume
-from chestct.simulate import simulate_confusing_patient
-from chestct.simulate.lesions import add_disease
 from chestct.volume import Grid, Volume, to_canonical
 
 MM = 4.0
@@ -267,6 +266,8 @@ def write_real(work: Path) -> None:
 
 def write_diseased(work: Path) -> None:
     """Disease in the real lungs, on the 4 mm grid."""
+    from chestct.simulate.lesions import add_disease
+
     folder = work / "real"
     for number, name in enumerate(CHESTS):
         with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
@@ -320,6 +321,8 @@ def label_grid(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
 
 def write_simulated(work: Path, num: int) -> None:
     """Simulated patients who confuse: any part of the body, any filling, any disease."""
+    from chestct.simulate import simulate_confusing_patient
+
     folder = work / "simulated"
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(num):

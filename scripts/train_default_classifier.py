@@ -28,13 +28,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from zlib import crc32
 
 import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from chestct import __version__
@@ -54,8 +52,7 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient
-from chestct.simulate.fields import smooth_noise
-from chestct.simulate.lesions import add_disease
+from chestct.simulate.lesions import insert_lesions
 from chestct.storage import write_whole
 from chestct.training.loop import Outputs, evaluate
 from chestct.training.plan import Parts, find_parts
@@ -106,17 +103,6 @@ def find_scan(name: str) -> Path | None:
     return scan if scan.exists() else None
 
 
-def perturbed(volume: Volume, lungs: Mask, rng: np.random.Generator) -> Mask:
-    """The lungs as a segmentation may give them: at times without some of what is dense."""
-    if rng.random() < 0.5:
-        return lungs
-    size = [max(round(6 / mm), 1) for mm in volume.grid.spacing_mm]
-    soft = ndimage.uniform_filter(volume.voxels.astype(np.float32), size=size)
-    noise = smooth_noise(rng, lungs.shape, volume.grid.spacing_mm, 30.0)
-    kept = lungs & ~((soft > -250) & (noise > rng.uniform(-0.3, 1.5)))
-    return kept if kept.sum() > 0.6 * lungs.sum() else lungs
-
-
 def write_example(path: Path, prepared: PreparedScan) -> None:
     """Keep a prepared scan as the cache of a training does, its class in its name."""
     write_whole(path, encode(prepared, "uint8"))
@@ -143,16 +129,17 @@ class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
 
 def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
-    """Three examples of one chest: each pattern in the same lungs, on the same background."""
+    """Three examples of one chest: each pattern in the same lungs, on the same background.
+
+    The lungs of each are found again, as `classify` finds them, with what they lose and take in.
+    """
     for label in THREE_CLASSES:
         path = folder / f"{name}_{label}.safetensors"
         if path.is_file():
             continue
-        ill = add_disease(chest, lungs, label, np.random.default_rng(seed), varied=True)
-        rng = np.random.default_rng(crc32(path.stem.encode()))
-        found = perturbed(ill.volume, lungs & ~ill.effusion, rng)
-        prepared = prepare(ill.volume, recipe(), lungs=chest.with_voxels(found))
-        write_example(path, prepared)
+        rng = np.random.default_rng(seed)
+        ill, _ = insert_lesions(chest, lungs, label, rng, varied=True)
+        write_example(path, prepare(ill, recipe()))
 
 
 def is_written(name: str, folder: Path) -> bool:
@@ -181,7 +168,7 @@ def coarse_chest(name: str) -> tuple[Volume, Mask]:
     lungs = prepare(volume, recipe()).scan_lungs.voxels
     spacing = volume.grid.spacing_mm
     part = []
-    for axis, margin_mm in enumerate((6.0, 24.0, 24.0)):
+    for axis, margin_mm in enumerate((40.0, 40.0, 40.0)):
         others = tuple(a for a in range(3) if a != axis)
         used, more = np.flatnonzero(lungs.any(axis=others)), max(int(margin_mm / spacing[axis]), 1)
         part.append(slice(max(int(used[0]) - more, 0), int(used[-1]) + more + 1))

@@ -2,7 +2,7 @@
 
     python scripts/lungs_examples.py outlines WORK
     python scripts/lungs_examples.py examples WORK
-    python scripts/train_lungs.py WORK [--steps 1500] [--out src/chestct/preprocess/lungs]
+    python scripts/train_lungs.py WORK [--steps 4000] [--out src/chestct/preprocess/lungs]
     python scripts/train_lungs.py WORK --leave-out [--steps 300]
 
 Training is a plain loop, for every step draws its own example: a real scan or a simulated one,
@@ -19,7 +19,7 @@ import argparse
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
 from chestct import __version__
+from chestct.networks.blocks import cpu_multiplies_in_bf16
 from chestct.networks.lungs import LUNG_CLASSES, LungsNet
 from chestct.storage import file_sha256
 
@@ -43,9 +44,10 @@ BATCH = 2
 REAL_SHARE = 0.6
 ABDOMENS = ("example_ct", "ACRIN_lower", "TCGA-DE-A4MA_wholebody")
 """Drawn twice as often as a chest: little else shows real bowel."""
-DENSE_FACTOR = 3.0
-"""Weight in the loss of airless lung, a small part of all lung and the hardest; not along its
-surface, which would move outward."""
+AIRLESS_FACTOR = 8.0
+"""Weight in the loss of airless lung, a small part of all lung and the hardest."""
+BESIDE_FACTOR = 3.0
+"""Weight of what is not lung within 8 mm of airless lung, lest its surface move outward."""
 FROZEN_SHARE = 0.2
 STEPS_APART = 8
 FOLDS = (
@@ -120,9 +122,8 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, airless lung counting more, and soft Dice of both lungs and of gas."""
     is_judged = labels != UNJUDGED
     labels = torch.where(is_judged, labels, 0)
-    is_lung = (labels == RIGHT) | (labels == LEFT)
-    is_deep = F.max_pool3d((~is_lung).float(), 5, 1, 2) == 0
-    weights = is_judged * (1 + (DENSE_FACTOR - 1) * (is_deep & (scans[:, 0] > -0.1)))
+    airless, beside = airless_lung((labels == RIGHT) | (labels == LEFT), scans[:, 0])
+    weights = is_judged * (1 + (AIRLESS_FACTOR - 1) * airless + (BESIDE_FACTOR - 1) * beside)
     entropy = F.cross_entropy(logits, labels, reduction="none") * weights
     shares = logits.softmax(1) * is_judged[:, None]
     truth = F.one_hot(labels, len(LUNG_CLASSES)).permute(0, 4, 1, 2, 3) * is_judged[:, None]
@@ -132,6 +133,18 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
     right, left, gas = missing[1:]
     dice: Tensor = 0.25 * (right + left) + 0.15 * gas
     return entropy.sum() / weights.sum().clamp(min=1) + dice
+
+
+def airless_lung(is_lung: Tensor, scans: Tensor) -> tuple[Tensor, Tensor]:
+    """Lung without air as far as its surface, and what is not lung within two voxels of it.
+
+    A voxel is airless where most of the lung in the cube of three voxels around it is dense: one
+    that is half chest wall is not.
+    """
+    near = F.avg_pool3d(torch.stack([is_lung, is_lung & (scans > -0.1)], 1).float(), 3, 1, 1)
+    airless = is_lung & (scans > -0.1) & (near[:, 1] > 0.8 * near[:, 0])
+    reach = F.max_pool3d(airless.float()[:, None], 5, 1, 2)[:, 0] > 0
+    return airless, reach & ~is_lung
 
 
 @torch.no_grad()
@@ -224,7 +237,9 @@ def _step(
     """One step; its loss."""
     scans, labels = crop
     scans = scans.to(memory_format=torch.channels_last_3d)
-    loss = loss_of(network(scans), scans, labels)
+    with torch.autocast("cpu", torch.bfloat16, enabled=cpu_multiplies_in_bf16()):
+        logits = network(scans)
+    loss = loss_of(logits.float(), scans, labels)
     optimizer.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -286,7 +301,9 @@ def leave_out(work: Path, steps: int) -> None:
             print(json.dumps({"scan": name} | measure(network, work, name)), flush=True)
 
 
-def write_card(out: Path, work: Path, run: Run, network: nn.Module) -> None:
+def write_card(
+    out: Path, work: Path, run: Run, network: nn.Module, start: Path | None = None
+) -> None:
     """What the weights are and where they come from."""
     real = [path.stem for path in (work / "real").glob("*.npz")]
     names = sorted({name.partition("+")[0] for name in real})
@@ -302,7 +319,9 @@ def write_card(out: Path, work: Path, run: Run, network: nn.Module) -> None:
             "simulated_patients": len(list((work / "simulated").glob("*.npz"))),
         },
         "steps": run.steps,
+        "rate": run.rate,
         "seed": run.seed,
+        "started_from_sha256": None if start is None else file_sha256(start),
         "measured_only": {
             path.stem: measure(network, work, path.stem)
             for path in sorted((work / "outlines").glob("*.npz"))
@@ -318,7 +337,7 @@ def main() -> None:
     """Train and write the package's weights, or measure by leaving out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path, help="folder made by lungs_examples.py")
-    parser.add_argument("--steps", type=int, default=1500, help="of each of two processes")
+    parser.add_argument("--steps", type=int, default=4000, help="of each of two processes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="weights to go on from")
     parser.add_argument("--rate", type=float, default=2e-3, help="highest learning rate")
@@ -331,7 +350,7 @@ def main() -> None:
     run = Run(arguments.steps, arguments.rate, arguments.seed)
     network = train(arguments.work, run, arguments.work / "weights.safetensors", arguments.start)
     save_weights(network, arguments.out / "weights.safetensors", half=True)
-    write_card(arguments.out, arguments.work, replace(run), network)
+    write_card(arguments.out, arguments.work, run, network, arguments.start)
 
 
 if __name__ == "__main__":
