@@ -16,9 +16,9 @@ from chestct.datasets.store import (
     CacheError,
     LabelledScans,
     _DamagedEntryError,
-    _decode,
-    _encode,
     _make_room,
+    decode,
+    encode,
     prepare_all,
 )
 from chestct.datasets.workers import Progress
@@ -52,8 +52,8 @@ def entries(cache: Cache) -> list[Path]:
 def test_an_input_comes_back_within_the_stated_error(
     prepared: PreparedScan, storage: str, bound: float
 ) -> None:
-    content = _encode(prepared, storage)
-    back = _decode(content)
+    content = encode(prepared, storage)
+    back = decode(content)
     error = np.abs(back.input - prepared.input).max()
     assert 0 < error <= bound + 1e-7
     assert back.max_error == pytest.approx(error)
@@ -66,37 +66,37 @@ def test_an_input_comes_back_within_the_stated_error(
 @pytest.mark.parametrize("storage", ["float16", "uint8"])
 def test_values_outside_zero_to_one_are_kept_too(prepared: PreparedScan, storage: str) -> None:
     values = (prepared.input - np.float32(0.3)) * 7
-    back = _decode(_encode(replace(prepared, input=values), storage))
+    back = decode(encode(replace(prepared, input=values), storage))
     assert np.abs(back.input - values).max() <= 7 / 510 + 1e-6
     flat = np.full_like(values, -2.5)
-    assert np.array_equal(_decode(_encode(replace(prepared, input=flat), storage)).input, flat)
+    assert np.array_equal(decode(encode(replace(prepared, input=flat), storage)).input, flat)
 
 
 def test_channels_are_kept_once_and_come_back(prepared: PreparedScan) -> None:
     three = np.repeat(prepared.input, 3, axis=0)
-    content = _encode(replace(prepared, input=three), "uint8")
-    assert _decode(content).input.shape == three.shape
-    assert abs(len(content) - len(_encode(prepared, "uint8"))) < 200
+    content = encode(replace(prepared, input=three), "uint8")
+    assert decode(content).input.shape == three.shape
+    assert abs(len(content) - len(encode(prepared, "uint8"))) < 200
 
 
 def test_values_that_cannot_be_kept_are_refused(prepared: PreparedScan) -> None:
     with pytest.raises(CacheError, match="not all numbers"):
-        _encode(replace(prepared, input=prepared.input * np.float32("nan")), "uint8")
+        encode(replace(prepared, input=prepared.input * np.float32("nan")), "uint8")
     with pytest.raises(CacheError, match="Use the storage 'uint8'"):
-        _encode(replace(prepared, input=prepared.input * np.float32(1e6)), "float16")
+        encode(replace(prepared, input=prepared.input * np.float32(1e6)), "float16")
 
 
 def test_every_damage_is_noticed(prepared: PreparedScan) -> None:
-    content = _encode(prepared, "uint8")
+    content = encode(prepared, "uint8")
     rng = np.random.default_rng(0)
     for place in (0, 9, 60, *rng.integers(8, len(content), 40), len(content) - 1):
         damaged = bytearray(content)
         damaged[place] ^= 0x11
         with pytest.raises(_DamagedEntryError):
-            _decode(bytes(damaged))
+            decode(bytes(damaged))
     for length in (0, 7, 100, len(content) - 1):
         with pytest.raises(_DamagedEntryError):
-            _decode(content[:length])
+            decode(content[:length])
 
 
 def test_a_scan_is_prepared_once(

@@ -80,7 +80,7 @@ class _CachedInput:
     unsuitable_reasons: tuple[str, ...] = ()
 
 
-def _encode(prepared: PreparedScan, storage: str) -> bytes:
+def encode(prepared: PreparedScan, storage: str) -> bytes:
     """A prepared scan as the bytes of an entry.
 
     "float16" keeps 11 significant bits: an error of at most 1/4096 for values in [0, 1]. "uint8"
@@ -117,8 +117,8 @@ def _encode(prepared: PreparedScan, storage: str) -> bytes:
     return bytes(save(tensors, {_FIELD: json.dumps([_checksum(text, tensors), text])}))
 
 
-def _decode(content: bytes) -> _CachedInput:
-    """The inverse of `_encode`.
+def decode(content: bytes) -> _CachedInput:
+    """The inverse of `encode`.
 
     Raises:
         DamagedEntryError: A byte of it has changed, or some are missing.
@@ -268,9 +268,9 @@ class Cache:
             np.random.default_rng([self.seed, variant, int(facts.pixels, 16)]) if variant else None
         )
         given = None if reading.lungs is None else read_lungs(reading.lungs, volume)
-        content = _encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
+        content = encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
         self._write(self.entry_path(facts.pixels, variant, lungs), content)
-        return _decode(content), False
+        return decode(content), False
 
     def find(self, pixels: str, variant: int = 0, lungs: str = "") -> _CachedInput | None:
         """A sound entry, or None; a damaged one is removed.
@@ -282,7 +282,7 @@ class Cache:
         """
         entry = self.entry_path(pixels, variant, lungs)
         try:
-            found = _decode(entry.read_bytes())
+            found = decode(entry.read_bytes())
             # The time of last use decides what makes way; a read-only cache keeps its order.
             with suppress(OSError):
                 os.utime(entry)
