@@ -42,8 +42,8 @@ _HEAD_CM2, _HEAD_BONE = 400.0, 0.1
 """A head has 270 cm² and 0.22 of it bone; abdomens at hand have 740 cm² and 0.03 to 0.04."""
 _DENSE_HU, _DENSE_ML = -150.0, 60.0
 _GAS_HU, _GAS_ML = -975.0, 10.0
-_DOUBTFUL, _NO_OUTLINE = 3.0, 4.0
-"""Doubtful shares: chests at hand have 1.3 to 2.3, a whole body 3.5, noise 4.5 and more."""
+_DOUBTFUL, _NO_OUTLINE = 1.3, 2.5
+"""Doubtful shares: chests at hand have 0.7 to 0.9, abdomens 1.5 to 1.7, noise 3.6 and more."""
 _UNEQUAL, _ONE_LUNG = 3.0, 0.02
 """Larger over smaller lung that is said, and smaller over larger below which there is but one."""
 _ROUGH_METHODS = ("paper", "published")
