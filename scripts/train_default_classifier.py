@@ -1,6 +1,6 @@
 """Make the default classifier: chests, examples, training, estimate, thresholds, its folder.
 
-    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 12]
+    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 24]
 
 Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every chest
 is used three times, with each pattern put into the same lungs on the same background, so that
@@ -79,12 +79,12 @@ NEVER_TRAINED = {
 SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
-LEFT_OUT_ROUNDS = 3
+LEFT_OUT_ROUNDS = 6
 NUM_COPIES = 2
 LEVEL = 0.95
 COVID_PER_CAP = 169 / 60
 """Prior odds of the two pneumonias: patients of COVID-CT-MD (Afshar et al. 2021)."""
-MOST_FALSE_ALARMS = 0.1
+MOST_FALSE_ALARMS = 1 / 6
 SHIFTS = np.arange(0.0, 3.01, 0.25)
 # First simulated chest of a part, and one of how many rounds has one; a round counts eight.
 PLACES = {"training": ((0, 1), (1, 2)), "calibration": ((11, 2),), "test": ((5, 2),)}
@@ -491,7 +491,7 @@ def main() -> None:
     """Do everything, or go on where it was stopped."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path, help="folder for prepared examples and the runs")
-    parser.add_argument("--rounds", type=int, default=12, help="variants of each real chest")
+    parser.add_argument("--rounds", type=int, default=24, help="variants of each real chest")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("src/chestct/default_classifier"))
     arguments = parser.parse_args()
