@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -21,7 +22,6 @@ from io import BytesIO
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 import numpy as np
 from starlette.applications import Starlette
@@ -107,6 +107,9 @@ _PAGE_FILES: Final[dict[str, str]] = {
     "icon.svg": "image/svg+xml",
 }
 """The files of the page and their types; no other is given out."""
+_HOST: Final = re.compile(
+    r"\[?(?P<name>(?<=\[)[0-9A-Fa-f:.]+(?=\])|(?<!\[)[\w.-]+)\]?(:(?P<port>\d+))?"
+)
 _LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
 _SAFE_METHODS: Final = ("GET", "HEAD")
 _MOST_JSON_BYTES: Final = 2**23
@@ -243,11 +246,12 @@ class _Guard:
         """Why a request is refused whoever sends it."""
         headers = request.headers
         host = headers.get("host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self._names:
+        named = _HOST.fullmatch(host)
+        if named is None or named["name"].lower() not in self._names:
             msg = "The server is asked for under a name that is not its own."
             return _sentence(msg, HTTPStatus.MISDIRECTED_REQUEST)
         origin = headers.get("origin")
-        is_own = origin is not None and urlsplit(origin).netloc == host
+        is_own = origin in (f"http://{host}", f"https://{host}")
         is_foreign = origin is not None and not is_own
         is_foreign |= headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
         is_change = request.method not in _SAFE_METHODS
@@ -258,7 +262,9 @@ class _Guard:
 
     def _welcome(self, request: Request) -> Response | None:
         """What somebody gets who is not in yet; None lets the request pass."""
-        cookie = f"chestct-{request.url.port or 80}"
+        # By port, as browsers send the cookies of one server to all of this computer.
+        named = _HOST.fullmatch(request.headers["host"])
+        cookie = f"chestct-{named['port'] if named else ''}"
         given = request.query_params.get("token")
         if request.url.path == "/" and given is not None:
             if not hmac.compare_digest(given.encode(), self._token.encode()):

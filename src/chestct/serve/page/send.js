@@ -8,9 +8,11 @@ const MOST_FILES = 50000;
 /** The scans in what was dropped: each folder, zip or NIfTI is one, loose files are one together. */
 export async function scansDropped(transfer) {
   // Asked for at once: the browser forgets them when this function first waits.
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  const items = [...transfer.items].filter((item) => item.kind === "file");
+  const found = items.map((item) => item.webkitGetAsEntry?.() ?? item.getAsFile());
+  const entries = found.filter((each) => each && !(each instanceof File));
   const scans = [];
-  const loose = [];
+  const loose = found.filter((each) => each instanceof File);
   for (const entry of entries) {
     if (entry.isDirectory) scans.push({ name: entry.name, files: await filesBelow(entry, `${entry.name}/`) });
     else loose.push(await fileOf(entry));

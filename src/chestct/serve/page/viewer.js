@@ -66,7 +66,7 @@ class Viewer {
     this.place = h("output", { class: "place", id: "place" });
     this.ramp = h("span", { class: "ramp", "aria-hidden": "true" });
     this.heatTool = h("label", { for: "opacity", class: "tool heat-tool" }, h("span", {}, "Heat"), this.opacity, this.ramp);
-    this.windowTools = h("div", { class: "tool group", role: "group", "aria-label": "Window" }, this.windows);
+    this.windowTools = h("div", { class: "tool group", id: "windows", role: "group", "aria-label": "Window" }, this.windows);
     this.numbers = h("div", { class: "tool numbers" }, h("label", { for: "centre" }, "Centre"), this.centre, h("label", { for: "width" }, "Width"), this.width);
     this.extra = h("div", { class: "tool extra" });
     this.element = h("figure", { class: "viewer" },
