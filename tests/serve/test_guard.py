@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import serve_workers
 from explained import make_explained
 from starlette.testclient import TestClient
 
-from chestct.serve.app import ServeSettings, is_loopback, make_app
+from chestct.serve.app import _PAGE_FILES, make_app
+from chestct.serve.guard import ServeSettings, is_loopback
 from chestct.serve.results import number_of
 from chestct.serve.uploads import MOST_BYTES
 from chestct.writers.folders import write_outputs
@@ -277,3 +280,14 @@ def test_what_breaks_inside_is_said_without_details(
 )
 def test_loopback_is_told_from_all_else(host: str, is_so: bool) -> None:
     assert is_loopback(host) is is_so
+
+
+def test_the_page_is_whole_and_niivue_is_the_file_that_came_from_npm(connect: Connect) -> None:
+    client = connect()
+    for name in _PAGE_FILES:
+        assert client.get(f"/page/{name}").status_code == 200, name
+    folder = resources.files("chestct.serve").joinpath("page")
+    digest = hashlib.sha256(folder.joinpath("niivue.js").read_bytes()).hexdigest()
+    assert digest in folder.joinpath("niivue.LICENSE.txt").read_text(encoding="utf-8")
+    given = {path.name for path in folder.iterdir() if path.name != "niivue.LICENSE.txt"}
+    assert given == set(_PAGE_FILES)

@@ -122,6 +122,10 @@ def test_a_scan_that_is_refused_says_why(tmp_path: Path) -> None:
         found = jobs.find(job.number)
         assert found is not None
         assert found.stage == "This is no scan."
+        # What was read can be put away, for all who look.
+        await until(jobs, lambda: not jobs.is_busy)
+        await jobs.cancel(job.number)
+        assert jobs.all() == []
 
     run(serve_workers.refuse, use)
 

@@ -234,7 +234,7 @@ def test_the_lesion_of_the_left_lung_is_on_the_right_of_the_picture(page: Page) 
     x, y, _ = LESION_MM
     there, other_side = at(page, "axial", x, y), at(page, "axial", -x, y)
     eventually(page, lambda gray: brightness(gray, there) > brightness(gray, other_side) + 60)
-    stand_in(page, LESION_SLICE - 12)
+    stand_in(page, LESION_SLICE + 12)
     eventually(page, lambda gray: brightness(gray, there) < brightness(gray, other_side) + 20)
 
 
@@ -308,6 +308,8 @@ def test_two_tabs_see_the_same_and_can_both_be_used(
     drop(other, "second.zip", b"Good evening")
     expect(page.locator(".card.failed")).to_contain_text("second.zip")
     expect(other.locator(".card.failed")).to_contain_text("second.zip")
+    other.locator(".card.failed button").click()
+    expect(page.locator(".card")).to_have_count(0)
     other.close()
     expect(page.locator("th.scan a")).to_have_count(1)
 

@@ -14,7 +14,7 @@ from chestct.cli.terminal import show_error, show_line
 from chestct.errors import ReadError, WriteError
 
 if TYPE_CHECKING:
-    from chestct.serve.app import ServeSettings
+    from chestct.serve.guard import ServeSettings
     from chestct.serve.jobs import Setup
 
 _PORT = 8642
@@ -121,7 +121,7 @@ def serve(
 
     for package in ("starlette", "uvicorn"):
         import_extra(package, extra="serve")
-    from chestct.serve.app import ServeSettings, is_loopback
+    from chestct.serve.guard import ServeSettings, is_loopback
     from chestct.serve.jobs import Setup
     from chestct.storage import cache_folder, working_folder
 
@@ -151,7 +151,8 @@ def serve(
 
 def _serve(settings: ServeSettings, setup: Setup, host: str, port: int) -> None:
     """Listen, say where, and serve until the end."""
-    from chestct.serve.app import is_loopback, listening_socket, make_app, serve_until_ended
+    from chestct.serve.app import listening_socket, make_app, serve_until_ended
+    from chestct.serve.guard import is_loopback
     from chestct.serve.jobs import do_orders
     from chestct.storage import make_folder
     from chestct.writers.folders import make_private
@@ -184,7 +185,7 @@ def _require_token(host: str, token: str | None, *, is_local: bool) -> None:
     Raises:
         WriteError: There is none, or it is too short.
     """
-    from chestct.serve.app import LEAST_TOKEN
+    from chestct.serve.guard import LEAST_TOKEN
 
     if host in ("0.0.0.0", "::", ""):
         msg = "--host needs the very address or name that browsers will use, as others are refused."

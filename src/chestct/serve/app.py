@@ -1,25 +1,20 @@
 """The server: who may ask, what they may ask for, and what they get.
 
-Every request passes `_Guard` first. What a request names is an identifier in a table of ours.
+Every request passes `guard.Guard` first. What a request names is an identifier in a table of ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
-import re
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from http import HTTPStatus
 from importlib import resources
 from io import BytesIO
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +30,7 @@ from chestct.errors import ChestCTError, WriteError
 from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, heat_palette
 from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES
 from chestct.pictures import LUNG_COLOR
+from chestct.serve.guard import Guard, ServeSettings, sentence
 from chestct.serve.jobs import Job, Jobs, Order, copy_name
 from chestct.serve.readings import READINGS_FILE, Reading, Readings
 from chestct.serve.results import (
@@ -50,7 +46,7 @@ from chestct.serve.results import (
     rows_csv,
     scans_below,
 )
-from chestct.serve.uploads import MOST_BYTES, UploadError, Uploads
+from chestct.serve.uploads import UploadError, Uploads
 from chestct.serve.viewing import (
     FACTS_FILE,
     HEAT_STEPS,
@@ -66,27 +62,11 @@ from chestct.writers.wording import verdict_of
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""No inline script or style, nothing from elsewhere. NiiVue carries its font as a data: picture."""
 _REPORT_POLICY: Final = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; sandbox"
 )
 """A report is one page with its style in it and needs no script; whoever wrote it gets none."""
-_HEADERS: Final[dict[str, str]] = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-    "Cache-Control": "no-store",
-}
 _PAGE_FILES: Final[dict[str, str]] = {
     "index.html": "text/html",
     "style.css": "text/css",
@@ -107,46 +87,10 @@ _PAGE_FILES: Final[dict[str, str]] = {
     "icon.svg": "image/svg+xml",
 }
 """The files of the page and their types; no other is given out."""
-_HOST: Final = re.compile(
-    r"\[?(?P<name>(?<=\[)[0-9A-Fa-f:.]+(?=\])|(?<!\[)[\w.-]+)\]?(:(?P<port>\d+))?"
-)
-_LOOPBACK_NAMES: Final = ("localhost", "127.0.0.1", "::1")
-_SAFE_METHODS: Final = ("GET", "HEAD")
 _MOST_JSON_BYTES: Final = 2**23
 _MOST_PATH: Final = 1024
 _MOST_COPIES: Final = 24
 _SWEEP_S: Final = 20.0
-LEAST_TOKEN: Final = 16
-"""Characters of the shortest token that is accepted."""
-
-
-@dataclass(frozen=True)
-class ServeSettings:
-    """What a server serves, and to whom.
-
-    Attributes:
-        token: Opens the page; whoever knows it may see and do everything here.
-        session: Folder of uploads and viewing copies, which goes when the server ends.
-        results: Folder of results; None keeps them in `session`.
-        scans: Folder in which scans of earlier results are looked for, by name.
-        keeps_scans: Whether scans that were sent are kept, in `scans`.
-        beside: Another folder of results, to be compared with.
-        evaluation: An evaluation's folder, to be shown.
-        names: Names under which the server may be asked for, besides those of loopback.
-        most_bytes: Most bytes of one scan that is sent.
-        is_secure: Whether a proxy in front of it speaks TLS with the browser.
-    """
-
-    token: str
-    session: Path
-    results: Path | None = None
-    scans: Path | None = None
-    keeps_scans: bool = False
-    beside: Path | None = None
-    evaluation: Path | None = None
-    names: tuple[str, ...] = ()
-    most_bytes: int = MOST_BYTES
-    is_secure: bool = False
 
 
 def make_app(settings: ServeSettings, work: Callable[[Connection], None]) -> Starlette:
@@ -168,7 +112,7 @@ def make_app(settings: ServeSettings, work: Callable[[Connection], None]) -> Sta
             Exception: _refused,
         },
     )
-    app.add_middleware(_Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings)
     return app
 
 
@@ -181,14 +125,16 @@ def listening_socket(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)
+        with ExitStack() as closing:
+            listening = closing.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(128)
+            closing.pop_all()
+            return listening
     except OSError as error:
         msg = f"The server cannot listen on {host}, port {port}: {reason_of(error)}."
         raise WriteError(f"{msg} Choose another --port, or --port 0 for a free one.") from error
-    return listening
 
 
 def serve_until_ended(app: Starlette, listening: socket.socket) -> None:
@@ -207,115 +153,23 @@ def serve_until_ended(app: Starlette, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address or name is that of this computer for itself alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-class _Guard:
-    """Lets nobody in without the token, from another page, or under another name of this server.
-
-    Args:
-        app: What lies behind it.
-        settings: Token and names.
-    """
-
-    def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
-        self._app, self._token = app, settings.token
-        self._names = {*_LOOPBACK_NAMES, *(name.lower() for name in settings.names)}
-        self._is_secure = settings.is_secure
-        # Made of the token, so that an open page outlives a server that is started again with it.
-        key = hmac.new(settings.token.encode(), b"chestct page", hashlib.sha256)
-        self._session = key.hexdigest()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or pass it on."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        request = Request(scope)
-        answer = self._refusal_of(request) or self._welcome(request)
-        await (answer or self._app)(scope, receive, partial(_send_guarded, send))
-
-    def _refusal_of(self, request: Request) -> Response | None:
-        """Why a request is refused whoever sends it."""
-        headers = request.headers
-        host = headers.get("host", "")
-        named = _HOST.fullmatch(host)
-        if named is None or named["name"].lower() not in self._names:
-            msg = "The server is asked for under a name that is not its own."
-            return _sentence(msg, HTTPStatus.MISDIRECTED_REQUEST)
-        origin = headers.get("origin")
-        is_own = origin in (f"http://{host}", f"https://{host}")
-        is_foreign = origin is not None and not is_own
-        is_foreign |= headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-        is_change = request.method not in _SAFE_METHODS
-        is_entrance = request.url.path == "/" and not is_change
-        if (is_foreign and not is_entrance) or (is_change and not is_own):
-            return _sentence("Another page may not ask this.", HTTPStatus.FORBIDDEN)
-        return None
-
-    def _welcome(self, request: Request) -> Response | None:
-        """What somebody gets who is not in yet; None lets the request pass."""
-        # By port, as browsers send the cookies of one server to all of this computer.
-        named = _HOST.fullmatch(request.headers["host"])
-        cookie = f"chestct-{named['port'] if named else ''}"
-        given = request.query_params.get("token")
-        if request.url.path == "/" and given is not None:
-            if not hmac.compare_digest(given.encode(), self._token.encode()):
-                return _sentence(_WRONG_TOKEN, HTTPStatus.FORBIDDEN)
-            answer = Response(status_code=HTTPStatus.SEE_OTHER, headers={"Location": "/"})
-            answer.set_cookie(
-                cookie, self._session, httponly=True, samesite="strict", secure=self._is_secure
-            )
-            return answer
-        known = request.cookies.get(cookie, "")
-        if not hmac.compare_digest(known.encode(), self._session.encode()):
-            return _sentence(_WRONG_TOKEN, HTTPStatus.FORBIDDEN)
-        return None
-
-
-_WRONG_TOKEN: Final = (
-    "Open the whole address that 'chestct serve' printed: it ends in a token, and the one at hand "
-    "is missing, wrong, or of a server that has ended."
-)
-
-
-async def _send_guarded(send: Send, message: Message) -> None:
-    """Send, with the headers that every answer has; an answer's own ones win."""
-    if message["type"] == "http.response.start":
-        own = {name.lower() for name, _ in message["headers"]}
-        added = [(k.lower().encode(), v.encode()) for k, v in _HEADERS.items()]
-        message["headers"] = [*message["headers"], *(h for h in added if h[0] not in own)]
-    await send(message)
-
-
-def _sentence(words: str, status: int) -> JSONResponse:
-    return JSONResponse({"error": words}, status_code=status)
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     """What went wrong in a sentence, and never more of it: other texts can hold names."""
     del request
     if isinstance(error, UploadError):
-        return _sentence(str(error), error.status)
+        return sentence(str(error), error.status)
     if isinstance(error, ChestCTError):
-        return _sentence(str(error), HTTPStatus.BAD_REQUEST)
+        return sentence(str(error), HTTPStatus.BAD_REQUEST)
     if isinstance(error, HTTPException):
-        return _sentence(error.detail, error.status_code)
+        return sentence(error.detail, error.status_code)
     if isinstance(error, OSError):
-        return _sentence(f"The system refused: {reason_of(error)}.", HTTPStatus.CONFLICT)
+        return sentence(f"The system refused: {reason_of(error)}.", HTTPStatus.CONFLICT)
     words = f"Internal error ({type(error).__name__}). Report it, if it happens again."
-    return _sentence(words, HTTPStatus.INTERNAL_SERVER_ERROR)
+    return sentence(words, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
 def _missing(words: str = "There is no such thing here any more. Load the page again.") -> Response:
-    return _sentence(words, HTTPStatus.NOT_FOUND)
+    return sentence(words, HTTPStatus.NOT_FOUND)
 
 
 @dataclass(eq=False)
@@ -448,7 +302,10 @@ def _routes(server: _Server) -> list[Route]:
     """Every address the server knows."""
 
     def route(path: str, handler: _Handler, *methods: str) -> Route:
+        """One address and what answers there."""
+
         async def answer(request: Request) -> Response:
+            """Have the handler answer."""
             return await handler(server, request)
 
         return Route(path, answer, methods=list(methods or ("GET",)))
@@ -540,6 +397,7 @@ async def _events(server: _Server, request: Request) -> Response:
     """The jobs, again each time that one of them has changed."""
 
     async def stream() -> AsyncIterator[str]:
+        """One message after another, as long as somebody listens."""
         async for version in server.jobs.versions():
             if await request.is_disconnected():
                 return

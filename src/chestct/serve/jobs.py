@@ -168,6 +168,11 @@ class Jobs:
         """Every job that is remembered, oldest first."""
         return list(self._jobs.values())
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the worker is at something."""
+        return bool(self._current)
+
     def find(self, number: str) -> Job | None:
         """The job of this identifier, if there is one."""
         return self._jobs.get(number)
@@ -187,9 +192,12 @@ class Jobs:
         return job
 
     async def cancel(self, number: str) -> None:
-        """Take a job out of the queue, or end it amid its work."""
+        """Take a job out of the queue, or end it amid its work; one that is over is forgotten."""
         job = self._jobs.get(number)
-        if job is None or job.is_over:
+        if job is None:
+            return
+        if job.is_over:
+            await self._forget(job)
             return
         is_waiting = number in self._waiting
         if is_waiting:
@@ -237,6 +245,14 @@ class Jobs:
             over = [each.number for each in self._jobs.values() if each.is_over]
             for number in over[: max(0, len(over) - _MOST_KEPT)]:
                 del self._jobs[number]
+            self._version += 1
+            self._changed.notify_all()
+
+    async def _forget(self, job: Job) -> None:
+        async with self._changed:
+            # The worker of a job that was just cancelled may still be ending.
+            if job.number != self._current:
+                self._jobs.pop(job.number, None)
             self._version += 1
             self._changed.notify_all()
 

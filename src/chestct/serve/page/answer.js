@@ -21,13 +21,14 @@ class Answer {
     this.onjobs = () => this.follow();
     this.onkey = (event) => this.press(event);
     state.listeners.add(this.onjobs);
-    addEventListener("keydown", this.onkey);
+    // Before NiiVue, whose canvas has keys of its own.
+    addEventListener("keydown", this.onkey, true);
   }
 
   leave() {
     this.isGone = true;
     state.listeners.delete(this.onjobs);
-    removeEventListener("keydown", this.onkey);
+    removeEventListener("keydown", this.onkey, true);
   }
 
   /** Load all that is said, and draw it. */

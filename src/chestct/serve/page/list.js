@@ -99,10 +99,8 @@ function dropZone() {
       file, folder));
 }
 
-const dismissed = new Set();
-
 function drawWork(work) {
-  const jobs = state.jobs.filter((job) => job.is_classifying && job.state !== "done" && job.state !== "cancelled" && !dismissed.has(job.id));
+  const jobs = state.jobs.filter((job) => job.is_classifying && job.state !== "done" && job.state !== "cancelled");
   const cards = [
     ...state.sending.map((each) => card(each.name, each.error || (each.share > 0 ? "sending" : "waiting to be sent"), {
       share: each.share, error: each.error, stop: () => giveUp(each),
@@ -111,13 +109,7 @@ function drawWork(work) {
       share: job.step ? job.step[0] / job.step[1] : null,
       error: job.state === "failed" ? job.stage : "",
       link: job.scan && job.state === "running" ? `#/scan/${job.scan}` : null,
-      stop: () => {
-        if (job.state !== "failed") ask(`/api/jobs/${job.id}`, { method: "DELETE" }).catch(() => {});
-        else {
-          dismissed.add(job.id);
-          drawWork(work);
-        }
-      },
+      stop: () => ask(`/api/jobs/${job.id}`, { method: "DELETE" }).catch(() => {}),
     })),
   ];
   work.replaceChildren(...cards);
@@ -133,7 +125,7 @@ function card(name, words, { share, error, link, stop }) {
   const bar = h("progress", { "aria-label": `${name}: ${words}`, max: "1", value: share ?? undefined });
   return h("div", { class: error ? "card failed" : "card", role: error ? "alert" : null },
     h("p", { class: "name" }, link ? h("a", { href: link }, name) : name),
-    h("p", { class: "stage" }, words, link ? [" · ", h("a", { href: link }, "the answer is there")] : null),
+    h("p", { class: "step" }, words, link ? [" · ", h("a", { href: link }, "the answer is there")] : null),
     error ? null : bar,
     h("button", { type: "button", class: "small", onclick: stop, "aria-label": `${error ? "Dismiss" : "Cancel"} ${name}` }, error ? "Dismiss" : "Cancel"));
 }

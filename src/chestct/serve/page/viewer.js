@@ -76,7 +76,7 @@ class Viewer {
         h("label", { for: "plane", class: "tool" }, h("span", { class: "hidden" }, "Planes"), this.select), this.extra),
       h("div", { class: "frame", role: "group", tabindex: "0", "aria-label": "The scan in three planes, seen from the feet and from the front: the patient’s right is on the left", "aria-describedby": "place keys" }, this.stage),
       h("figcaption", {}, this.place));
-    // NiiVue has keys of its own; ours work wherever one looks.
+    // NiiVue has keys of its own; ours are heard before, wherever one looks.
     this.stage.addEventListener("keydown", (event) => event.stopImmediatePropagation(), true);
     new ResizeObserver(() => this.layOut()).observe(this.stage);
   }
@@ -167,6 +167,7 @@ class Viewer {
     // Gradients are for surfaces, which are not drawn here, and take longer than all else together
     // where there is no graphics card: a mere copy takes their place.
     nv.blurShader = nv.sobelFirstOrderShader = nv.passThroughShader;
+    this.canvas.tabIndex = -1;
     this.nv = nv;
   }
 
