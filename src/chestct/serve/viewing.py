@@ -35,12 +35,13 @@ HEAT_STEPS: Final = 119
 """What a heat of 1 is stored as outside the lungs; inside, `INSIDE` is added."""
 INSIDE: Final = 120
 RIM: Final = 255
-"""The outline of the lungs."""
+"""The outline of the lungs, in each slice across the body."""
 PARTS: Final = {"scan": "scan.nii", "layer": "layer.nii", "whole": "scan.nii"}
 """What the page may ask for, and the files in which it lies."""
 FACTS_FILE: Final = "facts.json"
 THUMBNAIL_FILE: Final = "thumbnail.png"
 
+_WITHIN_SLICE: Final = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=np.bool_)
 _SHOWN_HU: Final = (-1024, 3071)
 _THUMBNAIL_PX: Final = 160
 _PLANES: Final[tuple[Plane, ...]] = ("axial", "coronal")
@@ -191,6 +192,6 @@ def _layer_of(analysis: ScanAnalysis, grid: Grid) -> UInt8[np.ndarray, "depth he
         shrunk = _shrunk(partial(_heat_plane, heat), heat.grid.shape, grid.shape)
         layer += np.rint(shrunk.clip(0.0, 1.0) * HEAT_STEPS).astype(np.uint8)
     layer[lungs] += INSIDE
-    # Its outermost voxels are a mask's outline, however it is cut.
-    layer[lungs & ~ndimage.binary_erosion(lungs)] = RIM
+    # Within slices: where the diaphragm lies flat, an outline across them would hide the heat.
+    layer[lungs & ~ndimage.binary_erosion(lungs, _WITHIN_SLICE)] = RIM
     return layer

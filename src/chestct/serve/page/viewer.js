@@ -146,7 +146,7 @@ class Viewer {
     const nv = new Niivue({
       backColor: [0, 0, 0, 1],
       crosshairColor: [0.9, 0.62, 0, 0.75],
-      crosshairWidth: 0.8,
+      crosshairWidth: 0.5,
       crosshairWidthUnit: "mm",
       crosshairGap: 14,
       isOrientationTextVisible: false,
