@@ -187,6 +187,12 @@ def brightness(gray: np.ndarray, place: tuple[int, int]) -> float:
     return float(np.median(gray[row - 3 : row + 4, column - 3 : column + 4]))
 
 
+def mean_around(gray: np.ndarray, place: tuple[int, int]) -> float:
+    """Unlike a median, little moved by the two lines of the crosshair."""
+    column, row = place
+    return float(gray[row - 4 : row + 5, column - 4 : column + 5].mean())
+
+
 def open_scan(page: Page, served: Served) -> None:
     page.goto(f"{served.address}#/")
     page.locator("th.scan a").first.click()
@@ -247,9 +253,9 @@ def test_a_click_moves_the_crosshair_in_all_planes(page: Page) -> None:
     words = page.locator("#place").inner_text().replace("−", "-")
     hounsfield = int(next(word for word in words.split("·") if "HU" in word).split()[0])
     assert hounsfield > -500
-    # Coronal pictures are head up.
-    up, down = (at(page, "coronal", x + 4.0, place - 4.0) for place in (-z, z))
-    eventually(page, lambda gray: brightness(gray, up) > brightness(gray, down) + 40)
+    # Coronal pictures are head up: above the lesion is lung, below it, at the same distance, not.
+    there, above = (at(page, "coronal", x, place) for place in (-z, -z - 40.0))
+    eventually(page, lambda gray: mean_around(gray, there) > mean_around(gray, above) + 40)
 
 
 def test_slider_keys_and_windows_change_the_picture(page: Page) -> None:
