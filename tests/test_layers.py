@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explain", "datasets", "evaluation", "analysis", "pictures", "heat_pictures"),
     ("training", "pipeline", "writers"),
     ("studies",),
-    ("viewer", "node", "scale"),
+    ("serve", "node", "scale"),
     ("cli", "__init__", "__main__"),
 )
 """Lowest first. Within a layer a single module may import what stands before it; a package may not.
@@ -117,7 +117,7 @@ def test_module_belongs_to_a_layer_and_imports_only_lower_ones(path: Path) -> No
         ("from chestct import classifier", "engines", "classifier"),
         ("from chestct.preprocess import prepare", "engines", "preprocess"),
         ("import_module('chestct.training.loop')", "evaluation", "training"),
-        ("importlib.import_module('chestct.viewer')", "writers", "viewer"),
+        ("importlib.import_module('chestct.serve')", "writers", "serve"),
         ("if TYPE_CHECKING:\n    from chestct.analysis import ScanAnalysis", "engines", "analysis"),
         ("from chestct import RECIPES", "writers", "RECIPES"),
         ("import chestct", "writers", "__init__"),

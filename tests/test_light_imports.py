@@ -11,7 +11,10 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "chestct"
 
-HEAVY = ("torch", "scipy", "cv2", "pydicom", "openvino", "matplotlib", "sklearn", "nibabel")
+HEAVY = (
+    *("torch", "scipy", "cv2", "pydicom", "openvino", "matplotlib", "sklearn", "nibabel"),
+    *("starlette", "uvicorn"),
+)
 
 LIGHT = (
     "chestct",
@@ -83,7 +86,9 @@ def test_heavy_imports_would_be_noticed() -> None:
     assert run_fresh(IMPORT_ONE_BY_ONE, ["scipy.ndimage"]) == {"scipy.ndimage": ["scipy"]}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["classify", "--help"], ["info", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["classify", "--help"], ["serve", "--help"], ["info", "--json"]]
+)
 def test_help_and_info_answer_without_loading_anything_heavy(arguments: list[str]) -> None:
     assert run_fresh(RUN_COMMAND, arguments) == [0, []]
 

@@ -27,6 +27,7 @@ from chestct.cli import (
     info,
     lr_range,
     prepare,
+    serve,
     simulate,
     slices,
     study,
@@ -60,6 +61,7 @@ app.command()(demo.demo)
 app.command()(classify.classify)
 app.command()(prepare.prepare)
 app.command()(simulate.simulate)
+app.command()(serve.serve)
 app.add_typer(dataset.app, name="dataset")
 app.command()(train.train)
 app.command()(evaluate.evaluate)

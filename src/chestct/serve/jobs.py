@@ -1,0 +1,471 @@
+"""One scan after another: a queue, and a process of its own that does the work.
+
+The work is done in another process, so that it can be cancelled at any moment, and so that a scan
+that brings the interpreter down or takes all memory costs its own answer and not the server. It is
+kept warm: the classifier is loaded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from chestct.errors import ChestCTError, kind_of
+
+if TYPE_CHECKING:
+    from chestct.analysis import ScanAnalysis
+    from chestct.classifier import Classifier
+    from chestct.engines import Engine
+    from chestct.volume import Volume
+    from chestct.writers import WriteOptions
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+MOST_WAITING: Final = 200
+_MOST_KEPT: Final = 300
+_PATIENCE_S: Final = 5.0
+_QUIET_S: Final = 15.0
+_ENDED: Final = (
+    "The process that classifies ended on its own, as happens when the system is out of memory. "
+    "The server goes on: free memory, or try a smaller scan."
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How scans are classified, for a process that has yet to load anything.
+
+    Attributes:
+        classifier: Folder of the classifier; None takes the shipped one.
+        engine: Name in `ENGINES`, or "auto".
+        precision: As `make_engine` takes it.
+        device: As `make_engine` takes it.
+        writing: Which outputs are written, and how.
+    """
+
+    classifier: Path | None
+    engine: str
+    precision: str | None
+    device: str | None
+    writing: WriteOptions
+
+
+@dataclass(frozen=True)
+class Order:
+    """One piece of work.
+
+    Attributes:
+        scan: Path of the scan.
+        results: Folder that gets the scan's folder of results; None where only a viewing copy is
+            wanted.
+        viewing: Folder of viewing copies.
+        copy: Name of the copy in it; "" names it as `copy_name` does.
+        is_whole: Whether the scan with all its voxels is wanted, and nothing else.
+        pixel_sha256: Hash that the voxels must have, where results of a scan are to be shown.
+    """
+
+    scan: Path
+    results: Path | None
+    viewing: Path
+    copy: str = ""
+    is_whole: bool = False
+    pixel_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker says of the order it works on.
+
+    Attributes:
+        kind: "stage", "answered", "viewable", "done" or "failed".
+        words: The stage, the name of the folder of results, or what went wrong.
+        step: Steps done and steps in all, where they are known.
+        document: The answer as `result.json` has it.
+    """
+
+    kind: str
+    words: str = ""
+    step: tuple[int, int] | None = None
+    document: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan on its way.
+
+    Attributes:
+        number: Its identifier, that says nothing of the scan.
+        name: What the scan is called.
+        order: What is to be done.
+        state: How far it is.
+        stage: What is being done, in words; what went wrong, when it failed.
+        step: Steps done and in all of this stage, where they are known.
+        folder: Name of the folder of its results, as soon as it has an answer.
+        document: The answer as `result.json` has it, from the answer on.
+        is_viewable: Whether its viewing copy is there.
+        since: When this state began, in seconds of `time.monotonic`.
+    """
+
+    number: str
+    name: str
+    order: Order
+    state: State = "waiting"
+    stage: str = "waiting"
+    step: tuple[int, int] | None = None
+    folder: str = ""
+    document: str = ""
+    is_viewable: bool = False
+    since: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state in ("done", "failed", "cancelled")
+
+
+def copy_name(pixel_sha256: str) -> str:
+    """What the viewing copy of a scan is called."""
+    return pixel_sha256[:32]
+
+
+class TooManyError(ChestCTError):
+    """The queue is full."""
+
+
+class Jobs:
+    """The queue. All of it runs in one event loop.
+
+    Args:
+        work: What the worker's process runs: takes orders from a connection and answers each with
+            events, the last of them "done" or "failed".
+    """
+
+    def __init__(self, work: Callable[[Connection], None]) -> None:
+        self._work = work
+        self._jobs: dict[str, Job] = {}
+        self._waiting: deque[str] = deque()
+        self._version = 0
+        self._changed = asyncio.Condition()
+        self._worker: tuple[Any, Connection] | None = None
+        self._current = ""
+        self.when_over: Callable[[Job], None] = lambda job: None
+        """Called with each job that is over."""
+
+    def all(self) -> list[Job]:
+        """Every job that is remembered, oldest first."""
+        return list(self._jobs.values())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the worker is at something."""
+        return bool(self._current)
+
+    def find(self, number: str) -> Job | None:
+        """The job of this identifier, if there is one."""
+        return self._jobs.get(number)
+
+    async def add(self, name: str, order: Order) -> Job:
+        """Put a scan at the end of the queue.
+
+        Raises:
+            TooManyError: Too many are waiting.
+        """
+        if len(self._waiting) >= MOST_WAITING:
+            msg = f"{MOST_WAITING} scans are waiting already. Wait until some are done."
+            raise TooManyError(msg)
+        job = Job(secrets.token_hex(8), name, order)
+        self._waiting.append(job.number)
+        await self._set(job)
+        return job
+
+    async def cancel(self, number: str) -> None:
+        """Take a job out of the queue, or end it amid its work; one that is over is forgotten."""
+        job = self._jobs.get(number)
+        if job is None:
+            return
+        if job.is_over:
+            await self._forget(job)
+            return
+        is_waiting = number in self._waiting
+        if is_waiting:
+            self._waiting.remove(number)
+        await self._set(replace(job, state="cancelled", stage="cancelled", document=""))
+        if is_waiting:
+            self._tidy(self._jobs[number])
+        elif number == self._current:
+            await asyncio.to_thread(self._end_worker)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            await asyncio.to_thread(self._start_worker)
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: bool(self._waiting))
+                self._current = self._waiting.popleft()
+                await self._do(self._jobs[self._current])
+                self._current = ""
+        finally:
+            self._end_worker()
+
+    async def versions(self) -> AsyncIterator[int]:
+        """A number at once, and another one each time that anything has changed."""
+        seen = -1
+        while True:
+            seen = await self._version_after(seen)
+            yield seen
+
+    async def _version_after(self, seen: int) -> int:
+        """The next version; the same after a while, so that it shows when nobody listens."""
+        async with self._changed:
+            with suppress(TimeoutError):
+                is_new = self._changed.wait_for(lambda: self._version != seen)
+                await asyncio.wait_for(is_new, timeout=_QUIET_S)
+            return self._version
+
+    async def _set(self, job: Job) -> None:
+        async with self._changed:
+            known = self._jobs.get(job.number)
+            is_new_state = known is None or known.stage != job.stage or known.state != job.state
+            since = time.monotonic() if is_new_state else job.since
+            self._jobs[job.number] = replace(job, since=since)
+            over = [each.number for each in self._jobs.values() if each.is_over]
+            for number in over[: max(0, len(over) - _MOST_KEPT)]:
+                del self._jobs[number]
+            self._version += 1
+            self._changed.notify_all()
+
+    async def _forget(self, job: Job) -> None:
+        async with self._changed:
+            # The worker of a job that was just cancelled may still be ending.
+            if job.number != self._current:
+                self._jobs.pop(job.number, None)
+            self._version += 1
+            self._changed.notify_all()
+
+    async def _do(self, job: Job) -> None:
+        """Have one order done, and follow it to its end."""
+        try:
+            _, pipe = await asyncio.to_thread(self._start_worker)
+            if self._jobs[job.number].is_over:
+                raise EOFError
+            await self._set(replace(job, state="running", stage="reading"))
+            await asyncio.to_thread(pipe.send, job.order)
+            while not self._jobs[job.number].is_over:
+                event = await asyncio.to_thread(pipe.recv)
+                if not self._jobs[job.number].is_over:
+                    await self._set(_after(self._jobs[job.number], event))
+        except (EOFError, OSError):
+            # The worker is gone: it was ended for this job's sake, or fell.
+            self._end_worker()
+            if not self._jobs[job.number].is_over:
+                await self._set(replace(self._jobs[job.number], state="failed", stage=_ENDED))
+        self._tidy(self._jobs[job.number])
+
+    def _tidy(self, job: Job) -> None:
+        _remove_leftovers(job)
+        self.when_over(job)
+
+    def _start_worker(self) -> tuple[Any, Connection]:
+        """The worker and the connection to it; a new one where there is none."""
+        if self._worker is None or not self._worker[0].is_alive():
+            context = multiprocessing.get_context("spawn")
+            ours, its = context.Pipe()
+            process = context.Process(target=_run_worker, args=(self._work, its), daemon=True)
+            process.start()
+            its.close()
+            self._worker = (process, ours)
+        return self._worker
+
+    def _end_worker(self) -> None:
+        """End the worker, which tidies up; one that does not is killed."""
+        if self._worker is None:
+            return
+        process, pipe = self._worker
+        self._worker = None
+        process.terminate()
+        process.join(_PATIENCE_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        pipe.close()
+
+
+def _after(job: Job, event: Event) -> Job:
+    """A job after its worker said something."""
+    if event.kind == "answered":
+        return replace(job, folder=event.words, document=event.document, stage="drawing", step=None)
+    if event.kind == "viewable":
+        return replace(job, is_viewable=True, stage="writing")
+    if event.kind == "done":
+        return replace(job, state="done", stage="done", step=None, document="")
+    if event.kind == "failed":
+        return replace(job, state="failed", stage=event.words, step=None, document="")
+    return replace(job, stage=event.words, step=event.step)
+
+
+def _remove_leftovers(job: Job) -> None:
+    """Remove the folder of results that a killed worker left without an answer in it."""
+    results = job.order.results
+    if job.state == "done" or results is None or not job.folder:
+        return
+    folder = results / job.folder
+    with suppress(OSError):
+        if not (folder / "result.json").exists():
+            for part in folder.glob(".chestct-part-*"):
+                shutil.rmtree(part, ignore_errors=True)
+            folder.rmdir()
+
+
+class _Ended(BaseException):
+    """SIGTERM came; no error, so that nothing on the way takes it for one."""
+
+
+def _run_worker(work: Callable[[Connection], None], pipe: Connection) -> None:
+    """What the worker's process runs. It says nothing itself: libraries' words can hold names."""
+
+    def _end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise _Ended
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    # A server that is gone has closed its end.
+    with suppress(_Ended, EOFError, OSError):
+        work(pipe)
+
+
+def do_orders(setup: Setup, pipe: Connection) -> None:
+    """Load the classifier, then do one order after another until the connection closes."""
+    desk = _Desk(setup, pipe)
+    while True:
+        order: Order = pipe.recv()
+        with _told(pipe, order):
+            desk.do(order)
+            pipe.send(Event("done"))
+
+
+@contextmanager
+def _told(pipe: Connection, order: Order) -> Iterator[None]:
+    """Tell what went wrong, without the folder in which an upload lies."""
+    try:
+        yield
+    except _Ended:
+        raise
+    except Exception as error:
+        words = _words_of(error)
+        pipe.send(Event("failed", words.replace(f"{order.scan.parent}{os.sep}", "")))
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, ChestCTError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "There was not enough memory. Free some, or take a machine with more."
+    return f"Internal error ({kind_of(error)}). Report it, if it happens again."
+
+
+class _Desk:
+    """Where orders are done: holds what is loaded once."""
+
+    def __init__(self, setup: Setup, pipe: Connection) -> None:
+        self._setup, self._pipe = setup, pipe
+        self._loaded: tuple[Classifier, Engine] | None = None
+        # What is wrong with a classifier is told with the first scan.
+        with suppress(ChestCTError):
+            self._load()
+
+    def do(self, order: Order) -> None:
+        """Classify a scan and write what is asked for."""
+        from chestct.explain import AUTO
+        from chestct.pipeline import analyse_scan
+        from chestct.serve.viewing import write_viewing_copy, write_whole_scan
+        from chestct.writers.folders import write_outputs
+        from chestct.writers.json_report import result_document
+
+        classifier, engine = self._load()
+        explain = None if order.is_whole else AUTO
+        analysis = analyse_scan(
+            order.scan, classifier, engine=engine, explain=explain, watcher=_Telling(self._pipe)
+        )
+        found = analysis.result.provenance.pixel_sha256
+        if order.pixel_sha256 not in ("", found):
+            msg = f"{order.scan.name} is not the scan that these results are of: its voxels differ."
+            raise ChestCTError(f"{msg} Drop the right one onto the page.")
+        copy = order.viewing / (order.copy or copy_name(found))
+        if order.is_whole:
+            write_whole_scan(analysis, copy)
+            return
+        folder = None if order.results is None else free_folder(order.results, analysis)
+        document = result_document(analysis).model_dump_json()
+        name = "" if folder is None else folder.name
+        self._pipe.send(Event("answered", name, document=document))
+        write_viewing_copy(analysis, copy)
+        self._pipe.send(Event("viewable"))
+        if folder is not None:
+            write_outputs(analysis, folder, self._setup.writing)
+
+    def _load(self) -> tuple[Classifier, Engine]:
+        from chestct.classifier import load_classifier
+        from chestct.engines import make_engine
+
+        if self._loaded is None:
+            classifier = load_classifier(self._setup.classifier)
+            engine = make_engine(
+                classifier,
+                self._setup.engine,
+                precision=self._setup.precision,
+                device=self._setup.device,
+            )
+            self._loaded = classifier, engine
+        return self._loaded
+
+
+class _Telling:
+    """A `Watcher` that passes on how far the work is."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def was_read(self, volume: Volume, path: Path) -> None:
+        """Say that the scan was read."""
+        del volume, path
+        self._pipe.send(Event("stage", "classifying"))
+
+    def explaining(self, done: int, num: int) -> None:
+        """Say how far the explanation is."""
+        self._pipe.send(Event("stage", "explaining", (done, num)))
+
+
+def free_folder(results: Path, analysis: ScanAnalysis) -> Path:
+    """The folder of results for a scan: one of its name that is free, or is its own.
+
+    As `chestct classify --out` names it, numbered where it holds another scan's results.
+    """
+    from chestct.serve.results import hash_in
+    from chestct.writers.folders import folder_names
+
+    (name,) = folder_names([analysis.result.scan])
+    number, folder = 1, results / name
+    while os.path.lexists(folder):
+        if hash_in(folder) == analysis.result.provenance.pixel_sha256:
+            break
+        number += 1
+        folder = results / f"{name}-{number}"
+    return folder

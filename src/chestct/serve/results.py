@@ -1,0 +1,361 @@
+"""Folders of results as `chestct classify --out` writes them, and their words for the page.
+
+A scan is asked for by a number that is made of its folder's name; no name that a request holds is
+ever looked up on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from chestct.analysis import SCAN_FACTS
+from chestct.evaluation.predictions import Predictions, read_predictions
+from chestct.labels import NORMAL, UNSUITABLE
+from chestct.pipeline import scan_name
+from chestct.report.tables import as_csv
+from chestct.result import UNLIKE
+from chestct.writers import OUTPUTS, WRITERS
+from chestct.writers.json_report import ExplanationRecord, ResultDocument
+from chestct.writers.wording import (
+    METHOD_NAMES,
+    PROVENANCE_NAMES,
+    percent,
+    probability_words,
+    verdict_of,
+)
+
+_RESULT_FILE: Final = "result.json"
+_MOST_JSON_BYTES: Final = 2**24
+_MOST_FOLDERS: Final = 20_000
+Words = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A scan that was classified.
+
+    Attributes:
+        number: Its identifier.
+        folder: Its folder of results.
+        document: What `result.json` holds.
+        written_at: When that was written, in seconds since 1970.
+    """
+
+    number: str
+    folder: Path
+    document: ResultDocument
+    written_at: float
+
+
+class Results:
+    """What lies in a folder of results; looked at anew each time, read only where it changed.
+
+    Args:
+        folder: Holds a folder per scan.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known: dict[str, tuple[tuple[float, int], Entry | None]] = {}
+
+    def entries(self) -> list[Entry]:
+        """All scans, the newest first."""
+        found = [entry for entry in map(self._read, self._folders()) if entry is not None]
+        return sorted(found, key=lambda entry: (-entry.written_at, entry.folder.name))
+
+    def find(self, number: str) -> Entry | None:
+        """The scan of this identifier, if it is there."""
+        return next((entry for entry in self.entries() if entry.number == number), None)
+
+    @property
+    def num_unreadable(self) -> int:
+        """Folders whose `result.json` is none of this version, as far as they were looked at."""
+        return sum(entry is None for _, entry in self._known.values())
+
+    def _folders(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        folders = [path for path in self.folder.iterdir() if is_plain(path, is_folder=True)]
+        return [f for f in sorted(folders)[:_MOST_FOLDERS] if is_plain(f / _RESULT_FILE)]
+
+    def _read(self, folder: Path) -> Entry | None:
+        try:
+            status = (folder / _RESULT_FILE).stat()
+        except OSError:
+            return None
+        state = (status.st_mtime, status.st_size)
+        known = self._known.get(folder.name)
+        if known is None or known[0] != state:
+            document = _document_in(folder)
+            number = number_of(folder.name)
+            entry = None
+            if document is not None:
+                entry = Entry(number, folder, document, status.st_mtime)
+            self._known[folder.name] = (state, entry)
+            return entry
+        return known[1]
+
+
+def number_of(folder_name: str) -> str:
+    """The identifier of a folder of results: nothing of its name can be read off it."""
+    return hashlib.sha256(folder_name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def is_plain(path: Path, *, is_folder: bool = False) -> bool:
+    """Whether there is a file, or a folder, of this name, and no link to one."""
+    try:
+        return not path.is_symlink() and (path.is_dir() if is_folder else path.is_file())
+    except OSError:
+        return False
+
+
+def hash_in(folder: Path) -> str:
+    """Hash of the voxels that the results in a folder are of; empty where none can be told."""
+    document = _document_in(folder)
+    return "" if document is None else document.provenance.pixel_sha256
+
+
+def _document_in(folder: Path) -> ResultDocument | None:
+    path = folder / _RESULT_FILE
+    try:
+        if path.stat().st_size > _MOST_JSON_BYTES:
+            return None
+        return ResultDocument.model_validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def files_of(folder: Path) -> list[tuple[str, Path]]:
+    """The outputs in a folder of results: writer and file, in the order of the table of writers."""
+    return [
+        (writer, path)
+        for writer in WRITERS
+        for pattern in OUTPUTS[writer]
+        for path in sorted(folder.glob(pattern))
+        if is_plain(path)
+    ]
+
+
+def doubt_of(document: ResultDocument) -> str:
+    """Why a decision is not certain, as `ScanResult.doubt` says it."""
+    if document.is_unlike:
+        return UNLIKE
+    return "uncertain" if document.is_uncertain else ""
+
+
+def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
+    """A line of the list; `other` is another classifier's answer on the same voxels."""
+    document = entry.document
+    share = document.probabilities.get(document.decision)
+    return {
+        "id": entry.number,
+        "scan": document.scan,
+        "decision": document.decision,
+        "verdict": verdict_of(document.decision),
+        "share": share,
+        "percent": "" if share is None else percent(share),
+        "doubt": doubt_of(document),
+        "lungs_l": round(document.lung_volume_l, 2),
+        "num_warnings": len(document.warnings) + len(document.unsuitable_reasons),
+        "seconds": document.timings_s.total,
+        "written_at": datetime.fromtimestamp(entry.written_at, UTC).isoformat(timespec="seconds"),
+        "classifier": f"{document.provenance.classifier} {document.provenance.classifier_version}",
+        "other": None if other is None else _other_words(other, document),
+    }
+
+
+def _other_words(other: ResultDocument, document: ResultDocument) -> Words:
+    share = other.probabilities.get(other.decision)
+    return {
+        "verdict": verdict_of(other.decision),
+        "percent": "" if share is None else percent(share),
+        "doubt": doubt_of(other),
+        "agrees": other.decision == document.decision,
+    }
+
+
+_COLUMNS: Final[dict[str, Callable[[Words], object]]] = {
+    "scan": lambda row: row["scan"],
+    "decision": lambda row: row["decision"],
+    "probability": lambda row: row["share"],
+    "certainty": lambda row: row["doubt"] or "certain",
+    "lungs_l": lambda row: row["lungs_l"],
+    "warnings": lambda row: row["num_warnings"],
+    "seconds": lambda row: row["seconds"],
+    "classified_at": lambda row: row["written_at"],
+    "classifier": lambda row: row["classifier"],
+}
+
+
+def rows_csv(rows: Iterable[Words]) -> str:
+    """The list as CSV."""
+    return as_csv(list(_COLUMNS), [[take(row) for take in _COLUMNS.values()] for row in rows])
+
+
+def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words:
+    """All that the page says of a scan, in the words of the report."""
+    files = [] if folder is None else files_of(folder)
+    return {
+        "id": number,
+        "scan": document.scan,
+        "decision": document.decision,
+        "verdict": verdict_of(document.decision),
+        "is_suitable": document.decision != UNSUITABLE,
+        "doubt": doubt_of(document),
+        "bars": [
+            {
+                "label": label,
+                "words": verdict_of(label),
+                "share": share,
+                "percent": percent(share),
+                "is_decision": label == document.decision,
+            }
+            for label, share in document.probabilities.items()
+        ],
+        "meaning": probability_words(document.provenance.temperature),
+        "reasons": document.unsuitable_reasons,
+        "warnings": document.warnings,
+        "notice": document.notice,
+        "figures": _figures(document),
+        "facts": _named(document.scan_facts, SCAN_FACTS),
+        "provenance": _provenance(document),
+        "slices": document.analysed_slices.model_dump(),
+        "evidence": None if document.explanation is None else _evidence(document.explanation),
+        "not_written": document.not_written,
+        "files": [
+            {
+                "name": path.relative_to(folder).as_posix(),
+                "bytes": path.stat().st_size,
+                "words": WRITERS[writer].summary,
+            }
+            for writer, path in files
+            if folder is not None
+        ],
+        "has_preview": any(path.name == "preview.png" for _, path in files),
+        "is_saved": folder is not None,
+    }
+
+
+def _figures(document: ResultDocument) -> list[list[str]]:
+    """The numbers under the answer: name, value, unit."""
+    slices, explained = document.analysed_slices, document.explanation
+    figures = [
+        ["Lung volume", f"{document.lung_volume_l:.2f}", "litres"],
+        ["Slices analysed", f"{slices.first}–{slices.last}", f"of {slices.total}"],
+        ["Time", f"{document.timings_s.total:.1f}", "seconds"],
+    ]
+    if explained is not None and explained.shares:
+        share = percent(explained.shares.get("lungs", 0.0))
+        figures.append(["Highlighted", share, "of the lungs"])
+    return figures
+
+
+def _evidence(explained: ExplanationRecord) -> Words:
+    method = METHOD_NAMES.get(explained.method, explained.method)
+    where = f"{method} at {explained.layer}" if explained.layer else method
+    return {
+        "words": f"Evidence for “{verdict_of(explained.label)}”",
+        "method": where,
+        "threshold": explained.threshold,
+        "is_disease": explained.label != NORMAL,
+        "by_slice": explained.by_slice,
+        "peaks": [[peak.slice, round(peak.evidence, 4)] for peak in explained.peaks],
+        "hottest": None if explained.hottest is None else explained.hottest.model_dump(),
+        "shares": {region: percent(share) for region, share in explained.shares.items()},
+    }
+
+
+def _provenance(document: ResultDocument) -> list[list[str]]:
+    said = document.provenance.model_dump()
+    temperature = said["temperature"]
+    said["temperature"] = "none fitted" if temperature == 1.0 else f"{temperature:.4g}"
+    said["lungs_are_given"] = "a mask that was given" if said["lungs_are_given"] else None
+    return _named(said, PROVENANCE_NAMES)
+
+
+def _named(values: Mapping[str, object], names: Mapping[str, str]) -> list[list[str]]:
+    """The values that have a name, in the order of the names, under their names."""
+    return [[names[key], str(values[key])] for key in names if values.get(key) is not None]
+
+
+def scans_below(folder: Path) -> dict[str, list[Path]]:
+    """What may be scans in a folder, by the names that results of them have."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        found.setdefault(scan_name(path), []).append(path)
+        if is_plain(path, is_folder=True):
+            for below in sorted(path.iterdir()):
+                found.setdefault(scan_name(below), []).append(below)
+                found.setdefault(f"{scan_name(path)}-{scan_name(below)}", []).append(below)
+    return found
+
+
+def evaluation_words(folder: Path, entries: Sequence[Entry]) -> Words:
+    """An evaluation's figures and the scans that were answered wrongly.
+
+    Args:
+        folder: Holds `metrics.json`, and `predictions.csv` in it or beside it.
+        entries: Results that a wrong answer may be linked to.
+
+    Raises:
+        ChestCTError: The predictions are damaged.
+        OSError: A file cannot be read.
+        ValueError: `metrics.json` is damaged.
+    """
+    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    pictures = [path.name for path in figures_of(folder)]
+    places = [folder / "predictions.csv", folder.parent / "predictions.csv"]
+    found = next((path for path in places if is_plain(path)), None)
+    predictions = None if found is None else read_predictions(found)
+    return {
+        "name": str(record.get("classifier", "")),
+        "num_scans": record.get("num_scans"),
+        "figures": _overall(record),
+        "pictures": pictures,
+        "wrong": [] if predictions is None else _wrong(predictions, entries),
+        "has_predictions": predictions is not None,
+    }
+
+
+def figures_of(folder: Path) -> list[Path]:
+    """The pictures of an evaluation."""
+    return [path for path in sorted(folder.glob("*.png")) if is_plain(path)]
+
+
+def _overall(record: Mapping[str, object]) -> list[list[str]]:
+    """Each figure over all classes: name, value, interval."""
+    overall: object = record.get("overall", {})
+    lines = []
+    for name, estimate in overall.items() if isinstance(overall, dict) else []:
+        value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
+        if value is not None:
+            ends = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+            lines.append([name.replace("_", " "), f"{value:.3f}", ends])
+    return lines
+
+
+def _wrong(predictions: Predictions, entries: Sequence[Entry]) -> list[Words]:
+    """The scans whose most probable class is not the true one, the surest first."""
+    numbers = {entry.document.scan: entry.number for entry in entries}
+    numbers |= {entry.folder.name: entry.number for entry in entries}
+    decisions, shares = predictions.decisions, predictions.confidences
+    wrong = np.flatnonzero(decisions != predictions.truth)
+    order = wrong[np.argsort(-shares[wrong], kind="stable")]
+    return [
+        {
+            "scan": scan_name(predictions.scans[i]),
+            "truth": verdict_of(predictions.labels[int(predictions.truth[i])]),
+            "answer": verdict_of(predictions.labels[int(decisions[i])]),
+            "percent": percent(float(shares[i])),
+            "id": numbers.get(scan_name(predictions.scans[i])),
+        }
+        for i in order.tolist()
+    ]
