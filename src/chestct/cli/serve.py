@@ -79,7 +79,6 @@ def serve(
             "installation can make.",
         ),
     ] = None,
-    shared: output_options.Shared = False,
     max_gb: Annotated[
         float,
         typer.Option("--max-gb", metavar="X", min=0.001, help="Largest scan that may be dropped."),
@@ -131,7 +130,7 @@ def serve(
     for folder in (beside, evaluation):
         if folder is not None:
             options.require_exists(folder)
-    said = output_options.OutputOptions(write or _writers(), False, None, False, False, shared)
+    said = output_options.OutputOptions(write or _writers(), False, None, False, False)
     setup = Setup(classifier, engine, precision, device, said.write_options())
     with working_folder(cache_folder() / "serve") as session:
         settings = ServeSettings(
@@ -155,13 +154,10 @@ def _serve(settings: ServeSettings, setup: Setup, host: str, port: int) -> None:
     from chestct.serve.guard import is_loopback
     from chestct.serve.jobs import do_orders
     from chestct.storage import make_folder
-    from chestct.writers.folders import make_private
 
     results = settings.results
     if results is not None and not results.exists():
         make_folder(results)
-        if not setup.writing.is_shared:
-            make_private((results,))
     app = make_app(settings, partial(do_orders, setup))
     with listening_socket(host, port) as listening:
         name = f"[{host}]" if ":" in host else host

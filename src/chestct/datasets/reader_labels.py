@@ -30,7 +30,7 @@ from chestct.labels import classes_among
 from chestct.lookup import look_up, unknown_name_message
 from chestct.report.tables import as_csv, as_markdown_table
 
-_READER_PREFIX: Final = "reader_"
+READER_PREFIX: Final = "reader_"
 """Columns of a table with one row per scan: one per reader."""
 _UNDECIDED: Final = "readers disagree"
 _TOO_FEW: Final = "too few readers"
@@ -111,14 +111,14 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
         for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
         if any(cell.strip() for cell in cells)
     ]
-    columns = [name for name in header if name.startswith(_READER_PREFIX)]
+    columns = [name for name in header if name.startswith(READER_PREFIX)]
     if {"reader", "label"} <= set(header):
         found = _gather_lines(file.name, numbered)
     elif columns:
         found = [_split_line(file.name, number, cells, columns) for number, cells in numbered]
     else:
         msg = f"{file.name} names no readers. Give the columns 'reader' and 'label', or one column"
-        raise ManifestError(f"{msg} such as '{_READER_PREFIX}anna' per reader.")
+        raise ManifestError(f"{msg} such as '{READER_PREFIX}anna' per reader.")
     labels = labels or classes_among(label for scan in found for label in scan.given.values())
     _check(file.name, found, labels)
     readers = tuple(dict.fromkeys(reader for scan in found for reader in scan.given))
@@ -188,7 +188,7 @@ def _split_line(
     """A line with a column per reader."""
     rest = {column: cell for column, cell in cells.items() if column not in columns}
     given = {
-        column.removeprefix(_READER_PREFIX): cells[column].strip()
+        column.removeprefix(READER_PREFIX): cells[column].strip()
         for column in columns
         if cells[column].strip()
     }

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from chestct import __version__
 from chestct.errors import ChestCTError, WriteError
 from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, heat_palette
-from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES
+from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES, LabelSet
 from chestct.pictures import LUNG_COLOR
 from chestct.serve.guard import Guard, ServeSettings, sentence
 from chestct.serve.jobs import Job, Jobs, Order, copy_name
@@ -57,7 +57,6 @@ from chestct.serve.viewing import (
 )
 from chestct.storage import make_folder, reason_of
 from chestct.writers.json_report import ResultDocument
-from chestct.writers.wording import verdict_of
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -354,7 +353,7 @@ async def _about(server: _Server, request: Request) -> Response:
         {
             "version": __version__,
             "notice": NOT_FOR_CLINICAL_USE,
-            "labels": {label: verdict_of(label) for label in THREE_CLASSES},
+            "labels": {each.name: each.words for each in LabelSet.of_names(THREE_CLASSES).classes},
             "is_kept": settings.results is not None,
             "keeps_scans": settings.keeps_scans,
             "has_evaluation": settings.evaluation is not None,

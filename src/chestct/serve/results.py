@@ -18,18 +18,17 @@ import numpy as np
 
 from chestct.analysis import SCAN_FACTS
 from chestct.evaluation.predictions import Predictions, read_predictions
-from chestct.labels import NORMAL, UNSUITABLE
+from chestct.labels import UNSUITABLE, LabelSet
 from chestct.pipeline import scan_name
 from chestct.report.tables import as_csv
 from chestct.result import UNLIKE
 from chestct.writers import OUTPUTS, WRITERS
-from chestct.writers.json_report import ExplanationRecord, ResultDocument
+from chestct.writers.json_report import ResultDocument
 from chestct.writers.wording import (
     METHOD_NAMES,
     PROVENANCE_NAMES,
     percent,
     probability_words,
-    verdict_of,
 )
 
 _RESULT_FILE: Final = "result.json"
@@ -151,6 +150,11 @@ def doubt_of(document: ResultDocument) -> str:
     return "uncertain" if document.is_uncertain else ""
 
 
+def _classes(document: ResultDocument) -> LabelSet:
+    """The classes of the classifier that answered, of which a result says the names only."""
+    return LabelSet.of_names(document.probabilities)
+
+
 def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
     """A line of the list; `other` is another classifier's answer on the same voxels."""
     document = entry.document
@@ -159,7 +163,7 @@ def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
         "id": entry.number,
         "scan": document.scan,
         "decision": document.decision,
-        "verdict": verdict_of(document.decision),
+        "verdict": _classes(document).words(document.decision),
         "share": share,
         "percent": "" if share is None else percent(share),
         "doubt": doubt_of(document),
@@ -175,7 +179,7 @@ def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
 def _other_words(other: ResultDocument, document: ResultDocument) -> Words:
     share = other.probabilities.get(other.decision)
     return {
-        "verdict": verdict_of(other.decision),
+        "verdict": _classes(other).words(other.decision),
         "percent": "" if share is None else percent(share),
         "doubt": doubt_of(other),
         "agrees": other.decision == document.decision,
@@ -207,13 +211,13 @@ def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words
         "id": number,
         "scan": document.scan,
         "decision": document.decision,
-        "verdict": verdict_of(document.decision),
+        "verdict": _classes(document).words(document.decision),
         "is_suitable": document.decision != UNSUITABLE,
         "doubt": doubt_of(document),
         "bars": [
             {
                 "label": label,
-                "words": verdict_of(label),
+                "words": _classes(document).words(label),
                 "share": share,
                 "percent": percent(share),
                 "is_decision": label == document.decision,
@@ -228,7 +232,7 @@ def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words
         "facts": _named(document.scan_facts, SCAN_FACTS),
         "provenance": _provenance(document),
         "slices": document.analysed_slices.model_dump(),
-        "evidence": None if document.explanation is None else _evidence(document.explanation),
+        "evidence": _evidence(document),
         "not_written": document.not_written,
         "files": [
             {
@@ -258,14 +262,18 @@ def _figures(document: ResultDocument) -> list[list[str]]:
     return figures
 
 
-def _evidence(explained: ExplanationRecord) -> Words:
+def _evidence(document: ResultDocument) -> Words | None:
+    explained = document.explanation
+    if explained is None:
+        return None
+    classes = _classes(document)
     method = METHOD_NAMES.get(explained.method, explained.method)
     where = f"{method} at {explained.layer}" if explained.layer else method
     return {
-        "words": f"Evidence for “{verdict_of(explained.label)}”",
+        "words": f"Evidence for “{classes.words(explained.label)}”",
         "method": where,
         "threshold": explained.threshold,
-        "is_disease": explained.label != NORMAL,
+        "is_disease": classes.is_finding(explained.label),
         "by_slice": explained.by_slice,
         "peaks": [[peak.slice, round(peak.evidence, 4)] for peak in explained.peaks],
         "hottest": None if explained.hottest is None else explained.hottest.model_dump(),
@@ -347,13 +355,14 @@ def _wrong(predictions: Predictions, entries: Sequence[Entry]) -> list[Words]:
     numbers = {entry.document.scan: entry.number for entry in entries}
     numbers |= {entry.folder.name: entry.number for entry in entries}
     decisions, shares = predictions.decisions, predictions.confidences
+    classes = LabelSet.of_names(predictions.labels)
     wrong = np.flatnonzero(decisions != predictions.truth)
     order = wrong[np.argsort(-shares[wrong], kind="stable")]
     return [
         {
             "scan": scan_name(predictions.scans[i]),
-            "truth": verdict_of(predictions.labels[int(predictions.truth[i])]),
-            "answer": verdict_of(predictions.labels[int(decisions[i])]),
+            "truth": classes.words(predictions.labels[int(predictions.truth[i])]),
+            "answer": classes.words(predictions.labels[int(decisions[i])]),
             "percent": percent(float(shares[i])),
             "id": numbers.get(scan_name(predictions.scans[i])),
         }

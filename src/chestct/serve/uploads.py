@@ -18,7 +18,7 @@ from typing import Final
 
 from chestct.errors import ChestCTError, printable
 from chestct.readers.files import MAX_FILES
-from chestct.readers.tiff_geometry import SIDECAR
+from chestct.readers.pictures import SIDECAR
 from chestct.storage import reason_of
 
 MOST_BYTES: Final = 5 * 2**29
