@@ -168,6 +168,7 @@ def train(
     manifest: options.ManifestFile,
     out: options.RunFolder,
     overrides: options.Overrides = None,
+    start_from: options.StartFrom = None,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
@@ -204,7 +205,8 @@ def train(
     place = choose_device(device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
         with joined(ranks, place), listening(processes, is_quiet=not ranks.is_main) as listener:
-            settings = main_first(lambda: read_settings(config, overrides or ()))
+            said_settings = [*(overrides or ()), *options.as_overrides(start_from)]
+            settings = main_first(lambda: read_settings(config, said_settings))
             lines = EpochLines(settings.training.epochs, folds or 1)
             listener = replace(listener, epoch=lines.show)
             plan = Plan(settings, manifest, out, folds, listener, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,14 @@ ManifestFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; may be said often."),
+]
+StartFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--start-from",
+        metavar="PLACE",
+        help="Begin with given weights: a classifier's folder, a run's, or a file.",
+    ),
 ]
 Processes = Annotated[
     int | None,
@@ -66,6 +75,11 @@ RangeEpochs = Annotated[
         help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
     ),
 ]
+
+
+def as_overrides(start_from: Path | None) -> list[str]:
+    """The place to start from as a setting, quoted so that YAML takes it as it is."""
+    return [] if start_from is None else [f"training.start_from={json.dumps(str(start_from))}"]
 
 
 def require_one_form(steps: int | None, epochs: int | None) -> None:

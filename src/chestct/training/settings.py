@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from chestct.errors import TrainingError
 
@@ -21,6 +30,22 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Classifier folder, run folder or file of weights that a network of scans "
+        "begins with; null: drawn ones.",
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="Modules whose weights do not learn and whose BatchNorm statistics stand "
+        "still, such as [layer1, layer2]; backbone is all but the head.",
+    )
+    rates: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Module to factor of its learning rate, such as {backbone: 0.1}; the longest "
+        "name counts.",
+    )
     epochs: int = Field(default=20, ge=1, description="Passes over the training examples.")
     batch_size: int = Field(default=4, ge=1, description="Examples per forward pass.")
     accumulation: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")
@@ -115,11 +140,6 @@ class _NetworkSection(BaseModel):
     settings: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="The network's own settings; an input shape is taken from the recipe.",
-    )
-    pretrained: str | None = Field(
-        default=None,
-        min_length=1,
-        description="File of MedicalNet's weights that a 3D ResNet begins with; null: drawn ones.",
     )
 
 
@@ -232,6 +252,23 @@ class RunSettings(BaseModel):
     training: TrainingSettings = TrainingSettings()
     abstention: _AbstentionSection = _AbstentionSection()
     tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_old_name(cls, values: Any) -> Any:
+        """`network.pretrained` is what `training.start_from` was called at first."""
+        network = values.get("network") if isinstance(values, dict) else None
+        if not isinstance(network, dict) or "pretrained" not in network:
+            return values
+        old = network["pretrained"]
+        values = {**values, "network": {n: v for n, v in network.items() if n != "pretrained"}}
+        if old is not None:
+            training = values.get("training") or {}
+            if training.get("start_from") not in (None, old):
+                msg = "'network.pretrained' is the old name of 'training.start_from': keep one."
+                raise TrainingError(msg)
+            values["training"] = {**training, "start_from": old}
+        return values
 
 
 class _SliceNetworkSection(BaseModel):
