@@ -30,22 +30,6 @@ class TrainingSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start_from: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Classifier folder, run folder or file of weights that a network of scans "
-        "begins with; null: drawn ones.",
-    )
-    freeze: tuple[str, ...] = Field(
-        default=(),
-        description="Modules whose weights do not learn and whose BatchNorm statistics stand "
-        "still, such as [layer1, layer2]; backbone is all but the head.",
-    )
-    rates: dict[str, PositiveFloat] = Field(
-        default_factory=dict,
-        description="Module to factor of its learning rate, such as {backbone: 0.1}; the longest "
-        "name counts.",
-    )
     epochs: int = Field(default=20, ge=1, description="Passes over the training examples.")
     batch_size: int = Field(default=4, ge=1, description="Examples per forward pass.")
     accumulation: int = Field(default=1, ge=1, description="Forward passes per optimiser step.")
@@ -121,6 +105,22 @@ class TrainingSettings(BaseModel):
         default=60.0, ge=0, description="Seconds between checkpoints within an epoch."
     )
     seed: int = Field(default=1, ge=0, description="Of weights, shuffling, augmentation, dropout.")
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Classifier folder, run folder or file of weights that a network of scans "
+        "begins with; null: drawn ones.",
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="Modules whose weights do not learn and whose BatchNorm statistics stand "
+        "still, such as [layer1, layer2]; backbone is all but the head.",
+    )
+    rates: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Module to factor of its learning rate, such as {backbone: 0.1}; the longest "
+        "name counts.",
+    )
 
     @field_validator("compile")
     @classmethod
