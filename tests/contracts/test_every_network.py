@@ -35,6 +35,8 @@ SMALL: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "maseres published": ({"attention": "published", "input_shape": [22, 14, 28]}, (22, 14, 28)),
     "alexnet3d": ({"input_shape": [51, 35, 35], "dense_units": 8}, (51, 35, 35)),
     "lung_densities": ({"head_units": 8}, (36, 33, 40)),
+    "segresnet_encoder": ({"width": 2}, (36, 33, 40)),
+    "segresnet_encoder attending": ({"width": 2, "levels": 5, "cells": 2}, (36, 33, 40)),
     "voxcnn": ({"input_shape": [100, 100, 100]}, (100, 100, 100)),
 }
 """Settings and an input shape with which each network is quick to run; forms after a space."""

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from brightness import Brightness
+from safetensors.torch import save_file
 from tiny_classifiers import drawn_network, saved_classifier, tiny_card
 from torch import nn
 
 from chestct.card import Card
 from chestct.errors import TrainingError
+from chestct.networks import build_network
 from chestct.networks.blocks import HeadAlone, PooledNetwork
 from chestct.training import loop
 from chestct.training.loop import evaluate, train
@@ -155,6 +157,25 @@ def test_slices_are_told_what_they_begin_with() -> None:
     )
     with pytest.raises(TrainingError, match=r"'training.start_from' is .* network.weights"):
         find_slice_parts(settings)
+
+
+@pytest.mark.parametrize(("said", "known"), [({}, "not known"), ({"start_licence": "MIT"}, "MIT")])
+def test_the_licence_of_a_file_is_what_the_settings_say(
+    tmp_path: Path, said: dict[str, str], known: str
+) -> None:
+    file = tmp_path / "a.safetensors"
+    save_file(drawn_network(tiny_card()).state_dict(), file)
+    parts = begun(file, training={"start_from": str(file), **said})
+    assert parts.beginning is not None
+    assert parts.beginning.licence == known
+
+
+def test_a_linear_probe_trains_on_an_encoder_s_features(tmp_path: Path) -> None:
+    network = build_network("segresnet_encoder", 1, 2, {"width": 2, "levels": 2, "cells": 2})
+    before = weights(network)
+    settings = with_settings(freeze=["backbone"], epochs=1)
+    train(network, SETS, settings, tmp_path)
+    assert {n.partition(".")[0] for n in changed(before, network)} == {"norm", "attend", "fc"}
 
 
 def test_run_json_says_what_was_taken(tmp_path: Path) -> None:

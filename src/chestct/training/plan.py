@@ -74,7 +74,7 @@ class _Beginning:
     with_head: bool
     taken: TakenWeights
     said: str
-    licence: str = "not known"
+    licence: str = ""
 
     def __str__(self) -> str:
         return f"Begun with {self.said}. {self.taken}"
@@ -146,7 +146,9 @@ def find_parts(settings: RunSettings) -> Parts:
     if settings.training.start_from is None:
         return parts
     with _blamed_on("training.start_from"):
-        return replace(parts, beginning=_beginning(parts, Path(settings.training.start_from)))
+        begun = _beginning(parts, Path(settings.training.start_from))
+    own = begun.licence or settings.training.start_licence or "not known"
+    return replace(parts, beginning=replace(begun, licence=own))
 
 
 def _check_named_parts(network: nn.Module, training: TrainingSettings) -> None:

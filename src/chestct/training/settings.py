@@ -111,6 +111,11 @@ class TrainingSettings(BaseModel):
         description="Classifier folder, run folder or file of weights that a network of scans "
         "begins with; null: drawn ones.",
     )
+    start_licence: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Terms of use of a file of weights that is begun with, for the card.",
+    )
     freeze: tuple[str, ...] = Field(
         default=(),
         description="Modules whose weights do not learn and whose BatchNorm statistics stand "
