@@ -19,7 +19,14 @@ from chestct.networks import build_network
 from chestct.networks.blocks import HeadAlone, PooledNetwork
 from chestct.training import loop
 from chestct.training.loop import evaluate, train
-from chestct.training.plan import Parts, Plan, begin_record, find_parts, find_slice_parts
+from chestct.training.plan import (
+    Parts,
+    Plan,
+    begin_record,
+    find_parts,
+    find_slice_parts,
+    remark_on_given,
+)
 from chestct.training.run import EpochLog, LabelledSets
 from chestct.training.settings import RunSettings, SliceRunSettings, TrainingSettings
 from chestct.training.steps import parameter_groups
@@ -157,6 +164,22 @@ def test_slices_are_told_what_they_begin_with() -> None:
     )
     with pytest.raises(TrainingError, match=r"'training.start_from' is .* network.weights"):
         find_slice_parts(settings)
+
+
+def test_weights_that_a_run_on_the_same_manifest_gave_are_remarked_on(tmp_path: Path) -> None:
+    scans, others = tmp_path / "scans.csv", tmp_path / "others.csv"
+    scans.write_text("scan,patient,label\n")
+    others.write_text("scan,patient,label\nx,y,normal\n")
+    first = tmp_path / "first"
+    begin_record(Plan(run_settings(tmp_path, training={}), scans, first))
+    for place in (first, first / "fold-1"):
+        classifier(place / "classifier")
+        given = begun(place).beginning
+        assert given is not None
+        remark = remark_on_given(Plan(run_settings(place), scans, tmp_path / "run"), given)
+        assert remark is not None
+        assert "learned from this very manifest" in remark
+        assert remark_on_given(Plan(run_settings(place), others, tmp_path / "run"), given) is None
 
 
 @pytest.mark.parametrize(("said", "known"), [({}, "not known"), ({"start_licence": "MIT"}, "MIT")])

@@ -474,6 +474,20 @@ def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> N
     write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
+def remark_on_given(plan: Plan, given: _Beginning) -> str | None:
+    """What to say of weights that a run on the very same manifest gave; None of others."""
+    for folder in given.file.parents[1:3]:
+        if (folder / RUN_FILE).is_file():
+            learned = _read(folder / RUN_FILE)["manifest"]["sha256"]
+            if learned == file_sha256(plan.manifest):
+                return (
+                    "The given weights were learned from this very manifest: what is judged here "
+                    "must not be what they learned from, or the figures are too good. A column "
+                    "'split' that both runs follow keeps them apart; folds do not."
+                )
+    return None
+
+
 def _session(place: str) -> dict[str, object]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

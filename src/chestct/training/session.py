@@ -69,6 +69,7 @@ from chestct.training.plan import (
     in_precision,
     is_finished,
     program_versions,
+    remark_on_given,
     settled,
 )
 from chestct.training.results import (
@@ -151,6 +152,9 @@ def _begin(plan: Plan, parts: Parts) -> str:
     check_tracking(plan.settings.tracking, plan.listener.note)
     if parts.beginning is not None:
         plan.listener.note(str(parts.beginning))
+        remark = remark_on_given(plan, parts.beginning)
+        if remark is not None:
+            plan.listener.note(remark)
     own = settled(plan)
     begin_record(own, parts.taken)
     write_text(plan.folder / "settings.yaml", settings_as_yaml(own.settings))
