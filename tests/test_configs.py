@@ -30,6 +30,7 @@ PROTOCOLS = {
 def test_all_the_published_protocols_and_a_recommended_one_are_there() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         *PROTOCOLS,
+        "ct_fm",
         "default_classifier",
         "roi_resnet18_recommended",
     }
@@ -40,7 +41,7 @@ def test_a_config_names_only_what_there_is_and_network_and_recipe_fit(path: Path
     settings = read_settings(path)
     parts = find_parts(settings)
     assert settings.recipe.name.split("_")[0] == settings.augmentation.name.split("_")[0] or (
-        settings.augmentation.name == "recommended"
+        settings.augmentation.name in ("recommended", "none")
     )
     assert parts.recipe.input_shape
     assert parts.labels == tuple(sorted(settings.labels, key=str.lower))

@@ -180,6 +180,36 @@ def test_a_log_file_gets_plain_lines_as_they_come_and_nothing_else(
     assert all(line.startswith(("! ", "run  epoch ")) for line in lines[: epochs[-1] + 1])
 
 
+def test_a_run_begins_with_another_s_weights_and_only_its_head_learns(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    out = tmp_path / "begun"
+    frozen = ("--set", "training.freeze=[backbone]", "--set", "augmentation.name=none")
+    assert workshop.train(out, "--start-from", str(run), *frozen) == 0
+    said = f"Begun with the classifier '{run.name}', SHA-256 "
+    printed = " ".join(capsys.readouterr().out.split())
+    assert said in printed
+    assert "learned from this very manifest" in printed
+    card, given = read_card(out / "classifier"), read_card(run / "classifier")
+    assert f"{said}{given.weights_sha256}" in card.trained_on
+    assert "weights that it began with: Not stated" in card.licence
+    before, after = weights(run), weights(out)
+    learned = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert learned == {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
+    record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert record["pretrained_tensors"]["has_head"] is True
+    assert record["settings"]["training"]["freeze"] == ["backbone"]
+
+
+def test_weights_that_are_not_there_are_said_before_anything_is_done(
+    workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    gone = tmp_path / "gone: x.pth"
+    assert workshop.train(tmp_path / "run", "--start-from", str(gone)) == 2
+    assert f"'training.start_from': There is no weights file '{gone}'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("device", "words"), [("gpu", "auto, cpu, cuda or cuda:N"), ("cuda:99", "number 99")]
 )

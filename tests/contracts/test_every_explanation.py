@@ -29,6 +29,7 @@ FORMS: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "alexnet3d": ({"input_shape": [51, 51, 51], "dense_units": 8}, (51, 51, 51)),
     "voxcnn": ({"input_shape": [100, 100, 100]}, (100, 100, 100)),
     "lung_densities": ({"head_units": 8}, (36, 33, 40)),
+    "segresnet_encoder": ({"width": 2, "cells": 2}, (36, 33, 40)),
 }
 """Settings and an input shape with which each network is quick to run; forms after a space."""
 
@@ -41,6 +42,7 @@ LAST_BLOCKS = {
     "alexnet3d": "features",
     "voxcnn": "features.12",
     "lung_densities": "densities",
+    "segresnet_encoder": "layers",
 }
 WITHOUT_ATTENTION = sorted(set(FORMS) - {"maseres"})
 EVERY_PAIR = pytest.mark.parametrize(

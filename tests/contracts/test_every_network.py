@@ -25,6 +25,7 @@ from tiny_classifiers import (
 from chestct.engines import make_engine
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import NETWORKS, build_network
+from chestct.networks.blocks import PooledNetwork, is_in_head
 
 SMALL: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "roi_resnet18": ({"width": 4, "gating": "all"}, (36, 33, 40)),
@@ -34,6 +35,8 @@ SMALL: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "maseres published": ({"attention": "published", "input_shape": [22, 14, 28]}, (22, 14, 28)),
     "alexnet3d": ({"input_shape": [51, 35, 35], "dense_units": 8}, (51, 35, 35)),
     "lung_densities": ({"head_units": 8}, (36, 33, 40)),
+    "segresnet_encoder": ({"width": 2}, (36, 33, 40)),
+    "segresnet_encoder attending": ({"width": 2, "levels": 5, "cells": 2}, (36, 33, 40)),
     "voxcnn": ({"input_shape": [100, 100, 100]}, (100, 100, 100)),
 }
 """Settings and an input shape with which each network is quick to run; forms after a space."""
@@ -174,3 +177,15 @@ def test_impossible_numbers_of_channels_and_classes_are_refused(
 ) -> None:
     with pytest.raises(NetworkError, match="at least one input channel and two classes"):
         build_network("roi_resnet18", in_channels, num_classes)
+
+
+@pytest.mark.parametrize("name", NETWORK_NAMES)
+def test_a_network_s_head_is_what_decides_on_its_pooled_features(name: str) -> None:
+    network = deepcopy(build_small(name)).train()
+    assert isinstance(network, PooledNetwork)
+    with torch.no_grad():
+        pooled = network.pooled_features(*small_batch(name))
+    network.logits_of(pooled).square().sum().backward()
+    decides = {n for n, parameter in network.named_parameters() if parameter.grad is not None}
+    assert decides == {n for n, _ in network.named_parameters() if is_in_head(network, n)}
+    assert {head for head in network.HEAD if not hasattr(network, head)} == set()

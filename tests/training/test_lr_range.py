@@ -33,7 +33,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 HONOURED = {
     *("batch_size", "accumulation", "optimizer", "weight_decay", "momentum", "adam_epsilon"),
     *("class_weights", "sampling", "label_smoothing", "mixup_alpha", "precision"),
-    *("checkpoint_activations", "workers", "seed"),
+    *("checkpoint_activations", "workers", "seed", "start_from", "freeze", "rates"),
 }
 
 
@@ -226,6 +226,17 @@ def test_settings_without_effect_are_said_where_they_were_chosen() -> None:
     (line,) = said
     assert "leaves out training.batch_norm_warm_up (it changes" in line
     assert "compile" not in line
+
+
+def test_the_quick_form_leaves_frozen_parts_alone_and_multiplies_rates() -> None:
+    frozen, slow, plain = MeanThenLinear(), MeanThenLinear(), MeanThenLinear()
+    before = plain.linear.weight.clone()
+    for network, changes in ((frozen, {"freeze": ("linear",)}), (slow, {"rates": {"linear": 0.5}})):
+        _range_per_step(network, SETS, QUICK.model_copy(update=changes), steps=2)
+    _range_per_step(plain, SETS, QUICK, steps=2)
+    assert torch.equal(frozen.linear.weight, before)
+    moved = [(network.linear.weight - before).abs().max() for network in (slow, plain)]
+    assert 0 < moved[0] < moved[1]
 
 
 def test_every_setting_is_honoured_or_in_a_table_and_the_manual_names_those_left_out() -> None:

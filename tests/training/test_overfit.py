@@ -63,6 +63,7 @@ TASKS = {
     "alexnet3d": Task("alexnet3d", 12, 3e-4, 35, {"dense_units": 32, "dropout": 0.0}),
     # Its unpadded convolutions leave nothing of less than 100^3.
     "voxcnn": Task("voxcnn", 8, 1e-3, 100, {"dropout": 0.0}),
+    "segresnet_encoder": Task("segresnet_encoder", 30, 0.003, 32, {"width": 4, "cells": 2}),
     "lung_densities": Task("lung_densities", 40, 0.01, 24, {"dropout": 0.0}),
 }
 
@@ -87,7 +88,7 @@ def is_learned(network: nn.Module, scans: SmoothScans) -> bool:
 def test_a_network_learns_eight_scans_by_heart(name: str, tmp_path: Path) -> None:
     task = TASKS[name]
     shape = (task.size, task.size, task.size)
-    has_any_size = task.network.startswith(("roi", "lung"))
+    has_any_size = task.network.startswith(("roi", "lung", "segresnet"))
     by_shape = {} if has_any_size else {"input_shape": list(shape)}
     torch.manual_seed(0)
     network = build_network(task.network, 1, 2, {**task.settings, **by_shape})

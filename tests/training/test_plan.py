@@ -57,16 +57,16 @@ def test_a_3d_resnet_begins_with_the_weights_of_a_file_and_says_which(tmp_path: 
     recipe = {"name": "roi_resnet_recommended", "overrides": SMALL}
 
     def begun(file: str) -> Parts:
-        return find_parts(settings(network={**wanted, "pretrained": file}, recipe=recipe))
+        return find_parts(settings(network=wanted, recipe=recipe, training={"start_from": file}))
 
     parts = begun(str(tmp_path / "resnet_18.pth"))
     first, other = (parts.build_network(seed).state_dict() for seed in (1, 2))
     for name, value in kept.items():
         assert torch.equal(first[name.removeprefix("module.")], value), name
     assert not torch.equal(first["fc1.weight"], other["fc1.weight"])
-    assert parts.beginning.startswith("Begun with the weights of resnet_18.pth, SHA-256 ")
-    assert str(tmp_path) not in parts.beginning
-    with pytest.raises(TrainingError, match=r"'network.pretrained': There is no weights file"):
+    assert str(parts.beginning).startswith("Begun with the weights of resnet_18.pth, SHA-256 ")
+    assert str(tmp_path) not in str(parts.beginning)
+    with pytest.raises(TrainingError, match=r"'training.start_from': There is no weights file"):
         begun("gone.pth")
 
 
@@ -78,9 +78,14 @@ def test_a_3d_resnet_begins_with_the_weights_of_a_file_and_says_which(tmp_path: 
         ({"network": {"name": "maseres", "settings": {"drop": 1}}}, "'network': There is no"),
         ({"network": {"name": "maseres", "settings": {"input_shape": [64] * 3}}}, "'network': "),
         (
-            {"network": {"name": "maseres", "pretrained": "resnet_18.pth"}},
-            "'network.pretrained': MedicalNet's weights are for the 3D ResNets",
+            {"training": {"freeze": ["blok1"]}},
+            "'training.freeze': This network has no part 'blok1'. Did you mean 'block1' or",
         ),
+        (
+            {"training": {"rates": {"layer1": 0.1}}},
+            "Known: backbone, head, stem, block1, block2, block3, pool, attention, fc1, fc2",
+        ),
+        ({"training": {"freeze": ["backbone", "head"]}}, "'training.freeze': Nothing is left"),
         ({"recipe": {"name": "maseres"}}, "'recipe.name': There is no recipe 'maseres'"),
         (
             {"recipe": {"name": "maseres_paper", "overrides": {"shape": 1}}},
@@ -149,13 +154,12 @@ def test_a_run_begun_with_weights_that_were_replaced_is_not_gone_on_with(
     tmp_path: Path, manifest: Path
 ) -> None:
     run, weights = tmp_path / "run", tmp_path / "weights.pth"
-    network = {"name": "roi_resnet18", "pretrained": str(weights)}
-    begun = RunSettings.model_validate({**voxcnn().model_dump(), "network": network})
+    begun = voxcnn(start_from=str(weights))
     weights.write_bytes(b"first")
     begin_record(Plan(begun, manifest, run))
     begin_record(Plan(begun, manifest, run))
     weights.write_bytes(b"second")
-    with pytest.raises(TrainingError, match=r"the file of network\.pretrained was"):
+    with pytest.raises(TrainingError, match=r"the file of training\.start_from was"):
         begin_record(Plan(begun, manifest, run))
 
 
@@ -163,16 +167,38 @@ def test_a_run_goes_on_with_its_weights_wherever_they_lie_now(
     tmp_path: Path, manifest: Path
 ) -> None:
     def begun(file: Path | None) -> Plan:
-        network = {"name": "roi_resnet18", "pretrained": file and str(file)}
-        settings = RunSettings.model_validate({**voxcnn().model_dump(), "network": network})
-        return Plan(settings, manifest, run)
+        return Plan(voxcnn(start_from=file and str(file)), manifest, run)
 
     run, weights = tmp_path / "run", tmp_path / "weights.pth"
     weights.write_bytes(b"first")
     begin_record(begun(weights))
     begin_record(begun(weights.rename(tmp_path / "moved.pth")))
-    with pytest.raises(TrainingError, match=r"the file of network\.pretrained was"):
+    with pytest.raises(TrainingError, match=r"the file of training\.start_from was"):
         begin_record(begun(None))
+
+
+def test_the_old_name_of_start_from_is_still_read(tmp_path: Path, manifest: Path) -> None:
+    run, weights = tmp_path / "run", tmp_path / "weights.pth"
+    weights.write_bytes(b"first")
+    begin_record(Plan(voxcnn(start_from=str(weights)), manifest, run))
+    record = json.loads((run / "run.json").read_text())
+    kept = record["settings"]
+    # As a version wrote it that knew the old name alone.
+    kept["network"]["pretrained"] = kept["training"].pop("start_from")
+    del kept["training"]["freeze"], kept["training"]["rates"], record["pretrained_tensors"]
+    (run / "run.json").write_text(json.dumps(record))
+    begin_record(Plan(RunSettings.model_validate(kept), manifest, run))
+    with pytest.raises(TrainingError, match=r"the file of training\.start_from was"):
+        begin_record(Plan(voxcnn(), manifest, run))
+
+
+def test_the_old_and_the_new_name_with_two_files_are_refused() -> None:
+    network = {"name": "maseres", "pretrained": "a.pth"}
+    with pytest.raises(TrainingError, match=r"'network.pretrained' is the old name"):
+        settings(network=network, training={"start_from": "b.pth"})
+    for training in ({}, {"start_from": None}, {"start_from": "a.pth"}):
+        assert settings(network=network, training=training).training.start_from == "a.pth"
+    assert settings(network={**network, "pretrained": None}).training.start_from is None
 
 
 def without(run: Path, name: str) -> None:

@@ -18,6 +18,7 @@ NETWORKS = {
     "roi_resnet18": {"width": 2, "gating": "all", "head_units": 4},
     "roi_resnet50": {"width": 2, "head_units": 4},
     "maseres": {"input_shape": [14, 14, 14]},
+    "segresnet_encoder": {"width": 2, "levels": 3},
 }
 SIZES = {"maseres": 14}
 

@@ -109,6 +109,7 @@ def settings(**tracking: object) -> RunSettings:
             "network": {"name": "voxcnn", "settings": {"dropout": 0.1}},
             "recipe": {"name": "maseres_paper"},
             "data": {"cache": "prepared"},
+            "training": {"start_from": "given.pth"},
             "tracking": tracking,
         }
     )
@@ -161,6 +162,7 @@ def test_places_on_this_machine_are_not_sent(tmp_path: Path, server: Server) -> 
     trackers(tmp_path, [])
     (run,) = server.runs.values()
     assert "/home" not in str(run.params)
+    assert "given.pth" not in str(run.params)
     assert URI not in str(run.params)
 
 

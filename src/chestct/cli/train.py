@@ -169,6 +169,7 @@ def train(
     out: options.RunFolder,
     overrides: options.Overrides = None,
     labels: options.Labels = None,
+    start_from: options.StartFrom = None,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
@@ -205,8 +206,9 @@ def train(
     place = choose_device(device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
         with joined(ranks, place), listening(processes, is_quiet=not ranks.is_main) as listener:
+            said_settings = [*(overrides or ()), *options.as_overrides(start_from)]
             settings = main_first(
-                lambda: options.with_labels(read_settings(config, overrides or ()), labels)
+                lambda: options.with_labels(read_settings(config, said_settings), labels)
             )
             lines = EpochLines(settings.training.epochs, folds or 1)
             listener = replace(listener, epoch=lines.show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -36,6 +37,14 @@ Labels = Annotated[
         "--classes",
         metavar="A,B|YAML",
         help="The classes, in the classifier's order: names, or a YAML file with 'labels:'.",
+    ),
+]
+StartFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--start-from",
+        metavar="PLACE",
+        help="Begin with given weights: a classifier's folder, a run's, or a file.",
     ),
 ]
 Processes = Annotated[
@@ -120,6 +129,11 @@ def with_labels(settings: Settings, said: str | None) -> Settings:
     is_plain = labels == LabelSet.of_names(labels.names)
     classes = None if is_plain else labels.classes
     return settings.model_copy(update={"labels": labels.names, "classes": classes})
+
+
+def as_overrides(start_from: Path | None) -> list[str]:
+    """The place to start from as a setting, quoted so that YAML takes it as it is."""
+    return [] if start_from is None else [f"training.start_from={json.dumps(str(start_from))}"]
 
 
 def require_one_form(steps: int | None, epochs: int | None) -> None:

@@ -35,6 +35,10 @@ NETWORKS: Final[dict[str, Entry]] = {
     "lung_densities": Entry(
         "chestct.networks.densities:build_densities", "Shares of dense lung by region, small head"
     ),
+    "segresnet_encoder": Entry(
+        "chestct.networks.encoders:build_segresnet",
+        "SegResNet's encoder, such as CT-FM's, for given weights, and a head on the lungs",
+    ),
 }
 """Network name to builder, called as `builder(in_channels, num_classes, settings)`."""
 

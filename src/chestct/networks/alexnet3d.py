@@ -64,6 +64,8 @@ class _AlexNet3D(PooledNetwork):
         settings: Input size and head.
     """
 
+    HEAD = ("dropout", "fc2", "out")
+
     def __init__(self, in_channels: int, num_classes: int, settings: _AlexNetSettings) -> None:
         super().__init__()
         self.settings = settings

@@ -96,6 +96,8 @@ class _DensityNet(PooledNetwork):
         settings: Of the head.
     """
 
+    HEAD = ("norm", "fc1", "dropout", "fc2")
+
     def __init__(self, num_classes: int, settings: _DensitySettings) -> None:
         super().__init__()
         self.densities = _Densities()

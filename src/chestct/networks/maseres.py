@@ -172,6 +172,8 @@ class Maseres(PooledNetwork):
         settings: Attention, input size and dropout.
     """
 
+    HEAD = ("fc2", "dropout", "out")
+
     def __init__(self, in_channels: int, num_classes: int, settings: _MaseresSettings) -> None:
         super().__init__()
         self.settings = settings

@@ -77,6 +77,8 @@ class _ResNet3D(PooledNetwork):
         settings: Width, gating and head.
     """
 
+    HEAD = ("fc1", "dropout", "fc2")
+
     def __init__(
         self,
         block: str,

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from chestct.errors import NetworkError
 from chestct.extras import import_extra
 from chestct.lookup import look_up
+from chestct.networks.given_weights import read_tensors
 from chestct.networks.keras_defaults import ClassUnits, draw_glorot
-from chestct.networks.medicalnet import read_tensors
 from chestct.networks.settings import require_between, require_choice, settings_from
 
 

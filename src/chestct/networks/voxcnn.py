@@ -65,6 +65,8 @@ class VoxCNN(PooledNetwork):
         settings: Input size and dropout.
     """
 
+    HEAD = ("bn", "dropout", "fc2", "out")
+
     def __init__(self, in_channels: int, num_classes: int, settings: _VoxCNNSettings) -> None:
         super().__init__()
         self.settings = settings

@@ -23,10 +23,10 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
-from chestct.networks.blocks import LogitsAndFeatures
+from chestct.networks.blocks import HeadAlone, LogitsAndFeatures
 from chestct.storage import write_text
 from chestct.training.distributed import (
     MEMORY_FORMAT,
@@ -60,14 +60,18 @@ from chestct.training.steps import (
     Steps,
     batches_on,
     epochs_since_best,
+    freeze,
     in_steps,
     learning_rate,
+    learns_head_alone,
     loss,
     make_loader,
     mix_up,
     recomputing,
     step_seed,
 )
+
+_NO_LUNGS = torch.zeros(1, 1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +243,9 @@ def train(
     """
     with ExitStack() as stack:
         stack.enter_context(others_explained())
+        varies = augmentation is not None or settings.mixup_alpha > 0
+        if learns_head_alone(network, settings) and not varies:
+            network, sets, settings = _head_alone(network, sets, settings)
         run = start_run(network, sets, settings, folder, augmentation)
         stack.enter_context(run.warm_up.restored())
         stack.enter_context(tuned_for(run.device))
@@ -249,6 +256,37 @@ def train(
         if settings.keep == "best":
             network.load_state_dict(load_file(folder / "best.safetensors"))
     return run.progress.history
+
+
+class _PooledScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+    """Pooled features of scans in the place of the scans, without lungs."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self.labels = outputs.labels.tolist()
+        self._features = outputs.features
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        return self._features[index, :, None, None, None], _NO_LUNGS, self.labels[index]
+
+
+def _head_alone(
+    network: nn.Module, sets: LabelledSets, settings: TrainingSettings
+) -> tuple[nn.Module, LabelledSets, TrainingSettings]:
+    """A network's head, pooled features of its sets, worked out once, and settings for both."""
+    freeze(network, settings.freeze)
+    training, validation = (
+        _PooledScans(
+            evaluate(network, each, batch_size=settings.batch_size, workers=settings.workers)
+        )
+        for each in (sets.training, sets.validation)
+    )
+    # Nothing is left to be read, or to be computed again.
+    own = settings.model_copy(update={"workers": 0, "checkpoint_activations": False})
+    head = HeadAlone(network)  # type: ignore[arg-type]
+    return head, LabelledSets(training, validation, sets.num_classes), own
 
 
 def _train_epochs(
@@ -345,6 +383,8 @@ def _pass_loss(
     if run.augmentation is not None:
         batch, lungs = vary_batch(batch, lungs, run.augmentation, generator)
     run.network.train()
+    for norm in run.frozen_norms:
+        norm.eval()
     batch = batch.contiguous(memory_format=MEMORY_FORMAT)
     targets = nn.functional.one_hot(labels, run.sets.num_classes).float()
     if settings.mixup_alpha > 0:
@@ -374,7 +414,7 @@ def _is_step_due(run: Run) -> bool:
 def _optimizer_step(run: Run, rate: float) -> None:
     """Move the weights by the gradients gathered since the last step."""
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
 

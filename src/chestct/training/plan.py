@@ -19,15 +19,23 @@ from torch import nn
 
 from chestct import __version__
 from chestct.card import CARD_FILE, PictureForm
+from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
 from chestct.datasets.splits import SLICE_SPLITS
 from chestct.datasets.workers import Progress
-from chestct.errors import NetworkError, ReadError, RecipeError, TrainingError, UnknownNameError
+from chestct.errors import (
+    ClassifierError,
+    NetworkError,
+    ReadError,
+    RecipeError,
+    TrainingError,
+    UnknownNameError,
+)
 from chestct.extras import is_installed
 from chestct.labels import ClassLabel
 from chestct.lookup import look_up
 from chestct.networks import build_network
-from chestct.networks.medicalnet import load_medicalnet_weights
+from chestct.networks.given_weights import TakenWeights, load_given_weights
 from chestct.networks.slices import (
     SLICE_NETWORKS,
     SliceNetwork,
@@ -39,10 +47,38 @@ from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
 from chestct.storage import file_sha256, write_text
 from chestct.training.distributed import CPU, current_ranks, device_in_words, settle_precision
 from chestct.training.run import FREE_SETTINGS, EpochLog
-from chestct.training.settings import RunSettings, SliceRunSettings, flat_settings
+from chestct.training.settings import (
+    RunSettings,
+    SliceRunSettings,
+    TrainingSettings,
+    flat_settings,
+)
+from chestct.training.steps import check_parts, check_something_learns
+from chestct.weights import WEIGHTS_FILE
 
-_RESNETS = "roi_resnet"
-"""What the names of the 3D ResNets begin with."""
+CLASSIFIER_FOLDER: Final = "classifier"
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """The given weights that a network begins with.
+
+    Attributes:
+        file: Where they are.
+        with_head: Whether the head is kept: that of a classifier of the same classes and settings.
+        taken: What of them fits.
+        said: Where they come from, in words, with the hash; no path.
+        licence: Their terms of use, where a card says them.
+    """
+
+    file: Path
+    with_head: bool
+    taken: TakenWeights
+    said: str
+    licence: str = ""
+
+    def __str__(self) -> str:
+        return f"Begun with {self.said}. {self.taken}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +91,7 @@ class Parts:
         recipe: How scans are prepared.
         augmentation: How batches are varied, or None.
         labels: Class names in the classifier's order.
-        pretrained: File of MedicalNet's weights that it begins with, or None for drawn ones.
-        beginning: What it begins with in words, with the file's hash; empty for drawn weights.
+        beginning: The given weights that it begins with, or None for drawn ones.
         classes: What is said of each label; None: plain names.
     """
 
@@ -65,12 +100,16 @@ class Parts:
     recipe: Recipe
     augmentation: AnyAugmentation | None
     labels: tuple[str, ...]
-    pretrained: Path | None = None
-    beginning: str = ""
+    beginning: _Beginning | None = None
     classes: tuple[ClassLabel, ...] | None = None
 
+    @property
+    def taken(self) -> TakenWeights | None:
+        """What was taken of given weights; None for drawn ones."""
+        return None if self.beginning is None else self.beginning.taken
+
     def build_network(self, seed: int) -> nn.Module:
-        """The network with weights drawn from a seed; torch's own generator is left as it was."""
+        """The network, weights given or drawn from a seed; torch's generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = build_network(
@@ -79,8 +118,9 @@ class Parts:
                 len(self.labels),
                 self.network_settings,
             )
-        if self.pretrained is not None:
-            load_medicalnet_weights(network, self.pretrained)
+        given = self.beginning
+        if given is not None:
+            load_given_weights(network, given.file, with_head=given.with_head)
         return network
 
 
@@ -97,7 +137,8 @@ def find_parts(settings: RunSettings) -> Parts:
         chosen = settings.augmentation
         augmentation = find_augmentation(chosen.name, chosen.overrides)
     with _blamed_on("network"):
-        network_settings = _fit_network(settings, recipe)
+        network_settings, network = _fit_network(settings, recipe)
+    _check_named_parts(network, settings.training)
     parts = Parts(
         network=settings.network.name,
         network_settings=network_settings,
@@ -106,24 +147,80 @@ def find_parts(settings: RunSettings) -> Parts:
         labels=settings.labels,
         classes=settings.classes,
     )
-    if settings.network.pretrained is None:
+    if settings.training.start_from is None:
         return parts
-    with _blamed_on("network.pretrained"):
-        return _begun_with(parts, Path(settings.network.pretrained))
+    with _blamed_on("training.start_from"):
+        begun = _beginning(parts, Path(settings.training.start_from))
+    own = begun.licence or settings.training.start_licence or "not known"
+    return replace(parts, beginning=replace(begun, licence=own))
 
 
-def _begun_with(parts: Parts, file: Path) -> Parts:
-    """The same parts, the network beginning with a file's weights, which are tried out.
+def _check_named_parts(network: nn.Module, training: TrainingSettings) -> None:
+    """Refuse names of a network's parts that it does not have, and to freeze all of it."""
+    with _blamed_on("training.freeze"):
+        check_parts(network, training.freeze)
+        check_something_learns(network, training.freeze)
+    with _blamed_on("training.rates"):
+        check_parts(network, training.rates)
+
+
+def _beginning(parts: Parts, place: Path) -> _Beginning:
+    """Given weights, tried out on the network.
+
+    Args:
+        parts: Of the run, its weights drawn.
+        place: A classifier's folder, a run's, or a file.
 
     Raises:
-        NetworkError: The file cannot be read or does not fit, or the network is no 3D ResNet.
+        NetworkError: The file cannot be read or nothing of it fits.
+        ClassifierError: The folder holds no sound classifier, or one of another network.
     """
-    if not parts.network.startswith(_RESNETS):
-        msg = f"MedicalNet's weights are for the 3D ResNets, not for '{parts.network}'."
-        raise NetworkError(f"{msg} Leave the setting out, or train one of them.")
-    found = load_medicalnet_weights(parts.build_network(0), file)
-    said = f"Begun with the weights of {file.name}, SHA-256 {file_sha256(file)}. {found}"
-    return replace(parts, pretrained=file, beginning=said)
+    file = weights_file(place)
+    if file == place:
+        taken = load_given_weights(parts.build_network(0), file)
+        said = f"the weights of {file.name}, SHA-256 {file_sha256(file)}"
+        return _Beginning(file, with_head=False, taken=taken, said=said)
+    given = load_classifier(file.parent)
+    if given.card.network != parts.network:
+        msg = (
+            f"'{given.card.name}' is a classifier of the network {given.card.network}, and "
+            f"{parts.network} is to be trained. Set network.name={given.card.network}."
+        )
+        raise ClassifierError(msg)
+    with_head = given.labels == parts.labels
+    taken = load_given_weights(parts.build_network(0), file, with_head=with_head)
+    said = f"the classifier '{given.card.name}', SHA-256 {given.weights_sha256}"
+    said += _differences(parts, given)
+    return _Beginning(file, with_head, taken, said, given.card.licence)
+
+
+def weights_file(place: Path) -> Path:
+    """The file of given weights: that of a classifier's or a run's folder, or the file itself.
+
+    Raises:
+        ClassifierError: The folder holds no finished classifier.
+    """
+    if not place.is_dir():
+        return place
+    for folder in (place, place / CLASSIFIER_FOLDER):
+        if (folder / CARD_FILE).is_file():
+            return folder / WEIGHTS_FILE
+    msg = (
+        f"{place} holds no classifier of scans. Expected a classifier's folder ({CARD_FILE} and "
+        f"{WEIGHTS_FILE}), a finished run's, with --folds one of its fold-N, or a file of weights; "
+        f"an unfinished run has {TRAINING_FOLDER}/best.safetensors."
+    )
+    raise ClassifierError(msg)
+
+
+def _differences(parts: Parts, given: Classifier) -> str:
+    """What a classifier that is begun with does otherwise, in words; empty where nothing."""
+    said = []
+    if given.labels != parts.labels:
+        said.append(f"its classes are {', '.join(given.labels)}")
+    if given.recipe != parts.recipe:
+        said.append(f"its scans were prepared by another form of '{given.recipe.name}'")
+    return f" ({'; '.join(said)})" if said else ""
 
 
 def _find_recipe(settings: RunSettings) -> Recipe:
@@ -133,8 +230,12 @@ def _find_recipe(settings: RunSettings) -> Recipe:
         return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
 
 
-def _fit_network(settings: RunSettings, recipe: Recipe) -> dict[str, object]:
-    """The network's settings with the recipe's input shape, tried out without any memory."""
+def _fit_network(settings: RunSettings, recipe: Recipe) -> tuple[dict[str, object], nn.Module]:
+    """The network's settings with the recipe's input shape, tried out on a network without memory.
+
+    Returns:
+        The settings, and the network on the meta device.
+    """
     chosen: dict[str, object] = dict(settings.network.settings)
     num_classes = len(settings.labels)
     with torch.device("meta"):
@@ -146,7 +247,7 @@ def _fit_network(settings: RunSettings, recipe: Recipe) -> dict[str, object]:
         with torch.no_grad():
             scan = torch.zeros(1, recipe.num_channels, *recipe.input_shape)
             network.eval()(scan, torch.zeros(1, 1, *recipe.input_shape))
-    return chosen
+    return chosen, network
 
 
 def _require_distinct(labels: tuple[str, ...]) -> None:
@@ -159,7 +260,13 @@ def _blamed_on(setting: str) -> Iterator[None]:
     """Put the dotted path of a setting before what is said of it."""
     try:
         yield
-    except (NetworkError, RecipeError, TrainingError, UnknownNameError) as error:
+    except (
+        ClassifierError,
+        NetworkError,
+        RecipeError,
+        TrainingError,
+        UnknownNameError,
+    ) as error:
         raise TrainingError(f"'{setting}': {error}") from error
 
 
@@ -213,6 +320,9 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         MissingExtraError: timm is not installed.
     """
     _require_distinct(settings.labels)
+    if settings.training.start_from is not None:
+        msg = "'training.start_from' is for networks of scans: slices begin with network.weights."
+        raise TrainingError(msg)
     chosen: dict[str, object] = dict(settings.network.settings)
     with _blamed_on("augmentation"):
         wanted = settings.augmentation
@@ -221,6 +331,7 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         look_up(SLICE_SPLITS, settings.data.split, kind="split of slices")
     with _blamed_on("network"), torch.device("meta"):
         network = build_slice_network(settings.network.name, len(settings.labels), chosen)
+    _check_named_parts(network, settings.training)
     with _blamed_on("network.weights"):
         weights = find_weights(settings.network.name, settings.network.weights)
     form = PictureForm(size=network.size, **settings.pictures.model_dump())
@@ -236,7 +347,6 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
 
 
 TRAINING_FOLDER: Final = "training"
-CLASSIFIER_FOLDER: Final = "classifier"
 EVALUATION_FOLDER: Final = "evaluation"
 PREDICTIONS_FILE: Final = "predictions.csv"
 BASELINE_FILE: Final = "baseline.csv"
@@ -320,11 +430,9 @@ _FREE: Final = (
     "data.cache_gib",
     "tracking.mlflow_uri",
     "tracking.mlflow_experiment",
-    # Another place of the same file: its hash is compared instead.
-    "network.pretrained",
     *(f"training.{name}" for name in FREE_SETTINGS),
 )
-"""Settings that change no result and may differ when a run goes on."""
+"""Settings that may differ when a run goes on; of `training.start_from` the hash is compared."""
 
 
 def program_versions(*others: str) -> dict[str, str]:
@@ -345,8 +453,12 @@ def _git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
     return {"commit": commit.strip(), "is_changed": bool(changed.strip())}
 
 
-def begin_record(plan: Plan | SlicePlan) -> None:
+def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> None:
     """Write `run.json` in the plan's folder, or add to that of a run which goes on.
+
+    Args:
+        plan: What is begun.
+        taken: What was taken of the weights that the network begins with.
 
     Raises:
         TrainingError: The folder holds a run with other settings or scans, or something else.
@@ -355,12 +467,13 @@ def begin_record(plan: Plan | SlicePlan) -> None:
     """
     folder, settings = plan.folder, plan.settings
     path = folder / RUN_FILE
-    given = getattr(settings.network, "pretrained", None)
+    given = settings.training.start_from
     facts: dict[str, Any] = {
         "seed": settings.training.seed,
         "folds": plan.num_folds,
         "manifest": {"name": plan.manifest.name, "sha256": file_sha256(plan.manifest)},
-        "pretrained_sha256": None if given is None else file_sha256(Path(given)),
+        "pretrained_sha256": None if given is None else file_sha256(weights_file(Path(given))),
+        "pretrained_tensors": None if taken is None else taken.as_record(),
         "settings": settings.model_dump(mode="json"),
     }
     sessions: list[object] = []
@@ -373,6 +486,20 @@ def begin_record(plan: Plan | SlicePlan) -> None:
         raise TrainingError(f"{folder.name} is not empty and holds no run. Choose a new folder.")
     facts["sessions"] = [*sessions, _session(plan.place)]
     write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def remark_on_given(plan: Plan, given: _Beginning) -> str | None:
+    """What to say of weights that a run on the very same manifest gave; None of others."""
+    for folder in given.file.parents[1:3]:
+        if (folder / RUN_FILE).is_file():
+            learned = _read(folder / RUN_FILE)["manifest"]["sha256"]
+            if learned == file_sha256(plan.manifest):
+                return (
+                    "The given weights were learned from this very manifest: what is judged here "
+                    "must not be what they learned from, or the figures are too good. A column "
+                    "'split' that both runs follow keeps them apart; folds do not."
+                )
+    return None
 
 
 def _session(place: str) -> dict[str, object]:
@@ -436,7 +563,7 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     weights = "pretrained_sha256"
     pairs = {
         "folds": (before["folds"], now["folds"]),
-        "the file of network.pretrained": (before.get(weights), now[weights]),
+        "the file of training.start_from": (before.get(weights), now[weights]),
     }
     old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
     pairs |= {name: (old.get(name), value) for name, value in new.items()}

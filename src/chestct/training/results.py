@@ -51,6 +51,7 @@ _IN_WORDS: Final = {
 """Part of the scans to what its results are worth."""
 
 _LICENCE: Final = "Not stated by whoever trained it; the terms of the training scans may apply."
+_GIVEN_LICENCE: Final = "So may those of the weights that it began with"
 _OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc", "log_loss")
 
 
@@ -258,6 +259,9 @@ def write_classifier(
         ClassifierError: A weight is not finite.
         WriteError: The folder cannot be written.
     """
+    given = parts.beginning
+    begun = "" if given is None else f" {given}"
+    licence = _LICENCE if given is None else f"{_LICENCE} {_GIVEN_LICENCE}: {given.licence}"
     card = Card(
         name=origin.name,
         version="1",
@@ -266,10 +270,10 @@ def write_classifier(
         recipe=asdict(parts.recipe),
         labels=parts.labels,
         classes=parts.classes,
-        trained_on=" ".join((describe_scans(origin.training), parts.beginning)).strip(),
+        trained_on=describe_scans(origin.training) + begun,
         results=measured(summary, _IN_WORDS[origin.judged_on]),
         versions=program_versions(),
-        licence=_LICENCE,
+        licence=licence,
         temperature=origin.temperature,
         abstention=_abstention_of(origin.promised, origin.num_validation),
     )

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from chestct.datasets.augment import AnyAugmentation
@@ -40,6 +41,8 @@ from chestct.training.steps import (
     LabelledInputs,
     class_weights,
     epochs_since_best,
+    freeze,
+    parameter_groups,
 )
 
 _NETWORK = "network."
@@ -122,7 +125,9 @@ def _save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
         raise WriteError(msg) from error
 
 
-_OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.optim.Optimizer]] = {
+_OPTIMIZERS: dict[
+    str, Callable[[list[dict[str, Any]], TrainingSettings], torch.optim.Optimizer]
+] = {
     "adam": lambda p, s: torch.optim.Adam(
         p, s.learning_rate, eps=s.adam_epsilon, weight_decay=s.weight_decay
     ),
@@ -141,8 +146,8 @@ _OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], TrainingSettings], torch.op
 _COMPILER: Final = "inductor"
 """Of `training.compile`; the one that PyTorch takes when none is named."""
 
-FREE_SETTINGS: Final = ("workers", "checkpoint_every_s", "checkpoint_activations")
-"""Settings that change no result and may differ when a run goes on."""
+FREE_SETTINGS: Final = ("workers", "checkpoint_every_s", "checkpoint_activations", "start_from")
+"""Settings that may differ when a run goes on: they change no result, or are but a place."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,6 +211,7 @@ class Run:
 
     `called` is the network as a training step calls it: compiled, or with the gradients averaged
     over all processes. `network` is what is kept and evaluated; both have the same weights.
+    `frozen_norms` are its BatchNorms that stand still.
     """
 
     network: nn.Module
@@ -219,6 +225,7 @@ class Run:
     folder: Path
     progress: _Progress
     warm_up: BatchNormWarmUp
+    frozen_norms: list[_BatchNorm]
 
     @property
     def device(self) -> torch.device:
@@ -268,10 +275,10 @@ def start_run(
     device = device_of(network)
     precision = from_main(on_main(lambda: _begin_folder(folder, settings, device)))
     settings = settings.model_copy(update={"precision": precision})
-    network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
+    _join_batch_norms(network, settings)
+    run = make_run(network, sets, settings, augmentation, folder=folder)
     called = _as_called(network, settings)
-    run = make_run(network, sets, settings, augmentation, folder=folder, called=called)
-    return replace(run, progress=_take_up(folder, network, run.optimizer))
+    return replace(run, called=called, progress=_take_up(folder, network, run.optimizer))
 
 
 def make_run(
@@ -281,9 +288,8 @@ def make_run(
     augmentation: AnyAugmentation | None,
     *,
     folder: Path = Path(),
-    called: Callable[..., torch.Tensor] | None = None,
 ) -> Run:
-    """A run at its beginning: memory laid out, a fresh optimiser, weights of the classes.
+    """A run at its beginning: parts frozen, memory laid out, a fresh optimiser, class weights.
 
     Args:
         network: Freshly drawn.
@@ -291,7 +297,6 @@ def make_run(
         settings: Of the run, the precision settled.
         augmentation: How batches are varied, or None.
         folder: The run folder, where there is one; nothing is written.
-        called: What a step calls; None takes the network itself.
     """
     labels, device = sets.training_labels, device_of(network)
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
@@ -299,8 +304,10 @@ def make_run(
     weights = class_weights(labels, sets.num_classes).to(device) if is_weighted else None
     return Run(
         network=network,
-        called=network if called is None else called,
-        optimizer=_OPTIMIZERS[settings.optimizer]([*network.parameters()], settings),
+        called=network,
+        optimizer=_OPTIMIZERS[settings.optimizer](
+            parameter_groups(network, settings.rates), settings
+        ),
         sets=sets,
         settings=settings,
         augmentation=augmentation,
@@ -309,19 +316,24 @@ def make_run(
         folder=folder,
         progress=_Progress(),
         warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
+        frozen_norms=freeze(network, settings.freeze),
     )
 
 
-def _as_called(network: nn.Module, settings: TrainingSettings) -> Callable[..., torch.Tensor]:
-    """The network wrapped for a training step; its BatchNorms are replaced where they are to be."""
-    device, ranks = device_of(network), current_ranks()
-    is_on_gpu = device.type == "cuda"
-    if not ranks.is_alone and is_on_gpu and settings.sync_batch_norm:
+def _join_batch_norms(network: nn.Module, settings: TrainingSettings) -> None:
+    """Replace BatchNorms by those that see the batch of all GPUs, where they are to."""
+    is_on_gpu = device_of(network).type == "cuda"
+    if not current_ranks().is_alone and is_on_gpu and settings.sync_batch_norm:
         nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+
+
+def _as_called(network: nn.Module, settings: TrainingSettings) -> Callable[..., torch.Tensor]:
+    """The network wrapped for a training step."""
+    device, ranks = device_of(network), current_ranks()
     called = torch.compile(network, backend=_COMPILER) if settings.compile else network
     if ranks.is_alone:
         return called
-    return DistributedDataParallel(called, device_ids=[device] if is_on_gpu else None)
+    return DistributedDataParallel(called, device_ids=[device] if device.type == "cuda" else None)
 
 
 def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> _Progress:
@@ -373,12 +385,12 @@ def _begin_folder(folder: Path, settings: TrainingSettings, device: torch.device
     before = json.loads(path.read_text()) if path.is_file() else None
     earlier = before.get("precision") if before else None
     precision = settle_precision(settings.precision, earlier, device)
-    now = {**settings.model_dump(), "precision": precision}
+    now = {**settings.model_dump(mode="json"), "precision": precision}
     if before is None:
         write_text(path, json.dumps(now, indent=1) + "\n")
         return precision
     # A setting that came after the run began had its default before.
-    before = {**TrainingSettings().model_dump(), **before}
+    before = {**TrainingSettings().model_dump(mode="json"), **before}
     changed = [n for n in now if before.get(n) != now[n] and n not in FREE_SETTINGS]
     if changed:
         listed = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)

@@ -444,6 +444,7 @@ _OWN: Final = (
     "keep",
     "checkpoint_every_s",
     "sync_batch_norm",
+    "start_licence",
 )
 """Settings of a training that have no meaning here: rates, an end, what is kept, processes."""
 _LEFT_OUT: Final = {

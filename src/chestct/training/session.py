@@ -69,6 +69,7 @@ from chestct.training.plan import (
     in_precision,
     is_finished,
     program_versions,
+    remark_on_given,
     settled,
 )
 from chestct.training.results import (
@@ -149,10 +150,13 @@ def _read_manifest(plan: Plan | SlicePlan) -> Manifest:
 def _begin(plan: Plan, parts: Parts) -> str:
     """Write down what the run is begun with, or that it goes on; returns the precision."""
     check_tracking(plan.settings.tracking, plan.listener.note)
-    if parts.beginning:
-        plan.listener.note(parts.beginning)
+    if parts.beginning is not None:
+        plan.listener.note(str(parts.beginning))
+        remark = remark_on_given(plan, parts.beginning)
+        if remark is not None:
+            plan.listener.note(remark)
     own = settled(plan)
-    begin_record(own)
+    begin_record(own, parts.taken)
     write_text(plan.folder / "settings.yaml", settings_as_yaml(own.settings))
     return own.settings.training.precision
 
@@ -320,7 +324,7 @@ def checked_scans(plan: Plan) -> tuple[Parts, Division, Cache]:
     manifest = _read_manifest(plan)
     division = divide(manifest, section)
     cache = make_cache(section, parts.recipe)
-    begin_record(plan)
+    begin_record(plan, parts.taken)
     check_scans(manifest, [division], cache, plan.folder / "check.json", plan.listener)
     return parts, division, cache
 

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    PositiveFloat,
     ValidationError,
     field_validator,
     model_validator,
@@ -106,6 +107,27 @@ class TrainingSettings(BaseModel):
         default=60.0, ge=0, description="Seconds between checkpoints within an epoch."
     )
     seed: int = Field(default=1, ge=0, description="Of weights, shuffling, augmentation, dropout.")
+    start_from: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Classifier folder, run folder or file of weights that a network of scans "
+        "begins with; null: drawn ones.",
+    )
+    start_licence: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Terms of use of a file of weights that is begun with, for the card.",
+    )
+    freeze: tuple[str, ...] = Field(
+        default=(),
+        description="Modules whose weights do not learn and whose BatchNorm statistics stand "
+        "still, such as [layer1, layer2]; backbone is all but the head.",
+    )
+    rates: dict[str, PositiveFloat] = Field(
+        default_factory=dict,
+        description="Module to factor of its learning rate, such as {backbone: 0.1}; the longest "
+        "name counts.",
+    )
 
     @field_validator("compile")
     @classmethod
@@ -125,11 +147,6 @@ class _NetworkSection(BaseModel):
     settings: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="The network's own settings; an input shape is taken from the recipe.",
-    )
-    pretrained: str | None = Field(
-        default=None,
-        min_length=1,
-        description="File of MedicalNet's weights that a 3D ResNet begins with; null: drawn ones.",
     )
 
 
@@ -291,6 +308,23 @@ class RunSettings(LabelSettings):
     training: TrainingSettings = TrainingSettings()
     abstention: _AbstentionSection = _AbstentionSection()
     tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_its_old_name(cls, values: Any) -> Any:
+        """`network.pretrained` is what `training.start_from` was called at first."""
+        network = values.get("network") if isinstance(values, dict) else None
+        if not isinstance(network, dict) or "pretrained" not in network:
+            return values
+        old = network["pretrained"]
+        values = {**values, "network": {n: v for n, v in network.items() if n != "pretrained"}}
+        if old is not None:
+            training = values.get("training") or {}
+            if training.get("start_from") not in (None, old):
+                msg = "'network.pretrained' is the old name of 'training.start_from': keep one."
+                raise TrainingError(msg)
+            values["training"] = {**training, "start_from": old}
+        return values
 
 
 class _SliceNetworkSection(BaseModel):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final
 
@@ -18,8 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from chestct.datasets.workers import end_with_parent
-from chestct.errors import ChestCTError, TrainingError
-from chestct.networks.blocks import BasicBlock, Bottleneck
+from chestct.errors import ChestCTError, TrainingError, UnknownNameError
+from chestct.networks.blocks import BasicBlock, Bottleneck, PooledNetwork, is_in_head
+from chestct.networks.encoders import SegResBlock
 from chestct.networks.maseres import SEResBlock
 from chestct.training.distributed import Ranks, num_workers
 from chestct.training.settings import TrainingSettings
@@ -118,6 +120,93 @@ def epochs_since_best(losses: Sequence[float]) -> int:
     return len(losses) - 1 - min(range(len(losses)), key=lambda i: losses[i])
 
 
+_BACKBONE: Final = "backbone"
+_HEAD: Final = "head"
+
+
+def check_parts(network: nn.Module, parts: Iterable[str]) -> None:
+    """Refuse names that are no part of a network.
+
+    Args:
+        network: Whose modules they are to be; may be on the meta device.
+        parts: Dotted names of modules, or "backbone" and "head" of a network that has both.
+
+    Raises:
+        UnknownNameError: One is not; the message has the nearest names.
+    """
+    modules = [name for name, _ in network.named_modules() if name]
+    is_divided = isinstance(network, PooledNetwork) and bool(network.HEAD)
+    known = [*([_BACKBONE, _HEAD] if is_divided else []), *modules]
+    for part in parts:
+        if part not in known:
+            nearest = get_close_matches(part, known, n=3, cutoff=0.5)
+            meant = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+            top = ", ".join(name for name in known if "." not in name)
+            raise UnknownNameError(f"This network has no part '{part}'.{meant} Known: {top}.")
+
+
+def check_something_learns(network: nn.Module, parts: Sequence[str]) -> None:
+    """Refuse to freeze all of a network.
+
+    Raises:
+        TrainingError: No weight is left to learn.
+    """
+    if all(_is_in(network, name, parts) for name, _ in network.named_parameters()):
+        raise TrainingError("Nothing is left to learn: leave a part out, such as the head.")
+
+
+def freeze(network: nn.Module, parts: Sequence[str]) -> list[_BatchNorm]:
+    """Let the weights of some parts learn no more; returns the BatchNorms that are to stand still.
+
+    Args:
+        network: Changed in place.
+        parts: As `check_parts` takes them.
+    """
+    for name, parameter in network.named_parameters():
+        if _is_in(network, name, parts):
+            parameter.requires_grad_(False)
+    return [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and _is_in(network, name, parts)
+    ]
+
+
+def learns_head_alone(network: nn.Module, settings: TrainingSettings) -> bool:
+    """Whether the settings freeze all of a network but its head."""
+    if not settings.freeze or not isinstance(network, PooledNetwork) or not network.HEAD:
+        return False
+    return all(
+        is_in_head(network, name) or _is_in(network, name, settings.freeze)
+        for name, _ in network.named_parameters()
+    )
+
+
+def parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A network's parameters for its optimiser, one group per `factor` of the learning rate.
+
+    Args:
+        network: Whose parameters they are.
+        rates: Part to factor, the parts as `check_parts` takes them; the longest name counts.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        parts = [part for part in rates if _is_in(network, name, [part])]
+        # A module's own name says more than the words for half of the network.
+        closest = max(parts, key=lambda p: (p not in (_BACKBONE, _HEAD), len(p)), default=None)
+        factor = 1.0 if closest is None else rates[closest]
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": found, "factor": factor} for factor, found in groups.items()]
+
+
+def _is_in(network: nn.Module, name: str, parts: Iterable[str]) -> bool:
+    """Whether a parameter or module is in one of the parts."""
+    half = None
+    if isinstance(network, PooledNetwork) and network.HEAD:
+        half = _HEAD if is_in_head(network, name) else _BACKBONE
+    return any(part == half or f"{name}.".startswith(f"{part}.") for part in parts)
+
+
 _NEGLIGIBLE_START: Final = 1e-4
 """Share of the start values in the moving statistics that is not worth a word."""
 
@@ -152,7 +241,8 @@ def remark_on_start(network: nn.Module, settings: TrainingSettings, num_scans: i
     """What to say of a run too short for its network's momentum; None where it is long enough."""
     passes = settings.epochs * math.ceil(num_scans / settings.batch_size)
     rest = max(((1 - momentum) ** passes for _, momentum in _momenta(network)), default=0.0)
-    if settings.batch_norm_warm_up or rest <= _NEGLIGIBLE_START:
+    is_given = settings.start_from is not None
+    if is_given or settings.batch_norm_warm_up or rest <= _NEGLIGIBLE_START:
         return None
     return (
         f"After {passes} passes BatchNorm's moving statistics will still hold {rest:.2g} of what "
@@ -170,7 +260,7 @@ def _momenta(network: nn.Module) -> list[tuple[_BatchNorm, float]]:
     ]
 
 
-_RESIDUAL_BLOCKS: Final = (BasicBlock, Bottleneck, SEResBlock)
+_RESIDUAL_BLOCKS: Final = (BasicBlock, Bottleneck, SEResBlock, SegResBlock)
 
 
 @contextmanager

@@ -243,7 +243,7 @@ def _first_line(error: Exception) -> str:
 
 
 _URI_VARIABLE: Final = "MLFLOW_TRACKING_URI"
-_PRIVATE: Final = ("data.cache", "tracking.mlflow_uri")
+_PRIVATE: Final = ("data.cache", "tracking.mlflow_uri", "training.start_from")
 """Settings that name places on this machine."""
 
 
