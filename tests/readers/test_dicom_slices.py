@@ -346,6 +346,122 @@ def test_slice_whose_position_is_wrong_is_refused_or_interpolated(tmp_path: Path
     assert np.array_equal(np.delete(volume.voxels, 5, 0), np.delete(expected(), 5, 0))
 
 
+@pytest.mark.parametrize("index", [4, 6])
+def test_slice_that_repeats_its_neighbour_is_refused_or_interpolated(
+    tmp_path: Path, index: int
+) -> None:
+    replaced(scan(tmp_path), index, chest(STEP * index, chest_at(10.0)))
+    said = rf"the slice at {STEP * index:.1f} mm is the same as another .*--allow-bad-slices"
+    with pytest.raises(ReadError, match=said):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"bad-slices"})
+    right = expected()
+    assert np.array_equal(np.delete(volume.voxels, index, 0), np.delete(right, index, 0))
+    between = right[index - 1] / 2 + right[index + 1] / 2
+    assert np.abs(volume.voxels[index] - between).max() <= 1
+
+
+def test_slices_that_are_equal_for_want_of_noise_are_read(tmp_path: Path) -> None:
+    still = np.full((SIDE, SIDE), 24, np.uint16)
+    still[6:26, 4:28], still[10:22, 8:14] = 1064, 174
+    for index in range(NUM):
+        shown = still.copy()
+        shown[12:16, 18 : 20 + index // 3] = 174
+        save(chest(STEP * index, shown), tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    assert (volume.voxels.shape[0], volume.warnings) == (NUM, ())
+
+
+LONG = 40
+RUN = range(14, 24)
+
+
+def chest_in_long(z: float) -> np.ndarray:
+    """The drawn chest, which changes a fourth as much along z."""
+    return chest_at(z / 4)
+
+
+def long_scan(folder: Path, shown: Callable[[int], np.ndarray]) -> Path:
+    """`LONG` slices, of which each is what is shown at its number."""
+    for index in range(LONG):
+        save(chest(STEP * index, shown(index)), folder / f"{index:02d}.dcm")
+    return folder
+
+
+RUNS: dict[str, Callable[[int], np.ndarray]] = {
+    "half black": lambda i: np.where(
+        np.arange(SIDE)[:, None] < SIDE // 2, 24, chest_in_long(STEP * i)
+    ).astype(np.uint16),
+    "noise": lambda i: np.random.default_rng(i).integers(0, 3000, (SIDE, SIDE)).astype(np.uint16),
+    "of another patient": lambda i: chest_at(STEP * i / 4, size=0.7, seed=1),
+    "shifted": lambda i: np.roll(chest_in_long(STEP * i), 6, axis=1),
+}
+
+
+@pytest.mark.parametrize("num", [4, 10, 18])
+@pytest.mark.parametrize("kind", RUNS)
+def test_run_of_slices_that_do_not_fit_is_refused_or_left_out(
+    tmp_path: Path, kind: str, num: int
+) -> None:
+    run = range(RUN.start, RUN.start + num)
+    long_scan(
+        tmp_path, lambda i: (RUNS[kind] if i in run else lambda i: chest_in_long(STEP * i))(i)
+    )
+    said = rf"{num} slice\(s\) of the series do not belong .*the slice at 28\.0 mm does not fit"
+    with pytest.raises(ReadError, match=said):
+        read_volume(tmp_path)
+    with pytest.raises(ReadError, match=rf"{num} slice\(s\) are missing.*--allow-gap"):
+        read_volume(tmp_path, allow={"bad-slices"})
+    volume = read_volume(tmp_path, allow={"bad-slices", "gap"})
+    right = [chest_in_long(STEP * i).astype(np.int16) - 1024 for i in range(LONG)]
+    good = [i for i in range(LONG) if i not in run]
+    assert np.array_equal(volume.voxels[good], np.stack(right)[good])
+
+
+def test_block_of_slices_in_reverse_order_is_refused(tmp_path: Path) -> None:
+    turned = dict(zip(RUN, reversed(RUN), strict=True))
+    long_scan(tmp_path, lambda i: chest_in_long(STEP * turned.get(i, i)))
+    said = r"10 slice\(s\) .*the slice at 28\.0 mm lies in reverse order with its neighbours"
+    with pytest.raises(ReadError, match=said):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("num", [2, 12])
+def test_last_slices_that_do_not_fit_those_before_are_refused(
+    tmp_path: Path, kind: str, num: int
+) -> None:
+    first = LONG - num
+    long_scan(tmp_path, lambda i: chest_in_long(STEP * i) if i < first else RUNS[kind](i))
+    said = rf"{num} slice\(s\) .*{STEP * first:.1f} mm (lies beyond a break|does not fit)"
+    with pytest.raises(ReadError, match=said):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"bad-slices"})
+    assert volume.voxels.shape[0] == first
+
+
+@pytest.mark.parametrize("num_missing", [3, 10])
+def test_gap_that_is_allowed_is_no_break_in_the_scan(tmp_path: Path, num_missing: int) -> None:
+    long_scan(tmp_path, lambda i: chest_in_long(STEP * i))
+    for index in range(12, 12 + num_missing):
+        (tmp_path / f"{index:02d}.dcm").unlink()
+    assert read_volume(tmp_path, allow={"gap"}).voxels.shape[0] == LONG
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("name", ["P001", "normal001"])
+def test_real_slices_fit_at_two_to_ten_millimetres(
+    data_folder: Path, tmp_path: Path, name: str, every: int
+) -> None:
+    placed = {
+        float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]): path
+        for path in (data_folder / "covid_ct_md" / name).iterdir()
+    }
+    for z in sorted(placed)[::every]:
+        (tmp_path / placed[z].name).symlink_to(placed[z])
+    assert read_volume(tmp_path).warnings == ()
+
+
 def test_blank_slices_at_the_ends_are_left_out_with_a_word(tmp_path: Path) -> None:
     scan(tmp_path, NUM + 2, start=-STEP)
     for index in (0, NUM + 1):

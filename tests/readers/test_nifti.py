@@ -556,6 +556,40 @@ def test_slice_that_does_not_fit_is_refused_or_interpolated(tmp_path: Path, kind
     assert "slice 6 of 12" in volume.warnings[-1]
 
 
+def saved(values: np.ndarray, path: Path) -> Path:
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])), path)
+    return path
+
+
+def test_slice_that_repeats_another_is_refused_or_interpolated(tmp_path: Path) -> None:
+    values = layered_scan()
+    values[:, :, 6] = values[:, :, 5]
+    path = saved(values, tmp_path / "x.nii")
+    with pytest.raises(ReadError, match=r"slice 7 of 12 is the same as another .*bad-slices"):
+        read_nifti(path)
+    planes = layered_scan().transpose(2, 1, 0).astype(float)
+    volume = read_nifti(path, allow={"bad-slices"})
+    assert np.abs(volume.voxels[6] - (planes[5] + planes[7]) / 2).max() <= 1
+
+
+@pytest.mark.parametrize("factor", [1.25, 1.5, 2.0, 3.0])
+def test_scan_that_was_enlarged_by_repeating_slices_is_read(tmp_path: Path, factor: float) -> None:
+    values = layered_scan()
+    enlarged = values[:, :, (np.arange(int(12 * factor)) / factor).astype(int)]
+    volume = read_nifti(saved(enlarged, tmp_path / "x.nii"))
+    assert np.array_equal(volume.voxels, enlarged.transpose(2, 1, 0))
+
+
+def test_run_of_slices_that_do_not_fit_is_too_long_to_be_interpolated(tmp_path: Path) -> None:
+    values = layered_scan()
+    values[:, :, 4:8] = np.random.default_rng(1).normal(0, 400, (32, 32, 4))
+    path = saved(values, tmp_path / "x.nii")
+    with pytest.raises(ReadError, match=r"4 slice\(s\) .*slice 5 of 12 does not fit"):
+        read_nifti(path)
+    with pytest.raises(ReadError, match="too many to be interpolated"):
+        read_nifti(path, allow={"bad-slices"})
+
+
 def test_blank_slices_at_the_ends_of_a_nifti_are_padding(tmp_path: Path) -> None:
     values = layered_scan()
     values[:, :, [0, 1, 11]] = -1000

@@ -69,6 +69,8 @@ _BAD_SLICE = "slice that does not fit"
 _BLANK_END = "blank slice at an end"
 _RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
 _RESCALE_DIFFERENCE_HU = 5.0
+_GAP = 1.5
+"""Distance in the usual one from which neighbours may differ as a whole."""
 
 _WiderSlab = Num[np.ndarray, "wider_rows wider_columns"]
 _Pictures = Float32[np.ndarray, "slices low_rows low_columns"]
@@ -431,7 +433,9 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> tuple[dict[int, str], t
     Raises:
         ReadError: Two scans alternate, slice by slice.
     """
-    inside, blank_ends = find_misfits(pictures, "HU")
+    steps = np.diff([one.plane.along_mm for one in slices])
+    gaps = np.flatnonzero(steps > _GAP * np.median(steps)).tolist() if len(steps) else []
+    inside, blank_ends = find_misfits(pictures, "HU", gaps)
     bad = _wrongly_rescaled(slices, pictures)
     for index, what in inside.items():
         bad.setdefault(index, f"{_placed(slices[index])} {what}")

@@ -8,18 +8,22 @@ do not say that they hold Hounsfield units; the rules by which that is doubted s
 A slice that fits neither neighbour is not of this scan. It differs from each neighbour less than
 those two differ from each other, however thick the slices are: 0.8 times at most on every scan at
 hand, at one to five times their spacing. A blank slice, noise, another patient's or one that was
-shifted differs more. What decoders cannot see in a damaged slice shows here too. Small pictures of
-the slices are compared, which takes about 1 % of the time of reading them.
+shifted differs more. What decoders cannot see in a damaged slice shows here too. A longer run of
+such slices has a border at each end where neighbours differ more than beyond it; where both sides
+fit once the run is turned round, it lies backwards. Two slices with the same noise are one, written
+twice. Small pictures of the slices are compared, which takes about 1 % of the time of reading them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, product
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int16, Num
+from jaxtyping import Float, Float32, Int16, Num
+from numpy.lib.stride_tricks import sliding_window_view
 
 from chestct.arrays import Shape, Voxels
 from chestct.errors import ReadError
@@ -237,7 +241,27 @@ _MAX_BAND = 2.2
 _MAX_END = 3.0
 """Difference of an end slice from its neighbour, in the next differences; 1.5 was seen."""
 _MAX_RUN = 3
-"""Most slices in a row that are judged together."""
+"""Most slices in a row that are judged by the slices on both sides alone, not by borders."""
+_BORDER = 1.4
+"""Difference from which a run may begin or end, in the usual ones beyond; two of 1.3 were seen."""
+_MAX_ACROSS = 0.6
+"""Smaller border of a run, in the difference of its two sides; 0.1 was seen in such a pair."""
+_MAX_BORDERS = 3.0
+"""Both borders of a run, in the usual differences beyond; 1.6 was seen."""
+_MAX_BREAK = 4.0
+"""A border whose parts on both sides are each at one with themselves, in the same; 1.4 was seen."""
+_MAX_TO_NOISE, _LEAST_TO_NOISE = 6.0, 0.1
+"""A border whose part on one side only is at one with itself: in the same, where 3.6 was seen, and
+in shares of the range."""
+_TURNED = 1.15
+"""Borders of a run, in what they are once it is turned round, from which it lies backwards; 0.9."""
+_MAX_BORDERS_JUDGED = 32
+_NUM_BESIDE = 4
+"""Differences on a side that say what is usual there."""
+_NOISY = 0.4
+"""Share of pixels that are not the same in neighbours from which equal slices are no chance."""
+_MIN_REPEATS, _MAX_TO_REPEAT = 3, 5
+"""Repeats, and slices to one of them, where a scan was enlarged by repeating slices evenly."""
 _ALTERNATING = 1.2
 """Typical difference of neighbours, in that of slices two apart, from which two scans alternate."""
 _NUM_BANDS = 16
@@ -246,11 +270,15 @@ _HU_RANGE = (-1000.0, 300.0)
 _WINDOWED_RANGE = (0.0, 255.0)
 # Shares of the range: differences below them are nothing, however small the others are.
 _WHOLE_FLOOR, _BAND_FLOOR, _END_FLOOR, _BLANK = 0.004, 0.025, 0.025, 0.004
+_BORDER_FLOOR, _LEAST_USUAL = 0.002, 0.001
 _MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 1024
 
 Picture = Float32[np.ndarray, "low_rows low_columns"]
+_STRANGE = "does not fit its neighbours"
+_REVERSED = "lies in reverse order with its neighbours"
 _Steps = Float[np.ndarray, "pairs *band"]
 """Differences of slices, whole or in bands of rows."""
+_Whole = Float[np.ndarray, " pairs"]
 
 
 def small_picture(slab: Slab) -> Picture:
@@ -263,12 +291,15 @@ def small_picture(slab: Slab) -> Picture:
     return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
 
 
-def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str], tuple[int, ...]]:
+def find_misfits(
+    pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] = ()
+) -> tuple[dict[int, str], tuple[int, ...]]:
     """Find slices that do not belong to a scan.
 
     Args:
         pictures: What `small_picture` gives for each slice, in their order.
         unit: Of the values.
+        gaps: Numbers of the slices after which others are missing.
 
     Returns:
         What is wrong with each slice that does not fit its neighbours, by its number; and the
@@ -292,20 +323,23 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit) -> tuple[dict[int, str
     ends = (*range(first), *range(last + 1, len(scaled)))
     inner = scaled[first : last + 1]
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
-    _refuse_alternation(steps)
-    strangers = _strangers(steps, is_blank[first : last + 1])
-    inside = {
-        first + index: "is blank" if is_blank[first + index] else "does not fit its neighbours"
-        for index in sorted(strangers)
-    }
-    return inside, ends
+    whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
+    _refuse_alternation(whole)
+    is_enlarged = _is_enlarged(whole[1])
+    found = {int(index): "is blank" for index in np.flatnonzero(is_blank[first : last + 1])}
+    found |= {} if is_enlarged else _repeats(inner, whole[1], found)
+    found |= dict.fromkeys(_strangers(steps, set(found)), _STRANGE)
+    found |= _turned(whole, set(found))
+    if not is_enlarged:
+        found |= _long_runs(inner, whole[1], set(found), {gap - first for gap in gaps})
+    return {first + index: found[index] for index in sorted(found)}, ends
 
 
 def _refuse_alternation(steps: dict[int, _Steps]) -> None:
     """Refuse slices that are more like the next but one than like the next, all along."""
     if len(steps[1]) < _MIN_ALTERNATING:
         return
-    next_one, next_but_one = (float(np.median(steps[apart].mean(axis=1))) for apart in (1, 2))
+    next_one, next_but_one = (float(np.median(steps[apart])) for apart in (1, 2))
     if next_one > _ALTERNATING * next_but_one + _WHOLE_FLOOR:
         msg = (
             "The slices alternate between two scans: each is like the next but one and not like its"
@@ -314,21 +348,21 @@ def _refuse_alternation(steps: dict[int, _Steps]) -> None:
         raise ReadError(msg)
 
 
-def _strangers(steps: dict[int, _Steps], is_blank: Bool[np.ndarray, " slices"]) -> set[int]:
-    """Numbers of the slices that do not fit, the ends and the blank ones among them.
+def _strangers(steps: dict[int, _Steps], known: set[int]) -> set[int]:
+    """Numbers of the slices that do not fit, the ends among them, one to three in a row.
 
     Args:
         steps: Differences of slices in each row, by how far they are apart.
-        is_blank: Which slices show nothing.
+        known: Slices that are blank or repeat another.
     """
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
     bands = {apart: _banded(steps[apart]) for apart in (1, 2)}
-    found = {int(index) for index in np.flatnonzero(is_blank)} | _end_strangers(whole[1])
+    found = known | _end_strangers(whole[1])
     found |= _runs(whole, 1, _MAX_WHOLE, _WHOLE_FLOOR, found)
     found |= _runs(bands, 1, _MAX_BAND, _BAND_FLOOR, found)
     for length in range(2, _MAX_RUN + 1):
         found |= _runs(whole, length, _MAX_WHOLE, _WHOLE_FLOOR, found)
-    return found
+    return found - known
 
 
 def _runs(
@@ -358,10 +392,139 @@ def _runs(
     return {index for reach in reaches if known.isdisjoint(reach) for index in reach[1:-1]}
 
 
-def _end_strangers(steps: Float[np.ndarray, " pairs"]) -> set[int]:
+def _end_strangers(steps: _Whole) -> set[int]:
     """The first and last slice, if they differ far more from the next than those do."""
     ends = ((0, steps[0], steps[1:3]), (len(steps), steps[-1], steps[-3:-1]))
     return {end for end, own, others in ends if own > _MAX_END * others.max() + _END_FLOOR}
+
+
+def _repeats(inner: Sequence[Picture], steps: _Whole, blank: Collection[int]) -> dict[int, str]:
+    """Slices that are equal to others, noise and all, but for the one that lies best there."""
+    equal: dict[bytes, list[int]] = {}
+    for index, picture in enumerate(inner):
+        if index not in blank:
+            equal.setdefault(picture.tobytes(), []).append(index)
+    if len(equal) == len(inner) - len(blank) or not _is_noisy(inner):
+        return {}
+    said = "is the same as another slice"
+    return {
+        index: said
+        for places in equal.values()
+        for index in set(places) - {min(places, key=lambda place: _fit(steps, place))}
+    }
+
+
+def _is_noisy(inner: Sequence[Picture]) -> bool:
+    """Whether neighbours differ in so many places that no two slices are equal by chance."""
+    shares = [float(np.mean(one != other)) for one, other in pairwise(inner)]
+    differing = [share for share in shares if share]
+    return bool(differing) and float(np.median(differing)) >= _NOISY
+
+
+def _is_enlarged(steps: _Whole) -> bool:
+    """Whether repeats come evenly all along, as where a scan was enlarged by repeating slices."""
+    new = np.flatnonzero(steps > 0)
+    num_repeats = len(steps) - len(new)
+    if num_repeats < max(_MIN_REPEATS, len(steps) / _MAX_TO_REPEAT) or len(new) < _MIN_REPEATS:
+        return False
+    return int(np.ptp(np.diff(new))) <= 1
+
+
+def _fit(steps: _Whole, place: int) -> float:
+    """How much a slice that repeats others differs from the neighbours that are not among them."""
+    sides = [float(steps[i]) for i in (place - 1, place) if 0 <= i < len(steps) and steps[i] > 0]
+    if place in (0, len(steps)) and not sides:
+        return float(np.median(steps))
+    return sum(sides) / len(sides) if sides else math.inf
+
+
+def _turned(whole: dict[int, _Whole], known: set[int]) -> dict[int, str]:
+    """Slices in runs of two or three that fit both sides once they are turned round.
+
+    Args:
+        whole: Differences of slices, by how far they are apart.
+        known: Slices already found: a run that they are part of, or beside, says nothing new.
+    """
+    found: dict[int, str] = {}
+    for length in range(2, _MAX_RUN + 1):
+        borders = whole[1][:-length] + whole[1][length:]
+        turned = whole[length][:-1] + whole[length][1:]
+        for low in np.flatnonzero(borders > _TURNED * turned + _BORDER_FLOOR).tolist():
+            reach = range(low, low + length + 2)
+            if known.isdisjoint(reach) and found.keys().isdisjoint(reach):
+                found |= dict.fromkeys(reach[1:-1], _REVERSED)
+    return found
+
+
+def _long_runs(
+    inner: Sequence[Picture],
+    steps: _Whole,
+    known: set[int],
+    gaps: Collection[int],
+) -> dict[int, str]:
+    """Slices in longer runs that do not fit: foreign, in reverse order, or beyond a break.
+
+    Args:
+        inner: The slices.
+        steps: Their differences.
+        known: Slices already found; no border is beside them.
+        gaps: Slices after which others are missing, where no border is either.
+    """
+    if len(steps) <= _NUM_BESIDE:
+        return {}
+    closed = {*gaps, *known, *(index - 1 for index in known)}
+    low_sides, high_sides = _borders(steps, closed)
+    found: dict[int, str] = {}
+    for low, high in product(_strongest(low_sides), _strongest(high_sides)):
+        is_new = found.keys().isdisjoint(range(low, high + 2))
+        if is_new and _MAX_RUN < high - low <= len(inner) // 2:
+            what = _why_no_part(inner, low, high)
+            if not what and min(low_sides[low], high_sides[high]) > _MAX_BORDERS:
+                what = _STRANGE
+            found |= dict.fromkeys(range(low + 1, high + 1), what) if what else {}
+    is_break = np.minimum(low_sides, high_sides) > _MAX_BREAK
+    is_break |= (np.maximum(low_sides, high_sides) > _MAX_TO_NOISE) & (steps > _LEAST_TO_NOISE)
+    for index in np.flatnonzero(is_break[1:-1]) + 1:
+        if found.keys().isdisjoint((index, index + 1)):
+            is_low = 2 * (index + 1) <= len(inner)
+            part = range(index + 1) if is_low else range(index + 1, len(inner))
+            found |= dict.fromkeys(part, "lies beyond a break in the scan")
+    return found
+
+
+def _borders(steps: _Whole, closed: Collection[int]) -> tuple[_Whole, _Whole]:
+    """Each difference in the usual ones before it, and after it; 0 where there is no border.
+
+    Where neighbours hardly differ, as in a phantom without noise, nothing is usual.
+    """
+    padded = np.pad(steps, _NUM_BESIDE, mode="edge")
+    usual = np.median(sliding_window_view(padded, _NUM_BESIDE), axis=1)
+    before, after = usual[: len(steps)], usual[_NUM_BESIDE + 1 :]
+    is_open = np.minimum(before, after) > _LEAST_USUAL
+    is_open[[pair for pair in closed if 0 <= pair < len(steps)]] = False
+    return is_open * steps / (before + _BORDER_FLOOR), is_open * steps / (after + _BORDER_FLOOR)
+
+
+def _strongest(sides: _Whole) -> list[int]:
+    """Where a run may begin or end, the strongest borders first; not more than are soon judged."""
+    strongest = np.argsort(-sides, kind="stable")[:_MAX_BORDERS_JUDGED]
+    return [int(pair) for pair in strongest if sides[pair] > _BORDER]
+
+
+def _why_no_part(inner: Sequence[Picture], low: int, high: int) -> str:
+    """What is wrong with the slices after `low` up to `high`, by the slices at their borders."""
+    outer_low, first, last, outer_high = (inner[i] for i in (low, low + 1, high, high + 1))
+    borders = _difference(outer_low, first), _difference(last, outer_high)
+    turned = _difference(outer_low, last) + _difference(first, outer_high)
+    if sum(borders) > _TURNED * turned + _BORDER_FLOOR:
+        return _REVERSED
+    across = _difference(outer_low, outer_high)
+    return _STRANGE if min(borders) > _MAX_ACROSS * across + _BORDER_FLOOR else ""
+
+
+def _difference(one: Picture, other: Picture) -> float:
+    """Mean difference of two slices."""
+    return float(np.abs(other - one).mean())
 
 
 def _banded(steps: Float[np.ndarray, "pairs rows"]) -> Float[np.ndarray, "pairs bands"]:

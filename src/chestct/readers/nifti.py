@@ -52,6 +52,8 @@ from chestct.volume import (
     canonical_axes,
 )
 
+_TOO_MANY = 4
+"""Slices in a row that are not interpolated, even with permission."""
 _MAX_SIDE = 4096
 """Longest axis accepted, in voxels; no CT has a larger matrix."""
 _MAX_OFFSET_BYTES = 2**26
@@ -391,6 +393,9 @@ def _mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[st
     if "bad-slices" not in allow:
         msg = f"{num} slice(s) do not belong to the scan: {told}. All were expected to. Convert it"
         raise ReadError(f"{msg} again; or they can be interpolated.{permission('bad-slices')}")
+    if any(set(range(index, index + _TOO_MANY)) <= inside.keys() for index in inside):
+        msg = f"{num} slice(s) do not belong to the scan: {told}. Those in a row are too many to be"
+        raise ReadError(f"{msg} interpolated. Convert it again, or cut them off.")
     _interpolate(voxels, inside)
     return [f"{num} slice(s) were interpolated from their neighbours: {told}."]
 
