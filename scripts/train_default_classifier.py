@@ -28,11 +28,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
+from zlib import crc32
 
 import cv2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch.utils.data import DataLoader, Dataset
 
 from chestct import __version__
@@ -52,7 +54,8 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipe import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient
-from chestct.simulate.lesions import insert_lesions
+from chestct.simulate.fields import smooth_noise
+from chestct.simulate.lesions import add_disease
 from chestct.storage import write_whole
 from chestct.training.loop import Outputs, evaluate
 from chestct.training.plan import Parts, find_parts
@@ -76,6 +79,8 @@ NEVER_TRAINED = {
     "DCM1": ("real_scans/DCM1_ct.nii.gz", COVID19),
     "id001": ("real_scans/id001_ct.nii.gz", NORMAL),
 }
+KNOWN = "known_"
+"""What the names of examples with known lungs begin with; those are learned from only."""
 SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
@@ -101,6 +106,17 @@ def find_scan(name: str) -> Path | None:
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     scan = Path(os.environ.get("CHESTCT_DATA", beside)) / name
     return scan if scan.exists() else None
+
+
+def perturbed(volume: Volume, lungs: Mask, rng: np.random.Generator) -> Mask:
+    """The lungs as a segmentation may give them: at times without some of what is dense."""
+    if rng.random() < 0.5:
+        return lungs
+    size = [max(round(6 / mm), 1) for mm in volume.grid.spacing_mm]
+    soft = ndimage.uniform_filter(volume.voxels.astype(np.float32), size=size)
+    noise = smooth_noise(rng, lungs.shape, volume.grid.spacing_mm, 30.0)
+    kept = lungs & ~((soft > -250) & (noise > rng.uniform(-0.3, 1.5)))
+    return kept if kept.sum() > 0.6 * lungs.sum() else lungs
 
 
 def write_example(path: Path, prepared: PreparedScan) -> None:
@@ -129,22 +145,33 @@ class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
 
 def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
-    """Three examples of one chest: each pattern in the same lungs, on the same background.
+    """Examples of one chest: each pattern in the same lungs, on the same background.
 
-    The lungs of each are found again, as `classify` finds them, with what they lose and take in.
+    The lungs of each are found again, as `classify` finds them, with what they lose and take in. To
+    learn from there is the same with the known lungs as well: other masks than the network's teach
+    what disease is and not what it does to a mask.
     """
     for label in THREE_CLASSES:
-        path = folder / f"{name}_{label}.safetensors"
-        if path.is_file():
+        found, known = (folder / f"{kind}{name}_{label}.safetensors" for kind in ("", KNOWN))
+        if found.is_file() and known.is_file():
             continue
         rng = np.random.default_rng(seed)
-        ill, _ = insert_lesions(chest, lungs, label, rng, varied=True)
-        write_example(path, prepare(ill, recipe()))
+        ill = add_disease(chest, lungs, label, rng, varied=True)
+        write_example(found, prepare(ill.volume, recipe()))
+        if folder.name == "training":
+            rng = np.random.default_rng(crc32(found.stem.encode()))
+            mask = perturbed(ill.volume, lungs & ~ill.effusion, rng)
+            write_example(known, prepare(ill.volume, recipe(), lungs=chest.with_voxels(mask)))
 
 
 def is_written(name: str, folder: Path) -> bool:
-    """Whether all three examples of a chest are there."""
-    return all((folder / f"{name}_{label}.safetensors").is_file() for label in THREE_CLASSES)
+    """Whether all examples of a chest are there."""
+    kinds = ("", KNOWN) if folder.name == "training" else ("",)
+    return all(
+        (folder / f"{kind}{name}_{label}.safetensors").is_file()
+        for label in THREE_CLASSES
+        for kind in kinds
+    )
 
 
 def write_simulated_chest(index: int, folder: Path) -> None:
@@ -361,7 +388,7 @@ def write_scan_as_it_is(name: str, folder: Path) -> None:
 def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     """Train without a real chest, and judge it with and without disease."""
     training = ExampleFolder(work / "training")
-    kept = [not path.stem.startswith(f"real_{name}_") for path in training.paths]
+    kept = [f"real_{name}_" not in path.stem for path in training.paths]
     features = learned_features(parts, work)[:, kept]
     labels = torch.tensor(training.labels)[kept]
     network = fit(parts, features, labels)
