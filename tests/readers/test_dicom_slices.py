@@ -133,12 +133,52 @@ def test_two_patients_in_one_series_are_refused(
     assert read_volume(tmp_path, series=f"{uid}#1").voxels.shape[0] in (NUM, NUM + 2)
 
 
+@pytest.mark.parametrize("uid", [SERIES, "1.2.3.4.6"])
+def test_another_name_with_another_birth_date_or_sex_is_another_patient(
+    tmp_path: Path, uid: str
+) -> None:
+    said = {"PatientBirthDate": "19500101", "PatientSex": "F"}
+    other = {"PatientName": "Other^Name", "PatientBirthDate": "19610203"}
+    scan(tmp_path / "a", **said)
+    scan(tmp_path / "b", NUM + 2, start=1.0, SeriesInstanceUID=uid, **{**said, **other})
+    with pytest.raises(ReadError, match="scans of 2 patients") as raised:
+        read_volume(tmp_path)
+    assert not any(word in str(raised.value) for word in ("Other", "Secret", "19610203"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"PatientName": "SECRET^NAME^Middle"}, None),
+        ({"PatientName": "Name^Secret"}, None),
+        ({"PatientName": "Name Secret"}, None),
+        ({"PatientName": "Secret-Married^Name"}, None),
+        ({"PatientName": ""}, None),
+        ({"PatientBirthDate": ""}, None),
+        ({"PatientName": "Married^Name"}, "PatientName"),
+        ({"PatientBirthDate": "19500102"}, "PatientBirthDate"),
+        ({"PatientName": "Sacret^Name", "PatientSex": ""}, "PatientName"),
+    ],
+)
+def test_name_that_changes_under_one_patient_id_is_said_without_it(
+    tmp_path: Path, fields: dict[str, str], said: str | None
+) -> None:
+    known = {"PatientBirthDate": "19500101", "PatientSex": "F"}
+    for index in range(NUM):
+        own = {**known, **(fields if index > 6 else {})}
+        save(chest(STEP * index, **own), tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    what = f"Not all slices have the same {said}; they were taken for one patient's."
+    assert volume.warnings == ((what,) if said else ())
+
+
 @pytest.mark.parametrize("uid", [SERIES, ""])
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"StudyInstanceUID": "1.2.9"}, "study"),
-        ({"FrameOfReferenceUID": "1.2.9"}, "frame of reference"),
+        ({"StudyInstanceUID": "1.2.9"}, r"2 parts that continue each other.*\n.*study 1"),
+        ({"FrameOfReferenceUID": "1.2.9"}, r"2 CT series that fit eq.*\n.*frame of reference 1"),
     ],
 )
 def test_two_studies_or_frames_in_one_series_are_split(
@@ -146,7 +186,7 @@ def test_two_studies_or_frames_in_one_series_are_split(
 ) -> None:
     scan(tmp_path / "a", SeriesInstanceUID=uid)
     scan(tmp_path / "b", start=STEP * NUM, SeriesInstanceUID=uid, **fields)
-    with pytest.raises(ReadError, match=rf"2 CT series that fit equally well.*\n.*{told} 1"):
+    with pytest.raises(ReadError, match=told):
         read_volume(tmp_path)
     volume = read_volume(tmp_path, series=f"{uid}#1")
     assert np.array_equal(volume.voxels, expected())
@@ -198,6 +238,86 @@ def test_acquisitions_that_follow_one_another_are_one_stack(tmp_path: Path) -> N
     for index in range(NUM):
         save(chest(STEP * index, AcquisitionNumber=1 + index // 3), tmp_path / f"{index}.dcm")
     assert np.array_equal(read_volume(tmp_path).voxels, expected())
+
+
+HALVES: dict[str, tuple[float, dict[str, object]]] = {
+    "two studies": (0.0, {"StudyInstanceUID": "1.2.9", "SeriesInstanceUID": "1.2.3.4.6"}),
+    "two series": (0.0, {"SeriesInstanceUID": "1.2.3.4.6"}),
+    "two series, one slice missing": (STEP, {"SeriesInstanceUID": "1.2.3.4.6"}),
+    "acquisitions that overlap": (-3 * STEP, {"AcquisitionNumber": 2}),
+}
+
+
+@pytest.mark.parametrize("num", [NUM - 1, NUM])
+@pytest.mark.parametrize("kind", HALVES)
+def test_scan_in_parts_that_continue_each_other_is_refused_with_the_list(
+    tmp_path: Path, kind: str, num: int
+) -> None:
+    away, fields = HALVES[kind]
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", num, start=NUM * STEP + away, **fields)
+    with pytest.raises(ReadError, match="a scan in 2 parts that continue each other") as raised:
+        read_volume(tmp_path)
+    _, *lines, remedy = str(raised.value).splitlines()
+    assert len(lines) == 2
+    assert any(line.endswith("from 0.0 to 22.0 mm") for line in lines)
+    series = remedy.split("--series ")[1].split()[0]
+    assert read_volume(tmp_path, series=series).voxels.shape[0] == NUM
+
+
+@pytest.mark.parametrize(
+    ("start", "fields"),
+    [
+        (NUM * STEP, {"FrameOfReferenceUID": "1.2.9"}),
+        (NUM * STEP, {"ImageType": ["DERIVED", "SECONDARY", "AXIAL"]}),
+        (NUM * STEP, {"PixelSpacing": [0.6, 0.6]}),
+        (NUM * STEP + 20, {}),
+        (5 * STEP, {}),
+    ],
+)
+def test_series_that_does_not_continue_the_longest_is_left_out(
+    tmp_path: Path, start: float, fields: dict[str, object]
+) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", NUM - 1, start=start, SeriesInstanceUID="1.2.3.4.6", **fields)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert "1 other CT series with 11 slice(s) were not read" in volume.warnings[0]
+
+
+def test_whole_chest_is_read_though_another_series_continues_it(tmp_path: Path) -> None:
+    for index in range(50):
+        save(chest(5.0 * index, chest_at(index / 2)), tmp_path / f"{index}.dcm")
+    for index in range(50, 80):
+        below = chest(5.0 * index, chest_at(index / 2), SeriesInstanceUID="1.2.3.4.6")
+        save(below, tmp_path / f"{index}.dcm")
+    assert read_volume(tmp_path).voxels.shape[0] == 50
+
+
+@pytest.mark.parametrize("is_one_series", [True, False])
+@pytest.mark.parametrize("num", [NUM - 2, NUM, NUM + 3])
+@pytest.mark.parametrize(
+    "said", [("Doe, INSP", "Doe, EXP"), ("Thorax Inspiration", "Exspiration"), ("A", "expir. 2")]
+)
+def test_inspiration_is_read_and_expiration_listed(
+    tmp_path: Path, said: tuple[str, str], num: int, is_one_series: bool
+) -> None:
+    uid = SERIES if is_one_series else "1.2.3.4.6"
+    scan(tmp_path / "a", SeriesDescription=said[0])
+    scan(tmp_path / "b", num, start=1.0, SeriesDescription=said[1], SeriesInstanceUID=uid)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.warnings[0].splitlines()[-1].endswith(", breath held in expiration")
+    assert "Doe" not in volume.warnings[0]
+
+
+@pytest.mark.parametrize("word", ["Expert review", "EXPORT", "Inspector"])
+def test_words_that_begin_like_those_of_breath_say_nothing(tmp_path: Path, word: str) -> None:
+    scan(tmp_path / "a", SeriesDescription=word)
+    scan(tmp_path / "b", SeriesInstanceUID="1.2.3.4.6")
+    with pytest.raises(ReadError, match="2 CT series that fit equally well") as raised:
+        read_volume(tmp_path)
+    assert "breath" not in str(raised.value)
 
 
 def test_passes_without_a_mark_are_told_apart_by_their_spacing(tmp_path: Path) -> None:

@@ -3,13 +3,12 @@
 Tolerant as readers should be: files with and without preamble or file meta information, explicit
 files labelled implicit and the other way round, invalid identifiers. What is damaged is an
 `UnreadableFileError`; what is not DICOM at all is None. Only the elements of `TAGS` are ever looked
-at. The patient ID among them is hashed at once; it serves to notice that a folder holds two
-patients. A description serves to notice maps, and is never shown.
+at. ID, name, birth date and sex of a patient serve to notice that a folder holds two patients. A
+description serves to notice maps, phases and expiration. None of them is ever shown.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from contextlib import suppress
@@ -54,6 +53,8 @@ TAGS: Final[dict[str, int]] = {
     "frame_type": 0x00089007,
     "patient_name": 0x00100010,
     "patient_id": 0x00100020,
+    "birth_date": 0x00100030,
+    "sex": 0x00100040,
     "slice_thickness_mm": 0x00180050,
     "kvp": 0x00180060,
     "kernel": 0x00181210,
@@ -211,10 +212,6 @@ class Fields:
             return int(line) if line else default
         except ValueError as error:
             raise UnreadableFileError(f"has no whole number in '{name}'") from error
-
-    def hashed(self, name: str) -> str:
-        """A short digest that tells values apart without holding them."""
-        return hashlib.sha256(self.raw.get(name, b"").strip(b" \0")).hexdigest()[:16]
 
     def updated(self, other: Fields) -> Fields:
         """These fields, with those of `other` before them."""

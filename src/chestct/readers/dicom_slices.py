@@ -6,10 +6,14 @@ of reference never lie in one stack. Passes (acquisitions, temporal positions, p
 taken apart where they overlap in space; where they follow one another, as in a scan made in
 steps, they are one stack.
 
+Names are spelt in many ways, so that another one is no other patient while the PatientID is the
+same, unless the birth date or the sex is another too.
+
 The rule of the choice: Hounsfield units go before maps of something else, original series before
-derived ones and axial ones before others. Among those with at least nine tenths of the most
-slices, one made with a lung kernel is preferred, then the one with the most slices. A tie, or
-scans of several patients, is an error that lists the series.
+derived ones and axial ones before others; expiration goes after all that has half as many slices.
+Among those with at least nine tenths of the most slices, one made with a lung kernel is preferred,
+then the one with the most slices. A tie, scans of several patients, or a scan whose parts are
+series of their own, is an error that lists the series.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -276,9 +280,11 @@ class Series:
         return self.slices[0].fields
 
     @property
-    def patient(self) -> str:
-        """Digest that tells patients apart."""
-        return _patient(self.fields)
+    def along_mm(self) -> tuple[float, float, float]:
+        """First and last position along the normal, and the usual distance of its slices."""
+        along = np.sort(_along(self.slices))
+        step = float(np.median(np.diff(along))) if len(along) > 1 else 0.0
+        return float(along[0]), float(along[-1]), step
 
     @property
     def kernel(self) -> str:
@@ -316,8 +322,10 @@ _MAP_WORDS: Final = (
     *("WATER", "CALCIUM", "URIC", "FAT_FRACTION", "SUBTRACT", "OVERLAY", "FUSION", "VENTILATION"),
 )
 """What stands in the image type or the description of images computed from a CT."""
+_OF_PATIENT: Final = ("patient_id", "patient_name", "birth_date", "sex")
 _ASKED: Final = (
-    *("patient_id", "patient_name", "study_uid", "frame_of_reference", "image_type", "frame_type"),
+    *_OF_PATIENT,
+    *("study_uid", "frame_of_reference", "image_type", "frame_type"),
     *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
     *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
     *("stack", "kvp", "kernel"),
@@ -331,10 +339,20 @@ _BINARY: Final = {
     "cardiac_phase": "d",
 }
 """Numbers that are not written out (VR US, UL and FD), as `struct` calls them."""
+_WORDS: Final = re.compile(r"[^\W_]+")
+_EXPIRATION: Final = re.compile(r"\b(EXP|EXPI|EXPIR\w*|EXSP\w*)(?![A-Z])")
+_INSPIRATION: Final = re.compile(r"\b(INSP|INSPI|INSPIR\w*)(?![A-Z])")
 _PERCENTAGE: Final = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,2})?) ?%")
 _HU_TYPES = ("", "HU", "US")
 _ONE_NORMAL = 0.9999
 _LONGEST_MARK: Final = 16
+_WHOLE_CHEST_MM: Final = 240.0
+"""Height from which a series is not taken for a part of a chest; lungs are 200 to 300 mm high."""
+_MAX_SHARED: Final = 3
+"""Height of a series in what it may share with one that it continues."""
+_MAX_APART: Final = 2.5
+"""Distance, in slices, of parts that continue each other."""
+_SAME_STEP: Final = 0.05
 _MIN_PASS = 3
 _MAX_PASSES = 4
 
@@ -353,10 +371,58 @@ def _value(fields: Fields, name: str) -> str:
     return raw.decode("ascii") if raw.isascii() and raw.decode("ascii").isprintable() else raw.hex()
 
 
-def _patient(fields: Fields) -> str:
-    """Digest of the patient ID, or where there is none of the name, which is spelt in many ways."""
-    has_id = fields.raw.get("patient_id", b"").strip(b" \0")
-    return fields.hashed("patient_id" if has_id else "patient_name")
+class _Person(NamedTuple):
+    """What tells patients apart: nothing of it is ever shown.
+
+    Attributes:
+        number: PatientID.
+        family: Words of the family name, or of the whole where nothing sets that off.
+        names: Words of the whole name.
+        birth_date: As written.
+        sex: As written.
+    """
+
+    number: bytes
+    family: tuple[str, ...]
+    names: tuple[str, ...]
+    birth_date: str
+    sex: str
+
+    def has_name_of(self, other: _Person) -> bool:
+        """Whether the names can be one, however written: in other case, order or in part."""
+        one_way = set(self.family) <= set(other.names)
+        return one_way or set(other.family) <= set(self.names)
+
+    @property
+    def _is_nobody(self) -> bool:
+        """Whether nothing says who it is."""
+        return not (self.number or self.family)
+
+    def is_other(self, other: _Person) -> bool:
+        """Whether this is certainly another patient."""
+        if self.number != other.number or self.has_name_of(other):
+            return self.number != other.number or self._is_nobody != other._is_nobody
+        facts = ((self.birth_date, other.birth_date), (self.sex, other.sex))
+        return not self.number or any(one and two and one != two for one, two in facts)
+
+
+def _person(fields: Fields) -> _Person:
+    """Whom a slice is of."""
+    name = fields.text("patient_name").casefold().partition("=")[0]
+    family, names = (tuple(_WORDS.findall(text)) for text in (name.partition("^")[0], name))
+    number = fields.raw.get("patient_id", b"").strip(b" \0")
+    return _Person(number, family, names, fields.text("birth_date"), fields.text("sex").upper())
+
+
+def _patients(found: Iterable[_Person]) -> dict[_Person, int]:
+    """Numbers from 1 of the patients that persons are; they do not depend on their order."""
+    first: list[_Person] = []
+    numbers: dict[_Person, int] = {}
+    for person in sorted(set(found)):
+        known = next((i for i, one in enumerate(first) if not person.is_other(one)), len(first))
+        first += [person] if known == len(first) else []
+        numbers[person] = known + 1
+    return numbers
 
 
 def _phase(fields: Fields) -> str:
@@ -365,8 +431,15 @@ def _phase(fields: Fields) -> str:
     return f"{found[1]}%" if found else ""
 
 
+def _breath(fields: Fields) -> str:
+    """What a description says of the breath: no other part, which may be a name."""
+    text = fields.text("series_description").upper().replace("_", " ")
+    said = {"expiration": _EXPIRATION, "inspiration": _INSPIRATION}
+    found = [word for word, known in said.items() if known.search(text)]
+    return found[0] if len(found) == 1 else ""
+
+
 _NEVER_MIXED: Final[dict[str, Callable[[Fields], Hashable]]] = {
-    "patient": _patient,
     "study": _combined("study_uid"),
     "frame of reference": _combined("frame_of_reference"),
     "kind of image": lambda fields: _is_map(fields) or _is_derived(fields),
@@ -379,6 +452,7 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "trigger time": _combined("trigger_time", "trigger_delay"),
     "cardiac phase": _combined("cardiac_phase"),
     "phase": _phase,
+    "breath held in": _breath,
     "stack": _combined("stack"),
     "tube voltage": _combined("kvp"),
     "kernel": _combined("kernel"),
@@ -388,7 +462,10 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
 
 _TIMES: Final = {
     name: _NOT_OVERLAPPING[name]
-    for name in ("acquisition", "temporal position", "trigger time", "cardiac phase", "phase")
+    for name in (
+        *("acquisition", "temporal position", "trigger time", "cardiac phase", "phase"),
+        "breath held in",
+    )
 }
 """What tells series of their own apart that show the same at several times."""
 
@@ -424,7 +501,8 @@ def _split_groups(series: Series) -> list[Series]:
     said = {tuple(map(one.fields.raw.get, _ASKED)) for one in series.slices}
     if len(said) == 1:
         return list(_by_spacing(series))
-    groups = [series]
+    patients = _patients(_person(one.fields) for one in series.slices)
+    groups = list(_by_value(series, "patient", lambda fields: patients[_person(fields)]))
     for name, value in _NEVER_MIXED.items():
         groups = [part for group in groups for part in _by_value(group, name, value)]
     for name, value in _NOT_OVERLAPPING.items():
@@ -589,12 +667,15 @@ def _chosen(candidates: list[Series], wanted: str | None, place: str) -> Series:
         if len(named) == 1:
             return named[0]
         candidates = named
-    best = _best(candidates)
-    strangers = [s for s in candidates if s.patient != best[0].patient and len(s.slices) > 1]
-    if strangers:
-        num_patients = len({series.patient for series in (best[0], *strangers)})
+    preferred = _preferred(candidates)
+    best = _best(preferred)
+    several = [s for s in candidates if len(s.slices) > 1 or s is best[0]]
+    num_patients = len(set(_patients(_person(s.fields) for s in several).values()))
+    if num_patients > 1:
         msg = f"{place} holds scans of {num_patients} patients and one was expected."
         raise ReadError(f"{msg}\n{_listing(candidates)}\n{_remedy(best[0])}")
+    if parts := [series for series in preferred if _continues(series, best[0])]:
+        raise ReadError(_parts_message([best[0], *parts], place))
     if len(best) > 1:
         msg = f"{place} holds {len(best)} CT series that fit equally well and one was expected."
         raise ReadError(f"{msg}\n{_listing(best)}\n{_remedy(best[0])}")
@@ -616,8 +697,8 @@ def _plural(kind: str) -> str:
     return f"{head}{ending}{joint}{rest}" if head != "DICOM directory" else "DICOM directories"
 
 
-def _best(candidates: list[Series]) -> list[Series]:
-    """The series that the rule leaves: one, or several that tie."""
+def _preferred(candidates: list[Series]) -> list[Series]:
+    """The series of the best kind that there is."""
     for is_preferred in (
         lambda s: not _is_map(s.fields),
         lambda s: not _is_derived(s.fields),
@@ -626,10 +707,52 @@ def _best(candidates: list[Series]) -> list[Series]:
     ):
         candidates = [series for series in candidates if is_preferred(series)] or candidates
     most = max(len(series.slices) for series in candidates)
+    others = [series for series in candidates if _breath(series.fields) != "expiration"]
+    return others if any(2 * len(s.slices) >= most for s in others) else candidates
+
+
+def _best(candidates: list[Series]) -> list[Series]:
+    """The series that kernels and numbers of slices leave: one, or several that tie."""
+    most = max(len(series.slices) for series in candidates)
     close = [s for s in candidates if len(s.slices) >= _NEARLY_AS_MANY * most]
     close = [series for series in close if _LUNG_KERNEL.search(series.kernel)] or close
     most = max(len(series.slices) for series in close)
     return [series for series in close if len(series.slices) == most]
+
+
+def _continues(series: Series, chosen: Series) -> bool:
+    """Whether a series lies on beyond the end of another, which is no whole chest.
+
+    Two halves of a scan do, in two studies or as two acquisitions that overlap a little. What
+    covers the same part of the body once more does not.
+    """
+    (low, high, step), (other_low, other_high, other_step) = chosen.along_mm, series.along_mm
+    one, other = chosen.slices[0].plane, series.slices[0].plane
+    shared = min(high, other_high) - max(low, other_low)
+    is_part = shared * _MAX_SHARED < min(high - low, other_high - other_low)
+    is_beside = -_MAX_APART * step <= shared and high - low + step < _WHOLE_CHEST_MM
+    if len(series.slices) < _MIN_PASS or not (is_part and is_beside):
+        return False
+    sideways = np.subtract(other.position_mm, one.position_mm) @ np.array([one.down, one.across]).T
+    return (
+        abs(other_step - step) <= _SAME_STEP * step
+        and same_plane_kind(one, other)
+        and bool(np.all(np.abs(sideways) <= one.spacing_mm))
+        and series.fields.text("frame_of_reference") == chosen.fields.text("frame_of_reference")
+    )
+
+
+def _parts_message(parts: list[Series], place: str) -> str:
+    """Say that a scan came in parts."""
+    placed = []
+    for part in parts:
+        low, high, _ = part.along_mm
+        placed.append(part.narrowed(part.slices, f"from {low:.1f} to {high:.1f} mm"))
+    return (
+        f"{place} holds a scan in {len(parts)} parts that continue each other in space, and one"
+        f" whole chest was expected.\n{_listing(placed)}\n  Export them as one series."
+        f" Or read one part alone: --series {parts[0].name} (series= in Python)"
+    )
 
 
 def _listing(candidates: list[Series]) -> str:
@@ -646,7 +769,8 @@ def _remedy(series: Series) -> str:
 def _other_series(others: list[Series], chosen: Series) -> str:
     """A warning that lists the series not read."""
     num_slices = sum(len(series.slices) for series in others)
-    num_strange = sum(series.patient != chosen.patient for series in others)
+    person = _person(chosen.fields)
+    num_strange = sum(_person(series.fields).is_other(person) for series in others)
     whose = f", {num_strange} of them of another patient" if num_strange else ""
     return (
         f"{len(others)} other CT series with {num_slices} slice(s) were not read{whose}:\n"
@@ -679,6 +803,7 @@ def warnings_of_choice(
     apart = {kind: n for kind, n in found.left_out.items() if kind in (_UNPLACED, _UNOPENED)}
     foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
     said = [_other_series(others, chosen)] if others else []
+    said += _one_patients(chosen)
     said += [f"Left out: {_counted(apart)}."] if apart else []
     if foreign:
         said.append(f"Left out, because they are not CT slices: {_counted(foreign)}.")
@@ -687,6 +812,21 @@ def warnings_of_choice(
     if not chosen.is_axial:
         said.append("The slices are not axial; the scan was read as it lies in the patient.")
     return said
+
+
+def _one_patients(chosen: Series) -> list[str]:
+    """Say what of the patient changes between slices that are taken for one patient's."""
+    said = {tuple(map(one.fields.raw.get, _OF_PATIENT)): one.fields for one in chosen.slices}
+    persons = [_person(fields) for fields in said.values()]
+    changes = {
+        "PatientID": len({one.number for one in persons}) > 1,
+        "PatientName": not all(one.has_name_of(persons[0]) for one in persons),
+        "PatientBirthDate": len({one.birth_date for one in persons} - {""}) > 1,
+        "PatientSex": len({one.sex for one in persons} - {""}) > 1,
+    }
+    changing = " and ".join(name for name, does in changes.items() if does)
+    what = f"Not all slices have the same {changing}; they were taken for one patient's."
+    return [what] if changing else []
 
 
 def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[str]]:
