@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -79,8 +78,6 @@ NEVER_TRAINED = {
     "DCM1": ("real_scans/DCM1_ct.nii.gz", COVID19),
     "id001": ("real_scans/id001_ct.nii.gz", NORMAL),
 }
-KNOWN = "known_"
-"""What the names of examples with known lungs begin with; those are learned from only."""
 SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
@@ -145,33 +142,27 @@ class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 
 
 def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
-    """Examples of one chest: each pattern in the same lungs, on the same background.
+    """Three examples of one chest: each pattern in the same lungs, on the same background.
 
-    The lungs of each are found again, as `classify` finds them, with what they lose and take in. To
-    learn from there is the same with the known lungs as well: other masks than the network's teach
-    what disease is and not what it does to a mask.
+    Learned from are the known lungs: what disease is, and not what it does to a mask. What is
+    judged has the lungs that are found after the disease was put in, as when a scan is classified.
     """
     for label in THREE_CLASSES:
-        found, known = (folder / f"{kind}{name}_{label}.safetensors" for kind in ("", KNOWN))
-        if found.is_file() and known.is_file():
+        path = folder / f"{name}_{label}.safetensors"
+        if path.is_file():
             continue
-        rng = np.random.default_rng(seed)
-        ill = add_disease(chest, lungs, label, rng, varied=True)
-        write_example(found, prepare(ill.volume, recipe()))
-        if folder.name == "training":
-            rng = np.random.default_rng(crc32(found.stem.encode()))
-            mask = perturbed(ill.volume, lungs & ~ill.effusion, rng)
-            write_example(known, prepare(ill.volume, recipe(), lungs=chest.with_voxels(mask)))
+        ill = add_disease(chest, lungs, label, np.random.default_rng(seed), varied=True)
+        if folder.name != "training":
+            write_example(path, prepare(ill.volume, recipe()))
+            continue
+        rng = np.random.default_rng(crc32(path.stem.encode()))
+        known = perturbed(ill.volume, lungs & ~ill.effusion, rng)
+        write_example(path, prepare(ill.volume, recipe(), lungs=chest.with_voxels(known)))
 
 
 def is_written(name: str, folder: Path) -> bool:
-    """Whether all examples of a chest are there."""
-    kinds = ("", KNOWN) if folder.name == "training" else ("",)
-    return all(
-        (folder / f"{kind}{name}_{label}.safetensors").is_file()
-        for label in THREE_CLASSES
-        for kind in kinds
-    )
+    """Whether all three examples of a chest are there."""
+    return all((folder / f"{name}_{label}.safetensors").is_file() for label in THREE_CLASSES)
 
 
 def write_simulated_chest(index: int, folder: Path) -> None:
@@ -388,7 +379,7 @@ def write_scan_as_it_is(name: str, folder: Path) -> None:
 def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     """Train without a real chest, and judge it with and without disease."""
     training = ExampleFolder(work / "training")
-    kept = [f"real_{name}_" not in path.stem for path in training.paths]
+    kept = [not path.stem.startswith(f"real_{name}_") for path in training.paths]
     features = learned_features(parts, work)[:, kept]
     labels = torch.tensor(training.labels)[kept]
     network = fit(parts, features, labels)
@@ -396,8 +387,7 @@ def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     folder.mkdir(parents=True, exist_ok=True)
     write_scan_as_it_is(name, folder)
     for number in range(LEFT_OUT_ROUNDS):
-        for path in (work / "training").glob(f"real_{name}_{number:02d}_*.safetensors"):
-            shutil.copyfile(path, folder / path.name)
+        write_real_chest((name, number), folder)
     known = known_to(network, features[0], labels, work)
     return judged(network, ExampleFolder(folder), known)
 
