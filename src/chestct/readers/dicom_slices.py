@@ -439,9 +439,11 @@ def _breath(fields: Fields) -> str:
     return found[0] if len(found) == 1 else ""
 
 
+_frame = _combined("frame_of_reference")
+
 _NEVER_MIXED: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "study": _combined("study_uid"),
-    "frame of reference": _combined("frame_of_reference"),
+    "frame of reference": _frame,
     "kind of image": lambda fields: _is_map(fields) or _is_derived(fields),
 }
 """What slices of one stack have in common; where each has its own, a de-identifier made it up."""
@@ -674,7 +676,8 @@ def _chosen(candidates: list[Series], wanted: str | None, place: str) -> Series:
     if num_patients > 1:
         msg = f"{place} holds scans of {num_patients} patients and one was expected."
         raise ReadError(f"{msg}\n{_listing(candidates)}\n{_remedy(best[0])}")
-    if parts := [series for series in preferred if _continues(series, best[0])]:
+    alike = [series for series in candidates if series in preferred or series.uid == best[0].uid]
+    if parts := [series for series in alike if _continues(series, best[0])]:
         raise ReadError(_parts_message([best[0], *parts], place))
     if len(best) > 1:
         msg = f"{place} holds {len(best)} CT series that fit equally well and one was expected."
@@ -724,7 +727,8 @@ def _continues(series: Series, chosen: Series) -> bool:
     """Whether a series lies on beyond the end of another, which is no whole chest.
 
     Two halves of a scan do, in two studies or as two acquisitions that overlap a little. What
-    covers the same part of the body once more does not.
+    covers the same part of the body once more does not, nor what has a frame of reference of its
+    own, unless it has the same identifier.
     """
     (low, high, step), (other_low, other_high, other_step) = chosen.along_mm, series.along_mm
     one, other = chosen.slices[0].plane, series.slices[0].plane
@@ -738,7 +742,7 @@ def _continues(series: Series, chosen: Series) -> bool:
         abs(other_step - step) <= _SAME_STEP * step
         and same_plane_kind(one, other)
         and bool(np.all(np.abs(sideways) <= one.spacing_mm))
-        and series.fields.text("frame_of_reference") == chosen.fields.text("frame_of_reference")
+        and (series.uid == chosen.uid or len({_frame(s.fields) for s in (series, chosen)}) == 1)
     )
 
 

@@ -427,7 +427,9 @@ def _is_enlarged(steps: _Whole) -> bool:
     num_repeats = len(steps) - len(new)
     if num_repeats < max(_MIN_REPEATS, len(steps) / _MAX_TO_REPEAT) or len(new) < _MIN_REPEATS:
         return False
-    return int(np.ptp(np.diff(new))) <= 1
+    apart = np.diff(new)
+    ends = max(new[0], len(steps) - 1 - new[-1])
+    return bool(max(apart.max(), ends) <= apart.min() + 1)
 
 
 def _fit(steps: _Whole, place: int) -> float:
