@@ -51,9 +51,12 @@ def chest(
         return np.asarray(sum(part**2 for part in scaled) <= 1.0)
 
     hu = np.full(grid.shape, -1024.0)
-    in_body = (x / 165.0) ** 2 + (y / 115.0) ** 2 <= 1.0
+    # Towards the neck the body narrows: above blunt shoulders a network expects more lung.
+    taper = np.clip((z - 60.0) / 100.0, 0.0, 1.0)
+    in_body = (x / (165.0 - 105.0 * taper)) ** 2 + (y / (115.0 - 50.0 * taper)) ** 2 <= 1.0
     hu[in_body] = FAT_HU
-    hu[(x / 155.0) ** 2 + (y / 105.0) ** 2 <= 1.0] = TISSUE_HU
+    inner = (x / (155.0 - 105.0 * taper)) ** 2 + (y / (105.0 - 50.0 * taper)) ** 2
+    hu[inner <= 1.0] = TISSUE_HU
     hu[ellipsoid((60.0, 0.0, -150.0), (75.0, 85.0, 60.0))] = FAT_HU
     if has_lungs:
         for side in (-1.0, 1.0):

@@ -17,7 +17,7 @@ from chestct.datasets.public import (
     _class_folders,
     _folders_under,
     _SliceList,
-    _stem,
+    stem,
     parse_list,
     read_lists,
     read_table,
@@ -279,7 +279,7 @@ def test_tables_that_are_none_hold_nothing(tmp_path: Path) -> None:
     assert read_table(tmp_path / "none.csv") == []
     (tmp_path / "b.csv").write_text("a;b\n1;2\n")
     assert read_table(tmp_path / "b.csv") == [["a", "b"], ["1", "2"]]
-    assert _stem(Path("x/scan.nii.gz")) == "scan"
+    assert stem(Path("x/scan.nii.gz")) == "scan"
 
 
 def test_the_real_sample_is_known(data_folder: Path) -> None:
