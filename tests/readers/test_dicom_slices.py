@@ -267,6 +267,14 @@ def test_scan_in_parts_that_continue_each_other_is_refused_with_the_list(
     assert read_volume(tmp_path, series=series).voxels.shape[0] == NUM
 
 
+def test_all_parts_of_a_scan_are_listed(tmp_path: Path) -> None:
+    for number in range(5):
+        uid = f"1.2.3.4.{number}"
+        scan(tmp_path / uid, NUM, start=number * NUM * STEP, SeriesInstanceUID=uid)
+    with pytest.raises(ReadError, match="a scan in 5 parts that continue each other"):
+        read_volume(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("start", "fields"),
     [
@@ -293,7 +301,9 @@ def test_whole_chest_is_read_though_another_series_continues_it(tmp_path: Path) 
     for index in range(50, 80):
         below = chest(5.0 * index, chest_at(index / 2), SeriesInstanceUID="1.2.3.4.6")
         save(below, tmp_path / f"{index}.dcm")
-    assert read_volume(tmp_path).voxels.shape[0] == 50
+    volume = read_volume(tmp_path)
+    assert volume.voxels.shape[0] == 50
+    assert volume.warnings[0].endswith(", continues the one that is read")
 
 
 @pytest.mark.parametrize("is_one_series", [True, False])
@@ -311,6 +321,16 @@ def test_inspiration_is_read_and_expiration_listed(
     assert np.array_equal(volume.voxels, expected())
     assert volume.warnings[0].splitlines()[-1].endswith(", breath held in expiration")
     assert "Doe" not in volume.warnings[0]
+
+
+def test_prone_and_supine_series_are_told_apart(tmp_path: Path) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", SeriesInstanceUID="1.2.3.4.6", PatientPosition="HFP")
+    with pytest.raises(ReadError, match="2 CT series that fit equally well") as raised:
+        read_volume(tmp_path)
+    _, first, second, _ = str(raised.value).splitlines()
+    assert first.endswith(", patient position HFS")
+    assert second.endswith(", patient position HFP")
 
 
 @pytest.mark.parametrize("word", ["Expert review", "EXPORT", "Inspector"])

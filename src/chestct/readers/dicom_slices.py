@@ -296,6 +296,12 @@ class Series:
         """Whether its slices lie across the patient's long axis."""
         return abs(float(self.slices[0].plane.normal[2])) >= _AXIAL_COSINE
 
+    @property
+    def height_mm(self) -> float:
+        """From the lower face of its first slice to the upper one of its last."""
+        low, high, step = self.along_mm
+        return high - low + step
+
     def narrowed(self, slices: Iterable[Slice], told_by: str) -> Series:
         """Some of its slices, and what else sets them apart."""
         return replace(self, slices=tuple(slices), told_by=(*self.told_by, told_by))
@@ -328,7 +334,7 @@ _ASKED: Final = (
     *("study_uid", "frame_of_reference", "image_type", "frame_type"),
     *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
     *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
-    *("stack", "kvp", "kernel"),
+    *("stack", "kvp", "kernel", "patient_position"),
 )
 """The elements that set groups apart; where all slices agree in them, nothing else is asked."""
 _BINARY: Final = {
@@ -353,6 +359,7 @@ _MAX_SHARED: Final = 3
 _MAX_APART: Final = 2.5
 """Distance, in slices, of parts that continue each other."""
 _SAME_STEP: Final = 0.05
+_GOES_ON: Final = "continues the one that is read"
 _MIN_PASS = 3
 _MAX_PASSES = 4
 
@@ -455,6 +462,7 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "cardiac phase": _combined("cardiac_phase"),
     "phase": _phase,
     "breath held in": _breath,
+    "patient position": _combined("patient_position"),
     "stack": _combined("stack"),
     "tube voltage": _combined("kvp"),
     "kernel": _combined("kernel"),
@@ -466,7 +474,7 @@ _TIMES: Final = {
     name: _NOT_OVERLAPPING[name]
     for name in (
         *("acquisition", "temporal position", "trigger time", "cardiac phase", "phase"),
-        "breath held in",
+        *("breath held in", "patient position"),
     )
 }
 """What tells series of their own apart that show the same at several times."""
@@ -677,8 +685,9 @@ def _chosen(candidates: list[Series], wanted: str | None, place: str) -> Series:
         msg = f"{place} holds scans of {num_patients} patients and one was expected."
         raise ReadError(f"{msg}\n{_listing(candidates)}\n{_remedy(best[0])}")
     alike = [series for series in candidates if series in preferred or series.uid == best[0].uid]
-    if parts := [series for series in alike if _continues(series, best[0])]:
-        raise ReadError(_parts_message([best[0], *parts], place))
+    parts = _parts(best[0], alike)
+    if len(parts) > 1 and best[0].height_mm < _WHOLE_CHEST_MM:
+        raise ReadError(_parts_message(parts, place))
     if len(best) > 1:
         msg = f"{place} holds {len(best)} CT series that fit equally well and one was expected."
         raise ReadError(f"{msg}\n{_listing(best)}\n{_remedy(best[0])}")
@@ -723,8 +732,16 @@ def _best(candidates: list[Series]) -> list[Series]:
     return [series for series in close if len(series.slices) == most]
 
 
+def _parts(first: Series, others: list[Series]) -> list[Series]:
+    """A series, and those that continue it or one another."""
+    parts = [first]
+    for part in parts:
+        parts += [s for s in others if s not in parts and _continues(s, part)]
+    return parts
+
+
 def _continues(series: Series, chosen: Series) -> bool:
-    """Whether a series lies on beyond the end of another, which is no whole chest.
+    """Whether a series lies on beyond the end of another.
 
     Two halves of a scan do, in two studies or as two acquisitions that overlap a little. What
     covers the same part of the body once more does not, nor what has a frame of reference of its
@@ -734,8 +751,8 @@ def _continues(series: Series, chosen: Series) -> bool:
     one, other = chosen.slices[0].plane, series.slices[0].plane
     shared = min(high, other_high) - max(low, other_low)
     is_part = shared * _MAX_SHARED < min(high - low, other_high - other_low)
-    is_beside = -_MAX_APART * step <= shared and high - low + step < _WHOLE_CHEST_MM
-    if len(series.slices) < _MIN_PASS or not (is_part and is_beside):
+    is_beside = -_MAX_APART * step <= shared
+    if min(len(s.slices) for s in (series, chosen)) < _MIN_PASS or not (is_part and is_beside):
         return False
     sideways = np.subtract(other.position_mm, one.position_mm) @ np.array([one.down, one.across]).T
     return (
@@ -775,10 +792,11 @@ def _other_series(others: list[Series], chosen: Series) -> str:
     num_slices = sum(len(series.slices) for series in others)
     person = _person(chosen.fields)
     num_strange = sum(_person(series.fields).is_other(person) for series in others)
+    told = [s.narrowed(s.slices, _GOES_ON) if _continues(s, chosen) else s for s in others]
     whose = f", {num_strange} of them of another patient" if num_strange else ""
     return (
         f"{len(others)} other CT series with {num_slices} slice(s) were not read{whose}:\n"
-        f"{_listing(others)}"
+        f"{_listing(told)}"
     )
 
 
