@@ -13,7 +13,7 @@ import nibabel
 import numpy as np
 import pytest
 import typer
-from phantoms import LUNG_HU, chest
+from phantoms import LUNG_HU, chest, lungs_of
 
 import chestct
 from chestct.card import CARD_FILE
@@ -25,6 +25,7 @@ from chestct.networks import NETWORKS
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import ALLOWED, READERS
 from chestct.writers.json_report import ResultDocument
+from chestct.writers.nifti import write_nifti
 
 Output = pytest.CaptureFixture[str]
 
@@ -289,9 +290,11 @@ def test_prepare_writes_nothing_among_the_results_of_classify(
 
 
 def test_prepare_writes_what_a_network_sees(scan: Path, tmp_path: Path, capsys: Output) -> None:
-    out = tmp_path / "out"
+    out, lungs = tmp_path / "out", lungs_of()
+    mask = tmp_path / "lungs.nii.gz"
+    write_nifti(mask, lungs.voxels.astype(np.uint8), lungs.grid)
     arguments = ["prepare", str(scan), "--recipe", "maseres_recommended", "--out", str(out)]
-    assert main(arguments) == 0
+    assert main([*arguments, "--lungs", str(mask)]) == 0
     record = json.loads((out / "prepared.json").read_text(encoding="utf-8"))
     assert record["recipe"]["name"] == "maseres_recommended"
     stored = nibabel.load(out / "input.nii.gz")

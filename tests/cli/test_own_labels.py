@@ -40,7 +40,7 @@ labels: [to, be said]
 network: {name: roi_resnet18, settings: {width: 2, gating: all, head_units: 4}}
 recipe:
   name: roi_resnet_recommended
-  overrides: {input_shape: [40, 36, 44], spacing_mm: [10.0, 10.0, 10.0]}
+  overrides: {input_shape: [40, 36, 44], spacing_mm: [10.0, 10.0, 10.0], lungs: published}
 training: {epochs: 1, batch_size: 4, learning_rate: 0.003, seed: 3}
 """
 FOREIGN = re.compile(r"covid|pneumonia|\bcap\b", re.IGNORECASE)

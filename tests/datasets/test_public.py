@@ -17,12 +17,12 @@ from chestct.datasets.public import (
     _class_folders,
     _folders_under,
     _SliceList,
-    stem,
     parse_list,
     read_lists,
     read_table,
     scan_folder,
     scan_slice_folder,
+    stem,
 )
 from chestct.errors import ReadError, UnknownNameError
 

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from phantoms import chest, chest_grid, turned_grid
+from phantoms import chest, chest_grid, lungs_of, turned_grid
 
 from chestct.explain.back_to_scan import back_to_scan, map_on_body
 from chestct.preprocess.oblique import on_body
@@ -65,7 +65,7 @@ def small(name: str) -> Recipe:
 
 @cache
 def prepared_phantom(name: str, source: str) -> PreparedScan:
-    return prepare(chest(SOURCES[source]), small(name))
+    return prepare(chest(SOURCES[source]), small(name), lungs=lungs_of(SOURCES[source]))
 
 
 @cache
@@ -108,7 +108,7 @@ def test_a_nodule_seen_in_the_input_comes_back_to_its_place_in_the_patient(
 ) -> None:
     grid = SOURCES[source]
     plain = prepared_phantom(name, source)
-    marked = prepare(chest(grid, blobs=[LANDMARK]), small(name))
+    marked = prepare(chest(grid, blobs=[LANDMARK]), small(name), lungs=lungs_of(grid))
     assert marked.grid == plain.grid
     change = np.abs(marked.input[0] - plain.input[0])
     change[change < 0.5 * change.max()] = 0.0

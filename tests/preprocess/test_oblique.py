@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from phantoms import chest, chest_grid, turned_grid
+from phantoms import chest, chest_grid, lungs_of, turned_grid
 
 from chestct.preprocess.oblique import body_grid, degrees_off, on_body, slices_follow_body
 from chestct.preprocess.prepare import prepare
@@ -28,8 +28,9 @@ TURNED = turned_grid(30.0, axis=0)
 def test_an_oblique_stack_gives_the_input_of_the_straight_scan_and_says_so(
     degrees: float, axis: int
 ) -> None:
-    straight = prepare(chest(), RECIPE)
-    oblique = prepare(chest(turned_grid(degrees, axis)), RECIPE)
+    grid = turned_grid(degrees, axis)
+    straight = prepare(chest(), RECIPE, lungs=lungs_of())
+    oblique = prepare(chest(grid), RECIPE, lungs=lungs_of(grid))
     assert oblique.lung_volume_l == pytest.approx(straight.lung_volume_l, rel=0.05)
     both = straight.lungs & oblique.lungs
     assert 2 * both.sum() / (straight.lungs.sum() + oblique.lungs.sum()) > 0.93

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantoms import chest, chest_grid
+from phantoms import chest, chest_grid, lungs_of
 
 from chestct.errors import GridError, UnknownNameError
 from chestct.preprocess.prepare import _draw_factors, prepare
@@ -27,7 +27,7 @@ def as_windowed(volume):
 
 
 def test_physical_input_has_the_recipes_spacing_around_the_lungs(scan):
-    prepared = prepare(scan, PHYSICAL)
+    prepared = prepare(scan, PHYSICAL, lungs=lungs_of())
     assert prepared.grid.spacing_mm == pytest.approx((SPACING_MM,) * 3)
     inside = np.argwhere(prepared.lungs)
     middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
@@ -36,10 +36,10 @@ def test_physical_input_has_the_recipes_spacing_around_the_lungs(scan):
 
 def test_physical_spacing_and_shape_are_free(scan):
     recipe = replace(PHYSICAL, spacing_mm=(4.0, 3.5, 3.0), input_shape=(78, 76, 120))
-    prepared = prepare(scan, recipe)
+    prepared = prepare(scan, recipe, lungs=lungs_of())
     assert prepared.input.shape == (1, 78, 76, 120)
     assert prepared.grid.spacing_mm == pytest.approx((4.0, 3.5, 3.0))
-    assert prepared.warnings == ()
+    assert ["mask that was given" in warning for warning in prepared.warnings] == [True]
 
 
 def test_lungs_that_do_not_fit_are_shrunk_by_one_factor_and_said_so(scan):
@@ -55,15 +55,15 @@ def test_lungs_that_do_not_fit_are_shrunk_by_one_factor_and_said_so(scan):
 
 
 def test_beyond_the_lungs_and_their_margin_lies_the_background(scan):
-    prepared = prepare(scan, PHYSICAL)
-    narrow = prepare(scan, replace(PHYSICAL, mask_margin_mm=0.0))
+    prepared = prepare(scan, PHYSICAL, lungs=lungs_of())
+    narrow = prepare(scan, replace(PHYSICAL, mask_margin_mm=0.0), lungs=lungs_of())
     assert (narrow.input[0][~narrow.lungs] == 0).all()
     rim = (prepared.input[0] > 0) & ~prepared.lungs
     assert 0 < rim.sum() < 0.4 * prepared.lungs.sum()
 
 
 def test_darkest_lung_is_above_the_threshold_of_the_papers_mask(scan):
-    prepared = prepare(scan, PHYSICAL)
+    prepared = prepare(scan, PHYSICAL, lungs=lungs_of())
     assert prepared.input[0][prepared.lungs].min() > 0.1
 
 
@@ -166,14 +166,14 @@ def test_unknown_lung_method_is_refused(scan):
 
 
 def test_lung_volume_is_that_of_the_mask_on_the_scan(scan):
-    prepared = prepare(scan, PHYSICAL)
+    prepared = prepare(scan, PHYSICAL, lungs=lungs_of())
     litres = prepared.scan_lungs.voxels.sum() * scan.grid.voxel_ml / 1000
     assert prepared.lung_volume_l == pytest.approx(litres)
     assert 4.0 < litres < 5.5
 
 
 def test_lungs_at_the_input_have_the_volume_of_the_scans(scan):
-    prepared = prepare(scan, PHYSICAL)
+    prepared = prepare(scan, PHYSICAL, lungs=lungs_of())
     litres = prepared.lungs.sum() * prepared.grid.voxel_ml / 1000
     assert litres == pytest.approx(prepared.lung_volume_l, rel=0.02)
 
