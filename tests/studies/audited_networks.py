@@ -18,6 +18,7 @@ from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
 from chestct.studies.model_audit import _WithNetwork
 from chestct.studies.model_audit_findings import ModelAudit, ScanAudit
 from chestct.volume import Volume
+from chestct.writers.nifti import write_nifti
 
 LABELS = (COVID19, NORMAL)
 RECIPE = replace(
@@ -101,6 +102,17 @@ def sick_chest() -> tuple[Volume, Volume]:
     lesion = round_part & (plain.voxels == LUNG_HU)
     voxels = np.where(lesion, SICK_HU, plain.voxels).astype(np.int16)
     return _noisy(plain.with_voxels(voxels), 2), plain.with_voxels(lesion)
+
+
+def write_scan(path: Path) -> Volume:
+    """Write that chest as a scan that a reader believes, and give the mask of its lesions.
+
+    Pieces that begin all at once do not fit the slices beside them, unless noise hides it.
+    """
+    volume, lesions = sick_chest()
+    grains = np.random.default_rng(0).integers(-100, 101, volume.voxels.shape)
+    write_nifti(path, (volume.voxels + grains).astype(np.int16), volume.grid)
+    return lesions
 
 
 def own_lungs() -> Volume:

@@ -19,6 +19,7 @@ from audited_networks import (
     healthy_chest,
     own_lungs,
     sick_chest,
+    write_scan,
 )
 from phantoms import chest
 from torch import nn
@@ -262,11 +263,7 @@ def test_lesions_on_another_grid_are_refused() -> None:
 
 
 def test_scans_and_a_mask_are_read_from_disk(tmp_path: Path) -> None:
-    volume, lesions = sick_chest()
-    # Slices of pieces that begin all at once do not fit each other, unless noise hides it.
-    grains = np.random.default_rng(0).integers(-100, 101, volume.voxels.shape)
-    voxels = (volume.voxels + grains).astype(np.int16)
-    write_nifti(tmp_path / "scan.nii.gz", voxels, volume.grid)
+    lesions = write_scan(tmp_path / "scan.nii.gz")
     write_nifti(tmp_path / "mask.nii.gz", lesions.voxels, lesions.grid)
     (subject,) = read_subjects([tmp_path / "scan.nii.gz"], tmp_path / "mask.nii.gz")
     assert subject.lesion_source == GIVEN_LESIONS

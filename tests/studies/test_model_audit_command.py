@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from audited_networks import sick_chest
+from audited_networks import write_scan
 from tiny import save_tiny_classifier
 
 from chestct.cli import main
@@ -20,8 +20,7 @@ Output = pytest.CaptureFixture[str]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("audited")
-    volume, lesions = sick_chest()
-    write_nifti(folder / "scan.nii.gz", volume.voxels, volume.grid)
+    lesions = write_scan(folder / "scan.nii.gz")
     write_nifti(folder / "lesions.nii.gz", lesions.voxels, lesions.grid)
     save_tiny_classifier(folder / "classifier")
     return folder
