@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from analyses import SHAPE, make_analysis, make_unsuitable
 from explained import make_explained
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from chestct.pictures import LUNG_COLOR, Scene
-from chestct.writers.preview import _Words, write_input_preview, write_preview
+from chestct.writers.preview import _Words, _write_words, write_input_preview, write_preview
 
 
 def test_the_preview_shows_outlined_slices_and_words(tmp_path: Path) -> None:
@@ -95,3 +95,17 @@ def test_the_preview_of_two_slices_is_no_wider_than_that_of_a_scan(tmp_path: Pat
     with Image.open(write_preview(thin, tmp_path / "two")) as picture:
         assert picture.width <= 2 * usual[0]
         assert picture.height <= 2 * usual[1]
+
+
+@pytest.mark.parametrize("num_words", [3, 16, 20, 22])
+def test_a_remark_of_up_to_220_characters_ends_before_the_name_of_the_program(
+    num_words: int,
+) -> None:
+    canvas = Image.new("RGB", (1600, 300))
+    _write_words(canvas, _Words("", "", "uncertain " * num_words, "", is_disease=True))
+    name_px = ImageDraw.Draw(canvas).textlength("chestct", ImageFont.load_default(20))
+    written = np.asarray(canvas)[-60:].max(axis=(0, 2)) > 0
+    name_from = np.flatnonzero(written)[-1] - int(name_px)
+    assert written[name_from:].any()
+    assert written[: name_from - 30].any()
+    assert not written[name_from - 20 : name_from - 4].any()

@@ -196,8 +196,18 @@ def _write_words(canvas: Image.Image, words: _Words) -> None:
     if words.heat:
         _write_legend(canvas, words, round(right - draw.textlength(words.scan, small) - 48))
     foot = height - _FOOT_PX / 2
-    draw.text((_EDGE_PX, foot), words.remark, fill=_MUTED, font=small, anchor="lm")
+    most_px = right - draw.textlength("chestct", small) - 2 * _EDGE_PX
+    remark = _fitting_font(draw, words.remark, most_px)
+    draw.text((_EDGE_PX, foot), words.remark, fill=_MUTED, font=remark, anchor="lm")
     draw.text((right, foot), "chestct", fill=_MUTED, font=small, anchor="rm")
+
+
+def _fitting_font(
+    draw: ImageDraw.ImageDraw, text: str, most_px: float
+) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The largest font of 12 to 20 pixels in which a line is no longer than that."""
+    fonts = [ImageFont.load_default(size) for size in range(20, 11, -1)]
+    return next((font for font in fonts if draw.textlength(text, font) <= most_px), fonts[-1])
 
 
 def _write_legend(canvas: Image.Image, words: _Words, right: int) -> None:
