@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from chestct.pipeline import PANEL_PX, _picture_of_heat
+from chestct.writers.slice_picture import PANEL_PX, _picture_of_heat
 
 
 def drawn(heat: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from chestct.evaluation.patient_votes import VOTES
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.extras import is_installed
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.pipeline import PANEL_PX
+from chestct.writers.slice_picture import PANEL_PX
 
 
 @pytest.fixture(scope="module")
