@@ -9,7 +9,7 @@ when they end: what is left to do is the folder's affair, with each of them the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from chestct.lookup import Entry
 
@@ -27,6 +27,7 @@ class WorkerEnd:
     is_lost: bool = False
 
 
+@runtime_checkable
 class Crew(Protocol):
     """Workers on one job; made as `crew(folder, options)`.
 

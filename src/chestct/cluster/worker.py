@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, open_job
 from chestct.lookup import Entry, load_entry
@@ -28,6 +28,7 @@ WORKS: Final[dict[str, Entry]] = {
 """Work name to its class, made as `work(settings, out)` once per worker."""
 
 
+@runtime_checkable
 class Work(Protocol):
     """What is done to scans."""
 
