@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+_PATH = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -18,14 +20,13 @@ def start() -> Iterator[Start]:
     started = []
 
     def begin(*arguments: object, **environment: str) -> subprocess.Popen[str]:
-        import os
-
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("counting.py")), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **environment},
+            # Workers that are no children of the driver find its work so.
+            env={**os.environ, "PYTHONPATH": _PATH, **environment},
         )
         started.append(process)
         return process

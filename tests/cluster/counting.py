@@ -17,12 +17,7 @@ from typing import Any
 
 from chestct.cluster.driver import Executor, only_driver, run_job, write_tables
 from chestct.cluster.job import FOLDER, Job, Row, begin_job
-from chestct.cluster.worker import WORKS
 from chestct.errors import ChestCTError
-from chestct.lookup import Entry
-
-# Processes that are started import this file once more, under another name.
-WORKS["count"] = Entry("counting:Count", "count")
 
 COLUMNS = ("scan", "path", "square")
 
@@ -61,7 +56,7 @@ def tasks(num: int, **odd: str) -> list[dict[str, str]]:
 
 
 def job_in(out: Path, num: int, shard: int, lease_s: float, seconds: float = 0.0) -> Job:
-    return Job(out / FOLDER, "count", {"seconds": seconds}, num, shard, lease_s)
+    return Job(out / FOLDER, "counting:Count", {"seconds": seconds}, num, shard, lease_s)
 
 
 def main(arguments: list[str]) -> None:

@@ -206,8 +206,8 @@ class Job:
 
     Attributes:
         folder: Where it lies.
-        work: Name in `worker.WORKS`: what is done to a scan.
-        settings: What the work is made with; plain values.
+        work: What is done to a scan: "module:class" of a `worker.Work`.
+        settings: What it is made with, plain values: as `class(settings, out)`, once per worker.
         num_tasks: Scans in all.
         shard: Scans per shard.
         lease_s: See `LEASE_S`.

@@ -57,7 +57,8 @@ class RayCrew:
             self._actor = self._ray.remote(_Worker).options(
                 num_cpus=float(options.get("cpus", 1)), num_gpus=float(options.get("gpus", 0))
             )
-        except (RuntimeError, ConnectionError, ValueError) as error:
+        except Exception as error:
+            # Ray raises plain exceptions, of all kinds.
             msg = f"Ray cannot be used: {str(error).strip().splitlines()[0]}"
             raise ClusterError(msg) from error
         self._running: dict[Any, Any] = {}

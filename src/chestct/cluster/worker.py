@@ -12,20 +12,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, open_job
-from chestct.lookup import Entry, load_entry
 from chestct.storage import write_text
 
 _WAIT_S: Final = 1.0
 """Between looks whether a shard of somebody else's became free."""
-
-WORKS: Final[dict[str, Entry]] = {
-    "classify": Entry("chestct.cluster.classifying:ClassifyWork", "classify scans"),
-}
-"""Work name to its class, made as `work(settings, out)` once per worker."""
 
 
 @runtime_checkable
@@ -67,7 +62,7 @@ def work_on(folder: Path) -> int:
     before = os.umask(job.umask)
     claims = job.claims()
     try:
-        work: Work = load_entry(WORKS, job.work, kind="work")(job.settings, job.out)
+        work = _load(job)
         _require_engine(job, work.engine)
         num_done = 0
         while len(done := job.done()) < job.num_shards:
@@ -81,6 +76,13 @@ def work_on(folder: Path) -> int:
     finally:
         claims.close()
         os.umask(before)
+
+
+def _load(job: Job) -> Work:
+    """Make what is done to scans: a classifier is loaded here, once."""
+    module, _, name = job.work.partition(":")
+    work: Work = getattr(import_module(module), name)(job.settings, job.out)
+    return work
 
 
 def _take(job: Job, claims: Claims, done: set[int]) -> tuple[int, Claim] | None:
