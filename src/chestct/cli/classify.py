@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli import options, output_options
+from chestct.cli import batch, options, output_options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
@@ -19,7 +19,7 @@ from chestct.cli.terminal import (
     show_table,
     stdout_console,
 )
-from chestct.errors import ChestCTError, ReadError, kind_of
+from chestct.errors import ChestCTError, ReadError
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -151,11 +151,11 @@ class Outcome:
 
 def classify(
     scans: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="SCAN", help="Folders, DICOM or NIfTI files, or zips; one chest CT each."
         ),
-    ],
+    ] = None,
     classifier: options.ClassifierFolder = None,
     out: options.Out = None,
     explain: output_options.Explain = False,
@@ -177,6 +177,11 @@ def classify(
             "index.html too.",
         ),
     ] = False,
+    manifest: batch.Manifest = None,
+    executor: batch.ExecutorName = None,
+    workers: batch.Workers = None,
+    shard: batch.Shard = None,
+    executor_options: batch.ExecutorOptions = None,
     lungs: options.Lungs = None,
     series: options.Series = None,
     allow_gap: options.AllowGap = False,
@@ -202,16 +207,24 @@ def classify(
     said.require_use(out, is_json=is_json)
     writing = said.write_options()
     method = said.explanation_for(writing.names)
+    many = batch.BatchOptions(manifest, executor, workers, shard, executor_options)
+    scans = many.require_scans(scans, is_json=is_json)
     if is_recursive:
         scans, names = _scans_below(scans)
     else:
         names = scan_names(scans)
+    choice = EngineChoice(engine, precision, device)
+    if many.is_asked_for:
+        folders = writing if write is not None or method is not None else None
+        work = batch.BatchWork(classifier, choice, reading, folders, method)
+        listed = batch.list_batch(many, scans, names, reading)
+        raise typer.Exit(batch.classify_batch(many, listed, out, work))
     if len(scans) == 1:
         options.require_exists(scans[0])
     elif lungs is not None:
         msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
         raise ReadError(msg)
-    loaded, running = load(classifier, EngineChoice(engine, precision, device))
+    loaded, running = load(classifier, choice)
     work = Work(loaded, running, reading, writing, method, is_json)
     outcome = _classify_all(scans, out, work, names)
     if is_recursive and out is not None:
@@ -279,6 +292,7 @@ _ANSWERS_FILE = "answers.csv"
 
 def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[str]) -> Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
+    from chestct.cluster.classifying import failure_words
     from chestct.writers.folders import folder_names
 
     outcome = Outcome()
@@ -299,7 +313,7 @@ def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[s
                 if len(scans) == 1 and not isinstance(error, ChestCTError | MemoryError):
                     # Nothing else is lost, and `main` can show where it arose.
                     raise
-                outcome.errors[name] = _failure(scan, name, error)
+                outcome.errors[name] = failure_words(scan, name, error)
                 show_error(outcome.errors[name])
                 outcome.num_failed += 1
             else:
@@ -313,21 +327,6 @@ def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[s
                     show_line(done.line)
             progress.advance(task)
     return outcome
-
-
-def _failure(scan: Path, name: str, error: Exception) -> str:
-    """What to say about a scan that failed."""
-    if isinstance(error, ChestCTError):
-        return str(error) if name in str(error) else f"{scan}: {error}"
-    if isinstance(error, MemoryError):
-        return (
-            f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
-            "a machine with more."
-        )
-    return (
-        f"{scan}: internal error ({kind_of(error)}). Classify this scan alone with --debug for "
-        "details, and report them."
-    )
 
 
 def _show(outcome: Outcome, out: Path | None) -> None:

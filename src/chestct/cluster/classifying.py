@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from chestct.classifier import Classifier, load_classifier
 from chestct.cluster.job import ClusterError, Row
@@ -25,6 +25,9 @@ from chestct.writers.pages import answer_cells, answer_columns
 
 if TYPE_CHECKING:
     from chestct.volume import Volume
+
+WORK: Final = f"{__name__}:ClassifyWork"
+"""`Job.work` of classifying."""
 
 Tasks = Sequence[Mapping[str, Any]]
 
@@ -99,7 +102,10 @@ class ClassifyWork:
         self._engine: Engine = make_engine(
             self._classifier, said.engine, precision=said.precision, device=said.device
         )
-        self._writing = None if said.writing is None else WriteOptions(**said.writing)
+        fields = said.writing
+        self._writing = (
+            None if fields is None else WriteOptions(**{**fields, "names": tuple(fields["names"])})
+        )
         self._classes = self._classifier.card.label_set.names
 
     @property
