@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chestct.datasets.manifest import (
     HEADER_ROWS,
@@ -20,10 +19,8 @@ from chestct.datasets.manifest import (
 from chestct.datasets.scans import read_options
 from chestct.pipeline import readable, scan_names
 from chestct.readers import ReadOptions
+from chestct.readers.pictures import geometry_from_dict
 from chestct.writers.folders import folder_names
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 
 def list_scans(
@@ -76,19 +73,23 @@ def list_manifest(file: Path, reading: ReadOptions) -> list[dict[str, Any]]:
 
 def reading_of(task: Mapping[str, Any]) -> ReadOptions:
     """How a listed scan is read."""
-    return _adapter().validate_python(task["reading"])
+    said = task["reading"]
+    return ReadOptions(
+        series=said["series"],
+        allow=tuple(said["allow"]),
+        tiff=None if said["tiff"] is None else geometry_from_dict(said["tiff"]),
+        lungs=None if said["lungs"] is None else Path(said["lungs"]),
+    )
 
 
-@cache
-def _adapter() -> TypeAdapter[ReadOptions]:
-    from pydantic import TypeAdapter
-
-    # The geometry is a name for type checkers alone where the options are defined.
-    from chestct.readers.pictures import TiffGeometry
-
-    adapter = TypeAdapter(ReadOptions, _parent_depth=0)
-    adapter.rebuild(_types_namespace={"TiffGeometry": TiffGeometry, "Path": Path})
-    return adapter
+def _plain(reading: ReadOptions) -> dict[str, Any]:
+    """The options as plain values; a path is made whole, as workers are elsewhere."""
+    return {
+        "series": reading.series,
+        "allow": list(reading.allow),
+        "tiff": None if reading.tiff is None else asdict(reading.tiff),
+        "lungs": None if reading.lungs is None else os.path.abspath(reading.lungs),
+    }
 
 
 def _listed(
@@ -110,14 +111,6 @@ def _listed(
         }
         for name, folder, path, as_text, reading, problem in each
     ]
-
-
-def _plain(reading: ReadOptions) -> dict[str, Any]:
-    """The options that are not the usual ones; paths are made whole, as workers are elsewhere."""
-    if reading.lungs is not None:
-        reading = replace(reading, lungs=Path(os.path.abspath(reading.lungs)))
-    plain = _adapter().dump_python(reading, mode="json", exclude_defaults=True)
-    return dict(plain)
 
 
 def _read(
