@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -170,8 +171,13 @@ def classify_batch(
     """
     from chestct.classifier import load_classifier
     from chestct.cluster.classifying import WORK, classify_settings, columns_of
-    from chestct.cluster.driver import ANSWERS_FILE, FAILURES_FILE, only_driver, run_job
-    from chestct.cluster.driver import write_tables as write
+    from chestct.cluster.driver import (
+        ANSWERS_FILE,
+        FAILURES_FILE,
+        only_driver,
+        run_job,
+        write_tables,
+    )
     from chestct.cluster.job import FOLDER, LEASE_S, Job, begin_job
 
     if out is None:
@@ -189,8 +195,8 @@ def classify_batch(
         writing=writing,
     )
     folder = out.absolute() / FOLDER
-    job = Job(folder, WORK, settings, len(listed), said.shard_of(len(listed)))
-    with only_driver(out, LEASE_S), scan_progress(is_quiet=False) as bar:
+    job = Job(folder, WORK, settings, len(listed), said.shard_of(len(listed)), umask=_umask())
+    with only_driver(out, LEASE_S, show_error), scan_progress(is_quiet=False) as bar:
         job = begin_job(job, listed)
         task = bar.add_task("Classifying", total=len(listed))
 
@@ -199,9 +205,16 @@ def classify_batch(
             bar.update(task, completed=progress.done, total=progress.total)
 
         run_job(job, executor, progress=show, say=show_error)
-        counts = write(job, columns_of(job.settings))
+        counts = write_tables(job, columns_of(job.settings))
     show_line(f"{counts.answered} answers: {out / ANSWERS_FILE}")
     if counts.failed:
         show_line(f"{counts.failed} scans have none: {out / FAILURES_FILE}")
     show_line(classifier.card.notice)
     return counts.exit_code
+
+
+def _umask() -> int:
+    """Who may not read what this command writes; workers elsewhere do the same."""
+    current = os.umask(0o077)
+    os.umask(current)
+    return current

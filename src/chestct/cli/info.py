@@ -32,6 +32,7 @@ def info(
 def _describe_installation() -> dict[str, dict[str, str]]:
     """Every table of the package, name to words, and the versions of what it stands on."""
     from chestct import __version__
+    from chestct.cluster import EXECUTORS
     from chestct.engines import ENGINES
     from chestct.explain import EXPLANATIONS
     from chestct.networks import NETWORKS
@@ -55,6 +56,7 @@ def _describe_installation() -> dict[str, dict[str, str]]:
         "engines": {name: engine.summary for name, engine in ENGINES.items()},
         "explanations": {name: method.summary for name, method in EXPLANATIONS.items()},
         "writers": {name: entry.summary for name, entry in WRITERS.items()},
+        "executors": {name: entry.summary for name, entry in EXECUTORS.items()},
         "classifiers": _classifiers(),
         "settings": {
             name: _first_line(shipped_folder() / f"{name}.yaml") for name in shipped_names()

@@ -98,6 +98,9 @@ def run_job(
         _Watch(job, crew, num_workers, say).run(progress)
     finally:
         crew.stop()
+        # Workers that were ended had no time to remove them.
+        for clock in (job.folder / "claims").glob("clock-*"):
+            clock.unlink(missing_ok=True)
 
 
 class _Watch:
@@ -147,7 +150,7 @@ class _Watch:
 
 
 @contextmanager
-def only_driver(out: Path, lease_s: float) -> Iterator[None]:
+def only_driver(out: Path, lease_s: float, say: Say = lambda _: None) -> Iterator[None]:
     """While entered, no other process drives a batch in a folder of results.
 
     One that was killed holds its claim until its lease is over, which is waited for.
@@ -155,6 +158,7 @@ def only_driver(out: Path, lease_s: float) -> Iterator[None]:
     Args:
         out: The folder of results.
         lease_s: How long a driver may be silent.
+        say: Told why this waits.
 
     Raises:
         ClusterError: Another one is at work there.
@@ -163,14 +167,20 @@ def only_driver(out: Path, lease_s: float) -> Iterator[None]:
     claims = Claims(out / FOLDER / "claims", lease_s)
     try:
         first = claims.touched(DRIVER)
-        while (claim := claims.take(DRIVER)) is None:
+        claim = claims.take(DRIVER)
+        if claim is None:
+            say(f"{out} was claimed by a chestct that may have been killed: {lease_s:.0f} s to see.")
+        while claim is None:
+            time.sleep(min(1.0, lease_s / 8))
             if claims.touched(DRIVER) != first:
                 msg = f"Another chestct works on {out}. Wait until it is done, end it, or choose"
                 raise ClusterError(f"{msg} another --out.")
-            time.sleep(min(1.0, lease_s / 8))
-        with claims.kept(claim):
-            yield
-        claim.file.unlink(missing_ok=True)
+            claim = claims.take(DRIVER)
+        try:
+            with claims.kept(claim):
+                yield
+        finally:
+            claim.file.unlink(missing_ok=True)
     finally:
         claims.close()
 

@@ -20,7 +20,7 @@ from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, open_job
 from chestct.storage import write_text
 
 _WAIT_S: Final = 1.0
-"""Between looks whether a shard of somebody else's became free."""
+"""How long another worker may take to write down what it computes with."""
 
 
 @runtime_checkable
@@ -68,7 +68,8 @@ def work_on(folder: Path) -> int:
         while len(done := job.done()) < job.num_shards:
             taken = _take(job, claims, done)
             if taken is None:
-                time.sleep(min(_WAIT_S, job.lease_s / 4))
+                # All are taken; one comes free when its lease is over, and no sooner.
+                time.sleep(job.lease_s / 4)
                 continue
             with claims.kept(taken[1]):
                 num_done += _do_shard(job, work, *taken)

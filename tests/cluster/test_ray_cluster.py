@@ -1,0 +1,122 @@
+"""A Ray cluster of two nodes on this machine, one of which is killed amid work.
+
+Ray is not part of `[test]`: pip install -c constraints.txt '.[test,ray]' && pytest -m slow tests/cluster
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+Start = Callable[..., "subprocess.Popen[str]"]
+NUM = 60
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def start_node(environment: dict[str, str], *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *more]
+    limits = ("--num-cpus", "1", "--object-store-memory", "80000000", "--disable-usage-stats")
+    return subprocess.Popen([*command, *limits], env=environment, stdout=subprocess.DEVNULL)
+
+
+def kill_node(node: subprocess.Popen[bytes]) -> None:
+    """As a machine that vanishes: all its processes at once."""
+    try:
+        below = psutil.Process(node.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        below = []
+    for each in [*below, psutil.Process(node.pid)]:
+        each.kill()
+    node.wait()
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    import os
+
+    token = tmp_path / "token"
+    token.write_text(secrets.token_hex(32), encoding="ascii")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+@pytest.fixture
+def cluster(environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address of a cluster, and the node that is not its head."""
+    address = f"127.0.0.1:{free_port()}"
+    head = start_node(
+        environment, "--head", "--port", address.rpartition(":")[2], "--include-dashboard=false"
+    )
+    nodes = [head]
+    try:
+        wait_for(address)
+        nodes.append(start_node(environment, "--address", address))
+        yield address, nodes[1]
+    finally:
+        for node in nodes:
+            if node.poll() is None:
+                kill_node(node)
+
+
+def wait_for(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    for _ in range(600):
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise AssertionError("Ray did not start")
+
+
+def test_a_lost_nodes_shards_go_to_others_and_every_scan_has_one_row(
+    cluster: tuple[str, subprocess.Popen[bytes]], start: Start, tmp_path: Path
+) -> None:
+    address, node = cluster
+    out = tmp_path / "out"
+    driver = start(out, NUM, 3, 4.0, 2, 0.5, "ray", f"address={address}")
+    parts = out / ".batch" / "parts"
+    claims = out / ".batch" / "claims"
+    while driver.poll() is None and len(list(claims.glob("clock-*"))) < 2:
+        time.sleep(0.5)
+    while driver.poll() is None and len(list(parts.glob("*"))) < 4:
+        time.sleep(0.2)
+    kill_node(node)
+    _, said = driver.communicate(timeout=500)
+    assert driver.returncode == 0, said
+    rows = (out / "answers.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert rows == [f"{each},scan,{each**2}" for each in range(NUM)]
+    assert list(claims.glob("*.2")), "a claim of the lost node was taken over"
+
+
+def test_a_cluster_without_the_token_is_not_joined(
+    cluster: tuple[str, subprocess.Popen[bytes]],
+    start: Start,
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "other"
+    other.write_text(secrets.token_hex(32), encoding="ascii")
+    said = ("ray", f"address={cluster[0]}")
+    driver = start(tmp_path / "out", 4, 2, 4.0, 1, 0.0, *said, RAY_AUTH_TOKEN_PATH=str(other))
+    _, words = driver.communicate(timeout=300)
+    assert driver.returncode == 1
+    assert "Ray cannot be used" in words
