@@ -59,7 +59,8 @@ def write_scans(folder: Path, num: int) -> Path:
 def write_manifest(folder: Path, num: int) -> Path:
     """A manifest of the first scans."""
     file = folder / f"first-{num}.csv"
-    file.write_text("scan\n" + "".join(f"s{each:06d}.nii\n" for each in range(num)))
+    lines = (f"s{each:06d}.nii,bad-slices gap\n" for each in range(num))
+    file.write_text("scan,allow\n" + "".join(lines))
     return file
 
 

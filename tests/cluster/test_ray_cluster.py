@@ -1,6 +1,6 @@
 """A Ray cluster of two nodes on this machine, one of which is killed amid work.
 
-Ray is not part of `[test]`: pip install -c constraints.txt '.[test,ray]' && pytest -m slow tests/cluster
+Ray is not part of `[test]`: pip install -c constraints.txt '.[test,ray]', then pytest -m slow.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.slow
 
 Start = Callable[..., "subprocess.Popen[str]"]
 NUM = 60
+_HELPERS = ("dashboard-agent-grpc", "dashboard-agent-listen", "metrics-export", "runtime-env-agent")
+_PATIENCE = {"RAY_raylet_start_wait_time_s": "600", "RAY_agent_register_timeout_ms": "600000"}
+"""Ray gives up on a machine that is busy otherwise."""
 
 
 def free_port() -> int:
@@ -32,8 +35,11 @@ def free_port() -> int:
 
 def start_node(environment: dict[str, str], *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *more]
-    limits = ("--num-cpus", "1", "--object-store-memory", "80000000", "--disable-usage-stats")
-    return subprocess.Popen([*command, *limits], env=environment, stdout=subprocess.DEVNULL)
+    command += ["--num-cpus", "1", "--object-store-memory", "80000000", "--disable-usage-stats"]
+    # Without ports of its own a node waits for helpers to choose some, and not long.
+    for helper in _HELPERS:
+        command += [f"--{helper}-port", str(free_port())]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> None:
@@ -56,7 +62,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     path = os.pathsep.join((str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")))
-    return {**os.environ, "PYTHONPATH": path}
+    return {**os.environ, **_PATIENCE, "PYTHONPATH": path}
 
 
 @pytest.fixture
