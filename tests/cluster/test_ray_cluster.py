@@ -33,13 +33,22 @@ def free_port() -> int:
         return port
 
 
-def start_node(environment: dict[str, str], *more: str) -> subprocess.Popen[bytes]:
+def start_node(environment: dict[str, str], log: Path, *more: str) -> subprocess.Popen[bytes]:
+    """A node that is ready."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *more]
     command += ["--num-cpus", "1", "--object-store-memory", "80000000", "--disable-usage-stats"]
     # Without ports of its own a node waits for helpers to choose some, and not long.
     for helper in _HELPERS:
         command += [f"--{helper}-port", str(free_port())]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    with log.open("wb") as stream:
+        node = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
+    for _ in range(600):
+        if "Ray runtime started" in log.read_text(encoding="utf-8"):
+            return node
+        assert node.poll() is None, log.read_text(encoding="utf-8")
+        time.sleep(0.5)
+    kill_node(node)
+    raise AssertionError("Ray did not start")
 
 
 def kill_node(node: subprocess.Popen[bytes]) -> None:
@@ -66,32 +75,21 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 
 
 @pytest.fixture
-def cluster(environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def cluster(
+    environment: dict[str, str], tmp_path: Path
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address of a cluster, and the node that is not its head."""
-    address = f"127.0.0.1:{free_port()}"
-    head = start_node(
-        environment, "--head", "--port", address.rpartition(":")[2], "--include-dashboard=false"
-    )
-    nodes = [head]
+    port = str(free_port())
+    said = ("--head", "--port", port, "--include-dashboard=false")
+    nodes = [start_node(environment, tmp_path / "head.log", *said)]
     try:
-        wait_for(address)
-        nodes.append(start_node(environment, "--address", address))
+        address = f"127.0.0.1:{port}"
+        nodes.append(start_node(environment, tmp_path / "node.log", "--address", address))
         yield address, nodes[1]
     finally:
         for node in nodes:
             if node.poll() is None:
                 kill_node(node)
-
-
-def wait_for(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    for _ in range(600):
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError("Ray did not start")
 
 
 def test_a_lost_nodes_shards_go_to_others_and_every_scan_has_one_row(

@@ -94,7 +94,7 @@ class BatchOptions:
             WriteError: Answers of a batch were to be printed.
         """
         if not scans and self.manifest is None:
-            raise ReadError("Name a scan, or a table of scans: --manifest CSV.")
+            raise ReadError("Name a SCAN, or a table of scans: --manifest CSV.")
         if self.is_asked_for and is_json:
             raise WriteError("--json prints single answers. Those of a batch are in answers.csv.")
         return scans or []

@@ -216,9 +216,9 @@ def classify(
     choice = EngineChoice(engine, precision, device)
     if many.is_asked_for:
         folders = writing if write is not None or method is not None else None
-        work = batch.BatchWork(classifier, choice, reading, folders, method)
+        how = batch.BatchWork(classifier, choice, reading, folders, method)
         listed = batch.list_batch(many, scans, names, reading)
-        raise typer.Exit(batch.classify_batch(many, listed, out, work))
+        raise typer.Exit(batch.classify_batch(many, listed, out, how))
     if len(scans) == 1:
         options.require_exists(scans[0])
     elif lungs is not None:

@@ -169,7 +169,9 @@ def only_driver(out: Path, lease_s: float, say: Say = lambda _: None) -> Iterato
         first = claims.touched(DRIVER)
         claim = claims.take(DRIVER)
         if claim is None:
-            say(f"{out} was claimed by a chestct that may have been killed: {lease_s:.0f} s to see.")
+            say(
+                f"{out} was claimed by a chestct that may have been killed: {lease_s:.0f} s to see."
+            )
         while claim is None:
             time.sleep(min(1.0, lease_s / 8))
             if claims.touched(DRIVER) != first:
