@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from chestct.cli import options
-from chestct.cli.classify import EngineChoice, load
+from chestct.cli.classify import load
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.errors import ReadError
 from chestct.report.tables import as_terminal_table
@@ -64,12 +64,14 @@ def audit_model(
     for path in [*paths, *([lesions] if lesions else [])]:
         options.require_exists(path)
 
+    reading = options.Reading(series=series).read_options(options.Tiff())
+
     def subjects() -> Iterator[Subject]:
         """Scans that were named, then simulated ones, each made when it is asked for."""
-        yield from read_subjects(paths, lesions, options.read_options(series, _NOTHING, _NO_TIFF))
+        yield from read_subjects(paths, lesions, reading)
         yield from simulated_subjects(simulated, loaded.labels)
 
-    loaded, running = load(classifier, EngineChoice(engine))
+    loaded, running = load(classifier, options.Running(engine))
     with scan_progress(is_quiet=False) as progress:
         task = progress.add_task("", total=None)
         auditor = Auditor(
@@ -82,10 +84,6 @@ def audit_model(
     _show_audit(stdout_console(), audit)
     if out is not None:
         show_written(write_model_audit(audit, out), [])
-
-
-_NOTHING = options.Permissions(gap=False, tilt=False, mixed_orientations=False)
-_NO_TIFF = options.TiffOptions(None, None, None, None, is_windowed=False)
 
 
 def _require_something(scans: list[Path], simulated: int) -> None:
