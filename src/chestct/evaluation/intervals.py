@@ -48,7 +48,7 @@ class Bootstrap:
 
 
 @dataclass(frozen=True, eq=False)
-class _Weighted:
+class Weighted:
     """Predictions under many weightings.
 
     Attributes:
@@ -62,11 +62,11 @@ class _Weighted:
     confusion: Float64[np.ndarray, "replicate true predicted"]
 
 
-def weigh(predictions: Predictions, weights: Weights) -> _Weighted:
+def weigh(predictions: Predictions, weights: Weights) -> Weighted:
     """Count the confusions under every weighting."""
     num = len(predictions.labels)
     cells = np.eye(num * num)[predictions.truth * num + predictions.decisions]
-    return _Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
+    return Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
 
 
 def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[Weights]:
@@ -94,96 +94,96 @@ def _patient_strata(
     return patient_of_scan.astype(np.int64), votes.argmax(axis=1).astype(np.int64)
 
 
-def _balanced_accuracy(weighted: _Weighted) -> Replicates:
+def _balanced_accuracy(weighted: Weighted) -> Replicates:
     """Mean sensitivity of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
-    return _mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
+    return mean_known(divide(hits, weighted.confusion.sum(axis=2)))
 
 
-def _macro_f1(weighted: _Weighted) -> Replicates:
+def _macro_f1(weighted: Weighted) -> Replicates:
     """Mean F1 of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     cases = weighted.confusion.sum(axis=2)
-    scores = _divide(2 * hits, cases + weighted.confusion.sum(axis=1))
-    return _mean_known(np.where(cases > 0, scores, np.nan))
+    scores = divide(2 * hits, cases + weighted.confusion.sum(axis=1))
+    return mean_known(np.where(cases > 0, scores, np.nan))
 
 
-def _macro_auc(weighted: _Weighted) -> Replicates:
+def _macro_auc(weighted: Weighted) -> Replicates:
     """Mean of the one-vs-rest areas of the classes that have one."""
     num = len(weighted.predictions.labels)
-    return _mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
+    return mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
 
 
-def _accuracy(weighted: _Weighted) -> Replicates:
+def _accuracy(weighted: Weighted) -> Replicates:
     """Trace over total."""
-    return _divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
+    return divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
 
 
-def _kappa(weighted: _Weighted) -> Replicates:
+def _kappa(weighted: Weighted) -> Replicates:
     """Cohen's kappa of truth and decisions."""
     total = _total(weighted)
     rows, columns = weighted.confusion.sum(axis=2), weighted.confusion.sum(axis=1)
-    chance = _divide((rows * columns).sum(axis=1), total**2)
-    return _divide(_accuracy(weighted) - chance, 1 - chance)
+    chance = divide((rows * columns).sum(axis=1), total**2)
+    return divide(_accuracy(weighted) - chance, 1 - chance)
 
 
-def _brier(weighted: _Weighted) -> Replicates:
+def _brier(weighted: Weighted) -> Replicates:
     """Squared errors summed over classes."""
     predictions = weighted.predictions
     wanted = np.eye(len(predictions.labels))[predictions.truth]
     errors = ((predictions.probabilities - wanted) ** 2).sum(axis=1)
-    return _divide(weighted.weights @ errors, _total(weighted))
+    return divide(weighted.weights @ errors, _total(weighted))
 
 
-def _log_loss(weighted: _Weighted) -> Replicates:
+def _log_loss(weighted: Weighted) -> Replicates:
     """Mean negative logarithm of the true label's probability."""
     predictions = weighted.predictions
     given = predictions.probabilities[np.arange(len(predictions)), predictions.truth]
     tiny = np.finfo(np.float64).eps
     losses = -np.log(np.clip(given, tiny, 1 - tiny))
-    return _divide(weighted.weights @ losses, _total(weighted))
+    return divide(weighted.weights @ losses, _total(weighted))
 
 
-def _expected_calibration_error(weighted: _Weighted) -> Replicates:
+def _expected_calibration_error(weighted: Weighted) -> Replicates:
     """Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
     sums = weighted.weights @ (gaps[:, None] * bin_members(predictions.confidences))
-    return _divide(np.abs(sums).sum(axis=1), _total(weighted))
+    return divide(np.abs(sums).sum(axis=1), _total(weighted))
 
 
-def _sensitivity(weighted: _Weighted, index: int) -> Replicates:
+def _sensitivity(weighted: Weighted, index: int) -> Replicates:
     """True positives over cases."""
     confusion = weighted.confusion
-    return _divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
+    return divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
 
 
-def _ppv(weighted: _Weighted, index: int) -> Replicates:
+def _ppv(weighted: Weighted, index: int) -> Replicates:
     """True positives over those called so."""
     confusion = weighted.confusion
-    return _divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
+    return divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
 
 
-def _specificity(weighted: _Weighted, index: int) -> Replicates:
+def _specificity(weighted: Weighted, index: int) -> Replicates:
     """True negatives over scans of other classes."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
-    return _divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
+    return divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
 
 
-def _npv(weighted: _Weighted, index: int) -> Replicates:
+def _npv(weighted: Weighted, index: int) -> Replicates:
     """True negatives over those not called so."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
-    return _divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
+    return divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
 
 
-def _f1(weighted: _Weighted, index: int) -> Replicates:
+def _f1(weighted: Weighted, index: int) -> Replicates:
     """Twice the hits over cases and calls."""
     confusion = weighted.confusion
     both = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
-    return _divide(2 * confusion[:, index, index], both)
+    return divide(2 * confusion[:, index, index], both)
 
 
-def _auc(weighted: _Weighted, index: int) -> Replicates:
+def _auc(weighted: Weighted, index: int) -> Replicates:
     """One-vs-rest area: pairs in the right order, ties half, over all pairs, by weight."""
     scores = weighted.predictions.probabilities[:, index]
     order = np.argsort(scores, kind="stable")
@@ -196,10 +196,10 @@ def _auc(weighted: _Weighted, index: int) -> Replicates:
     negatives = np.add.reduceat(ranked * ~is_class, starts, axis=1)
     below = np.cumsum(negatives, axis=1) - negatives / 2
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    return _divide((positives * below).sum(axis=1), pairs)
+    return divide((positives * below).sum(axis=1), pairs)
 
 
-OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
+OVERALL: Final[dict[str, Callable[[Weighted], Replicates]]] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
@@ -211,7 +211,7 @@ OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
 }
 """The same names as `metrics.OVERALL`."""
 
-PER_CLASS: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
+PER_CLASS: Final[dict[str, Callable[[Weighted, int], Replicates]]] = {
     "sensitivity": _sensitivity,
     "specificity": _specificity,
     "ppv": _ppv,
@@ -222,27 +222,27 @@ PER_CLASS: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
 """The same names as `metrics.per_class` gives."""
 
 
-def _true_negatives(weighted: _Weighted, index: int) -> Replicates:
+def _true_negatives(weighted: Weighted, index: int) -> Replicates:
     confusion = weighted.confusion
     touched = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
     return np.asarray(_total(weighted) - touched + confusion[:, index, index])
 
 
-def _total(weighted: _Weighted) -> Replicates:
+def _total(weighted: Weighted) -> Replicates:
     return np.asarray(weighted.confusion.sum(axis=(1, 2)))
 
 
-def _divide(
+def divide(
     above: Float64[np.ndarray, "*shape"], below: Float64[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
     """Quotient, not-a-number where there is nothing to divide by."""
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
-def _mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
+def mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
     """Mean of the known values of each replicate, not-a-number where none is."""
     known = ~np.isnan(values)
-    return _divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64))
+    return divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64))
 
 
 WILSON: Final = "Wilson"
@@ -347,10 +347,8 @@ def estimate_figures(predictions: Predictions, bootstrap: Bootstrap | None = Non
 
     def finish(value: Value, key: tuple[str, str]) -> Estimate:
         """Give a figure the interval of its kind."""
-        if value.total is not None:
-            widen = predictions.num_patients < len(predictions)
-            return _with_wilson(value, settings.level, draws.get(key) if widen else None)
-        return _with_bootstrap(value, settings.level, draws.get(key), why_not)
+        widens = predictions.num_patients < len(predictions)
+        return with_interval(value, draws.get(key), settings.level, widens=widens, why_not=why_not)
 
     overall = {
         name: finish(measure(predictions), ("", name)) for name, measure in metrics.OVERALL.items()
@@ -402,6 +400,23 @@ def _replicates(
             for name, measure_class in PER_CLASS.items():
                 parts.setdefault((label, name), []).append(measure_class(weighted, index))
     return {key: np.concatenate(values) for key, values in parts.items()}
+
+
+def with_interval(
+    value: Value, replicates: Replicates | None, level: float, *, widens: bool, why_not: str = ""
+) -> Estimate:
+    """Give a figure the interval of its kind: Wilson's for a proportion, else the bootstrap's.
+
+    Args:
+        value: The figure.
+        replicates: It in every replicate, where there are any.
+        level: Certainty of the interval.
+        widens: Whether patients have several scans: Wilson's interval is then widened.
+        why_not: Why there are no replicates.
+    """
+    if value.total is not None:
+        return _with_wilson(value, level, replicates if widens else None)
+    return _with_bootstrap(value, level, replicates, why_not)
 
 
 def _with_wilson(value: Value, level: float, replicates: Replicates | None) -> Estimate:

@@ -220,6 +220,20 @@ class _AbstentionSection(BaseModel):
     )
 
 
+class _ThresholdSection(BaseModel):
+    """From which probability on the finished classifier calls a finding present."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wished_sensitivity: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Of kind findings: the highest threshold with this sensitivity on the "
+        "validation part; null: where sensitivity + specificity are largest (Youden's index).",
+    )
+
+
 class TrackingSection(BaseModel):
     """Where figures are sent beside the run folder; changes no result."""
 
@@ -245,7 +259,7 @@ class TrackingSection(BaseModel):
 
 
 class LabelSettings(BaseModel):
-    """The classes: plain names, or entries such as {name: emphysema, values: [yes]}."""
+    """The classes or findings: names, or entries such as {name: emphysema, values: [yes]}."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -256,6 +270,11 @@ class LabelSettings(BaseModel):
     )
     classes: tuple[ClassLabel, ...] | None = Field(
         default=None, description="Filled in from entries under labels."
+    )
+    kind: Literal["classes", "findings"] = Field(
+        default="classes",
+        description="classes: a scan has exactly one. findings: any number, each with its own "
+        "probability and threshold.",
     )
 
     @model_validator(mode="before")
@@ -282,7 +301,14 @@ class LabelSettings(BaseModel):
     @property
     def label_set(self) -> LabelSet:
         """The classes with what is said of each."""
-        return LabelSet.of_names(self.labels) if self.classes is None else LabelSet(self.classes)
+        return LabelSet.said(self.labels, self.classes, are_findings=self.kind == "findings")
+
+    @field_validator("kind")
+    @classmethod
+    def _suits_the_labels(cls, kind: str, info: Any) -> str:
+        names, classes = info.data.get("labels", ()), info.data.get("classes")
+        LabelSet.said(names, classes, are_findings=kind == "findings")
+        return kind
 
 
 _YAML_WORDS: Final = {True: ["yes", "true"], False: ["no", "false"]}
@@ -307,6 +333,7 @@ class RunSettings(LabelSettings):
     augmentation: _AugmentationSection = _AugmentationSection()
     training: TrainingSettings = TrainingSettings()
     abstention: _AbstentionSection = _AbstentionSection()
+    thresholds: _ThresholdSection = _ThresholdSection()
     tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="before")
@@ -454,8 +481,15 @@ def read_settings_as(
 
 def settings_as_yaml(settings: BaseModel) -> str:
     """All settings with every default filled in, as `read_settings` takes them."""
-    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+    text: str = yaml.safe_dump(settings_as_values(settings), sort_keys=False)
     return text
+
+
+def settings_as_values(settings: BaseModel) -> dict[str, Any]:
+    """The same as plain values; what is of findings alone is left out where there are classes."""
+    is_of_classes = getattr(settings, "kind", "classes") == "classes"
+    left_out = {"kind", "thresholds"} if is_of_classes else None
+    return settings.model_dump(mode="json", exclude=left_out)
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
