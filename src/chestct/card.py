@@ -18,8 +18,10 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
 )
 
 from chestct.errors import ClassifierError
@@ -292,6 +294,11 @@ class Card(_AnyCard):
         are_findings = self.findings is not None
         return LabelSet.said(self.labels, self.classes, are_findings=are_findings)
 
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, as_values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = as_values(self)
+        return {n: v for n, v in values.items() if n != "findings" or v is not None}
+
     @property
     def thresholds(self) -> dict[str, float]:
         """Finding to the probability from which on it is present; empty of classes."""
@@ -364,9 +371,7 @@ def read_card(folder: Path, kind: Any = Card) -> Any:
 
 def write_card(card: Card | SliceCard, folder: Path) -> None:
     """Write a card with every field, for `read_card`."""
-    left_out = {"findings"} if getattr(card, "findings", None) is None else None
-    values = card.model_dump(mode="json", exclude=left_out)
-    text = json.dumps(values, indent=2, ensure_ascii=False)
+    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
     (folder / card.FILE).write_text(text + "\n", encoding="utf-8")
 
 

@@ -36,6 +36,7 @@ from chestct.familiarity import (
     read_familiarity,
     write_familiarity,
 )
+from chestct.lookup import look_up
 from chestct.networks import build_network
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
@@ -91,6 +92,22 @@ class Classifier:
     def are_findings(self) -> bool:
         """Whether a scan may have any number of the labels, or has exactly one."""
         return self.card.findings is not None
+
+    def require_finding(self, name: str | None) -> None:
+        """Refuse to be asked about a finding that is none of this classifier's.
+
+        Raises:
+            ClassifierError: It tells classes.
+            UnknownNameError: There is no such finding.
+        """
+        if name is None:
+            return
+        if not self.are_findings:
+            msg = (
+                f"'{self.card.name}' tells classes ({', '.join(self.labels)}), of which a scan has"
+            )
+            raise ClassifierError(f"{msg} one, and no findings: leave the finding '{name}' out.")
+        look_up(dict.fromkeys(self.labels), name, kind="finding")
 
     @property
     def input_size(self) -> tuple[int, int, int, int]:

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int, Int64
 
 from chestct.evaluation import metrics
 from chestct.evaluation.metrics import Value, bin_members
-from chestct.evaluation.predictions import Predictions
+from chestct.evaluation.predictions import FindingPredictions, Predictions
 
 Weights = Float64[np.ndarray, "replicate scan"]
 Replicates = Float64[np.ndarray, " replicate"]
@@ -48,13 +48,13 @@ class Bootstrap:
 
 
 @dataclass(frozen=True, eq=False)
-class Weighted:
+class _Weighted:
     """Predictions under many weightings.
 
     Attributes:
         predictions: The scans.
         weights: How often each scan counts, one row per replicate.
-        confusion: Weighted counts, (replicate, true, predicted).
+        confusion: _Weighted counts, (replicate, true, predicted).
     """
 
     predictions: Predictions
@@ -62,11 +62,11 @@ class Weighted:
     confusion: Float64[np.ndarray, "replicate true predicted"]
 
 
-def weigh(predictions: Predictions, weights: Weights) -> Weighted:
+def weigh(predictions: Predictions, weights: Weights) -> _Weighted:
     """Count the confusions under every weighting."""
     num = len(predictions.labels)
     cells = np.eye(num * num)[predictions.truth * num + predictions.decisions]
-    return Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
+    return _Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
 
 
 def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[Weights]:
@@ -94,96 +94,96 @@ def _patient_strata(
     return patient_of_scan.astype(np.int64), votes.argmax(axis=1).astype(np.int64)
 
 
-def _balanced_accuracy(weighted: Weighted) -> Replicates:
+def _balanced_accuracy(weighted: _Weighted) -> Replicates:
     """Mean sensitivity of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
-    return mean_known(divide(hits, weighted.confusion.sum(axis=2)))
+    return _mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
 
 
-def _macro_f1(weighted: Weighted) -> Replicates:
+def _macro_f1(weighted: _Weighted) -> Replicates:
     """Mean F1 of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     cases = weighted.confusion.sum(axis=2)
-    scores = divide(2 * hits, cases + weighted.confusion.sum(axis=1))
-    return mean_known(np.where(cases > 0, scores, np.nan))
+    scores = _divide(2 * hits, cases + weighted.confusion.sum(axis=1))
+    return _mean_known(np.where(cases > 0, scores, np.nan))
 
 
-def _macro_auc(weighted: Weighted) -> Replicates:
+def _macro_auc(weighted: _Weighted) -> Replicates:
     """Mean of the one-vs-rest areas of the classes that have one."""
     num = len(weighted.predictions.labels)
-    return mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
+    return _mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
 
 
-def _accuracy(weighted: Weighted) -> Replicates:
+def _accuracy(weighted: _Weighted) -> Replicates:
     """Trace over total."""
-    return divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
+    return _divide(np.trace(weighted.confusion, axis1=1, axis2=2), _total(weighted))
 
 
-def _kappa(weighted: Weighted) -> Replicates:
+def _kappa(weighted: _Weighted) -> Replicates:
     """Cohen's kappa of truth and decisions."""
     total = _total(weighted)
     rows, columns = weighted.confusion.sum(axis=2), weighted.confusion.sum(axis=1)
-    chance = divide((rows * columns).sum(axis=1), total**2)
-    return divide(_accuracy(weighted) - chance, 1 - chance)
+    chance = _divide((rows * columns).sum(axis=1), total**2)
+    return _divide(_accuracy(weighted) - chance, 1 - chance)
 
 
-def _brier(weighted: Weighted) -> Replicates:
+def _brier(weighted: _Weighted) -> Replicates:
     """Squared errors summed over classes."""
     predictions = weighted.predictions
     wanted = np.eye(len(predictions.labels))[predictions.truth]
     errors = ((predictions.probabilities - wanted) ** 2).sum(axis=1)
-    return divide(weighted.weights @ errors, _total(weighted))
+    return _divide(weighted.weights @ errors, _total(weighted))
 
 
-def _log_loss(weighted: Weighted) -> Replicates:
+def _log_loss(weighted: _Weighted) -> Replicates:
     """Mean negative logarithm of the true label's probability."""
     predictions = weighted.predictions
     given = predictions.probabilities[np.arange(len(predictions)), predictions.truth]
     tiny = np.finfo(np.float64).eps
     losses = -np.log(np.clip(given, tiny, 1 - tiny))
-    return divide(weighted.weights @ losses, _total(weighted))
+    return _divide(weighted.weights @ losses, _total(weighted))
 
 
-def _expected_calibration_error(weighted: Weighted) -> Replicates:
-    """Weighted mean gap between confidence and accuracy over bins."""
+def _expected_calibration_error(weighted: _Weighted) -> Replicates:
+    """_Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
     sums = weighted.weights @ (gaps[:, None] * bin_members(predictions.confidences))
-    return divide(np.abs(sums).sum(axis=1), _total(weighted))
+    return _divide(np.abs(sums).sum(axis=1), _total(weighted))
 
 
-def _sensitivity(weighted: Weighted, index: int) -> Replicates:
+def _sensitivity(weighted: _Weighted, index: int) -> Replicates:
     """True positives over cases."""
     confusion = weighted.confusion
-    return divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
+    return _divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
 
 
-def _ppv(weighted: Weighted, index: int) -> Replicates:
+def _ppv(weighted: _Weighted, index: int) -> Replicates:
     """True positives over those called so."""
     confusion = weighted.confusion
-    return divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
+    return _divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
 
 
-def _specificity(weighted: Weighted, index: int) -> Replicates:
+def _specificity(weighted: _Weighted, index: int) -> Replicates:
     """True negatives over scans of other classes."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
-    return divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
+    return _divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
 
 
-def _npv(weighted: Weighted, index: int) -> Replicates:
+def _npv(weighted: _Weighted, index: int) -> Replicates:
     """True negatives over those not called so."""
     true_negatives, total = _true_negatives(weighted, index), _total(weighted)
-    return divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
+    return _divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
 
 
-def _f1(weighted: Weighted, index: int) -> Replicates:
+def _f1(weighted: _Weighted, index: int) -> Replicates:
     """Twice the hits over cases and calls."""
     confusion = weighted.confusion
     both = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
-    return divide(2 * confusion[:, index, index], both)
+    return _divide(2 * confusion[:, index, index], both)
 
 
-def _auc(weighted: Weighted, index: int) -> Replicates:
+def _auc(weighted: _Weighted, index: int) -> Replicates:
     """One-vs-rest area: pairs in the right order, ties half, over all pairs, by weight."""
     scores = weighted.predictions.probabilities[:, index]
     order = np.argsort(scores, kind="stable")
@@ -196,10 +196,10 @@ def _auc(weighted: Weighted, index: int) -> Replicates:
     negatives = np.add.reduceat(ranked * ~is_class, starts, axis=1)
     below = np.cumsum(negatives, axis=1) - negatives / 2
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    return divide((positives * below).sum(axis=1), pairs)
+    return _divide((positives * below).sum(axis=1), pairs)
 
 
-OVERALL: Final[dict[str, Callable[[Weighted], Replicates]]] = {
+OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
     "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
     "macro_f1": _macro_f1,
@@ -211,7 +211,7 @@ OVERALL: Final[dict[str, Callable[[Weighted], Replicates]]] = {
 }
 """The same names as `metrics.OVERALL`."""
 
-PER_CLASS: Final[dict[str, Callable[[Weighted, int], Replicates]]] = {
+PER_CLASS: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
     "sensitivity": _sensitivity,
     "specificity": _specificity,
     "ppv": _ppv,
@@ -222,27 +222,27 @@ PER_CLASS: Final[dict[str, Callable[[Weighted, int], Replicates]]] = {
 """The same names as `metrics.per_class` gives."""
 
 
-def _true_negatives(weighted: Weighted, index: int) -> Replicates:
+def _true_negatives(weighted: _Weighted, index: int) -> Replicates:
     confusion = weighted.confusion
     touched = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
     return np.asarray(_total(weighted) - touched + confusion[:, index, index])
 
 
-def _total(weighted: Weighted) -> Replicates:
+def _total(weighted: _Weighted) -> Replicates:
     return np.asarray(weighted.confusion.sum(axis=(1, 2)))
 
 
-def divide(
+def _divide(
     above: Float64[np.ndarray, "*shape"], below: Float64[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
-    """Quotient, not-a-number where there is nothing to divide by."""
+    """Quotient, not-a-number where there is nothing to _divide by."""
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
-def mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
+def _mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
     """Mean of the known values of each replicate, not-a-number where none is."""
     known = ~np.isnan(values)
-    return divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64))
+    return _divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64))
 
 
 WILSON: Final = "Wilson"
@@ -348,7 +348,7 @@ def estimate_figures(predictions: Predictions, bootstrap: Bootstrap | None = Non
     def finish(value: Value, key: tuple[str, str]) -> Estimate:
         """Give a figure the interval of its kind."""
         widens = predictions.num_patients < len(predictions)
-        return with_interval(value, draws.get(key), settings.level, widens=widens, why_not=why_not)
+        return _with_interval(value, draws.get(key), settings.level, widens=widens, why_not=why_not)
 
     overall = {
         name: finish(measure(predictions), ("", name)) for name, measure in metrics.OVERALL.items()
@@ -402,7 +402,7 @@ def _replicates(
     return {key: np.concatenate(values) for key, values in parts.items()}
 
 
-def with_interval(
+def _with_interval(
     value: Value, replicates: Replicates | None, level: float, *, widens: bool, why_not: str = ""
 ) -> Estimate:
     """Give a figure the interval of its kind: Wilson's for a proportion, else the bootstrap's.
@@ -448,3 +448,90 @@ def _with_bootstrap(
 
 def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
+
+
+def estimate_findings(
+    predictions: FindingPredictions, bootstrap: Bootstrap | None = None
+) -> Figures:
+    """Compute every figure with its interval: of each finding, their means, and of all together.
+
+    A scan of which a finding is not known counts nowhere in that finding's figures.
+
+    Args:
+        predictions: Of one classifier.
+        bootstrap: How often patients are drawn; unlike those of classes, all of them alike.
+    """
+    settings = bootstrap or Bootstrap()
+    views = {label: predictions.of(index) for index, label in enumerate(predictions.labels)}
+    values = {label: metrics.per_finding(view) for label, view in views.items()}
+    overall = metrics.overall_of(predictions)
+    draws = _finding_replicates(predictions, views, settings)
+    widens = predictions.num_patients < len(predictions)
+
+    def finish(value: Value, key: tuple[str, str]) -> Estimate:
+        """Give a figure the interval of its kind."""
+        return _with_interval(value, draws.get(key), settings.level, widens=widens)
+
+    per_finding = {
+        label: {name: finish(value, (label, name)) for name, value in each.items()}
+        for label, each in values.items()
+    }
+    return Figures({name: finish(each, ("", name)) for name, each in overall.items()}, per_finding)
+
+
+def _finding_replicates(
+    predictions: FindingPredictions, views: dict[str, Predictions], bootstrap: Bootstrap
+) -> dict[tuple[str, str], Replicates]:
+    """All figures of all replicates, by finding ("" for all together) and name."""
+    parts: dict[tuple[str, str], list[Replicates]] = {}
+    pairs, is_known = predictions.pairs(), predictions.is_known
+    scan_of_pair = np.nonzero(is_known)[0]
+    for weights in _draw_all_alike(predictions, bootstrap):
+        drawn: dict[str, list[Replicates]] = {}
+        for index, (label, view) in enumerate(views.items()):
+            weighted = weigh(view, weights[:, is_known[:, index]])
+            for name, measure in _PER_FINDING.items():
+                found = measure(weighted, 1)
+                parts.setdefault((label, name), []).append(found)
+                drawn.setdefault(name, []).append(found)
+        for name in metrics.MEANS:
+            parts.setdefault(("", metrics.MACRO + name), []).append(
+                _mean_known(np.stack(drawn[name], axis=1))
+            )
+        of_pairs = weigh(pairs, weights[:, scan_of_pair])
+        for name in metrics.OF_PAIRS:
+            parts.setdefault(("", name), []).append(OVERALL[name](of_pairs))
+    return {key: np.concatenate(each) for key, each in parts.items()}
+
+
+def _draw_all_alike(predictions: FindingPredictions, bootstrap: Bootstrap) -> Iterator[Weights]:
+    """Draw patients with replacement, with all their scans; yields replicates in parts."""
+    rng = np.random.default_rng(bootstrap.seed)
+    names, patient_of_scan = np.unique(np.array(predictions.patients, str), return_inverse=True)
+    shares: Float64[np.ndarray, " patient"] = np.full(names.size, 1 / names.size)
+    rows = max(1, _CHUNK_CELLS // int(predictions.is_known.sum()))
+    for start in range(0, bootstrap.replicates, rows):
+        num = min(rows, bootstrap.replicates - start)
+        yield rng.multinomial(names.size, shares, size=num)[:, patient_of_scan].astype(np.float64)
+
+
+def _auprc(weighted: _Weighted, index: int) -> Replicates:
+    """Average precision: that at each probability, by the recall it adds."""
+    scores = -weighted.predictions.probabilities[:, index]
+    order = np.argsort(scores, kind="stable")
+    if order.size == 0:
+        return np.full(len(weighted.weights), np.nan)
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    has = (weighted.predictions.truth == index)[order]
+    ranked = weighted.weights[:, order]
+    hits = np.add.reduceat(ranked * has, starts, axis=1)
+    called = np.cumsum(np.add.reduceat(ranked, starts, axis=1), axis=1)
+    precision = np.nan_to_num(_divide(np.cumsum(hits, axis=1), called))
+    return _divide((hits * precision).sum(axis=1), hits.sum(axis=1))
+
+
+_PER_FINDING: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
+    **PER_CLASS,
+    "auprc": _auprc,
+}
+"""The same names as `metrics.per_finding` gives."""

@@ -42,8 +42,13 @@ from chestct.evaluation.figures import (
     draw_roc,
     save_figure,
 )
-from chestct.evaluation.findings import estimate_findings
-from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_figures
+from chestct.evaluation.intervals import (
+    Bootstrap,
+    Estimate,
+    Figures,
+    estimate_figures,
+    estimate_findings,
+)
 from chestct.evaluation.metrics import Confusion, confusion_matrix
 from chestct.evaluation.predictions import (
     AnyPredictions,

@@ -53,7 +53,6 @@ from chestct.training.settings import (
     SliceRunSettings,
     TrainingSettings,
     flat_settings,
-    settings_as_values,
 )
 from chestct.training.steps import check_parts, check_something_learns
 from chestct.weights import WEIGHTS_FILE
@@ -503,7 +502,7 @@ def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> N
         "manifest": {"name": plan.manifest.name, "sha256": file_sha256(plan.manifest)},
         "pretrained_sha256": None if given is None else file_sha256(weights_file(Path(given))),
         "pretrained_tensors": None if taken is None else taken.as_record(),
-        "settings": settings_as_values(settings),
+        "settings": settings.model_dump(mode="json"),
     }
     sessions: list[object] = []
     if path.is_file():
@@ -574,7 +573,7 @@ def _with_defaults(
 ) -> dict[str, Any]:
     """Settings of an earlier session; one that came after the run began had its default then."""
     try:
-        return settings_as_values(model.model_validate(settings))
+        return model.model_validate(settings).model_dump(mode="json")
     except ValidationError as error:
         name = ".".join(map(str, error.errors()[0]["loc"]))
         msg = (

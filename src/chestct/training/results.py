@@ -34,11 +34,11 @@ from chestct.datasets.splits import SplitSettings, k_fold
 from chestct.evaluation.calibration import (
     AbstentionThreshold,
     abstention_threshold,
+    choose_threshold,
     fit_temperature,
 )
-from chestct.evaluation.findings import choose_threshold, overall_of
 from chestct.evaluation.intervals import Estimate
-from chestct.evaluation.metrics import OVERALL, Value
+from chestct.evaluation.metrics import OVERALL, Value, overall_of
 from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity

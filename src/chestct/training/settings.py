@@ -16,8 +16,10 @@ from pydantic import (
     Field,
     JsonValue,
     PositiveFloat,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -303,6 +305,13 @@ class LabelSettings(BaseModel):
         """The classes with what is said of each."""
         return LabelSet.said(self.labels, self.classes, are_findings=self.kind == "findings")
 
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, as_values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is of findings alone is left out where there are classes."""
+        values: dict[str, Any] = as_values(self)
+        left_out = ("kind", "thresholds") if self.kind == "classes" else ()
+        return {name: value for name, value in values.items() if name not in left_out}
+
     @field_validator("kind")
     @classmethod
     def _suits_the_labels(cls, kind: str, info: Any) -> str:
@@ -481,15 +490,8 @@ def read_settings_as(
 
 def settings_as_yaml(settings: BaseModel) -> str:
     """All settings with every default filled in, as `read_settings` takes them."""
-    text: str = yaml.safe_dump(settings_as_values(settings), sort_keys=False)
+    text: str = yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
     return text
-
-
-def settings_as_values(settings: BaseModel) -> dict[str, Any]:
-    """The same as plain values; what is of findings alone is left out where there are classes."""
-    is_of_classes = getattr(settings, "kind", "classes") == "classes"
-    left_out = {"kind", "thresholds"} if is_of_classes else None
-    return settings.model_dump(mode="json", exclude=left_out)
 
 
 def flat_settings(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

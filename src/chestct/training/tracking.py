@@ -16,12 +16,7 @@ from chestct.evaluation.figures import read_log
 from chestct.evaluation.report import Summary
 from chestct.extras import import_extra, is_installed
 from chestct.storage import reason_of, write_text
-from chestct.training.settings import (
-    RunSettings,
-    TrackingSection,
-    flat_settings,
-    settings_as_values,
-)
+from chestct.training.settings import RunSettings, TrackingSection, flat_settings
 
 _TAGS: Final = {
     "training_loss": "loss/training",
@@ -216,7 +211,7 @@ class _MlflowRun:
         found = self._client.get_experiment_by_name(self._experiment)
         number = found.experiment_id if found else self._client.create_experiment(self._experiment)
         run = self._client.create_run(number, run_name=name, tags=dict(tags))
-        param, flat = self._mlflow.entities.Param, flat_settings(settings_as_values(settings))
+        param, flat = self._mlflow.entities.Param, flat_settings(settings.model_dump(mode="json"))
         params = [param(key, str(value)) for key, value in flat.items() if key not in _PRIVATE]
         self._client.log_batch(run.info.run_id, params=params)
         self._run, self._num_logged = run.info.run_id, 0
