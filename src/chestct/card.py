@@ -8,7 +8,7 @@ names it, as a card that is half understood would let a network run on inputs it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, overload
 
@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
     model_serializer,
@@ -295,8 +294,8 @@ class Card(_AnyCard):
         return LabelSet.said(self.labels, self.classes, are_findings=are_findings)
 
     @model_serializer(mode="wrap")
-    def _of_its_kind(self, as_values: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = as_values(self)
+    def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+        values = as_values(self)
         return {n: v for n, v in values.items() if n != "findings" or v is not None}
 
     @property

@@ -103,10 +103,8 @@ class Classifier:
         if name is None:
             return
         if not self.are_findings:
-            msg = (
-                f"'{self.card.name}' tells classes ({', '.join(self.labels)}), of which a scan has"
-            )
-            raise ClassifierError(f"{msg} one, and no findings: leave the finding '{name}' out.")
+            msg = f"'{self.card.name}' tells one class per scan ({', '.join(self.labels)})"
+            raise ClassifierError(f"{msg} and no findings: leave the finding '{name}' out.")
         look_up(dict.fromkeys(self.labels), name, kind="finding")
 
     @property

@@ -164,12 +164,11 @@ def _findings_of(
     card: Card, probabilities: Mapping[str, float], *, is_unlike: bool
 ) -> dict[str, FindingAnswer]:
     """What is said of each finding; nothing by a classifier of classes."""
+    thresholds = card.thresholds
     return {
-        name: FindingAnswer(
-            probabilities[name], threshold, probabilities[name] >= threshold, is_unlike
-        )
-        for name, threshold in card.thresholds.items()
-        if name in probabilities
+        name: FindingAnswer(share, thresholds[name], share >= thresholds[name], is_unlike)
+        for name, share in probabilities.items()
+        if name in thresholds
     }
 
 

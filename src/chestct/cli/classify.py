@@ -51,6 +51,7 @@ class Work:
     writing: WriteOptions
     explain: str | None
     is_json: bool
+    finding: str | None = None
 
     @property
     def shown_file(self) -> str:
@@ -73,6 +74,7 @@ class Work:
             engine=self.engine,
             reading=self.reading,
             explain=self.explain,
+            finding=self.finding,
             watcher=watcher,
         )
         analysis = replace(analysis, result=replace(analysis.result, scan=name))
@@ -160,6 +162,7 @@ def classify(
     out: options.Out = None,
     explain: output_options.Explain = False,
     explanation: output_options.Explanation = None,
+    finding: options.Finding = None,
     write: output_options.Write = None,
     deterministic: output_options.Deterministic = False,
     make_uids: output_options.MakeUids = False,
@@ -212,7 +215,8 @@ def classify(
         msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
         raise ReadError(msg)
     loaded, running = load(classifier, EngineChoice(engine, precision, device))
-    work = Work(loaded, running, reading, writing, method, is_json)
+    loaded.require_finding(finding)
+    work = Work(loaded, running, reading, writing, method, is_json, finding)
     outcome = _classify_all(scans, out, work, names)
     if is_recursive and out is not None:
         _write_batch(dict(zip(names, scans, strict=True)), outcome, out)

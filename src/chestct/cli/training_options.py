@@ -36,7 +36,8 @@ Labels = Annotated[
         "--labels",
         "--classes",
         metavar="A,B|YAML",
-        help="The classes, in the classifier's order: names, or a YAML file with 'labels:'.",
+        help="The classes, in the classifier's order: names, or a YAML file with 'labels:', and "
+        "'kind: findings' where a scan may have several.",
     ),
 ]
 StartFrom = Annotated[
@@ -127,8 +128,9 @@ def with_labels(settings: Settings, said: str | None) -> Settings:
     if labels is None:
         return settings
     is_plain = labels == LabelSet.of_names(labels.names)
+    kind = "findings" if labels.are_findings else settings.kind if is_plain else "classes"
     classes = None if is_plain else labels.classes
-    return settings.model_copy(update={"labels": labels.names, "classes": classes})
+    return settings.model_copy(update={"labels": labels.names, "classes": classes, "kind": kind})
 
 
 def as_overrides(start_from: Path | None) -> list[str]:

@@ -168,7 +168,7 @@ class FindingPredictions:
     @property
     def is_known(self) -> Bool[np.ndarray, "scan finding"]:
         """Of which scans and findings the truth is known."""
-        return ~np.isnan(self.truth)
+        return np.asarray(~np.isnan(self.truth))
 
     def of(self, index: int) -> Predictions:
         """The scans of which one finding is known, as predictions of two classes: without, with."""

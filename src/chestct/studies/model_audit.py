@@ -283,10 +283,8 @@ def require_finding(classifier: Classifier, finding: str | None) -> None:
         UnknownNameError: There is no such finding.
     """
     if classifier.are_findings and finding is None:
-        msg = f"'{classifier.card.name}' tells {len(classifier.labels)} findings, and an audit asks"
-        raise ClassifierError(
-            f"{msg} about one: name it with --finding, of {', '.join(classifier.labels)}."
-        )
+        msg = f"'{classifier.card.name}' tells several findings, and an audit asks about one."
+        raise ClassifierError(f"{msg} Name it with --finding: {', '.join(classifier.labels)}.")
     classifier.require_finding(finding)
 
 

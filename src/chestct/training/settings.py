@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,6 @@ from pydantic import (
     Field,
     JsonValue,
     PositiveFloat,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
     model_serializer,
@@ -306,9 +305,9 @@ class LabelSettings(BaseModel):
         return LabelSet.said(self.labels, self.classes, are_findings=self.kind == "findings")
 
     @model_serializer(mode="wrap")
-    def _of_its_kind(self, as_values: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
         """What is of findings alone is left out where there are classes."""
-        values: dict[str, Any] = as_values(self)
+        values = as_values(self)
         left_out = ("kind", "thresholds") if self.kind == "classes" else ()
         return {name: value for name, value in values.items() if name not in left_out}
 

@@ -2,9 +2,10 @@
 
 A Comprehensive 3D SR on template TID 1500 (PS3.16), preliminary and unverified as no radiologist
 has seen it. The answer is its one finding, with the probabilities of all classes as measurements;
-of several findings each that is present has a group, and those that are not have one together, with
-their probabilities. There are groups for the lungs, the evidence, the parts of the lungs and each slice in which the
-evidence peaks. They point at the segments and at the heat-map where those are written too.
+of several findings each that is present has a group of its own, and all others one together, with
+their probabilities. There are groups for the lungs, the evidence, the parts of the lungs and each
+slice in which the evidence peaks. They point at the segments and at the heat-map where those are
+written too.
 
 A report that says something else than the one it replaces names that as its predecessor.
 Groups follow PS3.16 TID 1501 and TID 1411.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -12,7 +13,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     model_serializer,
 )
 
@@ -195,8 +195,8 @@ class ResultDocument(_Strict):
     )
 
     @model_serializer(mode="wrap")
-    def _of_its_kind(self, as_values: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = as_values(self)
+    def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+        values = as_values(self)
         return {n: v for n, v in values.items() if n != "findings" or v is not None}
 
 

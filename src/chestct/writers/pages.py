@@ -65,7 +65,7 @@ def _render_report(analysis: ScanAnalysis) -> str:
             short_notice=NOT_FOR_CLINICAL_USE,
             verdict=result.verdict,
             bars=_bars(result),
-            meaning=_APART * bool(result.findings)
+            meaning=(_APART if result.findings else "")
             + probability_words(result.provenance.temperature),
             range_words=_range_words(result, scene),
             curve=_area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
