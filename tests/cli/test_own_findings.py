@@ -20,7 +20,7 @@ from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
 from chestct.simulate import write_dicom_series
 
-NUM_SCANS = 24
+NUM_SCANS = 20
 LABELS = """
 kind: findings
 labels:
@@ -36,7 +36,7 @@ network: {name: roi_resnet18, settings: {width: 4, gating: all, head_units: 8}}
 recipe:
   name: roi_resnet_recommended
   overrides: {input_shape: [40, 36, 44], spacing_mm: [10.0, 10.0, 10.0], lungs: published}
-training: {epochs: 12, batch_size: 4, learning_rate: 0.003, class_weights: balanced, seed: 3}
+training: {epochs: 10, batch_size: 4, learning_rate: 0.003, class_weights: balanced, seed: 3}
 """
 
 
@@ -150,7 +150,8 @@ def test_both_findings_are_learned_although_they_are_independent(study: Study) -
         assert metrics["per_class"][name]["auc"]["value"] > 0.9
     assert metrics["overall"]["macro_auc"]["low"] is not None
     assert "Not known of nodule: 1 scans, left out of its figures." in metrics["warnings"]
-    assert metrics["per_class"]["nodule"]["sensitivity"]["total"] == NUM_SCANS // 2 - 1 + 0
+    assert metrics["per_class"]["nodule"]["sensitivity"]["total"] == NUM_SCANS // 2
+    assert metrics["per_class"]["nodule"]["specificity"]["total"] == NUM_SCANS // 2 - 1
     assert not (study.judged / "confusion.csv").exists()
 
 

@@ -159,7 +159,8 @@ def extract(
         every,
         "" if named is None else named.negative,
     )
-    scans = read_manifest(manifest, () if named is None else named.names)
+    names = () if named is None else named.names
+    scans = read_manifest(manifest, names, are_findings=False)
     with listening(None) as listener:
         found = extract_slices(scans, extraction, out, told=listener.note)
     table = write_manifest(found, out / "slices.csv")

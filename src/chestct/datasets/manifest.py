@@ -455,8 +455,8 @@ def _of_other_kind(name: str, labels: Sequence[str], *, are_findings: bool) -> s
             "FINDINGS.yaml."
         )
     return (
-        f"{', '.join(labels)} are classes, of which a scan has one, and {name} has {has}. Say "
-        "'kind: findings' beside 'labels:', or give the scans a column 'label'."
+        f"{', '.join(labels) or 'The labels'} are classes, of which a scan has one, and {name} has "
+        f"{has}. Say 'kind: findings' beside 'labels:', or give the scans a column 'label'."
     )
 
 
@@ -478,7 +478,7 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
     for row in rows:
         known = [_cell(getattr(row, column)) for column in (*needed[1:], *optional)]
         scan = _written_path(manifest.path(row), file.parent)
-        said = [yes_no(row.findings[name]) for name in findings]
+        said = [yes_no(row.findings.get(name)) for name in findings]
         lines.append([scan, *known, *said, *(row.others.get(name, "") for name in others)])
     columns = [FINDING_PREFIX + name for name in findings]
     return write_text(file, as_csv([*needed, *optional, *columns, *others], lines))

@@ -508,8 +508,8 @@ def _draw_all_alike(predictions: FindingPredictions, bootstrap: Bootstrap) -> It
     """Draw patients with replacement, with all their scans; yields replicates in parts."""
     rng = np.random.default_rng(bootstrap.seed)
     names, patient_of_scan = np.unique(np.array(predictions.patients, str), return_inverse=True)
-    shares: Float64[np.ndarray, " patient"] = np.full(names.size, 1 / names.size)
-    rows = max(1, _CHUNK_CELLS // int(predictions.is_known.sum()))
+    shares = np.full(names.size, 1 / names.size)
+    rows = max(1, _CHUNK_CELLS // max(1, int(predictions.is_known.sum())))
     for start in range(0, bootstrap.replicates, rows):
         num = min(rows, bootstrap.replicates - start)
         yield rng.multinomial(names.size, shares, size=num)[:, patient_of_scan].astype(np.float64)

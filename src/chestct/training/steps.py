@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -490,7 +490,7 @@ def step_seed(*numbers: int) -> int:
 
 
 def _steps_of_epoch(
-    labels: Int[torch.Tensor, " scan"], settings: TrainingSettings, epoch: int
+    labels: torch.Tensor, settings: TrainingSettings, epoch: int
 ) -> list[list[int]]:
     """The example numbers of each step of an epoch."""
     generator = torch.Generator().manual_seed(step_seed(settings.seed, epoch, 1))
@@ -508,7 +508,7 @@ class Steps:
     One list for all epochs lets the next epoch be read while the last one is being judged.
 
     Args:
-        labels: Label index of every training example.
+        labels: Of every training example, as `LabelledSets.training_labels` gives them.
         settings: Batch size, sampling and seed.
         epoch: The first one, from 0.
         first_step: Of that epoch.
@@ -517,7 +517,7 @@ class Steps:
 
     def __init__(
         self,
-        labels: Int[torch.Tensor, " scan"],
+        labels: torch.Tensor,
         settings: TrainingSettings,
         *,
         epoch: int = 0,
