@@ -150,21 +150,17 @@ def join_labels(
     scans, masks = scans_below(place)
     if not scans:
         raise ManifestError(f"No scan lies in {folder} or below. Name the folder of the scans.")
+    if labels is not None and labels.are_findings:
+        found = _finding_columns(table, columns, labels)
+    else:
+        found = {"label": _label_column(table, columns)}
     scan, patient = _scan_columns(table, columns)
+    known = labels or _labels_of(table, found["label"])
     cells = {
         number: dict(zip(table.header, row, strict=True)) for number, row in table.rows.items()
     }
-    if labels is not None and labels.are_findings:
-        known, found = labels, _finding_columns(table, columns, labels)
-        said = {number: _findings_of(table, number, row, found) for number, row in cells.items()}
-    else:
-        label = _label_column(table, columns)
-        known, found = labels or _labels_of(table, label), {"label": label}
-        said = {
-            number: {"label": _class_of(table, number, row[label], known)}
-            for number, row in cells.items()
-        }
     matched = _matched(table, place, scans, cells, scan or patient, is_scan=bool(scan))
+    said = {number: _said_of(table, number, row, found, known) for number, row in cells.items()}
     left = _left_out(folder, table, scans, matched, said, takes_matched_only)
     taken = {*found.values(), scan, patient}
     rows = [
@@ -310,10 +306,16 @@ def _finding_columns(table: Spreadsheet, columns: Columns, labels: LabelSet) -> 
     return found
 
 
-def _findings_of(
-    table: Spreadsheet, number: int, cells: Mapping[str, str], columns: Mapping[str, str]
+def _said_of(
+    table: Spreadsheet,
+    number: int,
+    cells: Mapping[str, str],
+    columns: Mapping[str, str],
+    labels: LabelSet,
 ) -> dict[str, str]:
-    """What a row says of each finding, as a manifest does; nothing where it is not known."""
+    """What a row says of the class or of each finding, by the manifest's columns; "": nothing."""
+    if not labels.are_findings:
+        return {"label": _class_of(table, number, cells[columns["label"]], labels)}
     return {
         name: yes_no(read_finding(table.name, number, column, cells[column]))
         for name, column in columns.items()

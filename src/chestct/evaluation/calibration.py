@@ -371,7 +371,8 @@ def choose_threshold(
     called = shares[None] >= cuts[:, None]
     found, spared = called[:, has].mean(axis=1), 1 - called[:, ~has].mean(axis=1)
     rule = "Youden's index: sensitivity + specificity largest on the validation part"
-    score = found + spared
+    # Equal sums of shares may differ in their last digit.
+    score = np.round(found + spared, 12)
     if wished_sensitivity is not None:
         rule = f"the highest with a sensitivity of {wished_sensitivity:g} on the validation part"
         score = np.where(found >= wished_sensitivity, spared, -1.0)

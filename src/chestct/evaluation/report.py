@@ -448,16 +448,21 @@ def _texts(
     comparisons: Mapping[str, Sequence[Comparison]],
 ) -> dict[str, str]:
     """The files that are not figures, by name; the first summary is the classifier's."""
-    texts = {
+    main = next(iter(summaries.values()))
+    of_classes = (
+        {
+            "confusion.csv": _confusion_csv(main),
+            "comparisons.csv": _comparisons_csv(comparisons),
+        }
+        if main.confusion.size
+        else {}
+    )
+    return {
         "tables.md": _tables_markdown(summaries, comparisons),
         "figures.csv": _figures_csv(summaries),
-        "confusion.csv": _confusion_csv(next(iter(summaries.values()))),
-        "comparisons.csv": _comparisons_csv(comparisons),
+        **of_classes,
         "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
     }
-    if not next(iter(summaries.values())).confusion.size:
-        del texts["confusion.csv"], texts["comparisons.csv"]
-    return texts
 
 
 def _summary_record(summary: Summary) -> dict[str, Any]:
