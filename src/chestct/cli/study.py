@@ -425,9 +425,6 @@ def damage(
     from chestct.training.judging import read_rows
 
     loaded = load_classifier(classifier)
-    if loaded.are_findings:
-        msg = f"The damaged models are of classes, and '{loaded.card.name}' tells findings."
-        raise TrainingError(f"{msg} Name a classifier of classes.")
     rows = read_rows(manifest, loaded, split)
     with listening(processes) as listener:
         plan = DamagePlan(

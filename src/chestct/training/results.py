@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -326,7 +326,7 @@ def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictio
 def pool(parts: Sequence[_Some]) -> _Some:
     """The predictions of several folds as those of one set of scans."""
     has_sites = any(part.sites is not None for part in parts)
-    rows = {
+    rows: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("truth", "probabilities", "thresholds")
         if hasattr(parts[0], name)

@@ -42,8 +42,8 @@ def class_weights(labels: torch.Tensor, num_classes: int) -> Float[torch.Tensor,
         num_classes: How many labels there are.
     """
     if are_findings(labels):
-        present = labels.nansum(dim=0)
-        return (~labels.isnan()).sum(dim=0).sub(present) / present.clamp(min=1)
+        num_with = labels.nansum(dim=0)
+        return (~labels.isnan()).sum(dim=0).sub(num_with) / num_with.clamp(min=1)
     counts = torch.bincount(labels, minlength=num_classes).float()
     present = int((counts > 0).sum())
     return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
