@@ -302,44 +302,38 @@ def write_evaluation(
     """
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
-    plain = replace(chosen, promised=None, remarks=())
-    if isinstance(predictions, FindingPredictions):
-        main = summarise(predictions, chosen, excluded=excluded)
-        beside = {
-            name: summarise(each, plain)
-            for name, each in (others or {}).items()
-            if not isinstance(each, Judgement)
-        }
-        main = replace(main, others=beside)
-        curves = {"learning_curves": draw_learning_curves(logs)} if logs and endings else {}
-        _write_all(folder, {chosen.name: main, **beside}, chosen, excluded, curves, endings)
-        return main
-    pairs = _pairs(Judgement(predictions, excluded), chosen.name, others or {})
-    comparisons = {
-        name: _compared(first, second, name, chosen) for name, (first, second, _) in pairs.items()
-    }
-    beside = {name: summarise(second, plain) for name, (_, second, _) in pairs.items()}
-    remarks = (*chosen.remarks, *(remark for _, _, remark in pairs.values() if remark))
-    main = summarise(predictions, replace(chosen, remarks=remarks), excluded=excluded)
-    main = replace(main, others=beside, comparisons=comparisons)
+    main = _beside(predictions, chosen, others or {}, excluded)
+    summaries = {chosen.name: main, **main.others}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
-    _write_all(folder, {chosen.name: main, **beside}, chosen, excluded, drawn, endings)
+    record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
+    pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
+    _write_folder(folder, pictures, _texts(record, summaries, main.comparisons))
     return main
 
 
-def _write_all(
-    folder: Path,
-    summaries: Mapping[str, Summary],
+def _beside(
+    predictions: AnyPredictions,
     settings: EvaluationSettings,
+    others: Mapping[str, AnyPredictions | Judgement],
     excluded: Mapping[str, str],
-    drawn: Mapping[str, Any],
-    endings: Sequence[str],
-) -> None:
-    """Write the folder of an evaluation, whose first summary is the classifier's."""
-    comparisons = summaries[settings.name].comparisons
-    record = _evaluation_record(settings, summaries, comparisons, excluded)
-    pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
-    _write_folder(folder, pictures, _texts(record, summaries, comparisons))
+) -> Summary:
+    """What is found of a classifier, with the others beside it and the tests against them."""
+    plain = replace(settings, promised=None, remarks=())
+    if isinstance(predictions, FindingPredictions):
+        found = {
+            name: summarise(each, plain)
+            for name, each in others.items()
+            if isinstance(each, FindingPredictions)
+        }
+        return replace(summarise(predictions, settings, excluded=excluded), others=found)
+    pairs = _pairs(Judgement(predictions, excluded), settings.name, others)
+    comparisons = {
+        name: _compared(first, second, name, settings) for name, (first, second, _) in pairs.items()
+    }
+    beside = {name: summarise(second, plain) for name, (_, second, _) in pairs.items()}
+    remarks = (*settings.remarks, *(remark for _, _, remark in pairs.values() if remark))
+    main = summarise(predictions, replace(settings, remarks=remarks), excluded=excluded)
+    return replace(main, others=beside, comparisons=comparisons)
 
 
 def _write_folder(folder: Path, pictures: Mapping[str, Any], texts: Mapping[str, str]) -> None:
@@ -375,22 +369,23 @@ def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
 
 
 def _draw_all(
-    predictions: Predictions,
+    predictions: AnyPredictions,
     summary: Summary,
     settings: EvaluationSettings,
     logs: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """The figures of an evaluation by file name without ending."""
+    """The figures of an evaluation by file name without ending; of findings the curves alone."""
+    curves = {"learning_curves": draw_learning_curves(logs)} if logs else {}
+    if isinstance(predictions, FindingPredictions):
+        return curves
     error = summary.figures.overall["expected_calibration_error"].value
-    drawn = {
+    return {
         "confusion": draw_confusion(summary.confusion, summary.labels),
         "roc": draw_roc(predictions, summary.figures, settings.bootstrap),
         "reliability": draw_reliability(summary.reliability, error),
         "coverage_risk": draw_coverage_risk(summary.coverage_risk),
+        **curves,
     }
-    if logs:
-        drawn["learning_curves"] = draw_learning_curves(logs)
-    return drawn
 
 
 def _evaluation_record(

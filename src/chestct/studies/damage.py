@@ -343,7 +343,8 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
         plan.listener.note(f"No decision on {scan}: {reason}")
     write_text(reasons, json.dumps(excluded, indent=1, ensure_ascii=False) + "\n")
     write_predictions(found, path)
-    return found, excluded  # type: ignore[return-value] - of classes, as `run_damage` sees to
+    # `run_damage` sees to it that they are of classes.
+    return found, excluded  # type: ignore[return-value]
 
 
 def _run_part(
