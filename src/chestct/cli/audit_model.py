@@ -49,13 +49,20 @@ def audit_model(
     explanation: Annotated[
         str, typer.Option("--explanation", metavar="NAME", help="How heat-maps are made.")
     ] = "gradcam",
+    finding: options.Finding = None,
     series: options.Series = None,
     engine: options.EngineName = "auto",
 ) -> None:
     """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan."""
     from chestct.explain import EXPLANATIONS
     from chestct.lookup import look_up
-    from chestct.studies.model_audit import Auditor, audit_model, read_subjects, simulated_subjects
+    from chestct.studies.model_audit import (
+        Auditor,
+        audit_model,
+        read_subjects,
+        require_finding,
+        simulated_subjects,
+    )
     from chestct.studies.model_audit_report import write_model_audit
 
     paths = scans or []
@@ -72,6 +79,7 @@ def audit_model(
         yield from simulated_subjects(simulated, loaded.labels)
 
     loaded, running = load(classifier, options.Running(engine))
+    require_finding(loaded, finding)
     with scan_progress(is_quiet=False) as progress:
         task = progress.add_task("", total=None)
         auditor = Auditor(
@@ -79,6 +87,7 @@ def audit_model(
             running,
             explanation,
             listener=lambda what: progress.update(task, description=what),
+            finding=finding,
         )
         audit = audit_model(auditor, subjects())
     _show_audit(stdout_console(), audit)

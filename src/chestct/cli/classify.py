@@ -42,6 +42,7 @@ class Work:
     writing: WriteOptions
     explain: str | None
     is_json: bool
+    finding: str | None = None
 
     @property
     def shown_file(self) -> str:
@@ -64,6 +65,7 @@ class Work:
             engine=self.engine,
             reading=self.reading,
             explain=self.explain,
+            finding=self.finding,
             watcher=watcher,
         )
         analysis = replace(analysis, result=replace(analysis.result, scan=name))
@@ -153,6 +155,7 @@ def classify(
     outputs: options.Outputs,
     running: options.Running,
     classifier: options.ClassifierFolder = None,
+    finding: options.Finding = None,
     is_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per scan and nothing else.")
     ] = False,
@@ -182,7 +185,8 @@ def classify(
         msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
         raise ReadError(msg)
     loaded, engine = load(classifier, running)
-    work = Work(loaded, engine, read_options, writing, method, is_json)
+    loaded.require_finding(finding)
+    work = Work(loaded, engine, read_options, writing, method, is_json, finding)
     outcome = _classify_all(scans, outputs.out, work, names)
     if is_recursive and outputs.out is not None:
         _write_batch(dict(zip(names, scans, strict=True)), outcome, outputs.out)

@@ -55,8 +55,9 @@ def _read_scans(
 
     chosen = named_labels(labels)
     named = names if chosen is None else chosen.names
+    are_findings = True if chosen is not None and chosen.are_findings else None
     try:
-        return read_manifest(file, named, needs_files=needs_files)
+        return read_manifest(file, named, needs_files=needs_files, are_findings=are_findings)
     except UnknownLabelError as error:
         if named:
             raise
@@ -469,7 +470,7 @@ def _show_sides(manifest: Manifest) -> None:
     lines = []
     for side in sides:
         rows = [row for row in manifest.rows if row.side == side]
-        counts = [str(sum(row.label == label for row in rows)) for label in manifest.labels]
+        counts = [str(sum(label in row.present for row in rows)) for label in manifest.labels]
         lines.append([side or "nowhere", *counts, str(len({row.patient for row in rows}))])
     print_table(("", *manifest.labels, "Patients"), lines)
 

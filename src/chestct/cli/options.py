@@ -82,6 +82,14 @@ Series = Annotated[
         "--series", metavar="UID", help="Take this series of a folder that holds several."
     ),
 ]
+Finding = Annotated[
+    str | None,
+    typer.Option(
+        "--finding",
+        metavar="NAME",
+        help="Which finding is asked about, of a classifier of several.",
+    ),
+]
 
 
 @dataclass(frozen=True)

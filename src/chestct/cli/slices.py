@@ -174,7 +174,8 @@ def extract(
         raise TrainingError(f"{out} is not empty. Choose a new folder.")
     named = options.named_labels(classes)
     extraction = truth.extraction(window, every, "" if named is None else named.negative)
-    scans = read_manifest(manifest, () if named is None else named.names)
+    names = () if named is None else named.names
+    scans = read_manifest(manifest, names, are_findings=False)
     with listening(None) as listener:
         found = extract_slices(scans, extraction, out, told=listener.note)
     table = write_manifest(found, out / "slices.csv")

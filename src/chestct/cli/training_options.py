@@ -37,7 +37,8 @@ Labels = Annotated[
         "--labels",
         "--classes",
         metavar="A,B|YAML",
-        help="The classes, in the classifier's order: names, or a YAML file with 'labels:'.",
+        help="The classes, in the classifier's order: names, or a YAML file with 'labels:', and "
+        "'kind: findings' where a scan may have several.",
     ),
 ]
 Processes = Annotated[
@@ -100,8 +101,10 @@ class Training:
         if labels is None:
             return settings
         is_plain = labels == LabelSet.of_names(labels.names)
+        kind = "findings" if labels.are_findings else settings.kind if is_plain else "classes"
         classes = None if is_plain else labels.classes
-        return settings.model_copy(update={"labels": labels.names, "classes": classes})
+        changes = {"labels": labels.names, "classes": classes, "kind": kind}
+        return settings.model_copy(update=changes)
 
 
 @dataclass(frozen=True)

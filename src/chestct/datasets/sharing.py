@@ -550,6 +550,7 @@ def _told(row: ManifestRow, record: _CopyRecord, site: str) -> ManifestRow:
         split=row.split,
         fold=row.fold,
         others=facts,
+        findings=row.findings,
     )
 
 

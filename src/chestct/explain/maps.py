@@ -170,7 +170,7 @@ def _activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, C
         finally:
             hook.remove()
         target = question.target_of(logits)
-        (gradient,) = torch.autograd.grad(class_score(logits, target).sum(), kept)
+        (gradient,) = torch.autograd.grad(question.score(logits, target).sum(), kept)
     activation = kept[0].detach()
     if not (activation.isfinite().all() and gradient.isfinite().all()):
         raise ExplanationError(f"Layer '{layer.name}' gives values that are not finite (nan, inf).")
@@ -260,7 +260,7 @@ def occlusion_map(
     with at_rest(question.network) as network, torch.no_grad():
         logits = network(question.batch, question.lungs)
         target = question.target_of(logits)
-        losses = _losses(question, blank, telling, target, float(class_score(logits, target)))
+        losses = _losses(question, blank, telling, target, float(question.score(logits, target)))
     total = np.zeros(shape, dtype=np.float32)
     count = np.zeros(shape, dtype=np.float32)
     for part in patches:
@@ -284,7 +284,7 @@ def _losses(
         for scan, part in zip(batch, some, strict=True):
             scan[(slice(None), *part)] = blank[0][(slice(None), *part)]
         lungs = question.lungs.expand(len(some), -1, -1, -1, -1)
-        scores = class_score(question.network(batch, lungs), target)
+        scores = question.score(question.network(batch, lungs), target)
         losses += [whole - score for score in scores.tolist()]
         if question.listener is not None:
             question.listener(len(losses), len(patches))

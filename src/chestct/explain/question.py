@@ -32,6 +32,7 @@ class Question:
         target: Number of the class to explain, or None for the one with the highest logit.
         layer: Name of the layer to look at, or None for the network's last block.
         listener: Told how far a slow method is, or None.
+        are_findings: Whether each logit stands for a finding by itself.
     """
 
     network: nn.Module
@@ -40,6 +41,7 @@ class Question:
     target: int | None = None
     layer: str | None = None
     listener: Listener | None = None
+    are_findings: bool = False
 
     @property
     def input_shape(self) -> Shape:
@@ -50,6 +52,10 @@ class Question:
     def target_of(self, logits: Float[Tensor, "batch class"]) -> int:
         """The class asked for, or the first scan's most probable one."""
         return int(logits[0].argmax()) if self.target is None else self.target
+
+    def score(self, logits: Float[Tensor, "batch class"], target: int) -> Float[Tensor, " batch"]:
+        """The number whose causes are looked for."""
+        return logits[:, target] if self.are_findings else class_score(logits, target)
 
 
 @dataclass(frozen=True, eq=False)

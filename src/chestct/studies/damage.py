@@ -313,12 +313,16 @@ def run_damage(plan: DamagePlan) -> _DamageResult:
     """Judge the classifier as it is and with each part damaged, or go on doing so.
 
     Raises:
-        StudyError: A number is impossible, or the folder holds another study.
+        StudyError: A number is impossible, the classifier tells findings, or the folder holds
+            another study.
         ChestCTError: A part is unknown, scans cannot be prepared, or the folder not be written.
     """
     if not 0 < plan.share <= 1 or plan.repeats < 0:
         msg = f"A share of {plan.share:g} with {plan.repeats} repeats is impossible."
         raise StudyError(f"{msg} The share is above 0 and at most 1, repeats are 0 or more.")
+    if plan.classifier.are_findings:
+        msg = f"'{plan.classifier.card.name}' tells findings, and the damage is judged on classes."
+        raise StudyError(f"{msg} Name a classifier of classes.")
     network = plan.classifier.load_network()
     parts = _choose_parts(network, plan.parts)
     _agree_on_record(plan)
@@ -339,7 +343,8 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
         plan.listener.note(f"No decision on {scan}: {reason}")
     write_text(reasons, json.dumps(excluded, indent=1, ensure_ascii=False) + "\n")
     write_predictions(found, path)
-    return found, excluded
+    # `run_damage` sees to it that they are of classes.
+    return found, excluded  # type: ignore[return-value]
 
 
 def _run_part(

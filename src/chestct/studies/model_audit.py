@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from chestct.arrays import Heat, Mask
 from chestct.classifier import Classifier
 from chestct.engines import Engine
-from chestct.errors import ExplanationError, ReadError
+from chestct.errors import ClassifierError, ExplanationError, ReadError
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
 from chestct.labels import UNSUITABLE
@@ -225,6 +225,7 @@ class Auditor:
         method: How maps are made, a name in `EXPLANATIONS`.
         seed: Of noise and new weights.
         listener: Told what is being done.
+        finding: Which of a classifier's findings is asked about; None of classes.
     """
 
     classifier: Classifier
@@ -232,15 +233,36 @@ class Auditor:
     method: str = "gradcam"
     seed: int = 1
     listener: Callable[[str], object] = lambda _what: None
+    finding: str | None = None
+
+    def answer(self, prepared: PreparedScan) -> tuple[dict[str, float], str]:
+        """The probabilities of a scan and the decision; of a finding whether it is there."""
+        shares = self.classifier.probabilities(prepared, self.engine)
+        if self.finding is None:
+            return shares, max(shares, key=shares.__getitem__)
+        share, absent = shares[self.finding], f"no {self.finding}"
+        is_present = share >= self.classifier.card.thresholds[self.finding]
+        return {self.finding: share, absent: 1 - share}, self.finding if is_present else absent
+
+    @property
+    def assumption(self) -> str:
+        """What is taken for granted of the classifier's classes, or is asked of its findings."""
+        card = self.classifier.card
+        if self.finding is None:
+            return card.label_set.assumption
+        threshold = card.thresholds[self.finding]
+        return f"Asked about one finding: {self.finding}, present from {threshold:.3f} on."
 
 
 def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
     """Ask a classifier about scans, one after the other.
 
     Raises:
-        ChestCTError: A scan, its lesions, the engine or the method is not as it should be.
+        ChestCTError: A scan, its lesions, the engine or the method is not as it should be, or the
+            classifier tells findings and none of them was named.
     """
     card = auditor.classifier.card
+    require_finding(auditor.classifier, auditor.finding)
     return ModelAudit(
         classifier=card.name,
         version=card.version,
@@ -249,8 +271,21 @@ def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
         trained_on=card.trained_on,
         notice=card.notice,
         scans=tuple(_audit_scan(auditor, subject) for subject in subjects),
-        assumption=card.label_set.assumption,
+        assumption=auditor.assumption,
     )
+
+
+def require_finding(classifier: Classifier, finding: str | None) -> None:
+    """Refuse an audit of findings that names none, or none of them.
+
+    Raises:
+        ClassifierError: It names none, or the classifier tells classes.
+        UnknownNameError: There is no such finding.
+    """
+    if classifier.are_findings and finding is None:
+        msg = f"'{classifier.card.name}' tells several findings, and an audit asks about one."
+        raise ClassifierError(f"{msg} Name it with --finding: {', '.join(classifier.labels)}.")
+    classifier.require_finding(finding)
 
 
 def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
@@ -260,11 +295,12 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
     if prepared.unsuitable_reasons:
         audit = ScanAudit(subject.name, subject.truth, UNSUITABLE, {})
         return replace(audit, findings=judge_scan_audit(audit))
-    shares = auditor.classifier.probabilities(prepared, auditor.engine)
-    decision = max(shares, key=shares.__getitem__)
+    shares, decision = auditor.answer(prepared)
     is_finding = auditor.classifier.card.label_set.is_finding(decision)
+    if auditor.finding is not None:
+        is_finding = decision == auditor.finding
     before = ScanAudit(subject.name, subject.truth, decision, shares, is_finding=is_finding)
-    found = _map_of(auditor, prepared, decision)
+    found = _map_of(auditor, prepared, auditor.finding or decision)
     lesion, source = _lesion(subject, prepared, found)
     # Noise must not depend on how many networks were drawn before.
     weights_rng, noise_rng = np.random.default_rng(auditor.seed).spawn(2)
@@ -337,10 +373,10 @@ def simulated_subjects(
         yield Subject(name, patient.volume, lesions, TRUE_LESIONS, truth)
 
 
-def _map_of(auditor: Auditor, prepared: PreparedScan, decision: str) -> Explanation | None:
-    """The decision's map; None for a network of which none can be made."""
+def _map_of(auditor: Auditor, prepared: PreparedScan, label: str) -> Explanation | None:
+    """A label's map; None for a network of which none can be made."""
     try:
-        return explain(auditor.classifier, prepared, method=auditor.method, label=decision)
+        return explain(auditor.classifier, prepared, method=auditor.method, label=label)
     except ExplanationError:
         return None
 
@@ -391,8 +427,7 @@ def _asked(
     """Ask about a changed scan; `what` is the group, name and words of the change."""
     if prepared.unsuitable_reasons:
         return Probe(*what, {}, UNSUITABLE, None, None, is_same=False)
-    shares = auditor.classifier.probabilities(prepared, auditor.engine)
-    decision = max(shares, key=shares.__getitem__)
+    shares, decision = auditor.answer(prepared)
     share = shares[before.decision]
     change = share - before.share
     return Probe(*what, shares, decision, share, change, is_same=decision == before.decision)
