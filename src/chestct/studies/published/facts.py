@@ -12,7 +12,7 @@ from typing import Any, Final
 from chestct.evaluation.metrics import ClassCounts
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
 
-NUM_ROWS: Final = 18
+_NUM_ROWS: Final = 18
 """Rows of Tables 6 and 7: three networks, plain and RoI-aware, three values of t."""
 _LABELS: Final = {label.lower(): label for label in THREE_CLASSES}
 
@@ -153,7 +153,7 @@ def roi_facts() -> RoiFacts:
         official=tuple(_LABELS[line["official"]] for line in lines),
         predicted={
             row: tuple(_LABELS[line[f"row_{row}"]] for line in lines)
-            for row in range(1, NUM_ROWS + 1)
+            for row in range(1, _NUM_ROWS + 1)
         },
         workbook_labels=_workbook_labels(),
     )
