@@ -124,7 +124,8 @@ def _audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
     """Recompute one row."""
     decided = facts.predicted[published.row]
     changed = facts.workbook_labels.get(published.row, {})
-    sheet = [changed[s][1] if s in changed else label for s, label in _labelled(facts)]
+    labelled = zip(facts.studies, facts.official, strict=True)
+    sheet = [changed[s][1] if s in changed else label for s, label in labelled]
     kept = [i for i, study in enumerate(facts.studies) if not study.startswith(_LAST_PART)]
     official, workbook = score(facts.official, decided), score(sheet, decided)
     audit = RowAudit(
@@ -195,10 +196,6 @@ def _recomputed_figures(scores: Scores) -> tuple[Estimate, ...]:
         *(each.sensitivity for each in classes),
         *(each.ppv for each in classes),
     )
-
-
-def _labelled(facts: RoiFacts) -> zip[tuple[str, str]]:
-    return zip(facts.studies, facts.official, strict=True)
 
 
 def _equal_figures(published: TableRow, scores: Scores) -> tuple[str, ...]:
@@ -328,7 +325,7 @@ def audit_roi_paper() -> RoiAudit:
     """Recompute all that the packaged facts allow."""
     facts = roi_facts()
     rows = tuple(_audit_row(facts, published) for published in facts.table_7)
-    totals = _cases(facts)
+    totals = tuple(facts.official.count(label) for label in THREE_CLASSES)
     return RoiAudit(
         citation=facts.citation,
         rows=rows,
@@ -355,10 +352,6 @@ def _same_predictions(facts: RoiFacts) -> tuple[tuple[int, ...], ...]:
     for row, predicted in facts.predicted.items():
         groups.setdefault(predicted, []).append(row)
     return tuple(tuple(rows) for rows in groups.values())
-
-
-def _cases(facts: RoiFacts) -> tuple[int, ...]:
-    return tuple(facts.official.count(label) for label in THREE_CLASSES)
 
 
 def _pairs(facts: RoiFacts) -> tuple[Record, ...]:
