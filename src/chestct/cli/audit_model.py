@@ -56,6 +56,7 @@ def audit_model(
     """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan."""
     from chestct.explain import EXPLANATIONS
     from chestct.lookup import look_up
+    from chestct.readers import ReadOptions
     from chestct.studies.model_audit import (
         Auditor,
         audit_model,
@@ -63,19 +64,18 @@ def audit_model(
         require_finding,
         simulated_subjects,
     )
-    from chestct.studies.model_audit_report import write_model_audit
+    from chestct.studies.model_audit_findings import write_model_audit
 
     paths = scans or []
-    _require_something(paths, simulated)
+    if not paths and simulated == 0:
+        raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
     look_up(EXPLANATIONS, explanation, kind="explanation")
     for path in [*paths, *([lesions] if lesions else [])]:
         options.require_exists(path)
 
-    reading = options.Reading(series=series).read_options(options.Tiff())
-
     def subjects() -> Iterator[Subject]:
         """Scans that were named, then simulated ones, each made when it is asked for."""
-        yield from read_subjects(paths, lesions, reading)
+        yield from read_subjects(paths, lesions, ReadOptions(series))
         yield from simulated_subjects(simulated, loaded.labels)
 
     loaded, running = load(classifier, options.Running(engine))
@@ -95,20 +95,13 @@ def audit_model(
         show_written(write_model_audit(audit, out), [])
 
 
-def _require_something(scans: list[Path], simulated: int) -> None:
-    if not scans and simulated == 0:
-        raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
-
-
 def _show_audit(console: Console, audit: ModelAudit) -> None:
     """Show an audit scan by scan, its verdict last."""
-    from chestct.studies.model_audit_findings import worst_severity
-    from chestct.studies.model_audit_report import verdict
+    from chestct.studies.model_audit_findings import verdict
 
     for scan in audit.scans:
         _show_scan(console, scan)
-    worst = worst_severity([each for scan in audit.scans for each in scan.findings])
-    console.print(Text(verdict(audit), style=_STYLES[worst]), soft_wrap=True)
+    console.print(Text(verdict(audit), style=_STYLES[audit.severity]), soft_wrap=True)
     if audit.assumption:
         console.print(Text(audit.assumption), soft_wrap=True)
     console.print(Text(audit.notice, style="bold"))
@@ -116,7 +109,7 @@ def _show_audit(console: Console, audit: ModelAudit) -> None:
 
 
 def _show_scan(console: Console, scan: ScanAudit) -> None:
-    from chestct.studies.model_audit_report import PROBE_HEADINGS, probe_cells
+    from chestct.studies.model_audit_findings import PROBE_HEADINGS, probe_cells
 
     share = f" {scan.share:.3f}" if scan.probabilities else ""
     console.print(Text(f"{scan.name}: {scan.decision}{share}", style="bold"))
