@@ -59,7 +59,7 @@ AllowGap = Annotated[
     bool,
     typer.Option(
         "--allow-gap",
-        help="Interpolate where more than one slice in a row is missing.",
+        help="Interpolate where slices are missing in a row; read a scan that jumps.",
         rich_help_panel=_TROUBLE,
     ),
 ]

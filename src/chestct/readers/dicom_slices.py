@@ -1,10 +1,10 @@
 """Find the CT slices among files, tell which belong together, and choose the one chest CT series.
 
 A series identifier promises one patient, one study, one frame of reference and one pass of the
-scanner, and archives break every part of the promise. Slices of other patients, studies or frames
-of reference never lie in one stack. Passes (acquisitions, temporal positions, phases, kernels) are
-taken apart where they overlap in space; where they follow one another, as in a scan made in
-steps, they are one stack.
+scanner, and archives break every part of the promise. Slices of other patients, studies, days or
+frames of reference never lie in one stack. Passes (acquisitions, temporal positions, phases,
+kernels) are taken apart where they overlap in space; where they follow one another, as in a scan
+made in steps, they are one stack.
 
 Names are spelt in many ways, so that another one is no other patient while the PatientID is the
 same, unless the birth date or the sex is another too.
@@ -18,11 +18,13 @@ series of their own, is an error that lists the series.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
@@ -337,6 +339,17 @@ _ASKED: Final = (
     *("stack", "kvp", "kernel", "patient_position"),
 )
 """The elements that set groups apart; where all slices agree in them, nothing else is asked."""
+_DATES: Final = {
+    "study date": ("study_date", "study_time"),
+    "acquisition date": ("acquisition_date", "acquisition_time"),
+    "acquisition date and time": ("acquired",),
+    "frame date": ("frame_acquired",),
+    "content date": ("content_date", "content_time"),
+}
+"""What says when slices were made; those of one scan may lie on both sides of midnight."""
+_DATE_LENGTH: Final = 10
+_MOMENT: Final = re.compile(r"(\d{4})[-./]?(\d\d)[-./]?(\d\d)(?:(\d\d):?(\d\d))?")
+_MAX_DAYS_APART: Final = 0.5
 _BINARY: Final = {
     "frame_acquisition": "H",
     "temporal_index": "I",
@@ -432,6 +445,32 @@ def _patients(found: Iterable[_Person]) -> dict[_Person, int]:
     return numbers
 
 
+def _days(moments: Collection[str]) -> dict[str, int]:
+    """Numbers from 1 of the days that moments are of; one without a date may be of the first."""
+    spans = {text: span for text in moments if (span := _span(text))}
+    numbers, number, last = dict.fromkeys(moments, 1), 0, -math.inf
+    for text, (start, end) in sorted(spans.items(), key=lambda item: item[1]):
+        number += start - last > _MAX_DAYS_APART
+        numbers[text], last = number, max(last, end)
+    return numbers
+
+
+def _span(text: str) -> tuple[float, float] | None:
+    """First and last moment in days that a date leaves open, with its time or without."""
+    found = _MOMENT.match(text)
+    if not found:
+        return None
+    year, month, day, hour, minute = (int(part) if part else None for part in found.groups())
+    try:
+        first = date(year or 0, month or 0, day or 0).toordinal()
+    except ValueError:
+        return None
+    if hour is None or minute is None:
+        return first, first + 1
+    moment = first + hour / 24 + minute / 1440
+    return moment, moment
+
+
 def _phase(fields: Fields) -> str:
     """The percentage in a description, as in "Thorax 40%": no other part, which may be a name."""
     found = _PERCENTAGE.search(fields.text("series_description"))
@@ -508,11 +547,13 @@ def _split_groups(series: Series) -> list[Series]:
     Returns:
         One group where all is as it should be. The order does not depend on that of the slices.
     """
-    said = {tuple(map(one.fields.raw.get, _ASKED)) for one in series.slices}
+    said = {(*map(one.fields.raw.get, _ASKED), *_dates(one.fields)) for one in series.slices}
     if len(said) == 1:
         return list(_by_spacing(series))
     patients = _patients(_person(one.fields) for one in series.slices)
     groups = list(_by_value(series, "patient", lambda fields: patients[_person(fields)]))
+    for name, names in _DATES.items():
+        groups = [part for group in groups for part in _by_date(group, name, names)]
     for name, value in _NEVER_MIXED.items():
         groups = [part for group in groups for part in _by_value(group, name, value)]
     for name, value in _NOT_OVERLAPPING.items():
@@ -528,6 +569,22 @@ def _by_value(group: Series, name: str, value: Callable[[Fields], Hashable]) -> 
         return
     for number, slices in enumerate(found.values(), start=1):
         yield group.narrowed(slices, f"{name} {number}")
+
+
+def _dates(fields: Fields) -> Iterator[bytes]:
+    """The dates of a slice, without the times, which are others in each."""
+    return (fields.raw.get(name, b"")[:_DATE_LENGTH] for name, *_ in _DATES.values())
+
+
+def _by_date(group: Series, name: str, names: tuple[str, ...]) -> Iterator[Series]:
+    """Groups of slices that were made more than half a day apart."""
+
+    def moment(fields: Fields) -> str:
+        """Date and time as one text."""
+        return "".join(fields.text(each) for each in names)
+
+    days = _days({moment(one.fields) for one in group.slices})
+    return _by_value(group, name, lambda fields: days[moment(fields)])
 
 
 def _by_pass(group: Series, name: str, value: Callable[[Fields], Hashable]) -> Iterator[Series]:

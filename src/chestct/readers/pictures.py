@@ -32,9 +32,9 @@ import re
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -46,12 +46,15 @@ from chestct.arrays import Shape, Spacing
 from chestct.errors import ReadError
 from chestct.lookup import unknown_name_message
 from chestct.readers.hounsfield import (
+    BLANK_END,
     WINDOWED_HIGHEST,
     Gathered,
     Rescale,
     Slab,
     gather,
+    mend_misfits,
     padding_to_air,
+    said_of_blank_ends,
     why_not_hounsfield,
 )
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
@@ -410,7 +413,9 @@ def is_slice_folder(folder: Path) -> bool:
     return any(_format_of(path) for path in _visible_files(folder))
 
 
-def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
+def read_tiff_stack(
+    folder: Path, geometry: TiffGeometry | None, allow: Collection[str] = ()
+) -> Volume:
     """Read a folder of single-page slices, in natural order of their names (2 before 10).
 
     16-bit slices become HU as the geometry says. 8-bit, RGB and RGBA slices have no absolute
@@ -422,15 +427,17 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
     Args:
         folder: Folder with one file per slice. Sub-folders are not entered.
         geometry: Voxel size, order and scale; None to take them from the folder's sidecar.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
 
     Returns:
         int16 voxels where slope and intercept keep whole numbers that fit, else float32.
-        Depth runs as the files do.
+        Depth runs as the files do; blank slices at the ends are left out.
 
     Raises:
         ReadError: No slices, no geometry, a damaged slice, several pages, differing sizes or
-            depths, coloured or floating-point slices, HU that no chest CT has. The message
-            names the file.
+            depths, coloured or floating-point slices, HU that no chest CT has: the message
+            names the file. Or slices that do not fit, and that was not allowed.
     """
     paths, left_out = _find_slices(folder)
     geometry = geometry or _read_sidecar(folder)
@@ -456,12 +463,29 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
             f"Windowed values reach {gathered.highest:g}; 0 to {WINDOWED_HIGHEST} was expected,"
             f" and recipes with a window cut off what is above."
         )
-    return Volume(
+    misfits, blank_ends = mend_misfits(gathered.voxels, unit, allow)
+    volume = Volume(
         grid=_grid(geometry, shape),
         voxels=gathered.voxels,
         unit=unit,
         source=ScanSource(format="tiff", facts={"stored_bits": str(kind.bits)}, left_out=left_out),
-        warnings=tuple(warnings),
+        warnings=(*warnings, *misfits),
+    )
+    return _without_ends(volume, blank_ends) if blank_ends else volume
+
+
+def _without_ends(volume: Volume, blank: Collection[int]) -> Volume:
+    """A scan without the blank slices at its ends."""
+    shown = [index for index in range(len(volume.voxels)) if index not in blank]
+    _, rows, columns = volume.grid.shape
+    grid = volume.grid.moved((shown[0], 0, 0), (1, 1, 1), (len(shown), rows, columns))
+    left_out = {**volume.source.left_out, BLANK_END: len(blank)}
+    return replace(
+        volume,
+        grid=grid,
+        voxels=volume.voxels[shown[0] : shown[-1] + 1],
+        source=replace(volume.source, left_out=left_out),
+        warnings=(*volume.warnings, said_of_blank_ends(len(blank))),
     )
 
 
