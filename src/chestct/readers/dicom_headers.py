@@ -232,7 +232,7 @@ _HEAD_BYTES = 2**14
 """Read of a file at first; enough for the header of nearly every slice."""
 MAX_HEADER_BYTES = 2**26
 """Longest header read; 2000 frames of an enhanced CT need 3 MB."""
-MAX_OTHER_HEADER_BYTES = 2**20
+_MAX_OTHER_HEADER_BYTES = 2**20
 """As far an object of another modality is looked through for pixels; it is left out either way."""
 
 _GROW_BY = 8
@@ -358,7 +358,7 @@ def read_header(source: FileSource, unpacked: Unpacked | None = None) -> DicomHe
             return _parse(place, head)
         except MoreBytesNeededError:
             is_last = num_wanted >= MAX_HEADER_BYTES
-            if is_last or num_wanted >= MAX_OTHER_HEADER_BYTES:
+            if is_last or num_wanted >= _MAX_OTHER_HEADER_BYTES:
                 other = _other_object(place, head, trusts_class=is_last)
                 if other is not None:
                     return other

@@ -42,22 +42,22 @@ from chestct.readers.files import (
     opened_files,
 )
 from chestct.readers.hounsfield import (
-    BLANK_END,
     LUNG_BELOW_HU,
     MAX_METAL_SHARE,
     METAL_ABOVE_HU,
+    Slab,
+    check_windowed,
+    why_not_hounsfield,
+)
+from chestct.readers.misfits import (
+    BLANK_END,
     Misfits,
     Picture,
-    Slab,
-    check_jumps,
-    check_windowed,
     find_misfits,
     in_words,
     permission,
     said_of_blank_ends,
-    said_of_jumps,
     small_picture,
-    why_not_hounsfield,
 )
 from chestct.volume import AIR_HU, ScanSource, Unit, Volume
 
@@ -199,11 +199,12 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
             ordered = [one for index, one in enumerate(ordered) if index not in dropped]
         plan = plan_stack([one.plane for one in ordered], allow)
         voxels, num_clipped, pictures = _load_stack(ordered, plan)
-        bad, blank_ends, jumps = _judged(ordered, pictures)
-        jumped = said_of_jumps(jumps, [_placed(one) for one in ordered].__getitem__)
+        misfits = _judged(ordered, pictures)
+        bad, blank_ends = misfits.inside, misfits.blank_ends
+        jumped = misfits.jump_words([_placed(one) for one in ordered].__getitem__)
         if not (bad or blank_ends):
             break
-    check_jumps(jumps, jumped, allow)
+    misfits.check_jumps(jumped, allow)
     warnings += [*plan.warnings, *_clipped(num_clipped), *jumped]
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
     return _Stack(ordered, plan, voxels, pictures, left_out, warnings, unused)

@@ -1,10 +1,10 @@
 """Find the CT slices among files, tell which belong together, and choose the one chest CT series.
 
 A series identifier promises one patient, one study, one frame of reference and one pass of the
-scanner, and archives break every part of the promise. Slices of other patients, studies, days or
-frames of reference never lie in one stack. Passes (acquisitions, temporal positions, phases,
-kernels) are taken apart where they overlap in space; where they follow one another, as in a scan
-made in steps, they are one stack.
+scanner, and archives break every part of the promise. Slices of other patients, studies, days,
+scanners or frames of reference never lie in one stack. Passes (acquisitions, temporal positions,
+phases, kernels) are taken apart where they overlap in space; where they follow one another, as in
+a scan made in steps, they are one stack.
 
 Names are spelt in many ways, so that another one is no other patient while the PatientID is the
 same, unless the birth date or the sex is another too.
@@ -36,7 +36,8 @@ from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
 from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
-from chestct.readers.hounsfield import Rescale, permission
+from chestct.readers.hounsfield import Rescale
+from chestct.readers.misfits import permission
 
 _UNPLACED = "CT slice without a position"
 """Kind of a slice that does not say where it lies: no other kind, so that a scan may lack it."""
@@ -333,7 +334,7 @@ _MAP_WORDS: Final = (
 _OF_PATIENT: Final = ("patient_id", "patient_name", "birth_date", "sex")
 _ASKED: Final = (
     *_OF_PATIENT,
-    *("study_uid", "frame_of_reference", "image_type", "frame_type"),
+    *("study_uid", "frame_of_reference", "image_type", "frame_type", "manufacturer", "model"),
     *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
     *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
     *("stack", "kvp", "kernel", "patient_position"),
@@ -489,6 +490,7 @@ _frame = _combined("frame_of_reference")
 
 _NEVER_MIXED: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "study": _combined("study_uid"),
+    "scanner": _combined("manufacturer", "model"),
     "frame of reference": _frame,
     "kind of image": lambda fields: _is_map(fields) or _is_derived(fields),
 }
@@ -508,6 +510,8 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "image type": lambda fields: (fields.words("image_type"), fields.words("frame_type")),
 }
 """What may change along a stack, but not between slices that lie among each other."""
+_SAID_TO_CHANGE: Final = ("phase", "breath held in", "patient position", "tube voltage", "kernel")
+"""What of it is said where it changes along the stack that is read."""
 
 _TIMES: Final = {
     name: _NOT_OVERLAPPING[name]
@@ -882,7 +886,7 @@ def warnings_of_choice(
     apart = {kind: n for kind, n in found.left_out.items() if kind in (_UNPLACED, _UNOPENED)}
     foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
     said = [_other_series(others, chosen)] if others else []
-    said += _one_patients(chosen)
+    said += [*_one_patients(chosen), *_changes(chosen)]
     said += [f"Left out: {_counted(apart)}."] if apart else []
     if foreign:
         said.append(f"Left out, because they are not CT slices: {_counted(foreign)}.")
@@ -905,6 +909,17 @@ def _one_patients(chosen: Series) -> list[str]:
     }
     changing = " and ".join(name for name, does in changes.items() if does)
     what = f"Not all slices have the same {changing}; they were taken for one patient's."
+    return [what] if changing else []
+
+
+def _changes(chosen: Series) -> list[str]:
+    """Say what of the acquisition changes along the stack."""
+    changing = [
+        name
+        for name in _SAID_TO_CHANGE
+        if len({_NOT_OVERLAPPING[name](one.fields) for one in chosen.slices}) > 1
+    ]
+    what = f"Not all slices have the same {' and '.join(changing)}; they were taken for one scan's."
     return [what] if changing else []
 
 

@@ -34,10 +34,10 @@ from chestct.readers.hounsfield import (
     Slab,
     check_windowed,
     gather,
-    mend_misfits,
     padding_to_air,
     why_not_hounsfield,
 )
+from chestct.readers.misfits import mend_misfits
 from chestct.volume import (
     AIR_HU,
     MAX_VOXELS,

@@ -46,16 +46,18 @@ from chestct.arrays import Shape, Spacing
 from chestct.errors import ReadError
 from chestct.lookup import unknown_name_message
 from chestct.readers.hounsfield import (
-    BLANK_END,
     WINDOWED_HIGHEST,
     Gathered,
     Rescale,
     Slab,
     gather,
-    mend_misfits,
     padding_to_air,
-    said_of_blank_ends,
     why_not_hounsfield,
+)
+from chestct.readers.misfits import (
+    BLANK_END,
+    mend_misfits,
+    said_of_blank_ends,
 )
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
 
@@ -213,10 +215,8 @@ def geometry_from_dict(content: object) -> TiffGeometry:
         for name in ("slope", "intercept")
         if content.get(name) is not None
     }
-    order, unit = content["order"], content.get("unit", "HU")
-    _check_choice("order", order, get_args(_Order))
-    _check_choice("unit", unit, get_args(Unit))
-    return TiffGeometry((depth, height, width), order, unit=unit, **scale)
+    unit = content.get("unit", "HU")
+    return TiffGeometry((depth, height, width), content["order"], unit=unit, **scale)
 
 
 def _number(name: str, value: object) -> float:
