@@ -707,6 +707,13 @@ def test_gap_that_is_allowed_is_no_break_in_the_scan(tmp_path: Path, num_missing
     assert read_volume(tmp_path, allow={"gap"}).voxels.shape[0] == LONG
 
 
+def test_slices_whose_positions_were_mixed_up_are_refused(tmp_path: Path) -> None:
+    mixed = np.random.default_rng(0).permutation(LONG)
+    long_scan(tmp_path, lambda i: chest_at(STEP * mixed[i] / 2))
+    with pytest.raises(ReadError, match="slices lie in no order"):
+        read_volume(tmp_path)
+
+
 def cut_scan(folder: Path, num_cut: int) -> Path:
     """A long scan without some slices at 40 mm, the positions closed up."""
     return long_scan(folder, lambda i: chest_at(STEP * (i if i < 20 else i + num_cut) / 2))

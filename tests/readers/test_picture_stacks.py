@@ -534,6 +534,13 @@ def test_picture_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
     assert "slice 6 of 12" in volume.warnings[-1]
 
 
+def test_pictures_whose_names_are_in_no_order_are_refused(tmp_path: Path) -> None:
+    mixed = np.argsort(np.arange(12) % 4, kind="stable")
+    write_slices(tmp_path, layered_slices()[mixed])
+    with pytest.raises(ReadError, match=r"slices lie in no order: .*numbers in their names"):
+        read_tiff_stack(tmp_path, GEOMETRY)
+
+
 @pytest.mark.parametrize("order", ["ascending", "descending"])
 def test_blank_pictures_at_the_ends_are_left_out_with_a_word(tmp_path: Path, order: str) -> None:
     slices = layered_slices()
@@ -558,5 +565,10 @@ def test_pictures_of_a_real_scan_fit(
     stored = np.asarray(image.dataobj).T[::every, ::2, ::2].clip(-1024, 3000) + 1024
     slices = stored.astype(np.uint16)
     write_slices(tmp_path, slices if suffix == ".tif" else eight_bits(slices), suffix)
-    volume = read_tiff_stack(tmp_path, GEOMETRY if suffix == ".tif" else WINDOWED)
+    geometry = GEOMETRY if suffix == ".tif" else WINDOWED
+    volume = read_tiff_stack(tmp_path, geometry)
     assert (len(volume.voxels), volume.warnings) == (len(slices), ())
+    for number, path in enumerate(np.random.default_rng(0).permutation(sorted(tmp_path.iterdir()))):
+        path.rename(tmp_path / f"mixed{number}{suffix}")
+    with pytest.raises(ReadError, match="slices lie in no order"):
+        read_tiff_stack(tmp_path, geometry)

@@ -62,6 +62,12 @@ _MIN_REPEATS, _MAX_TO_REPEAT = 3, 5
 """Repeats, and slices to one of them, where a scan was enlarged by repeating slices evenly."""
 _ALTERNATING = 1.2
 """Typical difference of neighbours, in that of slices two apart, from which two scans alternate."""
+_DISORDER = 1.3
+"""Difference from the nearer neighbour, in that from the most similar slice of all, from which most
+slices lie in no order. In 13 real scans, and in mere noise, 1.02 was seen; shuffled ones have 2 and
+more, with 20 slices only 1.35."""
+_NUM_ASKED, _MIN_ORDERED = 16, 12
+"""Slices that are compared with all others, and the fewest of a scan that is asked so."""
 _NUM_BANDS = 16
 
 _HU_RANGE = (-1000.0, 300.0)
@@ -136,7 +142,7 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
         gaps: Numbers of the slices after which others are missing.
 
     Raises:
-        ReadError: Two scans alternate, slice by slice.
+        ReadError: Two scans alternate, slice by slice, or slices lie in no order.
     """
     low, high = _HU_RANGE if unit == "HU" else _WINDOWED_RANGE
     scaled, blank = [], []
@@ -174,6 +180,7 @@ def _misfits(
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
     _refuse_alternation(whole)
+    _refuse_disorder(inner)
     is_enlarged = _is_enlarged(whole[1])
     found = {} if is_enlarged else _repeats(inner, whole[1], blank)
     found |= dict.fromkeys(_strangers(steps, blank | found.keys()), _STRANGE)
@@ -194,6 +201,26 @@ def _refuse_alternation(steps: dict[int, _Steps]) -> None:
         msg = (
             "The slices alternate between two scans: each is like the next but one and not like its"
             " neighbours. One scan was expected; export one of them on its own."
+        )
+        raise ReadError(msg)
+
+
+def _refuse_disorder(inner: Sequence[Picture]) -> None:
+    """Refuse slices that are, most of them, far more like others than like their neighbours."""
+    if len(inner) < _MIN_ORDERED:
+        return
+    ratios = []
+    for index in np.linspace(1, len(inner) - 2, _NUM_ASKED).astype(int):
+        away = np.array([_difference(inner[index], other) for other in inner])
+        # Itself among them, and what repeats it.
+        others = away[away > 0]
+        nearer = min(away[index - 1], away[index + 1])
+        ratios.append((nearer + _WHOLE_FLOOR) / (others.min(initial=np.inf) + _WHOLE_FLOOR))
+    if np.median(ratios) > _DISORDER:
+        msg = (
+            "The slices lie in no order: most are more like others of the scan than like their"
+            " neighbours. They were expected in the order in which they lie in the patient, by"
+            " position or by the numbers in their names."
         )
         raise ReadError(msg)
 
@@ -413,8 +440,8 @@ def mend_misfits(
         What to say, and the numbers of the blank slices at the ends, which are left as they are.
 
     Raises:
-        ReadError: There are such slices, or the scan jumps, and that was not allowed; or two scans
-            alternate.
+        ReadError: There are such slices, or the scan jumps, and that was not allowed; or slices
+            alternate between two scans or lie in no order.
     """
     num = len(voxels)
     misfits = find_misfits((small_picture(plane) for plane in voxels), unit)
