@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.readers.hounsfield import Slab
-from chestct.volume import Unit
+from chestct.volume import Unit, Volume
 
 _PICTURE_SIDE = 64
 """Rows and columns of the small pictures at most, half of it at least."""
@@ -426,9 +427,7 @@ def _row_differences(scaled: Sequence[Picture], apart: int) -> Float[np.ndarray,
     return np.stack([np.abs(other - one).mean(axis=1) for one, other in pairs])
 
 
-def mend_misfits(
-    voxels: Voxels, unit: Unit, allow: Collection[str]
-) -> tuple[list[str], tuple[int, ...]]:
+def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str]:
     """Interpolate slices that do not fit their neighbours, in place.
 
     Args:
@@ -437,7 +436,7 @@ def mend_misfits(
         allow: "bad-slices" interpolates them; "gap" reads a scan that jumps as it lies.
 
     Returns:
-        What to say, and the numbers of the blank slices at the ends, which are left as they are.
+        What to say. Blank slices at the ends stay as they are.
 
     Raises:
         ReadError: There are such slices, or the scan jumps, and that was not allowed; or slices
@@ -445,11 +444,11 @@ def mend_misfits(
     """
     num = len(voxels)
     misfits = find_misfits((small_picture(plane) for plane in voxels), unit)
-    inside, ends = misfits.inside, misfits.blank_ends
+    inside = misfits.inside
     said = misfits.jump_words(lambda index: f"slice {index + 1} of {num}")
     if not inside:
         misfits.check_jumps(said, allow)
-        return said, ends
+        return said
     told = in_words([f"slice {i + 1} of {num} {what}" for i, what in inside.items()])
     msg = " ".join([*said, f"{len(inside)} slice(s) do not belong to the scan: {told}."])
     if "bad-slices" not in allow:
@@ -460,7 +459,7 @@ def mend_misfits(
         raise ReadError(f"{msg} Copy or convert it again, or cut them off.")
     misfits.check_jumps(said, allow)
     _interpolate(voxels, inside)
-    return [f"{len(inside)} slice(s) were interpolated from their neighbours: {told}.", *said], ends
+    return [f"{len(inside)} slice(s) were interpolated from their neighbours: {told}.", *said]
 
 
 def _interpolate(voxels: Voxels, bad: Collection[int]) -> None:
@@ -477,6 +476,26 @@ def _interpolate(voxels: Voxels, bad: Collection[int]) -> None:
         share = (index - low) / (high - low) if high > low else 0.0
         mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
         voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
+
+
+def without_blank_ends(volume: Volume) -> Volume:
+    """A scan without the slices of one value at its ends, and with a word where there were any."""
+    _, rows, columns = volume.grid.shape
+    low, high = _HU_RANGE if volume.unit == "HU" else _WINDOWED_RANGE
+    pictures = [small_picture(plane) for plane in volume.voxels]
+    shown = [i for i, one in enumerate(pictures) if np.ptp(one) > _BLANK * (high - low)]
+    num_blank = len(pictures) - (shown[-1] + 1 - shown[0]) if shown else 0
+    if not num_blank or len(shown) < _MIN_SLICES or pictures[0].size < _MIN_PIXELS:
+        return volume
+    num_kept = len(pictures) - num_blank
+    left_out = {**volume.source.left_out, BLANK_END: num_blank}
+    return replace(
+        volume,
+        grid=volume.grid.moved((shown[0], 0, 0), (1, 1, 1), (num_kept, rows, columns)),
+        voxels=volume.voxels[shown[0] : shown[0] + num_kept],
+        source=replace(volume.source, left_out=left_out),
+        warnings=(*volume.warnings, said_of_blank_ends(num_blank)),
+    )
 
 
 BLANK_END = "blank slice at an end"

@@ -404,7 +404,7 @@ def _volume_of(
     stored_axes = (order.index(0), order.index(1), order.index(2))
     gathered = gather(slabs, grid.shape, stored_axes, rescale)
     unit, warnings = _settled(gathered, path)
-    warnings += mend_misfits(gathered.voxels, unit, allow)[0]
+    warnings += mend_misfits(gathered.voxels, unit, allow)
     return Volume(grid, gathered.voxels, unit, warnings=tuple(warnings))
 
 

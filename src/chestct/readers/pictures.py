@@ -34,7 +34,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -54,11 +54,7 @@ from chestct.readers.hounsfield import (
     padding_to_air,
     why_not_hounsfield,
 )
-from chestct.readers.misfits import (
-    BLANK_END,
-    mend_misfits,
-    said_of_blank_ends,
-)
+from chestct.readers.misfits import mend_misfits, without_blank_ends
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
 
 if TYPE_CHECKING:
@@ -463,30 +459,15 @@ def read_tiff_stack(
             f"Windowed values reach {gathered.highest:g}; 0 to {WINDOWED_HIGHEST} was expected,"
             f" and recipes with a window cut off what is above."
         )
-    misfits, blank_ends = mend_misfits(gathered.voxels, unit, allow)
+    warnings += mend_misfits(gathered.voxels, unit, allow)
     volume = Volume(
         grid=_grid(geometry, shape),
         voxels=gathered.voxels,
         unit=unit,
         source=ScanSource(format="tiff", facts={"stored_bits": str(kind.bits)}, left_out=left_out),
-        warnings=(*warnings, *misfits),
+        warnings=tuple(warnings),
     )
-    return _without_ends(volume, blank_ends) if blank_ends else volume
-
-
-def _without_ends(volume: Volume, blank: Collection[int]) -> Volume:
-    """A scan without the blank slices at its ends."""
-    shown = [index for index in range(len(volume.voxels)) if index not in blank]
-    _, rows, columns = volume.grid.shape
-    grid = volume.grid.moved((shown[0], 0, 0), (1, 1, 1), (len(shown), rows, columns))
-    left_out = {**volume.source.left_out, BLANK_END: len(blank)}
-    return replace(
-        volume,
-        grid=grid,
-        voxels=volume.voxels[shown[0] : shown[-1] + 1],
-        source=replace(volume.source, left_out=left_out),
-        warnings=(*volume.warnings, said_of_blank_ends(len(blank))),
-    )
+    return without_blank_ends(volume)
 
 
 def _settle_hounsfield(gathered: Gathered, geometry: TiffGeometry, folder: Path) -> list[str]:

@@ -7,8 +7,7 @@ surface a thin voxel is lung sooner than a dense one, unless lung there is dense
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -45,20 +44,10 @@ _MIN_SLICES_FOR_CONSTANT = 8
 _Plane = Float32[np.ndarray, "rows columns"]
 
 
-@dataclass(frozen=True, eq=False)
-class _Evidence:
-    """What the network's grid says of each of its voxels, to be interpolated.
-
-    Attributes:
-        log_odds: Of lung against background.
-        dense_evidence: Log odds by which a dense voxel speaks for lung; near 0 where lung nearby
-            is dense, negative where it is thin.
-        lead: Probability of lung less that of other gas.
-    """
-
-    log_odds: Heat
-    dense_evidence: Heat
-    lead: Heat
+_Evidence: TypeAlias = tuple[Heat, Heat, Heat]
+"""What the network's grid says of each of its voxels, to be interpolated: log odds of lung against
+background; log odds by which a dense voxel speaks for lung, near 0 where lung nearby is dense and
+negative where it is thin; probability of lung less that of other gas."""
 
 
 def find_recommended(volume: Volume, *, engine: str = AUTO) -> FoundLungs:
@@ -162,11 +151,9 @@ def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
         for part in (is_certain, is_dense)
     )
     dense_share = dense / np.maximum(certain, 1e-3)
-    return _Evidence(
-        log_odds=odds.astype(np.float32),
-        dense_evidence=np.log(np.clip(dense_share, _LEAST_DENSE_SHARE, 1.0)).astype(np.float32),
-        lead=lung - network.probabilities[3],
-    )
+    dense_evidence = np.log(np.clip(dense_share, _LEAST_DENSE_SHARE, 1.0))
+    lead = lung - network.probabilities[3]
+    return odds.astype(np.float32), dense_evidence.astype(np.float32), lead
 
 
 def _is_lung(
@@ -179,10 +166,7 @@ def _is_lung(
         evidence: On the network's grid.
         position: Depth of the slice on the network's grid.
     """
-    odds, dense, lead = (
-        _enlarged(part, position, plane.shape)
-        for part in (evidence.log_odds, evidence.dense_evidence, evidence.lead)
-    )
+    odds, dense, lead = (_enlarged(part, position, plane.shape) for part in evidence)
     thin, thick = _AERATED_HU
     thinness = np.clip((thick - plane.astype(np.float32)) / np.float32(thick - thin), 0, 1)
     return np.asarray((odds + dense + thinness * (_THIN_EVIDENCE - dense) > 0) & (lead > 0))
