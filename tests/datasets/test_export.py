@@ -136,8 +136,10 @@ def test_copies_are_read_back_to_the_same_voxels_bit_for_bit(
 
 
 def test_blank_slices_at_the_ends_are_not_copied_to_tiff(tmp_path: Path) -> None:
-    scan = chest(chest_grid(*SMALL))
-    scan.voxels[[0, -1]] = -1000
+    scan = chest(chest_grid((14, 40, 44), (20.0, 8.0, 8.0)))
+    voxels = scan.voxels.copy()
+    voxels[[0, -1]] = -1000
+    scan = scan.with_voxels(voxels)
     (tmp_path / "a").mkdir()
     write_nifti(tmp_path / "a" / "scan.nii.gz", scan.voxels, scan.grid)
     rows = (ManifestRow("a", "someone", "normal"),)

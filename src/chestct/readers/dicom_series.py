@@ -113,11 +113,11 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
         path: Folder, zip or file.
         series: SeriesInstanceUID to read, with its part where it stands for several ("1.2.3#2");
             None chooses by the rule of `dicom_slices`.
-        allow: What is mended although it is large: "gap" (more than one slice missing in a row),
-            "tilt" (a stack that leans over 1 degree), "mixed-orientations" (several sizes or
-            orientations in the series; the largest group is read), "bad-slices" (slices that do
-            not fit their neighbours are interpolated), "unplaced" (slices without a position are
-            left out).
+        allow: What is mended although it is large: "gap" (more than one slice missing in a row;
+            a scan that jumps is read as it lies), "tilt" (a stack that leans over 1 degree),
+            "mixed-orientations" (several sizes or orientations in the series; the largest group is
+            read), "bad-slices" (slices that do not fit their neighbours are interpolated),
+            "unplaced" (slices without a position are left out).
 
     Returns:
         The scan on its own axes, depth along the slice normal. Unit "windowed" when the file says

@@ -300,7 +300,8 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
 
     Args:
         path: The file. Its content decides whether it is gzipped, not its name.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
 
     Returns:
         int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.
@@ -387,7 +388,8 @@ def _volume_of(
         slabs: Stored numbers, one index of the first axis at a time.
         stored: Their grid as stored; its axes are only permuted.
         path: For messages.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
         rescale: Map to HU; none when the numbers are HU as stored.
 
     Raises:
@@ -445,7 +447,8 @@ def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
 
     Args:
         path: The file.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
 
     Returns:
         int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.
