@@ -472,6 +472,7 @@ MIDNIGHT: dict[str, Callable[[int], dict[str, object]]] = {
     "made up for each": lambda i: {"ContentDate": f"{2000 + i}0101"},
     "missing in some": lambda i: {"StudyDate": "20200101"} if i < 5 else {},
     "empty in some": lambda i: {"StudyDate": "20200101" if i < 5 else ""},
+    "times without a date": lambda i: {"ContentTime": f"10{i:02d}12.13"},
     "other hours": lambda i: {"StudyDate": "20200101", "StudyTime": f"{i + 6:02d}0000"},
 }
 

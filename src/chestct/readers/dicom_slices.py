@@ -584,8 +584,9 @@ def _by_date(group: Series, name: str, names: tuple[str, ...]) -> Iterator[Serie
     """Groups of slices that were made more than half a day apart."""
 
     def moment(fields: Fields) -> str:
-        """Date and time as one text."""
-        return "".join(fields.text(each) for each in names)
+        """Date and time as one text; none where there is no date."""
+        said = [fields.text(each) for each in names]
+        return "".join(said) if said[0] else ""
 
     days = _days({moment(one.fields) for one in group.slices})
     return _by_value(group, name, lambda fields: days[moment(fields)])
