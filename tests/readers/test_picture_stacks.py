@@ -493,10 +493,10 @@ def test_an_empty_grid_is_no_volume() -> None:
 # --- slices that do not fit -------------------------------------------------------------------
 
 
-def layered_slices() -> np.ndarray:
+def layered_slices(num: int = 12) -> np.ndarray:
     """16-bit slices of a body that changes from one to the next, in noise; HU + 1024."""
-    k, j, i = np.mgrid[:12, :32, :32]
-    body = (i - 16) ** 2 + (j - 16) ** 2 < (9 + 0.4 * k) ** 2
+    k, j, i = np.mgrid[:num, :32, :32]
+    body = (i - 16) ** 2 + (j - 16) ** 2 < (9 + 4.8 * k / num) ** 2
     noise = np.random.default_rng(0).normal(0, 10, body.shape)
     return np.round(np.where(body, 1064, 24) + noise).clip(0, 4095).astype(np.uint16)
 
@@ -535,8 +535,8 @@ def test_picture_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
 
 
 def test_pictures_whose_names_are_in_no_order_are_refused(tmp_path: Path) -> None:
-    mixed = np.argsort(np.arange(12) % 4, kind="stable")
-    write_slices(tmp_path, layered_slices()[mixed])
+    mixed = np.random.default_rng(0).permutation(24)
+    write_slices(tmp_path, layered_slices(24)[mixed])
     with pytest.raises(ReadError, match=r"slices lie in no order: .*numbers in their names"):
         read_tiff_stack(tmp_path, GEOMETRY)
 

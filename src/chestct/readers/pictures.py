@@ -211,8 +211,10 @@ def geometry_from_dict(content: object) -> TiffGeometry:
         for name in ("slope", "intercept")
         if content.get(name) is not None
     }
-    unit = content.get("unit", "HU")
-    return TiffGeometry((depth, height, width), content["order"], unit=unit, **scale)
+    order, unit = content["order"], content.get("unit", "HU")
+    _check_choice("order", order, get_args(_Order))
+    _check_choice("unit", unit, get_args(Unit))
+    return TiffGeometry((depth, height, width), order, unit=unit, **scale)
 
 
 def _number(name: str, value: object) -> float:
