@@ -537,7 +537,7 @@ def test_picture_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
 def test_pictures_whose_names_are_in_no_order_are_refused(tmp_path: Path) -> None:
     mixed = np.random.default_rng(0).permutation(24)
     write_slices(tmp_path, layered_slices(24)[mixed])
-    with pytest.raises(ReadError, match=r"slices lie in no order: .*numbers in their names"):
+    with pytest.raises(ReadError, match="lie in no order: "):
         read_tiff_stack(tmp_path, GEOMETRY)
 
 
@@ -570,5 +570,5 @@ def test_pictures_of_a_real_scan_fit(
     assert (len(volume.voxels), volume.warnings) == (len(slices), ())
     for number, path in enumerate(np.random.default_rng(0).permutation(sorted(tmp_path.iterdir()))):
         path.rename(tmp_path / f"mixed{number}{suffix}")
-    with pytest.raises(ReadError, match="slices lie in no order"):
+    with pytest.raises(ReadError, match="lie in no order"):
         read_tiff_stack(tmp_path, geometry)
