@@ -200,9 +200,9 @@ def _refuse_alternation(steps: dict[int, _Steps]) -> None:
     next_one, next_but_one = (float(np.median(steps[apart])) for apart in (1, 2))
     if next_one > _ALTERNATING * next_but_one + _WHOLE_FLOOR:
         msg = (
-            "The slices alternate between two scans, or lie in no order: they are more like the next"
-            " but one than like their neighbours. One scan in its order was expected; export one of"
-            " them on its own."
+            "The slices alternate between two scans, or lie in no order: they are more like the"
+            " next but one than like their neighbours. One scan in its order was expected; export"
+            " one of them on its own."
         )
         raise ReadError(msg)
 
