@@ -49,7 +49,7 @@ from chestct.labels import NORMAL, THREE_CLASSES
 from chestct.networks import build_network
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.readers.masks import read_mask
 from chestct.report.tables import as_markdown_table

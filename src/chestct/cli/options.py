@@ -189,7 +189,7 @@ class Reading:
         bool,
         typer.Option(
             "--allow-gap",
-            help="Interpolate where more than one slice in a row is missing.",
+            help="Interpolate where slices are missing in a row; read a scan that jumps.",
             rich_help_panel=_TROUBLE,
         ),
     ] = False
