@@ -36,7 +36,7 @@ from chestct.familiarity import (
     read_familiarity,
     write_familiarity,
 )
-from chestct.networks import build_network
+from chestct.networks import build_network, plugin_of
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
 from chestct.storage import file_sha256, find_entry, store_entry, text_key, write_folder_with
@@ -66,7 +66,7 @@ class Answer(NamedTuple):
     percentile: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A trained network and everything needed to use it as it was trained.
 
@@ -82,6 +82,11 @@ class Classifier:
     recipe: Recipe
     weights_sha256: str
 
+    def __repr__(self) -> str:
+        """Name, network and labels on one line."""
+        card = self.card
+        return f"<Classifier {card.name}: {card.network}, {' / '.join(self.labels)}>"
+
     @property
     def labels(self) -> tuple[str, ...]:
         """What the logits stand for, in their order."""
@@ -96,7 +101,9 @@ class Classifier:
     def identity(self) -> str:
         """What decides what the network computes, beside its weights: layout, settings, code."""
         facts = [self.card.network, self.card.network_settings, self.input_size[0], self.labels]
-        return json.dumps([*facts, _network_code_sha256()], sort_keys=True)
+        plugin = plugin_of(self.card.network)
+        others = [] if plugin is None else [plugin.package, plugin.version, plugin.code_sha256]
+        return json.dumps([*facts, _network_code_sha256(), *others], sort_keys=True)
 
     @cached_property
     def familiarity(self) -> Familiarity | None:

@@ -57,7 +57,7 @@ class Timings:
     total: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScanResult:
     """The answer for one scan.
 
@@ -99,6 +99,12 @@ class ScanResult:
     distance: float | None = None
     distance_percentile: float | None = None
     labels: LabelSet | None = None
+
+    def __repr__(self) -> str:
+        """Scan, decision, probabilities and doubt on one line."""
+        shares = ", ".join(f"{label} {share:.3f}" for label, share in self.probabilities.items())
+        said = "; ".join(part for part in (shares, self.doubt) if part)
+        return f"<ScanResult {self.scan}: {self.decision}" + (f" ({said})>" if said else ">")
 
     @property
     def label_set(self) -> LabelSet:

@@ -20,6 +20,7 @@ import typer
 from chestct import __version__
 from chestct.cli import (
     audit_model,
+    check_plugin,
     classify,
     dataset,
     demo,
@@ -69,6 +70,7 @@ app.command("lr-range")(lr_range.lr_range)
 app.add_typer(study.app, name="study")
 app.add_typer(slices.app, name="slices")
 app.command("audit-model")(audit_model.audit_model)
+app.command("check-plugin")(check_plugin.check_plugin)
 app.command()(info.info)
 
 

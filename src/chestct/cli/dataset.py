@@ -354,13 +354,12 @@ def _said_inputs(
     recipe: str | None, section: Mapping[str, object], overrides: list[str] | None
 ) -> _Inputs:
     """What inputs are wanted, as the command line says."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
+    from chestct.preprocess.recipes import find_recipe
 
     if recipe is None or "cache" not in section or overrides:
         msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache DIR."
         raise _WrongUseError(msg)
-    chosen = look_up(RECIPES, recipe, kind="recipe")
+    chosen = find_recipe(recipe)
 
     from chestct.training.data import make_cache
     from chestct.training.settings import DataSection

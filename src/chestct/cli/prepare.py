@@ -33,10 +33,9 @@ def prepare(
     is_windowed: options.Windowed = False,
 ) -> None:
     """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
+    from chestct.preprocess.recipes import find_recipe
 
-    chosen = look_up(RECIPES, recipe, kind="recipe")
+    chosen = find_recipe(recipe)
     options.require_exists(scan)
     tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
     permissions = options.Permissions(

@@ -10,10 +10,10 @@ All networks share one call:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from chestct.errors import NetworkError
-from chestct.lookup import Entry, load_entry
+from chestct.lookup import Entry, Plugin, find_plugin, load_entry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,8 +60,9 @@ def build_network(
     Raises:
         UnknownNameError: There is no such network, or it has no such setting.
         NetworkError: A setting has an impossible value.
+        PluginError: It is another package's and cannot be imported.
     """
-    builder = load_entry(NETWORKS, name, kind="network")
+    builder = _builder(name)
     if in_channels < 1 or num_classes < 2:
         msg = (
             f"A network needs at least one input channel and two classes, "
@@ -70,3 +71,20 @@ def build_network(
         raise NetworkError(msg)
     network: nn.Module = builder(in_channels, num_classes, settings or {})
     return network
+
+
+def _builder(name: str) -> Any:
+    """A network's builder; another package's encoder gets the head that looks at the lungs."""
+    plugin = plugin_of(name)
+    if plugin is None or plugin.kind == "network":
+        return load_entry(NETWORKS, name, kind="network")
+    from chestct.networks.encoders import with_lung_head
+
+    return with_lung_head(plugin.load())
+
+
+def plugin_of(name: str) -> Plugin | None:
+    """What brings a network that is not ours: its own entry point, or that of its encoder."""
+    kinds = ("network", "encoder")
+    found = (find_plugin(NETWORKS, name, kind=kind) for kind in kinds)
+    return next((plugin for plugin in found if plugin is not None), None)

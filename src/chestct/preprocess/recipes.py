@@ -14,10 +14,10 @@ from dataclasses import MISSING, fields
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from chestct.errors import RecipeError
-from chestct.lookup import unknown_name_message
+from chestct.lookup import look_up, unknown_name_message
 from chestct.preprocess.recipe import Recipe
 
-__all__ = ["RECIPES", "Recipe", "recipe_from_dict"]
+__all__ = ["RECIPES", "Recipe", "find_recipe", "recipe_from_dict"]
 
 RECIPES: Final[dict[str, Recipe]] = {
     # Xue & Abhayaratne, IEEE Access 2023, as its text has it.
@@ -123,6 +123,24 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
 }
 """Recipe name to recipe."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name, ours or another package's.
+
+    Raises:
+        UnknownNameError: There is no such recipe; the message offers the nearest name.
+        PluginError: It is another package's and cannot be imported.
+        RecipeError: What another package brings under that name is no `Recipe`.
+    """
+    found = look_up(RECIPES, name, kind="recipe")
+    if not isinstance(found, Recipe):
+        msg = (
+            f"The entry point '{name}' of chestct.recipes has to name a chestct.preprocess.recipe."
+            f"Recipe, not a {type(found).__name__}: tell the authors of its package."
+        )
+        raise RecipeError(msg)
+    return found
 
 
 def recipe_from_dict(values: Mapping[str, object]) -> Recipe:

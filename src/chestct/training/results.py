@@ -67,6 +67,7 @@ class Origin:
         promised: Abstention threshold chosen on the validation part, or why there is none.
         num_validation: Scans of that part.
         familiarity: What tells how far a scan lies from those it learned from.
+        explanation: How its answers are explained, as its card says it.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Origin:
     promised: AbstentionThreshold
     num_validation: int
     familiarity: Familiarity | None = None
+    explanation: str = "gradcam"
 
 
 def scan_key(row: ManifestRow) -> str:
@@ -272,9 +274,10 @@ def write_classifier(
         classes=parts.classes,
         trained_on=describe_scans(origin.training) + begun,
         results=measured(summary, _IN_WORDS[origin.judged_on]),
-        versions=program_versions(),
+        versions={**program_versions(), **parts.plugin_versions},
         licence=licence,
         temperature=origin.temperature,
+        explanation=origin.explanation,
         abstention=_abstention_of(origin.promised, origin.num_validation),
     )
     save_classifier(folder, network, card, origin.familiarity)
