@@ -12,6 +12,7 @@ before runs in OpenVINO without it, and starts in a fraction of the time.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -28,7 +29,9 @@ from chestct.errors import (
     RecipeError,
     UnknownNameError,
     WriteError,
+    printable,
 )
+from chestct.extras import import_extra
 from chestct.familiarity import (
     FAMILIARITY_FILE,
     KEPT_SHARE,
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
 """The classifier that comes with the package."""
+_ON_HUB: Final = "hf:"
 
 
 class Answer(NamedTuple):
@@ -180,12 +184,16 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     user's cache under the hash of the weights, so that it is made once.
 
     Args:
-        folder: The classifier's folder, or None for the one that comes with the package.
+        folder: The classifier's folder, None for the one that comes with the package, or
+            "hf:NAME" or "hf:NAME@REVISION" for one on the Hugging Face hub, which is then asked.
 
     Raises:
         ClassifierError: The folder is not a classifier's, or something in it is wrong; the message
             names the file, the field or tensor, and what to do.
+        MissingExtraError: It is on the hub, and the package for that is not installed.
     """
+    if str(folder).startswith(_ON_HUB):
+        folder = _from_hub(str(folder).removeprefix(_ON_HUB))
     path = DEFAULT_FOLDER if folder is None else Path(folder)
     if not path.is_dir():
         raise ClassifierError(_no_folder(path, is_default=folder is None))
@@ -195,6 +203,32 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     _check_once(classifier)
     _ = classifier.familiarity
     return classifier
+
+
+def _from_hub(name: str) -> str:
+    """The folder of a classifier's files in the cache of the hub's own package.
+
+    Raises:
+        ClassifierError: The hub cannot be asked, or has no such classifier.
+    """
+    # Read when the package is imported: without it every call tells the hub what is installed.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    hub = import_extra("huggingface_hub", extra="hub")
+    repository, _, revision = name.partition("@")
+    wanted = [CARD_FILE, WEIGHTS_FILE, FAMILIARITY_FILE]
+    try:
+        folder: str = hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=wanted
+        )
+    except Exception as error:
+        # Of a dozen kinds, among them those of its HTTP client.
+        reason = printable(str(error).strip().partition("\n")[0]).rstrip(".")
+        msg = (
+            f"The classifier '{name}' could not be had from the Hugging Face hub: "
+            f"{reason or type(error).__name__}. Check the name, or name a folder."
+        )
+        raise ClassifierError(msg) from error
+    return folder
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from chestct.cli import (
     dataset,
     demo,
     evaluate,
+    export,
     info,
     lr_range,
     prepare,
@@ -70,6 +71,7 @@ app.command("lr-range")(lr_range.lr_range)
 app.add_typer(study.app, name="study")
 app.add_typer(slices.app, name="slices")
 app.command("audit-model")(audit_model.audit_model)
+app.command()(export.export)
 app.command("check-plugin")(check_plugin.check_plugin)
 app.command()(info.info)
 
