@@ -21,7 +21,7 @@ from chestct.classifier import Classifier, load_classifier
 from chestct.cli import main
 from chestct.engines import make_engine
 from chestct.errors import ClassifierError, UnknownNameError, WriteError
-from chestct.export import SCRIPT, export_classifier
+from chestct.export.formats import SCRIPT, export_classifier
 from chestct.extras import MissingExtraError
 from chestct.networks import NETWORKS
 from chestct.preprocess.prepare import prepare

@@ -130,8 +130,9 @@ def plugins_of(kind: str, own: Collection[str]) -> dict[str, Plugin]:
         # The same package may be found twice, where it is on the path twice.
         if before is not None and before.package == package:
             continue
-        others = "chestct" if point.name in own else before and before.package
-        found[point.name] = plugin if others is None else _refused(plugin, others)
+        other = before.package if before is not None else None
+        other = "chestct" if point.name in own else other
+        found[point.name] = plugin if other is None else _refused(plugin, other)
     return found
 
 
@@ -164,7 +165,7 @@ def load_entry(table: Mapping[str, Entry], name: str, *, kind: str) -> Any:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.
         PluginError: It is another package's and cannot be imported.
     """
-    found = look_up(table, name, kind=kind)
+    found: Any = look_up(table, name, kind=kind)
     if not isinstance(found, Entry):
         return found
     module, _, attribute = found.place.partition(":")

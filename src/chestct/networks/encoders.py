@@ -148,7 +148,8 @@ class _LungHeadNetwork(PooledNetwork):
         self._check(batch, lungs)
         features = self.encode(batch)
         mask = torch.ones_like(batch[:, :1]) if lungs is None else lungs.to(features.dtype)
-        inside = F.adaptive_avg_pool3d(mask, features.shape[2:])
+        depth, height, width = features.shape[2:]
+        inside = F.adaptive_avg_pool3d(mask, (depth, height, width))
         cells = self._cells
         share = F.adaptive_avg_pool3d(inside, cells)
         means = F.adaptive_avg_pool3d(features * inside, cells) / share.clamp(min=_LEAST_SHARE)

@@ -133,7 +133,7 @@ def find_recipe(name: str) -> Recipe:
         PluginError: It is another package's and cannot be imported.
         RecipeError: What another package brings under that name is no `Recipe`.
     """
-    found = look_up(RECIPES, name, kind="recipe")
+    found: object = look_up(RECIPES, name, kind="recipe")
     if not isinstance(found, Recipe):
         msg = (
             f"The entry point '{name}' of chestct.recipes has to name a chestct.preprocess.recipe."

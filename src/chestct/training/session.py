@@ -33,6 +33,9 @@ from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import fit_votes
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
+from chestct.preprocess.prepare import prepare
+from chestct.readers import read_volume
+from chestct.readers.masks import read_lungs
 from chestct.storage import write_text
 from chestct.training.data import (
     Division,
@@ -199,19 +202,23 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> _T
     with memory_explained(training.folder):
         train(network, sets, settings, folder, augmentation=parts.augmentation, after_epoch=show)
         judged, origin = judge(network, sets, division, parts, training.name, plan.settings)
-    explanation = on_main(lambda: _explanation(plan, parts, network, division, cache))
+    explanation = on_main(lambda: _explanation(plan, parts, network, division))
     origin = replace(origin, explanation=explanation or origin.explanation)
     return _Trained(network, division, unsuitable, judged, origin, shown)
 
 
-def _explanation(
-    plan: Plan, parts: Parts, network: nn.Module, division: Division, cache: Cache
-) -> str:
+def _explanation(plan: Plan, parts: Parts, network: nn.Module, division: Division) -> str:
     """How the network's answers are explained; the cells' size is that in its first scan."""
     spacing_mm, scans = parts.recipe.spacing_mm, division.training
     if parts.recipe.placement != "physical":
+        # What is kept of prepared scans does not say it.
         row = scans.rows[0]
-        spacing_mm = cache.get(scans.path(row), read_options(row, scans.folder)).grid.spacing_mm
+        reading = read_options(row, scans.folder)
+        volume = read_volume(
+            scans.path(row), series=reading.series, allow=reading.allow, tiff=reading.tiff
+        )
+        lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
+        spacing_mm = prepare(volume, parts.recipe, lungs=lungs).grid.spacing_mm
     return explanation_of(network, parts.recipe, plan.settings.explanation, spacing_mm)
 
 
