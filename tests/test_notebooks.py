@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,9 +31,9 @@ def test_a_notebook_runs_and_holds_no_output(notebook: Path, tmp_path: Path) -> 
     program = "\n\n".join(cells(notebook, "code"))
     # The folders that a notebook makes are this test's.
     command = [sys.executable, "-W", "error::UserWarning", "-c", program]
-    environment = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(
-        ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
+        command,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=600,

@@ -196,7 +196,9 @@ def test_the_template_is_listed_and_trained_for_two_steps(
     # The last layer whose cells, of 5 mm voxels, are at most 25 mm: two strides of 2.
     assert card.explanation == "gradcam++:blocks.1"
     result = chestct.classify_scan(
-        tmp_path / "scans" / "scan00.nii.gz", load_classifier(tmp_path / "run" / "classifier")
+        tmp_path / "scans" / "scan00.nii.gz",
+        load_classifier(tmp_path / "run" / "classifier"),
+        engine="torch",
     )
     assert result.label_set.names == ("COVID-19", "normal")
 

@@ -51,7 +51,7 @@ class BrokenPromiseError(ChestCTError):
     """An entry of a table does not do what all entries of that table do."""
 
 
-def _require(is_kept: bool, otherwise: str) -> None:
+def _require(is_kept: object, otherwise: str) -> None:
     if not is_kept:
         raise BrokenPromiseError(otherwise)
 
@@ -131,7 +131,7 @@ def gives_a_row_of_logits_per_scan(case: NetworkCase) -> None:
             tuple(logits.shape) == (2, num_classes),
             f"of two scans and {num_classes} classes it gives logits of {tuple(logits.shape)}",
         )
-        _require(bool(logits.isfinite().all()), "its logits are not finite")
+        _require(logits.isfinite().all(), "its logits are not finite")
         _require(not torch.equal(logits[0], logits[1]), "two scans get the same logits")
 
 
@@ -143,7 +143,7 @@ def learns_in_every_parameter(case: NetworkCase) -> None:
     for name, parameter in network.named_parameters():
         gradient = parameter.grad
         _require(gradient is not None, f"'{name}' gets no gradient")
-        _require(gradient is None or bool(gradient.isfinite().all()), f"that of '{name}' is nan")
+        _require(gradient is None or gradient.isfinite().all(), f"that of '{name}' is not finite")
         is_live = gradient is not None and bool(gradient.abs().sum() > 0)
         _require(is_live != (name in case.inert), f"'{name}' changes nothing")
 
@@ -178,7 +178,7 @@ def runs_without_lungs(case: NetworkCase) -> None:
     """It runs where no lung mask is given."""
     with torch.no_grad():
         logits = case.network(case.batch()[0])
-    _require(bool(logits.isfinite().all()), "its logits are not finite")
+    _require(logits.isfinite().all(), "its logits are not finite")
 
 
 def refuses_unknown_settings(case: NetworkCase) -> None:
@@ -235,7 +235,7 @@ def runs_alike_in_openvino(case: NetworkCase) -> None:
     compiled = import_openvino().Core().compile_model(converted, "CPU", hint)
     tensors = [part[:1].numpy() for part in case.batch()][: len(compiled.inputs)]
     difference = np.abs(compiled(tensors)[0] - case.logits[:1].numpy()).max()
-    _require(bool(difference <= _TOLERANCE), f"they differ by {difference:.2g}")
+    _require(difference <= _TOLERANCE, f"they differ by {difference:.2g}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,8 +263,8 @@ def gives_the_input_that_it_says(case: RecipeCase) -> None:
     found, recipe = case.prepared, case.recipe
     wanted = (recipe.num_channels, *recipe.input_shape)
     _require(found.input.shape == wanted, f"the input is {found.input.shape}, not {wanted}")
-    _require(bool(np.isfinite(found.input).all()), "the input is not finite")
-    _require(bool(found.lungs.any()), "there is no lung in the input")
+    _require(np.isfinite(found.input).all(), "the input is not finite")
+    _require(found.lungs.any(), "there is no lung in the input")
     _require(not found.unsuitable_reasons, f"unsuitable: {' '.join(found.unsuitable_reasons)}")
 
 
@@ -314,7 +314,7 @@ def reads_its_example(case: ReaderCase) -> None:
     named = volume.source.format
     _require(named == case.name, f"the volume's source.format is '{named}'")
     _require(volume.unit in ("HU", "windowed"), f"its unit is '{volume.unit}'")
-    _require(bool(np.isfinite(volume.voxels).all()), "its voxels are not finite")
+    _require(np.isfinite(volume.voxels).all(), "its voxels are not finite")
     same = volume.grid == again.grid and hash_voxels(volume) == hash_voxels(again)
     _require(same, "read again, it is another scan")
 
@@ -362,7 +362,7 @@ def writes_beside_the_others(case: WriterCase) -> None:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "results"
         first = _files_of(case, out)
-        _require(bool(first), "it writes no file")
+        _require(first, "it writes no file")
         _require(_files_of(case, out) == first, "the second time it leaves other files")
     _require(hash_voxels(case.analysis.volume) == before, "it changes the scan")
 
@@ -419,7 +419,7 @@ def fits_the_input(case: ExplanationCase) -> None:
     """The map has the input's shape, and runs from 0 to 1 or is empty."""
     found = case.explained
     _require(found.heat.shape == case.scan.lungs.shape, f"the map is {found.heat.shape}")
-    _require(bool(np.isfinite(found.heat).all()), "it is not finite")
+    _require(np.isfinite(found.heat).all(), "it is not finite")
     _require(found.heat.min() >= 0, f"its lowest value is {found.heat.min():g}")
     _require(found.has_evidence == (found.scale > 0), f"its scale is {found.scale:g}")
     highest = 1.0 if found.has_evidence else 0.0

@@ -11,9 +11,12 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from jaxtyping import Float32
 
 from chestct import __version__
 from chestct.card import CARD_FILE
@@ -23,7 +26,7 @@ from chestct.errors import EngineError, WriteError
 from chestct.extras import import_extra
 from chestct.familiarity import FAMILIARITY_FILE
 from chestct.lookup import look_up
-from chestct.report.tables import as_markdown_table
+from chestct.report.pages import fill_template
 from chestct.storage import make_folder, write_folder_with
 from chestct.weights import WEIGHTS_FILE
 
@@ -34,6 +37,7 @@ CONFIG_FILE: Final = "config.json"
 MODEL_CARD: Final = "README.md"
 SCRIPT: Final = "run_exported.py"
 _OPSET: Final = 18
+_TALKATIVE: Final = "torch.onnx._internal.exporter._registration"
 _LICENCES: Final = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CC-BY-4.0": "cc-by-4.0"}
 """Licence to what Hugging Face calls it; any other is told in words."""
 
@@ -66,7 +70,7 @@ def export_classifier(classifier: Classifier, to: str, folder: str | Path) -> Pa
         write(classifier, aside)
         config = json.dumps(_config(classifier, to), indent=2, ensure_ascii=False)
         (aside / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
-        (aside / MODEL_CARD).write_text(model_card(classifier, to), encoding="utf-8")
+        (aside / MODEL_CARD).write_text(_model_card(classifier, to), encoding="utf-8")
 
     return write_folder_with(target, _write)
 
@@ -83,7 +87,7 @@ def _write_onnx(classifier: Classifier, folder: Path) -> None:
     import_extra("onnx", extra="onnx")
     import_extra("onnxscript", extra="onnx")
     # It tells of every package whose operators it could have exported too.
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger(_TALKATIVE).setLevel(logging.ERROR)
     size = classifier.input_size
     example = (torch.zeros(1, *size), torch.ones(1, 1, *size[1:]))
     with warnings.catch_warnings(), torch.no_grad():
@@ -100,11 +104,40 @@ def _write_onnx(classifier: Classifier, folder: Path) -> None:
                 dynamo=True,
                 external_data=False,
                 verbose=False,
+                custom_translation_table=_translations(),
             )
         except RuntimeError as error:
             msg = f"{classifier.card.network} cannot be exported to ONNX: {reason_of(error)}."
             raise EngineError(f"{msg} Take openvino.") from error
     shutil.copy(Path(__file__).with_name(SCRIPT), folder)
+
+
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """How operators become ONNX that PyTorch's exporter does not know."""
+    import torch
+    from onnx.numpy_helper import from_array
+    from onnxscript import opset18
+
+    def adaptive_mean(values: Any, output_size: Sequence[int]) -> Any:
+        """Adaptive average pooling in 3D: along each axis a product with a table of shares."""
+        for axis, new_size in zip((2, 3, 4), output_size, strict=True):
+            table = from_array(_pooling_table(int(values.shape[axis]), int(new_size)))
+            moved = "abcde".replace("abcde"[axis], "z")
+            equation = f"abcde,{'abcde'[axis]}z->{moved}"
+            values = opset18.Einsum(values, opset18.Constant(value=table), equation=equation)
+        return values
+
+    pool = torch.ops.aten._adaptive_avg_pool3d.default
+    return {pool: adaptive_mean}
+
+
+def _pooling_table(size: int, new_size: int) -> Float32[np.ndarray, "old new"]:
+    """Share of each old voxel in each new one, as PyTorch's adaptive pooling has them."""
+    table = np.zeros((size, new_size), dtype=np.float32)
+    for index in range(new_size):
+        first, end = index * size // new_size, -(-(index + 1) * size // new_size)
+        table[first:end, index] = 1.0 / (end - first)
+    return table
 
 
 def _write_openvino(classifier: Classifier, folder: Path) -> None:
@@ -160,63 +193,20 @@ def _config(classifier: Classifier, to: str) -> Mapping[str, Any]:
     }
 
 
+_BY_SCRIPT: Final = f"python {SCRIPT} SCAN.nii.gz --lungs LUNGS.nii.gz"
 _USE: Final = {
-    "onnx": f"python {SCRIPT} SCAN.nii.gz --lungs LUNGS.nii.gz",
-    "openvino": f"python {SCRIPT} SCAN.nii.gz --lungs LUNGS.nii.gz",
+    "onnx": _BY_SCRIPT,
+    "openvino": _BY_SCRIPT,
     "hf": "chestct classify SCAN --classifier hf:NAME",
 }
 
 
-def model_card(classifier: Classifier, to: str) -> str:
+def _model_card(classifier: Classifier, to: str) -> str:
     """The card as a page, with what Hugging Face reads at its head."""
-    card = classifier.card
-    channels, *shape = classifier.input_size
-    results = [
-        (
-            result.measure,
-            f"{result.value:.3f}",
-            "" if result.low is None else f"{result.low:.3f} to {result.high:.3f}",
-            str(result.num_scans),
-            result.scans,
-        )
-        for result in card.results
-    ]
-    measured = as_markdown_table(("figure", "value", "95 % interval", "scans", "which"), results)
-    recipe = as_markdown_table(
-        ("field", "value"), [(name, str(value)) for name, value in card.recipe.items()]
-    )
-    return "\n".join(
-        (
-            "---",
-            f"license: {_LICENCES.get(card.licence, 'other')}",
-            "library_name: chestct",
-            "tags: [chest-ct, medical-imaging, 3d]",
-            "---",
-            "",
-            f"# {card.name} {card.version}",
-            "",
-            f"**{card.notice}**",
-            "",
-            f"Classifies whole chest CT scans as {', '.join(card.labels)}, with the network "
-            f"`{card.network}`. Trained on: {card.trained_on}",
-            "",
-            f"    {_USE[to]}",
-            "",
-            "## What was measured",
-            "",
-            measured if results else "Nothing was measured.",
-            "",
-            "## How scans are prepared",
-            "",
-            f"The input is {channels} x {' x '.join(map(str, shape))} (channel, depth, height, "
-            f"width); logits are divided by a temperature of {card.temperature:g} before they "
-            "become probabilities.",
-            "",
-            recipe,
-            "",
-            "## Terms of use",
-            "",
-            card.licence,
-            "",
-        )
+    return fill_template(
+        "chestct.export/card.md.j2",
+        card=classifier.card,
+        licence=_LICENCES.get(classifier.card.licence, "other"),
+        input_size=classifier.input_size,
+        use=_USE[to],
     )

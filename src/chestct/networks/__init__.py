@@ -12,8 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from chestct.errors import NetworkError
-from chestct.lookup import Entry, Plugin, find_plugin, load_entry
+from chestct.errors import NetworkError, UnknownNameError
+from chestct.lookup import (
+    Entry,
+    Plugin,
+    find_plugin,
+    load_entry,
+    plugins_of,
+    unknown_name_message,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +48,9 @@ NETWORKS: Final[dict[str, Entry]] = {
     ),
 }
 """Network name to builder, called as `builder(in_channels, num_classes, settings)`."""
+
+_PLUGIN_KINDS: Final = ("network", "encoder")
+"""What of another package becomes a network."""
 
 
 def build_network(
@@ -76,15 +86,17 @@ def build_network(
 def _builder(name: str) -> Any:
     """A network's builder; another package's encoder gets the head that looks at the lungs."""
     plugin = plugin_of(name)
-    if plugin is None or plugin.kind == "network":
-        return load_entry(NETWORKS, name, kind="network")
-    from chestct.networks.encoders import with_lung_head
+    if plugin is not None and plugin.kind == "encoder":
+        from chestct.networks.encoders import with_lung_head
 
-    return with_lung_head(plugin.load())
+        return with_lung_head(plugin.load())
+    if plugin is None and name not in NETWORKS:
+        others = [each for kind in _PLUGIN_KINDS for each in plugins_of(kind, NETWORKS)]
+        raise UnknownNameError(unknown_name_message(name, [*NETWORKS, *others], kind="network"))
+    return load_entry(NETWORKS, name, kind="network")
 
 
 def plugin_of(name: str) -> Plugin | None:
     """What brings a network that is not ours: its own entry point, or that of its encoder."""
-    kinds = ("network", "encoder")
-    found = (find_plugin(NETWORKS, name, kind=kind) for kind in kinds)
+    found = (find_plugin(NETWORKS, name, kind=kind) for kind in _PLUGIN_KINDS)
     return next((plugin for plugin in found if plugin is not None), None)
