@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from phantoms import chest
 from tiny_classifiers import random_input, saved_classifier, tiny_card, tiny_recipe
 
@@ -21,7 +22,7 @@ from chestct.classifier import Classifier, load_classifier
 from chestct.cli import main
 from chestct.engines import make_engine
 from chestct.errors import ClassifierError, UnknownNameError, WriteError
-from chestct.export.formats import SCRIPT, export_classifier
+from chestct.export.formats import SCRIPT, _pooling_table, export_classifier
 from chestct.extras import MissingExtraError
 from chestct.networks import NETWORKS
 from chestct.preprocess.prepare import prepare
@@ -214,3 +215,11 @@ def test_a_recipe_that_the_script_does_not_follow_is_named(tmp_path: Path) -> No
     folder = export_classifier(saved_classifier(tmp_path / "c", card), "openvino", tmp_path / "ir")
     with pytest.raises(AssertionError, match="is not followed here: use chestct prepare"):
         run_script(folder, tmp_path / "scan.nii.gz", "--lungs", tmp_path / "lungs.nii.gz")
+
+
+@pytest.mark.parametrize(("size", "new_size"), [(36, 3), (33, 3), (40, 3), (3, 2), (5, 5), (2, 3)])
+def test_pooling_in_onnx_is_that_of_pytorch(size: int, new_size: int) -> None:
+    values = torch.rand(2, size, generator=torch.Generator().manual_seed(size))
+    wanted = torch.nn.functional.adaptive_avg_pool1d(values, new_size)
+    found = values.numpy() @ _pooling_table(size, new_size)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)

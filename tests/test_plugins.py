@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from drawn_scans import write_scans
+from tiny import save_tiny_classifier
 from torch import nn
 
 import chestct
@@ -21,7 +22,7 @@ from chestct.card import read_card
 from chestct.classifier import load_classifier
 from chestct.cli import main
 from chestct.contracts import PROMISES, ReaderCase, WriterCase, broken
-from chestct.errors import NetworkError, ReadError, RecipeError, UnknownNameError
+from chestct.errors import ClassifierError, NetworkError, ReadError, RecipeError, UnknownNameError
 from chestct.explain import EXPLANATIONS
 from chestct.lookup import PluginError, find_plugin, load_entry, look_up, plugins_of
 from chestct.networks import NETWORKS, build_network
@@ -37,6 +38,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from tiny import save_tiny_classifier
 from torch import nn
 
 from chestct.errors import ReadError
@@ -319,3 +321,11 @@ def test_a_writer_gets_a_folder_of_its_own(others: Path, tiny: str, scan: Path) 
     assert [why for _, why in kept] == ["", ""]
     found = list(broken(PROMISES["writer"], WriterCase("astray", analysis)))
     assert all("folder that it was given" in why for _, why in found)
+
+
+def test_a_classifier_whose_package_is_gone_says_so(tmp_path: Path) -> None:
+    folder = save_tiny_classifier(tmp_path / "classifier")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "network": "their_network"}))
+    with pytest.raises(ClassifierError, match=r"'their_network'.*Another package may bring it"):
+        load_classifier(folder)

@@ -39,7 +39,7 @@ from chestct.familiarity import (
     read_familiarity,
     write_familiarity,
 )
-from chestct.networks import build_network, plugin_of
+from chestct.networks import NETWORKS, build_network, plugin_of
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
 from chestct.storage import file_sha256, find_entry, store_entry, text_key, write_folder_with
@@ -355,6 +355,10 @@ def _built(card: Card | SliceCard, recipe: Recipe | None = None) -> nn.Module:
         return build_slice_network(name, num_classes, settings)
     except (UnknownNameError, NetworkError) as error:
         msg = f"Classifier '{card.name}', field 'network' or 'network_settings': {error}"
+        if recipe is not None and name not in NETWORKS:
+            msg += (
+                " Another package may bring it: the card's field 'versions' names those it needs."
+            )
         raise ClassifierError(msg) from error
 
 

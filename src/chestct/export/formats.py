@@ -120,11 +120,11 @@ def _translations() -> dict[Any, Callable[..., Any]]:
 
     def adaptive_mean(values: Any, output_size: Sequence[int]) -> Any:
         """Adaptive average pooling in 3D: along each axis a product with a table of shares."""
-        for axis, new_size in zip((2, 3, 4), output_size, strict=True):
-            table = from_array(_pooling_table(int(values.shape[axis]), int(new_size)))
-            moved = "abcde".replace("abcde"[axis], "z")
-            equation = f"abcde,{'abcde'[axis]}z->{moved}"
-            values = opset18.Einsum(values, opset18.Constant(value=table), equation=equation)
+        sizes = [int(size) for size in values.shape[2:]]
+        for axis, size, new_size in zip("cde", sizes, output_size, strict=True):
+            table = opset18.Constant(value=from_array(_pooling_table(size, int(new_size))))
+            equation = f"abcde,{axis}z->{'abcde'.replace(axis, 'z')}"
+            values = opset18.Einsum(values, table, equation=equation)
         return values
 
     pool = torch.ops.aten._adaptive_avg_pool3d.default
