@@ -369,13 +369,12 @@ class _Wanted:
 
     def _of_recipe(self, section: Mapping[str, object]) -> _Inputs:
         """What inputs are wanted, as the command line says."""
-        from chestct.lookup import look_up
-        from chestct.preprocess.recipes import RECIPES
+        from chestct.preprocess.recipes import find_recipe
 
         if self.recipe is None or self.cache is None or self.overrides:
             msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache"
             raise _WrongUseError(f"{msg} DIR.")
-        chosen = look_up(RECIPES, self.recipe, kind="recipe")
+        chosen = find_recipe(self.recipe)
 
         from chestct.training.data import make_cache
         from chestct.training.settings import DataSection

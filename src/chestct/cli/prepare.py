@@ -24,10 +24,9 @@ def prepare(
     tiff: options.Tiff,
 ) -> None:
     """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
+    from chestct.preprocess.recipes import find_recipe
 
-    chosen = look_up(RECIPES, recipe, kind="recipe")
+    chosen = find_recipe(recipe)
     options.require_exists(scan)
     said = reading.read_options(tiff)
 

@@ -90,6 +90,27 @@ def pick_layer(question: Question) -> Layer:
     return layers[question.layer]
 
 
+def finest_layer(question: Question, spacing_mm: Spacing, cell_mm: float) -> Layer | None:
+    """The deepest layer whose cells are small: what it finds can be shown where it is.
+
+    Args:
+        question: A network and an input; neither's content is looked at.
+        spacing_mm: Of the input.
+        cell_mm: Largest edge of a cell. Where even the finest layer's cells are larger, it is the
+            last of those with the smallest ones.
+
+    Returns:
+        The layer; None where the network has none with a grid of cells.
+    """
+    layers, _ = _trace(question)
+    edges = [
+        max(step * mm for step, mm in zip(layer.step, spacing_mm, strict=True)) for layer in layers
+    ]
+    limit = max(cell_mm, min(edges, default=0.0))
+    fine = [layer for layer, edge in zip(layers, edges, strict=True) if edge <= limit * (1 + 1e-6)]
+    return fine[-1] if fine else None
+
+
 def _no_such_layer(name: str, layers: Mapping[str, Layer]) -> str:
     # Parts of blocks can be asked for too, but hundreds of names would help nobody.
     shown = [known for known in layers if known.count(".") <= 1]

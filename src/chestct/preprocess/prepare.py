@@ -26,7 +26,7 @@ from chestct.preprocess.oblique import (
 )
 from chestct.preprocess.placement import Placed, ScanLungs, place, slice_area
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipes import Recipe
+from chestct.preprocess.recipes import Recipe, find_recipe
 from chestct.preprocess.suitability import judge_scan
 from chestct.volume import Grid, Volume, to_own_axes
 
@@ -35,7 +35,7 @@ _LUNGS_WITHOUT_HU = "published"
 
 def prepare(
     volume: Volume,
-    recipe: Recipe,
+    recipe: Recipe | str,
     *,
     rng: np.random.Generator | None = None,
     lungs: Volume | None = None,
@@ -45,7 +45,7 @@ def prepare(
 
     Args:
         volume: Scan in any axis order; it is not changed.
-        recipe: What to do, one of `RECIPES` or a changed one.
+        recipe: What to do: a name in `RECIPES`, one of them, or a changed one.
         rng: Where given, for training: the factors for which the recipe names a range are drawn
             from it. Without it the same scan gives the same input each time, on one machine and
             with one engine for the lungs network.
@@ -58,12 +58,14 @@ def prepare(
         too, with the reasons in `unsuitable_reasons`.
 
     Raises:
-        UnknownNameError: The recipe names a lung segmentation that does not exist.
+        UnknownNameError: There is no such recipe, or it names a lung segmentation that does not
+            exist.
         GridError: The recipe's factors make a grid too large to hold.
         NetworkError: The lungs network's files are missing or damaged.
         EngineError: The engine cannot run the lungs network.
         ValueError: The lungs given are not on the scan's own grid.
     """
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     used_recipe = recipe if rng is None else _draw_factors(recipe, rng)
     upright = _contiguous(on_body(volume))
     scan, lung_warnings = (

@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from chestct.errors import RecipeError
-from chestct.lookup import unknown_name_message
+from chestct.lookup import look_up, unknown_name_message
 
 Placement = Literal["factors", "whole", "physical"]
 Kernel = Literal["cubic", "spline"]
@@ -248,6 +248,24 @@ RECIPES: Final[dict[str, Recipe]] = {
     ),
 }
 """Recipe name to recipe."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name, ours or another package's.
+
+    Raises:
+        UnknownNameError: There is no such recipe; the message offers the nearest name.
+        PluginError: It is another package's and cannot be imported.
+        RecipeError: What another package brings under that name is no `Recipe`.
+    """
+    found: object = look_up(RECIPES, name, kind="recipe")
+    if not isinstance(found, Recipe):
+        msg = (
+            f"The entry point '{name}' of chestct.recipes has to name a chestct.preprocess.recipes."
+            f"Recipe, not a {type(found).__name__}: tell the authors of its package."
+        )
+        raise RecipeError(msg)
+    return found
 
 
 def recipe_from_dict(values: Mapping[str, object]) -> Recipe:
