@@ -39,7 +39,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """
     taken = inspect.signature(command, eval_str=True).parameters
     groups = {
-        name: each.annotation for name, each in taken.items() if is_dataclass(each.annotation)
+        name: each.annotation
+        for name, each in taken.items()
+        if isinstance(each.annotation, type) and is_dataclass(each.annotation)
     }
     fields = {
         name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()

@@ -101,9 +101,9 @@ class Training:
         if labels is None:
             return settings
         is_plain = labels == LabelSet.of_names(labels.names)
-        kind = "findings" if labels.are_findings else settings.kind if is_plain else "classes"
+        of = "findings" if labels.are_findings else settings.kind if is_plain else "classes"
         classes = None if is_plain else labels.classes
-        changes = {"labels": labels.names, "classes": classes, "kind": kind}
+        changes = {"labels": labels.names, "classes": classes, "kind": of}
         return settings.model_copy(update=changes)
 
 
