@@ -13,7 +13,7 @@ from chestct.cli.terminal import scan_progress, show_error, show_line
 from chestct.errors import ReadError, WriteError
 
 if TYPE_CHECKING:
-    from chestct.cli.classify import EngineChoice
+    from chestct.cli.options import Outputs, Running
     from chestct.cluster.driver import Executor
     from chestct.datasets.workers import Progress
     from chestct.readers import ReadOptions
@@ -23,68 +23,63 @@ _MANY = "Many scans"
 _MOST_PER_SHARD = 50
 _SHARDS_PER_WORKER = 4
 
-Manifest = Annotated[
-    Path | None,
-    typer.Option(
-        "--manifest",
-        metavar="CSV",
-        help="Classify the scans that a table lists in its column 'scan', by several workers. "
-        "--out gets answers.csv and failures.csv, and a folder per scan only with --write.",
-        rich_help_panel=_MANY,
-    ),
-]
-ExecutorName = Annotated[
-    str | None,
-    typer.Option(
-        "--executor",
-        metavar="NAME",
-        help="Who works: local (processes), slurm or ray. Default: local.",
-        rich_help_panel=_MANY,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        "--workers",
-        min=1,
-        help="How many workers. Default: one per core of this machine.",
-        rich_help_panel=_MANY,
-    ),
-]
-Shard = Annotated[
-    int | None,
-    typer.Option(
-        "--shard",
-        min=1,
-        help="Scans that a worker takes at once, and that are lost with it. Default: 50 or fewer.",
-        rich_help_panel=_MANY,
-    ),
-]
-ExecutorOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--executor-option",
-        metavar="KEY=VALUE",
-        help="What the executor alone knows, such as address=HOST:PORT or slurm_partition=gpu.",
-        rich_help_panel=_MANY,
-    ),
-]
-
 
 @dataclass(frozen=True)
-class BatchOptions:
-    """What was said on the command line about many scans."""
+class Many:
+    """Many scans, and who works on them."""
 
-    manifest: Path | None
-    executor: str | None
-    workers: int | None
-    shard: int | None
-    options: list[str] | None
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="CSV",
+            help="Classify the scans that a table lists in its column 'scan', by several workers. "
+            "--out gets answers.csv and failures.csv, and a folder per scan only with --write.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            "--executor",
+            metavar="NAME",
+            help="Who works: local (processes), slurm or ray. Default: local.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="How many workers. Default: one per core of this machine.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            "--shard",
+            min=1,
+            help="Scans that a worker takes at once, and that are lost with it. Default: 50 or "
+            "fewer.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None
+    executor_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--executor-option",
+            metavar="KEY=VALUE",
+            help="What the executor alone knows, such as address=HOST:PORT or slurm_partition=gpu.",
+            rich_help_panel=_MANY,
+        ),
+    ] = None
 
     @property
     def is_asked_for(self) -> bool:
         """Whether the scans are a batch, however few they are."""
-        return any(each is not None for each in asdict(self).values())
+        return any(asdict(self).values())
 
     def require_scans(self, scans: list[Path] | None, *, is_json: bool) -> list[Path]:
         """The scans that were named.
@@ -112,7 +107,7 @@ class BatchOptions:
 
         name = self.executor or "local"
         look_up(EXECUTORS, name, kind="executor")
-        pairs = [text.partition("=") for text in self.options or []]
+        pairs = [text.partition("=") for text in self.executor_option or []]
         for key, sign, _ in pairs:
             if not sign:
                 raise ReadError(f"--executor-option is KEY=VALUE, not '{key}'.")
@@ -130,17 +125,17 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class BatchWork:
-    """How the scans of a batch are read, classified and written about."""
+    """How the scans of a batch are classified and written about."""
 
     classifier: Path | None
-    engine: EngineChoice
-    reading: ReadOptions
-    writing: WriteOptions | None
+    running: Running
+    writing: WriteOptions
     explain: str | None
+    finding: str | None
 
 
 def list_batch(
-    said: BatchOptions, scans: list[Path], names: list[str], reading: ReadOptions
+    said: Many, scans: list[Path], names: list[str], reading: ReadOptions
 ) -> list[dict[str, Any]]:
     """The scans of a batch, as plain values.
 
@@ -161,7 +156,7 @@ def list_batch(
 
 
 def classify_batch(
-    said: BatchOptions, listed: list[dict[str, Any]], out: Path | None, work: BatchWork
+    said: Many, listed: list[dict[str, Any]], outputs: Outputs, work: BatchWork
 ) -> int:
     """Classify listed scans, or go on with it; what the command ends with.
 
@@ -180,19 +175,21 @@ def classify_batch(
     )
     from chestct.cluster.job import FOLDER, LEASE_S, Job, begin_job
 
+    out = outputs.out
     if out is None:
         raise WriteError("Answers of many scans are written into a folder. Name one: --out DIR.")
     executor = said.who()
     classifier = load_classifier(work.classifier)
-    writing = None if work.writing is None else asdict(work.writing)
+    classifier.require_finding(work.finding)
+    # Folders are made only where something was said about what is in them.
+    has_folders = outputs.write is not None or work.explain is not None
     settings = classify_settings(
         classifier,
         work.classifier,
-        engine=work.engine.name,
-        precision=work.engine.precision,
-        device=work.engine.device,
+        **asdict(work.running),
         explain=work.explain,
-        writing=writing,
+        finding=work.finding,
+        writing=asdict(work.writing) if has_folders else None,
     )
     folder = out.absolute() / FOLDER
     job = Job(folder, WORK, settings, len(listed), said.shard_of(len(listed)), umask=_umask())

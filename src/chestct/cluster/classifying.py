@@ -43,6 +43,7 @@ class ClassifySettings:
         precision: See `make_engine`.
         device: See `make_engine`.
         explain: How to explain, if at all; see `analyse_scan`.
+        finding: Which of several findings is explained; see `analyse_scan`.
         writing: Fields of `WriteOptions`; None writes no folder per scan.
     """
 
@@ -52,6 +53,7 @@ class ClassifySettings:
     precision: str | None = None
     device: str | None = None
     explain: str | None = None
+    finding: str | None = None
     writing: Mapping[str, Any] | None = None
 
 
@@ -163,6 +165,7 @@ class ClassifyWork:
                 self._classifier,
                 engine=self._engine,
                 explain=self._settings.explain,
+                finding=self._settings.finding,
             )
             result = replace(analysis.result, scan=task["name"])
             is_complete = True
