@@ -85,7 +85,7 @@ _MOST_NAMED: Final = 3
 """Findings that a verdict names."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ScanResult:
     """The answer for one scan.
 
@@ -130,6 +130,12 @@ class ScanResult:
     distance_percentile: float | None = None
     labels: LabelSet | None = None
     findings: dict[str, FindingAnswer] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Scan, decision, probabilities and doubt on one line."""
+        shares = ", ".join(f"{label} {share:.3f}" for label, share in self.probabilities.items())
+        said = "; ".join(part for part in (shares, self.doubt) if part)
+        return f"<ScanResult {self.scan}: {self.decision}" + (f" ({said})>" if said else ">")
 
     @property
     def label_set(self) -> LabelSet:

@@ -38,7 +38,7 @@ from chestct.errors import ChestCTError, ReadError
 from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
 from chestct.storage import code_digest, reason_of, working_folder

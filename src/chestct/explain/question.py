@@ -129,10 +129,7 @@ def output_of(question: Question, layer: str) -> tuple[Features, int]:
         # The next layer may work in place.
         kept.append(output.clone())
 
-    with at_rest(question.network) as network, torch.no_grad():
-        hook = network.get_submodule(layer).register_forward_hook(keep)
-        try:
-            logits = network(question.batch, question.lungs)
-        finally:
-            hook.remove()
+    watched = question.network.get_submodule(layer).register_forward_hook(keep)
+    with at_rest(question.network) as network, torch.no_grad(), watched:
+        logits = network(question.batch, question.lungs)
     return kept[0], question.target_of(logits)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from chestct import __version__
+from chestct.arrays import Spacing
 from chestct.card import CARD_FILE, PictureForm
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
@@ -25,16 +26,20 @@ from chestct.datasets.splits import SLICE_SPLITS
 from chestct.datasets.workers import Progress
 from chestct.errors import (
     ClassifierError,
+    ExplanationError,
     NetworkError,
     ReadError,
     RecipeError,
     TrainingError,
     UnknownNameError,
 )
+from chestct.explain import EXPLANATIONS, LAYERED, split_choice
+from chestct.explain.maps import finest_layer, pick_layer
+from chestct.explain.question import Question, refuse_layer
 from chestct.extras import is_installed
 from chestct.labels import ClassLabel
 from chestct.lookup import look_up
-from chestct.networks import build_network
+from chestct.networks import build_network, plugin_of
 from chestct.networks.given_weights import TakenWeights, load_given_weights
 from chestct.networks.keras_defaults import ClassUnits
 from chestct.networks.slices import (
@@ -44,11 +49,12 @@ from chestct.networks.slices import (
     find_weights,
     load_backbone_weights,
 )
-from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
+from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.storage import file_sha256, write_text
 from chestct.training.distributed import CPU, current_ranks, device_in_words, settle_precision
 from chestct.training.run import FREE_SETTINGS, EpochLog
 from chestct.training.settings import (
+    ExplanationSection,
     RunSettings,
     SliceRunSettings,
     TrainingSettings,
@@ -111,6 +117,12 @@ class Parts:
         """What was taken of given weights; None for drawn ones."""
         return None if self.beginning is None else self.beginning.taken
 
+    @property
+    def plugin_versions(self) -> dict[str, str]:
+        """Version of the other package that brings the network, by its name; empty for ours."""
+        plugin = plugin_of(self.network)
+        return {} if plugin is None else {plugin.package: plugin.version}
+
     def build_network(self, seed: int) -> nn.Module:
         """The network, weights given or drawn from a seed; torch's generator stays as it was."""
         with torch.random.fork_rng(devices=[]):
@@ -143,6 +155,8 @@ def find_parts(settings: RunSettings) -> Parts:
         network_settings, network = _fit_network(settings, recipe)
     _check_named_parts(network, settings.training)
     _check_kind(settings, network)
+    with _blamed_on("explanation"):
+        explanation_of(network, recipe, settings.explanation, recipe.spacing_mm)
     parts = Parts(
         network=settings.network.name,
         network_settings=network_settings,
@@ -250,7 +264,7 @@ def _differences(parts: Parts, given: Classifier) -> str:
 
 def _find_recipe(settings: RunSettings) -> Recipe:
     with _blamed_on("recipe.name"):
-        named = look_up(RECIPES, settings.recipe.name, kind="recipe")
+        named = find_recipe(settings.recipe.name)
     with _blamed_on("recipe.overrides"):
         return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
 
@@ -275,6 +289,37 @@ def _fit_network(settings: RunSettings, recipe: Recipe) -> tuple[dict[str, objec
     return chosen, network
 
 
+def explanation_of(
+    network: nn.Module, recipe: Recipe, chosen: ExplanationSection, spacing_mm: Spacing
+) -> str:
+    """How a network's answers are explained, as a card says it: "METHOD" or "METHOD:LAYER".
+
+    Args:
+        network: What is trained; its weights are not looked at.
+        recipe: Of its input.
+        chosen: The settings.
+        spacing_mm: Of the input; with some recipes it differs from scan to scan.
+
+    Raises:
+        UnknownNameError: There is no such method.
+        PluginError: It is another package's and cannot be imported.
+        ExplanationError: There is no such layer, or the method looks at none.
+    """
+    split_choice(chosen.method)
+    with torch.device("meta"):
+        scan = torch.zeros(1, recipe.num_channels, *recipe.input_shape)
+        question = Question(network, scan, scan[:, :1], layer=chosen.layer)
+    if chosen.method not in LAYERED:
+        if chosen.method in EXPLANATIONS:
+            refuse_layer(question, chosen.method)
+        return ":".join(filter(None, (chosen.method, chosen.layer)))
+    if chosen.layer is not None:
+        return f"{chosen.method}:{pick_layer(question).name}"
+    layer = finest_layer(question, spacing_mm, chosen.cell_mm)
+    # Covering patches needs no layer.
+    return "occlusion" if layer is None else f"{chosen.method}:{layer.name}"
+
+
 def _require_distinct(labels: tuple[str, ...]) -> None:
     if len(set(labels)) < len(labels):
         raise TrainingError(f"'labels' names a class twice: {', '.join(labels)}.")
@@ -287,6 +332,7 @@ def _blamed_on(setting: str) -> Iterator[None]:
         yield
     except (
         ClassifierError,
+        ExplanationError,
         NetworkError,
         RecipeError,
         TrainingError,

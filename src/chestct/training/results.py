@@ -77,6 +77,7 @@ class Origin:
         num_validation: Scans of that part.
         familiarity: What tells how far a scan lies from those it learned from.
         findings: Threshold of each finding, chosen on the validation part; None of classes.
+        explanation: How its answers are explained, as its card says it.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Origin:
     num_validation: int
     familiarity: Familiarity | None = None
     findings: tuple[FindingThreshold, ...] | None = None
+    explanation: str = "gradcam"
 
 
 def scan_key(row: ManifestRow) -> str:
@@ -364,9 +366,10 @@ def write_classifier(
         classes=parts.classes,
         trained_on=describe_scans(origin.training) + begun,
         results=measured(summary, _IN_WORDS[origin.judged_on]),
-        versions=program_versions(),
+        versions={**program_versions(), **parts.plugin_versions},
         licence=licence,
         temperature=origin.temperature,
+        explanation=origin.explanation,
         abstention=_abstention_of(origin.promised, origin.num_validation),
         findings=origin.findings,
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from torch import nn
@@ -26,7 +26,7 @@ from chestct.card import SliceCard
 from chestct.classifier import save_classifier
 from chestct.datasets.checks import check_slices
 from chestct.datasets.manifest import TEST, VALIDATION, Manifest, read_manifest, require_classes
-from chestct.datasets.scans import ScanFacts
+from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
@@ -37,6 +37,9 @@ from chestct.evaluation.predictions import (
     write_predictions,
 )
 from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
+from chestct.preprocess.prepare import prepare
+from chestct.readers import read_volume
+from chestct.readers.masks import read_lungs
 from chestct.storage import write_text
 from chestct.training.data import (
     Division,
@@ -68,6 +71,7 @@ from chestct.training.plan import (
     SliceParts,
     SlicePlan,
     begin_record,
+    explanation_of,
     find_parts,
     find_slice_parts,
     in_precision,
@@ -204,7 +208,24 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> _T
     with memory_explained(training.folder):
         train(network, sets, settings, folder, augmentation=parts.augmentation, after_epoch=show)
         judged, origin = judge(network, sets, division, parts, training.name, plan.settings)
+    explanation = on_main(lambda: _explanation(plan, parts, network, division))
+    origin = replace(origin, explanation=explanation or origin.explanation)
     return _Trained(network, division, unsuitable, judged, origin, shown)
+
+
+def _explanation(plan: Plan, parts: Parts, network: nn.Module, division: Division) -> str:
+    """How the network's answers are explained; the cells' size is that in its first scan."""
+    spacing_mm, scans = parts.recipe.spacing_mm, division.training
+    if parts.recipe.placement != "physical":
+        # What is kept of prepared scans does not say it.
+        row = scans.rows[0]
+        reading = read_options(row, scans.folder)
+        volume = read_volume(
+            scans.path(row), series=reading.series, allow=reading.allow, tiff=reading.tiff
+        )
+        lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
+        spacing_mm = prepare(volume, parts.recipe, lungs=lungs).grid.spacing_mm
+    return explanation_of(network, parts.recipe, plan.settings.explanation, spacing_mm)
 
 
 def _prepare(plan: Plan, cache: Cache, training: Training) -> dict[int, str]:

@@ -235,6 +235,24 @@ class _ThresholdSection(BaseModel):
     )
 
 
+class ExplanationSection(BaseModel):
+    """How the finished classifier explains its answers when nobody says how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = Field(
+        default="gradcam++", min_length=1, description="A name in EXPLANATIONS; see 'chestct info'."
+    )
+    layer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Of the network; null: the last one whose cells are at most cell_mm.",
+    )
+    cell_mm: float = Field(
+        default=25.0, gt=0, description="Largest cells of the layer that is chosen, in mm."
+    )
+
+
 class TrackingSection(BaseModel):
     """Where figures are sent beside the run folder; changes no result."""
 
@@ -342,6 +360,7 @@ class RunSettings(LabelSettings):
     training: TrainingSettings = TrainingSettings()
     abstention: _AbstentionSection = _AbstentionSection()
     thresholds: _ThresholdSection = _ThresholdSection()
+    explanation: ExplanationSection = ExplanationSection()
     tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="before")
