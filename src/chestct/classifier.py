@@ -356,9 +356,7 @@ def _built(card: Card | SliceCard, recipe: Recipe | None = None) -> nn.Module:
     except (UnknownNameError, NetworkError) as error:
         msg = f"Classifier '{card.name}', field 'network' or 'network_settings': {error}"
         if recipe is not None and name not in NETWORKS:
-            msg += (
-                " Another package may bring it: the card's 'versions' name it."
-            )
+            msg += " Another package may bring it: the card's 'versions' name it."
         raise ClassifierError(msg) from error
 
 
