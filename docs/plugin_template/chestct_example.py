@@ -11,7 +11,7 @@ from torch import nn
 
 from chestct.networks.blocks import PooledNetwork
 from chestct.networks.settings import require_between, settings_from
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 
 LUNGS_5MM = Recipe(
     name="example_lungs_5mm",

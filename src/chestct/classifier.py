@@ -39,6 +39,7 @@ from chestct.familiarity import (
     read_familiarity,
     write_familiarity,
 )
+from chestct.lookup import look_up
 from chestct.networks import NETWORKS, build_network, plugin_of
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
@@ -59,7 +60,7 @@ class Answer(NamedTuple):
     """What a classifier says of one scan.
 
     Attributes:
-        probabilities: Of every label, in label order, adding up to one.
+        probabilities: Of every label, in label order, adding up to one; of findings each by itself.
         distance: How far the scan lies from those learned from; None where that is not known.
         percentile: Percentage of the scans that the threshold was chosen on that lie nearer; None
             likewise.
@@ -95,6 +96,25 @@ class Classifier:
     def labels(self) -> tuple[str, ...]:
         """What the logits stand for, in their order."""
         return self.card.labels
+
+    @property
+    def are_findings(self) -> bool:
+        """Whether a scan may have any number of the labels, or has exactly one."""
+        return self.card.findings is not None
+
+    def require_finding(self, name: str | None) -> None:
+        """Refuse to be asked about a finding that is none of this classifier's.
+
+        Raises:
+            ClassifierError: It tells classes.
+            UnknownNameError: There is no such finding.
+        """
+        if name is None:
+            return
+        if not self.are_findings:
+            msg = f"'{self.card.name}' tells one class per scan ({', '.join(self.labels)})"
+            raise ClassifierError(f"{msg} and no findings: leave the finding '{name}' out.")
+        look_up(dict.fromkeys(self.labels), name, kind="finding")
 
     @property
     def input_size(self) -> tuple[int, int, int, int]:
@@ -138,7 +158,7 @@ class Classifier:
         return network.eval()
 
     def probabilities(self, prepared: PreparedScan, engine: Engine) -> dict[str, float]:
-        """Probability of every label, in label order, adding up to one.
+        """Probability of every label, in label order, as in an `Answer`.
 
         Args:
             prepared: A scan prepared with this classifier's recipe.
@@ -172,6 +192,9 @@ class Classifier:
     def probabilities_of(self, logits: Float32[np.ndarray, " class"]) -> dict[str, float]:
         """Probability of every label, of what an engine gave for one scan."""
         scaled = logits.astype(np.float64) / self.card.temperature
+        if self.are_findings:
+            each = 0.5 * (1 + np.tanh(scaled / 2))
+            return dict(zip(self.labels, each.tolist(), strict=True))
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
         return dict(zip(self.labels, shares.tolist(), strict=True))

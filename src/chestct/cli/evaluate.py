@@ -11,6 +11,7 @@ from chestct.cli import options
 from chestct.cli.training_options import Beside, EvaluationFolder, Processes, named_files
 
 
+@options.grouped
 def evaluate(
     classifier: Annotated[
         Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, as train writes it.")
@@ -19,6 +20,7 @@ def evaluate(
         Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
     ],
     out: EvaluationFolder,
+    running: options.Running,
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
@@ -32,13 +34,10 @@ def evaluate(
             help="Scans of another kind, one per file or folder: can it tell them by distance?",
         ),
     ] = None,
-    engine: options.EngineName = "auto",
-    precision: options.Precision = None,
-    device: options.Device = None,
     processes: Processes = None,
 ) -> None:
     """Classify labelled scans and write figures with intervals."""
-    from chestct.cli.classify import EngineChoice, load
+    from chestct.cli.classify import load
     from chestct.cli.training_lines import listening, show_summary, show_unlike
     from chestct.training.judging import (
         evaluate_manifest,
@@ -50,12 +49,12 @@ def evaluate(
     files = named_files(beside)
     if unlike is not None:
         options.require_exists(unlike)
-    loaded, running = load(classifier, EngineChoice(engine, precision, device))
+    loaded, engine = load(classifier, running)
     rows = read_rows(manifest, loaded, split)
     others = read_beside(files, loaded, rows)
     with listening(processes) as listener:
-        summary = evaluate_manifest(loaded, running, rows, out, listener, others)
-        found = judge_unlike(loaded, running, rows, unlike, listener) if unlike else None
+        summary = evaluate_manifest(loaded, engine, rows, out, listener, others)
+        found = judge_unlike(loaded, engine, rows, unlike, listener) if unlike else None
     show_summary(summary, out)
     if found is not None:
         show_unlike(found)

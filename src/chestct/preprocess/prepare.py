@@ -24,10 +24,9 @@ from chestct.preprocess.oblique import (
     on_body,
     turned_words,
 )
-from chestct.preprocess.placement import Placed, ScanLungs, place
+from chestct.preprocess.placement import Placed, ScanLungs, place, slice_area
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, find_recipe
-from chestct.preprocess.salient import slice_area
 from chestct.preprocess.suitability import judge_scan
 from chestct.volume import Grid, Volume, to_own_axes
 
@@ -90,7 +89,7 @@ def prepare(
         lung_area=scan.area,
         lung_volume_l=np.count_nonzero(scan.mask) * scan.volume.grid.voxel_ml / 1000.0,
         recipe=used_recipe,
-        warnings=(*_turned(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
+        warnings=(*turned_words(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
         unsuitable_reasons=verdict.unsuitable_reasons,
         lungs_are_given=lungs is not None,
         lungs_weights_sha256=None if scan.network is None else scan.network.weights_sha256,
@@ -167,11 +166,6 @@ def _with_background(values: Heat, lungs: Mask, placed: Placed, grid: Grid, reci
     kept = grown(lungs, (depth, height, width))
     np.copyto(values, np.float32(recipe.background), where=~kept)
     return values
-
-
-def _turned(grid: Grid) -> tuple[str, ...]:
-    words = turned_words(grid)
-    return (words,) if words else ()
 
 
 def _on_own_voxels(

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from chestct.arrays import Mask, NetworkInput
 from chestct.preprocess.oblique import body_grid
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.volume import Grid, Volume
 
 

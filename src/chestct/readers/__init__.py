@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chestct.readers.pictures import TiffGeometry
 
 ALLOWED: Final[dict[str, str]] = {
-    "gap": "interpolate more than one slice missing in a row",
+    "gap": "interpolate more than one slice missing in a row, and read a scan that jumps",
     "tilt": "resample a stack tilted by more than 1 degree",
     "mixed-orientations": "read the largest group of a series that mixes sizes or orientations",
     "bad-slices": "interpolate slices that do not fit their neighbours",
@@ -72,7 +72,7 @@ def _read_tiff(path: Path, options: ReadOptions) -> Volume:
     """A folder of slices as TIFF, PNG or JPEG."""
     from chestct.readers.pictures import read_tiff_stack
 
-    return read_tiff_stack(path, options.tiff)
+    return read_tiff_stack(path, options.tiff, options.allow)
 
 
 def _read_itk(path: Path, options: ReadOptions) -> Volume:

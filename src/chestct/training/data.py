@@ -33,7 +33,7 @@ from chestct.datasets.splits import (
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.errors import TrainingError
 from chestct.lookup import look_up
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.storage import cache_folder, write_text
 from chestct.training.plan import Listener, Plan
 from chestct.training.run import LabelledSets

@@ -31,6 +31,7 @@ from chestct.evaluation.patient_votes import (
     vote,
 )
 from chestct.evaluation.predictions import (
+    AnyPredictions,
     Predictions,
     PredictionsError,
     align,
@@ -52,6 +53,7 @@ from chestct.training.loop import evaluate
 from chestct.training.plan import BASELINE_FILE, EVALUATION_FOLDER, PREDICTIONS_FILE, Listener
 from chestct.training.results import (
     BASELINE_NAME,
+    as_finding_predictions,
     as_predictions,
     cross_validated_baseline,
     predictions_of,
@@ -69,7 +71,7 @@ _Other = TypeVar("_Other", Predictions, Judgement)
 
 def judge_manifest(
     classifier: Classifier, engine: Engine, manifest: Manifest, cache: Cache, listener: Listener
-) -> tuple[Predictions, dict[str, str]]:
+) -> tuple[AnyPredictions, dict[str, str]]:
     """Classify every scan of a manifest, all of them prepared before, and kept in the cache.
 
     Args:
@@ -103,7 +105,14 @@ def judge_manifest(
         shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
-    judged = as_predictions(rows, np.array(probabilities), classifier.labels)
+    labels, shares_of_all = classifier.labels, np.array(probabilities)
+    judged: AnyPredictions
+    if classifier.are_findings:
+        thresholds = [*classifier.card.thresholds.values()]
+        kept = manifest.with_rows(rows)
+        judged = as_finding_predictions(kept, shares_of_all, labels, thresholds)
+    else:
+        judged = as_predictions(rows, shares_of_all, labels)
     return judged, reasons_by_scan(manifest, reasons)
 
 
@@ -114,7 +123,7 @@ def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest
         ManifestError: The manifest does not fit, or no row is of that split.
         UnknownNameError: There is no such split.
     """
-    manifest = read_manifest(path, classifier.labels)
+    manifest = read_manifest(path, classifier.labels, are_findings=classifier.are_findings)
     if split is None:
         return manifest
     look_up(dict.fromkeys(SPLITS), split, kind="split")
@@ -137,6 +146,11 @@ def read_beside(
         PredictionsError: A file cannot be read, is about other scans, labels or truths, lacks
             scans, or has a name that is taken; the message names it.
     """
+    if files and classifier.are_findings:
+        msg = (
+            f"'{classifier.card.name}' tells findings, and its tests against others are of classes."
+        )
+        raise PredictionsError(f"{msg} Leave --beside out, and compare the tables of both.")
 
     def fitted(path: Path) -> Judgement:
         """One file's predictions, and the scans it explains the lack of."""
@@ -206,7 +220,7 @@ def evaluate_manifest(
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
     baseline, remark = cross_validated_baseline(judged, kept, facts)
-    others: dict[str, Predictions | Judgement] = dict(beside or {})
+    others: dict[str, AnyPredictions | Judgement] = dict(beside or {})
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
         others[BASELINE_NAME] = baseline
@@ -214,7 +228,7 @@ def evaluate_manifest(
         name=classifier.card.name,
         comparisons=tuple(COMPARISONS) if beside else SOUND,
         promised=promised_by(classifier.card),
-        remarks=(remark,),
+        remarks=tuple(filter(None, (remark,))),
     )
     return write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
 
@@ -478,7 +492,7 @@ def evaluate_slices(
     Raises:
         ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
-    manifest = read_manifest(table, classifier.card.labels)
+    manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)
     others = _read_patients_beside(beside or {}, classifier, manifest)
     judged = JudgedSlices(

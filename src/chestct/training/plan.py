@@ -34,13 +34,14 @@ from chestct.errors import (
     UnknownNameError,
 )
 from chestct.explain import EXPLANATIONS, LAYERED, split_choice
-from chestct.explain.layers import finest_layer, pick_layer
+from chestct.explain.maps import finest_layer, pick_layer
 from chestct.explain.question import Question, refuse_layer
 from chestct.extras import is_installed
 from chestct.labels import ClassLabel
 from chestct.lookup import look_up
 from chestct.networks import build_network, plugin_of
 from chestct.networks.given_weights import TakenWeights, load_given_weights
+from chestct.networks.keras_defaults import ClassUnits
 from chestct.networks.slices import (
     SLICE_NETWORKS,
     SliceNetwork,
@@ -99,6 +100,7 @@ class Parts:
         labels: Class names in the classifier's order.
         beginning: The given weights that it begins with, or None for drawn ones.
         classes: What is said of each label; None: plain names.
+        are_findings: Whether a scan may have any number of the labels.
     """
 
     network: str
@@ -108,6 +110,7 @@ class Parts:
     labels: tuple[str, ...]
     beginning: _Beginning | None = None
     classes: tuple[ClassLabel, ...] | None = None
+    are_findings: bool = False
 
     @property
     def taken(self) -> TakenWeights | None:
@@ -151,6 +154,7 @@ def find_parts(settings: RunSettings) -> Parts:
     with _blamed_on("network"):
         network_settings, network = _fit_network(settings, recipe)
     _check_named_parts(network, settings.training)
+    _check_kind(settings, network)
     with _blamed_on("explanation"):
         explanation_of(network, recipe, settings.explanation, recipe.spacing_mm)
     parts = Parts(
@@ -160,6 +164,7 @@ def find_parts(settings: RunSettings) -> Parts:
         augmentation=augmentation,
         labels=settings.labels,
         classes=settings.classes,
+        are_findings=settings.kind == "findings",
     )
     if settings.training.start_from is None:
         return parts
@@ -167,6 +172,25 @@ def find_parts(settings: RunSettings) -> Parts:
         begun = _beginning(parts, Path(settings.training.start_from))
     own = begun.licence or settings.training.start_licence or "not known"
     return replace(parts, beginning=replace(begun, licence=own))
+
+
+def _check_kind(settings: RunSettings, network: nn.Module) -> None:
+    """Refuse what has no meaning for findings, or for classes."""
+    if settings.kind == "classes":
+        if settings.thresholds.wished_sensitivity is not None:
+            msg = "'thresholds.wished_sensitivity' is of findings, and these labels are classes."
+            raise TrainingError(f"{msg} Leave it out, or set kind to findings.")
+        return
+    if settings.training.sampling == "balanced":
+        msg = "'training.sampling': balanced draws classes, and a scan has several findings. Set"
+        raise TrainingError(f"{msg} training.class_weights to balanced instead.")
+    if any(isinstance(each, ClassUnits) and each.is_sigmoid for each in network.modules()):
+        msg = (
+            f"'network.name': the network {settings.network.name} gives two labels from one unit, "
+            "so that one is there where the other is not; two findings are independent. Choose "
+            "another network, or add a finding."
+        )
+        raise TrainingError(msg)
 
 
 def _check_named_parts(network: nn.Module, training: TrainingSettings) -> None:
@@ -201,7 +225,8 @@ def _beginning(parts: Parts, place: Path) -> _Beginning:
             f"{parts.network} is to be trained. Set network.name={given.card.network}."
         )
         raise ClassifierError(msg)
-    with_head = given.labels == parts.labels
+    is_alike = (given.card.findings is not None) == parts.are_findings
+    with_head = given.labels == parts.labels and is_alike
     taken = load_given_weights(parts.build_network(0), file, with_head=with_head)
     said = f"the classifier '{given.card.name}', SHA-256 {given.weights_sha256}"
     said += _differences(parts, given)
@@ -366,6 +391,9 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         MissingExtraError: timm is not installed.
     """
     _require_distinct(settings.labels)
+    if settings.kind == "findings":
+        msg = "'kind': findings are learned of whole scans; a slice has one class. Leave it out."
+        raise TrainingError(msg)
     if settings.training.start_from is not None:
         msg = "'training.start_from' is for networks of scans: slices begin with network.weights."
         raise TrainingError(msg)
@@ -612,7 +640,7 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         "the file of training.start_from": (before.get(weights), now[weights]),
     }
     old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
-    pairs |= {name: (old.get(name), value) for name, value in new.items()}
+    pairs |= {name: (old.get(name), new.get(name)) for name in {**old, **new}}
     changed = [
         f"{name} was {was}, is {is_now}"
         for name, (was, is_now) in pairs.items()

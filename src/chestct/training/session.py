@@ -31,7 +31,11 @@ from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import fit_votes
-from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
+from chestct.evaluation.predictions import (
+    AnyPredictions,
+    read_any_predictions,
+    write_predictions,
+)
 from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
@@ -112,7 +116,7 @@ class _Trained:
     network: nn.Module
     division: Division
     unsuitable: Mapping[int, str]
-    judged: Predictions
+    judged: AnyPredictions
     origin: Origin
     shown: Trackers | None
 
@@ -146,7 +150,9 @@ def _found(plan: Plan) -> tuple[Parts, Manifest, list[Training]]:
 
 
 def _read_manifest(plan: Plan | SlicePlan) -> Manifest:
-    manifest = read_manifest(plan.manifest, plan.settings.labels)
+    settings = plan.settings
+    are_findings = settings.kind == "findings"
+    manifest = read_manifest(plan.manifest, settings.labels, are_findings=are_findings)
     require_classes(manifest)
     return manifest
 
@@ -260,7 +266,7 @@ def _write_one(
 def _conclude(plan: Plan, trainings: list[Training]) -> Summary:
     """What a single training found, or all folds as one."""
     if plan.num_folds is None:
-        return summarise(read_predictions(plan.folder / PREDICTIONS_FILE))
+        return summarise(read_any_predictions(plan.folder / PREDICTIONS_FILE))
     return _pool(plan, trainings)
 
 
@@ -279,7 +285,7 @@ def _note_threshold(listener: Listener, origin: Origin) -> None:
 
 def _pool(plan: Plan, trainings: list[Training]) -> Summary:
     """Evaluate all folds as one, and each beside the others."""
-    found = {each.name: read_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
+    found = {each.name: read_any_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
     write_folds(found, plan.folder)
     pooled = pool([*found.values()])
     write_predictions(pooled, plan.folder / PREDICTIONS_FILE)
@@ -299,12 +305,12 @@ def _excluded(trainings: list[Training]) -> dict[str, str]:
     return {scan: why for text in texts for scan, why in json.loads(text)["excluded"].items()}
 
 
-def _baseline(trainings: list[Training]) -> dict[str, Predictions]:
+def _baseline(trainings: list[Training]) -> dict[str, AnyPredictions]:
     """What age, sex and scanner alone say, where that was written down for all trainings."""
     files = [training.folder / BASELINE_FILE for training in trainings]
     if not all(file.is_file() for file in files):
         return {}
-    return {BASELINE_NAME: pool([read_predictions(file) for file in files])}
+    return {BASELINE_NAME: pool([read_any_predictions(file) for file in files])}
 
 
 def _logs(trainings: list[Training]) -> dict[str, list[dict[str, Any]]]:
