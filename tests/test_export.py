@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -18,11 +19,12 @@ import torch
 from phantoms import chest
 from tiny_classifiers import random_input, saved_classifier, tiny_card, tiny_recipe
 
+from chestct.card import FindingThreshold
 from chestct.classifier import Classifier, load_classifier
 from chestct.cli import main
 from chestct.engines import make_engine
 from chestct.errors import ClassifierError, UnknownNameError, WriteError
-from chestct.export.formats import SCRIPT, _pooling_table, export_classifier
+from chestct.export.formats import SCRIPT, _config, _pooling_table, export_classifier
 from chestct.extras import MissingExtraError
 from chestct.networks import NETWORKS
 from chestct.preprocess.prepare import prepare
@@ -115,6 +117,23 @@ def test_the_script_is_short_and_knows_nothing_of_chestct() -> None:
     assert len(text.splitlines()) < 150
     assert "import chestct" not in text
     assert "from chestct" not in text
+
+
+def test_findings_get_a_probability_each(classifier: Classifier) -> None:
+    path = Path(__file__).resolve().parents[1] / "src" / "chestct" / "export" / SCRIPT
+    script = runpy.run_path(str(path))
+    thresholds = tuple(
+        FindingThreshold(threshold=0.4, rule="drawn", num_present=1, num_absent=1)
+        for _ in classifier.labels
+    )
+    findings = replace(
+        classifier, card=tiny_card(labels=("nodule", "effusion", "cyst"), findings=thresholds)
+    )
+    logits = np.array([1.5, -2.0, 0.3], dtype=np.float32)
+    for each in (classifier, findings):
+        found = script["probabilities_of"](logits, _config(each, "onnx"))
+        assert found == pytest.approx(each.probabilities_of(logits))
+    assert sum(found.values()) != pytest.approx(1.0)
 
 
 def test_every_network_has_a_small_form_here() -> None:
