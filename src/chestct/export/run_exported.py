@@ -122,6 +122,15 @@ def logits_of(values, lungs):
     return model(given[: len(model.inputs)])[0][0]
 
 
+def probabilities_of(logits, config):
+    """Probability of every class, adding up to one, or of every finding by itself."""
+    scaled = logits.astype(np.float64) / config["temperature"]
+    if "thresholds" in config:
+        return 0.5 * (1 + np.tanh(scaled / 2))
+    shares = np.exp(scaled - scaled.max())
+    return shares / shares.sum()
+
+
 def main():
     """Print the probability of every label as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -137,9 +146,7 @@ def main():
         values, lungs = prepare(said.scan, said.lungs, config["recipe"])
     else:
         parser.error("give SCAN and --lungs, or --prepared")
-    scaled = logits_of(values, lungs).astype(np.float64) / config["temperature"]
-    shares = np.exp(scaled - scaled.max())
-    shares /= shares.sum()
+    shares = probabilities_of(logits_of(values, lungs), config)
     print(json.dumps(dict(zip(config["labels"], shares.tolist(), strict=True))))
 
 
