@@ -17,16 +17,20 @@ from chestct.evaluation.report import (
     SCHEMA_VERSION,
     EvaluationSettings,
     _figures_csv,
-    _tables_markdown,
+    _report,
     recorded_exclusions,
     summarise,
     write_evaluation,
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.report.document import as_markdown
 
 MakePredictions = Callable[..., Predictions]
 QUICK = EvaluationSettings(name="MASERes", bootstrap=Bootstrap(replicates=50), formats=())
-FILES = {"metrics.json", "tables.md", "figures.csv", "confusion.csv", "comparisons.csv"}
+FILES = {
+    *("metrics.json", "evaluation.html", "tables.md", "tables.tex", "figures.csv", "groups.csv"),
+    *("confusion.csv", "comparisons.csv"),
+}
 
 
 def read(folder: Path) -> dict[str, object]:
@@ -282,6 +286,6 @@ def test_p_values_too_small_to_print_are_said_to_be_below_the_last_digit(
     others = {"b": make_predictions(30, seed=4)}
     summary = write_evaluation(make_predictions(30), tmp_path, settings=settings, others=others)
     rows = [replace(row, p_value=p_value) for row in summary.comparisons["b"]]
-    table = _tables_markdown({"a": summary}, {"b": rows})
+    table = as_markdown(*_report({"a": summary}, {"b": rows}).sections)
     lines = [line for line in table.splitlines() if line.startswith("| b | mcnemar")]
     assert [line.split(" | ")[-2] for line in lines] == ["< 0.0001"]

@@ -10,7 +10,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -45,6 +45,7 @@ class Predictions:
         probabilities: One row per scan, one column per label, each row adding up to one.
         labels: Class names in the classifier's order, at least two.
         sites: Where each scan comes from, or None.
+        groups: Further ways to divide the scans, such as age bands, by name: a value per scan.
 
     Raises:
         PredictionsError: Something does not fit; the message names the row and the remedy.
@@ -56,6 +57,7 @@ class Predictions:
     probabilities: Float[np.ndarray, "scan class"]
     labels: tuple[str, ...]
     sites: tuple[str, ...] | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_labels(self.labels)
@@ -86,6 +88,13 @@ class Predictions:
         return np.asarray(self.decisions == self.truth)
 
     @property
+    def wrong_rows(self) -> list[int]:
+        """Rows whose decision is not the true label, the surest first."""
+        wrong = np.flatnonzero(~self.is_right)
+        rows: list[int] = wrong[np.argsort(-self.confidences[wrong], kind="stable")].tolist()
+        return rows
+
+    @property
     def num_patients(self) -> int:
         """How many patients the scans belong to."""
         return len(set(self.patients))
@@ -105,6 +114,9 @@ class Predictions:
             truth=self.truth[indices],
             probabilities=self.probabilities[indices],
             sites=None if self.sites is None else tuple(self.sites[i] for i in indices),
+            groups={
+                name: tuple(values[i] for i in indices) for name, values in self.groups.items()
+            },
         )
 
     def with_probabilities(self, probabilities: Float[np.ndarray, "scan class"]) -> Predictions:
@@ -112,14 +124,12 @@ class Predictions:
         return replace(self, probabilities=probabilities)
 
 
-def by_site(predictions: Predictions) -> dict[str, Predictions]:
-    """The scans of each site, sites in alphabetical order; empty when no sites are given."""
-    if predictions.sites is None:
-        return {}
+def by_value(predictions: Predictions, values: Sequence[str]) -> dict[str, Predictions]:
+    """The scans of each value, such as a site, in alphabetical order; one value per scan."""
     rows: dict[str, list[int]] = {}
-    for index, site in enumerate(predictions.sites):
-        rows.setdefault(site, []).append(index)
-    return {site: predictions.choose(rows[site]) for site in sorted(rows)}
+    for index, value in enumerate(values):
+        rows.setdefault(value, []).append(index)
+    return {value: predictions.choose(rows[value]) for value in sorted(rows)}
 
 
 def align(first: Predictions, second: Predictions) -> Predictions:
@@ -163,8 +173,8 @@ def _check_labels(labels: tuple[str, ...]) -> None:
 def _check_names(predictions: Predictions) -> None:
     """Lengths, and that every scan is named once and has a patient."""
     num = len(predictions.scans)
-    for name in ("patients", "truth", "probabilities", "sites"):
-        column = getattr(predictions, name)
+    columns = {n: getattr(predictions, n) for n in ("patients", "truth", "probabilities", "sites")}
+    for name, column in {**columns, **predictions.groups}.items():
         if column is not None and len(column) != num:
             msg = f"There are {num} scans and {len(column)} {name}. Expected one per scan."
             raise PredictionsError(msg)

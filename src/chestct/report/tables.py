@@ -53,10 +53,34 @@ class Table:
         words = f"*{self.caption}*\n\n" if self.caption else ""
         return words + as_markdown_table(self.columns, rows)
 
+    def as_latex(self, title: str) -> str:
+        """The table in LaTeX, for the package booktabs, under a title and its caption."""
+        cells = [[_latex(cell) for cell in row] for row in (self.columns, *self.rows)]
+        for row in self.marked:
+            cells[row + 1] = [rf"\textbf{{{cell}}}" for cell in cells[row + 1]]
+        head, *body = (" & ".join(row) + r" \\" for row in cells)
+        caption = _latex(". ".join(filter(None, (title, self.caption))))
+        begin = [r"\begin{table}", rf"\caption{{{caption}}}"]
+        begin += [rf"\begin{{tabular}}{{{'l' * len(self.columns)}}}", r"\toprule"]
+        end = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        return "\n".join((*begin, head, r"\midrule", *body, *end))
+
 
 def marked_cells(row: Iterable[str]) -> tuple[str, ...]:
     """The cells of a row in bold, as Markdown writes it."""
     return tuple(f"**{cell}**" if cell else "" for cell in row)
+
+
+_LATEX: Final = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+)
+
+
+def _latex(text: str) -> str:
+    """A text as LaTeX prints it; a bracket at the start of a row would be taken for an option."""
+    return ("{}" if text.startswith("[") else "") + text.translate(_LATEX)
 
 
 def _plain(cell: str) -> str:

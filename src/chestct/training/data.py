@@ -17,7 +17,15 @@ from chestct.datasets.checks import (
     report_json,
 )
 from chestct.datasets.confounders import BASELINE
-from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
+from chestct.datasets.manifest import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Manifest,
+    ManifestRow,
+    read_manifest,
+    require_classes,
+)
 from chestct.datasets.pictures import LabelledSlices, SliceStore, gather_slices
 from chestct.datasets.scans import ScanFacts, gather_facts
 from chestct.datasets.splits import (
@@ -35,7 +43,7 @@ from chestct.errors import TrainingError
 from chestct.lookup import look_up
 from chestct.preprocess.recipe import Recipe
 from chestct.storage import cache_folder, write_text
-from chestct.training.plan import Listener, Plan
+from chestct.training.plan import SCANS_FILE, Listener, Plan
 from chestct.training.run import LabelledSets
 from chestct.training.settings import DataSection, SliceDataSection
 
@@ -116,6 +124,30 @@ class Training:
     name: str
     folder: Path
     division: Division
+
+
+def parts_in_run(classifier: Path, manifest: Manifest) -> dict[int, str] | None:
+    """Row number to the part its scan had in the run that made a classifier.
+
+    Args:
+        classifier: Its folder, in which its run left it.
+        manifest: Scans, whether they are of that run or not.
+
+    Returns:
+        The rows whose scans the run divided; None where there is no record of that.
+    """
+    record = classifier.resolve().parent / SCANS_FILE
+    if not record.is_file():
+        return None
+    run = read_manifest(record, needs_files=False)
+    parts = {_place(run, row): row.split for row in run.rows}
+    places = {row.number: _place(manifest, row) for row in manifest.rows}
+    return {number: parts[place] for number, place in places.items() if place in parts}
+
+
+def _place(manifest: Manifest, row: ManifestRow) -> tuple[Path, str]:
+    """Where a row's scan lies, and which series of that folder it is."""
+    return manifest.path(row).resolve(), row.others.get("series", "")
 
 
 def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
