@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -51,6 +51,16 @@ class Known:
     excluded: Mapping[str, str]
 
 
+def require_checklists(names: Sequence[str]) -> None:
+    """Refuse names of checklists that there are none of.
+
+    Raises:
+        UnknownNameError: There is no such checklist.
+    """
+    for name in names:
+        look_up(CHECKLISTS, name, kind="checklist")
+
+
 def write_checklist(name: str, known: Known, folder: Path) -> Path:
     """Write `checklist_NAME.md`: every item, with what is known of it or marked for the author.
 
@@ -58,7 +68,7 @@ def write_checklist(name: str, known: Known, folder: Path) -> Path:
         UnknownNameError: There is no such checklist.
         WriteError: It cannot be written.
     """
-    title = look_up(CHECKLISTS, name, kind="checklist")
+    require_checklists([name])
     facts = {**_of_scans(known), **_of_classifier(known), **_of_run(known), **_of_results(known)}
     text = files("chestct.training").joinpath("checklists.csv").read_text(encoding="utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row["list"] == name]
@@ -70,10 +80,10 @@ def write_checklist(name: str, known: Known, folder: Path) -> Path:
     table = as_markdown_table(["item", "section", "what it asks for, in our words", "known"], lines)
     return write_text(
         folder / f"checklist_{name}.md",
-        f"# {title}\n\n{NOT_FOR_CLINICAL_USE}\n\nThe numbers and headings are the list's; its own "
-        "wording stands where it was published. Of what is filled in, some may have to be said "
-        f"more fully. {sum(map(bool, said))} of {len(rows)} items are filled in from the run, the "
-        f"manifest, the card and the evaluation.\n\n{table}\n",
+        f"# {CHECKLISTS[name]}\n\n{NOT_FOR_CLINICAL_USE}\n\n{sum(map(bool, said))} of {len(rows)} "
+        "items are filled in from the run, the manifest, the card and the evaluation; read them, "
+        "and say more where the item asks for more. Numbers and headings are the list's; its own "
+        f"wording stands where it was published.\n\n{table}\n",
     )
 
 
