@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_an_evaluation_writes_record_tables_and_figures_and_leaves_nothing_else(
     assert page.count('<svg role="img"') == len(names)
     # Only letters and shapes: the page's own rules let no picture in.
     assert "<image" not in page
-    assert "#000000" not in page
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "#000000" not in drawn
     assert [path.name for path in folder.parent.iterdir()] == ["evaluation"]
 
 

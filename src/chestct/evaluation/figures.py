@@ -114,25 +114,16 @@ def draw_roc(
     return figure
 
 
-def draw_reliability(
-    curve: tuple[ReliabilityBin, ...],
-    error: float | None,
-    *,
-    before: tuple[ReliabilityBin, ...] = (),
-) -> Figure:
+def draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> Figure:
     """Accuracy against confidence, with Wilson intervals, and the number of scans below.
 
     Args:
         curve: Bins from `reliability_curve`.
         error: Expected calibration error for the title.
-        before: Bins before temperature scaling, drawn lightly for comparison.
     """
     figure, axes, below = _stacked_axes((4.8, 5.6))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-    if before:
-        _draw_accuracies(axes, before, COLORS[4], "before scaling")
-    label = "after scaling" if before else "accuracy, 95 % interval"
-    _draw_accuracies(axes, curve, COLORS[0], label)
+    _draw_accuracies(axes, curve)
     widths = [each.high - each.low for each in curve]
     counts = [each.num_scans for each in curve]
     below.bar(
@@ -279,7 +270,7 @@ def _stacked_axes(
     return figure, upper, lower
 
 
-def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...], color: str, label: str) -> None:
+def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...]) -> None:
     """Accuracy of the bins that have scans, with Wilson's intervals as bars."""
     rows = np.array(
         [
@@ -291,9 +282,8 @@ def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...], color: str, 
     ).reshape(-1, 4)
     confidence, accuracy, low, high = rows.T
     bars = np.stack([accuracy - low, high - accuracy])
-    axes.errorbar(
-        confidence, accuracy, bars, fmt="o-", color=color, capsize=3, markersize=4, label=label
-    )
+    style = {"fmt": "o-", "color": COLORS[0], "capsize": 3, "markersize": 4}
+    axes.errorbar(confidence, accuracy, bars, **style, label="accuracy, 95 % interval")
 
 
 def _draw_field(

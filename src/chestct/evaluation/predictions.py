@@ -7,7 +7,6 @@ bootstrap draws patients, never scans.
 from __future__ import annotations
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from chestct.errors import ChestCTError
 from chestct.lookup import unknown_name_message
-from chestct.report.tables import as_csv, from_cell, read_plain_text
+from chestct.report.tables import as_csv, read_csv
 from chestct.storage import write_text
 
 _SUM_TOLERANCE: Final = 1e-3
@@ -259,15 +258,13 @@ def read_predictions(path: Path) -> Predictions:
         PredictionsError: The file is missing or a line of it does not fit.
     """
     try:
-        reader = csv.DictReader(io.StringIO(read_plain_text(path), newline=""))
-        header = list(reader.fieldnames or [])
-        rows = [
-            {name: from_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-            for row in reader
-        ]
+        header, *lines = read_csv(path, strict=False) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} could not be read as a CSV of predictions: {error}."
         raise PredictionsError(msg) from error
+    rows = [
+        dict(zip(header, [*cells, *[""] * len(header)], strict=False)) for cells in lines if cells
+    ]
     labels = tuple(
         name.removeprefix(_PROBABILITY_PREFIX)
         for name in header
@@ -276,14 +273,14 @@ def read_predictions(path: Path) -> Predictions:
     _check_header(path, header, labels)
     try:
         return Predictions(
-            scans=tuple(row["scan"] or "" for row in rows),
-            patients=tuple(row["patient"] or "" for row in rows),
+            scans=tuple(row["scan"] for row in rows),
+            patients=tuple(row["patient"] for row in rows),
             truth=_column(path, rows, lambda row: _label_index(row, labels), np.int64),
             probabilities=_column(
                 path, rows, lambda row: _numbers(row, labels), np.float64
             ).reshape(len(rows), len(labels)),
             labels=labels,
-            sites=tuple(row["site"] or "" for row in rows) if "site" in header else None,
+            sites=tuple(row["site"] for row in rows) if "site" in header else None,
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -301,7 +298,7 @@ def _check_header(path: Path, header: list[str], labels: tuple[str, ...]) -> Non
         raise PredictionsError(msg)
 
 
-_Row = Mapping[str, str | None]
+_Row = Mapping[str, str]
 
 
 def _column(
@@ -318,10 +315,9 @@ def _column(
 
 
 def _label_index(row: _Row, labels: tuple[str, ...]) -> int:
-    label = row["label"] or ""
-    if label not in labels:
-        raise ValueError(unknown_name_message(label, labels, kind="label"))
-    return labels.index(label)
+    if row["label"] not in labels:
+        raise ValueError(unknown_name_message(row["label"], labels, kind="label"))
+    return labels.index(row["label"])
 
 
 def _numbers(row: _Row, labels: tuple[str, ...]) -> list[float]:
@@ -330,7 +326,7 @@ def _numbers(row: _Row, labels: tuple[str, ...]) -> list[float]:
 
 def _number(row: _Row, column: str) -> float:
     try:
-        return float(row[column] or "")
+        return float(row[column])
     except ValueError:
-        msg = f"{column} is '{row[column] or ''}', expected a number from 0 to 1."
+        msg = f"{column} is '{row[column]}', expected a number from 0 to 1."
         raise ValueError(msg) from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from chestct.card import PictureForm
 from chestct.datasets.checks import (
@@ -40,14 +39,12 @@ from chestct.datasets.splits import (
 )
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.errors import TrainingError
-from chestct.lookup import look_up
+from chestct.lookup import first_lines_of, look_up
 from chestct.preprocess.recipe import Recipe
 from chestct.storage import cache_folder, write_text
 from chestct.training.plan import SCANS_FILE, Listener, Plan
 from chestct.training.run import LabelledSets
 from chestct.training.settings import DataSection, SliceDataSection
-
-_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -375,13 +372,9 @@ def _with_leaks(
 def _refuse_failed(manifest: Manifest, prepared: Preparation) -> None:
     if not prepared.failed:
         return
-    listed = "".join(
-        f"\n  row {row}: {reason}" for row, reason in sorted(prepared.failed.items())[:_MOST_NAMED]
-    )
-    more = len(prepared.failed) - _MOST_NAMED
+    listed = first_lines_of(f"row {row}: {why}" for row, why in sorted(prepared.failed.items()))
     msg = (
-        f"{manifest.name}: {len(prepared.failed)} scans could not be prepared:{listed}"
-        f"{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+        f"{manifest.name}: {len(prepared.failed)} scans could not be prepared:{listed}\n"
         "  Take these rows out or mend the scans; what is prepared so far is kept."
     )
     raise TrainingError(msg)

@@ -58,7 +58,7 @@ from chestct.evaluation.report import (
     write_evaluation,
 )
 from chestct.familiarity import Familiarity, separation
-from chestct.lookup import look_up
+from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
 from chestct.training.checklists import Known, write_checklist
@@ -473,10 +473,9 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
     expected = [scan_key(row) for row in manifest.rows if scan_key(row) not in other.excluded]
     missing = [scan for scan in expected if scan not in judged]
     if missing:
-        named = ", ".join(f"'{scan}'" for scan in missing[:_MOST_NAMED])
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        named = first_of((f"'{scan}'" for scan in missing), _MOST_NAMED)
         msg = (
-            f"It has no prediction of {len(missing)} of the {len(manifest)} scans: {named}{more}. "
+            f"It has no prediction of {len(missing)} of the {len(manifest)} scans: {named}. "
             "Evaluate both on one manifest, name the --split that the file is of, or take these "
             "rows out. Scans without a decision may be missing where the metrics.json of the other "
             "evaluation, which lists them, lies beside the file."
@@ -677,10 +676,9 @@ def _require_patients(other: Predictions, manifest: Manifest) -> None:
     rows = {row.patient: row.number for row in reversed(manifest.rows) if row.patient not in known}
     if rows:
         first = sorted(rows.values())
-        more = f" and {len(first) - _MOST_NAMED} more" if len(first) > _MOST_NAMED else ""
         msg = (
             f"It has no prediction of {len(first)} of the {manifest.num_patients} patients: those "
-            f"whose slices begin in row {', '.join(map(str, first[:_MOST_NAMED]))}{more}. Evaluate "
+            f"whose slices begin in row {first_of(first, _MOST_NAMED)}. Evaluate "
             "both on the same patients, or take the rows of these patients out."
         )
         raise PredictionsError(msg)
