@@ -27,7 +27,8 @@ from chestct.datasets.splits import SplitSettings, hold_out, part
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.compare_with_paper import compare_with_paper, write_with_paper
 from chestct.studies.damage import DamagePlan, run_damage, write_damage
-from chestct.studies.roi_ablation import ROI_LAYERS, Row, run_ablation, table_rows, write_ablation
+from chestct.studies.roi_ablation import ROI_LAYERS, run_ablation, table_rows, write_ablation
+from chestct.studies.study_rows import Row
 from chestct.training.plan import Listener, Plan
 from chestct.training.session import run_training
 from chestct.training.settings import RunSettings

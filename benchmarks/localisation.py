@@ -8,45 +8,247 @@ for others). Maps are made for the diseased patients of each fold by the network
 them. A classifier given by --also is measured on the same patients, with its own weights under each
 gating that looks at the lungs, and without any. Started again it goes on where it stopped;
 WORK/localisation/*.json have every patient's figures. The disease is simulated.
+
+Maps are judged on the network input's grid, where every voxel has the same size and no voxel was
+made up by enlarging. Lungs are those the network's gates see; lesions come from the simulation.
+A map cannot tell places apart within one cell of its layer, so lungs and lesions are also judged
+grown by one cell along each axis.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from math import ceil
 from pathlib import Path
 
+import numpy as np
 import torch
 from five_folds import NARROW, NUM_FOLDS, ROWS, row_settings
 from real_scans import run
 
-from chestct.arrays import Mask
+from chestct.arrays import Heat, Mask, Spacing
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest
 from chestct.engines import make_engine
+from chestct.evaluation.intervals import (
+    PATIENTS,
+    WILSON,
+    Bootstrap,
+    Estimate,
+    percentile_interval,
+    wilson,
+)
 from chestct.evaluation.predictions import read_predictions
+from chestct.explain.evidence import INVOLVED_FROM
+from chestct.explain.run import explain
 from chestct.labels import NORMAL, THREE_CLASSES
 from chestct.networks import build_network
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.readers.masks import read_mask
-from chestct.studies.localisation import (
-    Asked,
-    MapScores,
-    as_table,
-    lesion_file,
-    mask_at_input,
-    measure_answer,
-)
-from chestct.studies.model_audit import with_network
+from chestct.report.tables import as_markdown_table
+from chestct.studies.model_audit import mask_at_input, with_network
 from chestct.training.plan import CLASSIFIER_FOLDER, PREDICTIONS_FILE, Listener, Plan, is_finished
 from chestct.training.results import scan_key
 from chestct.training.session import run_training
+
+TRUTH_FOLDER = "truth"
+
+
+def lesion_file(scan: Path) -> Path:
+    """Where simulated_cohort.py put the true lesions of a simulated patient."""
+    return scan.parent / TRUTH_FOLDER / f"{scan.name.partition('.')[0]}-lesions.nii.gz"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A way to make a map.
+
+    Attributes:
+        method: A name in `EXPLANATIONS`.
+        layer: The network's layer, or None for its last block.
+    """
+
+    method: str
+    layer: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Method and layer in words."""
+        return f"{self.method}, {self.layer or 'last block'}"
+
+
+@dataclass(frozen=True)
+class MapScores:
+    """Where one map lies. Shares are of the map's sum, None where the map is zero everywhere.
+
+    Attributes:
+        in_lungs: Share inside the lungs.
+        in_grown_lungs: Share inside the lungs grown by one cell of the layer.
+        in_lesions: Share inside the lesions.
+        in_grown_lesions: Share inside the lesions grown by one cell.
+        is_hit: Whether the map's largest value lies in a lesion.
+        is_near_hit: Whether it lies in a lesion grown by one cell.
+        dice: Overlap of lesions and voxels of at least half the largest value.
+        lesion_share: Share of the lungs that is lesion: what an even map over the lungs would
+            have in lesions, and how often a random place in the lungs would hit.
+        grown_lungs_fill: Share of the input that the grown lungs fill: what an even map over the
+            whole input would have in them.
+    """
+
+    in_lungs: float | None
+    in_grown_lungs: float | None
+    in_lesions: float | None
+    in_grown_lesions: float | None
+    is_hit: bool
+    is_near_hit: bool
+    dice: float
+    lesion_share: float
+    grown_lungs_fill: float
+
+
+def _grown_by_cells(mask: Mask, cell: Spacing) -> Mask:
+    """A mask grown by one cell along each axis, a box and not a ball, as cells are boxes."""
+    from scipy.ndimage import maximum_filter
+
+    size = [2 * ceil(extent) + 1 for extent in cell]
+    return np.asarray(maximum_filter(mask, size=size, mode="constant", cval=0), dtype=np.bool_)
+
+
+def _measure_map(heat: Heat, lungs: Mask, lesions: Mask, cell: Spacing) -> MapScores:
+    """Judge one map.
+
+    Args:
+        heat: The map at the input's size, 0 to 1.
+        lungs: Lungs at the input's size.
+        lesions: Lesions at the input's size; not empty.
+        cell: The size of the layer's cells in voxels of the input.
+
+    Raises:
+        ValueError: There is no lung or no lesion.
+    """
+    if not (lungs.any() and lesions.any()):
+        raise ValueError("Without lungs or lesions there is nothing to compare a map with.")
+    near_lungs, near_lesions = _grown_by_cells(lungs, cell), _grown_by_cells(lesions, cell)
+    strongest = (heat == heat.max()) & (heat > 0)
+    hot = heat >= INVOLVED_FROM
+    overlap = 2 * np.count_nonzero(hot & lesions)
+    return MapScores(
+        in_lungs=_share(heat, lungs),
+        in_grown_lungs=_share(heat, near_lungs),
+        in_lesions=_share(heat, lesions),
+        in_grown_lesions=_share(heat, near_lesions),
+        is_hit=_mostly_in(strongest, lesions),
+        is_near_hit=_mostly_in(strongest, near_lesions),
+        dice=overlap / (np.count_nonzero(hot) + np.count_nonzero(lesions)),
+        lesion_share=np.count_nonzero(lesions & lungs) / np.count_nonzero(lungs),
+        grown_lungs_fill=float(near_lungs.mean()),
+    )
+
+
+def measure_answer(
+    classifier: Classifier, prepared: PreparedScan, lesions: Mask, label: str, asked: Asked
+) -> MapScores:
+    """Make one map for a class and judge it; for the arguments see `_measure_map`."""
+    found = explain(classifier, prepared, method=asked.method, layer=asked.layer, label=label)
+    return _measure_map(found.heat, prepared.lungs, lesions, found.cell)
+
+
+def _share(heat: Heat, mask: Mask) -> float | None:
+    total = float(heat.sum(dtype=np.float64))
+    return float(heat.sum(dtype=np.float64, where=mask)) / total if total > 0 else None
+
+
+def _mostly_in(strongest: Mask, mask: Mask) -> bool:
+    """Whether at least half of the places that share the largest value lie inside."""
+    num = int(np.count_nonzero(strongest))
+    return num > 0 and 2 * int(np.count_nonzero(strongest & mask)) >= num
+
+
+SHARES = {
+    "in_lungs": "in lungs",
+    "in_grown_lungs": "in lungs + 1 cell",
+    "in_lesions": "in lesions",
+    "in_grown_lesions": "in lesions + 1 cell",
+    "dice": "Dice at 0.5",
+}
+"""Figures with a mean and a bootstrap over patients: field of `MapScores` to heading."""
+HITS = {"is_hit": "pointing game", "is_near_hit": "within 1 cell"}
+"""Figures that are counted, with Wilson's interval."""
+CHANCE = ("lesion_share", "grown_lungs_fill")
+
+
+def _summarise_maps(
+    scores: Sequence[MapScores], bootstrap: Bootstrap | None = None
+) -> dict[str, Estimate]:
+    """Every figure over patients, by its field in `MapScores`.
+
+    Maps that are zero everywhere have no shares; they count as misses, and as a Dice of 0.
+
+    Raises:
+        ValueError: There are no maps.
+    """
+    if not scores:
+        raise ValueError("there are no maps to summarise")
+    settings = bootstrap or Bootstrap()
+    found = {name: _mean(scores, name, settings) for name in (*SHARES, *CHANCE)}
+    return found | {name: _rate(scores, name) for name in HITS}
+
+
+def as_table(rows: Mapping[tuple[str, ...], Sequence[MapScores]], headings: Sequence[str]) -> str:
+    """A Markdown table, one line per row.
+
+    Args:
+        rows: What a row is (as many texts as headings) to the maps of its patients.
+        headings: Of these texts.
+    """
+    names = [*SHARES, *HITS]
+    lines = []
+    for what, scores in rows.items():
+        found = _summarise_maps(scores)
+        empty = sum(each.in_lungs is None for each in scores)
+        chance = ", ".join(_percent(found[name].value) for name in CHANCE)
+        cells = [_estimate_text(found[name]) for name in names]
+        lines.append([*what, *cells, chance, str(empty)])
+    titles = [*SHARES.values(), *HITS.values()]
+    return as_markdown_table([*headings, *titles, "chance: lesion, lungs + 1", "empty"], lines)
+
+
+def _estimate_text(estimate: Estimate) -> str:
+    """A share in per cent with its interval."""
+    if estimate.low is None or estimate.high is None:
+        return _percent(estimate.value)
+    return f"{_percent(estimate.value)} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def _percent(share: float | None) -> str:
+    return "none" if share is None else f"{100 * share:.1f}"
+
+
+def _mean(scores: Sequence[MapScores], name: str, settings: Bootstrap) -> Estimate:
+    known = [getattr(each, name) for each in scores if getattr(each, name) is not None]
+    if not known:
+        return Estimate(None, note="no map has evidence")
+    values = np.array(known, dtype=np.float64)
+    if values.size == 1:
+        return Estimate(float(values[0]), note="no interval: one patient shows no spread")
+    rng = np.random.default_rng(settings.seed)
+    drawn = rng.integers(values.size, size=(settings.replicates, values.size))
+    low, high, note = percentile_interval(values[drawn].mean(axis=1), settings.level)
+    return Estimate(float(values.mean()), low, high, PATIENTS, note)
+
+
+def _rate(scores: Sequence[MapScores], name: str) -> Estimate:
+    hits, total = sum(getattr(each, name) for each in scores), len(scores)
+    low, high = wilson(hits, total)
+    return Estimate(hits / total, low, high, WILSON, hits=hits, total=total)
+
 
 TRAINED = ("none", "figure", "all")
 PLACED = ("none", "text", "figure", "all", "every")

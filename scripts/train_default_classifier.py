@@ -50,7 +50,7 @@ from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient
 from chestct.simulate.fields import smooth_noise

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("weights", "card", "familiarity", "classifier"),
     ("explain", "datasets", "evaluation", "analysis", "pictures", "heat_pictures"),
     ("training", "pipeline", "writers"),
-    ("studies",),
+    ("studies", "contracts", "api", "export"),
     ("serve", "node", "scale"),
     ("cli", "__init__", "__main__"),
 )

@@ -10,6 +10,7 @@ import torch
 
 from chestct.card import Card
 from chestct.classifier import Classifier, load_classifier, save_classifier
+from chestct.contracts import settle_batch_norm
 from chestct.labels import THREE_CLASSES
 from chestct.networks import build_network
 from chestct.preprocess.prepared import PreparedScan
@@ -49,21 +50,6 @@ def drawn_network(card: Card, seed: int = 0) -> torch.nn.Module:
         shape = tuple(card.recipe["input_shape"])  # type: ignore[arg-type]
         settle_batch_norm(network, torch.rand(2, channels, *shape))
     return network.eval()
-
-
-def settle_batch_norm(network: torch.nn.Module, batch: torch.Tensor) -> None:
-    """Draw scales and shifts for every BatchNorm, and take its statistics from `batch`."""
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
-        torch.nn.init.normal_(norm.bias, 0, 0.2)
-    usual = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        network.train()(batch)
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
 
 
 def saved_classifier(folder: Path, card: Card | None = None, seed: int = 0) -> Classifier:

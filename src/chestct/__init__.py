@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from chestct.api import evaluate, picture, train, write
     from chestct.classifier import Classifier, load_classifier
     from chestct.explain.run import explain_scan
-    from chestct.pipeline import classify_scan
+    from chestct.pipeline import analyse_scan, classify_scan
     from chestct.preprocess.prepare import prepare
     from chestct.preprocess.recipes import RECIPES
     from chestct.readers import read_volume
@@ -28,11 +29,16 @@ __all__ = [
     "ScanResult",
     "Volume",
     "__version__",
+    "analyse_scan",
     "classify_scan",
+    "evaluate",
     "explain_scan",
     "load_classifier",
+    "picture",
     "prepare",
     "read_volume",
+    "train",
+    "write",
 ]
 
 _HOMES: Final = {
@@ -41,11 +47,16 @@ _HOMES: Final = {
     "Grid": "chestct.volume",
     "ScanResult": "chestct.result",
     "Volume": "chestct.volume",
+    "analyse_scan": "chestct.pipeline",
     "classify_scan": "chestct.pipeline",
+    "evaluate": "chestct.api",
     "explain_scan": "chestct.explain.run",
     "load_classifier": "chestct.classifier",
+    "picture": "chestct.api",
     "prepare": "chestct.preprocess.prepare",
     "read_volume": "chestct.readers",
+    "train": "chestct.api",
+    "write": "chestct.api",
 }
 
 

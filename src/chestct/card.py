@@ -8,7 +8,7 @@ names it, as a card that is half understood would let a network run on inputs it
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, overload
 
@@ -20,6 +20,7 @@ from pydantic import (
     JsonValue,
     ValidationError,
     field_validator,
+    model_serializer,
 )
 
 from chestct.errors import ClassifierError
@@ -96,6 +97,29 @@ class Abstention(BaseModel):
     risk: float = Field(ge=0, le=1)
     risk_bound: float = Field(ge=0, le=1)
     num_scans: int = Field(ge=1)
+
+
+class FindingThreshold(BaseModel):
+    """From which probability on a finding is called present, and what that gave.
+
+    Attributes:
+        threshold: The probability, after the temperature.
+        rule: How it was chosen, in words.
+        sensitivity: Of the scans it was chosen on, the share of those with the finding that reach
+            it; None where no scan had it.
+        specificity: The share of those without that stay below; None where every scan had it.
+        num_present: Scans it was chosen on that have the finding.
+        num_absent: Those that have it not; scans of which it is not known count as neither.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    threshold: float = Field(ge=0, le=1)
+    rule: Words
+    sensitivity: float | None = Field(default=None, ge=0, le=1)
+    specificity: float | None = Field(default=None, ge=0, le=1)
+    num_present: int = Field(ge=0)
+    num_absent: int = Field(ge=0)
 
 
 class FamiliarityCard(BaseModel):
@@ -214,7 +238,7 @@ class _AnyCard(BaseModel):
     @property
     def label_set(self) -> LabelSet:
         """The labels with what is said of each."""
-        return LabelSet.of_names(self.labels) if self.classes is None else LabelSet(self.classes)
+        return LabelSet.said(self.labels, self.classes)
 
     @field_validator("notice")
     @classmethod
@@ -235,13 +259,15 @@ class Card(_AnyCard):
         abstention: Where its answers are called uncertain; None where no threshold is known.
         familiarity: From where on scans are unlike those it learned from; None where that is not
             known.
+        findings: Of a classifier of findings the threshold of each label, in their order; None of
+            classes, of which a scan has exactly one. The file of such a card lacks the field.
 
-    A card may lack classes, the temperature and the last three, and has their defaults then.
+    A card may lack classes, the temperature and the last four, and has their defaults then.
     """
 
     FILE: ClassVar[str] = CARD_FILE
     MAY_LACK: ClassVar[frozenset[str]] = frozenset(
-        ("classes", "temperature", "explanation", "abstention", "familiarity")
+        ("classes", "temperature", "explanation", "abstention", "familiarity", "findings")
     )
     """Fields that came later, which older cards do not have."""
 
@@ -250,6 +276,33 @@ class Card(_AnyCard):
     explanation: Name = "gradcam"
     abstention: Abstention | None = None
     familiarity: FamiliarityCard | None = None
+    findings: tuple[FindingThreshold, ...] | None = None
+
+    @field_validator("findings")
+    @classmethod
+    def _have_a_threshold_each(
+        cls, findings: tuple[FindingThreshold, ...] | None, info: Any
+    ) -> tuple[FindingThreshold, ...] | None:
+        if findings is not None and len(findings) != len(info.data.get("labels", ())):
+            raise ValueError("there must be one per label, in their order")
+        return findings
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels with what is said of each."""
+        are_findings = self.findings is not None
+        return LabelSet.said(self.labels, self.classes, are_findings=are_findings)
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+        values = as_values(self)
+        return {n: v for n, v in values.items() if n != "findings" or v is not None}
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Finding to the probability from which on it is present; empty of classes."""
+        pairs = zip(self.labels, self.findings or (), strict=False)
+        return {label: finding.threshold for label, finding in pairs}
 
 
 class SliceCard(_AnyCard):

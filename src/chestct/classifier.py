@@ -12,6 +12,7 @@ before runs in OpenVINO without it, and starts in a fraction of the time.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -28,7 +29,9 @@ from chestct.errors import (
     RecipeError,
     UnknownNameError,
     WriteError,
+    printable,
 )
+from chestct.extras import import_extra
 from chestct.familiarity import (
     FAMILIARITY_FILE,
     KEPT_SHARE,
@@ -36,7 +39,8 @@ from chestct.familiarity import (
     read_familiarity,
     write_familiarity,
 )
-from chestct.networks import build_network
+from chestct.lookup import look_up
+from chestct.networks import NETWORKS, build_network, plugin_of
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
 from chestct.storage import file_sha256, find_entry, store_entry, text_key, write_folder_with
@@ -49,13 +53,14 @@ if TYPE_CHECKING:
 
 DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
 """The classifier that comes with the package."""
+_ON_HUB: Final = "hf:"
 
 
 class Answer(NamedTuple):
     """What a classifier says of one scan.
 
     Attributes:
-        probabilities: Of every label, in label order, adding up to one.
+        probabilities: Of every label, in label order, adding up to one; of findings each by itself.
         distance: How far the scan lies from those learned from; None where that is not known.
         percentile: Percentage of the scans that the threshold was chosen on that lie nearer; None
             likewise.
@@ -66,7 +71,7 @@ class Answer(NamedTuple):
     percentile: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """A trained network and everything needed to use it as it was trained.
 
@@ -82,10 +87,34 @@ class Classifier:
     recipe: Recipe
     weights_sha256: str
 
+    def __repr__(self) -> str:
+        """Name, network and labels on one line."""
+        card = self.card
+        return f"<Classifier {card.name}: {card.network}, {' / '.join(self.labels)}>"
+
     @property
     def labels(self) -> tuple[str, ...]:
         """What the logits stand for, in their order."""
         return self.card.labels
+
+    @property
+    def are_findings(self) -> bool:
+        """Whether a scan may have any number of the labels, or has exactly one."""
+        return self.card.findings is not None
+
+    def require_finding(self, name: str | None) -> None:
+        """Refuse to be asked about a finding that is none of this classifier's.
+
+        Raises:
+            ClassifierError: It tells classes.
+            UnknownNameError: There is no such finding.
+        """
+        if name is None:
+            return
+        if not self.are_findings:
+            msg = f"'{self.card.name}' tells one class per scan ({', '.join(self.labels)})"
+            raise ClassifierError(f"{msg} and no findings: leave the finding '{name}' out.")
+        look_up(dict.fromkeys(self.labels), name, kind="finding")
 
     @property
     def input_size(self) -> tuple[int, int, int, int]:
@@ -96,7 +125,9 @@ class Classifier:
     def identity(self) -> str:
         """What decides what the network computes, beside its weights: layout, settings, code."""
         facts = [self.card.network, self.card.network_settings, self.input_size[0], self.labels]
-        return json.dumps([*facts, _network_code_sha256()], sort_keys=True)
+        plugin = plugin_of(self.card.network)
+        others = [] if plugin is None else [plugin.package, plugin.version, plugin.code_sha256]
+        return json.dumps([*facts, _network_code_sha256(), *others], sort_keys=True)
 
     @cached_property
     def familiarity(self) -> Familiarity | None:
@@ -127,7 +158,7 @@ class Classifier:
         return network.eval()
 
     def probabilities(self, prepared: PreparedScan, engine: Engine) -> dict[str, float]:
-        """Probability of every label, in label order, adding up to one.
+        """Probability of every label, in label order, as in an `Answer`.
 
         Args:
             prepared: A scan prepared with this classifier's recipe.
@@ -161,6 +192,9 @@ class Classifier:
     def probabilities_of(self, logits: Float32[np.ndarray, " class"]) -> dict[str, float]:
         """Probability of every label, of what an engine gave for one scan."""
         scaled = logits.astype(np.float64) / self.card.temperature
+        if self.are_findings:
+            each = 0.5 * (1 + np.tanh(scaled / 2))
+            return dict(zip(self.labels, each.tolist(), strict=True))
         shares = np.exp(scaled - scaled.max())
         shares /= shares.sum()
         return dict(zip(self.labels, shares.tolist(), strict=True))
@@ -173,12 +207,16 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     user's cache under the hash of the weights, so that it is made once.
 
     Args:
-        folder: The classifier's folder, or None for the one that comes with the package.
+        folder: The classifier's folder, None for the one that comes with the package, or
+            "hf:NAME" or "hf:NAME@REVISION" for one on the Hugging Face hub, which is then asked.
 
     Raises:
         ClassifierError: The folder is not a classifier's, or something in it is wrong; the message
             names the file, the field or tensor, and what to do.
+        MissingExtraError: It is on the hub, and the package for that is not installed.
     """
+    if str(folder).startswith(_ON_HUB):
+        folder = _from_hub(str(folder).removeprefix(_ON_HUB))
     path = DEFAULT_FOLDER if folder is None else Path(folder)
     if not path.is_dir():
         raise ClassifierError(_no_folder(path, is_default=folder is None))
@@ -188,6 +226,32 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     _check_once(classifier)
     _ = classifier.familiarity
     return classifier
+
+
+def _from_hub(name: str) -> str:
+    """The folder of a classifier's files in the cache of the hub's own package.
+
+    Raises:
+        ClassifierError: The hub cannot be asked, or has no such classifier.
+    """
+    # Read when the package is imported: without it every call tells the hub what is installed.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    hub = import_extra("huggingface_hub", extra="hub")
+    repository, _, revision = name.partition("@")
+    wanted = [CARD_FILE, WEIGHTS_FILE, FAMILIARITY_FILE]
+    try:
+        folder: str = hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=wanted
+        )
+    except Exception as error:
+        # Of a dozen kinds, among them those of its HTTP client.
+        reason = printable(str(error).strip().partition("\n")[0]).rstrip(".")
+        msg = (
+            f"The classifier '{name}' could not be had from the Hugging Face hub: "
+            f"{reason or type(error).__name__}. Check the name, or name a folder."
+        )
+        raise ClassifierError(msg) from error
+    return folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,6 +378,8 @@ def _built(card: Card | SliceCard, recipe: Recipe | None = None) -> nn.Module:
         return build_slice_network(name, num_classes, settings)
     except (UnknownNameError, NetworkError) as error:
         msg = f"Classifier '{card.name}', field 'network' or 'network_settings': {error}"
+        if recipe is not None and name not in NETWORKS:
+            msg += " Another package may bring it: the card's 'versions' name it."
         raise ClassifierError(msg) from error
 
 

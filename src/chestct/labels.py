@@ -1,6 +1,7 @@
 """Classes: their names in the order of every probability vector, and what is said of each.
 
-A set of classes is data, of whoever trains a classifier. The three that the papers and the shipped
+A set of classes is data, of whoever trains a classifier: either classes of which a scan has exactly
+one, or findings of which it has any number. The three that the papers and the shipped
 classifier have stand in one table, in alphabetical order as in the published prediction files of
 the RoI-aware 3D ResNet paper; a set of plain names takes from it what it says of them.
 """
@@ -26,6 +27,10 @@ TWO_CLASSES: Final[tuple[str, ...]] = (COVID19, NORMAL)
 UNSUITABLE: Final = "unsuitable"
 """Decision given instead of a class when the scan should not be classified."""
 _NOT_CLASSIFIED: Final = "Not classified"
+NO_FINDING: Final = "no finding"
+"""Decision of a classifier of findings on a scan that has none of them."""
+FINDINGS_APART: Final = "; "
+"""Stands between the findings that such a decision names."""
 
 NOT_FOR_CLINICAL_USE: Final = (
     "Not a medical device. For research only, not for diagnosis or any other clinical use."
@@ -60,10 +65,11 @@ class ClassLabel:
     Attributes:
         name: What tables, manifests and files call it.
         wording: What a report calls it; empty: its name.
-        negative: Whether it is the class that means that nothing was found.
+        negative: Whether it is the class that means that nothing was found; never a finding.
         code: The concept that stands for it in DICOM; None: one of chestct's own scheme.
         color: Of its bar in the report, as "#0072B2"; empty: the report's own.
-        values: What stands for it in a spreadsheet beside its name, such as "yes" and "1".
+        values: What stands for it in a spreadsheet beside its name, such as "yes" and "1"; of a
+            finding, other names of its column.
 
     Raises:
         ValueError: Code or colour are impossible.
@@ -124,16 +130,21 @@ SPELLINGS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of a classifier, in the order of every probability vector.
+    """The classes or findings of a classifier, in the order of every probability vector.
 
     Attributes:
         classes: What is said of each; one at most is the negative one.
+        are_findings: Whether a scan may have any number of them, each with a probability of its
+            own; otherwise it has exactly one, and the probabilities add up to one.
     """
 
     classes: tuple[ClassLabel, ...]
+    are_findings: bool = False
 
     def __post_init__(self) -> None:
         negatives = [each.name for each in self.classes if each.negative]
+        if self.are_findings:
+            _check_findings(self.names, negatives)
         if len(negatives) > 1:
             raise ValueError(
                 f"only one class can be the negative one, not {' and '.join(negatives)}"
@@ -144,14 +155,30 @@ class LabelSet:
             raise ValueError(f"the value '{twice[0]}' stands for two classes")
 
     @classmethod
-    def of_names(cls, names: Iterable[str]) -> LabelSet:
+    def of_names(cls, names: Iterable[str], *, are_findings: bool = False) -> LabelSet:
         """The classes of plain names, those of the table above as it describes them."""
         named = tuple(names)
+        if are_findings:
+            known = (_KNOWN.get(name, ClassLabel(name)) for name in named)
+            return cls(tuple(replace(each, negative=False) for each in known), are_findings=True)
         classes = tuple(_KNOWN.get(name, ClassLabel(name)) for name in named)
         if not set(named) <= set(_KNOWN):
             # "No pneumonia" is only said where every other class is a pneumonia.
             classes = tuple(replace(one, wording="") if one.negative else one for one in classes)
         return cls(classes)
+
+    @classmethod
+    def said(
+        cls,
+        names: Iterable[str],
+        classes: tuple[ClassLabel, ...] | None,
+        *,
+        are_findings: bool = False,
+    ) -> LabelSet:
+        """The classes or findings with what was said of each; None: plain names."""
+        if classes is None:
+            return cls.of_names(names, are_findings=are_findings)
+        return cls(classes, are_findings)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,12 +211,21 @@ class LabelSet:
     @property
     def assumption(self) -> str:
         """What is taken for granted where no class is the negative one; empty where one is."""
-        if self.negative:
+        if self.negative or self.are_findings:
             return ""
         return (
             f"None of the classes {', '.join(self.names)} is named as the negative one: each of "
             "them counts as a finding. Mark one in the labels with 'negative: true'."
         )
+
+
+def _check_findings(names: Iterable[str], negatives: Iterable[str]) -> None:
+    """Refuse findings that mean that nothing was found, or that no decision could name."""
+    for name in negatives:
+        raise ValueError(f"'{name}' is a finding and cannot be negative: its absence is")
+    for name in names:
+        if name.casefold() == NO_FINDING or FINDINGS_APART.strip() in name:
+            raise ValueError(f"no finding can be called '{name}'")
 
 
 _WHAT = r"(?: (?:positive|pos|pneumonia|subjects?|cases?|patients?|scans?|volumes?|ct))*"

@@ -2,18 +2,35 @@
 
 Where an entry needs a heavy package the table holds `Entry`, which says where it is to be found,
 so that what there is can be listed at once.
+
+Other packages add to the tables in `GROUPS` by entry points. These are looked at only where a name
+is not in our own table, and by `plugins_of` for lists, so that they cost nothing otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from hashlib import sha256
 from importlib import import_module
-from typing import Any, NamedTuple, TypeVar
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
 
-from chestct.errors import UnknownNameError
+from chestct.errors import ChestCTError, UnknownNameError, kind_of, printable
 
 Value = TypeVar("Value")
+
+GROUPS: Final[dict[str, str]] = {
+    "network": "chestct.networks",
+    "encoder": "chestct.encoders",
+    "recipe": "chestct.recipes",
+    "reader": "chestct.readers",
+    "writer": "chestct.writers",
+    "explanation": "chestct.explanations",
+}
+"""Kind of entry to the group of entry points with which other packages add to its table."""
 
 
 class Entry(NamedTuple):
@@ -28,18 +45,135 @@ class Entry(NamedTuple):
     summary: str
 
 
+class PluginError(ChestCTError):
+    """What another package adds to a table cannot be used."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point of another package.
+
+    Attributes:
+        kind: A name in `GROUPS`.
+        name: What it is called in our table.
+        package: The package that brings it, as pip calls it.
+        version: Of that package.
+        place: Where it is: "module:name".
+        problem: Why it is refused; empty where it may be loaded.
+    """
+
+    kind: str
+    name: str
+    package: str
+    version: str
+    place: str
+    problem: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        return f"from {self.package} {self.version}"
+
+    @property
+    def code_sha256(self) -> str:
+        """Hash of the sources of the package that it is in, which is not imported for it."""
+        top = self.place.partition(":")[0].partition(".")[0]
+        spec = find_spec(top)
+        folders = list((spec and spec.submodule_search_locations) or ())
+        files = [path for folder in folders for path in sorted(Path(folder).rglob("*.py"))]
+        if spec is not None and not folders and spec.origin is not None:
+            files = [Path(spec.origin)]
+        return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+    def load(self) -> Any:
+        """Import it.
+
+        Raises:
+            PluginError: It is refused or cannot be imported; the message names the package, the
+                entry point, the reason and the remedy.
+        """
+        if self.problem:
+            raise PluginError(self.problem)
+        module, _, attribute = self.place.partition(":")
+        try:
+            found: Any = import_module(module)
+            for step in attribute.split("."):
+                found = getattr(found, step)
+        except Exception as error:
+            # Whatever code of others does while it is imported.
+            why = printable(str(error).partition("\n")[0]) or kind_of(error)
+            msg = (
+                f"{self.package} {self.version} brings the {self.kind} '{self.name}' (entry point "
+                f"{self.place} of {GROUPS[self.kind]}), which cannot be imported: "
+                f"{type(error).__name__}: {why.rstrip('.')}. Install what it needs or another "
+                f"version of {self.package}, or uninstall it."
+            )
+            raise PluginError(msg) from error
+        return found
+
+
+def plugins_of(kind: str, own: Collection[str]) -> dict[str, Plugin]:
+    """What other packages add to a table, by name; none of it is imported.
+
+    Args:
+        kind: A name in `GROUPS`.
+        own: Names in our own table. Ours stay what they are: a package that brings one of them is
+            refused, and so are two packages that bring the same name.
+    """
+    from importlib.metadata import entry_points
+
+    found: dict[str, Plugin] = {}
+    for point in sorted(entry_points(group=GROUPS[kind]), key=lambda each: each.name):
+        package, version = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
+        plugin = Plugin(kind, point.name, package, version, point.value)
+        before = found.get(point.name)
+        # The same package may be found twice, where it is on the path twice.
+        if before is not None and before.package == package:
+            continue
+        other = before.package if before is not None else None
+        other = "chestct" if point.name in own else other
+        found[point.name] = plugin if other is None else _refused(plugin, other)
+    return found
+
+
+def _refused(plugin: Plugin, other: str) -> Plugin:
+    problem = (
+        f"{plugin.package} {plugin.version} brings the {plugin.kind} '{plugin.name}' (entry point "
+        f"{plugin.place} of {GROUPS[plugin.kind]}), and {other} has one of that name. Ask the "
+        f"authors of {plugin.package} for another name, or uninstall it."
+    )
+    return Plugin(**{**vars(plugin), "problem": problem})
+
+
+def find_plugin(table: Mapping[str, object], name: str, *, kind: str) -> Plugin | None:
+    """The entry point of a name that is not in one of our tables; None where there is none.
+
+    Args:
+        table: Our own table; where the name is in it, no entry points are looked at.
+        name: The wanted entry.
+        kind: What the table holds; nobody adds to those that are not in `GROUPS`.
+    """
+    if name in table or kind not in GROUPS:
+        return None
+    return plugins_of(kind, table).get(name)
+
+
 def load_entry(table: Mapping[str, Entry], name: str, *, kind: str) -> Any:
-    """Import what a table's entry stands for.
+    """Import what a table's entry or another package's entry point stands for.
 
     Raises:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.
+        PluginError: It is another package's and cannot be imported.
     """
-    module, _, attribute = look_up(table, name, kind=kind).place.partition(":")
+    found: Any = look_up(table, name, kind=kind)
+    if not isinstance(found, Entry):
+        return found
+    module, _, attribute = found.place.partition(":")
     return getattr(import_module(module), attribute)
 
 
 def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
-    """Return `table[name]`.
+    """Return `table[name]`, or what another package adds under that name, imported.
 
     Args:
         table: One of the package's tables, such as `RECIPES`.
@@ -48,10 +182,16 @@ def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
 
     Raises:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.
+        PluginError: It is another package's and cannot be imported.
     """
     if name in table:
         return table[name]
-    raise UnknownNameError(unknown_name_message(name, table, kind=kind))
+    plugin = find_plugin(table, name, kind=kind)
+    if plugin is None:
+        others = plugins_of(kind, table) if kind in GROUPS else ()
+        raise UnknownNameError(unknown_name_message(name, [*table, *others], kind=kind))
+    loaded: Value = plugin.load()
+    return loaded
 
 
 def first_of(names: Iterable[object], most: int = 5, between: str = ", ") -> str:

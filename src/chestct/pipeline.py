@@ -20,7 +20,7 @@ from chestct.engines import Engine, make_engine
 from chestct.errors import printable
 from chestct.explain import AUTO, split_choice
 from chestct.fingerprints import hash_voxels
-from chestct.labels import UNSUITABLE
+from chestct.labels import FINDINGS_APART, NO_FINDING, UNSUITABLE
 from chestct.memory import require_memory
 from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off
 from chestct.preprocess.prepare import prepare
@@ -28,7 +28,7 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
 from chestct.readers.pictures import TiffGeometry
-from chestct.result import UNLIKE, Provenance, ScanResult, Timings
+from chestct.result import UNLIKE, FindingAnswer, Provenance, ScanResult, Timings
 from chestct.volume import Volume
 
 _TAKEN: Final = (0.25e9, 0.5)
@@ -79,13 +79,14 @@ def classify_scan(  # noqa: PLR0913 - all that can be said about a scan
     return analyse_scan(path, classifier, engine=engine, reading=reading).result
 
 
-def analyse_scan(
+def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
     path: str | Path,
     classifier: Classifier | None = None,
     *,
     engine: str | Engine = "auto",
     reading: ReadOptions | None = None,
     explain: str | None = None,
+    finding: str | None = None,
     watcher: Watcher | None = None,
 ) -> ScanAnalysis:
     """As `classify_scan`, and return with the answer what it was made from.
@@ -102,6 +103,8 @@ def analyse_scan(
         explain: How to explain the decision: a name in `EXPLANATIONS`, with ":LAYER" after it for
             a layer of choice, or "auto" for what the classifier's card names. A scan that is
             unsuitable has no decision and gets no explanation.
+        finding: Which of several findings is explained; None takes the one that is furthest above
+            its threshold, or least below.
         watcher: Told that the scan was read, and by slow explanations how far they are.
 
     Raises:
@@ -109,6 +112,7 @@ def analyse_scan(
             classifier's network has nothing that this explanation could use.
     """
     classifier = classifier or _default_classifier()
+    classifier.require_finding(finding)
     choice = classifier.card.explanation if explain == AUTO else explain
     chosen_map = None if choice is None else split_choice(choice)
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
@@ -130,10 +134,11 @@ def analyse_scan(
     has_run = perf_counter() if is_suitable else was_prepared
     unlike = _unlikeness_of(classifier.card, answer)
     doubts = (*unlike, *_doubts_of(classifier.card, probabilities))
+    findings = _findings_of(classifier.card, probabilities, is_unlike=bool(unlike))
     result = ScanResult(
         scan=scan_name(path),
         probabilities=probabilities,
-        decision=max(probabilities, key=probabilities.__getitem__, default=UNSUITABLE),
+        decision=_decision(probabilities, findings),
         unsuitable_reasons=prepared.unsuitable_reasons,
         warnings=(*doubts, *volume.warnings, *prepared.warnings),
         lung_volume_l=float(prepared.lung_volume_l),
@@ -146,30 +151,58 @@ def analyse_scan(
         distance=answer.distance,
         distance_percentile=answer.percentile,
         labels=classifier.card.label_set,
+        findings=findings,
     )
     analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
     if chosen_map is None or not is_suitable:
         return analysis
-    return _explained(classifier, analysis, chosen_map, watcher)
+    label = finding or _told_best(result)
+    return _explained(classifier, analysis, (*chosen_map, label), watcher)
+
+
+def _findings_of(
+    card: Card, probabilities: Mapping[str, float], *, is_unlike: bool
+) -> dict[str, FindingAnswer]:
+    """What is said of each finding; nothing by a classifier of classes."""
+    thresholds = card.thresholds
+    return {
+        name: FindingAnswer(share, thresholds[name], share >= thresholds[name], is_unlike)
+        for name, share in probabilities.items()
+        if name in thresholds
+    }
+
+
+def _decision(probabilities: Mapping[str, float], findings: Mapping[str, FindingAnswer]) -> str:
+    """The most probable class, or the findings that are present."""
+    if findings:
+        present = [name for name, each in findings.items() if each.is_present]
+        return FINDINGS_APART.join(present) or NO_FINDING
+    return max(probabilities, key=probabilities.__getitem__, default=UNSUITABLE)
+
+
+def _told_best(result: ScanResult) -> str:
+    """The class that was decided on, or the finding that is furthest above its threshold."""
+    above = {name: each.probability - each.threshold for name, each in result.findings.items()}
+    return max(above, key=above.__getitem__, default=result.decision)
 
 
 def _explained(
     classifier: Classifier,
     analysis: ScanAnalysis,
-    choice: tuple[str, str | None],
+    choice: tuple[str, str | None, str],
     watcher: Watcher | None,
 ) -> ScanAnalysis:
-    """The same with an explanation of the decision, by a method and at a layer."""
+    """The same with an explanation, by a method, at a layer and for a class or finding."""
     from chestct.explain.evidence import outside_warning
     from chestct.explain.run import explain_scan
 
-    method, layer = choice
+    method, layer, label = choice
     explanation = explain_scan(
         classifier,
         analysis.prepared,
         analysis.volume,
         method=method,
-        label=analysis.result.decision,
+        label=label,
         layer=layer,
         listener=None if watcher is None else watcher.explaining,
     )

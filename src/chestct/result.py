@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE, LabelSet
+from chestct.labels import (
+    FINDINGS_APART,
+    NO_FINDING,
+    NOT_FOR_CLINICAL_USE,
+    UNSUITABLE,
+    LabelSet,
+)
 
 UNLIKE: Final = "uncertain: unlike the scans this classifier learned from"
 """What is said of an answer whose scan is too far from those of training."""
@@ -58,14 +64,37 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class FindingAnswer:
+    """What is said of one finding.
+
+    Attributes:
+        probability: Of this finding by itself.
+        threshold: From which probability on the classifier's card calls it present.
+        is_present: Whether the probability reaches the threshold.
+        is_uncertain: Whether the scan is unlike those the classifier learned from; nothing else
+            makes a finding uncertain.
+    """
+
+    probability: float
+    threshold: float
+    is_present: bool
+    is_uncertain: bool
+
+
+_MOST_NAMED: Final = 3
+"""Findings that a verdict names."""
+
+
+@dataclass(frozen=True, repr=False)
 class ScanResult:
     """The answer for one scan.
 
     Attributes:
         scan: Last part of the path the user gave.
         probabilities: Label to probability, in the classifier's fixed label order, adding up to
-            one; empty when the scan is unsuitable.
-        decision: The most probable label, or "unsuitable".
+            one, or of findings each by itself; empty when the scan is unsuitable.
+        decision: The most probable label, the findings that are present, "no finding", or
+            "unsuitable".
         unsuitable_reasons: Why the scan should not be classified; empty otherwise.
         warnings: What was noticed on the way, each saying what, where and how much.
         lung_volume_l: Volume of both lungs in litres, airways left out.
@@ -82,6 +111,7 @@ class ScanResult:
         distance_percentile: Percentage of the scans that the threshold was chosen on that lie
             nearer; None likewise.
         labels: The classifier's classes, with what is said of each; None: plain names.
+        findings: Finding to what is said of it, in label order; empty of a classifier of classes.
     """
 
     scan: str
@@ -99,6 +129,13 @@ class ScanResult:
     distance: float | None = None
     distance_percentile: float | None = None
     labels: LabelSet | None = None
+    findings: dict[str, FindingAnswer] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Scan, decision, probabilities and doubt on one line."""
+        shares = ", ".join(f"{label} {share:.3f}" for label, share in self.probabilities.items())
+        said = "; ".join(part for part in (shares, self.doubt) if part)
+        return f"<ScanResult {self.scan}: {self.decision}" + (f" ({said})>" if said else ">")
 
     @property
     def label_set(self) -> LabelSet:
@@ -107,8 +144,20 @@ class ScanResult:
 
     @property
     def verdict(self) -> str:
-        """The decision in words."""
+        """The decision in words; of many findings the first ones."""
+        if self.findings:
+            named = [self.label_set.words(name) for name in self.called]
+            more = len(named) - _MOST_NAMED
+            words = FINDINGS_APART.join(named[:_MOST_NAMED]) or NO_FINDING.capitalize()
+            return f"{words} and {more} more" if more > 0 else words
         return self.label_set.words(self.decision)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """The label that was decided on, or the findings that are present."""
+        if self.findings:
+            return tuple(name for name, each in self.findings.items() if each.is_present)
+        return (self.decision,)
 
     @property
     def doubt(self) -> str:

@@ -168,7 +168,7 @@ class ScanSource:
     unused: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """Voxels on a grid.
 
@@ -193,6 +193,12 @@ class Volume:
         view = self.voxels.view()
         view.flags.writeable = False
         object.__setattr__(self, "voxels", view)
+
+    def __repr__(self) -> str:
+        """Size, spacing, unit and format on one line."""
+        size = " x ".join(str(voxels) for voxels in self.grid.shape)
+        spacing = " x ".join(f"{each:.3g}" for each in self.grid.spacing_mm)
+        return f"<Volume {size} voxels of {spacing} mm, {self.unit}, {self.source.format}>"
 
     def with_voxels(self, voxels: Voxels, grid: Grid | None = None) -> Volume:
         """The same scan with other voxels, on another grid if one is given."""

@@ -10,7 +10,7 @@ import pytest
 from phantoms import chest
 
 from chestct.cli import main
-from chestct.cli.output_options import OutputOptions
+from chestct.cli.options import Outputs
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers.dicom_pixels import _decode_frame
 from chestct.writers import WRITERS
@@ -25,8 +25,8 @@ def classify(*arguments: str | Path, tiny: str) -> int:
 
 def said(
     write: str | None = None, *, explain: bool = False, explanation: str | None = None
-) -> OutputOptions:
-    return OutputOptions(write, explain, explanation, is_deterministic=False, makes_uids=False)
+) -> Outputs:
+    return Outputs(write=write, explain=explain, explanation=explanation)
 
 
 def test_explain_and_write_all_leave_every_output(
@@ -154,9 +154,9 @@ def test_options_about_outputs_want_a_folder(
 
 
 def test_an_explanation_may_be_asked_for_json_alone() -> None:
-    said(explain=True).require_use(None, is_json=True)
+    said(explain=True).require_use(is_json=True)
     with pytest.raises(WriteError):
-        said("json").require_use(None, is_json=True)
+        said("json").require_use(is_json=True)
 
 
 def test_names_are_checked_before_anything_is_loaded(scan: Path, capsys: Output) -> None:

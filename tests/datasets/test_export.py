@@ -135,6 +135,19 @@ def test_copies_are_read_back_to_the_same_voxels_bit_for_bit(
         assert equal[0].grid.spacing_mm == pytest.approx(volume.grid.spacing_mm, abs=1e-4)
 
 
+def test_blank_slices_at_the_ends_are_not_copied_to_tiff(tmp_path: Path) -> None:
+    scan = chest(chest_grid((14, 40, 44), (20.0, 8.0, 8.0)))
+    voxels = scan.voxels.copy()
+    voxels[[0, -1]] = -1000
+    scan = scan.with_voxels(voxels)
+    (tmp_path / "a").mkdir()
+    write_nifti(tmp_path / "a" / "scan.nii.gz", scan.voxels, scan.grid)
+    rows = (ManifestRow("a", "someone", "normal"),)
+    table = done(Manifest(rows, folder=tmp_path, name="scans.csv"), tmp_path / "out")
+    copy = read_volume(table.path(table.rows[0]))
+    assert np.array_equal(to_canonical(copy).voxels, to_canonical(scan).voxels[1:-1])
+
+
 def test_nifti_keeps_place_and_angle(light: Manifest, tmp_path: Path) -> None:
     table = done(light, tmp_path / "out", "nifti")
     wanted = to_canonical(read_volume(light.path(light.rows[1])))

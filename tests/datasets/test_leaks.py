@@ -19,7 +19,6 @@ from chestct.datasets.scans import ScanFacts, _facts_from_json, _facts_to_json, 
 from chestct.labels import class_in_path, class_of
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
-from chestct.simulate.dicom_export import _SeriesHeader
 
 
 def facts(*slices: str) -> ScanFacts:
@@ -143,8 +142,8 @@ def test_the_same_patient_id_under_two_manifest_patients_is_a_leak_that_is_named
     tmp_path: Path,
 ) -> None:
     for name in ("a", "b", "c"):
-        header = _SeriesHeader(patient_id="PAT-7" if name != "c" else "PAT-8")
-        write_dicom_series(make_volume(), tmp_path / name, header=header)
+        patient_id = "PAT-7" if name != "c" else "PAT-8"
+        write_dicom_series(make_volume(), tmp_path / name, patient_id=patient_id)
     found = [_read_facts(tmp_path / name, ReadOptions()) for name in ("a", "b", "c")]
     rows = [
         ManifestRow(name, who, "CAP") for name, who in (("a", "Ann"), ("b", "Bob"), ("c", "Cy"))

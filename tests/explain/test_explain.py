@@ -15,8 +15,12 @@ from tiny_classifiers import SHAPE, saved_classifier, tiny_scan
 
 from chestct.classifier import Classifier
 from chestct.errors import EngineError, ExplanationError, UnknownNameError
-from chestct.explain.layers import pick_layer
-from chestct.explain.maps import _activation_and_gradient, gradcam_map, strongest_channel_map
+from chestct.explain.maps import (
+    _activation_and_gradient,
+    gradcam_map,
+    pick_layer,
+    strongest_channel_map,
+)
 from chestct.explain.run import explain, explain_scan
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import ScanSource, Volume

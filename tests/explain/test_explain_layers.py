@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from chestct.explain.evidence import _cell_centres, spread_over_input
-from chestct.explain.layers import Layer, find_layers, pick_layer
+from chestct.explain.maps import Layer, find_layers, pick_layer
 from chestct.explain.question import CellMap, Question
 from chestct.networks import build_network
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES
-from chestct.preprocess.resample import block_reader, resample, resize_map, share_map, spline_map
+from chestct.preprocess.resample import block_reader, grid_map, resample, resize_map, spline_map
 from chestct.volume import Volume
 
 
@@ -62,7 +62,8 @@ def test_linear_shares_are_simpleitks_on_a_finer_grid(step):
     resampler.SetOutputSpacing((step,) * 3)
     theirs = SimpleITK.GetArrayFromImage(resampler.Execute(SimpleITK.GetImageFromArray(values)))
     maps = tuple(
-        share_map(n, a, step, m) for n, a, m in zip(values.shape, start, shape, strict=True)
+        grid_map(n, a, step, m, is_mask=True)
+        for n, a, m in zip(values.shape, start, shape, strict=True)
     )
     np.testing.assert_allclose(resample(block_reader(values), maps), theirs, atol=1e-5)
 

@@ -98,7 +98,7 @@ def test_volumes_and_doubt_come_from_the_probabilities() -> None:
     found = _network_lungs(plain)
     assert found.right_ml == pytest.approx(10 * 10 * 8 * 0.064)
     assert found.left_ml == pytest.approx(10 * 10 * 6 * 0.064)
-    assert found.other_gas_ml == 0.0
+    assert found._volume_ml(3) == 0.0
     assert found.doubtful_share == 0.0
     doubted = np.where(np.arange(20)[:, None, None] < 10, plain, 0.5 * plain)
     assert _network_lungs(doubted).doubtful_share > 1.0
@@ -120,7 +120,7 @@ def other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for name, tensor in LungsNet().state_dict().items()
     }
     _store(tmp_path, drawn)
-    monkeypatch.setattr(network, "WEIGHTS_FOLDER", tmp_path)
+    monkeypatch.setattr(network, "_WEIGHTS_FOLDER", tmp_path)
     return tmp_path
 
 

@@ -10,7 +10,6 @@ from chestct.preprocess.resample import (
     grid_map,
     resample,
     resize_map,
-    share_map,
     spline_map,
 )
 
@@ -78,7 +77,7 @@ def test_tiny_axes_keep_a_constant(size):
         factor_map(size, 0.5, "whole_steps"),
         resize_map(size, 7),
         spline_map(size, 7),
-        share_map(size, size / 14 - 0.5, size / 7, 7),
+        grid_map(size, size / 14 - 0.5, size / 7, 7, is_mask=True),
     ):
         np.testing.assert_allclose(axis.weights.sum(axis=1), 1.0, atol=1e-6)
 
@@ -130,7 +129,7 @@ def test_grid_beyond_the_scan_holds_zero():
 
 @pytest.mark.parametrize("step", [0.4, 1.0, 2.7])
 def test_mask_weights_are_shares(step):
-    weights = share_map(30, 3.3, step, 9).weights
+    weights = grid_map(30, 3.3, step, 9, is_mask=True).weights
     assert weights.min() >= 0
     np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-6)
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from chestct.preprocess.salient import salient_slices, slice_area
+from chestct.preprocess.placement import salient_slices, slice_area
 
 AREA = np.array([0.0, 0.1, 0.5, 0.8, 0.4, 1.0, 0.9, 0.2])
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from chestct.preprocess.threads import MAX_THREADS, on_threads
+from chestct.preprocess.threads import _MAX_THREADS, on_threads
 
 
 def test_results_come_in_order_from_a_few_threads() -> None:
@@ -15,7 +15,7 @@ def test_results_come_in_order_from_a_few_threads() -> None:
         return number * number
 
     assert on_threads(square, range(50)) == [n * n for n in range(50)]
-    assert len(seen) <= MAX_THREADS
+    assert len(seen) <= _MAX_THREADS
     assert threading.get_ident() not in seen
 
 

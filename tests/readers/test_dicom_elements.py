@@ -13,12 +13,12 @@ from pydicom.sequence import Sequence
 
 from chestct.readers import dicom_elements
 from chestct.readers.dicom_elements import (
-    EXPLICIT_BIG,
-    EXPLICIT_LITTLE,
-    IMPLICIT_LITTLE,
+    _EXPLICIT_BIG,
+    _EXPLICIT_LITTLE,
+    _IMPLICIT_LITTLE,
+    _ITEM_END,
+    _MAX_NESTING,
     ITEM,
-    ITEM_END,
-    MAX_NESTING,
     SEQUENCE_END,
     UNDEFINED,
     Bytes,
@@ -60,7 +60,7 @@ def datasets(draw: st.DrawFn, depth: int = 0) -> Dataset:
     return dataset
 
 
-@pytest.mark.parametrize("encoding", [EXPLICIT_LITTLE, IMPLICIT_LITTLE, EXPLICIT_BIG])
+@pytest.mark.parametrize("encoding", [_EXPLICIT_LITTLE, _IMPLICIT_LITTLE, _EXPLICIT_BIG])
 @settings(max_examples=30)
 @given(dataset=datasets())
 def test_walk_finds_the_elements_that_pydicom_wrote(encoding, dataset: Dataset) -> None:
@@ -75,7 +75,7 @@ def test_walk_finds_the_elements_that_pydicom_wrote(encoding, dataset: Dataset) 
 def test_walk_over_part_of_a_file_asks_for_more(dataset: Dataset, cut: int) -> None:
     content = written(dataset, is_implicit=False, is_little=True)
     with pytest.raises(MoreBytesNeededError):
-        list(walk_elements(Bytes(content[:cut], is_whole=False), 0, EXPLICIT_LITTLE))
+        list(walk_elements(Bytes(content[:cut], is_whole=False), 0, _EXPLICIT_LITTLE))
 
 
 def test_items_of_a_sequence_are_found_whatever_their_length() -> None:
@@ -87,38 +87,38 @@ def test_items_of_a_sequence_are_found_whatever_their_length() -> None:
     for is_undefined in (False, True):
         dataset["ReferencedImageSequence"].is_undefined_length = is_undefined
         source = Bytes(written(dataset, is_implicit=False, is_little=True), is_whole=True)
-        (element,) = walk_elements(source, 0, EXPLICIT_LITTLE)
-        sizes = [end - start for start, end in walk_items(source, element, EXPLICIT_LITTLE)]
+        (element,) = walk_elements(source, 0, _EXPLICIT_LITTLE)
+        sizes = [end - start for start, end in walk_items(source, element, _EXPLICIT_LITTLE)]
         assert sizes == [10, 12]
 
 
 def test_nesting_deeper_than_the_bound_is_unreadable() -> None:
     level = tag_bytes(ITEM, UNDEFINED) + tag_bytes(0x00081140, UNDEFINED)
-    content = level * (MAX_NESTING + 2)
+    content = level * (_MAX_NESTING + 2)
     with pytest.raises(UnreadableFileError, match="deeper than 32"):
-        _skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE)
+        _skip_undefined(Bytes(content, is_whole=True), 0, _IMPLICIT_LITTLE)
 
 
 def test_nesting_up_to_the_bound_is_read() -> None:
     level = tag_bytes(ITEM, UNDEFINED) + tag_bytes(0x00081140, UNDEFINED)
-    end = tag_bytes(SEQUENCE_END, 0) + tag_bytes(ITEM_END, 0)
-    content = level * (MAX_NESTING - 1) + end * (MAX_NESTING - 1) + tag_bytes(SEQUENCE_END, 0)
-    assert _skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE) == len(content)
+    end = tag_bytes(SEQUENCE_END, 0) + tag_bytes(_ITEM_END, 0)
+    content = level * (_MAX_NESTING - 1) + end * (_MAX_NESTING - 1) + tag_bytes(SEQUENCE_END, 0)
+    assert _skip_undefined(Bytes(content, is_whole=True), 0, _IMPLICIT_LITTLE) == len(content)
 
 
 def test_unknown_sequence_of_undefined_length_is_implicit_inside() -> None:
     inside = tag_bytes(ITEM, UNDEFINED) + tag_bytes(0x00180060, 2) + b"12"
-    ends = tag_bytes(ITEM_END, 0) + tag_bytes(SEQUENCE_END, 0)
+    ends = tag_bytes(_ITEM_END, 0) + tag_bytes(SEQUENCE_END, 0)
     unknown = struct.pack("<HH2sHL", 0x0009, 0x1001, b"UN", 0, UNDEFINED) + inside + ends
     after = struct.pack("<HH2sH", 0x0018, 0x0060, b"DS", 2) + b"80"
-    found = list(walk_elements(Bytes(unknown + after, is_whole=True), 0, EXPLICIT_LITTLE))
+    found = list(walk_elements(Bytes(unknown + after, is_whole=True), 0, _EXPLICIT_LITTLE))
     assert [element.tag for element in found] == [0x00091001, 0x00180060]
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        tag_bytes(ITEM_END, 0),
+        tag_bytes(_ITEM_END, 0),
         tag_bytes(0x00180060, 0),
         tag_bytes(ITEM, UNDEFINED) + tag_bytes(SEQUENCE_END, 0),
         tag_bytes(ITEM, UNDEFINED) + tag_bytes(ITEM, 0),
@@ -126,37 +126,37 @@ def test_unknown_sequence_of_undefined_length_is_implicit_inside() -> None:
 )
 def test_delimiters_that_do_not_match_are_unreadable(content: bytes) -> None:
     with pytest.raises(UnreadableFileError, match="broken sequence"):
-        _skip_undefined(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE)
+        _skip_undefined(Bytes(content, is_whole=True), 0, _IMPLICIT_LITTLE)
 
 
 def test_sequence_that_does_not_hold_items_is_unreadable() -> None:
     element = Element(0x00081140, b"SQ", 0, 8)
     source = Bytes(tag_bytes(0x00180060, 0), is_whole=True)
     with pytest.raises(UnreadableFileError, match="broken sequence"):
-        list(walk_items(source, element, IMPLICIT_LITTLE))
+        list(walk_items(source, element, _IMPLICIT_LITTLE))
 
 
 def test_element_that_ends_beyond_its_item_is_unreadable() -> None:
     source = Bytes(tag_bytes(0x00180060, 4) + b"1234", is_whole=True)
     with pytest.raises(UnreadableFileError, match="broken sequence"):
-        list(walk_elements(source, 0, IMPLICIT_LITTLE, end=10))
+        list(walk_elements(source, 0, _IMPLICIT_LITTLE, end=10))
 
 
 def test_length_beyond_the_file_says_so() -> None:
     source = Bytes(tag_bytes(0x00180060, 1000), is_whole=True)
     with pytest.raises(UnreadableFileError, match="cut short"):
-        list(walk_elements(source, 0, IMPLICIT_LITTLE))
+        list(walk_elements(source, 0, _IMPLICIT_LITTLE))
 
 
 @pytest.mark.parametrize("tag", [0x7FE00008, 0x7FE00009, 0x7FE00010])
 def test_pixels_of_any_kind_are_the_last_element_and_not_looked_into(tag: int) -> None:
     source = Bytes(tag_bytes(0x00180060, 0) + tag_bytes(tag, 2**31), is_whole=False)
-    found = list(walk_elements(source, 0, IMPLICIT_LITTLE))
+    found = list(walk_elements(source, 0, _IMPLICIT_LITTLE))
     assert [element.tag for element in found] == [0x00180060, tag]
 
 
 def test_number_of_elements_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom_elements, "MAX_ELEMENTS", 10)
+    monkeypatch.setattr(dicom_elements, "_MAX_ELEMENTS", 10)
     content = io.BytesIO(tag_bytes(0x00180060, 0) * 11).getvalue()
     with pytest.raises(UnreadableFileError, match="more than 10 elements"):
-        list(walk_elements(Bytes(content, is_whole=True), 0, IMPLICIT_LITTLE))
+        list(walk_elements(Bytes(content, is_whole=True), 0, _IMPLICIT_LITTLE))

@@ -100,11 +100,11 @@ def long_dataset(**fields: object) -> Dataset:
 def test_object_of_another_modality_is_not_looked_through_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str
 ) -> None:
-    monkeypatch.setattr(dicom_headers, "MAX_OTHER_HEADER_BYTES", 2**14)
+    monkeypatch.setattr(dicom_headers, "_MAX_OTHER_HEADER_BYTES", 2**14)
     dataset = long_dataset(Modality="DOC", SOPClassUID="1.2.840.10008.5.1.4.1.1.104.1")
     if syntax == DeflatedExplicitVRLittleEndian:
         # A small deflated file is inflated as far as this, however little of it was read.
-        monkeypatch.setattr("chestct.readers.dicom_elements.MAX_INFLATED_HEADER_BYTES", 2**15)
+        monkeypatch.setattr("chestct.readers.dicom_elements._MAX_INFLATED_HEADER_BYTES", 2**15)
     header = header_of(save(dataset, tmp_path / "x.dcm", syntax).read_bytes())
     assert header is not None
     assert header.layout is None
@@ -138,7 +138,7 @@ def test_ct_image_with_a_header_beyond_the_bound_is_never_left_out(
 def test_ct_image_of_a_makers_own_class_may_have_a_long_header(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dicom_headers, "MAX_OTHER_HEADER_BYTES", 2**14)
+    monkeypatch.setattr(dicom_headers, "_MAX_OTHER_HEADER_BYTES", 2**14)
     dataset = long_dataset(SOPClassUID="1.3.46.670589.5.0.1")
     header = header_of(save(dataset, tmp_path / "x.dcm").read_bytes())
     assert header is not None

@@ -19,6 +19,7 @@ from chestct.errors import ReadError
 from chestct.readers import read_volume
 from chestct.readers.dicom_headers import DicomHeader, read_header
 from chestct.readers.dicom_pixels import load_hounsfield, located
+from chestct.readers.dicom_slices import _days
 from chestct.readers.dicom_source import read_source
 from chestct.readers.files import UnreadableFileError, disk_file
 from chestct.readers.hounsfield import Rescale
@@ -425,6 +426,116 @@ def test_enhanced_image_with_two_temporal_positions_is_split(tmp_path: Path) -> 
     assert np.array_equal(volume.voxels, stored[::2].astype(np.int16) - 1024)
 
 
+# --- dates ------------------------------------------------------------------------------------
+
+DAYS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "study": ({"StudyDate": "20200101"}, {"StudyDate": "20200601"}),
+    "acquisition": ({"AcquisitionDate": "20200101"}, {"AcquisitionDate": "20200103"}),
+    "content": ({"ContentDate": "20200101"}, {"ContentDate": "20210101"}),
+    "date and time": (
+        {"AcquisitionDateTime": "20200101083000.00"},
+        {"AcquisitionDateTime": "20200102093000.00"},
+    ),
+    "next day": (
+        {"AcquisitionDate": "20200101", "AcquisitionTime": "083000"},
+        {"AcquisitionDate": "20200102", "AcquisitionTime": "093000"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAYS)
+def test_slices_of_two_days_are_no_one_scan(tmp_path: Path, kind: str) -> None:
+    for index in range(NUM):
+        z = STEP * index
+        save(chest(z, **DAYS[kind][index >= 5]), tmp_path / f"{index:02d}.dcm")
+    with pytest.raises(ReadError, match=r"2 parts that continue .*\n.*date.*2\b") as raised:
+        read_volume(tmp_path)
+    assert "2020" not in str(raised.value)
+    volume = read_volume(tmp_path, series=f"{SERIES}#2")
+    assert np.array_equal(volume.voxels, expected()[5:])
+
+
+def test_two_days_that_alternate_are_two_series(tmp_path: Path) -> None:
+    for index in range(NUM):
+        day = {"StudyDate": f"2020010{1 + 4 * (index % 2)}"}
+        save(chest(STEP * index, **day), tmp_path / f"{index:02d}.dcm")
+    with pytest.raises(ReadError, match="2 CT series that fit equally well"):
+        read_volume(tmp_path)
+
+
+MIDNIGHT: dict[str, Callable[[int], dict[str, object]]] = {
+    "date alone": lambda i: {"AcquisitionDate": f"2020010{1 + (i > 4)}"},
+    "times on both sides": lambda i: {
+        "AcquisitionDate": f"2020010{1 + (i > 4)}",
+        "AcquisitionTime": "235958" if i < 5 else "000003",
+    },
+    "made up for each": lambda i: {"ContentDate": f"{2000 + i}0101"},
+    "missing in some": lambda i: {"StudyDate": "20200101"} if i < 5 else {},
+    "empty in some": lambda i: {"StudyDate": "20200101" if i < 5 else ""},
+    "times without a date": lambda i: {"ContentTime": f"10{i:02d}12.13"},
+    "other hours": lambda i: {"StudyDate": "20200101", "StudyTime": f"{i + 6:02d}0000"},
+}
+
+
+@pytest.mark.parametrize("kind", MIDNIGHT)
+def test_dates_that_midnight_or_a_deidentifier_explains_are_one_scan(
+    tmp_path: Path, kind: str
+) -> None:
+    for index in range(NUM):
+        save(chest(STEP * index, **MIDNIGHT[kind](index)), tmp_path / f"{index:02d}.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("moments", "numbers"),
+    [
+        (["2020.01.01", "2020-01-01", "20200101"], [1, 1, 1]),
+        (["20200101", "20200104", "20200103"], [1, 2, 2]),
+        (["20200101235900", "202001020001"], [1, 1]),
+        (["99999999", "", "date", "20200101", "20200601"], [1, 1, 1, 1, 2]),
+    ],
+)
+def test_days_are_told_however_dates_are_written(moments: list[str], numbers: list[int]) -> None:
+    found = _days(moments)
+    assert [found[moment] for moment in moments] == numbers
+
+
+def test_frames_of_two_days_are_no_one_scan(tmp_path: Path) -> None:
+    heights = [STEP * i for i in range(NUM)]
+    dataset = enhanced_dataset(np.stack([chest_at(z) for z in heights]), heights)
+    for index, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        content = Dataset()
+        content.FrameAcquisitionDateTime = f"2020010{1 if index < 6 else 4}120000"
+        frame.FrameContentSequence = Sequence([content])
+    save(dataset, tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match=r"2 parts that continue .*\n.*frame date"):
+        read_volume(tmp_path)
+
+
+# --- what changes along the stack -------------------------------------------------------------
+
+
+def test_slices_of_two_scanners_are_no_one_scan(tmp_path: Path) -> None:
+    for index in range(NUM):
+        maker = {"Manufacturer": "Maker" if index < 5 else "Another"}
+        save(chest(STEP * index, **maker), tmp_path / f"{index:02d}.dcm")
+    with pytest.raises(ReadError, match=r"2 parts that continue .*\n.*scanner [12]"):
+        read_volume(tmp_path)
+
+
+def test_kernel_and_voltage_that_change_along_the_stack_are_said(tmp_path: Path) -> None:
+    for index in range(NUM):
+        made = {"ConvolutionKernel": "B30f" if index < 5 else "B70f", "KVP": 120 - (index > 7)}
+        save(chest(STEP * index, **made), tmp_path / f"{index:02d}.dcm")
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    assert volume.warnings == (
+        "Not all slices have the same tube voltage and kernel; they were taken for one scan's.",
+    )
+
+
 # --- maps -------------------------------------------------------------------------------------
 
 
@@ -595,6 +706,35 @@ def test_gap_that_is_allowed_is_no_break_in_the_scan(tmp_path: Path, num_missing
     for index in range(12, 12 + num_missing):
         (tmp_path / f"{index:02d}.dcm").unlink()
     assert read_volume(tmp_path, allow={"gap"}).voxels.shape[0] == LONG
+
+
+def test_slices_whose_positions_were_mixed_up_are_refused(tmp_path: Path) -> None:
+    mixed = np.random.default_rng(0).permutation(LONG)
+    long_scan(tmp_path, lambda i: chest_at(STEP * mixed[i] / 2))
+    with pytest.raises(ReadError, match="lie in no order"):
+        read_volume(tmp_path)
+
+
+def cut_scan(folder: Path, num_cut: int) -> Path:
+    """A long scan without some slices at 40 mm, the positions closed up."""
+    return long_scan(folder, lambda i: chest_at(STEP * (i if i < 20 else i + num_cut) / 2))
+
+
+@pytest.mark.parametrize("num_cut", [6, 20])
+def test_slices_cut_out_whose_places_were_closed_up_are_refused(
+    tmp_path: Path, num_cut: int
+) -> None:
+    said = r"jumps between the slice at 38\.0 mm and the slice at 40\.0 mm, .*Permit it"
+    with pytest.raises(ReadError, match=said):
+        read_volume(cut_scan(tmp_path, num_cut))
+
+
+def test_scan_that_jumps_is_read_as_it_lies_where_that_is_permitted(tmp_path: Path) -> None:
+    with pytest.raises(ReadError, match="--allow-gap"):
+        read_volume(cut_scan(tmp_path, 6))
+    volume = read_volume(tmp_path, allow={"gap"})
+    assert volume.voxels.shape[0] == LONG
+    assert "jumps between the slice at 38.0 mm" in volume.warnings[-1]
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5])

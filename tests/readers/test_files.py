@@ -136,7 +136,7 @@ def test_zip_bomb_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None
 def test_zip_that_declares_more_than_any_scan_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "MAX_UNPACKED_BYTES", 10)
+    monkeypatch.setattr(files, "_MAX_UNPACKED_BYTES", 10)
     path = make_zip(tmp_path / "a.zip", {"a": os.urandom(11)})
     with pytest.raises(ReadError, match="would unpack"), opened_files(path):
         pass

@@ -590,6 +590,21 @@ def test_run_of_slices_that_do_not_fit_is_too_long_to_be_interpolated(tmp_path: 
         read_nifti(path, allow={"bad-slices"})
 
 
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("num_cut", [10, 20])
+@pytest.mark.parametrize("name", ["LIDC-IDRI-1011", "A0001_B", "TCGA-DE-A4MA_wholebody"])
+def test_real_scan_out_of_which_slices_were_cut_is_refused(
+    data_folder: Path, tmp_path: Path, name: str, num_cut: int, share: float
+) -> None:
+    values = np.asarray(
+        nibabel.load(data_folder / "real_scans" / f"{name}_ct.nii.gz").dataobj, dtype=np.int16
+    )[::2, ::2]
+    first = round(share * (values.shape[2] - num_cut))
+    cut = np.delete(values, range(first, first + num_cut), axis=2)
+    with pytest.raises(ReadError, match=rf"jumps between slice {first} of .*Permit it"):
+        read_nifti(saved(cut, tmp_path / "x.nii"))
+
+
 def test_blank_slices_at_the_ends_of_a_nifti_are_padding(tmp_path: Path) -> None:
     values = layered_scan()
     values[:, :, [0, 1, 11]] = -1000

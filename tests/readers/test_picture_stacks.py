@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -388,7 +391,7 @@ def test_too_many_voxels_are_refused_before_they_are_allocated(
 
 
 def test_reading_holds_the_scan_in_memory_only_once(tmp_path: Path) -> None:
-    slices = np.random.default_rng(0).integers(0, 3000, (60, 128, 128), dtype=np.uint16)
+    slices = np.random.default_rng(0).integers(0, 3000, (20, 256, 256), dtype=np.uint16)
     write_slices(tmp_path, slices)
     tracemalloc.start()
     volume = read_tiff_stack(tmp_path, GEOMETRY)
@@ -485,3 +488,87 @@ def test_gathered_voxels_equal_the_rescaled_stored_ones(
 def test_an_empty_grid_is_no_volume() -> None:
     with pytest.raises(GridError):
         pictures._grid(GEOMETRY, (0, 4, 5))
+
+
+# --- slices that do not fit -------------------------------------------------------------------
+
+
+def layered_slices(num: int = 12) -> np.ndarray:
+    """16-bit slices of a body that changes from one to the next, in noise; HU + 1024."""
+    k, j, i = np.mgrid[:num, :32, :32]
+    body = (i - 16) ** 2 + (j - 16) ** 2 < (9 + 4.8 * k / num) ** 2
+    noise = np.random.default_rng(0).normal(0, 10, body.shape)
+    return np.round(np.where(body, 1064, 24) + noise).clip(0, 4095).astype(np.uint16)
+
+
+def eight_bits(slices: np.ndarray) -> np.ndarray:
+    return (slices / 1400.0 * 255).clip(0, 255).astype(np.uint8)
+
+
+BAD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "blank": lambda slices: np.full((32, 32), 24),
+    "noise": lambda slices: np.random.default_rng(1).integers(0, 1400, (32, 32)),
+    "shifted": lambda slices: np.roll(slices[5], 6, axis=1),
+    "written twice": lambda slices: slices[4],
+}
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+@pytest.mark.parametrize("kind", BAD)
+def test_picture_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    right = layered_slices()
+    wrong = right.copy()
+    wrong[5] = BAD[kind](right)
+    if suffix == ".png":
+        right, wrong = eight_bits(right), eight_bits(wrong)
+    geometry = GEOMETRY if suffix == ".tif" else WINDOWED
+    write_slices(tmp_path, wrong, suffix)
+    with pytest.raises(ReadError, match=r"slice 6 of 12 .*--allow-bad-slices"):
+        read_tiff_stack(tmp_path, geometry)
+    volume = read_tiff_stack(tmp_path, geometry, {"bad-slices"})
+    planes = right.astype(float) - (1024 if suffix == ".tif" else 0)
+    assert np.array_equal(np.delete(volume.voxels, 5, 0), np.delete(planes, 5, 0))
+    assert np.abs(volume.voxels[5] - (planes[4] + planes[6]) / 2).max() <= 1
+    assert "slice 6 of 12" in volume.warnings[-1]
+
+
+def test_pictures_whose_names_are_in_no_order_are_refused(tmp_path: Path) -> None:
+    mixed = np.random.default_rng(0).permutation(24)
+    write_slices(tmp_path, layered_slices(24)[mixed])
+    with pytest.raises(ReadError, match="lie in no order: "):
+        read_tiff_stack(tmp_path, GEOMETRY)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending"])
+def test_blank_pictures_at_the_ends_are_left_out_with_a_word(tmp_path: Path, order: str) -> None:
+    slices = layered_slices()
+    blank = np.full((1, 32, 32), 24, np.uint16)
+    geometry = replace(GEOMETRY, order=order)
+    write_slices(tmp_path / "all", np.concatenate([blank, blank, slices, blank]))
+    volume = read_tiff_stack(tmp_path / "all", geometry)
+    alone = read_tiff_stack(write_slices(tmp_path / "alone", slices), geometry)
+    assert np.array_equal(volume.voxels, alone.voxels)
+    assert volume.warnings == ("3 blank slice(s) at the ends of the scan were left out.",)
+    assert volume.source.left_out == {"blank slice at an end": 3}
+    first_mm = volume.grid.to_patient(np.zeros(3)) - alone.grid.to_patient(np.zeros(3))
+    assert first_mm.tolist() == [0, 0, 4 if order == "ascending" else -4]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_pictures_of_a_real_scan_fit(
+    data_folder: Path, tmp_path: Path, suffix: str, every: int
+) -> None:
+    image: Any = nibabel.load(data_folder / "real_scans" / "LIDC-IDRI-1011_ct.nii.gz")
+    stored = np.asarray(image.dataobj).T[::every, ::2, ::2].clip(-1024, 3000) + 1024
+    slices = stored.astype(np.uint16)
+    write_slices(tmp_path, slices if suffix == ".tif" else eight_bits(slices), suffix)
+    geometry = GEOMETRY if suffix == ".tif" else WINDOWED
+    volume = read_tiff_stack(tmp_path, geometry)
+    assert (len(volume.voxels), volume.warnings) == (len(slices), ())
+    for number, path in enumerate(np.random.default_rng(0).permutation(sorted(tmp_path.iterdir()))):
+        path.rename(tmp_path / f"mixed{number}{suffix}")
+    with pytest.raises(ReadError, match="lie in no order"):
+        read_tiff_stack(tmp_path, geometry)

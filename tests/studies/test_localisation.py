@@ -1,6 +1,9 @@
+"""What the benchmark of heat-maps counts, and where a mask lies in a network's input."""
+
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 
 import nibabel
@@ -12,20 +15,13 @@ from tiny_classifiers import saved_classifier, tiny_card, tiny_recipe
 from chestct.errors import ReadError
 from chestct.preprocess.prepare import prepare
 from chestct.readers.masks import read_mask
-from chestct.studies.localisation import (
-    Asked,
-    MapScores,
-    _estimate_text,
-    _grown_by_cells,
-    _measure_map,
-    _summarise_maps,
-    as_table,
-    lesion_file,
-    mask_at_input,
-    measure_answer,
-)
+from chestct.studies.model_audit import mask_at_input
 from chestct.volume import Volume
 from chestct.writers.nifti import write_nifti
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    localisation = import_module("localisation")
 
 SHAPE = (10, 12, 14)
 ONE = (1.0, 1.0, 1.0)
@@ -45,8 +41,8 @@ def heat_on(mask: np.ndarray, strength: float = 1.0) -> np.ndarray:
     return (strength * mask).astype(np.float32)
 
 
-def scores(**changes: object) -> MapScores:
-    return replace(_measure_map(heat_on(LESIONS), LUNGS, LESIONS, ONE), **changes)
+def scores(**changes: object) -> object:
+    return replace(localisation._measure_map(heat_on(LESIONS), LUNGS, LESIONS, ONE), **changes)
 
 
 def test_a_map_that_is_the_lesion_scores_fully() -> None:
@@ -57,7 +53,7 @@ def test_a_map_that_is_the_lesion_scores_fully() -> None:
 
 
 def test_an_even_map_over_the_lungs_scores_what_chance_would() -> None:
-    found = _measure_map(heat_on(LUNGS), LUNGS, LESIONS, ONE)
+    found = localisation._measure_map(heat_on(LUNGS), LUNGS, LESIONS, ONE)
     assert found.in_lungs == 1.0
     assert found.in_lesions == pytest.approx(found.lesion_share)
     assert not found.is_hit
@@ -65,7 +61,7 @@ def test_an_even_map_over_the_lungs_scores_what_chance_would() -> None:
 
 def test_heat_beside_the_lesion_counts_only_for_the_grown_one() -> None:
     beside = heat_on(box(slice(6, 7), slice(4, 5), slice(4, 5)))
-    found = _measure_map(beside, LUNGS, LESIONS, ONE)
+    found = localisation._measure_map(beside, LUNGS, LESIONS, ONE)
     assert (found.in_lesions, found.in_grown_lesions) == (0.0, 1.0)
     assert (found.is_hit, found.is_near_hit) == (False, True)
     assert found.dice == 0.0
@@ -73,14 +69,14 @@ def test_heat_beside_the_lesion_counts_only_for_the_grown_one() -> None:
 
 def test_shares_are_of_the_heats_sum() -> None:
     heat = heat_on(LESIONS, 1.0) + heat_on(box(slice(0, 1), slice(0, 1), slice(0, 4)), 0.5)
-    found = _measure_map(heat, LUNGS, LESIONS, ONE)
+    found = localisation._measure_map(heat, LUNGS, LESIONS, ONE)
     assert found.in_lungs == pytest.approx(8 / 10)
     assert found.in_grown_lungs == pytest.approx(8 / 10)
     assert found.dice == pytest.approx(2 * 8 / (12 + 8))
 
 
 def test_an_empty_map_has_no_shares_and_is_a_miss() -> None:
-    found = _measure_map(np.zeros(SHAPE, dtype=np.float32), LUNGS, LESIONS, ONE)
+    found = localisation._measure_map(np.zeros(SHAPE, dtype=np.float32), LUNGS, LESIONS, ONE)
     assert found.in_lungs is None
     assert not found.is_near_hit
     assert found.dice == 0.0
@@ -88,13 +84,13 @@ def test_an_empty_map_has_no_shares_and_is_a_miss() -> None:
 
 def test_masks_grow_by_a_cell_along_each_axis() -> None:
     middle = box(slice(5, 6), slice(5, 6), slice(5, 6))
-    grown = _grown_by_cells(middle, (1.0, 2.0, 3.0))
+    grown = localisation._grown_by_cells(middle, (1.0, 2.0, 3.0))
     np.testing.assert_array_equal(grown, box(slice(4, 7), slice(3, 8), slice(2, 9)))
 
 
 def test_without_lesions_nothing_is_measured() -> None:
     with pytest.raises(ValueError, match="nothing to compare"):
-        _measure_map(heat_on(LUNGS), LUNGS, np.zeros(SHAPE, dtype=bool), ONE)
+        localisation._measure_map(heat_on(LUNGS), LUNGS, np.zeros(SHAPE, dtype=bool), ONE)
 
 
 def drawn_patient() -> tuple[Volume, Volume]:
@@ -127,7 +123,9 @@ def test_a_map_of_a_classifier_is_made_for_the_class_and_judged(tmp_path: Path) 
     classifier = saved_classifier(tmp_path / "tiny", tiny_card(recipe=asdict(recipe)), seed=3)
     prepared = prepare(volume, recipe)
     truth = mask_at_input(lesions, prepared)
-    found = measure_answer(classifier, prepared, truth, "CAP", Asked("layercam", "layer1"))
+    found = localisation.measure_answer(
+        classifier, prepared, truth, "CAP", localisation.Asked("layercam", "layer1")
+    )
     assert found.in_lesions is not None
     assert 0 <= found.in_lesions <= found.in_grown_lesions <= 1
     assert found.in_grown_lungs >= 0.99
@@ -135,7 +133,7 @@ def test_a_map_of_a_classifier_is_made_for_the_class_and_judged(tmp_path: Path) 
 
 def test_the_truth_lies_beside_the_scan_and_is_read_as_a_mask(tmp_path: Path) -> None:
     _, lesions = drawn_patient()
-    path = lesion_file(tmp_path / "patient-001.nii")
+    path = localisation.lesion_file(tmp_path / "patient-001.nii")
     assert path == tmp_path / "truth" / "patient-001-lesions.nii.gz"
     write_nifti(path, lesions.voxels, lesions.grid)
     found = read_mask(path)
@@ -159,7 +157,7 @@ def test_a_mask_that_is_no_nifti_or_has_four_axes_is_refused(tmp_path: Path) -> 
 def test_means_have_bootstrap_intervals_and_hits_wilsons() -> None:
     shares = np.linspace(0.2, 0.6, 9)
     some = [scores(in_lungs=float(each), is_hit=index < 3) for index, each in enumerate(shares)]
-    found = _summarise_maps(some)
+    found = localisation._summarise_maps(some)
     mean = found["in_lungs"]
     assert mean.value == pytest.approx(0.4)
     spread = 1.96 * shares.std() / np.sqrt(9)
@@ -171,25 +169,25 @@ def test_means_have_bootstrap_intervals_and_hits_wilsons() -> None:
 
 def test_empty_maps_leave_the_means_and_are_counted() -> None:
     empty = scores(in_lungs=None, in_grown_lungs=None, in_lesions=None, in_grown_lesions=None)
-    found = _summarise_maps([scores(in_lungs=0.5), scores(in_lungs=0.7), empty])
+    found = localisation._summarise_maps([scores(in_lungs=0.5), scores(in_lungs=0.7), empty])
     assert found["in_lungs"].value == pytest.approx(0.6)
-    assert _summarise_maps([empty, empty])["in_lungs"].value is None
-    table = as_table({("none", "gradcam"): [scores(), empty]}, ("gating", "map"))
+    assert localisation._summarise_maps([empty, empty])["in_lungs"].value is None
+    table = localisation.as_table({("none", "gradcam"): [scores(), empty]}, ("gating", "map"))
     assert table.splitlines()[-1].startswith("| none | gradcam | 100.0")
     assert table.splitlines()[-1].endswith("| 1 |")
 
 
 def test_one_patient_has_no_interval() -> None:
-    found = _summarise_maps([scores(in_lungs=0.5)])["in_lungs"]
+    found = localisation._summarise_maps([scores(in_lungs=0.5)])["in_lungs"]
     assert (found.value, found.low) == (0.5, None)
-    assert _estimate_text(found) == "50.0"
+    assert localisation._estimate_text(found) == "50.0"
 
 
 def test_no_maps_have_no_summary() -> None:
     with pytest.raises(ValueError, match="no maps"):
-        _summarise_maps([])
+        localisation._summarise_maps([])
 
 
 def test_the_way_a_map_is_made_has_a_name() -> None:
-    assert Asked("gradcam").name == "gradcam, last block"
-    assert Asked("layercam", "layer2").name == "layercam, layer2"
+    assert localisation.Asked("gradcam").name == "gradcam, last block"
+    assert localisation.Asked("layercam", "layer2").name == "layercam, layer2"

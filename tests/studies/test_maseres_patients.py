@@ -15,14 +15,12 @@ from chestct.datasets.splits import maseres_paper
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.maseres import (
-    SPLIT_FILE,
     Chosen,
     patient_settings,
     run_patients,
-    settings_remarks,
     split_in_words,
 )
-from chestct.studies.study_rows import StudyError
+from chestct.studies.study_rows import SPLIT_FILE, Row, StudyError
 from chestct.training.plan import Plan, in_precision
 
 Output = pytest.CaptureFixture[str]
@@ -150,7 +148,7 @@ def test_without_a_split_the_papers_own_is_drawn_and_kept(
     seen: list[Plan] = []
     monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = make_plan(manifest, tmp_path / "table", configs)
-    settings = {"maseres": plan.settings}
+    settings = {Row("maseres"): plan.settings}
     progress = run_patients(plan, settings, before_row=lambda _row: None)
     assert [row.name for row in progress.missing] == ["maseres"]
     (row,) = seen
@@ -170,7 +168,7 @@ def test_too_few_patients_for_the_papers_split_are_told_of_folds(
     manifest = write_scans(tmp_path / "scans", 1)
     plan = make_plan(manifest, tmp_path / "table", configs)
     with pytest.raises(StudyError, match=r"need at least 10.*--folds N"):
-        run_patients(plan, {"maseres": plan.settings}, before_row=lambda _row: None)
+        run_patients(plan, {Row("maseres"): plan.settings}, before_row=lambda _row: None)
     assert not plan.folder.exists()
 
 
@@ -191,10 +189,10 @@ def test_precision_is_settled_once_for_all_rows(
     from chestct.studies import study_rows
 
     chosen = Chosen(configs, overrides=("training.precision=auto",))
-    settings = {name: patient_settings(name, chosen) for name in SMALL}
+    settings = {Row(name): patient_settings(name, chosen) for name in SMALL}
     seen: list[Plan] = []
     monkeypatch.setattr(study_rows, "run_training", seen.append)
-    plan = Plan(settings["maseres"], workshop.manifest, tmp_path / "table")
+    plan = Plan(settings[Row("maseres")], workshop.manifest, tmp_path / "table")
     for wanted in ("float32", "bf16"):
         monkeypatch.setattr(study_rows, "settled", lambda plan, p=wanted: in_precision(plan, p))
         run_patients(replace(plan, folder=tmp_path / wanted), settings, before_row=print)
@@ -215,7 +213,7 @@ def test_the_committed_files_hold_all_three_networks_in_both_forms(form: str) ->
 
 def test_a_table_tells_of_what_was_changed_but_for_where_inputs_are_kept(configs: Path) -> None:
     overrides = ("data.cache=kept/somewhere", "training.epochs=2", "tracking.mlflow_uri=x")
-    (form, changed) = settings_remarks(Chosen(configs, overrides=overrides, edge=14))
+    (form, changed) = Chosen(configs, overrides=overrides, edge=14).remarks
     assert form == "Settings: the form 'published'."
     assert changed == (
         "Not as in the settings files: inputs of 14 along each side, training.epochs=2."

@@ -10,19 +10,24 @@ from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
 from chestct.studies.audit_maseres import _decisions_of
 from chestct.studies.compare_with_paper import MASERES_NETWORKS, SLICE_NETWORKS, maseres_model
-from chestct.studies.maseres import NetworkRow, PaperTable, _printed_pair, make_table
-from chestct.studies.maseres_report import PATIENT_LEVEL, SLICE_LEVEL, as_markdown, write_table
+from chestct.studies.maseres import (
+    PATIENT_LEVEL,
+    SLICE_LEVEL,
+    PaperTable,
+    _printed_pair,
+    as_markdown,
+    make_table,
+    write_table,
+)
 from chestct.studies.published.facts import maseres_facts
-from chestct.studies.study_rows import RowResult
+from chestct.studies.study_rows import Row
 
 BOOTSTRAP = Bootstrap(30)
 
 
 def published(*networks: str) -> PaperTable:
     """The table of networks that decide as the paper's did."""
-    results = [
-        RowResult(NetworkRow(name), _decisions_of(maseres_model(name).counts)) for name in networks
-    ]
+    results = {Row(name): _decisions_of(maseres_model(name).counts) for name in networks}
     return make_table(results, BOOTSTRAP)
 
 
@@ -60,7 +65,7 @@ def test_the_papers_decisions_give_the_papers_p_values_and_kappas(patients: Pape
     assert alexnet.kappa.estimate == pytest.approx(0.6897, abs=5e-5)
     assert voxcnn.kappa.estimate == pytest.approx(0.8966, abs=5e-5)
     assert alexnet.printed is not None
-    assert alexnet.printed.kappa.published == 0.557
+    assert alexnet.printed.kappa["published"] == 0.557
     assert others.printed is None
 
 
@@ -101,7 +106,7 @@ def test_the_page_shows_printed_recomputed_and_own_figures_and_what_z_is_worth(
 
 def test_slices_of_one_patient_are_said_to_make_p_too_small(slices: PaperTable) -> None:
     shared = make_table(
-        [RowResult(e.row, of_few_patients(e.predictions, 20)) for e in slices.rows], BOOTSTRAP
+        {each.row: of_few_patients(each.predictions, 20) for each in slices.rows}, BOOTSTRAP
     )
     text = as_markdown(SLICE_LEVEL, shared, [], slices)
     assert "these p are too small" in text
@@ -140,7 +145,7 @@ def test_csv_and_json_hold_what_the_page_says(patients: PaperTable, tmp_path: Pa
 def test_what_is_undefined_is_said_so(slices: PaperTable) -> None:
     always = _decisions_of(maseres_model("maseres").counts)
     constant = always.with_probabilities(always.probabilities * 0 + (1.0, 0.0))
-    rows = [RowResult(NetworkRow(name), constant) for name in ("maseres", "voxcnn")]
+    rows = {Row(name): constant for name in ("maseres", "voxcnn")}
     text = as_markdown(PATIENT_LEVEL, make_table(rows, BOOTSTRAP), [])
     assert "| maseres | voxcnn | precision | undefined | undefined |" in text
     assert "2 of 2 rows are not surely better" in text

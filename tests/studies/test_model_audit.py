@@ -42,15 +42,13 @@ from chestct.studies.model_audit_findings import (
     BLANKING,
     GIVEN_LESIONS,
     HEAT_MAP,
+    JSON_FILE,
     STABILITY,
     TRUE_LESIONS,
     Probe,
     ScanAudit,
-    judge_scan_audit,
-)
-from chestct.studies.model_audit_report import (
-    JSON_FILE,
     as_markdown,
+    judge_scan_audit,
     verdict,
     write_model_audit,
 )

@@ -11,7 +11,7 @@ from tiny import save_tiny_classifier
 
 from chestct.cli import main
 from chestct.studies.model_audit_changes import CHANGES
-from chestct.studies.model_audit_report import JSON_FILE, MARKDOWN_FILE
+from chestct.studies.model_audit_findings import JSON_FILE, MARKDOWN_FILE
 from chestct.writers.nifti import write_nifti
 
 Output = pytest.CaptureFixture[str]

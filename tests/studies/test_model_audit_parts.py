@@ -30,10 +30,11 @@ from chestct.studies.model_audit_findings import (
     Probe,
     ScanAudit,
     WeightStage,
+    as_markdown,
     judge_scan_audit,
+    verdict,
     worst_severity,
 )
-from chestct.studies.model_audit_report import as_markdown, verdict
 
 RNG = np.random.default_rng(0)
 

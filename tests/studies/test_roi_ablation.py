@@ -14,12 +14,12 @@ from chestct.studies.roi_ablation import (
     NETWORKS,
     ROI_LAYERS,
     THRESHOLDS,
-    Row,
+    row_settings,
     run_ablation,
     table_rows,
     write_ablation,
 )
-from chestct.studies.study_rows import Progress, StudyError, _claim
+from chestct.studies.study_rows import Progress, Row, StudyError, _claim
 from chestct.training.data import make_cache
 from chestct.training.plan import Listener, Plan, find_parts
 from chestct.training.settings import read_settings
@@ -57,7 +57,7 @@ def test_the_gates_can_be_placed_in_four_ways_beside_the_plain_network() -> None
 
 def test_a_row_changes_network_gating_and_t_and_nothing_else(workshop: Any) -> None:
     base = read_settings(workshop.config)
-    settings = Row("roi_resnet50", "text", 0.7).settings(base)
+    settings = row_settings(base, Row("roi_resnet50", "text", 0.7))
     assert settings.network.name == "roi_resnet50"
     assert settings.network.settings == {**base.network.settings, "gating": "text"}
     assert settings.recipe.overrides == {**base.recipe.overrides, "salient_threshold": 0.7}
@@ -113,7 +113,7 @@ def test_rows_of_one_t_share_their_prepared_inputs(workshop: Any) -> None:
     base = read_settings(workshop.config)
     caches = []
     for row in ROWS:
-        settings = row.settings(base)
+        settings = row_settings(base, row)
         caches.append(make_cache(settings.data, find_parts(settings).recipe))
     plain_60, plain_80, gated_60, gated_80 = (cache.entry_path("0" * 64) for cache in caches)
     assert plain_60 == gated_60
@@ -130,7 +130,7 @@ def test_a_row_that_another_program_holds_is_left_to_it(
         assert is_ours
         progress = run_ablation(plan, ROWS[:1], before_row=lambda row: begun.append(row.name))
     assert begun == []
-    assert progress == Progress((), ROWS[:1])
+    assert progress == Progress({}, ROWS[:1])
     assert write_ablation(progress, plan.folder) == ()
     assert not (plan.folder / "table.md").exists()
 
@@ -168,7 +168,7 @@ def test_a_row_whose_loss_is_no_number_does_not_stop_the_others(
     rows = (ROWS[1], ROWS[3])
     progress = run_ablation(make_plan(workshop, tmp_path / "study"), rows)
     assert progress.diverged == rows[:1]
-    assert [each.row for each in progress.results] == [rows[1]]
+    assert list(progress.results) == [rows[1]]
     progress = replace(progress, missing=ROWS[:1])
     write_ablation(progress, tmp_path / "study", bootstrap=Bootstrap(50))
     table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")

@@ -9,7 +9,6 @@ from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
 from chestct.studies.roi_ablation import (
-    Row,
     _compare_pairs,
     _differing_columns,
     _draw_sensitivities,
@@ -18,7 +17,7 @@ from chestct.studies.roi_ablation import (
     as_markdown,
     draw_accuracies,
 )
-from chestct.studies.study_rows import RowResult, TableRow, holm, make_rows
+from chestct.studies.study_rows import Row, TableRow, holm, make_rows
 
 NUM_SCANS = 30
 BOOTSTRAP = Bootstrap(50)
@@ -31,8 +30,8 @@ def predictions(wrong: set[int], num_scans: int = NUM_SCANS) -> Predictions:
     return Predictions(names, names, truth, 0.7 * np.eye(3)[decided] + 0.1, THREE_CLASSES)
 
 
-def table(*results: tuple[Row, set[int]]) -> tuple[TableRow[Row], ...]:
-    return make_rows([RowResult(row, predictions(wrong)) for row, wrong in results], BOOTSTRAP)
+def table(*results: tuple[Row, set[int]]) -> tuple[TableRow, ...]:
+    return make_rows({row: predictions(wrong) for row, wrong in results}, BOOTSTRAP)
 
 
 PLAIN, GATED = (Row("roi_resnet18", gating, 0.8) for gating in ("none", "figure"))
@@ -40,14 +39,14 @@ OTHER = Row("roi_resnet50", "none", 0.7)
 
 
 @pytest.fixture(scope="module")
-def rows() -> tuple[TableRow[Row], ...]:
+def rows() -> tuple[TableRow, ...]:
     return table(
         (PLAIN, set(range(9))), (GATED, {0, 29}), (Row("roi_resnet18", "none", 0.7), {1}),
         (OTHER, {1}),
     )  # fmt: skip
 
 
-def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow[Row], ...]) -> None:
+def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow, ...]) -> None:
     assert _differing_columns(PLAIN, GATED) == ["gating"]
     assert _differing_columns(PLAIN, OTHER) == ["network", "threshold"]
     pairs = {(t.first.name, t.second.name): t.column for t in _compare_pairs(rows)}
@@ -59,7 +58,7 @@ def test_only_rows_that_differ_in_one_thing_are_compared(rows: tuple[TableRow[Ro
 
 
 def test_the_discordant_scans_and_the_exact_p_are_those_counted_by_hand(
-    rows: tuple[TableRow[Row], ...],
+    rows: tuple[TableRow, ...],
 ) -> None:
     gating, threshold, network = _compare_pairs(rows)
     assert (gating.only_first, gating.only_second) == (1, 8)
@@ -80,11 +79,7 @@ def test_holm_is_that_of_the_textbook() -> None:
 
 def test_rows_that_judged_other_scans_are_compared_on_those_they_share() -> None:
     pair = make_rows(
-        [
-            RowResult(PLAIN, predictions({0, 1})),
-            RowResult(GATED, predictions({1}).choose(range(24))),
-        ],
-        BOOTSTRAP,
+        {PLAIN: predictions({0, 1}), GATED: predictions({1}).choose(range(24))}, BOOTSTRAP
     )
     (test,) = _compare_pairs(pair)
     assert (test.num_scans, test.only_first, test.only_second) == (24, 0, 1)
@@ -92,7 +87,7 @@ def test_rows_that_judged_other_scans_are_compared_on_those_they_share() -> None
 
 
 def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
-    rows: tuple[TableRow[Row], ...],
+    rows: tuple[TableRow, ...],
 ) -> None:
     tests = _compare_pairs(rows)
     text = as_markdown(rows, tests, ["Simulated disease."])
@@ -113,7 +108,7 @@ def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
     assert float(written[0]["p_value"]) == tests[0].p_value
 
 
-def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow[Row], ...]) -> None:
+def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow, ...]) -> None:
     assert "most frequent class" not in as_markdown(rows, (), [])
     guessing = table((PLAIN, set(range(19))), (GATED, set()))
     text = as_markdown(guessing, (), [])
@@ -122,7 +117,7 @@ def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow[Row], ...]) ->
 
 
 def test_the_figures_show_a_panel_per_network_and_a_tick_per_row(
-    rows: tuple[TableRow[Row], ...],
+    rows: tuple[TableRow, ...],
 ) -> None:
     accuracies = draw_accuracies(rows)
     assert [axes.get_title() for axes in accuracies.axes] == ["roi_resnet18", "roi_resnet50"]
@@ -135,5 +130,5 @@ def test_the_figures_show_a_panel_per_network_and_a_tick_per_row(
 
 
 def test_a_figure_without_an_interval_is_left_out_of_the_plot() -> None:
-    single = make_rows([RowResult(PLAIN, predictions(set(), 2))], BOOTSTRAP)
+    single = make_rows({PLAIN: predictions(set(), 2)}, BOOTSTRAP)
     assert len(_draw_sensitivities(single).axes[0].containers) == 2

@@ -20,10 +20,12 @@ import typer
 from chestct import __version__
 from chestct.cli import (
     audit_model,
+    check_plugin,
     classify,
     dataset,
     demo,
     evaluate,
+    export,
     info,
     lr_range,
     prepare,
@@ -69,6 +71,8 @@ app.command("lr-range")(lr_range.lr_range)
 app.add_typer(study.app, name="study")
 app.add_typer(slices.app, name="slices")
 app.command("audit-model")(audit_model.audit_model)
+app.command()(export.export)
+app.command("check-plugin")(check_plugin.check_plugin)
 app.command()(info.info)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from chestct.cli import options
-from chestct.cli.classify import EngineChoice, load
+from chestct.cli.classify import load
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.errors import ReadError
 from chestct.report.tables import as_terminal_table
@@ -49,27 +49,37 @@ def audit_model(
     explanation: Annotated[
         str, typer.Option("--explanation", metavar="NAME", help="How heat-maps are made.")
     ] = "gradcam",
+    finding: options.Finding = None,
     series: options.Series = None,
     engine: options.EngineName = "auto",
 ) -> None:
     """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan."""
     from chestct.explain import EXPLANATIONS
     from chestct.lookup import look_up
-    from chestct.studies.model_audit import Auditor, audit_model, read_subjects, simulated_subjects
-    from chestct.studies.model_audit_report import write_model_audit
+    from chestct.readers import ReadOptions
+    from chestct.studies.model_audit import (
+        Auditor,
+        audit_model,
+        read_subjects,
+        require_finding,
+        simulated_subjects,
+    )
+    from chestct.studies.model_audit_findings import write_model_audit
 
     paths = scans or []
-    _require_something(paths, simulated)
+    if not paths and simulated == 0:
+        raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
     look_up(EXPLANATIONS, explanation, kind="explanation")
     for path in [*paths, *([lesions] if lesions else [])]:
         options.require_exists(path)
 
     def subjects() -> Iterator[Subject]:
         """Scans that were named, then simulated ones, each made when it is asked for."""
-        yield from read_subjects(paths, lesions, options.read_options(series, _NOTHING, _NO_TIFF))
+        yield from read_subjects(paths, lesions, ReadOptions(series))
         yield from simulated_subjects(simulated, loaded.labels)
 
-    loaded, running = load(classifier, EngineChoice(engine))
+    loaded, running = load(classifier, options.Running(engine))
+    require_finding(loaded, finding)
     with scan_progress(is_quiet=False) as progress:
         task = progress.add_task("", total=None)
         auditor = Auditor(
@@ -77,6 +87,7 @@ def audit_model(
             running,
             explanation,
             listener=lambda what: progress.update(task, description=what),
+            finding=finding,
         )
         audit = audit_model(auditor, subjects())
     _show_audit(stdout_console(), audit)
@@ -84,24 +95,13 @@ def audit_model(
         show_written(write_model_audit(audit, out), [])
 
 
-_NOTHING = options.Permissions(gap=False, tilt=False, mixed_orientations=False)
-_NO_TIFF = options.TiffOptions(None, None, None, None, is_windowed=False)
-
-
-def _require_something(scans: list[Path], simulated: int) -> None:
-    if not scans and simulated == 0:
-        raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
-
-
 def _show_audit(console: Console, audit: ModelAudit) -> None:
     """Show an audit scan by scan, its verdict last."""
-    from chestct.studies.model_audit_findings import worst_severity
-    from chestct.studies.model_audit_report import verdict
+    from chestct.studies.model_audit_findings import verdict
 
     for scan in audit.scans:
         _show_scan(console, scan)
-    worst = worst_severity([each for scan in audit.scans for each in scan.findings])
-    console.print(Text(verdict(audit), style=_STYLES[worst]), soft_wrap=True)
+    console.print(Text(verdict(audit), style=_STYLES[audit.severity]), soft_wrap=True)
     if audit.assumption:
         console.print(Text(audit.assumption), soft_wrap=True)
     console.print(Text(audit.notice, style="bold"))
@@ -109,7 +109,7 @@ def _show_audit(console: Console, audit: ModelAudit) -> None:
 
 
 def _show_scan(console: Console, scan: ScanAudit) -> None:
-    from chestct.studies.model_audit_report import PROBE_HEADINGS, probe_cells
+    from chestct.studies.model_audit_findings import PROBE_HEADINGS, probe_cells
 
     share = f" {scan.share:.3f}" if scan.probabilities else ""
     console.print(Text(f"{scan.name}: {scan.decision}{share}", style="bold"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli import options, output_options
+from chestct.cli import options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
@@ -33,15 +33,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EngineChoice:
-    """What was said on the command line about where the network runs."""
-
-    name: str = "auto"
-    precision: str | None = None
-    device: str | None = None
-
-
-@dataclass(frozen=True)
 class Work:
     """What is done with every scan of one call."""
 
@@ -51,6 +42,7 @@ class Work:
     writing: WriteOptions
     explain: str | None
     is_json: bool
+    finding: str | None = None
 
     @property
     def shown_file(self) -> str:
@@ -73,6 +65,7 @@ class Work:
             engine=self.engine,
             reading=self.reading,
             explain=self.explain,
+            finding=self.finding,
             watcher=watcher,
         )
         analysis = replace(analysis, result=replace(analysis.result, scan=name))
@@ -149,6 +142,7 @@ class Outcome:
         return 1 if self.num_failed or self.num_incomplete else 0
 
 
+@options.grouped
 def classify(
     scans: Annotated[
         list[Path],
@@ -156,16 +150,12 @@ def classify(
             metavar="SCAN", help="Folders, DICOM or NIfTI files, or zips; one chest CT each."
         ),
     ],
+    reading: options.Reading,
+    tiff: options.Tiff,
+    outputs: options.Outputs,
+    running: options.Running,
     classifier: options.ClassifierFolder = None,
-    out: options.Out = None,
-    explain: output_options.Explain = False,
-    explanation: output_options.Explanation = None,
-    write: output_options.Write = None,
-    deterministic: output_options.Deterministic = False,
-    make_uids: output_options.MakeUids = False,
-    engine: options.EngineName = "auto",
-    precision: options.Precision = None,
-    device: options.Device = None,
+    finding: options.Finding = None,
     is_json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON per scan and nothing else.")
     ] = False,
@@ -177,61 +167,45 @@ def classify(
             "index.html too.",
         ),
     ] = False,
-    lungs: options.Lungs = None,
-    series: options.Series = None,
-    allow_gap: options.AllowGap = False,
-    allow_tilt: options.AllowTilt = False,
-    allow_mixed: options.AllowMixed = False,
-    allow_bad_slices: options.AllowBadSlices = False,
-    allow_unplaced: options.AllowUnplaced = False,
-    spacing_mm: options.SpacingMm = None,
-    order: options.Order = None,
-    slope: options.Slope = None,
-    intercept: options.Intercept = None,
-    is_windowed: options.Windowed = False,
 ) -> None:
     """Classify chest CT scans, each as a whole."""
     from chestct.pipeline import scan_names
 
-    tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
-    permissions = options.Permissions(
-        allow_gap, allow_tilt, allow_mixed, allow_bad_slices, allow_unplaced
-    )
-    reading = replace(options.read_options(series, permissions, tiff), lungs=lungs)
-    said = output_options.OutputOptions(write, explain, explanation, deterministic, make_uids)
-    said.require_use(out, is_json=is_json)
-    writing = said.write_options()
-    method = said.explanation_for(writing.names)
+    read_options = reading.read_options(tiff)
+    outputs.require_use(is_json=is_json)
+    writing = outputs.write_options()
+    method = outputs.explanation_for(writing.names)
     if is_recursive:
         scans, names = _scans_below(scans)
     else:
         names = scan_names(scans)
     if len(scans) == 1:
         options.require_exists(scans[0])
-    elif lungs is not None:
+    elif reading.lungs is not None:
         msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
         raise ReadError(msg)
-    loaded, running = load(classifier, EngineChoice(engine, precision, device))
-    work = Work(loaded, running, reading, writing, method, is_json)
-    outcome = _classify_all(scans, out, work, names)
-    if is_recursive and out is not None:
-        _write_batch(dict(zip(names, scans, strict=True)), outcome, out)
+    loaded, engine = load(classifier, running)
+    loaded.require_finding(finding)
+    work = Work(loaded, engine, read_options, writing, method, is_json, finding)
+    outcome = _classify_all(scans, outputs.out, work, names)
+    if is_recursive and outputs.out is not None:
+        _write_batch(dict(zip(names, scans, strict=True)), outcome, outputs.out)
     if not is_json:
-        _show(outcome, out)
+        _show(outcome, outputs.out)
     raise typer.Exit(outcome.exit_code)
 
 
-def load(folder: Path | None, choice: EngineChoice) -> tuple[Classifier, Engine]:
+def load(folder: Path | None, running: options.Running) -> tuple[Classifier, Engine]:
     """Load a classifier and make its engine, once for all scans."""
     from chestct.classifier import load_classifier
     from chestct.engines import ENGINES, make_engine
     from chestct.lookup import look_up
 
-    if choice.name != "auto":
-        look_up(ENGINES, choice.name, kind="engine")
+    if running.engine != "auto":
+        look_up(ENGINES, running.engine, kind="engine")
     classifier = load_classifier(folder)
     return classifier, make_engine(
-        classifier, choice.name, precision=choice.precision, device=choice.device
+        classifier, running.engine, precision=running.precision, device=running.device
     )
 
 

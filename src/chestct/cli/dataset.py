@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -18,7 +19,8 @@ from chestct.errors import ChestCTError
 if TYPE_CHECKING:
     from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
-    from chestct.datasets.sharing import ExportResult
+    from chestct.datasets.sharing import ExportResult, ExportSettings
+    from chestct.datasets.splits import SplitSettings
     from chestct.datasets.store import Cache
     from chestct.datasets.workers import Progress, ProgressCallback
 
@@ -53,8 +55,9 @@ def _read_scans(
 
     chosen = named_labels(labels)
     named = names if chosen is None else chosen.names
+    are_findings = True if chosen is not None and chosen.are_findings else None
     try:
-        return read_manifest(file, named, needs_files=needs_files)
+        return read_manifest(file, named, needs_files=needs_files, are_findings=are_findings)
     except UnknownLabelError as error:
         if named:
             raise
@@ -72,15 +75,11 @@ _TABLE = "Labels from a spreadsheet"
 _MARKS = {"refuse": ("✗", "bold red"), "warning": ("!", "yellow"), "note": ("·", "dim")}
 
 
-@app.command()
-def scan(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A data set, unpacked.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write.")],
-    layout: Annotated[
-        str,
-        typer.Option("--layout", metavar="NAME", help="How the folder is laid out."),
-    ] = "auto",
-    labels: Annotated[
+@dataclass(frozen=True)
+class _LabelTable:
+    """A table that says what the scans of a folder show."""
+
+    file: Annotated[
         Path | None,
         typer.Option(
             "--labels",
@@ -88,13 +87,13 @@ def scan(
             help="The scans' labels: CSV or Excel, a row per scan or patient.",
             rich_help_panel=_TABLE,
         ),
-    ] = None,
+    ] = None
     label_column: Annotated[
         str,
         typer.Option(
             "--label-column", metavar="NAME", help="Default: label.", rich_help_panel=_TABLE
         ),
-    ] = "",
+    ] = ""
     scan_column: Annotated[
         str,
         typer.Option(
@@ -103,7 +102,7 @@ def scan(
             help="Paths or names of scans in FOLDER. Default: scan, if there.",
             rich_help_panel=_TABLE,
         ),
-    ] = "",
+    ] = ""
     patient_column: Annotated[
         str,
         typer.Option(
@@ -113,21 +112,51 @@ def scan(
             "patient, if there.",
             rich_help_panel=_TABLE,
         ),
-    ] = "",
+    ] = ""
     sheet: Annotated[
         str,
         typer.Option(
             "--sheet", metavar="NAME", help="Of an Excel workbook.", rich_help_panel=_TABLE
         ),
-    ] = "",
-    takes_matched_only: Annotated[
+    ] = ""
+    is_matched_only: Annotated[
         bool,
         typer.Option(
             "--matched-only",
             help="Leave out scans without a label and rows without a scan.",
             rich_help_panel=_TABLE,
         ),
-    ] = False,
+    ] = False
+
+    def require_file(self) -> None:
+        """Refuse what was said of a table where none was named.
+
+        Raises:
+            _WrongUseError: Something was.
+        """
+        said: dict[str, object] = {
+            "--sheet": self.sheet,
+            "--matched-only": self.is_matched_only,
+            "--label-column": self.label_column,
+            "--scan-column": self.scan_column,
+            "--patient-column": self.patient_column,
+        }
+        first = next((name for name, value in said.items() if value), None)
+        if self.file is None and first is not None:
+            raise _WrongUseError(f"{first} is about a table of labels. Name it: --labels TABLE.")
+
+
+@app.command()
+@options.grouped
+def scan(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A data set, unpacked.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write.")],
+    table: _LabelTable,
+    tiff: options.Tiff,
+    layout: Annotated[
+        str,
+        typer.Option("--layout", metavar="NAME", help="How the folder is laid out."),
+    ] = "auto",
     classes: Annotated[
         str | None,
         typer.Option(
@@ -137,53 +166,47 @@ def scan(
             "each. Default: what the column holds, or those of public data sets.",
         ),
     ] = None,
-    spacing_mm: options.SpacingMm = None,
-    order: options.Order = None,
-    slope: options.Slope = None,
-    intercept: options.Intercept = None,
-    is_windowed: options.Windowed = False,
 ) -> None:
     """List the labelled scans of a folder in a manifest; labels may come from a spreadsheet."""
-    tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
-    geometry = tiff.geometry()
-
     from chestct.datasets.manifest import write_manifest
     from chestct.datasets.public import scan_folder, with_reading
     from chestct.datasets.spreadsheets import Columns, join_labels, read_spreadsheet
 
-    columns = Columns(label_column, scan_column, patient_column)
-    said: dict[str, object] = {"--sheet": sheet, "--matched-only": takes_matched_only}
-    said |= {f"--{name}-column": column for name, column in vars(columns).items()}
-    if labels is None and any(said.values()):
-        first = next(name for name, value in said.items() if value)
-        raise _WrongUseError(f"{first} is about a table of labels. Name it: --labels TABLE.")
-    reading: dict[str, str] = {}
-    if geometry is not None:
-        known = {
-            "spacing_mm": " ".join(f"{size:g}" for size in geometry.spacing_mm),
-            "order": geometry.order,
-            "unit": geometry.unit,
-            "slope": geometry.slope,
-            "intercept": geometry.intercept,
-        }
-        reading = {name: str(value) for name, value in known.items() if value is not None}
-    if labels is None:
-        manifest, name, notes = scan_folder(folder, layout, reading, named_labels(classes))
+    reading = _reading_cells(tiff)
+    named = named_labels(classes)
+    table.require_file()
+    if table.file is None:
+        manifest, name, notes = scan_folder(folder, layout, reading, named)
         found = f"layout {name}"
     else:
         manifest, notes = join_labels(
             folder,
-            read_spreadsheet(labels, sheet),
-            columns,
-            named_labels(classes),
-            takes_matched_only=takes_matched_only,
+            read_spreadsheet(table.file, table.sheet),
+            Columns(table.label_column, table.scan_column, table.patient_column),
+            named,
+            takes_matched_only=table.is_matched_only,
         )
         manifest = manifest.with_rows(with_reading(row, reading) for row in manifest.rows)
-        found = f"labels of {labels.name}"
+        found = f"labels of {table.file.name}"
     written = write_manifest(manifest, out)
     console = stdout_console()
     console.print(Text(f"{folder}: {describe(manifest)} ({found})"), soft_wrap=True)
     show_written([written], notes)
+
+
+def _reading_cells(tiff: options.Tiff) -> dict[str, str]:
+    """What a manifest's columns say of how to read TIFF slices; empty where nothing was said."""
+    geometry = tiff.geometry()
+    if geometry is None:
+        return {}
+    known = {
+        "spacing_mm": " ".join(f"{size:g}" for size in geometry.spacing_mm),
+        "order": geometry.order,
+        "unit": geometry.unit,
+        "slope": geometry.slope,
+        "intercept": geometry.intercept,
+    }
+    return {name: str(value) for name, value in known.items() if value is not None}
 
 
 @app.command()
@@ -220,54 +243,80 @@ def check(
     raise typer.Exit(1 if report.refusals else 0)
 
 
-@app.command()
-def split(
-    manifest: ManifestFile,
+@dataclass(frozen=True)
+class _Division:
+    """Into what the patients are divided."""
+
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="N", help="Deal the patients out to N folds."),
-    ] = None,
+    ] = None
     share: Annotated[
         float | None,
         typer.Option("--hold-out", metavar="SHARE", help="Keep a share of patients for testing."),
-    ] = None,
+    ] = None
     is_maseres: Annotated[
         bool, typer.Option("--maseres-paper", help="The MASERes paper's own split.")
-    ] = False,
+    ] = False
     validation: Annotated[
         float, typer.Option("--validation", metavar="SHARE", help="With --hold-out: also these.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffling.")] = 1,
+    ] = 0.0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffling.")] = 1
+
+    def splitter(self) -> tuple[str, SplitSettings]:
+        """Which of the splitters divides, and how.
+
+        Raises:
+            _WrongUseError: None was chosen, or more than one.
+        """
+        from chestct.datasets.splits import SplitSettings
+
+        if (self.folds is not None) + (self.share is not None) + self.is_maseres != 1:
+            raise _WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
+        if self.validation and self.share is None:
+            raise _WrongUseError("--validation goes with --hold-out SHARE.")
+        name = "k_fold" if self.share is None else "hold_out"
+        return "maseres_paper" if self.is_maseres else name, SplitSettings(
+            folds=self.folds or 5,
+            test_share=0.2 if self.share is None else self.share,
+            validation_share=self.validation,
+            seed=self.seed,
+        )
+
+
+@app.command()
+@options.grouped
+def split(
+    manifest: ManifestFile,
+    division: _Division,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: MANIFEST itself.")
     ] = None,
     labels: Labels = None,
 ) -> None:
     """Divide the scans by patient, every class alike."""
-    if (folds is not None) + (share is not None) + is_maseres != 1:
-        raise _WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
-    if validation and share is None:
-        raise _WrongUseError("--validation goes with --hold-out SHARE.")
-
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.splits import SPLITTERS, SplitSettings
+    from chestct.datasets.splits import SPLITTERS
 
+    name, settings = division.splitter()
     scans = _read_scans(manifest, labels, needs_files=False)
-    name = "maseres_paper" if is_maseres else "k_fold" if share is None else "hold_out"
-    settings = SplitSettings(
-        folds=folds or 5,
-        test_share=0.2 if share is None else share,
-        validation_share=validation,
-        seed=seed,
-    )
     divided = SPLITTERS[name](scans, settings)
     _show_sides(divided)
     show_written([write_manifest(divided, out or manifest)], [])
 
 
-@app.command()
-def prepare(
-    manifest: ManifestFile,
+class _Inputs(NamedTuple):
+    """Where inputs are kept, how many of each scan, and the classes where they are said."""
+
+    cache: Cache
+    variants: int
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Which inputs are prepared: those of a training's settings, or of a recipe."""
+
     settings: Annotated[
         str | None,
         typer.Option(
@@ -275,12 +324,12 @@ def prepare(
             metavar="CONFIG",
             help="Prepare what 'chestct train CONFIG' will use: settings by file or name.",
         ),
-    ] = None,
-    overrides: Overrides = None,
+    ] = None
+    overrides: Overrides = None
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", metavar="NAME", help="Recipe instead; see 'chestct info'."),
-    ] = None,
+    ] = None
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -288,35 +337,75 @@ def prepare(
             metavar="DIR",
             help="Where inputs are kept. Default: where --settings keeps them.",
         ),
-    ] = None,
+    ] = None
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="NAME", help="float16 (default) or uint8.")
-    ] = None,
+    ] = None
     max_gib: Annotated[
         float | None,
         typer.Option("--max-gib", min=0.001, help="Most that the folder may hold. Default: 100."),
-    ] = None,
+    ] = None
     variants: Annotated[
         int | None,
         typer.Option(
             "--variants", min=1, metavar="N", help="Inputs per scan; see the guide. Default: 1."
         ),
-    ] = None,
+    ] = None
+
+    def inputs(self) -> _Inputs:
+        """Where the inputs are kept, how many of each scan, and the classes.
+
+        Raises:
+            _WrongUseError: Neither settings nor a recipe with a folder were named, or both.
+        """
+        said = {
+            "storage": self.storage,
+            "cache_gib": self.max_gib,
+            "variants": self.variants,
+            "cache": None if self.cache is None else str(self.cache),
+        }
+        section = {name: value for name, value in said.items() if value is not None}
+        return self._of_recipe(section) if self.settings is None else self._of_settings(section)
+
+    def _of_recipe(self, section: Mapping[str, object]) -> _Inputs:
+        """What inputs are wanted, as the command line says."""
+        from chestct.preprocess.recipes import find_recipe
+
+        if self.recipe is None or self.cache is None or self.overrides:
+            msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache"
+            raise _WrongUseError(f"{msg} DIR.")
+        chosen = find_recipe(self.recipe)
+
+        from chestct.training.data import make_cache
+        from chestct.training.settings import DataSection
+
+        data = DataSection().model_copy(update=dict(section))
+        return _Inputs(make_cache(data, chosen), data.variants)
+
+    def _of_settings(self, section: Mapping[str, object]) -> _Inputs:
+        """The same as the settings of a training say."""
+        from chestct.training.data import make_cache
+        from chestct.training.plan import find_parts
+        from chestct.training.settings import read_settings
+
+        if self.recipe is not None:
+            msg = f"--settings {self.settings} names the recipe. Leave --recipe out, or --set"
+            raise _WrongUseError(f"{msg} recipe.name={self.recipe}.")
+        chosen = read_settings(self.settings or "", self.overrides or ())
+        data = chosen.data.model_copy(update=dict(section))
+        return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
+
+
+@app.command()
+@options.grouped
+def prepare(
+    manifest: ManifestFile,
+    wanted: _Wanted,
     processes: Processes = None,
     labels: Labels = None,
 ) -> None:
     """Prepare all scans for a network, with all cores; goes on where it stopped."""
-    own: dict[str, object] = {
-        "storage": storage,
-        "cache_gib": max_gib,
-        "variants": variants,
-        "cache": None if cache is None else str(cache),
-    }
-    section = {name: value for name, value in own.items() if value is not None}
-    if settings is None:
-        inputs = _said_inputs(recipe, section, overrides)
-    else:
-        inputs = _inputs_of(settings, overrides, recipe, section)
+    inputs = wanted.inputs()
     scans = _read_scans(manifest, labels, inputs.labels)
 
     from chestct.datasets.store import prepare_all
@@ -340,49 +429,6 @@ def prepare(
     for row, reason in done.failed.items():
         console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
     raise typer.Exit(1 if done.failed else 0)
-
-
-class _Inputs(NamedTuple):
-    """Where inputs are kept, how many of each scan, and the classes where they are said."""
-
-    cache: Cache
-    variants: int
-    labels: tuple[str, ...] = ()
-
-
-def _said_inputs(
-    recipe: str | None, section: Mapping[str, object], overrides: list[str] | None
-) -> _Inputs:
-    """What inputs are wanted, as the command line says."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
-
-    if recipe is None or "cache" not in section or overrides:
-        msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache DIR."
-        raise _WrongUseError(msg)
-    chosen = look_up(RECIPES, recipe, kind="recipe")
-
-    from chestct.training.data import make_cache
-    from chestct.training.settings import DataSection
-
-    data = DataSection().model_copy(update=dict(section))
-    return _Inputs(make_cache(data, chosen), data.variants)
-
-
-def _inputs_of(
-    settings: str, overrides: list[str] | None, recipe: str | None, section: Mapping[str, object]
-) -> _Inputs:
-    """The same as the settings of a training say."""
-    from chestct.training.data import make_cache
-    from chestct.training.plan import find_parts
-    from chestct.training.settings import read_settings
-
-    if recipe is not None:
-        msg = f"--settings {settings} names the recipe. Leave --recipe out, or --set recipe.name="
-        raise _WrongUseError(f"{msg}{recipe}.")
-    chosen = read_settings(settings, overrides or ())
-    data = chosen.data.model_copy(update=dict(section))
-    return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
 
 
 def describe(manifest: Manifest) -> str:
@@ -423,7 +469,7 @@ def _show_sides(manifest: Manifest) -> None:
     lines = []
     for side in sides:
         rows = [row for row in manifest.rows if row.side == side]
-        counts = [str(sum(row.label == label for row in rows)) for label in manifest.labels]
+        counts = [str(sum(label in row.present for row in rows)) for label in manifest.labels]
         lines.append([side or "nowhere", *counts, str(len({row.patient for row in rows}))])
     print_table(("", *manifest.labels, "Patients"), lines)
 
@@ -447,11 +493,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-@app.command()
-def export(
-    manifest: ManifestFile,
-    kind: Annotated[str, typer.Option("--to", metavar="FORMAT", help="tiff16 or nifti.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder of its own.")],
+@dataclass(frozen=True)
+class _Sharing:
+    """In what form scans are shared, and what is told of whom."""
+
+    kind: Annotated[str, typer.Option("--to", metavar="FORMAT", help="tiff16 or nifti.")]
     key: Annotated[
         Path | None,
         typer.Option(
@@ -459,27 +505,51 @@ def export(
             metavar="FILE",
             help="Secret that makes the pseudonyms; made if not there. Default: drawn at random.",
         ),
-    ] = None,
+    ] = None
     period: Annotated[
         str,
         typer.Option("--period", metavar="NAME", help="Date told: none, year or month."),
-    ] = "year",
+    ] = "year"
     names_sites: Annotated[
         bool, typer.Option("--name-sites", help="Keep the names of sites; else they are numbered.")
-    ] = False,
+    ] = False
+
+    def require_key_outside(self, out: Path) -> None:
+        """Refuse a key that would be given away with the export.
+
+        Raises:
+            _WrongUseError: It lies in its folder.
+        """
+        if self.key is not None and out.resolve() in self.key.resolve().parents:
+            raise _WrongUseError(
+                f"The key {self.key} must not lie in {out}: whoever gets the export gets it."
+            )
+
+    def settings(self) -> ExportSettings:
+        """The same as the export takes it; a key that is not there is made."""
+        from chestct.datasets.sharing import ExportSettings, read_or_make_key
+
+        # What is wrong is said before a key is made.
+        ExportSettings(self.kind, period=self.period)
+        key = read_or_make_key(self.key) if self.key else None
+        return ExportSettings(self.kind, key, self.period, self.names_sites)
+
+
+@app.command()
+@options.grouped
+def export(
+    manifest: ManifestFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder of its own.")],
+    sharing: _Sharing,
     processes: Processes = None,
     labels: Labels = None,
 ) -> None:
     """Copy the scans for sharing, without names or identifiers; goes on where it stopped."""
-    from chestct.datasets.sharing import ExportSettings, export_scans, read_or_make_key
+    from chestct.datasets.sharing import export_scans
 
-    if key is not None and out.resolve() in key.resolve().parents:
-        raise _WrongUseError(
-            f"The key {key} must not lie in {out}: whoever gets the export gets it."
-        )
+    sharing.require_key_outside(out)
     scans = _read_scans(manifest, labels)
-    ExportSettings(kind, period=period)
-    settings = ExportSettings(kind, read_or_make_key(key) if key else None, period, names_sites)
+    settings = sharing.settings()
     with _progress_bar(len(scans), "copying") as report_progress:
         done = export_scans(scans, out, settings, processes=processes, progress=report_progress)
     _show_export(done)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestct.cli import options
-from chestct.cli.classify import EngineChoice, load
+from chestct.cli.classify import load
 from chestct.cli.terminal import scan_progress, show_notice, show_table, stdout_console
 from chestct.errors import WriteError
 
@@ -34,7 +34,7 @@ def demo(
     from chestct.writers.pages import INDEX_FILE, write_index
 
     _require_own_folder(out, INDEX_FILE)
-    classifier, running = load(None, EngineChoice(engine))
+    classifier, running = load(None, options.Running(engine))
     entries: list[IndexEntry] = []
     with scan_progress(is_quiet=False) as progress:
         task = progress.add_task("", total=len(THREE_CLASSES))

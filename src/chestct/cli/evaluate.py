@@ -17,6 +17,7 @@ from chestct.cli.training_options import (
 )
 
 
+@options.grouped
 def evaluate(
     classifier: Annotated[
         Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, as train writes it.")
@@ -25,6 +26,7 @@ def evaluate(
         Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
     ],
     out: EvaluationFolder,
+    running: options.Running,
     split: Annotated[
         str | None,
         typer.Option(
@@ -69,13 +71,10 @@ def evaluate(
             help="Scans of another kind, one per file or folder: can it tell them by distance?",
         ),
     ] = None,
-    engine: options.EngineName = "auto",
-    precision: options.Precision = None,
-    device: options.Device = None,
     processes: Processes = None,
 ) -> None:
     """Classify labelled scans and write figures with intervals."""
-    from chestct.cli.classify import EngineChoice, load
+    from chestct.cli.classify import load
     from chestct.cli.training_lines import listening, show_summary, show_unlike
     from chestct.training.checklists import require_checklists
     from chestct.training.judging import (
@@ -91,7 +90,7 @@ def evaluate(
     for place in (unlike, reports):
         if place is not None:
             options.require_exists(place)
-    loaded, running = load(classifier, EngineChoice(engine, precision, device))
+    loaded, engine = load(classifier, running)
     rows = read_rows(manifest, loaded, split)
     wishes = Wishes(
         read_beside(files, loaded, rows),
@@ -101,8 +100,8 @@ def evaluate(
         maseres_z,
     )
     with listening(processes) as listener:
-        summary = evaluate_manifest(loaded, running, rows, out, listener, wishes)
-        found = judge_unlike(loaded, running, rows, unlike, listener) if unlike else None
+        summary = evaluate_manifest(loaded, engine, rows, out, listener, wishes)
+        found = judge_unlike(loaded, engine, rows, unlike, listener) if unlike else None
     show_summary(summary, out)
     if found is not None:
         show_unlike(found)

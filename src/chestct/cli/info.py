@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import platform
 import re
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chestct.cli.terminal import show_document, show_info
+
+if TYPE_CHECKING:
+    from chestct.lookup import Plugin
 
 _PACKAGES = ("torch", "openvino", "numpy", "scipy", "pydicom", "imagecodecs", "nibabel")
 # Where `chestct.classifier` has it too; that module takes a while to load.
@@ -21,7 +25,7 @@ _DEFAULT_CARD = Path(__file__).parents[1] / "default_classifier" / "card.json"
 def info(
     is_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """List readers, recipes, networks, engines and classifiers."""
+    """List readers, recipes, networks, engines, classifiers and what other packages add."""
     known = _describe_installation()
     if is_json:
         show_document(json.dumps(known, indent=2))
@@ -55,11 +59,37 @@ def _describe_installation() -> dict[str, dict[str, str]]:
         "engines": {name: engine.summary for name, engine in ENGINES.items()},
         "explanations": {name: method.summary for name, method in EXPLANATIONS.items()},
         "writers": {name: entry.summary for name, entry in WRITERS.items()},
+        "plugins": {
+            f"{plugin.kind} {plugin.name}": f"refused: {plugin.problem}"
+            if plugin.problem
+            else plugin.origin
+            for plugin in every_plugin()
+        },
         "classifiers": _classifiers(),
         "settings": {
             name: _first_line(shipped_folder() / f"{name}.yaml") for name in shipped_names()
         },
     }
+
+
+def every_plugin() -> list[Plugin]:
+    """All entry points of other packages, none of them imported."""
+    from chestct.explain import EXPLANATIONS
+    from chestct.lookup import plugins_of
+    from chestct.networks import NETWORKS
+    from chestct.preprocess.recipes import RECIPES
+    from chestct.readers import READERS
+    from chestct.writers import WRITERS
+
+    tables: dict[str, Collection[str]] = {
+        "network": NETWORKS,
+        "encoder": NETWORKS,
+        "recipe": RECIPES,
+        "reader": READERS,
+        "writer": WRITERS,
+        "explanation": EXPLANATIONS,
+    }
+    return [plugin for kind, own in tables.items() for plugin in plugins_of(kind, own).values()]
 
 
 def _version(package: str) -> str:

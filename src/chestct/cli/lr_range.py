@@ -6,42 +6,37 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chestct.cli import training_options as options
+from chestct.cli.options import grouped
 
 if TYPE_CHECKING:
     from chestct.training.plan import Plan, SlicePlan
 
 
+@grouped
 def lr_range(
-    config: options.Config,
+    training: options.Training,
     manifest: options.ManifestFile,
     out: options.RangeFolder,
-    overrides: options.Overrides = None,
-    labels: options.Labels = None,
-    steps: options.RangeSteps = None,
-    epochs: options.RangeEpochs = None,
-    processes: options.Processes = None,
-    device: options.Device = "auto",
+    test: options.RangeTest,
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
     from chestct.training.distributed import choose_device
     from chestct.training.plan import Plan
-    from chestct.training.settings import read_settings
+    from chestct.training.settings import RunSettings
 
-    options.require_one_form(steps, epochs)
-    settings = options.with_labels(read_settings(config, overrides or ()), labels)
-    plan = Plan(settings, manifest, out, device=choose_device(device))
-    suggest_rate(plan, steps, epochs, processes)
+    test.require_one_form()
+    settings = training.read_settings(RunSettings)
+    plan = Plan(settings, manifest, out, device=choose_device(training.device))
+    suggest_rate(plan, test, training.processes)
 
 
-def suggest_rate(
-    plan: Plan | SlicePlan, steps: int | None, epochs: int | None, processes: int | None
-) -> None:
+def suggest_rate(plan: Plan | SlicePlan, test: options.RangeTest, processes: int | None) -> None:
     """Run a range test on scans or slices, show and write what it found."""
     from chestct.cli.training_lines import EpochLines, listening, show_range_test
     from chestct.training.search import QUICK_STEPS, run_range_test, write_range_test
 
-    lines = EpochLines(epochs or 1)
+    lines = EpochLines(test.epochs or 1)
     with listening(processes, lines) as listener:
         plan = replace(plan, listener=listener)
-        found = run_range_test(plan, steps=steps or QUICK_STEPS, epochs=epochs)
+        found = run_range_test(plan, steps=test.steps or QUICK_STEPS, epochs=test.epochs)
     show_range_test(found, write_range_test(found, plan.folder))

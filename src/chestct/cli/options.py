@@ -1,21 +1,62 @@
-"""Options that several commands share, and how they become what the readers take."""
+"""Options that several commands share, and how they become what the readers and writers take.
+
+Options that belong together are the fields of a frozen dataclass, each declared once with its
+help. A command takes the dataclass, and `grouped` shows its fields to Typer, which knows only
+the parameters of a function.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from chestct.errors import ReadError
+from chestct.errors import ReadError, WriteError
 
 if TYPE_CHECKING:
     from chestct.readers import ReadOptions
     from chestct.readers.pictures import TiffGeometry
+    from chestct.writers import WriteOptions
 
 _TIFF = "Folders of TIFF slices"
 _TROUBLE = "Irregular series"
+_OUTPUT = "Outputs"
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Make a command whose parameters may be dataclasses of options.
+
+    Args:
+        command: Takes options and dataclasses of options; no two have a field of one name.
+
+    Returns:
+        The same command with every field as a parameter of its own.
+    """
+    taken = inspect.signature(command, eval_str=True).parameters
+    groups = {
+        name: each.annotation for name, each in taken.items() if is_dataclass(each.annotation)
+    }
+    fields = {
+        name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()
+    }
+
+    @wraps(command)
+    def run(**said: object) -> None:
+        for name, group in groups.items():
+            said[name] = group(**{field: said.pop(field) for field in fields[name]})
+        command(**said)
+
+    # By keyword, so that one with a default may stand before one without.
+    shown = [each for name in taken for each in fields.get(name, {name: taken[name]}).values()]
+    by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in shown]
+    run.__signature__ = inspect.Signature(by_keyword)  # type: ignore[attr-defined]
+    return run
+
 
 ClassifierFolder = Annotated[
     Path | None,
@@ -23,23 +64,9 @@ ClassifierFolder = Annotated[
         "--classifier", metavar="DIR", help="Classifier folder. Default: the shipped one."
     ),
 ]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", metavar="DIR", help="Write results here, a folder per scan; see --write."
-    ),
-]
 EngineName = Annotated[
     str,
     typer.Option("--engine", metavar="NAME", help="auto, or an engine that 'chestct info' lists."),
-]
-Precision = Annotated[
-    str | None,
-    typer.Option(
-        "--precision",
-        metavar="NAME",
-        help="float32 or bf16. Default: what the processor is fast in.",
-    ),
 ]
 Device = Annotated[
     str | None,
@@ -55,101 +82,72 @@ Series = Annotated[
         "--series", metavar="UID", help="Take this series of a folder that holds several."
     ),
 ]
-AllowGap = Annotated[
-    bool,
-    typer.Option(
-        "--allow-gap",
-        help="Interpolate where more than one slice in a row is missing.",
-        rich_help_panel=_TROUBLE,
-    ),
-]
-AllowTilt = Annotated[
-    bool,
-    typer.Option(
-        "--allow-tilt",
-        help="Resample a stack that is tilted by more than 1 degree.",
-        rich_help_panel=_TROUBLE,
-    ),
-]
-AllowMixed = Annotated[
-    bool,
-    typer.Option(
-        "--allow-mixed-orientations",
-        help="Read the largest group of a series that mixes sizes or orientations.",
-        rich_help_panel=_TROUBLE,
-    ),
-]
-Lungs = Annotated[
-    Path | None,
-    typer.Option(
-        "--lungs",
-        metavar="MASK",
-        help="The scan's lungs, as NIfTI or DICOM Segmentation, instead of finding them.",
-    ),
-]
-AllowBadSlices = Annotated[
-    bool,
-    typer.Option(
-        "--allow-bad-slices",
-        help="Interpolate slices that do not fit their neighbours.",
-        rich_help_panel=_TROUBLE,
-    ),
-]
-AllowUnplaced = Annotated[
-    bool,
-    typer.Option(
-        "--allow-unplaced",
-        help="Leave out slices that do not say where they lie.",
-        rich_help_panel=_TROUBLE,
-    ),
-]
-SpacingMm = Annotated[
+Finding = Annotated[
     str | None,
     typer.Option(
-        "--spacing-mm",
-        metavar="D,H,W",
-        help="Millimetres between slices, rows and columns.",
-        rich_help_panel=_TIFF,
-    ),
-]
-Order = Annotated[
-    str | None,
-    typer.Option(
-        "--order",
-        metavar="ascending|descending",
-        help="Whether the first file is nearest the feet or the head.",
-        rich_help_panel=_TIFF,
-    ),
-]
-Slope = Annotated[
-    float | None,
-    typer.Option(
-        "--slope", metavar="X", help="HU = slope × stored + intercept.", rich_help_panel=_TIFF
-    ),
-]
-Intercept = Annotated[
-    float | None,
-    typer.Option("--intercept", metavar="X", help="See --slope.", rich_help_panel=_TIFF),
-]
-Windowed = Annotated[
-    bool,
-    typer.Option(
-        "--windowed",
-        help="The values have no absolute scale (8-bit exports).",
-        rich_help_panel=_TIFF,
+        "--finding",
+        metavar="NAME",
+        help="Which finding is asked about, of a classifier of several.",
     ),
 ]
 
 
 @dataclass(frozen=True)
-class TiffOptions:
-    """What was said on the command line about a folder of TIFF slices."""
+class Running:
+    """Where the network runs."""
 
-    spacing_mm: str | None
-    order: str | None
-    slope: float | None
-    intercept: float | None
-    is_windowed: bool
+    engine: EngineName = "auto"
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="float32 or bf16. Default: what the processor is fast in.",
+        ),
+    ] = None
+    device: Device = None
+
+
+@dataclass(frozen=True)
+class Tiff:
+    """What a folder of TIFF slices does not say of itself."""
+
+    spacing_mm: Annotated[
+        str | None,
+        typer.Option(
+            "--spacing-mm",
+            metavar="D,H,W",
+            help="Millimetres between slices, rows and columns.",
+            rich_help_panel=_TIFF,
+        ),
+    ] = None
+    order: Annotated[
+        str | None,
+        typer.Option(
+            "--order",
+            metavar="ascending|descending",
+            help="Whether the first file is nearest the feet or the head.",
+            rich_help_panel=_TIFF,
+        ),
+    ] = None
+    slope: Annotated[
+        float | None,
+        typer.Option(
+            "--slope", metavar="X", help="HU = slope × stored + intercept.", rich_help_panel=_TIFF
+        ),
+    ] = None
+    intercept: Annotated[
+        float | None,
+        typer.Option("--intercept", metavar="X", help="See --slope.", rich_help_panel=_TIFF),
+    ] = None
+    is_windowed: Annotated[
+        bool,
+        typer.Option(
+            "--windowed",
+            help="The values have no absolute scale (8-bit exports).",
+            rich_help_panel=_TIFF,
+        ),
+    ] = False
 
     def geometry(self) -> TiffGeometry | None:
         """The geometry, or None where nothing was said.
@@ -159,8 +157,7 @@ class TiffOptions:
         """
         from chestct.readers.pictures import TiffGeometry
 
-        said = (self.spacing_mm, self.order, self.slope, self.intercept)
-        if all(value is None for value in said) and not self.is_windowed:
+        if self == Tiff():
             return None
         if self.spacing_mm is None or self.order not in ("ascending", "descending"):
             msg = "TIFF slices need --spacing-mm D,H,W and --order ascending or descending."
@@ -176,36 +173,183 @@ class TiffOptions:
 
 
 @dataclass(frozen=True)
-class Permissions:
-    """Which irregularities of a series were accepted on the command line."""
+class Reading:
+    """How a scan is read, and which irregularities of a series are accepted."""
 
-    gap: bool
-    tilt: bool
-    mixed_orientations: bool
-    bad_slices: bool = False
-    unplaced: bool = False
+    lungs: Annotated[
+        Path | None,
+        typer.Option(
+            "--lungs",
+            metavar="MASK",
+            help="The scan's lungs, as NIfTI or DICOM Segmentation, instead of finding them.",
+        ),
+    ] = None
+    series: Series = None
+    allow_gap: Annotated[
+        bool,
+        typer.Option(
+            "--allow-gap",
+            help="Interpolate where slices are missing in a row; read a scan that jumps.",
+            rich_help_panel=_TROUBLE,
+        ),
+    ] = False
+    allow_tilt: Annotated[
+        bool,
+        typer.Option(
+            "--allow-tilt",
+            help="Resample a stack that is tilted by more than 1 degree.",
+            rich_help_panel=_TROUBLE,
+        ),
+    ] = False
+    allow_mixed: Annotated[
+        bool,
+        typer.Option(
+            "--allow-mixed-orientations",
+            help="Read the largest group of a series that mixes sizes or orientations.",
+            rich_help_panel=_TROUBLE,
+        ),
+    ] = False
+    allow_bad_slices: Annotated[
+        bool,
+        typer.Option(
+            "--allow-bad-slices",
+            help="Interpolate slices that do not fit their neighbours.",
+            rich_help_panel=_TROUBLE,
+        ),
+    ] = False
+    allow_unplaced: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unplaced",
+            help="Leave out slices that do not say where they lie.",
+            rich_help_panel=_TROUBLE,
+        ),
+    ] = False
 
-    def names(self) -> tuple[str, ...]:
-        """The names under which the readers know them."""
-        said = {
-            "gap": self.gap,
-            "tilt": self.tilt,
-            "mixed-orientations": self.mixed_orientations,
-            "bad-slices": self.bad_slices,
-            "unplaced": self.unplaced,
+    def read_options(self, tiff: Tiff) -> ReadOptions:
+        """All that was said about how to read a scan, as the readers take it.
+
+        Raises:
+            ReadError: What was said about TIFF slices is incomplete or impossible.
+        """
+        from chestct.readers import ReadOptions
+
+        accepted = {
+            "gap": self.allow_gap,
+            "tilt": self.allow_tilt,
+            "mixed-orientations": self.allow_mixed,
+            "bad-slices": self.allow_bad_slices,
+            "unplaced": self.allow_unplaced,
         }
-        return tuple(name for name, is_allowed in said.items() if is_allowed)
+        allow = tuple(name for name, is_accepted in accepted.items() if is_accepted)
+        return ReadOptions(self.series, allow, tiff.geometry(), self.lungs)
 
 
-def read_options(series: str | None, permissions: Permissions, tiff: TiffOptions) -> ReadOptions:
-    """All that was said about how to read a scan, as the readers take it.
+@dataclass(frozen=True)
+class Outputs:
+    """What is written about a scan, and where."""
 
-    Raises:
-        ReadError: What was said about TIFF slices is incomplete or impossible.
-    """
-    from chestct.readers import ReadOptions
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Write results here, a folder per scan; see --write."
+        ),
+    ] = None
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show where the evidence lies, as a heat-map on the scan.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
+    explanation: Annotated[
+        str | None,
+        typer.Option(
+            "--explanation",
+            metavar="METHOD",
+            help="How to explain, implies --explain: a method that 'chestct info' lists, with "
+            ":LAYER after it for a layer of choice. Default: what the classifier's card names.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    write: Annotated[
+        str | None,
+        typer.Option(
+            "--write",
+            metavar="NAMES",
+            help="What to write to --out: names that 'chestct info' lists, with commas between "
+            "them, or all. All leaves out dicom_sc, whose pixels can hold names burned in by a "
+            "scanner. json is always written. Default: json,html,preview.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None
+    is_deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Make DICOM objects the same bytes each time, with the series' dates.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
+    makes_uids: Annotated[
+        bool,
+        typer.Option(
+            "--make-uids",
+            help="Make the identifiers that a DICOM series lacks, the same each time.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = False
 
-    return ReadOptions(series, permissions.names(), tiff.geometry())
+    def require_use(self, *, is_json: bool) -> None:
+        """Refuse options about outputs where there are none.
+
+        Raises:
+            WriteError: Something was said about outputs and no folder was named.
+        """
+        said = {
+            "--write": self.write is not None,
+            "--explain": (self.explain or self.explanation is not None) and not is_json,
+            "--deterministic": self.is_deterministic,
+            "--make-uids": self.makes_uids,
+        }
+        for option, is_said in said.items():
+            if is_said and self.out is None:
+                raise WriteError(f"{option} is about what is written. Name a folder: --out DIR.")
+
+    def write_options(self) -> WriteOptions:
+        """Which outputs are written, and how.
+
+        Raises:
+            UnknownNameError: There is no such writer.
+            WriteError: None was named.
+        """
+        from chestct.writers import ALL, DEFAULT, WriteOptions, choose_writers
+
+        said = DEFAULT if self.write is None else tuple(_names_in(self.write))
+        if not said:
+            raise WriteError("--write needs a name, such as html, or all. See: chestct info")
+        return WriteOptions(
+            names=choose_writers(said),
+            skips_impossible=ALL in said,
+            is_deterministic=self.is_deterministic,
+            makes_uids=self.makes_uids,
+        )
+
+    def explanation_for(self, names: Sequence[str]) -> str | None:
+        """How to explain, if at all: a writer that needs a heat-map gets one unasked.
+
+        Raises:
+            UnknownNameError: There is no such explanation.
+        """
+        from chestct.explain import AUTO, split_choice
+        from chestct.writers import NEEDS_HEAT_MAP
+
+        if self.explanation is not None:
+            split_choice(self.explanation)
+            return self.explanation
+        needs = self.write is not None and not set(NEEDS_HEAT_MAP).isdisjoint(names)
+        return AUTO if self.explain or needs else None
 
 
 def require_exists(scan: Path) -> None:
@@ -235,3 +379,7 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
         msg = f"--spacing-mm must be three numbers, such as 1.0,0.7,0.7, not '{text}'."
         raise ReadError(msg) from error
     return depth, height, width
+
+
+def _names_in(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]

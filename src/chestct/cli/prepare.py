@@ -11,6 +11,7 @@ from chestct.cli import options
 from chestct.cli.terminal import show_written
 
 
+@options.grouped
 def prepare(
     scan: Annotated[
         Path, typer.Argument(metavar="SCAN", help="Folder, file or zip of one chest CT.")
@@ -19,30 +20,15 @@ def prepare(
         str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
-    lungs: options.Lungs = None,
-    series: options.Series = None,
-    allow_gap: options.AllowGap = False,
-    allow_tilt: options.AllowTilt = False,
-    allow_mixed: options.AllowMixed = False,
-    allow_bad_slices: options.AllowBadSlices = False,
-    allow_unplaced: options.AllowUnplaced = False,
-    spacing_mm: options.SpacingMm = None,
-    order: options.Order = None,
-    slope: options.Slope = None,
-    intercept: options.Intercept = None,
-    is_windowed: options.Windowed = False,
+    reading: options.Reading,
+    tiff: options.Tiff,
 ) -> None:
     """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
-    from chestct.lookup import look_up
-    from chestct.preprocess.recipes import RECIPES
+    from chestct.preprocess.recipes import find_recipe
 
-    chosen = look_up(RECIPES, recipe, kind="recipe")
+    chosen = find_recipe(recipe)
     options.require_exists(scan)
-    tiff = options.TiffOptions(spacing_mm, order, slope, intercept, is_windowed)
-    permissions = options.Permissions(
-        allow_gap, allow_tilt, allow_mixed, allow_bad_slices, allow_unplaced
-    )
-    reading = options.read_options(series, permissions, tiff)
+    said = reading.read_options(tiff)
 
     from chestct.pipeline import scan_name
     from chestct.preprocess.prepare import prepare as prepare_volume
@@ -52,8 +38,8 @@ def prepare(
     from chestct.writers.prepared_report import write_prepared
 
     check_folder(out, scan)
-    volume = read_volume(scan, series=reading.series, allow=reading.allow, tiff=reading.tiff)
-    mask = None if lungs is None else read_lungs(lungs, volume)
+    volume = read_volume(scan, series=said.series, allow=said.allow, tiff=said.tiff)
+    mask = None if said.lungs is None else read_lungs(said.lungs, volume)
     prepared = prepare_volume(volume, chosen, lungs=mask)
     written = write_prepared(prepared, scan_name(scan), out)
     show_written(written, (*volume.warnings, *prepared.warnings, *prepared.unsuitable_reasons))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli import options, output_options
+from chestct.cli import options
 from chestct.cli.terminal import show_error, show_line
 from chestct.errors import ReadError, WriteError
 
@@ -22,15 +23,10 @@ _NETWORK = "Other computers"
 _SHOWN = "What is shown"
 
 
-def serve(
-    results: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[RESULTS]",
-            help="Folder of results, as 'classify --out' makes it: shown as a list, and new ones "
-            "are added to it. Without one, results are gone when the server ends.",
-        ),
-    ] = None,
+@dataclass(frozen=True)
+class _Shown:
+    """What is shown beside the results, and whether scans are kept."""
+
     scans: Annotated[
         Path | None,
         typer.Option(
@@ -39,7 +35,7 @@ def serve(
             help="Where the scans of earlier results lie, to be shown in three planes.",
             rich_help_panel=_SHOWN,
         ),
-    ] = None,
+    ] = None
     keeps_scans: Annotated[
         bool,
         typer.Option(
@@ -47,7 +43,7 @@ def serve(
             help="Keep scans that are dropped onto the page, in --scans.",
             rich_help_panel=_SHOWN,
         ),
-    ] = False,
+    ] = False
     beside: Annotated[
         Path | None,
         typer.Option(
@@ -56,7 +52,7 @@ def serve(
             help="Results of another classifier on the same scans, shown beside these.",
             rich_help_panel=_SHOWN,
         ),
-    ] = None,
+    ] = None
     evaluation: Annotated[
         Path | None,
         typer.Option(
@@ -65,11 +61,97 @@ def serve(
             help="An evaluation's folder: its figures, and the wrong answers with their scans.",
             rich_help_panel=_SHOWN,
         ),
+    ] = None
+
+    def require_folders(self) -> None:
+        """Refuse folders that are not there, and scans that are kept nowhere.
+
+        Raises:
+            ReadError: A folder is not there.
+            WriteError: Scans are to be kept and no folder was named.
+        """
+        if self.keeps_scans and self.scans is None:
+            raise WriteError("--keep-scans keeps scans in a folder. Name it: --scans DIR.")
+        for folder in (self.beside, self.evaluation):
+            if folder is not None:
+                options.require_exists(folder)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Where the page is reached, and by whom."""
+
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: a free one.")
+    ] = _PORT
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Address to listen on. Others than this computer's own need --token.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = "127.0.0.1"
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="TEXT",
+            envvar="CHESTCT_TOKEN",
+            help="What opens the page, 16 characters or more. Default: drawn anew each time.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None
+    tls_name: Annotated[
+        str | None,
+        typer.Option(
+            "--tls-name",
+            metavar="NAME",
+            help="Name under which a proxy that speaks TLS passes the page on.",
+            rich_help_panel=_NETWORK,
+        ),
+    ] = None
+
+    def require_token(self) -> None:
+        """Refuse to be reached by others without a token that somebody chose.
+
+        Raises:
+            WriteError: There is none, or it is too short.
+        """
+        from chestct.serve.guard import LEAST_TOKEN, is_loopback
+
+        host, token = self.host, self.token
+        if host in ("0.0.0.0", "::", ""):
+            msg = "--host needs the very address or name that browsers will use, as others are"
+            raise WriteError(f"{msg} refused.")
+        if token is None and not is_loopback(host):
+            msg = (
+                f"--host {host} lets other computers in. Choose what opens the page, --token TEXT "
+                "or the variable CHESTCT_TOKEN, and let a proxy with TLS pass it on (--tls-name)."
+            )
+            raise ReadError(msg)
+        if token is not None and len(token) < LEAST_TOKEN:
+            msg = (
+                f"The token has {len(token)} characters, {LEAST_TOKEN} or more are needed. Such as:"
+            )
+            raise ReadError(f"{msg} {secrets.token_urlsafe(24)}")
+
+
+@options.grouped
+def serve(
+    shown: _Shown,
+    running: options.Running,
+    network: _Network,
+    results: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[RESULTS]",
+            help="Folder of results, as 'classify --out' makes it: shown as a list, and new ones "
+            "are added to it. Without one, results are gone when the server ends.",
+        ),
     ] = None,
     classifier: options.ClassifierFolder = None,
-    engine: options.EngineName = "auto",
-    precision: options.Precision = None,
-    device: options.Device = None,
     write: Annotated[
         str | None,
         typer.Option(
@@ -83,69 +165,34 @@ def serve(
         float,
         typer.Option("--max-gb", metavar="X", min=0.001, help="Largest scan that may be dropped."),
     ] = 2.7,
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: a free one.")
-    ] = _PORT,
-    host: Annotated[
-        str,
-        typer.Option(
-            "--host",
-            metavar="ADDRESS",
-            help="Address to listen on. Others than this computer's own need --token.",
-            rich_help_panel=_NETWORK,
-        ),
-    ] = "127.0.0.1",
-    token: Annotated[
-        str | None,
-        typer.Option(
-            "--token",
-            metavar="TEXT",
-            envvar="CHESTCT_TOKEN",
-            help="What opens the page, 16 characters or more. Default: drawn anew each time.",
-            rich_help_panel=_NETWORK,
-        ),
-    ] = None,
-    tls_name: Annotated[
-        str | None,
-        typer.Option(
-            "--tls-name",
-            metavar="NAME",
-            help="Name under which a proxy that speaks TLS passes the page on.",
-            rich_help_panel=_NETWORK,
-        ),
-    ] = None,
 ) -> None:
     """Open a web page on this computer, to look at scans and their answers."""
     from chestct.extras import import_extra
 
     for package in ("starlette", "uvicorn"):
         import_extra(package, extra="serve")
-    from chestct.serve.guard import ServeSettings, is_loopback
+    from chestct.serve.guard import ServeSettings
     from chestct.serve.jobs import Setup
     from chestct.storage import cache_folder, working_folder
 
-    _require_token(host, token, is_local=is_loopback(host))
-    if keeps_scans and scans is None:
-        raise WriteError("--keep-scans keeps scans in a folder. Name it: --scans DIR.")
-    for folder in (beside, evaluation):
-        if folder is not None:
-            options.require_exists(folder)
-    said = output_options.OutputOptions(write or _writers(), False, None, False, False)
-    setup = Setup(classifier, engine, precision, device, said.write_options())
+    network.require_token()
+    shown.require_folders()
+    writing = options.Outputs(write=write or _writers()).write_options()
+    setup = Setup(classifier, running.engine, running.precision, running.device, writing)
     with working_folder(cache_folder() / "serve") as session:
         settings = ServeSettings(
-            token=token or secrets.token_urlsafe(32),
+            token=network.token or secrets.token_urlsafe(32),
             session=session,
             results=results,
-            scans=scans,
-            keeps_scans=keeps_scans,
-            beside=beside,
-            evaluation=evaluation,
-            names=tuple(name for name in (host, tls_name) if name is not None),
+            scans=shown.scans,
+            keeps_scans=shown.keeps_scans,
+            beside=shown.beside,
+            evaluation=shown.evaluation,
+            names=tuple(name for name in (network.host, network.tls_name) if name is not None),
             most_bytes=round(max_gb * 1e9),
-            is_secure=tls_name is not None,
+            is_secure=network.tls_name is not None,
         )
-        _serve(settings, setup, host, port)
+        _serve(settings, setup, network.host, network.port)
 
 
 def _serve(settings: ServeSettings, setup: Setup, host: str, port: int) -> None:
@@ -173,28 +220,6 @@ def _serve(settings: ServeSettings, setup: Setup, host: str, port: int) -> None:
             )
         show_line("Ctrl-C ends it.")
         serve_until_ended(app, listening)
-
-
-def _require_token(host: str, token: str | None, *, is_local: bool) -> None:
-    """Refuse to be reached by others without a token that somebody chose.
-
-    Raises:
-        WriteError: There is none, or it is too short.
-    """
-    from chestct.serve.guard import LEAST_TOKEN
-
-    if host in ("0.0.0.0", "::", ""):
-        msg = "--host needs the very address or name that browsers will use, as others are refused."
-        raise WriteError(msg)
-    if token is None and not is_local:
-        msg = (
-            f"--host {host} lets other computers in. Choose what opens the page, --token TEXT or"
-            " the variable CHESTCT_TOKEN, and let a proxy with TLS pass it on (--tls-name)."
-        )
-        raise ReadError(msg)
-    if token is not None and len(token) < LEAST_TOKEN:
-        msg = f"The token has {len(token)} characters, {LEAST_TOKEN} or more are needed. Such as:"
-        raise ReadError(f"{msg} {secrets.token_urlsafe(24)}")
 
 
 def _writers() -> str:

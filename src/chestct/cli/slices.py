@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,11 +10,13 @@ import typer
 
 from chestct.cli import training_options as options
 from chestct.cli.lr_range import suggest_rate
+from chestct.cli.options import grouped
 from chestct.cli.terminal import show_document, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.datasets.manifest import Manifest
+    from chestct.datasets.pictures import Extraction
     from chestct.training.plan import SlicePlan
 
 
@@ -62,24 +64,6 @@ PatientPattern = Annotated[
         help="Its group is the patient in a picture's path, such as '(p[0-9]+)-'.",
     ),
 ]
-SliceLabels = Annotated[
-    Path | None,
-    typer.Option("--labels", metavar="NPY", help="COVID-CT-MD's Slice-level-labels.npy."),
-]
-Index = Annotated[
-    Path | None, typer.Option("--index", metavar="CSV", help="COVID-CT-MD's Index.csv.")
-]
-WithoutLabels = Annotated[
-    Literal["all", "negative", "normal"],
-    typer.Option(
-        "--without-labels",
-        help="Scans without slice labels: take all, or those of the negative class ('normal').",
-    ),
-]
-Uninfected = Annotated[
-    Literal["leave_out", "negative", "normal"],
-    typer.Option("--uninfected", help="What slices of the ill without infection become."),
-]
 Classes = Annotated[
     str | None,
     typer.Option(
@@ -87,10 +71,6 @@ Classes = Annotated[
         metavar="A,B|YAML",
         help="The classes: names, or a YAML file with 'labels:', which names the negative one.",
     ),
-]
-Window = Annotated[str, typer.Option("--window", metavar="NAME", help="lung, or abdomen.")]
-Every = Annotated[
-    int, typer.Option("--every", min=1, metavar="N", help="Take every N-th slice only.")
 ]
 
 
@@ -126,40 +106,76 @@ def list_slices(
     _say_written(found.manifest, out)
 
 
+@dataclass(frozen=True)
+class _Truth:
+    """What is known of single slices, and what becomes of scans of which nothing is."""
+
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", metavar="NPY", help="COVID-CT-MD's Slice-level-labels.npy."),
+    ] = None
+    index: Annotated[
+        Path | None, typer.Option("--index", metavar="CSV", help="COVID-CT-MD's Index.csv.")
+    ] = None
+    without_labels: Annotated[
+        Literal["all", "negative", "normal"],
+        typer.Option(
+            "--without-labels",
+            help="Scans without slice labels: take all, or those of the negative class ('normal').",
+        ),
+    ] = "negative"
+    uninfected: Annotated[
+        Literal["leave_out", "negative", "normal"],
+        typer.Option("--uninfected", help="What slices of the ill without infection become."),
+    ] = "leave_out"
+
+    def extraction(self, window: str, every: int, negative: str) -> Extraction:
+        """Which slices are taken, in which window, by what is known of them.
+
+        Raises:
+            TrainingError: Labels were given without their index, or the other way round.
+        """
+        from chestct.datasets.pictures import Extraction, read_slice_labels
+
+        if (self.labels is None) != (self.index is None):
+            raise TrainingError("--labels and --index belong together: give both, or neither.")
+        return Extraction(
+            read_slice_labels(self.labels, self.index) if self.labels and self.index else {},
+            "all" if self.without_labels == "all" else "negative",
+            "leave_out" if self.uninfected == "leave_out" else "negative",
+            window,
+            every,
+            negative,
+        )
+
+
 @app.command()
+@grouped
 def extract(
     manifest: ScanTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="New folder for pictures and slices.csv.")
     ],
-    labels: SliceLabels = None,
-    index: Index = None,
-    without_labels: WithoutLabels = "negative",
-    uninfected: Uninfected = "leave_out",
-    window: Window = "lung",
-    every: Every = 1,
+    truth: _Truth,
+    window: Annotated[
+        str, typer.Option("--window", metavar="NAME", help="lung, or abdomen.")
+    ] = "lung",
+    every: Annotated[
+        int, typer.Option("--every", min=1, metavar="N", help="Take every N-th slice only.")
+    ] = 1,
     classes: Classes = None,
 ) -> None:
     """Write the slices of labelled scans as pictures, with a table of them."""
     from chestct.cli.training_lines import listening
     from chestct.datasets.manifest import read_manifest, write_manifest
-    from chestct.datasets.pictures import Extraction, extract_slices, read_slice_labels
+    from chestct.datasets.pictures import extract_slices
 
-    if (labels is None) != (index is None):
-        raise TrainingError("--labels and --index belong together: give both, or neither.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainingError(f"{out} is not empty. Choose a new folder.")
-    known = read_slice_labels(labels, index) if labels and index else {}
     named = options.named_labels(classes)
-    extraction = Extraction(
-        known,
-        "all" if without_labels == "all" else "negative",
-        "leave_out" if uninfected == "leave_out" else "negative",
-        window,
-        every,
-        "" if named is None else named.negative,
-    )
-    scans = read_manifest(manifest, () if named is None else named.names)
+    extraction = truth.extraction(window, every, "" if named is None else named.negative)
+    names = () if named is None else named.names
+    scans = read_manifest(manifest, names, are_findings=False)
     with listening(None) as listener:
         found = extract_slices(scans, extraction, out, told=listener.note)
     table = write_manifest(found, out / "slices.csv")
@@ -167,46 +183,36 @@ def extract(
 
 
 @app.command()
+@grouped
 def train(
-    config: options.Config,
+    training: options.Training,
     table: SliceTable,
     out: options.RunFolder,
     weights: Weights = None,
-    overrides: options.Overrides = None,
-    labels: options.Labels = None,
-    device: options.Device = "auto",
-    processes: options.Processes = None,
 ) -> None:
     """Train a slice network and vote on patients; stopped, the same command goes on."""
     from chestct.cli.training_lines import EpochLines, listening, show_summary
     from chestct.training.session import run_slice_training
 
-    plan = _plan(config, overrides, weights, table, out, device)
-    plan = replace(plan, settings=options.with_labels(plan.settings, labels))
+    plan = _plan(training, weights, table, out)
     lines = EpochLines(plan.settings.training.epochs)
-    with listening(processes, lines) as listener:
+    with listening(training.processes, lines) as listener:
         summary = run_slice_training(replace(plan, listener=listener))
     show_summary(summary, out)
 
 
 @app.command("lr-range")
+@grouped
 def lr_range(
-    config: options.Config,
+    training: options.Training,
     table: SliceTable,
     out: options.RangeFolder,
+    test: options.RangeTest,
     weights: Weights = None,
-    overrides: options.Overrides = None,
-    labels: options.Labels = None,
-    steps: options.RangeSteps = None,
-    epochs: options.RangeEpochs = None,
-    device: options.Device = "auto",
-    processes: options.Processes = None,
 ) -> None:
     """Train while the learning rate rises, draw the loss, suggest a rate."""
-    options.require_one_form(steps, epochs)
-    plan = _plan(config, overrides, weights, table, out, device)
-    plan = replace(plan, settings=options.with_labels(plan.settings, labels))
-    suggest_rate(plan, steps, epochs, processes)
+    test.require_one_form()
+    suggest_rate(_plan(training, weights, table, out), test, training.processes)
 
 
 @app.command()
@@ -260,22 +266,15 @@ def _say_written(slices: Manifest, table: Path) -> None:
     show_document(str(table))
 
 
-def _plan(
-    config: Path,
-    overrides: list[str] | None,
-    weights: str | None,
-    table: Path,
-    out: Path,
-    device: str,
-) -> SlicePlan:
+def _plan(training: options.Training, weights: str | None, table: Path, out: Path) -> SlicePlan:
     """What is to be trained, with the weights of the command line."""
     from chestct.training.distributed import choose_device, require_one_process
     from chestct.training.plan import SlicePlan
-    from chestct.training.settings import SliceRunSettings, read_settings_as
+    from chestct.training.settings import SliceRunSettings
 
     require_one_process("Slice networks are trained by one process on one GPU.")
-    settings = read_settings_as(SliceRunSettings, config, overrides or ())
+    settings = training.read_settings(SliceRunSettings)
     if weights is not None:
         network = settings.network.model_copy(update={"weights": weights})
         settings = settings.model_copy(update={"network": network})
-    return SlicePlan(settings, table, out, device=choose_device(device))
+    return SlicePlan(settings, table, out, device=choose_device(training.device))

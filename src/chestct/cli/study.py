@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,12 +16,14 @@ from chestct.cli.terminal import print_table, show_line, show_written, stdout_co
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
+    import torch
+
     from chestct.studies.audit import Audit
     from chestct.studies.compare_with_paper import PaperComparison
     from chestct.studies.damage import DamageRow
-    from chestct.studies.maseres import NetworkRow, PaperTable
-    from chestct.studies.roi_ablation import Row
-    from chestct.studies.study_rows import NamedRow, Progress, RowT, TableRow
+    from chestct.studies.maseres import PaperTable
+    from chestct.studies.study_rows import Progress, Row, TableRow
+    from chestct.training.plan import Listener
 
 app = typer.Typer(
     help="The tables of both papers, each as one command.",
@@ -27,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Study = Annotated[
+_Study = Annotated[
     Path, typer.Option("--out", metavar="STUDY", help="Study folder: a new one, or one to go on.")
 ]
 
@@ -106,31 +110,48 @@ def _names_in(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-def _say_row(row: NamedRow) -> None:
+@contextmanager
+def _rows_trained(
+    processes: int | None, device: str, epochs: int, num_trainings: int
+) -> Iterator[tuple[Listener, torch.device]]:
+    """While the rows of a table are trained: who is told of it, and where they are trained."""
+    from chestct.cli.training_lines import EpochLines, listening
+    from chestct.training.distributed import choose_device
+
+    with listening(processes, EpochLines(epochs, num_trainings)) as listener:
+        yield listener, choose_device(device)
+
+
+def _say_row(row: Row) -> None:
     """Say which row is begun or gone on with."""
     show_line(f"Row {row.name}")
 
 
-def _say_gaps(progress: Progress[RowT]) -> None:
-    """Say which rows the table lacks."""
+def _show_end(progress: Progress, folder: Path) -> None:
+    """Say which rows the table lacks, what must stand beside it, and where it is."""
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+
     for row in progress.missing:
         show_line(f"! {row.name} is under way in another program.")
     for row in progress.diverged:
         show_line(f"! {row.name}: its loss is no longer a number.")
+    show_line(NOT_FOR_CLINICAL_USE)
+    if progress.results:
+        show_line(f"Written to {folder}")
 
 
-NewStudy = Annotated[
+_NewStudy = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Study folder: a new one, or one to go on."),
 ]
-Only = Annotated[
+_Only = Annotated[
     str | None, typer.Option("--only", metavar="NAMES", help="Networks, with commas. Default: all.")
 ]
-Edge = Annotated[
+_Edge = Annotated[
     int | None,
     typer.Option("--edge", min=1, metavar="N", help="Inputs of so many voxels a side instead."),
 ]
-Configs = Annotated[
+_Configs = Annotated[
     Path | None,
     typer.Option(
         "--configs",
@@ -146,8 +167,8 @@ def maseres_patients(
         Path | None,
         typer.Argument(metavar="[MANIFEST]", help="CSV file: one row per labelled scan."),
     ] = None,
-    out: NewStudy = None,
-    only: Only = None,
+    out: _NewStudy = None,
+    only: _Only = None,
     form: Annotated[
         Literal["published", "paper"],
         typer.Option("--form", help="What the authors' notebooks do, or what the text says."),
@@ -161,9 +182,9 @@ def maseres_patients(
             help="Cross-validate. Default: the manifest's own split, or else the paper's.",
         ),
     ] = None,
-    edge: Edge = None,
+    edge: _Edge = None,
     overrides: training.Overrides = None,
-    configs: Configs = None,
+    configs: _Configs = None,
     processes: training.Processes = None,
     device: training.Device = "auto",
 ) -> None:
@@ -172,39 +193,29 @@ def maseres_patients(
     Stopped at any moment, the same command goes on; without MANIFEST nothing is trained and the
     paper's own figures are shown.
     """
+    from chestct.studies import maseres as study
     from chestct.studies.compare_with_paper import MASERES_NETWORKS
-    from chestct.studies.maseres import chosen_networks
-
-    networks = chosen_networks(MASERES_NETWORKS, _names_in(only))
-    if manifest is None:
-        _show_printed(networks)
-        return
-    from chestct.cli.training_lines import EpochLines, listening
-    from chestct.studies.maseres import (
-        Chosen,
-        make_table,
-        patient_settings,
-        run_patients,
-        settings_remarks,
-        split_in_words,
-    )
-    from chestct.studies.maseres_report import PATIENT_LEVEL, write_table
-    from chestct.training.distributed import choose_device
+    from chestct.studies.study_rows import Row
     from chestct.training.plan import Plan
     from chestct.training.settings import shipped_folder
 
+    networks = study.chosen_networks(MASERES_NETWORKS, _names_in(only))
+    if manifest is None:
+        _show_printed(networks)
+        return
     folder = _required(out)
-    chosen = Chosen(configs or shipped_folder(), form, tuple(overrides or ()), edge)
-    settings = {name: patient_settings(name, chosen) for name in networks}
-    base = patient_settings(next(iter(MASERES_NETWORKS)), chosen)
-    lines = EpochLines(base.training.epochs, len(networks) * (folds or 1))
-    with listening(processes, lines) as listener:
-        plan = Plan(base, manifest, folder, folds, listener, choose_device(device))
-        remarks = [*settings_remarks(chosen), split_in_words(plan)]
-        progress = run_patients(plan, settings, before_row=_say_row)
+    chosen = study.Chosen(configs or shipped_folder(), form, tuple(overrides or ()), edge)
+    settings = {Row(name): study.patient_settings(name, chosen) for name in networks}
+    base = study.patient_settings(study.MAIN, chosen)
+    trainings = len(networks) * (folds or 1)
+    with _rows_trained(processes, device, base.training.epochs, trainings) as (listener, where):
+        plan = Plan(base, manifest, folder, folds, listener, where)
+        remarks = [*chosen.remarks, study.split_in_words(plan)]
+        progress = study.run_patients(plan, settings, before_row=_say_row)
     if progress.results:
-        table = make_table(progress.results)
-        write_table(folder, PATIENT_LEVEL, table, remarks=[*remarks, *progress.gaps])
+        table = study.make_table(progress.results)
+        remarks += progress.gaps
+        study.write_table(folder, study.PATIENT_LEVEL, table, remarks=remarks)
         _show_rows(table)
     _show_end(progress, folder)
 
@@ -217,8 +228,8 @@ def maseres_slices(
             metavar="[TABLE]", help="CSV file: one row per labelled slice, as 'slices list' makes."
         ),
     ] = None,
-    out: NewStudy = None,
-    only: Only = None,
+    out: _NewStudy = None,
+    only: _Only = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -228,9 +239,9 @@ def maseres_slices(
             "random ones.",
         ),
     ] = None,
-    edge: Edge = None,
+    edge: _Edge = None,
     overrides: training.Overrides = None,
-    configs: Configs = None,
+    configs: _Configs = None,
     processes: training.Processes = None,
     device: training.Device = "auto",
 ) -> None:
@@ -239,42 +250,30 @@ def maseres_slices(
     Stopped at any moment, the same command goes on; without TABLE nothing is trained and the
     paper's own figures are shown.
     """
+    from chestct.studies import maseres as study
     from chestct.studies.compare_with_paper import SLICE_NETWORKS
-    from chestct.studies.maseres import chosen_networks
-
-    networks = chosen_networks(SLICE_NETWORKS, _names_in(only))
-    if table is None:
-        _show_printed(networks)
-        return
-    from chestct.cli.training_lines import EpochLines, listening
-    from chestct.studies.maseres import (
-        Chosen,
-        make_table,
-        run_slices,
-        slice_remarks,
-        slice_settings,
-        votes_on_patients,
-    )
-    from chestct.studies.maseres_report import SLICE_LEVEL, write_table
-    from chestct.training.distributed import choose_device
+    from chestct.studies.study_rows import Row, run_slice_study
     from chestct.training.plan import SlicePlan
     from chestct.training.settings import shipped_folder
 
+    networks = study.chosen_networks(SLICE_NETWORKS, _names_in(only))
+    if table is None:
+        _show_printed(networks)
+        return
     folder = _required(out)
-    chosen = Chosen(
-        configs or shipped_folder() / "slices", overrides=tuple(overrides or ()), edge=edge
-    )
-    settings = {name: slice_settings(name, chosen, weights) for name in networks}
-    base = slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
-    lines = EpochLines(base.training.epochs, len(networks))
-    with listening(processes, lines) as listener:
-        plan = SlicePlan(base, table, folder, listener=listener, device=choose_device(device))
-        progress = run_slices(plan, settings, before_row=_say_row)
+    files = configs or shipped_folder() / "slices"
+    chosen = study.Chosen(files, overrides=tuple(overrides or ()), edge=edge)
+    settings = {Row(name): study.slice_settings(name, chosen, weights) for name in networks}
+    base = study.slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
+    epochs = base.training.epochs
+    with _rows_trained(processes, device, epochs, len(networks)) as (listener, where):
+        plan = SlicePlan(base, table, folder, listener=listener, device=where)
+        progress = run_slice_study(plan, settings, before_row=_say_row)
     if progress.results:
-        made = make_table(progress.results)
-        patients = make_table(votes_on_patients(folder, progress))
-        remarks = [*slice_remarks(base, chosen), *progress.gaps]
-        write_table(folder, SLICE_LEVEL, made, remarks=remarks, patients=patients)
+        made = study.make_table(progress.results)
+        patients = study.make_table(study.votes_on_patients(folder, progress))
+        remarks = [*study.slice_remarks(base, chosen), *progress.gaps]
+        study.write_table(folder, study.SLICE_LEVEL, made, remarks=remarks, patients=patients)
         _show_rows(made)
     _show_end(progress, folder)
 
@@ -296,31 +295,19 @@ def _show_rows(table: PaperTable) -> None:
     print_table(["network", "figure, %", "printed", "this run"], lines)
 
 
-def _show_end(progress: Progress[NetworkRow], folder: Path) -> None:
-    from chestct.labels import NOT_FOR_CLINICAL_USE
-
-    _say_gaps(progress)
-    show_line(NOT_FOR_CLINICAL_USE)
-    if progress.results:
-        show_line(f"Written to {folder}")
-
-
 def _show_printed(networks: tuple[str, ...]) -> None:
     """What the paper prints of its networks, and what its notebooks' counts give."""
     from chestct.labels import NOT_FOR_CLINICAL_USE
     from chestct.studies.compare_with_paper import (
         POSITIVE_CLASS,
         RECOMPUTED_FROM,
+        cells,
         maseres_printed,
-        percent,
     )
 
-    lines = []
-    for network in networks:
-        for each in maseres_printed(network):
-            published = "" if each.published is None else f"{100 * each.published:.4g}"
-            recomputed = "" if each.recomputed is None else percent(each.recomputed)
-            lines.append([network, each.figure, published, recomputed])
+    lines = [
+        [network, *cells(each)[:3]] for network in networks for each in maseres_printed(network)
+    ]
     print_table(["network", "figure, %", "printed", "recomputed"], lines)
     for remark in (POSITIVE_CLASS, RECOMPUTED_FROM, NOT_FOR_CLINICAL_USE):
         show_line(remark)
@@ -334,7 +321,7 @@ def _show_printed(networks: tuple[str, ...]) -> None:
 def roi_ablation(
     config: training.Config,
     manifest: training.ManifestFile,
-    out: Study,
+    out: _Study,
     networks: Annotated[
         str | None,
         typer.Option("--networks", metavar="NAMES", help="With commas. Default: all three."),
@@ -366,10 +353,7 @@ def roi_ablation(
     Stopped at any moment, the same command goes on; started several times at once, each takes
     rows of its own: one per GPU, with --device cuda:0, --device cuda:1, and so on.
     """
-    from chestct.cli.training_lines import EpochLines, listening
     from chestct.studies import roi_ablation as study
-    from chestct.studies.roi_ablation import write_ablation
-    from chestct.training.distributed import choose_device
     from chestct.training.plan import Plan
     from chestct.training.settings import read_settings
 
@@ -380,11 +364,12 @@ def roi_ablation(
         _numbers(thresholds) or study.THRESHOLDS,
     )
     settings = read_settings(config, overrides or ())
-    lines = EpochLines(settings.training.epochs, len(rows) * (folds or 1))
-    with listening(processes, lines) as listener:
-        plan = Plan(settings, manifest, out, folds, listener, choose_device(device))
+    trainings = len(rows) * (folds or 1)
+    with _rows_trained(processes, device, settings.training.epochs, trainings) as (listener, where):
+        plan = Plan(settings, manifest, out, folds, listener, where)
         progress = study.run_ablation(plan, rows, before_row=_say_row)
-    _show_ablation(write_ablation(progress, out), progress, out)
+    _show_ablation(study.write_ablation(progress, out))
+    _show_end(progress, out)
 
 
 @app.command()
@@ -395,7 +380,7 @@ def damage(
     manifest: Annotated[
         Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
     ],
-    out: Study,
+    out: _Study,
     split: Annotated[
         str | None,
         typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
@@ -471,9 +456,8 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], folder: Path) -> None:
+def _show_ablation(rows: tuple[TableRow, ...]) -> None:
     from chestct.evaluation.report import format_estimate
-    from chestct.labels import NOT_FOR_CLINICAL_USE
 
     columns = ["network", "gating", "t", "accuracy", "macro AUC"]
     lines = [
@@ -486,9 +470,6 @@ def _show_ablation(rows: tuple[TableRow[Row], ...], progress: Progress[Row], fol
         for each in rows
     ]
     print_table(columns, lines)
-    _say_gaps(progress)
-    show_line(NOT_FOR_CLINICAL_USE)
-    show_line(f"Written to {folder}")
 
 
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
@@ -499,7 +480,7 @@ def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
     lines = [
         [
             row.name,
-            f"{row.part.zeroed.total:,}" if row.part else "0",
+            f"{row.part.zeroed:,}" if row.part else "0",
             format_estimate(row.figures.overall["accuracy"]),
             p_value_text(row.holm),
             format_estimate(row.mean) if row.mean else "",

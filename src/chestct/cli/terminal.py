@@ -200,7 +200,7 @@ def _bars(result: ScanResult) -> Table:
     speaks_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
     full, empty = ("━", "─") if speaks_unicode else ("#", "-")
     for label, share in result.probabilities.items():
-        style = "cyan" if label == result.decision else "dim"
+        style = "cyan" if label in result.called else "dim"
         filled = round(share * _BAR_CELLS)
         bar = _text(full * filled, style=style).append(empty * (_BAR_CELLS - filled), style="dim")
         table.add_row(_text(result.label_set.words(label)), bar, percent(share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestct.cli import training_options as options
+from chestct.cli.options import grouped
 from chestct.cli.terminal import print_table, show_line
 from chestct.errors import TrainingError
 
@@ -16,78 +18,78 @@ if TYPE_CHECKING:
     from chestct.training.plan import Plan
     from chestct.training.search import Candidate, Search, Trial
 
-
 _SEARCH = "Search for settings"
-
-Tune = Annotated[
-    bool,
-    typer.Option(
-        "--tune",
-        rich_help_panel=_SEARCH,
-        help="Try learning rates, batches and optimisers instead, ranked on the validation part.",
-    ),
-]
-Trials = Annotated[
-    int | None,
-    typer.Option(
-        "--tune-trials",
-        min=1,
-        metavar="N",
-        rich_help_panel=_SEARCH,
-        help="So many of the grid, drawn at random. Default: all.",
-    ),
-]
-Epochs = Annotated[
-    int | None,
-    typer.Option(
-        "--tune-epochs",
-        min=1,
-        metavar="N",
-        rich_help_panel=_SEARCH,
-        help="Of each candidate. Default: those of the settings.",
-    ),
-]
-Rates = Annotated[
-    str | None,
-    typer.Option(
-        "--tune-rates",
-        metavar="R,R",
-        rich_help_panel=_SEARCH,
-        help="With commas. Default: 1e-6,1e-5,1e-4,1e-3.",
-    ),
-]
-Batches = Annotated[
-    str | None,
-    typer.Option("--tune-batches", metavar="N,N", rich_help_panel=_SEARCH, help="Default: 2,4,8."),
-]
-Optimizers = Annotated[
-    str | None,
-    typer.Option(
-        "--tune-optimizers",
-        metavar="NAMES",
-        rich_help_panel=_SEARCH,
-        help="Default: adam,rmsprop,sgd.",
-    ),
-]
 
 
 @dataclass(frozen=True)
 class _SearchOptions:
-    """What was said of the search, as typed."""
+    """Whether settings are searched for, and among which, as typed."""
 
-    trials: int | None = None
-    epochs: int | None = None
-    rates: str | None = None
-    batches: str | None = None
-    optimizers: str | None = None
+    is_asked: Annotated[
+        bool,
+        typer.Option(
+            "--tune",
+            rich_help_panel=_SEARCH,
+            help="Try learning rates, batches and optimisers instead, ranked on the validation "
+            "part.",
+        ),
+    ] = False
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--tune-trials",
+            min=1,
+            metavar="N",
+            rich_help_panel=_SEARCH,
+            help="So many of the grid, drawn at random. Default: all.",
+        ),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--tune-epochs",
+            min=1,
+            metavar="N",
+            rich_help_panel=_SEARCH,
+            help="Of each candidate. Default: those of the settings.",
+        ),
+    ] = None
+    rates: Annotated[
+        str | None,
+        typer.Option(
+            "--tune-rates",
+            metavar="R,R",
+            rich_help_panel=_SEARCH,
+            help="With commas. Default: 1e-6,1e-5,1e-4,1e-3.",
+        ),
+    ] = None
+    batches: Annotated[
+        str | None,
+        typer.Option(
+            "--tune-batches", metavar="N,N", rich_help_panel=_SEARCH, help="Default: 2,4,8."
+        ),
+    ] = None
+    optimizers: Annotated[
+        str | None,
+        typer.Option(
+            "--tune-optimizers",
+            metavar="NAMES",
+            rich_help_panel=_SEARCH,
+            help="Default: adam,rmsprop,sgd.",
+        ),
+    ] = None
 
-    def refuse(self) -> None:
+    def require_use(self) -> None:
         """Refuse what was said of a search that was not asked for.
 
         Raises:
             TrainingError: Something was.
         """
-        said = [f"--tune-{name}" for name, value in vars(self).items() if value is not None]
+        if self.is_asked:
+            return
+        said = [
+            f"--tune-{name}" for name, value in vars(self).items() if value not in (None, False)
+        ]
         if said:
             msg = f"{', '.join(said)}: only for a search for settings. Add --tune, or leave it out."
             raise TrainingError(msg)
@@ -110,12 +112,12 @@ class _SearchOptions:
         )
 
 
-def _run_tuning(plan: Plan, options: _SearchOptions) -> None:
+def _run_tuning(plan: Plan, said: _SearchOptions) -> None:
     """Search and show what was found."""
     from chestct.cli.training_lines import EpochLines
     from chestct.training.search import run_search
 
-    search = options.search(plan.settings.training.seed)
+    search = said.search(plan.settings.training.seed)
     lines = EpochLines(search.epochs or plan.settings.training.epochs, len(search.candidates))
     plan = replace(plan, listener=replace(plan.listener, epoch=lines.show))
     found = run_search(plan, search, before=_say_candidate)
@@ -163,25 +165,24 @@ def _whole(text: str) -> int:
     return int(text)
 
 
+@grouped
 def train(
-    config: options.Config,
+    training: options.Training,
     manifest: options.ManifestFile,
     out: options.RunFolder,
-    overrides: options.Overrides = None,
-    labels: options.Labels = None,
-    start_from: options.StartFrom = None,
+    search: _SearchOptions,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--start-from",
+            metavar="PLACE",
+            help="Begin with given weights: a classifier's folder, a run's, or a file.",
+        ),
+    ] = None,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
     ] = None,
-    processes: options.Processes = None,
-    device: options.Device = "auto",
-    is_tuning: Tune = False,
-    trials: Trials = None,
-    tune_epochs: Epochs = None,
-    rates: Rates = None,
-    batches: Batches = None,
-    optimizers: Optimizers = None,
 ) -> None:
     """Train a classifier; stopped at any moment, the same command goes on.
 
@@ -197,24 +198,26 @@ def train(
     )
     from chestct.training.plan import Plan
     from chestct.training.session import run_training
-    from chestct.training.settings import read_settings
+    from chestct.training.settings import RunSettings
 
-    said = _SearchOptions(trials, tune_epochs, rates, batches, optimizers)
-    if not is_tuning:
-        said.refuse()
+    search.require_use()
     ranks = launched_ranks()
-    place = choose_device(device, local_rank=ranks.local_rank, num_local=ranks.local_size)
+    place = choose_device(training.device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
-        with joined(ranks, place), listening(processes, is_quiet=not ranks.is_main) as listener:
-            said_settings = [*(overrides or ()), *options.as_overrides(start_from)]
-            settings = main_first(
-                lambda: options.with_labels(read_settings(config, said_settings), labels)
+        with (
+            joined(ranks, place),
+            listening(training.processes, is_quiet=not ranks.is_main) as listener,
+        ):
+            # Quoted, so that YAML takes the place as it is.
+            start = (
+                [] if start_from is None else [f"training.start_from={json.dumps(str(start_from))}"]
             )
+            settings = main_first(lambda: training.read_settings(RunSettings, start))
             lines = EpochLines(settings.training.epochs, folds or 1)
             listener = replace(listener, epoch=lines.show)
             plan = Plan(settings, manifest, out, folds, listener, place)
-            if is_tuning:
-                _run_tuning(plan, said)
+            if search.is_asked:
+                _run_tuning(plan, search)
                 return
             summary = run_training(plan)
     except OtherProcessError:

@@ -155,16 +155,17 @@ def _figures_table(summary: Summary) -> Table:
     from chestct.evaluation.report import format_estimate
 
     shown = [each.figures for each in (summary, *summary.others.values())]
+    of_classes = ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
+    of_findings = ("macro_auc", "macro_auprc", "macro_sensitivity", "macro_specificity")
+    of_each = ("sensitivity",) if summary.confusion.size else ("auc", "sensitivity", "specificity")
     lines = [
         [name.replace("_", " "), *(format_estimate(each.overall[name]) for each in shown)]
-        for name in ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
+        for name in (of_classes if summary.confusion.size else of_findings)
     ]
     lines += [
-        [
-            f"sensitivity for {label}",
-            *(format_estimate(each.per_class[label]["sensitivity"]) for each in shown),
-        ]
+        [f"{name} for {label}", *(format_estimate(each.per_class[label][name]) for each in shown)]
         for label in summary.labels
+        for name in of_each
     ]
     scans = f"{summary.num_scans} scans of {summary.num_patients} patients"
     return as_terminal_table((scans, "with 95 % interval", *summary.others), lines)

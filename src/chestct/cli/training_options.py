@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -36,15 +37,8 @@ Labels = Annotated[
         "--labels",
         "--classes",
         metavar="A,B|YAML",
-        help="The classes, in the classifier's order: names, or a YAML file with 'labels:'.",
-    ),
-]
-StartFrom = Annotated[
-    Path | None,
-    typer.Option(
-        "--start-from",
-        metavar="PLACE",
-        help="Begin with given weights: a classifier's folder, a run's, or a file.",
+        help="The classes, in the classifier's order: names, or a YAML file with 'labels:', and "
+        "'kind: findings' where a scan may have several.",
     ),
 ]
 Processes = Annotated[
@@ -84,19 +78,72 @@ EvaluationFolder = Annotated[
 RangeFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
 ]
-RangeSteps = Annotated[
-    int | None,
-    typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form. Default: 200."),
-]
-RangeEpochs = Annotated[
-    int | None,
-    typer.Option(
-        "--epochs",
-        min=1,
-        metavar="N",
-        help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Training:
+    """With what settings, for what classes and where a network is trained."""
+
+    config: Config
+    overrides: Overrides = None
+    labels: Labels = None
+    processes: Processes = None
+    device: Device = "auto"
+
+    def read_settings(self, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
+        """The settings, with the changes and the classes that the command line names.
+
+        Args:
+            kind: Which settings the file holds.
+            overrides: Further changes, NAME=VALUE.
+
+        Raises:
+            TrainingError: The file, a change, or what `--labels` said does not fit.
+        """
+        from chestct.labels import LabelSet
+        from chestct.training.settings import read_settings_as
+
+        settings = read_settings_as(kind, self.config, [*(self.overrides or ()), *overrides])
+        labels = named_labels(self.labels)
+        if labels is None:
+            return settings
+        is_plain = labels == LabelSet.of_names(labels.names)
+        kind = "findings" if labels.are_findings else settings.kind if is_plain else "classes"
+        classes = None if is_plain else labels.classes
+        changes = {"labels": labels.names, "classes": classes, "kind": kind}
+        return settings.model_copy(update=changes)
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """How far the learning rate rises."""
+
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=2, metavar="N", help="Steps of the quick form. Default: 200."),
+    ] = None
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            min=1,
+            metavar="N",
+            help="The MASERes paper's form instead: 1e-8 x 10^(epoch/20), 100 epochs there.",
+        ),
+    ] = None
+
+    def require_one_form(self) -> None:
+        """Refuse the steps of the quick form together with the epochs of the paper's.
+
+        Raises:
+            TrainingError: Both were said.
+        """
+        if self.steps is not None and self.epochs is not None:
+            msg = (
+                f"--steps {self.steps} is for the quick range test and --epochs {self.epochs} for "
+                "the MASERes paper's, which has no steps. Say one of them."
+            )
+            raise TrainingError(msg)
 
 
 def named_labels(said: str | None) -> LabelSet | None:
@@ -124,37 +171,6 @@ def named_labels(said: str | None) -> LabelSet | None:
     if twice:
         raise TrainingError(f"--labels '{said}' names '{twice[0]}' twice. Name each class once.")
     return LabelSet.of_names(named)
-
-
-def with_labels(settings: Settings, said: str | None) -> Settings:
-    """The settings with the classes that `--labels` named, where it named any."""
-    from chestct.labels import LabelSet
-
-    labels = named_labels(said)
-    if labels is None:
-        return settings
-    is_plain = labels == LabelSet.of_names(labels.names)
-    classes = None if is_plain else labels.classes
-    return settings.model_copy(update={"labels": labels.names, "classes": classes})
-
-
-def as_overrides(start_from: Path | None) -> list[str]:
-    """The place to start from as a setting, quoted so that YAML takes it as it is."""
-    return [] if start_from is None else [f"training.start_from={json.dumps(str(start_from))}"]
-
-
-def require_one_form(steps: int | None, epochs: int | None) -> None:
-    """Refuse the steps of a range test's quick form together with the epochs of the paper's.
-
-    Raises:
-        TrainingError: Both were said.
-    """
-    if steps is not None and epochs is not None:
-        msg = (
-            f"--steps {steps} is for the quick range test and --epochs {epochs} for the MASERes "
-            "paper's, which has no steps. Say one of them."
-        )
-        raise TrainingError(msg)
 
 
 def named_files(said: list[str] | None) -> dict[str, Path]:

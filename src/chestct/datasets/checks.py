@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _ORDER: Final = {"refuse": 0, "warning": 1, "note": 2}
 _ONE_FOR_ALL: Final = 3
 _FEW_PATIENTS: Final = 30
+_BOTH: Final = {True, False}
 _MOST_NAMED: Final = 5
 """Files that a sentence names."""
 _ENLARGED: Final = 2.0
@@ -191,7 +192,7 @@ def report_json(report: CheckReport) -> str:
 
 
 def _count_sides(manifest: Manifest) -> dict[str, dict[str, int]]:
-    counts = Counter((row.side, row.label) for row in manifest.rows)
+    counts = Counter((row.side, label) for row in manifest.rows for label in row.present)
     sides = sorted({row.side for row in manifest.rows if row.side})
     return {side: {label: counts[side, label] for label in manifest.labels} for side in sides}
 
@@ -244,6 +245,13 @@ def _judge_shared(first: ManifestRow, second: ManifestRow, share: str) -> Findin
         sentence = (
             f"{what} and are labelled {first.label} and {second.label}. One of the labels is "
             "wrong: find out which, and keep one row."
+        )
+        return _finding("label", "refuse", sentence, rows)
+    differing = [n for n, known in first.findings.items() if {known, second.findings[n]} == _BOTH]
+    if differing:
+        sentence = (
+            f"{what}, and one of them has '{differing[0]}' while the other has not. One of the "
+            "two is wrong: find out which, and keep one row."
         )
         return _finding("label", "refuse", sentence, rows)
     if first.side and second.side and first.side != second.side:
@@ -308,7 +316,8 @@ def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
             [row],
         )
         for row in manifest.rows
-        if all(map(class_of, manifest.labels))
+        if not manifest.are_findings
+        and all(map(class_of, manifest.labels))
         and (said := class_in_path(row.scan)) not in (None, row.label)
     ]
     by_patient: dict[str, list[ManifestRow]] = defaultdict(list)
@@ -326,8 +335,35 @@ def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
     return findings
 
 
+def _find_rare_findings(manifest: Manifest) -> list[Finding]:
+    """Findings that no scan has, or all have, or few; and how often it is not known."""
+    found, unknown = [], []
+    for name in manifest.labels:
+        known = Counter(row.findings[name] for row in manifest.rows)
+        if not (known[True] and known[False]):
+            has = "has" if not known[True] else "is known not to have"
+            sentence = f"No scan {has} '{name}'. Add some, or leave the finding out of the labels."
+            found.append(Finding("classes", "refuse", sentence))
+        elif min(known[True], known[False]) < _FEW_PATIENTS:
+            sentence = (
+                f"Of '{name}' there are only {known[True]} scan(s) with it and {known[False]} "
+                "without. Whatever is measured on so few has a wide interval; report it."
+            )
+            found.append(Finding("classes", "warning", sentence))
+        unknown += [f"{known[None]} {name}"] if known[None] else []
+    if unknown:
+        sentence = (
+            f"Not known, of {len(manifest)} scans: {', '.join(unknown)}. Nothing is learned from "
+            "these, and no figure counts them."
+        )
+        found.append(Finding("classes", "note", sentence))
+    return found
+
+
 def _find_small_classes(manifest: Manifest) -> list[Finding]:
     """Classes without a scan, or with few."""
+    if manifest.are_findings:
+        return _find_rare_findings(manifest)
     cases = manifest.cases
     empty = [label for label, count in cases.items() if not count]
     if len(cases) - len(empty) < 2:

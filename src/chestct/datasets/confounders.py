@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -80,11 +80,15 @@ def find_confounders(
 ) -> list[Confounder]:
     """Ask every variable alone; the strongest first, those without a figure last.
 
+    Of findings each is asked for, and told is the one that a variable alone tells best.
+
     Args:
         manifest: The labels, and the columns `site`, `age`, `sex`, which go before a file's own.
         facts: Of every row's scan, or None to ask only what the manifest says.
         permutations: Random labellings that a figure is held against.
     """
+    if manifest.are_findings:
+        return _strongest_of_findings(manifest, facts, permutations)
     rows = _one_row_per_patient(manifest)
     labels = np.array([manifest.label_index(manifest.rows[i]) for i in rows], dtype=np.int64)
     found = []
@@ -92,6 +96,33 @@ def find_confounders(
         values = _categories(variable, [_value(manifest, facts, i, variable) for i in rows])
         found.append(_ask(variable, values, labels, manifest.labels, permutations))
     return sorted(found, key=lambda each: -1.0 if each.auc is None else each.auc, reverse=True)
+
+
+def facts_of_finding(
+    manifest: Manifest, facts: Sequence[ScanFacts] | None, name: str
+) -> list[ScanFacts] | None:
+    """The facts of the rows that `manifest.of_finding(name)` has; None where there are none."""
+    if facts is None:
+        return None
+    pairs = zip(manifest.rows, facts, strict=True)
+    return [each for row, each in pairs if row.findings[name] is not None]
+
+
+def _strongest_of_findings(
+    manifest: Manifest, facts: Sequence[ScanFacts] | None, permutations: int
+) -> list[Confounder]:
+    """Of each variable the finding that it tells best, which its note names."""
+    best: dict[str, Confounder] = {}
+    for name in manifest.labels:
+        if all(row.findings[name] is None for row in manifest.rows):
+            continue
+        view = manifest.of_finding(name)
+        for each in find_confounders(view, facts_of_finding(manifest, facts, name), permutations):
+            told = replace(each, note=f"of '{name}'{'; ' if each.note else ''}{each.note}")
+            before = best.get(each.variable)
+            if before is None or (each.auc or 0) > (before.auc or 0):
+                best[each.variable] = told
+    return sorted(best.values(), key=lambda each: each.auc or -1.0, reverse=True)
 
 
 def baseline_probabilities(
@@ -361,13 +392,14 @@ def describe_confounder(found: Confounder) -> str | None:
     if found.auc < _STRONG_AUC or found.p_value > _MAX_P:
         return None
     unknown = f"; {found.num_unknown} of them not known" if found.num_unknown else ""
+    about = f" All this is said {found.note}, the finding that it tells best." if found.note else ""
     return (
         f"The {word} alone tells the classes apart with a cross-validated AUC of {found.auc:.2f} "
         f"({found.num_patients} patients{unknown}; 95 % of random labellings stay below "
         f"{found.chance_auc:.2f}). No picture was looked at. Put this figure beside the "
         f"classifier's: what the classifier reaches may be due to the {word} up to there. Match "
         f"the classes by {word}, report results within its values, or test where it does not "
-        "predict the class."
+        f"predict the class.{about}"
     )
 
 

@@ -1,7 +1,9 @@
 """Labelled scans as a table, one row per scan, checked when it is made.
 
 A patient may have several scans, and these must never be on two sides of a split; that is why the
-patient is no optional column. Messages name rows, as a spreadsheet counts them, and no patients.
+patient is no optional column. A scan has one class, in the column `label`, or in its place a column
+`finding_NAME` per finding, which says yes, no, or nothing where it is not known. Messages name
+rows, as a spreadsheet counts them, and no patients.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from jaxtyping import Float32
+
 from chestct.errors import ChestCTError
 from chestct.labels import classes_among
 from chestct.lookup import first_lines_of, first_of, unknown_name_message
@@ -26,6 +31,15 @@ VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAINING, VALIDATION, TEST)
 """What the column `split` may hold."""
+
+FINDING_PREFIX: Final = "finding_"
+"""What the columns with findings are called, before the finding."""
+_YES_NO: Final[dict[str, bool | None]] = {
+    **dict.fromkeys(("yes", "y", "true", "1", "1.0"), True),
+    **dict.fromkeys(("no", "n", "false", "0", "0.0"), False),
+    **dict.fromkeys(("", "nan", "unknown"), None),
+}
+"""What a cell of such a column may hold, in lower case."""
 
 HEADER_ROWS: Final = 1
 """Rows are numbered as a spreadsheet does: the header is row 1, the first scan row 2."""
@@ -48,7 +62,7 @@ class ManifestRow:
     Attributes:
         scan: Path of the scan, as `read_volume` takes it; relative to the manifest's folder.
         patient: Whose scan it is; scans of one patient carry the same text.
-        label: The class of the scan.
+        label: The class of the scan; empty where it has findings instead.
         site: Where it was made, or empty.
         age: In years, or None.
         sex: "F", "M", "O", or empty.
@@ -57,6 +71,8 @@ class ManifestRow:
         others: All other columns, by name.
         number: Row in the file, the header being row 1; 0 where it is in no file yet.
         excluded: Why the scan is left out of everything, or empty.
+        findings: Finding to whether the scan has it, None where that is not known; empty where it
+            has a class instead.
     """
 
     scan: str
@@ -70,6 +86,14 @@ class ManifestRow:
     others: Mapping[str, str] = field(default_factory=dict)
     number: int = 0
     excluded: str = ""
+    findings: Mapping[str, bool | None] = field(default_factory=dict)
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The scan's class, or the findings that it is known to have."""
+        if self.findings:
+            return tuple(name for name, is_there in self.findings.items() if is_there)
+        return (self.label,)
 
     @property
     def side(self) -> str:
@@ -85,15 +109,15 @@ class Manifest:
 
     Attributes:
         rows: One per scan.
-        labels: The classes, in the order of every probability vector. Empty: those that occur, as
-            `classes_among` orders them.
+        labels: The classes or findings, in the order of every probability vector. Empty: those
+            that occur, classes as `classes_among` orders them.
         folder: What relative paths are relative to.
         name: What messages call it.
         excluded: Rows that give a reason for leaving them out; kept to be written and counted.
 
     Raises:
         ManifestError: No rows, all of them excluded, an empty scan or patient, a scan twice.
-        UnknownLabelError: An unknown label.
+        UnknownLabelError: An unknown label or finding.
     """
 
     rows: tuple[ManifestRow, ...]
@@ -115,7 +139,11 @@ class Manifest:
         object.__setattr__(self, "excluded", (*self.excluded, *left_out))
         _check_some_left(self)
         _check_filled(self)
-        _check_labels(self)
+        if self.are_findings:
+            object.__setattr__(self, "labels", self.labels or tuple(self.rows[0].findings))
+            _check_findings(self)
+        else:
+            _check_labels(self)
         if not self.labels:
             used = {row.label for row in self.rows}
             labels = tuple(label for label in classes_among(used) if label in used)
@@ -129,6 +157,11 @@ class Manifest:
         """Where a row's scan lies."""
         return self.folder / row.scan
 
+    @property
+    def are_findings(self) -> bool:
+        """Whether a scan has any number of findings in the place of one class."""
+        return any(row.findings for row in self.rows)
+
     def label_index(self, row: ManifestRow) -> int:
         """Index of a row's label into `labels`."""
         return self.labels.index(row.label)
@@ -137,6 +170,29 @@ class Manifest:
     def label_indices(self) -> list[int]:
         """Index of every row's label into `labels`."""
         return [self.label_index(row) for row in self.rows]
+
+    @property
+    def truths(self) -> Float32[np.ndarray, "scan finding"]:
+        """Of every row 1 for each finding that it has, 0 for the others, NaN where not known."""
+        known = [[row.findings[name] for name in self.labels] for row in self.rows]
+        return np.array(known, dtype=np.float32)
+
+    def of_finding(self, name: str) -> Manifest:
+        """The rows of which one finding is known, as scans of two classes: without and with it.
+
+        Raises:
+            ManifestError: It is known of none.
+        """
+        classes = (f"no {name}", name)
+        rows = [
+            replace(row, findings={}, label=classes[row.findings[name]])  # type: ignore[index]
+            for row in self.rows
+            if row.findings[name] is not None
+        ]
+        if not rows:
+            msg = f"{self.name} knows of no scan whether it has '{name}'. Fill in the column"
+            raise ManifestError(f"{msg} '{FINDING_PREFIX}{name}', or leave the finding out.")
+        return replace(self, rows=tuple(rows), labels=classes, excluded=())
 
     @property
     def num_patients(self) -> int:
@@ -150,8 +206,8 @@ class Manifest:
 
     @property
     def cases(self) -> dict[str, int]:
-        """Number of scans per label, in the order of the labels."""
-        counts = Counter(row.label for row in self.rows)
+        """Number of scans per label, in the order of the labels; of findings, that have it."""
+        counts = Counter(label for row in self.rows for label in row.present)
         return {label: counts[label] for label in self.labels}
 
     def choose(self, is_wanted: Callable[[ManifestRow], bool]) -> Manifest:
@@ -183,14 +239,15 @@ def flow_of(manifest: Manifest) -> Table:
     """Scans and patients, in all and per label: those listed, excluded by reason, and used."""
     excluded = manifest.excluded
     reasons = Counter(row.excluded for row in excluded)
-    labels = dict.fromkeys((*manifest.labels, *(row.label for row in excluded)))
+    other = () if manifest.are_findings else (row.label for row in excluded)
+    labels = dict.fromkeys((*manifest.labels, *other))
     steps = {"listed": (*manifest.rows, *excluded)}
     for reason in sorted(reasons, key=lambda reason: (-reasons[reason], reason)):
         steps[f"excluded: {reason}"] = tuple(row for row in excluded if row.excluded == reason)
     steps["used"] = manifest.rows
     lines = []
     for step, rows in steps.items():
-        counts = Counter(row.label for row in rows)
+        counts = Counter(label for row in rows for label in row.present)
         num_patients = len({row.patient for row in rows})
         numbers = (len(rows), num_patients, *(counts[label] for label in labels))
         lines.append((step, *map(str, numbers)))
@@ -230,9 +287,14 @@ def _require_files(manifest: Manifest) -> None:
 def require_classes(manifest: Manifest, part: str = "") -> None:
     """Refuse scans among which a class has none, or of which there is one class only.
 
+    Of findings each must be known to be there in some scan, and not to be in another.
+
     Raises:
-        ManifestError: Such a class; the message names it and the rows there are.
+        ManifestError: Such a class or finding; the message names it and the rows there are.
     """
+    if manifest.are_findings:
+        _require_findings(manifest, part)
+        return
     where = f"the part '{part}' of {manifest.name}" if part else manifest.name
     counts = Counter(row.label for row in manifest.rows)
     if len(counts) == 1:
@@ -251,6 +313,16 @@ def require_classes(manifest: Manifest, part: str = "") -> None:
         raise ManifestError(msg)
 
 
+def _require_findings(manifest: Manifest, part: str) -> None:
+    where = f"the part '{part}' of {manifest.name}" if part else manifest.name
+    for name in manifest.labels:
+        known = {row.findings[name] for row in manifest.rows} - {None}
+        if known != {True, False}:
+            has = "has" if True not in known else "is known not to have"
+            msg = f"No scan of {where} {has} '{name}', which can then not be learned. Add some,"
+            raise ManifestError(f"{msg} or leave the finding out of the labels.")
+
+
 def unknown_label_message(label: str, labels: Collection[str]) -> str:
     """Say that a label is unknown, what was probably meant, and what there is."""
     return unknown_name_message(label, labels, kind="label")
@@ -264,7 +336,7 @@ def _check_some_left(manifest: Manifest) -> None:
 
 def _check_filled(manifest: Manifest) -> None:
     for row in manifest.rows:
-        for column in ("scan", "patient", "label"):
+        for column in ("scan", "patient") if manifest.are_findings else NEEDED:
             if not str(getattr(row, column)).strip():
                 remedy = {
                     "scan": "Give the path of its scan.",
@@ -285,6 +357,22 @@ def _check_labels(manifest: Manifest) -> None:
         raise UnknownLabelError(
             f"{manifest.name}, row {wrong[0].number}: {message}{more} Correct the column 'label'."
         )
+
+
+def _check_findings(manifest: Manifest) -> None:
+    """Refuse findings without a column, and rows that say nothing of any."""
+    for row in (*manifest.rows, *manifest.excluded):
+        for name in manifest.labels:
+            if name not in row.findings:
+                message = unknown_name_message(name, row.findings, kind="finding")
+                raise UnknownLabelError(
+                    f"{manifest.name} has no column '{FINDING_PREFIX}{name}'. {message} Add the "
+                    "column, or leave the finding out of the labels."
+                )
+    for row in manifest.rows:
+        if all(row.findings[name] is None for name in manifest.labels):
+            msg = f"{manifest.name}, row {row.number}: nothing is known of any finding"
+            raise ManifestError(f"{msg} ({', '.join(manifest.labels)}). Take the row out.")
 
 
 def _check_scans_differ(manifest: Manifest) -> None:
@@ -321,20 +409,29 @@ _OLDEST = 130
 
 
 def read_manifest(
-    path: str | Path, labels: Sequence[str] = (), *, needs_files: bool = True
+    path: str | Path,
+    labels: Sequence[str] = (),
+    *,
+    needs_files: bool = True,
+    are_findings: bool | None = None,
 ) -> Manifest:
     """Read a manifest; scans are looked for relative to its folder.
 
     Args:
-        path: A CSV file with comma or semicolon, in UTF-8.
-        labels: The classes in the classifier's order; empty: those that occur.
+        path: A CSV file with comma or semicolon, in UTF-8, with a column `label`, or a column
+            `finding_NAME` per finding and none `label`.
+        labels: The classes or findings in the classifier's order; empty: those that occur.
         needs_files: Whether a scan that is not there is an error.
+        are_findings: Whether the labels are findings, or classes; None: what the file has.
 
     Raises:
         ManifestError: The file or a row of it does not fit; the message names row and remedy.
     """
     file = Path(path)
-    header, lines = read_lines(file)
+    header, lines = read_lines(file, ("scan", "patient") if are_findings else NEEDED)
+    has_findings = "label" not in header
+    if are_findings is not None and has_findings != are_findings:
+        raise ManifestError(_of_other_kind(file.name, labels, are_findings=are_findings))
     rows = tuple(
         read_row(file.name, number, header, cells)
         for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
@@ -344,6 +441,20 @@ def read_manifest(
     if needs_files:
         _require_files(manifest)
     return manifest
+
+
+def _of_other_kind(name: str, labels: Sequence[str], *, are_findings: bool) -> str:
+    has = f"a column '{FINDING_PREFIX}NAME' per finding and none 'label'"
+    if are_findings:
+        return (
+            f"{', '.join(labels)} are findings, of which a scan has any number, and {name} has a "
+            f"column 'label'. Expected {has}, as 'chestct dataset scan' writes it with --classes "
+            "FINDINGS.yaml."
+        )
+    return (
+        f"{', '.join(labels) or 'The labels'} are classes, of which a scan has one, and {name} has "
+        f"{has}. Say 'kind: findings' beside 'labels:', or give the scans a column 'label'."
+    )
 
 
 def write_manifest(manifest: Manifest, path: str | Path) -> Path:
@@ -358,12 +469,21 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
     rows = _in_file_order(manifest)
     others = list(dict.fromkeys(name for row in rows for name in row.others))
     optional = [c for c in KNOWN[3:] if any(_cell(getattr(row, c)) for row in rows)]
+    findings = list(dict.fromkeys(name for row in rows for name in row.findings))
+    needed = ("scan", "patient") if findings else NEEDED
     lines = []
     for row in rows:
-        known = [_cell(getattr(row, column)) for column in ("patient", "label", *optional)]
+        known = [_cell(getattr(row, column)) for column in (*needed[1:], *optional)]
         scan = _written_path(manifest.path(row), file.parent)
-        lines.append([scan, *known, *(row.others.get(name, "") for name in others)])
-    return write_text(file, as_csv([*NEEDED, *optional, *others], lines))
+        said = [yes_no(row.findings.get(name)) for name in findings]
+        lines.append([scan, *known, *said, *(row.others.get(name, "") for name in others)])
+    columns = [FINDING_PREFIX + name for name in findings]
+    return write_text(file, as_csv([*needed, *optional, *columns, *others], lines))
+
+
+def yes_no(is_there: bool | None) -> str:
+    """A cell of a finding: "yes", "no", or nothing where it is not known."""
+    return "" if is_there is None else "yes" if is_there else "no"
 
 
 def parse_age(text: str) -> float | None:
@@ -410,7 +530,10 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
     header, *lines = _read_cells(file, needed) or [[]]
     header = [name.strip() for name in header]
     header = [name.lower() if name.lower() in (*KNOWN, *_READING) else name for name in header]
-    missing = [name for name in needed if name not in header]
+    has_findings = any(name.startswith(FINDING_PREFIX) for name in header)
+    missing = [
+        name for name in needed if name not in header and not (name == "label" and has_findings)
+    ]
     if missing:
         msg = (
             f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
@@ -477,6 +600,7 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         raise ManifestError(msg)
     padded = [*cells, *[""] * (len(header) - len(cells))]
     row = {column: cell.strip() for column, cell in zip(header, padded, strict=True)}
+    findings = [c for c in row if c.startswith(FINDING_PREFIX) and "label" not in row]
     return ManifestRow(
         scan=row["scan"],
         patient=row["patient"],
@@ -487,9 +611,25 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         split=_split(name, number, row),
         fold=_fold(name, number, row),
         excluded=row.get("excluded", ""),
-        others={column: cell for column, cell in row.items() if column not in KNOWN},
+        others={c: cell for c, cell in row.items() if c not in KNOWN and c not in findings},
         number=number,
+        findings={
+            column.removeprefix(FINDING_PREFIX): read_finding(name, number, column, row[column])
+            for column in findings
+        },
     )
+
+
+def read_finding(name: str, number: int, column: str, cell: str) -> bool | None:
+    """What a cell says of a finding; None where that is not known.
+
+    Raises:
+        ManifestError: It says nothing that is understood; the message names row and column.
+    """
+    if cell.strip().lower() not in _YES_NO:
+        msg = f"{name}, row {number}: '{cell}' in the column '{column}' is neither yes nor no."
+        raise ManifestError(f"{msg} Expected yes, no, 1, 0, or an empty cell: not known.")
+    return _YES_NO[cell.strip().lower()]
 
 
 def _age(name: str, number: int, row: Mapping[str, str]) -> float | None:

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from chestct.datasets.manifest import (
+    FINDING_PREFIX,
     HEADER_ROWS,
     Manifest,
     ManifestError,
@@ -111,6 +112,10 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
         for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
         if any(cell.strip() for cell in cells)
     ]
+    findings = [name for name in header if name.startswith(FINDING_PREFIX)]
+    if findings:
+        msg = f"{file.name} has a column per finding ('{findings[0]}'), and readers are compared on"
+        raise ManifestError(f"{msg} one label at a time. Give each finding a table of its own.")
     columns = [name for name in header if name.startswith(READER_PREFIX)]
     if {"reader", "label"} <= set(header):
         found = _gather_lines(file.name, numbered)

@@ -43,6 +43,7 @@ from chestct.lookup import look_up
 from chestct.preprocess.oblique import degrees_off
 from chestct.readers import read_volume
 from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air
+from chestct.readers.misfits import without_blank_ends
 from chestct.readers.pictures import SIDECAR
 from chestct.storage import reason_of, working_folder, write_text
 from chestct.volume import Volume, to_canonical
@@ -284,7 +285,7 @@ def _verify_copy(volume: Volume, place: Path) -> None:
         ExportError: Values, spacing or unit differ.
         ReadError: It cannot be read.
     """
-    found = read_volume(place)
+    found = read_volume(place, allow=("gap",))
     same_voxels = found.voxels.dtype == volume.voxels.dtype and np.array_equal(
         found.voxels, volume.voxels
     )
@@ -538,6 +539,7 @@ def _told(row: ManifestRow, record: _CopyRecord, site: str) -> ManifestRow:
         split=row.split,
         fold=row.fold,
         others=facts,
+        findings=row.findings,
     )
 
 
@@ -678,6 +680,9 @@ def _copy(task: _CopyTask, folder: Path, working: Path, kind: str, period: str) 
     options = read_options(row, Path())
     volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
     copied, mended = _cleaned(volume)
+    if kind == "tiff16":
+        # As they are by whoever reads the copy.
+        copied = without_blank_ends(copied)
     aside = working / target.name
     _, write = _COPY_FORMATS[kind]
     lost = write(copied, aside)

@@ -7,10 +7,10 @@ version of a library does. One split of slices shares patients, as a paper did, 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from chestct.datasets.manifest import (
     TEST,
@@ -61,7 +61,8 @@ class SplitSettings:
 def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
     """Give every scan the fold in which it is held out, from 1.
 
-    Patients are dealt out class by class, so folds differ by at most one patient per class. A
+    Patients are dealt out class by class, so folds differ by at most one patient per class; of
+    findings as `_deal_findings` does, which is as near to it as findings allow. A
     patient with a test scan stays out of all folds, and all their scans become test scans.
 
     Raises:
@@ -70,6 +71,9 @@ def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
     kept_apart = {row.patient for row in manifest.rows if row.split == TEST}
     divided = manifest.choose(lambda row: row.patient not in kept_apart)
     require_classes(divided)
+    if manifest.are_findings:
+        shares = dict.fromkeys(range(1, settings.folds + 1), 1 / settings.folds)
+        return _with_folds(manifest, _deal_findings(divided, shares, settings.seed), kept_apart)
     patients = patients_by_label(divided)
     for label, names in patients.items():
         if len(names) < settings.folds:
@@ -85,16 +89,55 @@ def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
         start = len(dealt)
         for place, patient in enumerate(_shuffled(names, settings.seed), start=start):
             dealt[patient] = place % settings.folds + 1
+    return _with_folds(manifest, dealt, kept_apart)
+
+
+def _with_folds(manifest: Manifest, dealt: dict[str, int], kept_apart: set[str]) -> Manifest:
     return manifest.with_rows(
         replace(row, split=TEST if row.patient in kept_apart else "", fold=dealt.get(row.patient))
         for row in manifest.rows
     )
 
 
+_Part = TypeVar("_Part", str, int)
+
+
+def _deal_findings(
+    manifest: Manifest, shares: Mapping[_Part, float], seed: int
+) -> dict[str, _Part]:
+    """Deal the patients out so that each part gets its share of every finding and its absence.
+
+    What fewest of the patients left have goes first, each of its patients to the part that lacks
+    most of them, which is the iterative stratification of Sechidis et al. (2011).
+    """
+    has: dict[str, set[str]] = defaultdict(set)
+    for row in manifest.rows:
+        known = {n: is_there for n, is_there in row.findings.items() if n in manifest.labels}
+        has[row.patient] |= {f"{n}: {it}" for n, it in known.items() if it is not None}
+    counts = Counter(each for said in has.values() for each in said)
+    lacking = {
+        (p, each): max(1.0, share * counts[each]) for p, share in shares.items() for each in counts
+    }
+    room = {part: share * len(has) for part, share in shares.items()}
+    dealt: dict[str, _Part] = {}
+    left = _shuffled([*has], seed)
+    while left:
+        counts = Counter(each for patient in left for each in has[patient])
+        rarest = min(counts, key=lambda each: (counts[each], each))
+        for patient in [each for each in left if rarest in has[each]]:
+            part = max(shares, key=lambda p: (lacking[p, rarest], room[p]))
+            dealt[patient] = part
+            room[part] -= 1
+            for each in has[patient]:
+                lacking[part, each] -= 1
+        left = [patient for patient in left if patient not in dealt]
+    return dealt
+
+
 def hold_out(manifest: Manifest, settings: SplitSettings) -> Manifest:
     """Put a share of the patients of each class aside for testing, and one for validation.
 
-    Each wanted part gets at least one patient of each class.
+    Each wanted part gets at least one patient of each class; of findings as far as they allow.
 
     Raises:
         ManifestError: A class has too few patients.
@@ -102,6 +145,9 @@ def hold_out(manifest: Manifest, settings: SplitSettings) -> Manifest:
     require_classes(manifest)
     shares = {VALIDATION: settings.validation_share, TEST: settings.test_share}
     shares = {part: share for part, share in shares.items() if share > 0}
+    if manifest.are_findings:
+        wanted = {TRAINING: 1 - sum(shares.values()), **shares}
+        return _with_splits(manifest, _deal_findings(manifest, wanted, settings.seed))
     splits: dict[str, str] = {}
     for label, names in patients_by_label(manifest).items():
         counts = {part: max(1, round(share * len(names))) for part, share in shares.items()}

@@ -1,7 +1,8 @@
 """Labels from a spreadsheet as people have it, joined to the scans that lie in a folder.
 
 A row names its scan by a path or name in the folder, or its patient by the name of a folder or
-file; what a cell of the label column stands for, the classes say. Everything that does not fit is
+file; what a cell of the label column stands for, the classes say. Findings have a column each in
+its place, whose cells say yes, no, or nothing. Everything that does not fit is
 said before any scan is read: with what it is, where, and how it is mended.
 """
 
@@ -12,19 +13,22 @@ import io
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from chestct.datasets.manifest import (
+    FINDING_PREFIX,
     KNOWN,
     NEEDED,
     Manifest,
     ManifestError,
     ManifestRow,
+    read_finding,
     read_row,
+    yes_no,
 )
 from chestct.datasets.public import scans_below, stem
 from chestct.extras import import_extra
@@ -131,7 +135,8 @@ def join_labels(
         folder: Where the scans are, in it or anywhere below.
         table: Their labels.
         columns: Which of its columns say what; all others are kept.
-        labels: The classes and what stands for each; None: what the column holds.
+        labels: The classes and what stands for each, or findings, each with a column of its name;
+            None: the classes that the column holds.
         takes_matched_only: Leave out scans without a row and rows without a scan or label.
 
     Returns:
@@ -144,23 +149,36 @@ def join_labels(
     scans, masks = scans_below(place)
     if not scans:
         raise ManifestError(f"No scan lies in {folder} or below. Name the folder of the scans.")
-    label, scan, patient = _found_columns(table, columns)
-    known = labels or _labels_of(table, label)
+    if labels is not None and labels.are_findings:
+        found = _finding_columns(table, columns, labels)
+    else:
+        found = {"label": _label_column(table, columns)}
+    scan, patient = _scan_columns(table, columns)
+    known = labels or _labels_of(table, found["label"])
     cells = {
         number: dict(zip(table.header, row, strict=True)) for number, row in table.rows.items()
     }
     matched = _matched(table, place, scans, cells, scan or patient, is_scan=bool(scan))
-    classes = {number: _class_of(table, number, row[label], known) for number, row in cells.items()}
-    left = _left_out(folder, table, scans, matched, classes, takes_matched_only)
+    said = {number: _said_of(table, number, row, found, known) for number, row in cells.items()}
+    left = _left_out(folder, table, scans, matched, said, takes_matched_only)
+    taken = {*found.values(), scan, patient}
     rows = [
-        _row(table, number, cells[number], path, (label, scan, patient), classes[number])
+        _row(
+            table,
+            number,
+            cells[number],
+            taken,
+            {"scan": str(path), "patient": cells[number][patient or scan], **said[number]},
+        )
         for number, paths in matched.items()
         for path in paths
-        if classes[number]
+        if any(said[number].values())
     ]
     if not rows:
         raise ManifestError(f"No row of {table.name} has both a label and a scan in {folder}.")
-    used = tuple(name for name in known.names if any(row.label == name for row in rows))
+    used = known.names
+    if not known.are_findings:
+        used = tuple(name for name in used if any(row.label == name for row in rows))
     manifest = Manifest(tuple(rows), used, place, place.name)
     notes = [*left, _masks_note(masks), known.assumption, "" if patient else _NO_PATIENTS]
     return manifest, tuple(filter(None, notes))
@@ -251,16 +269,56 @@ def _as_text(cell: object) -> str:
     return str(cell).strip()
 
 
-def _found_columns(table: Spreadsheet, columns: Columns) -> tuple[str, str, str]:
-    """The names of the label's, scan's and patient's columns; the last two may be empty."""
+def _label_column(table: Spreadsheet, columns: Columns) -> str:
+    """The name of the label's column."""
     label = _column(table, columns.label, "label")
-    scan, patient = (_column(table, getattr(columns, each), each) for each in ("scan", "patient"))
     if not label:
         raise ManifestError(f"{table.name} has no column 'label'. {_has(table)} --label-column.")
+    return label
+
+
+def _scan_columns(table: Spreadsheet, columns: Columns) -> tuple[str, str]:
+    """The names of the scan's and patient's columns, of which one may be empty."""
+    scan, patient = (_column(table, getattr(columns, each), each) for each in ("scan", "patient"))
     if not (scan or patient):
         msg = f"{table.name} has neither a column 'scan' nor 'patient'. {_has(table)} --scan-column"
         raise ManifestError(f"{msg} (a path or name) or --patient-column.")
-    return label, scan, patient
+    return scan, patient
+
+
+def _finding_columns(table: Spreadsheet, columns: Columns, labels: LabelSet) -> dict[str, str]:
+    """The columns of the findings, by what the manifest calls them."""
+    if columns.label:
+        msg = f"--label-column names the one column of classes, and {', '.join(labels.names)} are"
+        raise ManifestError(f"{msg} findings, with a column each. Leave it out.")
+    header = {name.casefold(): name for name in table.header if name}
+    found = {}
+    for each in labels.classes:
+        names = [one.casefold() for one in (each.name, *each.values) if one.casefold() in header]
+        if not names:
+            message = unknown_name_message(each.name, [*header.values()], kind="column")
+            raise ManifestError(
+                f"{table.name} has no column for the finding '{each.name}'. {message} Where the "
+                "column has another name, list it under 'values' of the finding."
+            )
+        found[FINDING_PREFIX + each.name] = header[names[0]]
+    return found
+
+
+def _said_of(
+    table: Spreadsheet,
+    number: int,
+    cells: Mapping[str, str],
+    columns: Mapping[str, str],
+    labels: LabelSet,
+) -> dict[str, str]:
+    """What a row says of the class or of each finding, by the manifest's columns; "": nothing."""
+    if not labels.are_findings:
+        return {"label": _class_of(table, number, cells[columns["label"]], labels)}
+    return {
+        name: yes_no(read_finding(table.name, number, column, cells[column]))
+        for name, column in columns.items()
+    }
 
 
 def _has(table: Spreadsheet) -> str:
@@ -378,7 +436,7 @@ def _left_out(
     table: Spreadsheet,
     scans: Sequence[Path],
     matched: Mapping[int, Sequence[Path]],
-    classes: Mapping[int, str],
+    said: Mapping[int, Mapping[str, str]],
     takes_matched_only: bool,
 ) -> list[str]:
     """What of scans and table has no counterpart, in sentences.
@@ -391,7 +449,7 @@ def _left_out(
         path.relative_to(folder.absolute()).as_posix() for path in scans if path not in taken
     ]
     lost = [f"row {number}" for number, paths in matched.items() if not paths]
-    empty = [f"row {number}" for number, label in classes.items() if not label]
+    empty = [f"row {number}" for number, labels in said.items() if not any(labels.values())]
     problems = [
         f"{len(unlabelled)} of {len(scans)} scans in {folder} have no row: {first_of(unlabelled)}.",
         f"{len(lost)} of {len(matched)} rows name no scan in {folder}: {first_of(lost)}.",
@@ -410,15 +468,13 @@ def _row(
     table: Spreadsheet,
     number: int,
     cells: Mapping[str, str],
-    path: Path,
-    columns: tuple[str, str, str],
-    label: str,
+    taken: Collection[str],
+    said: Mapping[str, str],
 ) -> ManifestRow:
-    """A row of the manifest, with the table's other columns."""
-    column, scan, patient = columns
-    named = {"scan": str(path), "patient": cells[patient or scan], "label": label}
+    """A row of the manifest: what is said of the scan, and the columns not taken for that."""
+    named = dict(said)
     for name, cell in cells.items():
-        if name and name not in (column, scan, patient):
+        if name and name not in taken:
             lowered = name.lower()
             named[f"{name} of {table.name}" if lowered in NEEDED else _known_name(name)] = cell
     return read_row(table.name, number, [*named], [*named.values()])

@@ -39,7 +39,7 @@ from chestct.errors import ChestCTError, ReadError
 from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
 from chestct.storage import code_digest, reason_of, working_folder
@@ -389,13 +389,13 @@ class Preparation:
     seconds: float
 
 
-class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
     """Prepared inputs of a manifest's scans with their labels; made when they are not there yet.
 
     Attributes:
         cache: Where they are kept.
         manifest: The scans.
-        labels: Index of each item's label.
+        labels: Index of each item's label; of findings a row of 1, 0 and NaN (not known) each.
         variants: Inputs per scan; see `Cache.get`. Items are all scans as they are, then all scans
             of the next variant.
     """
@@ -404,14 +404,18 @@ class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
         self.cache = cache
         self.manifest = manifest
         self.variants = variants
-        self.labels = manifest.label_indices * variants
+        self.labels: Any
+        if manifest.are_findings:
+            self.labels = np.tile(manifest.truths, (variants, 1))
+        else:
+            self.labels = manifest.label_indices * variants
         self._options = [read_options(row, manifest.folder) for row in manifest.rows]
 
     def __len__(self) -> int:
         """Number of inputs."""
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
         """Input (channel, depth, height, width), lungs (1, depth, height, width), label.
 
         Raises:

@@ -102,6 +102,7 @@ class Engine(Protocol):
 
     def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
         """The logits of `outputs` alone."""
+        return self.outputs(input, lungs).logits
 
 
 def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, int, int]) -> None:

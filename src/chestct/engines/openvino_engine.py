@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from jaxtyping import Float32
 
 from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines.interface import (
+    Engine,
     Outputs,
     RunnableNetwork,
     RunVoxels,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CACHE_KIND: Final = "openvino"
-CONVERSION: Final = "3"
+_CONVERSION: Final = "3"
 """Part of the cache's key: to be raised when the conversion below changes."""
 
 _MODEL_FILE: Final = "model.xml"
@@ -44,7 +44,7 @@ _REASON_LINE: Final = -1
 """OpenVINO's messages begin with places in its own source."""
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """OpenVINO in float32 or bfloat16.
 
     Args:
@@ -76,10 +76,6 @@ class OpenVinoEngine:
         except RuntimeError as error:
             reason = reason_of(error, line=_REASON_LINE)
             raise EngineError(f"OpenVINO cannot run this network: {reason}. Use torch.") from error
-
-    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
-        """Logits of one prepared scan; see `Engine.outputs`."""
-        return self.outputs(input, lungs).logits
 
     def outputs(self, input: NetworkInput, lungs: Mask) -> Outputs:  # noqa: A002
         """Logits and pooled features of one prepared scan; see `Engine.outputs`."""
@@ -122,7 +118,7 @@ def _cached_conversion(
     model: StoredNetwork, core: Any, size: str, convert: Callable[[], Any]
 ) -> Any:
     openvino = import_openvino()
-    key = text_key(CONVERSION, openvino.get_version(), model.weights_sha256, model.identity, size)
+    key = text_key(_CONVERSION, openvino.get_version(), model.weights_sha256, model.identity, size)
     entry = find_entry(CACHE_KIND, key)
     if entry is not None:
         return core.read_model(entry / _MODEL_FILE)

@@ -6,10 +6,10 @@ from typing import Final
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 
 from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines.interface import (
+    Engine,
     Outputs,
     RunnableNetwork,
     RunVoxels,
@@ -26,7 +26,7 @@ from chestct.networks.blocks import LogitsAndFeatures
 _TYPES: Final = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """PyTorch in float32, or in bfloat16 by autocast.
 
     The network is laid out channels-last, which oneDNN and cuDNN run faster.
@@ -52,10 +52,6 @@ class TorchEngine:
         network = LogitsAndFeatures(model.load_network()).eval()
         with engine_errors(self.name):
             self._network = network.to(self._device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-
-    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
-        """Logits of one prepared scan; see `Engine.outputs`."""
-        return self.outputs(input, lungs).logits
 
     def outputs(self, input: NetworkInput, lungs: Mask) -> Outputs:  # noqa: A002
         """Logits and pooled features of one prepared scan; see `Engine.outputs`."""

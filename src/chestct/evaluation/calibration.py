@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from chestct.card import FindingThreshold
 from chestct.evaluation.intervals import (
     WILSON,
     Estimate,
@@ -313,3 +314,48 @@ def _share(hits: int, total: int, why_not: str) -> Estimate:
         return Estimate(None, note=why_not, hits=hits, total=total)
     low, high = wilson(hits, total)
     return Estimate(hits / total, low, high, WILSON, hits=hits, total=total)
+
+
+def choose_threshold(
+    view: Predictions, wished_sensitivity: float | None = None
+) -> FindingThreshold:
+    """Choose from which probability on a finding is called present.
+
+    Youden's index (Youden 1950) by default: where sensitivity and specificity together are largest,
+    the highest of several. Otherwise the highest with the wished sensitivity. It lies half-way to
+    the next lower probability, so that rounding changes no answer.
+
+    Args:
+        view: Of one finding, as `FindingPredictions.of` gives it, on scans not trained on.
+        wished_sensitivity: The least share of scans with the finding that is to reach it; None
+            takes Youden's index.
+
+    Returns:
+        The threshold; 0.5, and why, where all or none of the scans have the finding.
+    """
+    shares, has = view.probabilities[:, 1], view.truth == 1
+    num_present, num_absent = int(has.sum()), int((~has).sum())
+    if not (num_present and num_absent):
+        why = "0.5, as the validation part has no scan with it, or none without it"
+        return FindingThreshold(
+            threshold=0.5, rule=why, num_present=num_present, num_absent=num_absent
+        )
+    values = np.unique(shares)
+    cuts = (values + np.concatenate([values[:1], values[:-1]])) / 2
+    called = shares[None] >= cuts[:, None]
+    found, spared = called[:, has].mean(axis=1), 1 - called[:, ~has].mean(axis=1)
+    rule = "Youden's index: sensitivity + specificity largest on the validation part"
+    # Equal sums of shares may differ in their last digit.
+    score = np.round(found + spared, 12)
+    if wished_sensitivity is not None:
+        rule = f"the highest with a sensitivity of {wished_sensitivity:g} on the validation part"
+        score = np.where(found >= wished_sensitivity, spared, -1.0)
+    best = len(cuts) - 1 - int(score[::-1].argmax())
+    return FindingThreshold(
+        threshold=float(cuts[best]),
+        rule=rule,
+        sensitivity=float(found[best]),
+        specificity=float(spared[best]),
+        num_present=num_present,
+        num_absent=num_absent,
+    )

@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int, Int64
 
 from chestct.evaluation import metrics
 from chestct.evaluation.metrics import Value, bin_members
-from chestct.evaluation.predictions import Predictions
+from chestct.evaluation.predictions import FindingPredictions, Predictions
 
 Weights = Float64[np.ndarray, "replicate scan"]
 Replicates = Float64[np.ndarray, " replicate"]
@@ -54,7 +54,7 @@ class _Weighted:
     Attributes:
         predictions: The scans.
         weights: How often each scan counts, one row per replicate.
-        confusion: Weighted counts, (replicate, true, predicted).
+        confusion: _Weighted counts, (replicate, true, predicted).
     """
 
     predictions: Predictions
@@ -145,7 +145,7 @@ def _log_loss(weighted: _Weighted) -> Replicates:
 
 
 def _expected_calibration_error(weighted: _Weighted) -> Replicates:
-    """Weighted mean gap between confidence and accuracy over bins."""
+    """_Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
     sums = weighted.weights @ (gaps[:, None] * bin_members(predictions.confidences))
@@ -235,7 +235,7 @@ def _total(weighted: _Weighted) -> Replicates:
 def _divide(
     above: Float64[np.ndarray, "*shape"], below: Float64[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
-    """Quotient, not-a-number where there is nothing to divide by."""
+    """Quotient, not-a-number where there is nothing to _divide by."""
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
@@ -347,10 +347,8 @@ def estimate_figures(predictions: Predictions, bootstrap: Bootstrap | None = Non
 
     def finish(value: Value, key: tuple[str, str]) -> Estimate:
         """Give a figure the interval of its kind."""
-        if value.total is not None:
-            widen = predictions.num_patients < len(predictions)
-            return _with_wilson(value, settings.level, draws.get(key) if widen else None)
-        return _with_bootstrap(value, settings.level, draws.get(key), why_not)
+        widens = predictions.num_patients < len(predictions)
+        return _with_interval(value, draws.get(key), settings.level, widens=widens, why_not=why_not)
 
     overall = {
         name: finish(measure(predictions), ("", name)) for name, measure in metrics.OVERALL.items()
@@ -404,6 +402,23 @@ def _replicates(
     return {key: np.concatenate(values) for key, values in parts.items()}
 
 
+def _with_interval(
+    value: Value, replicates: Replicates | None, level: float, *, widens: bool, why_not: str = ""
+) -> Estimate:
+    """Give a figure the interval of its kind: Wilson's for a proportion, else the bootstrap's.
+
+    Args:
+        value: The figure.
+        replicates: It in every replicate, where there are any.
+        level: Certainty of the interval.
+        widens: Whether patients have several scans: Wilson's interval is then widened.
+        why_not: Why there are no replicates.
+    """
+    if value.total is not None:
+        return _with_wilson(value, level, replicates if widens else None)
+    return _with_bootstrap(value, level, replicates, why_not)
+
+
 def _with_wilson(value: Value, level: float, replicates: Replicates | None) -> Estimate:
     """Wilson's interval, widened to the bootstrap's when that is given."""
     if value.value is None or value.hits is None or value.total is None:
@@ -433,3 +448,90 @@ def _with_bootstrap(
 
 def _join(*notes: str) -> str:
     return "; ".join(note for note in notes if note)
+
+
+def estimate_findings(
+    predictions: FindingPredictions, bootstrap: Bootstrap | None = None
+) -> Figures:
+    """Compute every figure with its interval: of each finding, their means, and of all together.
+
+    A scan of which a finding is not known counts nowhere in that finding's figures.
+
+    Args:
+        predictions: Of one classifier.
+        bootstrap: How often patients are drawn; unlike those of classes, all of them alike.
+    """
+    settings = bootstrap or Bootstrap()
+    views = {label: predictions.of(index) for index, label in enumerate(predictions.labels)}
+    values = {label: metrics.per_finding(view) for label, view in views.items()}
+    overall = metrics.overall_of(predictions)
+    draws = _finding_replicates(predictions, views, settings)
+    widens = predictions.num_patients < len(predictions)
+
+    def finish(value: Value, key: tuple[str, str]) -> Estimate:
+        """Give a figure the interval of its kind."""
+        return _with_interval(value, draws.get(key), settings.level, widens=widens)
+
+    per_finding = {
+        label: {name: finish(value, (label, name)) for name, value in each.items()}
+        for label, each in values.items()
+    }
+    return Figures({name: finish(each, ("", name)) for name, each in overall.items()}, per_finding)
+
+
+def _finding_replicates(
+    predictions: FindingPredictions, views: dict[str, Predictions], bootstrap: Bootstrap
+) -> dict[tuple[str, str], Replicates]:
+    """All figures of all replicates, by finding ("" for all together) and name."""
+    parts: dict[tuple[str, str], list[Replicates]] = {}
+    pairs, is_known = predictions.pairs(), predictions.is_known
+    scan_of_pair = np.nonzero(is_known)[0]
+    for weights in _draw_all_alike(predictions, bootstrap):
+        drawn: dict[str, list[Replicates]] = {}
+        for index, (label, view) in enumerate(views.items()):
+            weighted = weigh(view, weights[:, is_known[:, index]])
+            for name, measure in _PER_FINDING.items():
+                found = measure(weighted, 1)
+                parts.setdefault((label, name), []).append(found)
+                drawn.setdefault(name, []).append(found)
+        for name in metrics.MEANS:
+            parts.setdefault(("", metrics.MACRO + name), []).append(
+                _mean_known(np.stack(drawn[name], axis=1))
+            )
+        of_pairs = weigh(pairs, weights[:, scan_of_pair])
+        for name in metrics.OF_PAIRS:
+            parts.setdefault(("", name), []).append(OVERALL[name](of_pairs))
+    return {key: np.concatenate(each) for key, each in parts.items()}
+
+
+def _draw_all_alike(predictions: FindingPredictions, bootstrap: Bootstrap) -> Iterator[Weights]:
+    """Draw patients with replacement, with all their scans; yields replicates in parts."""
+    rng = np.random.default_rng(bootstrap.seed)
+    names, patient_of_scan = np.unique(np.array(predictions.patients, str), return_inverse=True)
+    shares = np.full(names.size, 1 / names.size)
+    rows = max(1, _CHUNK_CELLS // max(1, int(predictions.is_known.sum())))
+    for start in range(0, bootstrap.replicates, rows):
+        num = min(rows, bootstrap.replicates - start)
+        yield rng.multinomial(names.size, shares, size=num)[:, patient_of_scan].astype(np.float64)
+
+
+def _auprc(weighted: _Weighted, index: int) -> Replicates:
+    """Average precision: that at each probability, by the recall it adds."""
+    scores = -weighted.predictions.probabilities[:, index]
+    order = np.argsort(scores, kind="stable")
+    if order.size == 0:
+        return np.full(len(weighted.weights), np.nan)
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    has = (weighted.predictions.truth == index)[order]
+    ranked = weighted.weights[:, order]
+    hits = np.add.reduceat(ranked * has, starts, axis=1)
+    called = np.cumsum(np.add.reduceat(ranked, starts, axis=1), axis=1)
+    precision = np.nan_to_num(_divide(np.cumsum(hits, axis=1), called))
+    return _divide((hits * precision).sum(axis=1), hits.sum(axis=1))
+
+
+_PER_FINDING: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
+    **PER_CLASS,
+    "auprc": _auprc,
+}
+"""The same names as `metrics.per_finding` gives."""

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
-from chestct.evaluation.predictions import Predictions
+from chestct.evaluation.predictions import FindingPredictions, Predictions
 
 NUM_BINS: Final = 10
 """Equal bins of confidence for the calibration error; 10 rather than 15 as test sets are small."""
@@ -256,3 +256,45 @@ def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
 
 def _over(num: int, num_all: int) -> str:
     return "" if num == num_all else f"mean over the {num} of {num_all} classes that have it"
+
+
+_PRESENT: Final = 1
+"""Index of the class that has a finding, of the two of `FindingPredictions.of`."""
+MACRO: Final = "macro_"
+"""Stands before the figures that are means over findings."""
+MEANS: Final = ("auc", "auprc", "sensitivity", "specificity", "f1")
+"""Figures of each finding whose mean is told."""
+OF_PAIRS: Final = ("log_loss", "expected_calibration_error")
+"""Names in `OVERALL` of figures that all known pairs of scan and finding give together."""
+
+
+def per_finding(view: Predictions) -> dict[str, Value]:
+    """Every figure of one finding."""
+    return {**per_class(view, _PRESENT), "auprc": _auprc(view)}
+
+
+def overall_of(predictions: FindingPredictions) -> dict[str, Value]:
+    """The figures of all findings together, without intervals."""
+    each = [per_finding(predictions.of(index)) for index in range(len(predictions.labels))]
+    means = {MACRO + name: _mean([values[name] for values in each]) for name in MEANS}
+    pairs = predictions.pairs()
+    return means | {name: OVERALL[name](pairs) for name in OF_PAIRS}
+
+
+def _auprc(view: Predictions) -> Value:
+    """Area under the precision-recall curve, as average precision; chance is the share with it."""
+    from sklearn.metrics import average_precision_score
+
+    has = view.truth == _PRESENT
+    if not has.any():
+        return Value(None, f"no scan is {view.labels[_PRESENT]}")
+    return Value(float(average_precision_score(has, view.probabilities[:, _PRESENT])))
+
+
+def _mean(values: list[Value]) -> Value:
+    """Mean of the findings that have a figure."""
+    known = [each.value for each in values if each.value is not None]
+    if not known:
+        return Value(None, "no finding has it")
+    note = f"mean over the {len(known)} of {len(values)} findings that have it"
+    return Value(float(np.mean(known)), "" if len(known) == len(values) else note)

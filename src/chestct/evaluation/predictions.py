@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
+from chestct.datasets.manifest import FINDING_PREFIX, read_finding, yes_no
 from chestct.errors import ChestCTError
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import as_csv, read_csv
@@ -44,6 +45,8 @@ class Predictions:
         probabilities: One row per scan, one column per label, each row adding up to one.
         labels: Class names in the classifier's order, at least two.
         sites: Where each scan comes from, or None.
+        called: Index of the decision per scan, where that is not the most probable label: whether a
+            finding is there is decided by its threshold.
         groups: Further ways to divide the scans, such as age bands, by name: a value per scan.
 
     Raises:
@@ -56,6 +59,7 @@ class Predictions:
     probabilities: Float[np.ndarray, "scan class"]
     labels: tuple[str, ...]
     sites: tuple[str, ...] | None = None
+    called: Int64[np.ndarray, " scan"] | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,6 +78,8 @@ class Predictions:
     @property
     def decisions(self) -> Int64[np.ndarray, " scan"]:
         """Index of the most probable label per scan; the first of them when several tie."""
+        if self.called is not None:
+            return self.called
         return np.asarray(self.probabilities.argmax(axis=1), dtype=np.int64)
 
     @property
@@ -113,6 +119,7 @@ class Predictions:
             truth=self.truth[indices],
             probabilities=self.probabilities[indices],
             sites=None if self.sites is None else tuple(self.sites[i] for i in indices),
+            called=None if self.called is None else self.called[indices],
             groups={
                 name: tuple(values[i] for i in indices) for name, values in self.groups.items()
             },
@@ -121,6 +128,92 @@ class Predictions:
     def with_probabilities(self, probabilities: Float[np.ndarray, "scan class"]) -> Predictions:
         """The same scans with other probabilities, as after temperature scaling."""
         return replace(self, probabilities=probabilities)
+
+
+@dataclass(frozen=True, eq=False)
+class FindingPredictions:
+    """Probabilities, thresholds and truth of several findings per scan.
+
+    Attributes:
+        scans: Name of each scan, each once.
+        patients: Patient of each scan.
+        truth: 1 where a scan has a finding, 0 where not, NaN where it is not known.
+        probabilities: Of each finding by itself, from 0 to 1.
+        thresholds: From which probability on it was called present; a row per scan, as folds have
+            thresholds of their own.
+        labels: Names of the findings.
+        sites: Where each scan comes from, or None.
+
+    Raises:
+        PredictionsError: Something does not fit; the message names the row and the remedy.
+    """
+
+    scans: tuple[str, ...]
+    patients: tuple[str, ...]
+    truth: Float[np.ndarray, "scan finding"]
+    probabilities: Float[np.ndarray, "scan finding"]
+    thresholds: Float[np.ndarray, "scan finding"]
+    labels: tuple[str, ...]
+    sites: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_labels(self.labels)
+        _check_names(self)
+        wanted = (len(self.scans), len(self.labels))
+        for name in ("truth", "probabilities", "thresholds"):
+            values = getattr(self, name)
+            is_right = values.shape == wanted and ((values >= 0) & (values <= 1))
+            is_right = is_right | np.isnan(values) if name == "truth" else is_right
+            if not np.all(is_right):
+                msg = f"The {name} are not {wanted[0]} rows of {wanted[1]} numbers from 0 to 1 each"
+                raise PredictionsError(f"{msg}, one per finding. Write the file anew.")
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @property
+    def num_patients(self) -> int:
+        """How many patients the scans belong to."""
+        return len(set(self.patients))
+
+    @property
+    def is_known(self) -> Bool[np.ndarray, "scan finding"]:
+        """Of which scans and findings the truth is known."""
+        return np.asarray(~np.isnan(self.truth))
+
+    def of(self, index: int) -> Predictions:
+        """The scans of which one finding is known, as predictions of two classes: without, with."""
+        rows, name = np.flatnonzero(self.is_known[:, index]), self.labels[index]
+        shares = self.probabilities[rows, index].astype(np.float64)
+        return Predictions(
+            scans=tuple(self.scans[row] for row in rows),
+            patients=tuple(self.patients[row] for row in rows),
+            truth=self.truth[rows, index].astype(np.int64),
+            probabilities=np.stack([1 - shares, shares], axis=1),
+            labels=(f"no {name}", name),
+            called=(shares >= self.thresholds[rows, index]).astype(np.int64),
+        )
+
+    def pairs(self) -> Predictions:
+        """Every known pair of scan and finding as if it were a scan, for what all have in common.
+
+        Raises:
+            PredictionsError: Nothing is known.
+        """
+        rows, columns = np.nonzero(self.is_known)
+        shares = self.probabilities[rows, columns].astype(np.float64)
+        return Predictions(
+            scans=tuple(
+                f"{self.scans[i]}, {self.labels[j]}" for i, j in zip(rows, columns, strict=True)
+            ),
+            patients=tuple(self.patients[row] for row in rows),
+            truth=self.truth[rows, columns].astype(np.int64),
+            probabilities=np.stack([1 - shares, shares], axis=1),
+            labels=("absent", "present"),
+        )
+
+
+AnyPredictions = Predictions | FindingPredictions
 
 
 def by_value(predictions: Predictions, values: Sequence[str]) -> dict[str, Predictions]:
@@ -169,11 +262,12 @@ def _check_labels(labels: tuple[str, ...]) -> None:
         raise PredictionsError(msg)
 
 
-def _check_names(predictions: Predictions) -> None:
+def _check_names(predictions: AnyPredictions) -> None:
     """Lengths, and that every scan is named once and has a patient."""
     num = len(predictions.scans)
-    columns = {n: getattr(predictions, n) for n in ("patients", "truth", "probabilities", "sites")}
-    for name, column in {**columns, **predictions.groups}.items():
+    names = ("patients", "truth", "probabilities", "sites")
+    columns = {name: getattr(predictions, name) for name in names}
+    for name, column in {**columns, **getattr(predictions, "groups", {})}.items():
         if column is not None and len(column) != num:
             msg = f"There are {num} scans and {len(column)} {name}. Expected one per scan."
             raise PredictionsError(msg)
@@ -230,16 +324,21 @@ def _refuse(predictions: Predictions, is_bad: Bool[np.ndarray, " scan"], why: st
 
 _PROBABILITY_PREFIX: Final = "probability_"
 """What the columns with probabilities are called, before the label."""
+_THRESHOLD_PREFIX: Final = "threshold_"
+"""The same of the thresholds of findings."""
 
 
-def write_predictions(predictions: Predictions, path: Path) -> Path:
+def write_predictions(predictions: AnyPredictions, path: Path) -> Path:
     """Write one CSV row per scan: scan, patient, site, label, one probability per label.
 
-    Probabilities keep every digit: reading the file gives the same numbers.
+    Of findings truth, probability and threshold of each. Probabilities keep every digit: reading
+    the file gives the same numbers.
 
     Raises:
         WriteError: The file could not be written.
     """
+    if isinstance(predictions, FindingPredictions):
+        return _write_findings(predictions, path)
     columns = ["scan", "patient", *(["site"] if predictions.sites else []), "label"]
     header = [*columns, *(_PROBABILITY_PREFIX + label for label in predictions.labels)]
     lines = []
@@ -251,25 +350,81 @@ def write_predictions(predictions: Predictions, path: Path) -> Path:
     return write_text(path, as_csv(header, lines))
 
 
-def read_predictions(path: Path) -> Predictions:
-    """Read a CSV as `write_predictions` makes it; the label order is that of its columns.
+def _write_findings(predictions: FindingPredictions, path: Path) -> Path:
+    columns = ["scan", "patient", *(["site"] if predictions.sites else [])]
+    prefixes = (FINDING_PREFIX, _PROBABILITY_PREFIX, _THRESHOLD_PREFIX)
+    header = [*columns, *(prefix + each for prefix in prefixes for each in predictions.labels)]
+    lines = []
+    for row, scan in enumerate(predictions.scans):
+        site = [predictions.sites[row]] if predictions.sites else []
+        said = [yes_no(None if np.isnan(each) else bool(each)) for each in predictions.truth[row]]
+        numbers = [*predictions.probabilities[row], *predictions.thresholds[row]]
+        lines.append(
+            [scan, predictions.patients[row], *site, *said, *(repr(float(n)) for n in numbers)]
+        )
+    return write_text(path, as_csv(header, lines))
+
+
+def read_any_predictions(path: Path) -> AnyPredictions:
+    """Read a CSV as `write_predictions` makes it, of classes or of findings.
 
     Raises:
         PredictionsError: The file is missing or a line of it does not fit.
     """
+    header, rows = _read_table(path)
+    labels = _labels_in(header)
+    if "label" in header or not all(f"{_THRESHOLD_PREFIX}{each}" in header for each in labels):
+        return read_predictions(path)
+    try:
+        return FindingPredictions(
+            scans=tuple(row["scan"] or "" for row in rows),
+            patients=tuple(row["patient"] or "" for row in rows),
+            truth=np.array([_truths(path, *each, labels) for each in enumerate(rows, start=2)]),
+            probabilities=_column(path, rows, lambda row: _numbers(row, labels), np.float64),
+            thresholds=_column(
+                path, rows, lambda row: _numbers(row, labels, _THRESHOLD_PREFIX), np.float64
+            ),
+            labels=labels,
+            sites=tuple(row["site"] or "" for row in rows) if "site" in header else None,
+        )
+    except KeyError as error:
+        raise PredictionsError(f"{path.name} has no column {error}. Write it anew.") from error
+
+
+def _truths(path: Path, number: int, row: _Row, labels: tuple[str, ...]) -> list[float]:
+    names = [FINDING_PREFIX + label for label in labels]
+    known = [read_finding(path.name, number, name, row[name] or "") for name in names]
+    return [np.nan if is_there is None else float(is_there) for is_there in known]
+
+
+def _read_table(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Names of the columns, and the cells of each row by them."""
     try:
         header, *lines = read_csv(path, strict=False) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} could not be read as a CSV of predictions: {error}."
         raise PredictionsError(msg) from error
-    rows = [
+    return header, [
         dict(zip(header, [*cells, *[""] * len(header)], strict=False)) for cells in lines if cells
     ]
-    labels = tuple(
+
+
+def _labels_in(header: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
         name.removeprefix(_PROBABILITY_PREFIX)
         for name in header
         if name.startswith(_PROBABILITY_PREFIX)
     )
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read a CSV as `write_predictions` makes it; the label order is that of its columns.
+
+    Raises:
+        PredictionsError: The file is missing, a line of it does not fit, or it is of findings.
+    """
+    header, rows = _read_table(path)
+    labels = _labels_in(header)
     _check_header(path, header, labels)
     try:
         return Predictions(
@@ -320,8 +475,8 @@ def _label_index(row: _Row, labels: tuple[str, ...]) -> int:
     return labels.index(row["label"])
 
 
-def _numbers(row: _Row, labels: tuple[str, ...]) -> list[float]:
-    return [_number(row, _PROBABILITY_PREFIX + label) for label in labels]
+def _numbers(row: _Row, labels: tuple[str, ...], prefix: str = _PROBABILITY_PREFIX) -> list[float]:
+    return [_number(row, prefix + label) for label in labels]
 
 
 def _number(row: _Row, column: str) -> float:

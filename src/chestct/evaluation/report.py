@@ -44,9 +44,21 @@ from chestct.evaluation.figures import (
     draw_roc,
     save_figure,
 )
-from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_figures
+from chestct.evaluation.intervals import (
+    Bootstrap,
+    Estimate,
+    Figures,
+    estimate_figures,
+    estimate_findings,
+)
 from chestct.evaluation.metrics import Confusion, confusion_matrix
-from chestct.evaluation.predictions import Predictions, PredictionsError, by_value
+from chestct.evaluation.predictions import (
+    AnyPredictions,
+    FindingPredictions,
+    Predictions,
+    PredictionsError,
+    by_value,
+)
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.report.document import Report, as_latex, as_markdown
@@ -109,8 +121,8 @@ class Summary:
         labels: Class names in order.
         num_scans: Scans evaluated.
         num_patients: Patients they belong to.
-        cases: Scans per true label.
-        confusion: Counts, rows true, columns decisions.
+        cases: Scans per true label, or that have a finding.
+        confusion: Counts, rows true, columns decisions; empty of findings, which have none.
         figures: Every figure with its interval.
         sites: The same per site, empty when no sites are given.
         groups: The same by the name of a grouping, such as age, and by group.
@@ -141,7 +153,7 @@ class Summary:
 
 
 def summarise(
-    predictions: Predictions,
+    predictions: AnyPredictions,
     settings: EvaluationSettings | None = None,
     *,
     excluded: Mapping[str, str] | None = None,
@@ -154,6 +166,8 @@ def summarise(
         excluded: Scans that got no decision, with the reason; they are counted in a warning.
     """
     chosen = settings or EvaluationSettings()
+    if isinstance(predictions, FindingPredictions):
+        return _summarise_findings(predictions, chosen, excluded or {})
 
     def parts(values: Sequence[str]) -> dict[str, _GroupSummary]:
         """The figures of each group of scans."""
@@ -183,6 +197,35 @@ def summarise(
         ),
         warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
         at_threshold=at_threshold(predictions, chosen.promised),
+    )
+
+
+def _summarise_findings(
+    predictions: FindingPredictions, settings: EvaluationSettings, excluded: Mapping[str, str]
+) -> Summary:
+    """Compute what there is of findings; they have no confusion matrix and nothing is abstained."""
+    cases = {label: int(predictions.of(i).cases[1]) for i, label in enumerate(predictions.labels)}
+    found = [f"Scans without a decision, left out of the figures: {len(excluded)}."]
+    for label, num_known in zip(predictions.labels, predictions.is_known.sum(axis=0), strict=True):
+        num_unknown = len(predictions) - int(num_known)
+        if num_unknown:
+            found.append(f"Not known of {label}: {num_unknown} scans, left out of its figures.")
+        rarer = min(cases[label], int(num_known) - cases[label])
+        if rarer < _FEW_CASES:
+            found.append(f"Few scans are with or without {label} ({rarer}): figures say little.")
+    return Summary(
+        labels=predictions.labels,
+        num_scans=len(predictions),
+        num_patients=predictions.num_patients,
+        cases=cases,
+        confusion=np.zeros((0, 0), dtype=np.int64),
+        figures=estimate_findings(predictions, settings.bootstrap),
+        sites={},
+        groups={},
+        reliability=(),
+        coverage_risk=(),
+        abstention=(),
+        warnings=(*found[0 if excluded else 1 :], *settings.remarks),
     )
 
 
@@ -248,11 +291,11 @@ def _confounded_site(predictions: Predictions) -> list[str]:
 
 
 def write_evaluation(
-    predictions: Predictions,
+    predictions: AnyPredictions,
     folder: Path,
     *,
     settings: EvaluationSettings | None = None,
-    others: Mapping[str, Predictions | Judgement] | None = None,
+    others: Mapping[str, AnyPredictions | Judgement] | None = None,
     logs: Mapping[str, list[dict[str, Any]]] | None = None,
     excluded: Mapping[str, str] | None = None,
 ) -> Summary:
@@ -264,7 +307,8 @@ def write_evaluation(
         settings: Name, bootstrap, wished error rates, figure formats, tests, remarks.
         others: Further classifiers by name, to be compared with in the same tables: another
             network, the baseline of age, sex and scanner. What either gave no decision on is left
-            out of the other's figures and of the comparison, and counted in a warning.
+            out of the other's figures and of the comparison, and counted in a warning. Beside
+            findings only other predictions of the same scans, without a test.
         logs: Epochs of training runs by name (`read_log`), for the learning curves.
         excluded: Scans that got no decision, with the reason.
 
@@ -275,23 +319,42 @@ def write_evaluation(
     """
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
-    pairs = _pairs(Judgement(predictions, excluded), chosen.name, others or {})
-    comparisons = {
-        name: _compared(first, second, name, chosen) for name, (first, second, _) in pairs.items()
-    }
-    plain = replace(chosen, promised=None, remarks=())
-    beside = {name: summarise(second, plain) for name, (_, second, _) in pairs.items()}
-    remarks = (*chosen.remarks, *(remark for _, _, remark in pairs.values() if remark))
-    main = summarise(predictions, replace(chosen, remarks=remarks), excluded=excluded)
-    main = replace(main, others=beside, comparisons=comparisons)
-    summaries = {chosen.name: main, **beside}
+    main = _beside(predictions, chosen, others or {}, excluded)
+    summaries = {chosen.name: main, **main.others}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
-    record = _evaluation_record(chosen, summaries, comparisons, excluded)
+    record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
-    wrong = _wrong_lines(predictions, chosen.reports)
-    texts = _texts(record, summaries, comparisons)
-    _write_folder(folder, pictures, texts | {_PAGE: _page(summaries, comparisons, drawn, wrong)})
+    is_one_class = isinstance(predictions, Predictions)
+    wrong = _wrong_lines(predictions, chosen.reports) if is_one_class else []
+    texts = _texts(record, summaries, main.comparisons)
+    page = _page(summaries, main.comparisons, drawn, wrong)
+    _write_folder(folder, pictures, texts | {_PAGE: page})
     return main
+
+
+def _beside(
+    predictions: AnyPredictions,
+    settings: EvaluationSettings,
+    others: Mapping[str, AnyPredictions | Judgement],
+    excluded: Mapping[str, str],
+) -> Summary:
+    """What is found of a classifier, with the others beside it and the tests against them."""
+    plain = replace(settings, promised=None, remarks=())
+    if isinstance(predictions, FindingPredictions):
+        found = {
+            name: summarise(each, plain)
+            for name, each in others.items()
+            if isinstance(each, FindingPredictions)
+        }
+        return replace(summarise(predictions, settings, excluded=excluded), others=found)
+    pairs = _pairs(Judgement(predictions, excluded), settings.name, others)
+    comparisons = {
+        name: _compared(first, second, name, settings) for name, (first, second, _) in pairs.items()
+    }
+    beside = {name: summarise(second, plain) for name, (_, second, _) in pairs.items()}
+    remarks = (*settings.remarks, *(remark for _, _, remark in pairs.values() if remark))
+    main = summarise(predictions, replace(settings, remarks=remarks), excluded=excluded)
+    return replace(main, others=beside, comparisons=comparisons)
 
 
 def _write_folder(folder: Path, pictures: Mapping[str, Any], texts: Mapping[str, str]) -> None:
@@ -327,22 +390,23 @@ def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
 
 
 def _draw_all(
-    predictions: Predictions,
+    predictions: AnyPredictions,
     summary: Summary,
     settings: EvaluationSettings,
     logs: Mapping[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    """The figures of an evaluation by file name without ending."""
+    """The figures of an evaluation by file name without ending; of findings the curves alone."""
+    curves = {"learning_curves": draw_learning_curves(logs)} if logs else {}
+    if isinstance(predictions, FindingPredictions):
+        return curves
     error = summary.figures.overall["expected_calibration_error"].value
-    drawn = {
+    return {
         "confusion": draw_confusion(summary.confusion, summary.labels),
         "roc": draw_roc(predictions, summary.figures, settings.bootstrap),
         "reliability": draw_reliability(summary.reliability, error),
         "coverage_risk": draw_coverage_risk(summary.coverage_risk),
+        **curves,
     }
-    if logs:
-        drawn["learning_curves"] = draw_learning_curves(logs)
-    return drawn
 
 
 def _evaluation_record(
@@ -370,7 +434,7 @@ def _evaluation_record(
 
 
 def _pairs(
-    main: Judgement, name: str, others: Mapping[str, Predictions | Judgement]
+    main: Judgement, name: str, others: Mapping[str, AnyPredictions | Judgement]
 ) -> dict[str, tuple[Predictions, Predictions, str | None]]:
     """The classifier with each of the others on common scans, and what to say of these."""
     if name in others:
@@ -379,6 +443,7 @@ def _pairs(
     judged = {
         other: Judgement(said) if isinstance(said, Predictions) else said
         for other, said in others.items()
+        if not isinstance(said, FindingPredictions)
     }
     return {other: paired(main, said, (name, other)) for other, said in judged.items()}
 
@@ -401,13 +466,20 @@ def _texts(
     """The files that are not figures, by name; the first summary is the classifier's."""
     sections = _report(summaries, comparisons).sections
     main = next(iter(summaries.values()))
+    of_classes = (
+        {
+            "confusion.csv": _confusion_csv(main),
+            "groups.csv": _groups_csv(main),
+            "comparisons.csv": _comparisons_csv(comparisons),
+        }
+        if main.confusion.size
+        else {}
+    )
     return {
         "tables.md": as_markdown(*sections),
         "tables.tex": as_latex(*sections),
         "figures.csv": _figures_csv(summaries),
-        "confusion.csv": _confusion_csv(main),
-        "groups.csv": _groups_csv(main),
-        "comparisons.csv": _comparisons_csv(comparisons),
+        **of_classes,
         "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
     }
 
@@ -456,6 +528,10 @@ FIGURE_NAMES: Final = {
     "npv": "NPV",
     "f1": "F1",
     "auc": "AUC",
+    "auprc": "AUPRC",
+    "macro_auprc": "macro AUPRC",
+    "macro_sensitivity": "macro sensitivity",
+    "macro_specificity": "macro specificity",
 }
 """What the figures are called in tables, in their order."""
 
@@ -507,6 +583,7 @@ def _report(
         cells=cells,
         class_cells=class_cells,
         groupings=groupings,
+        key_figures=_GROUP_FIGURES if main.confusion.size else list(main.figures.overall)[:4],
         group_figures=_GROUP_FIGURES,
         drawn=drawn,
         wrong=wrong,

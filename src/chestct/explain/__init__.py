@@ -10,7 +10,7 @@ from typing import Final
 
 from chestct.lookup import Entry, look_up
 
-__all__ = ["AUTO", "EXPLANATIONS", "split_choice"]
+__all__ = ["AUTO", "EXPLANATIONS", "LAYERED", "split_choice"]
 
 AUTO: Final = "auto"
 """Stands for the explanation that the classifier's card names."""
@@ -42,12 +42,16 @@ EXPLANATIONS: Final[dict[str, Entry]] = {
 }
 """Name to what makes the map of a `Question`, called by `chestct.explain.run.explain`."""
 
+LAYERED: Final = ("gradcam", "gradcam++", "layercam", "strongest_channel")
+"""Those that look at one layer of the network, which can be chosen."""
+
 
 def split_choice(choice: str) -> tuple[str, str | None]:
     """Take "METHOD" or "METHOD:LAYER" apart.
 
     Raises:
         UnknownNameError: There is no such method.
+        PluginError: It is another package's and cannot be imported.
     """
     method, _, layer = choice.partition(":")
     look_up(EXPLANATIONS, method, kind="explanation")

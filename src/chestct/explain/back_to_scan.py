@@ -31,7 +31,7 @@ Positions: TypeAlias = tuple[
 ]
 """Input index of each of the scan's voxels along its own axes; NaN where not analysed."""
 
-ScanHeat: TypeAlias = Float32[np.ndarray, "scan_depth scan_height scan_width"]
+_ScanHeat: TypeAlias = Float32[np.ndarray, "scan_depth scan_height scan_width"]
 _REACH = 0.5
 """Voxels beyond the centre of the input's outermost voxel: up to its face."""
 _ROUND_OFF = 1e-6
@@ -92,7 +92,7 @@ def map_on_body(heat: HeatMap) -> HeatMap:
     return HeatMap(body_grid(grid), cut)
 
 
-def _turned_back(heat: Heat, prepared: PreparedScan) -> ScanHeat:
+def _turned_back(heat: Heat, prepared: PreparedScan) -> _ScanHeat:
     """A map on the voxels of an oblique scan, slice by slice."""
     own, grid, body = prepared.scan_grid, prepared.grid, prepared.body_grid
     (matrix, offset), (up, from_feet) = index_map(own, grid), index_map(own, body)

@@ -23,8 +23,8 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.resample import AxisMap, block_reader, resample
 from chestct.volume import Grid, Volume, to_canonical
 
-SIDES: Final = ("left", "right")
-THIRDS: Final = ("upper third", "middle third", "lower third")
+_SIDES: Final = ("left", "right")
+_THIRDS: Final = ("upper third", "middle third", "lower third")
 
 _SIDES_MM: Final = 2.0
 """Voxel size at which the lungs are taken apart: enough to tell their sides, and quick."""
@@ -34,11 +34,11 @@ _EROSIONS_MM: Final = (0.0, 2.6, 5.1, 7.6, 10.1, 12.6)
 
 _LEAST_SHARE = 0.15
 
-LungVoxels: TypeAlias = Bool[np.ndarray, " lung_voxels"]
+_LungVoxels: TypeAlias = Bool[np.ndarray, " lung_voxels"]
 """One value per voxel of a lung mask, in the order of `array[mask]`."""
 
 
-def _lung_regions(lungs: Mask, grid: Grid) -> Iterator[tuple[str, LungVoxels]]:
+def _lung_regions(lungs: Mask, grid: Grid) -> Iterator[tuple[str, _LungVoxels]]:
     """Which lung voxels lie in which region: its name and its voxels, one region after another.
 
     Thirds are of the height from the lowest to the highest lung voxel along the patient's own axis,
@@ -60,7 +60,7 @@ def _lung_regions(lungs: Mask, grid: Grid) -> Iterator[tuple[str, LungVoxels]]:
             yield f"{side} {third}", of_side & of_third
 
 
-def _thirds(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
+def _thirds(lungs: Mask, grid: Grid) -> dict[str, _LungVoxels]:
     rise = grid.index_to_patient[2, :3]
     height: Float[np.ndarray, "depth height width"] = np.zeros((1, 1, 1))
     for axis, size in enumerate(grid.shape):
@@ -68,10 +68,10 @@ def _thirds(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
         if rise[axis]:
             height = height + _along(axis, np.arange(size) * rise[axis])
     of_voxels = np.broadcast_to(height.astype(np.float32), lungs.shape)[lungs]
-    edges = np.linspace(float(of_voxels.max()), float(of_voxels.min()), len(THIRDS) + 1)
+    edges = np.linspace(float(of_voxels.max()), float(of_voxels.min()), len(_THIRDS) + 1)
     low, high = edges[2], edges[1]
     upper, lower = of_voxels >= high, of_voxels < low
-    return dict(zip(THIRDS, (upper, ~upper & ~lower, lower & ~upper), strict=True))
+    return dict(zip(_THIRDS, (upper, ~upper & ~lower, lower & ~upper), strict=True))
 
 
 def _along(
@@ -83,7 +83,7 @@ def _along(
     return values.reshape(shape)
 
 
-def _sides(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
+def _sides(lungs: Mask, grid: Grid) -> dict[str, _LungVoxels]:
     """Left and right lung, or nothing where they cannot be taken apart."""
     strides = [max(1, round(_SIDES_MM / spacing)) for spacing in grid.spacing_mm]
     every = tuple(slice(None, None, stride) for stride in strides)
@@ -101,7 +101,7 @@ def _sides(lungs: Mask, grid: Grid) -> dict[str, LungVoxels]:
         is_left = is_left.repeat(stride, axis=axis)
     whole = tuple(slice(0, size) for size in lungs.shape)
     of_voxels = is_left[whole][lungs]
-    return dict(zip(SIDES, (of_voxels, ~of_voxels), strict=True))
+    return dict(zip(_SIDES, (of_voxels, ~of_voxels), strict=True))
 
 
 def _two_cores(lungs: Mask, spacing_mm: Spacing) -> Int[np.ndarray, "depth height width"] | None:
@@ -128,10 +128,10 @@ def _mean_column(mask: Mask) -> float:
 
 INVOLVED_FROM: Final = 0.5
 """Heat from which a voxel counts as involved: half of the map's largest value."""
-MOST_OUTSIDE: Final = 1 / 3
+_MOST_OUTSIDE: Final = 1 / 3
 """Share of the heat outside the lungs from which there is a warning."""
-MOST_PEAKS: Final = 5
-PEAK_DISTANCE_MM: Final = 15.0
+_MOST_PEAKS: Final = 5
+_PEAK_DISTANCE_MM: Final = 15.0
 """Slices closer to a stronger one than this are its neighbours and no peak of their own."""
 
 
@@ -180,7 +180,7 @@ def share_outside(explanation: Explanation, prepared: PreparedScan) -> float:
 def outside_warning(explanation: Explanation, prepared: PreparedScan) -> tuple[str, ...]:
     """A sentence where more than a third of the heat lies outside the lungs, else nothing."""
     share = share_outside(explanation, prepared)
-    if share <= MOST_OUTSIDE:
+    if share <= _MOST_OUTSIDE:
         return ()
     return (
         f"{share:.0%} of the heat-map lies outside the lungs: the answer may rest on something "
@@ -229,14 +229,14 @@ def _peaks(
 ) -> tuple[PeakSlice, ...]:
     """The slices with more evidence than any neighbour, strongest first."""
     curve = np.nan_to_num(by_slice)
-    reach = max(1, int(PEAK_DISTANCE_MM / slice_mm))
+    reach = max(1, int(_PEAK_DISTANCE_MM / slice_mm))
     peaks: list[PeakSlice] = []
     for index in np.argsort(-curve, kind="stable").tolist():
         is_highest = 0.0 < curve[index] == curve[max(0, index - reach) : index + reach + 1].max()
         if is_highest and all(abs(index - peak.index) > reach for peak in peaks):
             uid = slice_uids[index] if index < len(slice_uids) else ""
             peaks.append(PeakSlice(index, uid, float(curve[index])))
-    return tuple(peaks[:MOST_PEAKS])
+    return tuple(peaks[:_MOST_PEAKS])
 
 
 def _shares(heat: HeatMap, lungs: Volume, threshold: float) -> tuple[dict[str, float], int]:

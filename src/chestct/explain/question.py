@@ -32,6 +32,7 @@ class Question:
         target: Number of the class to explain, or None for the one with the highest logit.
         layer: Name of the layer to look at, or None for the network's last block.
         listener: Told how far a slow method is, or None.
+        are_findings: Whether each logit stands for a finding by itself.
     """
 
     network: nn.Module
@@ -40,6 +41,7 @@ class Question:
     target: int | None = None
     layer: str | None = None
     listener: Listener | None = None
+    are_findings: bool = False
 
     @property
     def input_shape(self) -> Shape:
@@ -50,6 +52,10 @@ class Question:
     def target_of(self, logits: Float[Tensor, "batch class"]) -> int:
         """The class asked for, or the first scan's most probable one."""
         return int(logits[0].argmax()) if self.target is None else self.target
+
+    def score(self, logits: Float[Tensor, "batch class"], target: int) -> Float[Tensor, " batch"]:
+        """The number whose causes are looked for."""
+        return logits[:, target] if self.are_findings else class_score(logits, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +129,7 @@ def output_of(question: Question, layer: str) -> tuple[Features, int]:
         # The next layer may work in place.
         kept.append(output.clone())
 
-    with at_rest(question.network) as network, torch.no_grad():
-        hook = network.get_submodule(layer).register_forward_hook(keep)
-        try:
-            logits = network(question.batch, question.lungs)
-        finally:
-            hook.remove()
+    watched = question.network.get_submodule(layer).register_forward_hook(keep)
+    with at_rest(question.network) as network, torch.no_grad(), watched:
+        logits = network(question.batch, question.lungs)
     return kept[0], question.target_of(logits)

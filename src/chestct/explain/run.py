@@ -36,7 +36,7 @@ def explain(
         classifier: What gave the answer.
         prepared: The scan, prepared with the classifier's recipe.
         method: A name in `EXPLANATIONS`.
-        label: The class to explain, None for the one with the highest probability.
+        label: The class or finding to explain, None for the one with the highest probability.
         layer: Dotted name of the network's layer to look at, None for its last block. Methods
             that look at no layer of choice refuse one.
         listener: Told by slow methods how many steps of how many are done.
@@ -68,6 +68,7 @@ def explain(
         target=target,
         layer=layer,
         listener=listener,
+        are_findings=classifier.are_findings,
     )
     cells = make_map(question)
     heat = spread_over_input(cells, prepared.grid.shape)

@@ -10,10 +10,17 @@ All networks share one call:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from chestct.errors import NetworkError
-from chestct.lookup import Entry, load_entry
+from chestct.errors import NetworkError, UnknownNameError
+from chestct.lookup import (
+    Entry,
+    Plugin,
+    find_plugin,
+    load_entry,
+    plugins_of,
+    unknown_name_message,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +49,9 @@ NETWORKS: Final[dict[str, Entry]] = {
 }
 """Network name to builder, called as `builder(in_channels, num_classes, settings)`."""
 
+_PLUGIN_KINDS: Final = ("network", "encoder")
+"""What of another package becomes a network."""
+
 
 def build_network(
     name: str,
@@ -60,8 +70,9 @@ def build_network(
     Raises:
         UnknownNameError: There is no such network, or it has no such setting.
         NetworkError: A setting has an impossible value.
+        PluginError: It is another package's and cannot be imported.
     """
-    builder = load_entry(NETWORKS, name, kind="network")
+    builder = _builder(name)
     if in_channels < 1 or num_classes < 2:
         msg = (
             f"A network needs at least one input channel and two classes, "
@@ -70,3 +81,22 @@ def build_network(
         raise NetworkError(msg)
     network: nn.Module = builder(in_channels, num_classes, settings or {})
     return network
+
+
+def _builder(name: str) -> Any:
+    """A network's builder; another package's encoder gets the head that looks at the lungs."""
+    plugin = plugin_of(name)
+    if plugin is not None and plugin.kind == "encoder":
+        from chestct.networks.encoders import with_lung_head
+
+        return with_lung_head(plugin.load())
+    if plugin is None and name not in NETWORKS:
+        others = [each for kind in _PLUGIN_KINDS for each in plugins_of(kind, NETWORKS)]
+        raise UnknownNameError(unknown_name_message(name, [*NETWORKS, *others], kind="network"))
+    return load_entry(NETWORKS, name, kind="network")
+
+
+def plugin_of(name: str) -> Plugin | None:
+    """What brings a network that is not ours: its own entry point, or that of its encoder."""
+    found = (find_plugin(NETWORKS, name, kind=kind) for kind in _PLUGIN_KINDS)
+    return next((plugin for plugin in found if plugin is not None), None)

@@ -8,11 +8,13 @@ scans in this way, on a grid of a fixed spacing. Its weights are not in this pac
 
 The head sees the features averaged over the lungs, cell by cell of a coarse grid, and weighs the
 cells by their share of lung and by a score that it learns. With one cell it is a linear probe.
+
+Other packages bring encoders without a head, by entry points of `chestct.encoders`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +34,29 @@ _LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
-class _EncoderSettings:
+class _HeadSettings:
+    """What can be chosen about the head alone.
+
+    Attributes:
+        cells: Cells of its grid along each axis; 1 is the mean over the lungs.
+
+    Raises:
+        NetworkError: The value is impossible.
+    """
+
+    cells: int = 1
+
+    def __post_init__(self) -> None:
+        require_between("cells", self.cells, 1, 16)
+
+
+@dataclass(frozen=True)
+class _EncoderSettings(_HeadSettings):
     """What can be chosen about a SegResNet encoder and its head.
 
     Attributes:
         width: Channels of the first level; each further one doubles them. CT-FM: 32.
         levels: How many there are. CT-FM: 5.
-        cells: Cells of the head's grid along each axis; 1 is the mean over the lungs.
 
     Raises:
         NetworkError: A value is impossible.
@@ -46,12 +64,11 @@ class _EncoderSettings:
 
     width: int = 32
     levels: int = 5
-    cells: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_between("width", self.width, 1, 1024)
         require_between("levels", self.levels, 1, len(_BLOCKS))
-        require_between("cells", self.cells, 1, 16)
 
 
 class SegResBlock(nn.Module):
@@ -97,7 +114,59 @@ class _Level(nn.Module):
         return halved
 
 
-class _SegResNet(PooledNetwork):
+class _LungHeadNetwork(PooledNetwork):
+    """An encoder and the head that looks at the lungs; a subclass gives the features."""
+
+    HEAD = ("norm", "attend", "fc")
+
+    def _add_head(self, channels: int, num_classes: int, cells: int) -> None:
+        """Add the head, its weights drawn; after the encoder, so that it is drawn first."""
+        self._cells = cells
+        self.norm = nn.LayerNorm(channels)
+        # One cell has nothing to be weighed against.
+        self.attend = nn.Linear(channels, 1, bias=False) if cells > 1 else nn.Identity()
+        self.fc = nn.Linear(channels, num_classes)
+
+    def encode(self, batch: Features) -> NewFeatures:
+        """Features on a coarser grid."""
+        raise NotImplementedError
+
+    def _check(self, batch: Features, lungs: LungBatch | None) -> None:
+        """Refuse a mask that does not fit."""
+        if lungs is not None and lungs.shape[2:] != batch.shape[2:]:
+            msg = f"The lung mask {tuple(lungs.shape)} does not fit the batch {tuple(batch.shape)}."
+            raise NetworkError(msg)
+
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
+        """Mean features over the lungs in each cell, then the share of lung in each.
+
+        Without a mask all of the input counts as lung.
+
+        Raises:
+            NetworkError: The input is too small, or the mask does not fit.
+        """
+        self._check(batch, lungs)
+        features = self.encode(batch)
+        mask = torch.ones_like(batch[:, :1]) if lungs is None else lungs.to(features.dtype)
+        depth, height, width = features.shape[2:]
+        inside = F.adaptive_avg_pool3d(mask, (depth, height, width))
+        cells = self._cells
+        share = F.adaptive_avg_pool3d(inside, cells)
+        means = F.adaptive_avg_pool3d(features * inside, cells) / share.clamp(min=_LEAST_SHARE)
+        return torch.cat([means, share], dim=1).flatten(1)
+
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What the head says of the cells, each weighed by its share of lung and its score."""
+        by_cell = pooled.reshape(len(pooled), -1, self._cells**3).transpose(1, 2)
+        features, share = self.norm(by_cell[:, :, :-1]), by_cell[:, :, -1:]
+        weights = share.clamp(min=_LEAST_SHARE).log()
+        if self._cells > 1:
+            weights = weights + self.attend(features)
+        logits: Tensor = self.fc((torch.softmax(weights, dim=1) * features).sum(dim=1))
+        return logits
+
+
+class _SegResNet(_LungHeadNetwork):
     """SegResNet's encoder and a head on the lungs.
 
     Args:
@@ -105,8 +174,6 @@ class _SegResNet(PooledNetwork):
         num_classes: Number of logits.
         settings: Width, levels and cells.
     """
-
-    HEAD = ("norm", "attend", "fc")
 
     def __init__(self, in_channels: int, num_classes: int, settings: _EncoderSettings) -> None:
         super().__init__()
@@ -119,40 +186,15 @@ class _SegResNet(PooledNetwork):
                 for width, depth in zip(widths, _BLOCKS, strict=False)
             )
         )
-        self.norm = nn.LayerNorm(widths[-1])
-        # One cell has nothing to be weighed against.
-        self.attend = nn.Linear(widths[-1], 1, bias=False) if settings.cells > 1 else nn.Identity()
-        self.fc = nn.Linear(widths[-1], num_classes)
+        self._add_head(widths[-1], num_classes, settings.cells)
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
-        """Mean features over the lungs in each cell, then the share of lung in each.
-
-        Without a mask all of the input counts as lung.
-
-        Raises:
-            NetworkError: The input is too small, or the mask does not fit.
-        """
-        self._check(batch, lungs)
-        features = self.layers(self.conv_init(batch))
-        mask = torch.ones_like(batch[:, :1]) if lungs is None else lungs.to(features.dtype)
-        inside = F.adaptive_avg_pool3d(mask, features.shape[2:])
-        cells = self.settings.cells
-        share = F.adaptive_avg_pool3d(inside, cells)
-        means = F.adaptive_avg_pool3d(features * inside, cells) / share.clamp(min=_LEAST_SHARE)
-        return torch.cat([means, share], dim=1).flatten(1)
-
-    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
-        """What the head says of the cells, each weighed by its share of lung and its score."""
-        by_cell = pooled.reshape(len(pooled), -1, self.settings.cells**3).transpose(1, 2)
-        features, share = self.norm(by_cell[:, :, :-1]), by_cell[:, :, -1:]
-        weights = share.clamp(min=_LEAST_SHARE).log()
-        if self.settings.cells > 1:
-            weights = weights + self.attend(features)
-        logits: Tensor = self.fc((torch.softmax(weights, dim=1) * features).sum(dim=1))
-        return logits
+    def encode(self, batch: Features) -> NewFeatures:
+        """Features of the last level."""
+        features: Tensor = self.layers(self.conv_init(batch))
+        return features
 
     def _check(self, batch: Features, lungs: LungBatch | None) -> None:
         size, smallest = tuple(batch.shape[2:]), 2 ** (self.settings.levels - 1)
@@ -162,9 +204,7 @@ class _SegResNet(PooledNetwork):
         if self.training and batch.shape[0] == 1 and max(size) <= smallest:
             msg = f"One scan of {size} voxels leaves a single value per channel, too little to "
             raise NetworkError(f"{msg}train BatchNorm on: use a batch of two or a larger input.")
-        if lungs is not None and lungs.shape[2:] != batch.shape[2:]:
-            msg = f"The lung mask {tuple(lungs.shape)} does not fit the batch {tuple(batch.shape)}."
-            raise NetworkError(msg)
+        super()._check(batch, lungs)
 
 
 def build_segresnet(
@@ -172,3 +212,50 @@ def build_segresnet(
 ) -> _SegResNet:
     """Build a SegResNet encoder with its head from plain settings, those of `_EncoderSettings`."""
     return _SegResNet(in_channels, num_classes, settings_from(_EncoderSettings, settings))
+
+
+class _OtherEncoder(_LungHeadNetwork):
+    """Another package's encoder, and the head.
+
+    Args:
+        encoder: Turns (batch, channel, depth, height, width) into features on a coarser grid.
+        num_classes: Number of logits.
+        cells: Cells of the head's grid along each axis.
+
+    Raises:
+        NetworkError: It does not say in `out_channels` how many channels its features have.
+    """
+
+    def __init__(self, encoder: nn.Module, num_classes: int, cells: int) -> None:
+        super().__init__()
+        channels = getattr(encoder, "out_channels", None)
+        if not isinstance(channels, int):
+            msg = (
+                f"The encoder {type(encoder).__name__} has to say how many channels its features "
+                "have, as a whole number in its attribute out_channels."
+            )
+            raise NetworkError(msg)
+        self.encoder = encoder
+        self._add_head(channels, num_classes, cells)
+
+    def encode(self, batch: Features) -> NewFeatures:
+        """The encoder's features."""
+        features: Tensor = self.encoder(batch)
+        return features
+
+
+def with_lung_head(
+    builder: Callable[[int, Mapping[str, object]], nn.Module],
+) -> Callable[[int, int, Mapping[str, object]], PooledNetwork]:
+    """A network's builder out of an encoder's, which is called as `builder(in_channels, settings)`.
+
+    Of the settings, "cells" is the head's; all others are the encoder's own.
+    """
+
+    def build(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> PooledNetwork:
+        """Build the encoder and put the head onto it."""
+        own = {name: value for name, value in settings.items() if name != "cells"}
+        head = settings_from(_HeadSettings, {"cells": settings.get("cells", 1)})
+        return _OtherEncoder(builder(in_channels, own), num_classes, head.cells)
+
+    return build

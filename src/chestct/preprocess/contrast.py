@@ -17,7 +17,7 @@ from jaxtyping import Float32, Num
 
 from chestct.arrays import Heat, Voxels
 
-SATURATED_SHARE: Final = 0.01
+_SATURATED_SHARE: Final = 0.01
 """Share of the values that may saturate at each end (both forms of the RoI paper)."""
 
 
@@ -53,7 +53,7 @@ def volume_limits(voxels: Voxels) -> StretchLimits:
 
 
 def saturation_limits(
-    voxels: Voxels, share: float = SATURATED_SHARE, *, full_range: StretchLimits
+    voxels: Voxels, share: float = _SATURATED_SHARE, *, full_range: StretchLimits
 ) -> StretchLimits:
     """Limits between which at most `share` of the values is lost at each end.
 
@@ -75,7 +75,7 @@ def saturation_limits(
     return StretchLimits(low, high) if high > low else full_range
 
 
-def slice_limits(voxels: Voxels, share: float = SATURATED_SHARE) -> tuple[StretchLimits, ...]:
+def slice_limits(voxels: Voxels, share: float = _SATURATED_SHARE) -> tuple[StretchLimits, ...]:
     """The saturation limits of each slice along depth, in order."""
     full_range = volume_limits(voxels)
     return tuple(

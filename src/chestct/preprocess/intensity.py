@@ -14,11 +14,11 @@ import numpy as np
 from chestct.arrays import Heat, Mask, Voxels
 from chestct.preprocess.contrast import StretchLimits, saturation_limits, stretch_slices
 from chestct.preprocess.contrast import volume_limits as minmax_limits
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.preprocess.resample import Block, ReadBlock
 from chestct.volume import AIR_HU, Unit, Volume
 
-EIGHT_BITS: Final = 255.0
+_EIGHT_BITS: Final = 255.0
 """White of an 8-bit export."""
 
 
@@ -55,13 +55,13 @@ def finished_values(values: Heat, recipe: Recipe, unit: Unit) -> Heat:
     elif recipe.intensity == "window":
         values = _windowed(values, recipe, unit)
     elif recipe.intensity == "window_8bit":
-        values = np.rint(np.clip(values, 0.0, EIGHT_BITS)) / np.float32(EIGHT_BITS)
+        values = np.rint(np.clip(values, 0.0, _EIGHT_BITS)) / np.float32(_EIGHT_BITS)
     return np.maximum(values, 0.0, out=values) if recipe.clip_negatives else values
 
 
 def _windowed(values: Heat, recipe: Recipe, unit: Unit) -> Heat:
     """Values counted from air to the window; a windowed export already is one, 0 to 255."""
-    low, high = recipe.window_hu if unit == "HU" else (0.0, EIGHT_BITS)
+    low, high = recipe.window_hu if unit == "HU" else (0.0, _EIGHT_BITS)
     air = AIR_HU if unit == "HU" else 0.0
     scaled = values * np.float32(1.0 / (high - low))
     scaled += np.float32((air - low) / (high - low))
@@ -106,13 +106,13 @@ def _values_above_air(volume: Volume, recipe: Recipe) -> ReadBlock:
 
 
 def _eight_bit_values(volume: Volume, recipe: Recipe) -> ReadBlock:
-    low, high = recipe.window_hu if volume.unit == "HU" else (0.0, EIGHT_BITS)
+    low, high = recipe.window_hu if volume.unit == "HU" else (0.0, _EIGHT_BITS)
     window = partial(_between, volume.voxels, StretchLimits(low, high))
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
         """A block in the grey levels of an 8-bit picture."""
         block = window(depth, height, width)
-        block *= np.float32(EIGHT_BITS)
+        block *= np.float32(_EIGHT_BITS)
         np.rint(block, out=block)
         return block
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from chestct.arrays import Mask, Shape, Spacing
-from chestct.preprocess.resample import Block, resample, share_map
+from chestct.preprocess.resample import Block, grid_map, resample
 
 Box: TypeAlias = tuple[slice, slice, slice]
 """Part of a grid along (depth, height, width)."""
@@ -45,7 +45,7 @@ def mask_on_grid(
         return mask[depth, height, width].astype(np.float32)
 
     depth, height, width = (
-        share_map(*axis).only(part)
+        grid_map(*axis, is_mask=True).only(part)
         for axis, part in zip(zip(mask.shape, start, step, shape, strict=True), box, strict=True)
     )
     return resample(read_block, (depth, height, width)) >= 0.5

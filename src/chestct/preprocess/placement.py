@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Num
 
 from chestct.arrays import Heat, Mask, Spacing
 from chestct.errors import GridError
 from chestct.preprocess.intensity import value_reader
 from chestct.preprocess.lungs import NetworkLungs
 from chestct.preprocess.masks import Box
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe, SliceRule
 from chestct.preprocess.resample import (
     AxisMaps,
     block_reader,
@@ -28,10 +28,9 @@ from chestct.preprocess.resample import (
     resize_map,
     spline_map,
 )
-from chestct.preprocess.salient import salient_slices, slice_area
 from chestct.volume import Volume
 
-MAX_SAMPLED_VOXELS: Final = 2**28
+_MAX_SAMPLED_VOXELS: Final = 2**28
 """Largest grid by factors: 1 GiB, twice 512 slices of 512 x 512 at the finest factors drawn."""
 
 _LOST_LUNG_SHARE = 0.01
@@ -178,10 +177,10 @@ def _place_factors(scan: ScanLungs, recipe: Recipe) -> Placed:
 
 def _check_size(maps: AxisMaps, recipe: Recipe) -> None:
     depth, height, width = (axis.new_size for axis in maps)
-    if depth * height * width > MAX_SAMPLED_VOXELS:
+    if depth * height * width > _MAX_SAMPLED_VOXELS:
         msg = (
             f"Recipe '{recipe.name}' makes {depth} x {height} x {width} voxels of this scan, over "
-            f"the {MAX_SAMPLED_VOXELS} allowed; use a larger in_plane_step or slice_step."
+            f"the {_MAX_SAMPLED_VOXELS} allowed; use a larger in_plane_step or slice_step."
         )
         raise GridError(msg)
 
@@ -226,6 +225,42 @@ def _with_lost_lung(placed: Placed, scan: ScanLungs) -> Placed:
         return placed
     warning = f"The recipe's central crop cut off {lost:.0%} of the lungs on the slices used."
     return Placed(placed.values, placed.start, placed.step, placed.salient, (warning,))
+
+
+def slice_area(
+    is_lung: Bool[np.ndarray, "slices height width"],
+) -> Float64[np.ndarray, " slices"]:
+    """Share of each slice's area that is lung, 0 to 1."""
+    counts = np.count_nonzero(is_lung, axis=(1, 2))
+    return np.asarray(counts / (is_lung.shape[1] * is_lung.shape[2]), dtype=np.float64)
+
+
+def salient_slices(
+    area: Num[np.ndarray, " slices"], threshold: float, rule: SliceRule
+) -> tuple[int, int]:
+    """First and last slice to keep: those on which the lungs are large (RoI paper, Algorithm 1).
+
+    The algorithm normalises the lung area of each slice by the largest one, thresholds it at t and
+    keeps slices "from the first index k_t, K_n of them, K_n the length of the thresholded vector".
+    That length can be read as the number of slices that reach t ("count") or, as the script does,
+    as the distance from the first to the last of them ("span"). They differ only where the area
+    dips below t in between; then "count" ends too early by as many slices as lie in the dip.
+
+    Args:
+        area: Lung area per slice, in any unit.
+        threshold: t in (0, 1], share of the largest area a slice has to reach.
+        rule: "span" or "count".
+
+    Returns:
+        Indices of the first and the last slice kept, both included; all slices when there is no
+        lung on any.
+    """
+    largest = float(area.max())
+    if largest <= 0:
+        return 0, len(area) - 1
+    reaching = np.flatnonzero(area / largest >= threshold)
+    first = int(reaching[0])
+    return first, int(reaching[-1]) if rule == "span" else first + len(reaching) - 1
 
 
 def _salient_by_mask(scan: ScanLungs, recipe: Recipe) -> tuple[int, int]:

@@ -24,10 +24,9 @@ from chestct.preprocess.oblique import (
     on_body,
     turned_words,
 )
-from chestct.preprocess.placement import Placed, ScanLungs, place
+from chestct.preprocess.placement import Placed, ScanLungs, place, slice_area
 from chestct.preprocess.prepared import PreparedScan
-from chestct.preprocess.recipe import Recipe
-from chestct.preprocess.salient import slice_area
+from chestct.preprocess.recipes import Recipe, find_recipe
 from chestct.preprocess.suitability import judge_scan
 from chestct.volume import Grid, Volume, to_own_axes
 
@@ -36,7 +35,7 @@ _LUNGS_WITHOUT_HU = "published"
 
 def prepare(
     volume: Volume,
-    recipe: Recipe,
+    recipe: Recipe | str,
     *,
     rng: np.random.Generator | None = None,
     lungs: Volume | None = None,
@@ -46,7 +45,7 @@ def prepare(
 
     Args:
         volume: Scan in any axis order; it is not changed.
-        recipe: What to do, one of `RECIPES` or a changed one.
+        recipe: What to do: a name in `RECIPES`, one of them, or a changed one.
         rng: Where given, for training: the factors for which the recipe names a range are drawn
             from it. Without it the same scan gives the same input each time, on one machine and
             with one engine for the lungs network.
@@ -59,12 +58,14 @@ def prepare(
         too, with the reasons in `unsuitable_reasons`.
 
     Raises:
-        UnknownNameError: The recipe names a lung segmentation that does not exist.
+        UnknownNameError: There is no such recipe, or it names a lung segmentation that does not
+            exist.
         GridError: The recipe's factors make a grid too large to hold.
         NetworkError: The lungs network's files are missing or damaged.
         EngineError: The engine cannot run the lungs network.
         ValueError: The lungs given are not on the scan's own grid.
     """
+    recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     used_recipe = recipe if rng is None else _draw_factors(recipe, rng)
     upright = _contiguous(on_body(volume))
     scan, lung_warnings = (
@@ -88,7 +89,7 @@ def prepare(
         lung_area=scan.area,
         lung_volume_l=np.count_nonzero(scan.mask) * scan.volume.grid.voxel_ml / 1000.0,
         recipe=used_recipe,
-        warnings=(*_turned(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
+        warnings=(*turned_words(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
         unsuitable_reasons=verdict.unsuitable_reasons,
         lungs_are_given=lungs is not None,
         lungs_weights_sha256=None if scan.network is None else scan.network.weights_sha256,
@@ -165,11 +166,6 @@ def _with_background(values: Heat, lungs: Mask, placed: Placed, grid: Grid, reci
     kept = grown(lungs, (depth, height, width))
     np.copyto(values, np.float32(recipe.background), where=~kept)
     return values
-
-
-def _turned(grid: Grid) -> tuple[str, ...]:
-    words = turned_words(grid)
-    return (words,) if words else ()
 
 
 def _on_own_voxels(

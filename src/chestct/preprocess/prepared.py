@@ -9,11 +9,11 @@ from jaxtyping import Float64
 
 from chestct.arrays import Mask, NetworkInput
 from chestct.preprocess.oblique import body_grid
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.volume import Grid, Volume
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PreparedScan:
     """A scan as a network sees it, and where each of its voxels lies in the patient.
 
@@ -50,6 +50,11 @@ class PreparedScan:
     lungs_are_given: bool = False
     lungs_weights_sha256: str | None = None
     lungs_engine: str | None = None
+
+    def __repr__(self) -> str:
+        """Recipe, size of the input and lung volume on one line."""
+        size = " x ".join(str(voxels) for voxels in self.input.shape)
+        return f"<PreparedScan {self.recipe.name}: {size}, lungs {self.lung_volume_l:.2f} l>"
 
     @property
     def body_grid(self) -> Grid:

@@ -18,11 +18,11 @@ from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy.linalg import solve_banded
+from scipy import ndimage
 from scipy.sparse import csr_array
 
 from chestct.arrays import Heat
-from chestct.preprocess.recipe import GridForm
+from chestct.preprocess.recipes import GridForm
 from chestct.preprocess.threads import on_threads
 
 _SLICES_AT_ONCE = 16
@@ -165,25 +165,19 @@ def resize_map(size: int, new_size: int) -> AxisMap:
     return AxisMap(_mirrored_weights(positions, size, step, _keys_cubic, 2), start, step)
 
 
-def grid_map(size: int, start: float, step: float, new_size: int) -> AxisMap:
+def grid_map(
+    size: int, start: float, step: float, new_size: int, *, is_mask: bool = False
+) -> AxisMap:
     """A grid of any start and step, cubic, widened when coarser than the old one.
 
-    New voxels whose centre lies outside the old ones hold zero.
+    New voxels whose centre lies outside the old ones hold zero. For a mask it is linear, so that
+    values stay between 0 and 1.
     """
     positions = start + step * np.arange(new_size)
-    weights = _mirrored_weights(np.clip(positions, -0.5, size - 0.5), size, step, _keys_cubic, 2)
-    weights[(positions < -0.5) | (positions > size - 0.5)] = 0.0
-    return AxisMap(weights, start, step)
-
-
-def share_map(size: int, start: float, step: float, new_size: int) -> AxisMap:
-    """A grid of any start and step for masks: linear, so values stay between 0 and 1.
-
-    New voxels whose centre lies outside the old ones hold zero.
-    """
-    positions = start + step * np.arange(new_size)
-    weights = _mirrored_weights(np.clip(positions, -0.5, size - 0.5), size, step, _triangle, 1)
-    weights[(positions < -0.5) | (positions > size - 0.5)] = 0.0
+    inside = np.clip(positions, -0.5, size - 0.5)
+    kernel, reach = (_triangle, 1) if is_mask else (_keys_cubic, 2)
+    weights = _mirrored_weights(inside, size, step, kernel, reach)
+    weights[positions != inside] = 0.0
     return AxisMap(weights, start, step)
 
 
@@ -196,13 +190,8 @@ def spline_map(size: int, new_size: int) -> AxisMap:
     step = (size - 1) / (new_size - 1) if new_size > 1 else 1.0
     if size == 1:
         return AxisMap(np.ones((new_size, 1), dtype=np.float32), 0.0, 1.0)
-    positions = np.minimum(step * np.arange(new_size), size - 1.0)
-    at_voxels = _spline_samples(np.arange(size, dtype=np.float64), size)
-    bands = np.zeros((3, size))
-    for row, offset in enumerate((1, 0, -1)):
-        bands[row, max(offset, 0) : size + min(offset, 0)] = np.diagonal(at_voxels.T, offset)
-    weights = solve_banded((1, 1), bands, _spline_samples(positions, size).T).T
-    # The inverse reaches over the whole axis and fades by 0.27 a voxel; its tail is round-off.
+    weights = ndimage.zoom(np.eye(size), (new_size / size, 1.0), order=3, mode="mirror")
+    # Each weight reaches over the whole axis and fades by 0.27 a voxel; its tail is round-off.
     weights[np.abs(weights) < _NEGLIGIBLE] = 0.0
     return AxisMap(np.ascontiguousarray(weights, dtype=np.float32), 0.0, step)
 
@@ -217,13 +206,6 @@ def _keys_cubic(distance: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*sh
 
 def _triangle(distance: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     return np.asarray(np.maximum(1.0 - np.abs(distance), 0.0))
-
-
-def _cubic_b_spline(distance: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    x = np.abs(distance)
-    near = 2.0 / 3.0 - x * x + 0.5 * x**3
-    far = np.maximum(2.0 - x, 0.0) ** 3 / 6.0
-    return np.asarray(np.where(x < 1.0, near, far))
 
 
 def _taps(
@@ -252,35 +234,20 @@ def _mirrored_weights(
     return _gathered(mirrored, shares, size).astype(np.float32)
 
 
-def _spline_samples(
-    positions: Float[np.ndarray, " new"], size: int
-) -> Float[np.ndarray, "new old"]:
-    """Value at `positions` of each B-spline coefficient, ends mirrored about voxel centres."""
-    indices, distances = _taps(positions, 2.0)
-    mirrored = np.mod(indices, 2 * size - 2)
-    mirrored = np.where(mirrored >= size, 2 * size - 2 - mirrored, mirrored)
-    return _gathered(mirrored, _cubic_b_spline(distances), size)
-
-
 def _keys_weights(positions: Float[np.ndarray, " new"], size: int) -> Float[np.ndarray, "new old"]:
     """Weights of plain cubic convolution; one voxel beyond each end by Keys' Eq. 19 and 25.
 
     That voxel is extrapolated from the last three (3, -3, 1), which keeps quadratics exact.
     """
+    indices, distances = _taps(positions, 2.0)
+    shares = _keys_cubic(distances)
     if size < 3:
-        return _gathered(
-            np.clip(_taps(positions, 2.0)[0], 0, size - 1), _keys_shares(positions), size
-        )
-    indices, _ = _taps(positions, 2.0)
-    extended = _gathered(np.clip(indices + 1, 0, size + 1), _keys_shares(positions), size + 2)
+        return _gathered(np.clip(indices, 0, size - 1), shares, size)
+    extended = _gathered(np.clip(indices + 1, 0, size + 1), shares, size + 2)
     weights = extended[:, 1:-1].copy()
     weights[:, :3] += extended[:, :1] * (3.0, -3.0, 1.0)
     weights[:, -3:] += extended[:, -1:] * (1.0, -3.0, 3.0)
     return weights
-
-
-def _keys_shares(positions: Float[np.ndarray, " new"]) -> Float[np.ndarray, "new taps"]:
-    return _keys_cubic(_taps(positions, 2.0)[1])
 
 
 def _gathered(

@@ -20,16 +20,16 @@ from chestct.preprocess.orientation import (
     orientation_faults,
 )
 from chestct.preprocess.placement import ScanLungs
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 
-MIN_LUNG_L: Final = 0.5
+_MIN_LUNG_L: Final = 0.5
 """Less than any adult's two lungs; head, abdomen and limbs stay below it."""
-MAX_LUNG_L: Final = 12.0
+_MAX_LUNG_L: Final = 12.0
 """More than any lungs at full inspiration: something else was taken for lung."""
-MIN_LUNG_HEIGHT_MM: Final = 100.0
+_MIN_LUNG_HEIGHT_MM: Final = 100.0
 """Lungs cover 200 mm and more; a slab of less than half says too little."""
-MIN_SLICES: Final = 16
-LUNG_HU: Final = (-1000.0, -300.0)
+_MIN_SLICES: Final = 16
+_LUNG_HU: Final = (-1000.0, -300.0)
 """Range of the median lung voxel, from emphysema to severe pneumonia."""
 
 _CUT_AREA = 0.1
@@ -102,7 +102,7 @@ def _value_reasons(scan: ScanLungs, recipe: Recipe) -> list[str]:
     thin = (slice(None, None, 3),) * 3
     lungs = scan.volume.voxels[thin][scan.mask[thin]]
     median = float(np.median(lungs)) if lungs.size else 0.0
-    low, high = LUNG_HU
+    low, high = _LUNG_HU
     if low <= median <= high:
         return []
     return [
@@ -114,26 +114,26 @@ def _value_reasons(scan: ScanLungs, recipe: Recipe) -> list[str]:
 def _size_reasons(scan: ScanLungs) -> list[str]:
     reasons = []
     num_slices = scan.mask.shape[0]
-    if num_slices < MIN_SLICES:
-        reasons.append(f"The scan has {num_slices} slices and at least {MIN_SLICES} are needed.")
+    if num_slices < _MIN_SLICES:
+        reasons.append(f"The scan has {num_slices} slices and at least {_MIN_SLICES} are needed.")
     if scan.box is None:
         looks = _looks_like(scan)
         return [*reasons, f"No lungs were found: {looks}a CT of the whole chest is expected."]
     grid = scan.volume.grid
     lung_l = np.count_nonzero(scan.mask) * grid.voxel_ml / 1000.0
-    if not MIN_LUNG_L <= lung_l <= MAX_LUNG_L:
-        looks = _looks_like(scan) if lung_l < MIN_LUNG_L else ""
+    if not _MIN_LUNG_L <= lung_l <= _MAX_LUNG_L:
+        looks = _looks_like(scan) if lung_l < _MIN_LUNG_L else ""
         reasons.append(
-            f"The lungs found have {lung_l:.2f} litres where {MIN_LUNG_L} to {MAX_LUNG_L:.0f} are "
-            f"expected: {looks}this does not look like a CT of the whole chest."
+            f"The lungs found have {lung_l:.2f} litres where {_MIN_LUNG_L} to {_MAX_LUNG_L:.0f} "
+            f"are expected: {looks}this does not look like a CT of the whole chest."
         )
     elif half := _half_in_view(scan):
         reasons.append(half)
     height_mm = (scan.box[0].stop - scan.box[0].start) * grid.spacing_mm[0]
-    if height_mm < MIN_LUNG_HEIGHT_MM:
+    if height_mm < _MIN_LUNG_HEIGHT_MM:
         reasons.append(
             f"The lungs are covered over {height_mm:.0f} mm along the body and at least "
-            f"{MIN_LUNG_HEIGHT_MM:.0f} mm are needed."
+            f"{_MIN_LUNG_HEIGHT_MM:.0f} mm are needed."
         )
     return reasons
 

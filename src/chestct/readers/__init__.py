@@ -1,14 +1,18 @@
-"""Readers: path -> `Volume`. To add one: a file, and a line in `READERS`."""
+"""Readers: path -> `Volume`. To add one: a file, and a line in `READERS`.
+
+Another package's reader is an entry point of `chestct.readers` whose name is the ending of the
+files that it reads, without the dot.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chestct.errors import ReadError, UnknownNameError
-from chestct.lookup import unknown_name_message
+from chestct.lookup import look_up, plugins_of, unknown_name_message
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.files import folder_files, path_status, refuse_archive
 from chestct.volume import Volume
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
     from chestct.readers.pictures import TiffGeometry
 
 ALLOWED: Final[dict[str, str]] = {
-    "gap": "interpolate more than one slice missing in a row",
+    "gap": "interpolate more than one slice missing in a row, and read a scan that jumps",
     "tilt": "resample a stack tilted by more than 1 degree",
     "mixed-orientations": "read the largest group of a series that mixes sizes or orientations",
     "bad-slices": "interpolate slices that do not fit their neighbours",
@@ -68,7 +72,7 @@ def _read_tiff(path: Path, options: ReadOptions) -> Volume:
     """A folder of slices as TIFF, PNG or JPEG."""
     from chestct.readers.pictures import read_tiff_stack
 
-    return read_tiff_stack(path, options.tiff)
+    return read_tiff_stack(path, options.tiff, options.allow)
 
 
 def _read_itk(path: Path, options: ReadOptions) -> Volume:
@@ -131,11 +135,12 @@ def read_volume(
             f" no folder of TIFF, PNG or JPEG slices: it is read as {name}, which says so itself."
             " Leave it out, or name the folder of the slices."
         )
-    return READERS[name](found, ReadOptions(series, allow, tiff))
+    reader = look_up(READERS, name, kind="reader")
+    return reader(found, ReadOptions(series, allow, tiff))
 
 
 def format_of(path: str | Path) -> str:
-    """Name in `READERS` of the format that a scan would be read as.
+    """Name in `READERS`, or of another package's reader, of what a scan would be read as.
 
     Raises:
         ReadError: It cannot be looked at, or holds more than one scan.
@@ -148,29 +153,51 @@ def format_of(path: str | Path) -> str:
 def _recognised(path: Path) -> tuple[str, Path]:
     """Which reader, and the path it should read: a folder may hold one file that is a scan."""
     if not path.is_dir():
-        name = _by_name(path)
-        if name is None:
-            refuse_archive(path, [ending for endings in _ENDINGS.values() for ending in endings])
-        return name or "dicom", path
+        return _recognised_file(path), path
     files = folder_files(path)
     if any(_starts_as_dicom(file.path) for file in files if not file.problem):
         return "dicom", path
-    scans = [(name, file.path) for file in files if (name := _by_name(file.path))]
-    if len(scans) == 1:
-        return scans[0]
-    if scans:
-        kinds = " or ".join(_WORDS[name] for name in dict.fromkeys(name for name, _ in scans))
+    paths = [file.path for file in files]
+    scans = [(name, file) for file in paths if (name := _by_name(file))]
+    if not scans:
+        from chestct.readers.pictures import is_slice_folder
+
+        if is_slice_folder(path):
+            return "tiff", path
+        scans = _by_plugin(paths)
+    if len(scans) > 1:
+        kinds = " or ".join(_WORDS.get(name, name) for name in dict.fromkeys(n for n, _ in scans))
         msg = f"{path.name} holds {len(scans)} {kinds} files and one scan was expected."
         raise ReadError(f"{msg} Name one of the files.")
-    from chestct.readers.pictures import is_slice_folder
+    return scans[0] if scans else ("dicom", path)
 
-    return ("tiff" if is_slice_folder(path) else "dicom"), path
+
+def _recognised_file(path: Path) -> str:
+    """Which reader takes a file; DICOM where nothing tells."""
+    name = _by_name(path)
+    if name is not None:
+        return name
+    others = [] if _starts_as_dicom(path) else _by_plugin([path])
+    if others:
+        return others[0][0]
+    refuse_archive(path, [ending for endings in _ENDINGS.values() for ending in endings])
+    return "dicom"
 
 
 def _by_name(path: Path) -> str | None:
     """The format that a file's name says; None where DICOM has to be looked for in it."""
     name = path.name.lower()
     return next((known for known, endings in _ENDINGS.items() if name.endswith(endings)), None)
+
+
+def _by_plugin(paths: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Those files that readers of other packages take by their endings, with the reader's name."""
+    endings = sorted(plugins_of("reader", READERS), key=len, reverse=True)
+    found = []
+    for path in paths:
+        name = path.name.lower()
+        found += [(known, path) for known in endings if name.endswith(f".{known}")][:1]
+    return found
 
 
 def _starts_as_dicom(path: Path) -> bool:

@@ -26,15 +26,15 @@ UNDEFINED = 0xFFFFFFFF
 """Length of sequences, items and encapsulated pixels that end with a delimiter instead."""
 
 ITEM = 0xFFFEE000
-ITEM_END = 0xFFFEE00D
+_ITEM_END = 0xFFFEE00D
 SEQUENCE_END = 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 _FLOAT_PIXEL_DATA = 0x7FE00008
 """The first of the three kinds of pixels; doubles lie between it and `PIXEL_DATA` (PS3.6)."""
 
-MAX_NESTING = 32
+_MAX_NESTING = 32
 """Deepest nesting of undefined-length sequences followed; CT headers stay under 6."""
-MAX_ELEMENTS = 500_000
+_MAX_ELEMENTS = 500_000
 """Most elements visited in one file: bounds the time; 2000 enhanced frames need 200 000."""
 
 _LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN"}) | {
@@ -55,9 +55,9 @@ class Encoding(NamedTuple):
     order: str
 
 
-IMPLICIT_LITTLE = Encoding(is_explicit=False, order="<")
-EXPLICIT_LITTLE = Encoding(is_explicit=True, order="<")
-EXPLICIT_BIG = Encoding(is_explicit=True, order=">")
+_IMPLICIT_LITTLE = Encoding(is_explicit=False, order="<")
+_EXPLICIT_LITTLE = Encoding(is_explicit=True, order="<")
+_EXPLICIT_BIG = Encoding(is_explicit=True, order=">")
 
 _TAG_AND_LENGTH = {order: struct.Struct(f"{order}HHL") for order in "<>"}
 _TAG_VR_LENGTH = {order: struct.Struct(f"{order}HH2sH") for order in "<>"}
@@ -103,8 +103,8 @@ class Bytes:
 def _read_element(source: Bytes, position: int, encoding: Encoding) -> Element:
     """Read tag, value representation and length of the element at a position."""
     source.num_elements += 1
-    if source.num_elements > MAX_ELEMENTS:
-        raise UnreadableFileError(f"has more than {MAX_ELEMENTS} elements")
+    if source.num_elements > _MAX_ELEMENTS:
+        raise UnreadableFileError(f"has more than {_MAX_ELEMENTS} elements")
     if position + 12 > len(source.content):
         source.require(position + 8)
     order = encoding.order
@@ -168,7 +168,7 @@ def _passed_over(source: Bytes, position: int, encoding: Encoding, wanted: Conta
     last, num_passed = len(content) - 12, 0
     if encoding.is_explicit:
         unpack = _TAG_VR_LENGTH[encoding.order].unpack_from
-        while position <= last and num_passed <= MAX_ELEMENTS:
+        while position <= last and num_passed <= _MAX_ELEMENTS:
             group, number, vr, length = unpack(content, position)
             if vr in _LONG_FORM or group >= _PIXEL_GROUP or (group << 16 | number) in wanted:
                 break
@@ -176,7 +176,7 @@ def _passed_over(source: Bytes, position: int, encoding: Encoding, wanted: Conta
             num_passed += 1
     else:
         unpack = _TAG_AND_LENGTH[encoding.order].unpack_from
-        while position <= last and num_passed <= MAX_ELEMENTS:
+        while position <= last and num_passed <= _MAX_ELEMENTS:
             group, number, length = unpack(content, position)
             is_wanted = (group << 16 | number) in wanted
             if length == UNDEFINED or group >= _PIXEL_GROUP or is_wanted:
@@ -215,15 +215,15 @@ def _skip_undefined(
     """Where a sequence or item of undefined length ends, its delimiter included.
 
     Raises:
-        UnreadableFileError: Delimiters that do not match, or nesting deeper than `MAX_NESTING`.
+        UnreadableFileError: Delimiters that do not match, or nesting deeper than `_MAX_NESTING`.
     """
     open_ones = [(is_item, encoding)]
     while open_ones:
         inside_item, encoding = open_ones[-1]
         element = _read_element(source, position, encoding)
         position = element.start
-        if element.tag in (ITEM_END, SEQUENCE_END):
-            if inside_item != (element.tag == ITEM_END):
+        if element.tag in (_ITEM_END, SEQUENCE_END):
+            if inside_item != (element.tag == _ITEM_END):
                 raise UnreadableFileError(f"has a broken sequence at byte {position}")
             open_ones.pop()
             continue
@@ -232,8 +232,8 @@ def _skip_undefined(
         if element.length != UNDEFINED:
             position += element.length
             continue
-        if len(open_ones) > 2 * MAX_NESTING:
-            raise UnreadableFileError(f"nests sequences deeper than {MAX_NESTING}")
+        if len(open_ones) > 2 * _MAX_NESTING:
+            raise UnreadableFileError(f"nests sequences deeper than {_MAX_NESTING}")
         open_ones.append((element.tag == ITEM, _inner(element, encoding)))
     return position
 
@@ -241,7 +241,7 @@ def _skip_undefined(
 def _inner(element: Element, encoding: Encoding) -> Encoding:
     """How the inside of a sequence is written: unknown ones are implicit (PS3.5 section 6.2.2)."""
     is_unknown = element.vr == b"UN" and element.length == UNDEFINED
-    return IMPLICIT_LITTLE if is_unknown else encoding
+    return _IMPLICIT_LITTLE if is_unknown else encoding
 
 
 IMPLICIT_UID = "1.2.840.10008.1.2"
@@ -254,7 +254,7 @@ _MAX_TRAILING_BYTES = 2**20
 _PIXEL_GROUP = 0x7FE0
 _TRANSFER_SYNTAX = 0x00020010
 _MAX_UID_BYTES = 64
-MAX_INFLATED_HEADER_BYTES = 2**26
+_MAX_INFLATED_HEADER_BYTES = 2**26
 """Most bytes inflated to read a header."""
 
 
@@ -295,7 +295,7 @@ def _opened_inflated(packed: FileSource, start: int, limit: int) -> BytesIO:
     return BytesIO(content)
 
 
-class DatasetStart(NamedTuple):
+class _DatasetStart(NamedTuple):
     """Where the data set starts.
 
     Attributes:
@@ -313,7 +313,7 @@ class DatasetStart(NamedTuple):
     deflated_at: int | None
 
 
-def find_dataset(head: Bytes) -> DatasetStart | None:
+def find_dataset(head: Bytes) -> _DatasetStart | None:
     """Find the data set in the first bytes of a file; None when this is not DICOM.
 
     Raises:
@@ -327,7 +327,7 @@ def find_dataset(head: Bytes) -> DatasetStart | None:
     deflated_at = start if syntax == DEFLATED_UID else None
     if deflated_at is not None:
         head, start = _inflated(head, start), 0
-    return DatasetStart(head, start, _encoding(head, start, syntax), syntax, deflated_at)
+    return _DatasetStart(head, start, _encoding(head, start, syntax), syntax, deflated_at)
 
 
 def looks_like_dicom(content: bytes) -> bool:
@@ -355,7 +355,7 @@ def _file_meta(head: Bytes, position: int) -> tuple[int, str]:
         head.require(position + 8)
         if head.content[position : position + 2] != b"\x02\x00":
             return position, syntax
-        element = _read_element(head, position, _detected(head, position, EXPLICIT_LITTLE))
+        element = _read_element(head, position, _detected(head, position, _EXPLICIT_LITTLE))
         if element.tag == _TRANSFER_SYNTAX and element.length <= _MAX_UID_BYTES:
             syntax = head.value(element).decode("latin-1").strip(" \0")
         position = element.start + element.length
@@ -364,7 +364,7 @@ def _file_meta(head: Bytes, position: int) -> tuple[int, str]:
 def _inflated(head: Bytes, start: int) -> Bytes:
     """The start of a deflated data set, no longer than the bytes read of the file."""
     # A whole file can still inflate to more than is looked at first.
-    for limit in (max(len(head.content), 2**14), MAX_INFLATED_HEADER_BYTES):
+    for limit in (max(len(head.content), 2**14), _MAX_INFLATED_HEADER_BYTES):
         stream = zlib.decompressobj(-15)
         try:
             content = stream.decompress(head.content[start:], limit)
@@ -383,13 +383,13 @@ def _encoding(head: Bytes, start: int, syntax: str) -> Encoding:
     head.require(start + 8)
     is_big = head.content[start] == 0 and head.content[start + 1] != 0
     if syntax == BIG_ENDIAN_UID or (not syntax and is_big):
-        return EXPLICIT_BIG
-    return _detected(head, start, IMPLICIT_LITTLE if syntax == IMPLICIT_UID else EXPLICIT_LITTLE)
+        return _EXPLICIT_BIG
+    return _detected(head, start, _IMPLICIT_LITTLE if syntax == IMPLICIT_UID else _EXPLICIT_LITTLE)
 
 
 def _detected(head: Bytes, position: int, promised: Encoding) -> Encoding:
     """The promised encoding, unless the value representation is missing or there after all."""
     has_vr = head.content[position + 4 : position + 6].isalpha()
     if has_vr and head.content[position + 4 : position + 6].isupper():
-        return EXPLICIT_LITTLE
-    return IMPLICIT_LITTLE if promised.order == "<" else promised
+        return _EXPLICIT_LITTLE
+    return _IMPLICIT_LITTLE if promised.order == "<" else promised

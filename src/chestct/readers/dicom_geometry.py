@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from chestct.errors import ReadError
 from chestct.readers.dicom_headers import Fields
 from chestct.readers.files import UnreadableFileError
-from chestct.readers.hounsfield import permission
+from chestct.readers.misfits import permission
 from chestct.volume import Grid
 
 _MAX_TILT_DEGREES = 1.0

@@ -3,8 +3,9 @@
 Tolerant as readers should be: files with and without preamble or file meta information, explicit
 files labelled implicit and the other way round, invalid identifiers. What is damaged is an
 `UnreadableFileError`; what is not DICOM at all is None. Only the elements of `TAGS` are ever looked
-at. ID, name, birth date and sex of a patient serve to notice that a folder holds two patients. A
-description serves to notice maps, phases and expiration. None of them is ever shown.
+at. ID, name, birth date and sex of a patient serve to notice that a folder holds two patients, and
+dates that it holds two scans. A description serves to notice maps, phases and expiration. None of
+them is ever shown.
 """
 
 from __future__ import annotations
@@ -46,11 +47,19 @@ TAGS: Final[dict[str, int]] = {
     "image_type": 0x00080008,
     "sop_class": 0x00080016,
     "slice_uid": 0x00080018,
+    "study_date": 0x00080020,
+    "acquisition_date": 0x00080022,
+    "content_date": 0x00080023,
+    "acquired": 0x0008002A,
+    "study_time": 0x00080030,
+    "acquisition_time": 0x00080032,
+    "content_time": 0x00080033,
     "modality": 0x00080060,
     "manufacturer": 0x00080070,
     "model": 0x00081090,
     "series_description": 0x0008103E,
     "frame_type": 0x00089007,
+    "frame_acquired": 0x00189074,
     "patient_name": 0x00100010,
     "patient_id": 0x00100020,
     "birth_date": 0x00100030,
@@ -119,6 +128,7 @@ _FRAME_NAMES: Final = (
     "slice_thickness_mm",
     "kernel",
     "frame_type",
+    "frame_acquired",
     "kvp",
     "frame_acquisition",
     "stack",
@@ -222,7 +232,7 @@ _HEAD_BYTES = 2**14
 """Read of a file at first; enough for the header of nearly every slice."""
 MAX_HEADER_BYTES = 2**26
 """Longest header read; 2000 frames of an enhanced CT need 3 MB."""
-MAX_OTHER_HEADER_BYTES = 2**20
+_MAX_OTHER_HEADER_BYTES = 2**20
 """As far an object of another modality is looked through for pixels; it is left out either way."""
 
 _GROW_BY = 8
@@ -348,7 +358,7 @@ def read_header(source: FileSource, unpacked: Unpacked | None = None) -> DicomHe
             return _parse(place, head)
         except MoreBytesNeededError:
             is_last = num_wanted >= MAX_HEADER_BYTES
-            if is_last or num_wanted >= MAX_OTHER_HEADER_BYTES:
+            if is_last or num_wanted >= _MAX_OTHER_HEADER_BYTES:
                 other = _other_object(place, head, trusts_class=is_last)
                 if other is not None:
                     return other

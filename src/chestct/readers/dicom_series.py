@@ -45,14 +45,19 @@ from chestct.readers.hounsfield import (
     LUNG_BELOW_HU,
     MAX_METAL_SHARE,
     METAL_ABOVE_HU,
-    Picture,
     Slab,
     check_windowed,
+    why_not_hounsfield,
+)
+from chestct.readers.misfits import (
+    BLANK_END,
+    Misfits,
+    Picture,
     find_misfits,
     in_words,
     permission,
+    said_of_blank_ends,
     small_picture,
-    why_not_hounsfield,
 )
 from chestct.volume import AIR_HU, ScanSource, Unit, Volume
 
@@ -66,7 +71,6 @@ _MAX_THREADS = 8
 
 _BAD_SLICE = "slice that does not fit"
 """How interpolated slices are counted."""
-_BLANK_END = "blank slice at an end"
 _RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
 _RESCALE_DIFFERENCE_HU = 5.0
 _GAP = 1.5
@@ -109,11 +113,11 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
         path: Folder, zip or file.
         series: SeriesInstanceUID to read, with its part where it stands for several ("1.2.3#2");
             None chooses by the rule of `dicom_slices`.
-        allow: What is mended although it is large: "gap" (more than one slice missing in a row),
-            "tilt" (a stack that leans over 1 degree), "mixed-orientations" (several sizes or
-            orientations in the series; the largest group is read), "bad-slices" (slices that do
-            not fit their neighbours are interpolated), "unplaced" (slices without a position are
-            left out).
+        allow: What is mended although it is large: "gap" (more than one slice missing in a row;
+            a scan that jumps is read as it lies), "tilt" (a stack that leans over 1 degree),
+            "mixed-orientations" (several sizes or orientations in the series; the largest group is
+            read), "bad-slices" (slices that do not fit their neighbours are interpolated),
+            "unplaced" (slices without a position are left out).
 
     Returns:
         The scan on its own axes, depth along the slice normal. Unit "windowed" when the file says
@@ -186,19 +190,22 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
     ordered, warnings = _without_duplicates(slices)
     placed = {id(one): number for number, one in enumerate(ordered)}
     left_out: Counter[str] = Counter()
-    bad, blank_ends = _unlike_the_rest(ordered), tuple[int, ...]()
+    bad, blank_ends, jumped = _unlike_the_rest(ordered), tuple[int, ...](), list[str]()
     while True:
         if bad or blank_ends:
-            warnings += _said_of_misfits(list(bad.values()), len(blank_ends), allow)
-            left_out += Counter({_BAD_SLICE: len(bad), _BLANK_END: len(blank_ends)})
+            warnings += _said_of_misfits(list(bad.values()), len(blank_ends), jumped, allow)
+            left_out += Counter({_BAD_SLICE: len(bad), BLANK_END: len(blank_ends)})
             dropped = {*bad, *blank_ends}
             ordered = [one for index, one in enumerate(ordered) if index not in dropped]
         plan = plan_stack([one.plane for one in ordered], allow)
         voxels, num_clipped, pictures = _load_stack(ordered, plan)
-        bad, blank_ends = _judged(ordered, pictures)
+        misfits = _judged(ordered, pictures)
+        bad, blank_ends = misfits.inside, misfits.blank_ends
+        jumped = misfits.jump_words([_placed(one) for one in ordered].__getitem__)
         if not (bad or blank_ends):
             break
-    warnings += [*plan.warnings, *_clipped(num_clipped)]
+    misfits.check_jumps(jumped, allow)
+    warnings += [*plan.warnings, *_clipped(num_clipped), *jumped]
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
     return _Stack(ordered, plan, voxels, pictures, left_out, warnings, unused)
 
@@ -375,12 +382,15 @@ def _named(one: Slice) -> Iterator[None]:
         raise ReadError(msg) from error
 
 
-def _said_of_misfits(bad: list[str], num_blank: int, allow: Collection[str]) -> list[str]:
+def _said_of_misfits(
+    bad: list[str], num_blank: int, jumped: list[str], allow: Collection[str]
+) -> list[str]:
     """What to say of slices that are left out.
 
     Args:
         bad: What is wrong with each that does not belong, in words.
         num_blank: How many are blank, before the first or after the last that shows something.
+        jumped: Where the scan jumps, in words.
         allow: "bad-slices" leaves them out.
 
     Raises:
@@ -392,9 +402,8 @@ def _said_of_misfits(bad: list[str], num_blank: int, allow: Collection[str]) -> 
             " were expected to. Fetch them again; or they are left out, and interpolated where they"
             " lie inside."
         )
-        raise ReadError(msg + permission("bad-slices"))
-    blank = f"{num_blank} blank slice(s) at the ends of the scan were left out."
-    said = [blank] if num_blank else []
+        raise ReadError(" ".join([*jumped, msg]) + permission("bad-slices"))
+    said = [said_of_blank_ends(num_blank)] if num_blank else []
     return [*said, f"{len(bad)} slice(s) were left out: {in_words(bad)}."] if bad else said
 
 
@@ -419,27 +428,23 @@ def _unlike_the_rest(slices: list[Slice]) -> dict[int, str]:
     }
 
 
-def _judged(slices: list[Slice], pictures: _Pictures) -> tuple[dict[int, str], tuple[int, ...]]:
-    """Slices that do not fit their neighbours, by what they show.
+def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
+    """Slices that do not fit their neighbours, by what they show, and jumps.
 
     Args:
         slices: In their order.
         pictures: A small picture of each.
-
-    Returns:
-        What is wrong with each that does not belong, by its number; and the numbers of blank ones
-        at the ends.
 
     Raises:
         ReadError: Two scans alternate, slice by slice.
     """
     steps = np.diff([one.plane.along_mm for one in slices])
     gaps = np.flatnonzero(steps > _GAP * np.median(steps)).tolist() if len(steps) else []
-    inside, blank_ends = find_misfits(pictures, "HU", gaps)
+    inside, blank_ends, jumps = find_misfits(pictures, "HU", gaps)
     bad = _wrongly_rescaled(slices, pictures)
     for index, what in inside.items():
         bad.setdefault(index, f"{_placed(slices[index])} {what}")
-    return bad, blank_ends
+    return Misfits(bad, blank_ends, jumps)
 
 
 def _wrongly_rescaled(slices: list[Slice], pictures: _Pictures) -> dict[int, str]:

@@ -1,10 +1,10 @@
 """Find the CT slices among files, tell which belong together, and choose the one chest CT series.
 
 A series identifier promises one patient, one study, one frame of reference and one pass of the
-scanner, and archives break every part of the promise. Slices of other patients, studies or frames
-of reference never lie in one stack. Passes (acquisitions, temporal positions, phases, kernels) are
-taken apart where they overlap in space; where they follow one another, as in a scan made in
-steps, they are one stack.
+scanner, and archives break every part of the promise. Slices of other patients, studies, days,
+scanners or frames of reference never lie in one stack. Passes (acquisitions, temporal positions,
+phases, kernels) are taken apart where they overlap in space; where they follow one another, as in
+a scan made in steps, they are one stack.
 
 Names are spelt in many ways, so that another one is no other patient while the PatientID is the
 same, unless the birth date or the sex is another too.
@@ -18,11 +18,13 @@ series of their own, is an error that lists the series.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import date
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Final, NamedTuple
@@ -34,7 +36,8 @@ from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
 from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
-from chestct.readers.hounsfield import Rescale, permission
+from chestct.readers.hounsfield import Rescale
+from chestct.readers.misfits import permission
 
 _UNPLACED = "CT slice without a position"
 """Kind of a slice that does not say where it lies: no other kind, so that a scan may lack it."""
@@ -331,12 +334,23 @@ _MAP_WORDS: Final = (
 _OF_PATIENT: Final = ("patient_id", "patient_name", "birth_date", "sex")
 _ASKED: Final = (
     *_OF_PATIENT,
-    *("study_uid", "frame_of_reference", "image_type", "frame_type"),
+    *("study_uid", "frame_of_reference", "image_type", "frame_type", "manufacturer", "model"),
     *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
     *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
     *("stack", "kvp", "kernel", "patient_position"),
 )
 """The elements that set groups apart; where all slices agree in them, nothing else is asked."""
+_DATES: Final = {
+    "study date": ("study_date", "study_time"),
+    "acquisition date": ("acquisition_date", "acquisition_time"),
+    "acquisition date and time": ("acquired",),
+    "frame date": ("frame_acquired",),
+    "content date": ("content_date", "content_time"),
+}
+"""What says when slices were made; those of one scan may lie on both sides of midnight."""
+_DATE_LENGTH: Final = 10
+_MOMENT: Final = re.compile(r"(\d{4})[-./]?(\d\d)[-./]?(\d\d)(?:(\d\d):?(\d\d))?")
+_MAX_DAYS_APART: Final = 0.5
 _BINARY: Final = {
     "frame_acquisition": "H",
     "temporal_index": "I",
@@ -432,6 +446,32 @@ def _patients(found: Iterable[_Person]) -> dict[_Person, int]:
     return numbers
 
 
+def _days(moments: Collection[str]) -> dict[str, int]:
+    """Numbers from 1 of the days that moments are of; one without a date may be of the first."""
+    spans = {text: span for text in moments if (span := _span(text))}
+    numbers, number, last = dict.fromkeys(moments, 1), 0, -math.inf
+    for text, (start, end) in sorted(spans.items(), key=lambda item: item[1]):
+        number += start - last > _MAX_DAYS_APART
+        numbers[text], last = number, max(last, end)
+    return numbers
+
+
+def _span(text: str) -> tuple[float, float] | None:
+    """First and last moment in days that a date leaves open, with its time or without."""
+    found = _MOMENT.match(text)
+    if not found:
+        return None
+    year, month, day, hour, minute = (int(part) if part else None for part in found.groups())
+    try:
+        first = date(year or 0, month or 0, day or 0).toordinal()
+    except ValueError:
+        return None
+    if hour is None or minute is None:
+        return first, first + 1
+    moment = first + hour / 24 + minute / 1440
+    return moment, moment
+
+
 def _phase(fields: Fields) -> str:
     """The percentage in a description, as in "Thorax 40%": no other part, which may be a name."""
     found = _PERCENTAGE.search(fields.text("series_description"))
@@ -450,6 +490,7 @@ _frame = _combined("frame_of_reference")
 
 _NEVER_MIXED: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "study": _combined("study_uid"),
+    "scanner": _combined("manufacturer", "model"),
     "frame of reference": _frame,
     "kind of image": lambda fields: _is_map(fields) or _is_derived(fields),
 }
@@ -469,6 +510,8 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "image type": lambda fields: (fields.words("image_type"), fields.words("frame_type")),
 }
 """What may change along a stack, but not between slices that lie among each other."""
+_SAID_TO_CHANGE: Final = ("phase", "breath held in", "patient position", "tube voltage", "kernel")
+"""What of it is said where it changes along the stack that is read."""
 
 _TIMES: Final = {
     name: _NOT_OVERLAPPING[name]
@@ -508,11 +551,13 @@ def _split_groups(series: Series) -> list[Series]:
     Returns:
         One group where all is as it should be. The order does not depend on that of the slices.
     """
-    said = {tuple(map(one.fields.raw.get, _ASKED)) for one in series.slices}
+    said = {(*map(one.fields.raw.get, _ASKED), *_dates(one.fields)) for one in series.slices}
     if len(said) == 1:
         return list(_by_spacing(series))
     patients = _patients(_person(one.fields) for one in series.slices)
     groups = list(_by_value(series, "patient", lambda fields: patients[_person(fields)]))
+    for name, names in _DATES.items():
+        groups = [part for group in groups for part in _by_date(group, name, names)]
     for name, value in _NEVER_MIXED.items():
         groups = [part for group in groups for part in _by_value(group, name, value)]
     for name, value in _NOT_OVERLAPPING.items():
@@ -528,6 +573,23 @@ def _by_value(group: Series, name: str, value: Callable[[Fields], Hashable]) -> 
         return
     for number, slices in enumerate(found.values(), start=1):
         yield group.narrowed(slices, f"{name} {number}")
+
+
+def _dates(fields: Fields) -> Iterator[bytes]:
+    """The dates of a slice, without the times, which are others in each."""
+    return (fields.raw.get(name, b"")[:_DATE_LENGTH] for name, *_ in _DATES.values())
+
+
+def _by_date(group: Series, name: str, names: tuple[str, ...]) -> Iterator[Series]:
+    """Groups of slices that were made more than half a day apart."""
+
+    def moment(fields: Fields) -> str:
+        """Date and time as one text; none where there is no date."""
+        said = [fields.text(each) for each in names]
+        return "".join(said) if said[0] else ""
+
+    days = _days({moment(one.fields) for one in group.slices})
+    return _by_value(group, name, lambda fields: days[moment(fields)])
 
 
 def _by_pass(group: Series, name: str, value: Callable[[Fields], Hashable]) -> Iterator[Series]:
@@ -825,7 +887,7 @@ def warnings_of_choice(
     apart = {kind: n for kind, n in found.left_out.items() if kind in (_UNPLACED, _UNOPENED)}
     foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
     said = [_other_series(others, chosen)] if others else []
-    said += _one_patients(chosen)
+    said += [*_one_patients(chosen), *_changes(chosen)]
     said += [f"Left out: {_counted(apart)}."] if apart else []
     if foreign:
         said.append(f"Left out, because they are not CT slices: {_counted(foreign)}.")
@@ -848,6 +910,17 @@ def _one_patients(chosen: Series) -> list[str]:
     }
     changing = " and ".join(name for name, does in changes.items() if does)
     what = f"Not all slices have the same {changing}; they were taken for one patient's."
+    return [what] if changing else []
+
+
+def _changes(chosen: Series) -> list[str]:
+    """Say what of the acquisition changes along the stack."""
+    changing = [
+        name
+        for name in _SAID_TO_CHANGE
+        if len({_NOT_OVERLAPPING[name](one.fields) for one in chosen.slices}) > 1
+    ]
+    what = f"Not all slices have the same {' and '.join(changing)}; they were taken for one scan's."
     return [what] if changing else []
 
 

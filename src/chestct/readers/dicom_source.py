@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _PATIENT_GROUPS: Final = (0x0010, 0x0012)
 """Groups that hold the patient and clinical trial modules (PS3.3 C.7.1, C.7.2.2, C.7.2.3)."""
-KEPT: Final = frozenset(
+_KEPT: Final = frozenset(
     {
         "AccessionNumber",
         "AcquisitionDate",
@@ -182,7 +182,7 @@ def _kept(header: Dataset, *, is_inner: bool = False) -> tuple[Dataset, tuple[st
     kept = Dataset()
     left_out: set[str] = set()
     for tag in header.keys():  # noqa: SIM118  a data set iterates over elements, reading them all
-        is_wanted = is_inner or tag.group in _PATIENT_GROUPS or _keyword(tag) in KEPT
+        is_wanted = is_inner or tag.group in _PATIENT_GROUPS or _keyword(tag) in _KEPT
         if tag.is_private or not is_wanted:
             continue
         if not _put_right(header, tag, kept, left_out):

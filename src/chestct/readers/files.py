@@ -28,7 +28,7 @@ except ImportError:  # pragma: no cover - Pythons that were built without it
 
 MAX_FILES = 50_000
 """Most files looked at in one folder or zip; a whole study of thin slices stays under 10 000."""
-MAX_UNPACKED_BYTES = 2**32
+_MAX_UNPACKED_BYTES = 2**32
 """Most bytes a zip may declare in all: twice the largest volume read, as 16-bit values."""
 UNDOUBTED_BYTES = 2**28
 """Up to this size an archive is read whatever its compression."""
@@ -266,10 +266,10 @@ def _zip_members(archive: zipfile.ZipFile, path: Path) -> list[FileSource]:
         msg = f"{path.name} holds {len(members)} files, over the {MAX_FILES} allowed. Zip one scan."
         raise ReadError(msg)
     unpacked, packed = sum(info.file_size for info in members), path.stat().st_size
-    if unpacked > MAX_UNPACKED_BYTES or unpacked > max(UNDOUBTED_BYTES, packed * MAX_RATIO):
+    if unpacked > _MAX_UNPACKED_BYTES or unpacked > max(UNDOUBTED_BYTES, packed * MAX_RATIO):
         msg = (
             f"{path.name} would unpack from {packed / 1e6:.1f} MB to {unpacked / 1e6:.0f} MB, more"
-            f" than a CT scan does ({MAX_RATIO} times, {MAX_UNPACKED_BYTES / 1e6:.0f} MB)."
+            f" than a CT scan does ({MAX_RATIO} times, {_MAX_UNPACKED_BYTES / 1e6:.0f} MB)."
             " If it is a scan, unpack it and name the folder."
         )
         raise ReadError(msg)
@@ -358,7 +358,7 @@ class Unpacked:
     """
 
     def __init__(
-        self, most_bytes: int = MAX_UNPACKED_BYTES, most_kept: int = UNDOUBTED_BYTES
+        self, most_bytes: int = _MAX_UNPACKED_BYTES, most_kept: int = UNDOUBTED_BYTES
     ) -> None:
         self._most_bytes, self._most_kept = most_bytes, most_kept
         self._num_bytes = 0

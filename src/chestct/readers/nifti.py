@@ -24,7 +24,7 @@ from nibabel.nifti1 import Nifti1Header, Nifti1Image
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
-from chestct.arrays import Matrix4, Shape, Voxels
+from chestct.arrays import Matrix4, Shape
 from chestct.errors import ReadError
 from chestct.extras import import_extra
 from chestct.readers.files import MAX_RATIO, UNDOUBTED_BYTES, is_wrapped
@@ -33,14 +33,11 @@ from chestct.readers.hounsfield import (
     Rescale,
     Slab,
     check_windowed,
-    find_misfits,
     gather,
-    in_words,
     padding_to_air,
-    permission,
-    small_picture,
     why_not_hounsfield,
 )
+from chestct.readers.misfits import mend_misfits
 from chestct.volume import (
     AIR_HU,
     MAX_VOXELS,
@@ -52,8 +49,6 @@ from chestct.volume import (
     canonical_axes,
 )
 
-_TOO_MANY = 4
-"""Slices in a row that are not interpolated, even with permission."""
 _MAX_SIDE = 4096
 """Longest axis accepted, in voxels; no CT has a larger matrix."""
 _MAX_OFFSET_BYTES = 2**26
@@ -305,7 +300,8 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
 
     Args:
         path: The file. Its content decides whether it is gzipped, not its name.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
 
     Returns:
         int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.
@@ -379,43 +375,6 @@ def _slabs(stream: BufferedIOBase, layout: _Layout, path: Path) -> Iterator[Slab
         raise ReadError(f"{msg} declares. Convert it again.")
 
 
-def _mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str]:
-    """Interpolate slices that do not fit their neighbours, in place; blank ends are padding.
-
-    Raises:
-        ReadError: There are such slices and that was not allowed, or two scans alternate.
-    """
-    inside, _ = find_misfits((small_picture(plane) for plane in voxels), unit)
-    if not inside:
-        return []
-    num = len(inside)
-    told = in_words([f"slice {i + 1} of {len(voxels)} {what}" for i, what in inside.items()])
-    if "bad-slices" not in allow:
-        msg = f"{num} slice(s) do not belong to the scan: {told}. All were expected to. Convert it"
-        raise ReadError(f"{msg} again; or they can be interpolated.{permission('bad-slices')}")
-    if any(set(range(index, index + _TOO_MANY)) <= inside.keys() for index in inside):
-        msg = f"{num} slice(s) do not belong to the scan: {told}. Those in a row are too many to be"
-        raise ReadError(f"{msg} interpolated. Convert it again, or cut them off.")
-    _interpolate(voxels, inside)
-    return [f"{num} slice(s) were interpolated from their neighbours: {told}."]
-
-
-def _interpolate(voxels: Voxels, bad: Collection[int]) -> None:
-    """Replace slices by what lies between the nearest good ones, in place.
-
-    Args:
-        voxels: Slices along the first axis.
-        bad: Numbers of those to be replaced, not all of them.
-    """
-    good = [index for index in range(len(voxels)) if index not in bad]
-    for index in bad:
-        low = max((i for i in good if i < index), default=good[0])
-        high = min((i for i in good if i > index), default=good[-1])
-        share = (index - low) / (high - low) if high > low else 0.0
-        mixed = voxels[low] * np.float32(1 - share) + voxels[high] * np.float32(share)
-        voxels[index] = np.rint(mixed) if voxels.dtype.kind == "i" else mixed
-
-
 def _volume_of(
     slabs: Iterator[Slab],
     stored: Grid,
@@ -429,7 +388,8 @@ def _volume_of(
         slabs: Stored numbers, one index of the first axis at a time.
         stored: Their grid as stored; its axes are only permuted.
         path: For messages.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
         rescale: Map to HU; none when the numbers are HU as stored.
 
     Raises:
@@ -446,7 +406,7 @@ def _volume_of(
     stored_axes = (order.index(0), order.index(1), order.index(2))
     gathered = gather(slabs, grid.shape, stored_axes, rescale)
     unit, warnings = _settled(gathered, path)
-    warnings += _mend_misfits(gathered.voxels, unit, allow)
+    warnings += mend_misfits(gathered.voxels, unit, allow)
     return Volume(grid, gathered.voxels, unit, warnings=tuple(warnings))
 
 
@@ -487,7 +447,8 @@ def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
 
     Args:
         path: The file.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
 
     Returns:
         int16 voxels where all values are whole numbers that fit, else float32; C-contiguous.

@@ -32,7 +32,7 @@ import re
 import struct
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -54,6 +54,7 @@ from chestct.readers.hounsfield import (
     padding_to_air,
     why_not_hounsfield,
 )
+from chestct.readers.misfits import mend_misfits, without_blank_ends
 from chestct.volume import MAX_VOXELS, SMALLER, Grid, ScanSource, Unit, Volume
 
 if TYPE_CHECKING:
@@ -410,7 +411,9 @@ def is_slice_folder(folder: Path) -> bool:
     return any(_format_of(path) for path in _visible_files(folder))
 
 
-def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
+def read_tiff_stack(
+    folder: Path, geometry: TiffGeometry | None, allow: Collection[str] = ()
+) -> Volume:
     """Read a folder of single-page slices, in natural order of their names (2 before 10).
 
     16-bit slices become HU as the geometry says. 8-bit, RGB and RGBA slices have no absolute
@@ -422,15 +425,17 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
     Args:
         folder: Folder with one file per slice. Sub-folders are not entered.
         geometry: Voxel size, order and scale; None to take them from the folder's sidecar.
+        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
+            that jumps as it lies.
 
     Returns:
         int16 voxels where slope and intercept keep whole numbers that fit, else float32.
-        Depth runs as the files do.
+        Depth runs as the files do; blank slices at the ends are left out.
 
     Raises:
         ReadError: No slices, no geometry, a damaged slice, several pages, differing sizes or
-            depths, coloured or floating-point slices, HU that no chest CT has. The message
-            names the file.
+            depths, coloured or floating-point slices, HU that no chest CT has: the message
+            names the file. Or slices that do not fit, and that was not allowed.
     """
     paths, left_out = _find_slices(folder)
     geometry = geometry or _read_sidecar(folder)
@@ -456,13 +461,15 @@ def read_tiff_stack(folder: Path, geometry: TiffGeometry | None) -> Volume:
             f"Windowed values reach {gathered.highest:g}; 0 to {WINDOWED_HIGHEST} was expected,"
             f" and recipes with a window cut off what is above."
         )
-    return Volume(
+    warnings += mend_misfits(gathered.voxels, unit, allow)
+    volume = Volume(
         grid=_grid(geometry, shape),
         voxels=gathered.voxels,
         unit=unit,
         source=ScanSource(format="tiff", facts={"stored_bits": str(kind.bits)}, left_out=left_out),
         warnings=tuple(warnings),
     )
+    return without_blank_ends(volume)
 
 
 def _settle_hounsfield(gathered: Gathered, geometry: TiffGeometry, folder: Path) -> list[str]:

@@ -46,12 +46,19 @@ def fill_report(
         draw: What makes its pictures, by name.
         **fields: What it names; what is not given is an error.
     """
+    return read_report(fill_template(template, filters, **fields), draw or {})
+
+
+def fill_template(
+    template: str, filters: Mapping[str, Callable[..., object]] | None = None, **fields: object
+) -> str:
+    """The text alone of a template, whatever it is; for the arguments see `fill_report`."""
     package, _, name = template.partition("/")
     templates = _load_templates(package, is_html=False)
     ours = {"points": _points, "p_value": p_value_text, "one_line": one_line}
-    templates.filters |= {**ours, **filters}
-    text = templates.get_template(name).render(fields, line=_line)
-    return read_report(text, draw or {})
+    templates.filters |= {**ours, **(filters or {})}
+    text: str = templates.get_template(name).render(fields, line=_line)
+    return text
 
 
 def fill_markdown(

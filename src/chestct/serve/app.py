@@ -617,6 +617,9 @@ async def _add_reading(server: _Server, request: Request) -> Response:
     """Keep what a reader says of an answer."""
     said = await _json_of(request)
     document = server.entry(request).document
+    if document.findings is not None:
+        msg = "A reading gives a scan one class, and this answer is of findings: label them in a"
+        raise HTTPException(HTTPStatus.BAD_REQUEST, f"{msg} spreadsheet with a column each.")
     given = [said.get(name, "") for name in ("reader", "verdict", "label", "note")]
     if not all(isinstance(each, str) for each in given):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")

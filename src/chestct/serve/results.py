@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from chestct.analysis import SCAN_FACTS
-from chestct.evaluation.predictions import Predictions, read_predictions
+from chestct.evaluation.predictions import Predictions, read_any_predictions
 from chestct.labels import UNSUITABLE, LabelSet
 from chestct.pipeline import scan_name
 from chestct.report.tables import as_csv
@@ -153,6 +153,12 @@ def _classes(document: ResultDocument) -> LabelSet:
     return LabelSet.of_names(document.probabilities)
 
 
+def _is_present(document: ResultDocument, label: str) -> bool:
+    """Whether a finding is called present; never a class."""
+    found = (document.findings or {}).get(label)
+    return found is not None and found.is_present
+
+
 def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
     """A line of the list; `other` is another classifier's answer on the same voxels."""
     document = entry.document
@@ -218,7 +224,7 @@ def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words
                 "words": _classes(document).words(label),
                 "share": share,
                 "percent": percent(share),
-                "is_decision": label == document.decision,
+                "is_decision": label == document.decision or _is_present(document, label),
             }
             for label, share in document.probabilities.items()
         ],
@@ -320,7 +326,8 @@ def evaluation_words(folder: Path, entries: Sequence[Entry]) -> Words:
     pictures = [path.name for path in figures_of(folder)]
     places = [folder / "predictions.csv", folder.parent / "predictions.csv"]
     found = next((path for path in places if is_plain(path)), None)
-    predictions = None if found is None else read_predictions(found)
+    said = None if found is None else read_any_predictions(found)
+    predictions = said if isinstance(said, Predictions) else None
     return {
         "name": str(record.get("classifier", "")),
         "num_scans": record.get("num_scans"),

@@ -88,30 +88,30 @@ class Anatomy:
 
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw one adult: both sexes, slim to heavy, deep to shallow breath."""
-    is_female = bool(rng.random() < 0.45)
-    size = float(rng.normal(0.94 if is_female else 1.03, 0.05))
-    breath = float(rng.uniform(0.0, 1.0))
-    half_width = 127.0 * size * (0.96 + 0.07 * breath) * float(rng.normal(1, 0.03))
-    half_depth = 81.0 * size * (0.95 + 0.10 * breath) * float(rng.normal(1, 0.04))
+    is_female = rng.random() < 0.45
+    size = rng.normal(0.94 if is_female else 1.03, 0.05)
+    breath = rng.uniform(0.0, 1.0)
+    half_width = 127.0 * size * (0.96 + 0.07 * breath) * rng.normal(1, 0.03)
+    half_depth = 81.0 * size * (0.95 + 0.10 * breath) * rng.normal(1, 0.04)
     fat = float(np.clip(rng.lognormal(2.45, 0.55), 4, 45))
     return Anatomy(
         is_female=is_female,
         half_width=half_width,
         half_depth=half_depth,
-        lung_height=min((168.0 + 62.0 * breath) * size * float(rng.normal(1, 0.04)), 238.0),
+        lung_height=min((168.0 + 62.0 * breath) * size * rng.normal(1, 0.04), 238.0),
         fat=fat,
-        muscle=float(rng.uniform(0.7, 1.1)) * (0.85 if is_female else 1.05),
+        muscle=rng.uniform(0.7, 1.1) * (0.85 if is_female else 1.05),
         breast=float(rng.uniform(12, 30) + 0.6 * fat) if is_female else 0.0,
-        rib_pitch=float(rng.uniform(23, 28)) * size,
-        rib_drop=float(rng.uniform(75, 110)) * size,
-        dome=float(rng.uniform(65, 100)) * size,
-        left_dome=float(rng.uniform(-24, -4)),
-        heart=size * float(rng.uniform(0.88, 1.18)),
-        vessel=size * float(rng.uniform(0.88, 1.15)),
-        turn_degrees=float(rng.normal(0, 2.5)),
-        kyphosis=float(rng.uniform(1, 9)),
-        scoliosis=float(rng.normal(0, 3)),
-        arms_down=bool(rng.random() < 0.1),
+        rib_pitch=rng.uniform(23, 28) * size,
+        rib_drop=rng.uniform(75, 110) * size,
+        dome=rng.uniform(65, 100) * size,
+        left_dome=rng.uniform(-24, -4),
+        heart=size * rng.uniform(0.88, 1.18),
+        vessel=size * rng.uniform(0.88, 1.15),
+        turn_degrees=rng.normal(0, 2.5),
+        kyphosis=rng.uniform(1, 9),
+        scoliosis=rng.normal(0, 3),
+        arms_down=rng.random() < 0.1,
     )
 
 
@@ -147,13 +147,11 @@ class _ChestWall:
         body: The skin's surface.
         muscle: The muscles' outer surface; between it and the skin lies fat.
         cage: The rib cage's inner surface.
-        breasts: Gland and fat of the breasts.
     """
 
     body: Field
     muscle: Field
     cage: Field
-    breasts: Field | None
 
 
 def build_chest_wall(frame: Frame, anatomy: Anatomy, rng: np.random.Generator) -> _ChestWall:
@@ -169,13 +167,13 @@ def build_chest_wall(frame: Frame, anatomy: Anatomy, rng: np.random.Generator) -
     body = _apply(frame, muscle_line + fat_line) + uneven + 1.2 * frame.noise(rng, 90.0)
     body = np.minimum(body, muscle - 1.5)
     # Lying flattens the back.
-    rear = float((muscle_line + fat_line)[:, :30].max()) - float(rng.uniform(6, 16))
+    rear = float((muscle_line + fat_line)[:, :30].max()) - rng.uniform(6, 16)
     body = smooth_overlap(body, frame.y - rear + 0 * body, 25.0)
     muscle = np.maximum(muscle, body + 1.5)
-    breasts = _breasts(frame, anatomy, cage_line + 0.7 * fat_line) if anatomy.breast else None
-    if breasts is not None:
+    if anatomy.breast:
+        breasts = _breasts(frame, anatomy, cage_line + 0.7 * fat_line)
         body = smooth_union(body, breasts, 22.0)
-    return _ChestWall(body, muscle, cage, breasts)
+    return _ChestWall(body, muscle, cage)
 
 
 def build_lungs(

@@ -26,21 +26,6 @@ from chestct.simulate.fields import (
 from chestct.simulate.trees import Trees, grow_trees
 
 
-@dataclass(frozen=True, eq=False)
-class _Organs:
-    """Soft organs of one patient.
-
-    Attributes:
-        distance: Signed distance in mm from the nearest organ, negative inside.
-        value_hu: Attenuation of the nearest organ.
-        gas: Signed distance from gas in stomach, bowel and gullet.
-    """
-
-    distance: Field
-    value_hu: Field
-    gas: Field
-
-
 @dataclass(frozen=True)
 class BloodHU:
     """Attenuation of blood: plain scans about 42, with contrast medium more.
@@ -56,10 +41,10 @@ class BloodHU:
 
 def _draw_blood(rng: np.random.Generator) -> BloodHU:
     """Most scans are plain; one in eight was made with contrast medium."""
-    plain = float(rng.uniform(34, 50))
+    plain = rng.uniform(34, 50)
     if rng.random() > 0.12:
         return BloodHU(plain, plain)
-    return BloodHU(plain + float(rng.uniform(60, 260)), plain + float(rng.uniform(60, 230)))
+    return BloodHU(plain + rng.uniform(60, 260), plain + rng.uniform(60, 230))
 
 
 def _build_mediastinum(
@@ -197,31 +182,31 @@ def _build_abdomen(
     """Liver, spleen, stomach, kidneys and bowel below the diaphragm; and the gas in them."""
     width, depth = anatomy.half_width, anatomy.half_depth
     inside = cavity + 1.2
-    wedge = (frame.x - float(rng.uniform(0, 25)) + 0.6 * frame.y) * 0.85
+    wedge = (frame.x - rng.uniform(0, 25) + 0.6 * frame.y) * 0.85
     wedge = wedge + 6.0 * frame.noise(rng, 50.0)
-    liver = np.maximum(inside, np.maximum(wedge, -frame.z - float(rng.uniform(110, 150))))
-    x, z = 0.5 * width + float(rng.normal(0, 5)), anatomy.left_dome - 44 + float(rng.normal(0, 6))
+    liver = np.maximum(inside, np.maximum(wedge, -frame.z - rng.uniform(110, 150)))
+    x, z = 0.5 * width + rng.normal(0, 5), anatomy.left_dome - 44 + rng.normal(0, 6)
     stomach = ellipsoid(frame, (x, -0.12 * depth, z), (0.32 * width, 0.45 * depth, 40), 25.0)
     stomach = np.maximum(stomach, inside)
     organs: list[tuple[Field, Field | float]] = [
-        (liver.astype(np.float32), float(rng.uniform(42, 64))),
-        (stomach, float(rng.uniform(15, 45))),
+        (liver.astype(np.float32), rng.uniform(42, 64)),
+        (stomach, rng.uniform(15, 45)),
         (_clip(frame, inside, (0.72 * width, 0.45 * depth, z - 6), (27, 40, 42)), 47.0),
         (_clip(frame, inside, (58, 0.48 * depth, -125), (27, 24, 48)), 34.0),
         (_clip(frame, inside, (-56, 0.48 * depth, -132), (27, 24, 48)), 34.0),
     ]
-    fill = float(rng.uniform(-0.6, 0.1)) * depth
+    fill = rng.uniform(-0.6, 0.1) * depth
     gas = np.maximum(stomach + 4.0, frame.y - fill)
     for _ in range(int(rng.integers(4, 9))):
         centre = (
-            float(rng.uniform(-0.2, 0.9)) * width,
-            float(rng.uniform(-0.85, 0.1)) * depth,
-            float(rng.uniform(-140, -25)),
+            rng.uniform(-0.2, 0.9) * width,
+            rng.uniform(-0.85, 0.1) * depth,
+            rng.uniform(-140, -25),
         )
-        size = (float(rng.uniform(10, 24)), float(rng.uniform(10, 20)), float(rng.uniform(12, 32)))
+        size = (rng.uniform(10, 24), rng.uniform(10, 20), rng.uniform(12, 32))
         loop = _clip(frame, np.maximum(inside, -liver), centre, size)
-        organs.append((loop, float(rng.uniform(5, 40))))
-        level = float(rng.uniform(-1.1, 0.6)) * size[1] + centre[1]
+        organs.append((loop, rng.uniform(5, 40)))
+        level = rng.uniform(-1.1, 0.6) * size[1] + centre[1]
         gas = np.minimum(gas, np.maximum(loop + 3.0, frame.y - level))
     return organs, gas.astype(np.float32)
 
@@ -237,9 +222,9 @@ def _clip(
 
 
 def _gather_organs(
-    frame: Frame, organs: Sequence[tuple[Field, Field | float]], gas: Field
-) -> _Organs:
-    """Merge organs: each place takes the value of the one it lies deepest in or nearest to."""
+    frame: Frame, organs: Sequence[tuple[Field, Field | float]]
+) -> tuple[Field, Field]:
+    """Signed distance in mm from all organs, and at each place the HU of the nearest one."""
     distance = frame.full(60.0)
     value = frame.full(40.0)
     for field, value_hu in organs:
@@ -248,7 +233,7 @@ def _gather_organs(
         nearer |= field < 0
         np.copyto(value, value_hu, where=nearer)
         np.minimum(distance, field, out=distance)
-    return _Organs(distance, value, gas)
+    return distance, value
 
 
 _STEP_MM = 3.0
@@ -366,7 +351,7 @@ def build_model(
     mediastinum, organs = _build_mediastinum(frame, anatomy, blood, rng)
     lungs, cavity = build_lungs(frame, anatomy, wall.cage, mediastinum, rng)
     below, gas = abdomen(frame, anatomy, cavity, rng)
-    soft = _gather_organs(frame, [*organs, *below], gas)
+    nearest, organ_hu = _gather_organs(frame, [*organs, *below])
     cavity_wall = thoracic_inlet(frame, anatomy, wall.cage)
     bones, cartilage, canal = build_bones(frame, anatomy, wall, cavity_wall, rng)
     layers = Layers(
@@ -374,9 +359,9 @@ def build_model(
         muscle=wall.muscle,
         strands=wall.cage / 34.0 + 0.8 * frame.noise(rng, 60.0),
         cage=cavity_wall,
-        organs=soft.distance,
-        organ_hu=soft.value_hu,
-        gas=soft.gas,
+        organs=nearest,
+        organ_hu=organ_hu,
+        gas=gas,
         lungs=lungs,
         bones=bones,
         cartilage=cartilage,
@@ -399,14 +384,14 @@ def _fissure(frame: Frame, anatomy: Anatomy) -> Field:
 def _draw_tissues(blood: BloodHU, rng: np.random.Generator) -> _Tissues:
     """Attenuations within what is usual."""
     return _Tissues(
-        fat=float(rng.normal(-104, 4)),
-        muscle=float(rng.normal(54, 5)),
-        marrow=float(rng.uniform(110, 240)),
-        cortex=float(rng.uniform(520, 800)),
+        fat=rng.normal(-104, 4),
+        muscle=rng.normal(54, 5),
+        marrow=rng.uniform(110, 240),
+        cortex=rng.uniform(520, 800),
         lung=float(np.clip(rng.normal(-862, 22), -905, -800)),
-        lung_slope=float(rng.uniform(20, 75)),
+        lung_slope=rng.uniform(20, 75),
         blood=blood.right,
-        fissure=float(rng.uniform(15, 90)),
+        fissure=rng.uniform(15, 90),
     )
 
 

@@ -21,19 +21,24 @@ from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import BloodHU, Model, build_model, make_frame
 from chestct.simulate.fields import Frame, Plane
 from chestct.simulate.lesions import add_disease
-from chestct.simulate.scanner import Pose, Scanner, compose, draw_scanner, sample_field
+from chestct.simulate.scanner import (
+    Pose,
+    Scanner,
+    compose,
+    draw_scanner,
+    sample_field,
+    square_grid,
+)
 from chestct.simulate.surroundings import (
     CONTENTS,
     Belly,
-    Filling,
-    Posture,
     add_growth,
     add_surroundings,
 )
 from chestct.simulate.trees import Segments, fill_tubes
 from chestct.volume import Grid, ScanSource, Volume
 
-METALS = ("pacemaker", "wires", "rods", "clips", "teeth", "hip", "electrodes")
+_METALS = ("pacemaker", "wires", "rods", "clips", "teeth", "hip", "electrodes")
 """What may be in or on a body."""
 
 _Path = list[tuple[float, float, float]]
@@ -46,7 +51,7 @@ def _add_metal(
 
     Args:
         scan: Scan in HU, canonical axes.
-        metal: One of `METALS`, or "none".
+        metal: One of `_METALS`, or "none".
         anatomy: Sizes of the body.
         pose: Where the body lies.
         rng: Where the randomness comes from.
@@ -104,7 +109,7 @@ def _wires(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[_Path, floa
 def _rods(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[_Path, float]]:
     """Two rods beside the spine with screws into the vertebrae."""
     y, pitch = anatomy.spine_y, anatomy.rib_pitch
-    low = float(rng.uniform(-120, 20))
+    low = rng.uniform(-120, 20)
     found: list[tuple[_Path, float]] = []
     for side in (-1.0, 1.0):
         found.append(([(side * 20, y + 34, low), (side * 20, y + 34, low + 6 * pitch)], 3.0))
@@ -127,7 +132,7 @@ def _teeth(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[_Path, floa
     found: list[tuple[_Path, float]] = []
     for angle in rng.uniform(-1.2, 1.2, 5):
         x, y = 26 * np.sin(angle), -50 - 32 * np.cos(angle)
-        z = anatomy.lung_height + 122 + float(rng.uniform(-4, 4))
+        z = anatomy.lung_height + 122 + rng.uniform(-4, 4)
         found.append(([(float(x), float(y), z), (float(x), float(y), z + 5)], 3.5))
     return found
 
@@ -147,9 +152,9 @@ def _electrodes(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[_Path,
     y = -depth - 20 - anatomy.fat
     found: list[tuple[_Path, float]] = []
     for _ in range(3):
-        x, z = float(rng.uniform(-100, 100)), float(rng.uniform(0.1, 0.9)) * apex
+        x, z = rng.uniform(-100, 100), rng.uniform(0.1, 0.9) * apex
         found.append(([(x, y, z), (x, y + 2, z)], 5.0))
-        found.append(([(x, y, z), (float(rng.uniform(-150, 150)), y - 15, z - 90)], 1.3))
+        found.append(([(x, y, z), (rng.uniform(-150, 150), y - 15, z - 90)], 1.3))
     return found
 
 
@@ -180,9 +185,9 @@ def _streaks(
     angle = np.arctan2(y, x)
     rays = np.zeros(filled.shape, dtype=np.float32)
     for waves in rng.integers(3, 34, 9):
-        rays += np.cos(2 * int(waves) * angle + float(rng.uniform(0, 6.3))) / np.sqrt(9.0)
+        rays += np.cos(2 * int(waves) * angle + rng.uniform(0, 6.3)) / np.sqrt(9.0)
     reach = 25.0 + 2.0 * np.sqrt(mass)
-    strength = float(np.clip(55.0 * np.sqrt(mass), 60, 1100)) * float(rng.uniform(0.5, 1.2))
+    strength = float(np.clip(55.0 * np.sqrt(mass), 60, 1100)) * rng.uniform(0.5, 1.2)
     return np.asarray(strength * rays * reach / (reach + np.hypot(x, y)) ** 1.0 * 0.6, np.float32)
 
 
@@ -234,7 +239,7 @@ class ConfusingSettings:
         is_prone: The patient lies on the belly.
         has_contrast: Contrast medium in the blood.
         pattern: Disease: "normal", "CAP", "COVID-19" or a name in `lesions.AIRLESS`.
-        metal: Name in `METALS`, or "none".
+        metal: Name in `_METALS`, or "none".
         padding: Value in HU outside the reconstruction's circle, or "none".
         blank_slices: Slices of the padding's value at an end or amid the scan.
     """
@@ -277,7 +282,7 @@ _CHOICES: dict[str, dict[str, float]] = {
         NORMAL: 0.34, "CAP": 0.1, "COVID-19": 0.1, "airless lobe": 0.12, "airless lung": 0.08,
         "posterior consolidation": 0.12, "effusion": 0.09, "mass": 0.05,
     },
-    "metal": {"none": 0.75, **dict.fromkeys(METALS, 0.25 / len(METALS))},
+    "metal": {"none": 0.75, **dict.fromkeys(_METALS, 0.25 / len(_METALS))},
 }  # fmt: skip
 """Names that each setting may have, with their odds."""
 
@@ -318,10 +323,9 @@ def simulate_confusing_patient(
     chosen = _draw_settings(settings or ConfusingSettings(), rng)
     anatomy = _draw_body(chosen, rng)
     low, high = _draw_reach(chosen, anatomy, rng)
-    belly = Belly(_draw_filling(chosen, rng))
-    posture = Posture(str(chosen.arms), str(chosen.airway))
+    belly = _draw_belly(chosen, rng)
     model = _build(anatomy, (low, high), belly, chosen, rng)
-    model, hollow = add_surroundings(model, belly, posture, rng)
+    model, hollow = add_surroundings(model, belly, str(chosen.arms), str(chosen.airway), rng)
     if rng.random() < _GROWTH_ODDS:
         model = add_growth(model, rng)
     grid, pose = _place(model, chosen, (low, high), rng)
@@ -332,7 +336,7 @@ def simulate_confusing_patient(
     labels = _label(model, hollow, lungs, grid, pose)
     lesions = np.zeros(grid.shape, dtype=bool)
     if int(lungs.sum()) > _LUNG_VOXELS:
-        varied = bool(rng.random() < 0.5)
+        varied = rng.random() < 0.5
         diseased = add_disease(scan, lungs, str(chosen.pattern), rng, varied=varied)
         scan, lesions = diseased.volume, diseased.lesions
         labels[diseased.effusion] = 0
@@ -347,9 +351,9 @@ def _draw_settings(settings: ConfusingSettings, rng: np.random.Generator) -> Con
         name: str(rng.choice(list(odds), p=np.array(list(odds.values())) / sum(odds.values())))
         for name, odds in _CHOICES.items()
     }
-    drawn["slice_spacing_mm"] = float(rng.uniform(3, 5))
-    drawn["is_prone"] = bool(rng.random() < 0.1)
-    drawn["has_contrast"] = bool(rng.random() < 0.4)
+    drawn["slice_spacing_mm"] = rng.uniform(3, 5)
+    drawn["is_prone"] = rng.random() < 0.1
+    drawn["has_contrast"] = rng.random() < 0.4
     value = int(rng.choice(_PADDING_HU))
     drawn["padding"] = value if rng.random() < 0.5 else "none"
     drawn["blank_slices"] = int(rng.integers(1, 6)) if rng.random() < 0.15 else 0
@@ -360,9 +364,9 @@ def _draw_settings(settings: ConfusingSettings, rng: np.random.Generator) -> Con
 def _draw_body(settings: ConfusingSettings, rng: np.random.Generator) -> Anatomy:
     """An adult of the wanted build, with diaphragms raised as wanted."""
     anatomy = draw_anatomy(rng)
-    thin, obese = float(rng.uniform(3, 7)), float(rng.uniform(35, 75))
+    thin, obese = rng.uniform(3, 7), rng.uniform(35, 75)
     fat = {"thin": thin, "usual": anatomy.fat, "obese": obese}[str(settings.build)]
-    raise_left, raise_right = float(rng.uniform(15, 75)), float(rng.uniform(25, 80))
+    raise_left, raise_right = rng.uniform(15, 75), rng.uniform(25, 80)
     height, left = anatomy.lung_height, anatomy.left_dome
     if settings.raised in ("right", "both"):
         height = max(height - raise_right, 95.0)
@@ -376,7 +380,7 @@ def _draw_body(settings: ConfusingSettings, rng: np.random.Generator) -> Anatomy
         left_dome=left,
         heart=anatomy.heart * float(rng.choice([1.0, 1.0, rng.uniform(0.8, 1.45)])),
         turn_degrees=anatomy.turn_degrees * float(rng.choice([1.0, 1.0, 4.0])),
-        kyphosis=float(rng.uniform(1, 22)),
+        kyphosis=rng.uniform(1, 22),
         scoliosis=anatomy.scoliosis * float(rng.choice([1.0, 1.0, 4.0])),
         arms_down=settings.arms != "up",
     )
@@ -388,24 +392,24 @@ def _draw_reach(
     """Lowest and highest slice in mm."""
     landmarks = {"base": -anatomy.dome, "dome": 0.0, "apex": anatomy.lung_height}
     low, high = (
-        landmarks[name] + float(rng.uniform(least, most))
+        landmarks[name] + rng.uniform(least, most)
         for name, least, most in VIEWS[str(settings.view)]
     )
     return low, max(high, low + 60)
 
 
-def _draw_filling(settings: ConfusingSettings, rng: np.random.Generator) -> Filling:
-    """What fills stomach and bowel."""
-    enhanced = float(rng.uniform(20, 80))
-    return Filling(
+def _draw_belly(settings: ConfusingSettings, rng: np.random.Generator) -> Belly:
+    """The organs below the diaphragm, with what fills stomach and bowel."""
+    enhanced = rng.uniform(20, 80)
+    return Belly(
         stomach=str(settings.stomach),
-        stomach_size=float(rng.lognormal(0.25, 0.4)),
+        stomach_size=rng.lognormal(0.25, 0.4),
         colon=str(settings.colon),
-        colon_mm=float(rng.uniform(16, 34)),
+        colon_mm=rng.uniform(16, 34),
         is_prone=bool(settings.is_prone),
-        has_hernia=bool(rng.random() < 0.08),
-        has_free_air=bool(rng.random() < 0.04),
-        gullet_mm=float(rng.uniform(5, 17)) * float(rng.random() < 0.2),
+        has_hernia=rng.random() < 0.08,
+        has_free_air=rng.random() < 0.04,
+        gullet_mm=rng.uniform(5, 17) * float(rng.random() < 0.2),
         contrast_hu=enhanced if settings.has_contrast else 0.0,
     )
 
@@ -427,7 +431,7 @@ def _build(
     depth, across = -usual.low_mm[1] + 10, -usual.low_mm[2] + wide + 0.3 * anatomy.fat
     shape = tuple(int(mm / step) + 1 for mm in (high - low, 2 * depth, 2 * across))
     frame = Frame((low, -depth, -across), (shape[0], shape[1], shape[2]), step)
-    plain = float(rng.uniform(34, 50))
+    plain = rng.uniform(34, 50)
     more = rng.uniform(60, 330, 2) if settings.has_contrast else np.zeros(2)
     blood = BloodHU(plain + float(more[0]), plain + float(more[1]))
     model = build_model(anatomy, rng, frame=frame, abdomen=belly, blood=blood, coarse=0.34 * step)
@@ -444,18 +448,13 @@ def _place(
     body_mm = 2.0 * (model.anatomy.half_width + 20 + model.anatomy.fat)
     view = settings.field_of_view_mm or float(np.clip(body_mm * rng.uniform(0.85, 1.5), 180, 650))
     if settings.field_of_view_mm is None and rng.random() < 0.12:
-        view = float(rng.uniform(160, 260))
+        view = rng.uniform(160, 260)
     shift = rng.normal(0, 8, 2) * float(rng.choice([1, 1, 1, 5]))
     if rng.random() < 0.08:
         # One half of the body in view.
-        shift[0] += float(rng.choice([-1, 1])) * (0.5 * view + float(rng.uniform(-50, 50)))
-    pixel = view / settings.rows
-    first = -0.5 * pixel * (settings.rows - 1)
-    grid = Grid(
-        shape=(int((reach[1] - reach[0]) / spacing) + 1, settings.rows, settings.rows),
-        spacing_mm=(spacing, pixel, pixel),
-        origin_mm=(first, first, reach[0]),
-    )
+        shift[0] += float(rng.choice([-1, 1])) * (0.5 * view + rng.uniform(-50, 50))
+    num_slices = int((reach[1] - reach[0]) / spacing) + 1
+    grid = square_grid(num_slices, settings.rows, spacing, view, reach[0])
     return grid, Pose(model.anatomy, (float(shift[0]), float(shift[1])))
 
 
@@ -465,7 +464,7 @@ def _draw_scanner(model: Model, settings: ConfusingSettings, rng: np.random.Gene
     chest = (frame.z > 0) & (frame.z < model.anatomy.lung_height) & (model.layers.body < 0)
     used = np.flatnonzero(chest.any(axis=(0, 2)))
     edge = -frame.y[0, used[0], 0] if prone else frame.y[0, used[-1], 0]
-    scanner = draw_scanner(rng, float(edge) + float(rng.uniform(2, 10)))
+    scanner = draw_scanner(rng, float(edge) + rng.uniform(2, 10))
     # Slices as thick as these are far less noisy than the usual ones.
     return replace(scanner, is_prone=prone, is_padded=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,32 +20,12 @@ _EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 _UUID_ROOT = "2.25."
 
 
-@dataclass(frozen=True)
-class _SeriesHeader:
-    """What stands in the header of a written series.
-
-    Attributes:
-        patient_id: PatientID; empty: one of the seed's own. The name is always
-            "Simulated^Patient".
-        description: SeriesDescription; "simulated" is added where it does not say so.
-        sex: "F", "M" or "O".
-        series_number: SeriesNumber.
-        study_date: StudyDate as YYYYMMDD; fixed by default, so that files can be compared.
-    """
-
-    patient_id: str = ""
-    description: str = "simulated chest CT"
-    sex: str = "O"
-    series_number: int = 1
-    study_date: str = "20240101"
+_STUDY_DATE = "20240101"
+"""Fixed, so that files can be compared."""
 
 
 def write_dicom_series(
-    volume: Volume,
-    folder: Path,
-    *,
-    uid_seed: str | int = 0,
-    header: _SeriesHeader | None = None,
+    volume: Volume, folder: Path, *, uid_seed: str | int = 0, patient_id: str = ""
 ) -> list[Path]:
     """Write a volume in HU as a CT series, Explicit VR Little Endian.
 
@@ -57,7 +36,7 @@ def write_dicom_series(
         volume: Scan in HU; slices are stacked along depth.
         folder: Where to write; made if needed.
         uid_seed: The patient: the same seed and grid give the same UIDs and PatientID.
-        header: What to say about patient and series.
+        patient_id: PatientID; empty: one of the seed's own. The name is always "Simulated^Patient".
 
     Returns:
         The files, `slice_0000.dcm` and so on, in order of depth.
@@ -69,14 +48,13 @@ def write_dicom_series(
     if volume.unit != "HU":
         raise WriteError("Only a scan in Hounsfield units can be written as a DICOM CT series.")
     stored = _stored(volume)
-    header = header or _SeriesHeader()
-    header = replace(header, patient_id=header.patient_id or _patient_id(str(uid_seed)))
+    patient_id = patient_id or _patient_id(str(uid_seed))
     folder = Path(folder)
     files = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for level in range(volume.grid.shape[0]):
-            dataset = _slice(volume, stored[level], level, str(uid_seed), header)
+            dataset = _slice(volume, stored[level], level, str(uid_seed), patient_id)
             path = folder / f"slice_{level:04d}.dcm"
             dataset.save_as(path, enforce_file_format=True)
             files.append(path)
@@ -107,15 +85,13 @@ def _stored(volume: Volume) -> np.ndarray:
     return (voxels.astype(np.int32) - AIR_HU).astype("<u2")
 
 
-def _slice(
-    volume: Volume, stored: np.ndarray, level: int, seed: str, header: _SeriesHeader
-) -> Dataset:
+def _slice(volume: Volume, stored: np.ndarray, level: int, seed: str, patient_id: str) -> Dataset:
     """One CT image object."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import UID
 
-    study = UID(make_uid(seed, header.patient_id, "study"))
-    series = UID(make_uid(seed, header.patient_id, "series", header.series_number))
+    study = UID(make_uid(seed, patient_id, "study"))
+    series = UID(make_uid(seed, patient_id, "series", 1))
     instance = UID(make_uid(series, level))
     dataset = Dataset()
     meta = FileMetaDataset()
@@ -129,31 +105,29 @@ def _slice(
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
     dataset.FrameOfReferenceUID = make_uid(study, "frame")
     dataset.InstanceNumber = level + 1
-    _describe(dataset, volume, header)
+    _describe(dataset, volume, patient_id)
     _place(dataset, volume, level)
     _fill(dataset, stored)
     return dataset
 
 
-def _describe(dataset: Dataset, volume: Volume, header: _SeriesHeader) -> None:
+def _describe(dataset: Dataset, volume: Volume, patient_id: str) -> None:
     """Patient, study, series and equipment; says that all of it is simulated."""
-    facts = volume.source.facts
-    said = header.description
     # The simulated scanner is where these pixels were made: no other image was their source.
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    dataset.PatientName, dataset.PatientID = "Simulated^Patient", header.patient_id
-    dataset.PatientBirthDate, dataset.PatientSex = "", header.sex
-    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = header.study_date
-    dataset.AcquisitionDate = header.study_date
+    dataset.PatientName, dataset.PatientID = "Simulated^Patient", patient_id
+    dataset.PatientBirthDate, dataset.PatientSex = "", "O"
+    dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = _STUDY_DATE
+    dataset.AcquisitionDate = _STUDY_DATE
     dataset.StudyTime = dataset.SeriesTime = dataset.ContentTime = "120000"
     dataset.AccessionNumber, dataset.ReferringPhysicianName, dataset.StudyID = "", "", "1"
-    dataset.Modality, dataset.SeriesNumber = "CT", header.series_number
-    dataset.SeriesDescription = said if "simulated" in said.lower() else f"{said} (simulated)"
+    dataset.Modality, dataset.SeriesNumber = "CT", 1
+    dataset.SeriesDescription = "simulated chest CT"
     dataset.ImageComments = NOT_FOR_CLINICAL_USE
     dataset.Manufacturer, dataset.ManufacturerModelName = "chestct", "simulated"
     dataset.BodyPartExamined, dataset.PatientPosition = "CHEST", "HFS"
     dataset.KVP, dataset.AcquisitionNumber = "120", 1
-    dataset.ConvolutionKernel = facts.get("kernel", "simulated")
+    dataset.ConvolutionKernel = volume.source.facts.get("kernel", "simulated")
     dataset.PositionReferenceIndicator = ""
     dataset.BurnedInAnnotation = "NO"
 

@@ -6,8 +6,9 @@ simulated ones. Lobes are approximate: fissures cannot be seen in a mask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import cv2
 import numpy as np
@@ -91,10 +92,10 @@ class LungMap:
 
         1 right upper, 2 right middle, 3 right lower, 4 left upper, 5 left lower.
         """
-        bent = float(rng.uniform(0.06, 0.16)) + 0.05 * self.noise(rng, 70.0)
-        bulge = float(rng.uniform(-0.12, 0.12)) * np.sin(np.pi * self.back)
-        is_lower = self.height < bent + bulge + float(rng.uniform(0.55, 0.68)) * self.back
-        flat = float(rng.uniform(0.46, 0.58)) + 0.04 * self.noise(rng, 60.0)
+        bent = rng.uniform(0.06, 0.16) + 0.05 * self.noise(rng, 70.0)
+        bulge = rng.uniform(-0.12, 0.12) * np.sin(np.pi * self.back)
+        is_lower = self.height < bent + bulge + rng.uniform(0.55, 0.68) * self.back
+        flat = rng.uniform(0.46, 0.58) + 0.04 * self.noise(rng, 60.0)
         is_middle = ~is_lower & (self.height < flat) & (self.side < 0)
         right = np.where(is_lower, 3, np.where(is_middle, 2, 1))
         left = np.where(is_lower, 5, 4)
@@ -104,14 +105,17 @@ class LungMap:
         """A smooth random field of unit standard deviation on the coarse grid."""
         return smooth_noise(rng, self.inside.shape, self.spacing_mm, scale_mm)
 
-    def offsets_mm(self, centre: Float64[np.ndarray, " 3"]) -> tuple[AnyField, AnyField, AnyField]:
-        """Distances along each axis from a coarse index, broadcastable."""
-        result = []
-        for axis in range(3):
+    def offsets_mm(
+        self,
+        centre: Float64[np.ndarray, " 3"],
+        box: tuple[slice, slice, slice] = (slice(None),) * 3,
+    ) -> tuple[AnyField, AnyField, AnyField]:
+        """Distances along each axis from a coarse index, broadcastable; inside a box alone."""
+        lines = []
+        for axis, part in enumerate(box):
             line = np.arange(self.inside.shape[axis], dtype=np.float32) - np.float32(centre[axis])
-            wanted = [-1 if a == axis else 1 for a in range(3)]
-            result.append((line * self.spacing_mm[axis]).reshape(wanted))
-        return result[0], result[1], result[2]
+            lines.append(line[part] * self.spacing_mm[axis])
+        return lines[0][:, None, None], lines[1][None, :, None], lines[2][None, None]
 
     def box_around(
         self, centre: Float64[np.ndarray, " 3"], reach_mm: float
@@ -240,21 +244,7 @@ def relative_involvement(filling: Field, lungs: LungMap) -> float:
     return float((filling > 0.1)[lungs.inside].mean())
 
 
-def _no_segments() -> Segments:
-    return join_segments([])
-
-
-@dataclass(frozen=True, eq=False)
-class _Tubes:
-    """Small things on the scan's own grid, 0 to 1.
-
-    Attributes:
-        filled: Nodules and filled small bronchi.
-        hollow: Bronchi that still hold air.
-    """
-
-    filled: Float32[np.ndarray, "depth height width"]
-    hollow: Float32[np.ndarray, "depth height width"]
+_NO_SEGMENTS = join_segments([])
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,22 +266,25 @@ class Disease:
     net: Field
     dense: Field
     effusion: Field
-    buds: Segments = field(default_factory=_no_segments)
-    bronchi: Segments = field(default_factory=_no_segments)
+    buds: Segments = _NO_SEGMENTS
+    bronchi: Segments = _NO_SEGMENTS
     lost: Field | None = None
 
-    def tubes_on(self, grid: Grid) -> _Tubes | None:
-        """Draw buds and bronchi on the scan's grid; None where there are none."""
+    def tubes_on(self, grid: Grid) -> tuple[Field, Field] | None:
+        """Nodules with filled bronchi, and hollow bronchi, on the scan's grid; None without any."""
         if not (len(self.buds) or len(self.bronchi)):
             return None
         filled = fill_tubes(self.buds, grid.shape, grid.spacing_mm)
-        return _Tubes(0.85 * filled, fill_tubes(self.bronchi, grid.shape, grid.spacing_mm))
+        return 0.85 * filled, fill_tubes(self.bronchi, grid.shape, grid.spacing_mm)
 
 
-def no_disease(lungs: LungMap) -> Disease:
-    """Healthy lungs."""
+def disease_of(lungs: LungMap, **given: Float[np.ndarray, "_ _ _"] | Segments) -> Disease:
+    """Disease with the given fields of `Disease`, as float32; healthy in all others."""
     empty = np.zeros(lungs.inside.shape, dtype=np.float32)
-    return Disease(haze=empty, net=empty, dense=empty, effusion=empty - 5.0)
+    parts: dict[str, Any] = {"haze": empty, "net": empty, "dense": empty, "effusion": empty - 5.0}
+    for name, part in given.items():
+        parts[name] = part if isinstance(part, Segments) else part.astype(np.float32)
+    return Disease(**parts)
 
 
 def joined(first: Disease, second: Disease) -> Disease:
@@ -316,8 +309,8 @@ def smooth_step(values: Float[np.ndarray, "depth height width"]) -> Field:
 
 def add_dependent_density(disease: Disease, lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Add what gravity alone does to the rearmost lung: every patient has some."""
-    strength = float(rng.uniform(0.0, 0.13)) * float(rng.uniform(0.2, 1.0))
-    reach = float(rng.uniform(5, 16))
+    strength = rng.uniform(0.0, 0.13) * rng.uniform(0.2, 1.0)
+    reach = rng.uniform(5, 16)
     haze = dependent_haze(lungs, strength, reach, rng)
     return replace(disease, haze=np.maximum(disease.haze, haze))
 

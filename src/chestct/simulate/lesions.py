@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Num, Shaped
 from scipy import ndimage
 
-from chestct.arrays import Mask, Spacing, Voxels
+from chestct.arrays import Mask, Voxels
 from chestct.errors import GridError
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.lookup import look_up
@@ -26,10 +26,10 @@ from chestct.simulate.disease import (
     LungMap,
     add_dependent_density,
     dependent_haze,
+    disease_of,
     enlarge,
     joined,
     map_lungs,
-    no_disease,
     relative_involvement,
     smooth_step,
 )
@@ -47,7 +47,7 @@ from chestct.volume import Volume, to_canonical, to_own_axes
 
 def _draw_normal(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Healthy lungs; in one of four a thin plate of collapsed lung near the diaphragm."""
-    disease = no_disease(lungs)
+    disease = disease_of(lungs)
     if rng.random() > 0.25:
         return disease
     weight = np.exp(-lungs.height * 14) * (lungs.depth_mm < 14)
@@ -56,10 +56,10 @@ def _draw_normal(lungs: LungMap, rng: np.random.Generator) -> Disease:
     for place in places:
         z, y, x = lungs.offsets_mm(place)
         tilt = rng.normal(0, 0.25, 2)
-        flat = np.abs(z + tilt[0] * y + tilt[1] * x) / float(rng.uniform(2.0, 3.2))
-        wide = np.hypot(y, x) / float(rng.uniform(9, 22))
+        flat = np.abs(z + tilt[0] * y + tilt[1] * x) / rng.uniform(2.0, 3.2)
+        wide = np.hypot(y, x) / rng.uniform(9, 22)
         plate = smooth_step(1.6 - np.maximum(flat, 1.2 * wide))
-        dense = np.maximum(dense, float(rng.uniform(0.15, 0.4)) * plate)
+        dense = np.maximum(dense, rng.uniform(0.15, 0.4) * plate)
     return replace(disease, dense=dense.astype(np.float32))
 
 
@@ -82,26 +82,26 @@ def _draw_background(lungs: LungMap, rng: np.random.Generator) -> Disease:
 def _gravity(rng: np.random.Generator) -> tuple[float, float]:
     """Strength and reach in mm of dependent density: a trace in most, plain to see in some."""
     if rng.random() < 0.3:
-        return float(rng.uniform(0.12, 0.38)), float(rng.uniform(6, 22))
-    return float(rng.uniform(0.0, 0.13)), float(rng.uniform(5, 16))
+        return rng.uniform(0.12, 0.38), rng.uniform(6, 22)
+    return rng.uniform(0.0, 0.13), rng.uniform(5, 16)
 
 
 def _breath(lungs: LungMap, rng: np.random.Generator) -> Field | None:
     """Lung that holds less air throughout: a shallow breath, at times in a mosaic."""
     if rng.random() < 0.55:
         return None
-    slope = 1 + float(rng.uniform(0, 0.7)) * (lungs.back - 0.5)
-    mosaic = float(rng.uniform(0, 0.35)) if rng.random() < 0.4 else 0.0
+    slope = 1 + rng.uniform(0, 0.7) * (lungs.back - 0.5)
+    mosaic = rng.uniform(0, 0.35) if rng.random() < 0.4 else 0.0
     patches = 1 + mosaic * np.tanh(2 * lungs.noise(rng, 28.0))
-    return np.asarray(-float(rng.uniform(0.1, 1.3)) * slope * patches, dtype=np.float32)
+    return np.asarray(-rng.uniform(0.1, 1.3) * slope * patches, dtype=np.float32)
 
 
 def _emphysema(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Holes of destroyed lung, mostly in the upper lobes."""
-    lean = float(rng.uniform(0, 2.0)) * (lungs.height - 0.5)
-    level = lungs.noise(rng, float(rng.uniform(6, 16))) + lean - float(rng.uniform(0.0, 1.5))
-    lost = float(rng.uniform(0.4, 0.95)) * smooth_step(level / 0.7)
-    return replace(no_disease(lungs), lost=lost.astype(np.float32))
+    lean = rng.uniform(0, 2.0) * (lungs.height - 0.5)
+    level = lungs.noise(rng, rng.uniform(6, 16)) + lean - rng.uniform(0.0, 1.5)
+    lost = rng.uniform(0.4, 0.95) * smooth_step(level / 0.7)
+    return disease_of(lungs, lost=lost)
 
 
 def _bands(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -113,18 +113,18 @@ def _bands(lungs: LungMap, rng: np.random.Generator) -> Disease:
         normal = rng.normal(0, 1, 3) * (1.0, 0.5, 0.5)
         normal /= np.linalg.norm(normal)
         off = z * normal[0] + y * normal[1] + x * normal[2] + 1.5 * lungs.noise(rng, 40.0)
-        wide = np.sqrt(z * z + y * y + x * x) / float(rng.uniform(12, 38))
-        plate = smooth_step(1.7 - np.maximum(np.abs(off) / float(rng.uniform(1.5, 3)), 1.3 * wide))
-        dense = np.maximum(dense, float(rng.uniform(0.3, 0.9)) * plate)
-    return replace(no_disease(lungs), dense=dense.astype(np.float32))
+        wide = np.sqrt(z * z + y * y + x * x) / rng.uniform(12, 38)
+        plate = smooth_step(1.7 - np.maximum(np.abs(off) / rng.uniform(1.5, 3), 1.3 * wide))
+        dense = np.maximum(dense, rng.uniform(0.3, 0.9) * plate)
+    return disease_of(lungs, dense=dense)
 
 
 def _caps(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Scars of the apices: dense and a few mm thick."""
-    thick = float(rng.uniform(3, 9)) * np.clip(1 + 0.6 * lungs.noise(rng, 14.0), 0, 2)
+    thick = rng.uniform(3, 9) * np.clip(1 + 0.6 * lungs.noise(rng, 14.0), 0, 2)
     near = smooth_step((lungs.height - 0.9) / 0.06)
-    dense = float(rng.uniform(0.5, 0.9)) * smooth_step((thick - lungs.depth_mm) / 2 + 0.5) * near
-    return replace(no_disease(lungs), dense=dense.astype(np.float32))
+    dense = rng.uniform(0.5, 0.9) * smooth_step((thick - lungs.depth_mm) / 2 + 0.5) * near
+    return disease_of(lungs, dense=dense)
 
 
 def _nodules(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -134,27 +134,27 @@ def _nodules(lungs: LungMap, rng: np.random.Generator) -> Disease:
     centres = lungs.to_mm(places + rng.uniform(-0.5, 0.5, places.shape))
     radius = rng.uniform(1.5, 6.0, len(centres))
     half = np.stack([0.5 * radius, np.zeros_like(radius), np.zeros_like(radius)], axis=1)
-    return replace(no_disease(lungs), buds=Segments(centres - half, centres + half, radius))
+    return disease_of(lungs, buds=Segments(centres - half, centres + half, radius))
 
 
 def _mass(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """A solid mass of 2 to 8 cm, lobed or spiky, without air, with hazy lung about it."""
     place = lungs.pick(rng, (0.3 + lungs.height).astype(np.float32), 1)[0]
     z, y, x = lungs.offsets_mm(place)
-    radius = float(rng.uniform(9, 38))
-    spikes = float(rng.uniform(0.05, 0.22)) * lungs.noise(rng, 8.0)
+    radius = rng.uniform(9, 38)
+    spikes = rng.uniform(0.05, 0.22) * lungs.noise(rng, 8.0)
     level = 1 - np.sqrt(z * z + y * y + x * x) / radius + spikes + 0.12 * lungs.noise(rng, 25.0)
-    dense = smooth_step(level / float(rng.uniform(0.1, 0.25)))
-    rim = float(rng.uniform(0, 0.4)) * smooth_step((level + 0.3) / 0.45)
-    return replace(no_disease(lungs), dense=dense, haze=rim.astype(np.float32))
+    dense = smooth_step(level / rng.uniform(0.1, 0.25))
+    rim = rng.uniform(0, 0.4) * smooth_step((level + 0.3) / 0.45)
+    return disease_of(lungs, dense=dense, haze=rim)
 
 
 def _fibrosis(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """A fine net under the pleura of the bases, with hardly any ground glass."""
-    near = np.exp(-lungs.depth_mm / float(rng.uniform(4, 10))) * np.exp(-lungs.height / 0.35)
-    haze = float(rng.uniform(0.08, 0.16)) * np.clip(1.4 * near, 0, 1)
-    net = np.full(lungs.inside.shape, float(rng.uniform(0.8, 1.8)), dtype=np.float32)
-    return replace(no_disease(lungs), haze=haze.astype(np.float32), net=net * (haze > 0.02))
+    near = np.exp(-lungs.depth_mm / rng.uniform(4, 10)) * np.exp(-lungs.height / 0.35)
+    haze = rng.uniform(0.08, 0.16) * np.clip(1.4 * near, 0, 1)
+    net = np.full(lungs.inside.shape, rng.uniform(0.8, 1.8), dtype=np.float32)
+    return disease_of(lungs, haze=haze, net=net * (haze > 0.02))
 
 
 def _fluid(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -188,7 +188,7 @@ def _draw_airless_lobe(lungs: LungMap, rng: np.random.Generator) -> Disease:
     disease = _solid(lungs, lobe, rng)
     if rng.random() < 0.4:
         side = int(np.sign(lungs.side[lobe].mean())) or 1
-        fluid = _layer(lungs, float(rng.uniform(6, 30)), rng)
+        fluid = _layer(lungs, rng.uniform(6, 30), rng)
         disease = replace(disease, effusion=np.where(lungs.side == side, fluid, _DRY))
     return disease
 
@@ -198,7 +198,7 @@ def _draw_airless_lung(lungs: LungMap, rng: np.random.Generator) -> Disease:
     side = int(rng.choice([-1, 1]))
     disease = _solid(lungs, lungs.side == side, rng)
     if rng.random() < 0.5:
-        fluid = _layer(lungs, float(rng.uniform(20, 70)), rng)
+        fluid = _layer(lungs, rng.uniform(20, 70), rng)
         disease = replace(disease, effusion=np.where(lungs.side == side, fluid, _DRY))
     return disease
 
@@ -206,29 +206,29 @@ def _draw_airless_lung(lungs: LungMap, rng: np.random.Generator) -> Disease:
 def _draw_posterior(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Confluent consolidation along the back wall of one or both lungs, hazy in front of it."""
     behind = _behind_mm(lungs)
-    thick = float(rng.uniform(15, 60)) * (1 + 0.35 * lungs.noise(rng, 45.0))
-    thick = thick * np.clip(1.5 - lungs.height / float(rng.uniform(0.5, 1.3)), 0, 1)
+    thick = rng.uniform(15, 60) * (1 + 0.35 * lungs.noise(rng, 45.0))
+    thick = thick * np.clip(1.5 - lungs.height / rng.uniform(0.5, 1.3), 0, 1)
     thick = np.where(lungs.side == rng.choice([-1, 1]), thick * rng.choice([0, 0.4, 1]), thick)
     inward = thick - behind + 4.0 * lungs.noise(rng, 16.0)
-    dense = float(rng.uniform(0.8, 1.0)) * smooth_step(inward / float(rng.uniform(4, 16)))
-    haze = float(rng.uniform(0.1, 0.5)) * smooth_step(inward / 30.0 + 1.0) * (thick > 0)
-    disease = replace(no_disease(lungs), dense=dense, haze=haze.astype(np.float32))
+    dense = rng.uniform(0.8, 1.0) * smooth_step(inward / rng.uniform(4, 16))
+    haze = rng.uniform(0.1, 0.5) * smooth_step(inward / 30.0 + 1.0) * (thick > 0)
+    disease = disease_of(lungs, dense=dense, haze=haze)
     if rng.random() < 0.4:
-        disease = replace(disease, effusion=_layer(lungs, float(rng.uniform(4, 20)), rng))
+        disease = replace(disease, effusion=_layer(lungs, rng.uniform(4, 20), rng))
     return disease
 
 
 def _draw_effusion(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Fluid layered along the back of one or both lungs, with airless lung in front of it."""
-    deepest = float(rng.uniform(15, 85))
+    deepest = rng.uniform(15, 85)
     fluid = _layer(lungs, deepest, rng)
     if rng.random() < 0.6:
         fluid = np.where(lungs.side == rng.choice([-1, 1]), fluid, np.float32(_DRY))
-    rim = float(rng.uniform(3, 0.5 * deepest + 10))
+    rim = rng.uniform(3, 0.5 * deepest + 10)
     near = ndimage.distance_transform_edt(fluid < 0, sampling=lungs.spacing_mm)
     dense = smooth_step((rim - near + 2.0 * lungs.noise(rng, 18.0)) / 6.0)
-    dense = np.asarray(dense * float(rng.uniform(0.7, 1.0)), dtype=np.float32)
-    return replace(no_disease(lungs), dense=dense, effusion=fluid.astype(np.float32))
+    dense = np.asarray(dense * rng.uniform(0.7, 1.0), dtype=np.float32)
+    return disease_of(lungs, dense=dense, effusion=fluid)
 
 
 def _draw_mass(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -237,13 +237,13 @@ def _draw_mass(lungs: LungMap, rng: np.random.Generator) -> Disease:
     lumps = 0.25 * lungs.noise(rng, 20.0) + 0.1 * lungs.noise(rng, 8.0)
     for place in lungs.pick(rng, np.ones_like(dense), int(rng.integers(1, 4))):
         z, y, x = lungs.offsets_mm(place)
-        radius = float(rng.uniform(8, 45))
+        radius = rng.uniform(8, 45)
         level = 1 - np.sqrt(z * z + y * y + x * x) / radius + lumps
         lump = smooth_step(level * radius / 3.0)
         if radius > 20 and rng.random() < 0.3:
             lump = lump * (1 - smooth_step((level - 0.5) * radius / 3.0))
         np.maximum(dense, lump, out=dense)
-    return replace(no_disease(lungs), dense=dense)
+    return disease_of(lungs, dense=dense)
 
 
 AIRLESS: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
@@ -258,10 +258,10 @@ AIRLESS: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
 
 def _solid(lungs: LungMap, part: Mask, rng: np.random.Generator) -> Disease:
     """A part of the lungs without air; a trace of air may be left in islands."""
-    left = np.clip(lungs.noise(rng, 25.0) - float(rng.uniform(0.8, 4.0)), 0, 1)
-    dense = float(rng.uniform(0.95, 1.0)) * (1 - left)
+    left = np.clip(lungs.noise(rng, 25.0) - rng.uniform(0.8, 4.0), 0, 1)
+    dense = rng.uniform(0.95, 1.0) * (1 - left)
     dense = ndimage.gaussian_filter(np.where(part, dense, 0), 0.5)
-    return replace(no_disease(lungs), dense=np.asarray(dense, dtype=np.float32))
+    return disease_of(lungs, dense=dense)
 
 
 def _behind_mm(lungs: LungMap) -> Field:
@@ -273,7 +273,7 @@ def _behind_mm(lungs: LungMap) -> Field:
 
 def _layer(lungs: LungMap, deepest_mm: float, rng: np.random.Generator) -> Field:
     """Depth in mm in fluid that lies along the back of both lungs, thinner towards the top."""
-    reach = float(rng.uniform(0.4, 1.1))
+    reach = rng.uniform(0.4, 1.1)
     deep = deepest_mm * np.sqrt(np.clip(1 - lungs.height / reach, 0, 1))
     fluid = deep - np.minimum(_behind_mm(lungs), 1.6 * lungs.depth_mm + 0.3 * deepest_mm)
     fluid = fluid + 1.5 * lungs.noise(rng, 30.0)
@@ -317,7 +317,7 @@ class _Diseased:
 VARIED: dict[str, Callable[[LungMap, np.random.Generator], Disease]] = {
     CAP: draw_varied_pneumonia,
     COVID19: draw_varied_covid,
-    NORMAL: lambda lungs, _: no_disease(lungs),
+    NORMAL: lambda lungs, _: disease_of(lungs),
 }
 """The same classes with more faces; what healthy lungs may show comes on top of each."""
 
@@ -401,44 +401,38 @@ def _turn_back(voxels: Shaped[np.ndarray, "_ _ _"], volume: Volume) -> Shaped[np
     return np.ascontiguousarray(to_own_axes(voxels, volume.grid))
 
 
-@dataclass(frozen=True, eq=False)
-class _Texture:
-    """Fine random fields on a lattice of 1.5 mm, or near the voxels' size, around the lungs."""
+def _textures(
+    scan: Volume, lungs: LungMap, rng: np.random.Generator
+) -> Callable[[int], tuple[Plane, Plane]]:
+    """Draw the grain of ground glass and the net of thickened septa.
 
-    grain: Field
-    septa: Field
-    step_mm: Spacing
-    scan_mm: Spacing
-    corner_mm: Spacing
+    Both are random fields on a lattice of 1.5 mm, or near the voxels' size, around the lungs.
 
-    def at_slice(self, field: Field, level: int, size: tuple[int, int]) -> Plane:
-        """A coarse field at one slice of the scan, (rows, columns) of the given size."""
-        place = (level * self.scan_mm[0] - self.corner_mm[0]) / self.step_mm[0]
-        low = int(np.clip(place, 0, field.shape[0] - 2))
-        coarse = field[low] + np.float32(place - low) * (field[low + 1] - field[low])
-        rows = (self.scan_mm[1] / self.step_mm[1], -self.corner_mm[1] / self.step_mm[1])
-        columns = (self.scan_mm[2] / self.step_mm[2], -self.corner_mm[2] / self.step_mm[2])
-        return enlarge(coarse, rows, columns, size)
-
-
-def _textures(scan: Volume, lungs: LungMap, rng: np.random.Generator) -> _Texture:
-    """Draw the fine textures: grain of ground glass, and the net of thickened septa."""
+    Returns:
+        What gives both at a slice of the scan.
+    """
+    scan_mm = scan.grid.spacing_mm
     extent = [n * s for n, s in zip(lungs.inside.shape, lungs.spacing_mm, strict=True)]
-    fine = [max(_FINE_MM, 0.6 * mm) for mm in scan.grid.spacing_mm]
+    fine = [max(_FINE_MM, 0.6 * mm) for mm in scan_mm]
     step = (fine[0], fine[1], fine[2])
     shape = tuple(int(mm / s) + 3 for mm, s in zip(extent, step, strict=True))
     size = (shape[0], shape[1], shape[2])
     grain = smooth_noise(rng, size, step, 4.0)
     cells = smooth_noise(rng, size, step, 7.0)
-    septa = np.exp(-((cells / 0.17) ** 2))
-    corner = lungs.to_mm(np.zeros((1, 3)))[0]
-    return _Texture(
-        grain,
-        septa.astype(np.float32),
-        step,
-        scan.grid.spacing_mm,
-        (float(corner[0]), float(corner[1]), float(corner[2])),
-    )
+    septa = np.exp(-((cells / 0.17) ** 2)).astype(np.float32)
+    corner = lungs.to_mm(np.zeros((1, 3)))[0].tolist()
+    rows, columns = ((scan_mm[a] / step[a], -corner[a] / step[a]) for a in (1, 2))
+
+    def at_slice(level: int) -> tuple[Plane, Plane]:
+        """Grain and septa at the scan's resolution."""
+        place = (level * scan_mm[0] - corner[0]) / step[0]
+        low = int(np.clip(place, 0, size[0] - 2))
+        share = np.float32(place - low)
+        coarse = [each[low] + share * (each[low + 1] - each[low]) for each in (grain, septa)]
+        first, second = (enlarge(each, rows, columns, scan.grid.shape[1:]) for each in coarse)
+        return first, second
+
+    return at_slice
 
 
 def _blend(
@@ -449,13 +443,14 @@ def _blend(
     filled = np.zeros(voxels.shape, dtype=bool)
     fluid = np.zeros(voxels.shape, dtype=bool)
     tubes = disease.tubes_on(scan.grid)
-    texture = _textures(scan, lungs, rng)
+    textures = _textures(scan, lungs, rng)
     size = scan.grid.shape[1:]
     for level in np.flatnonzero(mask.any(axis=(1, 2))):
-        share = _filling(disease, lungs, texture, int(level), size)
+        share = _filling(disease, lungs, textures(int(level)), int(level), size)
         if tubes is not None:
-            share = np.maximum(share, tubes.filled[level])
-            share = share * (1 - tubes.hollow[level])
+            filled_tubes, hollow = tubes
+            share = np.maximum(share, filled_tubes[level])
+            share = share * (1 - hollow[level])
         reach = _with_rim(mask[level], scan.voxels[level])
         share = np.where(reach, share, 0).astype(np.float32)
         wet = np.clip(lungs.at_slice(disease.effusion, int(level), size) / 1.5 + 0.5, 0, 1)
@@ -481,11 +476,14 @@ def _with_rim(
 
 
 def _filling(
-    disease: Disease, lungs: LungMap, texture: _Texture, level: int, size: tuple[int, int]
+    disease: Disease,
+    lungs: LungMap,
+    texture: tuple[Plane, Plane],
+    level: int,
+    size: tuple[int, int],
 ) -> Plane:
     """Filling of one slice: ground glass with grain and septa, and consolidation."""
-    grain = texture.at_slice(texture.grain, level, size)
-    septa = texture.at_slice(texture.septa, level, size)
+    grain, septa = texture
     # The grain moves edges before they are cut, so that they fray at the scale of lobules.
     haze = lungs.at_slice(disease.haze, level, size)
     edge = np.clip(haze * (1 + 0.18 * grain), 0, 1)

@@ -6,7 +6,7 @@ patches of ground glass under the pleura, in both lungs, low and behind.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
@@ -17,8 +17,8 @@ from chestct.arrays import Mask
 from chestct.simulate.disease import (
     Disease,
     LungMap,
+    disease_of,
     joined,
-    no_disease,
     relative_involvement,
     smooth_step,
 )
@@ -45,8 +45,8 @@ class _Region:
 
 def draw_pneumonia(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Draw one patient's pneumonia: lobar consolidation or bronchopneumonia."""
-    disease = no_disease(lungs)
-    haze, dense, effusion = disease.haze, disease.dense, disease.effusion
+    healthy = disease_of(lungs)
+    haze, dense, effusion = healthy.haze, healthy.dense, healthy.effusion
     buds: list[Segments] = []
     bronchi: list[Segments] = []
     map_of_lobes = lungs.draw_lobes(rng)
@@ -55,7 +55,7 @@ def draw_pneumonia(lungs: LungMap, rng: np.random.Generator) -> Disease:
         region = _draw_region(lungs, map_of_lobes == lobe, rng)
         solid = _consolidation(lungs, region, rng)
         dense = np.maximum(dense, solid)
-        rim = smooth_step(region.level / 1.6 + 0.75) * float(rng.uniform(0.05, 0.32))
+        rim = smooth_step(region.level / 1.6 + 0.75) * rng.uniform(0.05, 0.32)
         haze = np.maximum(haze, rim)
         bronchi.append(_open_bronchi(lungs, solid, rng))
         if rng.random() < (0.45 if region.is_lobar else 0.9):
@@ -63,14 +63,7 @@ def draw_pneumonia(lungs: LungMap, rng: np.random.Generator) -> Disease:
     if rng.random() < 0.35:
         side = -1 if lobes[0] < 4 else 1
         effusion = _draw_effusion(lungs, side, rng)
-    return replace(
-        disease,
-        haze=haze.astype(np.float32),
-        dense=dense.astype(np.float32),
-        effusion=effusion,
-        buds=join_segments(buds),
-        bronchi=join_segments(bronchi),
-    )
+    return Disease(haze, healthy.net, dense, effusion, join_segments(buds), join_segments(bronchi))
 
 
 def _draw_lobes(map_of_lobes: Int8[np.ndarray, " voxels"], rng: np.random.Generator) -> list[int]:
@@ -94,21 +87,21 @@ def _draw_region(lungs: LungMap, inside: Mask, rng: np.random.Generator) -> _Reg
     z, y, x = lungs.offsets_mm(seeds)
     volume_ml = float((inside & lungs.inside).sum()) * float(np.prod(lungs.spacing_mm)) / 1000
     whole_mm = (volume_ml * 1000 * 0.75 / np.pi) ** (1 / 3)
-    reach = whole_mm * float(rng.uniform(0.5, 1.6))
+    reach = whole_mm * rng.uniform(0.5, 1.6)
     apart = np.sqrt(z * z + y * y + x * x)
     level = (1 - apart / reach) * 3.5 + 0.6 * lungs.noise(rng, 26.0) + 0.25 * lungs.noise(rng, 9.0)
     level = np.where(inside, level, -4.0)
-    return _Region(inside, level.astype(np.float32), bool(rng.random() < 0.6))
+    return _Region(inside, level.astype(np.float32), rng.random() < 0.6)
 
 
 def _consolidation(lungs: LungMap, region: _Region, rng: np.random.Generator) -> Field:
     """Solid in lobar pneumonia, islands in bronchopneumonia."""
     level = region.level
     if not region.is_lobar:
-        islands = lungs.noise(rng, float(rng.uniform(9, 18))) - float(rng.uniform(-0.2, 0.5))
+        islands = lungs.noise(rng, rng.uniform(9, 18)) - rng.uniform(-0.2, 0.5)
         level = np.minimum(level, 2.4 * islands)
-    filling = float(rng.uniform(0.9, 1.0)) if region.is_lobar else float(rng.uniform(0.72, 0.98))
-    solid = filling * smooth_step(level / float(rng.uniform(0.25, 0.7)))
+    filling = rng.uniform(0.9, 1.0) if region.is_lobar else rng.uniform(0.72, 0.98)
+    solid = filling * smooth_step(level / rng.uniform(0.25, 0.7))
     # Half a voxel of blur takes the steps off the fissure.
     solid = ndimage.gaussian_filter(solid, 0.5) * region.lobe
     return np.asarray(solid, dtype=np.float32)
@@ -135,7 +128,7 @@ def _open_bronchi(lungs: LungMap, solid: Field, rng: np.random.Generator) -> Seg
     towards = ends.mean(axis=0) - root
     trunk = np.stack([root, root + 0.15 * towards, root + 0.3 * towards])
     tree = grow_tree(trunk[:, ::-1].copy(), ends[:, ::-1].copy(), rng)
-    return tree.segments(float(rng.uniform(0.55, 0.85)), 2.8)
+    return tree.segments(rng.uniform(0.55, 0.85), 2.8)
 
 
 def _buds(lungs: LungMap, region: _Region, rng: np.random.Generator) -> Segments:
@@ -159,9 +152,9 @@ def _buds(lungs: LungMap, region: _Region, rng: np.random.Generator) -> Segments
 
 def _draw_effusion(lungs: LungMap, side: int, rng: np.random.Generator) -> Field:
     """A crescent of fluid between lung and chest wall, deepest behind and below."""
-    deepest = float(rng.uniform(8, 34))
-    behind = np.clip((lungs.back - float(rng.uniform(0.45, 0.7))) / 0.4, 0, 1)
-    below = np.clip((float(rng.uniform(0.35, 0.65)) - lungs.height) / 0.35, 0, 1)
+    deepest = rng.uniform(8, 34)
+    behind = np.clip((lungs.back - rng.uniform(0.45, 0.7)) / 0.4, 0, 1)
+    below = np.clip((rng.uniform(0.35, 0.65) - lungs.height) / 0.35, 0, 1)
     level = deepest * behind * np.sqrt(below) - lungs.depth_mm
     level = level + 0.8 * lungs.noise(rng, 20.0)
     is_there = (lungs.side == side) & (behind > 0) & (below > 0)
@@ -186,10 +179,10 @@ def draw_varied_pneumonia(lungs: LungMap, rng: np.random.Generator) -> Disease:
 def beside_fluid(lungs: LungMap, side: int, rng: np.random.Generator) -> Disease:
     """A pleural effusion with the collapsed lung that it presses on."""
     effusion = _draw_effusion(lungs, side, rng)
-    collapsed = np.exp(-np.abs(effusion + 3.0) / float(rng.uniform(2, 6)))
+    collapsed = np.exp(-np.abs(effusion + 3.0) / rng.uniform(2, 6))
     wet = ndimage.maximum_filter(effusion, size=(3, 5, 5)) > 0
-    dense = float(rng.uniform(0.5, 0.95)) * collapsed * wet
-    return replace(no_disease(lungs), effusion=effusion, dense=dense.astype(np.float32))
+    dense = rng.uniform(0.5, 0.95) * collapsed * wet
+    return disease_of(lungs, effusion=effusion, dense=dense)
 
 
 def _foci_along_bronchi(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -199,20 +192,20 @@ def _foci_along_bronchi(lungs: LungMap, rng: np.random.Generator) -> Disease:
     chosen = set(first) | ({int(rng.integers(1, 6))} if rng.random() < 0.35 else set())
     dense = np.zeros(lungs.inside.shape, dtype=np.float32)
     haze, buds = dense.copy(), []
-    size = float(rng.uniform(8, 20))
+    size = rng.uniform(8, 20)
     field = lungs.noise(rng, size) + 0.4 * lungs.noise(rng, 7.0)
     for lobe in sorted(chosen):
         region = _draw_region(lungs, lobes == lobe, rng)
-        islands = np.minimum(field - float(rng.uniform(0.0, 0.9)), 0.7 * region.level + 0.6)
-        part = float(rng.uniform(0.6, 1.0)) * smooth_step(islands / float(rng.uniform(0.4, 0.9)))
+        islands = np.minimum(field - rng.uniform(0.0, 0.9), 0.7 * region.level + 0.6)
+        part = rng.uniform(0.6, 1.0) * smooth_step(islands / rng.uniform(0.4, 0.9))
         dense = np.maximum(dense, part * region.lobe)
-        about = float(rng.uniform(0.05, 0.35)) * smooth_step((islands + 0.5) / 0.8)
+        about = rng.uniform(0.05, 0.35) * smooth_step((islands + 0.5) / 0.8)
         haze = np.maximum(haze, about * region.lobe)
         buds += [_buds(lungs, region, rng) for _ in range(int(rng.integers(1, 4)))]
-    return replace(
-        no_disease(lungs),
-        haze=haze.astype(np.float32),
-        dense=dense.astype(np.float32),
+    return disease_of(
+        lungs,
+        haze=haze,
+        dense=dense,
         buds=join_segments(buds),
         bronchi=_open_bronchi(lungs, dense, rng),
     )
@@ -223,18 +216,13 @@ def _round_focus(lungs: LungMap, rng: np.random.Generator) -> Disease:
     weight = np.exp(-lungs.depth_mm / 15) * (0.2 + lungs.back) * (1.3 - lungs.height)
     place = lungs.pick(rng, weight.astype(np.float32), 1)[0]
     z, y, x = lungs.offsets_mm(place)
-    radius = float(rng.uniform(10, 36))
+    radius = rng.uniform(10, 36)
     apart = np.sqrt((z * rng.uniform(0.8, 1.3)) ** 2 + y * y + x * x)
     level = 1 - apart / radius + 0.16 * lungs.noise(rng, 22.0) + 0.1 * lungs.noise(rng, 8.0)
     level = np.where(lungs.side == lungs.side[tuple(place.astype(int))], level, -2.0)
-    dense = float(rng.uniform(0.85, 1.0)) * smooth_step(level / float(rng.uniform(0.12, 0.35)))
-    haze = float(rng.uniform(0.1, 0.35)) * smooth_step((level + 0.35) / 0.5)
-    return replace(
-        no_disease(lungs),
-        haze=haze.astype(np.float32),
-        dense=dense.astype(np.float32),
-        bronchi=_open_bronchi(lungs, dense, rng),
-    )
+    dense = rng.uniform(0.85, 1.0) * smooth_step(level / rng.uniform(0.12, 0.35))
+    haze = rng.uniform(0.1, 0.35) * smooth_step((level + 0.35) / 0.5)
+    return disease_of(lungs, haze=haze, dense=dense, bronchi=_open_bronchi(lungs, dense, rng))
 
 
 _MOST_FOCI = 60
@@ -242,51 +230,17 @@ _FACE_ODDS = (0.26, 0.26, 0.15, 0.1, 0.23)
 """How often each face of `draw_varied_covid` is drawn, patches alone first."""
 
 
-@dataclass(frozen=True)
-class _Course:
-    """How the disease went in one patient.
-
-    Attributes:
-        involvement: Share of the lungs wanted.
-        size_mm: Typical radius of a patch.
-        filling: Typical filling of ground glass.
-        net: Strength of crazy paving.
-        dense: Share of patches with a consolidated core.
-        subpleural: How strongly patches keep to the pleura.
-        low: How strongly they keep to the bases.
-        behind: How strongly they keep to the back.
-    """
-
-    involvement: float
-    size_mm: float
-    filling: float
-    net: float
-    dense: float
-    subpleural: float
-    low: float
-    behind: float
-
-
-def _draw_course(rng: np.random.Generator) -> _Course:
-    """From a few faint patches to half of both lungs."""
-    involvement = float(np.clip(rng.lognormal(np.log(0.09), 1.0), 0.012, 0.5))
-    return _Course(
-        involvement=involvement,
-        size_mm=float(rng.uniform(7.5, 16)) * (1 + 1.3 * involvement),
-        filling=float(rng.uniform(0.2, 0.46)),
-        net=float(rng.uniform(0.1, 0.6)) if rng.random() < 0.55 else 0.0,
-        dense=float(rng.choice([0.0, 0.15, 0.3, 0.6])),
-        subpleural=float(rng.uniform(4, 13)),
-        low=float(rng.uniform(0.5, 2.2)),
-        behind=float(rng.uniform(1.0, 3.2)),
-    )
-
-
 def draw_covid(lungs: LungMap, rng: np.random.Generator) -> Disease:
-    """Draw one patient's COVID-19 pneumonia."""
-    course = _draw_course(rng)
-    weight = np.exp(-lungs.depth_mm / course.subpleural - course.low * lungs.height)
-    weight = weight * (0.04 + lungs.back**course.behind)
+    """Draw one patient's COVID-19 pneumonia, from a few faint patches to half of both lungs."""
+    involvement = float(np.clip(rng.lognormal(np.log(0.09), 1.0), 0.012, 0.5))
+    size_mm, filling = rng.uniform(7.5, 16) * (1 + 1.3 * involvement), rng.uniform(0.2, 0.46)
+    paving = rng.uniform(0.1, 0.6) if rng.random() < 0.55 else 0.0
+    dense_share = float(rng.choice([0.0, 0.15, 0.3, 0.6]))
+    typical = (size_mm, filling, dense_share)
+    # How strongly patches keep to the pleura, to the bases and to the back.
+    subpleural, low, behind = rng.uniform(4, 13), rng.uniform(0.5, 2.2), rng.uniform(1.0, 3.2)
+    weight = np.exp(-lungs.depth_mm / subpleural - low * lungs.height)
+    weight = weight * (0.04 + lungs.back**behind)
     # Mediastinal surfaces count as pleura in a mask; disease prefers the outer wall.
     weight = np.asarray(weight * _outer(lungs), dtype=np.float32)
     warp = 0.55 * lungs.noise(rng, 22.0) + 0.3 * lungs.noise(rng, 9.0)
@@ -295,13 +249,13 @@ def draw_covid(lungs: LungMap, rng: np.random.Generator) -> Disease:
     # One after the other in each lung, so that the disease is in both.
     places = [place for pair in zip_longest(*sides) for place in pair if place is not None]
     for number, place in enumerate(places[:_MOST_FOCI]):
-        box, glass, core = _draw_focus(lungs, place, warp, course, rng)
+        box, glass, core = _draw_focus(lungs, place, warp, typical, rng)
         np.maximum(haze[box], glass, out=haze[box])
         np.maximum(dense[box], core, out=dense[box])
-        if number >= 2 and relative_involvement(haze, lungs) >= course.involvement:
+        if number >= 2 and relative_involvement(haze, lungs) >= involvement:
             break
-    net = np.clip(0.6 + 0.6 * lungs.noise(rng, 40.0), 0, 1.2) * course.net
-    return replace(no_disease(lungs), haze=haze, dense=dense, net=net.astype(np.float32))
+    net = np.clip(0.6 + 0.6 * lungs.noise(rng, 40.0), 0, 1.2) * paving
+    return disease_of(lungs, haze=haze, dense=dense, net=net)
 
 
 def _outer(lungs: LungMap) -> Field:
@@ -326,17 +280,26 @@ def _draw_focus(
     lungs: LungMap,
     place: Float64[np.ndarray, " 3"],
     warp: Field,
-    course: _Course,
+    typical: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> tuple[tuple[slice, slice, slice], AnyField, AnyField]:
     """One patch: flat along the pleura, frayed, now and then with a dense core.
 
+    Args:
+        lungs: Where it lies.
+        place: Its centre.
+        warp: What frays it.
+        typical: Radius of this patient's patches in mm, filling of their ground glass, and the
+            share of them with a consolidated core.
+        rng: Where the randomness comes from.
+
     Returns:
         The box it lies in, its ground glass and its consolidation there.
     """
-    radius = course.size_mm * float(np.clip(rng.lognormal(0, 0.4), 0.45, 2.4))
+    size_mm, usual_filling, dense_share = typical
+    radius = size_mm * float(np.clip(rng.lognormal(0, 0.4), 0.45, 2.4))
     box = lungs.box_around(place, 2.6 * radius)
-    z, y, x = (line[part] for line, part in zip(lungs.offsets_mm(place), _open(box), strict=True))
+    z, y, x = lungs.offsets_mm(place, box)
     stretch = np.exp(rng.normal(0, 0.25, 3))
     # Most patches sit on the pleura; the others lie where they were drawn.
     is_deep = rng.random() < 0.25
@@ -344,19 +307,13 @@ def _draw_focus(
     inward = (lungs.depth_mm[box] - middle_mm) / (0.7 * radius)
     apart = (z * stretch[0]) ** 2 + (y * stretch[1]) ** 2 + (x * stretch[2]) ** 2
     level = 1 - np.sqrt(0.7 * apart / radius**2 + 0.5 * inward**2) + 0.5 * warp[box]
-    softness = float(rng.uniform(0.25, 0.7))
-    filling = course.filling * float(rng.uniform(0.55, 1.25))
+    softness = rng.uniform(0.25, 0.7)
+    filling = usual_filling * rng.uniform(0.55, 1.25)
     haze = np.float32(min(filling, 0.6)) * smooth_step(level / softness)
-    if rng.random() < course.dense:
-        core = smooth_step((level - float(rng.uniform(0.35, 0.7)) + 0.45 * warp[box]) / 0.5)
+    if rng.random() < dense_share:
+        core = smooth_step((level - rng.uniform(0.35, 0.7) + 0.45 * warp[box]) / 0.5)
         return box, haze, np.float32(rng.uniform(0.45, 0.9)) * core
     return box, haze, np.zeros_like(haze)
-
-
-def _open(box: tuple[slice, slice, slice]) -> list[tuple[slice, slice, slice]]:
-    """For each axis, the box along it and everything along the others."""
-    whole = slice(None)
-    return [(box[0], whole, whole), (whole, box[1], whole), (whole, whole, box[2])]
 
 
 def draw_varied_covid(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -380,14 +337,14 @@ def draw_varied_covid(lungs: LungMap, rng: np.random.Generator) -> Disease:
 
 def _paving(lungs: LungMap, rng: np.random.Generator) -> Field:
     """Strength of crazy paving, uneven; often none."""
-    strength = float(rng.uniform(0.15, 0.7)) if rng.random() < 0.5 else 0.0
+    strength = rng.uniform(0.15, 0.7) if rng.random() < 0.5 else 0.0
     uneven = np.clip(0.6 + 0.6 * lungs.noise(rng, 40.0), 0, 1.2)
     return np.asarray(strength * uneven, dtype=np.float32)
 
 
 def _per_side(lungs: LungMap, rng: np.random.Generator, low: float) -> Field:
     """A factor for each lung, `low` to 1: no patient's lungs are equally ill."""
-    right, left = rng.permutation([1.0, float(rng.uniform(low, 1.0))])
+    right, left = rng.permutation([1.0, rng.uniform(low, 1.0)])
     return np.asarray(np.where(lungs.side < 0, right, left), dtype=np.float32)
 
 
@@ -400,19 +357,19 @@ def _uneven(lungs: LungMap, rng: np.random.Generator) -> Field:
 def _along_the_back(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Confluent consolidation on the rear pleura of both lungs, ground glass in front of it."""
     rear_mm = lungs.behind_mm()
-    thick = float(rng.uniform(8, 60)) * _per_side(lungs, rng, 0.1)
-    top = float(rng.uniform(0.35, 1.1))
+    thick = rng.uniform(8, 60) * _per_side(lungs, rng, 0.1)
+    top = rng.uniform(0.35, 1.1)
     taper = np.clip((top - lungs.height) / 0.35, 0, 1)
     reach = thick * taper * np.clip(1 + 0.55 * _uneven(lungs, rng), 0.0, 2.2)
-    solid = smooth_step((reach - rear_mm) / float(rng.uniform(4, 12)))
+    solid = smooth_step((reach - rear_mm) / rng.uniform(4, 12))
     islands = 0.75 + 0.35 * lungs.noise(rng, 11.0)
-    solid = float(rng.uniform(0.75, 1.0)) * solid * np.clip(islands, 0.25, 1)
-    glass = smooth_step((reach * float(rng.uniform(1.3, 2.2)) + 6 * taper - rear_mm) / 14)
-    haze = float(rng.uniform(0.2, 0.5)) * glass * np.clip(0.9 + 0.3 * lungs.noise(rng, 16.0), 0, 1)
-    return replace(
-        no_disease(lungs),
-        haze=haze.astype(np.float32),
-        dense=solid.astype(np.float32),
+    solid = rng.uniform(0.75, 1.0) * solid * np.clip(islands, 0.25, 1)
+    glass = smooth_step((reach * rng.uniform(1.3, 2.2) + 6 * taper - rear_mm) / 14)
+    haze = rng.uniform(0.2, 0.5) * glass * np.clip(0.9 + 0.3 * lungs.noise(rng, 16.0), 0, 1)
+    return disease_of(
+        lungs,
+        haze=haze,
+        dense=solid,
         net=_paving(lungs, rng),
         bronchi=_open_bronchi(lungs, solid, rng),
     )
@@ -420,34 +377,29 @@ def _along_the_back(lungs: LungMap, rng: np.random.Generator) -> Disease:
 
 def _diffuse(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Ground glass of a third to nearly all of both lungs, often with a spared rim."""
-    limit = float(rng.uniform(-1.0, 0.5))
+    limit = rng.uniform(-1.0, 0.5)
     lean = 1.4 * (0.5 - lungs.height) + 0.8 * (lungs.back - 0.5)
     level = _uneven(lungs, rng) + lean - limit
-    glass = smooth_step(level / float(rng.uniform(0.4, 1.2)))
+    glass = smooth_step(level / rng.uniform(0.4, 1.2))
     if rng.random() < 0.5:
-        spared = float(rng.uniform(2, 7))
+        spared = rng.uniform(2, 7)
         glass = glass * np.clip((lungs.depth_mm - spared) / 4, 0.1, 1)
     deep = np.clip(1 + 0.35 * lungs.noise(rng, 30.0), 0.4, 1.6)
-    haze = np.minimum(float(rng.uniform(0.15, 0.45)) * glass * deep * _per_side(lungs, rng, 0.3), 1)
-    core = smooth_step((level - float(rng.uniform(1.0, 2.5))) / 0.6)
-    solid = float(rng.uniform(0.4, 0.9)) * core * (rng.random() < 0.5)
-    return replace(
-        no_disease(lungs),
-        haze=haze.astype(np.float32),
-        dense=np.asarray(solid, dtype=np.float32),
-        net=_paving(lungs, rng),
-    )
+    haze = np.minimum(rng.uniform(0.15, 0.45) * glass * deep * _per_side(lungs, rng, 0.3), 1)
+    core = smooth_step((level - rng.uniform(1.0, 2.5)) / 0.6)
+    solid = rng.uniform(0.4, 0.9) * core * (rng.random() < 0.5)
+    return disease_of(lungs, haze=haze, dense=solid, net=_paving(lungs, rng))
 
 
 def _organising(lungs: LungMap, rng: np.random.Generator) -> Disease:
     """Dense bands that run along the pleura a little below it, with a haze about them."""
-    middle = float(rng.uniform(4, 13)) + 2.5 * lungs.noise(rng, 30.0)
-    flat = np.abs(lungs.depth_mm - middle) / float(rng.uniform(2.5, 5.5))
+    middle = rng.uniform(4, 13) + 2.5 * lungs.noise(rng, 30.0)
+    flat = np.abs(lungs.depth_mm - middle) / rng.uniform(2.5, 5.5)
     where = 1.6 * (0.5 - lungs.height) + 1.2 * (lungs.back - 0.5) + 1.2 * lungs.noise(rng, 45.0)
-    gaps = smooth_step((where - float(rng.uniform(-0.2, 0.9))) / 0.6) * _outer(lungs)
-    solid = float(rng.uniform(0.45, 0.95)) * smooth_step(1.6 - flat) * gaps
-    haze = float(rng.uniform(0.12, 0.35)) * smooth_step(1.6 - 0.45 * flat) * gaps
-    return replace(no_disease(lungs), haze=haze.astype(np.float32), dense=solid.astype(np.float32))
+    gaps = smooth_step((where - rng.uniform(-0.2, 0.9)) / 0.6) * _outer(lungs)
+    solid = rng.uniform(0.45, 0.95) * smooth_step(1.6 - flat) * gaps
+    haze = rng.uniform(0.12, 0.35) * smooth_step(1.6 - 0.45 * flat) * gaps
+    return disease_of(lungs, haze=haze, dense=solid)
 
 
 def _lobes(lungs: LungMap, rng: np.random.Generator) -> Disease:
@@ -457,16 +409,11 @@ def _lobes(lungs: LungMap, rng: np.random.Generator) -> Disease:
     chosen |= {int(lobe) for lobe in rng.choice([1, 2, 3, 4, 5], int(rng.integers(0, 3)))}
     haze = np.zeros(lungs.inside.shape, dtype=np.float32)
     uneven = _uneven(lungs, rng)
-    inward = lungs.depth_mm / float(rng.uniform(25, 120))
+    inward = lungs.depth_mm / rng.uniform(25, 120)
     for lobe in sorted(chosen):
-        level = uneven + float(rng.uniform(-0.2, 2.0)) - inward
-        part = smooth_step(level / 0.8) * float(rng.uniform(0.08, 0.55))
+        level = uneven + rng.uniform(-0.2, 2.0) - inward
+        part = smooth_step(level / 0.8) * rng.uniform(0.08, 0.55)
         haze = np.where(lobes == lobe, part, haze)
-    core = smooth_step((uneven - float(rng.uniform(0.9, 2.0))) / 0.5) * (haze > 0.1)
-    solid = float(rng.uniform(0.4, 0.95)) * core
-    return replace(
-        no_disease(lungs),
-        haze=haze.astype(np.float32),
-        dense=solid.astype(np.float32),
-        net=_paving(lungs, rng),
-    )
+    core = smooth_step((uneven - rng.uniform(0.9, 2.0)) / 0.5) * (haze > 0.1)
+    solid = rng.uniform(0.4, 0.95) * core
+    return disease_of(lungs, haze=haze, dense=solid, net=_paving(lungs, rng))

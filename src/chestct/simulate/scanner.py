@@ -69,6 +69,15 @@ class Pose:
         return np.array([[along, across, column], [-across, along, row]])
 
 
+def square_grid(
+    num_slices: int, rows: int, spacing_mm: float, view_mm: float, low_mm: float
+) -> Grid:
+    """A canonical grid of square slices around the axis, the lowest at `low_mm`."""
+    pixel = view_mm / rows
+    first = -0.5 * pixel * (rows - 1)
+    return Grid((num_slices, rows, rows), (spacing_mm, pixel, pixel), (first, first, low_mm))
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A reconstruction kernel.
@@ -131,8 +140,8 @@ def draw_scanner(rng: np.random.Generator, table_y: float) -> Scanner:
         noise_hu=float(np.clip(rng.lognormal(2.9, 0.4), 8, 45)),
         table_y=table_y if rng.random() < 0.95 else None,
         table_kind=int(rng.integers(3)),
-        has_clothing=bool(rng.random() < 0.6),
-        is_padded=bool(rng.random() < 0.4),
+        has_clothing=rng.random() < 0.6,
+        is_padded=rng.random() < 0.4,
     )
 
 
@@ -223,13 +232,13 @@ def _clothing_lines(
     """
     plane = np.zeros_like(body)
     for _ in range(2):
-        lift = float(rng.uniform(1, 16))
-        wave = lift * (1 + 0.7 * np.sin(x / float(rng.uniform(25, 90)) + float(rng.uniform(0, 6))))
-        wave = wave + float(rng.uniform(0, 4)) * np.sin(x / float(rng.uniform(8, 20)))
+        lift = rng.uniform(1, 16)
+        wave = lift * (1 + 0.7 * np.sin(x / rng.uniform(25, 90) + rng.uniform(0, 6)))
+        wave = wave + rng.uniform(0, 4) * np.sin(x / rng.uniform(8, 20))
         # Cloth shows only where it lies across the slice.
-        seen = np.clip(np.sin(x / float(rng.uniform(20, 70)) + float(rng.uniform(0, 6))), 0, 1)
+        seen = np.clip(np.sin(x / rng.uniform(20, 70) + rng.uniform(0, 6)), 0, 1)
         line = np.exp(-(((body - np.maximum(wave, 0.5)) / (0.8 * pixel_mm)) ** 2))
-        plane += float(rng.uniform(30, 130)) * seen * line
+        plane += rng.uniform(30, 130) * seen * line
     return plane
 
 

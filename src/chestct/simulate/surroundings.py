@@ -28,12 +28,15 @@ CONTENTS = ("gas", "fluid", "food", "contrast", "empty")
 _WALL_MM = 3.0
 
 
-@dataclass(frozen=True)
-class Filling:
-    """What fills the hollow organs of one patient.
+_Organ = tuple[Field, Field | float]
+
+
+@dataclass(eq=False)
+class Belly:
+    """Organs below the diaphragm with what fills them, collected while they are made.
 
     Attributes:
-        stomach: One of `CONTENTS`.
+        stomach: What fills it, one of `CONTENTS`.
         stomach_size: Factor on the stomach's size; 1 holds about half a litre.
         colon: One of `CONTENTS`.
         colon_mm: Usual radius of the colon.
@@ -42,6 +45,9 @@ class Filling:
         has_free_air: Gas lies free under the diaphragm.
         gullet_mm: Radius of the gullet where it holds gas; 0 where it holds none.
         contrast_hu: What contrast medium in the blood adds to organs.
+        organs: Signed distances with their HU; what comes later lies inside.
+        gas: Signed distance from all gas.
+        lumen: Signed distance from all gas and contents.
     """
 
     stomach: str
@@ -53,23 +59,6 @@ class Filling:
     has_free_air: bool
     gullet_mm: float
     contrast_hu: float
-
-
-_Organ = tuple[Field, Field | float]
-
-
-@dataclass(eq=False)
-class Belly:
-    """Organs below the diaphragm, collected while they are made.
-
-    Attributes:
-        filling: What fills stomach and bowel.
-        organs: Signed distances with their HU; what comes later lies inside.
-        gas: Signed distance from all gas.
-        lumen: Signed distance from all gas and contents.
-    """
-
-    filling: Filling
     organs: list[_Organ] = field(default_factory=list)
     gas: Field = field(init=False)
     lumen: Field = field(init=False)
@@ -87,7 +76,7 @@ class Belly:
         self._small_bowel(frame, anatomy, free, rng)
         self._colon(frame, anatomy, free, rng)
         self._stomach(frame, anatomy, inside, rng)
-        if self.filling.has_free_air:
+        if self.has_free_air:
             front = frame.y + 0.45 * anatomy.half_depth + 6.0 * frame.noise(rng, 50.0)
             air = np.maximum(np.maximum(inside + 1.0, front), -70.0 - frame.z)
             self._add_gas(air.astype(np.float32), air.astype(np.float32))
@@ -96,10 +85,10 @@ class Belly:
     def hollows_among_lungs(self, frame: Frame, anatomy: Anatomy) -> Field:
         """Signed distance from what lies between the lungs besides the usual: hernia, gullet."""
         shape = frame.full(25.0)
-        if self.filling.has_hernia:
+        if self.has_hernia:
             shape = np.minimum(shape, _hernia_distance(frame, anatomy))
-        if self.filling.gullet_mm:
-            shape = np.minimum(shape, _gullet_distance(frame, anatomy, self.filling.gullet_mm))
+        if self.gullet_mm:
+            shape = np.minimum(shape, _gullet_distance(frame, anatomy, self.gullet_mm))
         return shape
 
     def _solid_organs(
@@ -107,13 +96,13 @@ class Belly:
     ) -> Field:
         """Liver, spleen, kidneys, psoas muscles, bladder, lower aorta and caval vein."""
         width, depth, hips = anatomy.half_width, anatomy.half_depth, _hip_height(anatomy)
-        more, size = self.filling.contrast_hu, float(rng.uniform(0.85, 1.4))
-        wedge = (frame.x - float(rng.uniform(0, 35)) + 0.6 * frame.y) * 0.85
+        more, size = self.contrast_hu, rng.uniform(0.85, 1.4)
+        wedge = (frame.x - rng.uniform(0, 35) + 0.6 * frame.y) * 0.85
         wedge = wedge + 6.0 * frame.noise(rng, 50.0)
-        end = -frame.z - float(rng.uniform(100, 165)) - 0.35 * frame.x
+        end = -frame.z - rng.uniform(100, 165) - 0.35 * frame.x
         liver: Field = np.maximum(inside, np.maximum(wedge, end)).astype(np.float32)
         liver_hu = float(rng.normal(54, 9) if rng.random() < 0.85 else rng.uniform(-5, 35))
-        top = anatomy.left_dome - float(rng.uniform(35, 60))
+        top = anatomy.left_dome - rng.uniform(35, 60)
         spleen = (0.7 * width, 0.42 * depth, top)
         spleen_mm = (26 * size, 42 * size, 44 * size)
         back = anatomy.spine_y - 10.0
@@ -136,30 +125,30 @@ class Belly:
         self, frame: Frame, anatomy: Anatomy, inside: Field, rng: np.random.Generator
     ) -> None:
         """Fundus close under the left dome, body, outlet; at times a part above the diaphragm."""
-        width, depth, size = anatomy.half_width, anatomy.half_depth, self.filling.stomach_size
-        top = anatomy.left_dome - float(rng.uniform(2, 14))
+        width, depth, size = anatomy.half_width, anatomy.half_depth, self.stomach_size
+        top = anatomy.left_dome - rng.uniform(2, 14)
         tall, wide = 46.0 * size**0.5, 0.31 * width * size**0.4
         x = float(np.clip(0.48 * width + rng.normal(0, 5), 0, 0.95 * width - wide))
-        y = float(rng.uniform(-0.15, 0.1)) * depth
+        y = rng.uniform(-0.15, 0.1) * depth
         fundus = ellipsoid(frame, (x, y, top - tall), (wide, 0.5 * depth * size**0.4, tall), 20.0)
         below = (0.8 * x, -0.45 * depth, top - 1.7 * tall)
         body = [(x, y - 0.1 * depth, top - tall), below, (-10.0, -0.45 * depth, below[2] - 15)]
         outlet = tube_distance(frame, body, (0.7 * wide, 24 * size**0.4, 12))
         stomach = smooth_union(fundus, outlet, 14.0) + 2.0 * frame.noise(rng, 40.0)
         stomach = np.maximum(stomach, inside + 0.5)
-        if self.filling.has_hernia:
+        if self.has_hernia:
             stomach = np.minimum(stomach, _hernia_distance(frame, anatomy))
-        self._add_hollow(frame, stomach, self.filling.stomach, rng)
-        if self.filling.gullet_mm:
-            gullet = _gullet_distance(frame, anatomy, self.filling.gullet_mm)
+        self._add_hollow(frame, stomach, self.stomach, rng)
+        if self.gullet_mm:
+            gullet = _gullet_distance(frame, anatomy, self.gullet_mm)
             self._add_hollow(frame, gullet, str(rng.choice(["gas", "gas", "fluid", "food"])), rng)
 
     def _colon(self, frame: Frame, anatomy: Anatomy, free: Field, rng: np.random.Generator) -> None:
         """Ascending, transverse, descending and sigmoid colon, each with its own share of gas."""
-        kind, radius = self.filling.colon, self.filling.colon_mm
+        kind, radius = self.colon, self.colon_mm
         haustra = 3.0 * frame.noise(rng, 22.0)
         for path in _colon_paths(frame, anatomy, rng):
-            size = radius * float(rng.uniform(0.7, 1.15))
+            size = radius * rng.uniform(0.7, 1.15)
             content = kind if rng.random() < 0.7 else str(rng.choice(CONTENTS))
             if content == "empty":
                 size = 9.0
@@ -177,7 +166,7 @@ class Belly:
                                rng.uniform(hips - 40, -70)])  # fmt: skip
             bend = centre + rng.normal(0, 24, 3)
             path: list[Place] = [(p[0], p[1], p[2]) for p in (centre.tolist(), bend.tolist())]
-            size = float(rng.uniform(9, 17))
+            size = rng.uniform(9, 17)
             np.minimum(loops, tube_distance(frame, path, (size, size)), out=loops)
         lumen = np.maximum(loops, free)
         self._add_hollow(frame, lumen, "bowel", rng)
@@ -187,12 +176,12 @@ class Belly:
     ) -> None:
         """Add an organ with its wall, contents and gas."""
         shape = shape.astype(np.float32)
-        self.organs.append((shape, 40.0 + 0.3 * self.filling.contrast_hu))
+        self.organs.append((shape, 40.0 + 0.3 * self.contrast_hu))
         lumen = (shape + _WALL_MM).astype(np.float32)
         if content == "empty":
             return
         self.organs.append((lumen, _content_hu(frame, content, rng)))
-        self._add_gas(_gas_in(frame, lumen, content, self.filling.is_prone, rng), lumen)
+        self._add_gas(_gas_in(frame, lumen, content, self.is_prone, rng), lumen)
 
     def _add_gas(self, gas: Field, lumen: Field) -> None:
         np.minimum(self.gas, gas, out=self.gas)
@@ -202,11 +191,11 @@ class Belly:
 def _content_hu(frame: Frame, content: str, rng: np.random.Generator) -> Field | float:
     """Attenuation of what is not gas: water, mottled food or stool, contrast medium."""
     if content == "contrast":
-        return float(rng.uniform(120, 500))
+        return rng.uniform(120, 500)
     if content != "food":
-        return float(rng.uniform(0, 40))
-    mean, amplitude = float(rng.uniform(-130, 40)), float(rng.uniform(20, 110))
-    mottle = frame.noise(rng, float(rng.uniform(9, 22)))
+        return rng.uniform(0, 40)
+    mean, amplitude = rng.uniform(-130, 40), rng.uniform(20, 110)
+    mottle = frame.noise(rng, rng.uniform(9, 22))
     return np.clip(mean + amplitude * mottle, -320, 110).astype(np.float32)
 
 
@@ -231,7 +220,7 @@ def _gas_in(
         above = np.full_like(frame.y, 60.0)
     gas = np.maximum(lumen + 0.5, above)
     if content == "food":
-        bubbles = 7.0 * (float(rng.uniform(0.9, 2.2)) - frame.noise(rng, float(rng.uniform(9, 18))))
+        bubbles = 7.0 * (rng.uniform(0.9, 2.2) - frame.noise(rng, rng.uniform(9, 18)))
         gas = np.minimum(gas, np.maximum(lumen + 1.0, bubbles))
     return np.asarray(gas, dtype=np.float32)
 
@@ -239,11 +228,11 @@ def _gas_in(
 def _colon_paths(frame: Frame, anatomy: Anatomy, rng: np.random.Generator) -> list[list[Place]]:
     """The colon from caecum to rectum, in pieces; at times in front of the liver."""
     width, depth, hips = anatomy.half_width, anatomy.half_depth, _hip_height(anatomy)
-    sag = float(rng.uniform(-190, -80))
-    flexure = anatomy.left_dome - float(rng.uniform(18, 70))
+    sag = rng.uniform(-190, -80)
+    flexure = anatomy.left_dome - rng.uniform(18, 70)
     right: Place = (-0.6 * width, -0.4 * depth, -100.0)
-    left: Place = (0.74 * width, float(rng.uniform(-0.35, 0.3)) * depth, flexure)
-    middle: Place = (float(rng.uniform(-0.1, 0.2)) * width, -0.72 * depth, sag)
+    left: Place = (0.74 * width, rng.uniform(-0.35, 0.3) * depth, flexure)
+    middle: Place = (rng.uniform(-0.1, 0.2) * width, -0.72 * depth, sag)
     if rng.random() < 0.12:
         right, middle = (-0.5 * width, -0.7 * depth, -45.0), (0.1 * width, -0.75 * depth, -60.0)
     caecum: Place = (-0.5 * width, -0.15 * depth, hips - 15)
@@ -277,23 +266,17 @@ def _hip_height(anatomy: Anatomy) -> float:
     return -anatomy.dome - 165.0
 
 
-@dataclass(frozen=True)
-class Posture:
-    """How head, airways and arms are.
-
-    Attributes:
-        arms: "up", "down", "across" the belly, or "none" in view.
-        airway: "closed", "tracheostomy", or "open" through nose and mouth.
-    """
-
-    arms: str
-    airway: str
-
-
 def add_surroundings(
-    model: Model, belly: Belly, posture: Posture, rng: np.random.Generator
+    model: Model, belly: Belly, arms: str, airway: str, rng: np.random.Generator
 ) -> tuple[Model, Field]:
     """Add head, neck, arms and pelvis to a body that was built on a large grid.
+
+    Args:
+        model: The body.
+        belly: Its organs below the diaphragm.
+        arms: "up", "down", "across" the belly, or "none" in view.
+        airway: "closed", "tracheostomy", or "open" through nose and mouth.
+        rng: Where the randomness comes from.
 
     Returns:
         The whole body, and the signed distance from gas and contents of all hollow organs.
@@ -301,10 +284,10 @@ def add_surroundings(
     frame, anatomy, layers = model.frame, model.anatomy, model.layers
     layers = _without_ends(frame, anatomy, layers)
     layers = _add_pelvis(frame, anatomy, layers)
-    layers, sinuses = _add_head(frame, anatomy, layers, posture, rng)
-    layers = _add_arms(frame, anatomy, layers, posture, rng)
+    layers, sinuses = _add_head(frame, anatomy, layers, arms, rng)
+    layers = _add_arms(frame, anatomy, layers, arms, rng)
     trachea = np.maximum(layers.airways, frame.z - anatomy.lung_height - 20)
-    airways = np.minimum(trachea, _upper_airways(frame, anatomy, posture, rng))
+    airways = np.minimum(trachea, _upper_airways(frame, anatomy, airway, rng))
     hollow = np.minimum(np.minimum(belly.lumen, sinuses), airways)
     hollow = np.maximum(hollow, layers.body)
     away = -belly.hollows_among_lungs(frame, anatomy) + _WALL_MM
@@ -336,7 +319,7 @@ def add_growth(model: Model, rng: np.random.Generator) -> Model:
     size = rng.uniform(14, 48) * rng.uniform(0.7, 1.3, 3)
     lump = ellipsoid(frame, (x, y, z), (size[0], size[1], size[2])) + 3.0 * frame.noise(rng, 25.0)
     lump = np.maximum(lump, layers.muscle + 4).astype(np.float32)
-    hu = float(rng.uniform(5, 90))
+    hu = rng.uniform(5, 90)
     layers = replace(
         layers,
         lungs=np.maximum(layers.lungs, -lump).astype(np.float32),
@@ -382,7 +365,7 @@ def _add_pelvis(frame: Frame, anatomy: Anatomy, layers: Layers) -> Layers:
 
 
 def _add_head(
-    frame: Frame, anatomy: Anatomy, layers: Layers, posture: Posture, rng: np.random.Generator
+    frame: Frame, anatomy: Anatomy, layers: Layers, arms: str, rng: np.random.Generator
 ) -> tuple[Layers, Field]:
     """Shoulders that end, neck, skull with brain, face with its cavities.
 
@@ -390,7 +373,7 @@ def _add_head(
         The layers, and the signed distance from the gas of the face's cavities.
     """
     apex = anatomy.lung_height
-    slope, rise = (0.12, 62.0) if posture.arms == "up" else (0.42, 52.0)
+    slope, rise = (0.12, 62.0) if arms == "up" else (0.42, 52.0)
     aside, behind = np.abs(frame.x) - 55, np.abs(frame.y - 20) - 45
     aside, behind = slope * np.clip(aside, 0, None), 0.9 * np.clip(behind, 0, None)
     shoulder = frame.z - apex - rise + np.hypot(aside, behind)
@@ -453,14 +436,12 @@ def _cavities(frame: Frame, apex: float, rng: np.random.Generator) -> Field:
     return np.asarray(np.where(field < 10, field + cells, field), dtype=np.float32)
 
 
-def _upper_airways(
-    frame: Frame, anatomy: Anatomy, posture: Posture, rng: np.random.Generator
-) -> Field:
+def _upper_airways(frame: Frame, anatomy: Anatomy, airway: str, rng: np.random.Generator) -> Field:
     """Windpipe of the neck, larynx, pharynx, and the ways out to the room."""
     apex = anatomy.lung_height
     y = -0.05 * anatomy.half_depth
     size = 8.6 * anatomy.vessel
-    wide = float(rng.uniform(8, 14))
+    wide = rng.uniform(8, 14)
     path: list[Place] = [(0, y, apex - 10), (0, y - 4, apex + 55),
                          (0, y - 6, apex + 72), (0, y + 2, apex + 92),
                          (0, y + 6, apex + 130), (0, y, apex + 165)]  # fmt: skip
@@ -472,28 +453,28 @@ def _upper_airways(
     airways = np.minimum(airways, ellipsoid(frame, (0, y - 14, apex + 100), (14, 6, 8)))
     nose = tube_distance(frame, [(0, y, apex + 163), (0, -70, apex + 158)], (10, 5))
     airways = np.minimum(airways, nose)
-    if posture.airway == "open":
+    if airway == "open":
         mouth: list[Place] = [(0, y + 2, apex + 130), (0, -60, apex + 130), (0, -110, apex + 126)]
         airways = np.minimum(airways, tube_distance(frame, mouth, (10, 16, 12)))
         for side in (-1, 1):
             nostril: list[Place] = [(side * 7, -65, apex + 157), (side * 8, -118, apex + 146)]
             airways = np.minimum(airways, tube_distance(frame, nostril, (6, 5)))
-    if posture.airway == "tracheostomy":
+    if airway == "tracheostomy":
         hole: list[Place] = [(0, y, apex + 18), (0, -75, apex + 38), (0, -110, apex + 44)]
         airways = np.minimum(airways, tube_distance(frame, hole, (7, 7, 7)))
     return np.asarray(airways, dtype=np.float32)
 
 
 def _add_arms(
-    frame: Frame, anatomy: Anatomy, layers: Layers, posture: Posture, rng: np.random.Generator
+    frame: Frame, anatomy: Anatomy, layers: Layers, arms: str, rng: np.random.Generator
 ) -> Layers:
     """Arms beside the head, beside the chest, or folded over the belly."""
-    if posture.arms == "none":
+    if arms == "none":
         return layers
     skin, bone = frame.full(25.0), frame.full(25.0)
-    stout = float(rng.uniform(0.9, 1.1)) + 0.006 * anatomy.fat
+    stout = rng.uniform(0.9, 1.1) + 0.006 * anatomy.fat
     for side in (-1, 1):
-        path = _arm_path(anatomy, posture.arms, side, rng)
+        path = _arm_path(anatomy, arms, side, rng)
         skin = np.minimum(skin, tube_distance(frame, path, np.array([50, 40, 32, 26]) * stout))
         bone = np.minimum(bone, tube_distance(frame, path, (12, 13, 13, 12)))
     body = smooth_union(layers.body, skin, 12.0)
@@ -511,9 +492,9 @@ def _arm_path(anatomy: Anatomy, arms: str, side: int, rng: np.random.Generator) 
     apex, reach = anatomy.lung_height, 1.22 * anatomy.half_width
     shoulder: Place = (side * reach, 12.0, 1.04 * apex)
     body = anatomy.half_width + 20 + anatomy.fat
-    jitter = float(rng.normal(0, 8))
+    jitter = rng.normal(0, 8)
     if arms == "up":
-        elbow = (side * float(rng.uniform(125, 185)), -10.0 + jitter, apex + 255)
+        elbow = (side * rng.uniform(125, 185), -10.0 + jitter, apex + 255)
         return [shoulder, elbow, (side * 40.0, -30 + jitter, apex + 330), (0.0, -30, apex + 345)]
     elbow = (side * (body + 38 + 0.2 * anatomy.fat), 25.0 + jitter, apex - 300)
     if arms == "down":

@@ -13,7 +13,7 @@ from chestct.lookup import look_up
 from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import Model, build_model
 from chestct.simulate.lesions import add_disease
-from chestct.simulate.scanner import KERNELS, Pose, Scanner, compose, draw_scanner
+from chestct.simulate.scanner import KERNELS, Pose, Scanner, compose, draw_scanner, square_grid
 from chestct.volume import Grid, ScanSource, Volume
 
 _SPACING_ODDS = (0.12, 0.12, 0.12, 0.28, 0.1, 0.1, 0.03, 0.13)
@@ -91,7 +91,7 @@ def simulate_patient(
     anatomy = draw_anatomy(rng)
     model = build_model(anatomy, rng)
     grid, pose = _place_scan(model, settings, rng)
-    scanner = draw_scanner(rng, model.back_mm + float(rng.uniform(2, 10)))
+    scanner = draw_scanner(rng, model.back_mm + rng.uniform(2, 10))
     scanner = _with_settings(scanner, settings)
     voxels, lungs = compose(model, grid, pose, scanner, rng)
     scan = Volume(grid=grid, voxels=voxels, source=_source(scanner, grid))
@@ -127,22 +127,15 @@ def _place_scan(
 ) -> tuple[Grid, Pose]:
     """Choose the scan's grid around the patient, and where in it the body lies."""
     anatomy = model.anatomy
-    pose = Pose(anatomy, (float(rng.normal(0, 7)), float(rng.normal(0, 8))))
+    pose = Pose(anatomy, (rng.normal(0, 7), rng.normal(0, 8)))
     spacing = settings.slice_spacing_mm or float(
         rng.choice([1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0], p=_SPACING_ODDS)
     )
-    low = -anatomy.dome - float(rng.uniform(8, 45))
-    high = anatomy.lung_height + float(rng.uniform(10, 40))
+    low = -anatomy.dome - rng.uniform(8, 45)
+    high = anatomy.lung_height + rng.uniform(10, 40)
     low, high = max(low, model.frame.low_mm[0] + 5), min(high, model.top_mm - 5)
     depth = int(np.ceil((high - low) / spacing)) + 1
     body_mm = 2.0 * (model.half_width_mm + 8.0)
     drawn = float(np.clip(body_mm * rng.uniform(0.86, 1.22), 260, 500))
     view = settings.field_of_view_mm or drawn
-    pixel = view / settings.rows
-    first = -0.5 * pixel * (settings.rows - 1)
-    grid = Grid(
-        shape=(depth, settings.rows, settings.rows),
-        spacing_mm=(spacing, pixel, pixel),
-        origin_mm=(first, first, low),
-    )
-    return grid, pose
+    return square_grid(depth, settings.rows, spacing, view, low), pose

@@ -285,9 +285,9 @@ def grow_trees(
 ) -> Trees:
     """Grow arteries, veins and bronchi of both lungs, with ends `coarse` times farther apart."""
     vessels, bronchi = [], []
-    spacing = coarse * float(rng.uniform(10.0, 12.0))
+    spacing = coarse * rng.uniform(10.0, 12.0)
     # Fewer ends, each thicker, so that the trunks keep their calibre.
-    calibre = coarse * float(rng.uniform(0.49, 0.67))
+    calibre = coarse * rng.uniform(0.49, 0.67)
     for hilum, side in ((anatomy.right_hilum, -1.0), (anatomy.left_hilum, 1.0)):
         lung = np.where(frame.x * side > 0, lungs, np.float32(60.0))
         root = _root(hilum, side)

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-INK: Final = "#15191e"
-MUTED: Final = "#7c8690"
-BLUE: Final = "#0072b2"
-ORANGE: Final = "#d55e00"
-GREEN: Final = "#009e73"
-SOFT: Final = "#e2e6ea"
+_INK: Final = "#15191e"
+_MUTED: Final = "#7c8690"
+_BLUE: Final = "#0072b2"
+_ORANGE: Final = "#d55e00"
+_GREEN: Final = "#009e73"
+_SOFT: Final = "#e2e6ea"
 
 _MARKERS = ("o", "s", "^")
 
@@ -48,10 +48,8 @@ def draw_accuracies(audit: RoiAudit) -> Figure:
     places = [row.published.row for row in audit.rows]
     _draw_intervals(axes, places, [row.official.accuracy for row in audit.rows], "label files")
     printed = [row.published.accuracy for row in audit.rows]
-    axes.plot(places, printed, "D", color=ORANGE, markersize=5, label="printed", fillstyle="none")
-    axes.set_xticks(places)
-    axes.set_xlabel("row of Table 7")
-    axes.set_ylabel("accuracy, %")
+    axes.plot(places, printed, "D", color=_ORANGE, markersize=5, label="printed", fillstyle="none")
+    axes.set(xticks=places, xlabel="row of Table 7", ylabel="accuracy, %")
     _legend(axes, 2)
     return figure
 
@@ -59,8 +57,8 @@ def draw_accuracies(audit: RoiAudit) -> Figure:
 def _draw_spe(audit: RoiAudit) -> Figure:
     """Printed SPE against recomputed PPV and specificity, one marker per class."""
     figure, axes = _new_axes((6.0, 5.0))
-    axes.plot([50, 100], [50, 100], color=MUTED, linewidth=0.8)
-    for kind, color in (("specificity", ORANGE), ("ppv", BLUE)):
+    axes.plot([50, 100], [50, 100], color=_MUTED, linewidth=0.8)
+    for kind, color in (("specificity", _ORANGE), ("ppv", _BLUE)):
         for index, label in enumerate(THREE_CLASSES):
             across = [row.published.spe[index] for row in audit.rows]
             up = [
@@ -70,8 +68,7 @@ def _draw_spe(audit: RoiAudit) -> Figure:
             axes.plot(
                 across, up, _MARKERS[index], color=color, markersize=5, fillstyle="none", label=name
             )
-    axes.set_xlabel("SPE as printed, %")
-    axes.set_ylabel("recomputed, %")
+    axes.set(xlabel="SPE as printed, %", ylabel="recomputed, %")
     _legend(axes, 2)
     return figure
 
@@ -85,16 +82,18 @@ def _draw_vectors(audit: RoiAudit) -> Figure:
         for high in rows[low:]:
             num = sum(a != b for a, b in zip(predicted[low], predicted[high], strict=True))
             weight = "bold" if num == 0 else "normal"
-            color = ORANGE if num == 0 else INK
+            color = _ORANGE if num == 0 else _INK
             axes.text(
                 low, high, str(num), ha="center", va="center", color=color, weight=weight, size=8
             )
-    axes.set_xlim(0.5, 17.5)
-    axes.set_ylim(18.6, 1.4)
-    axes.set_xticks(rows[:-1])
-    axes.set_yticks(rows[1:])
-    axes.set_xlabel("row of Table 7")
-    axes.set_ylabel("row of Table 7")
+    axes.set(
+        xlim=(0.5, 17.5),
+        ylim=(18.6, 1.4),
+        xticks=rows[:-1],
+        yticks=rows[1:],
+        xlabel="row of Table 7",
+        ylabel="row of Table 7",
+    )
     axes.grid(visible=False)
     return figure
 
@@ -105,12 +104,10 @@ def _draw_cross_validation(audit: RoiAudit) -> Figure:
     checks = audit.cross_validation
     places = [each.row for each in checks]
     left, right = ([place + shift for place in places] for shift in (-0.2, 0.2))
-    axes.bar(left, [each.errors for each in checks], 0.36, color=BLUE, label="errors")
+    axes.bar(left, [each.errors for each in checks], 0.36, color=_BLUE, label="errors")
     implied = [each.false_positives for each in checks]
-    axes.bar(right, implied, 0.36, color=ORANGE, label="false positives if SPE were specificity")
-    axes.set_xticks(places)
-    axes.set_xlabel("row of Table 6")
-    axes.set_ylabel("cases of 307")
+    axes.bar(right, implied, 0.36, color=_ORANGE, label="false positives if SPE were specificity")
+    axes.set(xticks=places, xlabel="row of Table 6", ylabel="cases of 307")
     _legend(axes, 2)
     return figure
 
@@ -121,9 +118,7 @@ def _draw_patient_models(audit: MaseresAudit) -> Figure:
     places = range(len(audit.patients))
     _draw_intervals(axes, list(places), [each.accuracy for each in audit.patients], "")
     axes.set_xticks(places, [each.name for each in audit.patients])
-    axes.set_xlim(-0.5, len(audit.patients) - 0.5)
-    axes.set_ylim(50, 101)
-    axes.set_ylabel("accuracy, %")
+    axes.set(xlim=(-0.5, len(audit.patients) - 0.5), ylim=(50, 101), ylabel="accuracy, %")
     return figure
 
 
@@ -133,23 +128,23 @@ def _draw_p_values(audit: MaseresAudit) -> Figure:
     rows = audit.p_values
     places = list(range(len(rows)))
     axes.plot(
-        [row.published for row in rows], places, "D", color=ORANGE, fillstyle="none",
+        [row.published for row in rows], places, "D", color=_ORANGE, fillstyle="none",
         label="printed",
     )  # fmt: skip
     own = [(row.own_total, place) for place, row in enumerate(rows) if row.own_total is not None]
     axes.plot(
-        [value for value, _ in own], [place for _, place in own], "o", color=BLUE, markersize=4,
+        [value for value, _ in own], [place for _, place in own], "o", color=_BLUE, markersize=4,
         label="own number of cases",
     )  # fmt: skip
-    exact = {each.other: each.mcnemar.p_value for each in audit.tests}
+    exact = {each["other"]: each["mcnemar"].p_value for each in audit.tests}
     accuracy = [
         (exact[row.other] or 0.0, i) for i, row in enumerate(rows) if row.figure == "accuracy"
     ]
     axes.plot(
-        [value for value, _ in accuracy], [place for _, place in accuracy], "s", color=GREEN,
+        [value for value, _ in accuracy], [place for _, place in accuracy], "s", color=_GREEN,
         label="McNemar, exact",
     )  # fmt: skip
-    axes.axvline(0.05, color=MUTED, linewidth=0.8, linestyle="--")
+    axes.axvline(0.05, color=_MUTED, linewidth=0.8, linestyle="--")
     axes.set_xscale("log")
     axes.set_xticks([0.005, 0.01, 0.05, 0.1, 0.5, 1], ["0.005", "0.01", "0.05", "0.1", "0.5", "1"])
     axes.minorticks_off()
@@ -168,7 +163,7 @@ def _draw_intervals(
     high = [100 * (each.high or 0) - v for v, each in zip(values, estimates, strict=True)]
     name = label or None
     axes.errorbar(
-        places, values, [low, high], fmt="o", color=BLUE, capsize=3, markersize=4, label=name
+        places, values, [low, high], fmt="o", color=_BLUE, capsize=3, markersize=4, label=name
     )
 
 
@@ -178,37 +173,37 @@ def _new_axes(inches: tuple[float, float]) -> tuple[Figure, Axes]:
 
     figure = Figure(figsize=inches, layout="constrained")
     axes = figure.add_subplot(facecolor="none")
-    axes.grid(color=SOFT, linewidth=0.6)
+    axes.grid(color=_SOFT, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, length=3, color=MUTED)
+    axes.tick_params(colors=_INK, length=3, color=_MUTED)
     for side, spine in axes.spines.items():
-        spine.set_color(MUTED)
+        spine.set_color(_MUTED)
         spine.set_visible(side in ("left", "bottom"))
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
+    axes.xaxis.label.set_color(_INK)
+    axes.yaxis.label.set_color(_INK)
     return figure, axes
 
 
 def _legend(axes: Axes, num_columns: int) -> None:
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=num_columns, frameon=False, fontsize=9,
-        labelcolor=INK,
+        labelcolor=_INK,
     )  # fmt: skip
 
 
 _COLORS: Final = {
-    INK: "currentColor",
-    MUTED: "var(--muted)",
-    BLUE: "var(--blue)",
-    ORANGE: "var(--orange)",
-    GREEN: "var(--green)",
-    SOFT: "var(--line)",
+    _INK: "currentColor",
+    _MUTED: "var(--muted)",
+    _BLUE: "var(--blue)",
+    _ORANGE: "var(--orange)",
+    _GREEN: "var(--green)",
+    _SOFT: "var(--line)",
 }
 """Drawn colour to the page's."""
 SCHEMA_VERSION: Final = 1
-HTML_NAME: Final = "audit.html"
-MARKDOWN_NAME: Final = "audit.md"
-JSON_NAME: Final = "audit.json"
+_HTML_NAME: Final = "audit.html"
+_MARKDOWN_NAME: Final = "audit.md"
+_JSON_NAME: Final = "audit.json"
 
 
 @dataclass(frozen=True)
@@ -286,9 +281,9 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     for picture in report.pictures:
         write_whole(folder / "figures" / f"{picture.name}.png", as_png(picture))
     return [
-        write_text(folder / HTML_NAME, _as_html(report)),
-        write_text(folder / MARKDOWN_NAME, as_markdown(*report.sections)),
-        write_text(folder / JSON_NAME, _as_json(audit)),
+        write_text(folder / _HTML_NAME, _as_html(report)),
+        write_text(folder / _MARKDOWN_NAME, as_markdown(*report.sections)),
+        write_text(folder / _JSON_NAME, _as_json(audit)),
     ]
 
 

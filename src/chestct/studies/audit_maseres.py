@@ -15,6 +15,7 @@ from chestct.evaluation.predictions import Predictions
 from chestct.labels import COVID19, NORMAL, TWO_CLASSES
 from chestct.studies.audit_scores import (
     ClassScores,
+    Record,
     as_predictions,
     percent_of,
     rounded,
@@ -53,43 +54,6 @@ class PValueAudit:
         return rounded(self.reproduced, 3) == self.published
 
 
-@dataclass(frozen=True)
-class _SoundTests:
-    """Accuracy of MASERes against another network, by other tests.
-
-    Attributes:
-        other: The other network.
-        mcnemar: Exact and paired; the test for two classifiers on the same patients.
-        fisher: Exact, as if the patients were different ones.
-        z_two_sided: The published formula, two-sided.
-        z_pooled: Two-sided with the pooled standard error.
-    """
-
-    other: str
-    mcnemar: Comparison
-    fisher: float
-    z_two_sided: float
-    z_pooled: float
-
-
-@dataclass(frozen=True)
-class KappaAudit:
-    """A published kappa.
-
-    Attributes:
-        other: The network MASERes is compared with.
-        published: As printed.
-        recomputed: From the counts, with its asymptotic interval.
-        possible_with: Numbers of patients, of 20 and 21, for which some 2 x 2 table has the
-            published value to its four digits.
-    """
-
-    other: str
-    published: float
-    recomputed: Comparison
-    possible_with: tuple[int, ...]
-
-
 def audit_p_values(
     main: TestedModel, other: TestedModel, published: dict[str, dict[str, float]]
 ) -> list[PValueAudit]:
@@ -119,8 +83,12 @@ def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
     return bool((np.abs(kappas - value) <= 0.5 * 10.0**-digits + 1e-12).any())
 
 
-def _sound_tests(main: TestedModel, other: TestedModel) -> _SoundTests:
-    """The accuracies of MASERes and another network by other tests."""
+def _sound_tests(main: TestedModel, other: TestedModel) -> Record:
+    """The accuracies of MASERes and another network by other tests.
+
+    McNemar's, exact and paired, is the one for two classifiers on the same patients; Fisher's takes
+    the patients as different ones. The published formula stands two-sided, and pooled.
+    """
     from scipy.stats import fisher_exact
     from statsmodels.stats.proportion import proportions_ztest
 
@@ -129,20 +97,28 @@ def _sound_tests(main: TestedModel, other: TestedModel) -> _SoundTests:
     total = len(pair[0])
     hits = [int(each.is_right.sum()) for each in pair]
     _, one_sided = maseres_z_test(hits[0] / total, hits[1] / total, total)
-    return _SoundTests(
-        other=other.name,
-        mcnemar=mcnemar,
-        fisher=float(fisher_exact([[n, total - n] for n in hits]).pvalue),
-        z_two_sided=2 * min(one_sided, 1 - one_sided),
-        z_pooled=float(proportions_ztest(hits, [total, total])[1]),
-    )
+    return {
+        "other": other.name,
+        "mcnemar": mcnemar,
+        "fisher": float(fisher_exact([[n, total - n] for n in hits]).pvalue),
+        "z_two_sided": 2 * min(one_sided, 1 - one_sided),
+        "z_pooled": float(proportions_ztest(hits, [total, total])[1]),
+    }
 
 
-def audit_kappa(main: TestedModel, other: TestedModel, published: float) -> KappaAudit:
-    """Kappa of MASERes and another network, and whether the published value is possible."""
+def audit_kappa(main: TestedModel, other: TestedModel, published: float) -> Record:
+    """Kappa of MASERes and another network, as printed and from the counts.
+
+    `possible_with` are the numbers of patients, of 20 and 21, for which some 2 x 2 table has the
+    published value to its four digits.
+    """
     (found,) = compare(_decisions_of(main.counts), _decisions_of(other.counts), "kappa")
-    possible = tuple(n for n in (20, 21) if _can_be_kappa(published, n))
-    return KappaAudit(other.name, published, found, possible)
+    return {
+        "other": other.name,
+        "published": published,
+        "recomputed": found,
+        "possible_with": tuple(n for n in (20, 21) if _can_be_kappa(published, n)),
+    }
 
 
 def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> PValueAudit:
@@ -203,25 +179,6 @@ class ModelAudit:
 
 
 @dataclass(frozen=True)
-class _NoErrors:
-    """What "n of n right" allows one to say.
-
-    Attributes:
-        what: Whose cases they are.
-        rate: The share with Wilson's interval.
-        exact_low: Lower end of the two-sided Clopper-Pearson interval.
-        error_bound: Exact one-sided 95 % bound of the error rate.
-        rule_of_three: 3 / n, its quick approximation.
-    """
-
-    what: str
-    rate: Estimate
-    exact_low: float
-    error_bound: float
-    rule_of_three: float
-
-
-@dataclass(frozen=True)
 class MaseresAudit:
     """Everything recomputed about the MASERes paper.
 
@@ -247,9 +204,9 @@ class MaseresAudit:
     damaged: tuple[ModelAudit, ...]
     damaged_as_printed: dict[str, bool]
     p_values: tuple[PValueAudit, ...]
-    tests: tuple[_SoundTests, ...]
-    kappas: tuple[KappaAudit, ...]
-    no_errors: tuple[_NoErrors, ...]
+    tests: tuple[Record, ...]
+    kappas: tuple[Record, ...]
+    no_errors: tuple[Record, ...]
     patients_needed: int
     ctset: tuple[ClassCounts, ...]
     ctset_scores: ModelAudit | None
@@ -329,24 +286,27 @@ def _printed(counts: ClassCounts) -> dict[str, float | None]:
     }
 
 
-def _no_errors(main: TestedModel) -> tuple[_NoErrors, ...]:
+def _no_errors(main: TestedModel) -> tuple[Record, ...]:
+    """What "n of n right" allows one to say, of all patients and of each class.
+
+    `exact_low` is the lower end of the two-sided Clopper-Pearson interval, `error_bound` the exact
+    one-sided 95 % bound of the error rate, 3 / n its quick approximation.
+    """
     audited = audit_model(main)
     rates = {
         "all test patients": audited.accuracy,
         "COVID-19 patients": audited.covid_recall,
         "normal patients": audited.scores.sensitivity,
     }
-    return tuple(_zero_errors(what, rate) for what, rate in rates.items())
-
-
-def _zero_errors(what: str, rate: Estimate) -> _NoErrors:
-    total = rate.total or 0
-    return _NoErrors(
-        what=what,
-        rate=rate,
-        exact_low=1 - clopper_pearson_upper(0, total, level=0.975),
-        error_bound=clopper_pearson_upper(0, total),
-        rule_of_three=3 / total,
+    return tuple(
+        {
+            "what": what,
+            "rate": rate,
+            "exact_low": 1 - clopper_pearson_upper(0, rate.total or 0, level=0.975),
+            "error_bound": clopper_pearson_upper(0, rate.total or 0),
+            "rule_of_three": 3 / (rate.total or 0),
+        }
+        for what, rate in rates.items()
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import mean
@@ -11,7 +11,7 @@ from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import Estimate
 from chestct.labels import THREE_CLASSES
 from chestct.studies.audit_scores import (
-    ClassScores,
+    Record,
     Scores,
     as_predictions,
     counts_behind,
@@ -82,7 +82,7 @@ def _audit_cross_validation(row: TableRow, cases: Sequence[int]) -> _CrossValida
     )
 
 
-FIGURES = (
+_FIGURES = (
     "AC",
     *(f"{label} SEN" for label in THREE_CLASSES),
     *(f"{label} SPE" for label in THREE_CLASSES),
@@ -120,34 +120,12 @@ class RowAudit:
     verdict: str
 
 
-@dataclass(frozen=True)
-class _Deviation:
-    """A label that a workbook gives differently from the label files.
-
-    Attributes:
-        row: Row of Table 7.
-        study: Such as "T4-013".
-        workbook_row: Line of the workbook.
-        official: Label in the label files.
-        workbook: Label in the workbook.
-        predicted: What the row predicted.
-        effect: What the difference does to the score.
-    """
-
-    row: int
-    study: str
-    workbook_row: int
-    official: str
-    workbook: str
-    predicted: str
-    effect: str
-
-
 def _audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
     """Recompute one row."""
     decided = facts.predicted[published.row]
     changed = facts.workbook_labels.get(published.row, {})
-    sheet = [changed[s][1] if s in changed else label for s, label in _labelled(facts)]
+    labelled = zip(facts.studies, facts.official, strict=True)
+    sheet = [changed[s][1] if s in changed else label for s, label in labelled]
     kept = [i for i, study in enumerate(facts.studies) if not study.startswith(_LAST_PART)]
     official, workbook = score(facts.official, decided), score(sheet, decided)
     audit = RowAudit(
@@ -187,16 +165,27 @@ def _counts_of_cell(
     return None
 
 
-def _find_deviations(facts: RoiFacts) -> tuple[_Deviation, ...]:
-    """Every label that differs between a workbook and the label files."""
+def _find_deviations(facts: RoiFacts) -> tuple[Record, ...]:
+    """Every label that differs between a row's workbook and the label files.
+
+    `workbook_row` is the line of the workbook, `effect` what the difference does to the score.
+    """
     places = {study: index for index, study in enumerate(facts.studies)}
-    found = []
-    for row, labels in facts.workbook_labels.items():
-        for study, (line, label) in labels.items():
-            official, decided = facts.official[places[study]], facts.predicted[row][places[study]]
-            effect = _effect(decided == official, decided == label)
-            found.append(_Deviation(row, study, line, official, label, decided, effect))
-    return tuple(found)
+    return tuple(
+        {
+            "row": row,
+            "study": study,
+            "workbook_row": line,
+            "official": facts.official[places[study]],
+            "workbook": label,
+            "predicted": facts.predicted[row][places[study]],
+            "effect": _effect(
+                facts.official[places[study]], label, facts.predicted[row][places[study]]
+            ),
+        }
+        for row, labels in facts.workbook_labels.items()
+        for study, (line, label) in labels.items()
+    )
 
 
 def _recomputed_figures(scores: Scores) -> tuple[Estimate, ...]:
@@ -209,28 +198,24 @@ def _recomputed_figures(scores: Scores) -> tuple[Estimate, ...]:
     )
 
 
-def _labelled(facts: RoiFacts) -> zip[tuple[str, str]]:
-    return zip(facts.studies, facts.official, strict=True)
-
-
 def _equal_figures(published: TableRow, scores: Scores) -> tuple[str, ...]:
-    pairs = zip(FIGURES, published.figures, _recomputed_figures(scores), strict=True)
+    pairs = zip(_FIGURES, published.figures, _recomputed_figures(scores), strict=True)
     return tuple(name for name, printed, found in pairs if percent_of(found) == printed)
 
 
-def _effect(was_right: bool, counts_as_right: bool) -> str:
-    if was_right == counts_as_right:
+def _effect(official: str, workbook: str, decided: str) -> str:
+    if (decided == official) == (decided == workbook):
         return "none on accuracy"
-    return "error counted as hit" if counts_as_right else "hit counted as error"
+    return "error counted as hit" if decided == workbook else "hit counted as error"
 
 
 def _verdict(audit: RowAudit, facts: RoiFacts) -> str:
     twin = facts.table_6[audit.published.row - 1]
     if audit.published.figures == twin.figures:
         return f"all seven figures are those of Table 6, row {twin.row}"
-    if len(audit.equal_official) == len(FIGURES):
+    if len(audit.equal_official) == len(_FIGURES):
         return AGREES
-    if len(audit.equal_workbook) == len(FIGURES):
+    if len(audit.equal_workbook) == len(_FIGURES):
         return "agrees with the workbook's labels only"
     if not audit.num_changed:
         return f"agrees but for {_differing(audit)}"
@@ -243,7 +228,7 @@ def _verdict(audit: RowAudit, facts: RoiFacts) -> str:
 
 def _differing(audit: RowAudit) -> str:
     figures = zip(
-        FIGURES, audit.published.figures, _recomputed_figures(audit.official), strict=True
+        _FIGURES, audit.published.figures, _recomputed_figures(audit.official), strict=True
     )
     return ", ".join(
         f"{name} (printed {printed:.1f}, {found.hits}/{found.total} = {percent_of(found):.1f})"
@@ -257,98 +242,16 @@ def _accuracy_words(audit: RowAudit) -> str:
         ("official", audit.equal_official),
         ("workbook's", audit.equal_workbook),
     ):
-        if FIGURES[0] in equal:
+        if _FIGURES[0] in equal:
             return f"AC fits the {labels} labels"
     return "AC fits neither labels"
 
 
 def _num_class_figures(names: tuple[str, ...]) -> int:
-    return len(names) - (FIGURES[0] in names)
+    return len(names) - (_FIGURES[0] in names)
 
 
 HEADLINE_ROW = 18
-
-
-@dataclass(frozen=True)
-class _PairAudit:
-    """The plain and the RoI-aware network of one depth and one t.
-
-    Attributes:
-        network: "ResNet-18", "ResNet-50" or "ResNet-101".
-        t: Threshold of the salient slices in per cent.
-        rows: Rows of Table 7: plain, RoI-aware.
-        num_different: Studies on which the two prediction files differ.
-        points: Accuracy of the RoI-aware network minus the plain one's, in points.
-        p_value: McNemar's exact test, official labels; None where the files are the same.
-    """
-
-    network: str
-    t: int
-    rows: tuple[int, int]
-    num_different: int
-    points: float
-    p_value: float | None
-
-
-@dataclass(frozen=True)
-class _HeadlineFigure:
-    """A figure of the abstract or of Table 8, and the cells of Table 7 that print the same.
-
-    Attributes:
-        place: "abstract" or "Table 8".
-        figure: Such as "CAP SEN".
-        percent: As printed.
-        cells: Where Table 7 has it, such as "row 6 SEN".
-        possible_hits: Hits among the class's test cases that are printed like this.
-        total: The class's test cases, or all.
-    """
-
-    place: str
-    figure: str
-    percent: float
-    cells: tuple[str, ...]
-    possible_hits: tuple[int, ...]
-    total: int
-
-
-@dataclass(frozen=True)
-class _MethodAudit:
-    """A method of Table 8, on how many of 90 cases its figures fit.
-
-    Attributes:
-        name: As in the paper.
-        accuracy: As printed, per cent.
-        hits_of_90: Hits in 90 that are printed like the accuracy; empty when none.
-        hits_of_130: The same for 130 cases.
-        class_hits: Hits of each class among 20, 35 and 35, nearest to its sensitivities.
-    """
-
-    name: str
-    accuracy: float
-    hits_of_90: tuple[int, ...]
-    hits_of_130: tuple[int, ...]
-    class_hits: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _SpeFits:
-    """How many of the 54 SPE figures of Table 7 equal what, to the printed digit.
-
-    Attributes:
-        num_figures: All of them.
-        ppv_official: Equal to the PPV with the official labels.
-        ppv_workbook: Equal to the PPV with the workbook's labels.
-        ppv_either: Equal to one of these two.
-        specificity_official: Equal to the specificity with the official labels.
-        specificity_workbook: Equal to the specificity with the workbook's labels.
-    """
-
-    num_figures: int
-    ppv_official: int
-    ppv_workbook: int
-    ppv_either: int
-    specificity_official: int
-    specificity_workbook: int
 
 
 @dataclass(frozen=True)
@@ -361,7 +264,7 @@ class RoiAudit:
         deviations: Labels that differ between workbooks and label files.
         groups: Rows of Table 7 with the same predictions, in all 130 studies.
         pairs: Plain against RoI-aware.
-        spe: What the SPE columns are.
+        spe: What the SPE columns are: how many of their figures equal what, to the printed digit.
         headline: Figures of the abstract and of Table 8.
         hits_if_one_model: Hits a single model with the abstract's three sensitivities would have.
         methods: Table 8.
@@ -371,13 +274,13 @@ class RoiAudit:
 
     citation: str
     rows: tuple[RowAudit, ...]
-    deviations: tuple[_Deviation, ...]
+    deviations: tuple[Record, ...]
     groups: tuple[tuple[int, ...], ...]
-    pairs: tuple[_PairAudit, ...]
-    spe: _SpeFits
-    headline: tuple[_HeadlineFigure, ...]
+    pairs: tuple[Record, ...]
+    spe: dict[str, int]
+    headline: tuple[Record, ...]
     hits_if_one_model: int
-    methods: tuple[_MethodAudit, ...]
+    methods: tuple[Record, ...]
     mean_accuracy: dict[int, tuple[float, float, float]]
     cross_validation: tuple[_CrossValidationAudit, ...]
 
@@ -394,12 +297,12 @@ class RoiAudit:
     @property
     def rows_of_another_accuracy(self) -> tuple[int, ...]:
         """Rows whose printed accuracy is not that of the label files."""
-        return tuple(r.published.row for r in self.rows if FIGURES[0] not in r.equal_official)
+        return tuple(r.published.row for r in self.rows if _FIGURES[0] not in r.equal_official)
 
     @property
     def rows_without_fit(self) -> tuple[int, ...]:
         """Rows with an SPE figure that no label set gives as positive predictive value."""
-        spe = {name for name in FIGURES if name.endswith("SPE")}
+        spe = {name for name in _FIGURES if name.endswith("SPE")}
         return tuple(
             row.published.row
             for row in self.rows
@@ -409,8 +312,8 @@ class RoiAudit:
     @property
     def num_abstract_rows(self) -> int:
         """Cells of Table 7 that the sensitivities of the abstract stand in."""
-        figures = [e for e in self.headline if e.place == "abstract" and "SEN" in e.figure]
-        return len({cell for each in figures for cell in each.cells})
+        figures = [e for e in self.headline if e["place"] == "abstract" and "SEN" in e["figure"]]
+        return len({cell for each in figures for cell in each["cells"]})
 
     @property
     def shared(self) -> tuple[tuple[int, ...], ...]:
@@ -422,7 +325,7 @@ def audit_roi_paper() -> RoiAudit:
     """Recompute all that the packaged facts allow."""
     facts = roi_facts()
     rows = tuple(_audit_row(facts, published) for published in facts.table_7)
-    totals = _cases(facts)
+    totals = tuple(facts.official.count(label) for label in THREE_CLASSES)
     return RoiAudit(
         citation=facts.citation,
         rows=rows,
@@ -451,68 +354,72 @@ def _same_predictions(facts: RoiFacts) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(rows) for rows in groups.values())
 
 
-def _cases(facts: RoiFacts) -> tuple[int, ...]:
-    return tuple(facts.official.count(label) for label in THREE_CLASSES)
-
-
-def _pairs(facts: RoiFacts) -> tuple[_PairAudit, ...]:
+def _pairs(facts: RoiFacts) -> tuple[Record, ...]:
     aware = {(row.network, row.t): row.row for row in facts.table_7 if row.roi}
     plain = {(row.network, row.t): row.row for row in facts.table_7 if not row.roi}
     return tuple(_audit_pair(facts, key, (plain[key], row)) for key, row in aware.items())
 
 
-def _audit_pair(facts: RoiFacts, key: tuple[str, int], rows: tuple[int, int]) -> _PairAudit:
+def _audit_pair(facts: RoiFacts, key: tuple[str, int], rows: tuple[int, int]) -> Record:
+    """The plain and the RoI-aware network of one depth and one t, by their rows of Table 7.
+
+    `points` is the accuracy of the RoI-aware network minus the plain one's; `p_value` that of
+    McNemar's exact test with the official labels, None where both files are the same.
+    """
     plain, aware = (facts.predicted[row] for row in rows)
     num_different = sum(a != b for a, b in zip(plain, aware, strict=True))
     judged = [as_predictions(facts.official, each, THREE_CLASSES) for each in (aware, plain)]
     (test,) = compare(judged[0], judged[1], "mcnemar")
-    return _PairAudit(
-        network=key[0],
-        t=key[1],
-        rows=rows,
-        num_different=num_different,
-        points=100 * (test.estimate or 0.0),
-        p_value=test.p_value if num_different else None,
-    )
+    return {
+        "network": key[0],
+        "t": key[1],
+        "rows": rows,
+        "num_different": num_different,
+        "points": 100 * (test.estimate or 0.0),
+        "p_value": test.p_value if num_different else None,
+    }
 
 
-def _spe_fits(rows: tuple[RowAudit, ...]) -> _SpeFits:
-    cells = [
-        (printed, row.official.classes[label], row.workbook.classes[label])
-        for row in rows
-        for label, printed in zip(THREE_CLASSES, row.published.spe, strict=True)
-    ]
-
-    def num_equal(found: Callable[[ClassScores], Estimate], *places: int) -> int:
-        """Cells whose printed figure equals what is found in one of these places."""
-        return sum(
-            cell[0] in [percent_of(found((cell[1], cell[2])[place])) for place in places]
-            for cell in cells
-        )
-
-    return _SpeFits(
-        num_figures=len(cells),
-        ppv_official=num_equal(lambda each: each.ppv, 0),
-        ppv_workbook=num_equal(lambda each: each.ppv, 1),
-        ppv_either=num_equal(lambda each: each.ppv, 0, 1),
-        specificity_official=num_equal(lambda each: each.specificity, 0),
-        specificity_workbook=num_equal(lambda each: each.specificity, 1),
-    )
+def _spe_fits(rows: tuple[RowAudit, ...]) -> dict[str, int]:
+    """How many of the SPE figures of Table 7 equal PPV or specificity under each set of labels."""
+    found = {"num_figures": 0, "ppv_official": 0, "ppv_workbook": 0, "ppv_either": 0}
+    found |= {"specificity_official": 0, "specificity_workbook": 0}
+    for row in rows:
+        for label, printed in zip(THREE_CLASSES, row.published.spe, strict=True):
+            official, workbook = row.official.classes[label], row.workbook.classes[label]
+            ppv = [percent_of(each.ppv) == printed for each in (official, workbook)]
+            found["num_figures"] += 1
+            found["ppv_official"] += ppv[0]
+            found["ppv_workbook"] += ppv[1]
+            found["ppv_either"] += any(ppv)
+            found["specificity_official"] += percent_of(official.specificity) == printed
+            found["specificity_workbook"] += percent_of(workbook.specificity) == printed
+    return found
 
 
-def _headline(facts: RoiFacts, totals: tuple[int, ...]) -> tuple[_HeadlineFigure, ...]:
+def _headline(facts: RoiFacts, totals: tuple[int, ...]) -> tuple[Record, ...]:
+    """Figures of the abstract and of Table 8, and the cells of Table 7 that print the same.
+
+    `possible_hits` among the class's test cases, or all, are printed like this.
+    """
     found = []
     for place, method in (("abstract", facts.abstract), ("Table 8", facts.table_8[0])):
-        everyone = sum(totals)
-        figures = [("AC", method.accuracy, everyone)]
+        figures = [("AC", method.accuracy, sum(totals))]
         figures += [
             (f"{label} SEN", percent, total)
             for label, percent, total in zip(THREE_CLASSES, method.sensitivity, totals, strict=True)
         ]
-        for name, percent, total in figures:
-            cells = _cells(facts, name, percent)
-            possible = counts_behind(percent, total)
-            found.append(_HeadlineFigure(place, name, percent, cells, possible, total))
+        found += [
+            {
+                "place": place,
+                "figure": name,
+                "percent": percent,
+                "cells": _cells(facts, name, percent),
+                "possible_hits": counts_behind(percent, total),
+                "total": total,
+            }
+            for name, percent, total in figures
+        ]
     return tuple(found)
 
 
@@ -529,18 +436,21 @@ def _cells(facts: RoiFacts, figure: str, percent: float) -> tuple[str, ...]:
     return tuple(cell for cell, value in columns if value == percent)
 
 
-def _audit_method(method: Method, facts: RoiFacts) -> _MethodAudit:
+def _audit_method(method: Method, facts: RoiFacts) -> Record:
+    """A method of Table 8: hits that are printed like its accuracy, of 90 and of 130 cases.
+
+    `class_hits` are hits of each class among 20, 35 and 35, nearest to its sensitivities.
+    """
     parts = [cases for name, cases in facts.tests.items() if name != "T4"]
     totals = [sum(column) for column in zip(*parts, strict=True)]
-    return _MethodAudit(
-        name=method.name,
-        accuracy=method.accuracy,
-        hits_of_90=counts_behind(method.accuracy, sum(totals)),
-        hits_of_130=counts_behind(method.accuracy, len(facts.studies)),
-        class_hits=tuple(
-            nearest_count(p, n) for p, n in zip(method.sensitivity, totals, strict=True)
-        ),
-    )
+    pairs = zip(method.sensitivity, totals, strict=True)
+    return {
+        "name": method.name,
+        "accuracy": method.accuracy,
+        "hits_of_90": counts_behind(method.accuracy, sum(totals)),
+        "hits_of_130": counts_behind(method.accuracy, len(facts.studies)),
+        "class_hits": tuple(nearest_count(percent, total) for percent, total in pairs),
+    }
 
 
 def _means(facts: RoiFacts, rows: tuple[RowAudit, ...], t: int) -> tuple[float, float, float]:

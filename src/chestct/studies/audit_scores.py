@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from fractions import Fraction
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from chestct.evaluation.intervals import WILSON, Estimate, wilson
 from chestct.evaluation.metrics import ClassCounts, Value
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
+
+Record: TypeAlias = dict[str, Any]
+"""A row of the audit as the template and the JSON file have it: plain values and `Estimate`s."""
 
 
 @dataclass(frozen=True)

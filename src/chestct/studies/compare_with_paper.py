@@ -7,9 +7,8 @@ here: figures stand side by side, each with its interval where there is one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,17 +20,15 @@ from chestct.preprocess.recipes import RECIPES
 from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.audit_scores import ClassScores, Scores, rounded, score, score_class
+from chestct.studies.audit_scores import Scores, percent_of, rounded, score, score_class
 from chestct.studies.published.facts import TableRow, TestedModel, maseres_facts, roi_facts
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
+from chestct.training.judging import SLICES_FOLDER
 from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE
-
-SLICES_FOLDER: Final = "slices"
-"""Of a run on slices, where its slices' predictions are."""
 
 
 @dataclass(frozen=True)
-class Run:
+class _Run:
     """A finished run.
 
     Attributes:
@@ -55,7 +52,7 @@ class Run:
     figures: Figures
 
 
-def _read_run(folder: Path, bootstrap: Bootstrap | None = None) -> Run:
+def _read_run(folder: Path, bootstrap: Bootstrap | None = None) -> _Run:
     """Read the folder of a finished run, on scans or on slices.
 
     Raises:
@@ -76,7 +73,7 @@ def _read_run(folder: Path, bootstrap: Bootstrap | None = None) -> Run:
     try:
         known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
         settings = known["settings"]
-        return Run(
+        return _Run(
             name=folder.name,
             labels=tuple(settings["labels"]),
             network=settings["network"]["name"],
@@ -159,7 +156,7 @@ def _paper_csv(found: Sequence[PaperComparison]) -> str:
     return as_csv([name.rstrip("_") for name in header], lines)
 
 
-ROI_NETWORKS: Final = {
+_ROI_NETWORKS: Final = {
     "roi_resnet18": "ResNet-18",
     "roi_resnet50": "ResNet-50",
     "roi_resnet101": "ResNet-101",
@@ -180,6 +177,7 @@ POSITIVE_CLASS: Final = (
     "its specificity the recall of COVID-19."
 )
 RECOMPUTED_FROM: Final = "Recomputed: from the counts that the notebook prints."
+_NO_RUN: Final = Estimate(None, note="no run")
 
 
 @dataclass(frozen=True)
@@ -190,13 +188,13 @@ class Beside:
         figure: What it is, with the paper's own name for it where that is another one.
         published: As the paper prints it, as a share; None where it does not.
         recomputed: From the paper's own files; None where there are none.
-        ours: The run's.
+        ours: The run's; without a value where there is no run.
     """
 
     figure: str
     published: float | None
     recomputed: Estimate | None
-    ours: Estimate
+    ours: Estimate = _NO_RUN
 
     @property
     def is_inside(self) -> bool | None:
@@ -205,15 +203,6 @@ class Beside:
             return None
         # Half a unit of the last digit printed, which is 0.1 per cent.
         return self.ours.low - 0.0005 <= self.published <= self.ours.high + 0.0005
-
-
-@dataclass(frozen=True)
-class Printed:
-    """One figure of the MASERes paper: what it is, as printed, and from the notebook's counts."""
-
-    figure: str
-    published: float | None
-    recomputed: Estimate | None
 
 
 @dataclass(frozen=True)
@@ -257,21 +246,21 @@ def compare_with_paper(
     return tuple(sorted(found, key=lambda each: _row_number(each.place)))
 
 
-def _compare(run: Run) -> PaperComparison:
-    if run.network in ROI_NETWORKS and set(run.labels) == set(THREE_CLASSES):
+def _compare(run: _Run) -> PaperComparison:
+    if run.network in _ROI_NETWORKS and set(run.labels) == set(THREE_CLASSES):
         return _beside_roi(run)
     of_two = {**MASERES_NETWORKS, **SLICE_NETWORKS}
     if run.network in of_two and set(run.labels) == set(TWO_CLASSES):
         return _beside_maseres(run)
     msg = (
         f"{run.name} is a {run.network} with the classes {', '.join(run.labels)}: no paper has "
-        f"figures of that. Those of {', '.join(ROI_NETWORKS)} are for {', '.join(THREE_CLASSES)}, "
+        f"figures of that. Those of {', '.join(_ROI_NETWORKS)} are for {', '.join(THREE_CLASSES)}, "
         f"those of {', '.join(of_two)} for {', '.join(TWO_CLASSES)}."
     )
     raise StudyError(msg)
 
 
-def _beside_roi(run: Run) -> PaperComparison:
+def _beside_roi(run: _Run) -> PaperComparison:
     facts = roi_facts()
     is_cross_validated = run.num_folds is not None
     table, number = (facts.table_6, 6) if is_cross_validated else (facts.table_7, 7)
@@ -292,12 +281,12 @@ def _beside_roi(run: Run) -> PaperComparison:
     )
 
 
-def _nearest_row(run: Run, table: Sequence[TableRow]) -> tuple[TableRow, list[str]]:
+def _nearest_row(run: _Run, table: Sequence[TableRow]) -> tuple[TableRow, list[str]]:
     """The row of the same network and kind with the nearest t, and in what the run differs."""
     gating = run.gating
     is_roi = gating not in ("none", "published")
     wanted = 100 * (run.threshold or 0.0)
-    network = ROI_NETWORKS[run.network]
+    network = _ROI_NETWORKS[run.network]
     alike = [row for row in table if row.network == network and row.roi == is_roi]
     row = min(alike, key=lambda row: abs(row.t - wanted))
     remarks = []
@@ -312,33 +301,29 @@ def _nearest_row(run: Run, table: Sequence[TableRow]) -> tuple[TableRow, list[st
 
 
 def _roi_figures(figures: Figures, row: TableRow, recomputed: Scores | None) -> list[Beside]:
+    accuracy = recomputed.accuracy if recomputed else None
     found = [
-        Beside(
-            "accuracy (AC)",
-            row.accuracy / 100,
-            recomputed.accuracy if recomputed else None,
-            figures.overall["accuracy"],
-        )
+        Beside("accuracy (AC)", row.accuracy / 100, accuracy, figures.overall["accuracy"]),
     ]
-    printed: dict[str, tuple[str, Callable[[ClassScores], Estimate], Sequence[float] | None]] = {
-        "sensitivity": ("sensitivity {} (SEN)", lambda s: s.sensitivity, row.sensitivity),
-        "ppv": ("PPV {} (SPE)", lambda s: s.ppv, row.spe),
-        "specificity": ("specificity {}", lambda s: s.specificity, None),
+    printed = {
+        "sensitivity": ("sensitivity {} (SEN)", row.sensitivity),
+        "ppv": ("PPV {} (SPE)", row.spe),
+        "specificity": ("specificity {}", None),
     }
-    for name, (words, take, shown) in printed.items():
+    for name, (words, shown) in printed.items():
         for index, label in enumerate(THREE_CLASSES):
             found.append(
                 Beside(
                     words.format(label),
                     None if shown is None else shown[index] / 100,
-                    take(recomputed.classes[label]) if recomputed else None,
+                    getattr(recomputed.classes[label], name) if recomputed else None,
                     figures.per_class[label][name],
                 )
             )
     return found
 
 
-def _beside_maseres(run: Run) -> PaperComparison:
+def _beside_maseres(run: _Run) -> PaperComparison:
     is_slices = run.network in SLICE_NETWORKS
     model = maseres_model(run.network)
     counts = model.counts
@@ -365,7 +350,7 @@ def maseres_model(network: str) -> TestedModel:
     return model
 
 
-def maseres_printed(network: str) -> tuple[Printed, ...]:
+def maseres_printed(network: str) -> tuple[Beside, ...]:
     """What the MASERes paper prints of a network, and what its notebook's counts give."""
     model = maseres_model(network)
     scores = score_class(model.counts, NORMAL)
@@ -376,8 +361,8 @@ def maseres_printed(network: str) -> tuple[Printed, ...]:
         "PPV of normal (precision)": scores.ppv,
         "F1 of normal": Estimate(scores.f1),
     }
-    found = [Printed(words, _printed(each), each) for words, each in rows.items()]
-    return (*found, Printed("AUC", model.auc, None))
+    found = [Beside(words, _printed(each), each) for words, each in rows.items()]
+    return (*found, Beside("AUC", model.auc, None))
 
 
 def maseres_beside(figures: Figures, network: str) -> tuple[Beside, ...]:
@@ -392,7 +377,7 @@ def maseres_beside(figures: Figures, network: str) -> tuple[Beside, ...]:
         normal["auc"],
     )
     return tuple(
-        Beside(each.figure, each.published, each.recomputed, found)
+        replace(each, ours=found)
         for each, found in zip(maseres_printed(network), ours, strict=True)
     )
 
@@ -401,13 +386,11 @@ def _printed(estimate: Estimate) -> float | None:
     """A share as the notebooks print it, in per cent with two digits."""
     if estimate.value is None:
         return None
-    value = estimate.value
-    if estimate.total and estimate.hits is not None:
-        return rounded(Fraction(100 * estimate.hits, estimate.total), 2) / 100
-    return rounded(100 * value, 2) / 100
+    percent = percent_of(estimate, 2)
+    return (rounded(100 * estimate.value, 2) if percent is None else percent) / 100
 
 
-def _scans_remark(run: Run) -> str:
+def _scans_remark(run: _Run) -> str:
     folds = f", {run.num_folds} folds pooled" if run.num_folds else ""
     return (
         f"The run was judged on {run.num_scans} scans{folds} of its own manifest. Unless they are "

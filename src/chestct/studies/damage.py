@@ -42,6 +42,7 @@ from chestct.networks.maseres import NUM_HEADS, Maseres
 from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
+from chestct.studies.model_audit import with_network
 from chestct.studies.study_rows import StudyError, holm
 from chestct.training.data import make_cache
 from chestct.training.judging import judge_manifest
@@ -73,21 +74,8 @@ class Layer:
 
 
 Parts = Mapping[str, Sequence[Layer]]
-Choice = Sequence[Sequence[int]]
+_Choice = Sequence[Sequence[int]]
 """For each layer of a part, the units that are set to zero."""
-
-
-@dataclass(frozen=True)
-class _Zeroed:
-    """How many numbers were set to zero."""
-
-    weights: int
-    biases: int
-
-    @property
-    def total(self) -> int:
-        """Both together."""
-        return self.weights + self.biases
 
 
 _BLOCK: Final = ("conv1", "conv2", "se.squeeze", "se.excite", "shortcut")
@@ -136,7 +124,7 @@ def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, li
             for name in names}  # fmt: skip
 
 
-def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> Choice:
+def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> _Choice:
     """The notebook's choice: `random.Random(1)` for the first layer of a part, 2 for the next, ...
 
     The numbers of all units are shuffled and the first quarter is taken.
@@ -149,7 +137,7 @@ def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float 
 
 def _random_choice(
     network: nn.Module, layers: Sequence[Layer], generator: random.Random, share: float = SHARE
-) -> Choice:
+) -> _Choice:
     """Another choice of as many units."""
     return [_drawn(generator, layer.num_units(network), share) for layer in layers]
 
@@ -159,11 +147,11 @@ def quarter(num_units: int, share: float = SHARE) -> int:
     return int(num_units * share)
 
 
-def damage(network: nn.Module, layers: Sequence[Layer], choice: Choice) -> _Zeroed:
+def damage(network: nn.Module, layers: Sequence[Layer], choice: _Choice) -> tuple[int, int]:
     """Set units to zero, in place.
 
     Returns:
-        How many numbers were set to zero.
+        How many weights and how many biases were set to zero.
     """
     weights = biases = 0
     with torch.no_grad():
@@ -179,7 +167,7 @@ def damage(network: nn.Module, layers: Sequence[Layer], choice: Choice) -> _Zero
             if bias is not None:
                 bias[list(units)] = 0
                 biases += len(units)
-    return _Zeroed(weights, biases)
+    return weights, biases
 
 
 def _maseres_parts() -> dict[str, list[Layer]]:
@@ -210,9 +198,9 @@ def _weight(network: nn.Module, module: str) -> torch.Tensor:
     return weight
 
 
-RECORD_FILE: Final = "damage.json"
-UNDAMAGED_FILE: Final = "undamaged.csv"
-PUBLISHED: Final = "published"
+_RECORD_FILE: Final = "damage.json"
+_UNDAMAGED_FILE: Final = "undamaged.csv"
+_PUBLISHED: Final = "published"
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +246,7 @@ class _DamagedPart:
 
     name: str
     num_layers: int
-    zeroed: _Zeroed
+    zeroed: int
     published: Predictions
     repeats: tuple[Predictions, ...] = ()
 
@@ -278,47 +266,20 @@ class _DamageResult:
     excluded: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class _DamagedNetwork:
-    """A classifier's network with units set to zero, as an engine wants it."""
-
-    classifier: Classifier
-    layers: tuple[Layer, ...]
-    choice: Choice
-
-    @property
-    def input_size(self) -> tuple[int, int, int, int]:
-        """As the classifier's."""
-        return self.classifier.input_size
-
-    @property
-    def weights_sha256(self) -> str:
-        """Of the undamaged weights; `identity` tells damaged ones apart."""
-        return self.classifier.weights_sha256
-
-    @property
-    def identity(self) -> str:
-        """What decides what the network computes, beside its undamaged weights."""
-        damaged = [[layer.module, layer.head] for layer in self.layers]
-        return json.dumps([self.classifier.identity, damaged, [list(c) for c in self.choice]])
-
-    def load_network(self) -> nn.Module:
-        """A new network, damaged, in eval mode."""
-        network = self.classifier.load_network()
-        damage(network, self.layers, self.choice)
-        return network
-
-
 def run_damage(plan: DamagePlan) -> _DamageResult:
     """Judge the classifier as it is and with each part damaged, or go on doing so.
 
     Raises:
-        StudyError: A number is impossible, or the folder holds another study.
+        StudyError: A number is impossible, the classifier tells findings, or the folder holds
+            another study.
         ChestCTError: A part is unknown, scans cannot be prepared, or the folder not be written.
     """
     if not 0 < plan.share <= 1 or plan.repeats < 0:
         msg = f"A share of {plan.share:g} with {plan.repeats} repeats is impossible."
         raise StudyError(f"{msg} The share is above 0 and at most 1, repeats are 0 or more.")
+    if plan.classifier.are_findings:
+        msg = f"'{plan.classifier.card.name}' tells findings, and the damage is judged on classes."
+        raise StudyError(f"{msg} Name a classifier of classes.")
     network = plan.classifier.load_network()
     parts = _choose_parts(network, plan.parts)
     _agree_on_record(plan)
@@ -330,16 +291,17 @@ def run_damage(plan: DamagePlan) -> _DamageResult:
 
 def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, str]]:
     """What the classifier says as it is; scans are prepared on the way."""
-    path, reasons = plan.folder / UNDAMAGED_FILE, plan.folder / "excluded.json"
+    path, reasons = plan.folder / _UNDAMAGED_FILE, plan.folder / "excluded.json"
     if path.is_file() and reasons.is_file():
         return read_predictions(path), json.loads(reasons.read_text(encoding="utf-8"))
-    engine = make_engine(plan.classifier, "torch", precision="float32", device=plan.device)
+    engine = _engine(plan, plan.classifier)
     found, excluded = judge_manifest(plan.classifier, engine, plan.manifest, cache, plan.listener)
     for scan, reason in excluded.items():
         plan.listener.note(f"No decision on {scan}: {reason}")
     write_text(reasons, json.dumps(excluded, indent=1, ensure_ascii=False) + "\n")
     write_predictions(found, path)
-    return found, excluded
+    # `run_damage` sees to it that they are of classes.
+    return found, excluded  # type: ignore[return-value]
 
 
 def _run_part(
@@ -350,10 +312,11 @@ def _run_part(
     network = plan.classifier.load_network()
     found = []
     for kind, choice in _choices(plan, network, part):
-        path = plan.folder / _folder_name(name) / f"{kind}.csv"
+        path = plan.folder / f"part-{name}" / f"{kind}.csv"
         if not path.is_file():
-            model = _DamagedNetwork(plan.classifier, tuple(layers), choice)
-            engine = make_engine(model, "torch", precision="float32", device=plan.device)
+            damaged = plan.classifier.load_network()
+            damage(damaged, layers, choice)
+            engine = _engine(plan, with_network(plan.classifier, damaged))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_predictions(_judge(plan, cache, undamaged, engine), path)
         found.append(read_predictions(path))
@@ -362,7 +325,7 @@ def _run_part(
     return _DamagedPart(
         name,
         sum(bool(units) for units in choice),
-        damage(network, layers, choice),
+        sum(damage(network, layers, choice)),
         found[0],
         tuple(found[1:]),
     )
@@ -370,9 +333,9 @@ def _run_part(
 
 def _choices(
     plan: DamagePlan, network: nn.Module, part: tuple[str, Sequence[Layer]]
-) -> Iterator[tuple[str, Choice]]:
+) -> Iterator[tuple[str, _Choice]]:
     name, layers = part
-    yield PUBLISHED, _published_choice(network, layers, plan.share)
+    yield _PUBLISHED, _published_choice(network, layers, plan.share)
     for number in range(1, plan.repeats + 1):
         # Seeded by words, so that more repeats or other parts leave these choices as they are.
         generator = random.Random(f"{plan.seed} {name} {number}")
@@ -391,13 +354,13 @@ def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engin
     return undamaged.with_probabilities(np.array(shares))
 
 
-def _folder_name(part: str) -> str:
-    return f"part-{part}"
+def _engine(plan: DamagePlan, classifier: Classifier) -> Engine:
+    return make_engine(classifier, "torch", precision="float32", device=plan.device)
 
 
 def _agree_on_record(plan: DamagePlan) -> None:
     """Write down what the files of the folder depend on, or refuse when it holds other ones."""
-    path = plan.folder / RECORD_FILE
+    path = plan.folder / _RECORD_FILE
     facts = {
         "classifier": plan.classifier.card.name,
         "weights_sha256": plan.classifier.weights_sha256,
@@ -422,7 +385,7 @@ def _agree_on_record(plan: DamagePlan) -> None:
         raise StudyError(f"{msg}. Use a new folder.")
 
 
-UNDAMAGED = "undamaged"
+_UNDAMAGED = "undamaged"
 _SHOWN = ("accuracy", "macro_auc", "log_loss")
 
 
@@ -449,7 +412,7 @@ class DamageRow:
     @property
     def name(self) -> str:
         """The part's, or that nothing is damaged."""
-        return self.part.name if self.part else UNDAMAGED
+        return self.part.name if self.part else _UNDAMAGED
 
 
 def _make_damage_rows(
@@ -502,7 +465,7 @@ def _damage_csv(rows: Sequence[DamageRow]) -> str:
     """One line per part and figure; the mean over choices is the figure `mean accuracy`."""
     lines: list[list[object]] = []
     for row in rows:
-        zeroed = row.part.zeroed.total if row.part else 0
+        zeroed = row.part.zeroed if row.part else 0
         figures = row.figures
         if row.mean is not None:
             overall = {**figures.overall, "mean accuracy over choices": row.mean}

@@ -1,76 +1,70 @@
 """The MASERes paper's tables: their networks trained on scans and on slices, judged and compared.
 
 `configs/` holds a file for each network on volumes and each form, `configs/slices/` one for each
-network on slices.
+network on slices. A table is written as Markdown for people, CSV and JSON for programs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
 
-from chestct.card import SLICE_CARD_FILE
-from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest, write_manifest
+from chestct import __version__
+from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest
 from chestct.datasets.splits import SHARES_PATIENTS, maseres_paper
-from chestct.evaluation.comparisons import Comparison, compare
-from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison, compare
+from chestct.evaluation.intervals import Bootstrap, Estimate
 from chestct.evaluation.predictions import read_predictions
+from chestct.evaluation.report import ESTIMATE_FIELDS
+from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.slices import IMAGENET, NO_WEIGHTS
-from chestct.studies.audit_maseres import (
-    KappaAudit,
-    PValueAudit,
-    audit_kappa,
-    audit_p_values,
-)
+from chestct.report.pages import fill_markdown
+from chestct.report.tables import as_csv
+from chestct.storage import write_text
+from chestct.studies.audit_maseres import PValueAudit, audit_kappa, audit_p_values
+from chestct.studies.audit_scores import Record
 from chestct.studies.compare_with_paper import (
     MASERES_NETWORKS,
+    POSITIVE_CLASS,
+    RECOMPUTED_FROM,
     Beside,
+    cells,
     maseres_beside,
     maseres_model,
 )
 from chestct.studies.published.facts import maseres_facts
 from chestct.studies.study_rows import (
-    RECORD_FOLDER,
     ROWS_FOLDER,
+    BeforeRow,
     Progress,
-    RowResult,
+    Results,
+    Row,
     RowTest,
-    RowWork,
     StudyError,
     TableRow,
-    begin_study,
     compare_rows,
+    guessing,
     make_rows,
     on_common_scans,
-    record_scans,
-    run_rows,
-    run_scan_rows,
+    run_study,
 )
-from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER, SLICES_FOLDER
-from chestct.training.plan import (
-    CLASSIFIER_FOLDER,
-    PREDICTIONS_FILE,
-    RANDOM_WEIGHTS,
-    Plan,
-    SlicePlan,
-    begin_record,
-    find_parts,
-    find_slice_parts,
-)
-from chestct.training.session import BY_PATIENT, LEAK_STATED, run_slice_training
+from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER
+from chestct.training.plan import RANDOM_WEIGHTS, Plan
+from chestct.training.session import BY_PATIENT, LEAK_STATED
 from chestct.training.settings import RunSettings, SliceRunSettings, read_settings_as
 
 _CHANGE_NO_RESULT: Final = ("data.cache", "tracking.")
 """Beginnings of settings that a table need not tell of, and that can hold paths of the machine."""
 
-FORMS: Final = ("published", "paper")
+_FORMS: Final = ("published", "paper")
 """What the authors' notebooks do, and what the text says."""
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -82,7 +76,7 @@ class Chosen:
 
     Attributes:
         configs: Folder of the settings files, one per network.
-        form: A name in `FORMS`.
+        form: A name in `_FORMS`.
         overrides: Changes to every file, as `--set` takes them.
         edge: Voxels or pixels along each side of an input; None leaves it to the files.
     """
@@ -93,11 +87,12 @@ class Chosen:
     edge: int | None = None
 
     @property
-    def changes(self) -> tuple[str, ...]:
-        """All that is not as in the files and may change a result, in words."""
-        edge = () if self.edge is None else (f"inputs of {self.edge} along each side",)
-        told = [each for each in self.overrides if not each.strip().startswith(_CHANGE_NO_RESULT)]
-        return (*edge, *told)
+    def remarks(self) -> list[str]:
+        """What a reader of a table has to know of its settings."""
+        changes = [] if self.edge is None else [f"inputs of {self.edge} along each side"]
+        changes += [e for e in self.overrides if not e.strip().startswith(_CHANGE_NO_RESULT)]
+        changed = [f"Not as in the settings files: {', '.join(changes)}."] if changes else []
+        return [f"Settings: the form '{self.form}'.", *changed]
 
 
 def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str, ...]:
@@ -146,24 +141,17 @@ def slice_settings(network: str, chosen: Chosen, weights: str | None = None) -> 
     return settings.model_copy(update={"network": section})
 
 
-def settings_remarks(chosen: Chosen) -> list[str]:
-    """What a reader of a table has to know of its settings."""
-    changes = ", ".join(chosen.changes)
-    changed = [f"Not as in the settings files: {changes}."] if changes else []
-    return [f"Settings: the form '{chosen.form}'.", *changed]
-
-
 def slice_remarks(settings: SliceRunSettings, chosen: Chosen) -> list[str]:
     """What a reader of the table of slices has to know."""
     is_random = settings.network.weights == NO_WEIGHTS
     weights = [f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's."] if is_random else []
     divided = LEAK_STATED if settings.data.split == SHARES_PATIENTS else BY_PATIENT
-    return [*settings_remarks(chosen), *weights, f"Divided {divided}."]
+    return [*chosen.remarks, *weights, f"Divided {divided}."]
 
 
 def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str, ...]) -> Settings:
     """A network's settings; what the user sets wins over the size."""
-    look_up(dict.fromkeys(FORMS), chosen.form, kind="form")
+    look_up(dict.fromkeys(_FORMS), chosen.form, kind="form")
     if not chosen.configs.is_dir():
         msg = (
             f"There is no folder '{chosen.configs}'. Give one with the settings of the paper's "
@@ -174,61 +162,15 @@ def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str,
     return read_settings_as(model, file, (*sized, *chosen.overrides))
 
 
-SPLIT_FILE: Final = "split.csv"
-
-
-@dataclass(frozen=True)
-class NetworkRow:
-    """One row of a table: a network by our name of it."""
-
-    network: str
-
-    @property
-    def name(self) -> str:
-        """What the row's folder is called."""
-        return self.network
-
-
-BeforeRow = Callable[[NetworkRow], object]
-
-
 def run_patients(
-    plan: Plan, settings: Mapping[str, RunSettings], *, before_row: BeforeRow
-) -> Progress[NetworkRow]:
-    """Train the rows on volumes that are neither finished nor under way elsewhere.
+    plan: Plan, settings: Mapping[Row, RunSettings], *, before_row: BeforeRow
+) -> Progress:
+    """Train the rows on volumes; see `run_study`.
 
     Without folds and without a split in the manifest, the paper's split is drawn and kept in the
     study's folder.
-
-    Args:
-        plan: Of the whole study; its settings are those of the table's first network.
-        settings: Network to its settings, in the order of the table.
-        before_row: Told of each row that is begun or gone on with.
-
-    Raises:
-        ChestCTError: Settings, scans or folder are not as they should be, or the study was stopped;
-            the same call goes on.
     """
-    for each in settings.values():
-        find_parts(each)
-    drawn = _drawn_split(plan)
-
-    def begin(folder: Path) -> str:
-        """Record scans and split once; returns the precision of all rows."""
-        settled = record_scans(plan, folder)
-        if drawn is not None and not (folder / SPLIT_FILE).is_file():
-            write_manifest(drawn, folder / SPLIT_FILE)
-        return settled.training.precision
-
-    precision = begin_study(plan.folder, begin)
-    scans = plan.manifest if drawn is None else plan.folder / RECORD_FOLDER / SPLIT_FILE
-    rows = tuple(NetworkRow(name) for name in settings)
-    return run_scan_rows(
-        replace(plan, manifest=scans),
-        rows,
-        lambda row: _in_precision(settings[row.network], precision),
-        before_row=before_row,
-    )
+    return run_study(plan, settings, before_row=before_row, split=_drawn_split(plan))
 
 
 def split_in_words(plan: Plan) -> str:
@@ -257,52 +199,6 @@ def split_in_words(plan: Plan) -> str:
     )
 
 
-def run_slices(
-    plan: SlicePlan,
-    settings: Mapping[str, SliceRunSettings],
-    *,
-    before_row: BeforeRow,
-) -> Progress[NetworkRow]:
-    """Train the rows on slices that are neither finished nor under way elsewhere.
-
-    Args:
-        plan: Of the whole study; its settings are those of the table's first network.
-        settings: Network to its settings, in the order of the table.
-        before_row: Told of each row that is begun or gone on with.
-
-    Raises:
-        ChestCTError: Settings, weights, slices or folder are not as they should be, or the study
-            was stopped; the same call goes on.
-    """
-    for each in settings.values():
-        find_slice_parts(each)
-    begin_study(plan.folder, lambda folder: begin_record(replace(plan, folder=folder)))
-
-    def train(row: NetworkRow, folder: Path) -> None:
-        """Train one network in its own folder."""
-        run_slice_training(replace(plan, settings=settings[row.network], folder=folder))
-
-    work = RowWork(
-        folder=plan.folder,
-        train=train,
-        last_file=Path(CLASSIFIER_FOLDER, SLICE_CARD_FILE),
-        predictions_file=Path(SLICES_FOLDER, PREDICTIONS_FILE),
-        note=plan.listener.note,
-    )
-    return run_rows(work, tuple(NetworkRow(name) for name in settings), before_row=before_row)
-
-
-def votes_on_patients(
-    folder: Path, progress: Progress[NetworkRow]
-) -> tuple[RowResult[NetworkRow], ...]:
-    """What the finished rows of a study on slices say of patients, by the mean of their slices."""
-    file = Path(PATIENTS_FOLDER, f"predictions_{MAIN_VOTE}.csv")
-    return tuple(
-        RowResult(each.row, read_predictions(folder / ROWS_FOLDER / each.row.name / file))
-        for each in progress.results
-    )
-
-
 def _drawn_split(plan: Plan) -> Manifest | None:
     """The manifest divided as the paper divides; None where folds or an own split are used."""
     manifest = read_manifest(plan.manifest, plan.settings.labels)
@@ -315,12 +211,12 @@ def _drawn_split(plan: Plan) -> Manifest | None:
         raise StudyError(msg) from error
 
 
-def _in_precision(settings: RunSettings, precision: str) -> RunSettings:
-    """The settings with "auto" settled as for the whole study."""
-    if settings.training.precision != "auto":
-        return settings
-    training = settings.training.model_copy(update={"precision": precision})
-    return settings.model_copy(update={"training": training})
+def votes_on_patients(folder: Path, progress: Progress) -> Results:
+    """What the finished rows of a study on slices say of patients, by the mean of their slices."""
+    file = Path(PATIENTS_FOLDER, f"predictions_{MAIN_VOTE}.csv")
+    return {
+        row: read_predictions(folder / ROWS_FOLDER / row.name / file) for row in progress.results
+    }
 
 
 MAIN: str = "maseres"
@@ -332,16 +228,16 @@ class _PrintedPair:
     """What the paper prints of MASERes against another network, and what its counts give.
 
     Attributes:
-        kappa: The kappa of the text.
+        kappa: The kappa of the text, as `audit_kappa` gives it.
         p_values: Table 5, by figure.
     """
 
-    kappa: KappaAudit
+    kappa: Record
     p_values: dict[str, PValueAudit]
 
 
 @dataclass(frozen=True)
-class Pair:
+class _Pair:
     """Two networks on the inputs that both judged.
 
     Attributes:
@@ -351,7 +247,7 @@ class Pair:
         printed: What the paper says of the two; None where it says nothing.
     """
 
-    test: RowTest[NetworkRow]
+    test: RowTest
     kappa: Comparison
     z: tuple[Comparison, ...]
     printed: _PrintedPair | None
@@ -366,23 +262,16 @@ class Pair:
 class PaperTable:
     """The finished rows of a table, and its pairs."""
 
-    rows: tuple[TableRow[NetworkRow], ...]
-    pairs: tuple[Pair, ...]
+    rows: tuple[TableRow, ...]
+    pairs: tuple[_Pair, ...]
 
-    def beside(self, row: TableRow[NetworkRow]) -> tuple[Beside, ...]:
+    def beside(self, row: TableRow) -> tuple[Beside, ...]:
         """A row's figures beside the paper's."""
         return maseres_beside(row.figures, row.row.network)
 
 
-def make_table(
-    results: Sequence[RowResult[NetworkRow]], bootstrap: Bootstrap | None = None
-) -> PaperTable:
-    """Figures of every row with intervals, and every two rows compared.
-
-    Args:
-        results: Of the finished rows, in the order of the table.
-        bootstrap: How patients are drawn; None takes the default.
-    """
+def make_table(results: Results, bootstrap: Bootstrap | None = None) -> PaperTable:
+    """Figures of every row with intervals, and every two rows compared."""
     rows = make_rows(results, bootstrap)
     pairs = list(combinations(rows, 2))
     tests = compare_rows([(*pair, "network") for pair in pairs])
@@ -391,17 +280,11 @@ def make_table(
     )
 
 
-def _pair(
-    first: TableRow[NetworkRow], second: TableRow[NetworkRow], test: RowTest[NetworkRow]
-) -> Pair:
+def _pair(first: TableRow, second: TableRow, test: RowTest) -> _Pair:
     one, other = on_common_scans(first.predictions, second.predictions)
     (kappa,) = compare(one, other, "kappa")
-    return Pair(
-        test=test,
-        kappa=kappa,
-        z=compare(one, other, "maseres_z"),
-        printed=_printed_pair(first.row.network, second.row.network),
-    )
+    z = compare(one, other, "maseres_z")
+    return _Pair(test, kappa, z, _printed_pair(first.row.network, second.row.network))
 
 
 @cache
@@ -416,3 +299,176 @@ def _printed_pair(first: str, second: str) -> _PrintedPair | None:
         kappa=audit_kappa(main, other, facts.kappa[other.name]),
         p_values={each.figure: each for each in audited},
     )
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One of the paper's two halves.
+
+    Attributes:
+        title: Of the table.
+        inputs: What is judged, in the plural.
+    """
+
+    title: str
+    inputs: str
+
+
+PATIENT_LEVEL: Final = _Level("MASERes paper, patient level: three networks on volumes", "scans")
+SLICE_LEVEL: Final = _Level("MASERes paper, slice level: six transfer networks", "slices")
+
+
+def as_markdown(
+    level: _Level, table: PaperTable, remarks: Sequence[str], patients: PaperTable | None = None
+) -> str:
+    """The whole table for people, with the votes on patients, which the paper does not have."""
+    return fill_markdown(
+        "chestct.studies/maseres.md.j2",
+        {
+            "cells": cells,
+            "guessing": guessing,
+            "kappa": _kappa,
+            "share": lambda value: "undefined" if value is None else f"{100 * value:.1f}",
+        },
+        title=level.title,
+        inputs=level.inputs,
+        notice=NOT_FOR_CLINICAL_USE,
+        citation=maseres_facts().citation,
+        remarks=[*remarks, POSITIVE_CLASS, RECOMPUTED_FROM],
+        table=table,
+        patients=patients,
+        # The test takes slices of one patient as independent.
+        is_dependent=any(
+            each.predictions.num_patients < len(each.predictions) for each in table.rows
+        ),
+        defects=MASERES_Z_DEFECTS,
+    )
+
+
+def _kappa(found: Comparison) -> str:
+    if found.estimate is None:
+        return f"- ({found.note})"
+    if found.low is None or found.high is None:
+        return f"{found.estimate:.4f} ({found.note})"
+    return f"{found.estimate:.4f} ({found.low:.2f} to {found.high:.2f})"
+
+
+_SCHEMA: Final = "chestct.maseres-table"
+_SCHEMA_VERSION: Final = "1.0"
+
+
+def write_table(
+    folder: Path,
+    level: _Level,
+    table: PaperTable,
+    *,
+    remarks: Sequence[str],
+    patients: PaperTable | None = None,
+) -> tuple[Path, ...]:
+    """Write `table.md`, `table.csv`, `tests.csv` and `table.json`.
+
+    Args:
+        folder: The study's.
+        level: Which half of the paper.
+        table: With one finished row at least.
+        remarks: What a reader has to know of how the rows came about.
+        patients: Of slices, the votes on their patients.
+
+    Returns:
+        The files.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    tables = {"": table} if patients is None else {"": table, "patients": patients}
+    texts = {
+        "table.md": as_markdown(level, table, remarks, patients),
+        "table.csv": _figures_csv(table),
+        "tests.csv": _tests_csv(tables),
+        "table.json": _as_json(level, tables, remarks),
+    }
+    return tuple(write_text(folder / name, text) for name, text in texts.items())
+
+
+def _figures_csv(table: PaperTable) -> str:
+    """One line per network, source and figure; shares, not per cent."""
+    lines: list[list[object]] = []
+    for row in table.rows:
+        for each in table.beside(row):
+            sources = {
+                "printed": None if each.published is None else Estimate(each.published),
+                "recomputed": each.recomputed,
+                "this run": each.ours,
+            }
+            for source, found in sources.items():
+                if found is not None:
+                    values = (getattr(found, field) for field in ESTIMATE_FIELDS)
+                    lines.append([row.row.network, source, each.figure, *values])
+    return as_csv(["network", "source", "figure", *ESTIMATE_FIELDS], lines)
+
+
+def _tests_csv(tables: dict[str, PaperTable]) -> str:
+    """One line per pair, test and figure; `level` is empty for what the table itself judges."""
+    header = ["level", "first", "second", "test", "figure", "estimate", "low", "high", "statistic"]
+    lines: list[list[object]] = []
+    for level, table in tables.items():
+        for each in table.pairs:
+            test = each.test
+            key = [level, *each.names]
+            lines.append(
+                [*key, "mcnemar", "accuracy", None, None, None, test.only_first + test.only_second,
+                 test.p_value, test.holm, None]
+            )  # fmt: skip
+            lines += [[*key, *_comparison_cells(each, row)] for row in (each.kappa, *each.z)]
+    return as_csv([*header, "p_value", "p_holm", "printed"], lines)
+
+
+def _comparison_cells(pair: _Pair, row: Comparison) -> list[object]:
+    printed: float | None = None
+    if pair.printed is not None and row.test == "kappa":
+        printed = pair.printed.kappa["published"]
+    elif pair.printed is not None:
+        printed = pair.printed.p_values[row.figure].published
+    return [row.test, row.figure, row.estimate, row.low, row.high, row.statistic, row.p_value,
+            None, printed]  # fmt: skip
+
+
+def _as_json(level: _Level, tables: dict[str, PaperTable], remarks: Sequence[str]) -> str:
+    record: dict[str, Any] = {
+        "schema": _SCHEMA,
+        "schema_version": _SCHEMA_VERSION,
+        "notice": NOT_FOR_CLINICAL_USE,
+        "chestct_version": __version__,
+        "title": level.title,
+        "citation": maseres_facts().citation,
+        "remarks": list(remarks),
+        "maseres_z_defects": list(MASERES_Z_DEFECTS),
+        level.inputs: _table_record(tables[""]),
+    }
+    if "patients" in tables:
+        record["patients"] = _table_record(tables["patients"])
+    return json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _table_record(table: PaperTable) -> dict[str, Any]:
+    return {
+        "rows": [
+            {
+                "network": row.row.network,
+                "paper_name": maseres_model(row.row.network).name,
+                "num_inputs": len(row.predictions),
+                "num_patients": row.predictions.num_patients,
+                "figures": [asdict(each) for each in table.beside(row)],
+            }
+            for row in table.rows
+        ],
+        "pairs": [_pair_record(each) for each in table.pairs],
+    }
+
+
+def _pair_record(pair: _Pair) -> dict[str, Any]:
+    """A pair as plain values; its rows have no more than a network."""
+    record = asdict(pair)
+    for place in ("first", "second"):
+        record["test"][place] = {"network": record["test"][place]["network"]}
+    return record

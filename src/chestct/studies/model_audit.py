@@ -30,16 +30,18 @@ from torch import Tensor, nn
 from chestct.arrays import Heat, Mask
 from chestct.classifier import Classifier
 from chestct.engines import Engine
-from chestct.errors import ExplanationError, ReadError
+from chestct.errors import ClassifierError, ExplanationError, ReadError
+from chestct.explain.evidence import INVOLVED_FROM
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
 from chestct.labels import UNSUITABLE
 from chestct.pipeline import scan_name
+from chestct.preprocess.masks import bounding_box, mask_on_grid
+from chestct.preprocess.oblique import on_body
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
-from chestct.readers.masks import read_mask
-from chestct.studies.localisation import INVOLVED_FROM, mask_at_input
+from chestct.readers.masks import read_mask, same_place
 from chestct.studies.model_audit_changes import (
     CHANGES,
     MIRROR,
@@ -65,12 +67,12 @@ from chestct.studies.model_audit_findings import (
 )
 from chestct.volume import Volume
 
-NUM_DRAWS: Final = 5
+_NUM_DRAWS: Final = 5
 """Maps of random networks that a map is compared with."""
-MOST_DRAWS: Final = 12
+_MOST_DRAWS: Final = 12
 """Random networks asked for them; about half give an empty map."""
-WHOLE: Final = "whole network"
-OWN_PARAMETERS: Final = "parameters of its own"
+_WHOLE: Final = "whole network"
+_OWN_PARAMETERS: Final = "parameters of its own"
 _WINDOW: Final = 7
 """Voxels along each axis that structural similarity looks at together."""
 _STABILISERS: Final = (0.01**2, 0.03**2)
@@ -108,13 +110,13 @@ def _compare_weights(
         return MapTest(found.method, found.label, has_evidence=False)
     cascade = tuple(_cascade(classifier, prepared, found, _generator(rng)))
     whole: list[WeightStage] = []
-    for _ in range(MOST_DRAWS):
+    for _ in range(_MOST_DRAWS):
         network = copy.deepcopy(classifier.network)
         generator = _generator(rng)
         for part in parts_of(network).values():
             _redraw(part, generator)
-        whole.append(_compared(WHOLE, with_network(classifier, network), prepared, found))
-        if sum(stage.spearman is not None for stage in whole) == NUM_DRAWS:
+        whole.append(_compared(_WHOLE, with_network(classifier, network), prepared, found))
+        if sum(stage.spearman is not None for stage in whole) == _NUM_DRAWS:
             break
     return MapTest(found.method, found.label, True, cascade, tuple(whole))
 
@@ -123,7 +125,7 @@ def parts_of(network: nn.Module) -> dict[str, list[Tensor]]:
     """What each part of a network has learned, by name, in the order in which they were made."""
     parts = {name: [*part.parameters(), *part.buffers()] for name, part in network.named_children()}
     own = [*network.parameters(recurse=False), *network.buffers(recurse=False)]
-    return {name: learned for name, learned in {OWN_PARAMETERS: own, **parts}.items() if learned}
+    return {name: learned for name, learned in {_OWN_PARAMETERS: own, **parts}.items() if learned}
 
 
 def _redraw(learned: list[Tensor], generator: torch.Generator) -> None:
@@ -191,7 +193,7 @@ def _generator(rng: np.random.Generator) -> torch.Generator:
     return torch.Generator().manual_seed(int(rng.integers(2**62)))
 
 
-SIMULATION_SEED = 21
+_SIMULATION_SEED = 21
 _ROWS = 192
 _SLICE_SPACING_MM = 2.5
 
@@ -225,6 +227,7 @@ class Auditor:
         method: How maps are made, a name in `EXPLANATIONS`.
         seed: Of noise and new weights.
         listener: Told what is being done.
+        finding: Which of a classifier's findings is asked about; None of classes.
     """
 
     classifier: Classifier
@@ -232,15 +235,36 @@ class Auditor:
     method: str = "gradcam"
     seed: int = 1
     listener: Callable[[str], object] = lambda _what: None
+    finding: str | None = None
+
+    def answer(self, prepared: PreparedScan) -> tuple[dict[str, float], str]:
+        """The probabilities of a scan and the decision; of a finding whether it is there."""
+        shares = self.classifier.probabilities(prepared, self.engine)
+        if self.finding is None:
+            return shares, max(shares, key=shares.__getitem__)
+        share, absent = shares[self.finding], f"no {self.finding}"
+        is_present = share >= self.classifier.card.thresholds[self.finding]
+        return {self.finding: share, absent: 1 - share}, self.finding if is_present else absent
+
+    @property
+    def assumption(self) -> str:
+        """What is taken for granted of the classifier's classes, or is asked of its findings."""
+        card = self.classifier.card
+        if self.finding is None:
+            return card.label_set.assumption
+        threshold = card.thresholds[self.finding]
+        return f"Asked about one finding: {self.finding}, present from {threshold:.3f} on."
 
 
 def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
     """Ask a classifier about scans, one after the other.
 
     Raises:
-        ChestCTError: A scan, its lesions, the engine or the method is not as it should be.
+        ChestCTError: A scan, its lesions, the engine or the method is not as it should be, or the
+            classifier tells findings and none of them was named.
     """
     card = auditor.classifier.card
+    require_finding(auditor.classifier, auditor.finding)
     return ModelAudit(
         classifier=card.name,
         version=card.version,
@@ -249,8 +273,21 @@ def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
         trained_on=card.trained_on,
         notice=card.notice,
         scans=tuple(_audit_scan(auditor, subject) for subject in subjects),
-        assumption=card.label_set.assumption,
+        assumption=auditor.assumption,
     )
+
+
+def require_finding(classifier: Classifier, finding: str | None) -> None:
+    """Refuse an audit of findings that names none, or none of them.
+
+    Raises:
+        ClassifierError: It names none, or the classifier tells classes.
+        UnknownNameError: There is no such finding.
+    """
+    if classifier.are_findings and finding is None:
+        msg = f"'{classifier.card.name}' tells several findings, and an audit asks about one."
+        raise ClassifierError(f"{msg} Name it with --finding: {', '.join(classifier.labels)}.")
+    classifier.require_finding(finding)
 
 
 def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
@@ -260,11 +297,12 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
     if prepared.unsuitable_reasons:
         audit = ScanAudit(subject.name, subject.truth, UNSUITABLE, {})
         return replace(audit, findings=judge_scan_audit(audit))
-    shares = auditor.classifier.probabilities(prepared, auditor.engine)
-    decision = max(shares, key=shares.__getitem__)
+    shares, decision = auditor.answer(prepared)
     is_finding = auditor.classifier.card.label_set.is_finding(decision)
+    if auditor.finding is not None:
+        is_finding = decision == auditor.finding
     before = ScanAudit(subject.name, subject.truth, decision, shares, is_finding=is_finding)
-    found = _map_of(auditor, prepared, decision)
+    found = _map_of(auditor, prepared, auditor.finding or decision)
     lesion, source = _lesion(subject, prepared, found)
     # Noise must not depend on how many networks were drawn before.
     weights_rng, noise_rng = np.random.default_rng(auditor.seed).spawn(2)
@@ -275,7 +313,7 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
     audit = replace(
         before,
         lesion_source=source,
-        lesion_share=None if lesion is None else _share_of_lungs(lesion, prepared),
+        lesion_share=None if lesion is None else float(lesion[prepared.lungs].mean()),
         probes=(
             *_blanked(auditor, subject, before, (prepared, lesion)),
             *_changed(auditor, subject, before, noise_rng),
@@ -313,7 +351,7 @@ def read_subjects(
 
 
 def simulated_subjects(
-    num: int, labels: Collection[str], seed: int = SIMULATION_SEED
+    num: int, labels: Collection[str], seed: int = _SIMULATION_SEED
 ) -> Iterator[Subject]:
     """Simulated patients with known lesions, the classes in turn, each made when it is its turn.
 
@@ -337,10 +375,39 @@ def simulated_subjects(
         yield Subject(name, patient.volume, lesions, TRUE_LESIONS, truth)
 
 
-def _map_of(auditor: Auditor, prepared: PreparedScan, decision: str) -> Explanation | None:
-    """The decision's map; None for a network of which none can be made."""
+def mask_at_input(mask: Volume, prepared: PreparedScan) -> Mask:
+    """A mask of the scan at the size of the network's input: true where at least half is covered.
+
+    Args:
+        mask: Truth values on the scan's voxels, in any axis order.
+        prepared: The scan.
+
+    Raises:
+        ReadError: The mask's grid is not the scan's.
+    """
+    if not same_place(mask.grid, prepared.scan_grid):
+        msg = (
+            f"The lesions lie on {mask.grid.shape} voxels and the scan on "
+            f"{prepared.scan_grid.shape}, or at another place: draw them on this very scan."
+        )
+        raise ReadError(msg)
+    canonical = on_body(mask)
+    grid = canonical.grid
+    start = grid.to_index(np.asarray(prepared.grid.origin_mm, dtype=np.float64))
+    depth, height, width = (
+        new / old for new, old in zip(prepared.grid.spacing_mm, grid.spacing_mm, strict=True)
+    )
+    voxels = np.ascontiguousarray(canonical.voxels, dtype=np.bool_)
+    where = (float(start[0]), float(start[1]), float(start[2]))
+    return mask_on_grid(
+        voxels, bounding_box(voxels), (where, (depth, height, width), prepared.grid.shape)
+    )
+
+
+def _map_of(auditor: Auditor, prepared: PreparedScan, label: str) -> Explanation | None:
+    """A label's map; None for a network of which none can be made."""
     try:
-        return explain(auditor.classifier, prepared, method=auditor.method, label=decision)
+        return explain(auditor.classifier, prepared, method=auditor.method, label=label)
     except ExplanationError:
         return None
 
@@ -356,10 +423,6 @@ def _lesion(
         return None, ""
     hot = (found.heat >= INVOLVED_FROM) & prepared.lungs
     return (hot, HEAT_MAP) if hot.any() else (None, "")
-
-
-def _share_of_lungs(lesion: Mask, prepared: PreparedScan) -> float:
-    return float(np.count_nonzero(lesion & prepared.lungs) / np.count_nonzero(prepared.lungs))
 
 
 def _blanked(
@@ -391,8 +454,7 @@ def _asked(
     """Ask about a changed scan; `what` is the group, name and words of the change."""
     if prepared.unsuitable_reasons:
         return Probe(*what, {}, UNSUITABLE, None, None, is_same=False)
-    shares = auditor.classifier.probabilities(prepared, auditor.engine)
-    decision = max(shares, key=shares.__getitem__)
+    shares, decision = auditor.answer(prepared)
     share = shares[before.decision]
     change = share - before.share
     return Probe(*what, shares, decision, share, change, is_same=decision == before.decision)

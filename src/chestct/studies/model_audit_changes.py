@@ -19,18 +19,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
 
-from chestct.arrays import Heat, Mask, Voxels
+from chestct.arrays import Heat, Mask
 from chestct.preprocess.masks import grown
 from chestct.preprocess.prepared import PreparedScan
-from chestct.volume import AIR_HU, Unit, Volume, to_canonical
+from chestct.volume import AIR_HU, Grid, Unit, Volume, to_canonical
 
-HEALTHY_HU: Final = -850.0
-TISSUE_HU: Final = 40.0
-MARGIN_MM: Final = 3.0
+_HEALTHY_HU: Final = -850.0
+_TISSUE_HU: Final = 40.0
+_MARGIN_MM: Final = 3.0
 """Rim around the lungs that counts as lung: half of a border voxel's content is lung's."""
 _DENSE_ML: Final = 30.0
 """Vessels that hang together are smaller; a stomach taken for lung had 80 ml and more."""
@@ -78,7 +79,7 @@ def find_paint(prepared: PreparedScan, unit: Unit) -> Paint:
         low, high = recipe.window_hu
         healthy, tissue, air = (
             float(np.clip((hu - low) / (high - low), 0.0, 1.0))
-            for hu in (HEALTHY_HU, TISSUE_HU, AIR_HU)
+            for hu in (_HEALTHY_HU, _TISSUE_HU, AIR_HU)
         )
         return Paint(healthy, tissue, air)
     inside = prepared.input[0][_lungs_with_rim(prepared)]
@@ -88,7 +89,7 @@ def find_paint(prepared: PreparedScan, unit: Unit) -> Paint:
 
 def _lungs_with_rim(prepared: PreparedScan) -> Mask:
     """The lungs at the input's size with their rim."""
-    depth, height, width = (MARGIN_MM / spacing for spacing in prepared.grid.spacing_mm)
+    depth, height, width = (_MARGIN_MM / spacing for spacing in prepared.grid.spacing_mm)
     return grown(prepared.lungs, (depth, height, width))
 
 
@@ -140,13 +141,13 @@ def _painted(prepared: PreparedScan, where: Mask, value: float) -> PreparedScan:
     return replace(prepared, input=changed)
 
 
-SHIFT_MM: Final = 10.0
-NOISE_HU: Final = 20.0
-NOISE_GREY: Final = 4.0
+_SHIFT_MM: Final = 10.0
+_NOISE_HU: Final = 20.0
+_NOISE_GREY: Final = 4.0
 """Of exports with values from 0 to 255."""
-KERNEL_MM: Final = 0.8
+_KERNEL_MM: Final = 0.8
 """Standard deviation of the Gauss that smooths, and that is taken away from a sharper slice."""
-THICK_MM: Final = 5.0
+_THICK_MM: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -162,17 +163,9 @@ def changed_scan(volume: Volume, change: Change, rng: np.random.Generator) -> Vo
     return change.make(to_canonical(volume), rng)
 
 
-def _moved_left(volume: Volume, _: np.random.Generator) -> Volume:
-    return _moved(volume, axis=2)
-
-
-def _moved_back(volume: Volume, _: np.random.Generator) -> Volume:
-    return _moved(volume, axis=1)
-
-
-def _moved(volume: Volume, *, axis: int) -> Volume:
+def _moved(volume: Volume, _: np.random.Generator, *, axis: int) -> Volume:
     """The patient moved along an axis, the grid staying; what comes into view is air."""
-    steps = max(1, round(SHIFT_MM / volume.grid.spacing_mm[axis]))
+    steps = max(1, round(_SHIFT_MM / volume.grid.spacing_mm[axis]))
     lowest = float(volume.voxels.min())
     outside = AIR_HU if volume.unit == "HU" else lowest
     moved = np.full_like(volume.voxels, outside)
@@ -184,57 +177,57 @@ def _moved(volume: Volume, *, axis: int) -> Volume:
 
 
 def _noisier(volume: Volume, rng: np.random.Generator) -> Volume:
-    spread = NOISE_HU if volume.unit == "HU" else NOISE_GREY
+    spread = _NOISE_HU if volume.unit == "HU" else _NOISE_GREY
     noise = rng.standard_normal(volume.voxels.shape, dtype=np.float32)
-    return volume.with_voxels(_as_stored(volume.voxels + np.float32(spread) * noise, volume))
+    return _as_stored(volume.voxels + np.float32(spread) * noise, volume)
 
 
 def _smoother(volume: Volume, _: np.random.Generator) -> Volume:
-    return volume.with_voxels(_as_stored(_smoothed(volume), volume))
+    return _as_stored(_smoothed(volume), volume)
 
 
 def _sharper(volume: Volume, _: np.random.Generator) -> Volume:
     values = volume.voxels.astype(np.float32)
-    return volume.with_voxels(_as_stored(2 * values - _smoothed(volume), volume))
+    return _as_stored(2 * values - _smoothed(volume), volume)
 
 
 def _thicker(volume: Volume, _: np.random.Generator) -> Volume:
     """Neighbouring slices become one, at least two; a rest at the top is left out."""
     grid = volume.grid
-    num = min(max(2, round(THICK_MM / grid.spacing_mm[0])), grid.shape[0])
+    num = min(max(2, round(_THICK_MM / grid.spacing_mm[0])), grid.shape[0])
     slabs = grid.shape[0] // num
     groups = volume.voxels[: slabs * num].reshape(slabs, num, *grid.shape[1:])
     means = groups.mean(axis=1, dtype=np.float32)
     new_grid = grid.moved(
         ((num - 1) / 2, 0.0, 0.0), (float(num), 1.0, 1.0), (slabs, grid.shape[1], grid.shape[2])
     )
-    return volume.with_voxels(_as_stored(means, volume), new_grid)
+    return _as_stored(means, volume, new_grid)
 
 
 def _smoothed(volume: Volume) -> Heat:
     from scipy.ndimage import gaussian_filter
 
     _, height, width = volume.grid.spacing_mm
-    sigma = (0.0, KERNEL_MM / height, KERNEL_MM / width)
+    sigma = (0.0, _KERNEL_MM / height, _KERNEL_MM / width)
     return np.asarray(gaussian_filter(volume.voxels, sigma, output=np.float32), dtype=np.float32)
 
 
-def _as_stored(values: Heat, volume: Volume) -> Voxels:
-    """Values in the type, and where that is of whole numbers in the limits, of the scan's own."""
+def _as_stored(values: Heat, volume: Volume, grid: Grid | None = None) -> Volume:
+    """A scan of values in the type, where of whole numbers in the limits, of the scan's own."""
     kind = volume.voxels.dtype
-    if kind.kind not in "iu":
-        return values.astype(kind)
-    limits = np.iinfo(kind)
-    return np.asarray(np.clip(np.rint(values), limits.min, limits.max), dtype=kind)
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return volume.with_voxels(values.astype(kind), grid)
 
 
 CHANGES: Final[dict[str, Change]] = {
-    "shift-left": Change(f"patient moved {SHIFT_MM:g} mm to the left", _moved_left),
-    "shift-back": Change(f"patient moved {SHIFT_MM:g} mm to the back", _moved_back),
-    "noise": Change(f"noise of {NOISE_HU:g} HU added", _noisier),
-    "smooth": Change(f"smoother kernel (Gauss, {KERNEL_MM:g} mm)", _smoother),
-    "sharp": Change(f"sharper kernel (unsharp mask, {KERNEL_MM:g} mm)", _sharper),
-    "thick": Change(f"slices of {THICK_MM:g} mm or two in one", _thicker),
+    "shift-left": Change(f"patient moved {_SHIFT_MM:g} mm to the left", partial(_moved, axis=2)),
+    "shift-back": Change(f"patient moved {_SHIFT_MM:g} mm to the back", partial(_moved, axis=1)),
+    "noise": Change(f"noise of {_NOISE_HU:g} HU added", _noisier),
+    "smooth": Change(f"smoother kernel (Gauss, {_KERNEL_MM:g} mm)", _smoother),
+    "sharp": Change(f"sharper kernel (unsharp mask, {_KERNEL_MM:g} mm)", _sharper),
+    "thick": Change(f"slices of {_THICK_MM:g} mm or two in one", _thicker),
 }
 """Change name to change."""
 

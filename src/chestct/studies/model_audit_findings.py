@@ -1,16 +1,22 @@
-"""What an audit of a classifier finds, scan by scan, and what it means.
+"""What an audit of a classifier finds, scan by scan, what it means, and how it is written down.
 
-First plain records of what was asked and answered, then the rules, which are written out here. Not
-to be taken for `audit`, which recomputes what the papers printed.
+First plain records of what was asked and answered, then the rules, which are written out here, then
+the Markdown for people and the JSON for programs. Not to be taken for `audit`, which recomputes
+what the papers printed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, TypeAlias
 
 from chestct.labels import UNSUITABLE
+from chestct.report.pages import fill_markdown
+from chestct.storage import write_text
 from chestct.studies.model_audit_changes import (
     DENSE,
     LESION,
@@ -22,16 +28,16 @@ from chestct.studies.model_audit_changes import (
     OUTSIDE_TISSUE,
 )
 
-SERIOUS: Final = "serious"
-NOTABLE: Final = "notable"
-REMARK: Final = "remark"
-FINE: Final = "fine"
-SEVERITIES: Final = (SERIOUS, NOTABLE, REMARK, FINE)
+_SERIOUS: Final = "serious"
+_NOTABLE: Final = "notable"
+_REMARK: Final = "remark"
+_FINE: Final = "fine"
+_SEVERITIES: Final = (_SERIOUS, _NOTABLE, _REMARK, _FINE)
 """Worst first. Serious: the answer does not rest on what it should. Notable: worth a look."""
 
-CHANGED_FROM: Final = 0.1
+_CHANGED_FROM: Final = 0.1
 """A probability that moves by less than this counts as the same."""
-SAME_MAP_FROM: Final = 0.7
+_SAME_MAP_FROM: Final = 0.7
 """Rank correlation, and structural similarity, from which a map counts as the same."""
 
 BLANKING: Final = "blanking"
@@ -65,6 +71,16 @@ class Probe:
     share: float | None
     change: float | None
     is_same: bool
+
+    @property
+    def size(self) -> float:
+        """By how much the probability changed, either way; 0 where unsuitable."""
+        return abs(self.change or 0.0)
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the decision changed, or its probability by enough to count."""
+        return not self.is_same or self.size >= _CHANGED_FROM
 
 
 @dataclass(frozen=True)
@@ -105,12 +121,12 @@ class MapTest:
     @property
     def spearman(self) -> float:
         """Median rank correlation over the draws with a map; 0 where none has one."""
-        return _median([each.spearman for each in self.whole if each.spearman is not None])
+        return median([e.spearman for e in self.whole if e.spearman is not None] or [0.0])
 
     @property
     def ssim(self) -> float:
         """Median structural similarity over the draws with a map; 0 where none has one."""
-        return _median([each.ssim for each in self.whole if each.ssim is not None])
+        return median([each.ssim for each in self.whole if each.ssim is not None] or [0.0])
 
     @property
     def num_compared(self) -> int:
@@ -123,7 +139,7 @@ class Finding:
     """A verdict in words.
 
     Attributes:
-        severity: One of `SEVERITIES`.
+        severity: One of `_SEVERITIES`.
         check: What was looked at: "lungs", "outside", "lesion", "weights", "stability", "scan".
         sentence: What was found.
     """
@@ -195,18 +211,16 @@ class ModelAudit:
     scans: tuple[ScanAudit, ...]
     assumption: str = ""
 
-
-def _median(values: list[float]) -> float:
-    if not values:
-        return 0.0
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2
+    @property
+    def severity(self) -> str:
+        """The worst of all findings."""
+        return worst_severity([finding for scan in self.scans for finding in scan.findings])
 
 
 _OUTSIDE: Final = (OUTSIDE_AIR, OUTSIDE_TISSUE, OUTSIDE_BACKGROUND)
+
+_Verdicts: TypeAlias = Iterator[tuple[str, str]]
+"""Severities, and the sentences that tell why."""
 
 
 def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
@@ -226,181 +240,161 @@ def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
       notable; of the exchange of left and right it is a remark, as hearts lie on the left.
     """
     if audit.decision == UNSUITABLE:
-        return (Finding(REMARK, "scan", "The scan is unsuitable and was not asked about."),)
+        return (Finding(_REMARK, "scan", "The scan is unsuitable and was not asked about."),)
     found = [
-        *_about_lungs(audit),
-        *_about_outside(audit),
-        *_about_dense_piece(audit),
-        *_about_lesion(audit),
-        *_about_weights(audit),
-        *_about_stability(audit),
+        Finding(severity, check, sentence)
+        for check, judge in _CHECKS.items()
+        for severity, sentence in judge(audit)
     ]
-    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+    return tuple(sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)))
 
 
 def worst_severity(findings: Sequence[Finding]) -> str:
     """The worst severity among findings; "fine" where there are none."""
-    return min((each.severity for each in findings), key=SEVERITIES.index, default=FINE)
+    return min((each.severity for each in findings), key=_SEVERITIES.index, default=_FINE)
 
 
-def ignores_lungs(audit: ScanAudit) -> bool:
+def _ignores_lungs(audit: ScanAudit) -> bool:
     """Whether decision and probability stand whatever the lungs are filled with."""
     painted = [audit.probe(name) for name in (LUNGS_HEALTHY, LUNGS_TISSUE)]
-    return all(probe is not None and not _is_moved(probe) for probe in painted)
+    return all(probe is not None and not probe.is_moved for probe in painted)
 
 
-def follows_outside(audit: ScanAudit) -> bool:
+def _follows_outside(audit: ScanAudit) -> bool:
     """Whether the decision changes with what lies outside the lungs."""
     return any(not probe.is_same for probe in _outside_probes(audit))
 
 
-def _about_lungs(audit: ScanAudit) -> Iterator[Finding]:
+def _about_lungs(audit: ScanAudit) -> _Verdicts:
     healthy, tissue = audit.probe(LUNGS_HEALTHY), audit.probe(LUNGS_TISSUE)
     if healthy is None or tissue is None:
         return
-    if ignores_lungs(audit):
-        yield Finding(
-            SERIOUS,
-            "lungs",
+    if _ignores_lungs(audit):
+        yield (
+            _SERIOUS,
             f"The decision does not rest on the lungs: it stays {audit.decision} when they are "
             f"filled with healthy lung ({_from_to(audit, healthy)}) and when they are filled with "
             f"soft tissue ({_from_to(audit, tissue)}).",
         )
     elif healthy.is_same and tissue.is_same:
-        yield Finding(
-            NOTABLE,
-            "lungs",
+        yield (
+            _NOTABLE,
             f"The decision stays {audit.decision} with lungs all healthy and with lungs all solid, "
             f"but not its probability ({audit.share:.2f} before, {healthy.share:.2f} and "
             f"{tissue.share:.2f} after).",
         )
     elif healthy.is_same and audit.is_finding:
-        yield Finding(
-            NOTABLE,
-            "lungs",
+        yield (
+            _NOTABLE,
             f"{audit.decision} is still the decision when the lungs are filled evenly with healthy "
             f"lung ({_from_to(audit, healthy)}): their outline is enough for it.",
         )
     else:
         changed = healthy if not healthy.is_same else tissue
-        yield Finding(
-            FINE,
-            "lungs",
-            f"The decision rests on the lungs: {changed.words}, it becomes {changed.decision}.",
+        yield (
+            _FINE,
+            (f"The decision rests on the lungs: {changed.words}, it becomes {changed.decision}."),
         )
 
 
-def _about_outside(audit: ScanAudit) -> Iterator[Finding]:
+def _about_outside(audit: ScanAudit) -> _Verdicts:
     probes = _outside_probes(audit)
     changed = [probe for probe in probes if not probe.is_same]
-    if changed and ignores_lungs(audit):
-        yield Finding(
-            SERIOUS,
-            "outside",
+    if changed and _ignores_lungs(audit):
+        yield (
+            _SERIOUS,
             "The model decides on what lies outside the lungs, such as the table or the body's "
             f"outline: {_became(changed[0])}.",
         )
     elif changed:
-        yield Finding(
-            NOTABLE,
-            "outside",
-            f"What lies outside the lungs matters to the decision: {_became(changed[0])}.",
+        yield (
+            _NOTABLE,
+            (f"What lies outside the lungs matters to the decision: {_became(changed[0])}."),
         )
     elif probes:
-        most = max(probes, key=_size_of_change)
-        severity = NOTABLE if _size_of_change(most) >= CHANGED_FROM else FINE
-        yield Finding(
-            severity,
-            "outside",
+        most = max(probes, key=lambda probe: probe.size)
+        yield (
+            _NOTABLE if most.is_moved else _FINE,
             f"The decision stands without what lies outside the lungs: {most.words}, "
             f"{_from_to(audit, most)}.",
         )
-
-
-def _about_dense_piece(audit: ScanAudit) -> Iterator[Finding]:
-    probe = audit.probe(DENSE)
+    piece = audit.probe(DENSE)
     is_lesion_known = audit.lesion_source not in ("", HEAT_MAP)
-    if probe is not None and not is_lesion_known and _is_moved(probe):
-        what = _became(probe) if not probe.is_same else f"{probe.words}, {_from_to(audit, probe)}"
-        yield Finding(
-            NOTABLE,
-            "outside",
+    if piece is not None and not is_lesion_known and piece.is_moved:
+        yield (
+            _NOTABLE,
             "The answer follows one dense piece in the outline of the lungs, which may be an organ "
-            f"outside them (stomach, liver, spleen) taken for lung; look at the outline: {what}.",
+            "outside them (stomach, liver, spleen) taken for lung; look at the outline: "
+            f"{_how_moved(audit, piece)}.",
         )
 
 
-def _about_lesion(audit: ScanAudit) -> Iterator[Finding]:
+def _about_lesion(audit: ScanAudit) -> _Verdicts:
     probe = audit.probe(LESION)
     if probe is None or not audit.is_finding:
         return
-    change = probe.change or 0.0
     where = f"{audit.lesion_source}, {audit.lesion_share or 0.0:.0%} of the lungs"
-    if probe.is_same and change > -CHANGED_FROM:
-        yield Finding(
-            NOTABLE if audit.lesion_source == HEAT_MAP else SERIOUS,
-            "lesion",
+    if probe.is_same and (probe.change or 0.0) > -_CHANGED_FROM:
+        yield (
+            _NOTABLE if audit.lesion_source == HEAT_MAP else _SERIOUS,
             f"The lesion makes no difference: {audit.decision} stays the decision without it "
             f"({where}; {_from_to(audit, probe)}).",
         )
     else:
-        yield Finding(
-            FINE,
-            "lesion",
+        yield (
+            _FINE,
             f"The decision rests on the lesion ({where}): without it {_from_to(audit, probe)}, "
             f"decision {probe.decision}.",
         )
 
 
-def _about_weights(audit: ScanAudit) -> Iterator[Finding]:
+def _about_weights(audit: ScanAudit) -> _Verdicts:
     test = audit.map_test
     if test is None:
-        yield Finding(REMARK, "weights", "No map could be made of this network's answer.")
+        yield _REMARK, "No map could be made of this network's answer."
     elif not test.has_evidence:
-        yield Finding(NOTABLE, "weights", f"The {test.method} map is zero everywhere.")
+        yield _NOTABLE, f"The {test.method} map is zero everywhere."
     else:
         likeness = (
             f"rank correlation {test.spearman:.2f}, structural similarity {test.ssim:.2f}, medians "
             f"of {test.num_compared} maps of random networks"
         )
-        same = [value >= SAME_MAP_FROM for value in (test.spearman, test.ssim)]
-        if all(same):
-            severity, words = SERIOUS, "does not depend on the weights"
-        elif same[0]:
-            severity, words = NOTABLE, "ranks places much as maps of random networks do"
+        if test.spearman < _SAME_MAP_FROM:
+            severity, words = _FINE, "changes with the weights"
+        elif test.ssim < _SAME_MAP_FROM:
+            severity, words = _NOTABLE, "ranks places much as maps of random networks do"
         else:
-            severity, words = FINE, "changes with the weights"
-        yield Finding(severity, "weights", f"The {test.method} map {words} ({likeness}).")
+            severity, words = _SERIOUS, "does not depend on the weights"
+        yield severity, f"The {test.method} map {words} ({likeness})."
 
 
-def _about_stability(audit: ScanAudit) -> Iterator[Finding]:
+def _about_stability(audit: ScanAudit) -> _Verdicts:
     probes = [probe for probe in audit.probes if probe.group == STABILITY]
-    unstable = [probe for probe in probes if _is_moved(probe)]
+    unstable = [probe for probe in probes if probe.is_moved]
     for probe in unstable:
-        severity = REMARK if probe.name == MIRROR else NOTABLE
-        what = _became(probe) if not probe.is_same else f"{probe.words}, {_from_to(audit, probe)}"
-        yield Finding(severity, "stability", f"The answer is not stable: {what}.")
+        severity = _REMARK if probe.name == MIRROR else _NOTABLE
+        yield severity, f"The answer is not stable: {_how_moved(audit, probe)}."
     if probes and not unstable:
-        most = max(probes, key=_size_of_change)
-        yield Finding(
-            FINE,
-            "stability",
-            f"The answer is stable: {len(probes)} changes, the largest {_size_of_change(most):.3f} "
+        most = max(probes, key=lambda probe: probe.size)
+        yield (
+            _FINE,
+            f"The answer is stable: {len(probes)} changes, the largest {most.size:.3f} "
             f"({most.words}).",
         )
 
 
+_CHECKS: Final[dict[str, Callable[[ScanAudit], _Verdicts]]] = {
+    "lungs": _about_lungs,
+    "outside": _about_outside,
+    "lesion": _about_lesion,
+    "weights": _about_weights,
+    "stability": _about_stability,
+}
+"""What is looked at, in the order in which it is told."""
+
+
 def _outside_probes(audit: ScanAudit) -> list[Probe]:
     return [probe for probe in audit.probes if probe.name in _OUTSIDE]
-
-
-def _is_moved(probe: Probe) -> bool:
-    """Whether the decision changed, or its probability by enough to count."""
-    return not probe.is_same or _size_of_change(probe) >= CHANGED_FROM
-
-
-def _size_of_change(probe: Probe) -> float:
-    return abs(probe.change or 0.0)
 
 
 def _became(probe: Probe) -> str:
@@ -413,3 +407,96 @@ def _became(probe: Probe) -> str:
 def _from_to(audit: ScanAudit, probe: Probe) -> str:
     after = "none" if probe.share is None else f"{probe.share:.2f}"
     return f"probability of {audit.decision} {audit.share:.2f} before, {after} after"
+
+
+def _how_moved(audit: ScanAudit, probe: Probe) -> str:
+    return f"{probe.words}, {_from_to(audit, probe)}" if probe.is_same else _became(probe)
+
+
+_SCHEMA_VERSION: Final = 1
+JSON_FILE: Final = "model-audit.json"
+MARKDOWN_FILE: Final = "model-audit.md"
+
+PROBE_HEADINGS: Final = ("What was changed", "Probability", "Change", "Decision")
+
+
+def write_model_audit(audit: ModelAudit, folder: Path) -> list[Path]:
+    """Write an audit to a folder as JSON and Markdown; returns the files.
+
+    Raises:
+        WriteError: They cannot be written.
+    """
+    document = json.dumps(_as_document(audit), indent=1, ensure_ascii=False) + "\n"
+    return [
+        write_text(folder / JSON_FILE, document),
+        write_text(folder / MARKDOWN_FILE, as_markdown(audit)),
+    ]
+
+
+def _as_document(audit: ModelAudit) -> dict[str, Any]:
+    """An audit as plain values, with the verdict and the medians of the map's test."""
+    document: dict[str, Any] = {"schema_version": _SCHEMA_VERSION, "verdict": verdict(audit)}
+    document |= {"severity": audit.severity, **asdict(audit)}
+    for entry, scan in zip(document["scans"], audit.scans, strict=True):
+        test = scan.map_test
+        if test is not None and test.whole:
+            entry["map_test"] |= {"spearman": test.spearman, "ssim": test.ssim}
+    return document
+
+
+def verdict(audit: ModelAudit) -> str:
+    """What the audit comes to, in one or a few sentences."""
+    asked = [scan for scan in audit.scans if scan.decision != UNSUITABLE]
+    if not asked:
+        return "No scan could be asked about: all are unsuitable."
+    outside = sum(_ignores_lungs(scan) and _follows_outside(scan) for scan in asked)
+    sentences = []
+    if outside:
+        sentences.append(
+            f"On {outside} of {len(asked)} scans the model decides on what lies outside the lungs, "
+            "such as the table or the body's outline, and not on the lungs."
+        )
+    counts = {severity: _num_with(asked, severity) for severity in (_SERIOUS, _NOTABLE)}
+    if counts[_SERIOUS]:
+        sentences.append(f"Serious findings on {counts[_SERIOUS]} of {len(asked)} scans.")
+    elif counts[_NOTABLE]:
+        sentences.append(
+            f"No serious findings; notable ones on {counts[_NOTABLE]} of {len(asked)} scans."
+        )
+    else:
+        sentences.append(f"Nothing serious or notable was found on {len(asked)} scans.")
+    return " ".join(sentences)
+
+
+def as_markdown(audit: ModelAudit) -> str:
+    """The whole audit, verdict first; a line per scan tells the worst finding of each check."""
+    return fill_markdown(
+        "chestct.studies/model_audit.md.j2",
+        {
+            "cells": probe_cells,
+            "likeness": lambda value: "empty map" if value is None else f"{value:.2f}",
+            "severity_in": _severity_of,
+        },
+        audit=audit,
+        verdict=verdict(audit),
+        checks=tuple(_CHECKS),
+        unsuitable=UNSUITABLE,
+        probe_headings=PROBE_HEADINGS,
+    )
+
+
+def probe_cells(probe: Probe) -> list[str]:
+    """A probe as the cells of a table with `PROBE_HEADINGS`."""
+    share = "" if probe.share is None else f"{probe.share:.3f}"
+    change = "" if probe.change is None else f"{probe.change:+.3f}"
+    return [probe.words, share, change, "the same" if probe.is_same else probe.decision]
+
+
+def _severity_of(check: str, scan: ScanAudit) -> str:
+    """The worst finding of one check; empty where it was not made."""
+    found = [finding for finding in scan.findings if finding.check == check]
+    return worst_severity(found) if found else ""
+
+
+def _num_with(scans: Sequence[ScanAudit], severity: str) -> int:
+    return sum(any(each.severity == severity for each in scan.findings) for scan in scans)

@@ -5,8 +5,7 @@ Rows share the cache: gating changes nothing about the inputs, t does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,19 +20,18 @@ from chestct.report.pages import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.study_rows import (
+    BeforeRow,
     Progress,
+    Row,
     RowTest,
     StudyError,
     TableRow,
-    begin_study,
     compare_rows,
-    guesses_line,
+    guessing,
     make_rows,
-    record_scans,
-    run_scan_rows,
-    scans_line,
+    run_study,
 )
-from chestct.training.plan import Plan, find_parts
+from chestct.training.plan import Plan
 from chestct.training.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -50,36 +48,13 @@ ROI_LAYERS: Final = ("none", "text", "figure", "all", "every")
 every stage, and every activation, for which the authors' memory did not suffice."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of the table.
-
-    Attributes:
-        network: A name in `NETWORKS`.
-        gating: A name in `PLACEMENTS`.
-        threshold: t, the share of the largest lung area that a slice has to reach.
-    """
-
-    network: str
-    gating: str
-    threshold: float
-
-    @property
-    def name(self) -> str:
-        """What the row's folder is called."""
-        return f"{self.network}-{self.gating}-t{100 * self.threshold:g}"
-
-    def settings(self, base: RunSettings) -> RunSettings:
-        """A study's settings with this row's network, gating and t."""
-        network = base.network.model_copy(
-            update={
-                "name": self.network,
-                "settings": {**base.network.settings, "gating": self.gating},
-            }
-        )
-        overrides = {**base.recipe.overrides, "salient_threshold": self.threshold}
-        recipe = base.recipe.model_copy(update={"overrides": overrides})
-        return base.model_copy(update={"network": network, "recipe": recipe})
+def row_settings(base: RunSettings, row: Row) -> RunSettings:
+    """A study's settings with a row's network, gating and t."""
+    settings = {**base.network.settings, "gating": row.gating}
+    network = base.network.model_copy(update={"name": row.network, "settings": settings})
+    overrides = {**base.recipe.overrides, "salient_threshold": row.threshold}
+    recipe = base.recipe.model_copy(update={"overrides": overrides})
+    return base.model_copy(update={"network": network, "recipe": recipe})
 
 
 def table_rows(
@@ -108,31 +83,25 @@ def table_rows(
 
 
 def run_ablation(
-    plan: Plan, rows: tuple[Row, ...], *, before_row: Callable[[Row], object] = lambda _row: None
-) -> Progress[Row]:
-    """Train every row that is neither finished nor under way elsewhere.
+    plan: Plan, rows: tuple[Row, ...], *, before_row: BeforeRow = lambda _row: None
+) -> Progress:
+    """Train every row; see `run_study`.
 
     Args:
         plan: Of the whole study: settings that hold for all rows, the scans, the study's folder.
         rows: Of the table.
         before_row: Told of each row that is begun or gone on with.
-
-    Raises:
-        ChestCTError: Settings, scans or folder are not as they should be, or the study was stopped;
-            the same call goes on.
     """
-    for row in rows:
-        find_parts(row.settings(plan.settings))
-    settings = begin_study(plan.folder, lambda folder: record_scans(plan, folder))
-    return run_scan_rows(plan, rows, lambda row: row.settings(settings), before_row=before_row)
+    settings = {row: row_settings(plan.settings, row) for row in rows}
+    return run_study(plan, settings, before_row=before_row)
 
 
-MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
+_MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 """One per colour, for print without colour."""
 _SPREAD = 0.006
 
 
-def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
+def draw_accuracies(rows: Sequence[TableRow]) -> Figure:
     """Accuracy over t with Wilson's intervals: a panel per network, a curve per gating."""
     from matplotlib.figure import Figure
 
@@ -149,8 +118,7 @@ def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
             across = [each.row.threshold + aside for each in curve]
             _draw_curve(axes, across, [e.figures.overall["accuracy"] for e in curve], number)
         axes.set_title(network, fontsize=10)
-        axes.set_xlabel("t")
-        axes.set_xticks(sorted({each.row.threshold for each in rows}))
+        axes.set(xlabel="t", xticks=sorted({each.row.threshold for each in rows}))
         axes.margins(x=0.1)
     panels[0].set_ylabel("accuracy, 95 % interval")
     panels[0].set_ylim(-0.02, 1.02)
@@ -158,7 +126,7 @@ def draw_accuracies(rows: Sequence[TableRow[Row]]) -> Figure:
     return figure
 
 
-def _draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
+def _draw_sensitivities(rows: Sequence[TableRow]) -> Figure:
     """Sensitivity of each class in every row of the table, with Wilson's intervals."""
     from matplotlib.figure import Figure
 
@@ -171,8 +139,7 @@ def _draw_sensitivities(rows: Sequence[TableRow[Row]]) -> Figure:
         _draw_curve(axes, across, estimates, number, is_joined=False)
     names = [f"{e.row.network} {e.row.gating} t={e.row.threshold:g}" for e in rows]
     axes.set_xticks(range(len(rows)), names, rotation=60, ha="right", fontsize=8)
-    axes.set_ylabel("sensitivity, 95 % interval")
-    axes.set_ylim(-0.02, 1.02)
+    axes.set(ylabel="sensitivity, 95 % interval", ylim=(-0.02, 1.02))
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     _legend(figure, labels, "class")
     return figure
@@ -200,7 +167,7 @@ def _draw_curve(
         value,
         [list(below), list(above)],
         color=COLORS[number % len(COLORS)],
-        marker=MARKERS[number % len(MARKERS)],
+        marker=_MARKERS[number % len(_MARKERS)],
         linestyle=DASHES[number % len(DASHES)] if is_joined else "none",
         markersize=4,
         linewidth=1.2,
@@ -217,7 +184,7 @@ def _legend(figure: Figure, names: Sequence[str], title: str) -> None:
             [],
             [],
             color=COLORS[number % len(COLORS)],
-            marker=MARKERS[number % len(MARKERS)],
+            marker=_MARKERS[number % len(_MARKERS)],
             linestyle="none",
             label=name,
         )
@@ -228,13 +195,13 @@ def _legend(figure: Figure, names: Sequence[str], title: str) -> None:
     )
 
 
-COLUMNS: Final = ("network", "gating", "threshold")
+_COLUMNS: Final = ("network", "gating", "threshold")
 """What rows may differ in."""
-OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc")
-PER_CLASS: Final = ("sensitivity", "ppv", "specificity")
+_OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc")
+_PER_CLASS: Final = ("sensitivity", "ppv", "specificity")
 
 
-def _compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
+def _compare_pairs(rows: Sequence[TableRow]) -> tuple[RowTest, ...]:
     """Compare every two rows that differ in one column only."""
     return compare_rows(
         [
@@ -247,10 +214,10 @@ def _compare_pairs(rows: Sequence[TableRow[Row]]) -> tuple[RowTest[Row], ...]:
 
 def _differing_columns(first: Row, second: Row) -> list[str]:
     """The columns in which two rows differ."""
-    return [name for name in COLUMNS if getattr(first, name) != getattr(second, name)]
+    return [name for name in _COLUMNS if getattr(first, name) != getattr(second, name)]
 
 
-def _rows_csv(rows: Sequence[TableRow[Row]]) -> str:
+def _rows_csv(rows: Sequence[TableRow]) -> str:
     """One line per row and figure, with interval and counts."""
     lines = [
         [each.row.network, each.row.gating, f"{each.row.threshold:g}", *line]
@@ -260,7 +227,7 @@ def _rows_csv(rows: Sequence[TableRow[Row]]) -> str:
     return as_csv(["network", "gating", "t", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
-def _pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
+def _pairs_csv(tests: Sequence[RowTest]) -> str:
     """One line per test."""
     header = ["first", "second", "differ_in", "scans", "only_first_right", "only_second_right"]
     lines: list[list[object]] = [
@@ -271,21 +238,17 @@ def _pairs_csv(tests: Sequence[RowTest[Row]]) -> str:
     return as_csv([*header, "p_value", "p_holm"], lines)
 
 
-def as_markdown(
-    rows: Sequence[TableRow[Row]], tests: Sequence[RowTest[Row]], remarks: Sequence[str]
-) -> str:
+def as_markdown(rows: Sequence[TableRow], tests: Sequence[RowTest], remarks: Sequence[str]) -> str:
     """The whole table for people."""
     return fill_markdown(
         "chestct.studies/roi_ablation.md.j2",
-        {**FILTERS, "short": _percent},
+        {**FILTERS, "short": _percent, "guessing": guessing},
         notice=NOT_FOR_CLINICAL_USE,
         remarks=remarks,
         rows=rows,
-        tests=sorted(tests, key=lambda test: COLUMNS.index(test.column)),
-        scans_line=scans_line(rows),
-        guesses_line=guesses_line(rows),
-        overall=OVERALL,
-        per_class=PER_CLASS,
+        tests=sorted(tests, key=lambda test: _COLUMNS.index(test.column)),
+        overall=_OVERALL,
+        per_class=_PER_CLASS,
     )
 
 
@@ -296,17 +259,17 @@ def _percent(estimate: Estimate) -> str:
     return estimate.words
 
 
-FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": _draw_sensitivities}
-ENDINGS: Final = (".png", ".svg")
+_FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": _draw_sensitivities}
+_ENDINGS: Final = (".png", ".svg")
 
 
 def write_ablation(
-    progress: Progress[Row],
+    progress: Progress,
     folder: Path,
     *,
     remarks: Sequence[str] = (),
     bootstrap: Bootstrap | None = None,
-) -> tuple[TableRow[Row], ...]:
+) -> tuple[TableRow, ...]:
     """Write `table.md`, `table.csv`, `tests.csv` and the figures of the rows that are finished.
 
     Args:
@@ -328,8 +291,8 @@ def write_ablation(
     write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *progress.gaps]))
     write_text(folder / "table.csv", _rows_csv(rows))
     write_text(folder / "tests.csv", _pairs_csv(tests))
-    for name, draw in FIGURES.items():
+    for name, draw in _FIGURES.items():
         figure = draw(rows)
-        for ending in ENDINGS:
+        for ending in _ENDINGS:
             save_figure(figure, folder / f"{name}{ending}")
     return rows

@@ -134,13 +134,18 @@ def _of_classifier(known: Known) -> dict[str, str]:
         "technology": f"Deep learning: a 3D neural network ({card.network}) on whole chest CT.",
         "preparation": f"Recipe '{recipe.name}': {prepared}.",
         "predictors": "The voxels of the scan, prepared as in item 7; no clinical variable.",
-        "model": f"{card.network}, settings {settings}; logits divided by {card.temperature:.4g}, "
-        "softmax. The weights and the card are the classifier's folder.",
+        "model": f"{card.network}, settings {settings}; logits divided by {card.temperature:.4g}. "
+        "The weights and the card are the classifier's folder.",
         "software": versions,
         "ensemble": "None: one network.",
         "explanation": f"Heat-maps: {card.explanation}.",
-        "output": f"A probability for each of {', '.join(card.labels)}; the decision is the largest"
-        + (f", uncertain below {below:.4g}." if below else "."),
+        "output": f"A probability for each of {', '.join(card.labels)}; "
+        + (
+            "each finding is present from its own threshold on."
+            if known.classifier.are_findings
+            else "the decision is the largest"
+            + (f", uncertain below {below:.4g}." if below else ".")
+        ),
         "unsuitable": "A scan that cannot be read, or in which no lungs are found, gets no "
         "decision, with the reason.",
         "availability": f"Licence of the weights: {card.licence}",
@@ -189,7 +194,10 @@ def _of_results(known: Known) -> dict[str, str]:
     figures = summary.figures
     overall = [f"{FIGURE_NAMES[name]} {each.words}" for name, each in figures.overall.items()]
     diagnostic = [
-        f"{label}: " + ", ".join(f"{FIGURE_NAMES[name]} {each[name].words}" for name in _DIAGNOSTIC)
+        f"{label}: "
+        + ", ".join(
+            f"{FIGURE_NAMES[name]} {each[name].words}" for name in _DIAGNOSTIC if name in each
+        )
         for label, each in figures.per_class.items()
     ]
     sites = [
@@ -199,12 +207,14 @@ def _of_results(known: Known) -> dict[str, str]:
     named = [*figures.overall, *next(iter(figures.per_class.values()))]
     return {
         "measures": ", ".join(FIGURE_NAMES[name] for name in named)
-        + "; the confusion matrix, ROC, reliability and coverage-risk curves.",
+        + "; the figures are listed in docs/evaluation.md.",
         "statistics": "95 % intervals: Wilson's for proportions, otherwise a bootstrap over "
         "patients; tests of paired answers: McNemar's, DeLong's.",
         "performance": f"{'; '.join(overall)}. Groups: groups.csv.",
         "diagnostic": f"{'; '.join(diagnostic)}.",
-        "failures": f"{num_wrong} of {summary.num_scans} scans are wrong: evaluation.html.",
+        "failures": f"{num_wrong} of {summary.num_scans} scans are wrong: evaluation.html."
+        if summary.confusion.size
+        else "",
         "by_site": f"Accuracy by site: {'; '.join(sites)}." if sites else "",
     }
 

@@ -40,7 +40,7 @@ from chestct.datasets.splits import (
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.errors import TrainingError
 from chestct.lookup import first_lines_of, look_up
-from chestct.preprocess.recipe import Recipe
+from chestct.preprocess.recipes import Recipe
 from chestct.storage import cache_folder, write_text
 from chestct.training.plan import SCANS_FILE, Listener, Plan
 from chestct.training.run import LabelledSets
@@ -136,7 +136,8 @@ def parts_in_run(classifier: Path, manifest: Manifest) -> dict[int, str] | None:
     record = classifier.resolve().parent / SCANS_FILE
     if not record.is_file():
         return None
-    run = read_manifest(record, needs_files=False)
+    labels = manifest.labels if manifest.are_findings else ()
+    run = read_manifest(record, labels, needs_files=False, are_findings=manifest.are_findings)
     parts = {_place(run, row): row.split for row in run.rows}
     places = {row.number: _place(manifest, row) for row in manifest.rows}
     return {number: parts[place] for number, place in places.items() if place in parts}

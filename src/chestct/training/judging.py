@@ -45,6 +45,7 @@ from chestct.evaluation.patient_votes import (
     vote,
 )
 from chestct.evaluation.predictions import (
+    AnyPredictions,
     Predictions,
     PredictionsError,
     align,
@@ -76,6 +77,7 @@ from chestct.training.plan import (
 )
 from chestct.training.results import (
     BASELINE_NAME,
+    as_finding_predictions,
     as_predictions,
     cross_validated_baseline,
     predictions_of,
@@ -103,7 +105,7 @@ _Other = TypeVar("_Other", Predictions, Judgement)
 
 def judge_manifest(
     classifier: Classifier, engine: Engine, manifest: Manifest, cache: Cache, listener: Listener
-) -> tuple[Predictions, dict[str, str]]:
+) -> tuple[AnyPredictions, dict[str, str]]:
     """Classify every scan of a manifest, all of them prepared before, and kept in the cache.
 
     Args:
@@ -137,7 +139,14 @@ def judge_manifest(
         shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
-    judged = as_predictions(rows, np.array(probabilities), classifier.labels)
+    labels, shares_of_all = classifier.labels, np.array(probabilities)
+    judged: AnyPredictions
+    if classifier.are_findings:
+        thresholds = [*classifier.card.thresholds.values()]
+        kept = manifest.with_rows(rows)
+        judged = as_finding_predictions(kept, shares_of_all, labels, thresholds)
+    else:
+        judged = as_predictions(rows, shares_of_all, labels)
     return judged, reasons_by_scan(manifest, reasons)
 
 
@@ -150,7 +159,7 @@ def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest
         ManifestError: The manifest does not fit, or no row is of that split.
         UnknownNameError: There is no such split.
     """
-    manifest = read_manifest(path, classifier.labels)
+    manifest = read_manifest(path, classifier.labels, are_findings=classifier.are_findings)
     if split is None:
         return manifest
     look_up(dict.fromkeys(SPLITS), split, kind="split")
@@ -270,6 +279,11 @@ def read_beside(
         PredictionsError: A file cannot be read, is about other scans, labels or truths, lacks
             scans, or has a name that is taken; the message names it.
     """
+    if files and classifier.are_findings:
+        msg = (
+            f"'{classifier.card.name}' tells findings, and its tests against others are of classes."
+        )
+        raise PredictionsError(f"{msg} Leave --beside out, and compare the tables of both.")
 
     def fitted(path: Path) -> Judgement:
         """One file's predictions, and the scans it explains the lack of."""
@@ -364,8 +378,9 @@ def evaluate_manifest(
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
     baseline, remark = cross_validated_baseline(judged, kept, facts)
-    judged = _with_groups(judged, kept, facts, wishes.by)
-    others: dict[str, Predictions | Judgement] = dict(wishes.beside)
+    if isinstance(judged, Predictions):
+        judged = _with_groups(judged, kept, facts, wishes.by)
+    others: dict[str, AnyPredictions | Judgement] = dict(wishes.beside)
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
         others[BASELINE_NAME] = baseline
@@ -373,7 +388,7 @@ def evaluate_manifest(
         name=classifier.card.name,
         comparisons=tuple(COMPARISONS) if wishes.has_maseres_z else SOUND,
         promised=promised_by(classifier.card),
-        remarks=(*seen, remark),
+        remarks=tuple(filter(None, (*seen, remark))),
         reports=_report_links(wishes.reports, folder, kept.rows) if wishes.reports else {},
     )
     summary = write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
@@ -647,7 +662,7 @@ def evaluate_slices(
     """
     require_own_folder(folder)
     classifier = load_slice_classifier(place)
-    manifest = read_manifest(table, classifier.card.labels)
+    manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)
     seen = seen_before(place, manifest)
     for sentence in seen:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -58,8 +58,11 @@ from chestct.training.steps import (
     DivergedError,
     LabelledInputs,
     Steps,
+    are_findings,
+    as_targets,
     batches_on,
     epochs_since_best,
+    findings_loss,
     freeze,
     in_steps,
     learning_rate,
@@ -78,21 +81,27 @@ _NO_LUNGS = torch.zeros(1, 1, 1, 1)
 class Outputs:
     """Logits, labels and pooled features of a whole set, in its order.
 
-    Features have no columns where the network has no pooled features.
+    Features have no columns where the network has no pooled features. Labels are indices, or rows
+    as `steps.are_findings` tells.
     """
 
     logits: Float[torch.Tensor, "scan class"]
-    labels: Int[torch.Tensor, " scan"]
+    labels: torch.Tensor
     features: Float[torch.Tensor, "scan pooled"]
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats."""
+        """Mean cross-entropy in nats; of findings the binary one, over what is known."""
+        if are_findings(self.labels):
+            return float(findings_loss(self.logits, self.labels))
         return float(nn.functional.cross_entropy(self.logits, self.labels))
 
     @property
     def accuracy(self) -> float:
-        """Share of the scans whose largest logit is their label's."""
+        """Share of the scans whose largest logit is their label's; of findings called right."""
+        if are_findings(self.labels):
+            is_known = ~self.labels.isnan()
+            return float(((self.logits > 0) == (self.labels > 0.5))[is_known].float().mean())
         return float((self.logits.argmax(1) == self.labels).float().mean())
 
 
@@ -144,10 +153,14 @@ def _outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
 
 def _of_all(own: Outputs | None, num: int) -> Outputs:
     """The outputs of all processes, each of which ran its share."""
-    widths = torch.tensor([0, 0] if own is None else [own.logits.shape[1], own.features.shape[1]])
-    dist.all_reduce(widths, dist.ReduceOp.MAX)
-    logits, features = (torch.zeros(num, width) for width in widths.tolist())
-    labels = torch.zeros(num, dtype=torch.int64)
+    shapes = [0, 0, 0]
+    if own is not None:
+        shapes = [own.logits.shape[1], own.features.shape[1], int(are_findings(own.labels))]
+    found = torch.tensor(shapes)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    *widths, has_rows = found.tolist()
+    logits, features = (torch.zeros(num, width) for width in widths)
+    labels = torch.zeros(logits.shape) if has_rows else torch.zeros(num, dtype=torch.int64)
     if own is not None:
         ranks = current_ranks()
         for whole, share in ((logits, own.logits), (features, own.features), (labels, own.labels)):
@@ -258,17 +271,17 @@ def train(
     return run.progress.history
 
 
-class _PooledScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+class _PooledScans(Dataset[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]):
     """Pooled features of scans in the place of the scans, without lungs."""
 
     def __init__(self, outputs: Outputs) -> None:
-        self.labels = outputs.labels.tolist()
+        self.labels = outputs.labels
         self._features = outputs.features
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self._features[index, :, None, None, None], _NO_LUNGS, self.labels[index]
 
 
@@ -386,13 +399,15 @@ def _pass_loss(
     for norm in run.frozen_norms:
         norm.eval()
     batch = batch.contiguous(memory_format=MEMORY_FORMAT)
-    targets = nn.functional.one_hot(labels, run.sets.num_classes).float()
+    targets = as_targets(labels, run.sets.num_classes)
     if settings.mixup_alpha > 0:
         batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
     run.warm_up.before_pass(run.num_passes)
     is_half = settings.precision == "bf16"
     with torch.autocast(run.device.type, torch.bfloat16, enabled=is_half):
         logits = run.called(batch, lungs)
+    if are_findings(labels):
+        return findings_loss(logits, targets, settings.label_smoothing, run.weights)
     return loss(logits, targets, settings, run.weights)
 
 

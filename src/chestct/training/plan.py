@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from chestct import __version__
+from chestct.arrays import Spacing
 from chestct.card import CARD_FILE, PictureForm
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
@@ -25,17 +26,22 @@ from chestct.datasets.splits import SLICE_SPLITS
 from chestct.datasets.workers import Progress
 from chestct.errors import (
     ClassifierError,
+    ExplanationError,
     NetworkError,
     ReadError,
     RecipeError,
     TrainingError,
     UnknownNameError,
 )
+from chestct.explain import EXPLANATIONS, LAYERED, split_choice
+from chestct.explain.maps import finest_layer, pick_layer
+from chestct.explain.question import Question, refuse_layer
 from chestct.extras import is_installed
 from chestct.labels import ClassLabel
 from chestct.lookup import look_up
-from chestct.networks import build_network
+from chestct.networks import build_network, plugin_of
 from chestct.networks.given_weights import TakenWeights, load_given_weights
+from chestct.networks.keras_defaults import ClassUnits
 from chestct.networks.slices import (
     SLICE_NETWORKS,
     SliceNetwork,
@@ -43,11 +49,12 @@ from chestct.networks.slices import (
     find_weights,
     load_backbone_weights,
 )
-from chestct.preprocess.recipes import RECIPES, Recipe, recipe_from_dict
+from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.storage import file_sha256, write_text
 from chestct.training.distributed import CPU, current_ranks, device_in_words, settle_precision
 from chestct.training.run import FREE_SETTINGS, EpochLog
 from chestct.training.settings import (
+    ExplanationSection,
     RunSettings,
     SliceRunSettings,
     TrainingSettings,
@@ -93,6 +100,7 @@ class Parts:
         labels: Class names in the classifier's order.
         beginning: The given weights that it begins with, or None for drawn ones.
         classes: What is said of each label; None: plain names.
+        are_findings: Whether a scan may have any number of the labels.
     """
 
     network: str
@@ -102,11 +110,18 @@ class Parts:
     labels: tuple[str, ...]
     beginning: _Beginning | None = None
     classes: tuple[ClassLabel, ...] | None = None
+    are_findings: bool = False
 
     @property
     def taken(self) -> TakenWeights | None:
         """What was taken of given weights; None for drawn ones."""
         return None if self.beginning is None else self.beginning.taken
+
+    @property
+    def plugin_versions(self) -> dict[str, str]:
+        """Version of the other package that brings the network, by its name; empty for ours."""
+        plugin = plugin_of(self.network)
+        return {} if plugin is None else {plugin.package: plugin.version}
 
     def build_network(self, seed: int) -> nn.Module:
         """The network, weights given or drawn from a seed; torch's generator stays as it was."""
@@ -139,6 +154,9 @@ def find_parts(settings: RunSettings) -> Parts:
     with _blamed_on("network"):
         network_settings, network = _fit_network(settings, recipe)
     _check_named_parts(network, settings.training)
+    _check_kind(settings, network)
+    with _blamed_on("explanation"):
+        explanation_of(network, recipe, settings.explanation, recipe.spacing_mm)
     parts = Parts(
         network=settings.network.name,
         network_settings=network_settings,
@@ -146,6 +164,7 @@ def find_parts(settings: RunSettings) -> Parts:
         augmentation=augmentation,
         labels=settings.labels,
         classes=settings.classes,
+        are_findings=settings.kind == "findings",
     )
     if settings.training.start_from is None:
         return parts
@@ -153,6 +172,25 @@ def find_parts(settings: RunSettings) -> Parts:
         begun = _beginning(parts, Path(settings.training.start_from))
     own = begun.licence or settings.training.start_licence or "not known"
     return replace(parts, beginning=replace(begun, licence=own))
+
+
+def _check_kind(settings: RunSettings, network: nn.Module) -> None:
+    """Refuse what has no meaning for findings, or for classes."""
+    if settings.kind == "classes":
+        if settings.thresholds.wished_sensitivity is not None:
+            msg = "'thresholds.wished_sensitivity' is of findings, and these labels are classes."
+            raise TrainingError(f"{msg} Leave it out, or set kind to findings.")
+        return
+    if settings.training.sampling == "balanced":
+        msg = "'training.sampling': balanced draws classes, and a scan has several findings. Set"
+        raise TrainingError(f"{msg} training.class_weights to balanced instead.")
+    if any(isinstance(each, ClassUnits) and each.is_sigmoid for each in network.modules()):
+        msg = (
+            f"'network.name': the network {settings.network.name} gives two labels from one unit, "
+            "so that one is there where the other is not; two findings are independent. Choose "
+            "another network, or add a finding."
+        )
+        raise TrainingError(msg)
 
 
 def _check_named_parts(network: nn.Module, training: TrainingSettings) -> None:
@@ -187,7 +225,8 @@ def _beginning(parts: Parts, place: Path) -> _Beginning:
             f"{parts.network} is to be trained. Set network.name={given.card.network}."
         )
         raise ClassifierError(msg)
-    with_head = given.labels == parts.labels
+    is_alike = (given.card.findings is not None) == parts.are_findings
+    with_head = given.labels == parts.labels and is_alike
     taken = load_given_weights(parts.build_network(0), file, with_head=with_head)
     said = f"the classifier '{given.card.name}', SHA-256 {given.weights_sha256}"
     said += _differences(parts, given)
@@ -225,7 +264,7 @@ def _differences(parts: Parts, given: Classifier) -> str:
 
 def _find_recipe(settings: RunSettings) -> Recipe:
     with _blamed_on("recipe.name"):
-        named = look_up(RECIPES, settings.recipe.name, kind="recipe")
+        named = find_recipe(settings.recipe.name)
     with _blamed_on("recipe.overrides"):
         return recipe_from_dict({**asdict(named), **settings.recipe.overrides})
 
@@ -250,6 +289,37 @@ def _fit_network(settings: RunSettings, recipe: Recipe) -> tuple[dict[str, objec
     return chosen, network
 
 
+def explanation_of(
+    network: nn.Module, recipe: Recipe, chosen: ExplanationSection, spacing_mm: Spacing
+) -> str:
+    """How a network's answers are explained, as a card says it: "METHOD" or "METHOD:LAYER".
+
+    Args:
+        network: What is trained; its weights are not looked at.
+        recipe: Of its input.
+        chosen: The settings.
+        spacing_mm: Of the input; with some recipes it differs from scan to scan.
+
+    Raises:
+        UnknownNameError: There is no such method.
+        PluginError: It is another package's and cannot be imported.
+        ExplanationError: There is no such layer, or the method looks at none.
+    """
+    split_choice(chosen.method)
+    with torch.device("meta"):
+        scan = torch.zeros(1, recipe.num_channels, *recipe.input_shape)
+        question = Question(network, scan, scan[:, :1], layer=chosen.layer)
+    if chosen.method not in LAYERED:
+        if chosen.method in EXPLANATIONS:
+            refuse_layer(question, chosen.method)
+        return ":".join(filter(None, (chosen.method, chosen.layer)))
+    if chosen.layer is not None:
+        return f"{chosen.method}:{pick_layer(question).name}"
+    layer = finest_layer(question, spacing_mm, chosen.cell_mm)
+    # Covering patches needs no layer.
+    return "occlusion" if layer is None else f"{chosen.method}:{layer.name}"
+
+
 def _require_distinct(labels: tuple[str, ...]) -> None:
     if len(set(labels)) < len(labels):
         raise TrainingError(f"'labels' names a class twice: {', '.join(labels)}.")
@@ -262,6 +332,7 @@ def _blamed_on(setting: str) -> Iterator[None]:
         yield
     except (
         ClassifierError,
+        ExplanationError,
         NetworkError,
         RecipeError,
         TrainingError,
@@ -320,6 +391,9 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         MissingExtraError: timm is not installed.
     """
     _require_distinct(settings.labels)
+    if settings.kind == "findings":
+        msg = "'kind': findings are learned of whole scans; a slice has one class. Leave it out."
+        raise TrainingError(msg)
     if settings.training.start_from is not None:
         msg = "'training.start_from' is for networks of scans: slices begin with network.weights."
         raise TrainingError(msg)
@@ -568,7 +642,7 @@ def _agree(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
         "the file of training.start_from": (before.get(weights), now[weights]),
     }
     old, new = flat_settings(before["settings"]), flat_settings(now["settings"])
-    pairs |= {name: (old.get(name), value) for name, value in new.items()}
+    pairs |= {name: (old.get(name), new.get(name)) for name in {**old, **new}}
     changed = [
         f"{name} was {was}, is {is_now}"
         for name, (was, is_now) in pairs.items()

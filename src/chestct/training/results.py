@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import nn
 
-from chestct.card import Abstention, Card, MeasuredResult
+from chestct.card import Abstention, Card, FindingThreshold, MeasuredResult
 from chestct.classifier import save_classifier
-from chestct.datasets.confounders import BASELINE, baseline_probabilities, classes_with_facts
+from chestct.datasets.confounders import (
+    BASELINE,
+    baseline_probabilities,
+    classes_with_facts,
+    facts_of_finding,
+)
 from chestct.datasets.manifest import (
     TEST,
     TRAINING,
@@ -29,11 +34,12 @@ from chestct.datasets.splits import SplitSettings, k_fold
 from chestct.evaluation.calibration import (
     AbstentionThreshold,
     abstention_threshold,
+    choose_threshold,
     fit_temperature,
 )
 from chestct.evaluation.intervals import Estimate
-from chestct.evaluation.metrics import OVERALL
-from chestct.evaluation.predictions import Predictions
+from chestct.evaluation.metrics import OVERALL, Value, overall_of
+from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity
 from chestct.report.tables import as_csv, as_markdown_table
@@ -53,6 +59,9 @@ _IN_WORDS: Final = {
 _LICENCE: Final = "Not stated by whoever trained it; the terms of the training scans may apply."
 _GIVEN_LICENCE: Final = "So may those of the weights that it began with"
 _OVERALL: Final = ("accuracy", "balanced_accuracy", "macro_auc", "log_loss")
+_OVERALL_FINDINGS: Final = ("macro_auprc", "macro_sensitivity", "macro_specificity")
+"""Those of findings alone."""
+_Some = TypeVar("_Some", Predictions, FindingPredictions, AnyPredictions)
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,19 @@ class Origin:
         promised: Abstention threshold chosen on the validation part, or why there is none.
         num_validation: Scans of that part.
         familiarity: What tells how far a scan lies from those it learned from.
+        findings: Threshold of each finding, chosen on the validation part; None of classes.
+        explanation: How its answers are explained, as its card says it.
     """
 
     name: str
     training: Manifest
     judged_on: str
     temperature: float
-    promised: AbstentionThreshold
+    promised: AbstentionThreshold | None
     num_validation: int
     familiarity: Familiarity | None = None
+    findings: tuple[FindingThreshold, ...] | None = None
+    explanation: str = "gradcam"
 
 
 def scan_key(row: ManifestRow) -> str:
@@ -96,12 +109,14 @@ def judge(
     parts: Parts,
     name: str,
     settings: RunSettings,
-) -> tuple[Predictions, Origin]:
+) -> tuple[AnyPredictions, Origin]:
     """Fit temperature and thresholds on the validation part and predict the test part.
 
     The epoch was chosen on the validation part too, so that the threshold's promise is rather too
     good.
     """
+    if parts.are_findings:
+        return _judge_findings(network, sets, division, name, settings)
     workers = settings.training.workers
     said = answers(network, sets, division, parts.labels, batch_size=1, workers=workers)
     promised = abstention_threshold(said.calibrated, settings.abstention.wished_error)
@@ -113,6 +128,32 @@ def judge(
     training = division.training
     origin = Origin(name, training, said.part, said.temperature, promised, num_validation, known)
     return said.judged, origin
+
+
+def _judge_findings(
+    network: nn.Module, sets: LabelledSets, division: Division, name: str, settings: RunSettings
+) -> tuple[FindingPredictions, Origin]:
+    """The same of findings: one temperature for all of them, and a threshold for each."""
+    workers, wished = settings.training.workers, settings.thresholds.wished_sensitivity
+    labels = settings.labels
+    watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
+    plain = findings_of(watched, division.validation, labels)
+    temperature = fit_temperature(plain.pairs()).temperature
+    calibrated = findings_of(watched, division.validation, labels, temperature)
+    chosen = tuple(choose_threshold(calibrated.of(i), wished) for i in range(len(labels)))
+    judged_on, said = VALIDATION, watched
+    if sets.test is not None:
+        judged_on, said = TEST, evaluate(network, sets.test, batch_size=1, workers=workers)
+    thresholds = [each.threshold for each in chosen]
+    part = division.parts[judged_on]
+    judged = findings_of(said, part, labels, temperature, thresholds)
+    learned = evaluate(network, sets.training, batch_size=1, workers=workers).features.numpy()
+    # Findings divide no scans into groups: all that were learned from are one.
+    one_group = np.zeros(len(learned), dtype=np.int64)
+    known = fit_familiarity(learned, one_group, watched.features.numpy())
+    num = len(calibrated)
+    training = division.training
+    return judged, Origin(name, training, judged_on, temperature, None, num, known, chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +212,8 @@ def evaluation_settings(origin: Origin) -> EvaluationSettings:
     On the validation part, where threshold and temperature come from, neither is judged.
     """
     promised = origin.promised
+    if promised is None:
+        return EvaluationSettings(name=origin.name, remarks=_remarks_on_thresholds(origin))
     if promised.threshold is None:
         why_not = (
             "The card holds no abstention threshold: the validation part promises no error rate of "
@@ -181,9 +224,24 @@ def evaluation_settings(origin: Origin) -> EvaluationSettings:
     return EvaluationSettings(name=origin.name, promised=promised if is_tested else None)
 
 
-def _abstention_of(promised: AbstentionThreshold, num_scans: int) -> Abstention | None:
+def _remarks_on_thresholds(origin: Origin) -> tuple[str, ...]:
+    """What has to be known of the thresholds of findings."""
+    pairs = zip(origin.training.labels, origin.findings or (), strict=True)
+    poor = [name for name, each in pairs if each.sensitivity is None]
+    remarks = ["Abstaining is off for findings: only a scan unlike those of training is uncertain."]
+    if poor:
+        remarks.append(
+            f"The threshold is 0.5 for {', '.join(poor)}: the validation part has no scan with it, "
+            "or none without it, to choose another one on."
+        )
+    if origin.judged_on != TEST:
+        remarks.append("The thresholds were chosen on these very scans: likely too good.")
+    return tuple(remarks)
+
+
+def _abstention_of(promised: AbstentionThreshold | None, num_scans: int) -> Abstention | None:
     """A threshold as a card holds it; None where there is none."""
-    if promised.threshold is None or promised.coverage is None:
+    if promised is None or promised.threshold is None or promised.coverage is None:
         return None
     return Abstention(
         abstain_below=promised.threshold,
@@ -214,6 +272,38 @@ def predictions_of(
     return as_predictions(manifest.rows, probabilities.numpy(), labels)
 
 
+def findings_of(
+    outputs: Outputs,
+    manifest: Manifest,
+    labels: tuple[str, ...],
+    temperature: float = 1.0,
+    thresholds: Sequence[float] | None = None,
+) -> FindingPredictions:
+    """Probability of every finding of a set of scans, which `manifest` lists in the same order."""
+    probabilities = torch.sigmoid(outputs.logits.double() / temperature).numpy()
+    chosen = [0.5] * len(labels) if thresholds is None else thresholds
+    return as_finding_predictions(manifest, probabilities, labels, chosen)
+
+
+def as_finding_predictions(
+    manifest: Manifest,
+    probabilities: Float[np.ndarray, "scan finding"],
+    labels: tuple[str, ...],
+    thresholds: Sequence[float],
+) -> FindingPredictions:
+    """Probabilities of the scans of a manifest, with what it knows of each finding."""
+    rows = manifest.rows
+    return FindingPredictions(
+        scans=tuple(scan_key(row) for row in rows),
+        patients=tuple(row.patient for row in rows),
+        truth=manifest.truths.astype(np.float64),
+        probabilities=probabilities,
+        thresholds=np.tile(np.array(thresholds), (len(rows), 1)),
+        labels=labels,
+        sites=tuple(row.site for row in rows) if any(row.site for row in rows) else None,
+    )
+
+
 def as_predictions(
     rows: Sequence[ManifestRow],
     probabilities: Float[np.ndarray, "scan class"],
@@ -235,18 +325,22 @@ def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictio
     return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
 
 
-def pool(parts: list[Predictions]) -> Predictions:
+def pool(parts: Sequence[_Some]) -> _Some:
     """The predictions of several folds as those of one set of scans."""
     has_sites = any(part.sites is not None for part in parts)
-    return Predictions(
+    rows: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("truth", "probabilities", "thresholds")
+        if hasattr(parts[0], name)
+    }
+    return replace(
+        parts[0],
         scans=tuple(scan for part in parts for scan in part.scans),
         patients=tuple(patient for part in parts for patient in part.patients),
-        truth=np.concatenate([part.truth for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        labels=parts[0].labels,
         sites=tuple(site for part in parts for site in part.sites or ("",) * len(part))
         if has_sites
         else None,
+        **rows,
     )
 
 
@@ -272,10 +366,12 @@ def write_classifier(
         classes=parts.classes,
         trained_on=describe_scans(origin.training) + begun,
         results=measured(summary, _IN_WORDS[origin.judged_on]),
-        versions=program_versions(),
+        versions={**program_versions(), **parts.plugin_versions},
         licence=licence,
         temperature=origin.temperature,
+        explanation=origin.explanation,
         abstention=_abstention_of(origin.promised, origin.num_validation),
+        findings=origin.findings,
     )
     save_classifier(folder, network, card, origin.familiarity)
     return card
@@ -293,7 +389,8 @@ def describe_scans(manifest: Manifest) -> str:
 def measured(summary: Summary, scans: str) -> tuple[MeasuredResult, ...]:
     """The figures that a card shows, each with its interval where there is one."""
     figures = summary.figures
-    wanted: dict[str, Estimate] = {name: figures.overall[name] for name in _OVERALL}
+    names = [name for name in (*_OVERALL, *_OVERALL_FINDINGS) if name in figures.overall]
+    wanted: dict[str, Estimate] = {name: figures.overall[name] for name in names}
     for label in summary.labels:
         of_class: Mapping[str, Estimate] = figures.per_class[label]
         wanted |= {f"{name} for {label}": of_class[name] for name in ("sensitivity", "specificity")}
@@ -318,10 +415,24 @@ _MOST_FOLDS: Final = 5
 
 
 def baseline_beside(
-    judged: Predictions, division: Division, facts: Mapping[int, ScanFacts], part: str
-) -> Predictions:
+    judged: AnyPredictions, division: Division, facts: Mapping[int, ScanFacts], part: str
+) -> AnyPredictions:
     """What age, sex and scanner alone say of the scans that a network judged."""
     joined = division.joined
+    if isinstance(judged, FindingPredictions):
+        told = [
+            _baseline_beside(judged.of(index), joined.of_finding(name), facts, part)
+            for index, name in enumerate(judged.labels)
+        ]
+        return _baseline_of_findings(judged, told)
+    return _baseline_beside(judged, joined, facts, part)
+
+
+def _baseline_beside(
+    judged: Predictions, joined: Manifest, facts: Mapping[int, ScanFacts], part: str
+) -> Predictions:
+    if not len(judged):
+        return judged
     splits = [row.split for row in joined.rows]
     wanted = [index for index, split in enumerate(splits) if split == part]
     probabilities = baseline_probabilities(
@@ -335,9 +446,26 @@ def baseline_beside(
     return judged.with_probabilities(probabilities[order])
 
 
+def _baseline_of_findings(
+    judged: FindingPredictions, told: Sequence[Predictions]
+) -> FindingPredictions:
+    """What a baseline says of each finding, where it is known, beside what a network said.
+
+    Its threshold is the finding's share among these scans; AUC and AUPRC do not depend on it.
+    """
+    probabilities = np.full(judged.probabilities.shape, 0.5)
+    thresholds = np.full(judged.probabilities.shape, 0.5)
+    for index, each in enumerate(told):
+        is_known = judged.is_known[:, index]
+        probabilities[is_known, index] = each.probabilities[:, 1]
+        if len(each):
+            thresholds[:, index] = each.truth.mean()
+    return replace(judged, probabilities=probabilities, thresholds=thresholds)
+
+
 def cross_validated_baseline(
-    judged: Predictions, manifest: Manifest, facts: Sequence[ScanFacts]
-) -> tuple[Predictions | None, str]:
+    judged: AnyPredictions, manifest: Manifest, facts: Sequence[ScanFacts]
+) -> tuple[AnyPredictions | None, str]:
     """The same where there are no other scans to learn from: each fold is told from the others.
 
     Args:
@@ -348,6 +476,30 @@ def cross_validated_baseline(
     Returns:
         The baseline's predictions, and a sentence on how they were made; or None, and why not.
     """
+    if isinstance(judged, FindingPredictions):
+        return _cross_validated_of_findings(judged, manifest, facts)
+    return _cross_validated_baseline(judged, manifest, facts)
+
+
+def _cross_validated_of_findings(
+    judged: FindingPredictions, manifest: Manifest, facts: Sequence[ScanFacts]
+) -> tuple[FindingPredictions | None, str]:
+    told, remark = [], ""
+    for index, name in enumerate(judged.labels):
+        view = judged.of(index)
+        if len(view):
+            own = facts_of_finding(manifest, facts, name) or []
+            one, remark = _cross_validated_baseline(view, manifest.of_finding(name), own)
+            if one is None:
+                return None, f"{remark} This is said of {name}."
+            view = one
+        told.append(view)
+    return _baseline_of_findings(judged, told), remark
+
+
+def _cross_validated_baseline(
+    judged: Predictions, manifest: Manifest, facts: Sequence[ScanFacts]
+) -> tuple[Predictions | None, str]:
     present = tuple(label for label, cases in manifest.cases.items() if cases)
     rows = tuple(replace(row, split="", fold=None) for row in manifest.rows)
     whole = replace(manifest, rows=rows, labels=present, excluded=())
@@ -378,7 +530,7 @@ FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log
 """What is told of each fold; intervals are those of the pooled scans, folds are too small."""
 
 
-def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
+def write_folds(folds: Mapping[str, AnyPredictions], folder: Path) -> None:
     """Write `folds.csv` and `folds.md`: a row per fold, then mean and standard deviation.
 
     The standard deviation between folds is no interval: their training sets overlap.
@@ -391,14 +543,16 @@ def write_folds(folds: Mapping[str, Predictions], folder: Path) -> None:
     write_text(folder / "folds.md", as_markdown_table(header, rows) + "\n")
 
 
-def _fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
+def _fold_rows(folds: Mapping[str, AnyPredictions]) -> list[list[str]]:
     """Header, one row per fold, mean, standard deviation; an undefined figure is an empty cell."""
-    columns: dict[str, list[float]] = {name: [] for name in FIGURES}
-    rows = [["fold", "scans", "patients", *FIGURES]]
+    found = {fold: _told_of(predictions) for fold, predictions in folds.items()}
+    names = list(next(iter(found.values())))
+    columns: dict[str, list[float]] = {name: [] for name in names}
+    rows = [["fold", "scans", "patients", *names]]
     for fold, predictions in folds.items():
         cells = []
-        for name in FIGURES:
-            value = OVERALL[name](predictions).value
+        for name in names:
+            value = found[fold][name].value
             cells.append("" if value is None else f"{value:.4f}")
             columns[name] += [] if value is None else [value]
         rows.append([fold, str(len(predictions)), str(predictions.num_patients), *cells])
@@ -408,3 +562,10 @@ def _fold_rows(folds: Mapping[str, Predictions]) -> list[list[str]]:
     rows.append(["mean", *map(str, sizes), *means])
     rows.append(["standard deviation", "", "", *spreads])
     return rows
+
+
+def _told_of(predictions: AnyPredictions) -> dict[str, Value]:
+    """What is told of a fold."""
+    if isinstance(predictions, FindingPredictions):
+        return overall_of(predictions)
+    return {name: OVERALL[name](predictions) for name in FIGURES}

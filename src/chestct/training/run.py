@@ -17,7 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -167,8 +167,8 @@ class LabelledSets:
     test: LabelledInputs | None = None
 
     @property
-    def training_labels(self) -> Int[torch.Tensor, " example"]:
-        """Label index of each example to learn from."""
+    def training_labels(self) -> torch.Tensor:
+        """Label index of each example to learn from, or a row per example of findings."""
         return torch.as_tensor(self.training.labels)  # type: ignore[attr-defined]
 
 
@@ -220,7 +220,7 @@ class Run:
     sets: LabelledSets
     settings: TrainingSettings
     augmentation: AnyAugmentation | None
-    labels: Int[torch.Tensor, " scan"]
+    labels: torch.Tensor
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
     progress: _Progress

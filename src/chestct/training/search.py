@@ -175,6 +175,9 @@ def run_search(
             was stopped; the same call goes on.
     """
     require_one_process("A search runs in one process.")
+    if plan.settings.kind == "findings":
+        msg = "A search ranks classifiers of classes, and these labels are findings: leave --tune"
+        raise TrainingError(f"{msg} out, and compare trainings by their macro AUC.")
     if plan.num_folds is not None:
         msg = "A search has no folds: every fold's test scans would have chosen the settings. "
         raise TrainingError(msg + "Search on a manifest with a test part, or within one fold.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 from torch import nn
@@ -34,13 +34,20 @@ from chestct.datasets.manifest import (
     require_classes,
     write_manifest,
 )
-from chestct.datasets.scans import ScanFacts
+from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
 from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import fit_votes
-from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
+from chestct.evaluation.predictions import (
+    AnyPredictions,
+    read_any_predictions,
+    write_predictions,
+)
 from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
+from chestct.preprocess.prepare import prepare
+from chestct.readers import read_volume
+from chestct.readers.masks import read_lungs
 from chestct.storage import write_text
 from chestct.training.data import (
     Division,
@@ -73,6 +80,7 @@ from chestct.training.plan import (
     SliceParts,
     SlicePlan,
     begin_record,
+    explanation_of,
     find_parts,
     find_slice_parts,
     in_precision,
@@ -117,7 +125,7 @@ class _Trained:
     network: nn.Module
     division: Division
     unsuitable: Mapping[int, str]
-    judged: Predictions
+    judged: AnyPredictions
     origin: Origin
     shown: Trackers | None
 
@@ -151,7 +159,9 @@ def _found(plan: Plan) -> tuple[Parts, Manifest, list[Training]]:
 
 
 def _read_manifest(plan: Plan | SlicePlan) -> Manifest:
-    manifest = read_manifest(plan.manifest, plan.settings.labels)
+    settings = plan.settings
+    are_findings = settings.kind == "findings"
+    manifest = read_manifest(plan.manifest, settings.labels, are_findings=are_findings)
     require_classes(manifest)
     return manifest
 
@@ -207,7 +217,24 @@ def _train_one(plan: Plan, parts: Parts, cache: Cache, training: Training) -> _T
     with memory_explained(training.folder):
         train(network, sets, settings, folder, augmentation=parts.augmentation, after_epoch=show)
         judged, origin = judge(network, sets, division, parts, training.name, plan.settings)
+    explanation = on_main(lambda: _explanation(plan, parts, network, division))
+    origin = replace(origin, explanation=explanation or origin.explanation)
     return _Trained(network, division, unsuitable, judged, origin, shown)
+
+
+def _explanation(plan: Plan, parts: Parts, network: nn.Module, division: Division) -> str:
+    """How the network's answers are explained; the cells' size is that in its first scan."""
+    spacing_mm, scans = parts.recipe.spacing_mm, division.training
+    if parts.recipe.placement != "physical":
+        # What is kept of prepared scans does not say it.
+        row = scans.rows[0]
+        reading = read_options(row, scans.folder)
+        volume = read_volume(
+            scans.path(row), series=reading.series, allow=reading.allow, tiff=reading.tiff
+        )
+        lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
+        spacing_mm = prepare(volume, parts.recipe, lungs=lungs).grid.spacing_mm
+    return explanation_of(network, parts.recipe, plan.settings.explanation, spacing_mm)
 
 
 def _prepare(plan: Plan, cache: Cache, training: Training) -> dict[int, str]:
@@ -249,7 +276,7 @@ def _write_one(
 def _conclude(plan: Plan, trainings: list[Training]) -> Summary:
     """What a single training found, or all folds as one."""
     if plan.num_folds is None:
-        return summarise(read_predictions(plan.folder / PREDICTIONS_FILE))
+        return summarise(read_any_predictions(plan.folder / PREDICTIONS_FILE))
     return _pool(plan, trainings)
 
 
@@ -268,7 +295,7 @@ def _note_threshold(listener: Listener, origin: Origin) -> None:
 
 def _pool(plan: Plan, trainings: list[Training]) -> Summary:
     """Evaluate all folds as one, and each beside the others."""
-    found = {each.name: read_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
+    found = {each.name: read_any_predictions(each.folder / PREDICTIONS_FILE) for each in trainings}
     write_folds(found, plan.folder)
     pooled = pool([*found.values()])
     write_predictions(pooled, plan.folder / PREDICTIONS_FILE)
@@ -288,12 +315,12 @@ def _excluded(trainings: list[Training]) -> dict[str, str]:
     return {scan: why for text in texts for scan, why in json.loads(text)["excluded"].items()}
 
 
-def _baseline(trainings: list[Training]) -> dict[str, Predictions]:
+def _baseline(trainings: list[Training]) -> dict[str, AnyPredictions]:
     """What age, sex and scanner alone say, where that was written down for all trainings."""
     files = [training.folder / BASELINE_FILE for training in trainings]
     if not all(file.is_file() for file in files):
         return {}
-    return {BASELINE_NAME: pool([read_predictions(file) for file in files])}
+    return {BASELINE_NAME: pool([read_any_predictions(file) for file in files])}
 
 
 def _logs(trainings: list[Training]) -> dict[str, list[dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +18,7 @@ from pydantic import (
     PositiveFloat,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -220,6 +221,38 @@ class _AbstentionSection(BaseModel):
     )
 
 
+class _ThresholdSection(BaseModel):
+    """From which probability on the finished classifier calls a finding present."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    wished_sensitivity: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Of kind findings: the highest threshold with this sensitivity on the "
+        "validation part; null: where sensitivity + specificity are largest (Youden's index).",
+    )
+
+
+class ExplanationSection(BaseModel):
+    """How the finished classifier explains its answers when nobody says how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str = Field(
+        default="gradcam++", min_length=1, description="A name in EXPLANATIONS; see 'chestct info'."
+    )
+    layer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Of the network; null: the last one whose cells are at most cell_mm.",
+    )
+    cell_mm: float = Field(
+        default=25.0, gt=0, description="Largest cells of the layer that is chosen, in mm."
+    )
+
+
 class TrackingSection(BaseModel):
     """Where figures are sent beside the run folder; changes no result."""
 
@@ -245,7 +278,7 @@ class TrackingSection(BaseModel):
 
 
 class LabelSettings(BaseModel):
-    """The classes: plain names, or entries such as {name: emphysema, values: [yes]}."""
+    """The classes or findings: names, or entries such as {name: emphysema, values: [yes]}."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -256,6 +289,11 @@ class LabelSettings(BaseModel):
     )
     classes: tuple[ClassLabel, ...] | None = Field(
         default=None, description="Filled in from entries under labels."
+    )
+    kind: Literal["classes", "findings"] = Field(
+        default="classes",
+        description="classes: a scan has exactly one. findings: any number, each with its own "
+        "probability and threshold.",
     )
 
     @model_validator(mode="before")
@@ -282,7 +320,21 @@ class LabelSettings(BaseModel):
     @property
     def label_set(self) -> LabelSet:
         """The classes with what is said of each."""
-        return LabelSet.of_names(self.labels) if self.classes is None else LabelSet(self.classes)
+        return LabelSet.said(self.labels, self.classes, are_findings=self.kind == "findings")
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+        """What is of findings alone is left out where there are classes."""
+        values = as_values(self)
+        left_out = ("kind", "thresholds") if self.kind == "classes" else ()
+        return {name: value for name, value in values.items() if name not in left_out}
+
+    @field_validator("kind")
+    @classmethod
+    def _suits_the_labels(cls, kind: str, info: Any) -> str:
+        names, classes = info.data.get("labels", ()), info.data.get("classes")
+        LabelSet.said(names, classes, are_findings=kind == "findings")
+        return kind
 
 
 _YAML_WORDS: Final = {True: ["yes", "true"], False: ["no", "false"]}
@@ -307,6 +359,8 @@ class RunSettings(LabelSettings):
     augmentation: _AugmentationSection = _AugmentationSection()
     training: TrainingSettings = TrainingSettings()
     abstention: _AbstentionSection = _AbstentionSection()
+    thresholds: _ThresholdSection = _ThresholdSection()
+    explanation: ExplanationSection = ExplanationSection()
     tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="before")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -31,16 +31,34 @@ class DivergedError(TrainingError):
     """The loss is no longer a number."""
 
 
-def class_weights(
-    labels: Int[torch.Tensor, " scan"], num_classes: int
-) -> Float[torch.Tensor, " class"]:
+def class_weights(labels: torch.Tensor, num_classes: int) -> Float[torch.Tensor, " class"]:
     """Inverse share of each class, scaled so that the mean over the scans is one.
 
-    A class without scans gets weight zero.
+    A class without scans gets weight zero. Of findings it is what the scans with each weigh, so
+    that they count as much as those without.
+
+    Args:
+        labels: Label index of each scan, or a row per scan as `are_findings` tells.
+        num_classes: How many labels there are.
     """
+    if are_findings(labels):
+        num_with = labels.nansum(dim=0)
+        return (~labels.isnan()).sum(dim=0).sub(num_with) / num_with.clamp(min=1)
     counts = torch.bincount(labels, minlength=num_classes).float()
     present = int((counts > 0).sum())
     return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
+
+
+def are_findings(labels: torch.Tensor) -> bool:
+    """Whether labels are rows with 1, 0 or NaN (not known) per finding, and no indices."""
+    return labels.ndim == 2
+
+
+def as_targets(labels: torch.Tensor, num_classes: int) -> Float[torch.Tensor, "scan class"]:
+    """What a network should say of each scan: all of one class, or of each finding 1, 0 or NaN."""
+    if are_findings(labels):
+        return labels.float()
+    return nn.functional.one_hot(labels, num_classes).float()
 
 
 def mix_up(
@@ -52,7 +70,8 @@ def mix_up(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Blend each scan with another one of the batch (Zhang et al. 2018).
 
-    The lung mask becomes the union of both, since both are now in view.
+    The lung mask becomes the union of both, since both are now in view. A finding is known where
+    it is known of both.
     """
     order = torch.randperm(len(batch), generator=generator)
     # torch's Beta takes no generator, so it is seeded from ours.
@@ -73,6 +92,28 @@ def loss(
     return nn.functional.cross_entropy(
         logits.float(), targets, weight=weights, label_smoothing=settings.label_smoothing
     )
+
+
+def findings_loss(
+    logits: Float[torch.Tensor, "scan finding"],
+    targets: Float[torch.Tensor, "scan finding"],
+    label_smoothing: float = 0.0,
+    weights: Float[torch.Tensor, " finding"] | None = None,
+) -> Float[torch.Tensor, ""]:
+    """Binary cross-entropy in nats, the mean over scans and findings that are known; else 0.
+
+    Args:
+        logits: Of each finding by itself.
+        targets: 1, 0, between them, or NaN where not known.
+        label_smoothing: Moves targets towards 0.5.
+        weights: How much more scans with each finding count than those without.
+    """
+    is_known = ~targets.isnan()
+    wanted = targets.nan_to_num() * (1 - label_smoothing) + label_smoothing / 2
+    each = nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), wanted, pos_weight=weights, reduction="none"
+    )
+    return (each * is_known).sum() / is_known.sum().clamp(min=1)
 
 
 def learning_rate(
@@ -316,8 +357,9 @@ def _copy(value: Any) -> Any:
     return None if value is None else value.clone()
 
 
-LabelledInputs = Dataset[tuple[torch.Tensor, torch.Tensor, int]]
-"""Input (channel, depth, height, width), lungs (1, depth, height, width) and label index."""
+LabelledInputs = Dataset[tuple[torch.Tensor, torch.Tensor, Any]]
+"""Input (channel, depth, height, width), lungs (1, depth, height, width) and label index, or a row
+of 1, 0 and NaN per finding."""
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Inputs, lungs and label indices of several examples."""
@@ -448,7 +490,7 @@ def step_seed(*numbers: int) -> int:
 
 
 def _steps_of_epoch(
-    labels: Int[torch.Tensor, " scan"], settings: TrainingSettings, epoch: int
+    labels: torch.Tensor, settings: TrainingSettings, epoch: int
 ) -> list[list[int]]:
     """The example numbers of each step of an epoch."""
     generator = torch.Generator().manual_seed(step_seed(settings.seed, epoch, 1))
@@ -466,7 +508,7 @@ class Steps:
     One list for all epochs lets the next epoch be read while the last one is being judged.
 
     Args:
-        labels: Label index of every training example.
+        labels: Of every training example, as `LabelledSets.training_labels` gives them.
         settings: Batch size, sampling and seed.
         epoch: The first one, from 0.
         first_step: Of that epoch.
@@ -475,7 +517,7 @@ class Steps:
 
     def __init__(
         self,
-        labels: Int[torch.Tensor, " scan"],
+        labels: torch.Tensor,
         settings: TrainingSettings,
         *,
         epoch: int = 0,

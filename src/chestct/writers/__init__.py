@@ -83,7 +83,8 @@ OUTPUTS: Final[dict[str, tuple[str, ...]]] = {
     "dicom_sc": ("overlays/[0-9][0-9][0-9][0-9].dcm",),
 }
 """Writer name to the names of all that it may leave in a folder of results, as `Path.glob` takes
-them. Nothing else in such a folder is ever removed."""
+them. Nothing else in such a folder is ever removed, but for what another package's writer left in
+the folder that `plugin_folder` names."""
 
 OWNER: Final = "json"
 """Writes what says whose results a folder holds, and therefore always runs."""
@@ -107,12 +108,31 @@ def choose_writers(said: Sequence[str]) -> tuple[str, ...]:
     Args:
         said: Names in `WRITERS`, `ALL` among them for nearly all.
 
+    Returns:
+        Names in `WRITERS`, then those of other packages' writers.
+
     Raises:
         UnknownNameError: There is no such writer.
+        PluginError: It is another package's and cannot be imported.
     """
     wanted = {name for name in said if name != ALL}
     for name in wanted:
         look_up(WRITERS, name, kind="writer")
     if ALL in said:
         wanted |= set(WRITERS) - set(ONLY_BY_NAME)
-    return tuple(name for name in WRITERS if name in wanted)
+    others = sorted(wanted - set(WRITERS))
+    return (*(name for name in WRITERS if name in wanted), *others)
+
+
+def outputs_of(name: str) -> tuple[str, ...]:
+    """What a writer may leave in a folder of results; another package's, files in its own folder.
+
+    Args:
+        name: A name in `WRITERS` or of another package's writer; "*" for all of these.
+    """
+    return OUTPUTS.get(name, (f"{plugin_folder(name)}/*",))
+
+
+def plugin_folder(name: str) -> str:
+    """The folder among a scan's results that another package's writer gets for its own."""
+    return f"plugin-{name}"

@@ -2,8 +2,10 @@
 
 A Comprehensive 3D SR on template TID 1500 (PS3.16), preliminary and unverified as no radiologist
 has seen it. The answer is its one finding, with the probabilities of all classes as measurements;
-there are groups for the lungs, the evidence, the parts of the lungs and each slice in which the
-evidence peaks. They point at the segments and at the heat-map where those are written too.
+of several findings each that is present has a group of its own, and all others one together, with
+their probabilities. There are groups for the lungs, the evidence, the parts of the lungs and each
+slice in which the evidence peaks. They point at the segments and at the heat-map where those are
+written too.
 
 A report that says something else than the one it replaces names that as its predecessor.
 Groups follow PS3.16 TID 1501 and TID 1411.
@@ -11,7 +13,7 @@ Groups follow PS3.16 TID 1501 and TID 1411.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -267,7 +269,7 @@ def _groups_of(analysis: ScanAnalysis, subject: Subject, companions: _Companions
     """All groups: the answer, lungs, evidence, regions of the lungs, peaks."""
     writer = _Groups(analysis, subject, companions)
     result, explained = analysis.result, analysis.explanation
-    groups: list[Group] = [writer.of_answer() if result.is_suitable else writer.of_unsuitable()]
+    groups: list[Group] = writer.of_answers() if result.is_suitable else [writer.of_unsuitable()]
     groups.append(writer.of_lungs())
     if explained is not None and explained.speaks_for_disease:
         groups.append(writer.of_evidence(explained))
@@ -285,27 +287,68 @@ class _Groups:
     subject: Subject
     companions: _Companions
 
-    def of_answer(self) -> Group:
-        """The decision as the one finding; probabilities, of other classes too, as measurements."""
-        from highdicom.sr import MeasurementsAndQualitativeEvaluations
+    def of_answers(self) -> list[Group]:
+        """The decision, or the findings that are present and then those that are not."""
+        if not self.analysis.result.findings:
+            return [self._of_answer()]
+        return self._of_findings()
 
+    def _of_findings(self) -> list[Group]:
+        result = self.analysis.result
+        absent = {n: each for n, each in result.findings.items() if not each.is_present}
+        groups = [
+            self._of_probabilities(
+                f"finding: {name}",
+                finding_of(name, result.label_set),
+                {PROBABILITY: result.findings[name].probability},
+                [f"Called present from a probability of {result.findings[name].threshold:.3f} on."],
+            )
+            for name in result.called
+        ]
+        measured = {probability_of(n, result.label_set): e.probability for n, e in absent.items()}
+        if absent:
+            below = ", ".join(
+                f"{result.label_set.words(n)} below {e.threshold:.3f}" for n, e in absent.items()
+            )
+            said = [f"Not called present: {below}."]
+            groups.append(self._of_probabilities("not called present", None, measured, said))
+        return [_with_comments(groups[0], self._remarks()), *groups[1:]]
+
+    def _of_answer(self) -> Group:
+        """The decision as the one finding; probabilities, of other classes too, as measurements."""
         result = self.analysis.result
         others = {label: p for label, p in result.probabilities.items() if label != result.decision}
-        measured = [(PROBABILITY, result.probabilities[result.decision])]
-        measured += [
-            (probability_of(label, result.label_set), others[label])
-            for label in sorted(others, key=others.__getitem__, reverse=True)
-        ]
+        measured = {PROBABILITY: result.probabilities[result.decision]}
+        for label in sorted(others, key=others.__getitem__, reverse=True):
+            measured[probability_of(label, result.label_set)] = others[label]
+        finding = finding_of(result.decision, result.label_set)
+        return self._of_probabilities("answer", finding, measured, self._remarks())
+
+    def _of_probabilities(
+        self,
+        key: str,
+        finding: Concept | None,
+        measured: Mapping[Concept, float],
+        comments: Sequence[str],
+    ) -> Group:
+        """A group with a finding, or none, and what is as probable as that."""
+        from highdicom.sr import MeasurementsAndQualitativeEvaluations
+
         group = MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking("answer"),
-            finding_type=coded(finding_of(result.decision, result.label_set)),
+            tracking_identifier=self._tracking(key),
+            finding_type=None if finding is None else coded(finding),
             algorithm_id=self._algorithm(),
             finding_sites=[_site(LUNG)],
-            measurements=[_measured(name, round(p, 6), NO_UNITS) for name, p in measured],
+            measurements=[_measured(name, round(p, 6), NO_UNITS) for name, p in measured.items()],
         )
+        return _with_comments(group, comments)
+
+    def _remarks(self) -> list[str]:
+        """What stands beside every answer."""
+        result = self.analysis.result
         trained_on = f"Classifier trained on: {result.provenance.trained_on}"
         doubt = [f"The decision is {result.doubt}."] if result.doubt else []
-        return _with_comments(group, [result.notice, *doubt, trained_on, *result.warnings])
+        return [result.notice, *doubt, trained_on, *result.warnings]
 
     def of_unsuitable(self) -> Group:
         """Why the scan was not classified."""

@@ -27,6 +27,8 @@ from chestct.writers import (
     NothingToWriteError,
     WriteOptions,
     choose_writers,
+    outputs_of,
+    plugin_folder,
 )
 from chestct.writers.dicom_identity import left_out_words, require_source
 
@@ -167,8 +169,7 @@ def _run_writers(
         # An object refers only to what is there.
         known = replace(options, names=(*written.files, name))
         try:
-            write = load_entry(WRITERS, name, kind="writer")
-            written.files[name] = write(written.analysis, aside, known)
+            written.files[name] = _write_one(name, written.analysis, aside, known)
         except Exception as error:
             # Whatever one output does to the program, the others are written.
             if name == OWNER:
@@ -179,6 +180,16 @@ def _run_writers(
             (written.skipped if is_expected else written.failed)[name] = _reason(error)
             logger.debug("%s could not be written", name, exc_info=error)
     return written
+
+
+def _write_one(name: str, analysis: ScanAnalysis, aside: Path, options: WriteOptions) -> Path:
+    """Run one writer; another package's gets a folder of its own."""
+    write = load_entry(WRITERS, name, kind="writer")
+    folder = aside if name in WRITERS else make_folder(aside / plugin_folder(name))
+    path: Path = write(analysis, folder, options)
+    if not (path.is_relative_to(folder) and path.exists()):
+        raise WriteError(f"The writer '{name}' did not write into the folder that it was given.")
+    return path
 
 
 def _with_remarks(analysis: ScanAnalysis, written: Written) -> ScanAnalysis:
@@ -205,7 +216,7 @@ def _reason(error: Exception) -> str:
 
 def _remove_half(name: str, aside: Path) -> None:
     """Remove what a writer left that did not come to its end."""
-    for path in (path for pattern in OUTPUTS[name] for path in aside.glob(pattern)):
+    for path in (path for pattern in outputs_of(name) for path in aside.glob(pattern)):
         remove_file(path)
 
 
@@ -242,7 +253,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
 
 def _results_in(folder: Path) -> list[Path]:
     """The files in a folder that have the names of `OUTPUTS`, sorted."""
-    patterns = [pattern for names in OUTPUTS.values() for pattern in names]
+    patterns = [pattern for name in (*WRITERS, "*") for pattern in outputs_of(name)]
     return sorted(
         path for pattern in patterns for path in folder.glob(pattern) if not path.is_dir()
     )

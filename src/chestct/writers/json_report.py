@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+)
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
@@ -117,17 +123,35 @@ class ProvenanceRecord(_Strict):
     )
 
 
+class FindingRecord(_Strict):
+    """What is said of one finding."""
+
+    probability: float = Field(ge=0, le=1, description="Of this finding by itself.")
+    threshold: float = Field(
+        ge=0, le=1, description="From which probability on the classifier's card calls it present."
+    )
+    is_present: bool = Field(description="Whether the probability reaches the threshold.")
+    is_uncertain: bool = Field(
+        description="Whether the scan is unlike those the classifier learned from."
+    )
+
+
 class ResultDocument(_Strict):
     """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
 
-    schema_version: Literal["2.1"] = Field(
+    schema_version: Literal["2.1", "2.2"] = Field(
         default="2.1",
-        description="Version of this layout; the first number changes when it breaks.",
+        description="Version of this layout; the first number changes when it breaks. 2.2 has "
+        "`findings`.",
     )
     scan: str = Field(description="Last part of the path that was given.")
-    decision: str = Field(description='The most probable label, or "unsuitable".')
+    decision: str = Field(
+        description='The most probable label, or "unsuitable"; of findings those that are present, '
+        'with "; " between them, or "no finding".'
+    )
     probabilities: dict[str, float] = Field(
-        description="Label to probability, adding up to 1; empty for an unsuitable scan."
+        description="Label to probability, adding up to 1, of findings each by itself; empty for "
+        "an unsuitable scan."
     )
     unsuitable_reasons: list[str] = Field(description="Why the scan was not classified.")
     warnings: list[str] = Field(description="What was noticed on the way.")
@@ -164,6 +188,16 @@ class ResultDocument(_Strict):
     not_written: dict[str, str] = Field(
         description="Output that was asked for and is missing beside this one to the reason."
     )
+    findings: dict[str, FindingRecord] | None = Field(
+        default=None,
+        description="Finding to what is said of it, in the classifier's order; missing where it "
+        "tells classes, or the scan was not classified.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
+        values = as_values(self)
+        return {n: v for n, v in values.items() if n != "findings" or v is not None}
 
 
 def result_document(analysis: ScanAnalysis) -> ResultDocument:
@@ -171,6 +205,8 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     first, last = analysis.analysed_slices
     fields = asdict(analysis.result)
     del fields["labels"]
+    fields["findings"] = fields["findings"] or None
+    fields["schema_version"] = "2.1" if fields["findings"] is None else "2.2"
     fields["timings_s"] = {stage: round(s, 4) for stage, s in fields["timings_s"].items()}
     total = len(analysis.prepared.lung_area)
     explained = analysis.explanation

@@ -65,7 +65,8 @@ def _render_report(analysis: ScanAnalysis) -> str:
             short_notice=NOT_FOR_CLINICAL_USE,
             verdict=result.verdict,
             bars=_bars(result),
-            meaning=probability_words(result.provenance.temperature),
+            meaning=(_APART if result.findings else "")
+            + probability_words(result.provenance.temperature),
             range_words=_range_words(result, scene),
             curve=_area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
             figures=_figures(analysis),
@@ -99,14 +100,23 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
 def _bars(result: ScanResult) -> list[dict[str, object]]:
     return [
         {
-            "words": result.label_set.words(label),
+            "words": result.label_set.words(label) + _from_words(result, label),
             "color": result.label_set.of(label).color,
             "percent": percent(share),
             "width": f"{share * 100:.2f}",
-            "is_decision": label == result.decision,
+            "is_decision": label in result.called,
         }
         for label, share in result.probabilities.items()
     ]
+
+
+_APART: Final = "Each finding has a probability of its own; they do not add up to 100 %. "
+
+
+def _from_words(result: ScanResult, label: str) -> str:
+    """From which probability on a finding is called present; nothing of a class."""
+    found = result.findings.get(label)
+    return "" if found is None else f" (present from {percent(found.threshold)})"
 
 
 def _range_words(result: ScanResult, scene: Scene) -> str:
@@ -220,7 +230,7 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
                     "has_preview": (folder / entry.folder / _PREVIEW_FILE).is_file(),
                     "answer": entry.result.verdict,
                     "share": percent(entry.result.probabilities.get(entry.result.decision, 0.0)),
-                    "is_suitable": entry.result.is_suitable,
+                    "has_share": entry.result.decision in entry.result.probabilities,
                     "agrees": entry.truth in ("", entry.result.decision),
                 }
                 for entry in entries
@@ -567,8 +577,9 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
     ]
     if explained.explanation.method in CLASSLESS_METHODS:
         sentences.append("It does not say which class it speaks for.")
-    elif label != analysis.result.decision:
-        sentences.append(f"It was asked for “{words}”, which is not the most probable class.")
+    elif label not in analysis.result.called:
+        what = "called present" if analysis.result.findings else "the most probable class"
+        sentences.append(f"It was asked for “{words}”, which is not {what}.")
     if not explained.speaks_for_disease:
         sentences.append(
             f"It speaks for “{words}”: green lung is not diseased lung, so no line is drawn around "

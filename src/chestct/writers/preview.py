@@ -83,12 +83,18 @@ class _Shown:
 
 
 def write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = None) -> Path:
-    """Write `preview.png`: the verdict, eight axial slices, a coronal and a sagittal one.
-
-    With an explanation the slices are those that show most of it, under its heat-map.
+    """Write `preview.png`, see `draw_preview`.
 
     Raises:
         WriteError: It cannot be written.
+    """
+    return write_whole(folder / _FILE_NAME, to_png(draw_preview(analysis)))
+
+
+def draw_preview(analysis: ScanAnalysis) -> RGB:
+    """The verdict, eight axial slices, a coronal and a sagittal one.
+
+    With an explanation the slices are those that show most of it, under its heat-map.
     """
     result, explained = analysis.result, analysis.explanation
     share = result.probabilities.get(result.decision)
@@ -113,7 +119,7 @@ def write_preview(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None =
         heat=heat,
         is_disease=scene.is_disease,
     )
-    return write_whole(folder / _FILE_NAME, to_png(_draw_montage(scene, words, shown)))
+    return _draw_montage(scene, words, shown)
 
 
 def write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path:

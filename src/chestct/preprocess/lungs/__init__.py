@@ -22,7 +22,7 @@ from chestct.engines import AUTO
 from chestct.lookup import look_up
 from chestct.volume import Grid, Volume
 
-DOUBTFUL: Final = (0.2, 0.8)
+_DOUBTFUL: Final = (0.2, 0.8)
 """Between these probabilities of lung the network is in doubt."""
 
 
@@ -56,11 +56,6 @@ class NetworkLungs:
         return self._volume_ml(2)
 
     @property
-    def other_gas_ml(self) -> float:
-        """Volume most probably airway, stomach or bowel, in millilitres."""
-        return self._volume_ml(3)
-
-    @property
     def doubtful_share(self) -> float:
         """How much of the lungs' outline is in doubt: volume in doubt over volume of a rim.
 
@@ -68,7 +63,7 @@ class NetworkLungs:
         around lungs that are plain to see, because a voxel may be lung in part. 0 without lungs.
         """
         lung = self.probabilities[1] + self.probabilities[2]
-        low, high = DOUBTFUL
+        low, high = _DOUBTFUL
         doubtful = np.count_nonzero((lung > low) & (lung < high))
         return doubtful / max(1, _num_rim_voxels(lung >= 0.5))
 
@@ -101,13 +96,13 @@ class FoundLungs:
 
 
 def _published(volume: Volume, engine: str) -> FoundLungs:
-    from chestct.preprocess.lungs.published import segment_published
+    from chestct.preprocess.lungs.slicewise import segment_published
 
     return FoundLungs(segment_published(volume))
 
 
 def _paper(volume: Volume, engine: str) -> FoundLungs:
-    from chestct.preprocess.lungs.paper import segment_paper
+    from chestct.preprocess.lungs.slicewise import segment_paper
 
     return FoundLungs(segment_paper(volume))
 

@@ -31,12 +31,12 @@ from chestct.volume import Grid, Volume
 if TYPE_CHECKING:
     from torch import nn
 
-WEIGHTS_FOLDER: Final = Path(__file__).parent
+_WEIGHTS_FOLDER: Final = Path(__file__).parent
 """Where the network's weights and their card lie."""
 
-NETWORK_MM: Final = 4.0
+_NETWORK_MM: Final = 4.0
 """Voxel size aimed at; the axis's whole length is divided evenly, so it differs a little."""
-NETWORK_HU: Final = (-1024.0, 600.0)
+_NETWORK_HU: Final = (-1024.0, 600.0)
 """Values that become -1 and 1; beyond them nothing tells lung from anything else."""
 
 # 3 million voxels of 4 mm are 190 litres, more than most scans hold; the network's features of
@@ -106,7 +106,7 @@ def _stored_weights(folder: Path) -> dict[str, np.ndarray]:
     return weights
 
 
-def _shipped_network(folder: Path = WEIGHTS_FOLDER) -> _ShippedNetwork:
+def _shipped_network(folder: Path = _WEIGHTS_FOLDER) -> _ShippedNetwork:
     """The network's files, checked against their card.
 
     Raises:
@@ -145,7 +145,7 @@ def ask_network(volume: Volume, *, engine: str = AUTO) -> NetworkLungs:
         NetworkError: The network's files are missing or damaged.
         EngineError: The engine cannot run it, or it gave values that are not finite.
     """
-    run, weights_sha256 = _runner(WEIGHTS_FOLDER, engine, os.getpid())
+    run, weights_sha256 = _runner(_WEIGHTS_FOLDER, engine, os.getpid())
     values, grid = _lungs_input(volume)
     logits = _in_blocks(run, values)
     if not np.isfinite(logits).all():
@@ -153,7 +153,7 @@ def ask_network(volume: Volume, *, engine: str = AUTO) -> NetworkLungs:
     logits -= logits.max(axis=0)
     probabilities = np.exp(logits, out=logits)
     probabilities /= probabilities.sum(axis=0)
-    low, high = NETWORK_HU
+    low, high = _NETWORK_HU
     return NetworkLungs(
         probabilities,
         (values + 1) * np.float32((high - low) / 2) + low,
@@ -199,7 +199,7 @@ def _lungs_input(volume: Volume) -> tuple[Heat, Grid]:
     first, last = int(live[0]), int(live[-1])
     weights = _depth_weights(live - first, spacing[0])
     values = np.tensordot(weights, planes[live], axes=1)
-    low, high = NETWORK_HU
+    low, high = _NETWORK_HU
     values = (values - low) * np.float32(2.0 / (high - low)) - np.float32(1.0)
     num_slices = last - first + 1
     step = tuple(
@@ -210,14 +210,14 @@ def _lungs_input(volume: Volume) -> tuple[Heat, Grid]:
 
 
 def _num_voxels(size: int, spacing_mm: float) -> int:
-    return max(1, round(size * spacing_mm / NETWORK_MM))
+    return max(1, round(size * spacing_mm / _NETWORK_MM))
 
 
 def _resized(
     plane: Num[np.ndarray, "height width"], size: tuple[int, int]
 ) -> Float32[np.ndarray, "rows columns"]:
     """A slice clipped and brought to a size (width, height), linear along axes that grow."""
-    clipped = np.clip(plane, *NETWORK_HU).astype(np.float32)
+    clipped = np.clip(plane, *_NETWORK_HU).astype(np.float32)
     return np.asarray(cv2.resize(clipped, size, interpolation=cv2.INTER_AREA))
 
 

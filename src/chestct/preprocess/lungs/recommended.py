@@ -7,8 +7,7 @@ surface a thin voxel is lung sooner than a dense one, unless lung there is dense
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 import cv2
 import numpy as np
@@ -23,14 +22,14 @@ from chestct.preprocess.lungs.network import ask_network
 from chestct.preprocess.threads import on_threads
 from chestct.volume import AIR_HU, Volume
 
-AERATED_HU: Final = (-550.0, -250.0)
+_AERATED_HU: Final = (-550.0, -250.0)
 """Below the first value a voxel is thin like lung, above the second it is dense like tissue."""
-THIN_EVIDENCE: Final = 4.0
+_THIN_EVIDENCE: Final = 4.0
 """Log odds by which a thin voxel speaks for lung."""
-LEAST_DENSE_SHARE: Final = 0.1
+_LEAST_DENSE_SHARE: Final = 0.1
 """Share of lung that is dense where lung is healthy: vessels."""
-SMALLEST_PIECE_ML: Final = 10.0
-SMALLEST_PIECE_SHARE: Final = 0.01
+_SMALLEST_PIECE_ML: Final = 10.0
+_SMALLEST_PIECE_SHARE: Final = 0.01
 """A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
 
 _LEAST_LUNG = 0.15
@@ -45,20 +44,10 @@ _MIN_SLICES_FOR_CONSTANT = 8
 _Plane = Float32[np.ndarray, "rows columns"]
 
 
-@dataclass(frozen=True, eq=False)
-class _Evidence:
-    """What the network's grid says of each of its voxels, to be interpolated.
-
-    Attributes:
-        log_odds: Of lung against background.
-        dense_evidence: Log odds by which a dense voxel speaks for lung; near 0 where lung nearby
-            is dense, negative where it is thin.
-        lead: Probability of lung less that of other gas.
-    """
-
-    log_odds: Heat
-    dense_evidence: Heat
-    lead: Heat
+_Evidence: TypeAlias = tuple[Heat, Heat, Heat]
+"""What the network's grid says of each of its voxels, to be interpolated: log odds of lung against
+background; log odds by which a dense voxel speaks for lung, near 0 where lung nearby is dense and
+negative where it is thin; probability of lung less that of other gas."""
 
 
 def find_recommended(volume: Volume, *, engine: str = AUTO) -> FoundLungs:
@@ -129,11 +118,11 @@ def _settled(network: NetworkLungs) -> Heat:
     """
     lung, other_gas = network.probabilities[1] + network.probabilities[2], network.probabilities[3]
     is_lung = lung > 0.5
-    goes_on = (lung > _LEAST_LUNG) & (lung > other_gas) & (network.hu < AERATED_HU[0])
+    goes_on = (lung > _LEAST_LUNG) & (lung > other_gas) & (network.hu < _AERATED_HU[0])
     labels, _ = ndimage.label(is_lung | goes_on)
     is_sure = lung > _SURE
     sizes_ml = np.bincount(labels[is_sure], minlength=labels.max() + 1) * network.grid.voxel_ml
-    is_kept = sizes_ml > max(SMALLEST_PIECE_ML, SMALLEST_PIECE_SHARE * sizes_ml.sum())
+    is_kept = sizes_ml > max(_SMALLEST_PIECE_ML, _SMALLEST_PIECE_SHARE * sizes_ml.sum())
     is_kept[0] = False
     near = ndimage.binary_dilation(is_kept[labels], iterations=2)
     holes = _holes(is_lung, _LARGEST_HOLE_ML / network.grid.voxel_ml)
@@ -156,17 +145,15 @@ def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
     background = 1 - lung - np.minimum(network.probabilities[3], 1 - lung)
     odds = np.log(np.maximum(lung, _LEAST_ODDS) / np.maximum(background, _LEAST_ODDS))
     is_certain = lung > _CERTAIN
-    is_dense = is_certain & (network.hu > AERATED_HU[1])
+    is_dense = is_certain & (network.hu > _AERATED_HU[1])
     certain, dense = (
         ndimage.uniform_filter(part.astype(np.float32), _NEARBY, mode="nearest")
         for part in (is_certain, is_dense)
     )
     dense_share = dense / np.maximum(certain, 1e-3)
-    return _Evidence(
-        log_odds=odds.astype(np.float32),
-        dense_evidence=np.log(np.clip(dense_share, LEAST_DENSE_SHARE, 1.0)).astype(np.float32),
-        lead=lung - network.probabilities[3],
-    )
+    dense_evidence = np.log(np.clip(dense_share, _LEAST_DENSE_SHARE, 1.0))
+    lead = lung - network.probabilities[3]
+    return odds.astype(np.float32), dense_evidence.astype(np.float32), lead
 
 
 def _is_lung(
@@ -179,13 +166,10 @@ def _is_lung(
         evidence: On the network's grid.
         position: Depth of the slice on the network's grid.
     """
-    odds, dense, lead = (
-        _enlarged(part, position, plane.shape)
-        for part in (evidence.log_odds, evidence.dense_evidence, evidence.lead)
-    )
-    thin, thick = AERATED_HU
+    odds, dense, lead = (_enlarged(part, position, plane.shape) for part in evidence)
+    thin, thick = _AERATED_HU
     thinness = np.clip((thick - plane.astype(np.float32)) / np.float32(thick - thin), 0, 1)
-    return np.asarray((odds + dense + thinness * (THIN_EVIDENCE - dense) > 0) & (lead > 0))
+    return np.asarray((odds + dense + thinness * (_THIN_EVIDENCE - dense) > 0) & (lead > 0))
 
 
 def _enlarged(values: Heat, position: float, shape: tuple[int, ...]) -> _Plane:

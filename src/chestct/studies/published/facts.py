@@ -12,7 +12,7 @@ from typing import Any, Final
 from chestct.evaluation.metrics import ClassCounts
 from chestct.labels import COVID19, NORMAL, THREE_CLASSES
 
-NUM_ROWS: Final = 18
+_NUM_ROWS: Final = 18
 """Rows of Tables 6 and 7: three networks, plain and RoI-aware, three values of t."""
 _LABELS: Final = {label.lower(): label for label in THREE_CLASSES}
 
@@ -36,8 +36,8 @@ class TableRow:
     roi: bool
     t: int
     accuracy: float
-    sensitivity: tuple[float, float, float]
-    spe: tuple[float, float, float]
+    sensitivity: tuple[float, ...]
+    spe: tuple[float, ...]
 
     @property
     def figures(self) -> tuple[float, ...]:
@@ -51,7 +51,7 @@ class Method:
 
     name: str
     accuracy: float
-    sensitivity: tuple[float, float, float]
+    sensitivity: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class RoiFacts:
         cross_validation_cases: Training cases, in the order of `THREE_CLASSES`.
         tests: Cases of the four test parts, in the same order.
         abstract: The headline.
-        highest_spe: Highest "specificities" named in the conclusion, per cent.
         table_6: Five-fold cross-validation.
         table_7: The test set.
         table_8: The paper's method and six others.
@@ -77,7 +76,6 @@ class RoiFacts:
     cross_validation_cases: tuple[int, ...]
     tests: dict[str, tuple[int, ...]]
     abstract: Method
-    highest_spe: tuple[float, ...]
     table_6: tuple[TableRow, ...]
     table_7: tuple[TableRow, ...]
     table_8: tuple[Method, ...]
@@ -141,19 +139,18 @@ def roi_facts() -> RoiFacts:
         citation=known["source"]["citation"],
         cross_validation_cases=tuple(known["cross_validation_cases"]),
         tests={name: tuple(cases) for name, cases in known["tests"].items()},
-        abstract=Method("Abstract", abstract["accuracy"], _three(abstract["sensitivity"])),
-        highest_spe=tuple(known["highest_spe_in_conclusion"]),
+        abstract=Method("Abstract", abstract["accuracy"], tuple(abstract["sensitivity"])),
         table_6=tuple(_table_row(row) for row in known["table_6"]),
         table_7=tuple(_table_row(row) for row in known["table_7"]),
         table_8=tuple(
-            Method(row["method"], row["accuracy"], _three(row["sensitivity"]))
+            Method(row["method"], row["accuracy"], tuple(row["sensitivity"]))
             for row in known["table_8"]
         ),
         studies=tuple(line["study"] for line in lines),
         official=tuple(_LABELS[line["official"]] for line in lines),
         predicted={
             row: tuple(_LABELS[line[f"row_{row}"]] for line in lines)
-            for row in range(1, NUM_ROWS + 1)
+            for row in range(1, _NUM_ROWS + 1)
         },
         workbook_labels=_workbook_labels(),
     )
@@ -189,20 +186,8 @@ def _workbook_labels() -> dict[int, dict[str, tuple[int, str]]]:
 
 
 def _table_row(known: dict[str, Any]) -> TableRow:
-    return TableRow(
-        row=known["row"],
-        network=known["network"],
-        roi=known["roi"],
-        t=known["t"],
-        accuracy=known["accuracy"],
-        sensitivity=_three(known["sensitivity"]),
-        spe=_three(known["spe"]),
-    )
-
-
-def _three(values: list[float]) -> tuple[float, float, float]:
-    first, second, third = values
-    return first, second, third
+    of_classes = {name: tuple(known[name]) for name in ("sensitivity", "spe")}
+    return TableRow(**{**known, **of_classes})
 
 
 def _models(known: dict[str, dict[str, Any]]) -> tuple[TestedModel, ...]:

@@ -1,0 +1,137 @@
+"""What one calls from Python beside `classify_scan`: what the commands call, with their defaults.
+
+`analyse_scan` with `explain="auto"` explains; `chestct.explain` is the package that holds the maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chestct.analysis import ScanAnalysis
+from chestct.classifier import Classifier, load_classifier
+from chestct.engines import Engine, make_engine
+from chestct.evaluation.report import Summary
+from chestct.training.distributed import choose_device, joined, launched_ranks, main_first
+from chestct.training.judging import evaluate_manifest, read_beside, read_rows
+from chestct.training.plan import Listener, Plan
+from chestct.training.session import run_training
+from chestct.training.settings import RunSettings, read_settings
+from chestct.writers import WriteOptions, choose_writers
+from chestct.writers.folders import Written, check_folder, write_outputs
+from chestct.writers.preview import draw_preview
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def train(  # noqa: PLR0913 - what a command has as options
+    settings: RunSettings | str | Path,
+    manifest: str | Path,
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    folds: int | None = None,
+    device: str = "auto",
+    listener: Listener | None = None,
+) -> Summary | None:
+    """Train a classifier, or one per fold; a run that was stopped goes on.
+
+    Args:
+        settings: All of them, a YAML file, or the name of settings that come with chestct.
+        manifest: CSV file, one row per labelled scan.
+        folder: The run folder; the classifier is in `classifier/` below it.
+        overrides: Of a file's settings, such as "training.epochs=5".
+        folds: Cross-validate instead, by patient.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        listener: Told how far things are.
+
+    Returns:
+        What was found on the test part, on the validation part where there is none, or on all
+        folds; None in all but the first process where torchrun started several.
+
+    Raises:
+        ChestCTError: Settings, manifest, scans or folder are not as they should be.
+    """
+    ranks = launched_ranks()
+    place = choose_device(device, local_rank=ranks.local_rank, num_local=ranks.local_size)
+    with joined(ranks, place):
+        chosen = main_first(
+            lambda: (
+                settings
+                if isinstance(settings, RunSettings)
+                else read_settings(settings, overrides)
+            )
+        )
+        told = listener or Listener()
+        return run_training(Plan(chosen, Path(manifest), Path(folder), folds, told, place))
+
+
+def evaluate(  # noqa: PLR0913 - what a command has as options
+    classifier: Classifier | str | Path,
+    manifest: str | Path,
+    folder: str | Path,
+    *,
+    split: str | None = None,
+    beside: Mapping[str, Path] | None = None,
+    engine: str | Engine = "auto",
+    listener: Listener | None = None,
+) -> Summary:
+    """Classify labelled scans, and write figures with intervals, tables and plots.
+
+    Args:
+        classifier: It, or its folder.
+        manifest: CSV file, one row per labelled scan.
+        folder: Where to write to.
+        split: Only these rows: "training", "validation" or "test".
+        beside: Name to the `predictions.csv` of another classifier, to be compared with.
+        engine: Name in `ENGINES`, "auto", or an engine made for this classifier.
+        listener: Told how far things are.
+
+    Raises:
+        ChestCTError: Classifier, manifest, scans or folder are not as they should be.
+    """
+    loaded = classifier if isinstance(classifier, Classifier) else load_classifier(classifier)
+    running = make_engine(loaded, engine) if isinstance(engine, str) else engine
+    rows = read_rows(Path(manifest), loaded, split)
+    others = read_beside(beside or {}, loaded, rows)
+    told = listener or Listener()
+    return evaluate_manifest(loaded, running, rows, Path(folder), told, others)
+
+
+def write(
+    analysis: ScanAnalysis,
+    folder: str | Path,
+    names: Sequence[str] = WriteOptions().names,
+    *,
+    makes_uids: bool = False,
+) -> Written:
+    """Write results of a scan: "json", "html", "preview", "nifti", "dicom_sr" and others.
+
+    Args:
+        analysis: What `analyse_scan` gave.
+        folder: The scan's own folder of results; those of the same scan are replaced.
+        names: Names in `WRITERS`, or "all".
+        makes_uids: Whether identifiers that a DICOM series lacks are made.
+
+    Returns:
+        What was written, and what could not be and why.
+
+    Raises:
+        WriteError: The folder holds results of another scan, or cannot be written.
+        UnknownNameError: There is no such writer.
+    """
+    if analysis.path is not None:
+        check_folder(Path(folder), analysis.path)
+    options = WriteOptions(
+        choose_writers(names), skips_impossible="all" in names, makes_uids=makes_uids
+    )
+    return write_outputs(analysis, Path(folder), options)
+
+
+def picture(analysis: ScanAnalysis) -> Image:
+    """The verdict and telling slices, under the heat-map where there is one, as one picture."""
+    from PIL.Image import fromarray
+
+    return fromarray(draw_preview(analysis))

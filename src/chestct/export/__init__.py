@@ -1,0 +1,1 @@
+"""Classifiers for use elsewhere, and the script that goes with them."""
