@@ -460,9 +460,9 @@ def test_a_real_scan_comes_back_bit_for_bit(data_folder: Path, tmp_path: Path) -
         voxels=whole.voxels[60:66],
         grid=replace(whole.grid, shape=(6, *whole.grid.shape[1:])),
     )
-    for name, copy_format in exporting._COPY_FORMATS.items():
-        place = tmp_path / f"{name}{copy_format.ending}"
-        copy_format.write(part, place)
+    for name, (ending, write) in exporting._COPY_FORMATS.items():
+        place = tmp_path / f"{name}{ending}"
+        write(part, place)
         exporting._verify_copy(part, place)
         assert np.array_equal(to_canonical(read_volume(place)).voxels, part.voxels)
 
