@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("explain", "datasets", "evaluation", "analysis", "pictures", "heat_pictures"),
     ("training", "pipeline", "writers"),
     ("studies", "contracts", "api", "export"),
-    ("serve", "node", "scale"),
+    ("serve", "node", "cluster"),
     ("cli", "__init__", "__main__"),
 )
 """Lowest first. Within a layer a single module may import what stands before it; a package may not.

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -113,10 +113,63 @@ def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
     """
     classifier = classifier or _default_classifier()
     classifier.require_finding(finding)
-    choice = classifier.card.explanation if explain == AUTO else explain
-    chosen_map = None if choice is None else split_choice(choice)
+    chosen_map = _chosen_map(classifier, explain)
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
     lungs_engine = engine if isinstance(engine, str) else engine.name.split()[0]
+    ready = make_ready(
+        path,
+        classifier,
+        reading=reading,
+        lungs_engine=lungs_engine,
+        explains=chosen_map is not None,
+        watcher=watcher,
+    )
+    return answer_ready(
+        ready, classifier, engine=chosen, explain=explain, finding=finding, watcher=watcher
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyScan:
+    """A scan that was read and prepared; what is left to do is the network's.
+
+    Attributes:
+        path: Where it lies.
+        volume: The scan as read.
+        prepared: What the network will see.
+        read_s: What reading took.
+        prepare_s: What preparing took.
+    """
+
+    path: Path
+    volume: Volume
+    prepared: PreparedScan
+    read_s: float
+    prepare_s: float
+
+
+def make_ready(
+    path: str | Path,
+    classifier: Classifier,
+    *,
+    reading: ReadOptions | None = None,
+    lungs_engine: str = "auto",
+    explains: bool = False,
+    watcher: Watcher | None = None,
+) -> ReadyScan:
+    """Read and prepare a scan: what can be done to the next one while the network runs.
+
+    Args:
+        path: The scan.
+        classifier: What it is prepared for.
+        reading: How to read it; None reads it as it is.
+        lungs_engine: Name in `ENGINES`, or "auto": what finds the lungs.
+        explains: Whether there will be a heat-map, which takes more memory.
+        watcher: Told that the scan was read.
+
+    Raises:
+        ChestCTError: The scan is not as it should be, or takes more memory than is free.
+    """
     reading = reading or ReadOptions()
     started = perf_counter()
     volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
@@ -124,27 +177,51 @@ def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
     was_read = perf_counter()
     if watcher is not None:
         watcher.was_read(volume, Path(path))
-    watched = perf_counter() - was_read
-    _require_room(volume, explains=chosen_map is not None)
+    was_watched = perf_counter()
+    _require_room(volume, explains=explains)
     prepared = prepare(volume, classifier.recipe, lungs=lungs, engine=lungs_engine)
-    was_prepared = perf_counter()
+    prepare_s = perf_counter() - was_watched
+    return ReadyScan(Path(path), volume, prepared, was_read - started, prepare_s)
+
+
+def answer_ready(
+    ready: ReadyScan,
+    classifier: Classifier,
+    *,
+    engine: Engine,
+    explain: str | None = None,
+    finding: str | None = None,
+    watcher: Watcher | None = None,
+) -> ScanAnalysis:
+    """Classify a scan that was read and prepared for this classifier; see `analyse_scan`.
+
+    Raises:
+        ChestCTError: The network cannot be run, or has nothing that this explanation could use.
+    """
+    volume, prepared = ready.volume, ready.prepared
+    started = perf_counter()
     is_suitable = not prepared.unsuitable_reasons
-    answer = classifier.answer_of(prepared, chosen) if is_suitable else Answer({})
+    answer = classifier.answer_of(prepared, engine) if is_suitable else Answer({})
     probabilities = answer.probabilities
-    has_run = perf_counter() if is_suitable else was_prepared
+    network_s = perf_counter() - started if is_suitable else 0.0
     unlike = _unlikeness_of(classifier.card, answer)
     doubts = (*unlike, *_doubts_of(classifier.card, probabilities))
     findings = _findings_of(classifier.card, probabilities, is_unlike=bool(unlike))
     result = ScanResult(
-        scan=scan_name(path),
+        scan=scan_name(ready.path),
         probabilities=probabilities,
         decision=_decision(probabilities, findings),
         unsuitable_reasons=prepared.unsuitable_reasons,
         warnings=(*doubts, *volume.warnings, *prepared.warnings),
         lung_volume_l=float(prepared.lung_volume_l),
         scan_facts=_describe_scan(volume),
-        timings_s=_timings(started + watched, was_read + watched, was_prepared, has_run),
-        provenance=_describe_provenance(volume, prepared, classifier, chosen.name),
+        timings_s=Timings(
+            read=ready.read_s,
+            prepare=ready.prepare_s,
+            network=network_s,
+            total=ready.read_s + ready.prepare_s + network_s,
+        ),
+        provenance=_describe_provenance(volume, prepared, classifier, engine.name),
         notice=classifier.card.notice,
         is_uncertain=bool(doubts),
         is_unlike=bool(unlike),
@@ -153,7 +230,8 @@ def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
         labels=classifier.card.label_set,
         findings=findings,
     )
-    analysis = ScanAnalysis(result, volume, prepared, path=Path(path))
+    analysis = ScanAnalysis(result, volume, prepared, path=ready.path)
+    chosen_map = _chosen_map(classifier, explain)
     if chosen_map is None or not is_suitable:
         return analysis
     label = finding or _told_best(result)
@@ -184,6 +262,12 @@ def _told_best(result: ScanResult) -> str:
     """The class that was decided on, or the finding that is furthest above its threshold."""
     above = {name: each.probability - each.threshold for name, each in result.findings.items()}
     return max(above, key=above.__getitem__, default=result.decision)
+
+
+def _chosen_map(classifier: Classifier, explain: str | None) -> tuple[str, str | None] | None:
+    """Method and layer of an explanation, where one is wanted."""
+    choice = classifier.card.explanation if explain == AUTO else explain
+    return None if choice is None else split_choice(choice)
 
 
 def _explained(
@@ -232,15 +316,6 @@ def needed_memory(volume: Volume, *, explains: bool) -> float:
         share = _OBLIQUE_WITH_HEAT if explains else _OBLIQUE
         needed += share * 2 * body_grid(volume.grid).num_voxels
     return needed
-
-
-def _timings(started: float, was_read: float, was_prepared: float, has_run: float) -> Timings:
-    return Timings(
-        read=was_read - started,
-        prepare=was_prepared - was_read,
-        network=has_run - was_prepared,
-        total=has_run - started,
-    )
 
 
 @cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli import options
+from chestct.cli import batch, options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
@@ -19,7 +19,7 @@ from chestct.cli.terminal import (
     show_table,
     stdout_console,
 )
-from chestct.errors import ChestCTError, ReadError, kind_of
+from chestct.errors import ChestCTError, ReadError
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -145,15 +145,17 @@ class Outcome:
 @options.grouped
 def classify(
     scans: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="SCAN", help="Folders, DICOM or NIfTI files, or zips; one chest CT each."
         ),
-    ],
+    ] = None,
+    *,
     reading: options.Reading,
     tiff: options.Tiff,
     outputs: options.Outputs,
     running: options.Running,
+    many: batch.Many,
     classifier: options.ClassifierFolder = None,
     finding: options.Finding = None,
     is_json: Annotated[
@@ -175,10 +177,15 @@ def classify(
     outputs.require_use(is_json=is_json)
     writing = outputs.write_options()
     method = outputs.explanation_for(writing.names)
+    scans = many.require_scans(scans, is_json=is_json)
     if is_recursive:
         scans, names = _scans_below(scans)
     else:
         names = scan_names(scans)
+    if many.is_asked_for:
+        listed = batch.list_batch(many, scans, names, read_options)
+        how = batch.BatchWork(classifier, running, writing, method, finding)
+        raise typer.Exit(batch.classify_batch(many, listed, outputs, how))
     if len(scans) == 1:
         options.require_exists(scans[0])
     elif reading.lungs is not None:
@@ -253,6 +260,7 @@ _ANSWERS_FILE = "answers.csv"
 
 def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[str]) -> Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
+    from chestct.cluster.classifying import failure_words
     from chestct.writers.folders import folder_names
 
     outcome = Outcome()
@@ -273,7 +281,7 @@ def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[s
                 if len(scans) == 1 and not isinstance(error, ChestCTError | MemoryError):
                     # Nothing else is lost, and `main` can show where it arose.
                     raise
-                outcome.errors[name] = _failure(scan, name, error)
+                outcome.errors[name] = failure_words(scan, name, error)
                 show_error(outcome.errors[name])
                 outcome.num_failed += 1
             else:
@@ -287,21 +295,6 @@ def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[s
                     show_line(done.line)
             progress.advance(task)
     return outcome
-
-
-def _failure(scan: Path, name: str, error: Exception) -> str:
-    """What to say about a scan that failed."""
-    if isinstance(error, ChestCTError):
-        return str(error) if name in str(error) else f"{scan}: {error}"
-    if isinstance(error, MemoryError):
-        return (
-            f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
-            "a machine with more."
-        )
-    return (
-        f"{scan}: internal error ({kind_of(error)}). Classify this scan alone with --debug for "
-        "details, and report them."
-    )
 
 
 def _show(outcome: Outcome, out: Path | None) -> None:

@@ -36,6 +36,7 @@ def info(
 def _describe_installation() -> dict[str, dict[str, str]]:
     """Every table of the package, name to words, and the versions of what it stands on."""
     from chestct import __version__
+    from chestct.cluster import EXECUTORS
     from chestct.engines import ENGINES
     from chestct.explain import EXPLANATIONS
     from chestct.networks import NETWORKS
@@ -59,6 +60,7 @@ def _describe_installation() -> dict[str, dict[str, str]]:
         "engines": {name: engine.summary for name, engine in ENGINES.items()},
         "explanations": {name: method.summary for name, method in EXPLANATIONS.items()},
         "writers": {name: entry.summary for name, entry in WRITERS.items()},
+        "executors": {name: entry.summary for name, entry in EXECUTORS.items()},
         "plugins": {
             f"{plugin.kind} {plugin.name}": f"refused: {plugin.problem}"
             if plugin.problem

@@ -392,7 +392,7 @@ def _check_scans_differ(manifest: Manifest) -> None:
 
 NEEDED: Final = ("scan", "patient", "label")
 KNOWN: Final = (*NEEDED, "site", "age", "sex", "split", "fold", "excluded")
-_READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
+READING: Final = ("series", "allow", "lungs", "spacing_mm", "order", "unit", "slope", "intercept")
 """Columns that say how to read a scan; see `chestct.datasets.scans.read_options`."""
 
 _SPLIT_NAMES = {
@@ -529,7 +529,7 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
     """
     header, *lines = _read_cells(file, needed) or [[]]
     header = [name.strip() for name in header]
-    header = [name.lower() if name.lower() in (*KNOWN, *_READING) else name for name in header]
+    header = [name.lower() if name.lower() in (*KNOWN, *READING) else name for name in header]
     has_findings = any(name.startswith(FINDING_PREFIX) for name in header)
     missing = [
         name for name in needed if name not in header and not (name == "label" and has_findings)
@@ -603,7 +603,7 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
     findings = [c for c in row if c.startswith(FINDING_PREFIX) and "label" not in row]
     return ManifestRow(
         scan=row["scan"],
-        patient=row["patient"],
+        patient=row.get("patient", ""),
         label=row.get("label", ""),
         site=row.get("site", ""),
         age=_age(name, number, row),

@@ -121,7 +121,7 @@ def _together(
         )
         raise WorkerError(msg) from error
     try:
-        with _interrupts_held_back():
+        with interrupts_held_back():
             futures: dict[Future[_Result], int] = {
                 pool.submit(work, task): index for index, task in enumerate(tasks)
             }
@@ -167,7 +167,7 @@ def _begin(is_debugging: bool | None) -> None:
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
+def interrupts_held_back() -> Iterator[None]:
     """Processes started inside leave Ctrl-C, which all of a terminal get, to this one."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

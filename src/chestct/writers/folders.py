@@ -45,7 +45,7 @@ def folder_names(scans: Sequence[str]) -> list[str]:
 
     With it where only the ending tells two apart; the same name twice is numbered.
     """
-    names: list[str] = []
+    names: dict[str, None] = {}
     full_names: dict[str, set[str]] = {}
     for scan in scans:
         full_names.setdefault(_without_ending(scan), set()).add(scan)
@@ -56,8 +56,8 @@ def folder_names(scans: Sequence[str]) -> list[str]:
         while same in names:
             number += 1
             same = f"{name}-{number}"
-        names.append(same)
-    return names
+        names[same] = None
+    return list(names)
 
 
 def check_folder(folder: Path, scan: Path) -> None:

@@ -256,21 +256,30 @@ def answers_csv(
     """
     found = {result.scan: result for result in results}
     classes = next((result.label_set.names for result in results), ())
-    header = ["scan", "path", "decision", *(f"probability_{name}" for name in classes)]
-    lines = []
-    for name, path in paths.items():
-        result = found.get(name)
-        if result is None:
-            lines.append([name, path, "", *[""] * (len(classes) + 3), errors.get(name, "")])
-            continue
-        shares = [
-            f"{result.probabilities[each]:.6f}" if result.is_suitable else "" for each in classes
-        ]
-        doubt, volume = result.doubt, f"{result.lung_volume_l:.3f}"
-        reasons = " ".join(result.unsuitable_reasons)
-        warnings = " ".join(result.warnings)
-        lines.append([name, path, result.decision, *shares, doubt, volume, warnings, reasons])
-    return as_csv([*header, "doubt", "lung_volume_l", "warnings", "no_answer_because"], lines)
+    return as_csv(
+        answer_columns(classes),
+        [
+            [name, path, *answer_cells(classes, found.get(name), errors.get(name, ""))]
+            for name, path in paths.items()
+        ],
+    )
+
+
+def answer_columns(classes: Sequence[str]) -> list[str]:
+    """The columns of a table of answers of a classifier of these classes."""
+    shares = [f"probability_{name}" for name in classes]
+    remarks = ["doubt", "lung_volume_l", "warnings", "no_answer_because"]
+    return ["scan", "path", "decision", *shares, *remarks]
+
+
+def answer_cells(classes: Sequence[str], result: ScanResult | None, error: str = "") -> list[str]:
+    """What stands in these columns behind `scan` and `path`; `error` where there is no answer."""
+    if result is None:
+        return [""] * (len(classes) + 4) + [error]
+    shares = [f"{result.probabilities[each]:.6f}" if result.is_suitable else "" for each in classes]
+    doubt, volume = result.doubt, f"{result.lung_volume_l:.3f}"
+    reasons = " ".join(result.unsuitable_reasons)
+    return [result.decision, *shares, doubt, volume, " ".join(result.warnings), reasons]
 
 
 _Ticks = tuple[tuple[float, str], ...]

@@ -1,0 +1,212 @@
+"""What is done to a scan of a batch: it is read, prepared, classified and written about.
+
+The next scan is read and prepared while the network runs and results are written. No more than
+that is in memory, however many scans there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from chestct.classifier import Classifier, load_classifier
+from chestct.cluster.job import ClusterError, Row
+from chestct.cluster.listing import reading_of
+from chestct.engines import Engine, make_engine
+from chestct.errors import ChestCTError, ReadError, kind_of
+from chestct.pipeline import ReadyScan, answer_ready, make_ready
+from chestct.writers import WriteOptions
+from chestct.writers.folders import check_folder, foresee_missing, write_outputs
+from chestct.writers.pages import answer_cells, answer_columns
+
+if TYPE_CHECKING:
+    from chestct.volume import Volume
+
+WORK: Final = f"{__name__}:ClassifyWork"
+"""`Job.work` of classifying."""
+
+Tasks = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ClassifySettings:
+    """How the scans of a batch are classified; plain values.
+
+    Attributes:
+        classifier: Its folder; None for the one that is shipped.
+        identity: From `identity_of`: what every worker has to find in that folder.
+        engine: Name in `ENGINES`, or "auto".
+        precision: See `make_engine`.
+        device: See `make_engine`.
+        explain: How to explain, if at all; see `analyse_scan`.
+        finding: Which of several findings is explained; see `analyse_scan`.
+        writing: Fields of `WriteOptions`; None writes no folder per scan.
+    """
+
+    classifier: str | None
+    identity: str
+    engine: str = "auto"
+    precision: str | None = None
+    device: str | None = None
+    explain: str | None = None
+    finding: str | None = None
+    writing: Mapping[str, Any] | None = None
+
+
+def identity_of(classifier: Classifier) -> str:
+    """What stands for a classifier: its weights, what decides what they compute, and its card."""
+    card = classifier.card.model_dump_json()
+    text = "\n".join((classifier.weights_sha256, classifier.identity, card))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def failure_words(scan: str | Path, name: str, error: Exception) -> str:
+    """What to say about a scan that failed."""
+    if isinstance(error, ChestCTError):
+        return str(error) if name in str(error) else f"{scan}: {error}"
+    if isinstance(error, MemoryError):
+        return (
+            f"{scan}: there was not enough memory ({error or 'no details'}). Free some, or take "
+            "a machine with more."
+        )
+    return (
+        f"{scan}: internal error ({kind_of(error)}). Classify this scan alone with --debug for "
+        "details, and report them."
+    )
+
+
+class ClassifyWork:
+    """A classifier and its engine, loaded once, for any number of scans.
+
+    Args:
+        settings: Fields of `ClassifySettings`.
+        out: Where folders of results go.
+
+    Raises:
+        ClusterError: The classifier is not the one the batch was begun with.
+        ChestCTError: It or its engine cannot be loaded.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
+        self._settings, self._out = ClassifySettings(**settings), out
+        said = self._settings
+        self._classifier = load_classifier(said.classifier)
+        if identity_of(self._classifier) != said.identity:
+            msg = (
+                f"The classifier in {self._classifier.folder} is not the one that the batch was "
+                "begun with. Give every machine the same classifier and the same chestct."
+            )
+            raise ClusterError(msg)
+        self._engine: Engine = make_engine(
+            self._classifier, said.engine, precision=said.precision, device=said.device
+        )
+        fields = said.writing
+        self._writing = (
+            None if fields is None else WriteOptions(**{**fields, "names": tuple(fields["names"])})
+        )
+        self._classes = self._classifier.card.label_set.names
+
+    @property
+    def engine(self) -> str:
+        """Engine, precision and device in words: the same in every worker, or answers differ."""
+        return self._engine.name
+
+    def rows(
+        self, tasks: Tasks, begin: Callable[[int], None], *, is_careful: bool
+    ) -> Iterator[Row]:
+        """Classify scans, in their order.
+
+        Args:
+            tasks: Listed scans.
+            begin: Told which one comes now.
+            is_careful: One after the other, nothing ahead: one of them may end this process.
+        """
+        with ThreadPoolExecutor(1) as ahead:
+            coming: list[Future[ReadyScan]] = []
+            for place, task in enumerate(tasks):
+                begin(place)
+                if not coming:
+                    coming.append(ahead.submit(self._ready, task))
+                ready = coming.pop()
+                if not is_careful and place + 1 < len(tasks):
+                    coming.append(ahead.submit(self._ready, tasks[place + 1]))
+                yield self._row(task, ready)
+
+    def failed(self, task: Mapping[str, Any], why: str) -> Row:
+        """The row of a scan that has no answer."""
+        cells = answer_cells(self._classes, None, why)
+        return Row((task["name"], task["shown"], *cells), task["name"], failure=why)
+
+    def _ready(self, task: Mapping[str, Any]) -> ReadyScan:
+        path = Path(task["path"])
+        if task["problem"]:
+            raise ReadError(task["problem"])
+        if not path.exists():
+            raise ReadError(f"{task['shown']} does not exist, or this machine does not see it.")
+        if self._writing is not None:
+            check_folder(self._out / task["folder"], path)
+        return make_ready(
+            path,
+            self._classifier,
+            reading=reading_of(task),
+            lungs_engine=self._engine.name.split()[0],
+            explains=self._settings.explain is not None,
+            watcher=_Foreseeing(self._writing),
+        )
+
+    def _row(self, task: Mapping[str, Any], ready: Future[ReadyScan]) -> Row:
+        try:
+            analysis = answer_ready(
+                ready.result(),
+                self._classifier,
+                engine=self._engine,
+                explain=self._settings.explain,
+                finding=self._settings.finding,
+            )
+            result = replace(analysis.result, scan=task["name"])
+            is_complete = True
+            if self._writing is not None:
+                analysis = replace(analysis, result=result)
+                written = write_outputs(analysis, self._out / task["folder"], self._writing)
+                is_complete, result = not written.failed, written.analysis.result
+        except Exception as error:
+            # Whatever one scan does to the program, the others get their results.
+            return self.failed(task, failure_words(task["shown"], task["name"], error))
+        cells = answer_cells(self._classes, result)
+        return Row((task["name"], task["shown"], *cells), task["name"], is_complete=is_complete)
+
+
+class _Foreseeing:
+    """A `Watcher` that ends a scan of which nothing could be written."""
+
+    def __init__(self, writing: WriteOptions | None) -> None:
+        self._writing = writing
+
+    def was_read(self, volume: Volume, path: Path) -> None:
+        """Look whether what shows in the headers allows it."""
+        if self._writing is not None:
+            foresee_missing(volume, path, self._writing)
+
+    def explaining(self, done: int, num: int) -> None:
+        """Nobody watches a scan of a batch."""
+
+
+def columns_of(settings: Mapping[str, Any]) -> list[str]:
+    """The columns of the table of answers."""
+    return answer_columns(load_classifier(settings["classifier"]).card.label_set.names)
+
+
+def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:
+    """Settings as plain values.
+
+    Args:
+        classifier: What to classify with.
+        folder: Where it was loaded from; None for the one that is shipped.
+        said: Other fields of `ClassifySettings`.
+    """
+    where = None if folder is None else str(folder.absolute())
+    return asdict(ClassifySettings(where, identity_of(classifier), **said))

@@ -1,0 +1,380 @@
+"""A job as a folder on a disk that all workers share.
+
+    job.json        what is to be done, with what, by which version
+    todo/00012.json the scans of shard 12
+    claims/         who works on which shard, and since when nothing was heard of whom
+    parts/00012.jsonl  the rows of shard 12, which is done when this is there
+    before/         rows of an earlier call, of shards in which scans failed
+
+A claim is a file that only one process can make. Its holder touches it; where it has not been
+touched for the length of a lease, the shard goes to whoever makes the next file. Times are those
+that the disk gives to files, never a machine's own clock. A worker that was only slow finds the
+next claim and drops its rows; were both to write them, they would be the same rows in one file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from chestct import __version__
+from chestct.errors import ChestCTError, WriteError
+from chestct.storage import make_folder, reason_of, text_key, write_text
+
+FOLDER: Final = ".batch"
+"""Name of a job's folder inside the folder of results."""
+LEASE_S: Final = 60.0
+"""How long nothing may be heard of a worker before its shard goes to others."""
+DRIVER: Final = "driver"
+"""The claim of whoever starts workers and puts the parts together."""
+
+_RECORD: Final = "job.json"
+_FORMAT: Final = 1
+_CAREFUL_FROM: Final = 3
+"""From its third claim on a shard is done scan by scan, to find one that ends workers."""
+_BEATS: Final = 4
+"""How often a claim is touched per lease."""
+
+
+class ClusterError(ChestCTError):
+    """Many scans cannot be worked on as asked for; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one scan.
+
+    Attributes:
+        cells: Its row of the table of answers.
+        name: What the scan is called.
+        failure: Why it has no answer; empty where it has one.
+        is_complete: Whether all that was to be written about it is there.
+    """
+
+    cells: tuple[str, ...]
+    name: str
+    failure: str = ""
+    is_complete: bool = True
+
+
+class Claim(NamedTuple):
+    """A shard, or the whole job, that this process works on.
+
+    Attributes:
+        file: Stands for it.
+        generation: How many claims of this there were, with this one.
+    """
+
+    file: Path
+    generation: int
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether somebody else took over, as nothing was heard of this process."""
+        return _generation_file(self.file, self.generation + 1).exists()
+
+    @property
+    def is_careful(self) -> bool:
+        """Whether earlier workers ended over it so often that a scan may be the reason."""
+        return self.generation >= _CAREFUL_FROM
+
+    def mark(self, index: int) -> None:
+        """Write down which scan of the shard comes now."""
+        self.file.write_text(str(index), encoding="utf-8")
+
+    def gave_up_on(self) -> set[int]:
+        """Scans at which two careful workers ended."""
+        marks = []
+        for generation in range(_CAREFUL_FROM, self.generation):
+            with suppress(OSError, ValueError):
+                file = _generation_file(self.file, generation)
+                marks.append(int(file.read_text(encoding="utf-8")))
+        return {index for index in marks if marks.count(index) > 1}
+
+
+class Claims:
+    """The claims of one job, as one process sees and makes them.
+
+    Args:
+        folder: Where they lie; made where it is missing.
+        lease_s: How long a claim holds that is not touched.
+
+    Raises:
+        WriteError: Nothing can be written there: a disk may be read-only on one node.
+    """
+
+    def __init__(self, folder: Path, lease_s: float) -> None:
+        self._folder, self._lease_s = make_folder(folder), lease_s
+        self._clock = folder / f"clock-{socket.gethostname()}-{secrets.token_hex(4)}"
+        self._now()
+
+    def take(self, name: str) -> Claim | None:
+        """Claim something; None where another process holds it.
+
+        Raises:
+            WriteError: Nothing can be written any more.
+        """
+        first = self._folder / f"{name}.1"
+        generation = 1
+        while (file := _generation_file(first, generation)).exists():
+            if not _generation_file(first, generation + 1).exists() and not self._is_over(file):
+                return None
+            generation += 1
+        try:
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            return None
+        except OSError as error:
+            raise _not_written(file, error) from error
+        return Claim(file, generation)
+
+    @contextmanager
+    def kept(self, claim: Claim) -> Iterator[None]:
+        """While entered, a claim is touched often enough to hold."""
+        is_over = threading.Event()
+
+        def beat() -> None:
+            while not is_over.wait(self._lease_s / _BEATS):
+                # A disk that is away for a while may cost the claim, and no more.
+                with suppress(OSError):
+                    os.utime(claim.file)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def touched(self, name: str) -> float:
+        """When the latest claim of a name was touched; 0 where there is none."""
+        file, generation = self._folder / f"{name}.1", 1
+        while _generation_file(file, generation + 1).exists():
+            generation += 1
+        with suppress(OSError):
+            return _mtime(_generation_file(file, generation))
+        return 0.0
+
+    def close(self) -> None:
+        """Remove what this process wrote beside the claims."""
+        with suppress(OSError):
+            self._clock.unlink()
+
+    def _is_over(self, file: Path) -> bool:
+        with suppress(FileNotFoundError):
+            return self._now() - _mtime(file) > self._lease_s
+        return True
+
+    def _now(self) -> float:
+        """What time it is for the disk."""
+        try:
+            self._clock.touch()
+            return _mtime(self._clock)
+        except OSError as error:
+            raise _not_written(self._clock, error) from error
+
+
+def _generation_file(file: Path, generation: int) -> Path:
+    return file.with_suffix(f".{generation}")
+
+
+def _mtime(file: Path) -> float:
+    # Opened: a disk in the network then asks its server, and does not answer from memory.
+    with file.open("rb") as stream:
+        return os.fstat(stream.fileno()).st_mtime
+
+
+def _not_written(file: Path, error: OSError) -> WriteError:
+    return WriteError(
+        f"{file.parent} cannot be written on {socket.gethostname()}: {reason_of(error)}. Every "
+        "machine that works on a batch has to be able to write to its --out."
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done to many scans, and how far it is.
+
+    Attributes:
+        folder: Where it lies.
+        work: What is done to a scan: "module:class" of a `worker.Work`.
+        settings: What it is made with, plain values: as `class(settings, out)`, once per worker.
+        num_tasks: Scans in all.
+        shard: Scans per shard.
+        lease_s: See `LEASE_S`.
+        tasks_sha256: Stands for the list of scans.
+        version: Of chestct, which all workers must have.
+        umask: Who may not read what is written, as umask(2) has it.
+    """
+
+    folder: Path
+    work: str
+    settings: Mapping[str, Any]
+    num_tasks: int
+    shard: int
+    lease_s: float = LEASE_S
+    tasks_sha256: str = ""
+    version: str = __version__
+    umask: int = field(default=0o077)
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.num_tasks // self.shard)
+
+    @property
+    def out(self) -> Path:
+        """The folder of results."""
+        return self.folder.parent
+
+    def claims(self) -> Claims:
+        """The claims of this job, for this process."""
+        return Claims(self.folder / "claims", self.lease_s)
+
+    def tasks(self, shard: int) -> list[dict[str, Any]]:
+        """The scans of a shard, as they were listed."""
+        text = (self.folder / "todo" / f"{shard:05d}.json").read_text(encoding="utf-8")
+        listed: list[dict[str, Any]] = json.loads(text)
+        return listed
+
+    def part(self, shard: int) -> Path:
+        """The file that a shard ends in."""
+        return self.folder / "parts" / f"{shard:05d}.jsonl"
+
+    def done(self) -> set[int]:
+        """The shards that are done."""
+        return {int(path.stem) for path in (self.folder / "parts").glob("*.jsonl")}
+
+    def num_done(self, shards: set[int]) -> int:
+        """How many scans some shards hold."""
+        last = self.num_tasks - (self.num_shards - 1) * self.shard
+        return sum(last if each == self.num_shards - 1 else self.shard for each in shards)
+
+    def write_part(self, shard: int, rows: Sequence[Row]) -> None:
+        """Write the rows of a shard, which is then done.
+
+        Raises:
+            WriteError: They cannot be written.
+        """
+        lines = (json.dumps(asdict(row)) for row in rows)
+        write_text(self.part(shard), "".join(f"{line}\n" for line in lines))
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of all shards that are done, in order, one shard in memory at a time."""
+        for shard in sorted(self.done()):
+            yield from _read_rows(self.part(shard))
+
+    def known(self, shard: int) -> dict[int, Row]:
+        """Answers of an earlier call, by their place in the shard."""
+        file = self.folder / "before" / self.part(shard).name
+        if not file.exists():
+            return {}
+        return {place: row for place, row in enumerate(_read_rows(file)) if not row.failure}
+
+    def reopen(self) -> None:
+        """Where all is done, let the scans that failed be done once more."""
+        if len(self.done()) < self.num_shards:
+            return
+        before = make_folder(self.folder / "before")
+        for shard in range(self.num_shards):
+            if any(row.failure for row in _read_rows(self.part(shard))):
+                self.part(shard).replace(before / self.part(shard).name)
+                for claim in (self.folder / "claims").glob(f"{shard:05d}.*"):
+                    claim.unlink(missing_ok=True)
+
+
+def _read_rows(part: Path) -> list[Row]:
+    lines = part.read_text(encoding="utf-8").splitlines()
+    return [Row(**{**(row := json.loads(line)), "cells": tuple(row["cells"])}) for line in lines]
+
+
+def begin_job(job: Job, tasks: Sequence[Mapping[str, Any]]) -> Job:
+    """Write a job down, or go on with the one that is there.
+
+    Args:
+        job: What is wanted.
+        tasks: Its scans; plain values.
+
+    Returns:
+        The job as it is on disk: where one is gone on with, its shards are those it was begun with.
+
+    Raises:
+        ClusterError: The folder holds another job; the message says in what they differ.
+        WriteError: It cannot be written.
+    """
+    listed = [json.dumps(task, sort_keys=True) for task in tasks]
+    wanted = {**_recorded(job), "tasks_sha256": text_key(*listed)}
+    if (job.folder / _RECORD).exists():
+        there = _read_record(job.folder)
+        _refuse_other(there, wanted, job.out)
+        return open_job(job.folder)
+    for shard in range(job.num_shards):
+        lines = ",\n".join(listed[shard * job.shard : (shard + 1) * job.shard])
+        write_text(make_folder(job.folder / "todo") / f"{shard:05d}.json", f"[{lines}]\n")
+    make_folder(job.folder / "parts")
+    write_text(job.folder / _RECORD, json.dumps(wanted, indent=1))
+    return open_job(job.folder)
+
+
+def open_job(folder: Path) -> Job:
+    """The job that lies in a folder.
+
+    Raises:
+        ClusterError: There is none, or it is of another version of chestct than this one.
+    """
+    record = _read_record(folder)
+    if record["version"] != __version__:
+        msg = (
+            f"The batch in {folder.parent} is chestct {record['version']}'s and "
+            f"{socket.gethostname()} has chestct {__version__}. Install the same version on all "
+            "machines, or choose another --out."
+        )
+        raise ClusterError(msg)
+    del record["format"]
+    return Job(folder, **record)
+
+
+def _recorded(job: Job) -> dict[str, Any]:
+    fields = asdict(job)
+    del fields["folder"]
+    return {"format": _FORMAT, **fields}
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        is_ours = record["format"] == _FORMAT
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else "it is damaged"
+        msg = f"{folder / _RECORD} cannot be read on {socket.gethostname()}: {reason}."
+        raise ClusterError(f"{msg} Every machine has to see the same --out.") from error
+    if not is_ours:
+        raise ClusterError(f"{folder.parent} holds another chestct's batch. Choose another --out.")
+    return dict(record)
+
+
+def _refuse_other(there: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> None:
+    """Refuse to go on with something else; how it is shared out may differ."""
+    first, second = ({**record["settings"], **record} for record in (there, wanted))
+    free = ("settings", "shard", "lease_s", "umask")
+    names = {"tasks_sha256": "scans", "num_tasks": "scans", "version": "version of chestct"}
+    differing = {
+        names.get(key, key)
+        for key in {*first, *second}
+        if key not in free and first.get(key) != second.get(key)
+    }
+    if differing:
+        msg = (
+            f"{out} holds a batch that was begun otherwise ({', '.join(sorted(differing))}). "
+            "Choose another --out, or begin as before to go on with it."
+        )
+        raise ClusterError(msg)

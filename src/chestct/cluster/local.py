@@ -1,0 +1,105 @@
+"""Workers as processes of this machine, which share out its cores among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from chestct.cluster import WorkerEnd
+from chestct.cluster.job import ClusterError
+from chestct.datasets.workers import end_with_parent, interrupts_held_back
+from chestct.errors import ChestCTError, kind_of
+from chestct.library_warnings import rephrase_from_now_on, shows_own_words
+
+
+class LocalCrew:
+    """Processes, each on its share of the cores and each ending when this one does.
+
+    Args:
+        folder: The job's.
+        options: None is known.
+        num_workers: How many there will be at once.
+
+    Raises:
+        ClusterError: An option was given.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, str], num_workers: int) -> None:
+        if options:
+            msg = f"The executor 'local' has no option '{next(iter(options))}', nor any other."
+            raise ClusterError(msg)
+        self._folder = folder
+        self._shares = _shares_of_cores(num_workers)
+        self._running: dict[BaseProcess, tuple[Connection, int]] = {}
+
+    def start(self, num: int) -> None:
+        """Start so many processes more."""
+        context = get_context("spawn")
+        for _ in range(num):
+            taken = [share for _, share in self._running.values()]
+            share = min(range(len(self._shares)), key=taken.count)
+            hearing, telling = context.Pipe(duplex=False)
+            said = (self._folder, self._shares[share], telling, shows_own_words())
+            process = context.Process(target=_work, args=said)
+            with interrupts_held_back():
+                process.start()
+            telling.close()
+            self._running[process] = (hearing, share)
+
+    def ended(self) -> list[WorkerEnd]:
+        """Those that ended since this was asked last."""
+        gone = [process for process in self._running if not process.is_alive()]
+        return [_how(process, self._running.pop(process)[0]) for process in gone]
+
+    def stop(self) -> None:
+        """End those that are left; what they were at is done by others, or another time."""
+        for process in self._running:
+            process.kill()
+        for process in self._running:
+            process.join()
+        self._running.clear()
+
+
+def _how(process: BaseProcess, hearing: Connection) -> WorkerEnd:
+    process.join()
+    refusal = None
+    if hearing.poll():
+        try:
+            refusal = hearing.recv()
+        except EOFError:
+            refusal = None
+    hearing.close()
+    return WorkerEnd(is_lost=True) if refusal is None else WorkerEnd(str(refusal))
+
+
+def _work(folder: Path, cores: set[int], telling: Connection, is_debugging: bool | None) -> None:
+    """The life of a process: work, and say at the end why it would not, or nothing."""
+    end_with_parent()
+    rephrase_from_now_on(is_debugging=is_debugging)
+    # Before any library looks how many cores there are: each takes as many threads.
+    if hasattr(os, "sched_setaffinity") and cores:
+        os.sched_setaffinity(0, cores)
+    from chestct.cluster.worker import work_on
+
+    try:
+        work_on(folder)
+        telling.send("")
+    except ChestCTError as error:
+        telling.send(str(error))
+    except Exception as error:
+        telling.send(f"internal error ({kind_of(error)})")
+        raise
+
+
+def _shares_of_cores(num_workers: int) -> list[set[int]]:
+    """Which cores each of so many workers takes; empty sets where nobody can say."""
+    if not hasattr(os, "sched_getaffinity"):
+        return [set() for _ in range(num_workers)]
+    cores = sorted(os.sched_getaffinity(0))
+    if num_workers >= len(cores):
+        return [{cores[each % len(cores)]} for each in range(num_workers)]
+    return [set(cores[each::num_workers]) for each in range(num_workers)]
