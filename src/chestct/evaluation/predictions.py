@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from chestct.datasets.manifest import FINDING_PREFIX, read_finding, yes_no
 from chestct.errors import ChestCTError
+from chestct.labels import FINDING_PREFIX, parse_finding, yes_no
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import as_csv, read_csv
 from chestct.storage import write_text
@@ -392,8 +392,10 @@ def read_any_predictions(path: Path) -> AnyPredictions:
 
 
 def _truths(path: Path, number: int, row: _Row, labels: tuple[str, ...]) -> list[float]:
-    names = [FINDING_PREFIX + label for label in labels]
-    known = [read_finding(path.name, number, name, row[name] or "") for name in names]
+    try:
+        known = [parse_finding(row[FINDING_PREFIX + label] or "") for label in labels]
+    except ValueError as error:
+        raise PredictionsError(f"{path.name}, row {number}: {error}") from None
     return [np.nan if is_there is None else float(is_there) for is_there in known]
 
 

@@ -191,7 +191,6 @@ def _config(classifier: Classifier, to: str) -> Mapping[str, Any]:
         "weights_sha256": classifier.weights_sha256,
         "exported_by": f"chestct {__version__}",
         "notice": card.notice,
-        **({"thresholds": card.thresholds} if classifier.are_findings else {}),
     }
 
 
