@@ -282,8 +282,16 @@ def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...]) -> None:
     ).reshape(-1, 4)
     confidence, accuracy, low, high = rows.T
     bars = np.stack([accuracy - low, high - accuracy])
-    style = {"fmt": "o-", "color": COLORS[0], "capsize": 3, "markersize": 4}
-    axes.errorbar(confidence, accuracy, bars, **style, label="accuracy, 95 % interval")
+    axes.errorbar(
+        confidence,
+        accuracy,
+        bars,
+        fmt="o-",
+        color=COLORS[0],
+        capsize=3,
+        markersize=4,
+        label="accuracy, 95 % interval",
+    )
 
 
 def _draw_field(

@@ -324,8 +324,9 @@ def write_evaluation(
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
-    is_one_class = isinstance(predictions, Predictions)
-    wrong = _wrong_lines(predictions, chosen.reports) if is_one_class else []
+    wrong = (
+        _wrong_lines(predictions, chosen.reports) if isinstance(predictions, Predictions) else []
+    )
     texts = _texts(record, summaries, main.comparisons)
     page = _page(summaries, main.comparisons, drawn, wrong)
     _write_folder(folder, pictures, texts | {_PAGE: page})
@@ -575,7 +576,7 @@ def _report(
     return fill_report(
         "chestct.evaluation/tables.md.j2",
         FILTERS,
-        {each: partial(drawn.get, each) for each in drawn},
+        {each: partial(drawn.__getitem__, each) for each in drawn},
         name=name,
         notice=NOT_FOR_CLINICAL_USE,
         main=main,
