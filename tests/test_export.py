@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ from chestct.classifier import Classifier, load_classifier
 from chestct.cli import main
 from chestct.engines import make_engine
 from chestct.errors import ClassifierError, UnknownNameError, WriteError
-from chestct.export import formats
+from chestct.export import formats, run_exported
 from chestct.export.formats import SCRIPT, _pooling_table, export_classifier
 from chestct.extras import MissingExtraError
 from chestct.networks import NETWORKS
@@ -112,17 +111,24 @@ def test_the_script_says_of_a_scan_what_the_classifier_says(
     np.testing.assert_allclose(list(found.values()), wanted, atol=1e-4)
 
 
-def test_the_script_gives_each_finding_a_probability_of_its_own(tmp_path: Path) -> None:
+def test_the_script_gives_each_finding_a_probability_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     threshold = FindingThreshold(threshold=0.3, rule="r", num_present=1, num_absent=1)
     card = tiny_card(labels=("a", "b"), findings=(threshold, threshold), temperature=1.7)
     classifier = Classifier(tmp_path, card, tiny_recipe(), "")
     logits = np.array([2.0, -0.5], dtype=np.float32)
     config = formats._config(classifier, "onnx")
     assert config["thresholds"] == {"a": 0.3, "b": 0.3}
-    script = runpy.run_path(str(Path(formats.__file__).with_name(SCRIPT)))
-    found = script["probabilities_of"](logits, config)
-    assert found == pytest.approx([*classifier.probabilities_of(logits).values()])
     assert "thresholds" not in formats._config(replace(classifier, card=tiny_card()), "onnx")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(run_exported, "HERE", tmp_path)
+    monkeypatch.setattr(run_exported, "read_canonical", lambda _path: (np.zeros((1, 2, 2, 2)), 0))
+    monkeypatch.setattr(run_exported, "logits_of", lambda _values, _lungs: logits)
+    monkeypatch.setattr(sys, "argv", ["run_exported.py", "--prepared", str(tmp_path)])
+    run_exported.main()
+    found = json.loads(capsys.readouterr().out)
+    assert found == pytest.approx(classifier.probabilities_of(logits))
 
 
 def test_the_script_is_short_and_knows_nothing_of_chestct() -> None:

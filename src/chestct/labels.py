@@ -128,6 +128,32 @@ SPELLINGS: Final[dict[str, str]] = {
 """How folders and tables of the public data sets spell them, in lower case."""
 
 
+FINDING_PREFIX: Final = "finding_"
+"""What a table calls the columns with findings, before the finding."""
+_YES_NO: Final[dict[str, bool | None]] = {
+    **dict.fromkeys(("yes", "y", "true", "1", "1.0"), True),
+    **dict.fromkeys(("no", "n", "false", "0", "0.0"), False),
+    **dict.fromkeys(("", "nan", "unknown"), None),
+}
+"""What a cell of such a column may hold, in lower case."""
+
+
+def has_finding(cell: str) -> bool | None:
+    """What a table's cell says of a finding; None where that is not known.
+
+    Raises:
+        ValueError: It says nothing that is understood.
+    """
+    if cell.strip().lower() not in _YES_NO:
+        raise ValueError("is neither yes nor no. Expected yes, no, 1, 0, or nothing: not known.")
+    return _YES_NO[cell.strip().lower()]
+
+
+def yes_no(is_there: bool | None) -> str:
+    """A table's cell of a finding: "yes", "no", or nothing where it is not known."""
+    return "" if is_there is None else "yes" if is_there else "no"
+
+
 @dataclass(frozen=True)
 class LabelSet:
     """The classes or findings of a classifier, in the order of every probability vector.

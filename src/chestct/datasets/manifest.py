@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from chestct.errors import ChestCTError
-from chestct.labels import classes_among
+from chestct.labels import FINDING_PREFIX, classes_among, has_finding, yes_no
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import Table, as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
@@ -32,15 +32,6 @@ VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAINING, VALIDATION, TEST)
 """What the column `split` may hold."""
-
-FINDING_PREFIX: Final = "finding_"
-"""What the columns with findings are called, before the finding."""
-_YES_NO: Final[dict[str, bool | None]] = {
-    **dict.fromkeys(("yes", "y", "true", "1", "1.0"), True),
-    **dict.fromkeys(("no", "n", "false", "0", "0.0"), False),
-    **dict.fromkeys(("", "nan", "unknown"), None),
-}
-"""What a cell of such a column may hold, in lower case."""
 
 HEADER_ROWS: Final = 1
 """Rows are numbered as a spreadsheet does: the header is row 1, the first scan row 2."""
@@ -484,11 +475,6 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
     return write_text(file, as_csv([*needed, *optional, *columns, *others], lines))
 
 
-def yes_no(is_there: bool | None) -> str:
-    """A cell of a finding: "yes", "no", or nothing where it is not known."""
-    return "" if is_there is None else "yes" if is_there else "no"
-
-
 def parse_age(text: str) -> float | None:
     """Age in years, of "63", "63.5" or DICOM's "063Y", "018M" (PS3.5 6.2, AS); None for "".
 
@@ -634,10 +620,11 @@ def read_finding(name: str, number: int, column: str, cell: str) -> bool | None:
     Raises:
         ManifestError: It says nothing that is understood; the message names row and column.
     """
-    if cell.strip().lower() not in _YES_NO:
-        msg = f"{name}, row {number}: '{cell}' in the column '{column}' is neither yes nor no."
-        raise ManifestError(f"{msg} Expected yes, no, 1, 0, or an empty cell: not known.")
-    return _YES_NO[cell.strip().lower()]
+    try:
+        return has_finding(cell)
+    except ValueError as error:
+        msg = f"{name}, row {number}: '{cell}' in the column '{column}' {error}"
+        raise ManifestError(msg) from None
 
 
 def _age(name: str, number: int, row: Mapping[str, str]) -> float | None:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 from chestct.datasets.manifest import (
-    FINDING_PREFIX,
     KNOWN,
     NEEDED,
     Manifest,
@@ -28,11 +27,10 @@ from chestct.datasets.manifest import (
     ManifestRow,
     read_finding,
     read_row,
-    yes_no,
 )
 from chestct.datasets.public import scans_below, stem
 from chestct.extras import import_extra
-from chestct.labels import LabelSet, classes_among
+from chestct.labels import FINDING_PREFIX, LabelSet, classes_among, yes_no
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import from_cell
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from chestct.datasets.manifest import FINDING_PREFIX, read_finding, yes_no
 from chestct.errors import ChestCTError
+from chestct.labels import FINDING_PREFIX, has_finding, yes_no
 from chestct.lookup import unknown_name_message
 from chestct.report.tables import as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
@@ -369,7 +369,7 @@ def read_any_predictions(path: Path) -> AnyPredictions:
         return FindingPredictions(
             scans=tuple(row["scan"] or "" for row in rows),
             patients=tuple(row["patient"] or "" for row in rows),
-            truth=np.array([_truths(path, *each, labels) for each in enumerate(rows, start=2)]),
+            truth=_column(path, rows, lambda row: _truths(row, labels), np.float64),
             probabilities=_column(path, rows, lambda row: _numbers(row, labels), np.float64),
             thresholds=_column(
                 path, rows, lambda row: _numbers(row, labels, _THRESHOLD_PREFIX), np.float64
@@ -381,9 +381,8 @@ def read_any_predictions(path: Path) -> AnyPredictions:
         raise PredictionsError(f"{path.name} has no column {error}. Write it anew.") from error
 
 
-def _truths(path: Path, number: int, row: _Row, labels: tuple[str, ...]) -> list[float]:
-    names = [FINDING_PREFIX + label for label in labels]
-    known = [read_finding(path.name, number, name, row[name] or "") for name in names]
+def _truths(row: _Row, labels: tuple[str, ...]) -> list[float]:
+    known = [has_finding(row[FINDING_PREFIX + label] or "") for label in labels]
     return [np.nan if is_there is None else float(is_there) for is_there in known]
 
 

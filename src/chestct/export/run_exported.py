@@ -122,17 +122,8 @@ def logits_of(values, lungs):
     return model(given[: len(model.inputs)])[0][0]
 
 
-def probabilities_of(logits, config):
-    """Probability of every class, adding up to one, or of every finding by itself."""
-    scaled = logits.astype(np.float64) / config["temperature"]
-    if "thresholds" in config:
-        return 0.5 * (1 + np.tanh(scaled / 2))
-    shares = np.exp(scaled - scaled.max())
-    return shares / shares.sum()
-
-
 def main():
-    """Print the probability of every label as JSON."""
+    """Print the probability of every label, of findings each by itself, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("scan", nargs="?", type=Path)
     parser.add_argument("--lungs", type=Path)
@@ -146,7 +137,11 @@ def main():
         values, lungs = prepare(said.scan, said.lungs, config["recipe"])
     else:
         parser.error("give SCAN and --lungs, or --prepared")
-    shares = probabilities_of(logits_of(values, lungs), config)
+    scaled = logits_of(values, lungs).astype(np.float64) / config["temperature"]
+    shares = np.exp(scaled - scaled.max())
+    shares /= shares.sum()
+    if "thresholds" in config:
+        shares = 0.5 * (1 + np.tanh(scaled / 2))
     print(json.dumps(dict(zip(config["labels"], shares.tolist(), strict=True))))
 
 
