@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,8 +19,13 @@ RECIPE = replace(
 )
 
 
-def save_tiny_classifier(folder: Path) -> Path:
-    """Save an untrained RoI-aware 3D ResNet-18 of width 4; always the same one."""
+def save_tiny_classifier(folder: Path, **changes: Any) -> Path:
+    """Save an untrained RoI-aware 3D ResNet-18 of width 4; always the same one.
+
+    Args:
+        folder: Where to.
+        changes: Fields of its recipe.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_network("roi_resnet18", 1, 3, {"width": 4})
@@ -28,7 +34,7 @@ def save_tiny_classifier(folder: Path) -> Path:
         version="0",
         network="roi_resnet18",
         network_settings={"width": 4},
-        recipe=asdict(RECIPE),
+        recipe=asdict(replace(RECIPE, **changes)),
         labels=THREE_CLASSES,
         trained_on="nothing: random weights",
         licence="Apache-2.0",

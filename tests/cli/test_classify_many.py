@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 from phantoms import chest, chest_grid
+from tiny import save_tiny_classifier
 
 from chestct.cli import main
 from chestct.cluster import EXECUTORS
@@ -40,6 +41,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = folder / "scans.csv"
     file.write_text("\n".join(["scan", *names]) + "\n", encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny classifier that finds lungs by rules of thumb, which takes no time."""
+    folder = tmp_path_factory.mktemp("quick") / "classifier"
+    return str(save_tiny_classifier(folder, lungs="published"))
 
 
 def said(manifest: Path, tiny: str, out: Path, *more: str) -> list[str]:
