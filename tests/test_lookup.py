@@ -7,7 +7,14 @@ import pytest
 from chestct.engines import ENGINES
 from chestct.errors import ChestCTError, UnknownNameError
 from chestct.explain import EXPLANATIONS
-from chestct.lookup import Entry, load_entry, look_up, unknown_name_message
+from chestct.lookup import (
+    Entry,
+    first_lines_of,
+    first_of,
+    load_entry,
+    look_up,
+    unknown_name_message,
+)
 from chestct.networks import NETWORKS
 
 TABLE = {"published": 1, "paper": 2, "recommended": 3}
@@ -55,3 +62,12 @@ def test_every_entry_is_where_its_table_says(table: dict[str, Entry]) -> None:
     for name, entry in table.items():
         assert callable(load_entry(table, name, kind="entry"))
         assert entry.summary
+
+
+def test_of_many_names_the_first_are_said_and_the_others_counted() -> None:
+    assert first_of([]) == ""
+    assert first_of(range(5)) == "0, 1, 2, 3, 4"
+    assert first_of(range(6)) == "0, 1, 2, 3, 4 and 1 more"
+    assert first_of("abc", 2, "; ") == "a; b and 1 more"
+    assert first_lines_of("ab") == "\n  a\n  b"
+    assert first_lines_of("abcd", 2) == "\n  a\n  b\n  and 2 more"

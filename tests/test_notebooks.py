@@ -36,7 +36,7 @@ def test_a_notebook_runs_and_holds_no_output(notebook: Path, tmp_path: Path) -> 
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

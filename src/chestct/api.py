@@ -14,7 +14,7 @@ from chestct.classifier import Classifier, load_classifier
 from chestct.engines import Engine, make_engine
 from chestct.evaluation.report import Summary
 from chestct.training.distributed import choose_device, joined, launched_ranks, main_first
-from chestct.training.judging import evaluate_manifest, read_beside, read_rows
+from chestct.training.judging import Wishes, evaluate_manifest, read_beside, read_rows
 from chestct.training.plan import Listener, Plan
 from chestct.training.session import run_training
 from chestct.training.settings import RunSettings, read_settings
@@ -97,7 +97,7 @@ def evaluate(  # noqa: PLR0913 - what a command has as options
     rows = read_rows(Path(manifest), loaded, split)
     others = read_beside(beside or {}, loaded, rows)
     told = listener or Listener()
-    return evaluate_manifest(loaded, running, rows, Path(folder), told, others)
+    return evaluate_manifest(loaded, running, rows, Path(folder), told, Wishes(others))
 
 
 def write(

@@ -121,7 +121,7 @@ def settle_batch_norm(network: nn.Module, batch: Tensor) -> None:
         norm.momentum = momentum
 
 
-def gives_a_row_of_logits_per_scan(case: NetworkCase) -> None:
+def _gives_a_row_of_logits_per_scan(case: NetworkCase) -> None:
     """Logits have a row per scan and a column per class, are finite, and differ between scans."""
     for in_channels, num_classes in ((1, 3), (3, 2)):
         network = case.network if in_channels == 1 else case.build(in_channels, num_classes)
@@ -135,7 +135,7 @@ def gives_a_row_of_logits_per_scan(case: NetworkCase) -> None:
         _require(not torch.equal(logits[0], logits[1]), "two scans get the same logits")
 
 
-def learns_in_every_parameter(case: NetworkCase) -> None:
+def _learns_in_every_parameter(case: NetworkCase) -> None:
     """Every parameter gets a finite gradient that is not zero everywhere."""
     network = deepcopy(case.network).train()
     loss = nn.functional.cross_entropy(network(*case.batch()), torch.tensor([0, 2]))
@@ -148,7 +148,7 @@ def learns_in_every_parameter(case: NetworkCase) -> None:
         _require(is_live != (name in case.inert), f"'{name}' changes nothing")
 
 
-def answers_alike_and_changes_nothing(case: NetworkCase) -> None:
+def _answers_alike_and_changes_nothing(case: NetworkCase) -> None:
     """The same input gives the same logits to the last bit; input and weights stay as they were."""
     batch, lungs = case.batch()
     before = {name: value.clone() for name, value in case.network.state_dict().items()}
@@ -164,7 +164,7 @@ def answers_alike_and_changes_nothing(case: NetworkCase) -> None:
     )
 
 
-def comes_back_from_a_file(case: NetworkCase) -> None:
+def _comes_back_from_a_file(case: NetworkCase) -> None:
     """Saved and loaded again it gives the same logits."""
     other = build_network(case.name, 1, 3, case.settings).eval()
     with TemporaryDirectory() as folder:
@@ -174,14 +174,14 @@ def comes_back_from_a_file(case: NetworkCase) -> None:
         _require(torch.equal(other(*case.batch()), case.logits), "its logits are others")
 
 
-def runs_without_lungs(case: NetworkCase) -> None:
+def _runs_without_lungs(case: NetworkCase) -> None:
     """It runs where no lung mask is given."""
     with torch.no_grad():
         logits = case.network(case.batch()[0])
     _require(logits.isfinite().all(), "its logits are not finite")
 
 
-def refuses_unknown_settings(case: NetworkCase) -> None:
+def _refuses_unknown_settings(case: NetworkCase) -> None:
     """A setting that it does not know is refused by its name."""
     try:
         build_network(case.name, 1, 3, {**case.settings, "depthh": 3})
@@ -194,7 +194,7 @@ def refuses_unknown_settings(case: NetworkCase) -> None:
     )
 
 
-def decides_in_its_head(case: NetworkCase) -> None:
+def _decides_in_its_head(case: NetworkCase) -> None:
     """It is a PooledNetwork: `HEAD` names what decides on its pooled features, and nothing else."""
     network = deepcopy(case.network).train()
     _require(isinstance(network, PooledNetwork), "it is no chestct.networks.blocks.PooledNetwork")
@@ -224,7 +224,7 @@ class _Runnable:
         return deepcopy(self.network)
 
 
-def runs_alike_in_openvino(case: NetworkCase) -> None:
+def _runs_alike_in_openvino(case: NetworkCase) -> None:
     """OpenVINO, where it is installed, gives the logits of PyTorch to 1e-4."""
     if find_spec("openvino") is None:
         return
@@ -258,7 +258,7 @@ class RecipeCase:
         return prepare(self.scan, self.recipe)
 
 
-def gives_the_input_that_it_says(case: RecipeCase) -> None:
+def _gives_the_input_that_it_says(case: RecipeCase) -> None:
     """The input has the recipe's shape, is finite, and holds the lungs of a scan that is fit."""
     found, recipe = case.prepared, case.recipe
     wanted = (recipe.num_channels, *recipe.input_shape)
@@ -268,7 +268,7 @@ def gives_the_input_that_it_says(case: RecipeCase) -> None:
     _require(not found.unsuitable_reasons, f"unsuitable: {' '.join(found.unsuitable_reasons)}")
 
 
-def prepares_alike_and_changes_nothing(case: RecipeCase) -> None:
+def _prepares_alike_and_changes_nothing(case: RecipeCase) -> None:
     """Preparing twice gives the same to the last bit and leaves the scan as it was."""
     before, first = hash_voxels(case.scan), case.prepared
     again = prepare(case.scan, case.recipe)
@@ -277,7 +277,7 @@ def prepares_alike_and_changes_nothing(case: RecipeCase) -> None:
     _require(hash_voxels(case.scan) == before, "the scan was changed")
 
 
-def goes_into_a_card(case: RecipeCase) -> None:
+def _goes_into_a_card(case: RecipeCase) -> None:
     """It is called what its entry point is called, and comes back from a card as it was."""
     named = find_recipe(case.name)
     _require(named.name == case.name, f"its name is '{named.name}'")
@@ -306,7 +306,7 @@ class ReaderCase:
         return copy
 
 
-def reads_its_example(case: ReaderCase) -> None:
+def _reads_its_example(case: ReaderCase) -> None:
     """The example is taken for this format, and read alike twice."""
     found = format_of(case.example)
     _require(found == case.name, f"{case.example.name} is taken for {found}")
@@ -319,12 +319,12 @@ def reads_its_example(case: ReaderCase) -> None:
     _require(same, "read again, it is another scan")
 
 
-def refuses_what_is_cut_short(case: ReaderCase) -> None:
+def _refuses_what_is_cut_short(case: ReaderCase) -> None:
     """A file of which a third is missing is refused with a ReadError."""
     _require_refusal(case, lambda data: data[: len(data) * 2 // 3])
 
 
-def refuses_a_foreign_file(case: ReaderCase) -> None:
+def _refuses_a_foreign_file(case: ReaderCase) -> None:
     """A file of this ending with something else in it is refused with a ReadError."""
     _require_refusal(case, lambda data: b"no scan at all\n" * 40)
 
@@ -356,7 +356,7 @@ class WriterCase:
     analysis: ScanAnalysis
 
 
-def writes_beside_the_others(case: WriterCase) -> None:
+def _writes_beside_the_others(case: WriterCase) -> None:
     """It writes what it says where it should, twice the same files, and changes nothing else."""
     before = hash_voxels(case.analysis.volume)
     with TemporaryDirectory() as folder:
@@ -367,7 +367,7 @@ def writes_beside_the_others(case: WriterCase) -> None:
     _require(hash_voxels(case.analysis.volume) == before, "it changes the scan")
 
 
-def goes_with_its_results(case: WriterCase) -> None:
+def _goes_with_its_results(case: WriterCase) -> None:
     """What it wrote goes where results are replaced without it: it could contradict them."""
     with TemporaryDirectory() as folder:
         out = Path(folder) / "results"
@@ -415,7 +415,7 @@ class ExplanationCase:
         return explain(self.classifier, self.scan, method=self.method)
 
 
-def fits_the_input(case: ExplanationCase) -> None:
+def _fits_the_input(case: ExplanationCase) -> None:
     """The map has the input's shape, and runs from 0 to 1 or is empty."""
     found = case.explained
     _require(found.heat.shape == case.scan.lungs.shape, f"the map is {found.heat.shape}")
@@ -427,7 +427,7 @@ def fits_the_input(case: ExplanationCase) -> None:
     _require(min(found.cell) >= 1, f"its cells are {found.cell} voxels")
 
 
-def leaves_network_and_scan_alone(case: ExplanationCase) -> None:
+def _leaves_network_and_scan_alone(case: ExplanationCase) -> None:
     """Weights, modes, hooks, input and lungs are what they were."""
     _ = case.explained
     weights, values, lungs = case.before
@@ -445,7 +445,7 @@ def leaves_network_and_scan_alone(case: ExplanationCase) -> None:
     _require(case.scan.lungs.tobytes() == lungs, "the lungs were changed")
 
 
-def explains_alike(case: ExplanationCase) -> None:
+def _explains_alike(case: ExplanationCase) -> None:
     """Asked again it gives the same map to the last bit."""
     first = case.explained
     again = explain(case.classifier, case.scan, method=case.method, label=first.label)
@@ -456,28 +456,28 @@ def explains_alike(case: ExplanationCase) -> None:
 
 Promise: TypeAlias = Callable[[Any], None]
 
-NETWORK_PROMISES: Final[tuple[Promise, ...]] = (
-    gives_a_row_of_logits_per_scan,
-    learns_in_every_parameter,
-    answers_alike_and_changes_nothing,
-    comes_back_from_a_file,
-    runs_without_lungs,
-    refuses_unknown_settings,
-    decides_in_its_head,
-    runs_alike_in_openvino,
+_NETWORK_PROMISES: Final[tuple[Promise, ...]] = (
+    _gives_a_row_of_logits_per_scan,
+    _learns_in_every_parameter,
+    _answers_alike_and_changes_nothing,
+    _comes_back_from_a_file,
+    _runs_without_lungs,
+    _refuses_unknown_settings,
+    _decides_in_its_head,
+    _runs_alike_in_openvino,
 )
 
 PROMISES: Final[dict[str, tuple[Promise, ...]]] = {
-    "network": NETWORK_PROMISES,
-    "encoder": NETWORK_PROMISES,
+    "network": _NETWORK_PROMISES,
+    "encoder": _NETWORK_PROMISES,
     "recipe": (
-        gives_the_input_that_it_says,
-        prepares_alike_and_changes_nothing,
-        goes_into_a_card,
+        _gives_the_input_that_it_says,
+        _prepares_alike_and_changes_nothing,
+        _goes_into_a_card,
     ),
-    "reader": (reads_its_example, refuses_what_is_cut_short, refuses_a_foreign_file),
-    "writer": (writes_beside_the_others, goes_with_its_results),
-    "explanation": (fits_the_input, leaves_network_and_scan_alone, explains_alike),
+    "reader": (_reads_its_example, _refuses_what_is_cut_short, _refuses_a_foreign_file),
+    "writer": (_writes_beside_the_others, _goes_with_its_results),
+    "explanation": (_fits_the_input, _leaves_network_and_scan_alone, _explains_alike),
 }
 """Kind of entry, as in `lookup.GROUPS`, to what every entry of that kind promises."""
 

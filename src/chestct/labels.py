@@ -37,6 +37,15 @@ NOT_FOR_CLINICAL_USE: Final = (
 )
 """The notice that stands on every output."""
 
+FINDING_PREFIX: Final = "finding_"
+"""What the columns with findings are called, before the finding."""
+_YES_NO: Final[dict[str, bool | None]] = {
+    **dict.fromkeys(("yes", "y", "true", "1", "1.0"), True),
+    **dict.fromkeys(("no", "n", "false", "0", "0.0"), False),
+    **dict.fromkeys(("", "nan", "unknown"), None),
+}
+"""What a cell of such a column may hold, in lower case."""
+
 _COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}")
 
 
@@ -277,3 +286,23 @@ def class_in_path(scan: str) -> str | None:
 def _words_of(name: str) -> str:
     """A name in lower case, its letters and digits in words one blank apart."""
     return " ".join(re.findall(r"[a-z0-9]+", name.lower()))
+
+
+def yes_no(is_there: bool | None) -> str:
+    """A cell of a finding: "yes", "no", or nothing where it is not known."""
+    return "" if is_there is None else "yes" if is_there else "no"
+
+
+def parse_finding(cell: str) -> bool | None:
+    """What a cell of a table says of a finding; None where that is not known.
+
+    Raises:
+        ValueError: It says nothing that is understood.
+    """
+    said = cell.strip().lower()
+    if said not in _YES_NO:
+        msg = (
+            f"'{cell}' is neither yes nor no. Expected yes, no, 1, 0, or an empty cell: not known."
+        )
+        raise ValueError(msg)
+    return _YES_NO[said]

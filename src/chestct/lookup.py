@@ -194,6 +194,20 @@ def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
     return loaded
 
 
+def first_of(names: Iterable[object], most: int = 5, between: str = ", ") -> str:
+    """The first of many names, and how many more there are: a, b, c and 4 more."""
+    every = [str(name) for name in names]
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return between.join(every[:most]) + more
+
+
+def first_lines_of(lines: Iterable[str], most: int = 5) -> str:
+    """As `first_of`, each on a line of its own, below what is said before."""
+    every = list(lines)
+    shown = [*every[:most], *([f"and {len(every) - most} more"] if len(every) > most else [])]
+    return "".join(f"\n  {line}" for line in shown)
+
+
 def unknown_name_message(name: str, known: Iterable[str], *, kind: str) -> str:
     """Say that `name` is unknown, what was probably meant, and what there is."""
     names = list(known)

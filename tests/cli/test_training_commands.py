@@ -19,7 +19,10 @@ from safetensors.numpy import load_file
 from chestct.card import read_card
 from chestct.cli import main
 from chestct.cli.training_lines import EpochLines, in_words
+from chestct.datasets.manifest import read_manifest
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS, SOUND
+from chestct.evaluation.predictions import read_predictions
+from chestct.training.judging import seen_before
 from chestct.training.run import EpochLog
 
 Output = pytest.CaptureFixture[str]
@@ -483,6 +486,81 @@ def test_evaluating_puts_age_sex_and_scanner_beside_and_says_how(
     assert len(read_rows(out / "baseline.csv")) == 12
 
 
+def test_scans_that_a_classifier_has_seen_are_named(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    # The run's own record says so, whatever the manifest calls its scans or leaves out.
+    assert evaluated(run, workshop.plain, tmp_path / "all") == 0
+    learned, watched = metrics_of(tmp_path / "all")["warnings"][-3:-1]
+    assert "has seen 6 of these 12 scans (rows 2, 3, 4, 5, 6 and 1 more)" in learned
+    assert "scans.csv, it learned from them, and the figures are too good" in learned
+    assert "has seen 2 of these 12 scans" in watched
+    assert "likely too good" in watched
+    assert " ".join(capsys.readouterr().out.split()).count("it learned from them") == 2
+    assert evaluated(run, workshop.plain, tmp_path / "test", "--split", "test") == 0
+    assert metrics_of(tmp_path / "test")["num_scans"] == 4
+    assert "has seen" not in " ".join(metrics_of(tmp_path / "test")["warnings"])
+
+
+def test_without_a_record_the_manifest_says_what_was_learned_from(
+    workshop: Workshop, run: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "classifier"
+    shutil.copytree(run / "classifier", alone)
+    (said, _) = seen_before(alone, read_manifest(workshop.split))
+    assert "has seen 6 of these 12 scans" in said
+    assert "by the manifest's column 'split' it learned from them" in said
+    assert seen_before(alone, read_manifest(workshop.plain)) == ()
+
+
+def test_an_evaluation_never_replaces_what_a_training_wrote(
+    workshop: Workshop, run: Path, capsys: Output
+) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for place in (run, run / "evaluation", run / "classifier", run / "training"):
+        assert evaluated(run, workshop.split, place) == 2
+        assert "Choose another folder" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_groups_reports_and_checklists_stand_in_an_evaluation(
+    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    rows = read_rows(workshop.split)
+    for number, row in enumerate(rows):
+        row |= {"age": str(30 + 5 * number), "ward": "A" if number % 2 else "B"}
+        report = tmp_path / "answers" / row["scan"].removesuffix(".nii.gz") / "report.html"
+        report.parent.mkdir(parents=True)
+        report.write_text("")
+    manifest = workshop.variant("wards.csv", rows)
+    more = ["--by", "ward", "--reports", str(tmp_path / "answers")]
+    more += ["--checklist", "claim", "--checklist", "tripod-ai"]
+    assert evaluated(run, manifest, tmp_path / "e", *more) == 0
+    groups = metrics_of(tmp_path / "e")["groups"]
+    assert groups.keys() == {"age", "sex", "ward"}
+    assert {name: each["num_scans"] for name, each in groups["age"].items()} == {
+        "18 to 40": 2, "40 to 65": 5, "65 and over": 5,
+    }  # fmt: skip
+    wrong = read_predictions(tmp_path / "e" / "predictions.csv")
+    scan = wrong.scans[wrong.wrong_rows[0]].removesuffix(".nii.gz")
+    page = (tmp_path / "e" / "evaluation.html").read_text(encoding="utf-8")
+    assert f'<a href="../answers/{scan}/report.html">' in page
+    claim = (tmp_path / "e" / "checklist_claim.md").read_text(encoding="utf-8")
+    items = [line.split(" | ")[0] for line in claim.splitlines() if line.startswith("| ")][2:]
+    assert items == [f"| {number}" for number in range(1, 45)]
+    assert "epochs 2; batch_size 4" in claim
+    assert "6 training, 2 validation, 4 test" in claim
+    assert "**for the author**" in claim
+    tripod = (tmp_path / "e" / "checklist_tripod-ai.md").read_text(encoding="utf-8")
+    assert "| 27c | Usability of the model in the context of current care |" in tripod
+    assert len(tripod.splitlines()) == len(claim.splitlines()) + 52 - 44
+    capsys.readouterr()
+    for wrong_option in (["--by", "wards"], ["--checklist", "clam"]):
+        assert evaluated(run, manifest, tmp_path / "none", *wrong_option) == 2
+        assert "Did you mean" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_training_keeps_what_tells_how_familiar_a_scan_is(run: Path) -> None:
     card = read_card(run / "classifier")
     assert card.familiarity is not None
@@ -545,7 +623,12 @@ def test_another_classifier_is_compared_with_by_every_test(
             for row, share in zip(rows, shares, strict=True)
         ],
     )
-    assert evaluated(run, workshop.split, tmp_path / "e", "--beside", f"guess={other}") == 0
+    beside = ("--beside", f"guess={other}")
+    assert evaluated(run, workshop.split, tmp_path / "sound", *beside) == 0
+    assert "maseres_z" not in capsys.readouterr().out
+    tests = metrics_of(tmp_path / "sound")["comparisons"]["guess"]
+    assert {row["test"] for row in tests} == {*SOUND}
+    assert evaluated(run, workshop.split, tmp_path / "e", *beside, "--maseres-z") == 0
     printed = " ".join(capsys.readouterr().out.split())
     record = metrics_of(tmp_path / "e")
     assert {row["test"] for row in record["comparisons"]["guess"]} == {*COMPARISONS}
@@ -625,7 +708,7 @@ def test_two_classifiers_with_different_exclusions_are_compared_on_the_scans_of_
     found = metrics_of(tmp_path / "e")
     assert found["num_scans"] == 6
     assert found["others"]["guess"]["num_scans"] == 5
-    assert {row["test"] for row in found["comparisons"]["guess"]} == {*COMPARISONS}
+    assert {row["test"] for row in found["comparisons"]["guess"]} == {*SOUND}
 
 
 def test_too_small_a_validation_part_stores_no_threshold_and_is_said(run: Path) -> None:

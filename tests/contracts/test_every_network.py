@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from chestct.contracts import NETWORK_PROMISES, NetworkCase, Promise
+from chestct.contracts import PROMISES, NetworkCase, Promise
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import NETWORKS, build_network
 
@@ -46,7 +46,7 @@ def test_every_network_has_a_small_form_here() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORK_NAMES)
-@pytest.mark.parametrize("promise", NETWORK_PROMISES, ids=lambda promise: promise.__name__)
+@pytest.mark.parametrize("promise", PROMISES["network"], ids=lambda promise: promise.__name__)
 def test_every_network_keeps_its_promises(name: str, promise: Promise) -> None:
     promise(small(name))
 

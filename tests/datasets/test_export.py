@@ -39,7 +39,6 @@ from chestct.datasets.sharing import (
 from chestct.errors import UnknownNameError, WriteError
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
-from chestct.simulate.dicom_export import _SeriesHeader
 from chestct.volume import Volume, to_canonical
 from chestct.writers.nifti import write_nifti
 
@@ -52,11 +51,10 @@ PLANTED = (
 
 def write_patient(folder: Path, volume: Volume) -> Path:
     """A DICOM series with identifiers in many places, in a folder with the patient's name."""
-    written = write_dicom_series(
-        volume, folder, uid_seed=folder.name, header=_SeriesHeader(study_date="19991231")
-    )
-    for path in written:
+    for path in write_dicom_series(volume, folder, uid_seed=folder.name):
         dataset = pydicom.dcmread(path)
+        dataset.StudyDate = dataset.SeriesDate = dataset.ContentDate = "19991231"
+        dataset.AcquisitionDate = "19991231"
         dataset.PatientName = "Zanzibar^Quixote"
         dataset.PatientID = dataset.OtherPatientIDs = "MRN-778812"
         dataset.PatientBirthDate = "19510203"
@@ -462,9 +460,9 @@ def test_a_real_scan_comes_back_bit_for_bit(data_folder: Path, tmp_path: Path) -
         voxels=whole.voxels[60:66],
         grid=replace(whole.grid, shape=(6, *whole.grid.shape[1:])),
     )
-    for name, copy_format in exporting._COPY_FORMATS.items():
-        place = tmp_path / f"{name}{copy_format.ending}"
-        copy_format.write(part, place)
+    for name, (ending, write) in exporting._COPY_FORMATS.items():
+        place = tmp_path / f"{name}{ending}"
+        write(part, place)
         exporting._verify_copy(part, place)
         assert np.array_equal(to_canonical(read_volume(place)).voxels, part.voxels)
 

@@ -94,14 +94,12 @@ def test_classes_without_an_area_say_why_in_the_legend(make_predictions: MakePre
     assert len(drawn.axes[0].collections) == 2
 
 
-def test_reliability_shows_before_and_after_scaling(make_predictions: MakePredictions) -> None:
+def test_reliability_shows_accuracies_and_scans(make_predictions: MakePredictions) -> None:
     curve = reliability_curve(make_predictions(60))
     alone = figures.draw_reliability(curve, 0.123)
     assert legend_of(alone) == ["accuracy, 95 % interval"]
     assert alone.axes[0].get_title() == "calibration error 0.123"
-    both = figures.draw_reliability(curve, 0.1, before=curve)
-    assert legend_of(both) == ["before scaling", "after scaling"]
-    assert sum(bar.get_height() for bar in both.axes[1].patches) == 60
+    assert sum(bar.get_height() for bar in alone.axes[1].patches) == 60
 
 
 def test_learning_curves_draw_what_the_log_has() -> None:

@@ -13,7 +13,7 @@ from chestct.evaluation.predictions import (
     Predictions,
     PredictionsError,
     align,
-    by_site,
+    by_value,
     read_predictions,
     write_predictions,
 )
@@ -110,10 +110,11 @@ def test_classifiers_of_other_scans_labels_or_truth_cannot_be_compared(
 
 
 def test_sites_are_told_apart_and_empty_ones_named(make_predictions: MakePredictions) -> None:
-    parts = by_site(make_predictions(6, sites=("Teheran", " ")))
+    predictions = make_predictions(6, sites=("Teheran", " "))
+    parts = by_value(predictions, predictions.sites or ())
     assert list(parts) == ["Teheran", "not given"]
     assert parts["not given"].scans == ("scan0001", "scan0003", "scan0005")
-    assert by_site(make_predictions(6)) == {}
+    assert by_value(predictions, ()) == {}
 
 
 @pytest.mark.parametrize("sites", [None, ("a, b", 'c "d"')])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,16 +18,20 @@ from chestct.evaluation.report import (
     SCHEMA_VERSION,
     EvaluationSettings,
     _figures_csv,
-    _tables_markdown,
+    _report,
     recorded_exclusions,
     summarise,
     write_evaluation,
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.report.document import as_markdown
 
 MakePredictions = Callable[..., Predictions]
 QUICK = EvaluationSettings(name="MASERes", bootstrap=Bootstrap(replicates=50), formats=())
-FILES = {"metrics.json", "tables.md", "figures.csv", "confusion.csv", "comparisons.csv"}
+FILES = {
+    *("metrics.json", "evaluation.html", "tables.md", "tables.tex", "figures.csv", "groups.csv"),
+    *("confusion.csv", "comparisons.csv"),
+}
 
 
 def read(folder: Path) -> dict[str, object]:
@@ -41,15 +46,22 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 def test_an_evaluation_writes_record_tables_and_figures_and_leaves_nothing_else(
     make_predictions: MakePredictions, tmp_path: Path
 ) -> None:
-    settings = EvaluationSettings(bootstrap=Bootstrap(replicates=50), formats=("png", "svg"))
+    settings = EvaluationSettings(bootstrap=Bootstrap(replicates=50))
     log = [{"epoch": 0, "training_loss": 1.0, "validation_loss": 1.0, "validation_accuracy": 0.3}]
     folder = tmp_path / "runs" / "evaluation"
     write_evaluation(
         make_predictions(30, sites=("A", "B")), folder, settings=settings, logs={"fold 0": log}
     )
     names = {"confusion", "roc", "reliability", "coverage_risk", "learning_curves"}
-    figures = {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
+    figures = {f"{name}.{ending}" for name in names for ending in ("png", "svg", "pdf")}
     assert {path.name for path in folder.iterdir()} == FILES | figures
+    assert (folder / "roc.pdf").read_bytes().startswith(b"%PDF")
+    page = (folder / "evaluation.html").read_text(encoding="utf-8")
+    assert page.count('<svg role="img"') == len(names)
+    # Only letters and shapes: the page's own rules let no picture in.
+    assert "<image" not in page
+    drawn = "".join(re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL))
+    assert "#000000" not in drawn
     assert [path.name for path in folder.parent.iterdir()] == ["evaluation"]
 
 
@@ -85,6 +97,69 @@ def test_the_record_holds_every_figure_with_interval_counts_and_reason(
     assert tests == {"mcnemar", "delong", "kappa", "patient_bootstrap"}
 
 
+def test_the_page_lists_wrong_answers_the_surest_first_and_links_their_reports(
+    make_predictions: MakePredictions, tmp_path: Path
+) -> None:
+    predictions = make_predictions(40)
+    wrong = predictions.wrong_rows
+    assert (np.diff(predictions.confidences[wrong]) <= 0).all()
+    assert set(wrong) == set(np.flatnonzero(~predictions.is_right))
+    linked, plain = (predictions.scans[row] for row in wrong[:2])
+    reports = {linked: f"../answers/{linked}/report.html", "another": "x.html"}
+    write_evaluation(predictions, tmp_path / "e", settings=replace(QUICK, reports=reports))
+    page = (tmp_path / "e" / "evaluation.html").read_text(encoding="utf-8")
+    assert f'<a href="../answers/{linked}/report.html">{linked}</a>' in page
+    assert f"<td>{plain}</td>" in page
+    assert page.index(linked) < page.index(f"<td>{plain}</td>")
+    assert f"{len(wrong)} of 40 scans, the surest first" in page
+    assert "reports" not in read(tmp_path / "e")["settings"]
+
+
+def test_the_page_names_no_patient_where_a_row_is_one(
+    make_predictions: MakePredictions, tmp_path: Path
+) -> None:
+    predictions = make_predictions(30)
+    votes = replace(predictions, scans=predictions.patients)
+    write_evaluation(votes, tmp_path / "e", settings=QUICK)
+    for path in (tmp_path / "e").iterdir():
+        assert not any(patient in path.read_text() for patient in votes.patients)
+    page = (tmp_path / "e" / "evaluation.html").read_text(encoding="utf-8")
+    assert f"row {predictions.wrong_rows[0] + 2} of the predictions" in page
+
+
+def test_groups_have_tables_with_intervals_everywhere(
+    make_predictions: MakePredictions, tmp_path: Path
+) -> None:
+    plain = make_predictions(60)
+    ages = tuple("under 40" if row % 2 else "40 and over" for row in range(60))
+    predictions = replace(plain, groups={"age": ages})
+    write_evaluation(predictions, tmp_path / "e", settings=QUICK)
+    found = read(tmp_path / "e")["groups"]["age"]
+    young = plain.choose(range(1, 60, 2))
+    assert found["under 40"]["num_scans"] == 30
+    assert found["under 40"]["overall"]["accuracy"]["hits"] == int(young.is_right.sum())
+    assert found["under 40"]["overall"]["accuracy"]["low"] is not None
+    rows = read_csv(tmp_path / "e" / "groups.csv")
+    assert {(row["by"], row["group"]) for row in rows} == {("age", age) for age in ages}
+    assert len(rows) == 2 * (8 + 3 * 6)
+    assert "## By age" in (tmp_path / "e" / "tables.md").read_text()
+    with pytest.raises(PredictionsError, match="There are 60 scans and 1 age"):
+        replace(plain, groups={"age": ("old",)})
+
+
+def test_the_tables_stand_in_latex_with_its_signs_escaped(
+    make_predictions: MakePredictions, tmp_path: Path
+) -> None:
+    others = {"50 % & a_b": make_predictions(30, seed=2)}
+    write_evaluation(make_predictions(30), tmp_path / "e", settings=QUICK, others=others)
+    text = (tmp_path / "e" / "tables.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 5
+    assert r"figure & MASERes & 50 \% \& a\_b \\" in text
+    assert r"\caption{All classes}" in text
+    body = text.split(r"\begin{tabular}{lll}")[1].split(r"\end{tabular}")[0]
+    assert all(line.count(" & ") == 2 for line in body.splitlines() if line.endswith(r"\\"))
+
+
 def test_the_baseline_stands_in_the_same_table(
     make_predictions: MakePredictions, tmp_path: Path
 ) -> None:
@@ -117,7 +192,7 @@ def test_no_patient_is_named_in_any_output(
 def test_the_same_predictions_give_the_same_files(
     make_predictions: MakePredictions, tmp_path: Path
 ) -> None:
-    settings = EvaluationSettings(bootstrap=Bootstrap(replicates=20), formats=("svg",))
+    settings = EvaluationSettings(bootstrap=Bootstrap(replicates=20), formats=("svg", "pdf"))
     for name in ("first", "second"):
         write_evaluation(make_predictions(30), tmp_path / name, settings=settings)
     for path in (tmp_path / "first").iterdir():
@@ -282,6 +357,6 @@ def test_p_values_too_small_to_print_are_said_to_be_below_the_last_digit(
     others = {"b": make_predictions(30, seed=4)}
     summary = write_evaluation(make_predictions(30), tmp_path, settings=settings, others=others)
     rows = [replace(row, p_value=p_value) for row in summary.comparisons["b"]]
-    table = _tables_markdown({"a": summary}, {"b": rows})
+    table = as_markdown(*_report({"a": summary}, {"b": rows}).sections)
     lines = [line for line in table.splitlines() if line.startswith("| b | mcnemar")]
     assert [line.split(" | ")[-2] for line in lines] == ["< 0.0001"]

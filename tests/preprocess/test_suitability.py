@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from phantoms import _LUNG_HU, chest, chest_grid
+from phantoms import LUNG_HU, chest, chest_grid
 from scipy import ndimage
 
 from chestct.preprocess.lungs import NetworkLungs, find_lungs
@@ -14,7 +14,7 @@ from chestct.preprocess.suitability import judge_scan
 from chestct.volume import Grid, Volume, to_canonical
 
 RECIPE = RECIPES["roi_resnet_recommended"]
-TRUE_LUNGS = np.asarray(chest().voxels == _LUNG_HU)
+TRUE_LUNGS = np.asarray(chest().voxels == LUNG_HU)
 
 
 def scan_lungs(volume, mask=None, method=""):
@@ -25,7 +25,7 @@ def scan_lungs(volume, mask=None, method=""):
     if mask is None and method:
         found = find_lungs(canonical, method)
         mask, network = found.mask, found.network
-    mask = np.ascontiguousarray(canonical.voxels == _LUNG_HU if mask is None else mask)
+    mask = np.ascontiguousarray(canonical.voxels == LUNG_HU if mask is None else mask)
     return ScanLungs(canonical, mask, bounding_box(mask), slice_area(mask), network)
 
 

@@ -82,7 +82,8 @@ def test_evaluating_the_same_slices_again_gives_the_same_figures_beside_others(
     beside = write_predictions(scan_level, tmp_path / "whole.csv")
     out = tmp_path / "evaluation"
     command = ["slices", "evaluate", str(run / "classifier"), str(table), "--out", str(out)]
-    assert main([*command, "--beside", f"whole scans={beside}", "--processes", "1"]) == 0
+    more = ["--beside", f"whole scans={beside}", "--maseres-z", "--processes", "1"]
+    assert main([*command, *more]) == 0
     table_text = (out / "patients" / "evaluation" / "tables.md").read_text(encoding="utf-8")
     assert "| whole scans | maseres_z | accuracy |" in table_text
     everywhere = read_predictions(out / "slices" / "predictions.csv")

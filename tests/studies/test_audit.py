@@ -34,7 +34,7 @@ from chestct.studies.published.facts import roi_facts
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).with_name("golden")
-PAGE_SHA256 = "f80de878d6d680a3195ea836ee892922f9e5f0932d4eb13b57bfcaaaf668e680"
+PAGE_SHA256 = "0c390122f47083d9d734165532bece0041a1bfda8d5b69690c11eb03f0c652d4"
 CONFUSION = "confusion_rows_true_cols_pred_order_cap_covid_normal"
 
 

@@ -8,7 +8,9 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, Brightness, MeanThenLinear
 from torch import nn
 
+from chestct.cli.training_lines import show_range_test
 from chestct.datasets.augment import _Augmentation
+from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.training.loop import train
 from chestct.training.plan import Plan
@@ -83,15 +85,32 @@ def test_the_suggestion_is_the_lower_of_a_tenth_of_the_best_rate_and_half_of_the
 ) -> None:
     found = RangeTest(RATES, losses, losses, is_per_epoch=False)
     assert found.suggestion == pytest.approx(suggestion)
-    assert found.is_clear
 
 
-def test_a_flat_curve_is_not_clear_and_all_of_it_is_written(tmp_path: Path) -> None:
-    found = RangeTest(RATES, (1.0,) * 8, (1.0,) * 8, is_per_epoch=True)
-    assert not found.is_clear
+def test_a_flat_curve_suggests_nothing_and_all_of_it_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = RangeTest.of(RATES, (1.0, 1.02, 0.97, 1.01, 0.96, 0.98, 1.0, 1.4), is_per_epoch=True)
+    assert found.suggestion is None
+    show_range_test(found, [])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("! No learning rate is suggested: the curve is flat")
+    assert "Suggested" not in said
     table, *figures = write_range_test(found, tmp_path)
     assert len(table.read_text().splitlines()) == 9
     assert all(figure.stat().st_size > 1000 for figure in figures)
+
+
+@pytest.mark.parametrize("first", [9.0, 0.01])
+def test_one_noisy_first_loss_changes_no_suggestion(first: float) -> None:
+    rates = [10 ** (-8 + 8 * step / 99) for step in range(100)]
+    falling = [1.1 if step < 50 else max(1.1 - 0.03 * (step - 50), 0.3) for step in range(100)]
+    usual = RangeTest.of(rates, falling, is_per_epoch=False)
+    noisy = RangeTest.of(rates, [first, *falling[1:]], is_per_epoch=False)
+    assert usual.suggestion is not None
+    assert noisy.suggestion == pytest.approx(usual.suggestion)
+    flat = RangeTest.of(rates, [first, *[1.1] * 99], is_per_epoch=False)
+    assert flat.suggestion is None
 
 
 def test_smoothing_keeps_a_constant_and_damps_a_spike() -> None:
@@ -112,7 +131,16 @@ def test_a_range_test_by_several_processes_is_refused(
 
 
 def test_the_quick_form_rises_by_one_factor_from_1e_8_to_1() -> None:
-    found = _range_per_step(MeanThenLinear(), SETS, QUICK, augmentation=_Augmentation(), steps=41)
+    told: list[Progress] = []
+    found = _range_per_step(
+        MeanThenLinear(),
+        SETS,
+        QUICK,
+        augmentation=_Augmentation(),
+        steps=41,
+        after_step=told.append,
+    )
+    assert [progress.done for progress in told] == list(range(1, 42))
     assert found.rates[0] == pytest.approx(1e-8)
     assert found.rates[-1] == pytest.approx(1.0)
     factors = [b / a for a, b in zip(found.rates, found.rates[1:], strict=False)]

@@ -221,17 +221,17 @@ def evaluate(
     table: GivenTable,
     out: options.EvaluationFolder,
     beside: options.Beside = None,
+    maseres_z: options.MaseresZ = False,
     processes: options.Processes = None,
 ) -> None:
     """Classify labelled slices, vote on their patients, write figures with intervals."""
-    from chestct.classifier import load_slice_classifier
     from chestct.cli.training_lines import listening, show_summary
+    from chestct.evaluation.comparisons import COMPARISONS, SOUND
     from chestct.training.judging import evaluate_slices
 
-    others = options.named_files(beside)
-    loaded = load_slice_classifier(classifier)
+    others, tests = options.named_files(beside), tuple(COMPARISONS) if maseres_z else SOUND
     with listening(processes) as listener:
-        summary = evaluate_slices(loaded, table, out, listener, others)
+        summary = evaluate_slices(classifier, table, out, listener, others, comparisons=tests)
     show_summary(summary, out)
 
 

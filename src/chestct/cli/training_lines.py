@@ -192,14 +192,19 @@ def _z_test_words() -> str:
 
 
 def show_range_test(found: RangeTest, written: Sequence[Path]) -> None:
-    """Show the suggested rate, the rule behind it, and where the curve is."""
+    """Show the suggested rate and the rule behind it, or why there is none; where the curve is."""
     from chestct.training.search import RULE
 
     console = stdout_console()
-    console.print(Text(f"Suggested learning rate: {found.suggestion:.1e}", style="bold"))
-    console.print(Text(f"Rule: {RULE}."), soft_wrap=True)
-    if not found.is_clear:
-        hint = "! The loss hardly fell: the suggestion says little. Take more --steps or --epochs."
+    if found.suggestion is None:
+        start, lowest = found.smoothed[0], min(found.smoothed)
+        hint = (
+            f"! No learning rate is suggested: the curve is flat (smoothed loss {start:.4g} at the "
+            f"start, {lowest:.4g} at the lowest). Take more --steps or --epochs."
+        )
         console.print(Text(hint, style="yellow"), soft_wrap=True)
+    else:
+        console.print(Text(f"Suggested learning rate: {found.suggestion:.1e}", style="bold"))
+        console.print(Text(f"Rule: {RULE}."), soft_wrap=True)
     for path in written:
         console.print(Text(str(path)), soft_wrap=True)

@@ -54,6 +54,13 @@ Beside = Annotated[
         "patients), such as its predictions.csv, to be compared with; may be said often.",
     ),
 ]
+MaseresZ = Annotated[
+    bool,
+    typer.Option(
+        "--maseres-z",
+        help="Also the MASERes paper's test, which is not sound, to stand beside its table.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -24,6 +24,7 @@ from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, desc
 from chestct.datasets.scans import ScanFacts
 from chestct.datasets.splits import patients_on_two_sides
 from chestct.labels import class_in_path, class_of
+from chestct.lookup import first_of
 
 if TYPE_CHECKING:
     from chestct.datasets.pictures import SliceFacts
@@ -524,6 +525,4 @@ def _same(
 
 
 def _names(rows: Sequence[ManifestRow]) -> str:
-    named = [row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows[:_MOST_NAMED]]
-    more = f" and {len(rows) - _MOST_NAMED} more" if len(rows) > _MOST_NAMED else ""
-    return ", ".join(named) + more
+    return first_of(row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows)

@@ -54,6 +54,11 @@ BASELINE: Final = ("age", "sex", "scanner")
 _UNKNOWN: Final = "not known"
 """Stands for a missing value; that it is missing may tell the class too."""
 
+_BANDS: Final = {"age": (18.0, 40.0, 65.0), "slice_thickness_mm": (1.5, 3.0, 5.0)}
+"""Numbers whose groups begin at round values, so that those of two sets of scans are the same."""
+_MOST_GROUPS: Final = 12
+_OTHERS = "others"
+
 _NUMERIC = ("age", "slice_spacing_mm", "date")
 _ROUNDED = ("slice_thickness_mm", "kvp")
 _MOST_VALUES = 5
@@ -169,6 +174,26 @@ def baseline_probabilities(
     return probabilities
 
 
+def groups_by(manifest: Manifest, facts: Sequence[ScanFacts], variable: str) -> list[str]:
+    """Every scan's group: a band of ages or thicknesses, or what a column or the scan itself says.
+
+    Args:
+        manifest: The scans.
+        facts: Of every row's scan.
+        variable: A name in `VARIABLES`, or a column of the manifest.
+
+    Returns:
+        A value per row; of many the rarest are one group.
+    """
+    values = _values(manifest, facts, variable)
+    if variable in _BANDS:
+        return _in_bands(variable, values, np.array(_BANDS[variable]))
+    named = [value or _UNKNOWN for value in values]
+    common = {value for value, _ in Counter(named).most_common(_MOST_GROUPS - 1)}
+    is_few = len(set(named)) <= _MOST_GROUPS
+    return [value if is_few or value in common else _OTHERS for value in named]
+
+
 def classes_with_facts(
     manifest: Manifest, facts: Sequence[ScanFacts] | None, variables: Sequence[str] = BASELINE
 ) -> set[str]:
@@ -191,11 +216,19 @@ def _categories(variable: str, values: Sequence[str]) -> list[str]:
     if len(np.unique(known)) <= _MOST_VALUES:
         return [value or _UNKNOWN for value in values]
     num_parts = 10 if known.size >= _MANY else 5
-    edges = np.unique(np.quantile(known, np.arange(1, num_parts) / num_parts))
+    return _in_bands(
+        variable, values, np.unique(np.quantile(known, np.arange(1, num_parts) / num_parts))
+    )
+
+
+def _in_bands(
+    variable: str, values: Sequence[str], edges: Float64[np.ndarray, " edge"]
+) -> list[str]:
+    """The range between two edges that each number lies in, the lower end belonging to it."""
     names = [_range_name(variable, edges, place) for place in range(len(edges) + 1)]
     return [
         _UNKNOWN if number is None else names[int(np.searchsorted(edges, number, side="right"))]
-        for number in numbers
+        for number in (_number(variable, value) for value in values)
     ]
 
 
@@ -224,8 +257,8 @@ def _value(manifest: Manifest, facts: Sequence[ScanFacts] | None, index: int, va
 def _said(row: ManifestRow, variable: str) -> str:
     if variable == "age":
         return "" if row.age is None else f"{row.age:g}"
-    if variable in ("site", "sex"):
-        return str(getattr(row, variable))
+    if variable in ("site", "sex", "split", "fold"):
+        return str(getattr(row, variable) or "")
     return row.others.get(variable, "")
 
 

@@ -9,7 +9,6 @@ rows, as a spreadsheet counts them, and no patients.
 from __future__ import annotations
 
 import csv
-import io
 import math
 import os
 from collections import Counter, defaultdict
@@ -22,9 +21,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from chestct.errors import ChestCTError
-from chestct.labels import classes_among
-from chestct.lookup import unknown_name_message
-from chestct.report.tables import Table, as_csv, from_cell, read_plain_text
+from chestct.labels import FINDING_PREFIX, classes_among, parse_finding, yes_no
+from chestct.lookup import first_lines_of, first_of, unknown_name_message
+from chestct.report.tables import Table, as_csv, read_csv
 from chestct.storage import write_text
 
 TRAINING: Final = "training"
@@ -32,15 +31,6 @@ VALIDATION: Final = "validation"
 TEST: Final = "test"
 SPLITS: Final = (TRAINING, VALIDATION, TEST)
 """What the column `split` may hold."""
-
-FINDING_PREFIX: Final = "finding_"
-"""What the columns with findings are called, before the finding."""
-_YES_NO: Final[dict[str, bool | None]] = {
-    **dict.fromkeys(("yes", "y", "true", "1", "1.0"), True),
-    **dict.fromkeys(("no", "n", "false", "0", "0.0"), False),
-    **dict.fromkeys(("", "nan", "unknown"), None),
-}
-"""What a cell of such a column may hold, in lower case."""
 
 HEADER_ROWS: Final = 1
 """Rows are numbered as a spreadsheet does: the header is row 1, the first scan row 2."""
@@ -261,10 +251,9 @@ def describe_rows(rows: Sequence[ManifestRow]) -> str:
     numbers = sorted(row.number for row in rows)
     if len(numbers) == 1:
         return f"row {numbers[0]}"
-    named = [str(number) for number in numbers[:_MOST_NAMED]]
     if len(numbers) > _MOST_NAMED:
-        return f"rows {', '.join(named)} and {len(numbers) - _MOST_NAMED} more"
-    return f"rows {', '.join(named[:-1])} and {named[-1]}"
+        return f"rows {first_of(numbers, _MOST_NAMED)}"
+    return f"rows {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
 def _require_files(manifest: Manifest) -> None:
@@ -276,11 +265,10 @@ def _require_files(manifest: Manifest) -> None:
     missing = [row for row in manifest.rows if not manifest.path(row).exists()]
     if not missing:
         return
-    listed = "".join(f"\n  row {row.number}: {row.scan}" for row in missing[:_MOST_NAMED])
-    more = len(missing) - _MOST_NAMED
+    listed = first_lines_of(f"row {row.number}: {row.scan}" for row in missing)
     msg = (
         f"{manifest.name} names {len(missing)} of {len(manifest)} scans that are not there:"
-        f"{listed}{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+        f"{listed}\n"
         f"  Paths are relative to {manifest.folder.resolve()}. Correct the column 'scan', or take "
         "the rows out."
     )
@@ -484,11 +472,6 @@ def write_manifest(manifest: Manifest, path: str | Path) -> Path:
     return write_text(file, as_csv([*needed, *optional, *columns, *others], lines))
 
 
-def yes_no(is_there: bool | None) -> str:
-    """A cell of a finding: "yes", "no", or nothing where it is not known."""
-    return "" if is_there is None else "yes" if is_there else "no"
-
-
 def parse_age(text: str) -> float | None:
     """Age in years, of "63", "63.5" or DICOM's "063Y", "018M" (PS3.5 6.2, AS); None for "".
 
@@ -552,16 +535,11 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
 def _read_cells(file: Path, needed: Sequence[str]) -> list[list[str]]:
     """All cells of a CSV file, line by line."""
     try:
-        text = read_plain_text(file)
+        return read_csv(file)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         msg = f"{file} cannot be read as a manifest: {reason}. Expected a CSV file with the "
         raise ManifestError(f"{msg}columns {', '.join(needed)}.") from error
-    first = text.split("\n", 1)[0]
-    delimiter = ";" if ";" in first and "," not in first else ","
-    try:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        return [[from_cell(cell) for cell in row] for row in rows]
     except csv.Error as error:
         raise ManifestError(f"{file.name} is not a well-formed CSV file: {error}.") from error
 
@@ -634,10 +612,10 @@ def read_finding(name: str, number: int, column: str, cell: str) -> bool | None:
     Raises:
         ManifestError: It says nothing that is understood; the message names row and column.
     """
-    if cell.strip().lower() not in _YES_NO:
-        msg = f"{name}, row {number}: '{cell}' in the column '{column}' is neither yes nor no."
-        raise ManifestError(f"{msg} Expected yes, no, 1, 0, or an empty cell: not known.")
-    return _YES_NO[cell.strip().lower()]
+    try:
+        return parse_finding(cell)
+    except ValueError as error:
+        raise ManifestError(f"{name}, row {number}, column '{column}': {error}") from None
 
 
 def _age(name: str, number: int, row: Mapping[str, str]) -> float | None:

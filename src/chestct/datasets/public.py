@@ -34,11 +34,11 @@ from chestct.labels import (
     class_of,
     is_covid_mah_ct,
 )
-from chestct.lookup import look_up, unknown_name_message
+from chestct.lookup import first_lines_of, look_up, unknown_name_message
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.pictures import SUFFIXES
-from chestct.report.tables import read_plain_text
+from chestct.report.tables import read_csv
 
 _SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""
@@ -207,12 +207,7 @@ def read_table(path: Path) -> list[list[str]]:
     try:
         if path.stat().st_size > _MOST_CSV_BYTES:
             return []
-        text = read_plain_text(path)
-        delimiter = ";" if ";" in text.split("\n", 1)[0] else ","
-        return [
-            [cell.strip() for cell in row]
-            for row in csv.reader(text.splitlines(), delimiter=delimiter)
-        ]
+        return [[cell.strip() for cell in row] for row in read_csv(path, strict=False)]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
 
@@ -686,11 +681,9 @@ def _listed(each: _SliceList) -> list[Path]:
     places = [each.images / name for name in names]
     missing = [n for n, place in zip(names, places, strict=True) if not place.is_file()]
     if missing:
-        listed = "".join(f"\n  {name}" for name in missing[:_MOST_NAMED])
-        more = len(missing) - _MOST_NAMED
         msg = (
             f"{each.file.name} names {len(missing)} of {len(names)} pictures that are not in "
-            f"{each.images}:{listed}{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+            f"{each.images}:{first_lines_of(missing)}\n"
             "  Unpack the pictures there, name their folder with --images, or take the lines out."
         )
         raise ManifestError(msg)

@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from chestct.datasets.manifest import (
-    FINDING_PREFIX,
     HEADER_ROWS,
     Manifest,
     ManifestError,
@@ -27,7 +26,7 @@ from chestct.datasets.manifest import (
     read_row,
     unknown_label_message,
 )
-from chestct.labels import classes_among
+from chestct.labels import FINDING_PREFIX, classes_among
 from chestct.lookup import look_up, unknown_name_message
 from chestct.report.tables import as_csv, as_markdown_table
 

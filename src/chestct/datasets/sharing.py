@@ -295,24 +295,12 @@ def _verify_copy(volume: Volume, place: Path) -> None:
         raise ExportError(f"its copy has other {what} when it is read back.")
 
 
-@dataclass(frozen=True)
-class _CopyFormat:
-    """A way to copy a scan.
-
-    Attributes:
-        ending: What a copy's name ends with; empty for a folder.
-        write: Writes a copy and says what it does not hold.
-    """
-
-    ending: str
-    write: Callable[[Volume, Path], tuple[str, ...]]
-
-
-_COPY_FORMATS: Final[dict[str, _CopyFormat]] = {
-    "tiff16": _CopyFormat("", _write_tiff16),
-    "nifti": _CopyFormat(".nii.gz", _write_nifti_copy),
+_COPY_FORMATS: Final[dict[str, tuple[str, Callable[[Volume, Path], tuple[str, ...]]]]] = {
+    "tiff16": ("", _write_tiff16),
+    "nifti": (".nii.gz", _write_nifti_copy),
 }
-"""Format name to how a scan is copied in it."""
+"""Format name to what a copy's name ends with (a folder's with nothing), and what writes one and
+says what it does not hold."""
 
 
 def _find_scale(voxels: Voxels) -> _Scale:
@@ -662,9 +650,9 @@ def export_scans(
 def _tasks(manifest: Manifest, kind: str, names: Mapping[str, str]) -> list[_CopyTask]:
     seen: Counter[str] = Counter()
     tasks = []
+    ending, _ = _COPY_FORMATS[kind]
     for row in manifest.rows:
         seen[row.patient] += 1
-        ending = _COPY_FORMATS[kind].ending
         place = f"{_SCANS}/{names[row.patient]}/scan{seen[row.patient]}{ending}"
         tasks.append((row, manifest.path(row), place))
     return tasks
@@ -696,7 +684,8 @@ def _copy(task: _CopyTask, folder: Path, working: Path, kind: str, period: str) 
         # As they are by whoever reads the copy.
         copied = without_blank_ends(copied)
     aside = working / target.name
-    lost = _COPY_FORMATS[kind].write(copied, aside)
+    _, write = _COPY_FORMATS[kind]
+    lost = write(copied, aside)
     _verify_copy(copied, aside)
     _forget_times([*(aside.iterdir() if aside.is_dir() else ()), aside])
     _remove(target)

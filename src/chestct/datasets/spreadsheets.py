@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 from chestct.datasets.manifest import (
-    FINDING_PREFIX,
     KNOWN,
     NEEDED,
     Manifest,
@@ -28,12 +27,11 @@ from chestct.datasets.manifest import (
     ManifestRow,
     read_finding,
     read_row,
-    yes_no,
 )
 from chestct.datasets.public import scans_below, stem
 from chestct.extras import import_extra
-from chestct.labels import LabelSet, classes_among
-from chestct.lookup import unknown_name_message
+from chestct.labels import FINDING_PREFIX, LabelSet, classes_among, yes_no
+from chestct.lookup import first_of, unknown_name_message
 from chestct.report.tables import from_cell
 
 _MOST_BYTES: Final = 2**26
@@ -41,7 +39,6 @@ _MOST_UNPACKED: Final = 2**29
 _DELIMITERS: Final = ";\t,|"
 _SAID_DELIMITER: Final = re.compile(r'"?sep=(.)"?', re.IGNORECASE)
 _TRUTH_VALUES: Final = {"yes", "no", "y", "n", "true", "false", "1", "0"}
-_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -399,7 +396,7 @@ def _matched(
     for number, row in cells.items():
         found = by_name.get(_tidy(row.get(column, ""), folder), [])
         if is_scan and len(found) > 1:
-            listed = _listed([path.relative_to(folder).as_posix() for path in found])
+            listed = first_of([path.relative_to(folder).as_posix() for path in found])
             raise ManifestError(
                 f"{table.name}, row {number}: '{row[column]}' in the column '{column}' fits "
                 f"{len(found)} scans: {listed}. Give the scan's path in {folder}."
@@ -452,9 +449,9 @@ def _left_out(
     lost = [f"row {number}" for number, paths in matched.items() if not paths]
     empty = [f"row {number}" for number, labels in said.items() if not any(labels.values())]
     problems = [
-        f"{len(unlabelled)} of {len(scans)} scans in {folder} have no row: {_listed(unlabelled)}.",
-        f"{len(lost)} of {len(matched)} rows name no scan in {folder}: {_listed(lost)}.",
-        f"{len(empty)} of {len(matched)} rows have no label: {_listed(empty)}.",
+        f"{len(unlabelled)} of {len(scans)} scans in {folder} have no row: {first_of(unlabelled)}.",
+        f"{len(lost)} of {len(matched)} rows name no scan in {folder}: {first_of(lost)}.",
+        f"{len(empty)} of {len(matched)} rows have no label: {first_of(empty)}.",
     ]
     there = [said for said, which in zip(problems, (unlabelled, lost, empty), strict=True) if which]
     if there and not takes_matched_only:
@@ -463,11 +460,6 @@ def _left_out(
             "leave all of these out: --matched-only."
         )
     return [f"Left out: {said}" for said in there]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _MOST_NAMED
-    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _row(

@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache as kept
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -360,7 +361,7 @@ def _make_room(folder: Path, needed: int, max_bytes: int) -> list[Path]:
     return removed
 
 
-@cache
+@kept
 def _preparation_code() -> str:
     """Digest of the code that prepares scans."""
     preprocess = Path(chestct.preprocess.__file__).parent
@@ -433,15 +434,8 @@ class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
         return torch.from_numpy(found.input), lungs, self.labels[index]
 
 
-@dataclass(frozen=True)
-class _Task:
-    """One input to be prepared, by any process."""
-
-    cache: Cache
-    path: Path
-    options: ReadOptions
-    variant: int
-    row: int
+_Task = tuple[Path, ReadOptions, int, int]
+"""One input to be prepared, by any process: scan, how it is read, variant, row."""
 
 
 @dataclass(frozen=True)
@@ -485,11 +479,12 @@ def prepare_all(
     cache.require_room(len(manifest) * variants)
     started = perf_counter()
     tasks = [
-        _Task(cache, manifest.path(row), read_options(row, manifest.folder), variant, row.number)
+        (manifest.path(row), read_options(row, manifest.folder), variant, row.number)
         for variant in range(variants)
         for row in manifest.rows
     ]
-    outcomes = run_all(_prepare_one, tasks, processes=processes, progress=progress)
+    prepare_one = partial(_prepare_one, cache)
+    outcomes = run_all(prepare_one, tasks, processes=processes, progress=progress)
     return Preparation(
         num_made=sum(not each.was_there and not each.error for each in outcomes),
         num_found=sum(each.was_there for each in outcomes),
@@ -502,16 +497,17 @@ def prepare_all(
     )
 
 
-def _prepare_one(task: _Task) -> _Outcome:
+def _prepare_one(cache: Cache, task: _Task) -> _Outcome:
+    path, options, variant, row = task
     try:
-        found, was_there = task.cache.fetch(task.path, task.options, task.variant)
+        found, was_there = cache.fetch(path, options, variant)
     except CacheError:
         # The folder itself is the trouble: it would be with the next scan too.
         raise
     except ChestCTError as error:
-        return _Outcome(task.row, error=str(error))
+        return _Outcome(row, error=str(error))
     return _Outcome(
-        task.row,
+        row,
         was_there=was_there,
         unsuitable_reasons=found.unsuitable_reasons,
         max_error=found.max_error,

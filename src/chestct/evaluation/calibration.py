@@ -21,7 +21,7 @@ from chestct.evaluation.intervals import (
     clopper_pearson_uppers,
     wilson,
 )
-from chestct.evaluation.metrics import NUM_BINS, bin_members, expected_calibration_error, log_loss
+from chestct.evaluation.metrics import NUM_BINS, bin_members
 from chestct.evaluation.predictions import Predictions
 
 _TEMPERATURE_RANGE: Final = (0.01, 100.0)
@@ -40,20 +40,10 @@ class _TemperatureScaling:
     Attributes:
         temperature: Above one makes probabilities less sure, below one surer; one where the scans
             cannot tell.
-        log_loss_before: On the scans it was fitted to, in nats; None without scans.
-        log_loss_after: The same with the temperature applied.
-        calibration_error_before: Expected calibration error on the same scans.
-        calibration_error_after: The same with the temperature applied.
-        num_scans: How many scans it was fitted to.
         note: Why the temperature is one without having been fitted; empty otherwise.
     """
 
     temperature: float
-    log_loss_before: float | None
-    log_loss_after: float | None
-    calibration_error_before: float | None
-    calibration_error_after: float | None
-    num_scans: int
     note: str = ""
 
 
@@ -163,7 +153,7 @@ def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
     if len(predictions) and predictions.is_right.all():
         why_not = "every scan is right: they cannot say how sure to be"
     if why_not:
-        return _scaling(predictions, 1.0, why_not)
+        return _TemperatureScaling(1.0, why_not)
     logits, ends = logits_of(predictions.probabilities), np.log(_TEMPERATURE_RANGE)
     found = minimize_scalar(
         lambda log_t: _mean_loss(logits / math.exp(log_t), predictions.truth),
@@ -173,8 +163,8 @@ def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
     )
     if min(abs(found.x - ends)) < 1e-3:
         why_not = "the best temperature is out of range {:g} to {:g}".format(*_TEMPERATURE_RANGE)
-        return _scaling(predictions, 1.0, why_not)
-    return _scaling(predictions, math.exp(found.x), "")
+        return _TemperatureScaling(1.0, why_not)
+    return _TemperatureScaling(math.exp(found.x))
 
 
 def reliability_curve(
@@ -268,22 +258,6 @@ def _reliability_bin(
     low, high = wilson(hits, num)
     confidence = float(predictions.confidences[members].mean())
     return ReliabilityBin(*edges, num, confidence, hits / num, low, high)
-
-
-def _scaling(predictions: Predictions, temperature: float, note: str) -> _TemperatureScaling:
-    """The result, with loss and calibration error before and after."""
-    scaled = predictions.with_probabilities(
-        apply_temperature(predictions.probabilities, temperature)
-    )
-    return _TemperatureScaling(
-        temperature=temperature,
-        log_loss_before=log_loss(predictions).value,
-        log_loss_after=log_loss(scaled).value,
-        calibration_error_before=expected_calibration_error(predictions).value,
-        calibration_error_after=expected_calibration_error(scaled).value,
-        num_scans=len(predictions),
-        note=note,
-    )
 
 
 def _mean_loss(logits: Float64[np.ndarray, "scan class"], truth: Int[np.ndarray, " scan"]) -> float:

@@ -39,8 +39,19 @@ COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 """Blue, vermilion, green, purple, orange, sky blue, black."""
 DASHES: Final = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 2)))
 """One per colour, for print without colour."""
+PAGE_COLORS: Final = {
+    "#000000": "currentColor",
+    "#ffffff": "var(--page)",
+    "#666666": "var(--muted)",
+    "#0072b2": "var(--blue)",
+    "#d55e00": "var(--orange)",
+    "#009e73": "var(--green)",
+}
+"""Drawn colour to a page's own, light or dark; the others can be told in both."""
 _DOTS_PER_INCH: Final = 150
 
+_DATES = {".svg": "Date", ".pdf": "CreationDate"}
+_DARKEST = 0.55
 _GRID = np.linspace(0, 1, 201)
 _GREY = "#666666"
 _Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
@@ -48,15 +59,19 @@ _Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
 
 def draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
     """Confusion matrix: counts and the share of each row, rows the true labels."""
+    from matplotlib.patches import Rectangle
+
     figure, axes = _new_figure((1.2 + 1.1 * len(labels), 1.0 + 0.95 * len(labels)))
     totals = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(confusion, totals, out=np.zeros(confusion.shape), where=totals > 0)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
     for row, column in np.ndindex(*confusion.shape):
         share = f"\n{shares[row, column]:.0%}" if totals[row, 0] else ""
-        color = "white" if shares[row, column] > 0.55 else "black"
+        # Never so dark that the letters need another colour, which a dark page would turn round.
+        corner, shade = (column - 0.5, row - 0.5), _DARKEST * shares[row, column]
+        axes.add_patch(Rectangle(corner, 1, 1, color=COLORS[0], alpha=shade, linewidth=0))
         text = f"{confusion[row, column]}{share}"
-        axes.text(column, row, text, ha="center", va="center", color=color)
+        axes.text(column, row, text, ha="center", va="center")
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel("decision")
@@ -99,25 +114,16 @@ def draw_roc(
     return figure
 
 
-def draw_reliability(
-    curve: tuple[ReliabilityBin, ...],
-    error: float | None,
-    *,
-    before: tuple[ReliabilityBin, ...] = (),
-) -> Figure:
+def draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> Figure:
     """Accuracy against confidence, with Wilson intervals, and the number of scans below.
 
     Args:
         curve: Bins from `reliability_curve`.
         error: Expected calibration error for the title.
-        before: Bins before temperature scaling, drawn lightly for comparison.
     """
     figure, axes, below = _stacked_axes((4.8, 5.6))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-    if before:
-        _draw_accuracies(axes, before, COLORS[4], "before scaling")
-    label = "after scaling" if before else "accuracy, 95 % interval"
-    _draw_accuracies(axes, curve, COLORS[0], label)
+    _draw_accuracies(axes, curve)
     widths = [each.high - each.low for each in curve]
     counts = [each.num_scans for each in curve]
     below.bar(
@@ -181,7 +187,7 @@ def draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as SVG or PNG, by the name's ending; the same figure gives the same bytes.
+    """Write a figure as SVG, PDF or PNG, by the name's ending; the same one gives the same bytes.
 
     Raises:
         WriteError: The file could not be written.
@@ -189,8 +195,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
     import matplotlib
 
     try:
-        with matplotlib.rc_context({"svg.hashsalt": "chestct"}):
-            metadata = {"Date": None} if path.suffix == ".svg" else {}
+        # Type 42: letters that journals and editors take as such.
+        with matplotlib.rc_context({"svg.hashsalt": "chestct", "pdf.fonttype": 42}):
+            metadata = {_DATES[path.suffix]: None} if path.suffix in _DATES else {}
             figure.savefig(path, dpi=_DOTS_PER_INCH, metadata=metadata)
     except OSError as error:
         raise WriteError(f"{path.name} could not be written: {reason_of(error)}.") from error
@@ -263,7 +270,7 @@ def _stacked_axes(
     return figure, upper, lower
 
 
-def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...], color: str, label: str) -> None:
+def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...]) -> None:
     """Accuracy of the bins that have scans, with Wilson's intervals as bars."""
     rows = np.array(
         [
@@ -276,7 +283,14 @@ def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...], color: str, 
     confidence, accuracy, low, high = rows.T
     bars = np.stack([accuracy - low, high - accuracy])
     axes.errorbar(
-        confidence, accuracy, bars, fmt="o-", color=color, capsize=3, markersize=4, label=label
+        confidence,
+        accuracy,
+        bars,
+        fmt="o-",
+        color=COLORS[0],
+        capsize=3,
+        markersize=4,
+        label="accuracy, 95 % interval",
     )
 
 

@@ -7,20 +7,19 @@ bootstrap draws patients, never scans.
 from __future__ import annotations
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
-from chestct.datasets.manifest import FINDING_PREFIX, read_finding, yes_no
 from chestct.errors import ChestCTError
+from chestct.labels import FINDING_PREFIX, parse_finding, yes_no
 from chestct.lookup import unknown_name_message
-from chestct.report.tables import as_csv, from_cell, read_plain_text
+from chestct.report.tables import as_csv, read_csv
 from chestct.storage import write_text
 
 _SUM_TOLERANCE: Final = 1e-3
@@ -48,6 +47,7 @@ class Predictions:
         sites: Where each scan comes from, or None.
         called: Index of the decision per scan, where that is not the most probable label: whether a
             finding is there is decided by its threshold.
+        groups: Further ways to divide the scans, such as age bands, by name: a value per scan.
 
     Raises:
         PredictionsError: Something does not fit; the message names the row and the remedy.
@@ -60,6 +60,7 @@ class Predictions:
     labels: tuple[str, ...]
     sites: tuple[str, ...] | None = None
     called: Int64[np.ndarray, " scan"] | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_labels(self.labels)
@@ -92,6 +93,13 @@ class Predictions:
         return np.asarray(self.decisions == self.truth)
 
     @property
+    def wrong_rows(self) -> list[int]:
+        """Rows whose decision is not the true label, the surest first."""
+        wrong = np.flatnonzero(~self.is_right)
+        rows: list[int] = wrong[np.argsort(-self.confidences[wrong], kind="stable")].tolist()
+        return rows
+
+    @property
     def num_patients(self) -> int:
         """How many patients the scans belong to."""
         return len(set(self.patients))
@@ -112,6 +120,9 @@ class Predictions:
             probabilities=self.probabilities[indices],
             sites=None if self.sites is None else tuple(self.sites[i] for i in indices),
             called=None if self.called is None else self.called[indices],
+            groups={
+                name: tuple(values[i] for i in indices) for name, values in self.groups.items()
+            },
         )
 
     def with_probabilities(self, probabilities: Float[np.ndarray, "scan class"]) -> Predictions:
@@ -205,14 +216,12 @@ class FindingPredictions:
 AnyPredictions = Predictions | FindingPredictions
 
 
-def by_site(predictions: Predictions) -> dict[str, Predictions]:
-    """The scans of each site, sites in alphabetical order; empty when no sites are given."""
-    if predictions.sites is None:
-        return {}
+def by_value(predictions: Predictions, values: Sequence[str]) -> dict[str, Predictions]:
+    """The scans of each value, such as a site, in alphabetical order; one value per scan."""
     rows: dict[str, list[int]] = {}
-    for index, site in enumerate(predictions.sites):
-        rows.setdefault(site, []).append(index)
-    return {site: predictions.choose(rows[site]) for site in sorted(rows)}
+    for index, value in enumerate(values):
+        rows.setdefault(value, []).append(index)
+    return {value: predictions.choose(rows[value]) for value in sorted(rows)}
 
 
 def align(first: Predictions, second: Predictions) -> Predictions:
@@ -256,8 +265,9 @@ def _check_labels(labels: tuple[str, ...]) -> None:
 def _check_names(predictions: AnyPredictions) -> None:
     """Lengths, and that every scan is named once and has a patient."""
     num = len(predictions.scans)
-    for name in ("patients", "truth", "probabilities", "sites"):
-        column = getattr(predictions, name, None)
+    names = ("patients", "truth", "probabilities", "sites")
+    columns = {name: getattr(predictions, name) for name in names}
+    for name, column in {**columns, **getattr(predictions, "groups", {})}.items():
         if column is not None and len(column) != num:
             msg = f"There are {num} scans and {len(column)} {name}. Expected one per scan."
             raise PredictionsError(msg)
@@ -382,23 +392,23 @@ def read_any_predictions(path: Path) -> AnyPredictions:
 
 
 def _truths(path: Path, number: int, row: _Row, labels: tuple[str, ...]) -> list[float]:
-    names = [FINDING_PREFIX + label for label in labels]
-    known = [read_finding(path.name, number, name, row[name] or "") for name in names]
+    try:
+        known = [parse_finding(row[FINDING_PREFIX + label] or "") for label in labels]
+    except ValueError as error:
+        raise PredictionsError(f"{path.name}, row {number}: {error}") from None
     return [np.nan if is_there is None else float(is_there) for is_there in known]
 
 
 def _read_table(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
     """Names of the columns, and the cells of each row by them."""
     try:
-        reader = csv.DictReader(io.StringIO(read_plain_text(path), newline=""))
-        header = list(reader.fieldnames or [])
-        return header, [
-            {name: from_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
-            for row in reader
-        ]
+        header, *lines = read_csv(path, strict=False) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path.name} could not be read as a CSV of predictions: {error}."
         raise PredictionsError(msg) from error
+    return header, [
+        dict(zip(header, [*cells, *[""] * len(header)], strict=False)) for cells in lines if cells
+    ]
 
 
 def _labels_in(header: Sequence[str]) -> tuple[str, ...]:
@@ -420,14 +430,14 @@ def read_predictions(path: Path) -> Predictions:
     _check_header(path, header, labels)
     try:
         return Predictions(
-            scans=tuple(row["scan"] or "" for row in rows),
-            patients=tuple(row["patient"] or "" for row in rows),
+            scans=tuple(row["scan"] for row in rows),
+            patients=tuple(row["patient"] for row in rows),
             truth=_column(path, rows, lambda row: _label_index(row, labels), np.int64),
             probabilities=_column(
                 path, rows, lambda row: _numbers(row, labels), np.float64
             ).reshape(len(rows), len(labels)),
             labels=labels,
-            sites=tuple(row["site"] or "" for row in rows) if "site" in header else None,
+            sites=tuple(row["site"] for row in rows) if "site" in header else None,
         )
     except PredictionsError as error:
         raise PredictionsError(f"{path.name}: {error}") from error
@@ -445,7 +455,7 @@ def _check_header(path: Path, header: list[str], labels: tuple[str, ...]) -> Non
         raise PredictionsError(msg)
 
 
-_Row = Mapping[str, str | None]
+_Row = Mapping[str, str]
 
 
 def _column(
@@ -462,10 +472,9 @@ def _column(
 
 
 def _label_index(row: _Row, labels: tuple[str, ...]) -> int:
-    label = row["label"] or ""
-    if label not in labels:
-        raise ValueError(unknown_name_message(label, labels, kind="label"))
-    return labels.index(label)
+    if row["label"] not in labels:
+        raise ValueError(unknown_name_message(row["label"], labels, kind="label"))
+    return labels.index(row["label"])
 
 
 def _numbers(row: _Row, labels: tuple[str, ...], prefix: str = _PROBABILITY_PREFIX) -> list[float]:
@@ -474,7 +483,7 @@ def _numbers(row: _Row, labels: tuple[str, ...], prefix: str = _PROBABILITY_PREF
 
 def _number(row: _Row, column: str) -> float:
     try:
-        return float(row[column] or "")
+        return float(row[column])
     except ValueError:
-        msg = f"{column} is '{row[column] or ''}', expected a number from 0 to 1."
+        msg = f"{column} is '{row[column]}', expected a number from 0 to 1."
         raise ValueError(msg) from None

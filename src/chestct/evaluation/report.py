@@ -1,7 +1,7 @@
 """An evaluation: what it finds, its tables, and its folder, which is complete or not there at all.
 
 Files are made aside and moved into place, `metrics.json` last: a folder that has it is complete.
-Tables are Markdown for people and tidy CSV (one figure per line) for programs.
+Tables are a page, Markdown and LaTeX for people, and tidy CSV (one figure per line) for programs.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from chestct.evaluation.comparisons import (
     paired,
 )
 from chestct.evaluation.figures import (
+    PAGE_COLORS,
     draw_confusion,
     draw_coverage_risk,
     draw_learning_curves,
@@ -55,22 +57,26 @@ from chestct.evaluation.predictions import (
     FindingPredictions,
     Predictions,
     PredictionsError,
-    by_site,
+    by_value,
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
-from chestct.report.pages import fill_markdown
+from chestct.report.document import Report, as_latex, as_markdown
+from chestct.report.pages import as_page, fill_report
 from chestct.report.tables import as_csv
 from chestct.storage import install, reason_of, working_folder
 
 SCHEMA: Final = "chestct.evaluation"
 SCHEMA_VERSION: Final = 1
 """Raised when a field of metrics.json changes its meaning or goes; new fields leave it."""
-_FORMATS: Final = {"png": ".png", "svg": ".svg"}
+_FORMATS: Final = {"png": ".png", "svg": ".svg", "pdf": ".pdf"}
 """Kinds of figure files."""
 _COMPLETE: Final = "metrics.json"
+_PAGE: Final = "evaluation.html"
 _FEW_CASES: Final = 10
 """A class with fewer scans than this is pointed out."""
+_MOST_WRONG: Final = 100
+"""Wrong answers that the page lists, the surest first."""
 
 
 @dataclass(frozen=True)
@@ -81,24 +87,26 @@ class EvaluationSettings:
         name: What the classifier is called in tables.
         bootstrap: How patients are drawn.
         wished_errors: Error rates that an abstention threshold is sought for.
-        formats: Endings of the figure files, of "png" and "svg".
+        formats: Endings of the figure files, of "png", "svg" and "pdf".
         comparisons: Names in `COMPARISONS`, of the tests that other classifiers are compared by.
         promised: Abstention threshold of the classifier, chosen on other scans, or None.
         remarks: Sentences that join the warnings.
+        reports: Scan to the report of its answer, relative to the page that links it.
     """
 
     name: str = "classifier"
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     wished_errors: tuple[float, ...] = (0.05, 0.1)
-    formats: tuple[str, ...] = ("png", "svg")
+    formats: tuple[str, ...] = tuple(_FORMATS)
     comparisons: tuple[str, ...] = SOUND
     promised: AbstentionThreshold | None = None
     remarks: tuple[str, ...] = ()
+    reports: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class _SiteSummary:
-    """The scans of one site: how many, and their figures."""
+class _GroupSummary:
+    """The scans of one site or another group: how many, and their figures."""
 
     num_scans: int
     num_patients: int
@@ -117,6 +125,7 @@ class Summary:
         confusion: Counts, rows true, columns decisions; empty of findings, which have none.
         figures: Every figure with its interval.
         sites: The same per site, empty when no sites are given.
+        groups: The same by the name of a grouping, such as age, and by group.
         reliability: Accuracy by confidence.
         coverage_risk: Error rate by share of scans decided on.
         abstention: One threshold per wished error rate, chosen on these very scans.
@@ -132,7 +141,8 @@ class Summary:
     cases: dict[str, int]
     confusion: Confusion
     figures: Figures
-    sites: dict[str, _SiteSummary]
+    sites: dict[str, _GroupSummary]
+    groups: dict[str, dict[str, _GroupSummary]]
     reliability: tuple[ReliabilityBin, ...]
     coverage_risk: tuple[RiskPoint, ...]
     abstention: tuple[AbstentionThreshold, ...]
@@ -158,6 +168,16 @@ def summarise(
     chosen = settings or EvaluationSettings()
     if isinstance(predictions, FindingPredictions):
         return _summarise_findings(predictions, chosen, excluded or {})
+
+    def parts(values: Sequence[str]) -> dict[str, _GroupSummary]:
+        """The figures of each group of scans."""
+        return {
+            value: _GroupSummary(
+                len(part), part.num_patients, estimate_figures(part, chosen.bootstrap)
+            )
+            for value, part in by_value(predictions, values).items()
+        }
+
     cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
     return Summary(
         labels=predictions.labels,
@@ -168,12 +188,8 @@ def summarise(
             predictions.truth, predictions.decisions, len(predictions.labels)
         ),
         figures=estimate_figures(predictions, chosen.bootstrap),
-        sites={
-            site: _SiteSummary(
-                len(part), part.num_patients, estimate_figures(part, chosen.bootstrap)
-            )
-            for site, part in by_site(predictions).items()
-        },
+        sites=parts(predictions.sites or ()),
+        groups={name: parts(values) for name, values in predictions.groups.items()},
         reliability=reliability_curve(predictions),
         coverage_risk=coverage_risk(predictions),
         abstention=tuple(
@@ -205,6 +221,7 @@ def _summarise_findings(
         confusion=np.zeros((0, 0), dtype=np.int64),
         figures=estimate_findings(predictions, settings.bootstrap),
         sites={},
+        groups={},
         reliability=(),
         coverage_risk=(),
         abstention=(),
@@ -282,7 +299,7 @@ def write_evaluation(
     logs: Mapping[str, list[dict[str, Any]]] | None = None,
     excluded: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Evaluate a classifier; write metrics.json, tables.md, three CSV files and the figures.
+    """Evaluate a classifier; write metrics.json, a page, tables as text and the figures.
 
     Args:
         predictions: What the classifier said of labelled scans.
@@ -307,7 +324,12 @@ def write_evaluation(
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
-    _write_folder(folder, pictures, _texts(record, summaries, main.comparisons))
+    wrong = (
+        _wrong_lines(predictions, chosen.reports) if isinstance(predictions, Predictions) else []
+    )
+    texts = _texts(record, summaries, main.comparisons)
+    page = _page(summaries, main.comparisons, drawn, wrong)
+    _write_folder(folder, pictures, texts | {_PAGE: page})
     return main
 
 
@@ -402,7 +424,7 @@ def _evaluation_record(
         "notice": NOT_FOR_CLINICAL_USE,
         "chestct_version": __version__,
         "classifier": settings.name,
-        "settings": asdict(settings),
+        "settings": {name: said for name, said in asdict(settings).items() if name != "reports"},
         **_summary_record(main),
         "excluded": dict(excluded),
         "others": {
@@ -443,17 +465,20 @@ def _texts(
     comparisons: Mapping[str, Sequence[Comparison]],
 ) -> dict[str, str]:
     """The files that are not figures, by name; the first summary is the classifier's."""
+    sections = _report(summaries, comparisons).sections
     main = next(iter(summaries.values()))
     of_classes = (
         {
             "confusion.csv": _confusion_csv(main),
+            "groups.csv": _groups_csv(main),
             "comparisons.csv": _comparisons_csv(comparisons),
         }
         if main.confusion.size
         else {}
     )
     return {
-        "tables.md": _tables_markdown(summaries, comparisons),
+        "tables.md": as_markdown(*sections),
+        "tables.tex": as_latex(*sections),
         "figures.csv": _figures_csv(summaries),
         **of_classes,
         "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
@@ -469,14 +494,8 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
         "warnings": list(summary.warnings),
         "confusion": {"rows": "true", "columns": "decision", "counts": summary.confusion.tolist()},
         **asdict(summary.figures),
-        "sites": {
-            site: {
-                "num_scans": part.num_scans,
-                "num_patients": part.num_patients,
-                **asdict(part.figures),
-            }
-            for site, part in summary.sites.items()
-        },
+        "sites": _parts_record(summary.sites),
+        "groups": {name: _parts_record(parts) for name, parts in summary.groups.items()},
         "reliability": [asdict(each) for each in summary.reliability],
         "coverage_risk": [asdict(point) for point in summary.coverage_risk],
         "abstention": [asdict(each) for each in summary.abstention],
@@ -484,7 +503,18 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
     }
 
 
-_FIGURE_NAMES: Final = {
+def _parts_record(parts: Mapping[str, _GroupSummary]) -> dict[str, Any]:
+    return {
+        value: {
+            "num_scans": part.num_scans,
+            "num_patients": part.num_patients,
+            **asdict(part.figures),
+        }
+        for value, part in parts.items()
+    }
+
+
+FIGURE_NAMES: Final = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "macro F1",
@@ -508,21 +538,26 @@ _FIGURE_NAMES: Final = {
 
 ESTIMATE_FIELDS: Final = ("value", "low", "high", "method", "hits", "total", "note")
 """Of an estimate, in CSV files."""
-_SITE_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
+_GROUP_FIGURES = ("accuracy", "balanced_accuracy", "macro_auc", "expected_calibration_error")
 _COMPARISON_COLUMNS = (
     "other", "test", "figure", "first", "second", "estimate", "low", "high", "statistic",
     "p_value", "note",
 )  # fmt: skip
 
 
-def _tables_markdown(
-    summaries: Mapping[str, Summary], comparisons: Mapping[str, Sequence[Comparison]]
-) -> str:
+def _report(
+    summaries: Mapping[str, Summary],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    drawn: Mapping[str, Any] | None = None,
+    wrong: Sequence[Sequence[str]] | None = None,
+) -> Report:
     """All tables; the first summary is the classifier, the others stand beside it.
 
     Args:
         summaries: By name of the classifier.
         comparisons: Of the first classifier with another, by name of the other.
+        drawn: Figures by name, for a page.
+        wrong: Wrong answers, for a page; None leaves out what a page has more than the tables.
     """
     name, main = next(iter(summaries.items()))
     figures = {each: summary.figures for each, summary in summaries.items()}
@@ -535,19 +570,56 @@ def _tables_markdown(
         """A figure of one class, of every classifier."""
         return [format_estimate(each.per_class[label][figure]) for each in figures.values()]
 
-    return fill_markdown(
+    drawn = drawn or {}
+    groupings = {"Sites": ("site", main.sites)} if main.sites else {}
+    groupings |= {f"By {by}": (by, parts) for by, parts in main.groups.items()}
+    return fill_report(
         "chestct.evaluation/tables.md.j2",
         FILTERS,
+        {each: partial(drawn.__getitem__, each) for each in drawn},
         name=name,
         notice=NOT_FOR_CLINICAL_USE,
         main=main,
         figures=figures,
         cells=cells,
         class_cells=class_cells,
-        site_figures=_SITE_FIGURES,
+        groupings=groupings,
+        key_figures=_GROUP_FIGURES if main.confusion.size else list(main.figures.overall)[:4],
+        group_figures=_GROUP_FIGURES,
+        drawn=drawn,
+        wrong=wrong,
+        most_wrong=_MOST_WRONG,
         comparisons=comparisons,
         at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
     )
+
+
+def _page(
+    summaries: Mapping[str, Summary],
+    comparisons: Mapping[str, Sequence[Comparison]],
+    drawn: Mapping[str, Any],
+    wrong: Sequence[Sequence[str]],
+) -> str:
+    """All tables and figures on one page, with the wrong answers."""
+    return as_page(_report(summaries, comparisons, drawn, wrong), PAGE_COLORS, "chestct evaluate")
+
+
+def _wrong_lines(predictions: Predictions, reports: Mapping[str, str]) -> list[list[str]]:
+    """Scan, true label, decision and its probability of the wrong answers, the surest first.
+
+    A scan that has a report is a link to it; one that is called as its patient is named by its row.
+    """
+    lines = []
+    for row in predictions.wrong_rows[:_MOST_WRONG]:
+        scan = predictions.scans[row]
+        is_patient = scan == predictions.patients[row]
+        # Row 1 of a file of predictions is its header.
+        name = f"row {row + 2} of the predictions" if is_patient else scan
+        name = f"[{name}]({reports[scan]})" if scan in reports else name
+        pair = (predictions.truth[row], predictions.decisions[row])
+        labels = [predictions.labels[index] for index in pair]
+        lines.append([name, *labels, f"{predictions.confidences[row]:.3f}"])
+    return lines
 
 
 def estimate_lines(figures: Figures) -> list[list[object]]:
@@ -567,6 +639,17 @@ def _figures_csv(summaries: Mapping[str, Summary]) -> str:
         for site, figures in groups.items():
             rows += [[name, site, *line] for line in estimate_lines(figures)]
     return as_csv(["classifier", "site", "label", "figure", *ESTIMATE_FIELDS], rows)
+
+
+def _groups_csv(summary: Summary) -> str:
+    """One line per figure of each group, after what divides the scans and the group."""
+    rows = [
+        [name, value, *line]
+        for name, parts in summary.groups.items()
+        for value, part in parts.items()
+        for line in estimate_lines(part.figures)
+    ]
+    return as_csv(["by", "group", "label", "figure", *ESTIMATE_FIELDS], rows)
 
 
 def _confusion_csv(summary: Summary) -> str:
@@ -621,7 +704,7 @@ FILTERS: Final[dict[str, Callable[..., object]]] = {
     "estimate": format_estimate,
     "number": _number,
     "difference": format_difference,
-    "figure_name": _FIGURE_NAMES.__getitem__,
+    "figure_name": FIGURE_NAMES.__getitem__,
     "overall": lambda name, figures: figures.overall[name],
     "of_class": lambda label, figures, name: figures.per_class[label][name],
 }

@@ -184,6 +184,7 @@ def _config(classifier: Classifier, to: str) -> Mapping[str, Any]:
         "id2label": dict(enumerate(card.labels)),
         "input_size": list(classifier.input_size),
         "temperature": card.temperature,
+        "thresholds": card.thresholds if card.findings is not None else None,
         "abstain_below": None if abstention is None else abstention.abstain_below,
         "recipe": card.recipe,
         "network_settings": card.network_settings,

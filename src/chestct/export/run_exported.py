@@ -39,11 +39,6 @@ def keys_cubic(x):
     return np.where(x <= 1.0, (1.5 * x - 2.5) * x * x + 1.0, np.where(x < 2.0, far, 0.0))
 
 
-def triangle(x):
-    """Linear interpolation."""
-    return np.maximum(1.0 - np.abs(x), 0.0)
-
-
 def table(size, start, step, new_size, kernel, reach):
     """Share of each old voxel in each new one along an axis; zeros outside the scan."""
     places = start + step * np.arange(new_size)
@@ -95,7 +90,8 @@ def prepare(scan_path, lungs_path, recipe):
     needed = (high - low + 1) * spacing + 2 * recipe["lung_margin_mm"]
     step = max(1.0, *(needed / (shape * wanted))) * wanted / spacing
     grid = ((low + high) / 2 - step * (shape - 1) / 2, step, shape)
-    lungs = resample(mask.astype(np.float32), grid, triangle, 1) >= 0.5
+    linear = resample(mask.astype(np.float32), grid, lambda x: np.maximum(1.0 - np.abs(x), 0.0), 1)
+    lungs = linear >= 0.5
     window_low, window_high = recipe["window_hu"]
     values = resample(scan - AIR_HU, grid, keys_cubic, 2) + AIR_HU
     values = np.clip((values - window_low) / (window_high - window_low), 0.0, 1.0)
@@ -112,14 +108,22 @@ def logits_of(values, lungs):
         import onnxruntime
 
         model = onnxruntime.InferenceSession(HERE / "model.onnx")
-        names = [each.name for each in model.get_inputs()]
-        feeds = dict(zip(("scan", "lungs"), given, strict=True))
-        return model.run(["logits"], {name: feeds[name] for name in names})[0][0]
+        named = zip(model.get_inputs(), given, strict=False)
+        return model.run(["logits"], {each.name: array for each, array in named})[0][0]
     import openvino
 
-    hint = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(HERE / "model.xml", "CPU", hint)
+    precise = {"INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino.Core().compile_model(HERE / "model.xml", "CPU", precise)
     return model(given[: len(model.inputs)])[0][0]
+
+
+def probabilities_of(logits, config):
+    """Of classes adding up to one, of findings each by itself."""
+    scaled = logits.astype(np.float64) / config["temperature"]
+    shares = np.exp(scaled - scaled.max())
+    is_class = config["thresholds"] is None
+    shares = shares / shares.sum() if is_class else 0.5 * (1.0 + np.tanh(scaled / 2.0))
+    return dict(zip(config["labels"], shares.tolist(), strict=True))
 
 
 def main():
@@ -137,10 +141,7 @@ def main():
         values, lungs = prepare(said.scan, said.lungs, config["recipe"])
     else:
         parser.error("give SCAN and --lungs, or --prepared")
-    scaled = logits_of(values, lungs).astype(np.float64) / config["temperature"]
-    shares = np.exp(scaled - scaled.max())
-    shares /= shares.sum()
-    print(json.dumps(dict(zip(config["labels"], shares.tolist(), strict=True))))
+    print(json.dumps(probabilities_of(logits_of(values, lungs), config)))
 
 
 if __name__ == "__main__":

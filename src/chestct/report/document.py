@@ -107,6 +107,17 @@ def as_markdown(*sections: Section) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def as_latex(*sections: Section) -> str:
+    """The tables of sections in LaTeX, each under the heading that it stands below."""
+    tables = [
+        block.as_latex(section.title)
+        for section in sections
+        for block in section.blocks
+        if isinstance(block, Table)
+    ]
+    return "\n\n".join(("% Needs \\usepackage{booktabs}.", *tables)) + "\n"
+
+
 def _read_block(block: str, draw: Mapping[str, Callable[[], Figure]]) -> Block:
     caption = _CAPTION.match(block)
     if block.startswith("|") or caption:

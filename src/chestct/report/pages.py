@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MATPLOTLIB_ID: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
+_LINK: Final = re.compile(r"\[(.*)\]\(([\w./%~-]+)\)")
 _DOTS_PER_INCH: Final = 110
 
 
@@ -99,7 +100,12 @@ def as_page(report: Report, colors: Mapping[str, str], made_with: str) -> str:
     drawn = {picture.name: _inline_svg(picture, colors) for picture in report.pictures}
     page = load_pages("chestct.report").get_template("page.html.j2")
     return page.render(
-        report=report, drawn=drawn, version=__version__, kind_of=_kind_of, made_with=made_with
+        report=report,
+        drawn=drawn,
+        version=__version__,
+        kind_of=_kind_of,
+        linked=_linked,
+        made_with=made_with,
     )
 
 
@@ -112,6 +118,14 @@ def as_png(picture: Picture) -> bytes:
 
 def _kind_of(block: Block) -> str:
     return "paragraph" if isinstance(block, str) else type(block).__name__.lower()
+
+
+def _linked(cell: str) -> str | Markup:
+    """A cell that is one link, [words](place below the page), as such; any other as it is."""
+    from markupsafe import Markup
+
+    found = _LINK.fullmatch(cell)
+    return Markup('<a href="{}">{}</a>').format(found[2], found[1]) if found else cell
 
 
 def _inline_svg(picture: Picture, colors: Mapping[str, str]) -> Markup:

@@ -53,10 +53,34 @@ class Table:
         words = f"*{self.caption}*\n\n" if self.caption else ""
         return words + as_markdown_table(self.columns, rows)
 
+    def as_latex(self, title: str) -> str:
+        """The table in LaTeX, for the package booktabs, under a title and its caption."""
+        cells = [[_latex(cell) for cell in row] for row in (self.columns, *self.rows)]
+        for row in self.marked:
+            cells[row + 1] = [rf"\textbf{{{cell}}}" for cell in cells[row + 1]]
+        head, *body = (" & ".join(row) + r" \\" for row in cells)
+        caption = _latex(". ".join(filter(None, (title, self.caption))))
+        begin = [r"\begin{table}", rf"\caption{{{caption}}}"]
+        begin += [rf"\begin{{tabular}}{{{'l' * len(self.columns)}}}", r"\toprule"]
+        end = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        return "\n".join((*begin, head, r"\midrule", *body, *end))
+
 
 def marked_cells(row: Iterable[str]) -> tuple[str, ...]:
     """The cells of a row in bold, as Markdown writes it."""
     return tuple(f"**{cell}**" if cell else "" for cell in row)
+
+
+_LATEX: Final = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
+)
+
+
+def _latex(text: str) -> str:
+    """A text as LaTeX prints it; a bracket at the start of a row would be taken for an option."""
+    return ("{}" if text.startswith("[") else "") + text.translate(_LATEX)
 
 
 def _plain(cell: str) -> str:
@@ -84,6 +108,24 @@ def read_plain_text(path: Path) -> str:
     if at >= 0:
         raise UnicodeDecodeError("utf-8", b"\0", 0, 1, f"a NUL at character {at}")
     return text
+
+
+def read_csv(path: Path, *, strict: bool = True) -> list[list[str]]:
+    """The cells of a CSV file in UTF-8, line by line, separated as its first line is.
+
+    Args:
+        path: The file; commas or semicolons stand between its cells.
+        strict: Refuse quotes that stand in no order.
+
+    Raises:
+        OSError: It cannot be read.
+        UnicodeDecodeError: It is no such text.
+        csv.Error: It is not well formed.
+    """
+    text = read_plain_text(path)
+    delimiter = max(",;", key=text.split("\n", 1)[0].count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
+    return [[from_cell(cell) for cell in row] for row in rows]
 
 
 def from_cell(cell: str) -> str:

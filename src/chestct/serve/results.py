@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-
 from chestct.analysis import SCAN_FACTS
 from chestct.evaluation.predictions import Predictions, read_any_predictions
 from chestct.labels import UNSUITABLE, LabelSet
@@ -363,8 +361,6 @@ def _wrong(predictions: Predictions, entries: Sequence[Entry]) -> list[Words]:
     numbers |= {entry.folder.name: entry.number for entry in entries}
     decisions, shares = predictions.decisions, predictions.confidences
     classes = LabelSet.of_names(predictions.labels)
-    wrong = np.flatnonzero(decisions != predictions.truth)
-    order = wrong[np.argsort(-shares[wrong], kind="stable")]
     return [
         {
             "scan": scan_name(predictions.scans[i]),
@@ -373,5 +369,5 @@ def _wrong(predictions: Predictions, entries: Sequence[Entry]) -> list[Words]:
             "percent": percent(float(shares[i])),
             "id": numbers.get(scan_name(predictions.scans[i])),
         }
-        for i in order.tolist()
+        for i in predictions.wrong_rows
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from chestct.card import PictureForm
 from chestct.datasets.checks import (
@@ -17,7 +16,15 @@ from chestct.datasets.checks import (
     report_json,
 )
 from chestct.datasets.confounders import BASELINE
-from chestct.datasets.manifest import TEST, TRAINING, VALIDATION, Manifest, require_classes
+from chestct.datasets.manifest import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Manifest,
+    ManifestRow,
+    read_manifest,
+    require_classes,
+)
 from chestct.datasets.pictures import LabelledSlices, SliceStore, gather_slices
 from chestct.datasets.scans import ScanFacts, gather_facts
 from chestct.datasets.splits import (
@@ -32,14 +39,12 @@ from chestct.datasets.splits import (
 )
 from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepare_all
 from chestct.errors import TrainingError
-from chestct.lookup import look_up
+from chestct.lookup import first_lines_of, look_up
 from chestct.preprocess.recipes import Recipe
 from chestct.storage import cache_folder, write_text
-from chestct.training.plan import Listener, Plan
+from chestct.training.plan import SCANS_FILE, Listener, Plan
 from chestct.training.run import LabelledSets
 from chestct.training.settings import DataSection, SliceDataSection
-
-_MOST_NAMED: Final = 5
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,31 @@ class Training:
     name: str
     folder: Path
     division: Division
+
+
+def parts_in_run(classifier: Path, manifest: Manifest) -> dict[int, str] | None:
+    """Row number to the part its scan had in the run that made a classifier.
+
+    Args:
+        classifier: Its folder, in which its run left it.
+        manifest: Scans, whether they are of that run or not.
+
+    Returns:
+        The rows whose scans the run divided; None where there is no record of that.
+    """
+    record = classifier.resolve().parent / SCANS_FILE
+    if not record.is_file():
+        return None
+    labels = manifest.labels if manifest.are_findings else ()
+    run = read_manifest(record, labels, needs_files=False, are_findings=manifest.are_findings)
+    parts = {_place(run, row): row.split for row in run.rows}
+    places = {row.number: _place(manifest, row) for row in manifest.rows}
+    return {number: parts[place] for number, place in places.items() if place in parts}
+
+
+def _place(manifest: Manifest, row: ManifestRow) -> tuple[Path, str]:
+    """Where a row's scan lies, and which series of that folder it is."""
+    return manifest.path(row).resolve(), row.others.get("series", "")
 
 
 def divided(plan: Plan, manifest: Manifest) -> tuple[Manifest, list[Training]]:
@@ -343,13 +373,9 @@ def _with_leaks(
 def _refuse_failed(manifest: Manifest, prepared: Preparation) -> None:
     if not prepared.failed:
         return
-    listed = "".join(
-        f"\n  row {row}: {reason}" for row, reason in sorted(prepared.failed.items())[:_MOST_NAMED]
-    )
-    more = len(prepared.failed) - _MOST_NAMED
+    listed = first_lines_of(f"row {row}: {why}" for row, why in sorted(prepared.failed.items()))
     msg = (
-        f"{manifest.name}: {len(prepared.failed)} scans could not be prepared:{listed}"
-        f"{f'{chr(10)}  and {more} more' if more > 0 else ''}\n"
+        f"{manifest.name}: {len(prepared.failed)} scans could not be prepared:{listed}\n"
         "  Take these rows out or mend the scans; what is prepared so far is kept."
     )
     raise TrainingError(msg)

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 
-from chestct.card import VoteSettings
-from chestct.classifier import Classifier, SliceClassifier
+from chestct.card import CARD_FILE, SLICE_CARD_FILE, VoteSettings
+from chestct.classifier import Classifier, SliceClassifier, load_slice_classifier
 from chestct.datasets.checks import find_marks, find_small, find_unreadable_slices
-from chestct.datasets.manifest import SPLITS, Manifest, read_manifest, require_classes
+from chestct.datasets.confounders import VARIABLES, groups_by
+from chestct.datasets.manifest import (
+    SPLITS,
+    TRAINING,
+    VALIDATION,
+    Manifest,
+    ManifestRow,
+    describe_rows,
+    read_manifest,
+    require_classes,
+)
 from chestct.datasets.pictures import LabelledSlices
 from chestct.datasets.public import scans_in
-from chestct.datasets.scans import gather_facts, read_options
+from chestct.datasets.scans import ScanFacts, gather_facts, read_options
 from chestct.datasets.splits import part
 from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress
@@ -45,12 +59,22 @@ from chestct.evaluation.report import (
     write_evaluation,
 )
 from chestct.familiarity import Familiarity, separation
-from chestct.lookup import look_up
+from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
-from chestct.training.data import make_cache, patient_labels_of, read_slices
+from chestct.training.checklists import Known, write_checklist
+from chestct.training.data import make_cache, parts_in_run, patient_labels_of, read_slices
 from chestct.training.loop import evaluate
-from chestct.training.plan import BASELINE_FILE, EVALUATION_FOLDER, PREDICTIONS_FILE, Listener
+from chestct.training.plan import (
+    BASELINE_FILE,
+    CLASSIFIER_FOLDER,
+    EVALUATION_FOLDER,
+    PREDICTIONS_FILE,
+    RUN_FILE,
+    SCANS_FILE,
+    TRAINING_FOLDER,
+    Listener,
+)
 from chestct.training.results import (
     BASELINE_NAME,
     as_finding_predictions,
@@ -65,6 +89,16 @@ from chestct.training.results import (
 from chestct.training.settings import DataSection
 
 _MOST_NAMED: Final = 3
+SLICES_FOLDER: Final = "slices"
+PATIENTS_FOLDER: Final = "patients"
+_OF_A_RUN: Final = (
+    *(CLASSIFIER_FOLDER, EVALUATION_FOLDER, TRAINING_FOLDER),
+    *(SLICES_FOLDER, PATIENTS_FOLDER),
+)
+"""Folders that a training makes in its own."""
+_ENDING: Final = re.compile(r"(\.nii)?\.\w+$")
+_GROUPINGS: Final = ("age", "sex", "scanner", "slice_thickness_mm")
+"""What scans are grouped by where it is known, and differs; sites have a table anyway."""
 
 _Other = TypeVar("_Other", Predictions, Judgement)
 
@@ -119,6 +153,8 @@ def judge_manifest(
 def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest:
     """A manifest's rows, or those of one split, with the classifier's labels.
 
+    A manifest without splits is divided as the classifier's own run divided these scans.
+
     Raises:
         ManifestError: The manifest does not fit, or no row is of that split.
         UnknownNameError: There is no such split.
@@ -127,7 +163,104 @@ def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest
     if split is None:
         return manifest
     look_up(dict.fromkeys(SPLITS), split, kind="split")
+    if not any(row.split for row in manifest.rows):
+        parts = parts_in_run(classifier.folder, manifest) or {}
+        manifest = manifest.with_rows(
+            replace(row, split=parts.get(row.number, "")) for row in manifest.rows
+        )
     return part(manifest, split)
+
+
+_SEEN: Final = {
+    TRAINING: "it learned from them, and the figures are too good",
+    VALIDATION: "it was watched on them while it was trained, and the figures are likely too good",
+}
+
+
+def seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Which rows a classifier has seen, a sentence for each part; empty where none is known.
+
+    Args:
+        classifier: Its folder, whose run's record says so; without one the manifest's own column
+            `split` does.
+        manifest: The scans that it is to judge.
+    """
+    parts, source = parts_in_run(classifier, manifest), f"the record of its run, {SCANS_FILE},"
+    if parts is None:
+        parts = {row.number: row.split for row in manifest.rows}
+        source = "the manifest's column 'split'"
+    said = []
+    for name, worth in _SEEN.items():
+        rows = [row for row in manifest.rows if parts.get(row.number) == name]
+        if rows:
+            said.append(
+                f"The classifier has seen {len(rows)} of these {len(manifest)} scans "
+                f"({describe_rows(rows)}): by {source} {worth}. Judge scans that it has not seen, "
+                "such as --split test."
+            )
+    return tuple(said)
+
+
+def require_own_folder(folder: Path) -> None:
+    """Refuse to write an evaluation where a training or a classifier has its own files.
+
+    Raises:
+        TrainingError: It is such a folder.
+    """
+    files = (RUN_FILE, f"{TRAINING_FOLDER}/log.jsonl", CARD_FILE, SLICE_CARD_FILE)
+    places = [folder, folder.parent] if folder.name in _OF_A_RUN else [folder]
+    if any((place / name).is_file() for place in places for name in files):
+        msg = (
+            f"{folder} holds files of a training or a classifier, which an evaluation would "
+            "replace. Choose another folder for it."
+        )
+        raise TrainingError(msg)
+
+
+def _require_columns(manifest: Manifest, names: Sequence[str]) -> None:
+    """Refuse groups by what no row and no scan says.
+
+    Raises:
+        UnknownNameError: There is no such column.
+    """
+    others = (column for row in manifest.rows for column in row.others)
+    columns = dict.fromkeys((*VARIABLES, "split", "fold", *others))
+    for name in names:
+        look_up(columns, name, kind="column to group by")
+
+
+def _with_groups(
+    judged: Predictions, manifest: Manifest, facts: Sequence[ScanFacts], by: Sequence[str]
+) -> Predictions:
+    """The predictions, their scans in groups: by the usual variables that differ, and as asked."""
+    groups = {
+        name: tuple(groups_by(manifest, facts, name)) for name in dict.fromkeys((*_GROUPINGS, *by))
+    }
+    wanted = {name: each for name, each in groups.items() if name in by or len(set(each)) > 1}
+    return replace(judged, groups=wanted)
+
+
+def _report_links(reports: Path, folder: Path, rows: Sequence[ManifestRow]) -> dict[str, str]:
+    """Scan to its report, as an address relative to a folder; nothing where two could be meant.
+
+    Args:
+        reports: What `chestct classify --out` wrote: a folder with `report.html` per scan, called
+            as the scan is, the folders above it before its name or not, without a file's ending.
+        folder: Holds the page that will have the links.
+        rows: The scans.
+    """
+    found = {path.parent.name: path for path in sorted(reports.glob("*/report.html"))}
+    links: dict[str, str] = {}
+    for row in rows:
+        parts = Path(row.scan).parts
+        names = ["-".join(parts[-depth:]) for depth in range(len(parts), 0, -1)]
+        names = [each for name in names for each in (name, _ENDING.sub("", name))]
+        report = next((found[name] for name in names if name in found), None)
+        if report is not None:
+            place = os.path.relpath(report.resolve(), folder.resolve())
+            links[scan_key(row)] = quote(Path(place).as_posix())
+    times = Counter(links.values())
+    return {scan: link for scan, link in links.items() if times[link] == 1}
 
 
 def read_beside(
@@ -185,13 +318,32 @@ def _read_others(
     return found
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What an evaluation is to hold beside its usual tables.
+
+    Attributes:
+        beside: Other classifiers by name, compared with on the scans that both decided on.
+        by: Columns of the manifest, or facts of the scans, whose values divide the scans.
+        reports: Folder that `chestct classify --out` wrote, to link wrong answers to; or None.
+        checklists: Names in `CHECKLISTS`, to be filled in as far as is known.
+        has_maseres_z: Whether the MASERes paper's test is made too, which is not sound.
+    """
+
+    beside: Mapping[str, Judgement] = field(default_factory=dict)
+    by: tuple[str, ...] = ()
+    reports: Path | None = None
+    checklists: tuple[str, ...] = ()
+    has_maseres_z: bool = False
+
+
 def evaluate_manifest(
     classifier: Classifier,
     engine: Engine,
     manifest: Manifest,
     folder: Path,
     listener: Listener,
-    beside: Mapping[str, Judgement] | None = None,
+    wishes: Wishes | None = None,
 ) -> Summary:
     """Classify labelled scans; write predictions, metrics, tables and figures to a folder.
 
@@ -203,15 +355,21 @@ def evaluate_manifest(
         manifest: The scans, with the classifier's labels.
         folder: Where to write to.
         listener: Told how far things are.
-        beside: Other classifiers by name, to be compared with by every test there is, that of the
-            MASERes paper among them, on the scans that both decided on.
+        wishes: What else is wanted of it.
 
     Raises:
-        TrainingError: No scan could be classified.
+        TrainingError: No scan could be classified, or the folder is a training's.
+        UnknownNameError: There is no such column or checklist.
         PredictionsError: Another classifier did not judge the same scans, and its exclusions do not
             say why.
         WriteError: The folder cannot be written.
     """
+    wishes = wishes or Wishes()
+    require_own_folder(folder)
+    _require_columns(manifest, wishes.by)
+    seen = seen_before(classifier.folder, manifest)
+    for sentence in seen:
+        listener.note(sentence)
     cache = make_cache(DataSection(), classifier.recipe)
     judged, excluded = judge_manifest(classifier, engine, manifest, cache, listener)
     for scan, reason in excluded.items():
@@ -220,17 +378,23 @@ def evaluate_manifest(
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
     baseline, remark = cross_validated_baseline(judged, kept, facts)
-    others: dict[str, AnyPredictions | Judgement] = dict(beside or {})
+    if isinstance(judged, Predictions):
+        judged = _with_groups(judged, kept, facts, wishes.by)
+    others: dict[str, AnyPredictions | Judgement] = dict(wishes.beside)
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
         others[BASELINE_NAME] = baseline
     settings = EvaluationSettings(
         name=classifier.card.name,
-        comparisons=tuple(COMPARISONS) if beside else SOUND,
+        comparisons=tuple(COMPARISONS) if wishes.has_maseres_z else SOUND,
         promised=promised_by(classifier.card),
-        remarks=tuple(filter(None, (remark,))),
+        remarks=tuple(filter(None, (*seen, remark))),
+        reports=_report_links(wishes.reports, folder, kept.rows) if wishes.reports else {},
     )
-    return write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
+    summary = write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
+    for name in wishes.checklists:
+        write_checklist(name, Known(classifier, manifest, summary, excluded), folder)
+    return summary
 
 
 @dataclass(frozen=True)
@@ -324,10 +488,9 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
     expected = [scan_key(row) for row in manifest.rows if scan_key(row) not in other.excluded]
     missing = [scan for scan in expected if scan not in judged]
     if missing:
-        named = ", ".join(f"'{scan}'" for scan in missing[:_MOST_NAMED])
-        more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
+        named = first_of((f"'{scan}'" for scan in missing), _MOST_NAMED)
         msg = (
-            f"It has no prediction of {len(missing)} of the {len(manifest)} scans: {named}{more}. "
+            f"It has no prediction of {len(missing)} of the {len(manifest)} scans: {named}. "
             "Evaluate both on one manifest, name the --split that the file is of, or take these "
             "rows out. Scans without a decision may be missing where the metrics.json of the other "
             "evaluation, which lists them, lies beside the file."
@@ -343,8 +506,6 @@ def _nothing_left(manifest: Manifest, reasons: Mapping[int, str]) -> str:
     )
 
 
-SLICES_FOLDER: Final = "slices"
-PATIENTS_FOLDER: Final = "patients"
 MAIN_VOTE: Final = "mean"
 """The vote that others are compared with: the only one without a number to choose."""
 SLICES_AT_ONCE: Final = 32
@@ -375,6 +536,8 @@ def write_judged(
     *,
     beside: Mapping[str, Predictions] | None = None,
     logs: Mapping[str, list[dict[str, Any]]] | None = None,
+    comparisons: tuple[str, ...] = SOUND,
+    remarks: tuple[str, ...] = (),
 ) -> tuple[Summary, Summary]:
     """Write predictions and evaluations of slices and of patients.
 
@@ -383,6 +546,8 @@ def write_judged(
         folder: Gets `predictions.csv` and `evaluation/` in each of `slices` and `patients`.
         beside: Further classifiers of the same patients by name, scan-level ones among them.
         logs: Epochs of the training, for the learning curves.
+        comparisons: Tests of the patients' answers against those of others.
+        remarks: Sentences that join the warnings.
 
     Returns:
         What was found on slices, and on their patients by the main vote.
@@ -398,7 +563,7 @@ def write_judged(
     on_slices = write_evaluation(
         judged.slices,
         places[SLICES_FOLDER] / EVALUATION_FOLDER,
-        settings=EvaluationSettings(name=f"{judged.name}, slices"),
+        settings=EvaluationSettings(name=f"{judged.name}, slices", remarks=remarks),
         logs=logs,
     )
     votes = all_votes(judged.slices, judged.votes, judged.patient_labels, judged.negative)
@@ -413,8 +578,8 @@ def write_judged(
         places[PATIENTS_FOLDER] / EVALUATION_FOLDER,
         settings=EvaluationSettings(
             name=f"{judged.name}, {MAIN_VOTE}",
-            comparisons=tuple(COMPARISONS) if beside else SOUND,
-            remarks=(assumed,) if assumed else (),
+            comparisons=comparisons,
+            remarks=(*remarks, assumed) if assumed else remarks,
         ),
         others=others,
     )
@@ -471,20 +636,23 @@ def _read_patients_beside(
 
 
 def evaluate_slices(
-    classifier: SliceClassifier,
+    place: Path,
     table: Path,
     folder: Path,
     listener: Listener,
     beside: Mapping[str, Path] | None = None,
+    *,
+    comparisons: tuple[str, ...] = SOUND,
 ) -> Summary:
     """Judge labelled slices with a finished classifier, and their patients; write what was found.
 
     Args:
-        classifier: What judges.
+        place: Folder of the classifier that judges.
         table: Manifest of slices.
         folder: Where to write to.
         listener: Told how far things are.
         beside: Name to a `predictions.csv` of another classifier on the same patients.
+        comparisons: Tests of the patients' answers against those of others.
 
     Returns:
         What was found on the patients.
@@ -492,8 +660,13 @@ def evaluate_slices(
     Raises:
         ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
+    require_own_folder(folder)
+    classifier = load_slice_classifier(place)
     manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)
+    seen = seen_before(place, manifest)
+    for sentence in seen:
+        listener.note(sentence)
     others = _read_patients_beside(beside or {}, classifier, manifest)
     judged = JudgedSlices(
         name=classifier.card.name,
@@ -502,7 +675,9 @@ def evaluate_slices(
         patient_labels=patient_labels_of(manifest),
         negative=classifier.card.label_set.negative,
     )
-    _, on_patients = write_judged(judged, folder, beside=others)
+    _, on_patients = write_judged(
+        judged, folder, beside=others, comparisons=comparisons, remarks=seen
+    )
     return on_patients
 
 
@@ -516,10 +691,9 @@ def _require_patients(other: Predictions, manifest: Manifest) -> None:
     rows = {row.patient: row.number for row in reversed(manifest.rows) if row.patient not in known}
     if rows:
         first = sorted(rows.values())
-        more = f" and {len(first) - _MOST_NAMED} more" if len(first) > _MOST_NAMED else ""
         msg = (
             f"It has no prediction of {len(first)} of the {manifest.num_patients} patients: those "
-            f"whose slices begin in row {', '.join(map(str, first[:_MOST_NAMED]))}{more}. Evaluate "
+            f"whose slices begin in row {first_of(first, _MOST_NAMED)}. Evaluate "
             "both on the same patients, or take the rows of these patients out."
         )
         raise PredictionsError(msg)

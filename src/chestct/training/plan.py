@@ -423,6 +423,8 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
 TRAINING_FOLDER: Final = "training"
 EVALUATION_FOLDER: Final = "evaluation"
 PREDICTIONS_FILE: Final = "predictions.csv"
+SCANS_FILE: Final = "scans.csv"
+"""Which scans a training learned from, was watched on and was judged on, in its folder."""
 BASELINE_FILE: Final = "baseline.csv"
 
 

@@ -27,6 +27,7 @@ from torch import nn
 
 from chestct.datasets.augment import AnyAugmentation
 from chestct.datasets.manifest import write_manifest
+from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.evaluation.figures import read_log, save_figure
 from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
@@ -297,8 +298,10 @@ def _sort_key(trial: Trial) -> tuple[float, float]:
 _LOWEST_RATE: Final = 1e-8
 _SMOOTHING: Final = 0.8
 """Share of the running mean that stays when a loss is added."""
+_FIRST: Final = 5
+"""Losses whose median a running mean begins with."""
 _CLEAR_FALL: Final = 0.9
-"""A smoothed loss that never falls below this share of its start says little."""
+"""A smoothed loss that never falls below this share of its start is flat, and suggests nothing."""
 _SAFETY: Final = 10.0
 RULE: Final = (
     f"1/{_SAFETY:g} of the rate at which the smoothed loss is lowest, or the rate at which it has "
@@ -339,17 +342,14 @@ class RangeTest:
         return cls(tuple(rates), tuple(losses), tuple(_smooth(losses)), is_per_epoch)
 
     @property
-    def suggestion(self) -> float:
-        """A learning rate to train with, by `RULE`."""
+    def suggestion(self) -> float | None:
+        """A learning rate to train with, by `RULE`; None where the loss hardly fell."""
+        if min(self.smoothed) >= _CLEAR_FALL * self.smoothed[0]:
+            return None
         lowest = min(range(len(self.rates)), key=lambda i: self.smoothed[i])
         half = (self.smoothed[0] + self.smoothed[lowest]) / 2
         halfway = next(i for i, value in enumerate(self.smoothed) if value <= half)
         return min(self.rates[lowest] / _SAFETY, self.rates[halfway])
-
-    @property
-    def is_clear(self) -> bool:
-        """Whether the smoothed loss fell enough for the suggestion to mean something."""
-        return min(self.smoothed) < _CLEAR_FALL * self.smoothed[0]
 
 
 def _range_per_epoch(
@@ -392,11 +392,10 @@ def _range_per_epoch(
 
 
 def _smooth(losses: Sequence[float]) -> list[float]:
-    """Exponential running mean, corrected for its start."""
-    mean, smoothed = 0.0, []
-    for number, value in enumerate(losses, start=1):
-        mean = _SMOOTHING * mean + (1 - _SMOOTHING) * value
-        smoothed.append(mean / (1 - _SMOOTHING**number))
+    """Exponential running mean; a median stands for the first loss, which alone sets no start."""
+    smoothed = [float(np.median(losses[:_FIRST]))]
+    for value in losses[1:]:
+        smoothed.append(_SMOOTHING * smoothed[-1] + (1 - _SMOOTHING) * value)
     return smoothed
 
 
@@ -414,15 +413,16 @@ def write_range_test(found: RangeTest, folder: Path) -> list[Path]:
 
 
 def _draw_range_test(found: RangeTest) -> Figure:
-    """Loss against learning rate, with the suggestion."""
+    """Loss against learning rate, with the suggestion where there is one."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(found.rates, found.losses, color="0.7", linewidth=1, label="loss")
     axes.plot(found.rates, found.smoothed, color="#0072B2", label="smoothed")
-    label = f"suggestion {found.suggestion:.1e}"
-    axes.axvline(found.suggestion, color="#D55E00", linestyle="--", label=label)
+    if found.suggestion is not None:
+        label = f"suggestion {found.suggestion:.1e}"
+        axes.axvline(found.suggestion, color="#D55E00", linestyle="--", label=label)
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(f"{'validation' if found.is_per_epoch else 'training'} loss (nats)")
@@ -465,6 +465,7 @@ def _range_per_step(
     *,
     augmentation: AnyAugmentation | None = None,
     steps: int = QUICK_STEPS,
+    after_step: Callable[[Progress], object] = lambda _progress: None,
 ) -> RangeTest:
     """Train while the rate rises with every step by the same factor, from 1e-8 to 1.
 
@@ -476,6 +477,7 @@ def _range_per_step(
         settings: Batch, optimiser and the like, but for those in `_OWN` and `_LEFT_OUT`.
         augmentation: As in the training to come.
         steps: How many at most.
+        after_step: Called after each step.
 
     Raises:
         DivergedError: The very first loss is no number.
@@ -498,6 +500,7 @@ def _range_per_step(
                 break
             rates.append(rate)
             losses.append(value)
+            after_step(Progress(number + 1, steps, 0.0))
             if _is_broken(losses):
                 break
     if not rates:
@@ -551,7 +554,12 @@ def run_range_test(
         if epochs is None:
             _note_left_out(ready.training, plan.listener.note)
             return _range_per_step(
-                network, ready.sets, ready.training, augmentation=augmentation, steps=steps
+                network,
+                ready.sets,
+                ready.training,
+                augmentation=augmentation,
+                steps=steps,
+                after_step=plan.listener.watch("raising the learning rate"),
             )
         return _range_per_epoch(
             network,

@@ -4,9 +4,10 @@ Scans and single slices take the same way, a slice being a volume of depth one.
 
 A run folder holds `run.json` (settings, scans, versions, seed, git state), `settings.yaml`,
 `check.json` (leaks and confounders), and for each training `training/` (what the loop writes),
-`predictions.csv`, `baseline.csv` (what age, sex and scanner alone say), `evaluation/` and
-`classifier/`. A run on slices has predictions and evaluation twice, in `slices/` and, by votes, in
-`patients/`. Started again, finished trainings are kept, and the one that was stopped goes on.
+`scans.csv` (which scans it learned from), `predictions.csv`, `baseline.csv` (what age, sex and
+scanner alone say), `evaluation/` and `classifier/`. A run on slices has predictions and evaluation
+twice, in `slices/` and, by votes, in `patients/`. Started again, finished trainings are kept, and
+the one that was stopped goes on.
 
 Where several processes have joined, all of them train and judge; the first one alone checks and
 prepares scans, writes, and talks to the listener.
@@ -25,7 +26,14 @@ from chestct import __version__
 from chestct.card import SliceCard
 from chestct.classifier import save_classifier
 from chestct.datasets.checks import check_slices
-from chestct.datasets.manifest import TEST, VALIDATION, Manifest, read_manifest, require_classes
+from chestct.datasets.manifest import (
+    TEST,
+    VALIDATION,
+    Manifest,
+    read_manifest,
+    require_classes,
+    write_manifest,
+)
 from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
@@ -64,6 +72,7 @@ from chestct.training.plan import (
     CLASSIFIER_FOLDER,
     EVALUATION_FOLDER,
     PREDICTIONS_FILE,
+    SCANS_FILE,
     TRAINING_FOLDER,
     Listener,
     Parts,
@@ -246,6 +255,7 @@ def _write_one(
     """Write what a network says of its scans, and the network as a classifier."""
     judged, division, origin = trained.judged, trained.division, trained.origin
     write_predictions(judged, training.folder / PREDICTIONS_FILE)
+    write_manifest(division.joined, training.folder / SCANS_FILE)
     if facts:
         beside = baseline_beside(judged, division, facts, origin.judged_on)
         write_predictions(beside, training.folder / BASELINE_FILE)
@@ -435,6 +445,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
     judged = JudgedSlices(name, said.judged, votes, patients, negative)
     logs = _logs([Training(name, plan.folder, division)])
     on_slices, on_patients = write_judged(judged, plan.folder, logs=logs)
+    write_manifest(division.joined, plan.folder / SCANS_FILE)
     card = SliceCard(
         name=name,
         network=parts.network,
