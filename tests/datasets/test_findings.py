@@ -72,7 +72,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "labels", "words"),
     [
-        ("maybe,no", (), "scans.csv, row 2: 'maybe' in the column 'finding_emphysema' is neither"),
+        ("maybe,no", (), "scans.csv, row 2, column 'finding_emphysema': 'maybe' is neither"),
         (",", (), "row 2: nothing is known of any finding (emphysema, nodule). Take the row out."),
         ("1,0", ("emphysema", "nodul"), "no column 'finding_nodul'. There is no finding 'nodul'."),
     ],
@@ -202,7 +202,7 @@ def test_an_unknown_finding_is_named_before_a_scan_is_read(tmp_path: Path) -> No
         joined(tmp_path, "VolumeName,Emphysma,nodule\nv1.nii.gz,1,0\n")
     assert "table.csv has no column for the finding 'emphysema'" in str(error.value)
     assert "Did you mean 'Emphysma'?" in str(error.value)
-    with pytest.raises(ManifestError, match="row 2: '2' in the column 'Emphysema' is neither"):
+    with pytest.raises(ManifestError, match="row 2, column 'Emphysema': '2' is neither"):
         joined(tmp_path, "VolumeName,Emphysema,nodule\nv1.nii.gz,2,0\n")
 
 
