@@ -116,7 +116,7 @@ def test_settings_of_findings_are_read_as_they_were_written_and_those_of_classes
     names = [line.split(":")[0] for line in of_classes.splitlines() if line[0].isalpha()]
     assert names == [
         "labels", "classes", "network", "recipe", "data", "augmentation", "training", "abstention",
-        "tracking",
+        "explanation", "tracking",
     ]  # fmt: skip
 
 
