@@ -364,7 +364,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _refuse_other(there: Mapping[str, Any], wanted: Mapping[str, Any], out: Path) -> None:
     """Refuse to go on with something else; how it is shared out may differ."""
-    first, second = ({**record["settings"], **record} for record in (there, wanted))
+    # What was written came back from JSON, which knows lists only.
+    records = (there, json.loads(json.dumps(wanted)))
+    first, second = ({**record["settings"], **record} for record in records)
     free = ("settings", "shard", "lease_s", "umask")
     names = {"tasks_sha256": "scans", "num_tasks": "scans", "version": "version of chestct"}
     differing = {
