@@ -65,8 +65,8 @@ def write_scans(folder: Path) -> None:
     for number in range(NUM_SCANS):
         thin, ball = truth_of(number)
         voxels = np.where(lungs, -950 if thin else -750, plain.voxels)
-        voxels = np.where((far < 45.0**2) & lungs & ball, -300, voxels)
-        voxels = np.clip(voxels + rng.normal(0, 8, voxels.shape), -1024, 3000)
+        voxels = np.where((far < 45.0**2) & lungs & ball, 0, voxels)
+        voxels = np.clip(voxels + rng.normal(0, 20, voxels.shape), -1024, 3000)
         scan = plain.with_voxels(voxels.round().astype(np.int16))
         write_dicom_series(scan, folder / f"P{number + 1}" / "CT", uid_seed=number)
 
@@ -215,7 +215,7 @@ def test_a_finding_that_there_is_not_is_named_before_anything_is_done(
     study: Study, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = ("classify", study.scans / "P1", "--classifier", study.classifier)
-    said = study.refused(capsys, *ask, "--finding", "nodul", "--explain")
+    said = study.refused(capsys, *ask, "--finding", "nodul", "--explain", "--out", study.results)
     assert "There is no finding 'nodul'. Did you mean 'nodule'?" in said
     audit = ("audit-model", study.scans / "P1", "--classifier", study.classifier)
     assert "Name it with --finding: emphysema, nodule." in study.refused(capsys, *audit)

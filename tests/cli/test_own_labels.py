@@ -44,6 +44,7 @@ recipe:
 training: {epochs: 1, batch_size: 4, learning_rate: 0.003, seed: 3}
 """
 FOREIGN = re.compile(r"covid|pneumonia|\bcap\b", re.IGNORECASE)
+PICTURE = re.compile(r"(?<=;base64,)[A-Za-z0-9+/=]+")
 
 
 class Study:
@@ -177,7 +178,9 @@ def test_nothing_speaks_of_the_diseases_of_the_shipped_classifier(study: Study) 
     files = [path for path in study.folder.rglob("*") if path.is_file()]
     named = [path for path in files if path.suffix in texts]
     assert {".html", ".json", ".md", ".csv"} <= {path.suffix for path in named}
-    spoken = {path: FOREIGN.search(path.read_text(encoding="utf-8")) for path in named}
+    # Pictures within a page are letters by chance.
+    words = {path: PICTURE.sub("", path.read_text(encoding="utf-8")) for path in named}
+    spoken = {path: FOREIGN.search(text) for path, text in words.items()}
     spoken |= {
         path: FOREIGN.search(str(pydicom.dcmread(path, stop_before_pixels=True)))
         for path in study.results.rglob("*.dcm")
