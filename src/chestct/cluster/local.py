@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Final
 
 from chestct.cluster import WorkerEnd
 from chestct.cluster.job import ClusterError
 from chestct.datasets.workers import end_with_parent, interrupts_held_back
 from chestct.errors import ChestCTError, kind_of
 from chestct.library_warnings import rephrase_from_now_on, shows_own_words
+
+_ENDS_WITHIN_S: Final = 30.0
 
 
 class LocalCrew:
@@ -58,8 +62,12 @@ class LocalCrew:
     def stop(self) -> None:
         """End those that are left; what they were at is done by others, or another time."""
         for process in self._running:
-            process.kill()
+            process.terminate()
+        # A training writes its state first.
+        until = time.monotonic() + _ENDS_WITHIN_S
         for process in self._running:
+            process.join(max(0.0, until - time.monotonic()))
+            process.kill()
             process.join()
         self._running.clear()
 
