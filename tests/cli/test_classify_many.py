@@ -198,6 +198,7 @@ def test_a_reader_that_never_returns_costs_its_scan_alone(
         (("--executor", "slrum"), "Did you mean 'slurm'?"),
         (("--executor-option", "address"), "--executor-option is KEY=VALUE"),
         (("--executor-option", "partition=gpu"), "'local' has no option 'partition'"),
+        (("--executor-option", "gpus=first"), "Expected numbers: gpus=0,1"),
         (("--lungs", "mask.nii"), "Name masks in the manifest's column 'lungs'"),
         (("other.nii",), "Name scans or a --manifest, not both"),
         (("--executor", "ray", "--executor-option", "adress=a:1"), "no option 'adress'"),

@@ -3,7 +3,8 @@
     python counting.py OUT NUM SHARD LEASE_S WORKERS SECONDS [EXECUTOR [KEY=VALUE ...]]
 
 What a scan does stands in its path: "kill" ends the process, "fail" fails, "hang" is never read and
-"block" neither, while nothing else of the process gets a turn; all others are counted.
+"block" neither, while nothing else of the process gets a turn, "gpu" says which GPU is seen; all
+others are counted.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Count:
                 threading.Event().wait()
             if task["path"] == "block":
                 sum(range(10**15))
-            if task["path"] == "fail":
+            if task["path"] == "gpu":
+                seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+                yield Row((task["name"], task["path"], seen), task["name"])
+            elif task["path"] == "fail":
                 yield self.failed(task, "it failed")
             else:
                 yield Row((task["name"], task["path"], str(int(task["name"]) ** 2)), task["name"])

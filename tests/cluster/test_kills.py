@@ -84,6 +84,13 @@ def test_scans_that_never_end_fail_alone_and_cost_no_lease(start: Start, tmp_pat
     assert time.monotonic() - started < 60.0
 
 
+def test_processes_see_the_gpus_that_are_handed_out(start: Start, tmp_path: Path) -> None:
+    driver = start(tmp_path, 1, 1, 60.0, 1, 0.0, "local", "gpus=5,3", ODD="at_0=gpu")
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    assert rows_of(tmp_path) == ["0,gpu,5"]
+
+
 def test_a_second_driver_on_the_same_results_is_refused(start: Start, tmp_path: Path) -> None:
     first = start(tmp_path, 40, 1, 2.0, 1, 1.0)
     while not (tmp_path / ".batch" / "job.json").exists():
