@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from chestct.analysis import SCAN_FACTS
 from chestct.writers.json_report import ResultDocument
-from chestct.writers.prepared_report import _prepared_record
+from chestct.writers.preview import _prepared_record
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "result_schema.md"
 
