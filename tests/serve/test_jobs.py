@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import serve_workers
 
+from chestct.errors import ChestCTError
 from chestct.serve import jobs as jobs_module
-from chestct.serve.jobs import Job, Jobs, Order, TooManyError
+from chestct.serve.jobs import Job, Jobs, Order
 
 
 def order(folder: Path, name: str = "scan") -> Order:
@@ -131,14 +132,14 @@ def test_a_scan_that_is_refused_says_why(tmp_path: Path) -> None:
 
 
 def test_a_full_queue_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs_module, "MOST_WAITING", 2)
+    monkeypatch.setattr(jobs_module, "_MOST_WAITING", 2)
 
     async def add_three() -> None:
         jobs = Jobs(serve_workers.answer_at_once)
         for name in ("first", "second", "third"):
             await jobs.add(name, order(tmp_path))
 
-    with pytest.raises(TooManyError, match="2 scans are waiting"):
+    with pytest.raises(ChestCTError, match="2 scans are waiting"):
         asyncio.run(add_three())
 
 

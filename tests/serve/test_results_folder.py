@@ -13,11 +13,12 @@ from analyses import make_unsuitable
 from explained import make_explained
 
 from chestct.datasets.reader_labels import Rule, agree_on, read_readings
+from chestct.errors import ChestCTError
 from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.result import UNLIKE
 from chestct.serve.jobs import free_folder
-from chestct.serve.readings import Reading, ReadingError, Readings
+from chestct.serve.readings import Reading, Readings
 from chestct.serve.results import (
     Results,
     doubt_of,
@@ -216,13 +217,13 @@ def test_a_reader_who_changes_their_mind_has_said_one_thing(tmp_path: Path) -> N
 )
 def test_what_no_reader_says_is_refused(tmp_path: Path, reading: Reading, words: str) -> None:
     readings = Readings(tmp_path / "readers.csv")
-    with pytest.raises(ReadingError, match=words):
+    with pytest.raises(ChestCTError, match=words):
         readings.add("p01", "CAP", reading, ())
     assert not readings.file.exists()
 
 
 def test_another_table_of_this_name_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "readers.csv").write_text("something,else\n1,2\n")
-    with pytest.raises(ReadingError, match="no table of readers"):
+    with pytest.raises(ChestCTError, match="no table of readers"):
         Readings(tmp_path / "readers.csv").add("p", "CAP", Reading("anna", "right", "CAP"), ())
     assert (tmp_path / "readers.csv").read_text() == "something,else\n1,2\n"

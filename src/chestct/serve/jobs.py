@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from chestct.volume import Volume
     from chestct.writers import WriteOptions
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
+_State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
-MOST_WAITING: Final = 200
+_MOST_WAITING: Final = 200
 _MOST_KEPT: Final = 300
 _PATIENCE_S: Final = 5.0
 _QUIET_S: Final = 15.0
@@ -122,7 +122,7 @@ class Job:
     number: str
     name: str
     order: Order
-    state: State = "waiting"
+    state: _State = "waiting"
     stage: str = "waiting"
     step: tuple[int, int] | None = None
     folder: str = ""
@@ -139,10 +139,6 @@ class Job:
 def copy_name(pixel_sha256: str) -> str:
     """What the viewing copy of a scan is called."""
     return pixel_sha256[:32]
-
-
-class TooManyError(ChestCTError):
-    """The queue is full."""
 
 
 class Jobs:
@@ -181,11 +177,11 @@ class Jobs:
         """Put a scan at the end of the queue.
 
         Raises:
-            TooManyError: Too many are waiting.
+            ChestCTError: Too many are waiting.
         """
-        if len(self._waiting) >= MOST_WAITING:
-            msg = f"{MOST_WAITING} scans are waiting already. Wait until some are done."
-            raise TooManyError(msg)
+        if len(self._waiting) >= _MOST_WAITING:
+            msg = f"{_MOST_WAITING} scans are waiting already. Wait until some are done."
+            raise ChestCTError(msg)
         job = Job(secrets.token_hex(8), name, order)
         self._waiting.append(job.number)
         await self._set(job)

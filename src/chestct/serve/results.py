@@ -23,10 +23,11 @@ from chestct.result import UNLIKE
 from chestct.writers import OUTPUTS, WRITERS
 from chestct.writers.json_report import ResultDocument
 from chestct.writers.wording import (
-    METHOD_NAMES,
-    PROVENANCE_NAMES,
+    method_words,
+    named,
     percent,
     probability_words,
+    provenance_words,
 )
 
 _RESULT_FILE: Final = "result.json"
@@ -233,8 +234,8 @@ def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words
         "warnings": document.warnings,
         "notice": document.notice,
         "figures": _figures(document),
-        "facts": _named(document.scan_facts, SCAN_FACTS),
-        "provenance": _provenance(document),
+        "facts": named(document.scan_facts, SCAN_FACTS),
+        "provenance": provenance_words(document.provenance.model_dump()),
         "slices": document.analysed_slices.model_dump(),
         "evidence": _evidence(document),
         "not_written": document.not_written,
@@ -271,11 +272,9 @@ def _evidence(document: ResultDocument) -> Words | None:
     if explained is None:
         return None
     classes = _classes(document)
-    method = METHOD_NAMES.get(explained.method, explained.method)
-    where = f"{method} at {explained.layer}" if explained.layer else method
     return {
         "words": f"Evidence for “{classes.words(explained.label)}”",
-        "method": where,
+        "method": method_words(explained.method, explained.layer),
         "threshold": explained.threshold,
         "is_disease": classes.is_finding(explained.label),
         "by_slice": explained.by_slice,
@@ -283,19 +282,6 @@ def _evidence(document: ResultDocument) -> Words | None:
         "hottest": None if explained.hottest is None else explained.hottest.model_dump(),
         "shares": {region: percent(share) for region, share in explained.shares.items()},
     }
-
-
-def _provenance(document: ResultDocument) -> list[list[str]]:
-    said = document.provenance.model_dump()
-    temperature = said["temperature"]
-    said["temperature"] = "none fitted" if temperature == 1.0 else f"{temperature:.4g}"
-    said["lungs_are_given"] = "a mask that was given" if said["lungs_are_given"] else None
-    return _named(said, PROVENANCE_NAMES)
-
-
-def _named(values: Mapping[str, object], names: Mapping[str, str]) -> list[list[str]]:
-    """The values that have a name, in the order of the names, under their names."""
-    return [[names[key], str(values[key])] for key in names if values.get(key) is not None]
 
 
 def scans_below(folder: Path) -> dict[str, list[Path]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
-PROVENANCE_NAMES: Final[dict[str, str]] = {
+_PROVENANCE_NAMES: Final[dict[str, str]] = {
     "classifier": "Classifier",
     "classifier_version": "Classifier version",
     "trained_on": "Trained on",
@@ -21,7 +22,7 @@ PROVENANCE_NAMES: Final[dict[str, str]] = {
 }
 """Fields of a result's provenance, in the order they are shown, and their names in words."""
 
-METHOD_NAMES: Final[dict[str, str]] = {
+_METHOD_NAMES: Final[dict[str, str]] = {
     "gradcam": "Grad-CAM",
     "gradcam++": "Grad-CAM++",
     "layercam": "LayerCAM",
@@ -36,6 +37,28 @@ CLASSLESS_METHODS: Final[dict[str, str]] = {
     "attention": "how much attention the network paid to each place",
 }
 """Those of them that look the same for every class, and what their colour shows."""
+
+
+def named(values: Mapping[str, object], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The values that have a name, in the order of the names, under their names."""
+    return [(names[key], str(values[key])) for key in names if values.get(key) is not None]
+
+
+def provenance_words(provenance: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The fields of a result's provenance in words, under their names."""
+    temperature = provenance["temperature"]
+    said = {
+        **provenance,
+        "temperature": "none fitted" if temperature == 1.0 else f"{temperature:.4g}",
+        "lungs_are_given": "a mask that was given" if provenance["lungs_are_given"] else None,
+    }
+    return named(said, _PROVENANCE_NAMES)
+
+
+def method_words(method: str, layer: str | None = None) -> str:
+    """How a map was made: "Grad-CAM at layer4"."""
+    name = _METHOD_NAMES.get(method, method)
+    return f"{name} at {layer}" if layer else name
 
 
 def percent(share: float) -> str:
