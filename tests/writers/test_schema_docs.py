@@ -34,7 +34,7 @@ def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def test_every_field_of_the_result_is_documented_in_order() -> None:
-    assert documented("result.json, schema 2.2") == field_names(ResultDocument)
+    assert documented("result.json, schema 2.3") == field_names(ResultDocument)
 
 
 def test_every_fact_is_documented_in_order() -> None:

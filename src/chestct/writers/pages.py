@@ -32,12 +32,14 @@ from chestct.writers.evidence import (
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
 from chestct.writers.wording import (
     CLASSLESS_METHODS,
+    bars_of,
     count,
+    eyebrow_words,
     is_trained_on_simulation,
+    meaning_words,
     method_words,
     named,
     percent,
-    probability_words,
     provenance_words,
 )
 
@@ -66,9 +68,9 @@ def _render_report(analysis: ScanAnalysis) -> str:
             percent=percent,
             short_notice=NOT_FOR_CLINICAL_USE,
             verdict=result.verdict,
-            bars=_bars(result),
-            meaning=(_APART if result.findings else "")
-            + probability_words(result.provenance.temperature),
+            eyebrow=eyebrow_words(result),
+            bars=bars_of(result),
+            meaning=meaning_words(result),
             range_words=_range_words(result, scene),
             curve=_area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
             figures=_figures(analysis),
@@ -97,28 +99,6 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
     maker = PictureMaker(scene, explained.summary.threshold)
     evidence = _evidence_section(analysis, explained, maker)
     return {"evidence": evidence, "axial": evidence["strip"], "planes": evidence["planes"]}
-
-
-def _bars(result: ScanResult) -> list[dict[str, object]]:
-    return [
-        {
-            "words": result.label_set.words(label) + _from_words(result, label),
-            "color": result.label_set.of(label).color,
-            "percent": percent(share),
-            "width": f"{share * 100:.2f}",
-            "is_decision": label in result.called,
-        }
-        for label, share in result.probabilities.items()
-    ]
-
-
-_APART: Final = "Each finding has a probability of its own; they do not add up to 100 %. "
-
-
-def _from_words(result: ScanResult, label: str) -> str:
-    """From which probability on a finding is called present; nothing of a class."""
-    found = result.findings.get(label)
-    return "" if found is None else f" (present from {percent(found.threshold)})"
 
 
 def _range_words(result: ScanResult, scene: Scene) -> str:
