@@ -42,3 +42,16 @@ def refuse(pipe: Connection) -> None:
     while True:
         pipe.recv()
         pipe.send(Event("failed", "This is no scan."))
+
+
+SERIES = {"1.1": "4 slices, 2 mm", "1.2": '4 slices, 2 mm, kernel "B31f"'}
+
+
+def ask_which(pipe: Connection) -> None:
+    """Every order could be one of two series, until it says which."""
+    while True:
+        order = pipe.recv()
+        if order.series is None:
+            pipe.send(Event("undecided", "It holds 2 series.", series=SERIES))
+        else:
+            pipe.send(Event("done"))

@@ -31,7 +31,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
 from chestct.readers.masks import read_lungs
 from chestct.writers.nifti import write_nifti
-from chestct.writers.prepared_report import write_prepared
+from chestct.writers.preview import write_prepared
 
 SMALL: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "roi_resnet18": ({"width": 4, "gating": "all"}, (36, 33, 40)),

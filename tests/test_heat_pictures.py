@@ -9,8 +9,8 @@ from explained import HOT_SLICE, THRESHOLD, make_explained, scan_heat
 
 from chestct.explain.explanation import HeatMap
 from chestct.heat_pictures import (
+    _LINE_COLOR,
     HEAT_LEVELS,
-    LINE_COLOR,
     LINE_LEVELS,
     draw_heat,
     heat_color,
@@ -94,7 +94,7 @@ def test_a_white_line_runs_around_the_hot_lung_only() -> None:
         np.zeros((*has_line.shape, 3), dtype=np.uint8),
         draw_heat(scene, "axial", HOT_SLICE, 400, THRESHOLD),
     )
-    assert outlined[has_line].max(axis=0).tolist() == pytest.approx(LINE_COLOR, abs=30)
+    assert outlined[has_line].max(axis=0).tolist() == pytest.approx(_LINE_COLOR, abs=30)
 
 
 def test_what_was_not_analysed_has_no_color_and_is_hatched() -> None:

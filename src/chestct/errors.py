@@ -7,6 +7,7 @@ errors are not in this family: they stay `ValueError`, `TypeError` and the like.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 _UNPRINTABLE: Final = re.compile(
@@ -55,6 +56,18 @@ class ChestCTError(Exception):
 
 class ReadError(ChestCTError):
     """A scan could not be read, or should not be read without an explicit permission."""
+
+
+class SeveralSeriesError(ReadError):
+    """A folder holds several series that could be meant.
+
+    Attributes:
+        series: What names each series to a reader, to what tells it apart.
+    """
+
+    def __init__(self, message: str, series: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.series = dict(series or {})
 
 
 class GridError(ChestCTError):

@@ -18,12 +18,12 @@ from chestct.pictures import RGB, Color, Plane, Scene, cut, picture_height
 
 HEAT_LEVELS: Final = 40
 LINE_LEVELS: Final = 3
-LINE_COLOR: Final[Color] = (255, 255, 255)
+_LINE_COLOR: Final[Color] = (255, 255, 255)
 """White: between the blue outlines and the warm colours of the heat."""
 
 _CALM_COLOR: Final[Color] = (0, 158, 115)
 """Bluish green of Okabe and Ito's palette."""
-Palette = UInt8[np.ndarray, "levels 4"]
+_Palette = UInt8[np.ndarray, "levels 4"]
 _FAINTEST = 0.06
 """Heat below this is not shown: every network leaves a little everywhere."""
 _FULL = 0.6
@@ -46,7 +46,7 @@ class HeatLayer:
     levels: UInt8[np.ndarray, "rows columns"]
     hottest: float
     highlighted: float
-    palette: Palette
+    palette: _Palette
 
 
 def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: float) -> HeatLayer:
@@ -84,7 +84,7 @@ def lay_over(picture: RGB, layer: HeatLayer) -> RGB:
 
 
 @cache
-def heat_palette(*, is_disease: bool = True) -> Palette:
+def heat_palette(*, is_disease: bool = True) -> _Palette:
     """Red, green, blue and opacity of every level: outside and inside the lungs, heat, line.
 
     The colours are Inferno, whose lightness rises evenly: it can be read in gray and with every
@@ -96,9 +96,9 @@ def heat_palette(*, is_disease: bool = True) -> Palette:
     opacity = np.multiply.outer(_OPACITY, rise)[:, :, None, None]
     line = (0.9 * np.arange(LINE_LEVELS) / (LINE_LEVELS - 1))[:, None]
     together = line + opacity * (1.0 - line)
-    mixed = line * np.array(LINE_COLOR) + opacity * (1.0 - line) * color
+    mixed = line * np.array(_LINE_COLOR) + opacity * (1.0 - line) * color
     shown = np.where(together > 0.0, mixed / np.maximum(together, 1e-9), color)
-    palette: Palette = np.rint(
+    palette: _Palette = np.rint(
         np.concatenate([shown, 255.0 * together], axis=3).reshape(-1, 4)
     ).astype(np.uint8)
     return palette

@@ -27,7 +27,7 @@ RGB = UInt8[np.ndarray, "rows columns 3"]
 Plane = Literal["axial", "coronal", "sagittal"]
 Color = tuple[int, int, int]
 
-LUNG_WINDOW_HU: Final = (-1200.0, 200.0)
+_LUNG_WINDOW_HU: Final = (-1200.0, 200.0)
 """The usual lung window: centre -500, width 1400."""
 LUNG_COLOR: Final[Color] = (86, 180, 233)
 """Sky blue of Okabe and Ito's palette, told apart from orange by every kind of colour vision."""
@@ -93,7 +93,7 @@ def scene_of_scan(analysis: ScanAnalysis) -> Scene:
     """The scan along the body's axes, cropped to the chest, in the lung window, with its map."""
     volume = on_body(analysis.volume)
     lungs = on_body(analysis.prepared.scan_lungs).voxels
-    shown = LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
+    shown = _LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
     box = _box_around(lungs, volume.grid.spacing_mm)
     explained = analysis.explanation
     return Scene(

@@ -162,7 +162,7 @@ def test_a_result_says_of_each_finding_whether_it_is_there(study: Study) -> None
     card = read_card(study.classifier)
     for number in LOOKED_AT:
         document = json.loads((study.results / f"P{number}" / "result.json").read_text())
-        assert document["schema_version"] == "2.2"
+        assert document["schema_version"] == "2.3"
         found = document["findings"]
         assert list(found) == ["emphysema", "nodule"]
         for name, each in found.items():

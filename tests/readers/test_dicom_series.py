@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gzip
 import os
 import shutil
@@ -39,7 +40,7 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from chestct.errors import ReadError, UnknownNameError
+from chestct.errors import ReadError, SeveralSeriesError, UnknownNameError
 from chestct.readers import (
     READERS,
     dicom_headers,
@@ -401,8 +402,12 @@ def test_original_series_is_preferred_over_a_derived_one(tmp_path: Path) -> None
 def test_series_that_fit_equally_well_are_an_error_that_lists_them(tmp_path: Path) -> None:
     series_in(tmp_path, "1.1", 4, ConvolutionKernel="B31f")
     series_in(tmp_path, "1.2", 4)
-    with pytest.raises(ReadError, match="holds 2 CT series that fit equally well") as raised:
+    with pytest.raises(SeveralSeriesError, match="holds 2 CT series that fit equally") as raised:
         read_volume(tmp_path)
+    assert list(raised.value.series) == ["1.1", "1.2"]
+    assert raised.value.series["1.1"] == '4 slices, 2 mm, kernel "B31f"'
+    # Scans are read in processes of their own, from which errors come as copies.
+    assert copy.copy(raised.value).series == raised.value.series
     text = str(raised.value)
     assert '1.1  4 slices, 2 mm, kernel "B31f"' in text
     assert "--series 1.1" in text

@@ -17,7 +17,7 @@ from chestct.errors import ReadError
 from chestct.readers.masks import read_lungs
 from chestct.volume import Volume, to_own_axes
 from chestct.writers import WriteOptions
-from chestct.writers.dicom_seg import write_segmentation
+from chestct.writers.dicom_images import write_segmentation
 from chestct.writers.nifti import write_nifti
 
 TOTALSEGMENTATOR = (

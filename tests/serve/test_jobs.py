@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import serve_workers
 
+from chestct.errors import ChestCTError
 from chestct.serve import jobs as jobs_module
-from chestct.serve.jobs import Job, Jobs, Order, TooManyError
+from chestct.serve.jobs import Job, Jobs, Order
 
 
 def order(folder: Path, name: str = "scan") -> Order:
@@ -130,15 +132,50 @@ def test_a_scan_that_is_refused_says_why(tmp_path: Path) -> None:
     run(serve_workers.refuse, use)
 
 
+def test_a_scan_of_several_series_waits_for_a_choice_while_others_go_on(tmp_path: Path) -> None:
+    async def use(jobs: Jobs) -> None:
+        job = await jobs.add("first", order(tmp_path))
+        other = await jobs.add("second", replace(order(tmp_path), series="1.2"))
+        await until(jobs, lambda: state_of(jobs, other) == "done")
+        found = jobs.find(job.number)
+        assert found is not None
+        assert (found.state, found.stage) == ("undecided", "It holds 2 series.")
+        assert found.series == serve_workers.SERIES
+        with pytest.raises(ChestCTError, match="no such series"):
+            await jobs.choose(job.number, "1.3")
+        await jobs.choose(job.number, "1.2")
+        await until(jobs, lambda: state_of(jobs, job) == "done")
+        found = jobs.find(job.number)
+        assert found is not None
+        assert (found.order.series, found.series) == ("1.2", {})
+        with pytest.raises(ChestCTError, match="no such series"):
+            await jobs.choose(job.number, "1.2")
+
+    # What was sent is tidied up after the answer, not before.
+    over = run(serve_workers.ask_which, use)
+    assert over == [("second", "done"), ("first", "done")]
+
+
+def test_a_scan_that_waits_for_a_choice_can_be_put_away(tmp_path: Path) -> None:
+    async def use(jobs: Jobs) -> None:
+        job = await jobs.add("first", order(tmp_path))
+        await until(jobs, lambda: state_of(jobs, job) == "undecided")
+        await until(jobs, lambda: not jobs.is_busy)
+        await jobs.cancel(job.number)
+        assert state_of(jobs, job) == "cancelled"
+
+    assert run(serve_workers.ask_which, use) == [("first", "cancelled")]
+
+
 def test_a_full_queue_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs_module, "MOST_WAITING", 2)
+    monkeypatch.setattr(jobs_module, "_MOST_WAITING", 2)
 
     async def add_three() -> None:
         jobs = Jobs(serve_workers.answer_at_once)
         for name in ("first", "second", "third"):
             await jobs.add(name, order(tmp_path))
 
-    with pytest.raises(TooManyError, match="2 scans are waiting"):
+    with pytest.raises(ChestCTError, match="2 scans are waiting"):
         asyncio.run(add_three())
 
 

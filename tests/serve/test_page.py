@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import shutil
 import signal
@@ -14,19 +15,23 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from analyses import make_analysis
 from axe_playwright_python.sync_playwright import Axe
 from phantoms import chest, chest_grid
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from test_serve_command import zipped
 
+from chestct.labels import ClassLabel, LabelSet
 from chestct.simulate import write_dicom_series
+from chestct.writers.folders import write_outputs
 
 TOKEN = "a-token-for-these-tests"
 PATIENCE_MS = 240_000
@@ -390,6 +395,48 @@ def test_a_server_that_is_killed_is_missed_and_found_again(page: Page, served: S
     assert [list(each.glob("files/uploads/*")) for each in sessions.iterdir()] == [[]]
     page.locator("th.scan a").click()
     expect(page.locator(".remark")).to_contain_text("still pictures")
+
+
+def test_of_several_series_one_is_chosen_on_the_page(
+    page: Page, served: Served, tmp_path: Path
+) -> None:
+    volume = chest(GRID, [LESION_MM])
+    for seed in ("one", "other"):
+        write_dicom_series(volume, tmp_path / seed, uid_seed=seed, patient_id="one and the same")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(tmp_path.rglob("*.dcm")):
+            archive.write(file, file.relative_to(tmp_path))
+    page.goto(f"{served.address}#/")
+    drop(page, "both.zip", (tmp_path / "both.zip").read_bytes())
+    lines = page.locator(".card.undecided li")
+    expect(lines).to_have_count(2)
+    expect(page.locator(".card.undecided")).to_contain_text("2 CT series that fit equally well")
+    expect(lines.first).to_contain_text("96 slices, 4 mm")
+    assert serious(page) == []
+    chosen = lines.nth(1).locator(".uid").inner_text()
+    lines.nth(1).locator("button").click()
+    expect(lines).to_have_count(0)
+    expect(page.locator("th.scan a")).to_have_count(2)
+    written = json.loads((served.folder / "results" / "both" / "result.json").read_text())
+    assert written["provenance"]["series_uid"] == chosen
+
+
+def test_classes_have_the_classifiers_own_words_and_colours(page: Page, served: Served) -> None:
+    names = (ClassLabel("CAP", "Bacterial", color="#aa0055"), ClassLabel("COVID-19", "Viral"))
+    labels = LabelSet((*names, ClassLabel("normal", negative=True)))
+    analysis = make_analysis()
+    result = replace(analysis.result, labels=labels, decision="CAP", scan="own")
+    write_outputs(replace(analysis, result=result), served.folder / "results" / "own")
+    page.goto(f"{served.address}#/")
+    page.reload()
+    page.locator("th.scan a", has_text="own").click()
+    expect(page.locator(".verdict h1")).to_have_text("Bacterial")
+    bars = page.locator(".bar")
+    expect(bars.locator("dt")).to_have_text(["Bacterial", "Viral", "normal"])
+    color = "element => getComputedStyle(element).backgroundColor"
+    colors = bars.locator(".track span").evaluate_all(f"all => all.map({color})")
+    assert colors[0] == "rgb(170, 0, 85)"
+    assert colors[1] == colors[2] != colors[0]
 
 
 def test_nothing_went_wrong_unseen_and_nobody_else_was_asked(served: Served) -> None:

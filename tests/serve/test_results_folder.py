@@ -13,14 +13,15 @@ from analyses import make_unsuitable
 from explained import make_explained
 
 from chestct.datasets.reader_labels import Rule, agree_on, read_readings
+from chestct.errors import ChestCTError
 from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
-from chestct.result import UNLIKE
+from chestct.labels import ClassLabel, LabelSet
+from chestct.result import UNLIKE, FindingAnswer
 from chestct.serve.jobs import free_folder
-from chestct.serve.readings import Reading, ReadingError, Readings
+from chestct.serve.readings import Reading, Readings
 from chestct.serve.results import (
     Results,
-    doubt_of,
     evaluation_words,
     files_of,
     page_of,
@@ -72,7 +73,73 @@ def test_folders_that_hold_no_results_are_counted_or_passed_over(tmp_path: Path)
 
 def test_unlike_is_said_as_the_report_says_it(tmp_path: Path) -> None:
     (entry,) = written(tmp_path, is_uncertain=True, is_unlike=True).entries()
-    assert doubt_of(entry.document) == UNLIKE
+    assert row_of(entry)["doubt"] == UNLIKE
+    assert page_of(entry.number, entry.document, entry.folder)["doubt"] == UNLIKE
+
+
+OWN = LabelSet(
+    (
+        ClassLabel("CAP", "Bacterial", negative=True),
+        ClassLabel("COVID-19", "Viral", color="#aa0000"),
+        ClassLabel("normal", "Odd one"),
+    )
+)
+
+
+def test_classes_are_called_and_coloured_as_the_classifier_says(tmp_path: Path) -> None:
+    (entry,) = written(tmp_path, labels=OWN).entries()
+    page = page_of(entry.number, entry.document, entry.folder)
+    assert (row_of(entry)["verdict"], page["verdict"]) == ("Viral", "Viral")
+    bars = [(bar["words"], bar["color"]) for bar in page["bars"]]  # type: ignore[attr-defined]
+    assert bars == [("Bacterial", ""), ("Viral", "#aa0000"), ("Odd one", "")]
+    assert page["evidence"]["words"] == "Evidence for “Viral”"  # type: ignore[index]
+    assert page["labels"] == {"CAP": "Bacterial", "COVID-19": "Viral", "normal": "Odd one"}
+    report = (entry.folder / "report.html").read_text(encoding="utf-8")
+    assert "background:#aa0000" in report
+    assert all(words in report for words, _ in bars)
+
+
+def test_evidence_for_the_classifiers_own_negative_class_is_no_disease(tmp_path: Path) -> None:
+    for name, is_disease in (("CAP", False), ("COVID-19", True)):
+        analysis = make_explained(label=name)
+        explained = replace(analysis.explanation, labels=OWN)  # type: ignore[type-var]
+        result = replace(analysis.result, labels=OWN)
+        write_outputs(replace(analysis, result=result, explanation=explained), tmp_path / "p07")
+        (entry,) = Results(tmp_path).entries()
+        page = page_of(entry.number, entry.document, entry.folder)
+        assert page["evidence"]["is_disease"] is is_disease  # type: ignore[index]
+
+
+def test_results_of_an_older_layout_are_shown_by_the_names_of_their_classes(
+    tmp_path: Path,
+) -> None:
+    written(tmp_path, labels=OWN)
+    path = tmp_path / "p07" / "result.json"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    del values["classes"]
+    path.write_text(json.dumps(values | {"schema_version": "2.1"}), encoding="utf-8")
+    results = Results(tmp_path)
+    (entry,) = results.entries()
+    assert (row_of(entry)["verdict"], results.num_unreadable) == ("COVID-19 pneumonia", 0)
+
+
+def test_findings_are_called_as_in_the_report(tmp_path: Path) -> None:
+    labels = LabelSet((ClassLabel("a", "An A"), ClassLabel("b", "A B")), are_findings=True)
+    (entry,) = written(
+        tmp_path,
+        labels=labels,
+        decision="a",
+        probabilities={"a": 0.8, "b": 0.3},
+        findings={
+            "a": FindingAnswer(0.8, 0.6, is_present=True, is_uncertain=False),
+            "b": FindingAnswer(0.3, 0.4, is_present=False, is_uncertain=False),
+        },
+    ).entries()
+    page = page_of(entry.number, entry.document, entry.folder)
+    assert (page["eyebrow"], page["verdict"]) == ("Findings", "An A")
+    bars = [(bar["words"], bar["is_decision"]) for bar in page["bars"]]  # type: ignore[attr-defined]
+    assert bars == [("An A (present from 60.0 %)", True), ("A B (present from 40.0 %)", False)]
+    assert "do not add up to 100 %" in str(page["meaning"])
 
 
 def test_an_unsuitable_scan_has_reasons_and_no_probability(tmp_path: Path) -> None:
@@ -216,13 +283,13 @@ def test_a_reader_who_changes_their_mind_has_said_one_thing(tmp_path: Path) -> N
 )
 def test_what_no_reader_says_is_refused(tmp_path: Path, reading: Reading, words: str) -> None:
     readings = Readings(tmp_path / "readers.csv")
-    with pytest.raises(ReadingError, match=words):
+    with pytest.raises(ChestCTError, match=words):
         readings.add("p01", "CAP", reading, ())
     assert not readings.file.exists()
 
 
 def test_another_table_of_this_name_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "readers.csv").write_text("something,else\n1,2\n")
-    with pytest.raises(ReadingError, match="no table of readers"):
+    with pytest.raises(ChestCTError, match="no table of readers"):
         Readings(tmp_path / "readers.csv").add("p", "CAP", Reading("anna", "right", "CAP"), ())
     assert (tmp_path / "readers.csv").read_text() == "something,else\n1,2\n"

@@ -19,6 +19,9 @@ import httpx2
 import pytest
 
 from chestct.cli import main
+from chestct.errors import SeveralSeriesError
+from chestct.readers import read_volume
+from chestct.simulate import write_dicom_series
 
 TOKEN = "a-token-for-these-tests"
 PATIENCE_S = 240
@@ -32,19 +35,22 @@ class Server:
     cache: Path
 
     def send(self, path: Path) -> dict[str, object]:
-        """Send a file as the page does, and wait until its job is over."""
+        """Send a file as the page does, and wait until its job is over, or asks for more."""
         content = path.read_bytes()
         said = {"name": path.name, "files": [[path.name, len(content)]]}
         begun = self.client.post("/api/uploads", json=said).json()
         address = f"/api/uploads/{begun['id']}"
         assert self.client.put(f"{address}/0", content=content).status_code == 200
-        number = self.client.post(f"{address}/done").json()["job"]
+        return self.follow(self.client.post(f"{address}/done").json()["job"])
+
+    def follow(self, number: str) -> dict[str, object]:
+        """Wait until a job is over, or asks for more."""
         with self.client.stream("GET", "/api/events") as stream:
             for line in stream.iter_lines():
                 if not line.startswith("data:"):
                     continue
                 (job,) = [job for job in json.loads(line[5:]) if job["id"] == number]
-                if job["state"] in ("done", "failed", "cancelled"):
+                if job["state"] in ("done", "failed", "undecided", "cancelled"):
                     return dict(job)
         raise AssertionError("The server ended amid a job.")
 
@@ -193,6 +199,38 @@ def test_the_full_scan_and_a_reading_are_to_be_had(server: Server) -> None:
         time.sleep(0.1)
     assert whole.content[344:348] == b"n+1\0"
     assert re.fullmatch("[0-9a-f]{16}", number)
+
+
+def test_of_several_series_one_is_chosen_and_classified(
+    server: Server, scan: Path, tmp_path: Path
+) -> None:
+    both = tmp_path / "both"
+    volume = read_volume(scan)
+    for seed in ("one", "other"):
+        write_dicom_series(volume, both / seed, uid_seed=seed, patient_id="one and the same")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as archive:
+        for file in sorted(both.rglob("*.dcm")):
+            archive.write(file, file.relative_to(both))
+    with pytest.raises(SeveralSeriesError) as raised:
+        read_volume(tmp_path / "both.zip")
+    job = server.send(tmp_path / "both.zip")
+    assert job["state"] == "undecided"
+    assert job["stage"] == str(raised.value).splitlines()[0]
+    # As the terminal says it, the same series in the same order.
+    assert job["series"] == [list(each) for each in raised.value.series.items()]
+    assert "both.zip" in server.uploads()
+    address = f"/api/jobs/{job['id']}/series"
+    for said in ({}, {"series": 1}, {"series": "1.9"}, []):
+        assert server.client.post(address, json=said).status_code == 400
+    _, chosen = raised.value.series
+    assert server.client.post(address, json={"series": chosen}).status_code == 200
+    job = server.follow(str(job["id"]))
+    assert job["state"] == "done"
+    document = json.loads((server.results / "both" / "result.json").read_text())
+    assert document["provenance"]["series_uid"] == chosen
+    # Looking at it later on asks for no choice.
+    view = server.client.post(f"/api/scans/{job['scan']}/view", json={"whole": True}).json()
+    assert server.follow(view["job"])["state"] == "done"
 
 
 def test_ended_it_takes_all_scans_that_were_sent_with_it(server: Server) -> None:

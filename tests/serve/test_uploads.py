@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from chestct.serve import uploads as uploads_module
-from chestct.serve.uploads import UploadError, Uploads, safe_name
+from chestct.serve.uploads import UploadError, Uploads, _safe_name
 
 
 async def chunks(*parts: bytes, fault: BaseException | None = None) -> AsyncIterator[bytes]:
@@ -61,7 +61,7 @@ def test_a_single_file_is_the_scan_and_keeps_its_kind(tmp_path: Path) -> None:
     ],
 )
 def test_a_name_becomes_one_part_of_a_path(given: str, kept: str) -> None:
-    assert safe_name(given) == kept
+    assert _safe_name(given) == kept
 
 
 def test_paths_that_lead_out_of_the_folder_stay_in_it(tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from explained import make_explained
 
 from chestct.analysis import ScanAnalysis
 from chestct.serve.viewing import (
+    _MOST_VOXELS,
     HEAT_STEPS,
     INSIDE,
-    MOST_VOXELS,
     RIM,
-    viewing_grid,
+    _viewing_grid,
     write_viewing_copy,
     write_whole_scan,
 )
@@ -38,9 +38,9 @@ def voxels_of(path: Path) -> np.ndarray:
 
 
 def test_a_large_scan_becomes_smaller_and_fills_the_same_box() -> None:
-    grid = viewing_grid(LARGE)
+    grid = _viewing_grid(LARGE)
     assert grid.shape == (200, 256, 256)
-    assert all(n <= most for n, most in zip(grid.shape, MOST_VOXELS, strict=True))
+    assert all(n <= most for n, most in zip(grid.shape, _MOST_VOXELS, strict=True))
     np.testing.assert_allclose(grid.extent_mm, LARGE.extent_mm)
     corners = np.array([[-0.5, -0.5, -0.5], [199.5, 255.5, 255.5]])
     whole = np.array([[-0.5, -0.5, -0.5], [449.5, 511.5, 299.5]])

@@ -14,7 +14,7 @@ from chestct.evaluation.patient_votes import VOTES
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.extras import is_installed
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.writers.slice_picture import PANEL_PX
+from chestct.writers.preview import _PANEL_PX
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +136,8 @@ def test_a_slice_is_explained_as_a_picture(
     assert "COVID-19  " in said
     assert NOT_FOR_CLINICAL_USE in said
     with Image.open(out) as painted:
-        assert painted.width == 2 * PANEL_PX
-        assert painted.height > PANEL_PX
+        assert painted.width == 2 * _PANEL_PX
+        assert painted.height > _PANEL_PX
     assert main([*command, "--label", "covid"]) == 2
     assert "There is no label 'covid'" in capsys.readouterr().err
 

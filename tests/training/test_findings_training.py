@@ -147,9 +147,9 @@ def test_cards_and_results_of_classes_have_the_fields_that_they_had(tmp_path: Pa
     ]  # fmt: skip
     assert not read_card(tmp_path).label_set.are_findings
     document = json.loads(result_document(make_analysis()).model_dump_json())
-    assert document["schema_version"] == "2.1"
+    assert document["schema_version"] == "2.3"
     assert "findings" not in document
-    assert list(document)[-1] == "not_written"
+    assert list(document)[-1] == "classes"
 
 
 def test_a_classifier_of_classes_is_not_asked_about_findings(tmp_path: Path) -> None:

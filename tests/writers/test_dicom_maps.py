@@ -13,7 +13,8 @@ from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import HeatMap
 from chestct.labels import UNSUITABLE
 from chestct.writers import NothingToWriteError, WriteOptions
-from chestct.writers.dicom_maps import NOT_ANALYSED, write_parametric_map
+from chestct.writers.dicom_images import write_parametric_map
+from chestct.writers.nifti import NOT_ANALYSED
 
 
 @pytest.fixture(scope="module")

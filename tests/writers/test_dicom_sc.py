@@ -13,7 +13,7 @@ from explained import HOT_SLICE
 from chestct.analysis import ScanAnalysis
 from chestct.volume import ScanSource
 from chestct.writers import ONLY_BY_NAME, WRITERS, NothingToWriteError, WriteOptions, choose_writers
-from chestct.writers.dicom_sc import write_overlays
+from chestct.writers.dicom_images import write_overlays
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
 from chestct.explain.explanation import HeatMap
 from chestct.writers import NothingToWriteError, WriteOptions
-from chestct.writers.dicom_seg import FILE_NAME, segments_of, write_segmentation
+from chestct.writers.dicom_images import segments_of, write_segmentation
 from chestct.writers.folders import write_outputs
 
 UIDS = {
@@ -176,8 +176,8 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(Dataset, "save_as", fill_up)
     with pytest.raises(WriteError, match="no space left on device"):
         write_segmentation(analysis, tmp_path, WriteOptions())
-    assert (tmp_path / FILE_NAME).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert (tmp_path / "segmentation.dcm").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["segmentation.dcm"]
 
 
 def test_interpolated_slices_have_positions_of_their_own(tmp_path: Path) -> None:

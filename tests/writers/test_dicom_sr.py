@@ -18,8 +18,7 @@ from chestct.labels import NOT_FOR_CLINICAL_USE, UNSUITABLE, ClassLabel, LabelCo
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid
 from chestct.writers import WriteOptions
-from chestct.writers.dicom_objects import finding_of, probability_of
-from chestct.writers.dicom_sr import write_structured_report
+from chestct.writers.dicom_sr import _finding_of, _probability_of, write_structured_report
 from chestct.writers.folders import write_outputs
 
 
@@ -331,8 +330,8 @@ AWKWARD_LABELS = (
 def test_every_class_name_has_a_code_of_its_own_that_dicom_can_hold() -> None:
     awkward = LabelSet.of_names(AWKWARD_LABELS)
     for codes in (
-        [finding_of(label, awkward)[0] for label in AWKWARD_LABELS],
-        [probability_of(label, awkward)[0] for label in AWKWARD_LABELS],
+        [_finding_of(label, awkward)[0] for label in AWKWARD_LABELS],
+        [_probability_of(label, awkward)[0] for label in AWKWARD_LABELS],
     ):
         assert len(set(codes)) == len(AWKWARD_LABELS)
         assert all(0 < len(code) <= 16 and "\\" not in code for code in codes)

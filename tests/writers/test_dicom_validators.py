@@ -20,7 +20,7 @@ from explained import THRESHOLD, scan_heat
 
 from chestct.analysis import ScanAnalysis
 from chestct.writers import WriteOptions
-from chestct.writers.dicom_objects import REGIONS
+from chestct.writers.dicom_sr import _REGIONS
 from chestct.writers.folders import write_outputs
 
 OBJECTS = (*WANTED, "dicom_sc")
@@ -161,7 +161,7 @@ def test_dcmqi_gives_sides_and_zones_back(
         group = read_by_dcmqi[f"evidence in {region}"]
         (item,) = group["measurementItems"]
         assert float(item["value"]) == round(100 * share, 2)
-        site, laterality = REGIONS[region]
+        site, laterality = _REGIONS[region]
         assert group["FindingSite"]["CodeValue"] == site[0]
         assert group.get("Laterality", {}).get("CodeValue") == (laterality and laterality[0])
 

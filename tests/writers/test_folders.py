@@ -19,7 +19,7 @@ from chestct.explain.explanation import HeatMap
 from chestct.lookup import load_entry
 from chestct.readers import read_volume
 from chestct.writers import OUTPUTS, WRITERS, WriteOptions, choose_writers
-from chestct.writers.dicom_identity import subject_of
+from chestct.writers.dicom_objects import subject_of
 from chestct.writers.folders import (
     _results_in,
     check_folder,
@@ -143,7 +143,7 @@ def test_a_report_does_not_point_at_an_object_that_failed(
     def fail(*_: object) -> Path:
         raise RuntimeError
 
-    monkeypatch.setattr("chestct.writers.dicom_seg.write_segmentation", fail)
+    monkeypatch.setattr("chestct.writers.dicom_images.write_segmentation", fail)
     analysis = analysed(small_scan(tmp_path / "scan"))
     options = WriteOptions(names=("dicom_seg", "dicom_parametric_map", "dicom_sr"))
     written = write_outputs(analysis, tmp_path / "out", options)

@@ -106,8 +106,8 @@ def test_the_table_puts_every_region_in_its_place() -> None:
         "Lower third",
         "Whole lung",
     ]
-    numbers = [[float(cell.width) for cell in cells] for _, cells in table]
-    assert numbers == np.arange(12.0).reshape(4, 3).tolist()
+    numbers = [cells for _, cells in table]
+    assert numbers == (np.arange(12.0) / 100).reshape(4, 3).tolist()
 
 
 def test_the_highlighted_share_stands_among_the_figures(page: PageReader) -> None:

@@ -112,18 +112,18 @@ def test_slices_that_do_not_follow_the_body_get_a_curve_along_it() -> None:
 def test_the_evidence_curve_has_gaps_where_nothing_is_known() -> None:
     by_slice = np.array([np.nan, 0.1, 0.4, np.nan, np.nan, 0.2, 0.2, np.nan])
     curve = _evidence_curve(by_slice, (PeakSlice(2, "", 0.4),))
-    assert curve.path.count("M") == 2
-    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", curve.path), dtype=float)
+    assert curve["path"].count("M") == 2
+    points = np.array(re.findall(r"([\d.]+) ([\d.]+)", curve["path"]), dtype=float)
     rows = (7.5 - np.array([1, 2, 5, 6])) / 8 * 100
     np.testing.assert_allclose(points[:, 1], rows, atol=0.006)
     np.testing.assert_allclose(points[:, 0], [25, 100, 50, 50])
-    assert curve.peaks == ((100.0, pytest.approx(68.75), 3),)
-    assert "0.40 in slice 3" in curve.alt
-    assert "4 slices without lung or not analysed" in curve.alt
+    assert curve["peaks"] == ((100.0, pytest.approx(68.75), 3),)
+    assert "0.40 in slice 3" in curve["alt"]
+    assert "4 slices without lung or not analysed" in curve["alt"]
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_a_curve_of_nothing_is_called_none(value: float) -> None:
     curve = _evidence_curve(np.full(5, value), ())
-    assert curve.alt.startswith("Evidence of each slice: none")
-    assert (curve.path == "") == np.isnan(value)
+    assert curve["alt"].startswith("Evidence of each slice: none")
+    assert (curve["path"] == "") == np.isnan(value)

@@ -10,6 +10,7 @@ from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
 from explained import HOT_SLICE, make_explained, make_explanation
 from pydantic import ValidationError
 
+from chestct.labels import ClassLabel, LabelSet
 from chestct.writers.json_report import ResultDocument, result_document, write_json
 
 
@@ -17,7 +18,7 @@ def test_the_file_holds_the_result_and_nothing_is_lost(tmp_path: Path) -> None:
     analysis = make_analysis()
     written = json.loads(write_json(analysis, tmp_path).read_text(encoding="utf-8"))
     result = analysis.result
-    assert written["schema_version"] == "2.1"
+    assert written["schema_version"] == "2.3"
     assert written["decision"] == result.decision
     assert written["probabilities"] == result.probabilities
     assert list(written["probabilities"]) == list(result.probabilities)
@@ -118,3 +119,53 @@ def test_a_document_of_another_layout_is_refused() -> None:
     document["explanation"]["patient"] = "x"
     with pytest.raises(ValidationError, match="patient"):
         ResultDocument.model_validate(document)
+
+
+OWN = LabelSet(
+    (
+        ClassLabel("CAP", "Bacterial", color="#aa0000"),
+        ClassLabel("COVID-19"),
+        ClassLabel("normal", "Clear lungs", negative=True),
+    )
+)
+
+
+def test_classes_are_written_with_the_classifiers_wordings_and_colours() -> None:
+    analysis = make_analysis()
+    own = replace(analysis, result=replace(analysis.result, labels=OWN))
+    assert json.loads(result_document(own).model_dump_json())["classes"] == {
+        "CAP": {"wording": "Bacterial", "color": "#aa0000", "is_negative": False},
+        "COVID-19": {"wording": "COVID-19", "color": None, "is_negative": False},
+        "normal": {"wording": "Clear lungs", "color": None, "is_negative": True},
+    }
+
+
+def test_a_document_gives_back_the_answer_that_was_written() -> None:
+    for analysis in (make_analysis(), make_unsuitable()):
+        result = replace(analysis.result, labels=OWN)
+        document = result_document(replace(analysis, result=result))
+        again = document.as_result()
+        rounded = replace(result, timings_s=again.timings_s)
+        assert replace(again, labels=None) == replace(rounded, labels=None)
+        assert [one.words for one in again.label_set.classes] == [c.words for c in OWN.classes]
+        assert again.verdict == result.verdict
+
+
+def test_an_older_document_is_read_and_its_classes_are_what_their_names_say() -> None:
+    values = json.loads(result_document(make_analysis()).model_dump_json())
+    del values["classes"]
+    values["schema_version"] = "2.1"
+    document = ResultDocument.model_validate(values)
+    assert json.loads(document.model_dump_json()) == values
+    assert document.as_result().verdict == "COVID-19 pneumonia"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"color": "red; background: url(//x)"}, {"color": "#aa00"}, {"is_negative": True}],
+)
+def test_a_document_with_impossible_classes_is_refused(changes: dict[str, object]) -> None:
+    values = json.loads(result_document(make_analysis()).model_dump_json())
+    values["classes"]["CAP"] |= changes
+    with pytest.raises(ValidationError):
+        ResultDocument.model_validate(values)

@@ -18,11 +18,9 @@ from chestct.explain.explanation import HeatMap
 from chestct.simulate import write_dicom_series
 from chestct.volume import Grid, Volume
 from chestct.writers.nifti import (
-    HEAT_FILE,
-    LUNGS_FILE,
+    _STEPS,
     NOT_ANALYSED,
-    STEPS,
-    in_steps,
+    _in_steps,
     write_nifti,
     write_nifti_maps,
 )
@@ -123,7 +121,7 @@ def test_maps_lie_where_simpleitk_puts_the_series(tmp_path: Path, grid: Grid) ->
     analysis = analysed(tmp_path / "scan")
     write_nifti_maps(analysis, tmp_path / "out")
     series = series_as_simpleitk_reads_it(tmp_path / "scan")
-    for name in (HEAT_FILE, LUNGS_FILE):
+    for name in ("heat-map.nii.gz", "lungs.nii.gz"):
         made = SimpleITK.ReadImage(str(tmp_path / "out" / name))
         assert_same_place(made, series)
     lungs = SimpleITK.GetArrayFromImage(made).astype(bool)
@@ -138,7 +136,7 @@ def test_a_real_series_lies_where_simpleitk_puts_it(tmp_path: Path, data_folder:
         (tmp_path / "scan" / Path(name).name).symlink_to(name)
     write_nifti_maps(analysed(tmp_path / "scan"), tmp_path / "out")
     series = series_as_simpleitk_reads_it(tmp_path / "scan")
-    for name in (HEAT_FILE, LUNGS_FILE):
+    for name in ("heat-map.nii.gz", "lungs.nii.gz"):
         assert_same_place(SimpleITK.ReadImage(str(tmp_path / "out" / name)), series)
 
 
@@ -147,7 +145,7 @@ def test_heat_keeps_its_values_and_what_was_not_analysed_is_below_zero(
     analysis: ScanAnalysis, tmp_path: Path, reader: str
 ) -> None:
     path = write_nifti_maps(analysis, tmp_path)
-    assert path.name == HEAT_FILE
+    assert path.name == "heat-map.nii.gz"
     if reader == "nibabel":
         stored = nibabel.load(path).get_fdata().T
     else:
@@ -161,16 +159,16 @@ def test_heat_keeps_its_values_and_what_was_not_analysed_is_below_zero(
 
 def test_lungs_keep_every_voxel(analysis: ScanAnalysis, tmp_path: Path) -> None:
     write_nifti_maps(analysis, tmp_path)
-    lungs = np.asarray(nibabel.load(tmp_path / LUNGS_FILE).dataobj).T
+    lungs = np.asarray(nibabel.load(tmp_path / "lungs.nii.gz").dataobj).T
     np.testing.assert_array_equal(lungs.astype(bool), lung_mask())
 
 
 def test_steps_leave_their_argument_and_the_ends_of_the_range_alone() -> None:
     heat = np.array([0.0, 1.0, 0.50001, np.nan], dtype=np.float32).reshape(1, 2, 2)
     before = heat.copy()
-    steps = in_steps(HeatMap.of(Grid((1, 2, 2), (1.0, 1.0, 1.0)), heat))
+    steps = _in_steps(HeatMap.of(Grid((1, 2, 2), (1.0, 1.0, 1.0)), heat))
     np.testing.assert_array_equal(heat, before)
-    np.testing.assert_array_equal(steps.ravel(), [0, STEPS, STEPS // 2, -STEPS])
+    np.testing.assert_array_equal(steps.ravel(), [0, _STEPS, _STEPS // 2, -_STEPS])
 
 
 def test_without_an_explanation_only_lungs_are_written_and_an_older_heat_map_goes(
@@ -178,8 +176,8 @@ def test_without_an_explanation_only_lungs_are_written_and_an_older_heat_map_goe
 ) -> None:
     write_nifti_maps(analysis, tmp_path)
     plain = replace(analysis, explanation=None)
-    assert write_nifti_maps(plain, tmp_path).name == LUNGS_FILE
-    assert [path.name for path in tmp_path.iterdir()] == [LUNGS_FILE]
+    assert write_nifti_maps(plain, tmp_path).name == "lungs.nii.gz"
+    assert [path.name for path in tmp_path.iterdir()] == ["lungs.nii.gz"]
 
 
 def test_an_older_heat_map_that_cannot_be_removed_is_said(
@@ -189,7 +187,7 @@ def test_an_older_heat_map_that_cannot_be_removed_is_said(
     unlink = Path.unlink
 
     def refuse(self: Path, **options: bool) -> None:
-        if self.name == HEAT_FILE:
+        if self.name == "heat-map.nii.gz":
             raise PermissionError(errno.EACCES, "Permission denied")
         unlink(self, **options)
 

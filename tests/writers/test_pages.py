@@ -143,9 +143,9 @@ def test_the_curve_lies_at_the_height_of_the_pictures() -> None:
     analysis = make_analysis()
     curve = _area_curve(analysis.prepared.lung_area, SALIENT, scene_of_scan(analysis))
     first, last = SALIENT
-    assert curve.top == pytest.approx((SHAPE[0] - 1 - last) / SHAPE[0] * 100)
-    assert curve.bottom == pytest.approx((SHAPE[0] - first) / SHAPE[0] * 100)
-    points = np.array(re.findall(r"L([\d.]+) ([\d.]+)", curve.path), dtype=float)[:-1]
+    assert curve["top"] == pytest.approx((SHAPE[0] - 1 - last) / SHAPE[0] * 100)
+    assert curve["bottom"] == pytest.approx((SHAPE[0] - first) / SHAPE[0] * 100)
+    points = np.array(re.findall(r"L([\d.]+) ([\d.]+)", curve["path"]), dtype=float)[:-1]
     rows = (SHAPE[0] - 0.5 - np.arange(SHAPE[0])) / SHAPE[0] * 100
     np.testing.assert_allclose(points[:, 1], rows, atol=0.006)
     area = analysis.prepared.lung_area
@@ -157,7 +157,7 @@ def test_the_curve_of_a_scan_without_lungs_is_flat() -> None:
     analysis = make_unsuitable()
     whole = (0, SHAPE[0] - 1)
     curve = _area_curve(analysis.prepared.lung_area, whole, scene_of_scan(analysis))
-    assert set(re.findall(r"L([\d.]+) ", curve.path)) == {"0.00", "0"}
+    assert set(re.findall(r"L([\d.]+) ", curve["path"])) == {"0.00", "0"}
 
 
 def test_the_index_links_every_report_and_says_what_was_simulated(tmp_path: Path) -> None:

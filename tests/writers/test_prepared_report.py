@@ -8,7 +8,7 @@ import numpy as np
 from analyses import SALIENT, SHAPE, make_analysis
 
 from chestct.preprocess.recipes import recipe_from_dict
-from chestct.writers.prepared_report import _prepared_record, write_prepared
+from chestct.writers.preview import _prepared_record, write_prepared
 
 
 def test_input_lungs_and_record_are_written(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from explained import make_explained
 from PIL import Image, ImageDraw, ImageFont
 
 from chestct.pictures import LUNG_COLOR, Scene
-from chestct.writers.preview import _Words, _write_words, write_input_preview, write_preview
+from chestct.writers.preview import _Words, _write_input_preview, _write_words, write_preview
 
 
 def test_the_preview_shows_outlined_slices_and_words(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_picture_of_a_refused_scan_does_not_say_that_it_was_analysed(
 
 
 def test_a_network_input_has_a_preview_too(tmp_path: Path) -> None:
-    path = write_input_preview(make_analysis().prepared, "p07", tmp_path)
+    path = _write_input_preview(make_analysis().prepared, "p07", tmp_path)
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from chestct.analysis import SCAN_FACTS
 from chestct.writers.json_report import ResultDocument
-from chestct.writers.prepared_report import _prepared_record
+from chestct.writers.preview import _prepared_record
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "result_schema.md"
 
@@ -34,7 +34,7 @@ def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def test_every_field_of_the_result_is_documented_in_order() -> None:
-    assert documented("result.json, schema 2.2") == field_names(ResultDocument)
+    assert documented("result.json, schema 2.3") == field_names(ResultDocument)
 
 
 def test_every_fact_is_documented_in_order() -> None:

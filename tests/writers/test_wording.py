@@ -4,7 +4,7 @@ import pytest
 
 from chestct.explain import EXPLANATIONS
 from chestct.writers.wording import (
-    METHOD_NAMES,
+    _METHOD_NAMES,
     count,
     is_trained_on_simulation,
     percent,
@@ -34,7 +34,7 @@ def test_nouns_follow_their_number() -> None:
 
 
 def test_every_explanation_has_words() -> None:
-    assert set(METHOD_NAMES) == set(EXPLANATIONS)
+    assert set(_METHOD_NAMES) == set(EXPLANATIONS)
 
 
 def test_simulated_training_is_known_by_the_cards_own_words() -> None:

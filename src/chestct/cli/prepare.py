@@ -35,7 +35,7 @@ def prepare(
     from chestct.readers import read_volume
     from chestct.readers.masks import read_lungs
     from chestct.writers.folders import check_folder
-    from chestct.writers.prepared_report import write_prepared
+    from chestct.writers.preview import write_prepared
 
     check_folder(out, scan)
     volume = read_volume(scan, series=said.series, allow=said.allow, tiff=said.tiff)

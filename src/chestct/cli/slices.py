@@ -248,7 +248,7 @@ def explain(
     """Show where in a slice the network saw a class (Grad-CAM)."""
     from chestct.classifier import load_slice_classifier
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.writers.slice_picture import explain_picture
+    from chestct.writers.preview import explain_picture
 
     explained = explain_picture(load_slice_classifier(classifier), picture, out, label)
     for name, share in explained.probabilities.items():

@@ -31,7 +31,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from chestct.errors import ReadError
+from chestct.errors import ReadError, SeveralSeriesError
 from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_plane_kind
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
@@ -309,8 +309,8 @@ class Series:
         """Some of its slices, and what else sets them apart."""
         return replace(self, slices=tuple(slices), told_by=(*self.told_by, told_by))
 
-    def line(self) -> str:
-        """One line for a list of series: no description, which may hold names."""
+    def words(self) -> str:
+        """What tells it from other series: no description, which may hold names."""
         thickness = self.slices[0].plane.thickness_mm
         num = len(self.slices)
         parts = [f"{num} slice{'' if num == 1 else 's'}"]
@@ -319,7 +319,7 @@ class Series:
         parts += [] if self.is_axial else ["not axial"]
         parts += ["derived"] if _is_derived(self.fields) or not is_original(self.fields) else []
         parts += ["not in Hounsfield units"] if _is_map(self.fields) else []
-        return f"  {self.name or '(no UID)'}  {', '.join((*parts, *self.told_by))}"
+        return ", ".join((*parts, *self.told_by))
 
 
 _REFORMAT_WORDS = frozenset(
@@ -723,7 +723,8 @@ def choose_series(
         place: What the user named, for messages.
 
     Raises:
-        ReadError: No such series, or the rule does not decide. The series are listed.
+        ReadError: There is no such series. Those that there are, are listed.
+        SeveralSeriesError: The rule does not decide. The series are listed.
     """
     candidates = _grouped(slices)
     chosen = _chosen(candidates, wanted, place)
@@ -745,14 +746,14 @@ def _chosen(candidates: list[Series], wanted: str | None, place: str) -> Series:
     num_patients = len(set(_patients(_person(s.fields) for s in several).values()))
     if num_patients > 1:
         msg = f"{place} holds scans of {num_patients} patients and one was expected."
-        raise ReadError(f"{msg}\n{_listing(candidates)}\n{_remedy(best[0])}")
+        raise _undecided(f"{msg}\n{_listing(candidates)}\n{_remedy(best[0])}", candidates)
     alike = [series for series in candidates if series in preferred or series.uid == best[0].uid]
     parts = _parts(best[0], alike)
     if len(parts) > 1 and best[0].height_mm < _WHOLE_CHEST_MM:
-        raise ReadError(_parts_message(parts, place))
+        raise _parts_error(parts, place)
     if len(best) > 1:
         msg = f"{place} holds {len(best)} CT series that fit equally well and one was expected."
-        raise ReadError(f"{msg}\n{_listing(best)}\n{_remedy(best[0])}")
+        raise _undecided(f"{msg}\n{_listing(best)}\n{_remedy(best[0])}", best)
     return best[0]
 
 
@@ -825,23 +826,34 @@ def _continues(series: Series, chosen: Series) -> bool:
     )
 
 
-def _parts_message(parts: list[Series], place: str) -> str:
+def _parts_error(parts: list[Series], place: str) -> SeveralSeriesError:
     """Say that a scan came in parts."""
     placed = []
     for part in parts:
         low, high, _ = part.along_mm
         placed.append(part.narrowed(part.slices, f"from {low:.1f} to {high:.1f} mm"))
-    return (
+    msg = (
         f"{place} holds a scan in {len(parts)} parts that continue each other in space, and one"
         f" whole chest was expected.\n{_listing(placed)}\n  Export them as one series."
         f" Or read one part alone: --series {parts[0].name} (series= in Python)"
     )
+    return _undecided(msg, placed)
 
 
 def _listing(candidates: list[Series]) -> str:
     """One line per series, those with the most slices first."""
-    ordered = sorted(candidates, key=lambda s: (-len(s.slices), s.uid, s.part))
-    return "\n".join(series.line() for series in ordered)
+    return "\n".join(
+        f"  {each.name or '(no UID)'}  {each.words()}" for each in _by_size(candidates)
+    )
+
+
+def _by_size(candidates: Iterable[Series]) -> list[Series]:
+    """Those with the most slices first."""
+    return sorted(candidates, key=lambda s: (-len(s.slices), s.uid, s.part))
+
+
+def _undecided(message: str, candidates: list[Series]) -> SeveralSeriesError:
+    return SeveralSeriesError(message, {each.name: each.words() for each in _by_size(candidates)})
 
 
 def _remedy(series: Series) -> str:

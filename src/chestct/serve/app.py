@@ -253,16 +253,18 @@ class _Server:
         found = self.results.find(number)
         return None if found is None else (found.document, found.folder)
 
-    def scan_of(self, document: ResultDocument, folder: Path | None) -> Path | None:
-        """Where the scan of an answer lies, if it is at hand."""
+    def scan_of(
+        self, document: ResultDocument, folder: Path | None
+    ) -> tuple[Path, str | None] | None:
+        """Where the scan of an answer lies, if it is at hand, and which series of it is meant."""
         for job in reversed(self.jobs.all()):
             is_its = folder is not None and job.folder == folder.name and job.order.results
             if is_its and job.order.scan.exists():
-                return job.order.scan
+                return job.order.scan, job.order.series
         if self.settings.scans is None:
             return None
         found = scans_below(self.settings.scans).get(document.scan, [])
-        return found[0] if len(found) == 1 else None
+        return (found[0], document.provenance.series_uid) if len(found) == 1 else None
 
     def copy_of(self, document: ResultDocument, *, is_whole: bool = False) -> Path:
         """The folder of a scan's viewing copy, there or not."""
@@ -322,6 +324,7 @@ def _routes(server: _Server) -> list[Route]:
         route("/api/uploads/{upload}/done", _finish_upload, "POST"),
         route("/api/uploads/{upload}/{file:int}", _receive_file, "PUT"),
         route("/api/jobs/{job}", _cancel_job, "DELETE"),
+        route("/api/jobs/{job}/series", _choose_series, "POST"),
         route("/api/scans/{scan}", _scan),
         route("/api/scans/{scan}/thumbnail", _thumbnail),
         route("/api/scans/{scan}/preview", _preview),
@@ -389,6 +392,7 @@ def _job_words(job: Job, waiting: int) -> dict[str, object]:
         "is_classifying": job.order.results is not None,
         "is_whole": job.order.is_whole,
         "ahead": waiting,
+        "series": list(job.series.items()),
     }
 
 
@@ -511,6 +515,15 @@ async def _cancel_job(server: _Server, request: Request) -> Response:
     return JSONResponse({})
 
 
+async def _choose_series(server: _Server, request: Request) -> Response:
+    """Say which of several series a scan is."""
+    series = (await _json_of(request)).get("series")
+    if not isinstance(series, str):
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
+    await server.jobs.choose(request.path_params["job"], series)
+    return JSONResponse({})
+
+
 async def _scan(server: _Server, request: Request) -> Response:
     """All that is said of one scan."""
     found = await asyncio.to_thread(server.answer_of, request.path_params["scan"])
@@ -590,15 +603,16 @@ async def _make_view(server: _Server, request: Request) -> Response:
     said = await _json_of(request)
     entry = server.entry(request)
     is_whole = said.get("whole") is True
-    scan = await asyncio.to_thread(server.scan_of, entry.document, entry.folder)
-    if scan is None:
+    at_hand = await asyncio.to_thread(server.scan_of, entry.document, entry.folder)
+    if at_hand is None:
         return _missing(
             "The scan itself is not at hand: drop it onto the page again, or start the server with "
             "--scans and the folder in which it lies."
         )
     copy = server.copy_of(entry.document, is_whole=is_whole).name
     found = entry.document.provenance.pixel_sha256
-    order = Order(scan, None, server.viewing, copy, is_whole, found)
+    scan, series = at_hand
+    order = Order(scan, None, server.viewing, copy, is_whole, found, series)
     job = await server.jobs.add(entry.document.scan, order)
     return JSONResponse({"job": job.number})
 
@@ -624,7 +638,7 @@ async def _add_reading(server: _Server, request: Request) -> Response:
     if not all(isinstance(each, str) for each in given):
         raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
     reading = Reading(*given)
-    labels = list(document.probabilities)
+    labels = list(document.classes or document.probabilities)
     server.readings.add(document.scan, document.decision, reading, labels)
     return JSONResponse({"readings": [vars(each) for each in server.readings.of(document.scan)]})
 

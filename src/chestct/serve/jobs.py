@@ -15,7 +15,7 @@ import shutil
 import signal
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from chestct.errors import ChestCTError, kind_of
+from chestct.errors import ChestCTError, SeveralSeriesError, kind_of
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from chestct.volume import Volume
     from chestct.writers import WriteOptions
 
-State = Literal["waiting", "running", "done", "failed", "cancelled"]
+_State = Literal["waiting", "running", "done", "failed", "undecided", "cancelled"]
 
-MOST_WAITING: Final = 200
+_MOST_WAITING: Final = 200
 _MOST_KEPT: Final = 300
 _PATIENCE_S: Final = 5.0
 _QUIET_S: Final = 15.0
@@ -75,6 +75,7 @@ class Order:
         copy: Name of the copy in it; "" names it as `copy_name` does.
         is_whole: Whether the scan with all its voxels is wanted, and nothing else.
         pixel_sha256: Hash that the voxels must have, where results of a scan are to be shown.
+        series: The series that is meant where the readers' own rule decides for none.
     """
 
     scan: Path
@@ -83,6 +84,7 @@ class Order:
     copy: str = ""
     is_whole: bool = False
     pixel_sha256: str = ""
+    series: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,18 @@ class Event:
     """What a worker says of the order it works on.
 
     Attributes:
-        kind: "stage", "answered", "viewable", "done" or "failed".
+        kind: "stage", "answered", "viewable", "done", "failed" or "undecided".
         words: The stage, the name of the folder of results, or what went wrong.
         step: Steps done and steps in all, where they are known.
         document: The answer as `result.json` has it.
+        series: What names each series that could be meant, to what tells it apart.
     """
 
     kind: str
     words: str = ""
     step: tuple[int, int] | None = None
     document: str = ""
+    series: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,18 +120,20 @@ class Job:
         folder: Name of the folder of its results, as soon as it has an answer.
         document: The answer as `result.json` has it, from the answer on.
         is_viewable: Whether its viewing copy is there.
+        series: The series among which somebody has to choose, as an `Event` tells them.
         since: When this state began, in seconds of `time.monotonic`.
     """
 
     number: str
     name: str
     order: Order
-    state: State = "waiting"
+    state: _State = "waiting"
     stage: str = "waiting"
     step: tuple[int, int] | None = None
     folder: str = ""
     document: str = ""
     is_viewable: bool = False
+    series: Mapping[str, str] = field(default_factory=dict)
     since: float = field(default_factory=time.monotonic)
 
     @property
@@ -139,10 +145,6 @@ class Job:
 def copy_name(pixel_sha256: str) -> str:
     """What the viewing copy of a scan is called."""
     return pixel_sha256[:32]
-
-
-class TooManyError(ChestCTError):
-    """The queue is full."""
 
 
 class Jobs:
@@ -181,15 +183,37 @@ class Jobs:
         """Put a scan at the end of the queue.
 
         Raises:
-            TooManyError: Too many are waiting.
+            ChestCTError: Too many are waiting.
         """
-        if len(self._waiting) >= MOST_WAITING:
-            msg = f"{MOST_WAITING} scans are waiting already. Wait until some are done."
-            raise TooManyError(msg)
+        self._require_room()
         job = Job(secrets.token_hex(8), name, order)
         self._waiting.append(job.number)
         await self._set(job)
         return job
+
+    def _require_room(self) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            msg = f"{_MOST_WAITING} scans are waiting already. Wait until some are done."
+            raise ChestCTError(msg)
+
+    async def choose(self, number: str, series: str) -> None:
+        """Put a scan at the end of the queue again, as one of the series that it could be.
+
+        Raises:
+            ChestCTError: Nothing is to be chosen there, or not this; or too many are waiting.
+        """
+        async with self._changed:
+            job = self._jobs.get(number)
+            if job is None or job.state != "undecided" or series not in job.series:
+                msg = "There is no such series to choose here any more. Load the page again."
+                raise ChestCTError(msg)
+            self._require_room()
+            del self._jobs[number]
+            order = replace(job.order, series=series)
+            self._jobs[number] = Job(number, job.name, order)
+            self._waiting.append(number)
+            self._version += 1
+            self._changed.notify_all()
 
     async def cancel(self, number: str) -> None:
         """Take a job out of the queue, or end it amid its work; one that is over is forgotten."""
@@ -203,7 +227,7 @@ class Jobs:
         if is_waiting:
             self._waiting.remove(number)
         await self._set(replace(job, state="cancelled", stage="cancelled", document=""))
-        if is_waiting:
+        if is_waiting or job.state == "undecided":
             self._tidy(self._jobs[number])
         elif number == self._current:
             await asyncio.to_thread(self._end_worker)
@@ -264,7 +288,7 @@ class Jobs:
                 raise EOFError
             await self._set(replace(job, state="running", stage="reading"))
             await asyncio.to_thread(pipe.send, job.order)
-            while not self._jobs[job.number].is_over:
+            while self._jobs[job.number].state == "running":
                 event = await asyncio.to_thread(pipe.recv)
                 if not self._jobs[job.number].is_over:
                     await self._set(_after(self._jobs[job.number], event))
@@ -273,7 +297,9 @@ class Jobs:
             self._end_worker()
             if not self._jobs[job.number].is_over:
                 await self._set(replace(self._jobs[job.number], state="failed", stage=_ENDED))
-        self._tidy(self._jobs[job.number])
+        # One that is undecided keeps its scan.
+        if self._jobs[job.number].is_over:
+            self._tidy(self._jobs[job.number])
 
     def _tidy(self, job: Job) -> None:
         _remove_leftovers(job)
@@ -312,6 +338,8 @@ def _after(job: Job, event: Event) -> Job:
         return replace(job, is_viewable=True, stage="writing")
     if event.kind == "done":
         return replace(job, state="done", stage="done", step=None, document="")
+    if event.kind == "undecided":
+        return replace(job, state="undecided", stage=event.words, step=None, series=event.series)
     if event.kind == "failed":
         return replace(job, state="failed", stage=event.words, step=None, document="")
     return replace(job, stage=event.words, step=event.step)
@@ -369,8 +397,13 @@ def _told(pipe: Connection, order: Order) -> Iterator[None]:
     except _Ended:
         raise
     except Exception as error:
-        words = _words_of(error)
-        pipe.send(Event("failed", words.replace(f"{order.scan.parent}{os.sep}", "")))
+        words = _words_of(error).replace(f"{order.scan.parent}{os.sep}", "")
+        is_choice = order.results is not None and order.series is None
+        if is_choice and isinstance(error, SeveralSeriesError):
+            # The lines below the first list the series, and say how a terminal names one.
+            pipe.send(Event("undecided", words.splitlines()[0], series=error.series))
+        else:
+            pipe.send(Event("failed", words))
 
 
 def _words_of(error: Exception) -> str:
@@ -393,17 +426,16 @@ class _Desk:
 
     def do(self, order: Order) -> None:
         """Classify a scan and write what is asked for."""
-        from chestct.explain import AUTO
-        from chestct.pipeline import analyse_scan
         from chestct.serve.viewing import write_viewing_copy, write_whole_scan
         from chestct.writers.folders import write_outputs
         from chestct.writers.json_report import result_document
 
-        classifier, engine = self._load()
-        explain = None if order.is_whole else AUTO
-        analysis = analyse_scan(
-            order.scan, classifier, engine=engine, explain=explain, watcher=_Telling(self._pipe)
-        )
+        try:
+            analysis = self._analyse(order)
+        except SeveralSeriesError:
+            if order.series is None:
+                raise
+            analysis = self._analyse(order, order.series)
         found = analysis.result.provenance.pixel_sha256
         if order.pixel_sha256 not in ("", found):
             msg = f"{order.scan.name} is not the scan that these results are of: its voxels differ."
@@ -420,6 +452,21 @@ class _Desk:
         self._pipe.send(Event("viewable"))
         if folder is not None:
             write_outputs(analysis, folder, self._setup.writing)
+
+    def _analyse(self, order: Order, series: str | None = None) -> ScanAnalysis:
+        from chestct.explain import AUTO
+        from chestct.pipeline import analyse_scan
+        from chestct.readers import ReadOptions
+
+        classifier, engine = self._load()
+        return analyse_scan(
+            order.scan,
+            classifier,
+            engine=engine,
+            reading=ReadOptions(series),
+            explain=None if order.is_whole else AUTO,
+            watcher=_Telling(self._pipe),
+        )
 
     def _load(self) -> tuple[Classifier, Engine]:
         from chestct.classifier import load_classifier

@@ -20,15 +20,11 @@ from chestct.labels import THREE_CLASSES
 from chestct.report.tables import as_csv, from_cell, read_plain_text
 from chestct.storage import write_text
 
-VERDICTS: Final = ("right", "wrong", "unsure")
+_VERDICTS: Final = ("right", "wrong", "unsure")
 READINGS_FILE: Final = "readers.csv"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _MOST_NOTE: Final = 2000
 _FIRST: Final = ("scan", "patient", "answer")
-
-
-class ReadingError(ChestCTError):
-    """What somebody said of an answer cannot be kept so."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,7 @@ class Reading:
 
     Attributes:
         reader: Their name: letters, digits, "-" and "_".
-        verdict: One of `VERDICTS`, of the answer.
+        verdict: One of `_VERDICTS`, of the answer.
         label: The class they give the scan; empty where they are unsure.
         note: Anything more.
     """
@@ -87,7 +83,7 @@ class Readings:
             labels: The classes that may be given, beside `THREE_CLASSES`.
 
         Raises:
-            ReadingError: A name, verdict or label is none.
+            ChestCTError: A name, verdict or label is none.
             WriteError: The table cannot be written.
         """
         _check(reading, labels)
@@ -106,7 +102,7 @@ class Readings:
         """Scan to its line.
 
         Raises:
-            ReadingError: The table is damaged.
+            ChestCTError: The table is damaged.
         """
         if not self.file.exists():
             return {}
@@ -116,19 +112,19 @@ class Readings:
             return {row["scan"]: row for row in rows}
         except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
             msg = f"{self.file.name} is no table of readers' labels. Move it away, or mend it."
-            raise ReadingError(msg) from error
+            raise ChestCTError(msg) from error
 
 
 def _check(reading: Reading, labels: Sequence[str]) -> None:
     if not _NAME.fullmatch(reading.reader):
         msg = "A reader's name has letters, digits, - and _, at most 40 of them. Type another one."
-        raise ReadingError(msg)
-    if reading.verdict not in VERDICTS:
-        raise ReadingError("An answer is right, wrong, or you are unsure. Choose one of them.")
+        raise ChestCTError(msg)
+    if reading.verdict not in _VERDICTS:
+        raise ChestCTError("An answer is right, wrong, or you are unsure. Choose one of them.")
     if len(reading.note) > _MOST_NOTE:
-        raise ReadingError(f"A note has at most {_MOST_NOTE} characters. Shorten it.")
+        raise ChestCTError(f"A note has at most {_MOST_NOTE} characters. Shorten it.")
     if reading.verdict == "unsure" and reading.label:
-        raise ReadingError("Who is unsure gives no label. Leave it out, or choose another answer.")
+        raise ChestCTError("Who is unsure gives no label. Leave it out, or choose another answer.")
     if reading.verdict != "unsure" and reading.label not in (*THREE_CLASSES, *labels):
         known = ", ".join(dict.fromkeys((*THREE_CLASSES, *labels)))
-        raise ReadingError(f"What is it then? A label was expected: {known}.")
+        raise ChestCTError(f"What is it then? A label was expected: {known}.")

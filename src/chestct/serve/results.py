@@ -16,17 +16,20 @@ from typing import Final
 
 from chestct.analysis import SCAN_FACTS
 from chestct.evaluation.predictions import Predictions, read_any_predictions
-from chestct.labels import UNSUITABLE, LabelSet
+from chestct.labels import LabelSet
 from chestct.pipeline import scan_name
 from chestct.report.tables import as_csv
-from chestct.result import UNLIKE
+from chestct.result import ScanResult
 from chestct.writers import OUTPUTS, WRITERS
 from chestct.writers.json_report import ResultDocument
 from chestct.writers.wording import (
-    METHOD_NAMES,
-    PROVENANCE_NAMES,
+    bars_of,
+    eyebrow_words,
+    meaning_words,
+    method_words,
+    named,
     percent,
-    probability_words,
+    provenance_words,
 )
 
 _RESULT_FILE: Final = "result.json"
@@ -141,53 +144,35 @@ def files_of(folder: Path) -> list[tuple[str, Path]]:
     ]
 
 
-def doubt_of(document: ResultDocument) -> str:
-    """Why a decision is not certain, as `ScanResult.doubt` says it."""
-    if document.is_unlike:
-        return UNLIKE
-    return "uncertain" if document.is_uncertain else ""
-
-
-def _classes(document: ResultDocument) -> LabelSet:
-    """The classes of the classifier that answered, of which a result says the names only."""
-    return LabelSet.of_names(document.probabilities)
-
-
-def _is_present(document: ResultDocument, label: str) -> bool:
-    """Whether a finding is called present; never a class."""
-    found = (document.findings or {}).get(label)
-    return found is not None and found.is_present
-
-
 def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
     """A line of the list; `other` is another classifier's answer on the same voxels."""
-    document = entry.document
-    share = document.probabilities.get(document.decision)
+    result = entry.document.as_result()
     return {
         "id": entry.number,
-        "scan": document.scan,
-        "decision": document.decision,
-        "verdict": _classes(document).words(document.decision),
-        "share": share,
-        "percent": "" if share is None else percent(share),
-        "doubt": doubt_of(document),
-        "lungs_l": round(document.lung_volume_l, 2),
-        "num_warnings": len(document.warnings) + len(document.unsuitable_reasons),
-        "seconds": document.timings_s.total,
+        "scan": result.scan,
+        "decision": result.decision,
+        **_answer_words(result),
+        "share": result.probabilities.get(result.decision),
+        "lungs_l": round(result.lung_volume_l, 2),
+        "num_warnings": len(result.warnings) + len(result.unsuitable_reasons),
+        "seconds": result.timings_s.total,
         "written_at": datetime.fromtimestamp(entry.written_at, UTC).isoformat(timespec="seconds"),
-        "classifier": f"{document.provenance.classifier} {document.provenance.classifier_version}",
-        "other": None if other is None else _other_words(other, document),
+        "classifier": f"{result.provenance.classifier} {result.provenance.classifier_version}",
+        "other": None if other is None else _other_words(other.as_result(), result),
     }
 
 
-def _other_words(other: ResultDocument, document: ResultDocument) -> Words:
-    share = other.probabilities.get(other.decision)
+def _answer_words(result: ScanResult) -> Words:
+    share = result.probabilities.get(result.decision)
     return {
-        "verdict": _classes(other).words(other.decision),
+        "verdict": result.verdict,
         "percent": "" if share is None else percent(share),
-        "doubt": doubt_of(other),
-        "agrees": other.decision == document.decision,
+        "doubt": result.doubt,
     }
+
+
+def _other_words(other: ScanResult, result: ScanResult) -> Words:
+    return {**_answer_words(other), "agrees": other.decision == result.decision}
 
 
 _COLUMNS: Final[dict[str, Callable[[Words], object]]] = {
@@ -211,32 +196,26 @@ def rows_csv(rows: Iterable[Words]) -> str:
 def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words:
     """All that the page says of a scan, in the words of the report."""
     files = [] if folder is None else files_of(folder)
+    result = document.as_result()
     return {
         "id": number,
-        "scan": document.scan,
-        "decision": document.decision,
-        "verdict": _classes(document).words(document.decision),
-        "is_suitable": document.decision != UNSUITABLE,
-        "doubt": doubt_of(document),
-        "bars": [
-            {
-                "label": label,
-                "words": _classes(document).words(label),
-                "share": share,
-                "percent": percent(share),
-                "is_decision": label == document.decision or _is_present(document, label),
-            }
-            for label, share in document.probabilities.items()
-        ],
-        "meaning": probability_words(document.provenance.temperature),
+        "scan": result.scan,
+        "decision": result.decision,
+        "verdict": result.verdict,
+        "eyebrow": eyebrow_words(result),
+        "is_suitable": result.is_suitable,
+        "doubt": result.doubt,
+        "bars": bars_of(result),
+        "labels": {each.name: each.words for each in result.label_set.classes},
+        "meaning": meaning_words(result),
         "reasons": document.unsuitable_reasons,
         "warnings": document.warnings,
         "notice": document.notice,
         "figures": _figures(document),
-        "facts": _named(document.scan_facts, SCAN_FACTS),
-        "provenance": _provenance(document),
+        "facts": named(document.scan_facts, SCAN_FACTS),
+        "provenance": provenance_words(document.provenance.model_dump()),
         "slices": document.analysed_slices.model_dump(),
-        "evidence": _evidence(document),
+        "evidence": _evidence(document, result.label_set),
         "not_written": document.not_written,
         "files": [
             {
@@ -266,16 +245,13 @@ def _figures(document: ResultDocument) -> list[list[str]]:
     return figures
 
 
-def _evidence(document: ResultDocument) -> Words | None:
+def _evidence(document: ResultDocument, classes: LabelSet) -> Words | None:
     explained = document.explanation
     if explained is None:
         return None
-    classes = _classes(document)
-    method = METHOD_NAMES.get(explained.method, explained.method)
-    where = f"{method} at {explained.layer}" if explained.layer else method
     return {
         "words": f"Evidence for “{classes.words(explained.label)}”",
-        "method": where,
+        "method": method_words(explained.method, explained.layer),
         "threshold": explained.threshold,
         "is_disease": classes.is_finding(explained.label),
         "by_slice": explained.by_slice,
@@ -283,19 +259,6 @@ def _evidence(document: ResultDocument) -> Words | None:
         "hottest": None if explained.hottest is None else explained.hottest.model_dump(),
         "shares": {region: percent(share) for region, share in explained.shares.items()},
     }
-
-
-def _provenance(document: ResultDocument) -> list[list[str]]:
-    said = document.provenance.model_dump()
-    temperature = said["temperature"]
-    said["temperature"] = "none fitted" if temperature == 1.0 else f"{temperature:.4g}"
-    said["lungs_are_given"] = "a mask that was given" if said["lungs_are_given"] else None
-    return _named(said, PROVENANCE_NAMES)
-
-
-def _named(values: Mapping[str, object], names: Mapping[str, str]) -> list[list[str]]:
-    """The values that have a name, in the order of the names, under their names."""
-    return [[names[key], str(values[key])] for key in names if values.get(key) is not None]
 
 
 def scans_below(folder: Path) -> dict[str, list[Path]]:

@@ -103,7 +103,7 @@ class Uploads:
         upload = Upload(
             number,
             self._folder / number,
-            safe_name(name),
+            _safe_name(name),
             is_file,
             tuple((kept_name, size) for kept_name, (_, size) in zip(kept, files, strict=True)),
             set(range(len(files))),
@@ -216,16 +216,16 @@ def _full(error: OSError) -> UploadError:
     return UploadError(msg, HTTPStatus.INSUFFICIENT_STORAGE)
 
 
-def safe_name(name: str) -> str:
+def _safe_name(name: str) -> str:
     """A name fit for a file or folder: one part, without anything that a system takes for more."""
     last = printable(name).replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
     plain = re.sub(r"[^\w .()+=@,-]", "_", last).strip(" .")
-    ending = ending_of(plain)
+    ending = _ending_of(plain)
     stem = plain[: len(plain) - len(ending)][: _MOST_NAME - len(ending)].rstrip(" .")
     return f"{stem or 'scan'}{ending}"
 
 
-def ending_of(name: str) -> str:
+def _ending_of(name: str) -> str:
     """What a file's name ends with, of the endings that say something; "" for all others."""
     lower = name.lower()
     return next((ending for ending in _ENDINGS if lower.endswith(ending)), "")
@@ -235,7 +235,7 @@ def _kept_names(paths: Sequence[str]) -> list[str]:
     """A name for each file: its place in the natural order of all, and its kind."""
     order = sorted(range(len(paths)), key=lambda i: _natural(paths[i]))
     place = {index: number for number, index in enumerate(order, start=1)}
-    kept = [f"{place[index]:06d}{ending_of(path)}" for index, path in enumerate(paths)]
+    kept = [f"{place[index]:06d}{_ending_of(path)}" for index, path in enumerate(paths)]
     sidecars = [i for i, path in enumerate(paths) if PurePosixPath(path).name == SIDECAR]
     if len(sidecars) == 1:
         kept[sidecars[0]] = SIDECAR

@@ -29,7 +29,7 @@ from chestct.volume import Grid, Volume
 from chestct.writers.nifti import write_nifti
 from chestct.writers.page_pictures import to_png
 
-MOST_VOXELS: Final[Shape] = (200, 256, 256)
+_MOST_VOXELS: Final[Shape] = (200, 256, 256)
 """Largest viewing copy, (depth, height, width): drawn without a graphics card in seconds."""
 HEAT_STEPS: Final = 119
 """What a heat of 1 is stored as outside the lungs; inside, `INSIDE` is added."""
@@ -71,9 +71,9 @@ class _Cells:
         return [(int(i), float(self.shares[index, i])) for i in inside]
 
 
-def viewing_grid(grid: Grid) -> Grid:
-    """The grid of the viewing copy: the same box in the patient, in at most `MOST_VOXELS`."""
-    shape = tuple(min(n, most) for n, most in zip(grid.shape, MOST_VOXELS, strict=True))
+def _viewing_grid(grid: Grid) -> Grid:
+    """The grid of the viewing copy: the same box in the patient, in at most `_MOST_VOXELS`."""
+    shape = tuple(min(n, most) for n, most in zip(grid.shape, _MOST_VOXELS, strict=True))
     step = tuple(n / new for n, new in zip(grid.shape, shape, strict=True))
     start = tuple((each - 1.0) / 2.0 for each in step)
     return grid.moved(start, step, shape)  # type: ignore[arg-type]
@@ -108,7 +108,7 @@ def write_whole_scan(analysis: ScanAnalysis, folder: Path) -> Path:
 
 def _write_parts(analysis: ScanAnalysis, folder: Path) -> None:
     volume = on_body(analysis.volume)
-    grid = viewing_grid(volume.grid)
+    grid = _viewing_grid(volume.grid)
     values = _shrunk(volume.voxels.__getitem__, volume.grid.shape, grid.shape)
     write_nifti(folder / PARTS["scan"], _as_shown(values, volume.unit), grid)
     write_nifti(folder / PARTS["layer"], _layer_of(analysis, grid), grid)

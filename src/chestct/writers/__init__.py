@@ -55,11 +55,11 @@ WRITERS: Final[dict[str, Entry]] = {
         "heat-map.nii.gz and lungs.nii.gz on the scan's own grid",
     ),
     "dicom_seg": Entry(
-        "chestct.writers.dicom_seg:write_segmentation",
+        "chestct.writers.dicom_images:write_segmentation",
         "segmentation.dcm: lungs and strong evidence as a DICOM Segmentation",
     ),
     "dicom_parametric_map": Entry(
-        "chestct.writers.dicom_maps:write_parametric_map",
+        "chestct.writers.dicom_images:write_parametric_map",
         "heat-map.dcm: the heat-map as a DICOM Parametric Map",
     ),
     "dicom_sr": Entry(
@@ -67,7 +67,7 @@ WRITERS: Final[dict[str, Entry]] = {
         "report.dcm: the answer as a DICOM Structured Report",
     ),
     "dicom_sc": Entry(
-        "chestct.writers.dicom_sc:write_overlays", "overlays/: pictures with heat-map"
+        "chestct.writers.dicom_images:write_overlays", "overlays/: pictures with heat-map"
     ),
 }
 """Writer name to a function of an analysis, a folder and `WriteOptions`, and what it writes."""

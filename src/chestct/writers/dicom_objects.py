@@ -1,4 +1,10 @@
-"""What every DICOM object has: coded concepts, places of frames and their sources, dates, a file.
+"""What every DICOM object has: who and what it is about, codes, places of frames, dates, a file.
+
+Patient, study and frame of reference are those of the source series; series and instance are new.
+Identifiers are never made silently: an object that claims to belong to a study which nobody has
+is worse than none. A SOPInstanceUID stands for one content (PS3.5 section 9): archives keep the
+first of two objects that share one, or the last. So new identifiers depend on all that is written,
+and a field added to the answer counts unless it is named here.
 
 Concepts are of SNOMED CT, DICOM and UCUM where there is a code. What has no code anywhere is named
 in a coding scheme of this project's own, which DICOM keeps the prefix 99 for (PS3.16 section 8.2);
@@ -12,104 +18,322 @@ have positions of their own in the same frame of reference, and name the series 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from chestct import __version__
-from chestct.analysis import ScanAnalysis
-from chestct.labels import LabelSet
-from chestct.readers.dicom_source import SourceImage
+from chestct.analysis import ScanAnalysis, source_of
+from chestct.errors import WriteError, printable
+from chestct.explain.explanation import HeatMap, ScanExplanation
+from chestct.extras import import_extra
+from chestct.readers.dicom_source import SourceImage, SourceSeries
 from chestct.simulate.dicom_export import make_uid
 from chestct.storage import write_whole_with
-from chestct.volume import Grid
-from chestct.writers.dicom_identity import (
-    CT_IMAGE_STORAGE,
-    MANUFACTURER,
-    SERIES_NUMBERS,
-    Subject,
-    long_string,
-)
+from chestct.volume import Grid, Volume
+from chestct.writers import NothingToWriteError, WriteOptions
 
 if TYPE_CHECKING:
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from highdicom.sr import CodedConcept
     from pydicom.dataset import Dataset
+
+
+MANUFACTURER: Final = "chestct"
+_SERIES_NUMBERS: Final[dict[str, int]] = {
+    "dicom_seg": 9001,
+    "dicom_parametric_map": 9002,
+    "dicom_sr": 9003,
+    "dicom_sc": 9004,
+}
+"""Series numbers of what is written; high, so that a list sorts them after the scanner's own."""
+
+_CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
+"""SOP class of a source image whose file does not say it."""
+
+_LEVELS: Final = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+_MUST_BE_THERE: Final = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PositionReferenceIndicator",
+)
+"""May be empty but not absent (type 2, PS3.3 C.7.1.1, C.7.2.1, C.7.4.1)."""
+_NO_DATE: Final = datetime(1970, 1, 1)
+_MAX_LONG_STRING: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What an object is about, with every identifier it needs.
+
+    Attributes:
+        header: Patient, study and frame of reference, complete and valid.
+        images: The source images, sorted along the slice normal, with valid identifiers.
+        series: The source series as read.
+        seed: What all new identifiers of this analysis are derived from.
+        written: Date and time that stand in the object.
+    """
+
+    header: Dataset
+    images: tuple[SourceImage, ...]
+    series: SourceSeries
+    seed: str
+    written: datetime
+
+    def series_uid(self, name: str) -> str:
+        """SeriesInstanceUID of what the writer of this name writes."""
+        return make_uid(self.seed, name, "series")
+
+    def instance_uid(self, name: str, number: int = 1) -> str:
+        """SOPInstanceUID of the object with this number that the writer of this name writes."""
+        return make_uid(self.seed, name, "instance", number)
+
+    def pointing_at(self, names: Iterable[str]) -> Subject:
+        """The subject of an object that refers to what these writers write.
+
+        What it refers to stands in the object, so its own identifiers depend on that too.
+        """
+        return replace(self, seed="/".join((self.seed, *names)))
+
+    def other_uid(self, *parts: object) -> str:
+        """Any other identifier, of a segment or an organisation of dimensions."""
+        return make_uid(self.seed, *parts)
+
+
+def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
+    """Find out what objects about this scan have to say and to refer to.
+
+    Raises:
+        NothingToWriteError: The scan was not read from DICOM.
+        WriteError: The series lacks identifiers, and none may be made.
+        MissingExtraError: highdicom is not installed.
+        ReadError: The series is no longer there.
+    """
+    series = require_source(analysis.volume, analysis.path, makes_uids=options.makes_uids)
+    pixels, missing = analysis.result.provenance.pixel_sha256, _missing(series)
+    header = _complete(series.header, pixels, missing)
+    images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
+    seed = _seed_of(analysis, header, images)
+    written = _date_of(header) if options.is_deterministic else _now(header)
+    return Subject(header, images, series, seed, written)
+
+
+def require_source(volume: Volume, path: Path | None, *, makes_uids: bool) -> SourceSeries:
+    """The series behind a volume, if DICOM objects can be written about it.
+
+    Raises:
+        NothingToWriteError: The scan was not read from DICOM.
+        WriteError: The series lacks identifiers, and none may be made.
+        MissingExtraError: highdicom is not installed.
+        ReadError: The series is no longer there.
+    """
+    import_extra("highdicom", extra="dicom")
+    series = source_of(volume, path)
+    if series is None:
+        msg = (
+            f"A DICOM object repeats who the patient is and names its source images; a scan read"
+            f" from {volume.source.format} does not say it."
+        )
+        raise NothingToWriteError(msg)
+    missing = _missing(series)
+    if missing and not makes_uids:
+        raise WriteError(_refusal(missing))
+    return series
+
+
+def left_out_words(series: SourceSeries) -> str:
+    """A sentence on what the series says and its objects cannot; empty where there is nothing."""
+    names = " and ".join(series.left_out)
+    return names and (
+        f"The DICOM objects do not repeat the series' {names}: too long or malformed for the DICOM"
+        " standard. Where an archive files by it, correct the series and write them again."
+    )
+
+
+def long_string(text: str, *, ending: str = "") -> str:
+    """A text that fits a long string (LO, PS3.5 6.2): 64 printable characters and no backslash.
+
+    Args:
+        text: What is cut if need be.
+        ending: What comes after it and is never cut.
+    """
+    plain, room = printable(text).replace("\\", "/"), _MAX_LONG_STRING - len(ending)
+    cut = plain if len(plain) <= room else f"{plain[: room - 3]}..."
+    return cut + ending
+
+
+def _missing(series: SourceSeries) -> tuple[str, ...]:
+    """Which identifiers are absent or no identifiers at all."""
+    missing = [name for name in _LEVELS if not _is_uid(str(series.header.get(name, "")))]
+    files = {(image.uid, image.file) for image in series.images}
+    are_valid = all(_is_uid(uid) for uid, _ in files)
+    if not are_valid or len({uid for uid, _ in files}) < len(files):
+        missing.append("SOPInstanceUID")
+    return tuple(missing)
+
+
+def _is_uid(text: str) -> bool:
+    from pydicom.config import IGNORE
+    from pydicom.uid import UID
+
+    return UID(text, validation_mode=IGNORE).is_valid
+
+
+def _refusal(missing: tuple[str, ...]) -> str:
+    names = " and ".join(missing)
+    return (
+        f"The series has no valid {names}, by which a DICOM object says what it belongs to."
+        " --make-uids makes a consistent set (makes_uids=True in Python); an archive will then"
+        " keep the objects together, but not beside the original series."
+    )
+
+
+def _complete(kept: Dataset, pixels: str, missing: tuple[str, ...]) -> Dataset:
+    """The header with what must be there, identifiers made where they are missing."""
+    from pydicom.dataset import Dataset
+
+    header = Dataset()
+    header.update(kept)
+    for name in _MUST_BE_THERE:
+        if name not in header:
+            setattr(header, name, "")
+    for name in _LEVELS:
+        if name in missing:
+            setattr(header, name, make_uid(pixels, name))
+    # Whatever alphabet the names are in, this one has it.
+    header.SpecificCharacterSet = "ISO_IR 192"
+    return header
+
+
+def _identified(
+    images: tuple[SourceImage, ...], pixels: str, *, is_made: bool
+) -> tuple[SourceImage, ...]:
+    """The images with a class, and with identifiers that are made, one for each file."""
+    return tuple(
+        replace(
+            image,
+            sop_class=image.sop_class or _CT_IMAGE_STORAGE,
+            uid=make_uid(pixels, "SOPInstanceUID", image.file) if is_made else image.uid,
+        )
+        for image in images
+    )
+
+
+def _now(header: Dataset) -> datetime:
+    """The time of writing, in the time zone that the header says its times are in."""
+    offset = str(header.get("TimezoneOffsetFromUTC") or "")
+    zone = datetime.strptime(offset, "%z").tzinfo if offset else None
+    return datetime.now(zone)
+
+
+def _date_of(header: Dataset) -> datetime:
+    """When the series was made, as far as its header says."""
+    for date_name, time_name in (
+        ("SeriesDate", "SeriesTime"),
+        ("AcquisitionDate", "AcquisitionTime"),
+        ("StudyDate", "StudyTime"),
+    ):
+        date, time = str(header.get(date_name) or ""), str(header.get(time_name) or "")
+        clock = time[:6] if len(time) >= 6 else "000000"
+        try:
+            return datetime.strptime(date + clock, "%Y%m%d%H%M%S")
+        except ValueError:
+            continue
+    return _NO_DATE
+
+
+_NOT_WRITTEN: Final = ("scan", "scan_facts", "timings_s")
+"""Fields of a result that stand in no object: they differ where a folder or a clock does."""
+
+_PROGRAMS: Final = ("highdicom", "pydicom", "pillow")
+"""What encodes and draws: each may do it differently in another version."""
+
+_DIGESTS: Final[WeakKeyDictionary[Volume | HeatMap, str]] = WeakKeyDictionary()
+"""Of voxels that were hashed before: four writers ask for those of one heat-map in turn."""
+
+
+def _seed_of(analysis: ScanAnalysis, header: Dataset, images: tuple[SourceImage, ...]) -> str:
+    """What all new identifiers of an analysis are derived from.
+
+    Args:
+        analysis: The scan and its answer.
+        header: Patient, study and frame of reference, as they will be written.
+        images: The source images.
+    """
+    digest = hashlib.sha256(_encoded(header))
+    for part in (images, *_contents(analysis)):
+        digest.update(f"/{part!r}".encode())
+    return digest.hexdigest()
+
+
+def _contents(analysis: ScanAnalysis) -> Iterator[object]:
+    """Everything else that reaches an object, as values whose text is all there is to them."""
+    yield __version__, [version(name) for name in _PROGRAMS]
+    yield [item for item in vars(analysis.result).items() if item[0] not in _NOT_WRITTEN]
+    yield analysis.volume.grid, analysis.analysed_slices
+    yield analysis.prepared.recipe.lungs, _digest_of(analysis.prepared.scan_lungs)
+    if analysis.explanation is not None:
+        yield from _explained(analysis.explanation)
+
+
+def _explained(explained: ScanExplanation) -> Iterator[object]:
+    explanation, summary = explained.explanation, explained.summary
+    yield explanation.method, explanation.layer, explanation.label
+    yield summary.threshold, summary.shares, summary.involved_ml, summary.peaks
+    yield _digest_of(explained.heat)
+
+
+def _digest_of(volume: Volume | HeatMap) -> str:
+    """SHA-256 of a volume's voxels, however they are stored."""
+    if volume not in _DIGESTS:
+        digest = hashlib.sha256()
+        for index, plane in enumerate(volume if isinstance(volume, HeatMap) else volume.voxels):
+            if index == 0:
+                digest.update(plane.dtype.str.encode())
+            digest.update(np.ascontiguousarray(plane).data)
+        _DIGESTS[volume] = digest.hexdigest()
+    return _DIGESTS[volume]
+
+
+def _encoded(header: Dataset) -> bytes:
+    """A header as it stands in a file, Explicit VR Little Endian."""
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    stream = DicomBytesIO()
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    write_dataset(stream, header)
+    return stream.getvalue()
 
 
 Concept = tuple[str, str, str]
 """Value, scheme and meaning."""
 
-_LOCAL: Final = "99"
-_OWN_SCHEME: Final = "99CHESTCT"
-_SCT: Final = "SCT"
-_DCM: Final = "DCM"
-_UCUM: Final = "UCUM"
+LUNG: Final[Concept] = ("39607008", "SCT", "Lung")
+ARTIFICIAL_INTELLIGENCE: Final[Concept] = ("123110", "DCM", "Artificial Intelligence")
+NO_UNITS: Final[Concept] = ("1", "UCUM", "no units")
 
+_CLASS_ACTIVATION: Final[Concept] = ("130403", "DCM", "Gradient-weighted class activation")
+_VISUAL_EXPLANATION: Final[Concept] = ("130401", "DCM", "Visual explanation")
 _QUANTITIES: Final[dict[str, Concept]] = {
-    "gradcam": ("130403", _DCM, "Gradient-weighted class activation"),
-    "gradcam++": ("130403", _DCM, "Gradient-weighted class activation"),
-    "layercam": ("130403", _DCM, "Gradient-weighted class activation"),
-    "strongest_channel": ("130401", _DCM, "Visual explanation"),
-    "occlusion": ("130404", _DCM, "Saliency"),
-    "attention": ("130401", _DCM, "Visual explanation"),
+    "gradcam": _CLASS_ACTIVATION,
+    "gradcam++": _CLASS_ACTIVATION,
+    "layercam": _CLASS_ACTIVATION,
+    "occlusion": ("130404", "DCM", "Saliency"),
 }
-"""Explanation to what its values are; another method is a "Visual explanation"."""
-_VISUAL_EXPLANATION: Final[Concept] = ("130401", _DCM, "Visual explanation")
-
-CHEST: Final[Concept] = ("816094009", _SCT, "Chest")
-LUNG: Final[Concept] = ("39607008", _SCT, "Lung")
-_LEFT: Final[Concept] = ("7771000", _SCT, "Left")
-_RIGHT: Final[Concept] = ("24028007", _SCT, "Right")
-_UPPER_ZONE: Final[Concept] = ("281392002", _SCT, "Upper zone of lung")
-_MIDDLE_ZONE: Final[Concept] = ("281393007", _SCT, "Middle zone of lung")
-_LOWER_ZONE: Final[Concept] = ("281394001", _SCT, "Lower zone of lung")
-WHOLE: Final = "lungs"
-"""Both lungs, among the regions."""
-REGIONS: Final[dict[str, tuple[Concept, Concept | None]]] = {
-    f"{side}{part}".strip(): (site, laterality)
-    for side, laterality in (("", None), ("left ", _LEFT), ("right ", _RIGHT))
-    for part, site in (
-        ("lungs" if not side else "lung", LUNG),
-        ("upper third", _UPPER_ZONE),
-        ("middle third", _MIDDLE_ZONE),
-        ("lower third", _LOWER_ZONE),
-    )
-}
-"""Region of an `EvidenceSummary` to anatomic site and side."""
-
-ANATOMY: Final[Concept] = ("91723000", _SCT, "Anatomical Structure")
-SPATIAL_CONCEPT: Final[Concept] = ("309825002", _SCT, "Spatial and Relational Concept")
-ARTIFICIAL_INTELLIGENCE: Final[Concept] = ("123110", _DCM, "Artificial Intelligence")
-CHEST_CT: Final[Concept] = ("24627-2", "LN", "CT Chest")
-PROBABILITY: Final[Concept] = ("122157", _DCM, "Probability")
-VOLUME: Final[Concept] = ("118565006", _SCT, "Volume")
-COMMENT: Final[Concept] = ("121106", _DCM, "Comment")
-QUALITY: Final[Concept] = ("111050", _DCM, "Quality Assessment")
-NOT_CLASSIFIED: Final[Concept] = ("unsuitable", _OWN_SCHEME, "Not suitable for classification")
-INVOLVED_SHARE: Final[Concept] = (
-    "involved-share",
-    _OWN_SCHEME,
-    "Share of lung volume with evidence above threshold",
-)
-INVOLVED_VOLUME: Final[Concept] = (
-    "involved-volume",
-    _OWN_SCHEME,
-    "Lung volume with evidence above threshold",
-)
-EVIDENCE: Final[Concept] = (
-    "slice-evidence",
-    _OWN_SCHEME,
-    "Evidence in a slice, share of the largest lung section",
-)
-NO_UNITS: Final[Concept] = ("1", _UCUM, "no units")
-PERCENT: Final[Concept] = ("%", _UCUM, "Percent")
-MILLILITER: Final[Concept] = ("mL", _UCUM, "milliliter")
-
-_MAX_CODE = 16
+"""Explanation to what its values are; every other method is a "Visual explanation"."""
 
 
 def coded(concept: Concept) -> CodedConcept:
@@ -120,51 +344,9 @@ def coded(concept: Concept) -> CodedConcept:
     return CodedConcept(value, scheme, meaning)
 
 
-def finding_of(label: str, labels: LabelSet) -> Concept:
-    """The finding that a class stands for."""
-    own = (_code_of(label), _OWN_SCHEME, long_string(labels.words(label)))
-    return labels.of(label).code or own
-
-
-def probability_of(label: str, labels: LabelSet) -> Concept:
-    """What is measured where the probability of a class that is not the answer is given."""
-    meaning = long_string(f"Probability of {labels.words(label)}")
-    return _code_of(label, prefix="p:"), _OWN_SCHEME, meaning
-
-
-def _code_of(label: str, *, prefix: str = "") -> str:
-    """A code of at most 16 characters that no other label has.
-
-    The label itself where a short string (SH, PS3.5 6.2) can hold it, else a digest of it after a
-    "#", which no code of the first kind has.
-    """
-    room = _MAX_CODE - len(prefix)
-    if len(label) <= room and re.fullmatch(r"[A-Za-z0-9+.()_-]+( [A-Za-z0-9+.()_-]+)*", label):
-        return prefix + label
-    digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{prefix}#{digest}"[:_MAX_CODE]
-
-
 def quantity_of(method: str) -> Concept:
     """What the values of a heat-map of this method are."""
     return _QUANTITIES.get(method, _VISUAL_EXPLANATION)
-
-
-def schemes_of(labels: LabelSet) -> list[CodingSchemeIdentificationItem]:
-    """Who is responsible for the codes of `_OWN_SCHEME`, and what other local schemes are used."""
-    from highdicom.coding_schemes import CodingSchemeIdentificationItem
-
-    given = sorted({one.code.scheme for one in labels.classes if one.code})
-    return [
-        CodingSchemeIdentificationItem(
-            designator=_OWN_SCHEME, name="chestct", responsible_organization="The chestct authors"
-        ),
-        *(
-            CodingSchemeIdentificationItem(designator=scheme, name=scheme)
-            for scheme in given
-            if scheme.startswith(_LOCAL) and scheme != _OWN_SCHEME
-        ),
-    ]
 
 
 def planes_of(subject: Subject, grid: Grid, indices: Sequence[int]) -> dict[str, Any]:
@@ -280,7 +462,7 @@ def _header(subject: Subject, image: SourceImage, grid: Grid) -> Dataset:
     from pydicom.dataset import Dataset
 
     header = Dataset()
-    header.SOPClassUID, header.SOPInstanceUID = CT_IMAGE_STORAGE, _stand_in_uid(image)
+    header.SOPClassUID, header.SOPInstanceUID = _CT_IMAGE_STORAGE, _stand_in_uid(image)
     for name in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(header, name, subject.header[name].value)
     header.Modality = "CT"
@@ -298,14 +480,23 @@ def _decimals(values: Sequence[float]) -> list[str]:
     return [format_number_as_ds(float(value)) for value in values]
 
 
-def origin_of(analysis: ScanAnalysis, subject: Subject, name: str) -> dict[str, Any]:
-    """What every object says of its series, itself and what made it, as highdicom takes it."""
+def origin_of(
+    analysis: ScanAnalysis, subject: Subject, name: str, number: int = 1
+) -> dict[str, Any]:
+    """What every object says of its series, itself and what made it, as highdicom takes it.
+
+    Args:
+        analysis: What it is made of.
+        subject: What it is about.
+        name: Name of its writer.
+        number: Number of the object in its series.
+    """
     provenance = analysis.result.provenance
     return {
         "series_instance_uid": subject.series_uid(name),
-        "series_number": SERIES_NUMBERS[name],
-        "sop_instance_uid": subject.instance_uid(name),
-        "instance_number": 1,
+        "series_number": _SERIES_NUMBERS[name],
+        "sop_instance_uid": subject.instance_uid(name, number),
+        "instance_number": number,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": long_string(provenance.classifier),
         "software_versions": __version__,

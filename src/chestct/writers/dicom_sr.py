@@ -13,10 +13,12 @@ Groups follow PS3.16 TID 1501 and TID 1411.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -24,66 +26,88 @@ from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.errors import printable
 from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.labels import LabelSet
 from chestct.preprocess.oblique import slices_follow_body
 from chestct.simulate.dicom_export import make_uid
-from chestct.writers import WriteOptions, dicom_maps, dicom_seg
-from chestct.writers.dicom_identity import (
-    MANUFACTURER,
-    Subject,
-    subject_of,
-)
+from chestct.writers import WriteOptions
+from chestct.writers.dicom_images import HEAT_MAP, SEGMENTATION, segments_of
 from chestct.writers.dicom_objects import (
     ARTIFICIAL_INTELLIGENCE,
-    CHEST_CT,
-    COMMENT,
-    EVIDENCE,
-    INVOLVED_SHARE,
-    INVOLVED_VOLUME,
     LUNG,
-    MILLILITER,
+    MANUFACTURER,
     NO_UNITS,
-    NOT_CLASSIFIED,
-    PERCENT,
-    PROBABILITY,
-    QUALITY,
-    REGIONS,
-    VOLUME,
-    WHOLE,
     Concept,
+    Subject,
     coded,
-    finding_of,
     finish,
     header_at,
     headers_of,
+    long_string,
     origin_of,
-    probability_of,
     quantity_of,
     save,
-    schemes_of,
+    subject_of,
 )
 from chestct.writers.evidence import evidence_peaks, heat_sentences
 
 if TYPE_CHECKING:
-    from highdicom.sr import (
-        AlgorithmIdentification,
-        FindingSite,
-        Measurement,
-        MeasurementReport,
-        MeasurementsAndQualitativeEvaluations,
-        ObservationContext,
-        SourceImageForMeasurement,
-        TrackingIdentifier,
-        VolumetricROIMeasurementsAndQualitativeEvaluations,
-    )
+    from highdicom import sr
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
     from pydicom.dataset import Dataset
 
     Group = (
-        MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations
+        sr.MeasurementsAndQualitativeEvaluations
+        | sr.VolumetricROIMeasurementsAndQualitativeEvaluations
     )
 
 
 _NAME: Final = "dicom_sr"
 _FILE_NAME: Final = "report.dcm"
+_SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
+_PARAMETRIC_MAP_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.30"
+
+_OWN_SCHEME: Final = "99CHESTCT"
+_CHEST_CT: Final[Concept] = ("24627-2", "LN", "CT Chest")
+_PROBABILITY: Final[Concept] = ("122157", "DCM", "Probability")
+_VOLUME: Final[Concept] = ("118565006", "SCT", "Volume")
+_COMMENT: Final[Concept] = ("121106", "DCM", "Comment")
+_QUALITY: Final[Concept] = ("111050", "DCM", "Quality Assessment")
+_NOT_CLASSIFIED: Final[Concept] = ("unsuitable", _OWN_SCHEME, "Not suitable for classification")
+_INVOLVED_SHARE: Final[Concept] = (
+    "involved-share",
+    _OWN_SCHEME,
+    "Share of lung volume with evidence above threshold",
+)
+_INVOLVED_VOLUME: Final[Concept] = (
+    "involved-volume",
+    _OWN_SCHEME,
+    "Lung volume with evidence above threshold",
+)
+_EVIDENCE: Final[Concept] = (
+    "slice-evidence",
+    _OWN_SCHEME,
+    "Evidence in a slice, share of the largest lung section",
+)
+_PERCENT: Final[Concept] = ("%", "UCUM", "Percent")
+_MILLILITER: Final[Concept] = ("mL", "UCUM", "milliliter")
+
+_WHOLE: Final = "lungs"
+"""Both lungs, among the regions."""
+_LEFT: Final[Concept] = ("7771000", "SCT", "Left")
+_RIGHT: Final[Concept] = ("24028007", "SCT", "Right")
+_REGIONS: Final[dict[str, tuple[Concept, Concept | None]]] = {
+    f"{side}{part}".strip(): (site, laterality)
+    for side, laterality in (("", None), ("left ", _LEFT), ("right ", _RIGHT))
+    for part, site in (
+        ("lungs" if not side else "lung", LUNG),
+        ("upper third", ("281392002", "SCT", "Upper zone of lung")),
+        ("middle third", ("281393007", "SCT", "Middle zone of lung")),
+        ("lower third", ("281394001", "SCT", "Lower zone of lung")),
+    )
+}
+"""Region of an `EvidenceSummary` to anatomic site and side."""
+
+_MAX_CODE: Final = 16
 
 
 def write_structured_report(analysis: ScanAnalysis, folder: Path, options: WriteOptions) -> Path:
@@ -95,12 +119,12 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
         MissingExtraError: highdicom is not installed.
     """
     subject = subject_of(analysis, options)
-    from highdicom.sr import Comprehensive3DSR
+    from highdicom import sr
     from pydicom.uid import ExplicitVRLittleEndian
 
     companions = _companions_of(analysis, options)
     own, predecessor = _after(subject.pointing_at(companions.objects), options.earlier)
-    made = Comprehensive3DSR(
+    made = sr.Comprehensive3DSR(
         evidence=[*headers_of(subject, analysis.volume.grid), *_referred(subject, companions)],
         content=_content(analysis, subject, companions)[0],
         **origin_of(analysis, own, _NAME),
@@ -110,7 +134,7 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
         requested_procedures=_requests(subject.header) or None,
         previous_versions=[predecessor] if predecessor else None,
         series_description="chestct report, not for clinical use",
-        coding_schemes=schemes_of(analysis.result.label_set),
+        coding_schemes=_schemes_of(analysis.result.label_set),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     finish(made, own, _NAME)
@@ -182,35 +206,31 @@ def _requests(header: Dataset) -> list[Dataset]:
 
 def _content(
     analysis: ScanAnalysis, subject: Subject, companions: _Companions
-) -> MeasurementReport:
-    from highdicom.sr import MeasurementReport
+) -> sr.MeasurementReport:
+    from highdicom import sr
 
-    return MeasurementReport(
+    return sr.MeasurementReport(
         observation_context=_observer(analysis),
-        procedure_reported=coded(CHEST_CT),
+        procedure_reported=coded(_CHEST_CT),
         imaging_measurements=_groups_of(analysis, subject, companions),
     )
 
 
-def _observer(analysis: ScanAnalysis) -> ObservationContext:
+def _observer(analysis: ScanAnalysis) -> sr.ObservationContext:
     """A program and a classifier looked at the images, and nobody else."""
-    from highdicom.sr import (
-        DeviceObserverIdentifyingAttributes,
-        ObservationContext,
-        ObserverContext,
-    )
+    from highdicom import sr
     from pydicom.sr.codedict import codes
 
     provenance = analysis.result.provenance
-    device = DeviceObserverIdentifyingAttributes(
+    device = sr.DeviceObserverIdentifyingAttributes(
         uid=make_uid(MANUFACTURER, provenance.weights_sha256),
         name=f"chestct {__version__}",
         manufacturer_name=MANUFACTURER,
         model_name=f"{provenance.classifier} {provenance.classifier_version}",
         serial_number=provenance.weights_sha256,
     )
-    return ObservationContext(
-        observer_device_context=ObserverContext(
+    return sr.ObservationContext(
+        observer_device_context=sr.ObserverContext(
             observer_type=codes.DCM.Device, observer_identifying_attributes=device
         )
     )
@@ -230,8 +250,46 @@ def _referred(subject: Subject, companions: _Companions) -> list[Dataset]:
     return referred
 
 
-_SEGMENTATION_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.66.4"
-_PARAMETRIC_MAP_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.30"
+def _finding_of(label: str, labels: LabelSet) -> Concept:
+    """The finding that a class stands for."""
+    own = (_code_of(label), _OWN_SCHEME, long_string(labels.words(label)))
+    return labels.of(label).code or own
+
+
+def _probability_of(label: str, labels: LabelSet) -> Concept:
+    """What is measured where the probability of a class that is not the answer is given."""
+    meaning = long_string(f"Probability of {labels.words(label)}")
+    return _code_of(label, prefix="p:"), _OWN_SCHEME, meaning
+
+
+def _code_of(label: str, *, prefix: str = "") -> str:
+    """A code of at most 16 characters that no other label has.
+
+    The label itself where a short string (SH, PS3.5 6.2) can hold it, else a digest of it after a
+    "#", which no code of the first kind has.
+    """
+    room = _MAX_CODE - len(prefix)
+    if len(label) <= room and re.fullmatch(r"[A-Za-z0-9+.()_-]+( [A-Za-z0-9+.()_-]+)*", label):
+        return prefix + label
+    digest = hashlib.sha256(label.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{prefix}#{digest}"[:_MAX_CODE]
+
+
+def _schemes_of(labels: LabelSet) -> list[CodingSchemeIdentificationItem]:
+    """Who is responsible for the codes of `_OWN_SCHEME`, and what other local schemes are used."""
+    from highdicom.coding_schemes import CodingSchemeIdentificationItem
+
+    given = sorted({one.code.scheme for one in labels.classes if one.code})
+    return [
+        CodingSchemeIdentificationItem(
+            designator=_OWN_SCHEME, name="chestct", responsible_organization="The chestct authors"
+        ),
+        *(
+            CodingSchemeIdentificationItem(designator=scheme, name=scheme)
+            for scheme in given
+            if scheme.startswith("99") and scheme != _OWN_SCHEME
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -249,19 +307,19 @@ class _Companions:
     @property
     def has_map(self) -> bool:
         """Whether the heat-map is written too."""
-        return dicom_maps.NAME in self.objects
+        return HEAT_MAP in self.objects
 
 
 def _companions_of(analysis: ScanAnalysis, options: WriteOptions) -> _Companions:
     """Which objects the report can point at."""
     objects, segments = {}, {}
-    if dicom_seg.NAME in options.names:
-        found = dicom_seg.segments_of(analysis)
+    if SEGMENTATION in options.names:
+        found = segments_of(analysis)
         segments = {segment.key: number for number, segment in enumerate(found, 1)}
     if segments:
-        objects[dicom_seg.NAME] = _SEGMENTATION_STORAGE
-    if dicom_maps.NAME in options.names and analysis.explanation is not None:
-        objects[dicom_maps.NAME] = _PARAMETRIC_MAP_STORAGE
+        objects[SEGMENTATION] = _SEGMENTATION_STORAGE
+    if HEAT_MAP in options.names and analysis.explanation is not None:
+        objects[HEAT_MAP] = _PARAMETRIC_MAP_STORAGE
     return _Companions(objects, segments)
 
 
@@ -299,13 +357,13 @@ class _Groups:
         groups = [
             self._of_probabilities(
                 f"finding: {name}",
-                finding_of(name, result.label_set),
-                {PROBABILITY: result.findings[name].probability},
+                _finding_of(name, result.label_set),
+                {_PROBABILITY: result.findings[name].probability},
                 [f"Called present from a probability of {result.findings[name].threshold:.3f} on."],
             )
             for name in result.called
         ]
-        measured = {probability_of(n, result.label_set): e.probability for n, e in absent.items()}
+        measured = {_probability_of(n, result.label_set): e.probability for n, e in absent.items()}
         if absent:
             below = ", ".join(
                 f"{result.label_set.words(n)} below {e.threshold:.3f}" for n, e in absent.items()
@@ -318,10 +376,10 @@ class _Groups:
         """The decision as the one finding; probabilities, of other classes too, as measurements."""
         result = self.analysis.result
         others = {label: p for label, p in result.probabilities.items() if label != result.decision}
-        measured = {PROBABILITY: result.probabilities[result.decision]}
+        measured = {_PROBABILITY: result.probabilities[result.decision]}
         for label in sorted(others, key=others.__getitem__, reverse=True):
-            measured[probability_of(label, result.label_set)] = others[label]
-        finding = finding_of(result.decision, result.label_set)
+            measured[_probability_of(label, result.label_set)] = others[label]
+        finding = _finding_of(result.decision, result.label_set)
         return self._of_probabilities("answer", finding, measured, self._remarks())
 
     def _of_probabilities(
@@ -332,15 +390,8 @@ class _Groups:
         comments: Sequence[str],
     ) -> Group:
         """A group with a finding, or none, and what is as probable as that."""
-        from highdicom.sr import MeasurementsAndQualitativeEvaluations
-
-        group = MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking(key),
-            finding_type=None if finding is None else coded(finding),
-            algorithm_id=self._algorithm(),
-            finding_sites=[_site(LUNG)],
-            measurements=[_measured(name, round(p, 6), NO_UNITS) for name, p in measured.items()],
-        )
+        measurements = [_measured(name, round(p, 6), NO_UNITS) for name, p in measured.items()]
+        group = self._group(key, finding, measurements, algorithm_id=self._algorithm())
         return _with_comments(group, comments)
 
     def _remarks(self) -> list[str]:
@@ -352,13 +403,14 @@ class _Groups:
 
     def of_unsuitable(self) -> Group:
         """Why the scan was not classified."""
-        from highdicom.sr import MeasurementsAndQualitativeEvaluations, QualitativeEvaluation
+        from highdicom import sr
 
         result = self.analysis.result
-        group = MeasurementsAndQualitativeEvaluations(
+        said = [sr.QualitativeEvaluation(coded(_QUALITY), coded(_NOT_CLASSIFIED))]
+        group = sr.MeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking("not classified"),
             algorithm_id=self._algorithm(),
-            qualitative_evaluations=[QualitativeEvaluation(coded(QUALITY), coded(NOT_CLASSIFIED))],
+            qualitative_evaluations=said,
         )
         reasons = (result.notice, *result.unsuitable_reasons, *result.warnings)
         return _with_comments(group, reasons)
@@ -366,7 +418,7 @@ class _Groups:
     def of_lungs(self) -> Group:
         """The lungs and their volume."""
         volume_ml = round(self.analysis.result.lung_volume_l * 1000.0, 1)
-        measurements = [_measured(VOLUME, volume_ml, MILLILITER)]
+        measurements = [_measured(_VOLUME, volume_ml, _MILLILITER)]
         return self._region("lungs", LUNG, measurements)
 
     def of_evidence(self, explained: ScanExplanation) -> Group:
@@ -375,108 +427,105 @@ class _Groups:
         images = self._map()
         hot = sum(np.count_nonzero(plane >= summary.threshold) for plane in explained.heat)
         volumes = {
-            VOLUME: float(hot) * explained.heat.grid.voxel_ml,
-            INVOLVED_VOLUME: summary.involved_ml,
+            _VOLUME: float(hot) * explained.heat.grid.voxel_ml,
+            _INVOLVED_VOLUME: summary.involved_ml,
         }
         measurements = [
-            _measured(name, round(volume_ml, 1), MILLILITER, images)
+            _measured(name, round(volume_ml, 1), _MILLILITER, images)
             for name, volume_ml in volumes.items()
         ]
-        if WHOLE in summary.shares:
-            measurements.append(self._share(WHOLE, explained))
+        if _WHOLE in summary.shares:
+            measurements.append(self._share(_WHOLE, explained))
         group = self._region("evidence", quantity_of(explained.explanation.method), measurements)
         return _with_comments(group, [heat_sentences(explained)])
 
     def regions(self, explained: ScanExplanation) -> list[str]:
         """Parts of the lungs that have a code and a share of their own."""
-        return [name for name in explained.summary.shares if name in REGIONS and name != WHOLE]
+        return [name for name in explained.summary.shares if name in _REGIONS and name != _WHOLE]
 
     def of_region(self, name: str, explained: ScanExplanation) -> Group:
         """The share of one part of the lungs, in a group of its own.
 
         Readers (dcmqi among them) take sides and zones from groups and not from measurements.
         """
-        from highdicom.sr import MeasurementsAndQualitativeEvaluations
+        kind = quantity_of(explained.explanation.method)
+        shares = [self._share(name, explained)]
+        return self._group(f"evidence in {name}", kind, shares, site=_REGIONS[name])
 
-        return MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking(f"evidence in {name}"),
-            finding_type=coded(quantity_of(explained.explanation.method)),
-            finding_sites=[_site(*REGIONS[name])],
-            measurements=[self._share(name, explained)],
-        )
-
-    def _share(self, name: str, explained: ScanExplanation) -> Measurement:
+    def _share(self, name: str, explained: ScanExplanation) -> sr.Measurement:
         percent = round(100.0 * explained.summary.shares[name], 2)
-        return _measured(INVOLVED_SHARE, percent, PERCENT, self._map())
+        return _measured(_INVOLVED_SHARE, percent, _PERCENT, self._map())
 
     def of_peak(self, name: str, peak: PeakSlice, explained: ScanExplanation) -> Group:
         """One slice in which the evidence peaks, with its image."""
-        from highdicom.sr import (
-            MeasurementsAndQualitativeEvaluations,
-            SourceImageForMeasurementGroup,
-        )
+        from highdicom import sr
 
         header = header_at(self.subject, self.analysis.volume.grid, peak.index)
-        return MeasurementsAndQualitativeEvaluations(
-            tracking_identifier=self._tracking(name),
-            finding_type=coded(quantity_of(explained.explanation.method)),
-            finding_sites=[_site(LUNG)],
-            measurements=[_measured(EVIDENCE, round(peak.evidence, 4), NO_UNITS)],
-            source_images=[
-                SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
-            ],
-        )
+        image = sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
+        kind = quantity_of(explained.explanation.method)
+        measurements = [_measured(_EVIDENCE, round(peak.evidence, 4), NO_UNITS)]
+        return self._group(name, kind, measurements, source_images=[image])
 
-    def _region(self, key: str, kind: Concept, measurements: Sequence[Measurement]) -> Group:
+    def _region(self, key: str, kind: Concept, measurements: Sequence[sr.Measurement]) -> Group:
         """A group about a segment, or about the same thing without one."""
-        from highdicom.sr import (
-            MeasurementsAndQualitativeEvaluations,
-            ReferencedSegment,
-            SourceSeriesForSegmentation,
-            VolumetricROIMeasurementsAndQualitativeEvaluations,
-        )
+        from highdicom import sr
 
         number = self.companions.segments.get(key)
         if number is None:
-            return MeasurementsAndQualitativeEvaluations(
-                tracking_identifier=self._tracking(key),
-                finding_type=coded(kind),
-                finding_sites=[_site(LUNG)],
-                measurements=measurements,
-            )
-        return VolumetricROIMeasurementsAndQualitativeEvaluations(
+            return self._group(key, kind, measurements)
+        segment = sr.ReferencedSegment(
+            sop_class_uid=_SEGMENTATION_STORAGE,
+            sop_instance_uid=self.subject.instance_uid(SEGMENTATION),
+            segment_number=number,
+            source_series=sr.SourceSeriesForSegmentation(self.subject.header.SeriesInstanceUID),
+        )
+        return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
             tracking_identifier=self._tracking(key),
             finding_type=coded(kind),
             finding_sites=[_site(LUNG)],
             measurements=measurements,
-            referenced_segment=ReferencedSegment(
-                sop_class_uid=_SEGMENTATION_STORAGE,
-                sop_instance_uid=self.subject.instance_uid(dicom_seg.NAME),
-                segment_number=number,
-                source_series=SourceSeriesForSegmentation(self.subject.header.SeriesInstanceUID),
-            ),
+            referenced_segment=segment,
         )
 
-    def _map(self) -> list[SourceImageForMeasurement] | None:
+    def _group(
+        self,
+        key: str,
+        kind: Concept | None,
+        measurements: Sequence[sr.Measurement],
+        site: tuple[Concept, Concept | None] = (LUNG, None),
+        **more: Any,
+    ) -> Group:
+        """A group about no segment; `more` is what highdicom takes besides."""
+        from highdicom import sr
+
+        return sr.MeasurementsAndQualitativeEvaluations(
+            tracking_identifier=self._tracking(key),
+            finding_type=None if kind is None else coded(kind),
+            finding_sites=[_site(*site)],
+            measurements=measurements,
+            **more,
+        )
+
+    def _map(self) -> list[sr.SourceImageForMeasurement] | None:
         """The heat-map as what a measurement was taken from."""
-        from highdicom.sr import SourceImageForMeasurement
+        from highdicom import sr
 
         if not self.companions.has_map:
             return None
-        uid = self.subject.instance_uid(dicom_maps.NAME)
-        return [SourceImageForMeasurement(_PARAMETRIC_MAP_STORAGE, uid)]
+        uid = self.subject.instance_uid(HEAT_MAP)
+        return [sr.SourceImageForMeasurement(_PARAMETRIC_MAP_STORAGE, uid)]
 
-    def _tracking(self, key: str) -> TrackingIdentifier:
+    def _tracking(self, key: str) -> sr.TrackingIdentifier:
         """A segment and the group about it have one identifier (PS3.16 TID 1411)."""
-        from highdicom.sr import TrackingIdentifier
+        from highdicom import sr
 
-        return TrackingIdentifier(uid=self.subject.other_uid(key), identifier=key)
+        return sr.TrackingIdentifier(uid=self.subject.other_uid(key), identifier=key)
 
-    def _algorithm(self) -> AlgorithmIdentification:
-        from highdicom.sr import AlgorithmIdentification
+    def _algorithm(self) -> sr.AlgorithmIdentification:
+        from highdicom import sr
 
         provenance = self.analysis.result.provenance
-        return AlgorithmIdentification(
+        return sr.AlgorithmIdentification(
             name=provenance.classifier,
             version=provenance.classifier_version,
             parameters=[
@@ -498,21 +547,21 @@ def _peak_names(analysis: ScanAnalysis, explained: ScanExplanation) -> list[str]
     return [f"peak in slice {peak.index + 1}" for peak in peaks]
 
 
-def _site(location: Concept, laterality: Concept | None = None) -> FindingSite:
-    from highdicom.sr import FindingSite
+def _site(location: Concept, laterality: Concept | None = None) -> sr.FindingSite:
+    from highdicom import sr
 
-    return FindingSite(coded(location), None if laterality is None else coded(laterality))
+    return sr.FindingSite(coded(location), None if laterality is None else coded(laterality))
 
 
 def _measured(
     name: Concept,
     value: float,
     unit: Concept,
-    images: Sequence[SourceImageForMeasurement] | None = None,
-) -> Measurement:
-    from highdicom.sr import Measurement
+    images: Sequence[sr.SourceImageForMeasurement] | None = None,
+) -> sr.Measurement:
+    from highdicom import sr
 
-    return Measurement(
+    return sr.Measurement(
         name=coded(name),
         value=value,
         unit=coded(unit),
@@ -521,10 +570,10 @@ def _measured(
 
 
 def _with_comments(group: Group, comments: Sequence[str]) -> Group:
-    from highdicom.sr import RelationshipTypeValues, TextContentItem
+    from highdicom import sr
 
     group[0].ContentSequence.extend(
-        TextContentItem(coded(COMMENT), printable(comment), RelationshipTypeValues.CONTAINS)
+        sr.TextContentItem(coded(_COMMENT), printable(comment), sr.RelationshipTypeValues.CONTAINS)
         for comment in comments
     )
     return group

@@ -20,7 +20,7 @@ from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import canonical_axes
 from chestct.writers import NothingToWriteError
-from chestct.writers.wording import CLASSLESS_METHODS, METHOD_NAMES
+from chestct.writers.wording import CLASSLESS_METHODS, method_words
 
 
 def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
@@ -134,8 +134,7 @@ def heat_words(explained: ScanExplanation) -> str:
     label = label_words(explained)
     if label:
         return f"Evidence for {label}"
-    method = explained.explanation.method
-    name = METHOD_NAMES.get(method, method).removeprefix("the ")
+    name = method_words(explained.explanation.method).removeprefix("the ")
     return f"Network activity ({name})"
 
 
@@ -149,13 +148,6 @@ def heat_sentences(explained: ScanExplanation) -> str:
         f"{words}{by}: lung with a heat of {threshold:g} or more. It shows what the classifier"
         f" looked at and is not the outline of a disease.{doubt}"
     )
-
-
-def method_words(explained: ScanExplanation) -> str:
-    """How the map was made: "Grad-CAM at layer4"."""
-    explanation = explained.explanation
-    name = METHOD_NAMES.get(explanation.method, explanation.method)
-    return f"{name} at {explanation.layer}" if explanation.layer else name
 
 
 def label_words(explained: ScanExplanation) -> str:

@@ -30,7 +30,7 @@ from chestct.writers import (
     outputs_of,
     plugin_folder,
 )
-from chestct.writers.dicom_identity import left_out_words, require_source
+from chestct.writers.dicom_objects import left_out_words, require_source
 
 logger = logging.getLogger(__name__)
 

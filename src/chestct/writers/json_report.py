@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -14,12 +15,15 @@ from pydantic import (
     ConfigDict,
     Field,
     model_serializer,
+    model_validator,
 )
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
+from chestct.labels import ClassLabel, LabelSet
 from chestct.pictures import instance_numbers
 from chestct.preprocess.prepared import PreparedScan
+from chestct.result import FindingAnswer, Provenance, ScanResult, Timings
 from chestct.storage import write_whole
 from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_by_slice, evidence_peaks, hottest_slice
@@ -136,13 +140,23 @@ class FindingRecord(_Strict):
     )
 
 
+class ClassRecord(_Strict):
+    """What is said of one class or finding of the classifier."""
+
+    wording: str = Field(description="What a report calls it.")
+    color: str | None = Field(
+        pattern="^#[0-9a-fA-F]{6}$",
+        description='Colour of its bar, such as "#0072B2"; null: the report\'s own.',
+    )
+    is_negative: bool = Field(description="Whether it means that nothing was found.")
+
+
 class ResultDocument(_Strict):
     """The whole of `result.json`; `ResultDocument.model_json_schema()` is its JSON schema."""
 
-    schema_version: Literal["2.1", "2.2"] = Field(
-        default="2.1",
-        description="Version of this layout; the first number changes when it breaks. 2.2 has "
-        "`findings`.",
+    schema_version: Literal["2.1", "2.2", "2.3"] = Field(
+        default="2.3",
+        description="Version of this layout; the first number changes when it breaks.",
     )
     scan: str = Field(description="Last part of the path that was given.")
     decision: str = Field(
@@ -194,10 +208,45 @@ class ResultDocument(_Strict):
         "tells classes, or the scan was not classified.",
     )
 
+    classes: dict[str, ClassRecord] | None = Field(
+        default=None,
+        description="Class or finding of the classifier to what is said of it, in its order; "
+        "missing before version 2.3.",
+    )
+
     @model_serializer(mode="wrap")
     def _of_its_kind(self, as_values: Callable[[BaseModel], dict[str, Any]]) -> dict[str, Any]:
-        values = as_values(self)
-        return {n: v for n, v in values.items() if n != "findings" or v is not None}
+        left_out = {name for name in ("findings", "classes") if getattr(self, name) is None}
+        return {name: v for name, v in as_values(self).items() if name not in left_out}
+
+    @model_validator(mode="after")
+    def _has_possible_classes(self) -> ResultDocument:
+        self._label_set()
+        return self
+
+    def _label_set(self) -> LabelSet:
+        """The classes with what is said of each; of older documents what their names say."""
+        are_findings = self.findings is not None
+        if self.classes is None:
+            return LabelSet.of_names(self.probabilities, are_findings=are_findings)
+        classes = (
+            ClassLabel(name, one.wording, negative=one.is_negative, color=one.color or "")
+            for name, one in self.classes.items()
+        )
+        return LabelSet(tuple(classes), are_findings)
+
+    def as_result(self) -> ScanResult:
+        """The answer that was written, without the codes of its classes."""
+        fields = self.model_dump(include={each.name for each in dataclass_fields(ScanResult)})
+        findings = fields.pop("findings", {}).items()
+        fields |= {
+            "unsuitable_reasons": tuple(self.unsuitable_reasons),
+            "warnings": tuple(self.warnings),
+            "timings_s": Timings(**fields["timings_s"]),
+            "provenance": Provenance(**fields["provenance"]),
+            "findings": {name: FindingAnswer(**each) for name, each in findings},
+        }
+        return ScanResult(**fields, labels=self._label_set())
 
 
 def result_document(analysis: ScanAnalysis) -> ResultDocument:
@@ -206,13 +255,18 @@ def result_document(analysis: ScanAnalysis) -> ResultDocument:
     fields = asdict(analysis.result)
     del fields["labels"]
     fields["findings"] = fields["findings"] or None
-    fields["schema_version"] = "2.1" if fields["findings"] is None else "2.2"
     fields["timings_s"] = {stage: round(s, 4) for stage, s in fields["timings_s"].items()}
     total = len(analysis.prepared.lung_area)
     explained = analysis.explanation
     return ResultDocument(
         **fields,
         not_written=dict(analysis.not_written),
+        classes={
+            one.name: ClassRecord(
+                wording=one.words, color=one.color or None, is_negative=one.negative
+            )
+            for one in analysis.result.label_set.classes
+        },
         analysed_slices=SliceRange(first=first + 1, last=last + 1, total=total),
         explanation=None if explained is None else _record(explained, analysis),
     )

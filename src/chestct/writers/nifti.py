@@ -78,12 +78,9 @@ def _save_in_steps(made: Any, step: float, path: Path) -> None:
         stream.write(packer.flush() if packer else b"")
 
 
-HEAT_FILE: Final = "heat-map.nii.gz"
-LUNGS_FILE: Final = "lungs.nii.gz"
-
 NOT_ANALYSED: Final = -1.0
 """Value where the network saw nothing."""
-STEPS: Final = 4096
+_STEPS: Final = 4096
 """Steps that heat from 0 to 1 is stored in."""
 
 
@@ -97,22 +94,22 @@ def write_nifti_maps(analysis: ScanAnalysis, folder: Path, _: WriteOptions | Non
         WriteError: A file cannot be written.
     """
     lungs = write_nifti(
-        folder / LUNGS_FILE, analysis.prepared.scan_lungs.voxels, analysis.volume.grid
+        folder / "lungs.nii.gz", analysis.prepared.scan_lungs.voxels, analysis.volume.grid
     )
-    heat_file = folder / HEAT_FILE
+    heat_file = folder / "heat-map.nii.gz"
     if analysis.explanation is None:
         # One of an earlier run would be taken for this one's.
         remove_file(heat_file)
         return lungs
-    steps = in_steps(analysis.explanation.heat)
-    return write_nifti(heat_file, steps, analysis.volume.grid, step=1.0 / STEPS)
+    steps = _in_steps(analysis.explanation.heat)
+    return write_nifti(heat_file, steps, analysis.volume.grid, step=1.0 / _STEPS)
 
 
-def in_steps(heat: HeatMap) -> Int16[np.ndarray, "depth height width"]:
+def _in_steps(heat: HeatMap) -> Int16[np.ndarray, "depth height width"]:
     """Heat in whole steps of 1/4096, finer than can be seen, slice by slice to save memory."""
     steps = np.empty(heat.grid.shape, dtype=np.int16)
     for out, values in zip(steps, heat, strict=True):
-        scaled = np.rint(values * np.float32(STEPS))
-        np.copyto(scaled, np.float32(NOT_ANALYSED * STEPS), where=np.isnan(scaled))
+        scaled = np.rint(values * np.float32(_STEPS))
+        np.copyto(scaled, np.float32(NOT_ANALYSED * _STEPS), where=np.isnan(scaled))
         out[...] = scaled
     return steps

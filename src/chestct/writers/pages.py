@@ -27,18 +27,21 @@ from chestct.writers.evidence import (
     evidence_by_slice,
     evidence_peaks,
     label_words,
-    method_words,
     strip_slices,
     telling_slices,
 )
 from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
 from chestct.writers.wording import (
     CLASSLESS_METHODS,
-    PROVENANCE_NAMES,
+    bars_of,
     count,
+    eyebrow_words,
     is_trained_on_simulation,
+    meaning_words,
+    method_words,
+    named,
     percent,
-    probability_words,
+    provenance_words,
 )
 
 _REPORT_FILE: Final = "report.html"
@@ -63,15 +66,16 @@ def _render_report(analysis: ScanAnalysis) -> str:
         .get_template("report.html.j2")
         .render(
             result=result,
+            percent=percent,
             short_notice=NOT_FOR_CLINICAL_USE,
             verdict=result.verdict,
-            bars=_bars(result),
-            meaning=(_APART if result.findings else "")
-            + probability_words(result.provenance.temperature),
+            eyebrow=eyebrow_words(result),
+            bars=bars_of(result),
+            meaning=meaning_words(result),
             range_words=_range_words(result, scene),
             curve=_area_curve(analysis.prepared.lung_area, analysis.analysed_slices, scene),
             figures=_figures(analysis),
-            facts=_named(result.scan_facts, SCAN_FACTS),
+            facts=named(result.scan_facts, SCAN_FACTS),
             quality=_quality(analysis, scene),
             timings=[
                 (stage, f"{seconds:.2f} s") for stage, seconds in asdict(result.timings_s).items()
@@ -87,7 +91,7 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
     explained = analysis.explanation
     if explained is None:
         maker = PictureMaker(scene)
-        axial = [maker.slice_picture(i) for i in spread_slices(*scene.shown_slices, NUM_STRIP)]
+        axial = [maker.slice_picture(i) for i in spread_slices(*scene.shown_slices, _NUM_STRIP)]
         planes: list[EmbeddedPicture] = [
             maker.plane_picture("sagittal", fullest_slice(scene.lungs, "sagittal")),
             maker.plane_picture("coronal", fullest_slice(scene.lungs, "coronal")),
@@ -95,29 +99,7 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
         return {"evidence": None, "axial": axial, "planes": planes}
     maker = PictureMaker(scene, explained.summary.threshold)
     evidence = _evidence_section(analysis, explained, maker)
-    return {"evidence": evidence, "axial": evidence.strip, "planes": evidence.planes}
-
-
-def _bars(result: ScanResult) -> list[dict[str, object]]:
-    return [
-        {
-            "words": result.label_set.words(label) + _from_words(result, label),
-            "color": result.label_set.of(label).color,
-            "percent": percent(share),
-            "width": f"{share * 100:.2f}",
-            "is_decision": label in result.called,
-        }
-        for label, share in result.probabilities.items()
-    ]
-
-
-_APART: Final = "Each finding has a probability of its own; they do not add up to 100 %. "
-
-
-def _from_words(result: ScanResult, label: str) -> str:
-    """From which probability on a finding is called present; nothing of a class."""
-    found = result.findings.get(label)
-    return "" if found is None else f" (present from {percent(found.threshold)})"
+    return {"evidence": evidence, "axial": evidence["strip"], "planes": evidence["planes"]}
 
 
 def _range_words(result: ScanResult, scene: Scene) -> str:
@@ -173,22 +155,13 @@ def _quality(analysis: ScanAnalysis, scene: Scene) -> list[tuple[str, str]]:
 
 
 def _provenance(result: ScanResult, explained: ScanExplanation | None) -> list[tuple[str, str]]:
-    temperature = result.provenance.temperature
-    words = "none fitted" if temperature == 1.0 else f"{temperature:.4g}"
-    lungs = "a mask that was given" if result.provenance.lungs_are_given else None
-    said = {**asdict(result.provenance), "temperature": words, "lungs_are_given": lungs}
-    named = _named(said, PROVENANCE_NAMES)
+    said = provenance_words(asdict(result.provenance))
     if explained is None:
-        return named
-    words = method_words(explained)
-    if label_words(explained):
-        words = f"{words}, for “{label_words(explained)}”"
-    return [*named, ("Heat-map", f"{words}; 1 stands for {explained.explanation.scale:.4g}")]
-
-
-def _named(values: Mapping[str, object], names: Mapping[str, str]) -> list[tuple[str, str]]:
-    """The values that have a name, in the order of the names, under their names."""
-    return [(names[key], str(values[key])) for key in names if values.get(key) is not None]
+        return said
+    explanation, label = explained.explanation, label_words(explained)
+    words = method_words(explanation.method, explanation.layer)
+    words += f", for “{label}”" if label else ""
+    return [*said, ("Heat-map", f"{words}; 1 stands for {explanation.scale:.4g}")]
 
 
 INDEX_FILE: Final = "index.html"
@@ -346,52 +319,13 @@ def answer_cells(classes: Sequence[str], result: ScanResult | None, error: str =
 _Ticks = tuple[tuple[float, str], ...]
 
 
-@dataclass(frozen=True)
-class _AreaCurve:
-    """The lung-area curve along the body axis, head up, in per cent of the panel's edges.
-
-    Attributes:
-        path: SVG path of the filled area.
-        top: Upper edge of the analysed slices.
-        bottom: Their lower edge.
-        ticks: Horizontal positions and their labels.
-        first: Number of the lowest analysed slice, counted from 1 at the feet.
-        last: Number of the highest one.
-        is_whole: Whether every slice was analysed.
-        alt: The curve in words.
-    """
-
-    path: str
-    top: float
-    bottom: float
-    ticks: _Ticks
-    first: int
-    last: int
-    is_whole: bool
-    alt: str
-
-
-@dataclass(frozen=True)
-class _EvidenceCurve:
-    """The evidence curve, in the same panel as `_AreaCurve`.
-
-    Attributes:
-        path: SVG path of the line, with gaps where nothing is known; empty where nothing is.
-        ticks: Horizontal positions and their labels.
-        peaks: Horizontal and vertical position and slice number of each peak.
-        alt: The curve in words.
-    """
-
-    path: str
-    ticks: _Ticks
-    peaks: tuple[tuple[float, float, int], ...]
-    alt: str
-
-
 def _area_curve(
     lung_area: Float64[np.ndarray, " slices"], analysed: tuple[int, int], scene: Scene
-) -> _AreaCurve:
-    """Lay out the lung share of every slice beside a head-up picture of the same height."""
+) -> dict[str, object]:
+    """The lung share of every slice beside a head-up picture of the same height.
+
+    Lengths are in per cent of the panel's edges, from the left and the top.
+    """
     total = len(lung_area)
     largest = float(lung_area.max(initial=0.0))
     end, ticks = _scale(largest, "%")
@@ -399,26 +333,26 @@ def _area_curve(
     points = " ".join(f"L{x:.2f} {y:.2f}" for x, y in zip(lung_area / end * 100, rows, strict=True))
     top, bottom = analysed_rows(scene, 10_000)
     first, last = analysed
-    return _AreaCurve(
-        path=f"M0 100 {points} L0 0 Z",
-        top=top / 100,
-        bottom=bottom / 100,
-        ticks=ticks,
-        first=first + 1,
-        last=last + 1,
-        is_whole=last - first + 1 == total,
-        alt=(
+    return {
+        "path": f"M0 100 {points} L0 0 Z",
+        "top": top / 100,
+        "bottom": bottom / 100,
+        "ticks": ticks,
+        "first": first + 1,
+        "last": last + 1,
+        "is_whole": last - first + 1 == total,
+        "alt": (
             f"Lung share of each of {count(total, 'slice')}: largest {largest * 100:.0f} % "
             f"in slice {int(lung_area.argmax()) + 1}; "
             f"slices {first + 1} to {last + 1} were analysed."
         ),
-    )
+    }
 
 
 def _evidence_curve(
     by_slice: Float64[np.ndarray, " slices"], peaks: tuple[PeakSlice, ...]
-) -> _EvidenceCurve:
-    """Lay out the heat in the lungs of every slice, from the feet, NaN where unknown."""
+) -> dict[str, object]:
+    """The heat in the lungs of every slice, from the feet, in the same panel; gaps where NaN."""
     largest = float(np.nanmax(by_slice, initial=0.0))
     end, ticks = _scale(largest, "")
     rows = _rows(len(by_slice))
@@ -430,18 +364,18 @@ def _evidence_curve(
     unknown = int(np.isnan(by_slice).sum())
     if unknown:
         alt += f"; {count(unknown, 'slice')} without lung or not analysed"
-    return _EvidenceCurve(
-        path=" ".join(
+    return {
+        "path": " ".join(
             "M" + " L".join(f"{across[i]:.2f} {rows[i]:.2f}" for i in range(*run))
             for run in _runs(~np.isnan(by_slice))
         ),
-        ticks=ticks,
-        peaks=tuple(
+        "ticks": ticks,
+        "peaks": tuple(
             (float(peak.evidence / end * 100), float(rows[peak.index]), peak.index + 1)
             for peak in peaks
         ),
-        alt=f"{alt}.",
-    )
+        "alt": f"{alt}.",
+    }
 
 
 def _rows(total: int) -> Float64[np.ndarray, " slices"]:
@@ -464,7 +398,7 @@ def _runs(known: Bool[np.ndarray, " slices"]) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in list(pairwise(edges.tolist()))[::2]]
 
 
-NUM_STRIP: Final = 8
+_NUM_STRIP: Final = 8
 _LEGEND_STEPS: Final = 12
 _ROWS: Final[dict[str, str]] = {
     "Upper third": "upper third",
@@ -476,62 +410,10 @@ _HATCHED: Final = "Hatched parts were not given to the network: nothing is known
 _COLUMNS: Final[dict[str, str]] = {"Right": "right ", "Left": "left ", "Both": ""}
 
 
-@dataclass(frozen=True)
-class _ShareCell:
-    """One region of the table.
-
-    Attributes:
-        words: The share in words; empty where the region holds no lung.
-        width: Length of its bar in per cent.
-    """
-
-    words: str
-    width: str
-
-
-@dataclass(frozen=True)
-class _EvidenceSection:
-    """What the template needs to show an explanation.
-
-    Attributes:
-        label: The class the map speaks for, in words; empty where it speaks for none.
-        method: The method, and the layer where there is one, in words.
-        threshold: Heat from which lung counts as highlighted.
-        is_disease: Whether the map speaks for a disease.
-        axial: The slice through the hottest place in the lungs.
-        plain: The same without the map.
-        planes: Coronal and sagittal slices through it.
-        strip: Slices along the body.
-        curve: Evidence of each slice.
-        gradient: CSS colour stops of the legend.
-        columns: Headings of the table of shares.
-        shares: Its rows: heading and cells.
-        volume: Volume of the highlighted lung in words.
-        says: What the map says, a sentence each.
-        does_not_say: What it does not say.
-    """
-
-    label: str
-    method: str
-    threshold: float
-    is_disease: bool
-    axial: EmbeddedPicture
-    plain: EmbeddedPicture
-    planes: tuple[EmbeddedPicture, ...]
-    strip: tuple[EmbeddedPicture, ...]
-    curve: _EvidenceCurve
-    gradient: str
-    columns: tuple[str, ...]
-    shares: tuple[tuple[str, tuple[_ShareCell, ...]], ...]
-    volume: str
-    says: tuple[str, ...]
-    does_not_say: tuple[str, ...]
-
-
 def _evidence_section(
     analysis: ScanAnalysis, explained: ScanExplanation, maker: PictureMaker
-) -> _EvidenceSection:
-    """Draw and describe the explanation of an analysis.
+) -> dict[str, object]:
+    """The explanation of an analysis, drawn and described by the names that the template has.
 
     Args:
         analysis: The scan and its answer.
@@ -547,41 +429,39 @@ def _evidence_section(
     )
     strip = tuple(
         maker.slice_picture(index, _remark(by_slice[index], index, peaks))
-        for index in strip_slices(maker.scene.shown_slices, peaks, NUM_STRIP)
+        for index in strip_slices(maker.scene.shown_slices, peaks, _NUM_STRIP)
     )
     is_hatched = any(picture.is_hatched for picture in (axial, coronal, sagittal, *strip))
-    return _EvidenceSection(
-        label=label_words(explained),
-        method=method_words(explained),
-        threshold=explained.summary.threshold,
-        is_disease=explained.speaks_for_disease,
-        axial=axial,
-        plain=maker.plain_picture("axial", chosen["axial"]),
-        planes=(coronal, sagittal),
-        strip=strip,
-        curve=_evidence_curve(by_slice, peaks),
-        gradient=_gradient(is_disease=explained.speaks_for_disease),
-        columns=tuple(_COLUMNS),
-        shares=_share_table(explained.summary.shares) if explained.speaks_for_disease else (),
-        volume=f"{explained.summary.involved_ml:.0f} ml" if explained.speaks_for_disease else "",
-        says=(*_says(analysis, explained), *((_HATCHED,) if is_hatched else ())),
-        does_not_say=_does_not_say(analysis, explained),
-    )
+    is_disease, explanation = explained.speaks_for_disease, explained.explanation
+    return {
+        "label": label_words(explained),
+        "method": method_words(explanation.method, explanation.layer),
+        "threshold": explained.summary.threshold,
+        "is_disease": is_disease,
+        "axial": axial,
+        "plain": maker.plain_picture("axial", chosen["axial"]),
+        "planes": (coronal, sagittal),
+        "strip": strip,
+        "curve": _evidence_curve(by_slice, peaks),
+        "gradient": _gradient(is_disease=is_disease),
+        "columns": tuple(_COLUMNS),
+        "shares": _share_table(explained.summary.shares) if is_disease else (),
+        "volume": f"{explained.summary.involved_ml:.0f} ml" if is_disease else "",
+        "says": (*_says(analysis, explained), *((_HATCHED,) if is_hatched else ())),
+        "does_not_say": _does_not_say(analysis, explained),
+    }
 
 
-def _share_table(shares: Mapping[str, float]) -> tuple[tuple[str, tuple[_ShareCell, ...]], ...]:
-    """Thirds and whole lungs as rows, sides as columns; regions that are missing stay empty."""
+def _share_table(shares: Mapping[str, float]) -> list[tuple[str, list[float | None]]]:
+    """Thirds and whole lungs as rows, sides as columns; None for a region that holds no lung."""
 
-    def _cell(side: str, region: str) -> _ShareCell:
-        name = "lungs" if region == "lung" and not side else f"{side}{region}"
-        if name not in shares:
-            return _ShareCell("", "0")
-        return _ShareCell(percent(shares[name]), f"{shares[name] * 100:.2f}")
+    def _share(side: str, region: str) -> float | None:
+        return shares.get("lungs" if region == "lung" and not side else f"{side}{region}")
 
-    return tuple(
-        (heading, tuple(_cell(side, region) for side in _COLUMNS.values()))
+    return [
+        (heading, [_share(side, region) for side in _COLUMNS.values()])
         for heading, region in _ROWS.items()
-    )
+    ]
 
 
 def _remark(evidence: float, index: int, peaks: tuple[PeakSlice, ...]) -> str:

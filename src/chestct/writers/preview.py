@@ -1,17 +1,33 @@
-"""`preview.png`: one picture that says what was found in which scan."""
+"""One picture that says what was found: in a scan, in what a network would see of it, in a slice.
+
+`preview.png` is that of a classified scan and, with the network's input, the lungs and how they
+were made beside it, of a prepared one. That of a slice shows it beside itself under its Grad-CAM.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from chestct.analysis import ScanAnalysis
-from chestct.heat_pictures import draw_heat, heat_color, lay_over
+from chestct.errors import WriteError
+from chestct.heat_pictures import (
+    HEAT_LEVELS,
+    LINE_LEVELS,
+    HeatLayer,
+    draw_heat,
+    heat_color,
+    heat_palette,
+    lay_over,
+)
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.lookup import look_up
 from chestct.pictures import (
     RGB,
     Color,
@@ -25,11 +41,17 @@ from chestct.pictures import (
     spread_slices,
 )
 from chestct.preprocess.prepared import PreparedScan
-from chestct.storage import write_whole
+from chestct.storage import make_folder, write_whole, write_whole_with
+from chestct.volume import Grid
 from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_peaks, label_words, strip_slices, telling_slices
+from chestct.writers.folders import OWNER_FILE
+from chestct.writers.nifti import write_nifti
 from chestct.writers.page_pictures import to_png
 from chestct.writers.wording import percent
+
+if TYPE_CHECKING:
+    from chestct.classifier import SliceClassifier
 
 _FILE_NAME: Final = "preview.png"
 
@@ -122,23 +144,6 @@ def draw_preview(analysis: ScanAnalysis) -> RGB:
     return _draw_montage(scene, words, shown)
 
 
-def write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path:
-    """Write `preview.png` of a network input instead of a scan.
-
-    Raises:
-        WriteError: It cannot be written.
-    """
-    # Pillow's own font has no multiplication sign.
-    shape = " x ".join(str(size) for size in prepared.input.shape[1:])
-    words = _Words(
-        title=f"Network input  {shape}",
-        scan=scan,
-        remark=f"Recipe {prepared.recipe.name}. {NOT_FOR_CLINICAL_USE}",
-    )
-    scene = scene_of_input(prepared)
-    return write_whole(folder / _FILE_NAME, to_png(_draw_montage(scene, words, _spread(scene))))
-
-
 def _draw_montage(scene: Scene, words: _Words, shown: _Shown) -> RGB:
     """Axial slices in two rows, a coronal and a sagittal slice beside them, words around them."""
     tiles = [_tile(scene, "axial", index, _TILE_PX, shown.threshold) for index in shown.axial]
@@ -229,3 +234,175 @@ def _write_legend(canvas: Image.Image, words: _Words, right: int) -> None:
         top, bottom = (left + column, middle - 8), (left + column, middle + 8)
         draw.line([top, bottom], fill=(mixed[0], mixed[1], mixed[2]))
     draw.text((left - 10, middle), f"{words.heat}   0", fill=_MUTED, font=font, anchor="rm")
+
+
+def write_prepared(prepared: PreparedScan, scan: str, folder: Path) -> list[Path]:
+    """Write a prepared scan for looking at and for use elsewhere.
+
+    Files: `input.nii.gz` and `lungs.nii.gz` (network input and lung mask on the input's grid),
+    `scan_lungs.nii.gz` (lung mask on the scan's own grid), `preview.png` and `prepared.json`.
+
+    Args:
+        prepared: What to write.
+        scan: Name of the scan, for the preview and the record.
+        folder: Where to; made where it is missing.
+
+    Raises:
+        WriteError: A file cannot be written, or the folder holds a classified scan's results,
+            some of which have the same names.
+    """
+    if (folder / OWNER_FILE).exists():
+        msg = f"{folder} holds results of 'chestct classify'. Choose another --out."
+        raise WriteError(msg)
+    make_folder(folder)
+    record = json.dumps(_prepared_record(prepared, scan), indent=2)
+    return [
+        write_nifti(folder / "input.nii.gz", prepared.input, prepared.grid),
+        write_nifti(folder / "lungs.nii.gz", prepared.lungs, prepared.grid),
+        write_nifti(folder / "scan_lungs.nii.gz", prepared.scan_lungs.voxels, prepared.scan_grid),
+        _write_input_preview(prepared, scan, folder),
+        write_whole(folder / "prepared.json", f"{record}\n".encode()),
+    ]
+
+
+def _write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Path:
+    """Write `preview.png` of a network input instead of a scan."""
+    # Pillow's own font has no multiplication sign.
+    shape = " x ".join(str(size) for size in prepared.input.shape[1:])
+    words = _Words(
+        title=f"Network input  {shape}",
+        scan=scan,
+        remark=f"Recipe {prepared.recipe.name}. {NOT_FOR_CLINICAL_USE}",
+    )
+    scene = scene_of_input(prepared)
+    return write_whole(folder / _FILE_NAME, to_png(_draw_montage(scene, words, _spread(scene))))
+
+
+def _prepared_record(prepared: PreparedScan, scan: str) -> dict[str, object]:
+    """The contents of `prepared.json`, described in docs/result_schema.md."""
+    first, last = prepared.salient
+    return {
+        "schema_version": "1.0",
+        "scan": scan,
+        "recipe": asdict(prepared.recipe),
+        "input_grid": _grid_record(prepared.grid),
+        "scan_grid": _grid_record(prepared.scan_grid),
+        "salient_slices": {"first": first, "last": last, "total": len(prepared.lung_area)},
+        "lung_area": [round(float(share), 5) for share in prepared.lung_area],
+        "lung_volume_l": prepared.lung_volume_l,
+        "warnings": list(prepared.warnings),
+        "unsuitable_reasons": list(prepared.unsuitable_reasons),
+    }
+
+
+def _grid_record(grid: Grid) -> dict[str, object]:
+    return {
+        "shape": list(grid.shape),
+        "spacing_mm": list(grid.spacing_mm),
+        "origin_mm": list(grid.origin_mm),
+        "direction": [list(axis) for axis in grid.direction],
+    }
+
+
+_PANEL_PX: Final = 448
+"""Side of each of the two pictures; slices are enlarged to it."""
+_CAPTION_PX = 34
+_WORDS_AT = (8, 9)
+
+
+@dataclass(frozen=True)
+class _ExplainedSlice:
+    """What a slice classifier says of one slice.
+
+    Attributes:
+        probabilities: Label to probability.
+        label: The class that the picture explains.
+        warnings: What has to be known of the slice.
+    """
+
+    probabilities: dict[str, float]
+    label: str
+    warnings: tuple[str, ...]
+
+
+def explain_picture(
+    classifier: SliceClassifier, picture: Path, out: Path, label: str | None = None
+) -> _ExplainedSlice:
+    """Classify a slice and write a PNG: the slice, and beside it the slice under its Grad-CAM.
+
+    Args:
+        classifier: What judges.
+        picture: A PNG, JPEG or TIFF file.
+        out: PNG to write, aside first.
+        label: Class to explain, or None for the likeliest.
+
+    Raises:
+        ReadError: The slice cannot be read.
+        UnknownNameError: The classifier has no such class.
+        WriteError: The picture cannot be written.
+    """
+    import torch
+
+    from chestct.datasets.pictures import fitted, read_picture
+    from chestct.explain.maps import slice_gradcam
+
+    card, network = classifier.card, classifier.network
+    places = {name: place for place, name in enumerate(card.labels)}
+    if label is not None:
+        look_up(places, label, kind="label")
+    read = read_picture(picture, card.pictures.sixteen_bit)
+    values = fitted(read.values, card.pictures)
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(values)[None, None, None])[0].double()
+    shares = torch.softmax(logits / card.temperature, dim=0).tolist()
+    probabilities = dict(zip(card.labels, shares, strict=True))
+    chosen = label or max(probabilities, key=lambda name: probabilities[name])
+    heat = slice_gradcam(network, values, places[chosen])
+    caption = f"Grad-CAM for {chosen} ({probabilities[chosen]:.1%}). Not for clinical use."
+    drawn = _picture_of_heat(values, heat, caption)
+    write_whole_with(out, lambda aside: drawn.save(aside, format="PNG"))
+    warnings = []
+    if read.is_marked:
+        warnings.append(
+            f"{picture.name} has coloured pixels ({read.coloured_share:.1%}), such as people draw "
+            "where they saw something: the answer may be about the marks. Use an unmarked slice."
+        )
+    if not heat.any():
+        warnings.append(f"Nothing in the last feature map spoke for {chosen}.")
+    return _ExplainedSlice(probabilities, chosen, tuple(warnings))
+
+
+def _picture_of_heat(
+    values: Float32[np.ndarray, "height width"],
+    heat: Float32[np.ndarray, "height width"],
+    caption: str,
+) -> Image.Image:
+    """Draw the slice as the network saw it, and again with the heat in the colours of scans' maps.
+
+    Args:
+        values: Input of the network, 0 to 1.
+        heat: As large, 0 to 1.
+        caption: A line of words below.
+    """
+    import cv2
+
+    size = (_PANEL_PX, _PANEL_PX)
+    enlarged = cv2.resize(values, size, interpolation=cv2.INTER_CUBIC).clip(0.0, 1.0)
+    slice_alone = np.rint(255 * enlarged).astype(np.uint8)[..., None].repeat(3, axis=2)
+    smooth = cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR).clip(0.0, 1.0)
+    panels = np.hstack([slice_alone, lay_over(slice_alone, _layer(smooth))])
+    picture = Image.new("RGB", (2 * _PANEL_PX, _PANEL_PX + _CAPTION_PX))
+    picture.paste(Image.fromarray(panels), (0, 0))
+    place = (_WORDS_AT[0], _PANEL_PX + _WORDS_AT[1])
+    ImageDraw.Draw(picture).text(place, caption, font=ImageFont.load_default(15), fill="white")
+    return picture
+
+
+def _layer(heat: Float32[np.ndarray, "rows columns"]) -> HeatLayer:
+    """The heat of a whole slice; a slice network knows no lungs, so all of it counts as inside."""
+    steps = np.rint(heat * (HEAT_LEVELS - 1)).astype(int)
+    levels: UInt8[np.ndarray, "rows columns"] = ((HEAT_LEVELS + steps) * LINE_LEVELS).astype(
+        np.uint8
+    )
+    hottest = float(heat.max(initial=0.0))
+    return HeatLayer(levels, hottest=hottest, highlighted=0.0, palette=heat_palette())

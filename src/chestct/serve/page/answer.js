@@ -165,7 +165,7 @@ class Answer {
     const { scan } = this;
     const name = h("input", { type: "text", id: "reader", maxlength: "40", autocomplete: "off", value: localStorage.getItem(READER_KEY) ?? "", placeholder: "such as anna" });
     const note = h("textarea", { id: "note", rows: "2", maxlength: "2000" });
-    const labels = { ...state.about.labels, ...Object.fromEntries(scan.bars.map((bar) => [bar.label, bar.words])) };
+    const labels = { ...state.about.labels, ...scan.labels };
     const others = Object.entries(labels).filter(([label]) => label !== scan.decision);
     const label = h("select", { id: "label" }, h("option", { value: "" }, "what is it?"), others.map(([value, words]) => h("option", { value }, words)));
     const labelRow = h("label", { for: "label", hidden: true }, h("span", {}, "It is"), label);
@@ -241,12 +241,11 @@ function firstSlice(scan) {
 }
 
 function verdict(scan) {
-  const eyebrow = scan.is_suitable ? "Most probable" : "Unsuitable scan";
   const bars = scan.bars.map((bar) => h("div", { class: bar.is_decision ? "bar decision" : "bar" },
     h("dt", {}, bar.words),
-    h("dd", {}, h("span", { class: "track" }, h("span", { style: { width: `${(bar.share * 100).toFixed(2)}%` } })), h("span", { class: "value" }, bar.percent))));
+    h("dd", {}, h("span", { class: "track" }, h("span", { style: { width: `${(bar.share * 100).toFixed(2)}%`, ...(bar.color ? { background: bar.color } : {}) } })), h("span", { class: "value" }, bar.percent))));
   return h("section", { class: scan.is_suitable ? "verdict" : "verdict unsuitable" },
-    h("p", { class: "eyebrow" }, eyebrow, scan.doubt ? h("strong", {}, `; ${scan.doubt}`) : null),
+    h("p", { class: "eyebrow" }, scan.eyebrow, scan.doubt ? h("strong", {}, `; ${scan.doubt}`) : null),
     h("h1", {}, scan.verdict),
     scan.reasons.length ? h("ul", { class: "reasons" }, scan.reasons.map((each) => h("li", {}, each))) : null,
     bars.length ? h("dl", { class: "bars" }, bars) : null,

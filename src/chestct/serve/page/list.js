@@ -105,14 +105,18 @@ function drawWork(work) {
     ...state.sending.map((each) => card(each.name, each.error || (each.share > 0 ? "sending" : "waiting to be sent"), {
       share: each.share, error: each.error, stop: () => giveUp(each),
     })),
-    ...jobs.map((job) => card(job.name, job.state === "failed" ? job.stage : wordsOf(job), {
+    ...jobs.map((job) => card(job.name, job.state === "failed" || job.state === "undecided" ? job.stage : wordsOf(job), {
       share: job.step ? job.step[0] / job.step[1] : null,
       error: job.state === "failed" ? job.stage : "",
+      choice: job.state === "undecided" ? job : null,
       link: job.scan && job.state === "running" ? `#/scan/${job.scan}` : null,
       stop: () => ask(`/api/jobs/${job.id}`, { method: "DELETE" }).catch(() => {}),
     })),
   ];
+  const chosen = document.activeElement?.dataset.series;
   work.replaceChildren(...cards);
+  // Whoever stands on a series stays there when another scan gets on.
+  if (chosen) [...work.querySelectorAll("[data-series]")].find((each) => each.dataset.series === chosen)?.focus();
 }
 
 function wordsOf(job) {
@@ -121,13 +125,25 @@ function wordsOf(job) {
   return (STAGES[job.stage] ?? job.stage) + steps;
 }
 
-function card(name, words, { share, error, link, stop }) {
+function card(name, words, { share, error, link, stop, choice }) {
   const bar = h("progress", { "aria-label": `${name}: ${words}`, max: "1", value: share ?? undefined });
-  return h("div", { class: error ? "card failed" : "card", role: error ? "alert" : null },
+  return h("div", { class: error ? "card failed" : choice ? "card undecided" : "card", role: error ? "alert" : null },
     h("p", { class: "name" }, link ? h("a", { href: link }, name) : name),
     h("p", { class: "step" }, words, link ? [" · ", h("a", { href: link }, "the answer is there")] : null),
-    error ? null : bar,
-    h("button", { type: "button", class: "small", onclick: stop, "aria-label": `${error ? "Dismiss" : "Cancel"} ${name}` }, error ? "Dismiss" : "Cancel"));
+    error || choice ? null : bar,
+    h("button", { type: "button", class: "small", onclick: stop, "aria-label": `${error ? "Dismiss" : "Cancel"} ${name}` }, error ? "Dismiss" : "Cancel"),
+    choice ? seriesOf(choice) : null);
+}
+
+/** The series that a scan could be, each with what tells it apart and a button that takes it. */
+function seriesOf(job) {
+  const problem = h("div", {});
+  const choose = (series) => ask(`/api/jobs/${job.id}/series`, { method: "POST", body: { series } }).catch((error) => problem.replaceChildren(trouble(error)));
+  const lines = job.series.map(([series, words]) => h("li", {},
+    h("button", { type: "button", class: "small", "data-series": `${job.id} ${series}`, "aria-label": `Classify the series with ${words}, ${series}`, onclick: () => choose(series) }, "Classify"),
+    h("span", {}, words), h("span", { class: "uid" }, series || "(no UID)")));
+  return h("div", { class: "choice", role: "group", "aria-label": `Series of ${job.name}` },
+    h("p", { role: "status" }, "Which one is it?"), h("ul", {}, lines), problem);
 }
 
 function filters(rows, draw) {
