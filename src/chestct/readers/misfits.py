@@ -26,6 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
+from chestct.lookup import first_of
 from chestct.readers.hounsfield import Slab
 from chestct.volume import Unit, Volume
 
@@ -562,5 +563,4 @@ def permission(name: str) -> str:
 
 def in_words(misfits: Sequence[str], limit: int = 3) -> str:
     """The first few, and how many more there are."""
-    more = len(misfits) - limit
-    return "; ".join(misfits[:limit]) + (f"; and {more} more" if more > 0 else "")
+    return first_of(misfits, limit, "; ")
