@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -146,10 +147,7 @@ class ScanResult:
     def verdict(self) -> str:
         """The decision in words; of many findings the first ones."""
         if self.findings:
-            named = [self.label_set.words(name) for name in self.called]
-            more = len(named) - _MOST_NAMED
-            words = FINDINGS_APART.join(named[:_MOST_NAMED]) or NO_FINDING.capitalize()
-            return f"{words} and {more} more" if more > 0 else words
+            return _findings_words(self.called, self.label_set)
         return self.label_set.words(self.decision)
 
     @property
@@ -170,3 +168,18 @@ class ScanResult:
     def is_suitable(self) -> bool:
         """Whether the scan was classified."""
         return self.decision != UNSUITABLE
+
+
+def verdict_of(decision: str, labels: LabelSet) -> str:
+    """As `ScanResult.verdict`, where nothing but the decision is known."""
+    if not labels.are_findings or decision == UNSUITABLE:
+        return labels.words(decision)
+    return _findings_words(() if decision == NO_FINDING else decision.split(FINDINGS_APART), labels)
+
+
+def _findings_words(called: Sequence[str], labels: LabelSet) -> str:
+    """The findings that are present; of many the first ones."""
+    named = [labels.words(name) for name in called[:_MOST_NAMED]]
+    words = FINDINGS_APART.join(named) or NO_FINDING.capitalize()
+    more = len(called) - len(named)
+    return f"{words} and {more} more" if more > 0 else words

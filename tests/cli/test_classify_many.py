@@ -113,6 +113,11 @@ def test_killed_workers_and_drivers_leave_one_row_per_scan_as_one_by_one(
     assert set(failures) == {"bad.nii.gz", "gone.nii.gz"}
     assert "does not exist" in failures["gone.nii.gz"]
     assert not list(out.glob("s*")), "a folder per scan was not asked for"
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert page.count('<section class="patient">') == NUM + 2
+    assert page.count("No answer.") == 2
+    assert f"{NUM + 2} scans" in page
+    assert "report.html" not in page
 
 
 def test_folders_per_scan_are_written_where_they_are_asked_for(
@@ -138,14 +143,52 @@ def test_folders_per_scan_are_written_where_they_are_asked_for(
     monkeypatch.setattr("chestct.cluster.local.LocalCrew", Here)
     few = manifest.with_name("few.csv")
     few.write_text("scan\ns00.nii.gz\ns01.nii.gz\n", encoding="utf-8")
-    assert main(said(few, tiny, tmp_path, "--write", "json")) == 0
+    assert main(said(few, tiny, tmp_path, "--write", "json,html")) == 0
     found = json.loads((tmp_path / "s01" / "result.json").read_text(encoding="utf-8"))
     assert found["scan"] == "s01.nii.gz"
     (row,) = (row for row in rows_in(tmp_path / "answers.csv") if row["scan"] == found["scan"])
     assert row["decision"] == found["decision"]
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'href="s00/report.html"' in page
+    assert 'href="s01/report.html"' in page
     before = (tmp_path / "answers.csv").read_bytes()
-    assert main(said(few, tiny, tmp_path, "--write", "json")) == 0
+    assert main(said(few, tiny, tmp_path, "--write", "json,html")) == 0
     assert (tmp_path / "answers.csv").read_bytes() == before
+
+
+NEVER_RETURNS = """
+import threading
+
+
+def read_forever(path, options):
+    threading.Event().wait()
+"""
+
+
+def test_a_reader_that_never_returns_costs_its_scan_alone(
+    manifest: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = tmp_path / "site" / "forever-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: forever\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[chestct.readers]\nforever = forever:read_forever\n")
+    (info.parent / "forever.py").write_text(NEVER_RETURNS)
+    monkeypatch.syspath_prepend(str(info.parent))
+    (tmp_path / "b.forever").touch()
+    for name in ("a.nii.gz", "c.nii.gz"):
+        (tmp_path / name).symlink_to(manifest.with_name("s00.nii.gz"))
+    few = tmp_path / "few.csv"
+    few.write_text("scan\na.nii.gz\nb.forever\nc.nii.gz\n", encoding="utf-8")
+    more = ("--workers", "1", "--shard", "3", "--scan-timeout", "8")
+    assert main(said(few, tiny, tmp_path / "out", *more)) == 1
+    (failure,) = rows_in(tmp_path / "out" / "failures.csv")
+    assert failure["path"] == "b.forever"
+    assert "longer than 8 s, alone too" in failure["reason"]
+    assert [bool(row["decision"]) for row in rows_in(tmp_path / "out" / "answers.csv")] == [
+        True,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +198,7 @@ def test_folders_per_scan_are_written_where_they_are_asked_for(
         (("--executor", "slrum"), "Did you mean 'slurm'?"),
         (("--executor-option", "address"), "--executor-option is KEY=VALUE"),
         (("--executor-option", "partition=gpu"), "'local' has no option 'partition'"),
+        (("--executor-option", "gpus=first"), "Expected numbers: gpus=0,1"),
         (("--lungs", "mask.nii"), "Name masks in the manifest's column 'lungs'"),
         (("other.nii",), "Name scans or a --manifest, not both"),
         (("--executor", "ray", "--executor-option", "adress=a:1"), "no option 'adress'"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -277,6 +278,52 @@ def test_failures_and_unsuitable_scans_are_listed(
     assert "3 prepared, 0 were there, 1 failed" in said
     assert "row 2: covid-0.nii.gz" in said
     assert "row 3 is unsuitable" in said
+    table = tmp_path / "c" / "m-failures.csv"
+    assert str(table) in said
+    lines = table.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "row,scan,reason"
+    assert lines[1].startswith("2,covid-0.nii.gz,")
+    assert not list((tmp_path / "c").glob(".preparing*")), "the job ends with its work"
+    shutil.copy(folder / "covid" / "covid-2.nii.gz", folder / "covid" / "covid-0.nii.gz")
+    assert run("prepare", tmp_path / "m.csv", *arguments) == 0
+    assert not table.exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--executor", "slrum"), "Did you mean 'slurm'?"),
+        (("--executor-option", "address"), "--executor-option is KEY=VALUE"),
+        (("--executor-option", "partition=gpu"), "'local' has no option 'partition'"),
+    ],
+)
+def test_who_cannot_prepare_is_said(
+    more: tuple[str, ...], words: str, folder: Path, tmp_path: Path, capsys: Output
+) -> None:
+    run("scan", folder, "--out", tmp_path / "m.csv")
+    wanted = ("--recipe", "maseres_paper", "--cache", tmp_path / "c")
+    assert run("prepare", tmp_path / "m.csv", *wanted, *more) == 2
+    assert words in capsys.readouterr().err
+
+
+# submitit leaves the processes of its local executor to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_jobs_of_a_cluster_prepare_the_same_inputs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    run("scan", folder, "--out", tmp_path / "m.csv")
+    slurm = ("--executor", "slurm", "--workers", "1", "--executor-option", "cluster=local")
+    for cache, more in (("here", ("--workers", "1")), ("there", slurm)):
+        wanted = ("--recipe", "tiny", "--cache", tmp_path / cache, *more)
+        assert run("prepare", tmp_path / "m.csv", *wanted) == 0
+    here, there = (
+        {each.name: each.read_bytes() for each in (tmp_path / cache).rglob("*.safetensors")}
+        for cache in ("here", "there")
+    )
+    assert len(here) == 4
+    assert here == there
 
 
 def test_how_slices_lie_is_kept_in_the_manifest(tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from safetensors.numpy import load_file
 from chestct.card import read_card
 from chestct.cli import main
 from chestct.cli.training_lines import EpochLines, in_words
+from chestct.cluster.job import LEASE_S
 from chestct.datasets.manifest import read_manifest
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS, SOUND
 from chestct.evaluation.predictions import read_predictions
@@ -248,6 +252,68 @@ def test_folds_are_pooled_side_by_side_and_resumed_one_by_one(
     assert "fold 1 was finished before" in capsys.readouterr().out
     assert (out / "fold-1" / "classifier" / "weights.safetensors").stat().st_mtime_ns == first
     assert read_rows(out / "predictions.csv") == pooled
+
+
+def test_folds_that_workers_train_are_those_of_one_after_the_other(
+    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+) -> None:
+    folds = ("--folds", "2", "--set", "training.epochs=1")
+    for name, more in (("here", ()), ("there", ("--workers", "2"))):
+        assert workshop.train(tmp_path / name, *folds, *more, manifest=workshop.plain) == 0
+    here, there = tmp_path / "here", tmp_path / "there"
+    pairs = zip(*(read_rows(each / "predictions.csv") for each in (here, there)), strict=True)
+    for first_row, second_row in pairs:
+        assert first_row["scan"] == second_row["scan"]
+        for name in (f"probability_{label}" for label in LABELS):
+            # Of as many threads as a worker has cores, sums are rounded otherwise.
+            assert float(first_row[name]) == pytest.approx(float(second_row[name]), abs=1e-3)
+    assert not (there / ".batch").exists()
+    # As if one had been stopped: the other one stays, and this one is trained again.
+    first = (there / "fold-1" / "classifier" / "weights.safetensors").stat().st_mtime_ns
+    shutil.rmtree(there / "fold-2" / "classifier")
+    capsys.readouterr()
+    more = ("--workers", "1")
+    assert workshop.train(there, *folds, *more, manifest=workshop.plain) == 0
+    assert "fold 1 was finished before" in capsys.readouterr().out
+    assert (there / "fold-1" / "classifier" / "weights.safetensors").stat().st_mtime_ns == first
+
+
+def test_folds_that_are_interrupted_keep_their_state_and_go_on_at_once(
+    workshop: Workshop, tmp_path: Path, quick: None
+) -> None:
+    out = tmp_path / "run"
+    said = ["train", str(workshop.config), "--data", str(workshop.plain), "--out", str(out)]
+    said += ["--folds", "2", "--workers", "1", "--processes", "1"]
+    # The state is written every few minutes, and where a run is stopped.
+    said += ["--set", "training.epochs=6"]
+    driver = subprocess.Popen([sys.executable, "-m", "chestct", *said])
+    while driver.poll() is None and not list(out.glob("fold-*/training/log.jsonl")):
+        time.sleep(0.1)
+    driver.send_signal(signal.SIGINT)
+    assert driver.wait(timeout=100) == 130
+    (begun,) = (log.parent for log in out.glob("fold-*/training/log.jsonl"))
+    first = (begun / "log.jsonl").read_text(encoding="utf-8").splitlines()[0]
+    assert (begun / "checkpoint.safetensors").is_file()
+    started = time.monotonic()
+    assert main(said) == 0
+    assert time.monotonic() - started < LEASE_S
+    assert (begun / "log.jsonl").read_text(encoding="utf-8").startswith(first)
+    assert len((begun / "log.jsonl").read_text(encoding="utf-8").splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--workers", "2"), "Workers train folds, one each: name --folds K"),
+        (("--folds", "2", "--executor", "slrum"), "Did you mean 'slurm'?"),
+    ],
+)
+def test_workers_that_cannot_be_used_are_said_before_training(
+    more: tuple[str, ...], words: str, workshop: Workshop, tmp_path: Path, capsys: Output
+) -> None:
+    assert workshop.train(tmp_path / "run", *more, manifest=workshop.plain) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_scan_without_lungs_is_left_out_and_said(

@@ -2,7 +2,9 @@
 
     python counting.py OUT NUM SHARD LEASE_S WORKERS SECONDS [EXECUTOR [KEY=VALUE ...]]
 
-What a scan does stands in its path: "kill" ends the process, "fail" fails, all others are counted.
+What a scan does stands in its path: "kill" ends the process, "fail" fails, "hang" is never read and
+"block" neither, while nothing else of the process gets a turn, "gpu" says which GPU is seen; all
+others are counted.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +45,14 @@ class Count:
                 stream.write(f"{task['name']}\n")
             if task["path"] == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if task["path"] == "fail":
+            if task["path"] == "hang":
+                threading.Event().wait()
+            if task["path"] == "block":
+                sum(range(10**15))
+            if task["path"] == "gpu":
+                seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+                yield Row((task["name"], task["path"], seen), task["name"])
+            elif task["path"] == "fail":
                 yield self.failed(task, "it failed")
             else:
                 yield Row((task["name"], task["path"], str(int(task["name"]) ** 2)), task["name"])
@@ -56,7 +66,11 @@ def tasks(num: int, **odd: str) -> list[dict[str, str]]:
 
 
 def job_in(out: Path, num: int, shard: int, lease_s: float, seconds: float = 0.0) -> Job:
-    return Job(out / FOLDER, "counting:Count", {"seconds": seconds}, num, shard, lease_s)
+    limit_s = float(os.environ["LIMIT_S"]) if "LIMIT_S" in os.environ else None
+    settings = {"seconds": seconds}
+    return Job(
+        out / FOLDER, "counting:Count", settings, num, shard, lease_s, scan_timeout_s=limit_s
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -64,7 +78,11 @@ def main(arguments: list[str]) -> None:
     lease_s, workers, seconds = float(arguments[3]), int(arguments[4]), float(arguments[5])
     options = dict(text.split("=") for text in arguments[7:])
     executor = Executor(*arguments[6:7] or ["local"], workers, options)
-    odd = {} if "ODD" not in os.environ else dict([os.environ["ODD"].split("=")])
+    odd = (
+        {}
+        if "ODD" not in os.environ
+        else dict(each.split("=") for each in os.environ["ODD"].split(","))
+    )
     try:
         with only_driver(out, lease_s):
             job = begin_job(job_in(out, num, shard, lease_s, seconds), tasks(num, **odd))

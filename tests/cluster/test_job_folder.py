@@ -116,16 +116,46 @@ def test_a_worker_that_was_only_slow_drops_its_rows(
     assert {row.cells[2] for row in made.rows()} == {"theirs"}
 
 
-def test_a_scan_at_which_two_careful_workers_ended_is_given_up(tmp_path: Path) -> None:
-    made, claims = begun(tmp_path, num=3), Claims(tmp_path / job.FOLDER / "claims", 30.0)
-    for _ in range(4):
+def ended_at(out: Path, *marks: tuple[list[int], bool]) -> job.Claims:
+    """As if workers had ended, one after the other, at these scans of the first shard."""
+    claims = Claims(out / job.FOLDER / "claims", 30.0)
+    for places, is_alone in marks:
         claim = claims.take("00000")
         assert claim is not None
-        if claim.is_careful:
-            claim.mark(1)
+        claim.mark(places, is_alone=is_alone)
         make_silent(claim)
+    return claims
+
+
+def test_a_scan_at_which_two_workers_ended_alone_is_given_up(tmp_path: Path) -> None:
+    made = begun(tmp_path, num=3)
+    ended_at(tmp_path, ([0, 1], False), ([1], True), ([1], True))
     work_on(made.folder)
     assert [bool(row.failure) for row in made.rows()] == [False, True, False]
+    assert (tmp_path / "log").read_text(encoding="utf-8").split() == ["0", "2"]
+
+
+def test_scans_at_which_a_worker_ended_are_tried_alone_first(tmp_path: Path) -> None:
+    made = begun(tmp_path, num=3)
+    ended_at(tmp_path, ([1, 2], False), ([1], True))
+    work_on(made.folder)
+    assert (tmp_path / "log").read_text(encoding="utf-8").split() == ["1", "2", "0"]
+    assert not any(row.failure for row in made.rows())
+
+
+def test_a_worker_that_stops_of_its_own_accord_leaves_its_shard_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> object:
+        raise ClusterError("enough")
+
+    made = begun(tmp_path, num=3)
+    monkeypatch.setattr(counting.Count, "rows", refuse)
+    with pytest.raises(ClusterError, match="enough"):
+        work_on(made.folder)
+    claim = Claims(made.folder / "claims", 30.0).take("00000")
+    assert claim is not None
+    assert claim.suspects() == job.Suspects([], set(), set())
 
 
 @pytest.mark.parametrize(
@@ -148,6 +178,12 @@ def test_another_job_in_the_same_folder_is_refused(
 def test_a_job_goes_on_with_the_shards_it_was_begun_with(tmp_path: Path) -> None:
     begun(tmp_path, shard=3)
     assert begun(tmp_path, shard=2).shard == 3
+
+
+def test_a_job_that_is_gone_on_with_takes_the_new_time_for_a_scan(tmp_path: Path) -> None:
+    begun(tmp_path)
+    wanted = replace(counting.job_in(tmp_path, 7, 3, 30.0), scan_timeout_s=9.0)
+    assert begin_job(wanted, counting.tasks(7)).scan_timeout_s == 9.0
 
 
 def test_another_version_on_a_node_is_refused(tmp_path: Path) -> None:

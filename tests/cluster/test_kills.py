@@ -63,6 +63,34 @@ def test_a_scan_that_ends_every_worker_fails_alone(start: Start, tmp_path: Path)
     assert "ended without a word" in (tmp_path / "failures.csv").read_text(encoding="utf-8")
 
 
+def test_scans_that_never_end_fail_alone_and_cost_no_lease(start: Start, tmp_path: Path) -> None:
+    started = time.monotonic()
+    odd = {"ODD": "at_1=hang,at_4=block", "LIMIT_S": "1"}
+    driver = start(tmp_path, 6, 6, 60.0, 1, 0.0, **odd)
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    assert "took too long" in said
+    assert rows_of(tmp_path) == [
+        "0,scan,0",
+        "1,hang,",
+        "2,scan,4",
+        "3,scan,9",
+        "4,block,",
+        "5,scan,25",
+    ]
+    failures = (tmp_path / "failures.csv").read_text(encoding="utf-8").splitlines()[1:]
+    assert [line.split(",")[0] for line in failures] == ["1", "4"]
+    assert all("longer than 1 s, alone too" in line for line in failures)
+    assert time.monotonic() - started < 60.0
+
+
+def test_processes_see_the_gpus_that_are_handed_out(start: Start, tmp_path: Path) -> None:
+    driver = start(tmp_path, 1, 1, 60.0, 1, 0.0, "local", "gpus=5,3", ODD="at_0=gpu")
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    assert rows_of(tmp_path) == ["0,gpu,5"]
+
+
 def test_a_second_driver_on_the_same_results_is_refused(start: Start, tmp_path: Path) -> None:
     first = start(tmp_path, 40, 1, 2.0, 1, 1.0)
     while not (tmp_path / ".batch" / "job.json").exists():

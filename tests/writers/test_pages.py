@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import re
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +18,14 @@ from PIL import Image
 from chestct.pictures import scene_of_scan
 from chestct.writers.pages import (
     IndexEntry,
+    IndexHead,
+    IndexRow,
     _area_curve,
     _render_report,
     answers_csv,
     write_html,
     write_index,
+    write_index_rows,
 )
 
 
@@ -189,6 +194,24 @@ def test_an_index_of_patients_scans_says_nothing_of_simulation_and_links_what_is
     assert "report.html" not in page
     assert "imulated" not in page.replace(found.provenance.trained_on, "")
     assert "(differs)" not in page
+
+
+def test_an_index_of_very_many_scans_is_written_row_by_row(tmp_path: Path) -> None:
+    seen = 0
+
+    def rows() -> Iterator[IndexRow]:
+        nonlocal seen
+        for number in range(20_000):
+            seen = number
+            yield IndexRow(f"scan {number}", "Normal", "90 %")
+
+    tracemalloc.start()
+    page = write_index_rows(rows(), IndexHead(20_000, "Not for use", "nothing"), tmp_path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seen == 19_999
+    assert page.read_text(encoding="utf-8").count("Normal, 90 %") == 20_000
+    assert peak_bytes < page.stat().st_size / 2
 
 
 def test_the_table_of_answers_names_every_scan_also_those_without_an_answer() -> None:

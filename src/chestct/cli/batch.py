@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chestct.cli.terminal import scan_progress, show_error, show_line
+from chestct.cli.terminal import show_line
+from chestct.cli.workers import MANY, TIMEOUT_S, Shards, current_umask, worked_on
 from chestct.errors import ReadError, WriteError
 
 if TYPE_CHECKING:
     from chestct.cli.options import Outputs, Running
-    from chestct.cluster.driver import Executor
-    from chestct.datasets.workers import Progress
     from chestct.readers import ReadOptions
     from chestct.writers import WriteOptions
 
-_MANY = "Many scans"
-_MOST_PER_SHARD = 50
-_SHARDS_PER_WORKER = 4
+_TIMEOUT_EXPLAINED_S = 3600.0
 
 
 @dataclass(frozen=True)
-class Many:
+class Many(Shards):
     """Many scans, and who works on them."""
 
     manifest: Annotated[
@@ -34,52 +30,11 @@ class Many:
             "--manifest",
             metavar="CSV",
             help="Classify the scans that a table lists in its column 'scan', by several workers. "
-            "--out gets answers.csv and failures.csv, and a folder per scan only with --write.",
-            rich_help_panel=_MANY,
+            "--out gets answers.csv, failures.csv and index.html, and a folder per scan only with "
+            "--write.",
+            rich_help_panel=MANY,
         ),
     ] = None
-    executor: Annotated[
-        str | None,
-        typer.Option(
-            "--executor",
-            metavar="NAME",
-            help="Who works: local (processes), slurm or ray. Default: local.",
-            rich_help_panel=_MANY,
-        ),
-    ] = None
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            help="How many workers. Default: one per core of this machine.",
-            rich_help_panel=_MANY,
-        ),
-    ] = None
-    shard: Annotated[
-        int | None,
-        typer.Option(
-            "--shard",
-            min=1,
-            help="Scans that a worker takes at once, and that are lost with it. Default: 50 or "
-            "fewer.",
-            rich_help_panel=_MANY,
-        ),
-    ] = None
-    executor_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--executor-option",
-            metavar="KEY=VALUE",
-            help="What the executor alone knows, such as address=HOST:PORT or slurm_partition=gpu.",
-            rich_help_panel=_MANY,
-        ),
-    ] = None
-
-    @property
-    def is_asked_for(self) -> bool:
-        """Whether the scans are a batch, however few they are."""
-        return any(asdict(self).values())
 
     def require_scans(self, scans: list[Path] | None, *, is_json: bool) -> list[Path]:
         """The scans that were named.
@@ -93,34 +48,6 @@ class Many:
         if self.is_asked_for and is_json:
             raise WriteError("--json prints single answers. Those of a batch are in answers.csv.")
         return scans or []
-
-    def who(self) -> Executor:
-        """Who works.
-
-        Raises:
-            UnknownNameError: There is no such executor.
-            ReadError: An option is no KEY=VALUE.
-        """
-        from chestct.cluster import EXECUTORS
-        from chestct.cluster.driver import Executor
-        from chestct.lookup import look_up
-
-        name = self.executor or "local"
-        look_up(EXECUTORS, name, kind="executor")
-        pairs = [text.partition("=") for text in self.executor_option or []]
-        for key, sign, _ in pairs:
-            if not sign:
-                raise ReadError(f"--executor-option is KEY=VALUE, not '{key}'.")
-        return Executor(name, self.workers, {key: value for key, _, value in pairs})
-
-    def shard_of(self, num_scans: int) -> int:
-        """Scans per shard: few enough that every worker gets several."""
-        from chestct.datasets.workers import num_cores
-
-        workers = self.workers or num_cores()
-        return self.shard or max(
-            1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * workers))
-        )
 
 
 @dataclass(frozen=True)
@@ -165,15 +92,14 @@ def classify_batch(
         ClusterError: They cannot be worked on so.
     """
     from chestct.classifier import load_classifier
-    from chestct.cluster.classifying import WORK, classify_settings, columns_of
-    from chestct.cluster.driver import (
-        ANSWERS_FILE,
-        FAILURES_FILE,
-        only_driver,
-        run_job,
-        write_tables,
+    from chestct.cluster.classifying import (
+        WORK,
+        classify_settings,
+        columns_of,
+        write_batch_index,
     )
-    from chestct.cluster.job import FOLDER, LEASE_S, Job, begin_job
+    from chestct.cluster.driver import ANSWERS_FILE, FAILURES_FILE, write_tables
+    from chestct.cluster.job import FOLDER, Job
 
     out = outputs.out
     if out is None:
@@ -191,27 +117,21 @@ def classify_batch(
         finding=work.finding,
         writing=asdict(work.writing) if has_folders else None,
     )
-    folder = out.absolute() / FOLDER
-    job = Job(folder, WORK, settings, len(listed), said.shard_of(len(listed)), umask=_umask())
-    with only_driver(out, LEASE_S, show_error), scan_progress(is_quiet=False) as bar:
-        job = begin_job(job, listed)
-        task = bar.add_task("Classifying", total=len(listed))
-
-        def show(progress: Progress) -> None:
-            """Move the bar; the time left is reckoned from this call's own pace."""
-            bar.update(task, completed=progress.done, total=progress.total)
-
-        run_job(job, executor, progress=show, say=show_error)
-        counts = write_tables(job, columns_of(job.settings))
-    show_line(f"{counts.answered} answers: {out / ANSWERS_FILE}")
+    usual_s = TIMEOUT_S if work.explain is None else _TIMEOUT_EXPLAINED_S
+    job = Job(
+        out.absolute() / FOLDER,
+        WORK,
+        settings,
+        len(listed),
+        said.shard_of(len(listed), said.workers),
+        umask=current_umask(),
+        scan_timeout_s=said.scan_timeout or usual_s,
+    )
+    with worked_on(job, listed, executor, "Classifying") as done:
+        counts = write_tables(done, columns_of(done.settings))
+        page = write_batch_index(done, classifier)
+    show_line(f"{counts.answered} answers: {out / ANSWERS_FILE}, as a page: {page.name}")
     if counts.failed:
         show_line(f"{counts.failed} scans have none: {out / FAILURES_FILE}")
     show_line(classifier.card.notice)
     return counts.exit_code
-
-
-def _umask() -> int:
-    """Who may not read what this command writes; workers elsewhere do the same."""
-    current = os.umask(0o077)
-    os.umask(current)
-    return current

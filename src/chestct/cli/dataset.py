@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from rich.text import Text
 from chestct.cli import options
 from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
 from chestct.cli.training_options import Labels, Overrides, Processes, named_labels
+from chestct.cli.workers import TIMEOUT_S, Shards, current_umask, worked_on
 from chestct.errors import ChestCTError
 
 if TYPE_CHECKING:
@@ -401,23 +403,28 @@ class _Wanted:
 def prepare(
     manifest: ManifestFile,
     wanted: _Wanted,
+    many: Shards,
     processes: Processes = None,
     labels: Labels = None,
 ) -> None:
-    """Prepare all scans for a network, with all cores; goes on where it stopped."""
+    """Prepare all scans for a network, with all cores or machines; goes on where it stopped."""
+    executor = many.who(processes)
     inputs = wanted.inputs()
     scans = _read_scans(manifest, labels, inputs.labels)
 
-    from chestct.datasets.store import prepare_all
+    from chestct.cluster.preparing import conclude_preparing, prepare_job
 
-    with _progress_bar(len(scans) * inputs.variants, "preparing") as report_progress:
-        done = prepare_all(
-            inputs.cache,
-            scans,
-            variants=inputs.variants,
-            processes=processes,
-            progress=report_progress,
-        )
+    started = time.perf_counter()
+    job, tasks = prepare_job(
+        inputs.cache,
+        scans,
+        inputs.variants,
+        shard=lambda num: many.shard_of(num, executor.workers),
+        umask=current_umask(),
+        scan_timeout_s=many.scan_timeout or TIMEOUT_S,
+    )
+    with worked_on(job, tasks, executor, "Preparing") as work:
+        done, table = conclude_preparing(work, scans, time.perf_counter() - started)
     console = stdout_console()
     words = (
         f"{done.num_made} prepared, {done.num_found} were there, {len(done.failed)} failed, "
@@ -428,6 +435,8 @@ def prepare(
         console.print(Text(f"! row {row} is unsuitable: {'; '.join(reasons)}", style="yellow"))
     for row, reason in done.failed.items():
         console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+    if done.failed:
+        show_written([table], [])
     raise typer.Exit(1 if done.failed else 0)
 
 

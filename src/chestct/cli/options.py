@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 
 import typer
 
@@ -43,9 +43,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         for name, each in taken.items()
         if isinstance(each.annotation, type) and is_dataclass(each.annotation)
     }
-    fields = {
-        name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()
-    }
+    fields = {name: _fields_of(group) for name, group in groups.items()}
 
     @wraps(command)
     def run(**said: object) -> None:
@@ -58,6 +56,13 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in shown]
     run.__signature__ = inspect.Signature(by_keyword)  # type: ignore[attr-defined]
     return run
+
+
+def _fields_of(group: type) -> dict[str, inspect.Parameter]:
+    """The fields of a dataclass as parameters; inherited ones are read where they were written."""
+    types = get_type_hints(group, include_extras=True)
+    taken = inspect.signature(group).parameters
+    return {name: each.replace(annotation=types[name]) for name, each in taken.items()}
 
 
 ClassifierFolder = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 from chestct.cli import training_options as options
 from chestct.cli.options import grouped
 from chestct.cli.terminal import print_table, show_line
+from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -131,7 +133,7 @@ def _say_candidate(candidate: Candidate) -> None:
 def _show(trials: tuple[Trial, ...], folder: Path) -> None:
     from chestct.evaluation.report import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.training.search import SETTINGS_FILE
+    from chestct.training.session import SETTINGS_FILE
 
     lines = []
     for trial in trials:
@@ -146,6 +148,37 @@ def _show(trials: tuple[Trial, ...], folder: Path) -> None:
     print_table(("optimiser", "rate", "batch", "validation loss", "validation accuracy"), lines)
     show_line(NOT_FOR_CLINICAL_USE)
     show_line(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
+
+
+def _require_folds(folds: int | None) -> None:
+    """Refuse workers for what cannot be shared out among them.
+
+    Raises:
+        TrainingError: There are no folds, or several processes were started for each.
+    """
+    from chestct.training.distributed import require_one_process
+
+    if folds is None:
+        msg = "Workers train folds, one each: name --folds K. One training takes several GPUs with"
+        raise TrainingError(f"{msg} torchrun.")
+    require_one_process("Folds are shared out among workers by one process.")
+
+
+def _by_workers(plan: Plan, workers: Workers, device: str) -> Callable[[list[str]], object] | None:
+    """What has folds trained by workers; None where none were asked for."""
+    if not workers.is_asked_for:
+        return None
+    executor = workers.who()
+
+    def train_folds(names: list[str]) -> None:
+        """Have them trained that are not yet."""
+        from chestct.cluster.folds import conclude_folds, folds_job
+
+        job, tasks = folds_job(plan, names, device, umask=current_umask())
+        with worked_on(job, tasks, executor, "Training folds") as done:
+            conclude_folds(done, plan.listener)
+
+    return train_folds
 
 
 def _listed(text: str | None) -> list[str]:
@@ -171,6 +204,7 @@ def train(
     manifest: options.ManifestFile,
     out: options.RunFolder,
     search: _SearchOptions,
+    workers: Workers,
     start_from: Annotated[
         Path | None,
         typer.Option(
@@ -187,6 +221,7 @@ def train(
     """Train a classifier; stopped at any moment, the same command goes on.
 
     With several GPUs or machines: torchrun --nproc-per-node N --no-python chestct train ...
+    Folds may be trained at once, one by each of several workers: --folds K --workers N.
     """
     from chestct.cli.training_lines import EpochLines, listening, show_summary
     from chestct.training.distributed import (
@@ -201,6 +236,8 @@ def train(
     from chestct.training.settings import RunSettings
 
     search.require_use()
+    if workers.is_asked_for:
+        _require_folds(folds)
     ranks = launched_ranks()
     place = choose_device(training.device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
@@ -219,7 +256,8 @@ def train(
             if search.is_asked:
                 _run_tuning(plan, search)
                 return
-            summary = run_training(plan)
+            elsewhere = _by_workers(plan, workers, training.device)
+            summary = run_training(plan, elsewhere=elsewhere)
     except OtherProcessError:
         if ranks.is_main:
             raise

@@ -1,4 +1,4 @@
-"""Many scans by many workers: what starts workers, as a table.
+"""Many scans by many workers: what is done to them and what starts workers, as tables.
 
 The work itself lies in a folder that all workers share (`job`): a list of scans in shards, claims
 of those under way, and a part for each that is done. Whoever can see that folder can work on it
@@ -52,3 +52,10 @@ EXECUTORS: Final[dict[str, Entry]] = {
     "ray": Entry("chestct.cluster.ray_actors:RayCrew", "actors on a Ray cluster"),
 }
 """Executor name to its class."""
+
+KINDS: Final[dict[str, Entry]] = {
+    "classify": Entry("chestct.cluster.classifying:ClassifyWork", "answers of a classifier"),
+    "prepare": Entry("chestct.cluster.preparing:PrepareWork", "inputs of a network, in a cache"),
+    "folds": Entry("chestct.cluster.folds:FoldWork", "trainings of a cross-validation"),
+}
+"""Kind of work to its class, a `worker.Work`."""

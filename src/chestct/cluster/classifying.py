@@ -10,23 +10,32 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from chestct.classifier import Classifier, load_classifier
-from chestct.cluster.job import ClusterError, Row
+from chestct.cluster.job import ClusterError, Job, Row
 from chestct.cluster.listing import reading_of
 from chestct.engines import Engine, make_engine
 from chestct.errors import ChestCTError, ReadError, kind_of
 from chestct.pipeline import ReadyScan, answer_ready, make_ready
+from chestct.result import verdict_of
 from chestct.writers import WriteOptions
 from chestct.writers.folders import check_folder, foresee_missing, write_outputs
-from chestct.writers.pages import answer_cells, answer_columns
+from chestct.writers.pages import (
+    IndexHead,
+    IndexRow,
+    answer_cells,
+    answer_columns,
+    share_words,
+    write_index_rows,
+)
 
 if TYPE_CHECKING:
     from chestct.volume import Volume
 
-WORK: Final = f"{__name__}:ClassifyWork"
+WORK: Final = "classify"
 """`Job.work` of classifying."""
 
 Tasks = Sequence[Mapping[str, Any]]
@@ -198,6 +207,32 @@ class _Foreseeing:
 def columns_of(settings: Mapping[str, Any]) -> list[str]:
     """The columns of the table of answers."""
     return answer_columns(load_classifier(settings["classifier"]).card.label_set.names)
+
+
+def write_batch_index(job: Job, classifier: Classifier) -> Path:
+    """Write a page that says every answer and leads to the folders that scans have.
+
+    Args:
+        job: All of it is done.
+        classifier: What the scans were classified with.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    labels = classifier.card.label_set
+    tasks = chain.from_iterable(map(job.tasks, range(job.num_shards)))
+
+    def entry(task: Mapping[str, Any], row: Row) -> IndexRow:
+        """What the page says of one scan."""
+        if row.failure:
+            return IndexRow(row.name, f"No answer. {row.failure}")
+        decision, *others = row.cells[2:]
+        texts = zip(labels.names, others, strict=False)
+        share = share_words(decision, {name: float(text) for name, text in texts if text})
+        return IndexRow(row.name, verdict_of(decision, labels), share, task["folder"])
+
+    head = IndexHead(job.num_tasks, classifier.card.notice, classifier.card.trained_on)
+    return write_index_rows(map(entry, tasks, job.rows()), head, job.out)
 
 
 def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:

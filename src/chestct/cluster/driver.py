@@ -110,6 +110,8 @@ class _Watch:
         self._job, self._crew, self._num_workers, self._say = job, crew, num_workers, say
         self._started, self._before = time.perf_counter(), job.done()
         self._known, self._alive, self._num_lost = self._before, num_workers, 0
+        self._claims = job.claims()
+        self._num_late = self._claims.num_late()
         self._refusals: list[str] = []
 
     def run(self, progress: ProgressCallback | None) -> None:
@@ -137,14 +139,17 @@ class _Watch:
             self._refusals.append(end.refusal)
             self._say(f"A worker will not work: {end.refusal}")
         elif end.is_lost:
-            self._num_lost += 1
+            is_late = self._claims.num_late() > self._num_late
+            self._num_late += is_late
+            self._num_lost += not is_late
             if self._num_lost > 2 * self._num_workers + _MOST_LOST:
                 raise ClusterError(
                     f"{self._num_lost} workers ended without a word and no shard was done in "
                     "between. Memory may have run out: take fewer --workers or a smaller --shard. "
                     "What is done stays; the same call goes on."
                 )
-            self._say("A worker ended without a word; its shard goes to another one.")
+            said = "A scan took too long, and its worker was ended" if is_late else ""
+            self._say(f"{said or 'A worker ended without a word'}; its shard goes to another one.")
             self._crew.start(1)
             self._alive += 1
 

@@ -10,6 +10,10 @@ A claim is a file that only one process can make. Its holder touches it; where i
 touched for the length of a lease, the shard goes to whoever makes the next file. Times are those
 that the disk gives to files, never a machine's own clock. A worker that was only slow finds the
 next claim and drops its rows; were both to write them, they would be the same rows in one file.
+
+What a claim says is which scans its holder was at. Whoever comes next tries those alone, one after
+the other, and gives up on a scan at which two ended that were alone with it, or one whose time was
+over.
 """
 
 from __future__ import annotations
@@ -37,9 +41,14 @@ DRIVER: Final = "driver"
 """The claim of whoever starts workers and puts the parts together."""
 
 _RECORD: Final = "job.json"
+_LIMIT: Final = "scan_timeout_s"
 _FORMAT: Final = 1
-_CAREFUL_FROM: Final = 3
-"""From its third claim on a shard is done scan by scan, to find one that ends workers."""
+_ALONE: Final = "alone"
+"""Stands in a claim behind the scan with which its holder was alone."""
+_TIME_IS_OVER: Final = "Timeout ("
+"""What `faulthandler` begins with when it ends a process."""
+_MOST_ENDS: Final = 2
+"""So many workers may end alone with a scan before it is given up."""
 _BEATS: Final = 4
 """How often a claim is touched per lease."""
 
@@ -65,6 +74,20 @@ class Row:
     is_complete: bool = True
 
 
+class Suspects(NamedTuple):
+    """Scans at which earlier workers ended, by their place in the shard.
+
+    Attributes:
+        tried: They are to be tried alone.
+        lost: Given up: workers ended without a word.
+        late: Given up: they took too long, alone too.
+    """
+
+    tried: list[int]
+    lost: set[int]
+    late: set[int]
+
+
 class Claim(NamedTuple):
     """A shard, or the whole job, that this process works on.
 
@@ -81,23 +104,34 @@ class Claim(NamedTuple):
         """Whether somebody else took over, as nothing was heard of this process."""
         return _generation_file(self.file, self.generation + 1).exists()
 
-    @property
-    def is_careful(self) -> bool:
-        """Whether earlier workers ended over it so often that a scan may be the reason."""
-        return self.generation >= _CAREFUL_FROM
+    def mark(self, places: Sequence[int], *, is_alone: bool) -> None:
+        """Write down which scans of the shard come now."""
+        words = [*map(str, places), *([_ALONE] if is_alone else [])]
+        # A disk that is away for a while may cost the claim, and no more.
+        with suppress(OSError):
+            self.file.write_text(f"{' '.join(words)}\n", encoding="utf-8")
 
-    def mark(self, index: int) -> None:
-        """Write down which scan of the shard comes now."""
-        self.file.write_text(str(index), encoding="utf-8")
+    def release(self) -> None:
+        """Let others have it at once, as this process stops of its own accord."""
+        with suppress(OSError):
+            self.file.write_text("", encoding="utf-8")
+            os.utime(self.file, (0, 0))
 
-    def gave_up_on(self) -> set[int]:
-        """Scans at which two careful workers ended."""
-        marks = []
-        for generation in range(_CAREFUL_FROM, self.generation):
+    def suspects(self) -> Suspects:
+        """What earlier workers were at when they ended."""
+        begun: dict[int, int] = {}
+        late = set()
+        for generation in range(1, self.generation):
             with suppress(OSError, ValueError):
-                file = _generation_file(self.file, generation)
-                marks.append(int(file.read_text(encoding="utf-8")))
-        return {index for index in marks if marks.count(index) > 1}
+                text = _generation_file(self.file, generation).read_text(encoding="utf-8")
+                said, _, trace = text.partition("\n")
+                is_alone = said.endswith(_ALONE)
+                for place in map(int, said.removesuffix(_ALONE).split()):
+                    begun[place] = begun.get(place, 0) + is_alone
+                    if is_alone and _TIME_IS_OVER in trace:
+                        late.add(place)
+        lost = {place for place, ends in begun.items() if ends >= _MOST_ENDS} - late
+        return Suspects(sorted(set(begun) - late - lost), lost, late)
 
 
 class Claims:
@@ -164,6 +198,10 @@ class Claims:
             return _mtime(_generation_file(file, generation))
         return 0.0
 
+    def num_late(self) -> int:
+        """How many workers were ended as the time of a scan was over."""
+        return sum(_is_late(file) for file in self._folder.glob("*.[0-9]*"))
+
     def close(self) -> None:
         """Remove what this process wrote beside the claims."""
         with suppress(OSError):
@@ -171,7 +209,7 @@ class Claims:
 
     def _is_over(self, file: Path) -> bool:
         with suppress(FileNotFoundError):
-            return self._now() - _mtime(file) > self._lease_s
+            return self._now() - _mtime(file) > self._lease_s or _is_late(file)
         return True
 
     def _now(self) -> float:
@@ -185,6 +223,13 @@ class Claims:
 
 def _generation_file(file: Path, generation: int) -> Path:
     return file.with_suffix(f".{generation}")
+
+
+def _is_late(file: Path) -> bool:
+    """Whether its holder was ended, as the time of a scan was over."""
+    with suppress(OSError):
+        return _TIME_IS_OVER.encode() in file.read_bytes()
+    return False
 
 
 def _mtime(file: Path) -> float:
@@ -206,7 +251,7 @@ class Job:
 
     Attributes:
         folder: Where it lies.
-        work: What is done to a scan: "module:class" of a `worker.Work`.
+        work: What is done to a scan: a name in `KINDS`, or "module:class" of a `worker.Work`.
         settings: What it is made with, plain values: as `class(settings, out)`, once per worker.
         num_tasks: Scans in all.
         shard: Scans per shard.
@@ -214,6 +259,7 @@ class Job:
         tasks_sha256: Stands for the list of scans.
         version: Of chestct, which all workers must have.
         umask: Who may not read what is written, as umask(2) has it.
+        scan_timeout_s: How long a scan may take before its worker is ended; None for ever.
     """
 
     folder: Path
@@ -225,6 +271,7 @@ class Job:
     tasks_sha256: str = ""
     version: str = __version__
     umask: int = field(default=0o077)
+    scan_timeout_s: float | None = None
 
     @property
     def num_shards(self) -> int:
@@ -305,7 +352,8 @@ def begin_job(job: Job, tasks: Sequence[Mapping[str, Any]]) -> Job:
         tasks: Its scans; plain values.
 
     Returns:
-        The job as it is on disk: where one is gone on with, its shards are those it was begun with.
+        The job as it is on disk: where one is gone on with, its shards are those it was begun with,
+        and the time for a scan is the new one.
 
     Raises:
         ClusterError: The folder holds another job; the message says in what they differ.
@@ -316,6 +364,9 @@ def begin_job(job: Job, tasks: Sequence[Mapping[str, Any]]) -> Job:
     if (job.folder / _RECORD).exists():
         there = _read_record(job.folder)
         _refuse_other(there, wanted, job.out)
+        limited = {**there, _LIMIT: job.scan_timeout_s}
+        if limited != there:
+            write_text(job.folder / _RECORD, json.dumps(limited, indent=1))
         return open_job(job.folder)
     for shard in range(job.num_shards):
         lines = ",\n".join(listed[shard * job.shard : (shard + 1) * job.shard])
@@ -367,7 +418,7 @@ def _refuse_other(there: Mapping[str, Any], wanted: Mapping[str, Any], out: Path
     # What was written came back from JSON, which knows lists only.
     records = (there, json.loads(json.dumps(wanted)))
     first, second = ({**record["settings"], **record} for record in records)
-    free = ("settings", "shard", "lease_s", "umask")
+    free = ("settings", "shard", "lease_s", "umask", _LIMIT)
     names = {"tasks_sha256": "scans", "num_tasks": "scans", "version": "version of chestct"}
     differing = {
         names.get(key, key)

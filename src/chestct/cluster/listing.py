@@ -82,7 +82,7 @@ def reading_of(task: Mapping[str, Any]) -> ReadOptions:
     )
 
 
-def _plain(reading: ReadOptions) -> dict[str, Any]:
+def plain_reading(reading: ReadOptions) -> dict[str, Any]:
     """The options as plain values; a path is made whole, as workers are elsewhere."""
     return {
         "series": reading.series,
@@ -106,7 +106,7 @@ def _listed(
             "folder": folder,
             "path": os.path.abspath(path),
             "shown": as_text,
-            "reading": _plain(reading),
+            "reading": plain_reading(reading),
             "problem": problem,
         }
         for name, folder, path, as_text, reading, problem in each

@@ -6,17 +6,19 @@ shard; a scan that fails is a row with its reason.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
-from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, open_job
+from chestct.cluster import KINDS
+from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, Suspects, open_job
 from chestct.storage import write_text
 
 _WAIT_S: Final = 1.0
@@ -38,7 +40,11 @@ class Work(Protocol):
         *,
         is_careful: bool,
     ) -> Iterator[Row]:
-        """What becomes of scans, in their order; `begin` is told which one comes now."""
+        """What becomes of scans, in their order.
+
+        `begin` is told which one comes now, so that one that ends workers is found; work that goes
+        on where it was ended does not call it.
+        """
 
     def failed(self, task: Mapping[str, Any], why: str) -> Row:
         """The row of a scan that has no answer."""
@@ -71,8 +77,12 @@ def work_on(folder: Path) -> int:
                 # All are taken; one comes free when its lease is over, and no sooner.
                 time.sleep(job.lease_s / 4)
                 continue
-            with claims.kept(taken[1]):
-                num_done += _do_shard(job, work, *taken)
+            try:
+                with claims.kept(taken[1]):
+                    num_done += _do_shard(job, work, *taken)
+            except BaseException:
+                taken[1].release()
+                raise
         return num_done
     finally:
         claims.close()
@@ -81,7 +91,8 @@ def work_on(folder: Path) -> int:
 
 def _load(job: Job) -> Work:
     """Make what is done to scans: a classifier is loaded here, once."""
-    module, _, name = job.work.partition(":")
+    place = KINDS[job.work].place if job.work in KINDS else job.work
+    module, _, name = place.partition(":")
     work: Work = getattr(import_module(module), name)(job.settings, job.out)
     return work
 
@@ -100,23 +111,57 @@ def _take(job: Job, claims: Claims, done: set[int]) -> tuple[int, Claim] | None:
 
 def _do_shard(job: Job, work: Work, shard: int, claim: Claim) -> int:
     """Do what is left to do of a shard; 1 when its rows were written, 0 when it was lost."""
-    tasks, rows = job.tasks(shard), job.known(shard)
-    for place in claim.gave_up_on() - set(rows):
-        why = "Two workers that had begun with this scan ended without a word: it may take more"
-        rows[place] = work.failed(tasks[place], f"{why} memory than they have.")
+    tasks, rows, suspects = job.tasks(shard), job.known(shard), claim.suspects()
+    for place, why in _given_up(suspects, job.scan_timeout_s).items():
+        rows.setdefault(place, work.failed(tasks[place], why))
     left = [place for place in range(len(tasks)) if place not in rows]
+    others = [place for place in left if place not in suspects.tried]
+    with _time_per_scan(job.scan_timeout_s, claim) as restart:
+        for places in (*([place] for place in left if place in suspects.tried), others):
+            is_alone = places is not others
 
-    def begin(number: int) -> None:
-        if claim.is_careful:
-            claim.mark(left[number])
+            def begin(number: int, places: list[int] = places, is_alone: bool = is_alone) -> None:
+                # The next one may be read already while this one is done.
+                claim.mark(places[number : number + (1 if is_alone else 2)], is_alone=is_alone)
+                restart()
 
-    found = work.rows([tasks[place] for place in left], begin, is_careful=claim.is_careful)
-    for place, row in zip(left, found, strict=True):
-        rows[place] = row
-        if claim.is_lost:
-            return 0
+            found = work.rows([tasks[place] for place in places], begin, is_careful=is_alone)
+            for place, row in zip(places, found, strict=True):
+                rows[place] = row
+                if claim.is_lost:
+                    return 0
     job.write_part(shard, [rows[place] for place in range(len(tasks))])
     return 1
+
+
+def _given_up(suspects: Suspects, limit_s: float | None) -> dict[int, str]:
+    """Scans that are not tried again, by their place in the shard, and why."""
+    lost = (
+        "Two workers that were alone with this scan ended without a word: it may take more memory "
+        "than they have."
+    )
+    late = (
+        f"It took longer than {limit_s or 0:g} s, alone too, and was ended. If it only is slow, "
+        "allow more with --scan-timeout."
+    )
+    return {**dict.fromkeys(suspects.lost, lost), **dict.fromkeys(suspects.late, late)}
+
+
+@contextmanager
+def _time_per_scan(limit_s: float | None, claim: Claim) -> Iterator[Callable[[], None]]:
+    """While entered, this process ends when a scan takes too long; gives what starts its time.
+
+    `faulthandler` ends it whatever it is doing, even where nothing else gets a turn, and writes
+    into the claim where it was.
+    """
+    if limit_s is None:
+        yield lambda: None
+        return
+    with claim.file.open("a", encoding="utf-8") as stream:
+        try:
+            yield lambda: faulthandler.dump_traceback_later(limit_s, file=stream, exit=True)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _require_engine(job: Job, engine: str) -> None:

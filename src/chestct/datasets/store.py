@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as kept
@@ -434,13 +434,34 @@ class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
         return torch.from_numpy(found.input), lungs, self.labels[index]
 
 
-_Task = tuple[Path, ReadOptions, int, int]
-"""One input to be prepared, by any process: scan, how it is read, variant, row."""
+@dataclass(frozen=True)
+class InputTask:
+    """One input to be prepared, by any process.
+
+    Attributes:
+        path: The scan.
+        reading: How it is read.
+        variant: See `Cache.get`.
+        row: Its row in the manifest.
+    """
+
+    path: Path
+    reading: ReadOptions
+    variant: int
+    row: int
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What became of a task."""
+class InputOutcome:
+    """What became of a task.
+
+    Attributes:
+        row: Of the task.
+        was_there: Whether the input was in the cache.
+        error: Why there is none; empty where there is one.
+        unsuitable_reasons: Why the scan should not be classified.
+        max_error: Largest error of a stored value.
+    """
 
     row: int
     was_there: bool = False
@@ -474,17 +495,51 @@ def prepare_all(
         CacheError: The cache could not hold all of them at once, or cannot be written.
         ChestCTError: A process was killed.
     """
+    started = perf_counter()
+    tasks = list_inputs(cache, manifest, variants)
+    outcomes = run_all(partial(prepare_input, cache), tasks, processes=processes, progress=progress)
+    return summarise_inputs(outcomes, perf_counter() - started)
+
+
+def list_inputs(cache: Cache, manifest: Manifest, variants: int = 1) -> list[InputTask]:
+    """The inputs of a manifest's scans, once the cache is sure to hold all of them.
+
+    Raises:
+        ManifestError: A row says something impossible about how its scan is read.
+        CacheError: The cache could not hold all of them at once.
+    """
     if variants < 1:
         raise ManifestError(f"There must be at least one input per scan, not {variants}.")
     cache.require_room(len(manifest) * variants)
-    started = perf_counter()
-    tasks = [
-        (manifest.path(row), read_options(row, manifest.folder), variant, row.number)
+    return [
+        InputTask(manifest.path(row), read_options(row, manifest.folder), variant, row.number)
         for variant in range(variants)
         for row in manifest.rows
     ]
-    prepare_one = partial(_prepare_one, cache)
-    outcomes = run_all(prepare_one, tasks, processes=processes, progress=progress)
+
+
+def prepare_input(cache: Cache, task: InputTask) -> InputOutcome:
+    """Prepare an input that is not in the cache yet.
+
+    Raises:
+        CacheError: The cache cannot be written: no other input could be kept either.
+    """
+    try:
+        found, was_there = cache.fetch(task.path, task.reading, task.variant)
+    except CacheError:
+        raise
+    except ChestCTError as error:
+        return InputOutcome(task.row, error=str(error))
+    return InputOutcome(
+        task.row,
+        was_there=was_there,
+        unsuitable_reasons=found.unsuitable_reasons,
+        max_error=found.max_error,
+    )
+
+
+def summarise_inputs(outcomes: Sequence[InputOutcome], seconds: float) -> Preparation:
+    """How preparing went, of what became of each input."""
     return Preparation(
         num_made=sum(not each.was_there and not each.error for each in outcomes),
         num_found=sum(each.was_there for each in outcomes),
@@ -493,22 +548,5 @@ def prepare_all(
             each.row: each.unsuitable_reasons for each in outcomes if each.unsuitable_reasons
         },
         max_error=max((each.max_error for each in outcomes), default=0.0),
-        seconds=perf_counter() - started,
-    )
-
-
-def _prepare_one(cache: Cache, task: _Task) -> _Outcome:
-    path, options, variant, row = task
-    try:
-        found, was_there = cache.fetch(path, options, variant)
-    except CacheError:
-        # The folder itself is the trouble: it would be with the next scan too.
-        raise
-    except ChestCTError as error:
-        return _Outcome(row, error=str(error))
-    return _Outcome(
-        row,
-        was_there=was_there,
-        unsuitable_reasons=found.unsuitable_reasons,
-        max_error=found.max_error,
+        seconds=seconds,
     )

@@ -53,7 +53,13 @@ from chestct.training.plan import (
     settled,
 )
 from chestct.training.run import EpochLog, LabelledSets, Run, make_run, memory_explained
-from chestct.training.session import checked_scans, ready_scans, ready_slices, run_training
+from chestct.training.session import (
+    SETTINGS_FILE,
+    checked_scans,
+    ready_scans,
+    ready_slices,
+    run_training,
+)
 from chestct.training.settings import RunSettings, TrainingSettings, settings_as_yaml
 from chestct.training.steps import Batch, DivergedError, recomputing
 
@@ -64,7 +70,6 @@ RATES: Final = (1e-6, 1e-5, 1e-4, 1e-3)
 BATCHES: Final = (2, 4, 8)
 OPTIMIZERS: Final = ("adam", "rmsprop", "sgd")
 
-SETTINGS_FILE: Final = "settings.yaml"
 _SHOWN: Final = ("log_loss", "accuracy", "balanced_accuracy", "macro_auc")
 _DIVERGED_FILE: Final = "diverged.json"
 _NAMES: Final = ("optimizer", "learning_rate", "batch_size")

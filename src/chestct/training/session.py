@@ -16,7 +16,7 @@ prepares scans, writes, and talks to the listener.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
@@ -108,6 +108,9 @@ from chestct.training.settings import SliceRunSettings, TrainingSettings, settin
 from chestct.training.steps import remark_on_start
 from chestct.training.tracking import Trackers, check_tracking
 
+SETTINGS_FILE: Final = "settings.yaml"
+"""All settings of a run, in its folder."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
@@ -130,8 +133,15 @@ class _Trained:
     shown: Trackers | None
 
 
-def run_training(plan: Plan) -> Summary | None:
+def run_training(
+    plan: Plan, *, elsewhere: Callable[[list[str]], object] | None = None
+) -> Summary | None:
     """Do everything, or go on where it was stopped.
+
+    Args:
+        plan: What is to be done.
+        elsewhere: Has the folds of these names trained, each by `run_fold`, once all scans are
+            checked and prepared; None trains them here.
 
     Returns:
         What was found on the test part, on the validation part where there is none, or on all
@@ -142,14 +152,46 @@ def run_training(plan: Plan) -> Summary | None:
             stopped; the message says what to do.
     """
     parts, manifest, trainings = main_first(lambda: _found(plan))
-    cache = make_cache(plan.settings.data, parts.recipe)
     plan = in_precision(plan, from_main(on_main(lambda: _begin(plan, parts))))
+    cache, facts = _checked(plan, parts, manifest, trainings)
+    if elsewhere is None:
+        for training in trainings:
+            _do(plan, parts, cache, facts, training)
+    else:
+        # All scans are in each of the folds, so that no two workers prepare the same one.
+        prepare_scans(trainings[0].division, plan.settings.data, cache, plan.listener)
+        elsewhere([training.name for training in trainings])
+    return on_main(lambda: _conclude(plan, trainings))
+
+
+def run_fold(plan: Plan, name: str) -> None:
+    """Train one fold of a cross-validation that `run_training` began; a finished one stays.
+
+    Args:
+        plan: Of the whole run, with the settings that are written in its folder.
+        name: The fold's, as `run_training` gave it.
+
+    Raises:
+        ChestCTError: As `run_training`.
+    """
+    parts, manifest, trainings = _found(plan)
+    # What the check warns of was told when the run was begun.
+    told = Listener(processes=plan.listener.processes)
+    cache, facts = _checked(replace(plan, listener=told), parts, manifest, trainings)
+    for training in trainings:
+        if training.name == name:
+            _do(plan, parts, cache, facts, training)
+
+
+def _checked(
+    plan: Plan, parts: Parts, manifest: Manifest, trainings: list[Training]
+) -> tuple[Cache, Mapping[int, ScanFacts]]:
+    """Where inputs are kept, and what is known of the scans, which may be trained on."""
+    cache = make_cache(plan.settings.data, parts.recipe)
     divisions = [training.division for training in trainings]
     report = plan.folder / "check.json"
     facts = on_main(lambda: check_scans(manifest, divisions, cache, report, plan.listener))
-    for training in trainings:
-        _do(plan, parts, cache, facts or {}, training)
-    return on_main(lambda: _conclude(plan, trainings))
+    return cache, facts or {}
 
 
 def _found(plan: Plan) -> tuple[Parts, Manifest, list[Training]]:
@@ -176,7 +218,7 @@ def _begin(plan: Plan, parts: Parts) -> str:
             plan.listener.note(remark)
     own = settled(plan)
     begin_record(own, parts.taken)
-    write_text(plan.folder / "settings.yaml", settings_as_yaml(own.settings))
+    write_text(plan.folder / SETTINGS_FILE, settings_as_yaml(own.settings))
     return own.settings.training.precision
 
 
@@ -390,7 +432,7 @@ def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
     parts = find_slice_parts(settings)
     division = divide_slices(_read_manifest(plan), settings.data)
     begin_record(plan)
-    write_text(plan.folder / "settings.yaml", settings_as_yaml(settings))
+    write_text(plan.folder / SETTINGS_FILE, settings_as_yaml(settings))
     store = read_slices(division.joined, parts.form, plan.listener, settings.data.cache)
     report = check_slices(
         division.joined,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.explain.evidence import share_outside
 from chestct.explain.explanation import PeakSlice, ScanExplanation
@@ -20,7 +21,7 @@ from chestct.pictures import Scene, analysed_rows, fullest_slice, scene_of_scan,
 from chestct.report.pages import load_pages
 from chestct.report.tables import as_csv
 from chestct.result import ScanResult
-from chestct.storage import write_whole
+from chestct.storage import write_whole, write_whole_with
 from chestct.writers import WriteOptions
 from chestct.writers.evidence import (
     evidence_by_slice,
@@ -208,6 +209,44 @@ class IndexEntry:
     folder: str
 
 
+@dataclass(frozen=True)
+class IndexRow:
+    """What the page says of one scan.
+
+    Attributes:
+        scan: What it is called.
+        answer: The answer in words.
+        share: Its probability in words; empty where it has none.
+        folder: As in `IndexEntry`.
+        truth: The label that was simulated, in words; likewise.
+        agrees: Whether the answer is that label.
+    """
+
+    scan: str
+    answer: str
+    share: str = ""
+    folder: str = ""
+    truth: str = ""
+    agrees: bool = True
+
+
+@dataclass(frozen=True)
+class IndexHead:
+    """What the page says of all scans.
+
+    Attributes:
+        num: How many there are.
+        notice: What the classifier may not be used for.
+        trained_on: What it learned from.
+        is_simulated: Whether the scans were.
+    """
+
+    num: int
+    notice: str
+    trained_on: str
+    is_simulated: bool = False
+
+
 def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
     """Write `index.html`, which links every report and shows every preview that is there.
 
@@ -217,31 +256,53 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
     """
     if not entries:
         raise ValueError("An index needs at least one result.")
-    page = (
-        load_pages("chestct.writers")
-        .get_template("index.html.j2")
-        .render(
-            rows=[
-                {
-                    "scan": entry.result.scan,
-                    "folder": entry.folder,
-                    "truth": entry.truth and entry.result.label_set.words(entry.truth),
-                    "has_report": (folder / entry.folder / _REPORT_FILE).is_file(),
-                    "has_preview": (folder / entry.folder / _PREVIEW_FILE).is_file(),
-                    "answer": entry.result.verdict,
-                    "share": percent(entry.result.probabilities.get(entry.result.decision, 0.0)),
-                    "has_share": entry.result.decision in entry.result.probabilities,
-                    "agrees": entry.truth in ("", entry.result.decision),
-                }
-                for entry in entries
-            ],
-            is_simulated=any(entry.truth for entry in entries),
-            notice=entries[0].result.notice,
-            trained_on=entries[0].result.provenance.trained_on,
-            version=entries[0].result.provenance.chestct_version,
-        )
+    first = entries[0].result
+    is_simulated = any(entry.truth for entry in entries)
+    head = IndexHead(len(entries), first.notice, first.provenance.trained_on, is_simulated)
+    return write_index_rows(map(_index_row, entries), head, folder)
+
+
+def _index_row(entry: IndexEntry) -> IndexRow:
+    result = entry.result
+    return IndexRow(
+        scan=result.scan,
+        answer=result.verdict,
+        share=share_words(result.decision, result.probabilities),
+        folder=entry.folder,
+        truth=entry.truth and result.label_set.words(entry.truth),
+        agrees=entry.truth in ("", result.decision),
     )
-    return write_whole(folder / INDEX_FILE, page.encode())
+
+
+def share_words(decision: str, probabilities: Mapping[str, float]) -> str:
+    """The probability of a decision; empty where that is not one of the classes."""
+    return percent(probabilities[decision]) if decision in probabilities else ""
+
+
+def write_index_rows(rows: Iterable[IndexRow], head: IndexHead, folder: Path) -> Path:
+    """As `write_index`, of any number of scans: no more than one of them is in memory.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    template = load_pages("chestct.writers").get_template("index.html.j2")
+
+    def show(row: IndexRow) -> dict[str, object]:
+        """A row, and what lies in its folder."""
+        place = folder / row.folder if row.folder else None
+        return {
+            **asdict(row),
+            "has_report": place is not None and (place / _REPORT_FILE).is_file(),
+            "has_preview": place is not None and (place / _PREVIEW_FILE).is_file(),
+        }
+
+    def write(aside: Path) -> None:
+        """Piece by piece."""
+        with aside.open("w", encoding="utf-8", newline="") as stream:
+            pieces = template.generate(rows=map(show, rows), version=__version__, **asdict(head))
+            stream.writelines(pieces)
+
+    return write_whole_with(folder / INDEX_FILE, write)
 
 
 def answers_csv(
