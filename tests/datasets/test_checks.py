@@ -13,14 +13,13 @@ from PIL import Image
 from chestct.card import PictureForm
 from chestct.datasets.checks import (
     CheckReport,
-    LeakError,
     check_manifest,
     check_slices,
     refuse_leaks,
     report_json,
 )
 from chestct.datasets.confounders import Confounder, describe_confounder
-from chestct.datasets.manifest import Manifest
+from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.pictures import gather_slices
 from chestct.datasets.public import scan_slice_folder
 from chestct.datasets.scans import ScanFacts, gather_facts
@@ -50,7 +49,7 @@ def test_a_renamed_reversed_copy_in_the_test_part_is_refused(scans: Manifest) ->
     report = check_manifest(manifest, gather_facts(manifest, processes=1), QUICK)
     (refusal,) = report.refusals
     assert (refusal.kind, refusal.rows) == ("leak", (2, 6))
-    with pytest.raises(LeakError, match="Rows 2 and 6 hold the same pixels") as caught:
+    with pytest.raises(ManifestError, match="Rows 2 and 6 hold the same pixels") as caught:
         refuse_leaks(report)
     assert "another" not in str(caught.value)
 
@@ -188,7 +187,7 @@ def test_a_patient_on_two_sides_is_refused(folder: Path) -> None:
     manifest = scan_slice_folder(folder).manifest
     divided = SLICE_SPLITS[SHARES_PATIENTS](manifest, SHARES)
     report = report_on(divided, folder)
-    with pytest.raises(LeakError, match="scans of one patient on two sides"):
+    with pytest.raises(ManifestError, match="scans of one patient on two sides"):
         refuse_leaks(report)
 
 

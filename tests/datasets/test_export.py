@@ -22,7 +22,6 @@ from chestct.datasets.sharing import (
     _KEY_BYTES,
     _MARKER,
     _RECORDS,
-    ExportError,
     ExportSettings,
     _copy_scan,
     _drawn_pseudonyms,
@@ -31,13 +30,13 @@ from chestct.datasets.sharing import (
     _keyed_pseudonyms,
     _Marker,
     _read_marker,
-    _Scale,
     _write_marker,
     export_scans,
     read_or_make_key,
 )
-from chestct.errors import UnknownNameError, WriteError
+from chestct.errors import ChestCTError, UnknownNameError, WriteError
 from chestct.readers import read_volume
+from chestct.readers.hounsfield import Rescale
 from chestct.simulate import write_dicom_series
 from chestct.volume import Volume, to_canonical
 from chestct.writers.nifti import write_nifti
@@ -238,7 +237,7 @@ def test_a_finished_export_is_verified_and_nothing_is_made_again(
     assert (again.num_made, again.num_found) == (0, 2)
     slice_path = next(table.path(table.rows[0]).glob("*.tif"))
     slice_path.write_bytes(slice_path.read_bytes()[:-1] + b"!")
-    with pytest.raises(ExportError, match="1 of 2 copies"):
+    with pytest.raises(ChestCTError, match="1 of 2 copies"):
         export_scans(light, tmp_path / "out", ExportSettings("tiff16"), processes=1)
 
 
@@ -306,23 +305,23 @@ def test_another_manifest_format_or_key_is_refused(light: Manifest, tmp_path: Pa
         (light, ExportSettings("nifti")),
         (light, ExportSettings("nifti", b"k" * 20, period="none")),
     ):
-        with pytest.raises(ExportError, match="another manifest"):
+        with pytest.raises(ChestCTError, match="another manifest"):
             export_scans(manifest, tmp_path / "out", settings, processes=1)
 
 
 def test_a_folder_with_other_files_is_refused(original: Manifest, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(ExportError, match="holds other files"):
+    with pytest.raises(ChestCTError, match="holds other files"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     (tmp_path / _MARKER).write_text("{}")
-    with pytest.raises(ExportError, match="damaged or of another version"):
+    with pytest.raises(ChestCTError, match="damaged or of another version"):
         export_scans(original, tmp_path, ExportSettings("nifti"), processes=1)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_a_folder_within_a_scan_or_around_one_is_refused(original: Manifest) -> None:
     for place in (original.folder, original.folder / "two" / "export"):
-        with pytest.raises(ExportError, match="in one another"):
+        with pytest.raises(ChestCTError, match="in one another"):
             export_scans(original, place, ExportSettings("nifti"), processes=1)
 
 
@@ -386,13 +385,13 @@ def test_values_on_a_scanner_s_steps_come_back_exactly(slope: float, intercept: 
 
 def test_whole_values_keep_slope_one() -> None:
     voxels = np.array([[[-1024, 3071]]], dtype=np.int16)
-    assert _find_scale(voxels) == _Scale(1.0, -1024.0)
-    assert _find_scale(voxels - np.int16(4000)) == _Scale(1.0, -32768.0)
+    assert _find_scale(voxels) == Rescale(1.0, -1024.0)
+    assert _find_scale(voxels - np.int16(4000)) == Rescale(1.0, -32768.0)
 
 
 def test_values_without_steps_are_refused_with_the_remedy() -> None:
     voxels = np.random.default_rng(3).normal(0, 100, (2, 20, 20)).astype(np.float32)
-    with pytest.raises(ExportError, match="--to nifti"):
+    with pytest.raises(ChestCTError, match="--to nifti"):
         _find_scale(voxels)
 
 
@@ -488,7 +487,7 @@ def test_a_place_that_cannot_be_written_is_an_error_with_its_reason(
             tmp_path / "scans", _Marker(manifest="digest", format="nifti", is_keyed=False)
         )
     _write_marker(tmp_path, exporting._marker_of(light, ExportSettings("nifti")))
-    with pytest.raises(ExportError, match="marker is damaged"):
+    with pytest.raises(ChestCTError, match="marker is damaged"):
         export_scans(light, tmp_path, ExportSettings("nifti"), processes=1)
 
 
@@ -502,12 +501,12 @@ def test_a_key_is_made_once_and_then_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", [0, 15, 4097])
 def test_a_file_that_is_no_key_is_refused(tmp_path: Path, length: int) -> None:
     (tmp_path / "key").write_bytes(b"x" * length)
-    with pytest.raises(ExportError, match="were expected"):
+    with pytest.raises(ChestCTError, match="were expected"):
         read_or_make_key(tmp_path / "key")
 
 
 def test_a_key_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no such file"):
+    with pytest.raises(ChestCTError, match="no such file"):
         read_or_make_key(tmp_path / "nowhere" / "key")
 
 
@@ -520,7 +519,7 @@ def test_the_same_key_and_patient_give_the_same_name_and_blanks_do_not_matter() 
 
 
 def test_two_patients_with_one_name_are_refused() -> None:
-    with pytest.raises(ExportError, match="same pseudonym"):
+    with pytest.raises(ChestCTError, match="same pseudonym"):
         _keyed_pseudonyms(["MRN-1", "MRN-1 "], b"a key of sixteen")
 
 

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from chestct.datasets.workers import Progress, WorkerError, end_with_parent, num_cores, run_all
+from chestct.datasets.workers import Progress, end_with_parent, num_cores, run_all
+from chestct.errors import ChestCTError
 from chestct.library_warnings import rephrased_libraries
 
 
@@ -42,7 +43,7 @@ def test_one_process_is_this_one() -> None:
 
 
 def test_a_process_that_is_killed_is_said_with_the_remedy() -> None:
-    with pytest.raises(WorkerError, match="fewer than 2 processes"):
+    with pytest.raises(ChestCTError, match="fewer than 2 processes"):
         run_all(die, [1, 1], processes=2)
 
 
@@ -160,5 +161,5 @@ def test_shared_memory_that_may_not_be_written_to_is_said_with_the_remedy(
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr("chestct.datasets.workers.ProcessPoolExecutor", read_only)
-    with pytest.raises(WorkerError, match=r"read-only file system.*--processes 1"):
+    with pytest.raises(ChestCTError, match=r"read-only file system.*--processes 1"):
         run_all(process_of, [1, 2], processes=2)

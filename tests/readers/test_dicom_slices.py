@@ -147,6 +147,35 @@ def test_another_name_with_another_birth_date_or_sex_is_another_patient(
     assert not any(word in str(raised.value) for word in ("Other", "Secret", "19610203"))
 
 
+@pytest.mark.parametrize("uid", [SERIES, "1.2.3.4.6"])
+@pytest.mark.parametrize(
+    ("name", "own", "other"),
+    [
+        ("PatientBirthDate", "19500101", "19610203"),
+        ("PatientSex", "F", "M"),
+        ("PatientAge", "045Y", "061Y"),
+        ("PatientAge", "045Y", "018M"),
+    ],
+)
+def test_another_birth_date_sex_or_age_under_one_patient_id_is_another_patient(
+    tmp_path: Path, uid: str, name: str, own: str, other: str
+) -> None:
+    scan(tmp_path / "a", 7, **{name: own})
+    after = {"start": 7 * STEP, "SeriesInstanceUID": uid}
+    scan(tmp_path / "b", NUM - 7, **{name: other}, **after)
+    with pytest.raises(ReadError, match="scans of 2 patients") as raised:
+        read_volume(tmp_path)
+    words = [word for word in ("Secret", "SECRET", own, other) if len(word) > 1]
+    assert not any(word in str(raised.value) for word in words)
+
+
+def test_another_age_on_another_day_is_no_other_patient(tmp_path: Path) -> None:
+    scan(tmp_path / "a", PatientAge="045Y", StudyDate="20100101")
+    later = {"PatientAge": "049Y", "StudyDate": "20140101", "StudyInstanceUID": "1.2.9"}
+    scan(tmp_path / "b", NUM + 2, SeriesInstanceUID="1.2.3.4.6", **later)
+    assert "1 other CT series with 12 slice(s) were not read:" in read_volume(tmp_path).warnings[0]
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -157,14 +186,16 @@ def test_another_name_with_another_birth_date_or_sex_is_another_patient(
         ({"PatientName": ""}, None),
         ({"PatientBirthDate": ""}, None),
         ({"PatientName": "Married^Name"}, "PatientName"),
-        ({"PatientBirthDate": "19500102"}, "PatientBirthDate"),
         ({"PatientName": "Sacret^Name", "PatientSex": ""}, "PatientName"),
+        ({"PatientAge": "071Y"}, "PatientAge"),
+        ({"PatientAge": "840M", "PatientWeight": "82"}, "PatientAge and PatientWeight"),
     ],
 )
 def test_name_that_changes_under_one_patient_id_is_said_without_it(
     tmp_path: Path, fields: dict[str, str], said: str | None
 ) -> None:
     known = {"PatientBirthDate": "19500101", "PatientSex": "F"}
+    known |= {"PatientAge": "070Y", "PatientWeight": "70"}
     for index in range(NUM):
         own = {**known, **(fields if index > 6 else {})}
         save(chest(STEP * index, **own), tmp_path / f"{index}.dcm")
@@ -525,15 +556,104 @@ def test_slices_of_two_scanners_are_no_one_scan(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-def test_kernel_and_voltage_that_change_along_the_stack_are_said(tmp_path: Path) -> None:
-    for index in range(NUM):
-        made = {"ConvolutionKernel": "B30f" if index < 5 else "B70f", "KVP": 120 - (index > 7)}
-        save(chest(STEP * index, **made), tmp_path / f"{index:02d}.dcm")
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"ConvolutionKernel": "B70f", "KVP": "80"}, "tube voltage and kernel"),
+        ({"FilterType": "WEDGE_3"}, "filter"),
+        ({"BodyPartExamined": "ABDOMEN"}, "body part"),
+        ({"PatientPosition": ""}, "patient position"),
+    ],
+)
+def test_kernel_voltage_filter_or_body_part_that_changes_along_the_stack_is_said(
+    tmp_path: Path, fields: dict[str, str], said: str
+) -> None:
+    scan(tmp_path, 5)
+    scan(tmp_path, NUM - 5, start=5 * STEP, **fields)
     volume = read_volume(tmp_path)
     assert np.array_equal(volume.voxels, expected())
+    what = f"Not all slices have the same {said}; they were taken for one scan's."
+    assert volume.warnings == (what,)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"ConvolutionKernel": "B70f"}, {"KVP": "80"}, {"FilterType": "WEDGE_3"}]
+)
+def test_stacks_of_two_kernels_voltages_or_filters_in_one_series_are_split(
+    tmp_path: Path, fields: dict[str, str]
+) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", NUM - 1, start=STEP / 2, **fields)
+    volume = read_volume(tmp_path, series=f"{SERIES}#1")
+    assert "1 other CT series with" in volume.warnings[0]
+    assert len(volume.voxels) in (NUM, NUM - 1)
+
+
+def test_patient_position_that_differs_is_refused_or_the_largest_group_is_read(
+    tmp_path: Path,
+) -> None:
+    scan(tmp_path, 8)
+    scan(tmp_path, NUM - 8, start=8 * STEP, PatientPosition="FFP")
+    with pytest.raises(ReadError, match=r"8 of .* HFS, 4 of .* FFP.*--allow-mixed-orientations"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"mixed-orientations"})
+    assert np.array_equal(volume.voxels, expected(8))
+
+
+def test_stacks_of_two_thicknesses_among_each_other_are_series_to_choose_from(
+    tmp_path: Path,
+) -> None:
+    scan(tmp_path / "a")
+    scan(tmp_path / "b", start=STEP / 2, SliceThickness="5")
+    with pytest.raises(ReadError, match=r"(?s)2 CT series that fit .* 2 mm.* thickness 5 mm"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, series=f"{SERIES}#1")
+    assert np.array_equal(volume.voxels, expected())
+
+
+@pytest.mark.parametrize("indices", [[5], [7, 8, 9, 10, 11]])
+def test_another_thickness_in_part_of_the_stack_is_said_with_both(
+    tmp_path: Path, indices: list[int]
+) -> None:
+    scan(tmp_path)
+    for index in indices:
+        replaced(tmp_path, index, chest(STEP * index, SliceThickness="5"))
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    num = len(indices)
+    listed = f"{NUM - num} of 2 mm, {num} of 5 mm"
     assert volume.warnings == (
-        "Not all slices have the same tube voltage and kernel; they were taken for one scan's.",
+        f"The slices are of 2 thicknesses ({listed}); they were taken for one stack.",
     )
+
+
+@pytest.mark.parametrize("indices", [[5], [0], [7, 8, 9, 10, 11], [0, 2, 4, 6, 8, 10]])
+def test_inverted_slices_are_refused_by_their_photometric_interpretation(
+    tmp_path: Path, indices: list[int]
+) -> None:
+    scan(tmp_path)
+    for index in indices:
+        pixels = 2048 - np.minimum(chest_at(STEP * index), 2048)
+        one = chest(STEP * index, pixels, PhotometricInterpretation="MONOCHROME1")
+        replaced(tmp_path, index, one)
+    said = f"the slice at {STEP * indices[0]:.1f} mm has PhotometricInterpretation MONOCHROME1"
+    with pytest.raises(ReadError, match=f"{said} where others have MONOCHROME2"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("indices", [[5], [7, 8, 9, 10, 11]])
+def test_photometric_interpretation_that_alone_differs_is_said(
+    tmp_path: Path, indices: list[int]
+) -> None:
+    scan(tmp_path)
+    for index in indices:
+        one = chest(STEP * index, PhotometricInterpretation="MONOCHROME1")
+        replaced(tmp_path, index, one)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    (said,) = volume.warnings
+    first = f"the slice at {STEP * indices[0]:.1f} mm has PhotometricInterpretation MONOCHROME1"
+    assert said.startswith(f"{len(indices)} slice(s) differ in a header alone: {first} where")
 
 
 # --- maps -------------------------------------------------------------------------------------
@@ -589,6 +709,25 @@ def test_slice_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
     assert "the slice at 10.0 mm" in volume.warnings[0]
     assert volume.source.left_out == {"slice that does not fit": 1}
     assert not read_source(tmp_path, volume).is_exact
+
+
+@pytest.mark.parametrize("offset_hu", [-20, 20])
+@pytest.mark.parametrize("name", ["P001", "normal001"])
+def test_real_slice_off_by_a_constant_is_refused(
+    tmp_path: Path, data_folder: Path, name: str, offset_hu: int
+) -> None:
+    for path in (data_folder / "covid_ct_md" / name).iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    chosen = sorted(tmp_path.iterdir())[70]
+    dataset = dcmread(chosen)
+    dataset.decompress()
+    pixels = dataset.pixel_array.astype(np.int32) + offset_hu
+    dataset.PixelData = np.maximum(pixels, 0).astype(np.uint16).tobytes()
+    chosen.unlink()
+    dataset.save_as(chosen)
+    place = f"the slice at {dataset.ImagePositionPatient[2]:.1f} mm"
+    with pytest.raises(ReadError, match=rf"1 slice.*{place} lies [+-]\d\d HU off both"):
+        read_volume(tmp_path)
 
 
 def test_slice_whose_position_is_wrong_is_refused_or_interpolated(tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ def _move(
     linear = (1 - (places[:, :, None] - slices).abs()).clamp_(min=0)
     nearest = (places.round()[:, :, None] == slices).to(batch)
     return (
-        _along_depth(_within_slices(batch, plane, "bilinear"), linear),
-        _along_depth(_within_slices(lungs, plane, "nearest"), nearest),
+        _along(_within_slices(batch, plane, "bilinear"), linear, 2),
+        _along(_within_slices(lungs, plane, "nearest"), nearest, 2),
     )
 
 
@@ -130,13 +130,6 @@ def _within_slices(batch: torch.Tensor, plane: torch.Tensor, mode: str) -> torch
     """Interpolate every slice at the same places, (batch, height, width, 2)."""
     slices = batch.flatten(1, 2)
     return F.grid_sample(slices, plane, mode=mode, align_corners=False).view_as(batch)
-
-
-def _along_depth(
-    batch: torch.Tensor, weights: Float[torch.Tensor, "batch depth depth"]
-) -> torch.Tensor:
-    """New slices as weighted sums of the old ones."""
-    return (weights[:, None] @ batch.flatten(3)).view_as(batch)
 
 
 def _deform(
@@ -397,16 +390,10 @@ def _draw_maps(
     generator: torch.Generator,
 ) -> Float[torch.Tensor, "batch 2 3"]:
     """Maps from the varied picture to the stored one, in (width, height) order from -1 to 1."""
-
-    def draw(limit: float, count: int = 1) -> torch.Tensor:
-        """Numbers for each picture, between minus and plus the limit."""
-        drawn = torch.rand(num, count, generator=generator, device=generator.device)
-        return ((drawn * 2 - 1) * limit).cpu()
-
-    angle = torch.deg2rad(draw(augmentation.rotation_deg))[:, 0]
-    shift = draw(2 * augmentation.shift, 2)
-    shear = torch.deg2rad(draw(augmentation.shear_deg))[:, 0]
-    zoom = 1 + draw(augmentation.zoom, 2)
+    angle = torch.deg2rad(_uniform((num,), augmentation.rotation_deg, generator).cpu())
+    shift = _uniform((num, 2), 2 * augmentation.shift, generator).cpu()
+    shear = torch.deg2rad(_uniform((num,), augmentation.shear_deg, generator).cpu())
+    zoom = 1 + _uniform((num, 2), augmentation.zoom, generator).cpu()
     height, width = shape
     turn = _matrices([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
     one, zero = torch.ones(num), torch.zeros(num)

@@ -94,10 +94,6 @@ class CheckReport:
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
 
-class LeakError(ManifestError):
-    """The scans are divided so that no result on them would mean anything."""
-
-
 def check_manifest(
     manifest: Manifest,
     facts: Sequence[ScanFacts] | None = None,
@@ -177,12 +173,12 @@ def refuse_leaks(report: CheckReport) -> None:
     """Refuse scans that cannot be trained on as they are divided.
 
     Raises:
-        LeakError: There are leaks, contradicting labels or unreadable scans; all are listed.
+        ManifestError: There are leaks, contradicting labels or unreadable scans; all are listed.
     """
     if report.refusals:
         listed = "".join(f"\n  - {finding.sentence}" for finding in report.refusals)
         msg = f"{report.manifest} cannot be trained on as it is ({len(report.refusals)} reasons):"
-        raise LeakError(msg + listed)
+        raise ManifestError(msg + listed)
 
 
 def report_json(report: CheckReport) -> str:

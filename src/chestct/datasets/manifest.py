@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from jaxtyping import Float32
@@ -36,6 +36,7 @@ HEADER_ROWS: Final = 1
 """Rows are numbered as a spreadsheet does: the header is row 1, the first scan row 2."""
 
 _MOST_NAMED = 5
+_Value = TypeVar("_Value")
 
 
 class ManifestError(ChestCTError):
@@ -587,15 +588,16 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
     padded = [*cells, *[""] * (len(header) - len(cells))]
     row = {column: cell.strip() for column, cell in zip(header, padded, strict=True)}
     findings = [c for c in row if c.startswith(FINDING_PREFIX) and "label" not in row]
+    where = f"{name}, row {number}"
     return ManifestRow(
         scan=row["scan"],
         patient=row.get("patient", ""),
         label=row.get("label", ""),
         site=row.get("site", ""),
-        age=_age(name, number, row),
-        sex=_sex(name, number, row),
-        split=_split(name, number, row),
-        fold=_fold(name, number, row),
+        age=_parsed(where, row, "age", parse_age, f"years from 0 to {_OLDEST}"),
+        sex=_parsed(where, row, "sex", parse_sex, "F, M, O"),
+        split=_split(where, row.get("split", "")),
+        fold=_parsed(where, row, "fold", _fold, "a whole number from 1"),
         excluded=row.get("excluded", ""),
         others={c: cell for c, cell in row.items() if c not in KNOWN and c not in findings},
         number=number,
@@ -618,38 +620,28 @@ def read_finding(name: str, number: int, column: str, cell: str) -> bool | None:
         raise ManifestError(f"{name}, row {number}, column '{column}': {error}") from None
 
 
-def _age(name: str, number: int, row: Mapping[str, str]) -> float | None:
+def _parsed(
+    where: str, row: Mapping[str, str], column: str, parse: Callable[[str], _Value], expected: str
+) -> _Value:
+    """What a cell says; a column that is not there is empty."""
     try:
-        return parse_age(row.get("age", ""))
-    except ValueError:
-        msg = f"{name}, row {number}: age must be years from 0 to {_OLDEST} or empty"
-        raise ManifestError(f"{msg}, not '{row['age']}'.") from None
-
-
-def _sex(name: str, number: int, row: Mapping[str, str]) -> str:
-    try:
-        return parse_sex(row.get("sex", ""))
-    except KeyError:
-        msg = f"{name}, row {number}: sex must be F, M, O or empty, not '{row['sex']}'."
+        return parse(row.get(column, ""))
+    except (ValueError, KeyError):
+        msg = f"{where}: {column} must be {expected} or empty, not '{row[column]}'."
         raise ManifestError(msg) from None
 
 
-def _split(name: str, number: int, row: Mapping[str, str]) -> str:
-    given = row.get("split", "")
+def _split(where: str, given: str) -> str:
     if given and given.lower() not in _SPLIT_NAMES:
         message = unknown_name_message(given, SPLITS, kind="split")
-        raise ManifestError(f"{name}, row {number}: {message}")
+        raise ManifestError(f"{where}: {message}")
     return _SPLIT_NAMES[given.lower()] if given else ""
 
 
-def _fold(name: str, number: int, row: Mapping[str, str]) -> int | None:
-    given = row.get("fold", "")
-    if not given:
-        return None
-    if not given.isdecimal() or int(given) < 1:
-        msg = f"{name}, row {number}: fold must be a whole number from 1 or empty, not '{given}'."
-        raise ManifestError(msg)
-    return int(given)
+def _fold(given: str) -> int | None:
+    if given and not (given.isdecimal() and int(given) > 0):
+        raise ValueError(given)
+    return int(given) if given else None
 
 
 def _in_file_order(manifest: Manifest) -> list[ManifestRow]:
@@ -660,6 +652,7 @@ def _in_file_order(manifest: Manifest) -> list[ManifestRow]:
 
 
 def _cell(value: object) -> str:
+    """A value as it is written."""
     if value is None:
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -132,12 +132,8 @@ def _coloured_share(stored: Integer[np.ndarray, "height width *samples"], bits: 
 
 
 def _squared(values: _Picture) -> Float32[np.ndarray, "side side"]:
-    height, width = values.shape
-    side = max(height, width)
-    square = np.zeros((side, side), dtype=np.float32)
-    top, left = (side - height) // 2, (side - width) // 2
-    square[top : top + height, left : left + width] = values
-    return square
+    lacking = [max(values.shape) - size for size in values.shape]
+    return np.pad(values, [(num // 2, num - num // 2) for num in lacking])
 
 
 _FEW_PICTURES: Final = 400

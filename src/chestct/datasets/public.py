@@ -34,7 +34,7 @@ from chestct.labels import (
     class_of,
     is_covid_mah_ct,
 )
-from chestct.lookup import first_lines_of, look_up, unknown_name_message
+from chestct.lookup import first_lines_of, first_of, look_up, unknown_name_message
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.pictures import SUFFIXES
@@ -50,10 +50,11 @@ _RESULT_FILE: Final = "result.json"
 _MAX_FOLDERS: Final = 100_000
 """Most folders looked at."""
 
-_MOST_CSV_BYTES = 2**24
+_MAX_TEXT_BYTES: Final = 2**24
+"""Longest table or list that is read."""
 
 
-class Listing(NamedTuple):
+class _Listing(NamedTuple):
     """Labelled scans or slices of a folder.
 
     Attributes:
@@ -205,7 +206,7 @@ def stem(path: Path) -> str:
 def read_table(path: Path) -> list[list[str]]:
     """Cells of a CSV file; nothing where it is none."""
     try:
-        if path.stat().st_size > _MOST_CSV_BYTES:
+        if path.stat().st_size > _MAX_TEXT_BYTES:
             return []
         return [[cell.strip() for cell in row] for row in read_csv(path, strict=False)]
     except (OSError, UnicodeDecodeError, csv.Error):
@@ -239,6 +240,7 @@ def _innermost(folder: Path, label: str, class_named: Callable[[str], str | None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is visible in a folder."""
     try:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith((".", "__MACOSX"))]
@@ -265,7 +267,7 @@ def scan_folder(
     layout: str = "auto",
     reading: Mapping[str, str] | None = None,
     labels: LabelSet | None = None,
-) -> Listing:
+) -> _Listing:
     """List the labelled scans of a folder.
 
     Args:
@@ -293,7 +295,7 @@ def scan_folder(
             notes = tuple(note for note in found.notes if not (reading and note is _NEEDS_GEOMETRY))
             used = {row.label for row in rows}
             known = () if labels is None else tuple(each for each in labels.names if each in used)
-            return Listing(Manifest(tuple(rows), known, place, place.name), name, notes)
+            return _Listing(Manifest(tuple(rows), known, place, place.name), name, notes)
     classes = ", ".join(THREE_CLASSES if labels is None else labels.names)
     msg = (
         f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
@@ -360,7 +362,7 @@ def _read_covid_ctset(folder: Path) -> _Found:
     found = _Found()
     for place, label in _class_folders(folder):
         for sequence in _folders_under(place, 3):
-            if _SEQUENCE_NAME.fullmatch(sequence.name) and _scan_has_files(sequence):
+            if _SEQUENCE_NAME.fullmatch(sequence.name) and _entries(sequence):
                 patient = sequence.parent.name
                 others = {"dataset": "COVID-CTset", "sequence": sequence.name}
                 found.rows.append(
@@ -381,7 +383,7 @@ def _read_covid_ct_md(folder: Path) -> _Found:
     found = _Found()
     for place in _folders_under(folder, 4):
         name = _COVID_CT_MD_NAME.fullmatch(place.name)
-        if name is None or not _scan_has_files(place):
+        if name is None or not _entries(place):
             continue
         label = _COVID_CT_MD_CLASSES[name[1].lower()]
         if class_of(place.parent.name) not in (None, label):
@@ -413,7 +415,7 @@ def _read_covid_mah_ct(folder: Path) -> _Found:
         if any(class_of(name) not in (None, COVID19) for name in (folder.parent.name, *inside)):
             return _Found()
         for patient in _subfolders(place):
-            if patient.name.isdecimal() and _scan_has_files(patient):
+            if patient.name.isdecimal() and _entries(patient):
                 others = {"dataset": "COVID-MAH-CT"}
                 found.rows.append(ManifestRow(str(patient), patient.name, COVID19, others=others))
     found.notes.append(_NEEDS_GEOMETRY)
@@ -481,11 +483,6 @@ LAYOUTS: Final[dict[str, Callable[[Path], _Found]]] = {
 """Layout name to a function that lists a folder's scans, or none where it is another layout."""
 
 
-def _scan_has_files(folder: Path) -> bool:
-    """Whether a scan's folder is more than a name."""
-    return any(not path.name.startswith(".") for path in folder.iterdir())
-
-
 def _spgc_labels(folder: Path) -> dict[str, str]:
     """Class by study, of all tables in and below a folder."""
     labels: dict[str, str] = {}
@@ -531,9 +528,6 @@ def _parsed(parse: Callable[[str], _Value], cells: list[str]) -> _Value | None:
         return None
 
 
-_MAX_LIST_BYTES: Final = 2**24
-_MOST_NAMED: Final = 5
-
 _UNKNOWN_PATIENTS: Final = (
     "Neither folders nor a pattern say whose slices these are: every picture is taken for another "
     "patient, so slices of one patient can stand on two sides of a split and make its result too "
@@ -562,7 +556,7 @@ class _SliceList:
     images: Path
 
 
-def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> Listing:
+def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _Listing:
     """List the pictures of a folder: by COVID-CT's lists where there are some, else by class.
 
     Class folders are named after their class ("COVID-19", "normal", ...). A picture's patient is
@@ -609,10 +603,9 @@ def _left_out(place: Path, classes: Sequence[Path]) -> tuple[str, ...]:
             names.append(each.relative_to(place).as_posix())
     if not names:
         return ()
-    listed = ", ".join(names[:_MOST_NAMED]) + (" and others" if len(names) > _MOST_NAMED else "")
     return (
-        f"Pictures in folders that are not named after a class were left out: {listed}. Name a "
-        "folder COVID-19, CAP or normal to have it taken.",
+        f"Pictures in folders that are not named after a class were left out: {first_of(names)}. "
+        "Name a folder COVID-19, CAP or normal to have it taken.",
     )
 
 
@@ -650,7 +643,7 @@ def parse_list(text: str, images: Path) -> _SliceList:
 
 def read_lists(
     lists: Sequence[_SliceList], folder: Path, *, patient_pattern: str | None = None
-) -> Listing:
+) -> _Listing:
     """The slices that lists name.
 
     Raises:
@@ -692,8 +685,8 @@ def _listed(each: _SliceList) -> list[Path]:
 
 def _names_in(file: Path) -> list[str]:
     try:
-        if file.stat().st_size > _MAX_LIST_BYTES:
-            raise ManifestError(f"{file.name} is larger than {_MAX_LIST_BYTES} bytes: not a list.")
+        if file.stat().st_size > _MAX_TEXT_BYTES:
+            raise ManifestError(f"{file.name} is larger than {_MAX_TEXT_BYTES} bytes: not a list.")
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
@@ -731,18 +724,14 @@ def _matched(pattern: str, relative: Path) -> str:
 
 def _listing(
     rows: Sequence[ManifestRow], folder: Path, layout: str, notes: tuple[str, ...]
-) -> Listing:
+) -> _Listing:
     labels = tuple(sorted({row.label for row in rows}, key=str.lower))
     manifest = Manifest(tuple(rows), labels, folder=folder, name=folder.name)
     is_known = manifest.num_patients < len(manifest)
-    return Listing(manifest, layout, notes if is_known else (_UNKNOWN_PATIENTS, *notes))
+    return _Listing(manifest, layout, notes if is_known else (_UNKNOWN_PATIENTS, *notes))
 
 
 def _pictures_under(folder: Path) -> Iterator[Path]:
     for place in (folder, *_folders_under(folder, 3)):
-        files = sorted(each for each in place.iterdir() if each.is_file())
-        yield from (
-            each
-            for each in files
-            if each.suffix.lower() in PICTURE_ENDINGS and not each.name.startswith(".")
-        )
+        files = sorted(Path(entry) for entry in _entries(place) if entry.is_file())
+        yield from (each for each in files if each.suffix.lower() in PICTURE_ENDINGS)

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 _GEOMETRY = ("spacing_mm", "order", "unit", "slope", "intercept")
 _NUMBERS = ("slope", "intercept")
 _DIGEST_BYTES = 8
-_HEADER_TAGS = ("PatientAge", "PatientSex", "StudyDate", "AcquisitionDate", "SeriesInstanceUID")
+_IDENTITY_TAGS: Final = ("PatientID", "IssuerOfPatientID")
+_HEADER_TAGS = ("PatientAge", "PatientSex", "StudyDate", "AcquisitionDate", *_IDENTITY_TAGS)
 _LARGEST_HEADER_FILE = 2**28
 
 FACTS: Final = {
@@ -130,13 +131,16 @@ def facts_of(volume: Volume, path: Path) -> ScanFacts:
     canonical = to_canonical(volume)
     digests = [_slice_digest(voxels) for voxels in canonical.voxels]
     where = place_text(canonical.grid, canonical.unit)
+    header = None
+    if volume.source.format == "dicom":
+        header = next(headers_of(path, volume.source.series_uid, _HEADER_TAGS), None)
     return ScanFacts(
         pixels=_digest(where, *(digest for digest, _ in digests)),
         content=_digest(*sorted(digest for digest, _ in digests)),
         slices=tuple(sorted(digest for digest, is_constant in digests if not is_constant)),
-        acquisition=_acquisition(volume, path),
+        acquisition=_acquisition(volume, header),
         warnings=volume.warnings,
-        identity=_identity(volume, path),
+        identity="" if header is None else _identity(header),
     )
 
 
@@ -175,7 +179,7 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def _acquisition(volume: Volume, path: Path) -> dict[str, str]:
+def _acquisition(volume: Volume, header: Dataset | None) -> dict[str, str]:
     facts = volume.source.facts
     scanner = " ".join(facts[name] for name in ("manufacturer", "model") if facts.get(name))
     known = {
@@ -186,20 +190,13 @@ def _acquisition(volume: Volume, path: Path) -> dict[str, str]:
         "kvp": facts.get("kvp", ""),
         "format": volume.source.format,
         "unit": volume.unit,
+        **({} if header is None else patient_facts(header)),
     }
-    if volume.source.format == "dicom":
-        header = next(headers_of(path, volume.source.series_uid), None)
-        known |= {} if header is None else patient_facts(header)
     return {name: value for name, value in known.items() if value}
 
 
-def _identity(volume: Volume, path: Path) -> str:
+def _identity(header: Dataset) -> str:
     """Digest of the PatientID and its issuer, which tells patients apart and names none."""
-    if volume.source.format != "dicom":
-        return ""
-    header = next(headers_of(path, volume.source.series_uid, _IDENTITY_TAGS), None)
-    if header is None:
-        return ""
     said = [str(header.get(name) or "").strip() for name in _IDENTITY_TAGS]
     if not any("1" <= character <= "9" for character in said[0]):
         return ""
@@ -224,9 +221,7 @@ def patient_facts(header: Dataset) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def headers_of(
-    path: Path, series_uid: str | None, tags: Sequence[str] = _HEADER_TAGS
-) -> Iterator[Dataset]:
+def headers_of(path: Path, series_uid: str | None, tags: Sequence[str]) -> Iterator[Dataset]:
     """The named elements of each file that belongs to a DICOM series, one header per file.
 
     Args:
@@ -251,7 +246,6 @@ def headers_of(
                 yield header
 
 
-_IDENTITY_TAGS: Final = ("PatientID", "IssuerOfPatientID")
 _FACTS_FOLDER: Final = "facts"
 """Folder of the facts inside a cache."""
 
@@ -273,7 +267,7 @@ def gather_facts(
 
     Raises:
         ManifestError: A row says something impossible about how its scan is read.
-        WorkerError: A process was killed.
+        ChestCTError: A process was killed.
     """
     tasks = [(manifest.path(row), read_options(row, manifest.folder)) for row in manifest.rows]
     find = partial(_known_facts, cache)

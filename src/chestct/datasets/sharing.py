@@ -42,7 +42,7 @@ from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.preprocess.oblique import degrees_off
 from chestct.readers import read_volume
-from chestct.readers.hounsfield import PADDING_BELOW_HU, padding_to_air
+from chestct.readers.hounsfield import PADDING_BELOW_HU, Rescale, padding_to_air
 from chestct.readers.misfits import without_blank_ends
 from chestct.readers.pictures import SIDECAR
 from chestct.storage import reason_of, working_folder, write_text
@@ -50,10 +50,6 @@ from chestct.volume import Volume, to_canonical
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
-
-
-class ExportError(ChestCTError):
-    """A copy for sharing cannot be made, or not in this folder, format or with this key."""
 
 
 _NUM_LETTERS: Final = 10
@@ -68,7 +64,7 @@ def read_or_make_key(path: Path) -> bytes:
     """The secret key in a file; where there is no file, one is made that only its owner can read.
 
     Raises:
-        ExportError: The file cannot be read or written, or is no key.
+        ChestCTError: The file cannot be read or written, or is no key.
     """
     try:
         if not path.exists():
@@ -80,11 +76,11 @@ def read_or_make_key(path: Path) -> bytes:
     except OSError as error:
         msg = f"The key file {path} cannot be used: {reason_of(error)}."
         msg += " Name a file in a folder of yours."
-        raise ExportError(msg) from error
+        raise ChestCTError(msg) from error
     if not _LEAST_KEY_BYTES <= len(key) <= _MOST_KEY_BYTES:
         msg = f"The key file {path} holds {len(key)} bytes, and {_LEAST_KEY_BYTES} to"
         msg += f" {_MOST_KEY_BYTES} were expected. Name a file that is not there yet:"
-        raise ExportError(f"{msg} a key is then made.")
+        raise ChestCTError(f"{msg} a key is then made.")
     return key
 
 
@@ -127,7 +123,7 @@ def _all_different(patients: Iterable[str], name_of: Callable[[str], str]) -> di
     names = {patient: name_of(patient) for patient in dict.fromkeys(patients)}
     if len(set(names.values())) < len(names):
         msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
-        raise ExportError(f"{msg} 'patient', or take another key.")
+        raise ChestCTError(f"{msg} 'patient', or take another key.")
     return names
 
 
@@ -205,14 +201,6 @@ _OBLIQUE_DEG = 0.1
 _SAME_MM = 1e-3
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """HU = slope * stored + intercept."""
-
-    slope: float
-    intercept: float
-
-
 def _cleaned(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
     """A scan on canonical axes, values that are no measurement set to air, and what was done."""
     turned = to_canonical(volume)
@@ -234,12 +222,14 @@ def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
         What the copy does not hold.
 
     Raises:
-        ExportError: No 16-bit scale gives the same values.
+        ChestCTError: No 16-bit scale gives the same values.
     """
     import tifffile
 
-    scale = _find_scale(volume.voxels) if volume.unit == "HU" else _Scale(1.0, 0.0)
+    scale = _find_scale(volume.voxels) if volume.unit == "HU" else Rescale()
     stored = _as_stored(volume.voxels, scale)
+    if stored is None:
+        raise ChestCTError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
     place.mkdir(parents=True)
     width = max(4, len(str(len(stored))))
     for number, pixels in enumerate(stored, start=1):
@@ -282,7 +272,7 @@ def _verify_copy(volume: Volume, place: Path) -> None:
     """Read a copy back and compare it with what was to be written.
 
     Raises:
-        ExportError: Values, spacing or unit differ.
+        ChestCTError: Values, spacing or unit differ.
         ReadError: It cannot be read.
     """
     found = read_volume(place, allow=("gap",))
@@ -292,7 +282,7 @@ def _verify_copy(volume: Volume, place: Path) -> None:
     same_grid = np.allclose(found.grid.spacing_mm, volume.grid.spacing_mm, atol=_SAME_MM, rtol=0)
     if not (same_voxels and same_grid and found.unit == volume.unit):
         what = "unit" if found.unit != volume.unit else "values" if same_grid else "spacing"
-        raise ExportError(f"its copy has other {what} when it is read back.")
+        raise ChestCTError(f"its copy has other {what} when it is read back.")
 
 
 _COPY_FORMATS: Final[dict[str, tuple[str, Callable[[Volume, Path], tuple[str, ...]]]]] = {
@@ -303,19 +293,19 @@ _COPY_FORMATS: Final[dict[str, tuple[str, Callable[[Volume, Path], tuple[str, ..
 says what it does not hold."""
 
 
-def _find_scale(voxels: Voxels) -> _Scale:
+def _find_scale(voxels: Voxels) -> Rescale:
     """A scale under which 16 bits hold every value exactly, as our reader computes it.
 
     Whole HU keep slope 1. Others lie on the steps of a scanner's rescale slope, which is found
     from the smallest distance between two values.
 
     Raises:
-        ExportError: There is none.
+        ChestCTError: There is none.
     """
     low, high = float(voxels.min()), float(voxels.max())
     if voxels.dtype.kind == "i":
         fits_air = low >= _AIR_INTERCEPT and high - _AIR_INTERCEPT <= _HIGHEST_UINT16
-        return _Scale(1.0, float(_AIR_INTERCEPT if fits_air else _LOWEST_INT16))
+        return Rescale(1.0, float(_AIR_INTERCEPT if fits_air else _LOWEST_INT16))
     values = np.unique(voxels).astype(np.float64)
     steps = np.diff(values)
     if steps.size and (high - low) / steps.min() <= _HIGHEST_UINT16 + 0.5:
@@ -323,11 +313,11 @@ def _find_scale(voxels: Voxels) -> _Scale:
         step = (high - low) / round((high - low) / float(steps.min()))
         for slope in (float(f"{step:.4g}"), float(f"{step:.6g}"), step):
             for intercept in (_on_step(_AIR_INTERCEPT, low, slope), low):
-                scale = _Scale(slope, intercept)
+                scale = Rescale(slope, intercept)
                 if _is_exact(values, scale):
                     return scale
     msg = "its values lie on no steps that 16 bits can count. Export it as NIfTI: --to nifti."
-    raise ExportError(msg)
+    raise ChestCTError(msg)
 
 
 def _on_step(wanted: float, low: float, slope: float) -> float:
@@ -337,19 +327,19 @@ def _on_step(wanted: float, low: float, slope: float) -> float:
     return float(wanted) if is_whole else low
 
 
-def _is_exact(values: np.ndarray, scale: _Scale) -> bool:
-    stored = np.rint((values - scale.intercept) / scale.slope)
-    if stored.min() < 0 or stored.max() > _HIGHEST_UINT16:
+def _is_exact(values: np.ndarray, scale: Rescale) -> bool:
+    stored = _as_stored(values, scale)
+    if stored is None:
         return False
     back = (stored * scale.slope + scale.intercept).astype(np.float32)
     return bool(np.array_equal(back, values.astype(np.float32)))
 
 
-def _as_stored(voxels: Voxels, scale: _Scale) -> np.ndarray:
+def _as_stored(voxels: np.ndarray, scale: Rescale) -> np.ndarray | None:
+    """The 16-bit numbers that a scale makes the voxels of; None where they do not fit."""
     stored = np.rint((voxels.astype(np.float64) - scale.intercept) / scale.slope)
-    if stored.min() < 0 or stored.max() > _HIGHEST_UINT16:
-        raise ExportError("its values do not fit 16 bits. Export it as NIfTI: --to nifti.")
-    return stored.astype(np.uint16)
+    fits = stored.min() >= 0 and stored.max() <= _HIGHEST_UINT16
+    return stored.astype(np.uint16) if fits else None
 
 
 _MARKER: Final = "export.json"
@@ -412,13 +402,13 @@ def _read_marker(folder: Path) -> _Marker | None:
     """What a folder is; None where there is nothing yet.
 
     Raises:
-        ExportError: The folder holds something else, or its marker cannot be read.
+        ChestCTError: The folder holds something else, or its marker cannot be read.
     """
     path = folder / _MARKER
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             msg = f"{folder} holds other files. Choose a folder that is not there yet: --out DIR."
-            raise ExportError(msg)
+            raise ChestCTError(msg)
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -427,7 +417,7 @@ def _read_marker(folder: Path) -> _Marker | None:
         return _Marker.model_validate(found)
     except (OSError, ValueError, KeyError, TypeError) as error:
         msg = f"{path} is damaged or of another version. Choose a folder that is not there yet."
-        raise ExportError(msg) from error
+        raise ChestCTError(msg) from error
 
 
 def _write_marker(folder: Path, marker: _Marker) -> None:
@@ -470,12 +460,12 @@ def _require_whole(folder: Path, copies: Mapping[str, str]) -> None:
     """Compare a finished export with its marker.
 
     Raises:
-        ExportError: A copy is missing or has changed.
+        ChestCTError: A copy is missing or has changed.
     """
     changed = [place for place, digest in copies.items() if _copy_digest(folder / place) != digest]
     if changed:
         msg = f"{len(changed)} of {len(copies)} copies in {folder} are missing or have changed,"
-        raise ExportError(f"{msg} the first is {changed[0]}. Export into another folder.")
+        raise ChestCTError(f"{msg} the first is {changed[0]}. Export into another folder.")
 
 
 def _forget_times(places: Sequence[Path]) -> None:
@@ -619,7 +609,7 @@ def export_scans(
         progress: Called after each scan.
 
     Raises:
-        ExportError: The folder holds something else or another export, or two patients would get
+        ChestCTError: The folder holds something else or another export, or two patients would get
             the same pseudonym.
         WriteError: It cannot be written.
         ManifestError: A row says something impossible about how its scan is read.
@@ -629,7 +619,7 @@ def export_scans(
     found = _read_marker(folder)
     if found is not None and (found.manifest, found.format) != (wanted.manifest, wanted.format):
         msg = f"{folder} holds the export of another manifest, or one with other settings or"
-        raise ExportError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
+        raise ChestCTError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
     if found is not None and found.is_complete:
         _require_whole(folder, found.copies)
         return ExportResult(0, len(found.copies), {}, {}, folder / _TABLE)
@@ -724,7 +714,7 @@ def _require_outside(manifest: Manifest, folder: Path) -> None:
         scan = manifest.path(row).resolve()
         if target == scan or scan in target.parents or target in scan.parents:
             msg = f"{folder} and the scan of row {row.number} lie in one another. Choose a folder"
-            raise ExportError(f"{msg} apart from the scans: --out DIR.")
+            raise ChestCTError(f"{msg} apart from the scans: --out DIR.")
 
 
 def _marker_of(manifest: Manifest, settings: ExportSettings) -> _Marker:
@@ -746,6 +736,6 @@ def _pseudonyms(
         return _keyed_pseudonyms(patients, settings.key)
     if found is not None:
         if len(found.pseudonyms) != len(patients):
-            raise ExportError("The export's marker is damaged. Choose a folder not there yet.")
+            raise ChestCTError("The export's marker is damaged. Choose a folder not there yet.")
         return dict(zip(patients, found.pseudonyms, strict=True))
     return _drawn_pseudonyms(patients, random.SystemRandom())

@@ -178,7 +178,8 @@ def join_labels(
     if not known.are_findings:
         used = tuple(name for name in used if any(row.label == name for row in rows))
     manifest = Manifest(tuple(rows), used, place, place.name)
-    notes = [*left, _masks_note(masks), known.assumption, "" if patient else _NO_PATIENTS]
+    of_masks = f"{len(masks)} NIfTI files of 8 bits were taken for masks and left out."
+    notes = [*left, of_masks if masks else "", known.assumption, "" if patient else _NO_PATIENTS]
     return manifest, tuple(filter(None, notes))
 
 
@@ -186,10 +187,6 @@ _NO_PATIENTS: Final = (
     "Every scan is taken for another patient. Where a patient has several, name the column with "
     "the patients: --patient-column."
 )
-
-
-def _masks_note(masks: Sequence[Path]) -> str:
-    return f"{len(masks)} NIfTI files of 8 bits were taken for masks and left out." if masks else ""
 
 
 def _csv_lines(file: Path, sheet: str) -> dict[int, list[str]]:

@@ -493,7 +493,7 @@ def prepare_all(
     Raises:
         ManifestError: A row says something impossible about how its scan is read.
         CacheError: The cache could not hold all of them at once, or cannot be written.
-        WorkerError: A process was killed.
+        ChestCTError: A process was killed.
     """
     started = perf_counter()
     tasks = list_inputs(cache, manifest, variants)

@@ -32,10 +32,6 @@ _PR_SET_PDEATHSIG: Final = 1
 """prctl(2): the signal that a process gets when its parent ends."""
 
 
-class WorkerError(ChestCTError):
-    """A process that was doing a part of the work ended before it was done."""
-
-
 @dataclass(frozen=True)
 class Progress:
     """How far many scans have come.
@@ -82,23 +78,17 @@ def run_all(
         progress: Called in this process after each task.
 
     Raises:
-        WorkerError: A process was killed. Work that leaves its results on disk can be taken up.
+        ChestCTError: A process was killed. Work that leaves its results on disk can be taken up.
     """
     count = min(processes or num_cores(), len(tasks))
     started = time.perf_counter()
     results: dict[int, _Result] = {}
-    for index, result in _alone(work, tasks) if count <= 1 else _together(work, tasks, count):
+    alone = ((index, work(task)) for index, task in enumerate(tasks))
+    for index, result in alone if count <= 1 else _together(work, tasks, count):
         results[index] = result
         if progress is not None:
             progress(Progress(len(results), len(tasks), time.perf_counter() - started))
     return [results[index] for index in range(len(tasks))]
-
-
-def _alone(
-    work: Callable[[_Task], _Result], tasks: Sequence[_Task]
-) -> Iterator[tuple[int, _Result]]:
-    for index, task in enumerate(tasks):
-        yield index, work(task)
 
 
 def _together(
@@ -119,7 +109,7 @@ def _together(
             f"Processes cannot share memory here: {reason_of(error)}. Make /dev/shm writable, or "
             "work in one process: --processes 1."
         )
-        raise WorkerError(msg) from error
+        raise ChestCTError(msg) from error
     try:
         with interrupts_held_back():
             futures: dict[Future[_Result], int] = {
@@ -132,7 +122,7 @@ def _together(
             "A process that was working on a scan was ended from outside, most often because "
             f"memory ran out. Start again with fewer than {count} processes."
         )
-        raise WorkerError(msg) from error
+        raise ChestCTError(msg) from error
     except BaseException:
         # Whoever ends this does not wait for scans that are under way, and needs none of them.
         for process in set(active_children()) - others:

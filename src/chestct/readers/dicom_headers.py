@@ -3,9 +3,9 @@
 Tolerant as readers should be: files with and without preamble or file meta information, explicit
 files labelled implicit and the other way round, invalid identifiers. What is damaged is an
 `UnreadableFileError`; what is not DICOM at all is None. Only the elements of `TAGS` are ever looked
-at. ID, name, birth date and sex of a patient serve to notice that a folder holds two patients, and
-dates that it holds two scans. A description serves to notice maps, phases and expiration. None of
-them is ever shown.
+at. ID, name, birth date, sex, age and weight of a patient serve to notice that a folder holds two
+patients, and dates that it holds two scans. A description serves to notice maps, phases and
+expiration. None of them is ever shown.
 """
 
 from __future__ import annotations
@@ -64,8 +64,12 @@ TAGS: Final[dict[str, int]] = {
     "patient_id": 0x00100020,
     "birth_date": 0x00100030,
     "sex": 0x00100040,
+    "age": 0x00101010,
+    "weight": 0x00101030,
+    "body_part": 0x00180015,
     "slice_thickness_mm": 0x00180050,
     "kvp": 0x00180060,
+    "filter": 0x00181160,
     "kernel": 0x00181210,
     "trigger_time": 0x00181060,
     "trigger_delay": 0x00209153,

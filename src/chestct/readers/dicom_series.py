@@ -53,6 +53,7 @@ from chestct.readers.misfits import (
     BLANK_END,
     Misfits,
     Picture,
+    are_alike,
     find_misfits,
     in_words,
     permission,
@@ -73,6 +74,7 @@ _BAD_SLICE = "slice that does not fit"
 """How interpolated slices are counted."""
 _RESCALE_NAMES = {"intercept": "RescaleIntercept", "slope": "RescaleSlope"}
 _RESCALE_DIFFERENCE_HU = 5.0
+_WHITE_IS_LOW = "MONOCHROME1"
 _GAP = 1.5
 """Distance in the usual one from which neighbours may differ as a whole."""
 
@@ -206,6 +208,8 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
             break
     misfits.check_jumps(jumped, allow)
     warnings += [*plan.warnings, *_clipped(num_clipped), *jumped]
+    if shown := list(_otherwise_shown(ordered).values()):
+        warnings.append(f"{len(shown)} slice(s) differ in a header alone: {in_words(shown)}.")
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
     return _Stack(ordered, plan, voxels, pictures, left_out, warnings, unused)
 
@@ -438,6 +442,10 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
     Raises:
         ReadError: Two scans alternate, slice by slice.
     """
+    shown = _otherwise_shown(slices)
+    borders = (i for i in range(len(slices) - 1) if (i in shown) != (i + 1 in shown))
+    if not all(are_alike(pictures[i], pictures[i + 1]) for i in borders):
+        return Misfits(shown, (), {})
     steps = np.diff([one.plane.along_mm for one in slices])
     gaps = np.flatnonzero(steps > _GAP * np.median(steps)).tolist() if len(steps) else []
     inside, blank_ends, jumps = find_misfits(pictures, "HU", gaps)
@@ -445,6 +453,26 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
     for index, what in inside.items():
         bad.setdefault(index, f"{_placed(slices[index])} {what}")
     return Misfits(bad, blank_ends, jumps)
+
+
+def _otherwise_shown(slices: list[Slice]) -> dict[int, str]:
+    """Slices in whose PhotometricInterpretation white is low, where it is high in others.
+
+    Or the other way round, where those are fewer.
+
+    Returns:
+        What their headers say, by their numbers.
+    """
+    said = [one.header.layout.photometric if one.header.layout else "" for one in slices]
+    is_low = [kind.upper() == _WHITE_IS_LOW for kind in said]
+    rare = 2 * sum(is_low) <= len(slices)
+    others = dict(zip(is_low, said, strict=True))
+    return {
+        index: f"{_placed(one)} has PhotometricInterpretation {said[index] or 'missing'} where"
+        f" others have {others[not rare] or 'none'}"
+        for index, one in enumerate(slices)
+        if is_low[index] == rare and len(others) > 1
+    }
 
 
 def _wrongly_rescaled(slices: list[Slice], pictures: _Pictures) -> dict[int, str]:

@@ -7,7 +7,7 @@ phases, kernels) are taken apart where they overlap in space; where they follow 
 a scan made in steps, they are one stack.
 
 Names are spelt in many ways, so that another one is no other patient while the PatientID is the
-same, unless the birth date or the sex is another too.
+same. Another birth date or sex is one, and another age on the same day.
 
 The rule of the choice: Hounsfield units go before maps of something else, original series before
 derived ones and axial ones before others; expiration goes after all that has half as many slices.
@@ -331,13 +331,13 @@ _MAP_WORDS: Final = (
     *("WATER", "CALCIUM", "URIC", "FAT_FRACTION", "SUBTRACT", "OVERLAY", "FUSION", "VENTILATION"),
 )
 """What stands in the image type or the description of images computed from a CT."""
-_OF_PATIENT: Final = ("patient_id", "patient_name", "birth_date", "sex")
+_OF_PATIENT: Final = ("patient_id", "patient_name", "birth_date", "sex", "age", "weight")
 _ASKED: Final = (
     *_OF_PATIENT,
     *("study_uid", "frame_of_reference", "image_type", "frame_type", "manufacturer", "model"),
     *("series_description", "rescale_type", "frame_acquisition", "acquisition", "temporal_index"),
     *("temporal_position", "temporal_offset", "trigger_time", "trigger_delay", "cardiac_phase"),
-    *("stack", "kvp", "kernel", "patient_position"),
+    *("stack", "kvp", "kernel", "filter", "patient_position", "slice_thickness_mm"),
 )
 """The elements that set groups apart; where all slices agree in them, nothing else is asked."""
 _DATES: Final = {
@@ -366,6 +366,10 @@ _PERCENTAGE: Final = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,2})?) ?%")
 _HU_TYPES = ("", "HU", "US")
 _ONE_NORMAL = 0.9999
 _LONGEST_MARK: Final = 16
+_AGE: Final = re.compile(r"(\d{1,3}) ?([YMWD]?)")
+_DAYS_IN: Final = {"": 365.25, "Y": 365.25, "M": 30.44, "W": 7.0, "D": 1.0}
+_SAME_AGE_DAYS: Final = 370.0
+"""A birthday may lie between two slices, and ages are whole years."""
 _WHOLE_CHEST_MM: Final = 240.0
 """Height from which a series is not taken for a part of a chest; lungs are 200 to 300 mm high."""
 _MAX_SHARED: Final = 3
@@ -373,6 +377,9 @@ _MAX_SHARED: Final = 3
 _MAX_APART: Final = 2.5
 """Distance, in slices, of parts that continue each other."""
 _SAME_STEP: Final = 0.05
+_SAME_THICKNESS: Final = 0.05
+_EVEN_STEPS: Final = 0.1
+"""Range of the distances of slices, in the usual one, up to which a stack is evenly spaced."""
 _GOES_ON: Final = "continues the one that is read"
 _MIN_PASS = 3
 _MAX_PASSES = 4
@@ -401,6 +408,8 @@ class _Person(NamedTuple):
         names: Words of the whole name.
         birth_date: As written.
         sex: As written.
+        age_days: By PatientAge; below 0 where that says nothing.
+        day: Study and its date: ages of two days are not compared.
     """
 
     number: bytes
@@ -408,6 +417,8 @@ class _Person(NamedTuple):
     names: tuple[str, ...]
     birth_date: str
     sex: str
+    age_days: float
+    day: tuple[str, str]
 
     def has_name_of(self, other: _Person) -> bool:
         """Whether the names can be one, however written: in other case, order or in part."""
@@ -421,10 +432,17 @@ class _Person(NamedTuple):
 
     def is_other(self, other: _Person) -> bool:
         """Whether this is certainly another patient."""
-        if self.number != other.number or self.has_name_of(other):
-            return self.number != other.number or self._is_nobody != other._is_nobody
+        if self.number != other.number or self._is_nobody != other._is_nobody:
+            return True
         facts = ((self.birth_date, other.birth_date), (self.sex, other.sex))
-        return not self.number or any(one and two and one != two for one, two in facts)
+        if any(one and two and one != two for one, two in facts) or self._has_other_age(other):
+            return True
+        return not (self.number or self.has_name_of(other))
+
+    def _has_other_age(self, other: _Person) -> bool:
+        """Whether ages on one day are not one person's."""
+        is_known = self.day == other.day and min(self.age_days, other.age_days) >= 0
+        return is_known and abs(self.age_days - other.age_days) > _SAME_AGE_DAYS
 
 
 def _person(fields: Fields) -> _Person:
@@ -432,7 +450,21 @@ def _person(fields: Fields) -> _Person:
     name = fields.text("patient_name").casefold().partition("=")[0]
     family, names = (tuple(_WORDS.findall(text)) for text in (name.partition("^")[0], name))
     number = fields.raw.get("patient_id", b"").strip(b" \0")
-    return _Person(number, family, names, fields.text("birth_date"), fields.text("sex").upper())
+    return _Person(
+        number=number,
+        family=family,
+        names=names,
+        birth_date=fields.text("birth_date"),
+        sex=fields.text("sex").upper(),
+        age_days=_age_days(fields),
+        day=(fields.text("study_uid"), fields.text("study_date")),
+    )
+
+
+def _age_days(fields: Fields) -> float:
+    """PatientAge (VR AS, as in "045Y") in days; -1 where it says nothing."""
+    found = _AGE.fullmatch(fields.text("age").upper())
+    return int(found[1]) * _DAYS_IN[found[2]] if found else -1.0
 
 
 def _patients(found: Iterable[_Person]) -> dict[_Person, int]:
@@ -507,11 +539,19 @@ _NOT_OVERLAPPING: Final[dict[str, Callable[[Fields], Hashable]]] = {
     "stack": _combined("stack"),
     "tube voltage": _combined("kvp"),
     "kernel": _combined("kernel"),
+    "filter": _combined("filter"),
     "image type": lambda fields: (fields.words("image_type"), fields.words("frame_type")),
 }
 """What may change along a stack, but not between slices that lie among each other."""
-_SAID_TO_CHANGE: Final = ("phase", "breath held in", "patient position", "tube voltage", "kernel")
-"""What of it is said where it changes along the stack that is read."""
+_SAID_TO_CHANGE: Final = {
+    **{
+        name: _NOT_OVERLAPPING[name]
+        for name in ("phase", "breath held in", "patient position", "tube voltage", "kernel")
+    },
+    "filter": _combined("filter"),
+    "body part": _combined("body_part"),
+}
+"""What is said where it changes along the stack that is read."""
 
 _TIMES: Final = {
     name: _NOT_OVERLAPPING[name]
@@ -562,6 +602,7 @@ def _split_groups(series: Series) -> list[Series]:
         groups = [part for group in groups for part in _by_value(group, name, value)]
     for name, value in _NOT_OVERLAPPING.items():
         groups = [part for group in groups for part in _by_pass(group, name, value)]
+    groups = [part for group in groups for part in _by_thickness(group)]
     return [part for group in groups for part in _by_spacing(group)]
 
 
@@ -602,6 +643,24 @@ def _by_pass(group: Series, name: str, value: Callable[[Fields], Hashable]) -> I
         is_short = isinstance(key, str) and 0 < len(key) <= _LONGEST_MARK
         said = key if is_short else f"number {number}"
         yield group.narrowed(slices, f"{name} {said}")
+
+
+def _by_thickness(group: Series) -> Iterator[Series]:
+    """Groups of equal thickness, where those are evenly spaced stacks that overlap."""
+    found = _valued(group, _thickness)
+    stacks = [np.diff(np.sort(_along(tuple(slices)))) for slices in found.values()]
+    are_stacks = all(len(steps) >= _MIN_PASS - 1 and _are_even(steps) for steps in stacks)
+    if len(found) == 1 or not are_stacks or not _overlap(group, _thickness, len(found)):
+        yield group
+        return
+    for thickness, slices in found.items():
+        yield group.narrowed(slices, f"slice thickness {thickness}")
+
+
+def _thickness(fields: Fields) -> str:
+    """SliceThickness in words."""
+    thickness = fields.numbers("slice_thickness_mm", 1)
+    return f"{thickness[0]:.3g} mm" if thickness and thickness[0] > 0 else "unknown"
 
 
 def _valued(group: Series, value: Callable[[Fields], Hashable]) -> dict[Hashable, list[Slice]]:
@@ -651,7 +710,7 @@ def _by_spacing(group: Series) -> Iterator[Series]:
 def _passes(along: np.ndarray) -> np.ndarray | None:
     """Which of several evenly spaced stacks each position is of; None where there is only one."""
     steps = np.diff(along)
-    if len(along) < 2 * _MIN_PASS or np.ptp(steps) <= 0.1 * np.median(steps):
+    if len(along) < 2 * _MIN_PASS or _are_even(steps):
         return None
     # Where passes overlap, a slice's own successor is not the next slice but one soon after it.
     strides = [np.round(along[num:] - along[:-num], 2) for num in range(1, _MAX_PASSES + 1)]
@@ -662,6 +721,11 @@ def _passes(along: np.ndarray) -> np.ndarray | None:
         if found is not None:
             return found
     return None
+
+
+def _are_even(steps: np.ndarray) -> bool:
+    """Whether slices that lie so far apart are evenly spaced."""
+    return bool(np.ptp(steps) <= _EVEN_STEPS * np.median(steps))
 
 
 def _phases(along: np.ndarray, step: float) -> np.ndarray | None:
@@ -899,7 +963,7 @@ def warnings_of_choice(
     apart = {kind: n for kind, n in found.left_out.items() if kind in (_UNPLACED, _UNOPENED)}
     foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
     said = [_other_series(others, chosen)] if others else []
-    said += [*_one_patients(chosen), *_changes(chosen)]
+    said += [*_one_patients(chosen), *_changes(chosen), *_thicknesses(chosen)]
     said += [f"Left out: {_counted(apart)}."] if apart else []
     if foreign:
         said.append(f"Left out, because they are not CT slices: {_counted(foreign)}.")
@@ -919,6 +983,8 @@ def _one_patients(chosen: Series) -> list[str]:
         "PatientName": not all(one.has_name_of(persons[0]) for one in persons),
         "PatientBirthDate": len({one.birth_date for one in persons} - {""}) > 1,
         "PatientSex": len({one.sex for one in persons} - {""}) > 1,
+        "PatientAge": len({fields.text("age") for fields in said.values()} - {""}) > 1,
+        "PatientWeight": len({fields.text("weight") for fields in said.values()} - {""}) > 1,
     }
     changing = " and ".join(name for name, does in changes.items() if does)
     what = f"Not all slices have the same {changing}; they were taken for one patient's."
@@ -929,23 +995,41 @@ def _changes(chosen: Series) -> list[str]:
     """Say what of the acquisition changes along the stack."""
     changing = [
         name
-        for name in _SAID_TO_CHANGE
-        if len({_NOT_OVERLAPPING[name](one.fields) for one in chosen.slices}) > 1
+        for name, value in _SAID_TO_CHANGE.items()
+        if len({value(one.fields) for one in chosen.slices}) > 1
     ]
     what = f"Not all slices have the same {' and '.join(changing)}; they were taken for one scan's."
     return [what] if changing else []
 
 
+def _thicknesses(chosen: Series) -> list[str]:
+    """Say of how many thicknesses the slices are, where that matters."""
+    known = [one.plane.thickness_mm for one in chosen.slices if one.plane.thickness_mm]
+    if not known or max(known) <= (1 + _SAME_THICKNESS) * min(known):
+        return []
+    counts = Counter(f"{thickness:.3g} mm" for thickness in known)
+    listed = ", ".join(f"{num} of {thickness}" for thickness, num in counts.most_common(4))
+    return [
+        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack."
+    ]
+
+
 def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[str]]:
-    """The slices of one size, spacing and orientation, and what to say of others.
+    """The slices of one size, spacing, orientation and patient position, and what to say of others.
+
+    A slice that does not say how the patient lay counts as most do.
 
     Raises:
         ReadError: There are others and `allow` does not name "mixed-orientations".
     """
+    known = Counter(filter(None, map(_patient_position, chosen.slices))).most_common(1)
+    usual = known[0][0] if known else ""
     groups: list[list[Slice]] = []
     for one in chosen.slices:
+        lay = _patient_position(one) or usual
         for group in groups:
-            if same_plane_kind(group[0].plane, one.plane):
+            has_lain_so = (_patient_position(group[0]) or usual) == lay
+            if has_lain_so and same_plane_kind(group[0].plane, one.plane):
                 group.append(one)
                 break
         else:
@@ -953,7 +1037,7 @@ def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[
     if len(groups) == 1:
         return _aligned(groups[0]), []
     groups.sort(key=lambda group: (-len(group), group[0].plane.position_mm))
-    sizes = ", ".join(f"{len(group)} of {_kind(group[0].plane)}" for group in groups[:4])
+    sizes = ", ".join(f"{len(group)} of {_kind(group[0])}" for group in groups[:4])
     what = f"The series mixes slices of {len(groups)} sizes or orientations: {sizes}."
     if "mixed-orientations" not in allow:
         msg = f"{what} One was expected; the largest group can be read alone."
@@ -963,11 +1047,18 @@ def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[
     return _aligned(groups[0]), [said]
 
 
-def _kind(plane: Plane) -> str:
-    """Size, spacing and normal of a slice in words."""
+def _patient_position(one: Slice) -> str:
+    """How the patient lay: PatientPosition, as in "HFS"."""
+    return one.fields.text("patient_position").upper()
+
+
+def _kind(one: Slice) -> str:
+    """Size, spacing, normal and patient position of a slice in words."""
+    plane, lay = one.plane, _patient_position(one)
     normal = ", ".join(f"{x:.2f}" for x in plane.normal)
     rows, columns = plane.shape
-    return f"{rows} x {columns} at {plane.spacing_mm[0]:.3g} mm, normal ({normal})"
+    said = f"{rows} x {columns} at {plane.spacing_mm[0]:.3g} mm, normal ({normal})"
+    return f"{said}, {lay[:_LONGEST_MARK]}" if lay else said
 
 
 def _aligned(slices: list[Slice]) -> list[Slice]:

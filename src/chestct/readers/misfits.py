@@ -7,14 +7,15 @@ shifted differs more. What decoders cannot see in a damaged slice shows here too
 such slices has a border at each end where neighbours differ more than beyond it; where both sides
 fit once the run is turned round, it lies backwards. Where slices were cut out and what is left was
 moved together, two neighbours differ more than those on both sides do. Two slices with the same
-noise are one, written twice. Small pictures of the slices are compared, which takes about 2 % of
+noise are one, written twice. A slice whose soft tissue is some 20 HU off both neighbours' is off
+as a whole. Small pictures of the slices are compared, which takes about 2 % of
 the time of reading them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence, Set
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
+from chestct.lookup import first_of
 from chestct.readers.hounsfield import Slab
 from chestct.volume import Unit, Volume
 
@@ -69,6 +71,15 @@ slices lie in no order. In 13 real scans, and in mere noise, 1.02 was seen; shuf
 more, with 20 slices only 1.35."""
 _NUM_ASKED, _MIN_ORDERED = 16, 12
 """Slices that are compared with all others, and the fewest of a scan that is asked so."""
+_SOFT_TISSUE_HU, _LEAST_SOFT = (-50.0, 150.0), 100
+"""Soft tissue, and the fewest pixels of it in small pictures that are judged."""
+_MAX_OFFSET_HU = 16.0
+"""Median difference of a slice's soft tissue from both neighbours' that is believed. In 12 real
+scans 12 was seen, once; in others 7 at most. Of offsets by 20 HU 94 % are beyond it."""
+_MAX_USUAL_OFFSET = 3.2
+"""The same, in that which nine tenths of a scan's slices stay below: thick slices differ more."""
+_LEAST_ALIKE = 0.5
+"""Correlation from which neighbours show the same, neither inverted; 0.88 is the least seen."""
 _NUM_BANDS = 16
 
 _HU_RANGE = (-1000.0, 300.0)
@@ -94,6 +105,14 @@ def small_picture(slab: Slab) -> Picture:
     # Every other pixel of the bit: less noise than one has, and a few additions only.
     parts = [kept[:, offset::width] for offset in range(0, width, 2)]
     return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
+
+
+def are_alike(one: Picture, other: Picture) -> bool:
+    """Whether neighbours show the same, neither of them inverted; a blank one says nothing."""
+    low, high = (np.clip(picture, *_HU_RANGE).ravel() for picture in (one, other))
+    if not (np.ptp(low) and np.ptp(high)):
+        return True
+    return bool(np.corrcoef(low, high)[0, 1] > _LEAST_ALIKE)
 
 
 class Misfits(NamedTuple):
@@ -159,8 +178,11 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
     first, last = int(shown[0]), int(shown[-1])
     ends = (*range(first), *range(last + 1, len(scaled)))
     found = {int(index): "is blank" for index in np.flatnonzero(is_blank[first : last + 1])}
-    more, jumps = _misfits(scaled[first : last + 1], set(found), {gap - first for gap in gaps})
+    inner, inner_gaps = scaled[first : last + 1], {gap - first for gap in gaps}
+    more, jumps = _misfits(inner, set(found), inner_gaps)
     found |= more
+    if unit == "HU":
+        found |= _offsets([low + (high - low) * one for one in inner], found.keys(), inner_gaps)
     return Misfits(
         inside={first + index: found[index] for index in sorted(found)},
         blank_ends=ends,
@@ -191,6 +213,32 @@ def _misfits(
     found |= _long_runs(inner, whole[1], blank | found.keys(), gaps)
     beyond, jumps = _breaks(whole[1], blank | found.keys(), gaps)
     return found | beyond, jumps
+
+
+def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[int, str]:
+    """Slices whose soft tissue is far above or below that of both neighbours.
+
+    Args:
+        inner: The slices, in Hounsfield units.
+        known: Slices that are known not to fit: nothing is said beside them.
+        gaps: Slices after which others are missing, where nothing is said either.
+    """
+    offsets: dict[int, float] = {}
+    least, most = _SOFT_TISSUE_HU
+    for index in range(1, len(inner) - 1):
+        beside = inner[index - 1], inner[index + 1]
+        is_soft = np.all([(least < one) & (one < most) for one in beside], axis=0)
+        is_judged = known.isdisjoint(range(index - 1, index + 2))
+        if is_judged and gaps.isdisjoint((index - 1, index)) and is_soft.sum() >= _LEAST_SOFT:
+            low, high = sorted(float(np.median((inner[index] - one)[is_soft])) for one in beside)
+            offsets[index] = max(low, 0.0) or min(high, 0.0)
+    usual = np.percentile(np.abs([*offsets.values(), 0.0]), 90)
+    limit = max(_MAX_OFFSET_HU, _MAX_USUAL_OFFSET * float(usual))
+    return {
+        index: f"lies {offset:+.0f} HU off both neighbours in soft tissue"
+        for index, offset in offsets.items()
+        if abs(offset) > limit
+    }
 
 
 def _refuse_alternation(steps: dict[int, _Steps]) -> None:
@@ -515,5 +563,4 @@ def permission(name: str) -> str:
 
 def in_words(misfits: Sequence[str], limit: int = 3) -> str:
     """The first few, and how many more there are."""
-    more = len(misfits) - limit
-    return "; ".join(misfits[:limit]) + (f"; and {more} more" if more > 0 else "")
+    return first_of(misfits, limit, "; ")

@@ -473,9 +473,11 @@ def read_itk(path: Path, allow: Collection[str] = ()) -> Volume:
         # Its text is of ITK's own source files.
         msg = f"{path.name} is cut short, damaged or not what its name says. Copy it again."
         raise ReadError(msg) from error
-    slabs = _itk_slabs(sitk.GetArrayViewFromImage(image))
+    array = sitk.GetArrayViewFromImage(image)
+    if array.dtype.kind not in "iuf":
+        raise ReadError("Complex values were found; one real number per voxel was expected.")
     source = ScanSource(format="itk", facts={"stored_type": image.GetPixelIDTypeAsString()})
-    return replace(_volume_of(slabs, _stored_grid(image), path, allow), source=source)
+    return replace(_volume_of(iter(array), _stored_grid(image), path, allow), source=source)
 
 
 def _check_header(path: Path) -> None:
@@ -511,9 +513,3 @@ def _stored_grid(image: Any) -> Grid:
         origin_mm=(x, y, z),
         direction=tuple((float(a), float(b), float(c)) for a, b, c in columns),
     )
-
-
-def _itk_slabs(array: np.ndarray) -> Iterator[Slab]:
-    if array.dtype.kind not in "iuf":
-        raise ReadError("Complex values were found; one real number per voxel was expected.")
-    yield from array

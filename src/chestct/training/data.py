@@ -267,7 +267,7 @@ def check_scans(
         asks is known.
 
     Raises:
-        LeakError: A patient or a scan's pixels would be on two sides, or a scan cannot be read.
+        ManifestError: A patient or a scan's pixels would be on two sides, or a scan cannot be read.
     """
     facts = gather_facts(
         manifest,
@@ -290,7 +290,7 @@ def conclude_check(report: CheckReport, file: Path, listener: Listener) -> None:
     """Write a report, say its warnings, and refuse what must not be trained on.
 
     Raises:
-        LeakError: The report says so.
+        ManifestError: The report says so.
     """
     write_text(file, report_json(report))
     for finding in report.warnings:

@@ -425,7 +425,7 @@ def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
     """Divide, read and check slices for one training.
 
     Raises:
-        LeakError: A patient or a picture is on two sides, or a slice cannot be read.
+        ManifestError: A patient or a picture is on two sides, or a slice cannot be read.
         ChestCTError: Settings or manifest are not as they should be.
     """
     settings = plan.settings
