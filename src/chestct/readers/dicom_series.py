@@ -192,10 +192,10 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
     ordered, warnings = _without_duplicates(slices)
     placed = {id(one): number for number, one in enumerate(ordered)}
     left_out: Counter[str] = Counter()
-    bad, blank_ends, jumped = _unlike_the_rest(ordered), tuple[int, ...](), list[str]()
+    bad, blank_ends, doubts = _unlike_the_rest(ordered), tuple[int, ...](), list[str]()
     while True:
         if bad or blank_ends:
-            warnings += _said_of_misfits(list(bad.values()), len(blank_ends), jumped, allow)
+            warnings += _said_of_misfits(list(bad.values()), len(blank_ends), doubts, allow)
             left_out += Counter({_BAD_SLICE: len(bad), BLANK_END: len(blank_ends)})
             dropped = {*bad, *blank_ends}
             ordered = [one for index, one in enumerate(ordered) if index not in dropped]
@@ -203,11 +203,11 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
         voxels, num_clipped, pictures = _load_stack(ordered, plan)
         misfits = _judged(ordered, pictures)
         bad, blank_ends = misfits.inside, misfits.blank_ends
-        jumped = misfits.jump_words([_placed(one) for one in ordered].__getitem__)
+        doubts = misfits.doubts([_placed(one) for one in ordered].__getitem__)
         if not (bad or blank_ends):
             break
-    misfits.check_jumps(jumped, allow)
-    warnings += [*plan.warnings, *_clipped(num_clipped), *jumped]
+    misfits.check_jumps(doubts, allow)
+    warnings += [*plan.warnings, *_clipped(num_clipped), *doubts]
     if shown := list(_otherwise_shown(ordered).values()):
         warnings.append(f"{len(shown)} slice(s) differ in a header alone: {in_words(shown)}.")
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
@@ -387,14 +387,14 @@ def _named(one: Slice) -> Iterator[None]:
 
 
 def _said_of_misfits(
-    bad: list[str], num_blank: int, jumped: list[str], allow: Collection[str]
+    bad: list[str], num_blank: int, doubts: list[str], allow: Collection[str]
 ) -> list[str]:
     """What to say of slices that are left out.
 
     Args:
         bad: What is wrong with each that does not belong, in words.
         num_blank: How many are blank, before the first or after the last that shows something.
-        jumped: Where the scan jumps, in words.
+        doubts: What else is doubtful of the scan, in words.
         allow: "bad-slices" leaves them out.
 
     Raises:
@@ -406,7 +406,7 @@ def _said_of_misfits(
             " were expected to. Fetch them again; or they are left out, and interpolated where they"
             " lie inside."
         )
-        raise ReadError(" ".join([*jumped, msg]) + permission("bad-slices"))
+        raise ReadError(" ".join([*doubts, msg]) + permission("bad-slices"))
     said = [said_of_blank_ends(num_blank)] if num_blank else []
     return [*said, f"{len(bad)} slice(s) were left out: {in_words(bad)}."] if bad else said
 
@@ -445,14 +445,14 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
     shown = _otherwise_shown(slices)
     borders = (i for i in range(len(slices) - 1) if (i in shown) != (i + 1 in shown))
     if not all(are_alike(pictures[i], pictures[i + 1]) for i in borders):
-        return Misfits(shown, (), {})
+        return Misfits(shown, (), {}, {})
     steps = np.diff([one.plane.along_mm for one in slices])
     gaps = np.flatnonzero(steps > _GAP * np.median(steps)).tolist() if len(steps) else []
-    inside, blank_ends, jumps = find_misfits(pictures, "HU", gaps)
+    misfits = find_misfits(pictures, "HU", gaps)
     bad = _wrongly_rescaled(slices, pictures)
-    for index, what in inside.items():
+    for index, what in misfits.inside.items():
         bad.setdefault(index, f"{_placed(slices[index])} {what}")
-    return Misfits(bad, blank_ends, jumps)
+    return misfits._replace(inside=bad)
 
 
 def _otherwise_shown(slices: list[Slice]) -> dict[int, str]:

@@ -123,26 +123,35 @@ class Misfits(NamedTuple):
         blank_ends: Slices of one value before the first or after the last that shows something.
         jumps: How many times as much as others there two neighbours differ that both fit theirs,
             by the number of the first.
+        offsets: By how many HU the soft tissue of a slice differs from that of both neighbours.
     """
 
     inside: dict[int, str]
     blank_ends: tuple[int, ...]
     jumps: dict[int, float]
+    offsets: dict[int, float]
 
-    def jump_words(self, place_of: Callable[[int], str]) -> list[str]:
-        """What to say of the jumps; `place_of` puts a slice in words, by its number."""
-        return [
+    def doubts(self, place_of: Callable[[int], str]) -> list[str]:
+        """What to say of jumps and offsets; `place_of` puts a slice in words, by its number."""
+        jumps = [
             f"The scan jumps between {place_of(index)} and {place_of(index + 1)}, which differ"
             f" {ratio:.1f} times as much as neighbours there do: slices may be missing whose places"
             " were closed up, or the patient moved."
             for index, ratio in self.jumps.items()
         ]
+        offsets = [
+            f"{place_of(index)} lies {offset:+.0f} HU off both neighbours in soft tissue"
+            for index, offset in self.offsets.items()
+        ]
+        if not offsets:
+            return jumps
+        return [*jumps, f"Values may be wrong by a constant: {in_words(offsets)}. Check them."]
 
     def check_jumps(self, said: Sequence[str], allow: Collection[str]) -> None:
         """Refuse a scan out of which slices were cut.
 
         Args:
-            said: What `jump_words` says.
+            said: What `doubts` says.
             allow: "gap" reads the slices on both sides as they lie.
 
         Raises:
@@ -170,23 +179,25 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
         blank.append(np.ptp(picture) <= _BLANK * (high - low))
         scaled.append((np.clip(picture, low, high) - low) / (high - low))
     if not scaled or scaled[0].size < _MIN_PIXELS:
-        return Misfits({}, (), {})
+        return Misfits({}, (), {}, {})
     is_blank = np.array(blank)
     shown = np.flatnonzero(~is_blank)
     if len(shown) < _MIN_SLICES:
-        return Misfits({}, (), {})
+        return Misfits({}, (), {}, {})
     first, last = int(shown[0]), int(shown[-1])
     ends = (*range(first), *range(last + 1, len(scaled)))
     found = {int(index): "is blank" for index in np.flatnonzero(is_blank[first : last + 1])}
     inner, inner_gaps = scaled[first : last + 1], {gap - first for gap in gaps}
     more, jumps = _misfits(inner, set(found), inner_gaps)
     found |= more
+    offsets: dict[int, float] = {}
     if unit == "HU":
-        found |= _offsets([low + (high - low) * one for one in inner], found.keys(), inner_gaps)
+        offsets = _offsets([low + (high - low) * one for one in inner], found.keys(), inner_gaps)
     return Misfits(
         inside={first + index: found[index] for index in sorted(found)},
         blank_ends=ends,
         jumps={first + index: ratio for index, ratio in jumps.items()},
+        offsets={first + index: offset for index, offset in offsets.items()},
     )
 
 
@@ -215,8 +226,8 @@ def _misfits(
     return found | beyond, jumps
 
 
-def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[int, str]:
-    """Slices whose soft tissue is far above or below that of both neighbours.
+def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[int, float]:
+    """Slices whose soft tissue is far above or below that of both neighbours, and how far.
 
     Args:
         inner: The slices, in Hounsfield units.
@@ -234,11 +245,7 @@ def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[
             offsets[index] = max(low, 0.0) or min(high, 0.0)
     usual = np.percentile(np.abs([*offsets.values(), 0.0]), 90)
     limit = max(_MAX_OFFSET_HU, _MAX_USUAL_OFFSET * float(usual))
-    return {
-        index: f"lies {offset:+.0f} HU off both neighbours in soft tissue"
-        for index, offset in offsets.items()
-        if abs(offset) > limit
-    }
+    return {index: offset for index, offset in offsets.items() if abs(offset) > limit}
 
 
 def _refuse_alternation(steps: dict[int, _Steps]) -> None:
@@ -494,7 +501,7 @@ def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str
     num = len(voxels)
     misfits = find_misfits((small_picture(plane) for plane in voxels), unit)
     inside = misfits.inside
-    said = misfits.jump_words(lambda index: f"slice {index + 1} of {num}")
+    said = misfits.doubts(lambda index: f"slice {index + 1} of {num}")
     if not inside:
         misfits.check_jumps(said, allow)
         return said
