@@ -47,7 +47,7 @@ from chestct.studies.model_audit_findings import (
     TRUE_LESIONS,
     Probe,
     ScanAudit,
-    as_markdown,
+    _as_markdown,
     judge_scan_audit,
     verdict,
     write_model_audit,
@@ -214,7 +214,7 @@ def test_without_a_mask_the_lesion_is_where_the_map_is_hot_and_that_is_said() ->
     audit = _audit_scan(auditor_of(SameMap()), sick(source=""))
     assert audit.lesion_source == HEAT_MAP
     assert 0 < audit.lesion_share <= 1
-    assert "heat-map region" in as_markdown(as_model(audit))
+    assert "heat-map region" in _as_markdown(as_model(audit))
 
 
 def test_a_chest_without_lungs_is_not_asked_about() -> None:

@@ -11,10 +11,10 @@ from torch import nn
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES
 from chestct.studies.model_audit import (
+    _parts_of,
     _redraw,
+    _spearman,
     _structural_similarity,
-    parts_of,
-    spearman,
 )
 from chestct.studies.model_audit_changes import (
     CHANGES,
@@ -30,10 +30,10 @@ from chestct.studies.model_audit_findings import (
     Probe,
     ScanAudit,
     WeightStage,
-    as_markdown,
+    _as_markdown,
+    _worst_severity,
     judge_scan_audit,
     verdict,
-    worst_severity,
 )
 
 RNG = np.random.default_rng(0)
@@ -143,9 +143,9 @@ def test_rank_correlation_looks_inside_the_mask_only() -> None:
     mask = np.zeros((8, 8, 8), dtype=bool)
     mask[:, :4] = True
     second = np.where(mask, first**2, 1 - first).astype(np.float32)
-    assert spearman(first, second, mask) == pytest.approx(1.0)
-    assert spearman(first, second, ~mask) == pytest.approx(-1.0)
-    assert spearman(first, np.zeros_like(first), mask) == 0.0
+    assert _spearman(first, second, mask) == pytest.approx(1.0)
+    assert _spearman(first, second, ~mask) == pytest.approx(-1.0)
+    assert _spearman(first, np.zeros_like(first), mask) == 0.0
 
 
 def test_structural_similarity_is_one_for_the_same_and_small_for_other_maps() -> None:
@@ -162,7 +162,7 @@ def test_new_weights_have_the_scale_of_the_old_ones_and_nothing_else() -> None:
     nn.init.normal_(network[0].weight, 0.0, 0.3)
     nn.init.uniform_(network[1].weight, 0.5, 1.5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    for learned in parts_of(network).values():
+    for learned in _parts_of(network).values():
         _redraw(learned, torch.Generator().manual_seed(1))
     after = network.state_dict()
     kernels = (before["0.weight"], after["0.weight"])
@@ -200,7 +200,7 @@ def test_empty_maps_of_random_networks_prove_nothing() -> None:
     assert (test.spearman, test.num_compared) == (1.0, 1)
     audit = scan_audit(map_test=test)
     assert judge_scan_audit(audit)[0].severity == "serious"
-    assert "| whole network | empty map | empty map |" in as_markdown(as_model(audit))
+    assert "| whole network | empty map | empty map |" in _as_markdown(as_model(audit))
     assert MapTest("gradcam", "COVID-19", True, whole=(empty,)).spearman == 0.0
 
 
@@ -252,12 +252,12 @@ def test_a_changed_scan_that_is_unsuitable_counts_as_unstable() -> None:
     gone = Probe(STABILITY, "thick", "thick slices", {}, "unsuitable", None, None, False)
     findings = judge_scan_audit(scan_audit(probes=(gone,)))
     assert [each.severity for each in findings if each.check == "stability"] == ["notable"]
-    assert "| thick slices |  |  | unsuitable |" in as_markdown(
+    assert "| thick slices |  |  | unsuitable |" in _as_markdown(
         as_model(scan_audit(probes=(gone,), findings=findings))
     )
 
 
 def test_without_findings_all_is_fine() -> None:
-    assert worst_severity([]) == "fine"
+    assert _worst_severity([]) == "fine"
     assert verdict(as_model(scan_audit())) == "Nothing serious or notable was found on 1 scans."
-    assert "| scan | unknown | COVID-19 | 0.900 |" in as_markdown(as_model(scan_audit()))
+    assert "| scan | unknown | COVID-19 | 0.900 |" in _as_markdown(as_model(scan_audit()))

@@ -54,7 +54,7 @@ class _Weighted:
     Attributes:
         predictions: The scans.
         weights: How often each scan counts, one row per replicate.
-        confusion: _Weighted counts, (replicate, true, predicted).
+        confusion: Weighted counts, (replicate, true, predicted).
     """
 
     predictions: Predictions
@@ -145,7 +145,7 @@ def _log_loss(weighted: _Weighted) -> Replicates:
 
 
 def _expected_calibration_error(weighted: _Weighted) -> Replicates:
-    """_Weighted mean gap between confidence and accuracy over bins."""
+    """Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
     sums = weighted.weights @ (gaps[:, None] * bin_members(predictions.confidences))
@@ -235,7 +235,7 @@ def _total(weighted: _Weighted) -> Replicates:
 def _divide(
     above: Float64[np.ndarray, "*shape"], below: Float64[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
-    """Quotient, not-a-number where there is nothing to _divide by."""
+    """Quotient, not-a-number where there is nothing to divide by."""
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
@@ -415,12 +415,14 @@ def _with_interval(
         why_not: Why there are no replicates.
     """
     if value.total is not None:
-        return _with_wilson(value, level, replicates if widens else None)
+        return with_wilson(value, level, replicates if widens else None)
     return _with_bootstrap(value, level, replicates, why_not)
 
 
-def _with_wilson(value: Value, level: float, replicates: Replicates | None) -> Estimate:
-    """Wilson's interval, widened to the bootstrap's when that is given."""
+def with_wilson(
+    value: Value, level: float = 0.95, replicates: Replicates | None = None
+) -> Estimate:
+    """A proportion with Wilson's interval, widened to the bootstrap's when that is given."""
     if value.value is None or value.hits is None or value.total is None:
         return Estimate(value.value, note=value.note, hits=value.hits, total=value.total)
     low, high = wilson(value.hits, value.total, level)
@@ -440,14 +442,11 @@ def _with_bootstrap(
     if value.value is None:
         return Estimate(None, note=value.note)
     if replicates is None:
-        return Estimate(value.value, note=_join(value.note, why_not))
+        return Estimate(value.value, note="; ".join(filter(None, (value.note, why_not))))
     low, high, note = percentile_interval(replicates, level)
     method = PATIENTS if low is not None else ""
-    return Estimate(value.value, low, high, method, _join(value.note, note))
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+    notes = "; ".join(filter(None, (value.note, note)))
+    return Estimate(value.value, low, high, method, notes)
 
 
 def estimate_findings(

@@ -70,7 +70,7 @@ def class_counts(confusion: Confusion, index: int) -> ClassCounts:
     return ClassCounts(tp=tp, fn=fn, fp=fp, tn=int(confusion.sum()) - tp - fn - fp)
 
 
-def _proportion(hits: int, total: int, why_none: str) -> Value:
+def proportion(hits: int, total: int, why_none: str) -> Value:
     """Hits over total, None with the given reason when the total is zero."""
     if total == 0:
         return Value(None, why_none, hits, total)
@@ -79,40 +79,32 @@ def _proportion(hits: int, total: int, why_none: str) -> Value:
 
 def accuracy(confusion: Confusion) -> Value:
     """Trace over total: the share of scans that got their true label, over all classes."""
-    return _proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
+    return proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
 
 
-def sensitivity(counts: ClassCounts, label: str) -> Value:
-    """Share of the scans of the class that were called so (recall)."""
-    return _proportion(counts.tp, counts.tp + counts.fn, f"no scan is {label}")
+def of_counts(counts: ClassCounts, label: str) -> dict[str, Value]:
+    """Figures of one class against the rest that follow from its counts.
+
+    Sensitivity (recall) is the share of the scans of the class that were called so, specificity
+    that of the other scans that were not. PPV (precision) is the share of those called so that are
+    of the class, NPV that of those not called so that are not. F1 is the harmonic mean of
+    sensitivity and PPV.
+    """
+    tp, fn, fp, tn = counts.tp, counts.fn, counts.fp, counts.tn
+    is_none = f"no scan is {label}"
+    return {
+        "sensitivity": proportion(tp, tp + fn, is_none),
+        "specificity": proportion(tn, tn + fp, f"no scan is other than {label}"),
+        "ppv": proportion(tp, tp + fp, f"no scan was called {label}"),
+        "npv": proportion(tn, tn + fn, f"every scan was called {label}"),
+        "f1": Value(2 * tp / (2 * tp + fp + fn)) if tp + fn else Value(None, is_none),
+    }
 
 
-def specificity(counts: ClassCounts, label: str) -> Value:
-    """Share of the scans of other classes that were not called so."""
-    return _proportion(counts.tn, counts.tn + counts.fp, f"no scan is other than {label}")
-
-
-def ppv(counts: ClassCounts, label: str) -> Value:
-    """Positive predictive value (precision): share of those called so that are."""
-    return _proportion(counts.tp, counts.tp + counts.fp, f"no scan was called {label}")
-
-
-def npv(counts: ClassCounts, label: str) -> Value:
-    """Negative predictive value: share of those not called so that are not."""
-    return _proportion(counts.tn, counts.tn + counts.fn, f"every scan was called {label}")
-
-
-def f1(counts: ClassCounts, label: str) -> Value:
-    """Harmonic mean of sensitivity and positive predictive value."""
-    if counts.tp + counts.fn == 0:
-        return Value(None, f"no scan is {label}")
-    return Value(2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn))
-
-
-def one_vs_rest_accuracy(counts: ClassCounts, label: str) -> Value:
+def one_vs_rest_accuracy(counts: ClassCounts) -> Value:
     """Two-class accuracy of a class against the rest, Equation 12 of the RoI-aware paper."""
     total = counts.tp + counts.fn + counts.fp + counts.tn
-    return _proportion(counts.tp + counts.tn, total, "no scans")
+    return proportion(counts.tp + counts.tn, total, "no scans")
 
 
 def auc(predictions: Predictions, index: int) -> Value:
@@ -190,7 +182,7 @@ def _brier(predictions: Predictions) -> Value:
     return Value(float(score))
 
 
-def log_loss(predictions: Predictions) -> Value:
+def _log_loss(predictions: Predictions) -> Value:
     """Mean negative logarithm of the true label's probability, in nats, bounded near 36."""
     from sklearn.metrics import log_loss as mean_loss
 
@@ -200,7 +192,7 @@ def log_loss(predictions: Predictions) -> Value:
     return Value(float(mean_loss(predictions.truth, predictions.probabilities, labels=labels)))
 
 
-def expected_calibration_error(predictions: Predictions) -> Value:
+def _expected_calibration_error(predictions: Predictions) -> Value:
     """Mean gap between confidence and accuracy over `NUM_BINS` equal bins (Guo et al. 2017).
 
     It grows as the scans get fewer, even for a perfectly calibrated classifier.
@@ -227,19 +219,10 @@ OVERALL: Final[dict[str, Callable[[Predictions], Value]]] = {
     "macro_auc": _macro_auc,
     "kappa": lambda p: kappa(p.truth, p.decisions, len(p.labels)),
     "brier": _brier,
-    "log_loss": log_loss,
-    "expected_calibration_error": expected_calibration_error,
+    "log_loss": _log_loss,
+    "expected_calibration_error": _expected_calibration_error,
 }
 """Figures of all scans together."""
-
-_PER_CLASS_COUNTS: Final[dict[str, Callable[[ClassCounts, str], Value]]] = {
-    "sensitivity": sensitivity,
-    "specificity": specificity,
-    "ppv": ppv,
-    "npv": npv,
-    "f1": f1,
-}
-"""Figures of one class against the rest that follow from counts."""
 
 
 def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
@@ -247,8 +230,7 @@ def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
     confusion = confusion_matrix(predictions.truth, predictions.decisions, len(predictions.labels))
     counts = class_counts(confusion, index)
     label = predictions.labels[index]
-    figures = {name: measure(counts, label) for name, measure in _PER_CLASS_COUNTS.items()}
-    figures["auc"] = auc(predictions, index)
+    figures = {**of_counts(counts, label), "auc": auc(predictions, index)}
     if len(predictions) == 0:
         return {name: replace(figure, note="no scans") for name, figure in figures.items()}
     return figures

@@ -32,7 +32,7 @@ from chestct.evaluation.comparisons import (
     SOUND,
     Comparison,
     Judgement,
-    compare_all,
+    compare,
     paired,
 )
 from chestct.evaluation.figures import (
@@ -328,7 +328,8 @@ def write_evaluation(
         _wrong_lines(predictions, chosen.reports) if isinstance(predictions, Predictions) else []
     )
     texts = _texts(record, summaries, main.comparisons)
-    page = _page(summaries, main.comparisons, drawn, wrong)
+    report = _report(summaries, main.comparisons, drawn, wrong)
+    page = as_page(report, PAGE_COLORS, "chestct evaluate")
     _write_folder(folder, pictures, texts | {_PAGE: page})
     return main
 
@@ -453,7 +454,7 @@ def _compared(
     first: Predictions, second: Predictions, name: str, settings: EvaluationSettings
 ) -> tuple[Comparison, ...]:
     try:
-        return compare_all(first, second, settings.comparisons)
+        return tuple(row for test in settings.comparisons for row in compare(first, second, test))
     except PredictionsError as error:
         msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
         raise PredictionsError(msg) from error
@@ -592,16 +593,6 @@ def _report(
         comparisons=comparisons,
         at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
     )
-
-
-def _page(
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
-    drawn: Mapping[str, Any],
-    wrong: Sequence[Sequence[str]],
-) -> str:
-    """All tables and figures on one page, with the wrong answers."""
-    return as_page(_report(summaries, comparisons, drawn, wrong), PAGE_COLORS, "chestct evaluate")
 
 
 def _wrong_lines(predictions: Predictions, reports: Mapping[str, str]) -> list[list[str]]:

@@ -113,7 +113,7 @@ def _compare_weights(
     for _ in range(_MOST_DRAWS):
         network = copy.deepcopy(classifier.network)
         generator = _generator(rng)
-        for part in parts_of(network).values():
+        for part in _parts_of(network).values():
             _redraw(part, generator)
         whole.append(_compared(_WHOLE, with_network(classifier, network), prepared, found))
         if sum(stage.spearman is not None for stage in whole) == _NUM_DRAWS:
@@ -121,7 +121,7 @@ def _compare_weights(
     return MapTest(found.method, found.label, True, cascade, tuple(whole))
 
 
-def parts_of(network: nn.Module) -> dict[str, list[Tensor]]:
+def _parts_of(network: nn.Module) -> dict[str, list[Tensor]]:
     """What each part of a network has learned, by name, in the order in which they were made."""
     parts = {name: [*part.parameters(), *part.buffers()] for name, part in network.named_children()}
     own = [*network.parameters(recurse=False), *network.buffers(recurse=False)]
@@ -139,7 +139,7 @@ def _redraw(learned: list[Tensor], generator: torch.Generator) -> None:
                 tensor.copy_(tensor[torch.randperm(tensor.numel(), generator=generator)])
 
 
-def spearman(first: Heat, second: Heat, where: Mask) -> float:
+def _spearman(first: Heat, second: Heat, where: Mask) -> float:
     """Rank correlation of two maps inside a mask; 0 where one of them is the same everywhere."""
     from scipy.stats import rankdata
 
@@ -171,7 +171,7 @@ def _cascade(
 ) -> Iterator[WeightStage]:
     network = copy.deepcopy(classifier.network)
     changed = with_network(classifier, network)
-    for name, part in reversed(parts_of(network).items()):
+    for name, part in reversed(_parts_of(network).items()):
         _redraw(part, generator)
         yield _compared(name, changed, prepared, found)
 
@@ -184,7 +184,7 @@ def _compared(
         return WeightStage(name, None, None)
     return WeightStage(
         name,
-        spearman(found.heat, other.heat, prepared.lungs),
+        _spearman(found.heat, other.heat, prepared.lungs),
         _structural_similarity(found.heat, other.heat, prepared.lungs),
     )
 

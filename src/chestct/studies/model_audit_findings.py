@@ -135,7 +135,7 @@ class MapTest:
 
 
 @dataclass(frozen=True)
-class Finding:
+class _Finding:
     """A verdict in words.
 
     Attributes:
@@ -174,7 +174,7 @@ class ScanAudit:
     lesion_share: float | None = None
     probes: tuple[Probe, ...] = ()
     map_test: MapTest | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[_Finding, ...] = ()
     is_finding: bool = True
 
     def probe(self, name: str) -> Probe | None:
@@ -214,7 +214,7 @@ class ModelAudit:
     @property
     def severity(self) -> str:
         """The worst of all findings."""
-        return worst_severity([finding for scan in self.scans for finding in scan.findings])
+        return _worst_severity([finding for scan in self.scans for finding in scan.findings])
 
 
 _OUTSIDE: Final = (OUTSIDE_AIR, OUTSIDE_TISSUE, OUTSIDE_BACKGROUND)
@@ -223,7 +223,7 @@ _Verdicts: TypeAlias = Iterator[tuple[str, str]]
 """Severities, and the sentences that tell why."""
 
 
-def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
+def judge_scan_audit(audit: ScanAudit) -> tuple[_Finding, ...]:
     """What one scan's answers mean, worst first.
 
     * Lungs: serious where decision and probability stand both with healthy and with solid lungs;
@@ -240,16 +240,16 @@ def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
       notable; of the exchange of left and right it is a remark, as hearts lie on the left.
     """
     if audit.decision == UNSUITABLE:
-        return (Finding(_REMARK, "scan", "The scan is unsuitable and was not asked about."),)
+        return (_Finding(_REMARK, "scan", "The scan is unsuitable and was not asked about."),)
     found = [
-        Finding(severity, check, sentence)
+        _Finding(severity, check, sentence)
         for check, judge in _CHECKS.items()
         for severity, sentence in judge(audit)
     ]
     return tuple(sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)))
 
 
-def worst_severity(findings: Sequence[Finding]) -> str:
+def _worst_severity(findings: Sequence[_Finding]) -> str:
     """The worst severity among findings; "fine" where there are none."""
     return min((each.severity for each in findings), key=_SEVERITIES.index, default=_FINE)
 
@@ -429,7 +429,7 @@ def write_model_audit(audit: ModelAudit, folder: Path) -> list[Path]:
     document = json.dumps(_as_document(audit), indent=1, ensure_ascii=False) + "\n"
     return [
         write_text(folder / JSON_FILE, document),
-        write_text(folder / MARKDOWN_FILE, as_markdown(audit)),
+        write_text(folder / MARKDOWN_FILE, _as_markdown(audit)),
     ]
 
 
@@ -468,7 +468,7 @@ def verdict(audit: ModelAudit) -> str:
     return " ".join(sentences)
 
 
-def as_markdown(audit: ModelAudit) -> str:
+def _as_markdown(audit: ModelAudit) -> str:
     """The whole audit, verdict first; a line per scan tells the worst finding of each check."""
     return fill_markdown(
         "chestct.studies/model_audit.md.j2",
@@ -495,7 +495,7 @@ def probe_cells(probe: Probe) -> list[str]:
 def _severity_of(check: str, scan: ScanAudit) -> str:
     """The worst finding of one check; empty where it was not made."""
     found = [finding for finding in scan.findings if finding.check == check]
-    return worst_severity(found) if found else ""
+    return _worst_severity(found) if found else ""
 
 
 def _num_with(scans: Sequence[ScanAudit], severity: str) -> int:

@@ -39,7 +39,6 @@ from chestct.errors import ChestCTError, TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
 from chestct.evaluation.patient_votes import (
     VOTES,
-    all_votes,
     assumption,
     one_per_patient,
     vote,
@@ -177,7 +176,7 @@ _SEEN: Final = {
 }
 
 
-def seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
+def _seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     """Which rows a classifier has seen, a sentence for each part; empty where none is known.
 
     Args:
@@ -201,7 +200,7 @@ def seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(said)
 
 
-def require_own_folder(folder: Path) -> None:
+def _require_own_folder(folder: Path) -> None:
     """Refuse to write an evaluation where a training or a classifier has its own files.
 
     Raises:
@@ -365,9 +364,9 @@ def evaluate_manifest(
         WriteError: The folder cannot be written.
     """
     wishes = wishes or Wishes()
-    require_own_folder(folder)
+    _require_own_folder(folder)
     _require_columns(manifest, wishes.by)
-    seen = seen_before(classifier.folder, manifest)
+    seen = _seen_before(classifier.folder, manifest)
     for sentence in seen:
         listener.note(sentence)
     cache = make_cache(DataSection(), classifier.recipe)
@@ -566,7 +565,8 @@ def write_judged(
         settings=EvaluationSettings(name=f"{judged.name}, slices", remarks=remarks),
         logs=logs,
     )
-    votes = all_votes(judged.slices, judged.votes, judged.patient_labels, judged.negative)
+    given = (judged.votes, judged.patient_labels, judged.negative)
+    votes = {name: vote(judged.slices, name, *given) for name in VOTES}
     assumed = assumption(judged.slices.labels, judged.negative)
     others = {f"{judged.name}, {name}": votes[name] for name in VOTES if name != MAIN_VOTE}
     for name, each in votes.items():
@@ -660,11 +660,11 @@ def evaluate_slices(
     Raises:
         ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
-    require_own_folder(folder)
+    _require_own_folder(folder)
     classifier = load_slice_classifier(place)
     manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)
-    seen = seen_before(place, manifest)
+    seen = _seen_before(place, manifest)
     for sentence in seen:
         listener.note(sentence)
     others = _read_patients_beside(beside or {}, classifier, manifest)
