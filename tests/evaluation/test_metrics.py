@@ -136,7 +136,8 @@ def test_no_scans_give_no_figures_and_no_crash(make_predictions: MakePredictions
 
 def test_both_tables_of_figures_have_the_same_names(make_predictions: MakePredictions) -> None:
     assert list(intervals.OVERALL) == list(metrics.OVERALL)
-    assert list(intervals.PER_CLASS) == list(per_class(make_predictions(9), 0))
+    weighted = intervals.weigh(make_predictions(9), np.ones((1, 9)))
+    assert list(intervals._per_class(weighted, 0)) == list(per_class(weighted.predictions, 0))
 
 
 @pytest.mark.parametrize("decimals", [12, 1])
@@ -154,14 +155,14 @@ def test_weighted_figures_equal_those_of_scans_repeated_as_often_as_they_weigh(
             assert intervals.OVERALL[name](weighted)[row] == pytest.approx(expected, abs=1e-12)
         for index in range(len(labels)):
             for name, figure in per_class(repeated, index).items():
-                found = intervals.PER_CLASS[name](weighted, index)[row]
+                found = intervals._per_class(weighted, index)[name][row]
                 assert found == pytest.approx(figure.value, abs=1e-12), name
 
 
 def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(80, decimals=1)
     weights = np.random.default_rng(5).random((4, 80))
-    found = intervals.PER_CLASS["auc"](intervals.weigh(predictions, weights), 2)
+    found = intervals._per_class(intervals.weigh(predictions, weights), 2)["auc"]
     expected = [
         scikit.roc_auc_score(
             predictions.truth == 2, predictions.probabilities[:, 2], sample_weight=each
@@ -176,7 +177,7 @@ def test_no_scans_have_weighted_figures_that_are_not_numbers(
 ) -> None:
     weighted = intervals.weigh(make_predictions(0), np.ones((2, 0)))
     found = [measure(weighted) for measure in intervals.OVERALL.values()]
-    found += [measure(weighted, 0) for measure in intervals.PER_CLASS.values()]
+    found += [*intervals._per_class(weighted, 0).values()]
     assert np.isnan(found).all()
     assert np.shape(found) == (14, 2)
 

@@ -118,7 +118,7 @@ def test_a_study_goes_on_where_it_was_and_may_ask_for_more(
     lost = plan.folder / "part-fc1" / "random-001.csv"
     before = lost.read_bytes()
     lost.unlink()
-    from chestct.studies import _damage as study
+    from chestct.studies import damage as study
 
     made: list[object] = []
     judge = study._judge

@@ -8,12 +8,13 @@ import torch
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import build_network
 from chestct.studies.damage import (
+    SHARE,
     _choose_parts,
     _damage,
+    _drawn,
     _Layer,
     _parts_of,
     _published_choice,
-    _random_choice,
 )
 
 # protocols.md B5: weights and biases set to zero in models I to V.
@@ -73,8 +74,10 @@ def test_the_published_units_are_those_of_the_notebook_s_seeds(
 def test_a_random_choice_takes_as_many_units_and_others(maseres: torch.nn.Module) -> None:
     layers = _parts_of(maseres)["II"]
     published = _published_choice(maseres, layers)
-    first = _random_choice(maseres, layers, random.Random(1))
-    again = _random_choice(maseres, layers, random.Random(1))
+    first, again = (
+        [_drawn(generator, layer.num_units(maseres), SHARE) for layer in layers]
+        for generator in (random.Random(1), random.Random(1))
+    )
     assert first == again
     assert [len(units) for units in first] == [len(units) for units in published]
     assert first != published

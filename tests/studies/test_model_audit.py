@@ -30,21 +30,25 @@ from chestct.errors import ReadError
 from chestct.labels import COVID19, NORMAL, UNSUITABLE
 from chestct.preprocess.prepare import prepare
 from chestct.studies.model_audit import (
+    CHANGES,
     Auditor,
     Subject,
     _audit_scan,
+    _Paint,
+    _painted_scans,
     audit_model,
     read_subjects,
     simulated_subjects,
 )
-from chestct.studies.model_audit_changes import CHANGES, DENSE, WORDS, Paint, painted_scans
 from chestct.studies.model_audit_findings import (
     BLANKING,
+    DENSE,
     GIVEN_LESIONS,
     HEAT_MAP,
     JSON_FILE,
     STABILITY,
     TRUE_LESIONS,
+    WORDS,
     Probe,
     ScanAudit,
     _as_markdown,
@@ -314,9 +318,9 @@ def test_a_large_dense_piece_is_painted_and_vessels_are_not() -> None:
     recipe = crafted(Mean(0.4, is_inside=True)).recipe
     prepared = prepare(sick_chest()[0], recipe, lungs=own_lungs())
     values = np.full_like(prepared.input, 0.1)
-    paint = Paint(healthy=0.1, tissue=0.9, air=0.0)
-    assert DENSE not in dict(painted_scans(replace(prepared, input=values), None, paint))
+    paint = _Paint(healthy=0.1, tissue=0.9, air=0.0)
+    assert DENSE not in dict(_painted_scans(replace(prepared, input=values), None, paint))
     of_one_side = np.arange(prepared.lungs.shape[2]) < prepared.lungs.shape[2] // 2
     values[0][prepared.lungs & of_one_side] = 0.9
-    painted = dict(painted_scans(replace(prepared, input=values), None, paint))
+    painted = dict(_painted_scans(replace(prepared, input=values), None, paint))
     assert painted[DENSE].input.max() == np.float32(0.1)

@@ -137,13 +137,6 @@ def _published_choice(
     ]
 
 
-def _random_choice(
-    network: nn.Module, layers: Sequence[_Layer], generator: random.Random, share: float = SHARE
-) -> _Choice:
-    """Another choice of as many units."""
-    return [_drawn(generator, layer.num_units(network), share) for layer in layers]
-
-
 def _quarter(num_units: int, share: float = SHARE) -> int:
     """How many of so many units are set to zero, rounded down."""
     return int(num_units * share)
@@ -341,7 +334,8 @@ def _choices(
     for number in range(1, plan.repeats + 1):
         # Seeded by words, so that more repeats or other parts leave these choices as they are.
         generator = random.Random(f"{plan.seed} {name} {number}")
-        yield f"random-{number:03d}", _random_choice(network, layers, generator, plan.share)
+        drawn = [_drawn(generator, each.num_units(network), plan.share) for each in layers]
+        yield f"random-{number:03d}", drawn
 
 
 def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engine) -> Predictions:

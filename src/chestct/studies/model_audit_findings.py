@@ -17,16 +17,6 @@ from typing import Any, Final, TypeAlias
 from chestct.labels import UNSUITABLE
 from chestct.report.pages import fill_markdown
 from chestct.storage import write_text
-from chestct.studies.model_audit_changes import (
-    DENSE,
-    LESION,
-    LUNGS_HEALTHY,
-    LUNGS_TISSUE,
-    MIRROR,
-    OUTSIDE_AIR,
-    OUTSIDE_BACKGROUND,
-    OUTSIDE_TISSUE,
-)
 
 _SERIOUS: Final = "serious"
 _NOTABLE: Final = "notable"
@@ -42,6 +32,28 @@ _SAME_MAP_FROM: Final = 0.7
 
 BLANKING: Final = "blanking"
 STABILITY: Final = "stability"
+
+LESION: Final = "lesion"
+LUNGS_HEALTHY: Final = "lungs-healthy"
+LUNGS_TISSUE: Final = "lungs-tissue"
+DENSE: Final = "dense-piece"
+OUTSIDE_AIR: Final = "outside-air"
+OUTSIDE_TISSUE: Final = "outside-tissue"
+OUTSIDE_BACKGROUND: Final = "outside-background"
+
+WORDS: Final[dict[str, str]] = {
+    LESION: "lesion filled with healthy lung",
+    LUNGS_HEALTHY: "lungs filled with healthy lung",
+    LUNGS_TISSUE: "lungs filled with soft tissue",
+    DENSE: "largest dense piece in the outline of the lungs filled with healthy lung",
+    OUTSIDE_AIR: "all but the lungs made air",
+    OUTSIDE_TISSUE: "all but the lungs made soft tissue",
+    OUTSIDE_BACKGROUND: "all but the lungs made background",
+}
+"""What is painted over, in words."""
+
+MIRROR: Final = "mirror"
+MIRROR_WORDS: Final = "left and right exchanged"
 
 TRUE_LESIONS: Final = "true lesions"
 GIVEN_LESIONS: Final = "given lesions"

@@ -61,7 +61,7 @@ from chestct.familiarity import Familiarity, separation
 from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
-from chestct.training.checklists import Known, write_checklist
+from chestct.training.checklists import write_checklist
 from chestct.training.data import make_cache, parts_in_run, patient_labels_of, read_slices
 from chestct.training.loop import evaluate
 from chestct.training.plan import (
@@ -131,7 +131,9 @@ def judge_manifest(
     reasons |= dict(prepared.failed)
     rows = tuple(row for row in manifest.rows if row.number not in reasons)
     if not rows:
-        raise TrainingError(_nothing_left(manifest, reasons))
+        first = min(reasons)
+        msg = f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row"
+        raise TrainingError(f"{msg} {first}: {reasons[first]}")
     probabilities = []
     for number, row in enumerate(rows):
         found = cache.get(manifest.path(row), read_options(row, manifest.folder))
@@ -392,7 +394,7 @@ def evaluate_manifest(
     )
     summary = write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
     for name in wishes.checklists:
-        write_checklist(name, Known(classifier, manifest, summary, excluded), folder)
+        write_checklist(name, folder, classifier, manifest, summary, excluded)
     return summary
 
 
@@ -495,14 +497,6 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
             "evaluation, which lists them, lies beside the file."
         )
         raise PredictionsError(msg)
-
-
-def _nothing_left(manifest: Manifest, reasons: Mapping[int, str]) -> str:
-    first = min(reasons)
-    return (
-        f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row {first}: "
-        f"{reasons[first]}"
-    )
 
 
 MAIN_VOTE: Final = "mean"
