@@ -216,14 +216,6 @@ class FindingPredictions:
 AnyPredictions = Predictions | FindingPredictions
 
 
-def by_value(predictions: Predictions, values: Sequence[str]) -> dict[str, Predictions]:
-    """The scans of each value, such as a site, in alphabetical order; one value per scan."""
-    rows: dict[str, list[int]] = {}
-    for index, value in enumerate(values):
-        rows.setdefault(value, []).append(index)
-    return {value: predictions.choose(rows[value]) for value in sorted(rows)}
-
-
 def align(first: Predictions, second: Predictions) -> Predictions:
     """Put the second classifier's rows in the order of the first's.
 

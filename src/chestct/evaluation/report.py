@@ -57,7 +57,6 @@ from chestct.evaluation.predictions import (
     FindingPredictions,
     Predictions,
     PredictionsError,
-    by_value,
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
@@ -170,13 +169,13 @@ def summarise(
         return _summarise_findings(predictions, chosen, excluded or {})
 
     def parts(values: Sequence[str]) -> dict[str, _GroupSummary]:
-        """The figures of each group of scans."""
-        return {
-            value: _GroupSummary(
-                len(part), part.num_patients, estimate_figures(part, chosen.bootstrap)
-            )
-            for value, part in by_value(predictions, values).items()
-        }
+        """The figures of each group of scans, in alphabetical order."""
+        found = {}
+        for value in sorted(set(values)):
+            part = predictions.choose([i for i, each in enumerate(values) if each == value])
+            figures = estimate_figures(part, chosen.bootstrap)
+            found[value] = _GroupSummary(len(part), part.num_patients, figures)
+        return found
 
     cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
     return Summary(

@@ -127,11 +127,11 @@ def cells(figure: Beside) -> list[str]:
     """One line of the table, in per cent."""
     inside = {True: "yes", False: "no", None: ""}[figure.is_inside]
     published = "" if figure.published is None else f"{100 * figure.published:.4g}"
-    recomputed = "" if figure.recomputed is None else percent(figure.recomputed)
-    return [figure.figure, published, recomputed, percent(figure.ours), inside]
+    recomputed = "" if figure.recomputed is None else _percent(figure.recomputed)
+    return [figure.figure, published, recomputed, _percent(figure.ours), inside]
 
 
-def percent(estimate: Estimate) -> str:
+def _percent(estimate: Estimate) -> str:
     """An estimate in per cent with interval and counts, or why there is none."""
     if estimate.value is None:
         return f"- ({estimate.note})"

@@ -526,7 +526,7 @@ def _cross_validated_baseline(
     return judged.with_probabilities(probabilities), remark
 
 
-FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
+_FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
 """What is told of each fold; intervals are those of the pooled scans, folds are too small."""
 
 
@@ -568,4 +568,4 @@ def _told_of(predictions: AnyPredictions) -> dict[str, Value]:
     """What is told of a fold."""
     if isinstance(predictions, FindingPredictions):
         return overall_of(predictions)
-    return {name: OVERALL[name](predictions) for name in FIGURES}
+    return {name: OVERALL[name](predictions) for name in _FIGURES}
