@@ -81,8 +81,8 @@ def figures_of(truth: list[str], predicted: list[str]) -> dict[str, object]:
     expected = np.array([LABELS.index(label) for label in truth])
     decisions = np.array([LABELS.index(label) for label in predicted])
     confusion = confusion_matrix(expected, decisions, len(LABELS))
-    accuracy = metrics.accuracy(confusion)
     whole = as_predictions(expected, decisions)
+    accuracy = metrics.OVERALL["accuracy"](whole)
     return {
         CONFUSION: confusion.tolist(),
         "accuracy_pct": percent(accuracy.value),

@@ -77,9 +77,9 @@ def proportion(hits: int, total: int, why_none: str) -> Value:
     return Value(hits / total, "", hits, total)
 
 
-def accuracy(confusion: Confusion) -> Value:
-    """Trace over total: the share of scans that got their true label, over all classes."""
-    return proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
+def _accuracy(predictions: Predictions) -> Value:
+    """The share of scans that got their true label, over all classes."""
+    return proportion(int(predictions.is_right.sum()), len(predictions), "no scans")
 
 
 def of_counts(counts: ClassCounts, label: str) -> dict[str, Value]:
@@ -122,11 +122,9 @@ def auc(predictions: Predictions, index: int) -> Value:
 
 def _macro_auc(predictions: Predictions) -> Value:
     """Mean of the one-vs-rest areas of the classes that have one."""
-    areas = [auc(predictions, index).value for index in range(len(predictions.labels))]
-    known = [area for area in areas if area is not None]
-    if not known:
-        return Value(None, "all scans have one true label" if len(predictions) else "no scans")
-    return Value(float(np.mean(known)), _over(len(known), len(areas)))
+    areas = [auc(predictions, index) for index in range(len(predictions.labels))]
+    why_none = "all scans have one true label" if len(predictions) else "no scans"
+    return _mean(areas, "classes", why_none)
 
 
 def _balanced_accuracy(predictions: Predictions) -> Value:
@@ -136,7 +134,7 @@ def _balanced_accuracy(predictions: Predictions) -> Value:
     return _mean_over_present(predictions, recall_score)
 
 
-def macro_f1(predictions: Predictions) -> Value:
+def _macro_f1(predictions: Predictions) -> Value:
     """Mean F1 of the classes that have scans."""
     from sklearn.metrics import f1_score
 
@@ -151,7 +149,7 @@ def _mean_over_present(predictions: Predictions, score: Callable[..., float]) ->
     mean = score(
         predictions.truth, predictions.decisions, labels=present, average="macro", zero_division=0
     )
-    return Value(float(mean), _over(len(present), len(predictions.labels)))
+    return Value(float(mean), _over(len(present), len(predictions.labels), "classes"))
 
 
 def kappa(
@@ -213,9 +211,9 @@ def bin_members(
 
 
 OVERALL: Final[dict[str, Callable[[Predictions], Value]]] = {
-    "accuracy": lambda p: accuracy(confusion_matrix(p.truth, p.decisions, len(p.labels))),
+    "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": macro_f1,
+    "macro_f1": _macro_f1,
     "macro_auc": _macro_auc,
     "kappa": lambda p: kappa(p.truth, p.decisions, len(p.labels)),
     "brier": _brier,
@@ -236,8 +234,8 @@ def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
     return figures
 
 
-def _over(num: int, num_all: int) -> str:
-    return "" if num == num_all else f"mean over the {num} of {num_all} classes that have it"
+def _over(num: int, num_all: int, kind: str) -> str:
+    return "" if num == num_all else f"mean over the {num} of {num_all} {kind} that have it"
 
 
 _PRESENT: Final = 1
@@ -258,7 +256,10 @@ def per_finding(view: Predictions) -> dict[str, Value]:
 def overall_of(predictions: FindingPredictions) -> dict[str, Value]:
     """The figures of all findings together, without intervals."""
     each = [per_finding(predictions.of(index)) for index in range(len(predictions.labels))]
-    means = {MACRO + name: _mean([values[name] for values in each]) for name in MEANS}
+    means = {
+        MACRO + name: _mean([values[name] for values in each], "findings", "no finding has it")
+        for name in MEANS
+    }
     pairs = predictions.pairs()
     return means | {name: OVERALL[name](pairs) for name in OF_PAIRS}
 
@@ -273,10 +274,9 @@ def _auprc(view: Predictions) -> Value:
     return Value(float(average_precision_score(has, view.probabilities[:, _PRESENT])))
 
 
-def _mean(values: list[Value]) -> Value:
-    """Mean of the findings that have a figure."""
+def _mean(values: list[Value], kind: str, why_none: str) -> Value:
+    """Mean of the classes or findings that have a figure; None with the reason where none has."""
     known = [each.value for each in values if each.value is not None]
     if not known:
-        return Value(None, "no finding has it")
-    note = f"mean over the {len(known)} of {len(values)} findings that have it"
-    return Value(float(np.mean(known)), "" if len(known) == len(values) else note)
+        return Value(None, why_none)
+    return Value(float(np.mean(known)), _over(len(known), len(values), kind))

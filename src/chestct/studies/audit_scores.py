@@ -74,9 +74,9 @@ def score(
     confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, len(labels))
     return Scores(
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-        accuracy=with_wilson(metrics.accuracy(confusion)),
-        kappa=metrics.kappa(predictions.truth, predictions.decisions, len(labels)).value,
-        macro_f1=metrics.macro_f1(predictions).value,
+        accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
+        kappa=metrics.OVERALL["kappa"](predictions).value,
+        macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
         classes={
             label: score_class(metrics.class_counts(confusion, index), label)
             for index, label in enumerate(labels)

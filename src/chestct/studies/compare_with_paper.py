@@ -108,19 +108,15 @@ def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Pa
         WriteError: They cannot be written.
     """
     files = folder / f"{FILE}.md", folder / f"{FILE}.csv"
-    write_text(files[0], _paper_markdown(found))
-    write_text(files[1], _paper_csv(found))
-    return files
-
-
-def _paper_markdown(found: Sequence[PaperComparison]) -> str:
-    """One table per run."""
-    return fill_markdown(
+    text = fill_markdown(
         "chestct.studies/with_paper.md.j2",
         {"cells": cells},
         notice=NOT_FOR_CLINICAL_USE,
         found=found,
     )
+    write_text(files[0], text)
+    write_text(files[1], _paper_csv(found))
+    return files
 
 
 def cells(figure: Beside) -> list[str]:
