@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from phantoms import LUNG_HU, chest
+from phantoms import LUNG_HU, chest, chest_grid
 
 from chestct.card import read_card
 from chestct.cli import main
@@ -64,11 +64,11 @@ class Study:
 def write_scans(folder: Path) -> None:
     """Chests as DICOM, every second one with lungs as thin as in emphysema."""
     rng = np.random.default_rng(0)
-    plain = chest()
+    plain = chest(chest_grid((36, 48, 56), (10.0, 6.75, 6.75)))
     for number in range(NUM_SCANS):
         lungs_hu = LUNGS_HU[number % 2 == 0]
         voxels = np.where(plain.voxels == LUNG_HU, lungs_hu, plain.voxels)
-        voxels = np.clip(voxels + rng.normal(0, 8, voxels.shape), -1024, 3000)
+        voxels = np.clip(voxels + rng.normal(0, 20, voxels.shape), -1024, 3000)
         scan = plain.with_voxels(voxels.round().astype(np.int16))
         write_dicom_series(scan, folder / f"P{number + 1}" / "CT", uid_seed=number)
 
