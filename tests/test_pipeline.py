@@ -36,7 +36,7 @@ from chestct.pipeline import (
 )
 from chestct.result import UNLIKE
 from chestct.simulate import write_dicom_series
-from chestct.studies.model_audit_changes import CHANGES
+from chestct.studies.model_audit import CHANGES
 from chestct.volume import Grid, ScanSource, Volume
 from chestct.writers.nifti import write_nifti
 

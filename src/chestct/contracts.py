@@ -47,13 +47,9 @@ _TOLERANCE: Final = 1e-4
 """By which logits of another engine may differ."""
 
 
-class BrokenPromiseError(ChestCTError):
-    """An entry of a table does not do what all entries of that table do."""
-
-
 def _require(is_kept: object, otherwise: str) -> None:
     if not is_kept:
-        raise BrokenPromiseError(otherwise)
+        raise ChestCTError(otherwise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +184,7 @@ def _refuses_unknown_settings(case: NetworkCase) -> None:
     except (UnknownNameError, NetworkError) as error:
         _require("depthh" in str(error), "the message does not say which")
         return
-    raise BrokenPromiseError(
+    raise ChestCTError(
         "'depthh' is accepted: raise UnknownNameError, as chestct.networks.settings.settings_from "
         "does"
     )
@@ -339,8 +335,8 @@ def _require_refusal(case: ReaderCase, change: Callable[[bytes], bytes]) -> None
         except Exception as error:
             # Whatever the reader makes of it that is no refusal in words.
             said = f"it is answered with a {type(error).__name__} instead of a ReadError"
-            raise BrokenPromiseError(said) from error
-    raise BrokenPromiseError("it is read as if nothing were wrong")
+            raise ChestCTError(said) from error
+    raise ChestCTError("it is read as if nothing were wrong")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from chestct.cluster.job import LEASE_S
 from chestct.datasets.manifest import read_manifest
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS, SOUND
 from chestct.evaluation.predictions import read_predictions
-from chestct.training.judging import seen_before
+from chestct.training.judging import _seen_before
 from chestct.training.run import EpochLog
 
 Output = pytest.CaptureFixture[str]
@@ -573,10 +573,10 @@ def test_without_a_record_the_manifest_says_what_was_learned_from(
 ) -> None:
     alone = tmp_path / "classifier"
     shutil.copytree(run / "classifier", alone)
-    (said, _) = seen_before(alone, read_manifest(workshop.split))
+    (said, _) = _seen_before(alone, read_manifest(workshop.split))
     assert "has seen 6 of these 12 scans" in said
     assert "by the manifest's column 'split' it learned from them" in said
-    assert seen_before(alone, read_manifest(workshop.plain)) == ()
+    assert _seen_before(alone, read_manifest(workshop.plain)) == ()
 
 
 def test_an_evaluation_never_replaces_what_a_training_wrote(

@@ -9,14 +9,14 @@ from scipy.stats import binom
 from sklearn.metrics import log_loss
 
 from chestct.evaluation.calibration import (
+    _logits_of,
     abstention_threshold,
     apply_temperature,
     coverage_risk,
     fit_temperature,
-    logits_of,
     reliability_curve,
 )
-from chestct.evaluation.metrics import expected_calibration_error
+from chestct.evaluation.metrics import OVERALL
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import TWO_CLASSES
 
@@ -45,7 +45,7 @@ def test_the_temperature_undoes_a_known_sharpening(sharpening: float) -> None:
     assert found.note == ""
     scaled = apply_temperature(sharp.probabilities, found.temperature)
     assert log_loss(sharp.truth, scaled) <= log_loss(sharp.truth, sharp.probabilities) + 1e-12
-    error = expected_calibration_error(sharp.with_probabilities(scaled)).value
+    error = OVERALL["expected_calibration_error"](sharp.with_probabilities(scaled)).value
     assert error is not None
     assert error < 0.03
 
@@ -75,7 +75,7 @@ def test_a_temperature_keeps_decisions_and_sums(
 
 def test_softmax_of_the_logits_gives_the_probabilities_back() -> None:
     probabilities = np.array([[0.0, 1.0], [1e-9, 1 - 1e-9]])
-    assert logits_of(probabilities.astype(np.float32)).dtype == np.float64
+    assert _logits_of(probabilities.astype(np.float32)).dtype == np.float64
     assert apply_temperature(probabilities, 1.0) == pytest.approx(probabilities, abs=1e-12)
 
 

@@ -75,13 +75,13 @@ def test_weights_of_one_give_the_figures_themselves_and_doubled_scans_change_no_
         view = predictions.of(index)
         ones = intervals.weigh(view, np.stack([np.ones(len(view)), np.full(len(view), 2.0)]))
         expected = average_precision_score(view.truth, view.probabilities[:, 1])
-        assert intervals._auprc(ones, 1) == pytest.approx([expected, expected])
+        assert intervals._auprc(ones) == pytest.approx([expected, expected])
         some = np.arange(len(view)) % 3
         weighted = intervals.weigh(view, some[None].astype(float))
         by_weight = average_precision_score(
             view.truth, view.probabilities[:, 1], sample_weight=some
         )
-        assert intervals._auprc(weighted, 1) == pytest.approx([by_weight])
+        assert intervals._auprc(weighted) == pytest.approx([by_weight])
 
 
 def test_a_finding_that_no_scan_has_is_left_out_of_the_means_and_said() -> None:

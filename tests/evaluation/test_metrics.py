@@ -32,12 +32,13 @@ def test_rows_of_the_confusion_matrix_are_true_labels() -> None:
 def test_specificity_and_ppv_of_the_published_headline_are_different_things() -> None:
     counts = class_counts(ROW_18, 0)
     assert (counts.tp, counts.fn, counts.fp, counts.tn) == (23, 5, 7, 95)
-    assert metrics.specificity(counts, "CAP").value == 95 / 102
-    assert metrics.ppv(counts, "CAP").value == 23 / 30
-    assert metrics.sensitivity(counts, "CAP").value == 23 / 28
-    assert metrics.npv(counts, "CAP").value == 95 / 100
-    assert metrics.f1(counts, "CAP").value == pytest.approx(2 * 23 / (28 + 30))
-    assert metrics.one_vs_rest_accuracy(counts, "CAP").value == 118 / 130
+    found = metrics.of_counts(counts, "CAP")
+    assert found["specificity"].value == 95 / 102
+    assert found["ppv"].value == 23 / 30
+    assert found["sensitivity"].value == 23 / 28
+    assert found["npv"].value == 95 / 100
+    assert found["f1"].value == pytest.approx(2 * 23 / (28 + 30))
+    assert metrics.one_vs_rest_accuracy(counts).value == 118 / 130
 
 
 def test_overall_figures_of_the_published_headline_are_those_of_the_audit() -> None:
@@ -57,7 +58,7 @@ def test_brier_and_log_loss_follow_their_definitions() -> None:
     predictions = Predictions(("a", "b"), ("a", "b"), truth, probabilities, ("x", "y", "z"))
     expected = (0.3**2 + 0.2**2 + 0.1**2 + 0.3**2 + 0.7**2 + 0.4**2) / 2
     assert metrics.OVERALL["brier"](predictions).value == pytest.approx(expected)
-    assert metrics.log_loss(predictions).value == pytest.approx(-np.log(0.7 * 0.3) / 2)
+    assert metrics.OVERALL["log_loss"](predictions).value == pytest.approx(-np.log(0.7 * 0.3) / 2)
 
 
 def test_brier_of_two_classes_counts_both_of_them() -> None:
@@ -73,7 +74,9 @@ def test_calibration_error_is_the_mean_gap_over_bins_that_include_their_upper_en
     names = tuple("abcde")
     predictions = Predictions(names, names, np.array([0, 1, 0, 0, 1]), probabilities, ("x", "y"))
     gaps = abs(2 * 0.6 - 1) + abs(2 * 0.9 - 2) + 0.90001
-    assert metrics.expected_calibration_error(predictions).value == pytest.approx(gaps / 5)
+    assert metrics.OVERALL["expected_calibration_error"](predictions).value == pytest.approx(
+        gaps / 5
+    )
     assert metrics.bin_members(np.array([0.0, 0.1, 0.3, 0.7, 1.0])).argmax(axis=1).tolist() == [
         0, 0, 2, 6, 9,
     ]  # fmt: skip
@@ -133,7 +136,8 @@ def test_no_scans_give_no_figures_and_no_crash(make_predictions: MakePredictions
 
 def test_both_tables_of_figures_have_the_same_names(make_predictions: MakePredictions) -> None:
     assert list(intervals.OVERALL) == list(metrics.OVERALL)
-    assert list(intervals.PER_CLASS) == list(per_class(make_predictions(9), 0))
+    weighted = intervals.weigh(make_predictions(9), np.ones((1, 9)))
+    assert list(intervals._per_class(weighted, 0)) == list(per_class(weighted.predictions, 0))
 
 
 @pytest.mark.parametrize("decimals", [12, 1])
@@ -151,14 +155,14 @@ def test_weighted_figures_equal_those_of_scans_repeated_as_often_as_they_weigh(
             assert intervals.OVERALL[name](weighted)[row] == pytest.approx(expected, abs=1e-12)
         for index in range(len(labels)):
             for name, figure in per_class(repeated, index).items():
-                found = intervals.PER_CLASS[name](weighted, index)[row]
+                found = intervals._per_class(weighted, index)[name][row]
                 assert found == pytest.approx(figure.value, abs=1e-12), name
 
 
 def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(80, decimals=1)
     weights = np.random.default_rng(5).random((4, 80))
-    found = intervals.PER_CLASS["auc"](intervals.weigh(predictions, weights), 2)
+    found = intervals._per_class(intervals.weigh(predictions, weights), 2)["auc"]
     expected = [
         scikit.roc_auc_score(
             predictions.truth == 2, predictions.probabilities[:, 2], sample_weight=each
@@ -173,7 +177,7 @@ def test_no_scans_have_weighted_figures_that_are_not_numbers(
 ) -> None:
     weighted = intervals.weigh(make_predictions(0), np.ones((2, 0)))
     found = [measure(weighted) for measure in intervals.OVERALL.values()]
-    found += [measure(weighted, 0) for measure in intervals.PER_CLASS.values()]
+    found += [*intervals._per_class(weighted, 0).values()]
     assert np.isnan(found).all()
     assert np.shape(found) == (14, 2)
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from chestct.errors import ChestCTError, WriteError
+from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import (
     Predictions,
     PredictionsError,
     align,
-    by_value,
     read_predictions,
     write_predictions,
 )
+from chestct.evaluation.report import EvaluationSettings, summarise
 
 MakePredictions = Callable[..., Predictions]
 
@@ -111,10 +112,11 @@ def test_classifiers_of_other_scans_labels_or_truth_cannot_be_compared(
 
 def test_sites_are_told_apart_and_empty_ones_named(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(6, sites=("Teheran", " "))
-    parts = by_value(predictions, predictions.sites or ())
-    assert list(parts) == ["Teheran", "not given"]
-    assert parts["not given"].scans == ("scan0001", "scan0003", "scan0005")
-    assert by_value(predictions, ()) == {}
+    assert predictions.sites == ("Teheran", "not given") * 3
+    found = summarise(predictions, EvaluationSettings(bootstrap=Bootstrap(5)))
+    assert list(found.sites) == ["Teheran", "not given"]
+    assert [each.num_scans for each in found.sites.values()] == [3, 3]
+    assert found.groups == {}
 
 
 @pytest.mark.parametrize("sites", [None, ("a, b", 'c "d"')])

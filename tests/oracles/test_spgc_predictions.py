@@ -56,9 +56,8 @@ def as_predictions(truth: np.ndarray, decisions: np.ndarray) -> Predictions:
 
 def figures_of_class(confusion: metrics.Confusion, index: int) -> dict[str, object]:
     counts, label = class_counts(confusion, index), LABELS[index]
-    sensitivity = metrics.sensitivity(counts, label)
-    specificity = metrics.specificity(counts, label)
-    ppv = metrics.ppv(counts, label)
+    found = metrics.of_counts(counts, label)
+    sensitivity, specificity, ppv = (found[each] for each in ("sensitivity", "specificity", "ppv"))
     return {
         "tp": counts.tp,
         "fn": counts.fn,
@@ -67,9 +66,9 @@ def figures_of_class(confusion: metrics.Confusion, index: int) -> dict[str, obje
         "sensitivity_pct": percent(sensitivity.value),
         "specificity_pct": percent(specificity.value),
         "ppv_pct": percent(ppv.value),
-        "npv_pct": percent(metrics.npv(counts, label).value),
-        "f1": fraction(metrics.f1(counts, label).value),
-        "one_vs_rest_accuracy_eq12_pct": percent(metrics.one_vs_rest_accuracy(counts, label).value),
+        "npv_pct": percent(found["npv"].value),
+        "f1": fraction(found["f1"].value),
+        "one_vs_rest_accuracy_eq12_pct": percent(metrics.one_vs_rest_accuracy(counts).value),
         "wilson95_pct": {
             "sensitivity": percents(sensitivity.hits, sensitivity.total),
             "specificity": percents(specificity.hits, specificity.total),
@@ -82,8 +81,8 @@ def figures_of(truth: list[str], predicted: list[str]) -> dict[str, object]:
     expected = np.array([LABELS.index(label) for label in truth])
     decisions = np.array([LABELS.index(label) for label in predicted])
     confusion = confusion_matrix(expected, decisions, len(LABELS))
-    accuracy = metrics.accuracy(confusion)
     whole = as_predictions(expected, decisions)
+    accuracy = metrics.OVERALL["accuracy"](whole)
     return {
         CONFUSION: confusion.tolist(),
         "accuracy_pct": percent(accuracy.value),

@@ -20,9 +20,9 @@ from chestct.evaluation.predictions import Predictions
 from chestct.studies.damage import (
     DamagePlan,
     _choose_parts,
+    _damage,
+    _mean_accuracy,
     _published_choice,
-    damage,
-    mean_accuracy,
     run_damage,
     write_damage,
 )
@@ -70,7 +70,7 @@ def test_a_damaged_network_computes_something_else_and_leaves_the_classifier_alo
 ) -> None:
     network = classifier.load_network()
     parts = _choose_parts(network, ["conv1"])["conv1"]
-    damage(network, parts, _published_choice(network, parts))
+    _damage(network, parts, _published_choice(network, parts))
     damaged = with_network(classifier, network)
     assert damaged.input_size == classifier.input_size
     scan = torch.rand(1, *classifier.input_size)
@@ -178,15 +178,15 @@ def repeated(right: list[list[int]]) -> list[Predictions]:
 
 
 def test_the_mean_over_choices_varies_with_patients_and_choices() -> None:
-    same = mean_accuracy(repeated([[1, 0, 1, 1, 1, 1, 1, 0]] * 4), Bootstrap(500))
-    differing = mean_accuracy(repeated([[1] * 8, [1] * 8, [0] * 8, [1] * 8]), Bootstrap(500))
+    same = _mean_accuracy(repeated([[1, 0, 1, 1, 1, 1, 1, 0]] * 4), Bootstrap(500))
+    differing = _mean_accuracy(repeated([[1] * 8, [1] * 8, [0] * 8, [1] * 8]), Bootstrap(500))
     assert same is not None
     assert differing is not None
     assert same.value == differing.value == 0.75
     # The same decisions in each choice: only patients vary. All or nothing: only choices do.
     assert 0.3 < float(same.low or 0) < 0.75 < float(same.high or 0) <= 1
     assert (differing.low, differing.high) == (0.25, 1.0)
-    single = mean_accuracy(repeated([[1] * 8]), Bootstrap(50))
+    single = _mean_accuracy(repeated([[1] * 8]), Bootstrap(50))
     assert single is not None
     assert "a single choice shows no spread" in single.note
-    assert mean_accuracy([]) is None
+    assert _mean_accuracy([]) is None

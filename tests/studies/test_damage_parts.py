@@ -8,12 +8,13 @@ import torch
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.networks import build_network
 from chestct.studies.damage import (
-    Layer,
+    SHARE,
     _choose_parts,
+    _damage,
+    _drawn,
+    _Layer,
+    _parts_of,
     _published_choice,
-    _random_choice,
-    damage,
-    parts_of,
 )
 
 # protocols.md B5: weights and biases set to zero in models I to V.
@@ -43,13 +44,13 @@ def maseres() -> torch.nn.Module:
 def test_a_damaged_model_of_the_paper_has_exactly_its_count_of_zeroed_numbers(
     maseres: torch.nn.Module, name: str
 ) -> None:
-    layers = parts_of(maseres)[name]
+    layers = _parts_of(maseres)[name]
     before = {key: value.clone() for key, value in maseres.state_dict().items()}
     with torch.no_grad():
         for parameter in maseres.parameters():
             parameter[parameter == 0] = 0.5  # biases start at zero: make every change visible
     filled = {key: value.clone() for key, value in maseres.state_dict().items()}
-    zeroed = damage(maseres, layers, _published_choice(maseres, layers))
+    zeroed = _damage(maseres, layers, _published_choice(maseres, layers))
     assert zeroed == PUBLISHED[name]
     assert sum(zeroed) == TOTALS[name]
     changed = {
@@ -66,15 +67,17 @@ def test_a_damaged_model_of_the_paper_has_exactly_its_count_of_zeroed_numbers(
 def test_the_published_units_are_those_of_the_notebook_s_seeds(
     maseres: torch.nn.Module, name: str
 ) -> None:
-    choice = _published_choice(maseres, parts_of(maseres)[name])
+    choice = _published_choice(maseres, _parts_of(maseres)[name])
     assert (choice[0], choice[-1]) == ENDS[name]
 
 
 def test_a_random_choice_takes_as_many_units_and_others(maseres: torch.nn.Module) -> None:
-    layers = parts_of(maseres)["II"]
+    layers = _parts_of(maseres)["II"]
     published = _published_choice(maseres, layers)
-    first = _random_choice(maseres, layers, random.Random(1))
-    again = _random_choice(maseres, layers, random.Random(1))
+    first, again = (
+        [_drawn(generator, layer.num_units(maseres), SHARE) for layer in layers]
+        for generator in (random.Random(1), random.Random(1))
+    )
     assert first == again
     assert [len(units) for units in first] == [len(units) for units in published]
     assert first != published
@@ -85,7 +88,7 @@ def test_the_damaged_head_of_the_attention_keeps_its_bias_and_its_neighbours(
 ) -> None:
     value = maseres.get_submodule("attention.value")
     before = value.weight.clone()
-    damage(maseres, [Layer("attention.value", 1)], [[0, 5]])
+    _damage(maseres, [_Layer("attention.value", 1)], [[0, 5]])
     assert (value.weight[1, [0, 5]] == 0).all()
     value.weight.data[1, [0, 5]] = before[1, [0, 5]]
     assert torch.equal(value.weight, before)
@@ -93,18 +96,18 @@ def test_the_damaged_head_of_the_attention_keeps_its_bias_and_its_neighbours(
 
 def test_another_network_is_damaged_by_its_top_level_modules() -> None:
     network = build_network("roi_resnet18", 1, 3, {"width": 4, "head_units": 8})
-    assert list(parts_of(network)) == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc1"]
+    assert list(_parts_of(network)) == ["conv1", "layer1", "layer2", "layer3", "layer4", "fc1"]
     parts = _choose_parts(network, ["layer2.0", "fc1"])
     assert {layer.module for layer in parts["layer2.0"]} == {
         "layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0",
     }  # fmt: skip
-    zeroed = damage(network, parts["fc1"], _published_choice(network, parts["fc1"]))
+    zeroed = _damage(network, parts["fc1"], _published_choice(network, parts["fc1"]))
     assert zeroed == (2 * 32, 2)
     assert int((network.fc1.weight == 0).all(dim=1).sum()) == 2
 
 
 def test_half_the_units_can_be_taken(maseres: torch.nn.Module) -> None:
-    (units,) = _published_choice(maseres, [Layer("fc2")], share=0.5)
+    (units,) = _published_choice(maseres, [_Layer("fc2")], share=0.5)
     assert len(units) == 8
     assert {0, 2, 10, 14} < set(units)
 
@@ -113,4 +116,4 @@ def test_an_unknown_part_or_one_without_weights_is_refused(maseres: torch.nn.Mod
     with pytest.raises(UnknownNameError, match=r"There is no part 'VI'\..*Known: I, II, III"):
         _choose_parts(maseres, ["VI"])
     with pytest.raises(NetworkError, match="'pool' has no weights"):
-        _published_choice(maseres, [Layer("pool")])
+        _published_choice(maseres, [_Layer("pool")])

@@ -14,8 +14,8 @@ from chestct.studies.maseres import (
     PATIENT_LEVEL,
     SLICE_LEVEL,
     PaperTable,
+    _as_markdown,
     _printed_pair,
-    as_markdown,
     make_table,
     write_table,
 )
@@ -90,7 +90,7 @@ def test_a_row_of_the_papers_decisions_has_its_recomputed_figures(network: str) 
 def test_the_page_shows_printed_recomputed_and_own_figures_and_what_z_is_worth(
     patients: PaperTable,
 ) -> None:
-    text = as_markdown(PATIENT_LEVEL, patients, ["Simulated disease."])
+    text = _as_markdown(PATIENT_LEVEL, patients, ["Simulated disease."])
     assert "- Simulated disease." in text
     assert "Every row judged 21 scans of 21 patients: 13 COVID-19, 8 normal." in text
     assert "| alexnet3d, printed | 85.71 | 75 | 92.31 |" in text
@@ -108,7 +108,7 @@ def test_slices_of_one_patient_are_said_to_make_p_too_small(slices: PaperTable) 
     shared = make_table(
         {each.row: of_few_patients(each.predictions, 20) for each in slices.rows}, BOOTSTRAP
     )
-    text = as_markdown(SLICE_LEVEL, shared, [], slices)
+    text = _as_markdown(SLICE_LEVEL, shared, [], slices)
     assert "these p are too small" in text
     assert "Every row judged 966 slices of 40 patients" in text
     votes = text[text.index("## By patient") :]
@@ -146,7 +146,7 @@ def test_what_is_undefined_is_said_so(slices: PaperTable) -> None:
     always = _decisions_of(maseres_model("maseres").counts)
     constant = always.with_probabilities(always.probabilities * 0 + (1.0, 0.0))
     rows = {Row(name): constant for name in ("maseres", "voxcnn")}
-    text = as_markdown(PATIENT_LEVEL, make_table(rows, BOOTSTRAP), [])
+    text = _as_markdown(PATIENT_LEVEL, make_table(rows, BOOTSTRAP), [])
     assert "| maseres | voxcnn | precision | undefined | undefined |" in text
     assert "2 of 2 rows are not surely better" in text
     kappas = text[text.index("Cohen's kappa") : text.index("maseres_z")]

@@ -30,24 +30,28 @@ from chestct.errors import ReadError
 from chestct.labels import COVID19, NORMAL, UNSUITABLE
 from chestct.preprocess.prepare import prepare
 from chestct.studies.model_audit import (
+    CHANGES,
     Auditor,
     Subject,
     _audit_scan,
+    _Paint,
+    _painted_scans,
     audit_model,
     read_subjects,
     simulated_subjects,
 )
-from chestct.studies.model_audit_changes import CHANGES, DENSE, WORDS, Paint, painted_scans
 from chestct.studies.model_audit_findings import (
     BLANKING,
+    DENSE,
     GIVEN_LESIONS,
     HEAT_MAP,
     JSON_FILE,
     STABILITY,
     TRUE_LESIONS,
+    WORDS,
     Probe,
     ScanAudit,
-    as_markdown,
+    _as_markdown,
     judge_scan_audit,
     verdict,
     write_model_audit,
@@ -214,7 +218,7 @@ def test_without_a_mask_the_lesion_is_where_the_map_is_hot_and_that_is_said() ->
     audit = _audit_scan(auditor_of(SameMap()), sick(source=""))
     assert audit.lesion_source == HEAT_MAP
     assert 0 < audit.lesion_share <= 1
-    assert "heat-map region" in as_markdown(as_model(audit))
+    assert "heat-map region" in _as_markdown(as_model(audit))
 
 
 def test_a_chest_without_lungs_is_not_asked_about() -> None:
@@ -314,9 +318,9 @@ def test_a_large_dense_piece_is_painted_and_vessels_are_not() -> None:
     recipe = crafted(Mean(0.4, is_inside=True)).recipe
     prepared = prepare(sick_chest()[0], recipe, lungs=own_lungs())
     values = np.full_like(prepared.input, 0.1)
-    paint = Paint(healthy=0.1, tissue=0.9, air=0.0)
-    assert DENSE not in dict(painted_scans(replace(prepared, input=values), None, paint))
+    paint = _Paint(healthy=0.1, tissue=0.9, air=0.0)
+    assert DENSE not in dict(_painted_scans(replace(prepared, input=values), None, paint))
     of_one_side = np.arange(prepared.lungs.shape[2]) < prepared.lungs.shape[2] // 2
     values[0][prepared.lungs & of_one_side] = 0.9
-    painted = dict(painted_scans(replace(prepared, input=values), None, paint))
+    painted = dict(_painted_scans(replace(prepared, input=values), None, paint))
     assert painted[DENSE].input.max() == np.float32(0.1)

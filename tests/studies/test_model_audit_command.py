@@ -10,7 +10,7 @@ from audited_networks import write_scan
 from tiny import save_tiny_classifier
 
 from chestct.cli import main
-from chestct.studies.model_audit_changes import CHANGES
+from chestct.studies.model_audit import CHANGES
 from chestct.studies.model_audit_findings import JSON_FILE, MARKDOWN_FILE
 from chestct.writers.nifti import write_nifti
 

@@ -11,18 +11,16 @@ from torch import nn
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES
 from chestct.studies.model_audit import (
-    _redraw,
-    _structural_similarity,
-    parts_of,
-    spearman,
-)
-from chestct.studies.model_audit_changes import (
     CHANGES,
+    _changed_scan,
+    _find_paint,
     _lungs_with_rim,
-    changed_scan,
-    find_paint,
-    mirrored,
-    painted_scans,
+    _mirrored,
+    _painted_scans,
+    _parts_of,
+    _redraw,
+    _spearman,
+    _structural_similarity,
 )
 from chestct.studies.model_audit_findings import (
     STABILITY,
@@ -30,17 +28,17 @@ from chestct.studies.model_audit_findings import (
     Probe,
     ScanAudit,
     WeightStage,
-    as_markdown,
+    _as_markdown,
+    _worst_severity,
     judge_scan_audit,
     verdict,
-    worst_severity,
 )
 
 RNG = np.random.default_rng(0)
 
 
 def test_paint_of_a_fixed_scale_stands_for_hounsfield_units() -> None:
-    paint = find_paint(prepare(healthy_chest(), RECIPE), "HU")
+    paint = _find_paint(prepare(healthy_chest(), RECIPE), "HU")
     assert paint.healthy == pytest.approx((-850 + 1350) / 1500)
     assert paint.tissue == pytest.approx((40 + 1350) / 1500)
     assert paint.air == pytest.approx((-1024 + 1350) / 1500)
@@ -49,7 +47,7 @@ def test_paint_of_a_fixed_scale_stands_for_hounsfield_units() -> None:
 def test_paint_of_other_scales_is_taken_from_the_scan() -> None:
     recipe = replace(RECIPES["maseres_paper"], input_shape=(24, 24, 24))
     prepared = prepare(sick_chest()[0], recipe)
-    paint = find_paint(prepared, "HU")
+    paint = _find_paint(prepared, "HU")
     inside = prepared.input[0][prepared.lungs]
     assert paint.air == prepared.input.min()
     assert inside.min() <= paint.healthy < np.median(inside) + 1e-3
@@ -60,7 +58,7 @@ def test_painting_changes_the_part_that_is_named_and_nothing_else() -> None:
     prepared = prepare(sick_chest()[0], RECIPE, lungs=own_lungs())
     before = prepared.input.copy()
     lungs = _lungs_with_rim(prepared)
-    for name, painted in painted_scans(prepared, None, find_paint(prepared, "HU")):
+    for name, painted in _painted_scans(prepared, None, _find_paint(prepared, "HU")):
         part = lungs if name.startswith("lungs") else ~lungs
         assert np.ptp(painted.input[0][part]) == 0, name
         np.testing.assert_array_equal(painted.input[0][~part], before[0][~part])
@@ -69,7 +67,7 @@ def test_painting_changes_the_part_that_is_named_and_nothing_else() -> None:
 
 def test_a_recipes_own_background_is_what_surroundings_are_made() -> None:
     prepared = prepare(sick_chest()[0], MASKED, lungs=own_lungs())
-    painted = dict(painted_scans(prepared, prepared.lungs, find_paint(prepared, "HU")))
+    painted = dict(_painted_scans(prepared, prepared.lungs, _find_paint(prepared, "HU")))
     assert set(painted) == {"lesion", "lungs-healthy", "lungs-tissue", "outside-background"}
     lungs = _lungs_with_rim(prepared)
     assert (painted["outside-background"].input[0][~lungs] == 0).all()
@@ -77,16 +75,16 @@ def test_a_recipes_own_background_is_what_surroundings_are_made() -> None:
 
 def test_a_moved_patient_is_the_same_patient_further_left() -> None:
     volume = healthy_chest()
-    moved = changed_scan(volume, CHANGES["shift-left"], RNG)
+    moved = _changed_scan(volume, CHANGES["shift-left"], RNG)
     np.testing.assert_array_equal(moved.voxels[:, :, 1:], volume.voxels[:, :, :-1])
     assert (moved.voxels[:, :, 0] == -1024).all()
-    back = changed_scan(volume, CHANGES["shift-back"], RNG)
+    back = _changed_scan(volume, CHANGES["shift-back"], RNG)
     np.testing.assert_array_equal(back.voxels[:, 1:], volume.voxels[:, :-1])
 
 
 def test_noise_has_the_spread_that_is_said() -> None:
     volume = healthy_chest()
-    noisy = changed_scan(volume, CHANGES["noise"], np.random.default_rng(1))
+    noisy = _changed_scan(volume, CHANGES["noise"], np.random.default_rng(1))
     difference = noisy.voxels.astype(float) - volume.voxels
     assert noisy.voxels.dtype == volume.voxels.dtype
     assert difference.std() == pytest.approx(20, rel=0.02)
@@ -98,7 +96,7 @@ def test_kernels_smooth_and_sharpen_within_slices() -> None:
     volume = healthy_chest().with_voxels(healthy_chest().voxels, fine)
 
     def roughness(name: str) -> float:
-        found = changed_scan(volume, CHANGES[name], RNG).voxels if name else volume.voxels
+        found = _changed_scan(volume, CHANGES[name], RNG).voxels if name else volume.voxels
         return float(np.abs(np.diff(found.astype(float), axis=2)).mean())
 
     assert roughness("smooth") < 0.9 * roughness("") < roughness("sharp")
@@ -107,7 +105,7 @@ def test_kernels_smooth_and_sharpen_within_slices() -> None:
 def test_thick_slices_are_means_at_their_middle() -> None:
     thin = replace(healthy_chest().grid, spacing_mm=(2.0, 9.0, 9.0))
     volume = healthy_chest().with_voxels(healthy_chest().voxels.astype(np.float32), thin)
-    thick = changed_scan(volume, CHANGES["thick"], RNG)
+    thick = _changed_scan(volume, CHANGES["thick"], RNG)
     assert thick.grid.spacing_mm == (4.0, 9.0, 9.0)
     assert thick.grid.shape[0] == 18
     assert thick.grid.origin_mm[2] == pytest.approx(thin.origin_mm[2] + 1.0)
@@ -117,9 +115,9 @@ def test_thick_slices_are_means_at_their_middle() -> None:
 def test_an_export_without_a_scale_is_moved_in_its_own_black() -> None:
     voxels = (healthy_chest().voxels.clip(-1350, 150) + 1350).astype(np.float32) / 1500 * 255
     export = replace(healthy_chest(), voxels=voxels, unit="windowed")
-    moved = changed_scan(export, CHANGES["shift-left"], RNG)
+    moved = _changed_scan(export, CHANGES["shift-left"], RNG)
     assert (moved.voxels[:, :, 0] == voxels.min()).all()
-    noisy = changed_scan(export, CHANGES["noise"], np.random.default_rng(1))
+    noisy = _changed_scan(export, CHANGES["noise"], np.random.default_rng(1))
     assert (noisy.voxels - voxels).std() == pytest.approx(4, rel=0.02)
 
 
@@ -127,13 +125,13 @@ def test_no_change_touches_the_scan_itself() -> None:
     volume = sick_chest()[0]
     before = volume.voxels.copy()
     for change in CHANGES.values():
-        changed_scan(volume, change, RNG)
+        _changed_scan(volume, change, RNG)
     np.testing.assert_array_equal(volume.voxels, before)
 
 
 def test_a_mirrored_scan_has_its_left_on_the_right() -> None:
     prepared = prepare(sick_chest()[0], RECIPE)
-    found = mirrored(prepared)
+    found = _mirrored(prepared)
     np.testing.assert_array_equal(found.input, prepared.input[..., ::-1])
     np.testing.assert_array_equal(found.lungs, prepared.lungs[..., ::-1])
 
@@ -143,9 +141,9 @@ def test_rank_correlation_looks_inside_the_mask_only() -> None:
     mask = np.zeros((8, 8, 8), dtype=bool)
     mask[:, :4] = True
     second = np.where(mask, first**2, 1 - first).astype(np.float32)
-    assert spearman(first, second, mask) == pytest.approx(1.0)
-    assert spearman(first, second, ~mask) == pytest.approx(-1.0)
-    assert spearman(first, np.zeros_like(first), mask) == 0.0
+    assert _spearman(first, second, mask) == pytest.approx(1.0)
+    assert _spearman(first, second, ~mask) == pytest.approx(-1.0)
+    assert _spearman(first, np.zeros_like(first), mask) == 0.0
 
 
 def test_structural_similarity_is_one_for_the_same_and_small_for_other_maps() -> None:
@@ -162,7 +160,7 @@ def test_new_weights_have_the_scale_of_the_old_ones_and_nothing_else() -> None:
     nn.init.normal_(network[0].weight, 0.0, 0.3)
     nn.init.uniform_(network[1].weight, 0.5, 1.5)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    for learned in parts_of(network).values():
+    for learned in _parts_of(network).values():
         _redraw(learned, torch.Generator().manual_seed(1))
     after = network.state_dict()
     kernels = (before["0.weight"], after["0.weight"])
@@ -200,7 +198,7 @@ def test_empty_maps_of_random_networks_prove_nothing() -> None:
     assert (test.spearman, test.num_compared) == (1.0, 1)
     audit = scan_audit(map_test=test)
     assert judge_scan_audit(audit)[0].severity == "serious"
-    assert "| whole network | empty map | empty map |" in as_markdown(as_model(audit))
+    assert "| whole network | empty map | empty map |" in _as_markdown(as_model(audit))
     assert MapTest("gradcam", "COVID-19", True, whole=(empty,)).spearman == 0.0
 
 
@@ -252,12 +250,12 @@ def test_a_changed_scan_that_is_unsuitable_counts_as_unstable() -> None:
     gone = Probe(STABILITY, "thick", "thick slices", {}, "unsuitable", None, None, False)
     findings = judge_scan_audit(scan_audit(probes=(gone,)))
     assert [each.severity for each in findings if each.check == "stability"] == ["notable"]
-    assert "| thick slices |  |  | unsuitable |" in as_markdown(
+    assert "| thick slices |  |  | unsuitable |" in _as_markdown(
         as_model(scan_audit(probes=(gone,), findings=findings))
     )
 
 
 def test_without_findings_all_is_fine() -> None:
-    assert worst_severity([]) == "fine"
+    assert _worst_severity([]) == "fine"
     assert verdict(as_model(scan_audit())) == "Nothing serious or notable was found on 1 scans."
-    assert "| scan | unknown | COVID-19 | 0.900 |" in as_markdown(as_model(scan_audit()))
+    assert "| scan | unknown | COVID-19 | 0.900 |" in _as_markdown(as_model(scan_audit()))

@@ -14,7 +14,7 @@ from chestct.studies.roi_ablation import (
     NETWORKS,
     ROI_LAYERS,
     THRESHOLDS,
-    row_settings,
+    _row_settings,
     run_ablation,
     table_rows,
     write_ablation,
@@ -57,7 +57,7 @@ def test_the_gates_can_be_placed_in_four_ways_beside_the_plain_network() -> None
 
 def test_a_row_changes_network_gating_and_t_and_nothing_else(workshop: Any) -> None:
     base = read_settings(workshop.config)
-    settings = row_settings(base, Row("roi_resnet50", "text", 0.7))
+    settings = _row_settings(base, Row("roi_resnet50", "text", 0.7))
     assert settings.network.name == "roi_resnet50"
     assert settings.network.settings == {**base.network.settings, "gating": "text"}
     assert settings.recipe.overrides == {**base.recipe.overrides, "salient_threshold": 0.7}
@@ -113,7 +113,7 @@ def test_rows_of_one_t_share_their_prepared_inputs(workshop: Any) -> None:
     base = read_settings(workshop.config)
     caches = []
     for row in ROWS:
-        settings = row_settings(base, row)
+        settings = _row_settings(base, row)
         caches.append(make_cache(settings.data, find_parts(settings).recipe))
     plain_60, plain_80, gated_60, gated_80 = (cache.entry_path("0" * 64) for cache in caches)
     assert plain_60 == gated_60

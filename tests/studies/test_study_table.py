@@ -9,13 +9,13 @@ from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
 from chestct.studies.roi_ablation import (
+    _as_markdown,
     _compare_pairs,
     _differing_columns,
+    _draw_accuracies,
     _draw_sensitivities,
     _pairs_csv,
     _rows_csv,
-    as_markdown,
-    draw_accuracies,
 )
 from chestct.studies.study_rows import Row, TableRow, holm, make_rows
 
@@ -83,14 +83,14 @@ def test_rows_that_judged_other_scans_are_compared_on_those_they_share() -> None
     )
     (test,) = _compare_pairs(pair)
     assert (test.num_scans, test.only_first, test.only_second) == (24, 0, 1)
-    assert "different numbers of scans" in as_markdown(pair, [test], [])
+    assert "different numbers of scans" in _as_markdown(pair, [test], [])
 
 
 def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
     rows: tuple[TableRow, ...],
 ) -> None:
     tests = _compare_pairs(rows)
-    text = as_markdown(rows, tests, ["Simulated disease."])
+    text = _as_markdown(rows, tests, ["Simulated disease."])
     assert "- Simulated disease." in text
     assert "Every row judged 30 scans of 30 patients: 10 CAP, 10 COVID-19, 10 normal." in text
     assert "## PPV per class" in text
@@ -109,9 +109,9 @@ def test_the_table_tells_ppv_from_specificity_and_says_how_intervals_are_made(
 
 
 def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow, ...]) -> None:
-    assert "most frequent class" not in as_markdown(rows, (), [])
+    assert "most frequent class" not in _as_markdown(rows, (), [])
     guessing = table((PLAIN, set(range(19))), (GATED, set()))
-    text = as_markdown(guessing, (), [])
+    text = _as_markdown(guessing, (), [])
     assert "1 of 2 rows are not surely better" in text
     assert "or above: roi_resnet18-none-t80." in text
 
@@ -119,7 +119,7 @@ def test_rows_that_learned_nothing_are_named(rows: tuple[TableRow, ...]) -> None
 def test_the_figures_show_a_panel_per_network_and_a_tick_per_row(
     rows: tuple[TableRow, ...],
 ) -> None:
-    accuracies = draw_accuracies(rows)
+    accuracies = _draw_accuracies(rows)
     assert [axes.get_title() for axes in accuracies.axes] == ["roi_resnet18", "roi_resnet50"]
     sensitivities = _draw_sensitivities(rows)
     ticks = [label.get_text() for label in sensitivities.axes[0].get_xticklabels()]

@@ -21,7 +21,7 @@ from chestct.evaluation.intervals import Estimate, Figures
 from chestct.evaluation.report import Summary
 from chestct.extras import MissingExtraError
 from chestct.training.settings import RunSettings, TrackingSection, read_settings
-from chestct.training.tracking import Trackers, check_tracking, mlflow_uri
+from chestct.training.tracking import Trackers, _mlflow_uri, check_tracking
 
 URI = "http://tracking.example"
 
@@ -206,10 +206,10 @@ def test_a_server_that_is_lost_later_is_said_once_and_training_goes_on(
 def test_where_mlflow_is_found_is_said_by_the_settings_then_by_the_environment(
     monkeypatch: pytest.MonkeyPatch, server: Server
 ) -> None:
-    assert mlflow_uri(TrackingSection()) is None
+    assert _mlflow_uri(TrackingSection()) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other.example")
-    assert mlflow_uri(TrackingSection()) == "http://other.example"
-    assert mlflow_uri(TrackingSection(mlflow_uri=URI)) == URI
+    assert _mlflow_uri(TrackingSection()) == "http://other.example"
+    assert _mlflow_uri(TrackingSection(mlflow_uri=URI)) == URI
 
 
 def test_without_the_package_settings_are_refused_and_the_environment_is_noted(
@@ -222,7 +222,7 @@ def test_without_the_package_settings_are_refused_and_the_environment_is_noted(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
     check_tracking(TrackingSection(), notes.append)
     assert "pip install 'chestct[mlflow]'" in notes[0]
-    assert mlflow_uri(TrackingSection()) is None
+    assert _mlflow_uri(TrackingSection()) is None
 
 
 def test_a_password_in_the_address_is_refused(tmp_path: Path) -> None:

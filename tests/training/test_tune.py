@@ -19,7 +19,7 @@ from chestct.training.search import (
     Candidate,
     Search,
     Trial,
-    _rank,
+    _sort_key,
     _tune_csv,
     _tune_markdown,
     run_search,
@@ -81,7 +81,8 @@ def test_more_trials_only_add_to_those_drawn_before() -> None:
 def test_the_lowest_validation_loss_wins_and_a_lost_one_comes_last() -> None:
     first, second, third = (Candidate("adam", rate, 2) for rate in (1e-3, 1e-4, 1e-5))
     lost = Trial(Candidate("sgd", 1.0, 2), None, "the loss is no longer a number")
-    ranked = _rank([lost, trial(first, 0.7, 0.9), trial(second, 0.4, 0.6), trial(third, 0.4, 0.8)])
+    trials = [lost, trial(first, 0.7, 0.9), trial(second, 0.4, 0.6), trial(third, 0.4, 0.8)]
+    ranked = sorted(trials, key=_sort_key)
     assert [each.candidate for each in ranked] == [third, second, first, lost.candidate]
     lines = list(csv.DictReader(_tune_csv(ranked).splitlines()))
     assert [line["rank"] for line in lines] == ["1", "2", "3", "4"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -110,16 +111,22 @@ def _names_in(text: str | None) -> tuple[str, ...]:
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
-@contextmanager
-def _rows_trained(
-    processes: int | None, device: str, epochs: int, num_trainings: int
-) -> Iterator[tuple[Listener, torch.device]]:
-    """While the rows of a table are trained: who is told of it, and where they are trained."""
-    from chestct.cli.training_lines import EpochLines, listening
-    from chestct.training.distributed import choose_device
+@dataclass(frozen=True)
+class _Rows:
+    """How the rows of a table are trained."""
 
-    with listening(processes, EpochLines(epochs, num_trainings)) as listener:
-        yield listener, choose_device(device)
+    overrides: training.Overrides = None
+    processes: training.Processes = None
+    device: training.Device = "auto"
+
+    @contextmanager
+    def trained(self, epochs: int, num_trainings: int) -> Iterator[tuple[Listener, torch.device]]:
+        """While they are trained: who is told of it, and where they are trained."""
+        from chestct.cli.training_lines import EpochLines, listening
+        from chestct.training.distributed import choose_device
+
+        with listening(self.processes, EpochLines(epochs, num_trainings)) as listener:
+            yield listener, choose_device(self.device)
 
 
 def _say_row(row: Row) -> None:
@@ -140,35 +147,53 @@ def _show_end(progress: Progress, folder: Path) -> None:
         show_line(f"Written to {folder}")
 
 
-_NewStudy = Annotated[
-    Path | None,
-    typer.Option("--out", metavar="DIR", help="Study folder: a new one, or one to go on."),
-]
-_Only = Annotated[
-    str | None, typer.Option("--only", metavar="NAMES", help="Networks, with commas. Default: all.")
-]
-_Edge = Annotated[
-    int | None,
-    typer.Option("--edge", min=1, metavar="N", help="Inputs of so many voxels a side instead."),
-]
-_Configs = Annotated[
-    Path | None,
-    typer.Option(
-        "--configs",
-        metavar="DIR",
-        help="Settings files, one per network. Default: those that come with chestct.",
-    ),
-]
+@dataclass(frozen=True)
+class _Paper:
+    """Which networks of the MASERes paper are trained, with what settings, and where to."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Study folder: a new one, or one to go on."),
+    ] = None
+    only: Annotated[
+        str | None,
+        typer.Option("--only", metavar="NAMES", help="Networks, with commas. Default: all."),
+    ] = None
+    edge: Annotated[
+        int | None,
+        typer.Option("--edge", min=1, metavar="N", help="Inputs of so many voxels a side instead."),
+    ] = None
+    configs: Annotated[
+        Path | None,
+        typer.Option(
+            "--configs",
+            metavar="DIR",
+            help="Settings files, one per network. Default: those that come with chestct.",
+        ),
+    ] = None
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder.
+
+        Raises:
+            TrainingError: None was named.
+        """
+        if self.out is None:
+            msg = "The rows need a folder: give --out DIR, a new one or one to go on."
+            raise TrainingError(msg)
+        return self.out
 
 
 @app.command("maseres-patients")
+@options.grouped
 def maseres_patients(
+    paper: _Paper,
+    rows: _Rows,
     manifest: Annotated[
         Path | None,
         typer.Argument(metavar="[MANIFEST]", help="CSV file: one row per labelled scan."),
     ] = None,
-    out: _NewStudy = None,
-    only: _Only = None,
     form: Annotated[
         Literal["published", "paper"],
         typer.Option("--form", help="What the authors' notebooks do, or what the text says."),
@@ -182,11 +207,6 @@ def maseres_patients(
             help="Cross-validate. Default: the manifest's own split, or else the paper's.",
         ),
     ] = None,
-    edge: _Edge = None,
-    overrides: training.Overrides = None,
-    configs: _Configs = None,
-    processes: training.Processes = None,
-    device: training.Device = "auto",
 ) -> None:
     """The MASERes paper's networks on volumes: MASERes, 3D-AlexNet, VoxCNN, each trained.
 
@@ -199,16 +219,17 @@ def maseres_patients(
     from chestct.training.plan import Plan
     from chestct.training.settings import shipped_folder
 
-    networks = study.chosen_networks(MASERES_NETWORKS, _names_in(only))
+    networks = study.chosen_networks(MASERES_NETWORKS, _names_in(paper.only))
     if manifest is None:
         _show_printed(networks)
         return
-    folder = _required(out)
-    chosen = study.Chosen(configs or shipped_folder(), form, tuple(overrides or ()), edge)
+    folder = paper.folder
+    files = paper.configs or shipped_folder()
+    chosen = study.Chosen(files, form, tuple(rows.overrides or ()), paper.edge)
     settings = {Row(name): study.patient_settings(name, chosen) for name in networks}
     base = study.patient_settings(study.MAIN, chosen)
     trainings = len(networks) * (folds or 1)
-    with _rows_trained(processes, device, base.training.epochs, trainings) as (listener, where):
+    with rows.trained(base.training.epochs, trainings) as (listener, where):
         plan = Plan(base, manifest, folder, folds, listener, where)
         remarks = [*chosen.remarks, study.split_in_words(plan)]
         progress = study.run_patients(plan, settings, before_row=_say_row)
@@ -221,15 +242,16 @@ def maseres_patients(
 
 
 @app.command("maseres-slices")
+@options.grouped
 def maseres_slices(
+    paper: _Paper,
+    rows: _Rows,
     table: Annotated[
         Path | None,
         typer.Argument(
             metavar="[TABLE]", help="CSV file: one row per labelled slice, as 'slices list' makes."
         ),
     ] = None,
-    out: _NewStudy = None,
-    only: _Only = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -239,11 +261,6 @@ def maseres_slices(
             "random ones.",
         ),
     ] = None,
-    edge: _Edge = None,
-    overrides: training.Overrides = None,
-    configs: _Configs = None,
-    processes: training.Processes = None,
-    device: training.Device = "auto",
 ) -> None:
     """The MASERes paper's six transfer networks on slices, each trained.
 
@@ -256,17 +273,16 @@ def maseres_slices(
     from chestct.training.plan import SlicePlan
     from chestct.training.settings import shipped_folder
 
-    networks = study.chosen_networks(SLICE_NETWORKS, _names_in(only))
+    networks = study.chosen_networks(SLICE_NETWORKS, _names_in(paper.only))
     if table is None:
         _show_printed(networks)
         return
-    folder = _required(out)
-    files = configs or shipped_folder() / "slices"
-    chosen = study.Chosen(files, overrides=tuple(overrides or ()), edge=edge)
+    folder = paper.folder
+    files = paper.configs or shipped_folder() / "slices"
+    chosen = study.Chosen(files, overrides=tuple(rows.overrides or ()), edge=paper.edge)
     settings = {Row(name): study.slice_settings(name, chosen, weights) for name in networks}
     base = study.slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
-    epochs = base.training.epochs
-    with _rows_trained(processes, device, epochs, len(networks)) as (listener, where):
+    with rows.trained(base.training.epochs, len(networks)) as (listener, where):
         plan = SlicePlan(base, table, folder, listener=listener, device=where)
         progress = run_slice_study(plan, settings, before_row=_say_row)
     if progress.results:
@@ -276,12 +292,6 @@ def maseres_slices(
         study.write_table(folder, study.SLICE_LEVEL, made, remarks=remarks, patients=patients)
         _show_rows(made)
     _show_end(progress, folder)
-
-
-def _required(out: Path | None) -> Path:
-    if out is None:
-        raise TrainingError("The rows need a folder: give --out DIR, a new one or one to go on.")
-    return out
 
 
 def _show_rows(table: PaperTable) -> None:
@@ -317,36 +327,58 @@ def _show_printed(networks: tuple[str, ...]) -> None:
     )
 
 
-@app.command("roi-ablation")
-def roi_ablation(
-    config: training.Config,
-    manifest: training.ManifestFile,
-    out: _Study,
+@dataclass(frozen=True)
+class _Grid:
+    """Which rows Tables 6 and 7 of the RoI-aware paper have."""
+
     networks: Annotated[
         str | None,
         typer.Option("--networks", metavar="NAMES", help="With commas. Default: all three."),
-    ] = None,
+    ] = None
     gatings: Annotated[
         str | None,
         typer.Option("--gatings", metavar="NAMES", help="With commas. Default: none,figure."),
-    ] = None,
+    ] = None
     is_placement: Annotated[
         bool,
         typer.Option(
             "--roi-layers", help="The gates in four placements and the plain network instead."
         ),
-    ] = False,
+    ] = False
     thresholds: Annotated[
         str | None,
         typer.Option("--thresholds", metavar="T,T", help="With commas. Default: 0.6,0.7,0.8."),
-    ] = None,
-    overrides: training.Overrides = None,
+    ] = None
+
+    def rows(self) -> tuple[Row, ...]:
+        """The rows, in the papers' order.
+
+        Raises:
+            UnknownNameError: There is no such network or gating.
+            StudyError: A threshold is impossible, something is named twice, or nothing is.
+        """
+        from chestct.studies import roi_ablation as study
+
+        placements = study.ROI_LAYERS if self.is_placement else study.GATINGS
+        return study.table_rows(
+            _names_in(self.networks) or study.NETWORKS,
+            _names_in(self.gatings) or placements,
+            _numbers(self.thresholds) or study.THRESHOLDS,
+        )
+
+
+@app.command("roi-ablation")
+@options.grouped
+def roi_ablation(
+    config: training.Config,
+    manifest: training.ManifestFile,
+    out: _Study,
+    grid: _Grid,
+    rows: _Rows,
     folds: Annotated[
         int | None,
         typer.Option("--folds", min=2, metavar="K", help="Table 6: cross-validate each row."),
     ] = None,
-    processes: training.Processes = None,
-    device: training.Device = "auto",
 ) -> None:
     """Tables 6 and 7 of the RoI-aware paper: networks by gating by t, each row trained.
 
@@ -357,34 +389,20 @@ def roi_ablation(
     from chestct.training.plan import Plan
     from chestct.training.settings import read_settings
 
-    placements = study.ROI_LAYERS if is_placement else study.GATINGS
-    rows = study.table_rows(
-        _names_in(networks) or study.NETWORKS,
-        _names_in(gatings) or placements,
-        _numbers(thresholds) or study.THRESHOLDS,
-    )
-    settings = read_settings(config, overrides or ())
-    trainings = len(rows) * (folds or 1)
-    with _rows_trained(processes, device, settings.training.epochs, trainings) as (listener, where):
+    wanted = grid.rows()
+    settings = read_settings(config, rows.overrides or ())
+    trainings = len(wanted) * (folds or 1)
+    with rows.trained(settings.training.epochs, trainings) as (listener, where):
         plan = Plan(settings, manifest, out, folds, listener, where)
-        progress = study.run_ablation(plan, rows, before_row=_say_row)
+        progress = study.run_ablation(plan, wanted, before_row=_say_row)
     _show_ablation(study.write_ablation(progress, out))
     _show_end(progress, out)
 
 
-@app.command()
-def damage(
-    classifier: Annotated[
-        Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, as train writes it.")
-    ],
-    manifest: Annotated[
-        Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
-    ],
-    out: _Study,
-    split: Annotated[
-        str | None,
-        typer.Option("--split", metavar="NAME", help="Only these rows: training, validation, test"),
-    ] = None,
+@dataclass(frozen=True)
+class _Units:
+    """Which units of a network are set to zero."""
+
     parts: Annotated[
         str | None,
         typer.Option(
@@ -392,30 +410,43 @@ def damage(
             metavar="NAMES",
             help="With commas: I to V for MASERes, else top-level modules; any module's name.",
         ),
-    ] = None,
-    share: Annotated[
-        float, typer.Option("--share", metavar="S", help="Of each layer's units.")
-    ] = 0.25,
+    ] = None
+    share: Annotated[float, typer.Option("--share", metavar="S", help="Of each layer's units.")] = (
+        0.25
+    )
     repeats: Annotated[
         int, typer.Option("--repeats", min=0, metavar="N", help="Random choices of units beside.")
-    ] = 0,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of these choices.")] = 1,
+    ] = 0
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of these choices.")] = 1
+
+
+@app.command()
+@options.grouped
+def damage(
+    classifier: training.Judge,
+    scans: training.Judged,
+    out: _Study,
+    units: _Units,
     device: options.Device = None,
-    processes: training.Processes = None,
 ) -> None:
     """The MASERes paper's damaged models: a quarter of a part's units set to zero."""
     from chestct.classifier import load_classifier
     from chestct.cli.training_lines import listening
     from chestct.studies.damage import DamagePlan, run_damage, write_damage
-    from chestct.training.judging import read_rows
 
     loaded = load_classifier(classifier)
-    rows = read_rows(manifest, loaded, split)
-    with listening(processes) as listener:
-        plan = DamagePlan(
-            loaded, rows, out, _names_in(parts), share, repeats, seed, device, listener=listener
-        )
-        result = run_damage(plan)
+    plan = DamagePlan(
+        loaded,
+        scans.read(loaded),
+        out,
+        _names_in(units.parts),
+        units.share,
+        units.repeats,
+        units.seed,
+        device,
+    )
+    with listening(scans.processes) as listener:
+        result = run_damage(replace(plan, listener=listener))
     _show_damage(write_damage(result, out), out)
 
 

@@ -12,6 +12,8 @@ import typer
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
+    from chestct.classifier import Classifier
+    from chestct.datasets.manifest import Manifest
     from chestct.labels import LabelSet
     from chestct.training.settings import LabelSettings
 
@@ -78,6 +80,41 @@ EvaluationFolder = Annotated[
 RangeFolder = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder for the table and the plot.")
 ]
+
+
+Judge = Annotated[
+    Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, as train writes it.")
+]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labelled scans that a finished classifier judges."""
+
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="CSV file: one row per labelled scan.")
+    ]
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="Only these rows: training, validation, test; of the manifest, or where it has "
+            "no splits of the classifier's own run.",
+        ),
+    ] = None
+    processes: Processes = None
+
+    def read(self, classifier: Classifier) -> Manifest:
+        """The rows that are judged, with the classifier's labels.
+
+        Raises:
+            ManifestError: The manifest does not fit, or no row is of that split.
+            UnknownNameError: There is no such split.
+        """
+        from chestct.training.judging import read_rows
+
+        return read_rows(self.manifest, classifier, self.split)
 
 
 @dataclass(frozen=True)

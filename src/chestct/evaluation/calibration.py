@@ -15,13 +15,13 @@ from jaxtyping import Float, Float64, Int
 
 from chestct.card import FindingThreshold
 from chestct.evaluation.intervals import (
-    WILSON,
     Estimate,
     clopper_pearson_upper,
     clopper_pearson_uppers,
     wilson,
+    with_wilson,
 )
-from chestct.evaluation.metrics import NUM_BINS, bin_members
+from chestct.evaluation.metrics import NUM_BINS, bin_members, proportion
 from chestct.evaluation.predictions import Predictions
 
 _TEMPERATURE_RANGE: Final = (0.01, 100.0)
@@ -118,7 +118,7 @@ class AbstentionThreshold:
     note: str = ""
 
 
-def logits_of(
+def _logits_of(
     probabilities: Float[np.ndarray, "scan class"],
 ) -> Float64[np.ndarray, "scan class"]:
     """Logits that give these probabilities: their logarithms, at least that of 2.2e-16."""
@@ -133,7 +133,7 @@ def apply_temperature(
 
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature is {temperature}, expected a positive number")
-    return np.asarray(softmax(logits_of(probabilities) / temperature, axis=1))
+    return np.asarray(softmax(_logits_of(probabilities) / temperature, axis=1))
 
 
 def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
@@ -154,7 +154,7 @@ def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
         why_not = "every scan is right: they cannot say how sure to be"
     if why_not:
         return _TemperatureScaling(1.0, why_not)
-    logits, ends = logits_of(predictions.probabilities), np.log(_TEMPERATURE_RANGE)
+    logits, ends = _logits_of(predictions.probabilities), np.log(_TEMPERATURE_RANGE)
     found = minimize_scalar(
         lambda log_t: _mean_loss(logits / math.exp(log_t), predictions.truth),
         bounds=tuple(ends),
@@ -304,16 +304,9 @@ def at_threshold(
     return AtThreshold(
         threshold=promised.threshold,
         wished_error=promised.wished_error,
-        coverage=_share(num_decided, len(predictions), "no scans"),
-        error=_share(num_wrong, num_decided, "no scan reaches the threshold"),
+        coverage=with_wilson(proportion(num_decided, len(predictions), "no scans")),
+        error=with_wilson(proportion(num_wrong, num_decided, "no scan reaches the threshold")),
     )
-
-
-def _share(hits: int, total: int, why_not: str) -> Estimate:
-    if total == 0:
-        return Estimate(None, note=why_not, hits=hits, total=total)
-    low, high = wilson(hits, total)
-    return Estimate(hits / total, low, high, WILSON, hits=hits, total=total)
 
 
 def choose_threshold(

@@ -8,7 +8,7 @@ its table can be reproduced, with its defects in every result.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -117,14 +117,6 @@ def compare(first: Predictions, second: Predictions, test: str) -> tuple[Compari
     return compare_pair(first, align(first, second))
 
 
-def compare_all(
-    first: Predictions, second: Predictions, tests: Sequence[str] | None = None
-) -> tuple[Comparison, ...]:
-    """`compare` by several tests; None takes the sound ones, all but the published z-test."""
-    wanted = SOUND if tests is None else tests
-    return tuple(row for test in wanted for row in compare(first, second, test))
-
-
 def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     """McNemar's exact test: of the scans only one classifier gets right, is it half and half?"""
     from statsmodels.stats.contingency_tables import mcnemar as exact_test
@@ -133,6 +125,7 @@ def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
     only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
     if len(first) == 0:
         return (Comparison("mcnemar", "accuracy", None, None, note="no scans"),)
+    found = f"only the first right: {only_first}, only the second: {only_second}"
     table = [[int((right & other).sum()), only_first], [only_second, int((~right & ~other).sum())]]
     return (
         Comparison(
@@ -143,10 +136,7 @@ def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
             estimate=float(right.mean() - other.mean()),
             statistic=float(only_first + only_second),
             p_value=min(1.0, float(exact_test(table, exact=True).pvalue)),
-            note=_join(
-                f"only the first right: {only_first}, only the second: {only_second}",
-                _dependence(first),
-            ),
+            note="; ".join(filter(None, (found, _dependence(first)))),
         ),
     )
 
@@ -176,7 +166,8 @@ def _agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...
     spread = float(found.var_kappa)
     is_same = bool((first.decisions == second.decisions).all())
     why_not = "the decisions agree throughout" if is_same else "one says the same of every scan"
-    note = "" if spread > 0 else f"no interval: {why_not}"
+    notes = [] if spread > 0 else [f"no interval: {why_not}"]
+    notes += ["scans of one patient taken as independent"] if _dependence(first) else []
     return (
         Comparison(
             test="kappa",
@@ -186,7 +177,7 @@ def _agreement(first: Predictions, second: Predictions) -> tuple[Comparison, ...
             estimate=value.value,
             low=max(-1.0, float(found.kappa_low)) if spread > 0 else None,
             high=min(1.0, float(found.kappa_upp)) if spread > 0 else None,
-            note=_join(note, _dependence(first) and "scans of one patient taken as independent"),
+            note="; ".join(notes),
         ),
     )
 
@@ -323,10 +314,6 @@ def _maseres_row(
 
 def _dependence(predictions: Predictions) -> str:
     return _SAME_PATIENT if predictions.num_patients < len(predictions) else ""
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
 
 
 @dataclass(frozen=True, eq=False)

@@ -54,7 +54,7 @@ class _Weighted:
     Attributes:
         predictions: The scans.
         weights: How often each scan counts, one row per replicate.
-        confusion: _Weighted counts, (replicate, true, predicted).
+        confusion: Weighted counts, (replicate, true, predicted).
     """
 
     predictions: Predictions
@@ -145,42 +145,27 @@ def _log_loss(weighted: _Weighted) -> Replicates:
 
 
 def _expected_calibration_error(weighted: _Weighted) -> Replicates:
-    """_Weighted mean gap between confidence and accuracy over bins."""
+    """Weighted mean gap between confidence and accuracy over bins."""
     predictions = weighted.predictions
     gaps = predictions.confidences - predictions.is_right
     sums = weighted.weights @ (gaps[:, None] * bin_members(predictions.confidences))
     return _divide(np.abs(sums).sum(axis=1), _total(weighted))
 
 
-def _sensitivity(weighted: _Weighted, index: int) -> Replicates:
-    """True positives over cases."""
-    confusion = weighted.confusion
-    return _divide(confusion[:, index, index], confusion[:, index].sum(axis=1))
-
-
-def _ppv(weighted: _Weighted, index: int) -> Replicates:
-    """True positives over those called so."""
-    confusion = weighted.confusion
-    return _divide(confusion[:, index, index], confusion[:, :, index].sum(axis=1))
-
-
-def _specificity(weighted: _Weighted, index: int) -> Replicates:
-    """True negatives over scans of other classes."""
-    true_negatives, total = _true_negatives(weighted, index), _total(weighted)
-    return _divide(true_negatives, total - weighted.confusion[:, index].sum(axis=1))
-
-
-def _npv(weighted: _Weighted, index: int) -> Replicates:
-    """True negatives over those not called so."""
-    true_negatives, total = _true_negatives(weighted, index), _total(weighted)
-    return _divide(true_negatives, total - weighted.confusion[:, :, index].sum(axis=1))
-
-
-def _f1(weighted: _Weighted, index: int) -> Replicates:
-    """Twice the hits over cases and calls."""
-    confusion = weighted.confusion
-    both = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
-    return _divide(2 * confusion[:, index, index], both)
+def _per_class(weighted: _Weighted, index: int) -> dict[str, Replicates]:
+    """Every figure of one class against the rest; the same names as `metrics.per_class` gives."""
+    confusion, total = weighted.confusion, _total(weighted)
+    hits = confusion[:, index, index]
+    cases, calls = confusion[:, index].sum(axis=1), confusion[:, :, index].sum(axis=1)
+    true_negatives = np.asarray(total - (cases + calls) + hits)
+    return {
+        "sensitivity": _divide(hits, cases),
+        "specificity": _divide(true_negatives, total - cases),
+        "ppv": _divide(hits, calls),
+        "npv": _divide(true_negatives, total - calls),
+        "f1": _divide(2 * hits, cases + calls),
+        "auc": _auc(weighted, index),
+    }
 
 
 def _auc(weighted: _Weighted, index: int) -> Replicates:
@@ -211,22 +196,6 @@ OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
 }
 """The same names as `metrics.OVERALL`."""
 
-PER_CLASS: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
-    "sensitivity": _sensitivity,
-    "specificity": _specificity,
-    "ppv": _ppv,
-    "npv": _npv,
-    "f1": _f1,
-    "auc": _auc,
-}
-"""The same names as `metrics.per_class` gives."""
-
-
-def _true_negatives(weighted: _Weighted, index: int) -> Replicates:
-    confusion = weighted.confusion
-    touched = confusion[:, index].sum(axis=1) + confusion[:, :, index].sum(axis=1)
-    return np.asarray(_total(weighted) - touched + confusion[:, index, index])
-
 
 def _total(weighted: _Weighted) -> Replicates:
     return np.asarray(weighted.confusion.sum(axis=(1, 2)))
@@ -235,7 +204,7 @@ def _total(weighted: _Weighted) -> Replicates:
 def _divide(
     above: Float64[np.ndarray, "*shape"], below: Float64[np.ndarray, "*shape"]
 ) -> Float64[np.ndarray, "*shape"]:
-    """Quotient, not-a-number where there is nothing to _divide by."""
+    """Quotient, not-a-number where there is nothing to divide by."""
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
@@ -397,8 +366,8 @@ def _replicates(
         for name, measure in OVERALL.items():
             parts.setdefault(("", name), []).append(measure(weighted))
         for index, label in enumerate(predictions.labels):
-            for name, measure_class in PER_CLASS.items():
-                parts.setdefault((label, name), []).append(measure_class(weighted, index))
+            for name, found in _per_class(weighted, index).items():
+                parts.setdefault((label, name), []).append(found)
     return {key: np.concatenate(values) for key, values in parts.items()}
 
 
@@ -415,12 +384,14 @@ def _with_interval(
         why_not: Why there are no replicates.
     """
     if value.total is not None:
-        return _with_wilson(value, level, replicates if widens else None)
+        return with_wilson(value, level, replicates if widens else None)
     return _with_bootstrap(value, level, replicates, why_not)
 
 
-def _with_wilson(value: Value, level: float, replicates: Replicates | None) -> Estimate:
-    """Wilson's interval, widened to the bootstrap's when that is given."""
+def with_wilson(
+    value: Value, level: float = 0.95, replicates: Replicates | None = None
+) -> Estimate:
+    """A proportion with Wilson's interval, widened to the bootstrap's when that is given."""
     if value.value is None or value.hits is None or value.total is None:
         return Estimate(value.value, note=value.note, hits=value.hits, total=value.total)
     low, high = wilson(value.hits, value.total, level)
@@ -440,14 +411,11 @@ def _with_bootstrap(
     if value.value is None:
         return Estimate(None, note=value.note)
     if replicates is None:
-        return Estimate(value.value, note=_join(value.note, why_not))
+        return Estimate(value.value, note="; ".join(filter(None, (value.note, why_not))))
     low, high, note = percentile_interval(replicates, level)
     method = PATIENTS if low is not None else ""
-    return Estimate(value.value, low, high, method, _join(value.note, note))
-
-
-def _join(*notes: str) -> str:
-    return "; ".join(note for note in notes if note)
+    notes = "; ".join(filter(None, (value.note, note)))
+    return Estimate(value.value, low, high, method, notes)
 
 
 def estimate_findings(
@@ -490,8 +458,7 @@ def _finding_replicates(
         drawn: dict[str, list[Replicates]] = {}
         for index, (label, view) in enumerate(views.items()):
             weighted = weigh(view, weights[:, is_known[:, index]])
-            for name, measure in _PER_FINDING.items():
-                found = measure(weighted, 1)
+            for name, found in _per_finding(weighted).items():
                 parts.setdefault((label, name), []).append(found)
                 drawn.setdefault(name, []).append(found)
         for name in metrics.MEANS:
@@ -515,23 +482,21 @@ def _draw_all_alike(predictions: FindingPredictions, bootstrap: Bootstrap) -> It
         yield rng.multinomial(names.size, shares, size=num)[:, patient_of_scan].astype(np.float64)
 
 
-def _auprc(weighted: _Weighted, index: int) -> Replicates:
+def _per_finding(weighted: _Weighted) -> dict[str, Replicates]:
+    """Every figure of one finding; the same names as `metrics.per_finding` gives."""
+    return {**_per_class(weighted, 1), "auprc": _auprc(weighted)}
+
+
+def _auprc(weighted: _Weighted) -> Replicates:
     """Average precision: that at each probability, by the recall it adds."""
-    scores = -weighted.predictions.probabilities[:, index]
+    scores = -weighted.predictions.probabilities[:, 1]
     order = np.argsort(scores, kind="stable")
     if order.size == 0:
         return np.full(len(weighted.weights), np.nan)
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    has = (weighted.predictions.truth == index)[order]
+    has = (weighted.predictions.truth == 1)[order]
     ranked = weighted.weights[:, order]
     hits = np.add.reduceat(ranked * has, starts, axis=1)
     called = np.cumsum(np.add.reduceat(ranked, starts, axis=1), axis=1)
     precision = np.nan_to_num(_divide(np.cumsum(hits, axis=1), called))
     return _divide((hits * precision).sum(axis=1), hits.sum(axis=1))
-
-
-_PER_FINDING: Final[dict[str, Callable[[_Weighted, int], Replicates]]] = {
-    **PER_CLASS,
-    "auprc": _auprc,
-}
-"""The same names as `metrics.per_finding` gives."""

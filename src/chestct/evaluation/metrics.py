@@ -70,49 +70,41 @@ def class_counts(confusion: Confusion, index: int) -> ClassCounts:
     return ClassCounts(tp=tp, fn=fn, fp=fp, tn=int(confusion.sum()) - tp - fn - fp)
 
 
-def _proportion(hits: int, total: int, why_none: str) -> Value:
+def proportion(hits: int, total: int, why_none: str) -> Value:
     """Hits over total, None with the given reason when the total is zero."""
     if total == 0:
         return Value(None, why_none, hits, total)
     return Value(hits / total, "", hits, total)
 
 
-def accuracy(confusion: Confusion) -> Value:
-    """Trace over total: the share of scans that got their true label, over all classes."""
-    return _proportion(int(np.trace(confusion)), int(confusion.sum()), "no scans")
+def _accuracy(predictions: Predictions) -> Value:
+    """The share of scans that got their true label, over all classes."""
+    return proportion(int(predictions.is_right.sum()), len(predictions), "no scans")
 
 
-def sensitivity(counts: ClassCounts, label: str) -> Value:
-    """Share of the scans of the class that were called so (recall)."""
-    return _proportion(counts.tp, counts.tp + counts.fn, f"no scan is {label}")
+def of_counts(counts: ClassCounts, label: str) -> dict[str, Value]:
+    """Figures of one class against the rest that follow from its counts.
+
+    Sensitivity (recall) is the share of the scans of the class that were called so, specificity
+    that of the other scans that were not. PPV (precision) is the share of those called so that are
+    of the class, NPV that of those not called so that are not. F1 is the harmonic mean of
+    sensitivity and PPV.
+    """
+    tp, fn, fp, tn = counts.tp, counts.fn, counts.fp, counts.tn
+    is_none = f"no scan is {label}"
+    return {
+        "sensitivity": proportion(tp, tp + fn, is_none),
+        "specificity": proportion(tn, tn + fp, f"no scan is other than {label}"),
+        "ppv": proportion(tp, tp + fp, f"no scan was called {label}"),
+        "npv": proportion(tn, tn + fn, f"every scan was called {label}"),
+        "f1": Value(2 * tp / (2 * tp + fp + fn)) if tp + fn else Value(None, is_none),
+    }
 
 
-def specificity(counts: ClassCounts, label: str) -> Value:
-    """Share of the scans of other classes that were not called so."""
-    return _proportion(counts.tn, counts.tn + counts.fp, f"no scan is other than {label}")
-
-
-def ppv(counts: ClassCounts, label: str) -> Value:
-    """Positive predictive value (precision): share of those called so that are."""
-    return _proportion(counts.tp, counts.tp + counts.fp, f"no scan was called {label}")
-
-
-def npv(counts: ClassCounts, label: str) -> Value:
-    """Negative predictive value: share of those not called so that are not."""
-    return _proportion(counts.tn, counts.tn + counts.fn, f"every scan was called {label}")
-
-
-def f1(counts: ClassCounts, label: str) -> Value:
-    """Harmonic mean of sensitivity and positive predictive value."""
-    if counts.tp + counts.fn == 0:
-        return Value(None, f"no scan is {label}")
-    return Value(2 * counts.tp / (2 * counts.tp + counts.fp + counts.fn))
-
-
-def one_vs_rest_accuracy(counts: ClassCounts, label: str) -> Value:
+def one_vs_rest_accuracy(counts: ClassCounts) -> Value:
     """Two-class accuracy of a class against the rest, Equation 12 of the RoI-aware paper."""
     total = counts.tp + counts.fn + counts.fp + counts.tn
-    return _proportion(counts.tp + counts.tn, total, "no scans")
+    return proportion(counts.tp + counts.tn, total, "no scans")
 
 
 def auc(predictions: Predictions, index: int) -> Value:
@@ -130,11 +122,9 @@ def auc(predictions: Predictions, index: int) -> Value:
 
 def _macro_auc(predictions: Predictions) -> Value:
     """Mean of the one-vs-rest areas of the classes that have one."""
-    areas = [auc(predictions, index).value for index in range(len(predictions.labels))]
-    known = [area for area in areas if area is not None]
-    if not known:
-        return Value(None, "all scans have one true label" if len(predictions) else "no scans")
-    return Value(float(np.mean(known)), _over(len(known), len(areas)))
+    areas = [auc(predictions, index) for index in range(len(predictions.labels))]
+    why_none = "all scans have one true label" if len(predictions) else "no scans"
+    return _mean(areas, "classes", why_none)
 
 
 def _balanced_accuracy(predictions: Predictions) -> Value:
@@ -144,7 +134,7 @@ def _balanced_accuracy(predictions: Predictions) -> Value:
     return _mean_over_present(predictions, recall_score)
 
 
-def macro_f1(predictions: Predictions) -> Value:
+def _macro_f1(predictions: Predictions) -> Value:
     """Mean F1 of the classes that have scans."""
     from sklearn.metrics import f1_score
 
@@ -159,7 +149,7 @@ def _mean_over_present(predictions: Predictions, score: Callable[..., float]) ->
     mean = score(
         predictions.truth, predictions.decisions, labels=present, average="macro", zero_division=0
     )
-    return Value(float(mean), _over(len(present), len(predictions.labels)))
+    return Value(float(mean), _over(len(present), len(predictions.labels), "classes"))
 
 
 def kappa(
@@ -190,7 +180,7 @@ def _brier(predictions: Predictions) -> Value:
     return Value(float(score))
 
 
-def log_loss(predictions: Predictions) -> Value:
+def _log_loss(predictions: Predictions) -> Value:
     """Mean negative logarithm of the true label's probability, in nats, bounded near 36."""
     from sklearn.metrics import log_loss as mean_loss
 
@@ -200,7 +190,7 @@ def log_loss(predictions: Predictions) -> Value:
     return Value(float(mean_loss(predictions.truth, predictions.probabilities, labels=labels)))
 
 
-def expected_calibration_error(predictions: Predictions) -> Value:
+def _expected_calibration_error(predictions: Predictions) -> Value:
     """Mean gap between confidence and accuracy over `NUM_BINS` equal bins (Guo et al. 2017).
 
     It grows as the scans get fewer, even for a perfectly calibrated classifier.
@@ -221,25 +211,16 @@ def bin_members(
 
 
 OVERALL: Final[dict[str, Callable[[Predictions], Value]]] = {
-    "accuracy": lambda p: accuracy(confusion_matrix(p.truth, p.decisions, len(p.labels))),
+    "accuracy": _accuracy,
     "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": macro_f1,
+    "macro_f1": _macro_f1,
     "macro_auc": _macro_auc,
     "kappa": lambda p: kappa(p.truth, p.decisions, len(p.labels)),
     "brier": _brier,
-    "log_loss": log_loss,
-    "expected_calibration_error": expected_calibration_error,
+    "log_loss": _log_loss,
+    "expected_calibration_error": _expected_calibration_error,
 }
 """Figures of all scans together."""
-
-_PER_CLASS_COUNTS: Final[dict[str, Callable[[ClassCounts, str], Value]]] = {
-    "sensitivity": sensitivity,
-    "specificity": specificity,
-    "ppv": ppv,
-    "npv": npv,
-    "f1": f1,
-}
-"""Figures of one class against the rest that follow from counts."""
 
 
 def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
@@ -247,15 +228,14 @@ def per_class(predictions: Predictions, index: int) -> dict[str, Value]:
     confusion = confusion_matrix(predictions.truth, predictions.decisions, len(predictions.labels))
     counts = class_counts(confusion, index)
     label = predictions.labels[index]
-    figures = {name: measure(counts, label) for name, measure in _PER_CLASS_COUNTS.items()}
-    figures["auc"] = auc(predictions, index)
+    figures = {**of_counts(counts, label), "auc": auc(predictions, index)}
     if len(predictions) == 0:
         return {name: replace(figure, note="no scans") for name, figure in figures.items()}
     return figures
 
 
-def _over(num: int, num_all: int) -> str:
-    return "" if num == num_all else f"mean over the {num} of {num_all} classes that have it"
+def _over(num: int, num_all: int, kind: str) -> str:
+    return "" if num == num_all else f"mean over the {num} of {num_all} {kind} that have it"
 
 
 _PRESENT: Final = 1
@@ -276,7 +256,10 @@ def per_finding(view: Predictions) -> dict[str, Value]:
 def overall_of(predictions: FindingPredictions) -> dict[str, Value]:
     """The figures of all findings together, without intervals."""
     each = [per_finding(predictions.of(index)) for index in range(len(predictions.labels))]
-    means = {MACRO + name: _mean([values[name] for values in each]) for name in MEANS}
+    means = {
+        MACRO + name: _mean([values[name] for values in each], "findings", "no finding has it")
+        for name in MEANS
+    }
     pairs = predictions.pairs()
     return means | {name: OVERALL[name](pairs) for name in OF_PAIRS}
 
@@ -291,10 +274,9 @@ def _auprc(view: Predictions) -> Value:
     return Value(float(average_precision_score(has, view.probabilities[:, _PRESENT])))
 
 
-def _mean(values: list[Value]) -> Value:
-    """Mean of the findings that have a figure."""
+def _mean(values: list[Value], kind: str, why_none: str) -> Value:
+    """Mean of the classes or findings that have a figure; None with the reason where none has."""
     known = [each.value for each in values if each.value is not None]
     if not known:
-        return Value(None, "no finding has it")
-    note = f"mean over the {len(known)} of {len(values)} findings that have it"
-    return Value(float(np.mean(known)), "" if len(known) == len(values) else note)
+        return Value(None, why_none)
+    return Value(float(np.mean(known)), _over(len(known), len(values), kind))

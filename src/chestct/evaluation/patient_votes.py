@@ -80,16 +80,6 @@ def vote(
     )
 
 
-def all_votes(
-    slices: Predictions,
-    settings: VoteSettings | None = None,
-    patient_labels: Mapping[str, str] | None = None,
-    negative: str = "",
-) -> dict[str, Predictions]:
-    """Every vote of `VOTES` by name, on the same patients in the same order."""
-    return {name: vote(slices, name, settings, patient_labels, negative) for name in VOTES}
-
-
 def fit_votes(
     validation: Predictions,
     patient_labels: Mapping[str, str] | None = None,

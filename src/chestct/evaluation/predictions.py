@@ -216,14 +216,6 @@ class FindingPredictions:
 AnyPredictions = Predictions | FindingPredictions
 
 
-def by_value(predictions: Predictions, values: Sequence[str]) -> dict[str, Predictions]:
-    """The scans of each value, such as a site, in alphabetical order; one value per scan."""
-    rows: dict[str, list[int]] = {}
-    for index, value in enumerate(values):
-        rows.setdefault(value, []).append(index)
-    return {value: predictions.choose(rows[value]) for value in sorted(rows)}
-
-
 def align(first: Predictions, second: Predictions) -> Predictions:
     """Put the second classifier's rows in the order of the first's.
 
@@ -337,31 +329,23 @@ def write_predictions(predictions: AnyPredictions, path: Path) -> Path:
     Raises:
         WriteError: The file could not be written.
     """
-    if isinstance(predictions, FindingPredictions):
-        return _write_findings(predictions, path)
-    columns = ["scan", "patient", *(["site"] if predictions.sites else []), "label"]
-    header = [*columns, *(_PROBABILITY_PREFIX + label for label in predictions.labels)]
+    labels, are_findings = predictions.labels, isinstance(predictions, FindingPredictions)
+    prefixes = (_PROBABILITY_PREFIX, _THRESHOLD_PREFIX)[: 1 + are_findings]
+    truths = [FINDING_PREFIX + label for label in labels] if are_findings else ["label"]
+    header = ["scan", "patient", *(["site"] if predictions.sites else []), *truths]
+    header += [prefix + label for prefix in prefixes for label in labels]
     lines = []
     for row, scan in enumerate(predictions.scans):
-        site = [predictions.sites[row]] if predictions.sites else []
-        label = predictions.labels[predictions.truth[row]]
-        numbers = [repr(float(p)) for p in predictions.probabilities[row]]
-        lines.append([scan, predictions.patients[row], *site, label, *numbers])
-    return write_text(path, as_csv(header, lines))
-
-
-def _write_findings(predictions: FindingPredictions, path: Path) -> Path:
-    columns = ["scan", "patient", *(["site"] if predictions.sites else [])]
-    prefixes = (FINDING_PREFIX, _PROBABILITY_PREFIX, _THRESHOLD_PREFIX)
-    header = [*columns, *(prefix + each for prefix in prefixes for each in predictions.labels)]
-    lines = []
-    for row, scan in enumerate(predictions.scans):
-        site = [predictions.sites[row]] if predictions.sites else []
-        said = [yes_no(None if np.isnan(each) else bool(each)) for each in predictions.truth[row]]
-        numbers = [*predictions.probabilities[row], *predictions.thresholds[row]]
-        lines.append(
-            [scan, predictions.patients[row], *site, *said, *(repr(float(n)) for n in numbers)]
-        )
+        cells = [scan, predictions.patients[row]]
+        cells += [predictions.sites[row]] if predictions.sites else []
+        numbers = predictions.probabilities[row]
+        if isinstance(predictions, FindingPredictions):
+            known = predictions.truth[row]
+            cells += [yes_no(None if np.isnan(each) else bool(each)) for each in known]
+            numbers = np.concatenate([numbers, predictions.thresholds[row]])
+        else:
+            cells.append(labels[predictions.truth[row]])
+        lines.append([*cells, *(repr(float(number)) for number in numbers)])
     return write_text(path, as_csv(header, lines))
 
 

@@ -32,7 +32,7 @@ from chestct.evaluation.comparisons import (
     SOUND,
     Comparison,
     Judgement,
-    compare_all,
+    compare,
     paired,
 )
 from chestct.evaluation.figures import (
@@ -57,7 +57,6 @@ from chestct.evaluation.predictions import (
     FindingPredictions,
     Predictions,
     PredictionsError,
-    by_value,
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
@@ -170,13 +169,13 @@ def summarise(
         return _summarise_findings(predictions, chosen, excluded or {})
 
     def parts(values: Sequence[str]) -> dict[str, _GroupSummary]:
-        """The figures of each group of scans."""
-        return {
-            value: _GroupSummary(
-                len(part), part.num_patients, estimate_figures(part, chosen.bootstrap)
-            )
-            for value, part in by_value(predictions, values).items()
-        }
+        """The figures of each group of scans, in alphabetical order."""
+        found = {}
+        for value in sorted(set(values)):
+            part = predictions.choose([i for i, each in enumerate(values) if each == value])
+            figures = estimate_figures(part, chosen.bootstrap)
+            found[value] = _GroupSummary(len(part), part.num_patients, figures)
+        return found
 
     cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
     return Summary(
@@ -328,7 +327,8 @@ def write_evaluation(
         _wrong_lines(predictions, chosen.reports) if isinstance(predictions, Predictions) else []
     )
     texts = _texts(record, summaries, main.comparisons)
-    page = _page(summaries, main.comparisons, drawn, wrong)
+    report = _report(summaries, main.comparisons, drawn, wrong)
+    page = as_page(report, PAGE_COLORS, "chestct evaluate")
     _write_folder(folder, pictures, texts | {_PAGE: page})
     return main
 
@@ -453,7 +453,7 @@ def _compared(
     first: Predictions, second: Predictions, name: str, settings: EvaluationSettings
 ) -> tuple[Comparison, ...]:
     try:
-        return compare_all(first, second, settings.comparisons)
+        return tuple(row for test in settings.comparisons for row in compare(first, second, test))
     except PredictionsError as error:
         msg = f"'{name}' cannot be compared with '{settings.name}'. {error}"
         raise PredictionsError(msg) from error
@@ -592,16 +592,6 @@ def _report(
         comparisons=comparisons,
         at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
     )
-
-
-def _page(
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
-    drawn: Mapping[str, Any],
-    wrong: Sequence[Sequence[str]],
-) -> str:
-    """All tables and figures on one page, with the wrong answers."""
-    return as_page(_report(summaries, comparisons, drawn, wrong), PAGE_COLORS, "chestct evaluate")
 
 
 def _wrong_lines(predictions: Predictions, reports: Mapping[str, str]) -> list[list[str]]:

@@ -42,7 +42,7 @@ _SOFT: Final = "#e2e6ea"
 _MARKERS = ("o", "s", "^")
 
 
-def draw_accuracies(audit: RoiAudit) -> Figure:
+def _draw_accuracies(audit: RoiAudit) -> Figure:
     """Accuracy of the 18 rows: printed, recomputed, Wilson's interval."""
     figure, axes = _new_axes((8.0, 4.0))
     places = [row.published.row for row in audit.rows]
@@ -231,7 +231,7 @@ def report_of(audit: Audit, *, is_whole: bool = True) -> Report:
         "chestct.studies/audit.md.j2",
         _FILTERS,
         {
-            "roi_accuracy": partial(draw_accuracies, roi),
+            "roi_accuracy": partial(_draw_accuracies, roi),
             "roi_spe": partial(_draw_spe, roi),
             "roi_vectors": partial(_draw_vectors, roi),
             "roi_table_6": partial(_draw_cross_validation, roi),

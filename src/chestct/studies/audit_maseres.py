@@ -218,11 +218,11 @@ def audit_maseres_paper() -> MaseresAudit:
     facts = maseres_facts()
     main, *others = facts.patient_models
     ctset = _ctset_counts(facts)
-    damaged = tuple(audit_model(model) for model in facts.damaged_models)
+    damaged = tuple(_audit_model(model) for model in facts.damaged_models)
     return MaseresAudit(
         citation=facts.citation,
-        patients=tuple(audit_model(model) for model in facts.patient_models),
-        slices=tuple(audit_model(model) for model in facts.slice_models),
+        patients=tuple(_audit_model(model) for model in facts.patient_models),
+        slices=tuple(_audit_model(model) for model in facts.slice_models),
         damaged=damaged,
         damaged_as_printed={
             each.name: _is_as_printed(each, facts.table_7[each.name]) for each in damaged
@@ -240,7 +240,7 @@ def audit_maseres_paper() -> MaseresAudit:
     )
 
 
-def audit_model(model: TestedModel) -> ModelAudit:
+def _audit_model(model: TestedModel) -> ModelAudit:
     """A model's figures with intervals."""
     counts = model.counts
     num_pairs = (counts.tp + counts.fn) * (counts.tn + counts.fp)
@@ -292,7 +292,7 @@ def _no_errors(main: TestedModel) -> tuple[Record, ...]:
     `exact_low` is the lower end of the two-sided Clopper-Pearson interval, `error_bound` the exact
     one-sided 95 % bound of the error rate, 3 / n its quick approximation.
     """
-    audited = audit_model(main)
+    audited = _audit_model(main)
     rates = {
         "all test patients": audited.accuracy,
         "COVID-19 patients": audited.covid_recall,
@@ -314,7 +314,7 @@ def _audit_ctset(found: tuple[ClassCounts, ...]) -> ModelAudit | None:
     """The figures behind Table 6, when only one set of counts prints them."""
     if len(found) != 1:
         return None
-    return audit_model(TestedModel("COVID-CTset", found[0], auc=None))
+    return _audit_model(TestedModel("COVID-CTset", found[0], auc=None))
 
 
 def _is_as_printed(audited: ModelAudit, printed: dict[str, float]) -> bool:

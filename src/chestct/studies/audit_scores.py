@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from chestct.evaluation import metrics
-from chestct.evaluation.intervals import WILSON, Estimate, wilson
-from chestct.evaluation.metrics import ClassCounts, Value
+from chestct.evaluation.intervals import Estimate, with_wilson
+from chestct.evaluation.metrics import ClassCounts
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
 
@@ -74,9 +74,9 @@ def score(
     confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, len(labels))
     return Scores(
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-        accuracy=_with_wilson(metrics.accuracy(confusion)),
-        kappa=metrics.kappa(predictions.truth, predictions.decisions, len(labels)).value,
-        macro_f1=metrics.macro_f1(predictions).value,
+        accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
+        kappa=metrics.OVERALL["kappa"](predictions).value,
+        macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
         classes={
             label: score_class(metrics.class_counts(confusion, index), label)
             for index, label in enumerate(labels)
@@ -86,23 +86,11 @@ def score(
 
 def score_class(counts: ClassCounts, label: str) -> ClassScores:
     """The figures of one class from its counts."""
-    return ClassScores(
-        counts=counts,
-        sensitivity=_with_wilson(metrics.sensitivity(counts, label)),
-        specificity=_with_wilson(metrics.specificity(counts, label)),
-        ppv=_with_wilson(metrics.ppv(counts, label)),
-        npv=_with_wilson(metrics.npv(counts, label)),
-        one_vs_rest_accuracy=_with_wilson(metrics.one_vs_rest_accuracy(counts, label)),
-        f1=metrics.f1(counts, label).value,
-    )
-
-
-def _with_wilson(value: Value) -> Estimate:
-    """A proportion with Wilson's 95 % interval; without one where it has no cases."""
-    if value.value is None or value.hits is None or not value.total:
-        return Estimate(value.value, note=value.note, hits=value.hits, total=value.total)
-    low, high = wilson(value.hits, value.total)
-    return Estimate(value.value, low, high, WILSON, value.note, value.hits, value.total)
+    values = metrics.of_counts(counts, label)
+    values["one_vs_rest_accuracy"] = metrics.one_vs_rest_accuracy(counts)
+    f1 = values.pop("f1").value
+    shares = {name: with_wilson(value) for name, value in values.items()}
+    return ClassScores(counts, f1=f1, **shares)
 
 
 def as_predictions(

@@ -108,30 +108,26 @@ def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Pa
         WriteError: They cannot be written.
     """
     files = folder / f"{FILE}.md", folder / f"{FILE}.csv"
-    write_text(files[0], _paper_markdown(found))
-    write_text(files[1], _paper_csv(found))
-    return files
-
-
-def _paper_markdown(found: Sequence[PaperComparison]) -> str:
-    """One table per run."""
-    return fill_markdown(
+    text = fill_markdown(
         "chestct.studies/with_paper.md.j2",
         {"cells": cells},
         notice=NOT_FOR_CLINICAL_USE,
         found=found,
     )
+    write_text(files[0], text)
+    write_text(files[1], _paper_csv(found))
+    return files
 
 
 def cells(figure: Beside) -> list[str]:
     """One line of the table, in per cent."""
     inside = {True: "yes", False: "no", None: ""}[figure.is_inside]
     published = "" if figure.published is None else f"{100 * figure.published:.4g}"
-    recomputed = "" if figure.recomputed is None else percent(figure.recomputed)
-    return [figure.figure, published, recomputed, percent(figure.ours), inside]
+    recomputed = "" if figure.recomputed is None else _percent(figure.recomputed)
+    return [figure.figure, published, recomputed, _percent(figure.ours), inside]
 
 
-def percent(estimate: Estimate) -> str:
+def _percent(estimate: Estimate) -> str:
     """An estimate in per cent with interval and counts, or why there is none."""
     if estimate.value is None:
         return f"- ({estimate.note})"

@@ -55,7 +55,7 @@ SHARE: Final = 0.25
 
 
 @dataclass(frozen=True)
-class Layer:
+class _Layer:
     """A convolution or dense layer, or one head's own row of a dense layer.
 
     Attributes:
@@ -73,7 +73,7 @@ class Layer:
         return int(weight.shape[0 if self.head is None else 1])
 
 
-Parts = Mapping[str, Sequence[Layer]]
+Parts = Mapping[str, Sequence[_Layer]]
 _Choice = Sequence[Sequence[int]]
 """For each layer of a part, the units that are set to zero."""
 
@@ -81,7 +81,7 @@ _Choice = Sequence[Sequence[int]]
 _BLOCK: Final = ("conv1", "conv2", "se.squeeze", "se.excite", "shortcut")
 
 
-def parts_of(network: nn.Module) -> dict[str, list[Layer]]:
+def _parts_of(network: nn.Module) -> dict[str, list[_Layer]]:
     """The parts that can be damaged: I to V of MASERes, else one per top-level module.
 
     The paper's layer numbers give the order in which its seeds are counted. For the heads
@@ -90,29 +90,29 @@ def parts_of(network: nn.Module) -> dict[str, list[Layer]]:
     """
     if isinstance(network, Maseres):
         return _maseres_parts()
-    parts: dict[str, list[Layer]] = {}
+    parts: dict[str, list[_Layer]] = {}
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv3d | nn.Linear):
-            parts.setdefault(name.split(".")[0], []).append(Layer(name))
+            parts.setdefault(name.split(".")[0], []).append(_Layer(name))
     return {
         name: layers
         for name, layers in parts.items()
-        if any(quarter(layer.num_units(network)) for layer in layers)
+        if any(_quarter(layer.num_units(network)) for layer in layers)
     }
 
 
-def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[Layer]]:
+def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[_Layer]]:
     """The named parts, or all; a name may also be a module's dotted name.
 
     Raises:
         UnknownNameError: There is no such part.
     """
-    known = parts_of(network)
+    known = _parts_of(network)
     if not names:
         return known
     inside = {
         name: [
-            Layer(f"{name}.{inner}" if inner else name)
+            _Layer(f"{name}.{inner}" if inner else name)
             for inner, module in part.named_modules()
             if isinstance(module, nn.Conv3d | nn.Linear)
         ]
@@ -124,7 +124,9 @@ def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, li
             for name in names}  # fmt: skip
 
 
-def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float = SHARE) -> _Choice:
+def _published_choice(
+    network: nn.Module, layers: Sequence[_Layer], share: float = SHARE
+) -> _Choice:
     """The notebook's choice: `random.Random(1)` for the first layer of a part, 2 for the next, ...
 
     The numbers of all units are shuffled and the first quarter is taken.
@@ -135,19 +137,12 @@ def _published_choice(network: nn.Module, layers: Sequence[Layer], share: float 
     ]
 
 
-def _random_choice(
-    network: nn.Module, layers: Sequence[Layer], generator: random.Random, share: float = SHARE
-) -> _Choice:
-    """Another choice of as many units."""
-    return [_drawn(generator, layer.num_units(network), share) for layer in layers]
-
-
-def quarter(num_units: int, share: float = SHARE) -> int:
+def _quarter(num_units: int, share: float = SHARE) -> int:
     """How many of so many units are set to zero, rounded down."""
     return int(num_units * share)
 
 
-def damage(network: nn.Module, layers: Sequence[Layer], choice: _Choice) -> tuple[int, int]:
+def _damage(network: nn.Module, layers: Sequence[_Layer], choice: _Choice) -> tuple[int, int]:
     """Set units to zero, in place.
 
     Returns:
@@ -170,25 +165,25 @@ def damage(network: nn.Module, layers: Sequence[Layer], choice: _Choice) -> tupl
     return weights, biases
 
 
-def _maseres_parts() -> dict[str, list[Layer]]:
+def _maseres_parts() -> dict[str, list[_Layer]]:
     blocks = [f"block{number}.{name}" for number in (1, 2, 3) for name in _BLOCK]
     keys_and_queries = [
-        Layer(f"attention.{name}", head) for head in range(NUM_HEADS) for name in ("key", "query")
+        _Layer(f"attention.{name}", head) for head in range(NUM_HEADS) for name in ("key", "query")
     ]
-    values = [Layer("attention.value", head) for head in range(NUM_HEADS)]
+    values = [_Layer("attention.value", head) for head in range(NUM_HEADS)]
     return {
-        "I": [Layer("stem.0"), Layer("stem.3")],
-        "II": [Layer(name) for name in blocks],
+        "I": [_Layer("stem.0"), _Layer("stem.3")],
+        "II": [_Layer(name) for name in blocks],
         "III": [*keys_and_queries, *values],
-        "IV": [Layer("fc1")],
-        "V": [Layer("fc2")],
+        "IV": [_Layer("fc1")],
+        "V": [_Layer("fc2")],
     }
 
 
 def _drawn(generator: random.Random, num_units: int, share: float) -> list[int]:
     numbers = list(range(num_units))
     generator.shuffle(numbers)
-    return sorted(numbers[: quarter(num_units, share)])
+    return sorted(numbers[: _quarter(num_units, share)])
 
 
 def _weight(network: nn.Module, module: str) -> torch.Tensor:
@@ -305,7 +300,7 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
 
 
 def _run_part(
-    plan: DamagePlan, cache: Cache, undamaged: Predictions, part: tuple[str, Sequence[Layer]]
+    plan: DamagePlan, cache: Cache, undamaged: Predictions, part: tuple[str, Sequence[_Layer]]
 ) -> _DamagedPart:
     """Judge a part's damaged networks: the published choice first, then the random ones."""
     name, layers = part
@@ -315,7 +310,7 @@ def _run_part(
         path = plan.folder / f"part-{name}" / f"{kind}.csv"
         if not path.is_file():
             damaged = plan.classifier.load_network()
-            damage(damaged, layers, choice)
+            _damage(damaged, layers, choice)
             engine = _engine(plan, with_network(plan.classifier, damaged))
             path.parent.mkdir(parents=True, exist_ok=True)
             write_predictions(_judge(plan, cache, undamaged, engine), path)
@@ -325,21 +320,22 @@ def _run_part(
     return _DamagedPart(
         name,
         sum(bool(units) for units in choice),
-        sum(damage(network, layers, choice)),
+        sum(_damage(network, layers, choice)),
         found[0],
         tuple(found[1:]),
     )
 
 
 def _choices(
-    plan: DamagePlan, network: nn.Module, part: tuple[str, Sequence[Layer]]
+    plan: DamagePlan, network: nn.Module, part: tuple[str, Sequence[_Layer]]
 ) -> Iterator[tuple[str, _Choice]]:
     name, layers = part
     yield _PUBLISHED, _published_choice(network, layers, plan.share)
     for number in range(1, plan.repeats + 1):
         # Seeded by words, so that more repeats or other parts leave these choices as they are.
         generator = random.Random(f"{plan.seed} {name} {number}")
-        yield f"random-{number:03d}", _random_choice(network, layers, generator, plan.share)
+        drawn = [_drawn(generator, each.num_units(network), plan.share) for each in layers]
+        yield f"random-{number:03d}", drawn
 
 
 def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engine) -> Predictions:
@@ -478,7 +474,7 @@ def _damage_csv(rows: Sequence[DamageRow]) -> str:
     return as_csv(["part", "zeroed", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
-def mean_accuracy(
+def _mean_accuracy(
     repeats: Sequence[Predictions], bootstrap: Bootstrap | None = None
 ) -> Estimate | None:
     """Mean accuracy over choices of units, patients and choices both drawn anew; None of none."""
@@ -507,6 +503,6 @@ def _row(undamaged: Predictions, part: _DamagedPart, settings: Bootstrap) -> Dam
         part,
         estimate_figures(part.published, settings),
         test=test,
-        mean=mean_accuracy(part.repeats, settings),
+        mean=_mean_accuracy(part.repeats, settings),
         accuracies=tuple(float(each.is_right.mean()) for each in part.repeats),
     )

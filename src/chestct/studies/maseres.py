@@ -318,7 +318,7 @@ PATIENT_LEVEL: Final = _Level("MASERes paper, patient level: three networks on v
 SLICE_LEVEL: Final = _Level("MASERes paper, slice level: six transfer networks", "slices")
 
 
-def as_markdown(
+def _as_markdown(
     level: _Level, table: PaperTable, remarks: Sequence[str], patients: PaperTable | None = None
 ) -> str:
     """The whole table for people, with the votes on patients, which the paper does not have."""
@@ -382,7 +382,7 @@ def write_table(
     """
     tables = {"": table} if patients is None else {"": table, "patients": patients}
     texts = {
-        "table.md": as_markdown(level, table, remarks, patients),
+        "table.md": _as_markdown(level, table, remarks, patients),
         "table.csv": _figures_csv(table),
         "tests.csv": _tests_csv(tables),
         "table.json": _as_json(level, tables, remarks),

@@ -13,6 +13,20 @@ Kernels and matrices are drawn from a normal distribution of the trained ones' r
 of biases and of what a normalisation keeps, the entries are shuffled, which leaves activations at
 a scale that the network can work with. Maps are compared inside the lungs, as gates and
 backgrounds make all maps alike outside.
+
+Painting is done on the prepared input and not on the scan: a scan whose lungs are filled has none
+to be found, and would come back as unsuitable, or cropped elsewhere. So the network is asked the
+same question, on the same grid and with the same gates, about other content.
+
+What the paint is worth: where a recipe has a fixed scale of Hounsfield units it stands for healthy
+lung, soft tissue and air in these units; other recipes scale each scan by itself, so healthy lung
+is the lower quartile of the input inside the lungs, soft tissue its 99th percentile (vessels), and
+air the lowest value. Lungs are painted twice, as no paint is neutral: an answer that stands both
+when they are healthy and when they are solid does not rest on them.
+
+Harmless changes are made to the scan itself, before its lungs are found, as the preparation is part
+of what answers; only the exchange of left and right is made to what was prepared. None is drawn
+from a real scanner: a kernel is a filter here, and thick slices are means of thin ones.
 """
 
 from __future__ import annotations
@@ -20,6 +34,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,28 +51,28 @@ from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
 from chestct.labels import UNSUITABLE
 from chestct.pipeline import scan_name
-from chestct.preprocess.masks import bounding_box, mask_on_grid
+from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 from chestct.preprocess.oblique import on_body
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_mask, same_place
-from chestct.studies.model_audit_changes import (
-    CHANGES,
-    MIRROR,
-    MIRROR_WORDS,
-    WORDS,
-    changed_scan,
-    find_paint,
-    mirrored,
-    painted_scans,
-)
 from chestct.studies.model_audit_findings import (
     BLANKING,
+    DENSE,
     GIVEN_LESIONS,
     HEAT_MAP,
+    LESION,
+    LUNGS_HEALTHY,
+    LUNGS_TISSUE,
+    MIRROR,
+    MIRROR_WORDS,
+    OUTSIDE_AIR,
+    OUTSIDE_BACKGROUND,
+    OUTSIDE_TISSUE,
     STABILITY,
     TRUE_LESIONS,
+    WORDS,
     MapTest,
     ModelAudit,
     Probe,
@@ -65,7 +80,7 @@ from chestct.studies.model_audit_findings import (
     WeightStage,
     judge_scan_audit,
 )
-from chestct.volume import Volume
+from chestct.volume import AIR_HU, Grid, Unit, Volume, to_canonical
 
 _NUM_DRAWS: Final = 5
 """Maps of random networks that a map is compared with."""
@@ -113,7 +128,7 @@ def _compare_weights(
     for _ in range(_MOST_DRAWS):
         network = copy.deepcopy(classifier.network)
         generator = _generator(rng)
-        for part in parts_of(network).values():
+        for part in _parts_of(network).values():
             _redraw(part, generator)
         whole.append(_compared(_WHOLE, with_network(classifier, network), prepared, found))
         if sum(stage.spearman is not None for stage in whole) == _NUM_DRAWS:
@@ -121,7 +136,7 @@ def _compare_weights(
     return MapTest(found.method, found.label, True, cascade, tuple(whole))
 
 
-def parts_of(network: nn.Module) -> dict[str, list[Tensor]]:
+def _parts_of(network: nn.Module) -> dict[str, list[Tensor]]:
     """What each part of a network has learned, by name, in the order in which they were made."""
     parts = {name: [*part.parameters(), *part.buffers()] for name, part in network.named_children()}
     own = [*network.parameters(recurse=False), *network.buffers(recurse=False)]
@@ -139,7 +154,7 @@ def _redraw(learned: list[Tensor], generator: torch.Generator) -> None:
                 tensor.copy_(tensor[torch.randperm(tensor.numel(), generator=generator)])
 
 
-def spearman(first: Heat, second: Heat, where: Mask) -> float:
+def _spearman(first: Heat, second: Heat, where: Mask) -> float:
     """Rank correlation of two maps inside a mask; 0 where one of them is the same everywhere."""
     from scipy.stats import rankdata
 
@@ -171,7 +186,7 @@ def _cascade(
 ) -> Iterator[WeightStage]:
     network = copy.deepcopy(classifier.network)
     changed = with_network(classifier, network)
-    for name, part in reversed(parts_of(network).items()):
+    for name, part in reversed(_parts_of(network).items()):
         _redraw(part, generator)
         yield _compared(name, changed, prepared, found)
 
@@ -184,7 +199,7 @@ def _compared(
         return WeightStage(name, None, None)
     return WeightStage(
         name,
-        spearman(found.heat, other.heat, prepared.lungs),
+        _spearman(found.heat, other.heat, prepared.lungs),
         _structural_similarity(found.heat, other.heat, prepared.lungs),
     )
 
@@ -317,7 +332,7 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
         probes=(
             *_blanked(auditor, subject, before, (prepared, lesion)),
             *_changed(auditor, subject, before, noise_rng),
-            _asked(auditor, mirrored(prepared), before, (STABILITY, MIRROR, MIRROR_WORDS)),
+            _asked(auditor, _mirrored(prepared), before, (STABILITY, MIRROR, MIRROR_WORDS)),
         ),
         map_test=map_test,
     )
@@ -432,8 +447,8 @@ def _blanked(
     seen: tuple[PreparedScan, Mask | None],
 ) -> Iterator[Probe]:
     prepared, lesion = seen
-    paint = find_paint(prepared, subject.volume.unit)
-    for name, painted in painted_scans(prepared, lesion, paint):
+    paint = _find_paint(prepared, subject.volume.unit)
+    for name, painted in _painted_scans(prepared, lesion, paint):
         auditor.listener(f"{subject.name}: {WORDS[name]}")
         yield _asked(auditor, painted, before, (BLANKING, name, WORDS[name]))
 
@@ -443,7 +458,7 @@ def _changed(
 ) -> Iterator[Probe]:
     for name, change in CHANGES.items():
         auditor.listener(f"{subject.name}: {change.words}")
-        changed = changed_scan(subject.volume, change, rng)
+        changed = _changed_scan(subject.volume, change, rng)
         prepared = prepare(changed, auditor.classifier.recipe)
         yield _asked(auditor, prepared, before, (STABILITY, name, change.words))
 
@@ -458,3 +473,200 @@ def _asked(
     share = shares[before.decision]
     change = share - before.share
     return Probe(*what, shares, decision, share, change, is_same=decision == before.decision)
+
+
+_HEALTHY_HU: Final = -850.0
+_TISSUE_HU: Final = 40.0
+_MARGIN_MM: Final = 3.0
+"""Rim around the lungs that counts as lung: half of a border voxel's content is lung's."""
+_DENSE_ML: Final = 30.0
+"""Vessels that hang together are smaller; a stomach taken for lung had 80 ml and more."""
+_FIXED_SCALES: Final = ("window", "window_8bit")
+_HEALTHY_PERCENT: Final = 25
+_TISSUE_PERCENT: Final = 99
+
+
+@dataclass(frozen=True)
+class _Paint:
+    """Values of the network's input that stand for healthy lung, soft tissue and air."""
+
+    healthy: float
+    tissue: float
+    air: float
+
+
+def _find_paint(prepared: PreparedScan, unit: Unit) -> _Paint:
+    """What to paint with.
+
+    Args:
+        prepared: The scan.
+        unit: Of the scan's own voxels.
+    """
+    recipe = prepared.recipe
+    if unit == "HU" and recipe.intensity in _FIXED_SCALES:
+        low, high = recipe.window_hu
+        healthy, tissue, air = (
+            float(np.clip((hu - low) / (high - low), 0.0, 1.0))
+            for hu in (_HEALTHY_HU, _TISSUE_HU, AIR_HU)
+        )
+        return _Paint(healthy, tissue, air)
+    inside = prepared.input[0][_lungs_with_rim(prepared)]
+    healthy, tissue = np.percentile(inside, [_HEALTHY_PERCENT, _TISSUE_PERCENT]).tolist()
+    return _Paint(healthy, tissue, float(prepared.input.min()))
+
+
+def _lungs_with_rim(prepared: PreparedScan) -> Mask:
+    """The lungs at the input's size with their rim."""
+    depth, height, width = (_MARGIN_MM / spacing for spacing in prepared.grid.spacing_mm)
+    return grown(prepared.lungs, (depth, height, width))
+
+
+def _painted_scans(
+    prepared: PreparedScan, lesion: Mask | None, paint: _Paint
+) -> Iterator[tuple[str, PreparedScan]]:
+    """Each way to blank a part, by its name in `WORDS`, and the scan with it blanked.
+
+    Args:
+        prepared: The scan; it is not changed.
+        lesion: What counts as the lesion, at the input's size; None leaves that out.
+        paint: What to paint with.
+    """
+    lungs = _lungs_with_rim(prepared)
+    background = prepared.recipe.background
+    if lesion is not None:
+        yield LESION, _painted(prepared, lesion, paint.healthy)
+    piece = _dense_piece(prepared, paint)
+    if piece is not None:
+        yield DENSE, _painted(prepared, piece, paint.healthy)
+    yield LUNGS_HEALTHY, _painted(prepared, lungs, paint.healthy)
+    yield LUNGS_TISSUE, _painted(prepared, lungs, paint.tissue)
+    if background is not None:
+        yield OUTSIDE_BACKGROUND, _painted(prepared, ~lungs, background)
+    else:
+        yield OUTSIDE_AIR, _painted(prepared, ~lungs, paint.air)
+        yield OUTSIDE_TISSUE, _painted(prepared, ~lungs, paint.tissue)
+
+
+def _dense_piece(prepared: PreparedScan, paint: _Paint) -> Mask | None:
+    """The largest piece as dense as tissue in the lungs' outline, if it is large.
+
+    It can be consolidation, or an organ outside the lungs that was taken for lung.
+    """
+    from scipy import ndimage
+
+    dense = prepared.lungs & (prepared.input[0] > (paint.healthy + 3 * paint.tissue) / 4)
+    pieces, count = ndimage.label(dense)
+    if count == 0:
+        return None
+    largest = pieces == int(np.bincount(pieces.ravel())[1:].argmax()) + 1
+    volume_ml = int(np.count_nonzero(largest)) * prepared.grid.voxel_ml
+    return np.asarray(largest) if volume_ml >= _DENSE_ML else None
+
+
+def _painted(prepared: PreparedScan, where: Mask, value: float) -> PreparedScan:
+    changed = prepared.input.copy()
+    changed[:, where] = value
+    return replace(prepared, input=changed)
+
+
+_SHIFT_MM: Final = 10.0
+_NOISE_HU: Final = 20.0
+_NOISE_GREY: Final = 4.0
+"""Of exports with values from 0 to 255."""
+_KERNEL_MM: Final = 0.8
+"""Standard deviation of the Gauss that smooths, and that is taken away from a sharper slice."""
+_THICK_MM: Final = 5.0
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A change in words, and what makes it of a canonical scan and a generator."""
+
+    words: str
+    make: Callable[[Volume, np.random.Generator], Volume]
+
+
+def _changed_scan(volume: Volume, change: _Change, rng: np.random.Generator) -> Volume:
+    """A scan with a change; the scan itself stays as it is."""
+    return change.make(to_canonical(volume), rng)
+
+
+def _moved(volume: Volume, _: np.random.Generator, *, axis: int) -> Volume:
+    """The patient moved along an axis, the grid staying; what comes into view is air."""
+    steps = max(1, round(_SHIFT_MM / volume.grid.spacing_mm[axis]))
+    lowest = float(volume.voxels.min())
+    outside = AIR_HU if volume.unit == "HU" else lowest
+    moved = np.full_like(volume.voxels, outside)
+    target: list[slice] = [slice(None)] * 3
+    source: list[slice] = [slice(None)] * 3
+    target[axis], source[axis] = slice(steps, None), slice(None, -steps)
+    moved[tuple(target)] = volume.voxels[tuple(source)]
+    return volume.with_voxels(moved)
+
+
+def _noisier(volume: Volume, rng: np.random.Generator) -> Volume:
+    spread = _NOISE_HU if volume.unit == "HU" else _NOISE_GREY
+    noise = rng.standard_normal(volume.voxels.shape, dtype=np.float32)
+    return _as_stored(volume.voxels + np.float32(spread) * noise, volume)
+
+
+def _smoother(volume: Volume, _: np.random.Generator) -> Volume:
+    return _as_stored(_smoothed(volume), volume)
+
+
+def _sharper(volume: Volume, _: np.random.Generator) -> Volume:
+    values = volume.voxels.astype(np.float32)
+    return _as_stored(2 * values - _smoothed(volume), volume)
+
+
+def _thicker(volume: Volume, _: np.random.Generator) -> Volume:
+    """Neighbouring slices become one, at least two; a rest at the top is left out."""
+    grid = volume.grid
+    num = min(max(2, round(_THICK_MM / grid.spacing_mm[0])), grid.shape[0])
+    slabs = grid.shape[0] // num
+    groups = volume.voxels[: slabs * num].reshape(slabs, num, *grid.shape[1:])
+    means = groups.mean(axis=1, dtype=np.float32)
+    new_grid = grid.moved(
+        ((num - 1) / 2, 0.0, 0.0), (float(num), 1.0, 1.0), (slabs, grid.shape[1], grid.shape[2])
+    )
+    return _as_stored(means, volume, new_grid)
+
+
+def _smoothed(volume: Volume) -> Heat:
+    from scipy.ndimage import gaussian_filter
+
+    _, height, width = volume.grid.spacing_mm
+    sigma = (0.0, _KERNEL_MM / height, _KERNEL_MM / width)
+    return np.asarray(gaussian_filter(volume.voxels, sigma, output=np.float32), dtype=np.float32)
+
+
+def _as_stored(values: Heat, volume: Volume, grid: Grid | None = None) -> Volume:
+    """A scan of values in the type, where of whole numbers in the limits, of the scan's own."""
+    kind = volume.voxels.dtype
+    if kind.kind in "iu":
+        limits = np.iinfo(kind)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return volume.with_voxels(values.astype(kind), grid)
+
+
+CHANGES: Final[dict[str, _Change]] = {
+    "shift-left": _Change(f"patient moved {_SHIFT_MM:g} mm to the left", partial(_moved, axis=2)),
+    "shift-back": _Change(f"patient moved {_SHIFT_MM:g} mm to the back", partial(_moved, axis=1)),
+    "noise": _Change(f"noise of {_NOISE_HU:g} HU added", _noisier),
+    "smooth": _Change(f"smoother kernel (Gauss, {_KERNEL_MM:g} mm)", _smoother),
+    "sharp": _Change(f"sharper kernel (unsharp mask, {_KERNEL_MM:g} mm)", _sharper),
+    "thick": _Change(f"slices of {_THICK_MM:g} mm or two in one", _thicker),
+}
+"""Change name to change."""
+
+
+def _mirrored(prepared: PreparedScan) -> PreparedScan:
+    """A prepared scan with left and right exchanged.
+
+    Done after the preparation: that finds the liver on the wrong side, and refuses such a scan.
+    """
+    return replace(
+        prepared,
+        input=np.ascontiguousarray(prepared.input[..., ::-1]),
+        lungs=np.ascontiguousarray(prepared.lungs[..., ::-1]),
+    )

@@ -17,16 +17,6 @@ from typing import Any, Final, TypeAlias
 from chestct.labels import UNSUITABLE
 from chestct.report.pages import fill_markdown
 from chestct.storage import write_text
-from chestct.studies.model_audit_changes import (
-    DENSE,
-    LESION,
-    LUNGS_HEALTHY,
-    LUNGS_TISSUE,
-    MIRROR,
-    OUTSIDE_AIR,
-    OUTSIDE_BACKGROUND,
-    OUTSIDE_TISSUE,
-)
 
 _SERIOUS: Final = "serious"
 _NOTABLE: Final = "notable"
@@ -42,6 +32,28 @@ _SAME_MAP_FROM: Final = 0.7
 
 BLANKING: Final = "blanking"
 STABILITY: Final = "stability"
+
+LESION: Final = "lesion"
+LUNGS_HEALTHY: Final = "lungs-healthy"
+LUNGS_TISSUE: Final = "lungs-tissue"
+DENSE: Final = "dense-piece"
+OUTSIDE_AIR: Final = "outside-air"
+OUTSIDE_TISSUE: Final = "outside-tissue"
+OUTSIDE_BACKGROUND: Final = "outside-background"
+
+WORDS: Final[dict[str, str]] = {
+    LESION: "lesion filled with healthy lung",
+    LUNGS_HEALTHY: "lungs filled with healthy lung",
+    LUNGS_TISSUE: "lungs filled with soft tissue",
+    DENSE: "largest dense piece in the outline of the lungs filled with healthy lung",
+    OUTSIDE_AIR: "all but the lungs made air",
+    OUTSIDE_TISSUE: "all but the lungs made soft tissue",
+    OUTSIDE_BACKGROUND: "all but the lungs made background",
+}
+"""What is painted over, in words."""
+
+MIRROR: Final = "mirror"
+MIRROR_WORDS: Final = "left and right exchanged"
 
 TRUE_LESIONS: Final = "true lesions"
 GIVEN_LESIONS: Final = "given lesions"
@@ -135,7 +147,7 @@ class MapTest:
 
 
 @dataclass(frozen=True)
-class Finding:
+class _Finding:
     """A verdict in words.
 
     Attributes:
@@ -174,7 +186,7 @@ class ScanAudit:
     lesion_share: float | None = None
     probes: tuple[Probe, ...] = ()
     map_test: MapTest | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[_Finding, ...] = ()
     is_finding: bool = True
 
     def probe(self, name: str) -> Probe | None:
@@ -214,7 +226,7 @@ class ModelAudit:
     @property
     def severity(self) -> str:
         """The worst of all findings."""
-        return worst_severity([finding for scan in self.scans for finding in scan.findings])
+        return _worst_severity([finding for scan in self.scans for finding in scan.findings])
 
 
 _OUTSIDE: Final = (OUTSIDE_AIR, OUTSIDE_TISSUE, OUTSIDE_BACKGROUND)
@@ -223,7 +235,7 @@ _Verdicts: TypeAlias = Iterator[tuple[str, str]]
 """Severities, and the sentences that tell why."""
 
 
-def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
+def judge_scan_audit(audit: ScanAudit) -> tuple[_Finding, ...]:
     """What one scan's answers mean, worst first.
 
     * Lungs: serious where decision and probability stand both with healthy and with solid lungs;
@@ -240,16 +252,16 @@ def judge_scan_audit(audit: ScanAudit) -> tuple[Finding, ...]:
       notable; of the exchange of left and right it is a remark, as hearts lie on the left.
     """
     if audit.decision == UNSUITABLE:
-        return (Finding(_REMARK, "scan", "The scan is unsuitable and was not asked about."),)
+        return (_Finding(_REMARK, "scan", "The scan is unsuitable and was not asked about."),)
     found = [
-        Finding(severity, check, sentence)
+        _Finding(severity, check, sentence)
         for check, judge in _CHECKS.items()
         for severity, sentence in judge(audit)
     ]
     return tuple(sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)))
 
 
-def worst_severity(findings: Sequence[Finding]) -> str:
+def _worst_severity(findings: Sequence[_Finding]) -> str:
     """The worst severity among findings; "fine" where there are none."""
     return min((each.severity for each in findings), key=_SEVERITIES.index, default=_FINE)
 
@@ -429,7 +441,7 @@ def write_model_audit(audit: ModelAudit, folder: Path) -> list[Path]:
     document = json.dumps(_as_document(audit), indent=1, ensure_ascii=False) + "\n"
     return [
         write_text(folder / JSON_FILE, document),
-        write_text(folder / MARKDOWN_FILE, as_markdown(audit)),
+        write_text(folder / MARKDOWN_FILE, _as_markdown(audit)),
     ]
 
 
@@ -468,7 +480,7 @@ def verdict(audit: ModelAudit) -> str:
     return " ".join(sentences)
 
 
-def as_markdown(audit: ModelAudit) -> str:
+def _as_markdown(audit: ModelAudit) -> str:
     """The whole audit, verdict first; a line per scan tells the worst finding of each check."""
     return fill_markdown(
         "chestct.studies/model_audit.md.j2",
@@ -495,7 +507,7 @@ def probe_cells(probe: Probe) -> list[str]:
 def _severity_of(check: str, scan: ScanAudit) -> str:
     """The worst finding of one check; empty where it was not made."""
     found = [finding for finding in scan.findings if finding.check == check]
-    return worst_severity(found) if found else ""
+    return _worst_severity(found) if found else ""
 
 
 def _num_with(scans: Sequence[ScanAudit], severity: str) -> int:

@@ -48,7 +48,7 @@ ROI_LAYERS: Final = ("none", "text", "figure", "all", "every")
 every stage, and every activation, for which the authors' memory did not suffice."""
 
 
-def row_settings(base: RunSettings, row: Row) -> RunSettings:
+def _row_settings(base: RunSettings, row: Row) -> RunSettings:
     """A study's settings with a row's network, gating and t."""
     settings = {**base.network.settings, "gating": row.gating}
     network = base.network.model_copy(update={"name": row.network, "settings": settings})
@@ -92,7 +92,7 @@ def run_ablation(
         rows: Of the table.
         before_row: Told of each row that is begun or gone on with.
     """
-    settings = {row: row_settings(plan.settings, row) for row in rows}
+    settings = {row: _row_settings(plan.settings, row) for row in rows}
     return run_study(plan, settings, before_row=before_row)
 
 
@@ -101,7 +101,7 @@ _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _SPREAD = 0.006
 
 
-def draw_accuracies(rows: Sequence[TableRow]) -> Figure:
+def _draw_accuracies(rows: Sequence[TableRow]) -> Figure:
     """Accuracy over t with Wilson's intervals: a panel per network, a curve per gating."""
     from matplotlib.figure import Figure
 
@@ -238,7 +238,7 @@ def _pairs_csv(tests: Sequence[RowTest]) -> str:
     return as_csv([*header, "p_value", "p_holm"], lines)
 
 
-def as_markdown(rows: Sequence[TableRow], tests: Sequence[RowTest], remarks: Sequence[str]) -> str:
+def _as_markdown(rows: Sequence[TableRow], tests: Sequence[RowTest], remarks: Sequence[str]) -> str:
     """The whole table for people."""
     return fill_markdown(
         "chestct.studies/roi_ablation.md.j2",
@@ -259,7 +259,7 @@ def _percent(estimate: Estimate) -> str:
     return estimate.words
 
 
-_FIGURES: Final = {"accuracy": draw_accuracies, "sensitivity": _draw_sensitivities}
+_FIGURES: Final = {"accuracy": _draw_accuracies, "sensitivity": _draw_sensitivities}
 _ENDINGS: Final = (".png", ".svg")
 
 
@@ -288,7 +288,7 @@ def write_ablation(
     if not rows:
         return rows
     tests = _compare_pairs(rows)
-    write_text(folder / "table.md", as_markdown(rows, tests, [*remarks, *progress.gaps]))
+    write_text(folder / "table.md", _as_markdown(rows, tests, [*remarks, *progress.gaps]))
     write_text(folder / "table.csv", _rows_csv(rows))
     write_text(folder / "tests.csv", _pairs_csv(tests))
     for name, draw in _FIGURES.items():

@@ -11,7 +11,6 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -34,23 +33,6 @@ CHECKLISTS: Final = {
 _FOR_THE_AUTHOR: Final = "**for the author**"
 
 
-@dataclass(frozen=True)
-class Known:
-    """What a checklist is filled in from.
-
-    Attributes:
-        classifier: What was evaluated.
-        manifest: The scans it was to judge.
-        summary: What was found.
-        excluded: Scans without a decision, with the reason.
-    """
-
-    classifier: Classifier
-    manifest: Manifest
-    summary: Summary
-    excluded: Mapping[str, str]
-
-
 def require_checklists(names: Sequence[str]) -> None:
     """Refuse names of checklists that there are none of.
 
@@ -61,15 +43,35 @@ def require_checklists(names: Sequence[str]) -> None:
         look_up(CHECKLISTS, name, kind="checklist")
 
 
-def write_checklist(name: str, known: Known, folder: Path) -> Path:
+def write_checklist(
+    name: str,
+    folder: Path,
+    classifier: Classifier,
+    manifest: Manifest,
+    summary: Summary,
+    excluded: Mapping[str, str],
+) -> Path:
     """Write `checklist_NAME.md`: every item, with what is known of it or marked for the author.
+
+    Args:
+        name: In `CHECKLISTS`.
+        folder: Where to write to.
+        classifier: What was evaluated.
+        manifest: The scans it was to judge.
+        summary: What was found.
+        excluded: Scans without a decision, with the reason.
 
     Raises:
         UnknownNameError: There is no such checklist.
         WriteError: It cannot be written.
     """
     require_checklists([name])
-    facts = {**_of_scans(known), **_of_classifier(known), **_of_run(known), **_of_results(known)}
+    facts = {
+        **_of_scans(classifier, manifest, summary, len(excluded)),
+        **_of_classifier(classifier),
+        **_of_run(classifier, manifest),
+        **_of_results(summary),
+    }
     text = files("chestct.training").joinpath("checklists.csv").read_text(encoding="utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row["list"] == name]
     said = [facts.get(row["fact"], "") for row in rows]
@@ -87,11 +89,12 @@ def write_checklist(name: str, known: Known, folder: Path) -> Path:
     )
 
 
-def _of_scans(known: Known) -> dict[str, str]:
+def _of_scans(
+    classifier: Classifier, manifest: Manifest, summary: Summary, num_excluded: int
+) -> dict[str, str]:
     """What the manifest and the scans say."""
-    manifest, summary = known.manifest, known.summary
     cases = ", ".join(f"{count} {label}" for label, count in summary.cases.items())
-    developed = f"Development: {known.classifier.card.trained_on}"
+    developed = f"Development: {classifier.card.trained_on}"
     reasons = Counter(row.excluded for row in manifest.excluded)
     steps = "; ".join(
         f"{step}: {scans} scans of {patients} patients"
@@ -108,11 +111,11 @@ def _of_scans(known: Known) -> dict[str, str]:
     return {
         "sources": f"Evaluation: {manifest.name}. {developed}",
         "excluded": "; ".join(f"{count} scans: {why}" for why, count in reasons.items()),
-        "missing": f"{len(known.excluded)} scans without a decision are left out of the figures.",
+        "missing": f"{num_excluded} scans without a decision are left out of the figures.",
         "acquisition": "; ".join(sizes[name] for name in _ACQUISITION if name in sizes),
         "sites": f"Evaluation: {len(sites)} sites, {', '.join(sites)}." if sites else "",
         "dates": f"Evaluation: {dates[0]} to {dates[-1]}." if dates else "",
-        "flow": f"{steps}; without a decision: {len(known.excluded)} scans.",
+        "flow": f"{steps}; without a decision: {num_excluded} scans.",
         "groups": f"Evaluation, scans by {'; '.join(sizes.values())}." if sizes else "",
         "numbers": f"Evaluation: {summary.num_scans} scans of {summary.num_patients} patients "
         f"({cases}). {developed}",
@@ -123,9 +126,9 @@ def _of_scans(known: Known) -> dict[str, str]:
 _ACQUISITION: Final = ("scanner", "slice_thickness_mm")
 
 
-def _of_classifier(known: Known) -> dict[str, str]:
+def _of_classifier(classifier: Classifier) -> dict[str, str]:
     """What the card says."""
-    card, recipe = known.classifier.card, known.classifier.recipe
+    card, recipe = classifier.card, classifier.recipe
     versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
     prepared = ", ".join(f"{name} {value}" for name, value in card.recipe.items() if name != "name")
     settings = json.dumps(card.network_settings, ensure_ascii=False)
@@ -142,7 +145,7 @@ def _of_classifier(known: Known) -> dict[str, str]:
         "output": f"A probability for each of {', '.join(card.labels)}; "
         + (
             "each finding is present from its own threshold on."
-            if known.classifier.are_findings
+            if classifier.are_findings
             else "the decision is the largest"
             + (f", uncertain below {below:.4g}." if below else ".")
         ),
@@ -153,9 +156,9 @@ def _of_classifier(known: Known) -> dict[str, str]:
     }
 
 
-def _of_run(known: Known) -> dict[str, str]:
+def _of_run(classifier: Classifier, manifest: Manifest) -> dict[str, str]:
     """What the record of the classifier's run says; empty texts where it is not there."""
-    folder = known.classifier.folder.resolve()
+    folder = classifier.folder.resolve()
     found = [each / RUN_FILE for each in folder.parents[:2] if (each / RUN_FILE).is_file()]
     if not found:
         return {}
@@ -164,7 +167,7 @@ def _of_run(known: Known) -> dict[str, str]:
     training, data = settings["training"], settings["data"]
     folds = f"{record['folds']} folds; " if record["folds"] else ""
     kept = {"best": "of the epoch with the lowest validation loss", "last": "of the last epoch"}
-    parts = parts_in_run(folder, known.manifest) or {}
+    parts = parts_in_run(folder, manifest) or {}
     counts = ", ".join(f"{n} {part}" for part, n in Counter(parts.values()).items())
     return {
         "partitions": f"{folds}a validation share of {data['validation_share']} drawn with seed "
@@ -188,9 +191,8 @@ _SAID_OF_TRAINING: Final = (
 )
 
 
-def _of_results(known: Known) -> dict[str, str]:
+def _of_results(summary: Summary) -> dict[str, str]:
     """What the evaluation found."""
-    summary = known.summary
     figures = summary.figures
     overall = [f"{FIGURE_NAMES[name]} {each.words}" for name, each in figures.overall.items()]
     diagnostic = [

@@ -90,7 +90,7 @@ class Division:
             for name, part_of in self.parts.items()
         }
         require_classes(kept[TRAINING], TRAINING)
-        return Division(kept[TRAINING], kept[VALIDATION], kept.get(TEST))
+        return Division(**kept)
 
 
 def divide(manifest: Manifest, section: DataSection | SliceDataSection) -> Division:
@@ -383,19 +383,15 @@ def _refuse_failed(manifest: Manifest, prepared: Preparation) -> None:
 
 def labelled_sets(division: Division, cache: Cache, section: DataSection) -> LabelledSets:
     """A division's prepared inputs, as the loop takes them."""
-    return LabelledSets(
-        training=LabelledScans(cache, division.training, section.variants),
-        validation=LabelledScans(cache, division.validation),
-        num_classes=len(division.training.labels),
-        test=None if division.test is None else LabelledScans(cache, division.test),
-    )
+    variants = {TRAINING: section.variants}
+    parts = {
+        name: LabelledScans(cache, part_of, variants.get(name, 1))
+        for name, part_of in division.parts.items()
+    }
+    return LabelledSets(**parts, num_classes=len(division.training.labels))
 
 
 def labelled_slices(division: Division, store: SliceStore) -> LabelledSets:
     """A division's slices, as the loop takes them."""
-    return LabelledSets(
-        training=LabelledSlices(store, division.training),
-        validation=LabelledSlices(store, division.validation),
-        num_classes=len(division.training.labels),
-        test=None if division.test is None else LabelledSlices(store, division.test),
-    )
+    parts = {name: LabelledSlices(store, part_of) for name, part_of in division.parts.items()}
+    return LabelledSets(**parts, num_classes=len(division.training.labels))

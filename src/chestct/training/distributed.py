@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, TypeVar
@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from chestct.errors import ChestCTError, TrainingError
 from chestct.networks.blocks import cpu_multiplies_in_bf16
@@ -312,26 +311,3 @@ def from_main(value: Any) -> Any:
     content = torch.frombuffer(text if is_sender else bytearray(int(length)), dtype=torch.uint8)
     dist.broadcast(content, 0)
     return json.loads(content.numpy().tobytes())
-
-
-def averaging(
-    called: Callable[..., torch.Tensor], *, is_wanted: bool
-) -> AbstractContextManager[None]:
-    """While entered, gradients are averaged over the processes, or only added up in each."""
-    if isinstance(called, DistributedDataParallel) and not is_wanted:
-        return called.no_sync()
-    return nullcontext()
-
-
-def share_buffers(network: nn.Module) -> None:
-    """Give all processes the running statistics of the first."""
-    if not current_ranks().is_alone:
-        for buffer in network.buffers():
-            dist.broadcast(buffer, 0)
-
-
-def raise_agreed(error: ChestCTError) -> None:
-    """Raise an error that all processes come to at once, so that only the first one tells it."""
-    if current_ranks().is_main:
-        raise error
-    raise OtherProcessError("All processes of this training ended.") from error

@@ -39,7 +39,6 @@ from chestct.errors import ChestCTError, TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
 from chestct.evaluation.patient_votes import (
     VOTES,
-    all_votes,
     assumption,
     one_per_patient,
     vote,
@@ -62,7 +61,7 @@ from chestct.familiarity import Familiarity, separation
 from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
-from chestct.training.checklists import Known, write_checklist
+from chestct.training.checklists import write_checklist
 from chestct.training.data import make_cache, parts_in_run, patient_labels_of, read_slices
 from chestct.training.loop import evaluate
 from chestct.training.plan import (
@@ -132,7 +131,9 @@ def judge_manifest(
     reasons |= dict(prepared.failed)
     rows = tuple(row for row in manifest.rows if row.number not in reasons)
     if not rows:
-        raise TrainingError(_nothing_left(manifest, reasons))
+        first = min(reasons)
+        msg = f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row"
+        raise TrainingError(f"{msg} {first}: {reasons[first]}")
     probabilities = []
     for number, row in enumerate(rows):
         found = cache.get(manifest.path(row), read_options(row, manifest.folder))
@@ -177,7 +178,7 @@ _SEEN: Final = {
 }
 
 
-def seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
+def _seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     """Which rows a classifier has seen, a sentence for each part; empty where none is known.
 
     Args:
@@ -201,7 +202,7 @@ def seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(said)
 
 
-def require_own_folder(folder: Path) -> None:
+def _require_own_folder(folder: Path) -> None:
     """Refuse to write an evaluation where a training or a classifier has its own files.
 
     Raises:
@@ -365,9 +366,9 @@ def evaluate_manifest(
         WriteError: The folder cannot be written.
     """
     wishes = wishes or Wishes()
-    require_own_folder(folder)
+    _require_own_folder(folder)
     _require_columns(manifest, wishes.by)
-    seen = seen_before(classifier.folder, manifest)
+    seen = _seen_before(classifier.folder, manifest)
     for sentence in seen:
         listener.note(sentence)
     cache = make_cache(DataSection(), classifier.recipe)
@@ -393,7 +394,7 @@ def evaluate_manifest(
     )
     summary = write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
     for name in wishes.checklists:
-        write_checklist(name, Known(classifier, manifest, summary, excluded), folder)
+        write_checklist(name, folder, classifier, manifest, summary, excluded)
     return summary
 
 
@@ -498,14 +499,6 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
         raise PredictionsError(msg)
 
 
-def _nothing_left(manifest: Manifest, reasons: Mapping[int, str]) -> str:
-    first = min(reasons)
-    return (
-        f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row {first}: "
-        f"{reasons[first]}"
-    )
-
-
 MAIN_VOTE: Final = "mean"
 """The vote that others are compared with: the only one without a number to choose."""
 SLICES_AT_ONCE: Final = 32
@@ -566,7 +559,8 @@ def write_judged(
         settings=EvaluationSettings(name=f"{judged.name}, slices", remarks=remarks),
         logs=logs,
     )
-    votes = all_votes(judged.slices, judged.votes, judged.patient_labels, judged.negative)
+    given = (judged.votes, judged.patient_labels, judged.negative)
+    votes = {name: vote(judged.slices, name, *given) for name in VOTES}
     assumed = assumption(judged.slices.labels, judged.negative)
     others = {f"{judged.name}, {name}": votes[name] for name in VOTES if name != MAIN_VOTE}
     for name, each in votes.items():
@@ -660,11 +654,11 @@ def evaluate_slices(
     Raises:
         ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
-    require_own_folder(folder)
+    _require_own_folder(folder)
     classifier = load_slice_classifier(place)
     manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)
-    seen = seen_before(place, manifest)
+    seen = _seen_before(place, manifest)
     for sentence in seen:
         listener.note(sentence)
     others = _read_patients_beside(beside or {}, classifier, manifest)

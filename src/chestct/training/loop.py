@@ -12,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,21 +23,21 @@ import torch.distributed as dist
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
+from chestct.errors import ChestCTError
 from chestct.networks.blocks import HeadAlone, LogitsAndFeatures
 from chestct.storage import write_text
 from chestct.training.distributed import (
     MEMORY_FORMAT,
-    averaging,
+    OtherProcessError,
     current_ranks,
     device_of,
     from_main,
     on_main,
     others_explained,
-    raise_agreed,
-    share_buffers,
     take_peak_memory_gib,
     total,
     tuned_for,
@@ -133,7 +133,7 @@ def _loader_in_order(
 
 def _outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
     """As `evaluate`, with a loader that may be used again."""
-    share_buffers(network)
+    _share_buffers(network)
     network.eval()
     both = LogitsAndFeatures(network)
     logits, features, targets = [], [], []
@@ -211,7 +211,7 @@ class _StepFigures:
         self._pending = None
         self.is_stop_wanted |= stop > 0
         if not math.isfinite(loss):
-            raise_agreed(DivergedError(self._not_finite()))
+            _raise_agreed(DivergedError(self._not_finite()))
         self._run.progress.loss_sum += loss
 
     def _not_finite(self) -> str:
@@ -319,7 +319,7 @@ def _train_epochs(
             after_epoch(run.progress.history[-1])
         is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))
         if is_stop_wanted and not run.is_finished:
-            raise_agreed(stopped(run.folder, stop))
+            _raise_agreed(stopped(run.folder, stop))
 
 
 def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
@@ -341,7 +341,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
             _save(run)
             last_saved = now
         if figures.is_stop_wanted:
-            raise_agreed(stopped(run.folder, stop))
+            _raise_agreed(stopped(run.folder, stop))
     figures.settle()
     progress.seconds = before + time.perf_counter() - started
 
@@ -372,7 +372,7 @@ def step(run: Run, batch: Batch, rate: float | None) -> tuple[float, torch.Tenso
         This process's share of the pass's examples, and its loss.
     """
     share, num_passes = _share(run), run.settings.accumulation
-    with averaging(run.called, is_wanted=rate is not None):
+    with _averaging(run.called, is_wanted=rate is not None):
         value = _pass_loss(run, *batch)
         # Gradients are averaged over the processes, whose shares may differ in size.
         (value * (share * current_ranks().size) / num_passes).backward()  # type: ignore[no-untyped-call]
@@ -475,3 +475,26 @@ def _save(run: Run) -> None:
     if current_ranks().is_main:
         path = run.folder / "checkpoint.safetensors"
         save_checkpoint(path, run.network, run.optimizer, asdict(run.progress))
+
+
+def _averaging(
+    called: Callable[..., torch.Tensor], *, is_wanted: bool
+) -> AbstractContextManager[None]:
+    """While entered, gradients are averaged over the processes, or only added up in each."""
+    if isinstance(called, DistributedDataParallel) and not is_wanted:
+        return called.no_sync()
+    return nullcontext()
+
+
+def _share_buffers(network: nn.Module) -> None:
+    """Give all processes the running statistics of the first."""
+    if not current_ranks().is_alone:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def _raise_agreed(error: ChestCTError) -> None:
+    """Raise an error that all processes come to at once, so that only the first one tells it."""
+    if current_ranks().is_main:
+        raise error
+    raise OtherProcessError("All processes of this training ended.") from error

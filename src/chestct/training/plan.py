@@ -213,7 +213,7 @@ def _beginning(parts: Parts, place: Path) -> _Beginning:
         NetworkError: The file cannot be read or nothing of it fits.
         ClassifierError: The folder holds no sound classifier, or one of another network.
     """
-    file = weights_file(place)
+    file = _weights_file(place)
     if file == place:
         taken = load_given_weights(parts.build_network(0), file)
         said = f"the weights of {file.name}, SHA-256 {file_sha256(file)}"
@@ -233,7 +233,7 @@ def _beginning(parts: Parts, place: Path) -> _Beginning:
     return _Beginning(file, with_head, taken, said, given.card.licence)
 
 
-def weights_file(place: Path) -> Path:
+def _weights_file(place: Path) -> Path:
     """The file of given weights: that of a classifier's or a run's folder, or the file itself.
 
     Raises:
@@ -548,7 +548,7 @@ def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> N
         "seed": settings.training.seed,
         "folds": plan.num_folds,
         "manifest": {"name": plan.manifest.name, "sha256": file_sha256(plan.manifest)},
-        "pretrained_sha256": None if given is None else file_sha256(weights_file(Path(given))),
+        "pretrained_sha256": None if given is None else file_sha256(_weights_file(Path(given))),
         "pretrained_tensors": None if taken is None else taken.as_record(),
         "settings": settings.model_dump(mode="json"),
     }

@@ -137,16 +137,16 @@ def _judge_findings(
     workers, wished = settings.training.workers, settings.thresholds.wished_sensitivity
     labels = settings.labels
     watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
-    plain = findings_of(watched, division.validation, labels)
+    plain = _findings_of(watched, division.validation, labels)
     temperature = fit_temperature(plain.pairs()).temperature
-    calibrated = findings_of(watched, division.validation, labels, temperature)
+    calibrated = _findings_of(watched, division.validation, labels, temperature)
     chosen = tuple(choose_threshold(calibrated.of(i), wished) for i in range(len(labels)))
     judged_on, said = VALIDATION, watched
     if sets.test is not None:
         judged_on, said = TEST, evaluate(network, sets.test, batch_size=1, workers=workers)
     thresholds = [each.threshold for each in chosen]
     part = division.parts[judged_on]
-    judged = findings_of(said, part, labels, temperature, thresholds)
+    judged = _findings_of(said, part, labels, temperature, thresholds)
     learned = evaluate(network, sets.training, batch_size=1, workers=workers).features.numpy()
     # Findings divide no scans into groups: all that were learned from are one.
     one_group = np.zeros(len(learned), dtype=np.int64)
@@ -272,7 +272,7 @@ def predictions_of(
     return as_predictions(manifest.rows, probabilities.numpy(), labels)
 
 
-def findings_of(
+def _findings_of(
     outputs: Outputs,
     manifest: Manifest,
     labels: tuple[str, ...],
@@ -526,7 +526,7 @@ def _cross_validated_baseline(
     return judged.with_probabilities(probabilities), remark
 
 
-FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
+_FIGURES: Final = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc", "log_loss")
 """What is told of each fold; intervals are those of the pooled scans, folds are too small."""
 
 
@@ -568,4 +568,4 @@ def _told_of(predictions: AnyPredictions) -> dict[str, Value]:
     """What is told of a fold."""
     if isinstance(predictions, FindingPredictions):
         return overall_of(predictions)
-    return {name: OVERALL[name](predictions) for name in FIGURES}
+    return {name: OVERALL[name](predictions) for name in _FIGURES}

@@ -193,7 +193,8 @@ def run_search(
         _try(replace(plan, settings=settings, manifest=manifest), each, before)
         for each, settings in tried.items()
     ]
-    ranked = _rank(trials)
+    # The lowest validation loss first; of equal ones the higher accuracy, then the first tried.
+    ranked = tuple(sorted(trials, key=_sort_key))
     if ranked[0].figures is None:
         msg = "Every candidate's loss ceased to be a number. Search lower learning rates."
         raise TrainingError(msg)
@@ -202,11 +203,6 @@ def run_search(
     write_text(plan.folder / "tune.csv", _tune_csv(ranked))
     write_text(plan.folder / "tune.md", _tune_markdown(ranked, shared.settings.training.epochs))
     return ranked
-
-
-def _rank(trials: Sequence[Trial]) -> tuple[Trial, ...]:
-    """The lowest validation loss first; of equal ones the higher accuracy, then the first tried."""
-    return tuple(sorted(trials, key=_sort_key))
 
 
 def _tune_csv(trials: Sequence[Trial]) -> str:

@@ -28,10 +28,14 @@ from chestct.labels import ClassLabel, LabelSet
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 
 
-class TrainingSettings(BaseModel):
-    """Settings of one run's optimisation."""
+class _Strict(BaseModel):
+    """Settings that cannot be changed, and among which there are no unknown ones."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrainingSettings(_Strict):
+    """Settings of one run's optimisation."""
 
     epochs: int = Field(default=20, ge=1, description="Passes over the training examples.")
     batch_size: int = Field(default=4, ge=1, description="Examples per forward pass.")
@@ -139,10 +143,8 @@ class TrainingSettings(BaseModel):
         return value
 
 
-class _NetworkSection(BaseModel):
+class _NetworkSection(_Strict):
     """Which network is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="A name in NETWORKS; see 'chestct info'.")
     settings: dict[str, JsonValue] = Field(
@@ -151,10 +153,8 @@ class _NetworkSection(BaseModel):
     )
 
 
-class _RecipeSection(BaseModel):
+class _RecipeSection(_Strict):
     """How scans are prepared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="A name in RECIPES; see 'chestct info'.")
     overrides: dict[str, JsonValue] = Field(
@@ -162,10 +162,8 @@ class _RecipeSection(BaseModel):
     )
 
 
-class _AugmentationSection(BaseModel):
+class _AugmentationSection(_Strict):
     """How batches are varied while training."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(
         default="recommended", description="none, recommended, or one of the papers'."
@@ -175,10 +173,8 @@ class _AugmentationSection(BaseModel):
     )
 
 
-class DataSection(BaseModel):
+class DataSection(_Strict):
     """Which scans are used for what, where the manifest does not say it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     validation_share: float = Field(
         default=0.2,
@@ -207,10 +203,8 @@ class DataSection(BaseModel):
     )
 
 
-class _AbstentionSection(BaseModel):
+class _AbstentionSection(_Strict):
     """When the finished classifier calls its own answer uncertain."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     wished_error: float = Field(
         default=0.05,
@@ -221,10 +215,8 @@ class _AbstentionSection(BaseModel):
     )
 
 
-class _ThresholdSection(BaseModel):
+class _ThresholdSection(_Strict):
     """From which probability on the finished classifier calls a finding present."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     wished_sensitivity: float | None = Field(
         default=None,
@@ -235,10 +227,8 @@ class _ThresholdSection(BaseModel):
     )
 
 
-class ExplanationSection(BaseModel):
+class ExplanationSection(_Strict):
     """How the finished classifier explains its answers when nobody says how."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = Field(
         default="gradcam++", min_length=1, description="A name in EXPLANATIONS; see 'chestct info'."
@@ -253,10 +243,8 @@ class ExplanationSection(BaseModel):
     )
 
 
-class TrackingSection(BaseModel):
+class TrackingSection(_Strict):
     """Where figures are sent beside the run folder; changes no result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mlflow_uri: str | None = Field(
         default=None,
@@ -277,10 +265,8 @@ class TrackingSection(BaseModel):
         return value
 
 
-class LabelSettings(BaseModel):
+class LabelSettings(_Strict):
     """The classes or findings: names, or entries such as {name: emphysema, values: [yes]}."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     labels: tuple[Label, ...] = Field(
         min_length=2,
@@ -381,10 +367,8 @@ class RunSettings(LabelSettings):
         return values
 
 
-class _SliceNetworkSection(BaseModel):
+class _SliceNetworkSection(_Strict):
     """Which slice network is trained, and what it knows at the start."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="A name in SLICE_NETWORKS.")
     weights: str = Field(
@@ -397,10 +381,8 @@ class _SliceNetworkSection(BaseModel):
     )
 
 
-class _PicturesSection(BaseModel):
+class _PicturesSection(_Strict):
     """How pictures become inputs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     interpolation: Literal["nearest", "linear"] = Field(
         default="linear", description="nearest is Keras's default, which the notebooks leave."
@@ -413,10 +395,8 @@ class _PicturesSection(BaseModel):
     )
 
 
-class SliceDataSection(BaseModel):
+class SliceDataSection(_Strict):
     """Which slices are used for what, where the manifest does not say it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     split: str = Field(
         default="patient",

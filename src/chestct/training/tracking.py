@@ -273,7 +273,7 @@ class Trackers:
     ) -> None:
         self._log = folder / "log.jsonl"
         self._events = _EventFile(folder / "tensorboard")
-        uri = mlflow_uri(settings.tracking)
+        uri = _mlflow_uri(settings.tracking)
         self._mlflow = (
             None if uri is None else _MlflowRun(uri, settings, name, folder, tags=tags, note=note)
         )
@@ -307,7 +307,7 @@ def check_tracking(section: TrackingSection, note: Callable[[str], None]) -> Non
         note(f"{_URI_VARIABLE} is set and MLflow is not installed: pip install 'chestct[mlflow]'")
 
 
-def mlflow_uri(section: TrackingSection) -> str | None:
+def _mlflow_uri(section: TrackingSection) -> str | None:
     """Where MLflow is to be found: as the settings say, else as the environment does."""
     if section.mlflow_uri is not None:
         return section.mlflow_uri
