@@ -303,6 +303,7 @@ def _find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Fin
 
 def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
     """Scans whose label is not what their path says, and patients with several labels."""
+    says_class = not manifest.are_findings and all(map(class_of, manifest.labels))
     findings = [
         _finding(
             "label",
@@ -312,9 +313,7 @@ def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
             [row],
         )
         for row in manifest.rows
-        if not manifest.are_findings
-        and all(map(class_of, manifest.labels))
-        and (said := class_in_path(row.scan)) not in (None, row.label)
+        if says_class and (said := class_in_path(row.scan)) not in (None, row.label)
     ]
     by_patient: dict[str, list[ManifestRow]] = defaultdict(list)
     for row in manifest.rows:

@@ -327,8 +327,9 @@ def _check_some_left(manifest: Manifest) -> None:
 
 
 def _check_filled(manifest: Manifest) -> None:
+    columns = ("scan", "patient") if manifest.are_findings else NEEDED
     for row in manifest.rows:
-        for column in ("scan", "patient") if manifest.are_findings else NEEDED:
+        for column in columns:
             if not str(getattr(row, column)).strip():
                 remedy = {
                     "scan": "Give the path of its scan.",
