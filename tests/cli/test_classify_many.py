@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny classifier that finds lungs by rules of thumb, which takes no time."""
     folder = tmp_path_factory.mktemp("quick") / "classifier"
     return str(save_tiny_classifier(folder, lungs="published"))
+
+
+DOUBTS_ALL = {
+    "abstain_below": 1.0,
+    "wished_error": 0.1,
+    "level": 0.9,
+    "coverage": 0.5,
+    "risk": 0.05,
+    "risk_bound": 0.1,
+    "num_scans": 20,
+}
 
 
 def said(manifest: Path, tiny: str, out: Path, *more: str) -> list[str]:
@@ -143,7 +155,10 @@ def test_folders_per_scan_are_written_where_they_are_asked_for(
     monkeypatch.setattr("chestct.cluster.local.LocalCrew", Here)
     few = manifest.with_name("few.csv")
     few.write_text("scan\ns00.nii.gz\ns01.nii.gz\n", encoding="utf-8")
-    assert main(said(few, tiny, tmp_path, "--write", "json,html")) == 0
+    card = shutil.copytree(tiny, manifest.with_name("doubting")) / "card.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "abstention": DOUBTS_ALL}))
+    doubting = str(card.parent)
+    assert main(said(few, doubting, tmp_path, "--write", "json,html")) == 0
     found = json.loads((tmp_path / "s01" / "result.json").read_text(encoding="utf-8"))
     assert found["scan"] == "s01.nii.gz"
     (row,) = (row for row in rows_in(tmp_path / "answers.csv") if row["scan"] == found["scan"])
@@ -151,8 +166,10 @@ def test_folders_per_scan_are_written_where_they_are_asked_for(
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'href="s00/report.html"' in page
     assert 'href="s01/report.html"' in page
+    assert row["doubt"] == "uncertain"
+    assert page.count("; uncertain</dd>") == 2
     before = (tmp_path / "answers.csv").read_bytes()
-    assert main(said(few, tiny, tmp_path, "--write", "json,html")) == 0
+    assert main(said(few, doubting, tmp_path, "--write", "json,html")) == 0
     assert (tmp_path / "answers.csv").read_bytes() == before
 
 

@@ -194,6 +194,10 @@ def test_an_index_of_patients_scans_says_nothing_of_simulation_and_links_what_is
     assert "report.html" not in page
     assert "imulated" not in page.replace(found.provenance.trained_on, "")
     assert "(differs)" not in page
+    assert "; uncertain" not in page
+    doubted = replace(found, is_uncertain=True)
+    page = write_index([IndexEntry(doubted, "", "p07")], tmp_path).read_text(encoding="utf-8")
+    assert "; uncertain</dd>" in page
 
 
 def test_an_index_of_very_many_scans_is_written_row_by_row(tmp_path: Path) -> None:

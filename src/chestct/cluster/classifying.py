@@ -220,16 +220,18 @@ def write_batch_index(job: Job, classifier: Classifier) -> Path:
         WriteError: It cannot be written.
     """
     labels = classifier.card.label_set
+    names = labels.names
     tasks = chain.from_iterable(map(job.tasks, range(job.num_shards)))
 
     def entry(task: Mapping[str, Any], row: Row) -> IndexRow:
         """What the page says of one scan."""
         if row.failure:
             return IndexRow(row.name, f"No answer. {row.failure}")
-        decision, *others = row.cells[2:]
-        texts = zip(labels.names, others, strict=False)
-        share = share_words(decision, {name: float(text) for name, text in texts if text})
-        return IndexRow(row.name, verdict_of(decision, labels), share, task["folder"])
+        cells = dict(zip(answer_columns(names), row.cells, strict=True))
+        decision, texts = cells["decision"], {each: cells[f"probability_{each}"] for each in names}
+        share = share_words(decision, {each: float(text) for each, text in texts.items() if text})
+        answer = verdict_of(decision, labels)
+        return IndexRow(row.name, answer, share, cells["doubt"], task["folder"])
 
     head = IndexHead(job.num_tasks, classifier.card.notice, classifier.card.trained_on)
     return write_index_rows(map(entry, tasks, job.rows()), head, job.out)

@@ -190,6 +190,7 @@ class IndexRow:
         scan: What it is called.
         answer: The answer in words.
         share: Its probability in words; empty where it has none.
+        doubt: Why it is not certain; empty where it is.
         folder: As in `IndexEntry`.
         truth: The label that was simulated, in words; likewise.
         agrees: Whether the answer is that label.
@@ -198,6 +199,7 @@ class IndexRow:
     scan: str
     answer: str
     share: str = ""
+    doubt: str = ""
     folder: str = ""
     truth: str = ""
     agrees: bool = True
@@ -241,6 +243,7 @@ def _index_row(entry: IndexEntry) -> IndexRow:
         scan=result.scan,
         answer=result.verdict,
         share=share_words(result.decision, result.probabilities),
+        doubt=result.doubt,
         folder=entry.folder,
         truth=entry.truth and result.label_set.words(entry.truth),
         agrees=entry.truth in ("", result.decision),
