@@ -63,6 +63,23 @@ def test_a_scan_that_ends_every_worker_fails_alone(start: Start, tmp_path: Path)
     assert "ended without a word" in (tmp_path / "failures.csv").read_text(encoding="utf-8")
 
 
+def test_a_worker_that_is_told_to_stop_gives_its_shard_back_at_once(
+    start: Start, tmp_path: Path
+) -> None:
+    lease_s, claim = 60.0, tmp_path / ".batch" / "claims" / "00000.1"
+    driver = start(tmp_path, 6, 6, lease_s, 1, 0.5)
+    while driver.poll() is None and not (claim.exists() and claim.read_text(encoding="utf-8")):
+        time.sleep(0.05)
+    (worker,) = workers_of(driver.pid)
+    stopped = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    _, said = driver.communicate(timeout=200)
+    assert driver.returncode == 0, said
+    assert time.monotonic() - stopped < lease_s / 2
+    assert rows_of(tmp_path) == [f"{each},scan,{each**2}" for each in range(6)]
+    assert claim.with_suffix(".2").exists()
+
+
 def test_scans_that_never_end_fail_alone_and_cost_no_lease(start: Start, tmp_path: Path) -> None:
     started = time.monotonic()
     odd = {"ODD": "at_1=hang,at_4=block", "LIMIT_S": "1"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Mapping
 from multiprocessing import get_context
@@ -69,7 +71,7 @@ class LocalCrew:
         """End those that are left; what they were at is done by others, or another time."""
         for process in self._running:
             process.terminate()
-        # A training writes its state first.
+        # Each gives its shard back first, and a training writes its state.
         until = time.monotonic() + _ENDS_WITHIN_S
         for process in self._running:
             process.join(max(0.0, until - time.monotonic()))
@@ -95,6 +97,8 @@ def _work(
 ) -> None:
     """The life of a process: work, and say at the end why it would not, or nothing."""
     end_with_parent()
+    # A worker that is told to stop lets others have its shard at once.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     rephrase_from_now_on(is_debugging=is_debugging)
     # Before any library looks how many cores there are: each takes as many threads.
     if hasattr(os, "sched_setaffinity") and cores:
