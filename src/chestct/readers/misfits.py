@@ -8,8 +8,8 @@ such slices has a border at each end where neighbours differ more than beyond it
 fit once the run is turned round, it lies backwards. Where slices were cut out and what is left was
 moved together, two neighbours differ more than those on both sides do. Two slices with the same
 noise are one, written twice. A slice whose soft tissue is some 20 HU off both neighbours' is off
-as a whole. Small pictures of the slices are compared, which takes about 2 % of
-the time of reading them.
+as a whole. Small pictures of the slices are compared, which took 0.04 s where reading took 0.67 s
+of processor time (P001, measured once).
 """
 
 from __future__ import annotations
