@@ -61,6 +61,19 @@ def audit_papers(
         show_written(write_audit(audit, out), [])
 
 
+_TABLE_7 = (
+    "Row",
+    "Network",
+    "RoI",
+    "t",
+    "Printed",
+    "Recomputed, %",
+    "Hits",
+    "Equal",
+    "Workbook",
+)
+
+
 def _show_audit(audit: Audit) -> None:
     """The rows of Table 7, and the main points on both papers.
 
@@ -71,17 +84,6 @@ def _show_audit(audit: Audit) -> None:
     from chestct.studies.audit import counted, report_of, with_interval
 
     console = stdout_console()
-    columns = (
-        "Row",
-        "Network",
-        "RoI",
-        "t",
-        "Printed",
-        "Recomputed, %",
-        "Hits",
-        "Equal",
-        "Workbook",
-    )
     lines = [
         (
             str(row.published.row),
@@ -96,7 +98,7 @@ def _show_audit(audit: Audit) -> None:
         )
         for row in audit.roi_aware.rows
     ]
-    print_table(columns, lines)
+    print_table(_TABLE_7, lines)
     for section in report_of(audit).sections:
         points = [block for block in section.blocks if isinstance(block, Points)]
         if points:

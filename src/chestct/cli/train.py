@@ -150,18 +150,42 @@ def _show(trials: tuple[Trial, ...], folder: Path) -> None:
     show_line(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
 
 
-def _require_folds(folds: int | None) -> None:
-    """Refuse workers for what cannot be shared out among them.
+@dataclass(frozen=True)
+class _Course:
+    """Where a training begins, and in how many folds."""
 
-    Raises:
-        TrainingError: There are no folds, or several processes were started for each.
-    """
-    from chestct.training.distributed import require_one_process
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--start-from",
+            metavar="PLACE",
+            help="Begin with given weights: a classifier's folder, a run's, or a file.",
+        ),
+    ] = None
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
+    ] = None
 
-    if folds is None:
-        msg = "Workers train folds, one each: name --folds K. One training takes several GPUs with"
-        raise TrainingError(f"{msg} torchrun.")
-    require_one_process("Folds are shared out among workers by one process.")
+    @property
+    def overrides(self) -> list[str]:
+        """What it says of settings."""
+        # Quoted, so that YAML takes the place as it is.
+        place = json.dumps(str(self.start_from))
+        return [] if self.start_from is None else [f"training.start_from={place}"]
+
+    def require_folds(self) -> None:
+        """Refuse workers for what cannot be shared out among them.
+
+        Raises:
+            TrainingError: There are no folds, or several processes were started for each.
+        """
+        from chestct.training.distributed import require_one_process
+
+        if self.folds is None:
+            msg = "Workers train folds, one each: name --folds K. One training takes several GPUs"
+            raise TrainingError(f"{msg} with torchrun.")
+        require_one_process("Folds are shared out among workers by one process.")
 
 
 def _by_workers(plan: Plan, workers: Workers, device: str) -> Callable[[list[str]], object] | None:
@@ -205,18 +229,7 @@ def train(
     out: options.RunFolder,
     search: _SearchOptions,
     workers: Workers,
-    start_from: Annotated[
-        Path | None,
-        typer.Option(
-            "--start-from",
-            metavar="PLACE",
-            help="Begin with given weights: a classifier's folder, a run's, or a file.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
-    ] = None,
+    course: _Course,
 ) -> None:
     """Train a classifier; stopped at any moment, the same command goes on.
 
@@ -237,7 +250,7 @@ def train(
 
     search.require_use()
     if workers.is_asked_for:
-        _require_folds(folds)
+        course.require_folds()
     ranks = launched_ranks()
     place = choose_device(training.device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
@@ -245,14 +258,10 @@ def train(
             joined(ranks, place),
             listening(training.processes, is_quiet=not ranks.is_main) as listener,
         ):
-            # Quoted, so that YAML takes the place as it is.
-            start = (
-                [] if start_from is None else [f"training.start_from={json.dumps(str(start_from))}"]
-            )
-            settings = main_first(lambda: training.read_settings(RunSettings, start))
-            lines = EpochLines(settings.training.epochs, folds or 1)
+            settings = main_first(lambda: training.read_settings(RunSettings, course.overrides))
+            lines = EpochLines(settings.training.epochs, course.folds or 1)
             listener = replace(listener, epoch=lines.show)
-            plan = Plan(settings, manifest, out, folds, listener, place)
+            plan = Plan(settings, manifest, out, course.folds, listener, place)
             if search.is_asked:
                 _run_tuning(plan, search)
                 return

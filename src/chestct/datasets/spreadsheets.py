@@ -147,10 +147,7 @@ def join_labels(
     scans, masks = scans_below(place)
     if not scans:
         raise ManifestError(f"No scan lies in {folder} or below. Name the folder of the scans.")
-    if labels is not None and labels.are_findings:
-        found = _finding_columns(table, columns, labels)
-    else:
-        found = {"label": _label_column(table, columns)}
+    found = _class_columns(table, columns, labels)
     scan, patient = _scan_columns(table, columns)
     known = labels or _labels_of(table, found["label"])
     cells = {
@@ -174,10 +171,7 @@ def join_labels(
     ]
     if not rows:
         raise ManifestError(f"No row of {table.name} has both a label and a scan in {folder}.")
-    used = known.names
-    if not known.are_findings:
-        used = tuple(name for name in used if any(row.label == name for row in rows))
-    manifest = Manifest(tuple(rows), used, place, place.name)
+    manifest = Manifest(tuple(rows), _used_names(known, rows), place, place.name)
     of_masks = f"{len(masks)} NIfTI files of 8 bits were taken for masks and left out."
     notes = [*left, of_masks if masks else "", known.assumption, "" if patient else _NO_PATIENTS]
     return manifest, tuple(filter(None, notes))
@@ -264,12 +258,21 @@ def _as_text(cell: object) -> str:
     return str(cell).strip()
 
 
-def _label_column(table: Spreadsheet, columns: Columns) -> str:
-    """The name of the label's column."""
+def _class_columns(table: Spreadsheet, columns: Columns, labels: LabelSet | None) -> dict[str, str]:
+    """The columns of the class or of the findings, by what the manifest calls them."""
+    if labels is not None and labels.are_findings:
+        return _finding_columns(table, columns, labels)
     label = _column(table, columns.label, "label")
     if not label:
         raise ManifestError(f"{table.name} has no column 'label'. {_has(table)} --label-column.")
-    return label
+    return {"label": label}
+
+
+def _used_names(labels: LabelSet, rows: Sequence[ManifestRow]) -> tuple[str, ...]:
+    """All findings, or the classes that a row has."""
+    if labels.are_findings:
+        return labels.names
+    return tuple(name for name in labels.names if any(row.label == name for row in rows))
 
 
 def _scan_columns(table: Spreadsheet, columns: Columns) -> tuple[str, str]:
