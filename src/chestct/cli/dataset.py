@@ -192,7 +192,7 @@ def scan(
         found = f"labels of {table.file.name}"
     written = write_manifest(manifest, out)
     console = stdout_console()
-    console.print(Text(f"{folder}: {describe(manifest)} ({found})"), soft_wrap=True)
+    console.print(Text(f"{folder}: {_describe(manifest)} ({found})"), soft_wrap=True)
     show_written([written], notes)
 
 
@@ -440,7 +440,7 @@ def prepare(
     raise typer.Exit(1 if done.failed else 0)
 
 
-def describe(manifest: Manifest) -> str:
+def _describe(manifest: Manifest) -> str:
     """The scans in numbers: "6 scans of 6 patients: 2 CAP, 4 normal"."""
     cases = ", ".join(f"{count} {label}" for label, count in manifest.cases.items())
     return f"{len(manifest)} scans of {manifest.num_patients} patients: {cases}"
@@ -451,7 +451,7 @@ def _show_report(manifest: Manifest, report: CheckReport) -> None:
     from chestct.datasets.confounders import VARIABLES
 
     console = stdout_console()
-    console.print(Text(f"{report.manifest}: {describe(manifest)}", style="bold"))
+    console.print(Text(f"{report.manifest}: {_describe(manifest)}", style="bold"))
     if report.sides:
         _show_sides(manifest)
     for finding in report.findings:

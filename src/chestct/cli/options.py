@@ -351,7 +351,7 @@ class Outputs:
         """
         from chestct.writers import ALL, DEFAULT, WriteOptions, choose_writers
 
-        said = DEFAULT if self.write is None else tuple(_names_in(self.write))
+        said = DEFAULT if self.write is None else names_in(self.write)
         if not said:
             raise WriteError("--write needs a name, such as html, or all. See: chestct info")
         return WriteOptions(
@@ -406,5 +406,6 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
     return depth, height, width
 
 
-def _names_in(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
+def names_in(text: str | None) -> tuple[str, ...]:
+    """What stands between commas; nothing where nothing was said."""
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))

@@ -108,11 +108,6 @@ def _show_audit(audit: Audit) -> None:
             console.print(Text(f"· {item}"), soft_wrap=True)
 
 
-def _names_in(text: str | None) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
 @dataclass(frozen=True)
 class _Rows:
     """How the rows of a table are trained."""
@@ -221,7 +216,7 @@ def maseres_patients(
     from chestct.training.plan import Plan
     from chestct.training.settings import shipped_folder
 
-    networks = study.chosen_networks(MASERES_NETWORKS, _names_in(paper.only))
+    networks = study.chosen_networks(MASERES_NETWORKS, options.names_in(paper.only))
     if manifest is None:
         _show_printed(networks)
         return
@@ -275,7 +270,7 @@ def maseres_slices(
     from chestct.training.plan import SlicePlan
     from chestct.training.settings import shipped_folder
 
-    networks = study.chosen_networks(SLICE_NETWORKS, _names_in(paper.only))
+    networks = study.chosen_networks(SLICE_NETWORKS, options.names_in(paper.only))
     if table is None:
         _show_printed(networks)
         return
@@ -363,8 +358,8 @@ class _Grid:
 
         placements = study.ROI_LAYERS if self.is_placement else study.GATINGS
         return study.table_rows(
-            _names_in(self.networks) or study.NETWORKS,
-            _names_in(self.gatings) or placements,
+            options.names_in(self.networks) or study.NETWORKS,
+            options.names_in(self.gatings) or placements,
             _numbers(self.thresholds) or study.THRESHOLDS,
         )
 
@@ -441,7 +436,7 @@ def damage(
         loaded,
         scans.read(loaded),
         out,
-        _names_in(units.parts),
+        options.names_in(units.parts),
         units.share,
         units.repeats,
         units.seed,
@@ -479,7 +474,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     from chestct.studies.study_rows import StudyError
 
     found = []
-    for name in _names_in(text):
+    for name in options.names_in(text):
         try:
             value = float(name)
         except ValueError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestct.cli import training_options as options
-from chestct.cli.options import grouped
+from chestct.cli.options import grouped, names_in
 from chestct.cli.terminal import print_table, show_line
 from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import TrainingError
@@ -105,9 +105,9 @@ class _SearchOptions:
         from chestct.training.search import BATCHES, OPTIMIZERS, RATES, Search
 
         return Search(
-            rates=tuple(_number(each) for each in _listed(self.rates)) or RATES,
-            batches=tuple(_whole(each) for each in _listed(self.batches)) or BATCHES,
-            optimizers=tuple(_listed(self.optimizers)) or OPTIMIZERS,
+            rates=tuple(_number(each) for each in names_in(self.rates)) or RATES,
+            batches=tuple(_whole(each) for each in names_in(self.batches)) or BATCHES,
+            optimizers=names_in(self.optimizers) or OPTIMIZERS,
             trials=self.trials,
             epochs=self.epochs,
             seed=seed,
@@ -203,10 +203,6 @@ def _by_workers(plan: Plan, workers: Workers, device: str) -> Callable[[list[str
             conclude_folds(done, plan.listener)
 
     return train_folds
-
-
-def _listed(text: str | None) -> list[str]:
-    return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
 def _number(text: str) -> float:
