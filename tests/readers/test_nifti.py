@@ -270,7 +270,7 @@ def test_values_of_an_eight_bit_export_are_read_as_windowed(tmp_path: Path, high
         (0, 4095, "from 0 to 4095: not Hounsfield units .no voxel is below -200"),
         (0, 1, "from 0 to 1: not Hounsfield units"),
         (-150, 200, "from -150 to 200: not Hounsfield units"),
-        (-1024, 30000, "of the voxels are above 4000.*Is it a mask, a normalised scan"),
+        (-1024, 30000, "of the voxels are above 900.*Is it a mask, a normalised scan"),
     ],
 )
 def test_values_that_are_neither_hounsfield_units_nor_eight_bit_are_refused(

@@ -30,7 +30,7 @@ ALLOWED: Final[dict[str, str]] = {
 """What a user may permit, and what it does; the command line has --allow-NAME for each."""
 
 _ENDINGS: Final = {
-    "nifti": (".nii", ".nii.gz"),
+    "nifti": (".nii", ".nii.gz", ".hdr"),
     "itk": (".mha", ".nrrd", ".mhd", ".nhdr"),
 }
 """Formats that are known by the names of their files, each a whole scan."""

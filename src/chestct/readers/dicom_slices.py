@@ -686,16 +686,26 @@ def _overlap(group: Series, value: Callable[[Fields], Hashable], num_values: int
 
 def _along(slices: tuple[Slice, ...]) -> np.ndarray:
     """Positions along the mean of normals that only jitter, else each along its own."""
-    normals = np.array([one.plane.normal for one in slices])
-    mean = normals.mean(axis=0)
+    mean = _mean_normal(slices)
     if np.linalg.norm(mean) < _ONE_NORMAL:
         return np.array([one.plane.along_mm for one in slices])
     places = np.array([one.plane.position_mm for one in slices])
     return np.asarray(places @ (mean / np.linalg.norm(mean)))
 
 
+def _mean_normal(slices: tuple[Slice, ...]) -> np.ndarray:
+    """Mean of the slices' normals, which has a length of 1 where they are one."""
+    return np.asarray(np.mean([one.plane.normal for one in slices], axis=0))
+
+
 def _by_spacing(group: Series) -> Iterator[Series]:
-    """Groups that are each evenly spaced, where the series as a whole is not."""
+    """Groups that are each evenly spaced, where the series as a whole is not.
+
+    Slices of several orientations are left together: which to read is asked, not chosen by number.
+    """
+    if np.linalg.norm(_mean_normal(group.slices)) < _ONE_NORMAL:
+        yield group
+        return
     along = _along(group.slices)
     order = np.argsort(along, kind="stable")
     places = _passes(along[order])
