@@ -1140,7 +1140,7 @@ def test_modality_lookup_table_that_is_too_short_is_refused(tmp_path: Path) -> N
         ({"RescaleIntercept": "0"}, "no voxel is below -200"),
         ({"RescaleIntercept": None, "RescaleSlope": None}, "there is no rescale intercept"),
         ({"RescaleType": "MGML"}, "RescaleType is 'MGML'"),
-        ({"RescaleSlope": "8"}, "are above 900"),
+        ({"RescaleSlope": "8"}, "are above 4000"),
     ],
 )
 def test_values_that_cannot_be_hounsfield_units_are_refused_with_range_and_cause(

@@ -42,9 +42,9 @@ from chestct.readers.files import (
     opened_files,
 )
 from chestct.readers.hounsfield import (
-    BONE_ABOVE_HU,
     LUNG_BELOW_HU,
-    MAX_BONE_SHARE,
+    MAX_METAL_SHARE,
+    METAL_ABOVE_HU,
     Slab,
     check_windowed,
     padding_to_air,
@@ -287,13 +287,9 @@ def _unit(stack: _Stack, place: str) -> tuple[Unit, list[str]]:
 
 def _why_not_seen(stack: _Stack) -> str | None:
     """Why values cannot be Hounsfield units; the small pictures of the slices mostly show it."""
-    is_bone = stack.pictures > BONE_ABOVE_HU / 2
-    has_much_bone = np.mean(is_bone) >= MAX_BONE_SHARE / 2
-    if (
-        stack.pictures.min() < LUNG_BELOW_HU
-        and not has_much_bone
-        and not why_no_body(stack.pictures)
-    ):
+    is_bone = stack.pictures > METAL_ABOVE_HU / 2
+    has_metal = np.mean(is_bone) >= MAX_METAL_SHARE / 2
+    if stack.pictures.min() < LUNG_BELOW_HU and not has_metal and not why_no_body(stack.pictures):
         return None
     return why_not_hounsfield(stack.voxels, float(stack.voxels.min()))
 

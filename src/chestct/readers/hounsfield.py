@@ -29,11 +29,14 @@ WINDOWED_HIGHEST = 255
 LUNG_BELOW_HU = -200
 """A chest CT holds lung and air; where nothing is below this, the values are not HU."""
 
-BONE_ABOVE_HU = 900
-"""Only compact bone, teeth and metal are denser; in inverted values air is."""
+METAL_ABOVE_HU = 4000
+"""Above the range of 12-bit CT; only metal gets there."""
 
-MAX_BONE_SHARE = 0.05
-"""More voxels than this above `BONE_ABOVE_HU`: the values are not HU. 0.006 was seen in chests."""
+MAX_METAL_SHARE = 0.05
+"""More voxels than this above `METAL_ABOVE_HU`: the values are not HU."""
+
+_BONE_ABOVE_HU, _MAX_BONE_SHARE = 900, 0.05
+"""Above it are compact bone and teeth alone, and the air of inverted values; 0.007 was seen."""
 
 _DENSE_ABOVE_HU, _SOFT_TISSUE_HU = -500, (-150, 200)
 """What is denser than lung, and muscle, organs and fat of it."""
@@ -166,9 +169,9 @@ def why_not_hounsfield(voxels: Voxels, lowest: float) -> str | None:
     """Why these values cannot be a chest CT in Hounsfield units; None when they can."""
     if lowest >= LUNG_BELOW_HU:
         return f"no voxel is below {LUNG_BELOW_HU} (the lowest is {lowest:g})"
-    num_bone = sum(int(np.count_nonzero(plane > BONE_ABOVE_HU)) for plane in voxels)
-    if num_bone > MAX_BONE_SHARE * voxels.size:
-        return f"{num_bone / voxels.size:.0%} of the voxels are above {BONE_ABOVE_HU}"
+    num_metal = sum(int(np.count_nonzero(plane > METAL_ABOVE_HU)) for plane in voxels)
+    if num_metal > MAX_METAL_SHARE * voxels.size:
+        return f"{num_metal / voxels.size:.0%} of the voxels are above {METAL_ABOVE_HU}"
     return why_no_body(voxels[::2, ::3, ::3])
 
 
@@ -179,6 +182,8 @@ def why_no_body(values: Num[np.ndarray, "*axes"]) -> str | None:
     num_soft = int(np.count_nonzero((values > low) & (values < high)))
     if values.size < _MIN_JUDGED:
         return None
+    if (bone := float(np.mean(values > _BONE_ABOVE_HU))) > _MAX_BONE_SHARE:
+        return f"{bone:.0%} of the voxels are above {_BONE_ABOVE_HU}"
     if num_dense < _LEAST_DENSE * values.size:
         return f"{num_dense / values.size:.1%} of the voxels are above {_DENSE_ABOVE_HU}"
     if num_dense < _MUCH_DENSE * values.size or num_soft >= _MIN_SOFT * num_dense:
