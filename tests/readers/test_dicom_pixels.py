@@ -401,10 +401,20 @@ def test_pixels_beyond_the_end_of_the_file_are_refused(tmp_path: Path) -> None:
         read_volume(path)
 
 
-def test_fewer_pixels_than_declared_are_refused(tmp_path: Path) -> None:
-    path = save(ct_dataset(pixels_at(1.0), Rows=11), tmp_path / "x.dcm")
-    with pytest.raises(ReadError, match="holds 240 bytes of pixels where 264"):
+@pytest.mark.parametrize(("rows", "num_bytes"), [(11, 264), (9, 216)])
+def test_fewer_or_more_pixels_than_declared_are_refused(
+    tmp_path: Path, rows: int, num_bytes: int
+) -> None:
+    path = save(ct_dataset(pixels_at(1.0), Rows=rows), tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match=f"holds 240 bytes of pixels where {num_bytes}"):
         read_volume(path)
+
+
+def test_padding_after_the_pixels_is_passed_over(tmp_path: Path) -> None:
+    dataset = ct_dataset(pixels_at(1.0))
+    dataset.PixelData += bytes(20)
+    volume = read_volume(save(dataset, tmp_path / "x.dcm"))
+    assert np.array_equal(volume.voxels[0], pixels_at(1.0).astype(int) - 1024)
 
 
 def test_encapsulated_pixels_without_a_fragment_are_refused(tmp_path: Path) -> None:

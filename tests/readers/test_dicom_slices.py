@@ -1184,6 +1184,16 @@ def test_values_without_air_are_said(tmp_path: Path) -> None:
     assert re.match(r"Hardly a value is below -8\d\d HU, and air has -1000", said)
 
 
+@pytest.mark.parametrize("declared", [NUM - 2, NUM + 2])
+def test_frames_of_another_number_than_declared_are_refused(tmp_path: Path, declared: int) -> None:
+    heights = [STEP * i for i in range(NUM)]
+    dataset = enhanced_dataset(np.stack([chest_at(z) for z in heights]), heights)
+    dataset.NumberOfFrames = declared
+    save(dataset, tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match=f"holds {declared} frames and positions for {NUM}"):
+        read_volume(tmp_path)
+
+
 def test_half_whose_orientation_was_reversed_is_refused_not_left_out(tmp_path: Path) -> None:
     scan(tmp_path, 7)
     turned = {"ImageOrientationPatient": [-1, 0, 0, 0, 1, 0]}

@@ -101,9 +101,12 @@ def _locate_frames(stream: BufferedIOBase, layout: PixelLayout) -> list[_FrameRa
 
 
 def _native_frames(layout: PixelLayout) -> list[_FrameRanges]:
-    """Frames of uncompressed pixels lie one after the other."""
+    """Frames of uncompressed pixels lie one after the other.
+
+    Padding may follow them, but no further row: rows, columns or frames were then declared wrong.
+    """
     size = layout.frame_bytes
-    if layout.length < size * layout.num_frames:
+    if not 0 <= layout.length - size * layout.num_frames < size // layout.rows:
         msg = (
             f"holds {layout.length} bytes of pixels where {size * layout.num_frames} were expected"
         )

@@ -90,16 +90,15 @@ def _slices_of(header: DicomHeader) -> list[Slice]:
     if layout is None:
         return []
     check_layout(layout)
-    if len(header.frames) < layout.num_frames:
+    if len(header.frames) != layout.num_frames:
         msg = f"holds {layout.num_frames} frames and positions for {len(header.frames)}"
         raise UnreadableFileError(msg)
     shape = (layout.rows, layout.columns)
     uid = header.fields.text("slice_uid")
     number = header.fields.text("instance_number") if layout.num_frames == 1 else ""
-    frames = header.frames[: layout.num_frames]
     return [
         Slice(header, index, plane_of(frame, shape), frame_rescale(header, frame), uid, number)
-        for index, frame in enumerate(frames)
+        for index, frame in enumerate(header.frames)
     ]
 
 
