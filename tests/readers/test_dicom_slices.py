@@ -628,6 +628,16 @@ def test_another_thickness_in_part_of_the_stack_is_said_with_both(
     )
 
 
+def test_slices_farther_apart_than_they_are_thick_are_said(tmp_path: Path) -> None:
+    (said,) = read_volume(scan(tmp_path, SliceThickness="1")).warnings
+    assert said.startswith("The slices are 1 mm thick and 2 mm apart: what lies between them")
+
+
+def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
+    (said,) = read_volume(scan(tmp_path, PixelSpacing=[0.5, 1.0])).warnings
+    assert said.startswith("Pixels of 0.5 x 1 mm are not square")
+
+
 @pytest.mark.parametrize("indices", [[5], [0], [7, 8, 9, 10, 11], [0, 2, 4, 6, 8, 10]])
 def test_inverted_slices_are_refused_by_their_photometric_interpretation(
     tmp_path: Path, indices: list[int]

@@ -377,6 +377,8 @@ _MAX_APART: Final = 2.5
 """Distance, in slices, of parts that continue each other."""
 _SAME_STEP: Final = 0.05
 _SAME_THICKNESS: Final = 0.05
+_MAX_STEP: Final = 1.5
+"""Distance of slices in their thickness that leaves no gap worth a word."""
 _EVEN_STEPS: Final = 0.1
 """Range of the distances of slices, in the usual one, up to which a stack is evenly spaced."""
 _GOES_ON: Final = "continues the one that is read"
@@ -1012,14 +1014,23 @@ def _changes(chosen: Series) -> list[str]:
 
 
 def _thicknesses(chosen: Series) -> list[str]:
-    """Say of how many thicknesses the slices are, where that matters."""
+    """Say of how many thicknesses the slices are, where that matters, and whether gaps are left."""
     known = [one.plane.thickness_mm for one in chosen.slices if one.plane.thickness_mm]
-    if not known or max(known) <= (1 + _SAME_THICKNESS) * min(known):
+    if not known:
         return []
+    said, usual, step = [], float(np.median(known)), chosen.along_mm[2]
+    if step > _MAX_STEP * usual:
+        said.append(
+            f"The slices are {usual:.3g} mm thick and {step:.3g} mm apart: what lies between them"
+            " was not scanned, or is missing."
+        )
+    if max(known) <= (1 + _SAME_THICKNESS) * min(known):
+        return said
     counts = Counter(f"{thickness:.3g} mm" for thickness in known)
     listed = ", ".join(f"{num} of {thickness}" for thickness, num in counts.most_common(4))
     return [
-        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack."
+        *said,
+        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack.",
     ]
 
 
