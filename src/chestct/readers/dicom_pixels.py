@@ -40,7 +40,7 @@ from chestct.readers.dicom_elements import (
 )
 from chestct.readers.dicom_headers import LOSSY_SYNTAXES, DicomHeader, Fields, PixelLayout
 from chestct.readers.files import UnreadableFileError, memory_file, read_range, readable
-from chestct.readers.hounsfield import LookupTable, Rescale, Slab
+from chestct.readers.hounsfield import HU_NAMES, LookupTable, Rescale, Slab
 from chestct.volume import AIR_HU, MAX_VOXELS
 
 _Pixels = Num[np.ndarray, "rows columns"]
@@ -261,7 +261,7 @@ def _lookup_table(header: DicomHeader) -> LookupTable | None:
         raise UnreadableFileError(msg)
     # Data are unsigned, but those in Hounsfield units have to hold values below zero.
     signed = values.astype(np.uint16).view(np.int16)
-    is_hounsfield = fields.text("lut_type").upper() in ("", "HU")
+    is_hounsfield = fields.text("lut_type").upper() in HU_NAMES
     return LookupTable(
         first, signed if is_hounsfield else np.minimum(values, _INT16.max).astype(np.int16)
     )

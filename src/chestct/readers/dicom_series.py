@@ -42,6 +42,7 @@ from chestct.readers.files import (
     opened_files,
 )
 from chestct.readers.hounsfield import (
+    HU_NAMES,
     LUNG_BELOW_HU,
     MAX_METAL_SHARE,
     METAL_ABOVE_HU,
@@ -300,7 +301,7 @@ def _why_not_stated(one: Slice) -> str | None:
     is_table = one.rescale.table is not None
     kind = fields.text("lut_type" if is_table else "rescale_type").upper()
     # "US" is "unspecified"; scanners write it on plain CT, post-processing on maps of other things.
-    if kind not in ("", "HU") and not (kind == "US" and is_original(fields) and not is_table):
+    if kind not in HU_NAMES and not (kind == "US" and is_original(fields) and not is_table):
         return f"{'ModalityLUTType' if is_table else 'RescaleType'} is '{kind}'"
     is_signed = layout is not None and layout.is_signed and layout.bits_stored > 8
     if is_table or fields.raw.get("intercept") or is_signed:

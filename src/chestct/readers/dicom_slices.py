@@ -36,7 +36,7 @@ from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
 from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
-from chestct.readers.hounsfield import Rescale
+from chestct.readers.hounsfield import HU_NAMES, Rescale
 from chestct.readers.misfits import permission
 
 _UNPLACED = "CT slice without a position"
@@ -48,7 +48,7 @@ _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _UNOPENED = "file that cannot be opened"
 
 _LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPO")
-_DOSE_WORDS = ("DOSE",)
+_DOSE_WORD = "DOSE"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _REPORT = "1.2.840.10008.5.1.4.1.1.88."
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -225,7 +225,7 @@ def _why_left_out(header: DicomHeader) -> str | None:
     kinds = "\\".join(words)
     if any(word in kinds for word in _LOCALIZER_WORDS):
         return "localizer"
-    if any(word in kinds for word in _DOSE_WORDS):
+    if any(word.startswith(_DOSE_WORD) for word in words):
         return "dose report"
     if layout is None:
         return "object without pixels"
@@ -362,7 +362,6 @@ _WORDS: Final = re.compile(r"[^\W_]+")
 _EXPIRATION: Final = re.compile(r"\b(EXP|EXPI|EXPIR\w*|EXSP\w*)(?![A-Z])")
 _INSPIRATION: Final = re.compile(r"\b(INSP|INSPI|INSPIR\w*)(?![A-Z])")
 _PERCENTAGE: Final = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,2})?) ?%")
-_HU_TYPES = ("", "HU", "US")
 _ONE_NORMAL = 0.9999
 _LONGEST_MARK: Final = 16
 _AGE: Final = re.compile(r"(\d{1,3}) ?([YMWD]?)")
@@ -578,7 +577,7 @@ def is_original(fields: Fields) -> bool:
 
 def _is_map(fields: Fields) -> bool:
     """Whether values stand for something else than attenuation, such as iodine or perfusion."""
-    if fields.text("rescale_type").upper() not in _HU_TYPES:
+    if fields.text("rescale_type").upper() not in (*HU_NAMES, "US"):
         return True
     told = (*fields.words("image_type")[2:], *fields.words("frame_type")[2:])
     told = (*told, *fields.words("series_description"))

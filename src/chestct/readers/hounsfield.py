@@ -29,6 +29,9 @@ WINDOWED_HIGHEST = 255
 LUNG_BELOW_HU = -200
 """A chest CT holds lung and air; where nothing is below this, the values are not HU."""
 
+HU_NAMES = ("", "HU", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS")
+"""What headers call Hounsfield units, in capitals: "HU" is the term of PS3.3 C.11.1.1.2."""
+
 METAL_ABOVE_HU = 4000
 """Above the range of 12-bit CT; only metal gets there."""
 
