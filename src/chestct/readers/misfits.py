@@ -89,6 +89,8 @@ shares of the range. In 13 real scans 0.008 was seen; in slices moved by 3 pixel
 """
 _MAX_USUAL_OUTSIDE = 1.3
 """The same, in how far half of the slices lie outside: thick slices differ more."""
+_LEAST_AHEAD = 2.0
+"""The same, in that of the next slice: sharp structures are seen in several slices of a scan."""
 _LEAST_ALIKE = 0.5
 """Correlation from which neighbours show the same, neither inverted; 0.88 is the least seen."""
 _NUM_BANDS = 16
@@ -285,7 +287,7 @@ def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[
 
 
 def _parts(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> list[int]:
-    """Slices a part of which lies outside what both neighbours show, and these show the same.
+    """The slice, if any, a part of which alone lies outside what its neighbours both show.
 
     Args:
         inner: The slices, scaled to their range.
@@ -302,7 +304,8 @@ def _parts(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> list[in
             outside[index] = float(blocks.max())
             beyond[index] = float((blocks - _in_blocks(high - low)).max())
     usual = float(np.median([*outside.values(), 0.0]))
-    limit = max(_MAX_OUTSIDE, _MAX_USUAL_OUTSIDE * usual)
+    next_most = sorted([*beyond.values(), 0.0, 0.0])[-2]
+    limit = max(_MAX_OUTSIDE, _MAX_USUAL_OUTSIDE * usual, _LEAST_AHEAD * next_most)
     return [index for index, excess in beyond.items() if excess > limit]
 
 
