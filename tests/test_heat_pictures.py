@@ -8,16 +8,18 @@ from analyses import SHAPE, make_analysis
 from explained import HOT_SLICE, THRESHOLD, make_explained, scan_heat
 
 from chestct.explain.explanation import HeatMap
-from chestct.heat_pictures import (
+from chestct.pictures import (
     _LINE_COLOR,
     HEAT_LEVELS,
     LINE_LEVELS,
     draw_heat,
+    draw_slice,
     heat_color,
     heat_palette,
     lay_over,
+    scene_of_scan,
+    tick_planes,
 )
-from chestct.pictures import draw_slice, scene_of_scan, tick_planes
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0: what the colour-blind see, linear RGB.
 COLOR_VISION = {

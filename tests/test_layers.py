@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engines",),
     ("preprocess",),
     ("weights", "card", "familiarity", "classifier"),
-    ("explain", "datasets", "evaluation", "analysis", "pictures", "heat_pictures"),
+    ("explain", "datasets", "evaluation", "analysis", "pictures"),
     ("training", "pipeline", "writers"),
     ("studies", "contracts", "api", "export"),
     ("serve", "node", "cluster"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar, overload
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -336,11 +336,7 @@ class SliceCard(_AnyCard):
 _Kind = TypeVar("_Kind", bound=_AnyCard)
 
 
-@overload
-def read_card(folder: Path) -> Card: ...
-@overload
-def read_card(folder: Path, kind: type[_Kind]) -> _Kind: ...
-def read_card(folder: Path, kind: Any = Card) -> Any:
+def read_card(folder: Path, kind: type[_Kind]) -> _Kind:
     """Read and check a classifier's card.
 
     Args:

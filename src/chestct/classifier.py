@@ -220,7 +220,7 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     path = DEFAULT_FOLDER if folder is None else Path(folder)
     if not path.is_dir():
         raise ClassifierError(_no_folder(path, is_default=folder is None))
-    card = read_card(path)
+    card = read_card(path, Card)
     _require_weights(path, card)
     classifier = Classifier(path, card, _recipe(card, path), card.weights_sha256)
     _check_once(classifier)

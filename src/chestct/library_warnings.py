@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 from chestct.errors import printable_message
 
@@ -79,14 +78,8 @@ class _Rephrasing(logging.Handler):
         return _words_of(library, record.levelname.lower())
 
 
-def _show_warning(  # noqa: PLR0913 - as `warnings.showwarning` is called
-    say: Say,
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
+def _show_warning(
+    say: Say, message: Warning | str, category: type[Warning], filename: str, *_others: object
 ) -> None:
     """Instead of `warnings.showwarning`."""
     parts = Path(filename).parts

@@ -198,16 +198,33 @@ def answer_ready(
     Raises:
         ChestCTError: The network cannot be run, or has nothing that this explanation could use.
     """
-    volume, prepared = ready.volume, ready.prepared
     started = perf_counter()
-    is_suitable = not prepared.unsuitable_reasons
-    answer = classifier.answer_of(prepared, engine) if is_suitable else Answer({})
-    probabilities = answer.probabilities
+    is_suitable = not ready.prepared.unsuitable_reasons
+    answer = classifier.answer_of(ready.prepared, engine) if is_suitable else Answer({})
     network_s = perf_counter() - started if is_suitable else 0.0
+    result = _result_of(ready, classifier, answer, network_s=network_s, engine_name=engine.name)
+    analysis = ScanAnalysis(result, ready.volume, ready.prepared, path=ready.path)
+    chosen_map = _chosen_map(classifier, explain)
+    if chosen_map is None or not is_suitable:
+        return analysis
+    label = finding or _told_best(result)
+    return _explained(classifier, analysis, (*chosen_map, label), watcher)
+
+
+def _result_of(
+    ready: ReadyScan,
+    classifier: Classifier,
+    answer: Answer,
+    *,
+    network_s: float,
+    engine_name: str,
+) -> ScanResult:
+    """All that is said of a scan, its network's answer and the doubts about it among it."""
+    volume, prepared, probabilities = ready.volume, ready.prepared, answer.probabilities
     unlike = _unlikeness_of(classifier.card, answer)
     doubts = (*unlike, *_doubts_of(classifier.card, probabilities))
     findings = _findings_of(classifier.card, probabilities, is_unlike=bool(unlike))
-    result = ScanResult(
+    return ScanResult(
         scan=scan_name(ready.path),
         probabilities=probabilities,
         decision=_decision(probabilities, findings),
@@ -221,7 +238,7 @@ def answer_ready(
             network=network_s,
             total=ready.read_s + ready.prepare_s + network_s,
         ),
-        provenance=_describe_provenance(volume, prepared, classifier, engine.name),
+        provenance=_describe_provenance(volume, prepared, classifier, engine_name),
         notice=classifier.card.notice,
         is_uncertain=bool(doubts),
         is_unlike=bool(unlike),
@@ -230,12 +247,6 @@ def answer_ready(
         labels=classifier.card.label_set,
         findings=findings,
     )
-    analysis = ScanAnalysis(result, volume, prepared, path=ready.path)
-    chosen_map = _chosen_map(classifier, explain)
-    if chosen_map is None or not is_suitable:
-        return analysis
-    label = finding or _told_best(result)
-    return _explained(classifier, analysis, (*chosen_map, label), watcher)
 
 
 def _findings_of(

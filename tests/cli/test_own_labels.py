@@ -18,7 +18,7 @@ import pydicom
 import pytest
 from phantoms import LUNG_HU, chest, chest_grid
 
-from chestct.card import read_card
+from chestct.card import Card, read_card
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
 from chestct.evaluation.figures import save_figure
@@ -147,7 +147,7 @@ def test_scans_were_prepared_as_the_training_wanted_them(study: Study) -> None:
 
 
 def test_the_card_keeps_all_that_was_said_of_the_classes(study: Study) -> None:
-    card = read_card(study.classifier)
+    card = read_card(study.classifier, Card)
     assert card.labels == ("no emphysema", "emphysema")
     assert card.label_set.negative == "no emphysema"
     assert card.label_set.words("emphysema") == "Emphysema of the lung"

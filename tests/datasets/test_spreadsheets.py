@@ -16,7 +16,7 @@ from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.public import scans_below
 from chestct.datasets.spreadsheets import (
     Columns,
-    Spreadsheet,
+    _Spreadsheet,
     join_labels,
     read_spreadsheet,
 )
@@ -48,8 +48,8 @@ def scans(tmp_path: Path) -> Path:
     return folder
 
 
-def table(*rows: tuple[str, ...], header: tuple[str, ...] = HEADER) -> Spreadsheet:
-    return Spreadsheet("labels.csv", header, dict(enumerate(rows, start=2)))
+def table(*rows: tuple[str, ...], header: tuple[str, ...] = HEADER) -> _Spreadsheet:
+    return _Spreadsheet("labels.csv", header, dict(enumerate(rows, start=2)))
 
 
 def join(folder: Path, *rows: tuple[str, ...], **said: object) -> tuple[Manifest, tuple[str, ...]]:
@@ -178,7 +178,7 @@ def test_a_csv_file_of_any_separator_and_encoding_is_read(
 ) -> None:
     file = tmp_path / "labels.csv"
     file.write_bytes(ROWS.format(delimiter).encode(encoding))
-    assert read_spreadsheet(file) == Spreadsheet(
+    assert read_spreadsheet(file) == _Spreadsheet(
         "labels.csv", ("Patient", "Befund"), {2: ["Müller", "ja"]}
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from chestct.explain.evidence import _cell_centres, spread_over_input
-from chestct.explain.maps import Layer, find_layers, pick_layer
+from chestct.explain.maps import Layer, _find_layers, pick_layer
 from chestct.explain.question import CellMap, Question
 from chestct.networks import build_network
 
@@ -54,7 +54,7 @@ def mean_offset_of_sight(layer: Layer) -> float:
 
 @pytest.mark.parametrize(("name", "step"), [("layer1", 4), ("layer2", 8), ("layer3", 16)])
 def test_inner_cells_lie_where_the_network_looks(name: str, step: int) -> None:
-    layer = find_layers(question())[name]
+    layer = _find_layers(question())[name]
     assert layer.step == (step, step, step)
     assert layer.shape[2] == SHAPE[2] // step
     # Laid evenly over the input, they would lie half a cell, less half a voxel, further on.
@@ -86,7 +86,7 @@ def test_unpadded_kernels_and_dilation_move_the_cells() -> None:
             return self.pool(self.wide(batch)).flatten(1)
 
     batch = torch.rand(1, 1, 20, 20, 20)
-    layers = find_layers(Question(Steps(), batch, batch))
+    layers = _find_layers(Question(Steps(), batch, batch))
     assert layers["wide"] == Layer("wide", (12, 12, 12), (4.0,) * 3, (1.0,) * 3)
     assert layers["pool"] == Layer("pool", (6, 6, 6), (4.5,) * 3, (2.0,) * 3)
 
@@ -104,13 +104,13 @@ def test_layers_run_twice_and_layers_of_one_cell_are_left_out() -> None:
 
     batch = torch.rand(1, 1, 4, 4, 4)
     asked = Question(Repeated(), batch, batch)
-    assert list(find_layers(asked)) == ["once"]
+    assert list(_find_layers(asked)) == ["once"]
     assert pick_layer(asked).name == "once"
 
 
 def test_looking_for_layers_leaves_no_trace_in_the_network() -> None:
     network = question().network
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    find_layers(question())
+    _find_layers(question())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())

@@ -7,10 +7,9 @@ from scipy import ndimage
 
 from chestct.preprocess.lungs import NetworkLungs, find_lungs
 from chestct.preprocess.masks import bounding_box
-from chestct.preprocess.orientation import coarse_chest, orientation_faults
 from chestct.preprocess.placement import ScanLungs, slice_area
 from chestct.preprocess.recipes import RECIPES
-from chestct.preprocess.suitability import judge_scan
+from chestct.preprocess.suitability import _coarse_chest, _orientation_faults, judge_scan
 from chestct.volume import Grid, Volume, to_canonical
 
 RECIPE = RECIPES["roi_resnet_recommended"]
@@ -274,18 +273,18 @@ def test_one_lung_says_nothing_about_sides(scan):
     mask = TRUE_LUNGS.copy()
     mask[:, :, 42:] = False
     for volume in (scan, with_wrong_axes(scan, 2)):
-        chest_ = coarse_chest(volume, mask)
+        chest_ = _coarse_chest(volume, mask)
         assert chest_ is not None
-        assert orientation_faults(chest_) == ()
+        assert _orientation_faults(chest_) == ()
 
 
 def test_lungs_alone_say_nothing_about_front_and_back(scan):
     mask = TRUE_LUNGS
     bare = Volume(scan.grid, np.where(mask, -850, 0).astype(np.int16))
-    found = coarse_chest(bare, mask)
+    found = _coarse_chest(bare, mask)
     assert found is not None
     assert found.bone_behind is None
 
 
 def test_mask_of_nothing_gives_no_chest(scan):
-    assert coarse_chest(scan, np.zeros(scan.grid.shape, dtype=bool)) is None
+    assert _coarse_chest(scan, np.zeros(scan.grid.shape, dtype=bool)) is None

@@ -204,6 +204,15 @@ def test_scouts_captures_and_reports_are_left_out_counted_and_said(tmp_path: Pat
     assert np.array_equal(volume.voxels, expected_hu(HEIGHTS))
 
 
+def test_low_dose_is_no_dose_report_and_hounsfield_in_full_is_hu(tmp_path: Path) -> None:
+    told = {"ImageType": ["ORIGINAL", "PRIMARY", "AXIAL", "LOW_DOSE"], "RescaleType": "HOUNSFIELD"}
+    write_series(tmp_path, HEIGHTS, **told)
+    volume = read_volume(tmp_path)
+    assert volume.source.left_out == {}
+    assert volume.unit == "HU"
+    assert np.array_equal(volume.voxels, expected_hu(HEIGHTS))
+
+
 @pytest.mark.parametrize(
     ("kinds", "text"),
     [

@@ -18,9 +18,10 @@ from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
 from chestct.labels import ClassLabel, LabelSet
 from chestct.result import UNLIKE, FindingAnswer
-from chestct.serve.jobs import free_folder
-from chestct.serve.readings import Reading, Readings
+from chestct.serve.jobs import _free_folder
 from chestct.serve.results import (
+    Reading,
+    Readings,
     Results,
     evaluation_words,
     files_of,
@@ -193,14 +194,14 @@ def test_the_list_is_a_table_that_no_spreadsheet_runs(tmp_path: Path) -> None:
 
 def test_results_of_another_scan_of_this_name_are_never_replaced(tmp_path: Path) -> None:
     analysis = make_explained()
-    assert free_folder(tmp_path, analysis) == tmp_path / "p07"
+    assert _free_folder(tmp_path, analysis) == tmp_path / "p07"
     written(tmp_path)
-    assert free_folder(tmp_path, analysis) == tmp_path / "p07"
+    assert _free_folder(tmp_path, analysis) == tmp_path / "p07"
     provenance = replace(analysis.result.provenance, pixel_sha256="ef" * 32)
     other = replace(analysis, result=replace(analysis.result, provenance=provenance))
-    assert free_folder(tmp_path, other) == tmp_path / "p07-2"
+    assert _free_folder(tmp_path, other) == tmp_path / "p07-2"
     write_outputs(other, tmp_path / "p07-2")
-    assert free_folder(tmp_path, other) == tmp_path / "p07-2"
+    assert _free_folder(tmp_path, other) == tmp_path / "p07-2"
 
 
 def test_scans_are_found_by_the_names_that_results_have(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from chestct.studies.audit import (
 )
 from chestct.studies.audit_roi import AGREES
 from chestct.studies.audit_scores import Scores, counts_behind, percent_of, score
-from chestct.studies.published.facts import roi_facts
+from chestct.studies.published import roi_facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from chestct.evaluation.metrics import ClassCounts
+from chestct.studies import published
 from chestct.studies.audit_maseres import (
     MaseresAudit,
     _audit_model,
@@ -19,7 +20,6 @@ from chestct.studies.audit_maseres import (
     audit_maseres_paper,
 )
 from chestct.studies.audit_scores import percent_of, rounded
-from chestct.studies.published import facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 
@@ -110,7 +110,7 @@ def test_an_auc_of_few_pairs_tells_how_many_are_in_order(audit: MaseresAudit) ->
 def test_decisions_have_the_counts_they_were_made_from() -> None:
     counts = ClassCounts(tp=6, fn=2, fp=1, tn=12)
     made = _decisions_of(counts)
-    model = _audit_model(facts.TestedModel("any", counts, None))
+    model = _audit_model(published.TestedModel("any", counts, None))
     assert len(made) == 21
     assert int(made.is_right.sum()) == model.accuracy.hits == 18
     assert model.pairs_in_order is None

@@ -13,7 +13,7 @@ from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.compare_with_paper import compare_with_paper
-from chestct.studies.published.facts import maseres_facts, roi_facts
+from chestct.studies.published import maseres_facts, roi_facts
 from chestct.studies.study_rows import StudyError
 
 Output = pytest.CaptureFixture[str]

@@ -19,7 +19,7 @@ from chestct.studies.maseres import (
     make_table,
     write_table,
 )
-from chestct.studies.published.facts import maseres_facts
+from chestct.studies.published import maseres_facts
 from chestct.studies.study_rows import Row
 
 BOOTSTRAP = Bootstrap(30)

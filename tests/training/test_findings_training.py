@@ -11,7 +11,7 @@ from analyses import make_analysis
 from tiny_classifiers import tiny_card
 from torch import nn
 
-from chestct.card import FindingThreshold, read_card, write_card
+from chestct.card import Card, FindingThreshold, read_card, write_card
 from chestct.errors import ClassifierError, TrainingError
 from chestct.training.loop import Outputs
 from chestct.training.plan import find_parts
@@ -130,7 +130,7 @@ def test_a_card_of_findings_is_read_as_it_was_written(tmp_path: Path) -> None:
     labels = ("a", "b")
     card = tiny_card(labels=labels, findings=(threshold(0.2), threshold(0.7)))
     write_card(card, tmp_path)
-    again = read_card(tmp_path)
+    again = read_card(tmp_path, Card)
     assert again == card
     assert again.thresholds == {"a": 0.2, "b": 0.7}
     assert again.label_set.are_findings
@@ -145,7 +145,7 @@ def test_cards_and_results_of_classes_have_the_fields_that_they_had(tmp_path: Pa
         "results", "versions", "licence", "notice", "weights_sha256", "temperature", "version",
         "recipe", "explanation", "abstention", "familiarity",
     ]  # fmt: skip
-    assert not read_card(tmp_path).label_set.are_findings
+    assert not read_card(tmp_path, Card).label_set.are_findings
     document = json.loads(result_document(make_analysis()).model_dump_json())
     assert document["schema_version"] == "2.3"
     assert "findings" not in document

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,54 @@ if TYPE_CHECKING:
 _STYLES = {"serious": "bold red", "notable": "yellow", "remark": "dim", "fine": "green"}
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """About what a classifier is asked, beside scans by name."""
+
+    simulated: Annotated[
+        int,
+        typer.Option("--simulated", min=0, metavar="N", help="Ask about N simulated patients."),
+    ] = 0
+    lesions: Annotated[
+        Path | None,
+        typer.Option(
+            "--lesions",
+            metavar="FILE",
+            help="Mask of the one scan's lesions, on its grid. Default: the heat-map's region.",
+        ),
+    ] = None
+    explanation: Annotated[
+        str, typer.Option("--explanation", metavar="NAME", help="How heat-maps are made.")
+    ] = "gradcam"
+    finding: options.Finding = None
+    series: options.Series = None
+
+    def require_use(self, scans: Sequence[Path]) -> None:
+        """Refuse to ask about nothing, or about what is not there.
+
+        Raises:
+            ReadError: It is so.
+            UnknownNameError: There is no such explanation.
+        """
+        from chestct.explain import EXPLANATIONS
+        from chestct.lookup import look_up
+
+        if not scans and self.simulated == 0:
+            raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
+        look_up(EXPLANATIONS, self.explanation, kind="explanation")
+        for path in [*scans, *([self.lesions] if self.lesions else [])]:
+            options.require_exists(path)
+
+    def subjects(self, scans: Sequence[Path], labels: Sequence[str]) -> Iterator[Subject]:
+        """Scans that were named, then simulated ones, each made when it is asked for."""
+        from chestct.readers import ReadOptions
+        from chestct.studies.model_audit import read_subjects, simulated_subjects
+
+        yield from read_subjects(scans, self.lesions, ReadOptions(self.series))
+        yield from simulated_subjects(self.simulated, labels)
+
+
+@options.grouped
 def audit_model(
     scans: Annotated[
         list[Path] | None,
@@ -34,62 +83,28 @@ def audit_model(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write the audit as JSON and Markdown here."),
     ] = None,
-    simulated: Annotated[
-        int,
-        typer.Option("--simulated", min=0, metavar="N", help="Ask about N simulated patients."),
-    ] = 0,
-    lesions: Annotated[
-        Path | None,
-        typer.Option(
-            "--lesions",
-            metavar="FILE",
-            help="Mask of the one scan's lesions, on its grid. Default: the heat-map's region.",
-        ),
-    ] = None,
-    explanation: Annotated[
-        str, typer.Option("--explanation", metavar="NAME", help="How heat-maps are made.")
-    ] = "gradcam",
-    finding: options.Finding = None,
-    series: options.Series = None,
+    *,
+    asked: _Asked,
     engine: options.EngineName = "auto",
 ) -> None:
     """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan."""
-    from chestct.explain import EXPLANATIONS
-    from chestct.lookup import look_up
-    from chestct.readers import ReadOptions
-    from chestct.studies.model_audit import (
-        Auditor,
-        audit_model,
-        read_subjects,
-        require_finding,
-        simulated_subjects,
-    )
+    from chestct.studies.model_audit import Auditor, audit_model, require_finding
     from chestct.studies.model_audit_findings import write_model_audit
 
     paths = scans or []
-    if not paths and simulated == 0:
-        raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
-    look_up(EXPLANATIONS, explanation, kind="explanation")
-    for path in [*paths, *([lesions] if lesions else [])]:
-        options.require_exists(path)
-
-    def subjects() -> Iterator[Subject]:
-        """Scans that were named, then simulated ones, each made when it is asked for."""
-        yield from read_subjects(paths, lesions, ReadOptions(series))
-        yield from simulated_subjects(simulated, loaded.labels)
-
+    asked.require_use(paths)
     loaded, running = load(classifier, options.Running(engine))
-    require_finding(loaded, finding)
+    require_finding(loaded, asked.finding)
     with scan_progress(is_quiet=False) as progress:
         task = progress.add_task("", total=None)
         auditor = Auditor(
             loaded,
             running,
-            explanation,
+            asked.explanation,
             listener=lambda what: progress.update(task, description=what),
-            finding=finding,
+            finding=asked.finding,
         )
-        audit = audit_model(auditor, subjects())
+        audit = audit_model(auditor, asked.subjects(paths, loaded.labels))
     _show_audit(stdout_console(), audit)
     if out is not None:
         show_written(write_model_audit(audit, out), [])

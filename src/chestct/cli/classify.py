@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Work:
+class _Work:
     """What is done with every scan of one call."""
 
     classifier: Classifier
@@ -49,7 +49,7 @@ class Work:
         """Which of the files written a user is pointed at."""
         return "report.html" if "html" in self.writing.names else ""
 
-    def run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> Done:
+    def run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
         """Classify one scan, which is called `name`, and write its outputs."""
         from chestct.pipeline import analyse_scan
         from chestct.writers.evidence import slices_words
@@ -75,7 +75,7 @@ class Work:
             analysis, is_complete = written.analysis, not written.failed
             watcher.say({**written.skipped, **written.failed})
         line = _json_line(analysis) if self.is_json else slices_words(analysis)
-        return Done(analysis.result, line, is_complete)
+        return _Done(analysis.result, line, is_complete)
 
 
 class _Foreseeing:
@@ -108,7 +108,7 @@ class _Foreseeing:
 
 
 @dataclass(frozen=True)
-class Done:
+class _Done:
     """What is kept of one scan; not the analysis, which would stay in memory beside the next one.
 
     Attributes:
@@ -123,7 +123,7 @@ class Done:
 
 
 @dataclass
-class Outcome:
+class _Outcome:
     """How far the scans of one call have come."""
 
     results: list[ScanResult] = field(default_factory=list)
@@ -142,6 +142,35 @@ class Outcome:
         return 1 if self.num_failed or self.num_incomplete else 0
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What answers, about what, and how scans are found and answers are shown."""
+
+    classifier: options.ClassifierFolder = None
+    finding: options.Finding = None
+    is_json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON per scan and nothing else.")
+    ] = False
+    is_recursive: Annotated[
+        bool,
+        typer.Option(
+            "--recursive",
+            help="Classify every scan in and below the folders; --out gets answers.csv and "
+            "index.html too.",
+        ),
+    ] = False
+
+    def named(self, scans: list[Path]) -> tuple[list[Path], list[str]]:
+        """The scans that are meant, and what each is called.
+
+        Raises:
+            ReadError: Scans were to be looked for and there are none.
+        """
+        from chestct.pipeline import scan_names
+
+        return _scans_below(scans) if self.is_recursive else (scans, scan_names(scans))
+
+
 @options.grouped
 def classify(
     scans: Annotated[
@@ -152,54 +181,44 @@ def classify(
     ] = None,
     *,
     reading: options.Reading,
-    tiff: options.Tiff,
     outputs: options.Outputs,
     running: options.Running,
     many: batch.Many,
-    classifier: options.ClassifierFolder = None,
-    finding: options.Finding = None,
-    is_json: Annotated[
-        bool, typer.Option("--json", help="Print one line of JSON per scan and nothing else.")
-    ] = False,
-    is_recursive: Annotated[
-        bool,
-        typer.Option(
-            "--recursive",
-            help="Classify every scan in and below the folders; --out gets answers.csv and "
-            "index.html too.",
-        ),
-    ] = False,
+    asked: _Asked,
 ) -> None:
     """Classify chest CT scans, each as a whole."""
-    from chestct.pipeline import scan_names
-
-    read_options = reading.read_options(tiff)
-    outputs.require_use(is_json=is_json)
+    read_options = reading.read_options()
+    outputs.require_use(is_json=asked.is_json)
     writing = outputs.write_options()
     method = outputs.explanation_for(writing.names)
-    scans = many.require_scans(scans, is_json=is_json)
-    if is_recursive:
-        scans, names = _scans_below(scans)
-    else:
-        names = scan_names(scans)
+    scans, names = asked.named(many.require_scans(scans, is_json=asked.is_json))
     if many.is_asked_for:
         listed = batch.list_batch(many, scans, names, read_options)
-        how = batch.BatchWork(classifier, running, writing, method, finding)
+        how = batch.BatchWork(asked.classifier, running, writing, method, asked.finding)
         raise typer.Exit(batch.classify_batch(many, listed, outputs, how))
+    _require_one_mask(scans, reading)
+    loaded, engine = load(asked.classifier, running)
+    loaded.require_finding(asked.finding)
+    work = _Work(loaded, engine, read_options, writing, method, asked.is_json, asked.finding)
+    outcome = _classify_all(scans, outputs.out, work, names)
+    if asked.is_recursive and outputs.out is not None:
+        _write_batch(dict(zip(names, scans, strict=True)), outcome, outputs.out)
+    if not asked.is_json:
+        _show(outcome, outputs.out)
+    raise typer.Exit(outcome.exit_code)
+
+
+def _require_one_mask(scans: list[Path], reading: options.Reading) -> None:
+    """Refuse a scan that is not there, and one mask of lungs for several.
+
+    Raises:
+        ReadError: It is so.
+    """
     if len(scans) == 1:
         options.require_exists(scans[0])
     elif reading.lungs is not None:
         msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
         raise ReadError(msg)
-    loaded, engine = load(classifier, running)
-    loaded.require_finding(finding)
-    work = Work(loaded, engine, read_options, writing, method, is_json, finding)
-    outcome = _classify_all(scans, outputs.out, work, names)
-    if is_recursive and outputs.out is not None:
-        _write_batch(dict(zip(names, scans, strict=True)), outcome, outputs.out)
-    if not is_json:
-        _show(outcome, outputs.out)
-    raise typer.Exit(outcome.exit_code)
 
 
 def load(folder: Path | None, running: options.Running) -> tuple[Classifier, Engine]:
@@ -240,7 +259,7 @@ def _scans_below(given: list[Path]) -> tuple[list[Path], list[str]]:
     return list(scans), list(scans.values())
 
 
-def _write_batch(scans: Mapping[str, Path], outcome: Outcome, out: Path) -> None:
+def _write_batch(scans: Mapping[str, Path], outcome: _Outcome, out: Path) -> None:
     """Write all answers of a call as one table, and a page that leads to the reports."""
     from chestct.pipeline import readable
     from chestct.storage import write_whole
@@ -258,12 +277,12 @@ def _write_batch(scans: Mapping[str, Path], outcome: Outcome, out: Path) -> None
 _ANSWERS_FILE = "answers.csv"
 
 
-def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[str]) -> Outcome:
+def _classify_all(scans: list[Path], out: Path | None, work: _Work, names: list[str]) -> _Outcome:
     """Classify every scan; one that fails is said at once and does not stop the others."""
     from chestct.cluster.classifying import failure_words
     from chestct.writers.folders import folder_names
 
-    outcome = Outcome()
+    outcome = _Outcome()
     folders = [None if out is None else out / name for name in folder_names(names)]
     with scan_progress(is_quiet=work.is_json) as progress:
         task = progress.add_task("", total=len(scans))
@@ -297,7 +316,7 @@ def _classify_all(scans: list[Path], out: Path | None, work: Work, names: list[s
     return outcome
 
 
-def _show(outcome: Outcome, out: Path | None) -> None:
+def _show(outcome: _Outcome, out: Path | None) -> None:
     from chestct.pipeline import readable
 
     console = stdout_console()

@@ -192,7 +192,7 @@ def scan(
         found = f"labels of {table.file.name}"
     written = write_manifest(manifest, out)
     console = stdout_console()
-    console.print(Text(f"{folder}: {describe(manifest)} ({found})"), soft_wrap=True)
+    console.print(Text(f"{folder}: {_describe(manifest)} ({found})"), soft_wrap=True)
     show_written([written], notes)
 
 
@@ -440,7 +440,7 @@ def prepare(
     raise typer.Exit(1 if done.failed else 0)
 
 
-def describe(manifest: Manifest) -> str:
+def _describe(manifest: Manifest) -> str:
     """The scans in numbers: "6 scans of 6 patients: 2 CAP, 4 normal"."""
     cases = ", ".join(f"{count} {label}" for label, count in manifest.cases.items())
     return f"{len(manifest)} scans of {manifest.num_patients} patients: {cases}"
@@ -451,7 +451,7 @@ def _show_report(manifest: Manifest, report: CheckReport) -> None:
     from chestct.datasets.confounders import VARIABLES
 
     console = stdout_console()
-    console.print(Text(f"{report.manifest}: {describe(manifest)}", style="bold"))
+    console.print(Text(f"{report.manifest}: {_describe(manifest)}", style="bold"))
     if report.sides:
         _show_sides(manifest)
     for finding in report.findings:
@@ -578,7 +578,37 @@ def _show_export(done: ExportResult) -> None:
         show_written([done.table], [])
 
 
+@dataclass(frozen=True)
+class _Consensus:
+    """How several readers' labels become one."""
+
+    rule: Annotated[
+        str, typer.Option("--rule", metavar="NAME", help="majority, unanimous or adjudicator.")
+    ] = "majority"
+    adjudicator: Annotated[
+        str,
+        typer.Option(
+            "--adjudicator", metavar="NAME", help="Reader who decides where the others differ."
+        ),
+    ] = ""
+    least: Annotated[
+        int, typer.Option("--least", min=1, metavar="N", help="Readers that a scan must have.")
+    ] = 2
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 1
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What stands in the report of it."""
+        return {
+            "name": self.rule,
+            "adjudicator": self.adjudicator,
+            "least_readers": self.least,
+            "seed": self.seed,
+        }
+
+
 @app.command()
+@options.grouped
 def readers(
     labels: Annotated[
         Path,
@@ -588,19 +618,7 @@ def readers(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the results.")],
-    rule: Annotated[
-        str, typer.Option("--rule", metavar="NAME", help="majority, unanimous or adjudicator.")
-    ] = "majority",
-    adjudicator: Annotated[
-        str,
-        typer.Option(
-            "--adjudicator", metavar="NAME", help="Reader who decides where the others differ."
-        ),
-    ] = "",
-    least: Annotated[
-        int, typer.Option("--least", min=1, metavar="N", help="Readers that a scan must have.")
-    ] = 2,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")] = 1,
+    said: _Consensus,
     classes: Labels = None,
 ) -> None:
     """Make one label per scan out of several readers', and say how far they agree."""
@@ -620,15 +638,14 @@ def readers(
 
     named = named_labels(classes)
     readings = read_readings(labels, () if named is None else named.names)
-    chosen = Rule(rule, adjudicator, least)
-    decided = agree_on(readings, chosen)
-    report = judge_agreement(readings, np.random.default_rng(seed), without=adjudicator)
+    decided = agree_on(readings, Rule(said.rule, said.adjudicator, said.least))
+    drawn = np.random.default_rng(said.seed)
+    report = judge_agreement(readings, drawn, without=said.adjudicator)
     words = agreement_markdown(report)
-    facts = {"name": rule, "adjudicator": adjudicator, "least_readers": least, "seed": seed}
     written = [
         write_manifest(decided, out / "consensus.csv"),
         write_whole(out / "disputed.csv", disputes_csv(readings, decided).encode()),
-        write_whole(out / "agreement.json", agreement_json(report, facts).encode()),
+        write_whole(out / "agreement.json", agreement_json(report, said.facts).encode()),
         write_whole(out / "agreement.md", words.encode()),
     ]
     console = stdout_console()

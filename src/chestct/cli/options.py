@@ -8,7 +8,7 @@ the parameters of a function.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -35,27 +35,44 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         command: Takes options and dataclasses of options; no two have a field of one name.
 
     Returns:
-        The same command with every field as a parameter of its own.
+        The same command with every field as a parameter of its own; a field may be such a
+        dataclass in turn.
     """
     taken = inspect.signature(command, eval_str=True).parameters
-    groups = {
-        name: each.annotation
-        for name, each in taken.items()
-        if isinstance(each.annotation, type) and is_dataclass(each.annotation)
-    }
-    fields = {name: _fields_of(group) for name, group in groups.items()}
 
     @wraps(command)
-    def run(**said: object) -> None:
-        for name, group in groups.items():
-            said[name] = group(**{field: said.pop(field) for field in fields[name]})
-        command(**said)
+    def _run(**said: object) -> None:
+        command(**_gathered(taken, said))
 
     # By keyword, so that one with a default may stand before one without.
-    shown = [each for name in taken for each in fields.get(name, {name: taken[name]}).values()]
-    by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in shown]
-    run.__signature__ = inspect.Signature(by_keyword)  # type: ignore[attr-defined]
-    return run
+    by_keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in _each_alone(taken)]
+    _run.__signature__ = inspect.Signature(by_keyword)  # type: ignore[attr-defined]
+    return _run
+
+
+def _is_group(each: inspect.Parameter) -> bool:
+    return isinstance(each.annotation, type) and is_dataclass(each.annotation)
+
+
+def _each_alone(taken: Mapping[str, inspect.Parameter]) -> Iterator[inspect.Parameter]:
+    """Parameters, the fields of a dataclass in its place."""
+    for each in taken.values():
+        if _is_group(each):
+            yield from _each_alone(_fields_of(each.annotation))
+        else:
+            yield each
+
+
+def _gathered(
+    taken: Mapping[str, inspect.Parameter], said: Mapping[str, object]
+) -> dict[str, object]:
+    """What a command or a dataclass takes, out of what was said of each parameter alone."""
+    return {
+        name: each.annotation(**_gathered(_fields_of(each.annotation), said))
+        if _is_group(each)
+        else said[name]
+        for name, each in taken.items()
+    }
 
 
 def _fields_of(group: type) -> dict[str, inspect.Parameter]:
@@ -232,8 +249,9 @@ class Reading:
             rich_help_panel=_TROUBLE,
         ),
     ] = False
+    tiff: Tiff = Tiff()
 
-    def read_options(self, tiff: Tiff) -> ReadOptions:
+    def read_options(self) -> ReadOptions:
         """All that was said about how to read a scan, as the readers take it.
 
         Raises:
@@ -249,7 +267,7 @@ class Reading:
             "unplaced": self.allow_unplaced,
         }
         allow = tuple(name for name, is_accepted in accepted.items() if is_accepted)
-        return ReadOptions(self.series, allow, tiff.geometry(), self.lungs)
+        return ReadOptions(self.series, allow, self.tiff.geometry(), self.lungs)
 
 
 @dataclass(frozen=True)
@@ -333,7 +351,7 @@ class Outputs:
         """
         from chestct.writers import ALL, DEFAULT, WriteOptions, choose_writers
 
-        said = DEFAULT if self.write is None else tuple(_names_in(self.write))
+        said = DEFAULT if self.write is None else names_in(self.write)
         if not said:
             raise WriteError("--write needs a name, such as html, or all. See: chestct info")
         return WriteOptions(
@@ -388,5 +406,6 @@ def _three_numbers(text: str) -> tuple[float, float, float]:
     return depth, height, width
 
 
-def _names_in(text: str) -> list[str]:
-    return [name for part in text.split(",") if (name := part.strip())]
+def names_in(text: str | None) -> tuple[str, ...]:
+    """What stands between commas; nothing where nothing was said."""
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))

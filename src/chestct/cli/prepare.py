@@ -21,14 +21,13 @@ def prepare(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
     reading: options.Reading,
-    tiff: options.Tiff,
 ) -> None:
     """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
     from chestct.preprocess.recipes import find_recipe
 
     chosen = find_recipe(recipe)
     options.require_exists(scan)
-    said = reading.read_options(tiff)
+    said = reading.read_options()
 
     from chestct.pipeline import scan_name
     from chestct.preprocess.prepare import prepare as prepare_volume

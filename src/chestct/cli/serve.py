@@ -138,6 +138,38 @@ class _Network:
             raise ReadError(f"{msg} {secrets.token_urlsafe(24)}")
 
 
+@dataclass(frozen=True)
+class _Dropped:
+    """What is done with scans that are dropped onto the page."""
+
+    classifier: options.ClassifierFolder = None
+    write: Annotated[
+        str | None,
+        typer.Option(
+            "--write",
+            metavar="NAMES",
+            help="Which outputs are made, as 'classify --write' takes them. Default: all that this "
+            "installation can make.",
+        ),
+    ] = None
+    max_gb: Annotated[
+        float,
+        typer.Option("--max-gb", metavar="X", min=0.001, help="Largest scan that may be dropped."),
+    ] = 2.7
+
+    def setup(self, running: options.Running) -> Setup:
+        """What classifies them, where, and what is written.
+
+        Raises:
+            UnknownNameError: There is no such writer.
+            WriteError: None was named.
+        """
+        from chestct.serve.jobs import Setup
+
+        writing = options.Outputs(write=self.write or _writers()).write_options()
+        return Setup(self.classifier, running.engine, running.precision, running.device, writing)
+
+
 @options.grouped
 def serve(
     shown: _Shown,
@@ -151,20 +183,8 @@ def serve(
             "are added to it. Without one, results are gone when the server ends.",
         ),
     ] = None,
-    classifier: options.ClassifierFolder = None,
-    write: Annotated[
-        str | None,
-        typer.Option(
-            "--write",
-            metavar="NAMES",
-            help="Which outputs are made, as 'classify --write' takes them. Default: all that this "
-            "installation can make.",
-        ),
-    ] = None,
-    max_gb: Annotated[
-        float,
-        typer.Option("--max-gb", metavar="X", min=0.001, help="Largest scan that may be dropped."),
-    ] = 2.7,
+    *,
+    dropped: _Dropped,
 ) -> None:
     """Open a web page on this computer, to look at scans and their answers."""
     from chestct.extras import import_extra
@@ -172,13 +192,11 @@ def serve(
     for package in ("starlette", "uvicorn"):
         import_extra(package, extra="serve")
     from chestct.serve.guard import ServeSettings
-    from chestct.serve.jobs import Setup
     from chestct.storage import cache_folder, working_folder
 
     network.require_token()
     shown.require_folders()
-    writing = options.Outputs(write=write or _writers()).write_options()
-    setup = Setup(classifier, running.engine, running.precision, running.device, writing)
+    setup = dropped.setup(running)
     with working_folder(cache_folder() / "serve") as session:
         settings = ServeSettings(
             token=network.token or secrets.token_urlsafe(32),
@@ -189,7 +207,7 @@ def serve(
             beside=shown.beside,
             evaluation=shown.evaluation,
             names=tuple(name for name in (network.host, network.tls_name) if name is not None),
-            most_bytes=round(max_gb * 1e9),
+            most_bytes=round(dropped.max_gb * 1e9),
             is_secure=network.tls_name is not None,
         )
         _serve(settings, setup, network.host, network.port)

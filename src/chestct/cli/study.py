@@ -61,6 +61,19 @@ def audit_papers(
         show_written(write_audit(audit, out), [])
 
 
+_TABLE_7 = (
+    "Row",
+    "Network",
+    "RoI",
+    "t",
+    "Printed",
+    "Recomputed, %",
+    "Hits",
+    "Equal",
+    "Workbook",
+)
+
+
 def _show_audit(audit: Audit) -> None:
     """The rows of Table 7, and the main points on both papers.
 
@@ -71,17 +84,6 @@ def _show_audit(audit: Audit) -> None:
     from chestct.studies.audit import counted, report_of, with_interval
 
     console = stdout_console()
-    columns = (
-        "Row",
-        "Network",
-        "RoI",
-        "t",
-        "Printed",
-        "Recomputed, %",
-        "Hits",
-        "Equal",
-        "Workbook",
-    )
     lines = [
         (
             str(row.published.row),
@@ -96,7 +98,7 @@ def _show_audit(audit: Audit) -> None:
         )
         for row in audit.roi_aware.rows
     ]
-    print_table(columns, lines)
+    print_table(_TABLE_7, lines)
     for section in report_of(audit).sections:
         points = [block for block in section.blocks if isinstance(block, Points)]
         if points:
@@ -104,11 +106,6 @@ def _show_audit(audit: Audit) -> None:
             console.print(Text(section.title, style="bold"))
         for item in (item for block in points for item in block.items):
             console.print(Text(f"· {item}"), soft_wrap=True)
-
-
-def _names_in(text: str | None) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 @dataclass(frozen=True)
@@ -219,7 +216,7 @@ def maseres_patients(
     from chestct.training.plan import Plan
     from chestct.training.settings import shipped_folder
 
-    networks = study.chosen_networks(MASERES_NETWORKS, _names_in(paper.only))
+    networks = study.chosen_networks(MASERES_NETWORKS, options.names_in(paper.only))
     if manifest is None:
         _show_printed(networks)
         return
@@ -273,7 +270,7 @@ def maseres_slices(
     from chestct.training.plan import SlicePlan
     from chestct.training.settings import shipped_folder
 
-    networks = study.chosen_networks(SLICE_NETWORKS, _names_in(paper.only))
+    networks = study.chosen_networks(SLICE_NETWORKS, options.names_in(paper.only))
     if table is None:
         _show_printed(networks)
         return
@@ -361,8 +358,8 @@ class _Grid:
 
         placements = study.ROI_LAYERS if self.is_placement else study.GATINGS
         return study.table_rows(
-            _names_in(self.networks) or study.NETWORKS,
-            _names_in(self.gatings) or placements,
+            options.names_in(self.networks) or study.NETWORKS,
+            options.names_in(self.gatings) or placements,
             _numbers(self.thresholds) or study.THRESHOLDS,
         )
 
@@ -439,7 +436,7 @@ def damage(
         loaded,
         scans.read(loaded),
         out,
-        _names_in(units.parts),
+        options.names_in(units.parts),
         units.share,
         units.repeats,
         units.seed,
@@ -477,7 +474,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
     from chestct.studies.study_rows import StudyError
 
     found = []
-    for name in _names_in(text):
+    for name in options.names_in(text):
         try:
             value = float(name)
         except ValueError as error:

@@ -85,7 +85,7 @@ def stdout_console() -> Console:
     return _PlainConsole(highlight=False)
 
 
-def stderr_console() -> Console:
+def _stderr_console() -> Console:
     """The console that shows what is going on."""
     return _PlainConsole(stderr=True)
 
@@ -176,7 +176,7 @@ def show_info(known: Mapping[str, Mapping[str, str]]) -> None:
 
 def scan_progress(*, is_quiet: bool) -> Progress:
     """A progress bar over scans, on stderr, and only where somebody is watching."""
-    console = stderr_console()
+    console = _stderr_console()
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),

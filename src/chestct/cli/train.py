@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestct.cli import training_options as options
-from chestct.cli.options import grouped
+from chestct.cli.options import grouped, names_in
 from chestct.cli.terminal import print_table, show_line
 from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import TrainingError
@@ -105,9 +105,9 @@ class _SearchOptions:
         from chestct.training.search import BATCHES, OPTIMIZERS, RATES, Search
 
         return Search(
-            rates=tuple(_number(each) for each in _listed(self.rates)) or RATES,
-            batches=tuple(_whole(each) for each in _listed(self.batches)) or BATCHES,
-            optimizers=tuple(_listed(self.optimizers)) or OPTIMIZERS,
+            rates=tuple(_number(each) for each in names_in(self.rates)) or RATES,
+            batches=tuple(_whole(each) for each in names_in(self.batches)) or BATCHES,
+            optimizers=names_in(self.optimizers) or OPTIMIZERS,
             trials=self.trials,
             epochs=self.epochs,
             seed=seed,
@@ -150,18 +150,42 @@ def _show(trials: tuple[Trial, ...], folder: Path) -> None:
     show_line(f"Best settings, for 'chestct train': {folder / SETTINGS_FILE}")
 
 
-def _require_folds(folds: int | None) -> None:
-    """Refuse workers for what cannot be shared out among them.
+@dataclass(frozen=True)
+class _Course:
+    """Where a training begins, and in how many folds."""
 
-    Raises:
-        TrainingError: There are no folds, or several processes were started for each.
-    """
-    from chestct.training.distributed import require_one_process
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--start-from",
+            metavar="PLACE",
+            help="Begin with given weights: a classifier's folder, a run's, or a file.",
+        ),
+    ] = None
+    folds: Annotated[
+        int | None,
+        typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
+    ] = None
 
-    if folds is None:
-        msg = "Workers train folds, one each: name --folds K. One training takes several GPUs with"
-        raise TrainingError(f"{msg} torchrun.")
-    require_one_process("Folds are shared out among workers by one process.")
+    @property
+    def overrides(self) -> list[str]:
+        """What it says of settings."""
+        # Quoted, so that YAML takes the place as it is.
+        place = json.dumps(str(self.start_from))
+        return [] if self.start_from is None else [f"training.start_from={place}"]
+
+    def require_folds(self) -> None:
+        """Refuse workers for what cannot be shared out among them.
+
+        Raises:
+            TrainingError: There are no folds, or several processes were started for each.
+        """
+        from chestct.training.distributed import require_one_process
+
+        if self.folds is None:
+            msg = "Workers train folds, one each: name --folds K. One training takes several GPUs"
+            raise TrainingError(f"{msg} with torchrun.")
+        require_one_process("Folds are shared out among workers by one process.")
 
 
 def _by_workers(plan: Plan, workers: Workers, device: str) -> Callable[[list[str]], object] | None:
@@ -179,10 +203,6 @@ def _by_workers(plan: Plan, workers: Workers, device: str) -> Callable[[list[str
             conclude_folds(done, plan.listener)
 
     return train_folds
-
-
-def _listed(text: str | None) -> list[str]:
-    return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
 def _number(text: str) -> float:
@@ -205,18 +225,7 @@ def train(
     out: options.RunFolder,
     search: _SearchOptions,
     workers: Workers,
-    start_from: Annotated[
-        Path | None,
-        typer.Option(
-            "--start-from",
-            metavar="PLACE",
-            help="Begin with given weights: a classifier's folder, a run's, or a file.",
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option("--folds", min=2, metavar="K", help="Cross-validate instead, by patient."),
-    ] = None,
+    course: _Course,
 ) -> None:
     """Train a classifier; stopped at any moment, the same command goes on.
 
@@ -237,7 +246,7 @@ def train(
 
     search.require_use()
     if workers.is_asked_for:
-        _require_folds(folds)
+        course.require_folds()
     ranks = launched_ranks()
     place = choose_device(training.device, local_rank=ranks.local_rank, num_local=ranks.local_size)
     try:
@@ -245,14 +254,10 @@ def train(
             joined(ranks, place),
             listening(training.processes, is_quiet=not ranks.is_main) as listener,
         ):
-            # Quoted, so that YAML takes the place as it is.
-            start = (
-                [] if start_from is None else [f"training.start_from={json.dumps(str(start_from))}"]
-            )
-            settings = main_first(lambda: training.read_settings(RunSettings, start))
-            lines = EpochLines(settings.training.epochs, folds or 1)
+            settings = main_first(lambda: training.read_settings(RunSettings, course.overrides))
+            lines = EpochLines(settings.training.epochs, course.folds or 1)
             listener = replace(listener, epoch=lines.show)
-            plan = Plan(settings, manifest, out, folds, listener, place)
+            plan = Plan(settings, manifest, out, course.folds, listener, place)
             if search.is_asked:
                 _run_tuning(plan, search)
                 return

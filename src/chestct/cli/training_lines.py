@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from chestct.cli.terminal import stderr_console, stdout_console
+from chestct.cli.terminal import scan_progress, stdout_console
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.report.tables import as_terminal_table, p_value_text
 
@@ -90,16 +89,7 @@ def listening(
     """
     from chestct.training.plan import Listener
 
-    console = stderr_console()
-    bars = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=is_quiet or not console.is_terminal,
-    )
+    bars = scan_progress(is_quiet=is_quiet)
 
     def show(what: str, how_far: HowFar) -> None:
         """Move the bar of this work, or begin one."""

@@ -205,6 +205,7 @@ def write_tables(job: Job, columns: Sequence[str]) -> Counts:
     counts = {"answered": 0, "failed": 0, "incomplete": 0}
 
     def count(row: Row) -> Row:
+        """Count a row on its way into the table."""
         counts["failed" if row.failure else "answered"] += 1
         counts["incomplete"] += not row.is_complete
         return row
@@ -219,6 +220,7 @@ def _write_table(path: Path, columns: Sequence[str], lines: Iterator[Sequence[st
     """Write a table line by line: it may be larger than memory."""
 
     def write(aside: Path) -> None:
+        """Heading, then line by line, until the disk has it."""
         with aside.open("w", encoding="utf-8", newline="") as stream:
             stream.write(as_csv(columns, ()))
             for line in lines:

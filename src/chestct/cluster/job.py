@@ -176,6 +176,7 @@ class Claims:
         is_over = threading.Event()
 
         def beat() -> None:
+            """Touch it until all is over."""
             while not is_over.wait(self._lease_s / _BEATS):
                 # A disk that is away for a while may cost the claim, and no more.
                 with suppress(OSError):

@@ -121,6 +121,7 @@ def _do_shard(job: Job, work: Work, shard: int, claim: Claim) -> int:
             is_alone = places is not others
 
             def begin(number: int, places: list[int] = places, is_alone: bool = is_alone) -> None:
+                """Say which scans are in work, and that their time begins."""
                 # The next one may be read already while this one is done.
                 claim.mark(places[number : number + (1 if is_alone else 2)], is_alone=is_alone)
                 restart()

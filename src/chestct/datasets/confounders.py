@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.scans import FACTS, ScanFacts
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -144,12 +147,6 @@ def baseline_probabilities(
         test: Indices of the rows to judge.
         variables: Names out of `VARIABLES`.
     """
-    from sklearn.compose import make_column_transformer
-    from sklearn.impute import SimpleImputer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import OneHotEncoder, StandardScaler
-
     values = {name: _values(manifest, facts, name) for name in variables}
     named = [_categories(name, each) for name, each in values.items()]
     numeric = [
@@ -158,20 +155,30 @@ def baseline_probabilities(
         if name in _NUMERIC
     ]
     table = np.array([*named, *numeric], dtype=object).T
-    num_named = len(named)
-    scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
-    model = make_pipeline(
-        make_column_transformer(
-            (OneHotEncoder(handle_unknown="ignore"), list(range(num_named))),
-            (scaled, list(range(num_named, table.shape[1]))),
-        ),
-        LogisticRegression(max_iter=1000),
-    )
+    model = _make_model(len(named), len(numeric))
     learned = list(training)
     model.fit(table[learned], np.array(manifest.label_indices)[learned])
     probabilities = np.zeros((len(test), len(manifest.labels)))
     probabilities[:, model.classes_] = model.predict_proba(table[list(test)])
     return probabilities
+
+
+def _make_model(num_named: int, num_numeric: int) -> Pipeline:
+    """Logistic regression on columns of categories, and on columns of numbers behind them."""
+    from sklearn.compose import make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    scaled = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler())
+    return make_pipeline(
+        make_column_transformer(
+            (OneHotEncoder(handle_unknown="ignore"), list(range(num_named))),
+            (scaled, list(range(num_named, num_named + num_numeric))),
+        ),
+        LogisticRegression(max_iter=1000),
+    )
 
 
 def groups_by(manifest: Manifest, facts: Sequence[ScanFacts], variable: str) -> list[str]:

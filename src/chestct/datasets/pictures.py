@@ -497,10 +497,7 @@ def extract_slices(
         if infected is None and is_left:
             told(f"Row {row.number} is {row.label} and has no slice labels: left out.")
             continue
-        options = read_options(row, manifest.folder)
-        volume = to_canonical(
-            read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
-        )
+        volume = _canonical(row, manifest)
         marks = None if infected is None else _cut_to_scan(infected, len(volume.voxels), row.scan)
         rows += _write_scan(row, volume, marks, extraction, folder)
     if not rows:
@@ -510,6 +507,16 @@ def extract_slices(
         )
         raise ManifestError(msg)
     return Manifest(tuple(rows), manifest.labels, folder, manifest.name)
+
+
+def _canonical(row: ManifestRow, manifest: Manifest) -> Volume:
+    """A row's scan on canonical axes."""
+    options = read_options(row, manifest.folder)
+    return to_canonical(
+        read_volume(
+            manifest.path(row), series=options.series, allow=options.allow, tiff=options.tiff
+        )
+    )
 
 
 def _with_negative(extraction: Extraction, manifest: Manifest) -> Extraction:

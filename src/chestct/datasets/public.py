@@ -296,14 +296,17 @@ def scan_folder(
             used = {row.label for row in rows}
             known = () if labels is None else tuple(each for each in labels.names if each in used)
             return _Listing(Manifest(tuple(rows), known, place, place.name), name, notes)
+    raise ManifestError(_no_layout_message(place, names, labels))
+
+
+def _no_layout_message(place: Path, names: Sequence[str], labels: LabelSet | None) -> str:
     classes = ", ".join(THREE_CLASSES if labels is None else labels.names)
-    msg = (
+    return (
         f"{place} holds no labelled scans in any known layout ({', '.join(names)}). Put the scans "
         f"into one folder per class, named {classes} (or as --classes says), join them to a "
         "spreadsheet (--labels TABLE), or write the manifest yourself (columns scan, patient, "
         "label)."
     )
-    raise ManifestError(msg)
 
 
 def _read_spgc(folder: Path) -> _Found:

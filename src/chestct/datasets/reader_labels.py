@@ -253,7 +253,7 @@ _Weights = Int64[np.ndarray, "replicate scan"]
 
 
 @dataclass(frozen=True)
-class Agreement:
+class _Agreement:
     """A kappa.
 
     Attributes:
@@ -286,8 +286,8 @@ class _AgreementReport:
         num_disputed: Scans to which two readers gave different labels.
     """
 
-    pairs: tuple[Agreement, ...]
-    all_readers: Agreement | None
+    pairs: tuple[_Agreement, ...]
+    all_readers: _Agreement | None
     num_scans: int
     num_disputed: int
 
@@ -386,45 +386,45 @@ def agreement_markdown(report: _AgreementReport) -> str:
     return f"{as_markdown_table(header, lines)}\n\n{disputed}\n"
 
 
-def _judge_pair(readings: _Readings, pair: tuple[str, str], rng: np.random.Generator) -> Agreement:
+def _judge_pair(readings: _Readings, pair: tuple[str, str], rng: np.random.Generator) -> _Agreement:
     from sklearn.metrics import cohen_kappa_score
 
     scans = _read_by(readings, pair)
     if not scans:
-        return Agreement(pair, 0, None, None, note="no scan was read by both")
+        return _Agreement(pair, 0, None, None, note="no scan was read by both")
     first, second = (
         np.array([readings.labels.index(scan.given[reader]) for scan in scans], dtype=np.int64)
         for reader in pair
     )
     same = float((first == second).mean())
     if len({*first.tolist(), *second.tolist()}) < 2:
-        return Agreement(pair, len(scans), same, None, note="both name one label throughout")
+        return _Agreement(pair, len(scans), same, None, note="both name one label throughout")
     num_labels = len(readings.labels)
     kappa = float(cohen_kappa_score(first, second, labels=range(num_labels)))
     weights = _draw_weights([scan.row.patient for scan in scans], rng)
     spread = _cohen_kappas(first, second, weights, num_labels)
-    return Agreement(pair, len(scans), same, kappa, *_interval(spread))
+    return _Agreement(pair, len(scans), same, kappa, *_interval(spread))
 
 
 def _judge_all(
     readings: _Readings, readers: tuple[str, ...], rng: np.random.Generator
-) -> Agreement:
+) -> _Agreement:
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     scans = _read_by(readings, readers)
     if not scans:
-        return Agreement(readers, 0, None, None, note="no scan was read by all")
+        return _Agreement(readers, 0, None, None, note="no scan was read by all")
     given = [[scan.given[reader] for reader in readers] for scan in scans]
     counts = np.array(
         [[labels.count(label) for label in readings.labels] for labels in given], dtype=np.int64
     )
     same = float((counts.max(axis=1) == len(readers)).mean())
     if (counts.sum(axis=0) > 0).sum() < 2:
-        return Agreement(readers, len(scans), same, None, note="all name one label throughout")
+        return _Agreement(readers, len(scans), same, None, note="all name one label throughout")
     weights = _draw_weights([scan.row.patient for scan in scans], rng)
     spread = _fleiss_kappas(counts, weights)
     kappa = float(fleiss_kappa(counts, method="fleiss"))
-    return Agreement(readers, len(scans), same, kappa, *_interval(spread))
+    return _Agreement(readers, len(scans), same, kappa, *_interval(spread))
 
 
 def _read_by(readings: _Readings, readers: Sequence[str]) -> list[_ReadScan]:
@@ -452,7 +452,7 @@ def _interval(
     return float(low), float(high), note
 
 
-def _cells(kind: str, each: Agreement) -> list[str]:
+def _cells(kind: str, each: _Agreement) -> list[str]:
     same = "" if each.same is None else f"{each.same:.1%}"
     kappa = "" if each.kappa is None else f"{each.kappa:.3f}"
     ends = "" if each.low is None or each.high is None else f"{each.low:.3f} to {each.high:.3f}"

@@ -243,6 +243,15 @@ def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
             metadata=None,
             software=False,
         )
+    (place / SIDECAR).write_text(json.dumps(_sidecar_of(volume, scale)) + "\n", encoding="utf-8")
+    angle = degrees_off(volume.grid)
+    if angle <= _OBLIQUE_DEG:
+        return ()
+    return (f"lies {angle:.1f} degrees off the patient's axes, which a TIFF stack cannot say",)
+
+
+def _sidecar_of(volume: Volume, scale: Rescale) -> dict[str, Any]:
+    """What slices do not say of themselves."""
     sidecar: dict[str, Any] = {
         "spacing_mm": list(volume.grid.spacing_mm),
         "order": "ascending",
@@ -250,11 +259,7 @@ def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
     }
     if volume.unit == "HU":
         sidecar |= {"slope": scale.slope, "intercept": scale.intercept}
-    (place / SIDECAR).write_text(json.dumps(sidecar) + "\n", encoding="utf-8")
-    angle = degrees_off(volume.grid)
-    if angle <= _OBLIQUE_DEG:
-        return ()
-    return (f"lies {angle:.1f} degrees off the patient's axes, which a TIFF stack cannot say",)
+    return sidecar
 
 
 def _write_nifti_copy(volume: Volume, place: Path) -> tuple[str, ...]:
@@ -456,6 +461,17 @@ def _copy_digest(place: Path) -> str:
     return digest.hexdigest() if files else ""
 
 
+def _require_same(folder: Path, found: _Marker | None, wanted: _Marker) -> None:
+    """Compare an export that was begun with the one that is wanted.
+
+    Raises:
+        ChestCTError: It is another one.
+    """
+    if found is not None and (found.manifest, found.format) != (wanted.manifest, wanted.format):
+        msg = f"{folder} holds the export of another manifest, or one with other settings or"
+        raise ChestCTError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
+
+
 def _require_whole(folder: Path, copies: Mapping[str, str]) -> None:
     """Compare a finished export with its marker.
 
@@ -617,9 +633,7 @@ def export_scans(
     _require_outside(manifest, folder)
     wanted = _marker_of(manifest, settings)
     found = _read_marker(folder)
-    if found is not None and (found.manifest, found.format) != (wanted.manifest, wanted.format):
-        msg = f"{folder} holds the export of another manifest, or one with other settings or"
-        raise ChestCTError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
+    _require_same(folder, found, wanted)
     if found is not None and found.is_complete:
         _require_whole(folder, found.copies)
         return ExportResult(0, len(found.copies), {}, {}, folder / _TABLE)

@@ -42,7 +42,7 @@ _TRUTH_VALUES: Final = {"yes", "no", "y", "n", "true", "false", "1", "0"}
 
 
 @dataclass(frozen=True)
-class Spreadsheet:
+class _Spreadsheet:
     """A table's cells as text.
 
     Attributes:
@@ -71,7 +71,7 @@ class Columns:
     patient: str = ""
 
 
-def read_spreadsheet(file: Path, sheet: str = "") -> Spreadsheet:
+def read_spreadsheet(file: Path, sheet: str = "") -> _Spreadsheet:
     """Read a CSV file of any usual separator and encoding, or a sheet of an Excel workbook.
 
     Args:
@@ -107,7 +107,7 @@ def read_spreadsheet(file: Path, sheet: str = "") -> Spreadsheet:
     if twice:
         raise ManifestError(f"{file.name} has the column '{twice[0]}' twice. Rename one of them.")
     rows = {number: _fitted(file.name, number, header, filled[number]) for number in others}
-    return Spreadsheet(file.name, header, rows)
+    return _Spreadsheet(file.name, header, rows)
 
 
 def _fitted(name: str, number: int, header: Sequence[str], cells: Sequence[str]) -> list[str]:
@@ -121,7 +121,7 @@ def _fitted(name: str, number: int, header: Sequence[str], cells: Sequence[str])
 
 def join_labels(
     folder: Path,
-    table: Spreadsheet,
+    table: _Spreadsheet,
     columns: Columns,
     labels: LabelSet | None = None,
     *,
@@ -147,10 +147,7 @@ def join_labels(
     scans, masks = scans_below(place)
     if not scans:
         raise ManifestError(f"No scan lies in {folder} or below. Name the folder of the scans.")
-    if labels is not None and labels.are_findings:
-        found = _finding_columns(table, columns, labels)
-    else:
-        found = {"label": _label_column(table, columns)}
+    found = _class_columns(table, columns, labels)
     scan, patient = _scan_columns(table, columns)
     known = labels or _labels_of(table, found["label"])
     cells = {
@@ -174,10 +171,7 @@ def join_labels(
     ]
     if not rows:
         raise ManifestError(f"No row of {table.name} has both a label and a scan in {folder}.")
-    used = known.names
-    if not known.are_findings:
-        used = tuple(name for name in used if any(row.label == name for row in rows))
-    manifest = Manifest(tuple(rows), used, place, place.name)
+    manifest = Manifest(tuple(rows), _used_names(known, rows), place, place.name)
     of_masks = f"{len(masks)} NIfTI files of 8 bits were taken for masks and left out."
     notes = [*left, of_masks if masks else "", known.assumption, "" if patient else _NO_PATIENTS]
     return manifest, tuple(filter(None, notes))
@@ -264,15 +258,26 @@ def _as_text(cell: object) -> str:
     return str(cell).strip()
 
 
-def _label_column(table: Spreadsheet, columns: Columns) -> str:
-    """The name of the label's column."""
+def _class_columns(
+    table: _Spreadsheet, columns: Columns, labels: LabelSet | None
+) -> dict[str, str]:
+    """The columns of the class or of the findings, by what the manifest calls them."""
+    if labels is not None and labels.are_findings:
+        return _finding_columns(table, columns, labels)
     label = _column(table, columns.label, "label")
     if not label:
         raise ManifestError(f"{table.name} has no column 'label'. {_has(table)} --label-column.")
-    return label
+    return {"label": label}
 
 
-def _scan_columns(table: Spreadsheet, columns: Columns) -> tuple[str, str]:
+def _used_names(labels: LabelSet, rows: Sequence[ManifestRow]) -> tuple[str, ...]:
+    """All findings, or the classes that a row has."""
+    if labels.are_findings:
+        return labels.names
+    return tuple(name for name in labels.names if any(row.label == name for row in rows))
+
+
+def _scan_columns(table: _Spreadsheet, columns: Columns) -> tuple[str, str]:
     """The names of the scan's and patient's columns, of which one may be empty."""
     scan, patient = (_column(table, getattr(columns, each), each) for each in ("scan", "patient"))
     if not (scan or patient):
@@ -281,7 +286,7 @@ def _scan_columns(table: Spreadsheet, columns: Columns) -> tuple[str, str]:
     return scan, patient
 
 
-def _finding_columns(table: Spreadsheet, columns: Columns, labels: LabelSet) -> dict[str, str]:
+def _finding_columns(table: _Spreadsheet, columns: Columns, labels: LabelSet) -> dict[str, str]:
     """The columns of the findings, by what the manifest calls them."""
     if columns.label:
         msg = f"--label-column names the one column of classes, and {', '.join(labels.names)} are"
@@ -301,7 +306,7 @@ def _finding_columns(table: Spreadsheet, columns: Columns, labels: LabelSet) -> 
 
 
 def _said_of(
-    table: Spreadsheet,
+    table: _Spreadsheet,
     number: int,
     cells: Mapping[str, str],
     columns: Mapping[str, str],
@@ -316,11 +321,11 @@ def _said_of(
     }
 
 
-def _has(table: Spreadsheet) -> str:
+def _has(table: _Spreadsheet) -> str:
     return f"It has {', '.join(filter(None, table.header))}: name one with"
 
 
-def _column(table: Spreadsheet, said: str, usual: str) -> str:
+def _column(table: _Spreadsheet, said: str, usual: str) -> str:
     """A column by the name that was said, or by its usual one, in any case of letters."""
     wanted = (said or usual).casefold()
     for name in table.header:
@@ -332,7 +337,7 @@ def _column(table: Spreadsheet, said: str, usual: str) -> str:
     return ""
 
 
-def _labels_of(table: Spreadsheet, column: str) -> LabelSet:
+def _labels_of(table: _Spreadsheet, column: str) -> LabelSet:
     """The classes of a column where nobody named them.
 
     Raises:
@@ -352,7 +357,7 @@ def _labels_of(table: Spreadsheet, column: str) -> LabelSet:
     return LabelSet.of_names(classes_among(values))
 
 
-def _class_of(table: Spreadsheet, number: int, cell: str, labels: LabelSet) -> str:
+def _class_of(table: _Spreadsheet, number: int, cell: str, labels: LabelSet) -> str:
     """The class that a cell stands for; empty for an empty one."""
     if not cell or cell in labels.names:
         return cell
@@ -371,7 +376,7 @@ def _class_of(table: Spreadsheet, number: int, cell: str, labels: LabelSet) -> s
 
 
 def _matched(
-    table: Spreadsheet,
+    table: _Spreadsheet,
     folder: Path,
     scans: Sequence[Path],
     cells: Mapping[int, Mapping[str, str]],
@@ -428,7 +433,7 @@ def _tidy(name: str, folder: Path) -> str:
 
 def _left_out(
     folder: Path,
-    table: Spreadsheet,
+    table: _Spreadsheet,
     scans: Sequence[Path],
     matched: Mapping[int, Sequence[Path]],
     said: Mapping[int, Mapping[str, str]],
@@ -460,7 +465,7 @@ def _left_out(
 
 
 def _row(
-    table: Spreadsheet,
+    table: _Spreadsheet,
     number: int,
     cells: Mapping[str, str],
     taken: Collection[str],

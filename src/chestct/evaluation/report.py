@@ -168,16 +168,7 @@ def summarise(
     chosen = settings or EvaluationSettings()
     if isinstance(predictions, FindingPredictions):
         return _summarise_findings(predictions, chosen, excluded or {})
-
-    def parts(values: Sequence[str]) -> dict[str, _GroupSummary]:
-        """The figures of each group of scans, in alphabetical order."""
-        found = {}
-        for value in sorted(set(values)):
-            part = predictions.choose([i for i, each in enumerate(values) if each == value])
-            figures = estimate_figures(part, chosen.bootstrap)
-            found[value] = _GroupSummary(len(part), part.num_patients, figures)
-        return found
-
+    parts = partial(_summarise_groups, predictions, chosen)
     cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
     return Summary(
         labels=predictions.labels,
@@ -198,6 +189,18 @@ def summarise(
         warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
         at_threshold=at_threshold(predictions, chosen.promised),
     )
+
+
+def _summarise_groups(
+    predictions: Predictions, settings: EvaluationSettings, values: Sequence[str]
+) -> dict[str, _GroupSummary]:
+    """The figures of each group of scans, in alphabetical order."""
+    found = {}
+    for value in sorted(set(values)):
+        part = predictions.choose([i for i, each in enumerate(values) if each == value])
+        figures = estimate_figures(part, settings.bootstrap)
+        found[value] = _GroupSummary(len(part), part.num_patients, figures)
+    return found
 
 
 def _summarise_findings(

@@ -61,7 +61,7 @@ _Places: TypeAlias = dict[Shape, tuple[Spacing, Spacing]]
 """Shape of a grid to start and step of its cells."""
 
 
-def find_layers(question: Question) -> dict[str, Layer]:
+def _find_layers(question: Question) -> dict[str, Layer]:
     """Every layer a map can be taken from, by name, in the order in which they finish.
 
     Those that run once and give (batch, channel, depth, height, width) with more than one cell.
@@ -355,7 +355,7 @@ def attention_map(question: Question) -> CellMap:
     """
     refuse_layer(question, "attention")
     attention = _attention_of(question.network)
-    layer = find_layers(question).get("pool")
+    layer = _find_layers(question).get("pool")
     if layer is None:
         raise ExplanationError("This MASERes has a single position: there is nothing to attend to.")
     pooled, target = output_of(question, layer.name)

@@ -12,7 +12,7 @@ from chestct.explain import EXPLANATIONS
 from chestct.explain.back_to_scan import back_to_scan
 from chestct.explain.evidence import spread_over_input, summarise_evidence
 from chestct.explain.explanation import Explanation, ScanExplanation
-from chestct.explain.question import Listener, Question
+from chestct.explain.question import CellMap, Listener, Question
 from chestct.lookup import load_entry, look_up
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import Volume
@@ -54,12 +54,7 @@ def explain(
     make_map = load_entry(EXPLANATIONS, method, kind="explanation")
     numbers = {name: i for i, name in enumerate(classifier.labels)}
     target = None if label is None else look_up(numbers, label, kind="class")
-    if prepared.recipe != classifier.recipe:
-        msg = (
-            f"The scan was prepared with '{prepared.recipe.name}', which is not this classifier's "
-            f"form of '{classifier.recipe.name}': prepare it with `classifier.recipe`."
-        )
-        raise ClassifierError(msg)
+    _require_own_recipe(classifier, prepared)
     check_input(prepared.input, prepared.lungs, classifier.input_size)
     question = Question(
         network=classifier.network,
@@ -71,6 +66,25 @@ def explain(
         are_findings=classifier.are_findings,
     )
     cells = make_map(question)
+    return _as_explanation(cells, prepared, method, classifier.labels[cells.target])
+
+
+def _require_own_recipe(classifier: Classifier, prepared: PreparedScan) -> None:
+    """Refuse a scan that was prepared for another classifier.
+
+    Raises:
+        ClassifierError: It was.
+    """
+    if prepared.recipe != classifier.recipe:
+        msg = (
+            f"The scan was prepared with '{prepared.recipe.name}', which is not this classifier's "
+            f"form of '{classifier.recipe.name}': prepare it with `classifier.recipe`."
+        )
+        raise ClassifierError(msg)
+
+
+def _as_explanation(cells: CellMap, prepared: PreparedScan, method: str, label: str) -> Explanation:
+    """A map of cells at the input's size, its largest value 1."""
     heat = spread_over_input(cells, prepared.grid.shape)
     highest = float(heat.max())
     if highest > 0.0:
@@ -78,7 +92,7 @@ def explain(
     return Explanation(
         method=method,
         layer=cells.layer,
-        label=classifier.labels[cells.target],
+        label=label,
         heat=heat,
         scale=highest * cells.unit_scale,
         cell=cells.cell or cells.step,

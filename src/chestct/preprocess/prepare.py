@@ -58,8 +58,7 @@ def prepare(
         too, with the reasons in `unsuitable_reasons`.
 
     Raises:
-        UnknownNameError: There is no such recipe, or it names a lung segmentation that does not
-            exist.
+        UnknownNameError: There is no such recipe, or no such lung segmentation as it names.
         GridError: The recipe's factors make a grid too large to hold.
         NetworkError: The lungs network's files are missing or damaged.
         EngineError: The engine cannot run the lungs network.

@@ -40,7 +40,7 @@ from chestct.readers.dicom_elements import (
 )
 from chestct.readers.dicom_headers import LOSSY_SYNTAXES, DicomHeader, Fields, PixelLayout
 from chestct.readers.files import UnreadableFileError, memory_file, read_range, readable
-from chestct.readers.hounsfield import LookupTable, Rescale, Slab
+from chestct.readers.hounsfield import HU_NAMES, LookupTable, Rescale, Slab
 from chestct.volume import AIR_HU, MAX_VOXELS
 
 _Pixels = Num[np.ndarray, "rows columns"]
@@ -101,9 +101,12 @@ def _locate_frames(stream: BufferedIOBase, layout: PixelLayout) -> list[_FrameRa
 
 
 def _native_frames(layout: PixelLayout) -> list[_FrameRanges]:
-    """Frames of uncompressed pixels lie one after the other."""
+    """Frames of uncompressed pixels lie one after the other.
+
+    Padding may follow them, but no further row: rows, columns or frames were then declared wrong.
+    """
     size = layout.frame_bytes
-    if layout.length < size * layout.num_frames:
+    if not 0 <= layout.length - size * layout.num_frames < size // layout.rows:
         msg = (
             f"holds {layout.length} bytes of pixels where {size * layout.num_frames} were expected"
         )
@@ -193,6 +196,9 @@ _MAX_FRAMES = 20_000
 _MAX_RESCALE = 1e6
 """Largest slope or intercept believed."""
 
+_TISSUE_HU = (-500, 3000)
+"""What tissue and bone have: no value within it stands for "no data"."""
+
 _INT16 = np.iinfo(np.int16)
 _DESCRIPTOR_BYTES = 6
 
@@ -255,7 +261,7 @@ def _lookup_table(header: DicomHeader) -> LookupTable | None:
         raise UnreadableFileError(msg)
     # Data are unsigned, but those in Hounsfield units have to hold values below zero.
     signed = values.astype(np.uint16).view(np.int16)
-    is_hounsfield = fields.text("lut_type").upper() in ("", "HU")
+    is_hounsfield = fields.text("lut_type").upper() in HU_NAMES
     return LookupTable(
         first, signed if is_hounsfield else np.minimum(values, _INT16.max).astype(np.int16)
     )
@@ -359,13 +365,19 @@ def _wrapped(number: int) -> np.int16:
 
 
 def _padding(header: DicomHeader, slope: float, intercept: float) -> tuple[int, int] | None:
-    """Range of stored values that stand for "no data" (PS3.3 C.7.5.1.1.2)."""
+    """Range of stored values that stand for "no data" (PS3.3 C.7.5.1.1.2).
+
+    None where tissue has them too: what is set to air would be holes in it.
+    """
     fields, layout = header.fields, header.layout
     if layout is None or not fields.raw.get("padding_value"):
         return None
     value = fields.integer("padding_value", is_signed=layout.is_signed)
     limit = fields.integer("padding_limit", value, is_signed=layout.is_signed)
     low, high = min(value, limit), max(value, limit)
+    lowest, highest = sorted((low * slope + intercept, high * slope + intercept))
+    if highest > _TISSUE_HU[0] and lowest < _TISSUE_HU[1]:
+        return None
     air = (AIR_HU - intercept) / slope
     if layout.syntax in LOSSY_SYNTAXES and slope > 0 and high < air:
         # Lossy compression blurs padding: what is nearer to it than to air is no measurement.

@@ -36,7 +36,7 @@ from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
 from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
-from chestct.readers.hounsfield import Rescale
+from chestct.readers.hounsfield import HU_NAMES, Rescale
 from chestct.readers.misfits import permission
 
 _UNPLACED = "CT slice without a position"
@@ -48,7 +48,7 @@ _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _UNOPENED = "file that cannot be opened"
 
 _LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPO")
-_DOSE_WORDS = ("DOSE",)
+_DOSE_WORD = "DOSE"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _REPORT = "1.2.840.10008.5.1.4.1.1.88."
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -90,16 +90,15 @@ def _slices_of(header: DicomHeader) -> list[Slice]:
     if layout is None:
         return []
     check_layout(layout)
-    if len(header.frames) < layout.num_frames:
+    if len(header.frames) != layout.num_frames:
         msg = f"holds {layout.num_frames} frames and positions for {len(header.frames)}"
         raise UnreadableFileError(msg)
     shape = (layout.rows, layout.columns)
     uid = header.fields.text("slice_uid")
     number = header.fields.text("instance_number") if layout.num_frames == 1 else ""
-    frames = header.frames[: layout.num_frames]
     return [
         Slice(header, index, plane_of(frame, shape), frame_rescale(header, frame), uid, number)
-        for index, frame in enumerate(frames)
+        for index, frame in enumerate(header.frames)
     ]
 
 
@@ -226,7 +225,7 @@ def _why_left_out(header: DicomHeader) -> str | None:
     kinds = "\\".join(words)
     if any(word in kinds for word in _LOCALIZER_WORDS):
         return "localizer"
-    if any(word in kinds for word in _DOSE_WORDS):
+    if any(word.startswith(_DOSE_WORD) for word in words):
         return "dose report"
     if layout is None:
         return "object without pixels"
@@ -363,7 +362,6 @@ _WORDS: Final = re.compile(r"[^\W_]+")
 _EXPIRATION: Final = re.compile(r"\b(EXP|EXPI|EXPIR\w*|EXSP\w*)(?![A-Z])")
 _INSPIRATION: Final = re.compile(r"\b(INSP|INSPI|INSPIR\w*)(?![A-Z])")
 _PERCENTAGE: Final = re.compile(r"(?<![\d.])(\d{1,3}(?:\.\d{1,2})?) ?%")
-_HU_TYPES = ("", "HU", "US")
 _ONE_NORMAL = 0.9999
 _LONGEST_MARK: Final = 16
 _AGE: Final = re.compile(r"(\d{1,3}) ?([YMWD]?)")
@@ -378,6 +376,8 @@ _MAX_APART: Final = 2.5
 """Distance, in slices, of parts that continue each other."""
 _SAME_STEP: Final = 0.05
 _SAME_THICKNESS: Final = 0.05
+_MAX_STEP: Final = 1.5
+"""Distance of slices in their thickness that leaves no gap worth a word."""
 _EVEN_STEPS: Final = 0.1
 """Range of the distances of slices, in the usual one, up to which a stack is evenly spaced."""
 _GOES_ON: Final = "continues the one that is read"
@@ -577,7 +577,7 @@ def is_original(fields: Fields) -> bool:
 
 def _is_map(fields: Fields) -> bool:
     """Whether values stand for something else than attenuation, such as iodine or perfusion."""
-    if fields.text("rescale_type").upper() not in _HU_TYPES:
+    if fields.text("rescale_type").upper() not in (*HU_NAMES, "US"):
         return True
     told = (*fields.words("image_type")[2:], *fields.words("frame_type")[2:])
     told = (*told, *fields.words("series_description"))
@@ -686,16 +686,26 @@ def _overlap(group: Series, value: Callable[[Fields], Hashable], num_values: int
 
 def _along(slices: tuple[Slice, ...]) -> np.ndarray:
     """Positions along the mean of normals that only jitter, else each along its own."""
-    normals = np.array([one.plane.normal for one in slices])
-    mean = normals.mean(axis=0)
+    mean = _mean_normal(slices)
     if np.linalg.norm(mean) < _ONE_NORMAL:
         return np.array([one.plane.along_mm for one in slices])
     places = np.array([one.plane.position_mm for one in slices])
     return np.asarray(places @ (mean / np.linalg.norm(mean)))
 
 
+def _mean_normal(slices: tuple[Slice, ...]) -> np.ndarray:
+    """Mean of the slices' normals, which has a length of 1 where they are one."""
+    return np.asarray(np.mean([one.plane.normal for one in slices], axis=0))
+
+
 def _by_spacing(group: Series) -> Iterator[Series]:
-    """Groups that are each evenly spaced, where the series as a whole is not."""
+    """Groups that are each evenly spaced, where the series as a whole is not.
+
+    Slices of several orientations are left together: which to read is asked, not chosen by number.
+    """
+    if np.linalg.norm(_mean_normal(group.slices)) < _ONE_NORMAL:
+        yield group
+        return
     along = _along(group.slices)
     order = np.argsort(along, kind="stable")
     places = _passes(along[order])
@@ -1003,14 +1013,23 @@ def _changes(chosen: Series) -> list[str]:
 
 
 def _thicknesses(chosen: Series) -> list[str]:
-    """Say of how many thicknesses the slices are, where that matters."""
+    """Say of how many thicknesses the slices are, where that matters, and whether gaps are left."""
     known = [one.plane.thickness_mm for one in chosen.slices if one.plane.thickness_mm]
-    if not known or max(known) <= (1 + _SAME_THICKNESS) * min(known):
+    if not known:
         return []
+    said, usual, step = [], float(np.median(known)), chosen.along_mm[2]
+    if step > _MAX_STEP * usual:
+        said.append(
+            f"The slices are {usual:.3g} mm thick and {step:.3g} mm apart: what lies between them"
+            " was not scanned, or is missing."
+        )
+    if max(known) <= (1 + _SAME_THICKNESS) * min(known):
+        return said
     counts = Counter(f"{thickness:.3g} mm" for thickness in known)
     listed = ", ".join(f"{num} of {thickness}" for thickness, num in counts.most_common(4))
     return [
-        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack."
+        *said,
+        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack.",
     ]
 
 

@@ -9,7 +9,7 @@ import asyncio
 import json
 import shutil
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,14 +27,15 @@ from starlette.routing import Route
 
 from chestct import __version__
 from chestct.errors import ChestCTError, WriteError
-from chestct.heat_pictures import HEAT_LEVELS, LINE_LEVELS, heat_palette
 from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES, LabelSet
-from chestct.pictures import LUNG_COLOR
+from chestct.pictures import HEAT_LEVELS, LINE_LEVELS, LUNG_COLOR, heat_palette
 from chestct.serve.guard import Guard, ServeSettings, sentence
 from chestct.serve.jobs import Job, Jobs, Order, copy_name
-from chestct.serve.readings import READINGS_FILE, Reading, Readings
 from chestct.serve.results import (
+    READINGS_FILE,
     Entry,
+    Reading,
+    Readings,
     Results,
     evaluation_words,
     figures_of,
@@ -271,17 +272,14 @@ class _Server:
         name = copy_name(document.provenance.pixel_sha256)
         return self.viewing / (f"{name}-whole" if is_whole else name)
 
-    def row(self, entry: Entry, others: Mapping[str, ResultDocument]) -> dict[str, object]:
-        """A line of the list."""
-        return row_of(entry, others.get(entry.document.provenance.pixel_sha256))
-
     def rows(self) -> list[dict[str, object]]:
         """The list of what was classified."""
         beside = [] if self.beside is None else self.beside.entries()
         others = {entry.document.provenance.pixel_sha256: entry.document for entry in beside}
         said = self.readings.verdicts()
         return [
-            self.row(entry, others) | {"readings": said.get(entry.document.scan, [])}
+            row_of(entry, others.get(entry.document.provenance.pixel_sha256))
+            | {"readings": said.get(entry.document.scan, [])}
             for entry in self.results.entries()
         ]
 

@@ -444,7 +444,7 @@ class _Desk:
         if order.is_whole:
             write_whole_scan(analysis, copy)
             return
-        folder = None if order.results is None else free_folder(order.results, analysis)
+        folder = None if order.results is None else _free_folder(order.results, analysis)
         document = result_document(analysis).model_dump_json()
         name = "" if folder is None else folder.name
         self._pipe.send(Event("answered", name, document=document))
@@ -500,7 +500,7 @@ class _Telling:
         self._pipe.send(Event("stage", "explaining", (done, num)))
 
 
-def free_folder(results: Path, analysis: ScanAnalysis) -> Path:
+def _free_folder(results: Path, analysis: ScanAnalysis) -> Path:
     """The folder of results for a scan: one of its name that is free, or is its own.
 
     As `chestct classify --out` names it, numbered where it holds another scan's results.

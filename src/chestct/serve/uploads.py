@@ -46,7 +46,7 @@ class UploadError(ChestCTError):
 
 
 @dataclass(eq=False)
-class Upload:
+class _Upload:
     """Files of one scan on their way.
 
     Attributes:
@@ -83,9 +83,9 @@ class Uploads:
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._most_bytes = folder, most_bytes
-        self._open: dict[str, Upload] = {}
+        self._open: dict[str, _Upload] = {}
 
-    def begin(self, name: str, files: Sequence[tuple[str, int]]) -> Upload:
+    def begin(self, name: str, files: Sequence[tuple[str, int]]) -> _Upload:
         """Announce an upload; nothing is written but an empty folder.
 
         Args:
@@ -100,7 +100,7 @@ class Uploads:
         is_file = len(files) == 1 and "/" not in files[0][0]
         kept = _kept_names([path for path, _ in files])
         number = secrets.token_hex(8)
-        upload = Upload(
+        upload = _Upload(
             number,
             self._folder / number,
             _safe_name(name),
@@ -117,7 +117,7 @@ class Uploads:
         self._open[number] = upload
         return upload
 
-    def find(self, number: str) -> Upload:
+    def find(self, number: str) -> _Upload:
         """The open upload of this identifier.
 
         Raises:
@@ -129,7 +129,7 @@ class Uploads:
             raise UploadError(msg, HTTPStatus.NOT_FOUND)
         return upload
 
-    async def receive(self, upload: Upload, index: int, chunks: AsyncIterator[bytes]) -> None:
+    async def receive(self, upload: _Upload, index: int, chunks: AsyncIterator[bytes]) -> None:
         """Write one file as it arrives.
 
         Raises:
@@ -160,7 +160,7 @@ class Uploads:
             raise UploadError("Less arrived than was announced. Drop it again.")
         upload.missing.discard(index)
 
-    def finish(self, upload: Upload) -> Path:
+    def finish(self, upload: _Upload) -> Path:
         """The scan, when all its files are there; the upload is open no more.
 
         Raises:
@@ -172,7 +172,7 @@ class Uploads:
         del self._open[upload.number]
         return upload.scan
 
-    def drop(self, upload: Upload) -> None:
+    def drop(self, upload: _Upload) -> None:
         """Remove an upload and all that came of it."""
         self._open.pop(upload.number, None)
         shutil.rmtree(upload.folder, ignore_errors=True)

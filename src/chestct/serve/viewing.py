@@ -101,6 +101,7 @@ def write_whole_scan(analysis: ScanAnalysis, folder: Path) -> Path:
     volume = on_body(analysis.volume)
 
     def write(aside: Path) -> None:
+        """All voxels, as one file."""
         write_nifti(aside / "scan.nii", _as_shown(volume.voxels, volume.unit), volume.grid)
 
     return write_folder_with(folder, write)

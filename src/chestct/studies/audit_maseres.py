@@ -21,7 +21,7 @@ from chestct.studies.audit_scores import (
     rounded,
     score_class,
 )
-from chestct.studies.published.facts import MaseresFacts, TestedModel, maseres_facts
+from chestct.studies.published import MaseresFacts, TestedModel, maseres_facts
 
 
 @dataclass(frozen=True)

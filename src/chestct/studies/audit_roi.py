@@ -20,7 +20,7 @@ from chestct.studies.audit_scores import (
     rounded,
     score,
 )
-from chestct.studies.published.facts import Method, RoiFacts, TableRow, roi_facts
+from chestct.studies.published import Method, RoiFacts, TableRow, roi_facts
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from chestct.studies.compare_with_paper import (
     maseres_beside,
     maseres_model,
 )
-from chestct.studies.published.facts import maseres_facts
+from chestct.studies.published import maseres_facts
 from chestct.studies.study_rows import (
     ROWS_FOLDER,
     BeforeRow,

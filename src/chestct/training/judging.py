@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 import numpy as np
+from jaxtyping import Float64
 
 from chestct.card import CARD_FILE, SLICE_CARD_FILE, VoteSettings
 from chestct.classifier import Classifier, SliceClassifier, load_slice_classifier
@@ -134,21 +135,25 @@ def judge_manifest(
         first = min(reasons)
         msg = f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row"
         raise TrainingError(f"{msg} {first}: {reasons[first]}")
+    kept = manifest.with_rows(rows)
     probabilities = []
     for number, row in enumerate(rows):
         found = cache.get(manifest.path(row), read_options(row, manifest.folder))
         shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
         probabilities.append([shares[label] for label in classifier.labels])
         listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
-    labels, shares_of_all = classifier.labels, np.array(probabilities)
-    judged: AnyPredictions
+    judged = _predictions_of(classifier, kept, np.array(probabilities))
+    return judged, reasons_by_scan(manifest, reasons)
+
+
+def _predictions_of(
+    classifier: Classifier, manifest: Manifest, shares: Float64[np.ndarray, "scan class"]
+) -> AnyPredictions:
+    """What a classifier said of all scans of a manifest, of classes or of findings."""
     if classifier.are_findings:
         thresholds = [*classifier.card.thresholds.values()]
-        kept = manifest.with_rows(rows)
-        judged = as_finding_predictions(kept, shares_of_all, labels, thresholds)
-    else:
-        judged = as_predictions(rows, shares_of_all, labels)
-    return judged, reasons_by_scan(manifest, reasons)
+        return as_finding_predictions(manifest, shares, classifier.labels, thresholds)
+    return as_predictions(manifest.rows, shares, classifier.labels)
 
 
 def read_rows(path: Path, classifier: Classifier, split: str | None) -> Manifest:
@@ -385,11 +390,8 @@ def evaluate_manifest(
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
         others[BASELINE_NAME] = baseline
-    settings = EvaluationSettings(
-        name=classifier.card.name,
-        comparisons=tuple(COMPARISONS) if wishes.has_maseres_z else SOUND,
-        promised=promised_by(classifier.card),
-        remarks=tuple(filter(None, (*seen, remark))),
+    settings = replace(
+        _settings_of(wishes, classifier, (*seen, remark)),
         reports=_report_links(wishes.reports, folder, kept.rows) if wishes.reports else {},
     )
     summary = write_evaluation(judged, folder, settings=settings, others=others, excluded=excluded)
@@ -417,6 +419,18 @@ class Unlike:
     num_refused: int
     num_familiar: int
     num_false: int
+
+
+def _settings_of(
+    wishes: Wishes, classifier: Classifier, remarks: Sequence[str]
+) -> EvaluationSettings:
+    """How a classifier's answers are evaluated; empty remarks are none."""
+    return EvaluationSettings(
+        name=classifier.card.name,
+        comparisons=tuple(COMPARISONS) if wishes.has_maseres_z else SOUND,
+        promised=promised_by(classifier.card),
+        remarks=tuple(filter(None, remarks)),
+    )
 
 
 def judge_unlike(
@@ -522,6 +536,15 @@ class JudgedSlices:
     patient_labels: Mapping[str, str] | None
     negative: str = ""
 
+    def votes_on_patients(self) -> dict[str, Predictions]:
+        """What they say of their patients, by each vote.
+
+        Raises:
+            PredictionsError: A patient's class is not known.
+        """
+        given = (self.votes, self.patient_labels, self.negative)
+        return {name: vote(self.slices, name, *given) for name in VOTES}
+
 
 def write_judged(
     judged: JudgedSlices,
@@ -559,8 +582,7 @@ def write_judged(
         settings=EvaluationSettings(name=f"{judged.name}, slices", remarks=remarks),
         logs=logs,
     )
-    given = (judged.votes, judged.patient_labels, judged.negative)
-    votes = {name: vote(judged.slices, name, *given) for name in VOTES}
+    votes = judged.votes_on_patients()
     assumed = assumption(judged.slices.labels, judged.negative)
     others = {f"{judged.name}, {name}": votes[name] for name in VOTES if name != MAIN_VOTE}
     for name, each in votes.items():

@@ -161,6 +161,21 @@ class Trial:
     note: str = ""
 
 
+def _require_searchable(plan: Plan) -> None:
+    """Refuse what no search can be made of.
+
+    Raises:
+        TrainingError: Folds or several processes were asked for, or the labels are findings.
+    """
+    require_one_process("A search runs in one process.")
+    if plan.settings.kind == "findings":
+        msg = "A search ranks classifiers of classes, and these labels are findings: leave --tune"
+        raise TrainingError(f"{msg} out, and compare trainings by their macro AUC.")
+    if plan.num_folds is not None:
+        msg = "A search has no folds: every fold's test scans would have chosen the settings. "
+        raise TrainingError(msg + "Search on a manifest with a test part, or within one fold.")
+
+
 def run_search(
     plan: Plan, search: Search, *, before: Callable[[Candidate], object] = lambda _candidate: None
 ) -> tuple[Trial, ...]:
@@ -179,13 +194,7 @@ def run_search(
         ChestCTError: Settings, manifest, scans or folder are not as they should be, or the search
             was stopped; the same call goes on.
     """
-    require_one_process("A search runs in one process.")
-    if plan.settings.kind == "findings":
-        msg = "A search ranks classifiers of classes, and these labels are findings: leave --tune"
-        raise TrainingError(f"{msg} out, and compare trainings by their macro AUC.")
-    if plan.num_folds is not None:
-        msg = "A search has no folds: every fold's test scans would have chosen the settings. "
-        raise TrainingError(msg + "Search on a manifest with a test part, or within one fold.")
+    _require_searchable(plan)
     shared = settled(replace(plan, settings=_with_epochs(plan.settings, search.epochs)))
     tried = {each: each.settings(shared.settings) for each in search.candidates}
     manifest = _manifest_without_test(shared)

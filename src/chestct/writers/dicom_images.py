@@ -31,7 +31,6 @@ from chestct import __version__
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Mask
 from chestct.explain.explanation import HeatMap, ScanExplanation
-from chestct.heat_pictures import draw_heat, lay_over
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
     ANALYSED_COLOR,
@@ -39,7 +38,9 @@ from chestct.pictures import (
     RGB,
     Color,
     Scene,
+    draw_heat,
     draw_slice,
+    lay_over,
     scene_of_scan,
 )
 from chestct.preprocess.oblique import slices_follow_body

@@ -12,8 +12,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from chestct.heat_pictures import HeatLayer, draw_heat
-from chestct.pictures import RGB, Plane, Scene, cut, draw_slice, position_words, tick_planes
+from chestct.pictures import (
+    RGB,
+    HeatLayer,
+    Plane,
+    Scene,
+    cut,
+    draw_heat,
+    draw_slice,
+    position_words,
+    tick_planes,
+)
 from chestct.writers.wording import percent
 
 _JPEG_QUALITY: Final = 84

@@ -15,9 +15,15 @@ from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.explain.evidence import share_outside
 from chestct.explain.explanation import PeakSlice, ScanExplanation
-from chestct.heat_pictures import heat_color
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.pictures import Scene, analysed_rows, fullest_slice, scene_of_scan, spread_slices
+from chestct.pictures import (
+    Scene,
+    analysed_rows,
+    fullest_slice,
+    heat_color,
+    scene_of_scan,
+    spread_slices,
+)
 from chestct.report.pages import load_pages
 from chestct.report.tables import as_csv
 from chestct.result import ScanResult

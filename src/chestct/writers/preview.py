@@ -17,24 +17,22 @@ from PIL import Image, ImageDraw, ImageFont
 
 from chestct.analysis import ScanAnalysis
 from chestct.errors import WriteError
-from chestct.heat_pictures import (
-    HEAT_LEVELS,
-    LINE_LEVELS,
-    HeatLayer,
-    draw_heat,
-    heat_color,
-    heat_palette,
-    lay_over,
-)
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.pictures import (
+    HEAT_LEVELS,
+    LINE_LEVELS,
     RGB,
     Color,
+    HeatLayer,
     Plane,
     Scene,
+    draw_heat,
     draw_slice,
     fullest_slice,
+    heat_color,
+    heat_palette,
+    lay_over,
     picture_height,
     scene_of_input,
     scene_of_scan,
