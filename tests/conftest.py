@@ -9,15 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from typechecking import install_checks
 
 # Shapes and types of every annotated function are checked while the tests run, and only then.
-install_import_hook("chestct", "typechecking.check_types")
+install_checks("chestct")
 
-# Two pytest workers with two threads each would only get in each other's way.
+# Two pytest workers with two threads each would only get in each other's way, and so would the
+# processes that their tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+LONG = ("test_overfit.py", "test_notebooks.py", "test_loop.py", "test_together.py", "test_tune.py")
+"""Files of few tests that take long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first: at the end of a run one worker would wait for the other."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 def find_data_folder() -> Path | None:

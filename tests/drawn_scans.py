@@ -17,7 +17,7 @@ labels: [COVID-19, normal]
 network: {name: roi_resnet18, settings: {width: 2, gating: all, head_units: 4}}
 recipe:
   name: roi_resnet_recommended
-  overrides: {input_shape: [40, 36, 44], spacing_mm: [10.0, 10.0, 10.0]}
+  overrides: {input_shape: [40, 36, 44], spacing_mm: [10.0, 10.0, 10.0], lungs: published}
 training: {epochs: 2, batch_size: 4, learning_rate: 0.003, seed: 3}
 """
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from chestct.networks import NETWORKS
+
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "chestct"
 
 HEAVY = (
@@ -62,6 +64,16 @@ print()
 print(json.dumps([status, sorted(heavy)]))
 """
 
+BUILD_WITHOUT_MEMORY = """
+import json, sys
+import torch
+from chestct.networks import build_network
+with torch.device("meta"):
+    for name in json.loads(sys.argv[2]):
+        build_network(name, 1, 3)
+print(json.dumps("torch._dynamo" in sys.modules))
+"""
+
 
 def run_fresh(program: str, argument: list[str]) -> object:
     """What a program prints as its last line, run in a new interpreter."""
@@ -91,6 +103,10 @@ def test_heavy_imports_would_be_noticed() -> None:
 )
 def test_help_and_info_answer_without_loading_anything_heavy(arguments: list[str]) -> None:
     assert run_fresh(RUN_COMMAND, arguments) == [0, []]
+
+
+def test_networks_without_memory_are_built_without_loading_the_compiler() -> None:
+    assert run_fresh(BUILD_WITHOUT_MEMORY, list(NETWORKS)) is False
 
 
 @pytest.mark.parametrize(("module", "table"), TABLES.items())

@@ -183,7 +183,10 @@ def test_the_template_is_listed_and_trained_for_two_steps(
         {
             "labels": ["COVID-19", "normal"],
             "network": {"name": "example_cnn", "settings": {"width": 2}},
-            "recipe": {"name": "example_lungs_5mm", "overrides": {"input_shape": [32, 28, 36]}},
+            "recipe": {
+                "name": "example_lungs_5mm",
+                "overrides": {"input_shape": [32, 28, 36], "lungs": "published"},
+            },
             "data": {"cache": str(tmp_path / "cache"), "validation_share": 0.3},
             "training": {"epochs": 1, "batch_size": 2},
         }
@@ -314,7 +317,9 @@ def test_a_reader_that_takes_anything_breaks_its_promises(
 
 
 def test_a_writer_gets_a_folder_of_its_own(others: Path, tiny: str, scan: Path) -> None:
-    analysis = chestct.analyse_scan(scan, load_classifier(tiny), explain="first_half")
+    analysis = chestct.analyse_scan(
+        scan, load_classifier(tiny), engine="torch", explain="first_half"
+    )
     assert analysis.explanation is not None
     assert analysis.explanation.explanation.method == "first_half"
     kept = list(broken(PROMISES["writer"], WriterCase("words", analysis)))

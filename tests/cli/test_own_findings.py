@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -18,7 +20,9 @@ from phantoms import LUNG_HU, chest, chest_grid
 from chestct.card import Card, read_card
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
+from chestct.evaluation.figures import save_figure
 from chestct.simulate import write_dicom_series
+from chestct.studies.model_audit import CHANGES
 
 NUM_SCANS = 16
 LOOKED_AT = (1, 4)
@@ -89,6 +93,19 @@ class Study:
         return " ".join(capsys.readouterr().err.split())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """One kind of figure file, and one change in an audit: the others are tested elsewhere."""
+
+    def save_svg(figure: Any, path: Path) -> Path:
+        return save_figure(figure, path) if path.suffix == ".svg" else path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chestct.evaluation.report.save_figure", save_svg)
+        patch.setattr("chestct.studies.model_audit.CHANGES", {"thick": CHANGES["thick"]})
+        yield
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """Everything, in the order in which a user would do it."""
@@ -106,8 +123,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     study.do("dataset", "split", study.manifest, "--hold-out", 0.2, "--validation", 0.2)
     data = ("--data", study.manifest, "--out", study.run)
     study.do("train", config, *data, "--labels", study.labels, "--processes", "1")
-    study.do("evaluate", study.classifier, study.manifest, "--out", study.judged)
-    chosen = ("--classifier", study.classifier, "--engine", "torch")
+    torch = ("--engine", "torch")
+    alone = ("--out", study.judged, "--processes", "1")
+    study.do("evaluate", study.classifier, study.manifest, *alone, *torch)
+    chosen = ("--classifier", study.classifier, *torch)
     some = [scans / f"P{number}" for number in LOOKED_AT]
     study.do("classify", *some, *chosen, "--write", "all", "--explain", "--out", study.results)
     study.do(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -19,9 +21,13 @@ from phantoms import LUNG_HU, chest, chest_grid
 from chestct.card import Card, read_card
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
+from chestct.evaluation.figures import save_figure
 from chestct.simulate import write_dicom_series
+from chestct.studies.model_audit import CHANGES
 
 NUM_SCANS = 8
+LOOKED_AT = ("P1", "P2", "P3")
+"""Patients of both classes, whose scans are classified."""
 LUNGS_HU = (-950, -800)
 LABELS = """
 labels:
@@ -64,7 +70,7 @@ class Study:
 def write_scans(folder: Path) -> None:
     """Chests as DICOM, every second one with lungs as thin as in emphysema."""
     rng = np.random.default_rng(0)
-    plain = chest(chest_grid((36, 48, 56), (10.0, 6.75, 6.75)))
+    plain = chest(chest_grid((36, 36, 42), (10.0, 9.0, 9.0)))
     for number in range(NUM_SCANS):
         lungs_hu = LUNGS_HU[number % 2 == 0]
         voxels = np.where(plain.voxels == LUNG_HU, lungs_hu, plain.voxels)
@@ -80,6 +86,19 @@ def write_spreadsheet(file: Path) -> Path:
     text = "\r\n".join(("Age;Patient ID;Emphysema;Ward", *rows))
     file.write_text(text, encoding="utf-8-sig")
     return file
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """One kind of figure file, and one change in an audit: the others are tested elsewhere."""
+
+    def save_svg(figure: Any, path: Path) -> Path:
+        return save_figure(figure, path) if path.suffix == ".svg" else path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chestct.evaluation.report.save_figure", save_svg)
+        patch.setattr("chestct.studies.model_audit.CHANGES", {"thick": CHANGES["thick"]})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +120,13 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
     data = ("--data", study.manifest, "--out", study.run)
     study.do("train", config, *data, "--folds", "2", *own)
     judged = folder / "judged"
-    study.do("evaluate", study.classifier, study.manifest, "--out", judged, "--processes", "1")
-    chosen = ("--classifier", study.classifier, "--engine", "torch")
+    torch = ("--engine", "torch")
+    alone = ("--out", judged, "--processes", "1")
+    study.do("evaluate", study.classifier, study.manifest, *alone, *torch)
+    chosen = ("--classifier", study.classifier, *torch)
     outputs = ("--explain", "--write", "all", "--out", study.results)
-    study.do("classify", scans, "--recursive", *chosen, *outputs)
+    some = [scans / patient for patient in LOOKED_AT]
+    study.do("classify", *some, "--recursive", *chosen, *outputs)
     study.do("audit-model", scans / "P1" / "CT", "--out", study.audit, *chosen)
     return study
 
@@ -135,7 +157,7 @@ def test_the_card_keeps_all_that_was_said_of_the_classes(study: Study) -> None:
 def test_reports_result_and_answers_speak_of_emphysema(study: Study) -> None:
     with (study.results / "answers.csv").open(encoding="utf-8") as stream:
         answers = list(csv.DictReader(stream))
-    assert [answer["scan"] for answer in answers] == [f"P{n + 1}-CT" for n in range(NUM_SCANS)]
+    assert [answer["scan"] for answer in answers] == [f"{patient}-CT" for patient in LOOKED_AT]
     assert {"probability_no emphysema", "probability_emphysema"} <= answers[0].keys()
     words = {"emphysema": "Emphysema of the lung", "no emphysema": "No emphysema"}
     for answer in answers:
@@ -149,14 +171,14 @@ def test_reports_result_and_answers_speak_of_emphysema(study: Study) -> None:
         has_involved = result["explanation"]["involved_ml"] is not None
         assert has_involved == (answer["decision"] == "emphysema")
     index = (study.results / "index.html").read_text(encoding="utf-8")
-    assert f"{NUM_SCANS} scans" in index
+    assert f"{len(LOOKED_AT)} scans" in index
     assert 'href="P1-CT/report.html"' in index
 
 
 def test_the_structured_report_codes_the_finding(study: Study) -> None:
     codes = {"emphysema": ("87433001", "SCT"), "no emphysema": ("no emphysema", "99CHESTCT")}
     reports = sorted(study.results.rglob("*report.dcm"))
-    assert len(reports) == NUM_SCANS
+    assert len(reports) == len(LOOKED_AT)
     for file in reports:
         result = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))
         text = str(pydicom.dcmread(file))

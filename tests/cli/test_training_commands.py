@@ -461,8 +461,15 @@ def test_a_range_test_writes_a_curve_and_suggests_a_rate(
     workshop: Workshop, tmp_path: Path, capsys: Output
 ) -> None:
     out = tmp_path / "range"
-    warm = ("--set", "training.batch_norm_warm_up=true")
-    assert workshop.run("lr-range", out, "--steps", "12", *warm) == 0
+    settings = {
+        "training.batch_norm_warm_up": "true",
+        # Batches of other scans each make a curve of chance.
+        "training.batch_size": 6,
+        "augmentation.name": "none",
+        "network.settings": "{width: 4, head_units: 16, dropout: 0.0}",
+    }
+    more = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert workshop.run("lr-range", out, "--steps", "12", *more) == 0
     printed = capsys.readouterr().out
     assert "The quick range test leaves out training.batch_norm_warm_up" in printed
     assert "Suggested learning rate" in printed

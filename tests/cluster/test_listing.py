@@ -37,7 +37,7 @@ def test_one_column_is_enough_and_others_say_how_a_scan_is_read(tmp_path: Path) 
 
 
 def test_thirty_bad_rows_of_many_stay_in_the_list_with_their_reasons(tmp_path: Path) -> None:
-    rows = [f"s{each},,,," for each in range(20000)]
+    rows = [f"s{each},,,," for each in range(2000)]
     (tmp_path / "s7").mkdir()
     for each in range(10):
         rows[100 * each] = ",gap,,,"
@@ -46,8 +46,8 @@ def test_thirty_bad_rows_of_many_stay_in_the_list_with_their_reasons(tmp_path: P
     file = manifest(tmp_path, "scan,allow,spacing_mm,order,unit", *rows)
     listed = list_manifest(file, ReadOptions())
     problems = [each["problem"] for each in listed if each["problem"]]
-    assert (len(listed), len(problems)) == (20000, 30)
-    assert len({each["folder"] for each in listed}) == 20000
+    assert (len(listed), len(problems)) == (2000, 30)
+    assert len({each["folder"] for each in listed}) == 2000
     assert problems[0] == "scans.csv: row 2: the column 'scan' is empty."
     assert "row 3 says how its slices lie" in problems[1]
     assert "Row 5 is the same scan as row 4" in problems[2]

@@ -47,6 +47,22 @@ def test_a_process_that_is_killed_is_said_with_the_remedy() -> None:
         run_all(die, [1, 1], processes=2)
 
 
+def threads_of(_task: int) -> tuple[bool, int, int]:
+    was_loaded = "torch" in sys.modules
+    import cv2
+    import torch
+
+    return was_loaded, torch.get_num_threads(), cv2.getNumThreads()
+
+
+def test_processes_use_one_thread_and_load_pytorch_only_for_work_that_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.setenv(name, "2")
+    assert run_all(threads_of, [1, 2], processes=2) == [(False, 1, 1)] * 2
+
+
 def warn(name: str) -> None:
     warnings.warn(name, stacklevel=1)
     logging.getLogger("pydicom").warning(name)

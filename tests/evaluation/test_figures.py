@@ -49,6 +49,21 @@ def test_the_confusion_figure_holds_counts_and_shares_of_rows() -> None:
     assert drawn.axes[0].get_title() == "3 of 4 right"
 
 
+def test_a_figure_that_is_laid_out_has_its_places_and_is_saved_without_another_layout(
+    tmp_path: Path,
+) -> None:
+    plain, settled = (figures.draw_learning_curves({"fold": epochs(3)}) for _ in range(2))
+    figures.lay_out(settled)
+    assert settled.get_layout_engine() is None
+    places = [axes.get_position().bounds for axes in settled.axes]
+    for name in ("a.svg", "a.pdf", "a.png"):
+        figures.save_figure(plain, tmp_path / name)
+        figures.save_figure(settled, tmp_path / name)
+        assert [axes.get_position().bounds for axes in settled.axes] == places
+        found = [axes.get_position().bounds for axes in plain.axes]
+        np.testing.assert_allclose(found, places, atol=0.01)
+
+
 def test_the_roc_legend_holds_areas_with_intervals(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(60)
     estimates = estimate_figures(predictions, FEW)

@@ -20,7 +20,7 @@ labels: [COVID-19, normal]
 network: {name: roi_resnet18, settings: {width: 2, head_units: 4}}
 recipe:
   name: roi_resnet_recommended
-  overrides: {input_shape: [32, 32, 32], spacing_mm: [12.0, 12.0, 12.0]}
+  overrides: {input_shape: [32, 32, 32], spacing_mm: [12.0, 12.0, 12.0], lungs: published}
 augmentation: {name: none}
 training: {epochs: 1, batch_size: 3, learning_rate: 0.003, seed: 3}
 """

@@ -44,7 +44,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def classifier(folder: Path) -> Classifier:
-    recipe = replace(tiny_recipe(shape=(32, 32, 32)), spacing_mm=(12.0, 12.0, 12.0))
+    spacing_mm, lungs = (12.0, 12.0, 12.0), "published"
+    recipe = replace(tiny_recipe(shape=(32, 32, 32)), spacing_mm=spacing_mm, lungs=lungs)
     card = tiny_card(
         recipe=recipe.__dict__, labels=LABELS, network_settings={"width": 4, "head_units": 8}
     )

@@ -29,7 +29,9 @@ SMALL = {"maseres": (14, "{}"), "alexnet3d": (35, "{dense_units: 4}")}
 SETTINGS = """
 labels: [COVID-19, normal]
 network: {{name: {network}, settings: {settings}}}
-recipe: {{name: maseres_{form}, overrides: {{input_shape: [{edge}, {edge}, {edge}]}}}}
+recipe:
+  name: maseres_{form}
+  overrides: {{input_shape: [{edge}, {edge}, {edge}], lungs: published}}
 data: {{cache: {cache}, validation_share: 0.3}}
 augmentation: {{name: none}}
 training: {{epochs: 1, batch_size: 3, learning_rate: 0.001, seed: 3}}

@@ -177,7 +177,7 @@ def test_a_row_whose_loss_is_no_number_does_not_stop_the_others(
 
 
 def test_another_study_or_another_folder_is_not_gone_on_with(
-    workshop: Any, tmp_path: Path, capsys: Output
+    workshop: Any, tmp_path: Path, capsys: Output, quick: None
 ) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("one")

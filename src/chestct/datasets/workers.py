@@ -170,9 +170,15 @@ def interrupts_held_back() -> Iterator[None]:
 
 
 def _use_one_thread() -> None:
-    """Keep the libraries of a process to one thread: the cores are shared out among processes."""
-    import cv2
-    import torch
+    """Keep the libraries of a process to one thread: the cores are shared out among processes.
 
-    torch.set_num_threads(1)
+    PyTorch takes a second to load and not all work needs it: it is told where it will look.
+    """
+    import cv2
+
     cv2.setNumThreads(1)
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(1)

@@ -42,6 +42,7 @@ from chestct.evaluation.figures import (
     draw_learning_curves,
     draw_reliability,
     draw_roc,
+    lay_out,
     save_figure,
 )
 from chestct.evaluation.intervals import (
@@ -324,6 +325,8 @@ def write_evaluation(
     main = _beside(predictions, chosen, others or {}, excluded)
     summaries = {chosen.name: main, **main.others}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
+    for figure in drawn.values():
+        lay_out(figure)
     record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
     wrong = (

@@ -167,6 +167,14 @@ def conv(in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -
     return Conv3d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
+def draw_weights(network: nn.Module) -> None:
+    """He's initialisation; BatchNorm starts as the identity, which is PyTorch's default."""
+    for module in network.modules():
+        # Without memory there is nothing to draw, and PyTorch would load its compiler for it.
+        if isinstance(module, nn.Conv3d) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
 def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequential | None:
     """He's option B: a 1x1x1 projection where a block changes size or width, else nothing."""
     if stride == 1 and in_channels == out_channels:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chestct.errors import NetworkError
-from chestct.networks.blocks import Pooled, PooledNetwork, conv
+from chestct.networks.blocks import Pooled, PooledNetwork, conv, draw_weights
 from chestct.networks.roi import Features, LungBatch, NewFeatures
 from chestct.networks.settings import require_between, settings_from
 
@@ -187,9 +187,7 @@ class _SegResNet(_LungHeadNetwork):
             )
         )
         self._add_head(widths[-1], num_classes, settings.cells)
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        draw_weights(self)
 
     def encode(self, batch: Features) -> NewFeatures:
         """Features of the last level."""

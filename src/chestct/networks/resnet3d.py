@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
-from chestct.networks.blocks import Pooled, PooledNetwork, Stage, conv
+from chestct.networks.blocks import Pooled, PooledNetwork, Stage, conv, draw_weights
 from chestct.networks.roi import (
     MASK_THRESHOLD,
     PLACEMENTS,
@@ -103,7 +103,7 @@ class _ResNet3D(PooledNetwork):
         self.fc1 = nn.Linear(width * 8 * expansion, settings.head_units)
         self.dropout = nn.Dropout(settings.dropout)
         self.fc2 = nn.Linear(settings.head_units, num_classes)
-        _draw_weights(self)
+        draw_weights(self)
         place_gates(settings.gating, [[self.relu], *(stage.activations for stage in self._stages)])
         self._uses_lungs = has_lung_gates(self)
 
@@ -165,10 +165,3 @@ def _check_size(batch: Tensor, *, is_training: bool) -> None:
             f"BatchNorm on: use a batch of two or a larger input."
         )
         raise NetworkError(msg)
-
-
-def _draw_weights(network: nn.Module) -> None:
-    """He's initialisation; BatchNorm starts as the identity, which is PyTorch's default."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
