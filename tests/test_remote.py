@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import fsspec
 import pytest
@@ -113,6 +116,47 @@ def test_a_file_is_copied_once_until_it_changes(
     with local_copy(address) as place:
         assert place.read_bytes() == b"other"
     assert len(entries(copies)) == 2
+
+
+def test_several_that_want_the_same_at_once_get_it_whole(
+    web: tuple[str, Path], copies: Path
+) -> None:
+    address, folder = web
+    (folder / "p07.nii.gz").write_bytes(bytes(2**22))
+
+    def read(_: int) -> int:
+        with local_copy(f"{address}/p07.nii.gz") as place:
+            return len(place.read_bytes())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(16))) == {2**22}
+    assert len(entries(copies)) == 1
+
+
+def test_nobody_waits_for_the_other_files_where_one_cannot_be_had(
+    memory: fsspec.AbstractFileSystem, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bad", "long"):
+        memory.pipe_file(f"/p07/{name}", b"slice")
+    is_broken, whole_get = Event(), type(memory).get_file
+    chunks = []
+
+    def get(system: object, place: str, target: str, callback: fsspec.Callback) -> None:
+        if place.endswith("bad"):
+            is_broken.set()
+            raise ConnectionResetError
+        is_broken.wait()
+        for _ in range(1000):
+            time.sleep(0.01)
+            chunks.append(place)
+            callback.relative_update(0)
+        whole_get(system, place, target)
+
+    monkeypatch.setattr(type(memory), "get_file", get)
+    with pytest.raises(ReadError, match=r"memory://p07 broke off \(ConnectionResetError\)"):
+        local_copy("memory://p07").__enter__()
+    assert len(chunks) < 1000
+    assert files_below(copies) == {}
 
 
 def test_a_folder_is_copied_with_those_in_it(memory: fsspec.AbstractFileSystem) -> None:

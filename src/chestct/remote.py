@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
+from threading import Event
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -329,11 +330,13 @@ def _copy(address: _Address, found: _Found, new: Path, room: int) -> None:
     """Copy files, several at once; each as long as the storage said."""
     from fsspec.callbacks import Callback
 
+    is_given_up = Event()
+
     def copy(place: str, name: str, size: int | None) -> None:
         most = room if size is None else size
 
         def stop(size: object, value: int, **_: object) -> None:
-            if value > most:
+            if value > most or is_given_up.is_set():
                 raise _changed(address)
 
         target = new / name
@@ -343,7 +346,12 @@ def _copy(address: _Address, found: _Found, new: Path, room: int) -> None:
             raise _changed(address)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        list(pool.map(copy, found.files, found.files.values(), found.sizes))
+        try:
+            list(pool.map(copy, found.files, found.files.values(), found.sizes))
+        except BaseException:
+            # After Ctrl-C, or an error of one file, nobody waits for the others.
+            is_given_up.set()
+            raise
 
 
 def _changed(address: _Address) -> ReadError:

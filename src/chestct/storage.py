@@ -224,7 +224,10 @@ def held(folder: Path) -> Iterator[bool]:
             # On a disk without locks nothing is removed either.
             with suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_SH)
-        yield os.path.lexists(folder) and os.path.samestat(os.fstat(lock), folder.stat())
+        is_there = False
+        with suppress(FileNotFoundError):
+            is_there = os.path.samestat(os.fstat(lock), folder.stat())
+        yield is_there
     finally:
         os.close(lock)
 
