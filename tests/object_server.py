@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -9,13 +10,22 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+LOGIN = ("me", "aVerySecretThing")
+_LOGIN = "Basic " + b64encode(":".join(LOGIN).encode()).decode()
+
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Paths with `refused`, `busy` and `torn` in them are not given, or not whole."""
+    """Paths with `refused`, `busy` or `torn` in them are not given or not whole
+
+    Those with `locked` in them are given to `LOGIN` alone.
+    """
 
     def send_head(self):  # type: ignore[no-untyped-def]
         if "refused" in self.path:
             self.send_error(403)
+            return None
+        if "locked" in self.path and self.headers.get("Authorization") != _LOGIN:
+            self.send_error(401)
             return None
         if "busy" in self.path:
             self.send_error(503)

@@ -13,7 +13,7 @@ from threading import Event
 import fsspec
 import pytest
 from fsspec.registry import known_implementations
-from object_server import served
+from object_server import LOGIN, served
 
 from chestct.errors import ChestCTError, ReadError, WriteError
 from chestct.extras import MissingExtraError
@@ -285,6 +285,21 @@ def test_a_storage_that_is_not_reached_is_named(web: tuple[str, Path]) -> None:
         pass
     with pytest.raises(ReadError, match=rf"The storage of {address}/p07 broke off .*Connect"):
         local_copy(f"{address}/p07").__enter__()
+
+
+def test_a_login_is_taken_from_the_address_or_from_netrc(
+    web: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = web
+    (folder / "locked.zip").write_bytes(b"zip")
+    with pytest.raises(ReadError, match="wants other credentials"):
+        local_copy(f"{address}/locked.zip").__enter__()
+    with local_copy(f"{address.replace('//', f'//{LOGIN[0]}:{LOGIN[1]}@')}/locked.zip") as place:
+        assert place.read_bytes() == b"zip"
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login {LOGIN[0]} password {LOGIN[1]}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with local_copy(f"{address}/locked.zip") as place:
+        assert place.read_bytes() == b"zip"
 
 
 def test_names_of_copies_hold_no_secret(web: tuple[str, Path], copies: Path) -> None:
