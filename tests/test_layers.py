@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "library_warnings",
         "memory",
         "storage",
+        "remote",
     ),
     ("report",),
     ("volume", "fingerprints"),

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "chestct"
 
 HEAVY = (
     *("torch", "scipy", "cv2", "pydicom", "openvino", "matplotlib", "sklearn", "nibabel"),
-    *("starlette", "uvicorn"),
+    *("starlette", "uvicorn", "fsspec", "aiohttp"),
 )
 
 LIGHT = (

@@ -28,6 +28,7 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
 from chestct.readers.pictures import TiffGeometry
+from chestct.remote import local_copy, shown
 from chestct.result import UNLIKE, FindingAnswer, Provenance, ScanResult, Timings
 from chestct.volume import Volume
 
@@ -116,17 +117,18 @@ def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
     chosen_map = _chosen_map(classifier, explain)
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
     lungs_engine = engine if isinstance(engine, str) else engine.name.split()[0]
-    ready = make_ready(
-        path,
-        classifier,
-        reading=reading,
-        lungs_engine=lungs_engine,
-        explains=chosen_map is not None,
-        watcher=watcher,
-    )
-    return answer_ready(
-        ready, classifier, engine=chosen, explain=explain, finding=finding, watcher=watcher
-    )
+    with local_copy(path) as place:
+        ready = make_ready(
+            place,
+            classifier,
+            reading=reading,
+            lungs_engine=lungs_engine,
+            explains=chosen_map is not None,
+            watcher=watcher,
+        )
+        return answer_ready(
+            ready, classifier, engine=chosen, explain=explain, finding=finding, watcher=watcher
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,7 +381,7 @@ def scan_name(path: str | Path) -> str:
 
     Where that part is missing or "..", it is the name of the folder that is meant.
     """
-    place = Path(path)
+    place = Path(shown(path))
     name = place.name
     if name in ("", ".."):
         name = ""
@@ -396,7 +398,7 @@ def scan_names(paths: Sequence[str | Path]) -> list[str]:
     is numbered.
     """
     names = [scan_name(path) for path in paths]
-    places = [Path(path).absolute() for path in paths]
+    places = [Path(shown(path)).absolute() for path in paths]
     for level in range(max((len(place.parents) for place in places), default=0)):
         # Equal names of different places; the same place cannot be told apart by any name.
         num_places = Counter(name for name, _ in set(zip(names, places, strict=True)))

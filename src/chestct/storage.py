@@ -8,10 +8,12 @@ numbers could not tell: containers that share a disk give the same ones.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -36,6 +38,7 @@ REMEDY: Final = "Free space, change permissions or choose another --out."
 MAX_ENTRIES: Final = 12
 """Entries of the cache kept per kind; the ones used longest ago are removed first."""
 
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]+:/+(?=[^/])", re.IGNORECASE)
 _WORKING: Final = ".chestct-part-"
 _LOCK: Final = "lock"
 _CONTENT: Final = "files"
@@ -55,6 +58,14 @@ def reason_of(error: OSError) -> str:
     return "no reason was given, as happens when a disk is full or was taken away"
 
 
+def is_address(path: str | Path) -> bool:
+    """Whether a path is the address of something on other storage, such as s3://BUCKET/SCAN.
+
+    A `Path` takes the two slashes for one, and is known all the same.
+    """
+    return _ADDRESS.match(str(path)) is not None
+
+
 def make_folder(folder: Path) -> Path:
     """Make a folder and its parents where they are not there yet.
 
@@ -62,6 +73,7 @@ def make_folder(folder: Path) -> Path:
         WriteError: It cannot be made, or something that is not a folder has its name.
     """
     try:
+        _refuse_address(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         msg = f"{folder} is a file and a folder is needed there. Choose another --out."
@@ -83,6 +95,7 @@ def working_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be made.
     """
+    _refuse_address(parent)
     parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent)
     working, lock = _make_locked(parent)
@@ -196,6 +209,52 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise WriteError(_refusal(path, error)) from error
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Keep a folder from `remove_unheld` as long as the block lasts; gives whether it is there."""
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        if _HAS_LOCKS:
+            # On a disk without locks nothing is removed either.
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_SH)
+        is_there = False
+        with suppress(FileNotFoundError):
+            is_there = os.path.samestat(os.fstat(lock), folder.stat())
+        yield is_there
+    finally:
+        os.close(lock)
+
+
+def remove_unheld(folder: Path, working: Path) -> bool:
+    """Remove a folder that no process holds, by way of a working folder; whether it is gone."""
+    if not _HAS_LOCKS:  # pragma: no cover
+        return False
+    try:
+        lock = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder.rename(working / folder.name)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    shutil.rmtree(working / folder.name, ignore_errors=True)
+    return True
+
+
+def _refuse_address(folder: Path) -> None:
+    """Refuse to make folders called "s3:" and the like."""
+    if is_address(folder):
+        raise OSError(errno.EINVAL, "It is on other storage, and results go to a disk")
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -51,11 +51,18 @@ class _Work:
 
     def run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
         """Classify one scan, which is called `name`, and write its outputs."""
+        from chestct.remote import local_copy
+
+        options.require_scan(scan)
+        with local_copy(scan) as place:
+            return self._run(place, name, folder, show_steps)
+
+    def _run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> Done:
+        """Do it with a scan of this machine."""
         from chestct.pipeline import analyse_scan
         from chestct.writers.evidence import slices_words
         from chestct.writers.folders import check_folder, write_outputs
 
-        options.require_exists(scan)
         if folder is not None:
             check_folder(folder, scan)
         watcher = _Foreseeing(name, show_steps, None if folder is None else self.writing)
@@ -176,7 +183,9 @@ def classify(
     scans: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="SCAN", help="Folders, DICOM or NIfTI files, or zips; one chest CT each."
+            metavar="SCAN",
+            help="Folders, DICOM or NIfTI files, or zips, here or at an address (https, s3); one "
+            "chest CT each.",
         ),
     ] = None,
     *,
@@ -215,7 +224,7 @@ def _require_one_mask(scans: list[Path], reading: options.Reading) -> None:
         ReadError: It is so.
     """
     if len(scans) == 1:
-        options.require_exists(scans[0])
+        options.require_scan(scans[0])
     elif reading.lungs is not None:
         msg = f"--lungs is the mask of one scan, and {len(scans)} were given: one at a time."
         raise ReadError(msg)
@@ -243,11 +252,14 @@ def _scans_below(given: list[Path]) -> tuple[list[Path], list[str]]:
     """
     from chestct.datasets.public import scans_below
     from chestct.pipeline import readable, scan_name
+    from chestct.remote import shown
 
     scans: dict[Path, str] = {}
     for folder in given:
         if not folder.is_dir():
-            raise ReadError(f"{folder} is no folder. --recursive takes folders; name only those.")
+            raise ReadError(
+                f"{shown(folder)} is no folder. --recursive takes folders; name only those."
+            )
         found, masks = scans_below(folder)
         if masks:
             show_error(f"{folder}: {len(masks)} NIfTI files of 8 bits are masks and left out.")

@@ -299,7 +299,11 @@ def split(
     """Divide the scans by patient, every class alike."""
     from chestct.datasets.manifest import write_manifest
     from chestct.datasets.splits import SPLITTERS
+    from chestct.remote import shown
+    from chestct.storage import is_address
 
+    if out is None and is_address(manifest):
+        raise _WrongUseError(f"{shown(manifest)} is not written to. Name a file: --out FILE.")
     name, settings = division.splitter()
     scans = _read_scans(manifest, labels, needs_files=False)
     divided = SPLITTERS[name](scans, settings)

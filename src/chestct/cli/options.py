@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_type_hints
 import typer
 
 from chestct.errors import ReadError, WriteError
+from chestct.storage import is_address
 
 if TYPE_CHECKING:
     from chestct.readers import ReadOptions
@@ -375,6 +376,12 @@ class Outputs:
             return self.explanation
         needs = self.write is not None and not set(NEEDS_HEAT_MAP).isdisjoint(names)
         return AUTO if self.explain or needs else None
+
+
+def require_scan(scan: Path) -> None:
+    """As `require_exists`; of an address that shows when it is copied: to ask twice is slow."""
+    if not is_address(scan):
+        require_exists(scan)
 
 
 def require_exists(scan: Path) -> None:

@@ -26,18 +26,20 @@ def prepare(
     from chestct.preprocess.recipes import find_recipe
 
     chosen = find_recipe(recipe)
-    options.require_exists(scan)
+    options.require_scan(scan)
     said = reading.read_options()
 
     from chestct.pipeline import scan_name
     from chestct.preprocess.prepare import prepare as prepare_volume
     from chestct.readers import read_volume
     from chestct.readers.masks import read_lungs
+    from chestct.remote import local_copy
     from chestct.writers.folders import check_folder
     from chestct.writers.preview import write_prepared
 
-    check_folder(out, scan)
-    volume = read_volume(scan, series=said.series, allow=said.allow, tiff=said.tiff)
+    with local_copy(scan) as place:
+        check_folder(out, place)
+        volume = read_volume(place, series=said.series, allow=said.allow, tiff=said.tiff)
     mask = None if said.lungs is None else read_lungs(said.lungs, volume)
     prepared = prepare_volume(volume, chosen, lungs=mask)
     written = write_prepared(prepared, scan_name(scan), out)

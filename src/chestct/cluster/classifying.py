@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,8 @@ from chestct.cluster.listing import reading_of
 from chestct.engines import Engine, make_engine
 from chestct.errors import ChestCTError, ReadError, kind_of
 from chestct.pipeline import ReadyScan, answer_ready, make_ready
-from chestct.result import verdict_of
+from chestct.remote import local_copy, shown
+from chestct.result import ScanResult, verdict_of
 from chestct.writers import WriteOptions
 from chestct.writers.folders import check_folder, foresee_missing, write_outputs
 from chestct.writers.pages import (
@@ -39,6 +41,8 @@ WORK: Final = "classify"
 """`Job.work` of classifying."""
 
 Tasks = Sequence[Mapping[str, Any]]
+_Read = tuple[ReadyScan, ExitStack]
+"""A scan that was read, and what keeps the copy it was read from until that is closed."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def identity_of(classifier: Classifier) -> str:
 
 def failure_words(scan: str | Path, name: str, error: Exception) -> str:
     """What to say about a scan that failed."""
+    scan = shown(scan)
     if isinstance(error, ChestCTError):
         return str(error) if name in str(error) else f"{scan}: {error}"
     if isinstance(error, MemoryError):
@@ -135,7 +140,7 @@ class ClassifyWork:
             is_careful: One after the other, nothing ahead: one of them may end this process.
         """
         with ThreadPoolExecutor(1) as ahead:
-            coming: list[Future[ReadyScan]] = []
+            coming: list[Future[_Read]] = []
             for place, task in enumerate(tasks):
                 begin(place)
                 if not coming:
@@ -150,10 +155,17 @@ class ClassifyWork:
         cells = answer_cells(self._classes, None, why)
         return Row((task["name"], task["shown"], *cells), task["name"], failure=why)
 
-    def _ready(self, task: Mapping[str, Any]) -> ReadyScan:
+    def _ready(self, task: Mapping[str, Any]) -> _Read:
+        with ExitStack() as stack:
+            ready = self._made_ready(task, stack)
+            return ready, stack.pop_all()
+
+    def _made_ready(self, task: Mapping[str, Any], stack: ExitStack) -> ReadyScan:
+        """Read and prepare a scan; a copy of it stays as long as the stack is open."""
         path = Path(task["path"])
         if task["problem"]:
             raise ReadError(task["problem"])
+        path = stack.enter_context(local_copy(path))
         if not path.exists():
             raise ReadError(f"{task['shown']} does not exist, or this machine does not see it.")
         if self._writing is not None:
@@ -167,26 +179,32 @@ class ClassifyWork:
             watcher=_Foreseeing(self._writing),
         )
 
-    def _row(self, task: Mapping[str, Any], ready: Future[ReadyScan]) -> Row:
+    def _row(self, task: Mapping[str, Any], read: Future[_Read]) -> Row:
         try:
-            analysis = answer_ready(
-                ready.result(),
-                self._classifier,
-                engine=self._engine,
-                explain=self._settings.explain,
-                finding=self._settings.finding,
-            )
-            result = replace(analysis.result, scan=task["name"])
-            is_complete = True
-            if self._writing is not None:
-                analysis = replace(analysis, result=result)
-                written = write_outputs(analysis, self._out / task["folder"], self._writing)
-                is_complete, result = not written.failed, written.analysis.result
+            ready, copies = read.result()
+            with copies:
+                result, is_complete = self._answered(task, ready)
         except Exception as error:
             # Whatever one scan does to the program, the others get their results.
             return self.failed(task, failure_words(task["shown"], task["name"], error))
         cells = answer_cells(self._classes, result)
         return Row((task["name"], task["shown"], *cells), task["name"], is_complete=is_complete)
+
+    def _answered(self, task: Mapping[str, Any], ready: ReadyScan) -> tuple[ScanResult, bool]:
+        """The answer on a scan, and whether all about it was written."""
+        analysis = answer_ready(
+            ready,
+            self._classifier,
+            engine=self._engine,
+            explain=self._settings.explain,
+            finding=self._settings.finding,
+        )
+        result = replace(analysis.result, scan=task["name"])
+        if self._writing is None:
+            return result, True
+        analysis = replace(analysis, result=result)
+        written = write_outputs(analysis, self._out / task["folder"], self._writing)
+        return written.analysis.result, not written.failed
 
 
 class _Foreseeing:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from chestct.cluster.job import FOLDER, Job, Row
 from chestct.errors import ChestCTError, TrainingError
+from chestct.remote import whole
 from chestct.training.distributed import choose_device
 from chestct.training.plan import Listener, Plan
 from chestct.training.session import SETTINGS_FILE, run_fold
@@ -86,7 +87,7 @@ def folds_job(
         said: Other fields of `Job`.
     """
     settings = {
-        "manifest": str(plan.manifest.absolute()),
+        "manifest": whole(plan.manifest),
         "num_folds": plan.num_folds,
         "device": device,
         "processes": plan.listener.processes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +16,12 @@ from chestct.datasets.manifest import (
     read_row,
 )
 from chestct.datasets.scans import read_options
+from chestct.errors import ReadError
 from chestct.pipeline import readable, scan_names
 from chestct.readers import ReadOptions
 from chestct.readers.pictures import geometry_from_dict
+from chestct.remote import joined, refuse_secrets, shown, whole
+from chestct.storage import is_address
 from chestct.writers.folders import folder_names
 
 
@@ -32,9 +34,14 @@ def list_scans(
         paths: Where they lie.
         names: What they are called.
         reading: How they are read.
+
+    Raises:
+        ReadError: An address has a password or a query, which would be kept.
     """
-    shown = [readable(path) for path in paths]
-    return _listed(paths, names, shown, [reading] * len(paths), [""] * len(paths))
+    for path in paths:
+        refuse_secrets(path, "A batch")
+    seen = [readable(shown(path)) for path in paths]
+    return _listed(paths, names, seen, [reading] * len(paths), [""] * len(paths))
 
 
 def list_manifest(file: Path, reading: ReadOptions) -> list[dict[str, Any]]:
@@ -43,7 +50,7 @@ def list_manifest(file: Path, reading: ReadOptions) -> list[dict[str, Any]]:
     A row that says something impossible stays: it fails with its reason, and the others are done.
 
     Args:
-        file: A CSV file; paths are relative to its folder.
+        file: A CSV file or its address; paths are relative to its folder.
         reading: What goes for all rows; a row's own columns come first.
 
     Raises:
@@ -59,16 +66,16 @@ def list_manifest(file: Path, reading: ReadOptions) -> list[dict[str, Any]]:
             rows.append(row)
             readings.append(_both(own, reading))
             problems.append(problem)
-    paths = [file.parent / row.scan for row in rows]
+    paths = [joined(file.parent, row.scan) for row in rows]
     problems = _with_repeated(rows, problems)
-    if not any(path.exists() for path in paths):
+    if not any(is_address(path) or path.exists() for path in paths):
         msg = (
             f"{file.name} lists {len(rows)} scans and not one of them is there. Paths are relative "
             f"to {file.parent.resolve()}: correct its column 'scan'."
         )
         raise ManifestError(msg)
-    shown = [readable(row.scan) for row in rows]
-    return _listed(paths, scan_names(paths), shown, readings, problems)
+    seen = [readable(shown(row.scan)) for row in rows]
+    return _listed(paths, scan_names(paths), seen, readings, problems)
 
 
 def reading_of(task: Mapping[str, Any]) -> ReadOptions:
@@ -88,23 +95,23 @@ def plain_reading(reading: ReadOptions) -> dict[str, Any]:
         "series": reading.series,
         "allow": list(reading.allow),
         "tiff": None if reading.tiff is None else asdict(reading.tiff),
-        "lungs": None if reading.lungs is None else os.path.abspath(reading.lungs),
+        "lungs": None if reading.lungs is None else whole(reading.lungs),
     }
 
 
 def _listed(
     paths: Sequence[Path],
     names: Sequence[str],
-    shown: Sequence[str],
+    seen: Sequence[str],
     readings: Sequence[ReadOptions],
     problems: Sequence[str],
 ) -> list[dict[str, Any]]:
-    each = zip(names, folder_names(names), paths, shown, readings, problems, strict=True)
+    each = zip(names, folder_names(names), paths, seen, readings, problems, strict=True)
     return [
         {
             "name": name,
             "folder": folder,
-            "path": os.path.abspath(path),
+            "path": whole(path),
             "shown": as_text,
             "reading": plain_reading(reading),
             "problem": problem,
@@ -130,7 +137,7 @@ def _read(
         if not row.scan:
             raise ManifestError(f"row {number}: the column 'scan' is empty.")
         return row, read_options(row, file.parent), ""
-    except ManifestError as error:
+    except (ManifestError, ReadError) as error:
         scan = chosen.get("scan", "").strip()
         row = ManifestRow(scan or f"row {number}", "", "", number=number)
         return (

@@ -6,7 +6,6 @@ next call looks at every scan again: entries may have made way, or scans may hav
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from chestct.datasets.store import (
 )
 from chestct.pipeline import readable
 from chestct.preprocess.recipes import recipe_from_dict
+from chestct.remote import whole
 from chestct.report.tables import as_csv
 from chestct.storage import remove_file, text_key, write_text
 
@@ -94,7 +94,7 @@ def prepare_job(
     """
     tasks = [
         {
-            "path": os.path.abspath(each.path),
+            "path": whole(each.path),
             "shown": readable(each.path.name),
             "reading": plain_reading(each.reading),
             "variant": each.variant,

@@ -23,8 +23,9 @@ from jaxtyping import Float32
 from chestct.errors import ChestCTError
 from chestct.labels import FINDING_PREFIX, classes_among, parse_finding, yes_no
 from chestct.lookup import first_lines_of, first_of, unknown_name_message
+from chestct.remote import joined, local_copy, refuse_secrets, shown
 from chestct.report.tables import Table, as_csv, read_csv
-from chestct.storage import write_text
+from chestct.storage import is_address, write_text
 
 TRAINING: Final = "training"
 VALIDATION: Final = "validation"
@@ -52,7 +53,8 @@ class ManifestRow:
     """One scan.
 
     Attributes:
-        scan: Path of the scan, as `read_volume` takes it; relative to the manifest's folder.
+        scan: Path or address of the scan, as `read_volume` takes it; relative to the manifest's
+            folder.
         patient: Whose scan it is; scans of one patient carry the same text.
         label: The class of the scan; empty where it has findings instead.
         site: Where it was made, or empty.
@@ -147,7 +149,7 @@ class Manifest:
 
     def path(self, row: ManifestRow) -> Path:
         """Where a row's scan lies."""
-        return self.folder / row.scan
+        return joined(self.folder, row.scan)
 
     @property
     def are_findings(self) -> bool:
@@ -260,10 +262,13 @@ def describe_rows(rows: Sequence[ManifestRow]) -> str:
 def _require_files(manifest: Manifest) -> None:
     """Refuse a manifest that names scans which are not there.
 
+    Of an address that shows when the scan is read: to ask for thousands takes too long.
+
     Raises:
         ManifestError: Some are missing; the message names rows and paths.
     """
-    missing = [row for row in manifest.rows if not manifest.path(row).exists()]
+    paths = ((row, manifest.path(row)) for row in manifest.rows)
+    missing = [row for row, path in paths if not (is_address(path) or path.exists())]
     if not missing:
         return
     listed = first_lines_of(f"row {row.number}: {row.scan}" for row in missing)
@@ -412,13 +417,14 @@ def read_manifest(
 
     Args:
         path: A CSV file with comma or semicolon, in UTF-8, with a column `label`, or a column
-            `finding_NAME` per finding and none `label`.
+            `finding_NAME` per finding and none `label`; or the address of one.
         labels: The classes or findings in the classifier's order; empty: those that occur.
         needs_files: Whether a scan that is not there is an error.
         are_findings: Whether the labels are findings, or classes; None: what the file has.
 
     Raises:
         ManifestError: The file or a row of it does not fit; the message names row and remedy.
+        ReadError: It lies on other storage and cannot be had.
     """
     file = Path(path)
     header, lines = read_lines(file, ("scan", "patient") if are_findings else NEEDED)
@@ -537,7 +543,9 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
 def _read_cells(file: Path, needed: Sequence[str]) -> list[list[str]]:
     """All cells of a CSV file, line by line."""
     try:
-        return read_csv(file)
+        refuse_secrets(file, "A table")
+        with local_copy(file) as copy:
+            return read_csv(copy)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         msg = f"{file} cannot be read as a manifest: {reason}. Expected a CSV file with the "
@@ -579,6 +587,7 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
 
     Raises:
         ManifestError: A cell holds something impossible; the message names row and column.
+        ReadError: An address has a password or a query, which would be kept.
     """
     if len(cells) > len(header):
         msg = (
@@ -588,6 +597,8 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         raise ManifestError(msg)
     padded = [*cells, *[""] * (len(header) - len(cells))]
     row = {column: cell.strip() for column, cell in zip(header, padded, strict=True)}
+    for column in ("scan", "lungs"):
+        refuse_secrets(row.get(column, ""), f"{name}, row {number}")
     findings = [c for c in row if c.startswith(FINDING_PREFIX) and "label" not in row]
     where = f"{name}, row {number}"
     return ManifestRow(
@@ -660,5 +671,7 @@ def _cell(value: object) -> str:
 
 
 def _written_path(scan: Path, folder: Path) -> str:
+    if is_address(scan):
+        return shown(scan)
     full, base = Path(os.path.abspath(scan)), Path(os.path.abspath(folder))
     return full.relative_to(base).as_posix() if full.is_relative_to(base) else str(full)

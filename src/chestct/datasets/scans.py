@@ -26,7 +26,8 @@ from chestct.fingerprints import as_stored, place_text
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.files import folder_files, opened_files
 from chestct.readers.pictures import geometry_from_dict
-from chestct.storage import code_digest, write_text
+from chestct.remote import joined, local_copy, stamp_of, whole
+from chestct.storage import code_digest, is_address, text_key, write_text
 from chestct.volume import Volume, to_canonical
 
 if TYPE_CHECKING:
@@ -113,17 +114,20 @@ def read_options(row: ManifestRow, folder: Path) -> ReadOptions:
         series=row.others.get("series") or None,
         allow=tuple(row.others.get("allow", "").split()),
         tiff=geometry,
-        lungs=folder / row.others["lungs"] if row.others.get("lungs") else None,
+        lungs=joined(folder, row.others["lungs"]) if row.others.get("lungs") else None,
     )
 
 
 def _read_facts(path: Path, options: ReadOptions) -> ScanFacts:
     """Read a scan for what it is; one that cannot be read is no error but gives its reason."""
     try:
-        volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
+        with local_copy(path) as place:
+            volume = read_volume(
+                place, series=options.series, allow=options.allow, tiff=options.tiff
+            )
+            return facts_of(volume, place)
     except ChestCTError as error:
         return ScanFacts(error=str(error))
-    return facts_of(volume, path)
 
 
 def facts_of(volume: Volume, path: Path) -> ScanFacts:
@@ -314,10 +318,14 @@ def _facts_file(cache: Path, path: Path, options: ReadOptions) -> Path:
 def _source_key(path: Path, options: ReadOptions) -> str:
     """What stands for a scan's files: their names, sizes and times, and how they are read.
 
+    Of other storage it is what that says of them, asked once: a training reads each scan often.
+
     Raises:
         OSError: The scan is not there.
         ReadError: Its folder cannot be read.
     """
+    if is_address(path):
+        return text_key(_reading_code(), whole(path), repr(options), stamp_of(path))
     place = path.resolve()
     files = [file.path for file in folder_files(place)] if place.is_dir() else [place]
     lines = [_reading_code(), str(place), repr(options)]

@@ -45,6 +45,7 @@ from chestct.readers import read_volume
 from chestct.readers.hounsfield import PADDING_BELOW_HU, Rescale, padding_to_air
 from chestct.readers.misfits import without_blank_ends
 from chestct.readers.pictures import SIDECAR
+from chestct.remote import local_copy
 from chestct.storage import reason_of, working_folder, write_text
 from chestct.volume import Volume, to_canonical
 
@@ -664,13 +665,13 @@ def _tasks(manifest: Manifest, kind: str, names: Mapping[str, str]) -> list[_Cop
 
 def _copy_scan(folder: Path, kind: str, period: str, task: _CopyTask) -> _CopyOutcome:
     """Copy one scan, unless it was; the copy is read back before it counts."""
-    place = task[-1]
+    row, scan, place = task
     record = _read_record(folder, place)
     if record is not None:
         return _CopyOutcome(record, was_there=True)
     try:
-        with working_folder((folder / place).parent) as working:
-            record = _copy(task, folder, working, kind, period)
+        with local_copy(scan) as path, working_folder((folder / place).parent) as working:
+            record = _copy((row, path, place), folder, working, kind, period)
     except ChestCTError as error:
         return _CopyOutcome(None, error=str(error))
     except OSError as error:

@@ -42,7 +42,8 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
-from chestct.storage import code_digest, reason_of, working_folder
+from chestct.remote import local_copy, stamp_of
+from chestct.storage import code_digest, is_address, reason_of, working_folder
 
 _BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
 """Storage to bytes of one value."""
@@ -259,8 +260,11 @@ class Cache:
             found = self.find(facts.pixels, variant, lungs)
             if found is not None:
                 return found, True
-        volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
-        facts = facts_of(volume, path)
+        with local_copy(path) as place:
+            volume = read_volume(
+                place, series=reading.series, allow=reading.allow, tiff=reading.tiff
+            )
+            facts = facts_of(volume, place)
         store_facts(self.folder, path, reading, facts)
         found = self.find(facts.pixels, variant, lungs)
         if found is not None:
@@ -332,6 +336,8 @@ def _digest_of_lungs(path: Path | None) -> str:
     """What stands for a mask of lungs; empty where none is given."""
     if path is None:
         return ""
+    if is_address(path):
+        return stamp_of(path)
     if not path.exists():
         raise ReadError(f"The mask {path.name} does not exist. Correct the column 'lungs'.")
     files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -15,6 +15,7 @@ from chestct.errors import ReadError, UnknownNameError
 from chestct.lookup import look_up, plugins_of, unknown_name_message
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.files import folder_files, path_status, refuse_archive
+from chestct.remote import local_copy
 from chestct.volume import Volume
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def read_volume(
 
     Args:
         path: Folder, zip or file: DICOM (nested folders too), NIfTI, MetaImage, NRRD, or a folder
-            of slices.
+            of slices. An address of other storage names the same there.
         series: SeriesInstanceUID to read where a folder holds several DICOM series, with the number
             of its part where it stands for several ("1.2.3#2").
         allow: Departures to mend although they are large, names out of `ALLOWED`.
@@ -124,7 +125,13 @@ def read_volume(
     for name in allow:
         if name not in ALLOWED:
             raise UnknownNameError(unknown_name_message(name, ALLOWED, kind="permission"))
-    place = Path(path)
+    with local_copy(path) as place:
+        return _read(place, ReadOptions(series, allow, tiff))
+
+
+def _read(place: Path, options: ReadOptions) -> Volume:
+    """Read a scan of this machine, once it is known what it is."""
+    series, tiff = options.series, options.tiff
     path_status(place)
     name, found = _recognised(place)
     if series is not None and name != "dicom":
@@ -138,7 +145,7 @@ def read_volume(
             " Leave it out, or name the folder of the slices."
         )
     reader = look_up(READERS, name, kind="reader")
-    volume = reader(found, ReadOptions(series, allow, tiff))
+    volume = reader(found, options)
     _, height_mm, width_mm = volume.grid.spacing_mm
     if max(height_mm, width_mm) <= _MAX_ASPECT * min(height_mm, width_mm):
         return volume

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Num
 from chestct.arrays import Mask
 from chestct.errors import GridError, ReadError
 from chestct.readers.dicom_elements import looks_like_dicom
+from chestct.remote import local_copy
 from chestct.volume import Grid, Volume, canonical_grid, to_canonical, to_own_axes
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ def read_lungs(path: Path, volume: Volume) -> Volume:
             does not lie on the scan's voxels.
         GridError: It has an impossible grid or too many voxels.
     """
+    with local_copy(path) as copy:
+        return _read_lungs(copy, volume)
+
+
+def _read_lungs(path: Path, volume: Volume) -> Volume:
+    """As `read_lungs`, of a path of this machine."""
     if not path.exists():
         raise ReadError(f"The mask {path.name} does not exist. {_REMEDY}")
     files = _files_of(path)

@@ -50,6 +50,7 @@ from chestct.networks.slices import (
     load_backbone_weights,
 )
 from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
+from chestct.remote import sha256_of
 from chestct.storage import file_sha256, write_text
 from chestct.training.distributed import CPU, current_ranks, device_in_words, settle_precision
 from chestct.training.run import FREE_SETTINGS, EpochLog
@@ -547,7 +548,7 @@ def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> N
     facts: dict[str, Any] = {
         "seed": settings.training.seed,
         "folds": plan.num_folds,
-        "manifest": {"name": plan.manifest.name, "sha256": file_sha256(plan.manifest)},
+        "manifest": {"name": plan.manifest.name, "sha256": sha256_of(plan.manifest)},
         "pretrained_sha256": None if given is None else file_sha256(_weights_file(Path(given))),
         "pretrained_tensors": None if taken is None else taken.as_record(),
         "settings": settings.model_dump(mode="json"),
@@ -569,7 +570,7 @@ def remark_on_given(plan: Plan, given: _Beginning) -> str | None:
     for folder in given.file.parents[1:3]:
         if (folder / RUN_FILE).is_file():
             learned = _read(folder / RUN_FILE)["manifest"]["sha256"]
-            if learned == file_sha256(plan.manifest):
+            if learned == sha256_of(plan.manifest):
                 return (
                     "The given weights were learned from this very manifest: what is judged here "
                     "must not be what they learned from, or the figures are too good. A column "
