@@ -228,9 +228,10 @@ def test_a_constant_volume_has_no_lungs(shape: tuple[int, int, int], value: int)
     assert not _segment(Volume(Grid(shape, (2.0, 0.7, 0.7)), voxels)).any()
 
 
+@pytest.mark.parametrize("seed", [1, 3])
 @pytest.mark.parametrize("spacing_mm", [(0.1, 0.1, 0.1), (2.0, 0.7, 0.7), (30.0, 5.0, 5.0)])
-def test_noise_has_no_lungs(spacing_mm: tuple[float, float, float]) -> None:
-    voxels = np.random.default_rng(1).integers(-1024, 1000, (12, 30, 40)).astype(np.int16)
+def test_noise_has_no_lungs(spacing_mm: tuple[float, float, float], seed: int) -> None:
+    voxels = np.random.default_rng(seed).integers(-1024, 1000, (12, 30, 40)).astype(np.int16)
     assert not _segment(Volume(Grid(voxels.shape, spacing_mm), voxels)).any()
 
 

@@ -137,11 +137,12 @@ def test_jpeg_lossless_is_read_with_every_predictor(
     frame = imagecodecs.jpeg8_encode(
         stored, lossless=True, predictor=predictor, bitspersample=num_bits
     )
+    intercept = -1024 if num_bits == 12 else -6000
     dataset = ct_dataset(
-        stored, BitsStored=num_bits, HighBit=num_bits - 1, RescaleIntercept="-8192"
+        stored, BitsStored=num_bits, HighBit=num_bits - 1, RescaleIntercept=str(intercept)
     )
     path = save_packed(dataset, tmp_path / "x.dcm", "1.2.840.10008.1.2.4.57", [bytes(frame)])
-    assert np.array_equal(read_volume(path).voxels[0], stored.astype(np.int32) - 8192)
+    assert np.array_equal(read_volume(path).voxels[0], stored.astype(np.int32) + intercept)
 
 
 def test_jpeg_extended_with_12_bits_is_read_to_its_precision(tmp_path: Path) -> None:
@@ -329,12 +330,12 @@ def test_values_beyond_16_bits_beside_padding_are_still_counted() -> None:
     [
         ({"PixelPaddingValue": 510}, lambda stored: stored == 510),
         (
-            {"PixelPaddingValue": 510, "PixelPaddingRangeLimit": 530},
-            lambda stored: (stored >= 510) & (stored <= 530),
+            {"PixelPaddingValue": 510, "PixelPaddingRangeLimit": 520},
+            lambda stored: (stored >= 510) & (stored <= 520),
         ),
         (
-            {"PixelPaddingValue": 530, "PixelPaddingRangeLimit": 510},
-            lambda stored: (stored >= 510) & (stored <= 530),
+            {"PixelPaddingValue": 520, "PixelPaddingRangeLimit": 510},
+            lambda stored: (stored >= 510) & (stored <= 520),
         ),
     ],
 )
@@ -400,10 +401,20 @@ def test_pixels_beyond_the_end_of_the_file_are_refused(tmp_path: Path) -> None:
         read_volume(path)
 
 
-def test_fewer_pixels_than_declared_are_refused(tmp_path: Path) -> None:
-    path = save(ct_dataset(pixels_at(1.0), Rows=11), tmp_path / "x.dcm")
-    with pytest.raises(ReadError, match="holds 240 bytes of pixels where 264"):
+@pytest.mark.parametrize(("rows", "num_bytes"), [(11, 264), (9, 216)])
+def test_fewer_or_more_pixels_than_declared_are_refused(
+    tmp_path: Path, rows: int, num_bytes: int
+) -> None:
+    path = save(ct_dataset(pixels_at(1.0), Rows=rows), tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match=f"holds 240 bytes of pixels where {num_bytes}"):
         read_volume(path)
+
+
+def test_padding_after_the_pixels_is_passed_over(tmp_path: Path) -> None:
+    dataset = ct_dataset(pixels_at(1.0))
+    dataset.PixelData += bytes(20)
+    volume = read_volume(save(dataset, tmp_path / "x.dcm"))
+    assert np.array_equal(volume.voxels[0], pixels_at(1.0).astype(int) - 1024)
 
 
 def test_encapsulated_pixels_without_a_fragment_are_refused(tmp_path: Path) -> None:

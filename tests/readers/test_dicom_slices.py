@@ -25,7 +25,7 @@ from chestct.readers.dicom_source import read_source
 from chestct.readers.files import UnreadableFileError, disk_file
 from chestct.readers.hounsfield import Rescale
 from chestct.simulate import ThoraxSettings, simulate_patient, write_dicom_series
-from chestct.volume import Volume
+from chestct.volume import AIR_HU, Volume
 
 NUM, SIDE, STEP = 12, 32, 2.0
 JPEG_LOSSLESS, JPEG_LS = "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
@@ -628,6 +628,16 @@ def test_another_thickness_in_part_of_the_stack_is_said_with_both(
     )
 
 
+def test_slices_farther_apart_than_they_are_thick_are_said(tmp_path: Path) -> None:
+    (said,) = read_volume(scan(tmp_path, SliceThickness="1")).warnings
+    assert said.startswith("The slices are 1 mm thick and 2 mm apart: what lies between them")
+
+
+def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
+    (said,) = read_volume(scan(tmp_path, PixelSpacing=[0.5, 1.0])).warnings
+    assert said.startswith("Pixels of 0.5 x 1 mm are not square")
+
+
 @pytest.mark.parametrize("indices", [[5], [0], [7, 8, 9, 10, 11], [0, 2, 4, 6, 8, 10]])
 def test_inverted_slices_are_refused_by_their_photometric_interpretation(
     tmp_path: Path, indices: list[int]
@@ -712,23 +722,58 @@ def test_slice_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
     assert not read_source(tmp_path, volume).is_exact
 
 
-@pytest.mark.parametrize("offset_hu", [-20, 20])
-@pytest.mark.parametrize("name", ["P001", "normal001"])
-def test_real_slice_off_by_a_constant_is_said(
-    tmp_path: Path, data_folder: Path, name: str, offset_hu: int
+def real_scan(
+    folder: Path, source: Path, numbers: range, change: Callable[[np.ndarray], object]
+) -> list[str]:
+    """A real scan of which some slices, by number from the feet, were changed; places in words."""
+    slices = [(dcmread(path, stop_before_pixels=True), path) for path in source.iterdir()]
+    slices.sort(key=lambda one: float(one[0].ImagePositionPatient[2]))
+    for number, (_, path) in enumerate(slices):
+        if number not in numbers:
+            (folder / path.name).symlink_to(path)
+            continue
+        dataset = dcmread(path)
+        dataset.decompress()
+        pixels = dataset.pixel_array.astype(np.int32)
+        change(pixels)
+        dataset.PixelData = np.clip(pixels, 0, 4095).astype(np.uint16).tobytes()
+        dataset.save_as(folder / path.name)
+    return [f"the slice at {one.ImagePositionPatient[2]:.1f} mm" for one, _ in slices]
+
+
+@pytest.mark.parametrize("run", [range(70, 71), range(70, 78), range(130, 1000)])
+@pytest.mark.parametrize(("name", "offset_hu"), [("P001", -20), ("normal001", 20)])
+def test_real_slice_run_or_end_off_by_a_constant_is_said(
+    tmp_path: Path, data_folder: Path, name: str, offset_hu: int, run: range
 ) -> None:
-    for path in (data_folder / "covid_ct_md" / name).iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    chosen = sorted(tmp_path.iterdir())[70]
-    dataset = dcmread(chosen)
-    dataset.decompress()
-    pixels = dataset.pixel_array.astype(np.int32) + offset_hu
-    dataset.PixelData = np.maximum(pixels, 0).astype(np.uint16).tobytes()
-    chosen.unlink()
-    dataset.save_as(chosen)
-    place = f"the slice at {dataset.ImagePositionPatient[2]:.1f} mm"
+    source = data_folder / "covid_ct_md" / name
+    places = real_scan(tmp_path, source, run, lambda pixels: np.add(pixels, offset_hu, out=pixels))
     (said,) = [each for each in read_volume(tmp_path).warnings if "constant" in each]
-    assert re.search(rf"{place} lies [+-]\d\d HU off both", said)
+    jumps = re.findall(r"changes by ([+-]\d\d) HU from (.*?) to (.*?)[;.] ", said)
+    found = {(before, after): float(change) for change, before, after in jumps}
+    first, last = run.start, run.stop
+    assert found.pop((places[first - 1], places[first])) == pytest.approx(offset_hu, abs=4)
+    if last < len(places):
+        assert found.pop((places[last - 1], places[last])) == pytest.approx(-offset_hu, abs=4)
+    assert not found
+
+
+PAINTED: dict[str, Callable[[np.ndarray], None]] = {
+    "white box": lambda pixels: pixels[224:288, 224:288].__setitem__(..., 3000),
+    "black box": lambda pixels: pixels[224:288, 224:288].__setitem__(..., 24),
+    "moved by 3 pixels": lambda pixels: pixels.__setitem__(..., np.roll(pixels, 3, axis=1)),
+}
+
+
+@pytest.mark.parametrize("kind", PAINTED)
+@pytest.mark.parametrize("name", ["P001", "normal001"])
+def test_part_of_a_real_slice_painted_over_or_moved_is_said(
+    tmp_path: Path, data_folder: Path, name: str, kind: str
+) -> None:
+    source = data_folder / "covid_ct_md" / name
+    places = real_scan(tmp_path, source, range(70, 71), PAINTED[kind])
+    said = f"A part of 1 slice(s) shows what neither neighbour does: {places[70]}."
+    assert [each for each in read_volume(tmp_path).warnings if said in each]
 
 
 def test_slice_whose_position_is_wrong_is_refused_or_interpolated(tmp_path: Path) -> None:
@@ -888,7 +933,9 @@ def test_real_slices_fit_at_two_to_ten_millimetres(
     }
     for z in sorted(placed)[::every]:
         (tmp_path / placed[z].name).symlink_to(placed[z])
-    assert read_volume(tmp_path).warnings == ()
+    gap = f"The slices are 2 mm thick and {2 * every} mm apart"
+    said = [each.partition(":")[0] for each in read_volume(tmp_path).warnings]
+    assert said == ([gap] if every > 1 else [])
 
 
 def test_blank_slices_at_the_ends_are_left_out_with_a_word(tmp_path: Path) -> None:
@@ -1118,6 +1165,53 @@ def test_values_that_cannot_be_hounsfield_units_are_refused_with_range_and_cause
         read_volume(tmp_path)
     assert why in str(raised.value)
     assert "Secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("limit", [None, 1064])
+def test_padding_that_tissue_has_is_not_believed(tmp_path: Path, limit: int | None) -> None:
+    fields = {"PixelPaddingValue": 1000 if limit else 1064}
+    scan(tmp_path, **fields, **({"PixelPaddingRangeLimit": limit} if limit else {}))
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.voxels, expected())
+    said = "PixelPaddingValue is that of tissue in 12 slice(s): it was ignored."
+    assert volume.warnings == (said,)
+
+
+def test_padding_that_no_header_names_becomes_air_with_a_word(tmp_path: Path) -> None:
+    for index in range(NUM):
+        pixels = chest_at(STEP * index).astype(np.int16) - 1024
+        pixels[:2] = -3024
+        fields = {"PixelRepresentation": 1, "RescaleIntercept": "0"}
+        bits = {"BitsStored": 16, "HighBit": 15}
+        save(chest(STEP * index, pixels, **fields, **bits), tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    assert (volume.voxels[:, :2] == AIR_HU).all()
+    assert np.array_equal(volume.voxels[:, 2:], expected()[:, 2:])
+    assert volume.warnings[0].startswith(f"{NUM * 2 * SIDE} voxels (6.2%) were below -1500 HU")
+
+
+def test_values_without_air_are_said(tmp_path: Path) -> None:
+    scan(tmp_path, RescaleIntercept="-900")
+    (said,) = read_volume(tmp_path).warnings
+    assert re.match(r"Hardly a value is below -8\d\d HU, and air has -1000", said)
+
+
+@pytest.mark.parametrize("declared", [NUM - 2, NUM + 2])
+def test_frames_of_another_number_than_declared_are_refused(tmp_path: Path, declared: int) -> None:
+    heights = [STEP * i for i in range(NUM)]
+    dataset = enhanced_dataset(np.stack([chest_at(z) for z in heights]), heights)
+    dataset.NumberOfFrames = declared
+    save(dataset, tmp_path / "x.dcm")
+    with pytest.raises(ReadError, match=f"holds {declared} frames and positions for {NUM}"):
+        read_volume(tmp_path)
+
+
+def test_half_whose_orientation_was_reversed_is_refused_not_left_out(tmp_path: Path) -> None:
+    scan(tmp_path, 7)
+    turned = {"ImageOrientationPatient": [-1, 0, 0, 0, 1, 0]}
+    scan(tmp_path, NUM - 7, start=7 * STEP, **turned)
+    with pytest.raises(ReadError, match=r"2 sizes or orientations.*--allow-mixed-orientations"):
+        read_volume(tmp_path)
 
 
 def test_lookup_table_to_something_else_is_not_taken_for_hounsfield_units(tmp_path: Path) -> None:

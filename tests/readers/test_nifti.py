@@ -320,6 +320,19 @@ def test_without_sform_and_qform_nibabels_affine_is_taken_with_a_warning(axial: 
     assert "does not say how the patient lies" in volume.warnings[0]
 
 
+def test_geometry_of_programs_that_know_none_is_said(tmp_path: Path) -> None:
+    save(tmp_path / "x.nii", phantom_ijk(), np.eye(4))
+    (said,) = read_nifti(tmp_path / "x.nii").warnings
+    assert said.startswith("The geometry is what programs write that know none")
+
+
+def test_pair_of_files_is_refused_by_the_name_of_its_header(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(phantom_ijk(), LPS_AFFINE), tmp_path / "x.img")
+    for path in (tmp_path / "x.hdr", tmp_path):
+        with pytest.raises(ReadError, match=r"x\.hdr keeps its voxels in a separate \.img file"):
+            read_volume(path)
+
+
 def test_a_qform_alone_is_taken_also_with_a_qfac_of_zero(axial: Path) -> None:
     expected = read_nifti(axial).grid
     edited(axial, sform_code=0, qform_code=1)
@@ -481,7 +494,7 @@ def test_a_gzip_bomb_is_refused_before_anything_is_allocated(tmp_path: Path) -> 
 def test_a_smooth_phantom_of_ordinary_size_is_no_bomb(tmp_path: Path) -> None:
     path = bomb(tmp_path / "smooth.nii.gz", 16)
     content = bytearray(gzip.decompress(path.read_bytes()))
-    content[352:] = np.full(16 * 1024 * 1024, -1000, dtype=np.int16).tobytes()
+    content[352:] = np.repeat(np.int16([-1000, 40]), 8 * 1024 * 1024).tobytes()
     path.write_bytes(gzip.compress(bytes(content), compresslevel=1))
     assert read_nifti(path).grid.shape == (16, 1024, 1024)
 
@@ -491,7 +504,7 @@ def test_reading_holds_the_scan_in_memory_only_once(
 ) -> None:
     import tracemalloc
 
-    values = np.random.default_rng(0).integers(-1024, 2000, (96, 160, 160), dtype=np.int16)
+    values = np.random.default_rng(0).integers(-1024, 300, (96, 160, 160), dtype=np.int16)
     save(tmp_path / "a.nii.gz", values, LPS_AFFINE[:, [2, 0, 1, 3]])
     save(tmp_path / "first.nii.gz", values[:16, :64, :64], LPS_AFFINE[:, [2, 0, 1, 3]])
     read_nifti(tmp_path / "first.nii.gz")  # what a first read imports is not the scan's
@@ -603,6 +616,38 @@ def test_real_scan_out_of_which_slices_were_cut_is_refused(
     cut = np.delete(values, range(first, first + num_cut), axis=2)
     with pytest.raises(ReadError, match=rf"jumps between slice {first} of .*Permit it"):
         read_nifti(saved(cut, tmp_path / "x.nii"))
+
+
+WRONG_SCALES = {
+    "off by -300": lambda hu: hu - 300,
+    "off by 500": lambda hu: hu + 500,
+    "steeper": lambda hu: 1.5 * (hu + 1024) - 1024,
+    "flatter": lambda hu: 0.5 * (hu + 1024) - 1024,
+    "inverted": lambda hu: -hu,
+    "four bits lost": lambda hu: (hu + 1024) // 16 - 1024,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_SCALES)
+@pytest.mark.parametrize("name", ["LIDC-IDRI-1011", "A0001_B", "C3N-00247"])
+def test_real_values_on_another_scale_are_not_taken_for_hounsfield_units(
+    data_folder: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    path = data_folder / "real_scans" / f"{name}_ct.nii.gz"
+    values = np.asarray(nibabel.load(path).dataobj, dtype=np.int16)[::2, ::2]
+    wrong = np.asarray(WRONG_SCALES[kind](values), dtype=np.int16)
+    with pytest.raises(ReadError, match="not Hounsfield units"):
+        read_nifti(saved(wrong, tmp_path / "x.nii"))
+
+
+def test_lungs_alone_are_still_hounsfield_units(data_folder: Path, tmp_path: Path) -> None:
+    folder = data_folder / "lung_masks"
+    values, lungs = (
+        np.asarray(nibabel.load(folder / f"chest64_{what}.nii.gz").dataobj)
+        for what in ("ct", "lungs")
+    )
+    alone = np.where(lungs > 0, values, -1000).astype(np.int16)
+    assert read_nifti(saved(alone, tmp_path / "x.nii")).unit == "HU"
 
 
 def test_blank_slices_at_the_ends_of_a_nifti_are_padding(tmp_path: Path) -> None:

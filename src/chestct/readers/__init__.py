@@ -7,7 +7,7 @@ files that it reads, without the dot.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,10 +30,12 @@ ALLOWED: Final[dict[str, str]] = {
 """What a user may permit, and what it does; the command line has --allow-NAME for each."""
 
 _ENDINGS: Final = {
-    "nifti": (".nii", ".nii.gz"),
+    "nifti": (".nii", ".nii.gz", ".hdr"),
     "itk": (".mha", ".nrrd", ".mhd", ".nhdr"),
 }
 """Formats that are known by the names of their files, each a whole scan."""
+_MAX_ASPECT: Final = 1.6
+"""Longer over shorter side of a pixel that is believed; all real scans at hand had square ones."""
 _WORDS: Final = {"nifti": "NIfTI", "itk": "MetaImage or NRRD"}
 
 
@@ -136,7 +138,12 @@ def read_volume(
             " Leave it out, or name the folder of the slices."
         )
     reader = look_up(READERS, name, kind="reader")
-    return reader(found, ReadOptions(series, allow, tiff))
+    volume = reader(found, ReadOptions(series, allow, tiff))
+    _, height_mm, width_mm = volume.grid.spacing_mm
+    if max(height_mm, width_mm) <= _MAX_ASPECT * min(height_mm, width_mm):
+        return volume
+    said = f"Pixels of {height_mm:.3g} x {width_mm:.3g} mm are not square, as those of"
+    return replace(volume, warnings=(*volume.warnings, f"{said} CT are. A size may be wrong."))
 
 
 def format_of(path: str | Path) -> str:

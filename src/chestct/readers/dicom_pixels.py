@@ -101,9 +101,12 @@ def _locate_frames(stream: BufferedIOBase, layout: PixelLayout) -> list[_FrameRa
 
 
 def _native_frames(layout: PixelLayout) -> list[_FrameRanges]:
-    """Frames of uncompressed pixels lie one after the other."""
+    """Frames of uncompressed pixels lie one after the other.
+
+    Padding may follow them, but no further row: rows, columns or frames were then declared wrong.
+    """
     size = layout.frame_bytes
-    if layout.length < size * layout.num_frames:
+    if not 0 <= layout.length - size * layout.num_frames < size // layout.rows:
         msg = (
             f"holds {layout.length} bytes of pixels where {size * layout.num_frames} were expected"
         )
@@ -192,6 +195,9 @@ _MAX_FRAMES = 20_000
 """Most frames in one file."""
 _MAX_RESCALE = 1e6
 """Largest slope or intercept believed."""
+
+_TISSUE_HU = (-500, 3000)
+"""What tissue and bone have: no value within it stands for "no data"."""
 
 _INT16 = np.iinfo(np.int16)
 _DESCRIPTOR_BYTES = 6
@@ -359,13 +365,19 @@ def _wrapped(number: int) -> np.int16:
 
 
 def _padding(header: DicomHeader, slope: float, intercept: float) -> tuple[int, int] | None:
-    """Range of stored values that stand for "no data" (PS3.3 C.7.5.1.1.2)."""
+    """Range of stored values that stand for "no data" (PS3.3 C.7.5.1.1.2).
+
+    None where tissue has them too: what is set to air would be holes in it.
+    """
     fields, layout = header.fields, header.layout
     if layout is None or not fields.raw.get("padding_value"):
         return None
     value = fields.integer("padding_value", is_signed=layout.is_signed)
     limit = fields.integer("padding_limit", value, is_signed=layout.is_signed)
     low, high = min(value, limit), max(value, limit)
+    lowest, highest = sorted((low * slope + intercept, high * slope + intercept))
+    if highest > _TISSUE_HU[0] and lowest < _TISSUE_HU[1]:
+        return None
     air = (AIR_HU - intercept) / slope
     if layout.syntax in LOSSY_SYNTAXES and slope > 0 and high < air:
         # Lossy compression blurs padding: what is nearer to it than to air is no measurement.

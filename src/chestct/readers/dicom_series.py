@@ -47,6 +47,8 @@ from chestct.readers.hounsfield import (
     METAL_ABOVE_HU,
     Slab,
     check_windowed,
+    padding_to_air,
+    why_no_body,
     why_not_hounsfield,
 )
 from chestct.readers.misfits import (
@@ -207,11 +209,18 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
         if not (bad or blank_ends):
             break
     misfits.check_jumps(doubts, allow)
-    warnings += [*plan.warnings, *_clipped(num_clipped), *doubts]
+    warnings += [*plan.warnings, *_clipped(num_clipped), *padding_to_air(voxels), *doubts]
+    if num := sum(_has_padding_of_tissue(one) for one in ordered):
+        warnings.append(f"PixelPaddingValue is that of tissue in {num} slice(s): it was ignored.")
     if shown := list(_otherwise_shown(ordered).values()):
         warnings.append(f"{len(shown)} slice(s) differ in a header alone: {in_words(shown)}.")
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
     return _Stack(ordered, plan, voxels, pictures, left_out, warnings, unused)
+
+
+def _has_padding_of_tissue(one: Slice) -> bool:
+    """Whether a slice names a padding that was not believed."""
+    return bool(one.header.fields.raw.get("padding_value")) and one.rescale.padding is None
 
 
 def _without_duplicates(slices: list[Slice]) -> tuple[list[Slice], list[str]]:
@@ -278,8 +287,9 @@ def _unit(stack: _Stack, place: str) -> tuple[Unit, list[str]]:
 
 def _why_not_seen(stack: _Stack) -> str | None:
     """Why values cannot be Hounsfield units; the small pictures of the slices mostly show it."""
-    is_metal = stack.pictures > METAL_ABOVE_HU / 2
-    if stack.pictures.min() < LUNG_BELOW_HU and np.mean(is_metal) < MAX_METAL_SHARE / 2:
+    is_bone = stack.pictures > METAL_ABOVE_HU / 2
+    has_metal = np.mean(is_bone) >= MAX_METAL_SHARE / 2
+    if stack.pictures.min() < LUNG_BELOW_HU and not has_metal and not why_no_body(stack.pictures):
         return None
     return why_not_hounsfield(stack.voxels, float(stack.voxels.min()))
 
@@ -445,7 +455,7 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
     shown = _otherwise_shown(slices)
     borders = (i for i in range(len(slices) - 1) if (i in shown) != (i + 1 in shown))
     if not all(are_alike(pictures[i], pictures[i + 1]) for i in borders):
-        return Misfits(shown, (), {}, {})
+        return Misfits(shown, (), {}, {}, ())
     steps = np.diff([one.plane.along_mm for one in slices])
     gaps = np.flatnonzero(steps > _GAP * np.median(steps)).tolist() if len(steps) else []
     misfits = find_misfits(pictures, "HU", gaps)

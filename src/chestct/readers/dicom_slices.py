@@ -90,16 +90,15 @@ def _slices_of(header: DicomHeader) -> list[Slice]:
     if layout is None:
         return []
     check_layout(layout)
-    if len(header.frames) < layout.num_frames:
+    if len(header.frames) != layout.num_frames:
         msg = f"holds {layout.num_frames} frames and positions for {len(header.frames)}"
         raise UnreadableFileError(msg)
     shape = (layout.rows, layout.columns)
     uid = header.fields.text("slice_uid")
     number = header.fields.text("instance_number") if layout.num_frames == 1 else ""
-    frames = header.frames[: layout.num_frames]
     return [
         Slice(header, index, plane_of(frame, shape), frame_rescale(header, frame), uid, number)
-        for index, frame in enumerate(frames)
+        for index, frame in enumerate(header.frames)
     ]
 
 
@@ -378,6 +377,8 @@ _MAX_APART: Final = 2.5
 """Distance, in slices, of parts that continue each other."""
 _SAME_STEP: Final = 0.05
 _SAME_THICKNESS: Final = 0.05
+_MAX_STEP: Final = 1.5
+"""Distance of slices in their thickness that leaves no gap worth a word."""
 _EVEN_STEPS: Final = 0.1
 """Range of the distances of slices, in the usual one, up to which a stack is evenly spaced."""
 _GOES_ON: Final = "continues the one that is read"
@@ -686,16 +687,26 @@ def _overlap(group: Series, value: Callable[[Fields], Hashable], num_values: int
 
 def _along(slices: tuple[Slice, ...]) -> np.ndarray:
     """Positions along the mean of normals that only jitter, else each along its own."""
-    normals = np.array([one.plane.normal for one in slices])
-    mean = normals.mean(axis=0)
+    mean = _mean_normal(slices)
     if np.linalg.norm(mean) < _ONE_NORMAL:
         return np.array([one.plane.along_mm for one in slices])
     places = np.array([one.plane.position_mm for one in slices])
     return np.asarray(places @ (mean / np.linalg.norm(mean)))
 
 
+def _mean_normal(slices: tuple[Slice, ...]) -> np.ndarray:
+    """Mean of the slices' normals, which has a length of 1 where they are one."""
+    return np.asarray(np.mean([one.plane.normal for one in slices], axis=0))
+
+
 def _by_spacing(group: Series) -> Iterator[Series]:
-    """Groups that are each evenly spaced, where the series as a whole is not."""
+    """Groups that are each evenly spaced, where the series as a whole is not.
+
+    Slices of several orientations are left together: which to read is asked, not chosen by number.
+    """
+    if np.linalg.norm(_mean_normal(group.slices)) < _ONE_NORMAL:
+        yield group
+        return
     along = _along(group.slices)
     order = np.argsort(along, kind="stable")
     places = _passes(along[order])
@@ -1003,14 +1014,23 @@ def _changes(chosen: Series) -> list[str]:
 
 
 def _thicknesses(chosen: Series) -> list[str]:
-    """Say of how many thicknesses the slices are, where that matters."""
+    """Say of how many thicknesses the slices are, where that matters, and whether gaps are left."""
     known = [one.plane.thickness_mm for one in chosen.slices if one.plane.thickness_mm]
-    if not known or max(known) <= (1 + _SAME_THICKNESS) * min(known):
+    if not known:
         return []
+    said, usual, step = [], float(np.median(known)), chosen.along_mm[2]
+    if step > _MAX_STEP * usual:
+        said.append(
+            f"The slices are {usual:.3g} mm thick and {step:.3g} mm apart: what lies between them"
+            " was not scanned, or is missing."
+        )
+    if max(known) <= (1 + _SAME_THICKNESS) * min(known):
+        return said
     counts = Counter(f"{thickness:.3g} mm" for thickness in known)
     listed = ", ".join(f"{num} of {thickness}" for thickness, num in counts.most_common(4))
     return [
-        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack."
+        *said,
+        f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack.",
     ]
 
 

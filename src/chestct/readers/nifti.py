@@ -249,6 +249,9 @@ def _read_affine(header: _Header, path: Path) -> tuple[Matrix4, list[str]]:
     if int(header["sform_code"]) == 0:
         return _read_qform_or_none(header, path)
     sform = np.asarray(header.get_sform(), dtype=np.float64)
+    if np.array_equal(sform, np.eye(4)):
+        msg = "The geometry is what programs write that know none: voxels of 1 mm from the origin."
+        return sform, [f"{msg} It was taken as it is: sizes and sides may be wrong."]
     try:
         qform = _read_qform(header) if int(header["qform_code"]) else sform
     except (HeaderDataError, ValueError):
@@ -294,9 +297,9 @@ def read_nifti(path: Path, allow: Collection[str] = ()) -> Volume:
     closest to front-back, width the remaining one; directions stay as in the file.
 
     Values are taken for Hounsfield units after scl_slope and scl_inter, unless they cannot be: no
-    voxel below -200, or more than 5 % above 4000. Then values within 0 to 255 are read as
-    "windowed", with a warning, and others are refused. NaN, infinities and padding below -1500
-    become air (the lowest value in windowed scans), with a warning.
+    voxel below -200, more than 5 % above 900, or hardly any soft tissue. Then values within 0 to
+    255 are read as "windowed", with a warning, and others are refused. NaN, infinities and padding
+    below -1500 become air (the lowest value in windowed scans), with a warning.
 
     Args:
         path: The file. Its content decides whether it is gzipped, not its name.

@@ -28,14 +28,20 @@ _THIN_EVIDENCE: Final = 4.0
 """Log odds by which a thin voxel speaks for lung."""
 _LEAST_DENSE_SHARE: Final = 0.1
 """Share of lung that is dense where lung is healthy: vessels."""
+_AIRLESS_EVIDENCE: Final = 2.0
+"""Log odds by which a dense voxel speaks for lung where all lung nearby is dense: of airless lung
+the network is less sure than it should be (docs/lungs.md)."""
 _SMALLEST_PIECE_ML: Final = 10.0
 _SMALLEST_PIECE_SHARE: Final = 0.01
 """A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
+_LEAST_SURE_SHARE: Final = 0.2
+"""Nor is a piece of which the network is sure of a smaller share: in noise it is of a tenth, in the
+lowest centimetres of real lungs of a third, in whole lungs of nine tenths."""
 
 _LEAST_LUNG = 0.15
 _SURE = 0.9
 _LARGEST_HOLE_ML = 600.0
-_CERTAIN = 0.7
+_LIKELY = 0.7
 _NEARBY = 5
 _LEAST_ODDS = 1e-3
 # Real air is noisy: that a pixel has the least value in this many slices means it is padding.
@@ -46,7 +52,7 @@ _Plane = Float32[np.ndarray, "rows columns"]
 
 _Evidence: TypeAlias = tuple[Heat, Heat, Heat]
 """What the network's grid says of each of its voxels, to be interpolated: log odds of lung against
-background; log odds by which a dense voxel speaks for lung, near 0 where lung nearby is dense and
+background; log odds by which a dense voxel speaks for lung, positive where lung nearby is dense and
 negative where it is thin; probability of lung less that of other gas."""
 
 
@@ -120,9 +126,11 @@ def _settled(network: NetworkLungs) -> Heat:
     is_lung = lung > 0.5
     goes_on = (lung > _LEAST_LUNG) & (lung > other_gas) & (network.hu < _AERATED_HU[0])
     labels, _ = ndimage.label(is_lung | goes_on)
-    is_sure = lung > _SURE
-    sizes_ml = np.bincount(labels[is_sure], minlength=labels.max() + 1) * network.grid.voxel_ml
-    is_kept = sizes_ml > max(_SMALLEST_PIECE_ML, _SMALLEST_PIECE_SHARE * sizes_ml.sum())
+    sizes = np.bincount(labels.ravel())
+    sure = np.bincount(labels[lung > _SURE], minlength=len(sizes))
+    sure_ml = sure * network.grid.voxel_ml
+    is_kept = sure_ml > max(_SMALLEST_PIECE_ML, _SMALLEST_PIECE_SHARE * sure_ml.sum())
+    is_kept &= sure > _LEAST_SURE_SHARE * sizes
     is_kept[0] = False
     near = ndimage.binary_dilation(is_kept[labels], iterations=2)
     holes = _holes(is_lung, _LARGEST_HOLE_ML / network.grid.voxel_ml)
@@ -144,16 +152,23 @@ def _holes(lungs: Mask, largest: float) -> Mask:
 def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
     background = 1 - lung - np.minimum(network.probabilities[3], 1 - lung)
     odds = np.log(np.maximum(lung, _LEAST_ODDS) / np.maximum(background, _LEAST_ODDS))
-    is_certain = lung > _CERTAIN
-    is_dense = is_certain & (network.hu > _AERATED_HU[1])
-    certain, dense = (
-        ndimage.uniform_filter(part.astype(np.float32), _NEARBY, mode="nearest")
-        for part in (is_certain, is_dense)
-    )
-    dense_share = dense / np.maximum(certain, 1e-3)
-    dense_evidence = np.log(np.clip(dense_share, _LEAST_DENSE_SHARE, 1.0))
+    # At the surface, where the network is not sure, half of a voxel may be chest wall; of airless
+    # lung it is hardly ever sure.
+    of_sure, of_likely = (_dense_share(network, lung > least) for least in (_SURE, _LIKELY))
+    airless = (of_likely - _LEAST_DENSE_SHARE) / (1 - _LEAST_DENSE_SHARE)
+    dense = np.log(of_sure) + np.float32(_AIRLESS_EVIDENCE) * np.sqrt(airless)
     lead = lung - network.probabilities[3]
-    return odds.astype(np.float32), dense_evidence.astype(np.float32), lead
+    return odds.astype(np.float32), dense.astype(np.float32), lead
+
+
+def _dense_share(network: NetworkLungs, is_lung: Mask) -> Heat:
+    """Share of the lung around each voxel that is dense, `_LEAST_DENSE_SHARE` at least."""
+    counted, dense = (
+        ndimage.uniform_filter(part.astype(np.float32), _NEARBY, mode="nearest")
+        for part in (is_lung, is_lung & (network.hu > _AERATED_HU[1]))
+    )
+    share = dense / np.maximum(counted, np.float32(1e-3))
+    return np.asarray(np.clip(share, _LEAST_DENSE_SHARE, 1.0), dtype=np.float32)
 
 
 def _is_lung(
