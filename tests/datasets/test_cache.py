@@ -32,6 +32,8 @@ from chestct.writers.nifti import write_nifti
 TINY = replace(
     RECIPES["roi_resnet_recommended"], input_shape=(14, 15, 17), spacing_mm=(25.0, 25.0, 25.0)
 )
+QUICK = replace(TINY, lungs="published")
+"""The same with lungs that no network has to find, for what is kept whatever is in it."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def prepared() -> PreparedScan:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache", TINY)
+    return Cache(tmp_path / "cache", QUICK)
 
 
 def entries(cache: Cache) -> list[Path]:
@@ -104,7 +106,7 @@ def test_a_scan_is_prepared_once(
 ) -> None:
     path = scans.path(scans.rows[0])
     first = cache.get(path)
-    expected = prepare(read_volume(path), TINY)
+    expected = prepare(read_volume(path), QUICK)
     assert np.abs(first.input - expected.input).max() <= 1 / 4096 + 1e-7
     assert np.array_equal(first.lungs, expected.lungs)
     monkeypatch.setattr("chestct.datasets.store.read_volume", lambda *_, **__: pytest.fail("read"))
@@ -122,8 +124,9 @@ def test_the_same_pixels_elsewhere_use_the_same_entry(cache: Cache, scans: Manif
 
 
 def test_a_mask_of_the_lungs_makes_another_input_and_is_part_of_its_name(
-    cache: Cache, scans: Manifest
+    tmp_path: Path, scans: Manifest
 ) -> None:
+    cache = Cache(tmp_path / "cache", TINY)
     volume = read_volume(scans.path(scans.rows[0]))
     lungs = np.asarray((volume.voxels < -700) & (volume.voxels > -950))
     half = lungs & (np.arange(lungs.shape[2]) < lungs.shape[2] // 2)
@@ -150,7 +153,7 @@ def test_another_recipe_storage_or_code_is_another_entry(
         cache.entry_path(pixels),
         cache.entry_path("cd" * 16),
         cache.entry_path(pixels, variant=1),
-        replace(cache, recipe=replace(TINY, mask_margin_mm=4.0)).entry_path(pixels),
+        replace(cache, recipe=replace(QUICK, mask_margin_mm=4.0)).entry_path(pixels),
         replace(cache, storage="uint8").entry_path(pixels),
     }
     monkeypatch.setattr("chestct.datasets.store._preparation_code", lambda: "other")
@@ -203,7 +206,7 @@ def test_what_was_used_longest_ago_makes_way(tmp_path: Path) -> None:
 
 
 def test_the_folder_never_outgrows_its_bound(tmp_path: Path, scans: Manifest) -> None:
-    cache = Cache(tmp_path / "cache", TINY, max_bytes=2 * Cache(tmp_path, TINY).entry_bytes)
+    cache = Cache(tmp_path / "cache", QUICK, max_bytes=2 * Cache(tmp_path, QUICK).entry_bytes)
     for row in scans.rows:
         cache.get(scans.path(row))
     assert len(entries(cache)) == 2
@@ -256,9 +259,8 @@ def test_a_scan_that_fails_does_not_stop_the_others(cache: Cache, scans: Manifes
     assert done.num_made == 3
 
 
-def test_several_processes_give_what_one_gives(
-    cache: Cache, scans: Manifest, tmp_path: Path
-) -> None:
+def test_several_processes_give_what_one_gives(scans: Manifest, tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache", TINY)
     done = prepare_all(cache, scans, processes=2)
     assert (done.num_made, done.num_found) == (4, 0)
     alone = Cache(tmp_path / "alone", TINY)

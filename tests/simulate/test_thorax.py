@@ -145,24 +145,28 @@ def test_voxels_are_whole_hounsfield_units_within_a_scanners_range(healthy) -> N
     assert voxels.max() <= 3071
 
 
-def test_without_a_pattern_the_label_is_drawn() -> None:
-    patient = simulate_patient(np.random.default_rng(2), TINY)
-    assert patient.label == str(np.random.default_rng(2).choice(THREE_CLASSES))
-
-
 def test_disease_is_drawn_apart_from_the_body(patients) -> None:
     sizes = {patient.volume.grid for patient in patients.values()}
     assert len(sizes) == 1
 
 
-def test_fixed_settings_are_kept() -> None:
+@pytest.fixture(scope="module")
+def undrawn() -> SimulatedPatient:
+    """A patient of no given pattern, whose scan is as fixed as can be."""
     settings = ThoraxSettings(
         rows=64, slice_spacing_mm=8.0, field_of_view_mm=320.0, kernel="B70f", noise_hu=20.0
     )
-    patient = simulate_patient(np.random.default_rng(0), settings, pattern="normal")
-    assert patient.volume.grid.spacing_mm == (8.0, 5.0, 5.0)
-    assert patient.volume.grid.direction == CANONICAL_DIRECTION
-    assert patient.volume.source.facts["kernel"] == "B70f"
+    return simulate_patient(np.random.default_rng(2), settings)
+
+
+def test_without_a_pattern_the_label_is_drawn(undrawn: SimulatedPatient) -> None:
+    assert undrawn.label == str(np.random.default_rng(2).choice(THREE_CLASSES))
+
+
+def test_fixed_settings_are_kept(undrawn: SimulatedPatient) -> None:
+    assert undrawn.volume.grid.spacing_mm == (8.0, 5.0, 5.0)
+    assert undrawn.volume.grid.direction == CANONICAL_DIRECTION
+    assert undrawn.volume.source.facts["kernel"] == "B70f"
 
 
 def test_slice_spacing_is_drawn_from_one_to_five_millimetres(model) -> None:
@@ -180,7 +184,10 @@ def test_the_field_of_view_cuts_some_bodies_and_clears_others(model) -> None:
     assert min(width) < body < max(width)
 
 
-def test_unknown_pattern_and_kernel_are_refused_with_what_there_is() -> None:
+def test_unknown_pattern_and_kernel_are_refused_with_what_there_is_before_the_body_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chestct.simulate.thorax.build_model", lambda *_: pytest.fail("built"))
     with pytest.raises(UnknownNameError, match=r"pattern 'covid'.*COVID-19"):
         simulate_patient(np.random.default_rng(0), TINY, pattern="covid")
     with pytest.raises(UnknownNameError, match="B30f"):

@@ -1,19 +1,11 @@
-"""A labelled set small enough to train on in a test: bright and dark cubes with a little noise.
-
-Run as a program it trains a tiny network on them: `python brightness.py FOLDER`.
-"""
+"""A labelled set small enough to train on in a test: bright and dark cubes with a little noise."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from chestct.datasets.augment import _Augmentation
-from chestct.training.loop import train
 from chestct.training.run import LabelledSets
 from chestct.training.settings import TrainingSettings
 
@@ -66,7 +58,3 @@ SETS = LabelledSets(Brightness(24), Brightness(8), num_classes=2)
 SETTINGS = TrainingSettings(
     epochs=4, batch_size=4, learning_rate=0.1, workers=1, checkpoint_every_s=0, mixup_alpha=0.2
 )
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    train(MeanThenLinear(), SETS, SETTINGS, Path(sys.argv[1]), augmentation=_Augmentation())

@@ -1,10 +1,14 @@
 """The run of `brightness.py`, which stays a while in each part of a step and says in which it is.
 
-So that a kill from outside can be aimed: `python lingering.py FOLDER WHERE_FILE`.
+So that a kill from outside can be aimed. `python lingering.py` imports once what a run needs; for
+every line on its standard input, a run's folder and the file to say in where it is, it starts a
+process with that run, and prints the process's number and, once it has ended, how it ended.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -37,8 +41,8 @@ class Lingering(MeanThenLinear):
         return logits
 
 
-if __name__ == "__main__":
-    folder, where = Path(sys.argv[1]), Path(sys.argv[2])
+def linger(folder: Path, where: Path) -> None:
+    """The run."""
 
     def say(part: str) -> None:
         where.write_text(part)
@@ -50,7 +54,33 @@ if __name__ == "__main__":
         save_file(tensors, path, metadata)
         say("saving")
 
-    torch.set_num_threads(1)
     run.save_file = save_and_stay
     register_optimizer_step_post_hook(lambda *_: say("stepped"))
     train(Lingering(say), SETS, SETTINGS, folder, augmentation=_Augmentation())
+
+
+def start(folder: Path, where: Path) -> int:
+    """Start the run in a process of its own."""
+    number = os.fork()
+    if number:
+        return number
+    # A session of its own, so that its data-loading worker dies with it.
+    os.setsid()
+    try:
+        linger(folder, where)
+    finally:
+        os._exit(1)
+
+
+def say_on(words: object) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        number = start(*map(Path, json.loads(line)))
+        say_on(number)
+        _, status = os.waitpid(number, 0)
+        say_on(os.waitstatus_to_exitcode(status))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -91,45 +92,59 @@ def test_two_passes_of_half_a_batch_make_the_step_of_a_whole_one(tmp_path: Path)
 
 @dataclass
 class Killing:
-    """Where a run is told to be killed, and where it was."""
+    """Where a run is told to be killed, and where it was.
+
+    Attributes:
+        starter: `lingering.py`, which starts the run's processes.
+    """
 
     folder: Path
     rng: np.random.Generator
+    starter: subprocess.Popen[str]
     found: list[str] = field(default_factory=list)
 
     def kill_in(self, part: str) -> None:
         """Start or go on with the run, let it save once, and end it at random within a part."""
+        assert self.starter.stdin is not None
+        assert self.starter.stdout is not None
         where, state = self.folder.with_suffix(".where"), self.folder / "checkpoint.safetensors"
         before = state.stat().st_mtime_ns if state.exists() else 0
         where.write_text("")
-        program = [sys.executable, str(Path(__file__).with_name("lingering.py"))]
-        # A session of its own, so that its data-loading worker dies with it.
-        run = subprocess.Popen(
-            [*program, str(self.folder), str(where)], env=ONE_THREAD, start_new_session=True
-        )
-        while run.poll() is None:
+        self.starter.stdin.write(f"{json.dumps([str(self.folder), str(where)])}\n")
+        self.starter.stdin.flush()
+        number = int(self.starter.stdout.readline())
+        has_ended = False
+        while not has_ended:
             has_saved = state.exists() and state.stat().st_mtime_ns != before
             if has_saved and where.read_text() == part:
                 break
-            time.sleep(0.001)
+            has_ended = bool(select.select([self.starter.stdout], [], [], 0.001)[0])
+        assert not has_ended, "the run ended before it could be killed"
         time.sleep(float(self.rng.uniform(0, STAY_S)))
-        os.killpg(run.pid, signal.SIGKILL)
-        assert run.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+        os.killpg(number, signal.SIGKILL)
+        assert int(self.starter.stdout.readline()) == -signal.SIGKILL
         self.found.append(where.read_text())
+
+
+def run_alone(folder: Path) -> None:
+    """The run that `lingering.py` has, in this process."""
+    train(MeanThenLinear(), SETS, SETTINGS, folder, augmentation=_Augmentation())
 
 
 def test_a_run_killed_at_random_points_of_a_step_ends_with_the_weights_of_one_never_killed(
     tmp_path: Path,
 ) -> None:
-    program = [sys.executable, str(Path(__file__).with_name("brightness.py"))]
-    subprocess.run([*program, str(tmp_path / "whole")], check=True, env=ONE_THREAD)
+    run_alone(tmp_path / "whole")
     broken = tmp_path / "broken"
-    killing = Killing(broken, np.random.default_rng(5))
-    for part in (*PARTS, "backward"):
-        killing.kill_in(part)
+    program = [sys.executable, str(Path(__file__).with_name("lingering.py"))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(program, stdin=pipe, stdout=pipe, text=True, env=ONE_THREAD) as starter:
+        killing = Killing(broken, np.random.default_rng(5), starter)
+        for part in (*PARTS, "backward"):
+            killing.kill_in(part)
     # A busy machine may be late and hit the next part; all in one would say little.
     assert len(set(killing.found)) >= 3, killing.found
-    subprocess.run([*program, str(broken)], check=True, env=ONE_THREAD)
+    run_alone(broken)
     for name in ("best", "checkpoint"):
         first, second = (
             load_file(folder / f"{name}.safetensors") for folder in (tmp_path / "whole", broken)

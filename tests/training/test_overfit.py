@@ -27,14 +27,14 @@ SURE_FROM = 0.35
 
 
 class SmoothScans(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Eight smooth random volumes; nothing about them tells the label."""
+    """Eight smooth random volumes, or the first of them; nothing about them tells the label."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: tuple[int, int, int], num: int = NUM_SCANS) -> None:
         generator = torch.Generator().manual_seed(0)
         coarse = torch.rand(NUM_SCANS, 1, 4, 4, 4, generator=generator)
-        self.scans = 4 * nn.functional.interpolate(coarse, size=shape, mode="trilinear") - 2
+        self.scans = 4 * nn.functional.interpolate(coarse[:num], size=shape, mode="trilinear") - 2
         order = torch.randperm(NUM_SCANS, generator=generator)
-        self.labels = (order % 2).tolist()
+        self.labels = (order % 2).tolist()[:num]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,11 +56,11 @@ class Task:
 RESNET = {"width": 4, "head_units": 16, "dropout": 0.0}
 TASKS = {
     "roi_resnet18": Task("roi_resnet18", 15, 0.003, 32, RESNET),
-    "roi_resnet50": Task("roi_resnet50", 25, 0.003, 32, RESNET),
-    "roi_resnet101": Task("roi_resnet101", 30, 0.003, 32, RESNET),
+    "roi_resnet50": Task("roi_resnet50", 12, 0.01, 32, RESNET),
+    "roi_resnet101": Task("roi_resnet101", 16, 0.01, 32, RESNET),
     "maseres paper": Task("maseres", 10, 0.003, 14, {"attention": "paper", "dropout": 0.0}),
     "maseres published": Task("maseres", 10, 0.003, 14, {"attention": "published", "dropout": 0.0}),
-    "alexnet3d": Task("alexnet3d", 12, 3e-4, 35, {"dense_units": 32, "dropout": 0.0}),
+    "alexnet3d": Task("alexnet3d", 10, 1e-3, 35, {"dense_units": 32, "dropout": 0.0}),
     # Its unpadded convolutions leave nothing of less than 100^3.
     "voxcnn": Task("voxcnn", 8, 1e-3, 100, {"dropout": 0.0}),
     "segresnet_encoder": Task("segresnet_encoder", 30, 0.003, 32, {"width": 4, "cells": 2}),
@@ -109,6 +109,7 @@ def test_a_network_learns_eight_scans_by_heart(name: str, tmp_path: Path) -> Non
         if is_learned(network, scans):
             raise LearnedError
 
-    sets = LabelledSets(scans, scans, num_classes=2)
+    # What the loop finds out of its validation set is not looked at: one scan is enough.
+    sets = LabelledSets(scans, SmoothScans(shape, num=1), num_classes=2)
     with pytest.raises(LearnedError):
         train(network, sets, settings, tmp_path, after_epoch=stop_when_learned)

@@ -28,6 +28,8 @@ from chestct.writers.pages import (
     write_index_rows,
 )
 
+NUM_ROWS = 6_000
+
 
 @pytest.fixture(scope="module")
 def page() -> PageReader:
@@ -205,16 +207,16 @@ def test_an_index_of_very_many_scans_is_written_row_by_row(tmp_path: Path) -> No
 
     def rows() -> Iterator[IndexRow]:
         nonlocal seen
-        for number in range(20_000):
+        for number in range(NUM_ROWS):
             seen = number
             yield IndexRow(f"scan {number}", "Normal", "90 %")
 
     tracemalloc.start()
-    page = write_index_rows(rows(), IndexHead(20_000, "Not for use", "nothing"), tmp_path)
+    page = write_index_rows(rows(), IndexHead(NUM_ROWS, "Not for use", "nothing"), tmp_path)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert seen == 19_999
-    assert page.read_text(encoding="utf-8").count("Normal, 90 %") == 20_000
+    assert seen == NUM_ROWS - 1
+    assert page.read_text(encoding="utf-8").count("Normal, 90 %") == NUM_ROWS
     assert peak_bytes < page.stat().st_size / 2
 
 

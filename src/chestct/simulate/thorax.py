@@ -13,7 +13,15 @@ from chestct.lookup import look_up
 from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import Model, build_model
 from chestct.simulate.lesions import add_disease
-from chestct.simulate.scanner import KERNELS, Pose, Scanner, compose, draw_scanner, square_grid
+from chestct.simulate.scanner import (
+    KERNELS,
+    Kernel,
+    Pose,
+    Scanner,
+    compose,
+    draw_scanner,
+    square_grid,
+)
 from chestct.volume import Grid, ScanSource, Volume
 
 _SPACING_ODDS = (0.12, 0.12, 0.12, 0.28, 0.1, 0.1, 0.03, 0.13)
@@ -82,17 +90,18 @@ def simulate_patient(
         pattern: "CAP", "COVID-19" or "normal"; None draws one with equal chances.
 
     Raises:
-        UnknownNameError: There is no such pattern.
+        UnknownNameError: There is no such pattern or kernel.
         GridError: Settings outside their limits.
     """
     settings = settings or ThoraxSettings()
+    kernel = look_up(KERNELS, settings.kernel, kind="kernel") if settings.kernel else None
     drawn = str(rng.choice(THREE_CLASSES))
     label = look_up({name: name for name in THREE_CLASSES}, pattern or drawn, kind="pattern")
     anatomy = draw_anatomy(rng)
     model = build_model(anatomy, rng)
     grid, pose = _place_scan(model, settings, rng)
     scanner = draw_scanner(rng, model.back_mm + rng.uniform(2, 10))
-    scanner = _with_settings(scanner, settings)
+    scanner = _with_settings(scanner, kernel, settings.noise_hu)
     voxels, lungs = compose(model, grid, pose, scanner, rng)
     scan = Volume(grid=grid, voxels=voxels, source=_source(scanner, grid))
     diseased = add_disease(scan, lungs, label, rng)
@@ -113,12 +122,12 @@ def _source(scanner: Scanner, grid: Grid) -> ScanSource:
     return ScanSource(format="simulated", facts=facts)
 
 
-def _with_settings(scanner: Scanner, settings: ThoraxSettings) -> Scanner:
+def _with_settings(scanner: Scanner, kernel: Kernel | None, noise_hu: float | None) -> Scanner:
     """The scanner with what the settings fix."""
-    if settings.kernel is not None:
-        scanner = replace(scanner, kernel=look_up(KERNELS, settings.kernel, kind="kernel"))
-    if settings.noise_hu is not None:
-        scanner = replace(scanner, noise_hu=settings.noise_hu)
+    if kernel is not None:
+        scanner = replace(scanner, kernel=kernel)
+    if noise_hu is not None:
+        scanner = replace(scanner, noise_hu=noise_hu)
     return scanner
 
 
