@@ -57,7 +57,7 @@ class _Work:
         with local_copy(scan) as place:
             return self._run(place, name, folder, show_steps)
 
-    def _run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> Done:
+    def _run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
         """Do it with a scan of this machine."""
         from chestct.pipeline import analyse_scan
         from chestct.writers.evidence import slices_words
