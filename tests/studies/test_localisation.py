@@ -106,7 +106,7 @@ def drawn_patient() -> tuple[Volume, Volume]:
 
 def test_truth_lands_on_the_inputs_voxels_where_it_is_in_the_patient() -> None:
     volume, lesions = drawn_patient()
-    recipe = replace(tiny_recipe(shape=(32, 32, 32)), spacing_mm=(12.0, 12.0, 12.0))
+    recipe = replace(tiny_recipe(shape=(48, 48, 48)), spacing_mm=(8.0, 8.0, 8.0))
     prepared = prepare(volume, recipe)
     found = mask_at_input(lesions, prepared)
     assert found.any()
@@ -114,7 +114,7 @@ def test_truth_lands_on_the_inputs_voxels_where_it_is_in_the_patient() -> None:
     centre = prepared.grid.to_patient(np.argwhere(found).astype(np.float64)).mean(axis=0)
     np.testing.assert_allclose(centre, wanted, atol=3.0)
     volume_mm3 = lesions.voxels.sum() * 5.0 * 4.5 * 4.5
-    assert found.sum() * 12.0**3 == pytest.approx(volume_mm3, rel=0.15)
+    assert found.sum() * 8.0**3 == pytest.approx(volume_mm3, rel=0.15)
 
 
 def test_a_map_of_a_classifier_is_made_for_the_class_and_judged(tmp_path: Path) -> None:
