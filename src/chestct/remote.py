@@ -295,6 +295,7 @@ def _paths_below(address: _Address, root: str, places: Iterable[str]) -> dict[st
     """Where each file of a folder is kept below the copy's entry."""
 
     def below(place: str) -> str:
+        """The same names as there, below the copy."""
         names = place.removeprefix(f"{root}/").split("/")
         return "/".join((address.name, *(_local_name(each, address.protocol) for each in names)))
 
@@ -333,9 +334,11 @@ def _copy(address: _Address, found: _Found, new: Path, room: int) -> None:
     is_given_up = Event()
 
     def copy(place: str, name: str, size: int | None) -> None:
+        """Copy one file, whose size may not be known."""
         most = room if size is None else size
 
         def stop(size: object, value: int, **_: object) -> None:
+            """End it after a piece, where it grew too long or the others are given up."""
             if value > most or is_given_up.is_set():
                 raise _changed(address)
 

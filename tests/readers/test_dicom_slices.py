@@ -772,7 +772,7 @@ def test_part_of_a_real_slice_painted_over_or_moved_is_said(
 ) -> None:
     source = data_folder / "covid_ct_md" / name
     places = real_scan(tmp_path, source, range(70, 71), PAINTED[kind])
-    said = f"A part of 1 slice(s) shows what neither neighbour does: {places[70]}."
+    said = f"A part of {places[70]} shows what neither neighbour does"
     assert [each for each in read_volume(tmp_path).warnings if said in each]
 
 

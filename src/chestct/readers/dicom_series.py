@@ -456,7 +456,7 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
     shown = _otherwise_shown(slices)
     borders = (i for i in range(len(slices) - 1) if (i in shown) != (i + 1 in shown))
     if not all(are_alike(pictures[i], pictures[i + 1]) for i in borders):
-        return Misfits(shown, (), {}, {}, ())
+        return Misfits(shown, (), {}, {})
     steps = np.diff([one.plane.along_mm for one in slices])
     gaps = np.flatnonzero(steps > _GAP * np.median(steps)).tolist() if len(steps) else []
     misfits = find_misfits(pictures, "HU", gaps)

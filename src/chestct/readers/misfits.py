@@ -137,7 +137,7 @@ class Misfits(NamedTuple):
         jumps: How many times as much as others there two neighbours differ that both fit theirs,
             by the number of the first.
         offsets: By how many HU soft tissue changes between neighbours, by the number of the first.
-        parts: Slices a part of which shows what neither neighbour does.
+        odd_part: The slice a part of which shows what neither neighbour does, if one stands out.
         lowest_hu: Below it lies a hundredth of all that the pictures show.
     """
 
@@ -145,7 +145,7 @@ class Misfits(NamedTuple):
     blank_ends: tuple[int, ...]
     jumps: dict[int, float]
     offsets: dict[int, float]
-    parts: tuple[int, ...]
+    odd_part: int | None = None
     lowest_hu: float = AIR_HU
 
     def doubts(self, place_of: Callable[[int], str]) -> list[str]:
@@ -172,11 +172,10 @@ class Misfits(NamedTuple):
                 f"Hardly a value is below {self.lowest_hu:.0f} HU, and air has -1000: values may be"
                 " wrong by a constant, or were cut off. Check them."
             )
-        if self.parts:
-            told = in_words([place_of(index) for index in self.parts])
+        if self.odd_part is not None:
             doubts.append(
-                f"A part of {len(self.parts)} slice(s) shows what neither neighbour does: {told}."
-                " It may have been painted over or moved. Check it."
+                f"A part of {place_of(self.odd_part)} shows what neither neighbour does: it may"
+                " have been painted over or moved. Check it."
             )
         return doubts
 
@@ -212,11 +211,11 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
         blank.append(np.ptp(picture) <= _BLANK * (high - low))
         scaled.append((np.clip(picture, low, high) - low) / (high - low))
     if not scaled or scaled[0].size < _MIN_PIXELS:
-        return Misfits({}, (), {}, {}, ())
+        return Misfits({}, (), {}, {})
     is_blank = np.array(blank)
     shown = np.flatnonzero(~is_blank)
     if len(shown) < _MIN_SLICES:
-        return Misfits({}, (), {}, {}, ())
+        return Misfits({}, (), {}, {})
     first, last = int(shown[0]), int(shown[-1])
     ends = (*range(first), *range(last + 1, len(scaled)))
     found = {int(index): "is blank" for index in np.flatnonzero(is_blank[first : last + 1])}
@@ -229,12 +228,13 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
         in_hu = [low + (high - low) * one for one in inner]
         offsets = _offsets(in_hu, found.keys(), inner_gaps)
         lowest_hu = float(np.percentile([one[::4, ::4] for one in in_hu], 1))
+    odd = _odd_part(inner, found.keys(), inner_gaps)
     return Misfits(
         inside={first + index: found[index] for index in sorted(found)},
         blank_ends=ends,
         jumps={first + index: ratio for index, ratio in jumps.items()},
         offsets={first + index: offset for index, offset in offsets.items()},
-        parts=tuple(first + index for index in _parts(inner, found.keys(), inner_gaps)),
+        odd_part=None if odd is None else first + odd,
         lowest_hu=lowest_hu,
     )
 
@@ -286,7 +286,7 @@ def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[
     return {index: offset for index, offset in offsets.items() if abs(offset) > limit}
 
 
-def _parts(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> list[int]:
+def _odd_part(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> int | None:
     """The slice, if any, a part of which alone lies outside what its neighbours both show.
 
     Args:
@@ -304,9 +304,10 @@ def _parts(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> list[in
             outside[index] = float(blocks.max())
             beyond[index] = float((blocks - _in_blocks(high - low)).max())
     usual = float(np.median([*outside.values(), 0.0]))
-    next_most = sorted([*beyond.values(), 0.0, 0.0])[-2]
-    limit = max(_MAX_OUTSIDE, _MAX_USUAL_OUTSIDE * usual, _LEAST_AHEAD * next_most)
-    return [index for index, excess in beyond.items() if excess > limit]
+    next_most, most = sorted([*beyond.values(), 0.0, 0.0])[-2:]
+    if most <= max(_MAX_OUTSIDE, _MAX_USUAL_OUTSIDE * usual, _LEAST_AHEAD * next_most):
+        return None
+    return max(beyond, key=beyond.__getitem__)
 
 
 def _in_blocks(picture: Picture) -> Float[np.ndarray, "block_rows block_columns"]:
