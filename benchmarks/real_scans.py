@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ def run(main: Callable[[], None]) -> None:
 
     What only a comparison needs is imported where it is compared, so that it is missed here.
     """
+    # What a benchmark started ends with it.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         main()
     except ModuleNotFoundError as error:

@@ -10,19 +10,17 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
 from phantoms import LUNG_HU, chest, chest_grid
+from quick_figures import one_of_each
 
 from chestct.card import Card, read_card
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
-from chestct.evaluation.figures import save_figure
 from chestct.simulate import write_dicom_series
-from chestct.studies.model_audit import CHANGES
 
 NUM_SCANS = 16
 LOOKED_AT = (1, 4)
@@ -95,14 +93,7 @@ class Study:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """One kind of figure file, and one change in an audit: the others are tested elsewhere."""
-
-    def save_svg(figure: Any, path: Path) -> Path:
-        return save_figure(figure, path) if path.suffix == ".svg" else path
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("chestct.evaluation.report.save_figure", save_svg)
-        patch.setattr("chestct.studies.model_audit.CHANGES", {"thick": CHANGES["thick"]})
+    with one_of_each():
         yield
 
 
