@@ -20,8 +20,7 @@ from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS
 from chestct.evaluation.intervals import Estimate
 from chestct.labels import THREE_CLASSES
-from chestct.report.document import Report, as_markdown
-from chestct.report.pages import as_page, as_png, fill_report
+from chestct.report.document import Report, as_markdown, as_page, as_png, fill_report
 from chestct.studies.audit_maseres import MaseresAudit, ModelAudit, audit_maseres_paper
 from chestct.studies.audit_roi import AGREES, HEADLINE_ROW, RoiAudit, RowAudit, audit_roi_paper
 from chestct.studies.audit_scores import percent_of, rounded

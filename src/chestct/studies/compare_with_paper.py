@@ -17,7 +17,7 @@ from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
 from chestct.preprocess.recipes import RECIPES
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.audit_scores import Scores, percent_of, rounded, score, score_class

@@ -26,7 +26,7 @@ from chestct.evaluation.report import ESTIMATE_FIELDS
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.slices import IMAGENET, NO_WEIGHTS
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.audit_maseres import PValueAudit, audit_kappa, audit_p_values
