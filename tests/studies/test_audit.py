@@ -28,8 +28,7 @@ from chestct.studies.audit import (
     write_audit,
 )
 from chestct.studies.audit_roi import AGREES
-from chestct.studies.audit_scores import Scores, counts_behind, percent_of, score
-from chestct.studies.published import roi_facts
+from chestct.studies.published import Scores, counts_behind, percent_of, roi_facts, score
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -23,8 +23,7 @@ from chestct.labels import THREE_CLASSES
 from chestct.report.document import Report, as_markdown, as_page, as_png, fill_report
 from chestct.studies.audit_maseres import MaseresAudit, ModelAudit, audit_maseres_paper
 from chestct.studies.audit_roi import AGREES, HEADLINE_ROW, RoiAudit, RowAudit, audit_roi_paper
-from chestct.studies.audit_scores import percent_of, rounded
-from chestct.studies.published import TableRow, roi_facts
+from chestct.studies.published import TableRow, percent_of, roi_facts, rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,15 +13,17 @@ from chestct.evaluation.intervals import Estimate, clopper_pearson_upper
 from chestct.evaluation.metrics import ClassCounts
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import COVID19, NORMAL, TWO_CLASSES
-from chestct.studies.audit_scores import (
+from chestct.studies.published import (
     ClassScores,
+    MaseresFacts,
     Record,
+    TestedModel,
     as_predictions,
+    maseres_facts,
     percent_of,
     rounded,
     score_class,
 )
-from chestct.studies.published import MaseresFacts, TestedModel, maseres_facts
 
 
 @dataclass(frozen=True)

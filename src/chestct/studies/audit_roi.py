@@ -10,17 +10,20 @@ from statistics import mean
 from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import Estimate
 from chestct.labels import THREE_CLASSES
-from chestct.studies.audit_scores import (
+from chestct.studies.published import (
+    Method,
     Record,
+    RoiFacts,
     Scores,
+    TableRow,
     as_predictions,
     counts_behind,
     nearest_count,
     percent_of,
+    roi_facts,
     rounded,
     score,
 )
-from chestct.studies.published import Method, RoiFacts, TableRow, roi_facts
 
 
 @dataclass(frozen=True)

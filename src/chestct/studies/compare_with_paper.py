@@ -20,8 +20,17 @@ from chestct.preprocess.recipes import RECIPES
 from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.audit_scores import Scores, percent_of, rounded, score, score_class
-from chestct.studies.published import TableRow, TestedModel, maseres_facts, roi_facts
+from chestct.studies.published import (
+    Scores,
+    TableRow,
+    TestedModel,
+    maseres_facts,
+    percent_of,
+    roi_facts,
+    rounded,
+    score,
+    score_class,
+)
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
 from chestct.training.judging import SLICES_FOLDER
 from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE

@@ -30,7 +30,6 @@ from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.audit_maseres import PValueAudit, audit_kappa, audit_p_values
-from chestct.studies.audit_scores import Record
 from chestct.studies.compare_with_paper import (
     MASERES_NETWORKS,
     POSITIVE_CLASS,
@@ -40,7 +39,7 @@ from chestct.studies.compare_with_paper import (
     maseres_beside,
     maseres_model,
 )
-from chestct.studies.published import maseres_facts
+from chestct.studies.published import Record, maseres_facts
 from chestct.studies.study_rows import (
     ROWS_FOLDER,
     BeforeRow,
