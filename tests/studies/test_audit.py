@@ -15,7 +15,7 @@ import pytest
 from chestct import __version__
 from chestct.cli import main
 from chestct.errors import WriteError
-from chestct.evaluation.intervals import Estimate
+from chestct.evaluation.metrics import Estimate
 from chestct.report.document import Points, as_markdown
 from chestct.report.tables import Table
 from chestct.studies.audit import (

@@ -15,13 +15,12 @@ from jaxtyping import Float, Float64, Int
 
 from chestct.card import FindingThreshold
 from chestct.evaluation.intervals import (
-    Estimate,
     clopper_pearson_upper,
     clopper_pearson_uppers,
     wilson,
     with_wilson,
 )
-from chestct.evaluation.metrics import NUM_BINS, bin_members, proportion
+from chestct.evaluation.metrics import NUM_BINS, Estimate, bin_members, proportion
 from chestct.evaluation.predictions import Predictions
 
 _TEMPERATURE_RANGE: Final = (0.01, 100.0)

@@ -24,18 +24,7 @@ from chestct.lookup import look_up
 def _delong_covariance(
     scores: Float[np.ndarray, "classifier case"], is_positive: Bool[np.ndarray, " case"]
 ) -> tuple[Float64[np.ndarray, " classifier"], Float64[np.ndarray, "classifier classifier"]]:
-    """Areas under the ROC curves of several classifiers, and the covariance of these areas.
-
-    Args:
-        scores: Higher means more likely positive; ties count half.
-        is_positive: The truth, the same for all classifiers.
-
-    Returns:
-        The areas and their covariance matrix.
-
-    Raises:
-        ValueError: There are fewer than two positive or two negative cases.
-    """
+    """Areas under several classifiers' ROC curves and their covariance; two cases of each kind."""
     positives, negatives = scores[:, is_positive], scores[:, ~is_positive]
     num_positive, num_negative = positives.shape[1], negatives.shape[1]
     if min(num_positive, num_negative) < 2:
@@ -142,10 +131,8 @@ def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
 
 
 def _delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
-    """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class.
-
-    With two classes the two rows say the same, so only the last class is given.
-    """
+    """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class."""
+    # With two classes the two rows say the same.
     indices = range(len(first.labels)) if len(first.labels) > 2 else [1]
     return tuple(_delong_class(first, second, index) for index in indices)
 

@@ -20,13 +20,12 @@ from chestct.evaluation import metrics
 from chestct.evaluation.calibration import ReliabilityBin, RiskPoint
 from chestct.evaluation.intervals import (
     Bootstrap,
-    Estimate,
     Figures,
     Weights,
     draw_patients,
     why_no_bootstrap,
 )
-from chestct.evaluation.metrics import Confusion
+from chestct.evaluation.metrics import Confusion, Estimate
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.storage import reason_of
 

@@ -45,14 +45,8 @@ from chestct.evaluation.figures import (
     lay_out,
     save_figure,
 )
-from chestct.evaluation.intervals import (
-    Bootstrap,
-    Estimate,
-    Figures,
-    estimate_figures,
-    estimate_findings,
-)
-from chestct.evaluation.metrics import Confusion, confusion_matrix
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures, estimate_findings
+from chestct.evaluation.metrics import Confusion, Estimate, confusion_matrix
 from chestct.evaluation.predictions import (
     AnyPredictions,
     FindingPredictions,
@@ -168,23 +162,19 @@ def summarise(
     if isinstance(predictions, FindingPredictions):
         return _summarise_findings(predictions, chosen, excluded or {})
     parts = partial(_summarise_groups, predictions, chosen)
-    cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
+    labels = predictions.labels
     return Summary(
-        labels=predictions.labels,
+        labels=labels,
         num_scans=len(predictions),
         num_patients=predictions.num_patients,
-        cases=cases,
-        confusion=confusion_matrix(
-            predictions.truth, predictions.decisions, len(predictions.labels)
-        ),
+        cases=dict(zip(labels, predictions.cases.tolist(), strict=True)),
+        confusion=confusion_matrix(predictions.truth, predictions.decisions, len(labels)),
         figures=estimate_figures(predictions, chosen.bootstrap),
         sites=parts(predictions.sites or ()),
         groups={name: parts(values) for name, values in predictions.groups.items()},
         reliability=reliability_curve(predictions),
         coverage_risk=coverage_risk(predictions),
-        abstention=tuple(
-            abstention_threshold(predictions, wished) for wished in chosen.wished_errors
-        ),
+        abstention=tuple(abstention_threshold(predictions, e) for e in chosen.wished_errors),
         warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
         at_threshold=at_threshold(predictions, chosen.promised),
     )
@@ -322,19 +312,15 @@ def write_evaluation(
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
     main = _beside(predictions, chosen, others or {}, excluded)
-    summaries = {chosen.name: main, **main.others}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     for figure in drawn.values():
         lay_out(figure)
-    record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
     wrong = (
         _wrong_lines(predictions, chosen.reports) if isinstance(predictions, Predictions) else []
     )
-    texts = _texts(record, summaries, main.comparisons)
-    report = _report(summaries, main.comparisons, drawn, wrong)
-    page = as_page(report, PAGE_COLORS, "chestct evaluate")
-    _write_folder(folder, pictures, texts | {_PAGE: page})
+    page = as_page(_report(chosen.name, main, drawn, wrong), PAGE_COLORS, "chestct evaluate")
+    _write_folder(folder, pictures, {**_texts(chosen, main, excluded), _PAGE: page})
     return main
 
 
@@ -416,13 +402,9 @@ def _draw_all(
 
 
 def _evaluation_record(
-    settings: EvaluationSettings,
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
-    excluded: Mapping[str, str],
+    settings: EvaluationSettings, main: Summary, excluded: Mapping[str, str]
 ) -> dict[str, Any]:
     """The content of metrics.json; its fields are described in docs/evaluation.md."""
-    main = summaries[settings.name]
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -432,10 +414,10 @@ def _evaluation_record(
         "settings": {name: said for name, said in asdict(settings).items() if name != "reports"},
         **_summary_record(main),
         "excluded": dict(excluded),
-        "others": {
-            name: _summary_record(each) for name, each in summaries.items() if each is not main
+        "others": {name: _summary_record(each) for name, each in main.others.items()},
+        "comparisons": {
+            name: [asdict(row) for row in rows] for name, rows in main.comparisons.items()
         },
-        "comparisons": {name: [asdict(row) for row in rows] for name, rows in comparisons.items()},
     }
 
 
@@ -465,29 +447,22 @@ def _compared(
 
 
 def _texts(
-    record: dict[str, Any],
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
+    settings: EvaluationSettings, main: Summary, excluded: Mapping[str, str]
 ) -> dict[str, str]:
-    """The files that are not figures, by name; the first summary is the classifier's."""
-    sections = _report(summaries, comparisons).sections
-    main = next(iter(summaries.values()))
-    of_classes = (
-        {
-            "confusion.csv": _confusion_csv(main),
-            "groups.csv": _groups_csv(main),
-            "comparisons.csv": _comparisons_csv(comparisons),
-        }
-        if main.confusion.size
-        else {}
-    )
-    return {
+    """The files that are not figures, by name."""
+    sections = _report(settings.name, main).sections
+    texts = {
         "tables.md": as_markdown(*sections),
         "tables.tex": as_latex(*sections),
-        "figures.csv": _figures_csv(summaries),
-        **of_classes,
-        "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
+        "figures.csv": _figures_csv({settings.name: main, **main.others}),
     }
+    if main.confusion.size:
+        texts["confusion.csv"] = _confusion_csv(main)
+        texts["groups.csv"] = _groups_csv(main)
+        texts["comparisons.csv"] = _comparisons_csv(main.comparisons)
+    record = _evaluation_record(settings, main, excluded)
+    texts[_COMPLETE] = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return texts
 
 
 def _summary_record(summary: Summary) -> dict[str, Any]:
@@ -509,14 +484,10 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
 
 
 def _parts_record(parts: Mapping[str, _GroupSummary]) -> dict[str, Any]:
-    return {
-        value: {
-            "num_scans": part.num_scans,
-            "num_patients": part.num_patients,
-            **asdict(part.figures),
-        }
-        for value, part in parts.items()
-    }
+    records = {value: asdict(part) for value, part in parts.items()}
+    for record in records.values():
+        record |= record.pop("figures")
+    return records
 
 
 FIGURE_NAMES: Final = {
@@ -551,21 +522,13 @@ _COMPARISON_COLUMNS = (
 
 
 def _report(
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
+    name: str,
+    main: Summary,
     drawn: Mapping[str, Any] | None = None,
     wrong: Sequence[Sequence[str]] | None = None,
 ) -> Report:
-    """All tables; the first summary is the classifier, the others stand beside it.
-
-    Args:
-        summaries: By name of the classifier.
-        comparisons: Of the first classifier with another, by name of the other.
-        drawn: Figures by name, for a page.
-        wrong: Wrong answers, for a page; None leaves out what a page has more than the tables.
-    """
-    name, main = next(iter(summaries.items()))
-    figures = {each: summary.figures for each, summary in summaries.items()}
+    """All tables, other classifiers beside it; a page has figures and wrong answers too."""
+    figures = {name: main.figures, **{each: found.figures for each, found in main.others.items()}}
 
     def cells(figure: str) -> list[str]:
         """A figure of all classes, of every classifier."""
@@ -594,7 +557,7 @@ def _report(
         drawn=drawn,
         wrong=wrong,
         most_wrong=_MOST_WRONG,
-        comparisons=comparisons,
+        comparisons=main.comparisons,
         at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
     )
 
@@ -627,7 +590,7 @@ def estimate_lines(figures: Figures) -> list[list[object]]:
 
 
 def _figures_csv(summaries: Mapping[str, Summary]) -> str:
-    """One line per figure: classifier, site, label, figure, value, interval, method, counts."""
+    """One line per figure of each classifier, and of each site."""
     rows: list[list[object]] = []
     for name, summary in summaries.items():
         groups = {"": summary.figures, **{s: part.figures for s, part in summary.sites.items()}}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS
-from chestct.evaluation.intervals import Estimate
+from chestct.evaluation.metrics import Estimate
 from chestct.labels import THREE_CLASSES
 from chestct.report.document import Report, as_markdown, as_page, as_png, fill_report
 from chestct.studies.audit_maseres import MaseresAudit, ModelAudit, audit_maseres_paper

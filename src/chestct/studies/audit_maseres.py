@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from chestct.evaluation.comparisons import Comparison, compare, maseres_z_test
-from chestct.evaluation.intervals import Estimate, clopper_pearson_upper
-from chestct.evaluation.metrics import ClassCounts
+from chestct.evaluation.intervals import clopper_pearson_upper
+from chestct.evaluation.metrics import ClassCounts, Estimate
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import COVID19, NORMAL, TWO_CLASSES
 from chestct.studies.published import (

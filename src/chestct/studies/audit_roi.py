@@ -8,7 +8,7 @@ from fractions import Fraction
 from statistics import mean
 
 from chestct.evaluation.comparisons import compare
-from chestct.evaluation.intervals import Estimate
+from chestct.evaluation.metrics import Estimate
 from chestct.labels import THREE_CLASSES
 from chestct.studies.published import (
     Method,

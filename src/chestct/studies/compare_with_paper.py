@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from chestct.errors import ReadError
-from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_figures
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
 from chestct.preprocess.recipes import RECIPES

@@ -27,13 +27,13 @@ from chestct.errors import NetworkError, ReadError
 from chestct.evaluation.comparisons import Comparison, compare
 from chestct.evaluation.intervals import (
     Bootstrap,
-    Estimate,
     Figures,
     draw_patients,
     estimate_figures,
     percentile_interval,
     why_no_bootstrap,
 )
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines
 from chestct.labels import NOT_FOR_CLINICAL_USE

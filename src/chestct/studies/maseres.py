@@ -20,7 +20,8 @@ from chestct import __version__
 from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest
 from chestct.datasets.splits import SHARES_PATIENTS, maseres_paper
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison, compare
-from chestct.evaluation.intervals import Bootstrap, Estimate
+from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.report import ESTIMATE_FIELDS
 from chestct.labels import NOT_FOR_CLINICAL_USE

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chestct.evaluation.figures import COLORS, DASHES, save_figure
-from chestct.evaluation.intervals import Bootstrap, Estimate
+from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines, format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up

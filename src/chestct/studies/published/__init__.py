@@ -24,8 +24,8 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from chestct.evaluation import metrics
-from chestct.evaluation.intervals import Estimate, with_wilson
-from chestct.evaluation.metrics import ClassCounts
+from chestct.evaluation.intervals import with_wilson
+from chestct.evaluation.metrics import ClassCounts, Estimate
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import THREE_CLASSES
 
