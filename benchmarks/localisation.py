@@ -37,7 +37,7 @@ from chestct.engines import make_engine
 from chestct.evaluation.intervals import PATIENTS, WILSON, Bootstrap, percentile_interval, wilson
 from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
-from chestct.explain.evidence import INVOLVED_FROM
+from chestct.explain.explanation import INVOLVED_FROM
 from chestct.explain.run import explain
 from chestct.labels import NORMAL, THREE_CLASSES
 from chestct.networks import build_network

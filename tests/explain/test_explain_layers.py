@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from chestct.explain.evidence import _cell_centres, spread_over_input
+from chestct.explain.back_to_scan import _cell_centres, spread_over_input
 from chestct.explain.maps import Layer, _find_layers, pick_layer
 from chestct.explain.question import CellMap, Question
 from chestct.networks import build_network

@@ -263,22 +263,18 @@ def _require_files(manifest: Manifest) -> None:
     """Refuse a manifest that names scans which are not there.
 
     Of an address that shows when the scan is read: to ask for thousands takes too long.
-
-    Raises:
-        ManifestError: Some are missing; the message names rows and paths.
     """
     paths = ((row, manifest.path(row)) for row in manifest.rows)
     missing = [row for row, path in paths if not (is_address(path) or path.exists())]
     if not missing:
         return
     listed = first_lines_of(f"row {row.number}: {row.scan}" for row in missing)
-    msg = (
+    raise ManifestError(
         f"{manifest.name} names {len(missing)} of {len(manifest)} scans that are not there:"
         f"{listed}\n"
         f"  Paths are relative to {manifest.folder.resolve()}. Correct the column 'scan', or take "
         "the rows out."
     )
-    raise ManifestError(msg)
 
 
 def require_classes(manifest: Manifest, part: str = "") -> None:
@@ -296,18 +292,16 @@ def require_classes(manifest: Manifest, part: str = "") -> None:
     counts = Counter(row.label for row in manifest.rows)
     if len(counts) == 1:
         (label,) = counts
-        msg = (
+        raise ManifestError(
             f"All {len(manifest)} scans of {where} ({describe_rows(manifest.rows)}) are {label}. "
             "A classifier needs at least two classes: add scans of another one."
         )
-        raise ManifestError(msg)
     empty = [label for label in manifest.labels if not counts[label]]
     if empty:
-        msg = (
+        raise ManifestError(
             f"No scan of {where} is {' or '.join(empty)}. Add some, divide the scans anew "
             "(chestct dataset split), or leave the class out of the labels."
         )
-        raise ManifestError(msg)
 
 
 def _require_findings(manifest: Manifest, part: str) -> None:
@@ -381,11 +375,10 @@ def _check_scans_differ(manifest: Manifest) -> None:
         # A folder may hold several series, each named by its UID.
         series = [row.others.get("series", "") for row in rows]
         if len(set(series)) < len(series):
-            msg = (
+            raise ManifestError(
                 f"{manifest.name}: {describe_rows(rows)} are the same scan ({rows[0].scan}). "
                 "Each scan counts once: keep one of the rows."
             )
-            raise ManifestError(msg)
 
 
 NEEDED: Final = ("scan", "patient", "label")
@@ -529,11 +522,10 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
         name for name in needed if name not in header and not (name == "label" and has_findings)
     ]
     if missing:
-        msg = (
+        raise ManifestError(
             f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
             f"the columns: {', '.join(needed)}, and any of {', '.join(KNOWN[3:])}."
         )
-        raise ManifestError(msg)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ManifestError(f"{file.name} has the column '{twice[0]}' twice. Rename one of them.")
@@ -565,12 +557,11 @@ def _without_unnamed(
     for number, cells in enumerate(lines, start=1 + HEADER_ROWS):
         for index in unnamed:
             if index < len(cells) and cells[index].strip():
-                msg = (
+                raise ManifestError(
                     f"{name}, row {number}: column {index + 1} has no name but a cell here. Name "
                     "the column in row 1, or empty the cell; put text that holds a comma in double "
                     "quotes."
                 )
-                raise ManifestError(msg)
     named = [column for column in header if column]
     if len(named) == len(header):
         return header, lines
@@ -590,11 +581,10 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         ReadError: An address has a password or a query, which would be kept.
     """
     if len(cells) > len(header):
-        msg = (
+        raise ManifestError(
             f"{name}, row {number}: {len(cells)} cells under {len(header)} columns. Put text that "
             "holds a comma in double quotes."
         )
-        raise ManifestError(msg)
     padded = [*cells, *[""] * (len(header) - len(cells))]
     row = {column: cell.strip() for column, cell in zip(header, padded, strict=True)}
     for column in ("scan", "lungs"):

@@ -315,14 +315,7 @@ def _cohen_kappas(
     weights: _Weights,
     num_labels: int,
 ) -> Float64[np.ndarray, " replicate"]:
-    """Cohen's kappa of every replicate; NaN where both name one label only.
-
-    Args:
-        first: Label index of each scan by one reader.
-        second: The same by the other.
-        weights: How often each scan stands in each replicate.
-        num_labels: Number of labels.
-    """
+    """Cohen's kappa of every replicate; NaN where both name one label only."""
     cells = np.eye(num_labels**2)[first * num_labels + second]
     tables = (weights @ cells).reshape(-1, num_labels, num_labels)
     totals = tables.sum(axis=(1, 2))
@@ -334,12 +327,7 @@ def _cohen_kappas(
 def _fleiss_kappas(
     counts: Int64[np.ndarray, "scan label"], weights: _Weights
 ) -> Float64[np.ndarray, " replicate"]:
-    """Fleiss' kappa of every replicate; NaN where all name one label only.
-
-    Args:
-        counts: Readers who gave each label to each scan; the same number for every scan.
-        weights: How often each scan stands in each replicate.
-    """
+    """Fleiss' kappa of every replicate; NaN where all name one label only."""
     num_readers = int(counts[0].sum())
     totals = weights.sum(axis=1)
     same = ((counts**2).sum(axis=1) - num_readers) / (num_readers * (num_readers - 1))

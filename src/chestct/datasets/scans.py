@@ -157,11 +157,7 @@ def _facts_to_json(facts: ScanFacts) -> str:
 
 
 def _facts_from_json(text: str) -> ScanFacts:
-    """The inverse of `_facts_to_json`.
-
-    Raises:
-        ValueError: It is not what that function writes.
-    """
+    """The inverse of `_facts_to_json`."""
     with suppress(ValidationError):
         facts = _STORED.validate_json(text)
         if facts.pixels:
@@ -319,10 +315,6 @@ def _source_key(path: Path, options: ReadOptions) -> str:
     """What stands for a scan's files: their names, sizes and times, and how they are read.
 
     Of other storage it is what that says of them, asked once: a training reads each scan often.
-
-    Raises:
-        OSError: The scan is not there.
-        ReadError: Its folder cannot be read.
     """
     if is_address(path):
         return text_key(_reading_code(), whole(path), repr(options), stamp_of(path))

@@ -227,12 +227,11 @@ class Cache:
         """
         needed = num_entries * self.entry_bytes
         if needed > self.max_bytes:
-            msg = (
+            raise CacheError(
                 f"{num_entries} inputs of {self.recipe.name} take {needed / GIB:.1f} GiB as "
                 f"{self.storage}, and the cache may hold {self.max_bytes / GIB:.1f} GiB. Allow "
                 "more, or use the storage 'uint8' or a smaller recipe."
             )
-            raise CacheError(msg)
 
     def get(self, path: Path, options: ReadOptions | None = None, variant: int = 0) -> _CachedInput:
         """The prepared input of a scan: from disk, or made and kept.
@@ -325,11 +324,10 @@ class Cache:
             # Another process may have written meanwhile.
             _make_room(self.folder, 0, self.max_bytes)
         except OSError as error:
-            msg = (
+            raise CacheError(
                 f"The cache {self.folder} cannot be written: {reason_of(error)}. Free space or "
                 "choose another folder; what is prepared so far is kept."
-            )
-            raise CacheError(msg) from error
+            ) from error
 
 
 def _digest_of_lungs(path: Path | None) -> str:

@@ -223,28 +223,25 @@ def align(first: Predictions, second: Predictions) -> Predictions:
         PredictionsError: They are not about the same scans, labels and truth.
     """
     if first.labels != second.labels:
-        msg = (
+        raise PredictionsError(
             f"The two classifiers have the labels {', '.join(first.labels)} and "
             f"{', '.join(second.labels)}. Compare classifiers of the same labels in one order."
         )
-        raise PredictionsError(msg)
     places = {scan: row for row, scan in enumerate(second.scans)}
     odd = sorted(set(first.scans) ^ set(second.scans))
     if odd:
         which = "first" if odd[0] in set(first.scans) else "second"
-        msg = (
+        raise PredictionsError(
             f"Scan '{odd[0]}' ({len(odd)} in all) was judged by one classifier only, the {which}; "
             f"{len(first)} scans stand against {len(second)}. Compare them on the same scans: "
             "evaluate both on one manifest, or leave the others out of both files."
         )
-        raise PredictionsError(msg)
     aligned = second.choose([places[scan] for scan in first.scans])
     for row in np.flatnonzero(aligned.truth != first.truth):
-        msg = (
+        raise PredictionsError(
             f"Scan '{first.scans[row]}' is {first.labels[first.truth[row]]} in one file and "
             f"{first.labels[aligned.truth[row]]} in the other. Evaluate both on one manifest."
         )
-        raise PredictionsError(msg)
     return aligned
 
 
@@ -306,12 +303,11 @@ def _refuse(predictions: Predictions, is_bad: Bool[np.ndarray, " scan"], why: st
     if rows.size:
         first = int(rows[0])
         values = ", ".join(f"{p:.4g}" for p in np.ravel(predictions.probabilities[first]))
-        msg = (
+        raise PredictionsError(
             f"row {first + 1} (scan '{predictions.scans[first]}', true index "
             f"{int(predictions.truth[first])}, probabilities {values}): {why} "
             f"{rows.size} row(s) in all; correct them or leave them out."
         )
-        raise PredictionsError(msg)
 
 
 _PROBABILITY_PREFIX: Final = "probability_"
@@ -432,11 +428,10 @@ def _check_header(path: Path, header: list[str], labels: tuple[str, ...]) -> Non
     if len(labels) < 2:
         missing.append(f"at least two columns {_PROBABILITY_PREFIX}LABEL")
     if missing:
-        msg = (
+        raise PredictionsError(
             f"{path.name} has no {' and no '.join(missing)}. Its first line must read "
             f"scan,patient,label,{_PROBABILITY_PREFIX}LABEL1,{_PROBABILITY_PREFIX}LABEL2,..."
         )
-        raise PredictionsError(msg)
 
 
 _Row = Mapping[str, str]
@@ -469,5 +464,4 @@ def _number(row: _Row, column: str) -> float:
     try:
         return float(row[column])
     except ValueError:
-        msg = f"{column} is '{row[column]}', expected a number from 0 to 1."
-        raise ValueError(msg) from None
+        raise ValueError(f"{column} is '{row[column]}', expected a number from 0 to 1.") from None

@@ -26,7 +26,7 @@ from torch.func import functional_call
 
 from chestct.arrays import Shape, Spacing
 from chestct.errors import ExplanationError
-from chestct.explain.evidence import spread_over_input
+from chestct.explain.back_to_scan import spread_over_input
 from chestct.explain.question import (
     CellMap,
     Question,
@@ -78,11 +78,10 @@ def pick_layer(question: Question) -> Layer:
     traced, last_convolution = _trace(question)
     layers = {layer.name: layer for layer in traced}
     if not layers:
-        msg = (
+        raise ExplanationError(
             "The network has no layer with a grid of cells that a map could be taken from: "
             "use the method 'occlusion'."
         )
-        raise ExplanationError(msg)
     if question.layer is None:
         return _last_block(layers, last_convolution)
     if question.layer not in layers:
@@ -318,11 +317,7 @@ def slice_gradcam(
 
 
 def _activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Cells, int]:
-    """A layer's activation, the gradient of the class's score there, and the class.
-
-    Raises:
-        ExplanationError: Activation or gradient hold values that are not finite.
-    """
+    """A layer's activation, the gradient of the class's score there, and the class."""
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
@@ -370,17 +365,15 @@ def attention_map(question: Question) -> CellMap:
 def _attention_of(network: nn.Module) -> Attention:
     """The network's attention, if there is one that attends to anything."""
     if not isinstance(network, Maseres):
-        msg = (
+        raise ExplanationError(
             "Only the network 'maseres' has an attention map: use 'gradcam', which every network "
             "allows."
         )
-        raise ExplanationError(msg)
     if network.attention.attend is not attend_over_positions:
-        msg = (
+        raise ExplanationError(
             "The attention of this MASERes is the published one, whose weights are 1 everywhere, "
             "so it has no map: use 'gradcam', or a network with the setting attention: paper."
         )
-        raise ExplanationError(msg)
     return network.attention
 
 

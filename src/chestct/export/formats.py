@@ -62,8 +62,7 @@ def export_classifier(classifier: Classifier, to: str, folder: str | Path) -> Pa
     write = look_up(EXPORTS, to, kind="format")
     target = Path(folder)
     if target.exists() and not _holds_nothing_else(target):
-        msg = f"{target} exists and is no earlier export: choose another folder."
-        raise WriteError(msg)
+        raise WriteError(f"{target} exists and is no earlier export: choose another folder.")
     make_folder(target.parent)
 
     def _write(aside: Path) -> None:

@@ -88,8 +88,8 @@ def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
 def _sound_tests(main: TestedModel, other: TestedModel) -> Record:
     """The accuracies of MASERes and another network by other tests.
 
-    McNemar's, exact and paired, is the one for two classifiers on the same patients; Fisher's takes
-    the patients as different ones. The published formula stands two-sided, and pooled.
+    McNemar's is the one for two classifiers on the same patients; Fisher's takes the patients as
+    different ones. The published formula stands two-sided, and pooled.
     """
     from scipy.stats import fisher_exact
     from statsmodels.stats.proportion import proportions_ztest
@@ -143,13 +143,9 @@ def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> PVa
 
 def _own_total(counts: ClassCounts, figure: str) -> int | None:
     scores = score_class(counts, NORMAL)
-    totals = {
-        "accuracy": scores.one_vs_rest_accuracy.total,
-        "precision": scores.ppv.total,
-        "sensitivity": scores.sensitivity.total,
-        "specificity": scores.specificity.total,
-    }
-    return totals.get(figure)
+    names = {"accuracy": "one_vs_rest_accuracy", "precision": "ppv"}
+    found = getattr(scores, names.get(figure, figure.lower()))
+    return found.total if isinstance(found, Estimate) else None
 
 
 _MOST_PAIRS: Final = 1000
@@ -221,6 +217,7 @@ def audit_maseres_paper() -> MaseresAudit:
     main, *others = facts.patient_models
     ctset = _ctset_counts(facts)
     damaged = tuple(_audit_model(model) for model in facts.damaged_models)
+    is_one = len(ctset) == 1
     return MaseresAudit(
         citation=facts.citation,
         patients=tuple(_audit_model(model) for model in facts.patient_models),
@@ -237,7 +234,7 @@ def audit_maseres_paper() -> MaseresAudit:
         no_errors=_no_errors(main),
         patients_needed=next(n for n in range(1, 1000) if clopper_pearson_upper(0, n) <= 0.05),
         ctset=ctset,
-        ctset_scores=_audit_ctset(ctset),
+        ctset_scores=_audit_model(TestedModel("COVID-CTset", ctset[0], None)) if is_one else None,
         split_as_printed=_split_as_printed(facts),
     )
 
@@ -247,6 +244,7 @@ def _audit_model(model: TestedModel) -> ModelAudit:
     counts = model.counts
     num_pairs = (counts.tp + counts.fn) * (counts.tn + counts.fp)
     scores = score_class(counts, NORMAL)
+    is_open = model.auc is None or num_pairs > _MOST_PAIRS
     return ModelAudit(
         name=model.name,
         accuracy=scores.one_vs_rest_accuracy,
@@ -254,14 +252,8 @@ def _audit_model(model: TestedModel) -> ModelAudit:
         covid_recall=scores.specificity,
         auc=model.auc,
         num_pairs=num_pairs,
-        pairs_in_order=_pairs_in_order(model.auc, num_pairs),
+        pairs_in_order=None if is_open else rounded(2 * (model.auc or 0.0) * num_pairs, 0) / 2,
     )
-
-
-def _pairs_in_order(auc: float | None, num_pairs: int) -> float | None:
-    if auc is None or num_pairs > _MOST_PAIRS:
-        return None
-    return rounded(2 * auc * num_pairs, 0) / 2
 
 
 def _ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
@@ -294,11 +286,11 @@ def _no_errors(main: TestedModel) -> tuple[Record, ...]:
     `exact_low` is the lower end of the two-sided Clopper-Pearson interval, `error_bound` the exact
     one-sided 95 % bound of the error rate, 3 / n its quick approximation.
     """
-    audited = _audit_model(main)
+    scores = score_class(main.counts, NORMAL)
     rates = {
-        "all test patients": audited.accuracy,
-        "COVID-19 patients": audited.covid_recall,
-        "normal patients": audited.scores.sensitivity,
+        "all test patients": scores.one_vs_rest_accuracy,
+        "COVID-19 patients": scores.specificity,
+        "normal patients": scores.sensitivity,
     }
     return tuple(
         {
@@ -310,13 +302,6 @@ def _no_errors(main: TestedModel) -> tuple[Record, ...]:
         }
         for what, rate in rates.items()
     )
-
-
-def _audit_ctset(found: tuple[ClassCounts, ...]) -> ModelAudit | None:
-    """The figures behind Table 6, when only one set of counts prints them."""
-    if len(found) != 1:
-        return None
-    return _audit_model(TestedModel("COVID-CTset", found[0], auc=None))
 
 
 def _is_as_printed(audited: ModelAudit, printed: dict[str, float]) -> bool:

@@ -63,22 +63,16 @@ class _Run:
 
 
 def _read_run(folder: Path, bootstrap: Bootstrap | None = None) -> _Run:
-    """Read the folder of a finished run, on scans or on slices.
-
-    Raises:
-        ReadError: It is no such folder, or something in it is damaged.
-        PredictionsError: Its predictions are damaged.
-    """
+    """Read the folder of a finished run, on scans or on slices."""
     record, predictions = folder / RUN_FILE, folder / PREDICTIONS_FILE
     if not predictions.is_file() and (folder / SLICES_FOLDER / PREDICTIONS_FILE).is_file():
         predictions = folder / SLICES_FOLDER / PREDICTIONS_FILE
     if not record.is_file() or not predictions.is_file():
         missing = RUN_FILE if not record.is_file() else PREDICTIONS_FILE
-        msg = (
+        raise ReadError(
             f"{folder} has no {missing}: it is not the folder of a finished run. Give a folder "
             "that 'chestct train' or 'chestct study roi-ablation' wrote to its end."
         )
-        raise ReadError(msg)
     found = read_predictions(predictions)
     try:
         known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
@@ -258,12 +252,11 @@ def _compare(run: _Run) -> PaperComparison:
     of_two = {**MASERES_NETWORKS, **SLICE_NETWORKS}
     if run.network in of_two and set(run.labels) == set(TWO_CLASSES):
         return _beside_maseres(run)
-    msg = (
+    raise StudyError(
         f"{run.name} is a {run.network} with the classes {', '.join(run.labels)}: no paper has "
         f"figures of that. Those of {', '.join(_ROI_NETWORKS)} are for {', '.join(THREE_CLASSES)}, "
         f"those of {', '.join(of_two)} for {', '.join(TWO_CLASSES)}."
     )
-    raise StudyError(msg)
 
 
 def _beside_roi(run: _Run) -> PaperComparison:

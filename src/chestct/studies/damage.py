@@ -102,11 +102,7 @@ def _parts_of(network: nn.Module) -> dict[str, list[_Layer]]:
 
 
 def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[_Layer]]:
-    """The named parts, or all; a name may also be a module's dotted name.
-
-    Raises:
-        UnknownNameError: There is no such part.
-    """
+    """The named parts, or all; a name may also be a module's dotted name."""
     known = _parts_of(network)
     if not names:
         return known
@@ -143,11 +139,7 @@ def _quarter(num_units: int, share: float = SHARE) -> int:
 
 
 def _damage(network: nn.Module, layers: Sequence[_Layer], choice: _Choice) -> tuple[int, int]:
-    """Set units to zero, in place.
-
-    Returns:
-        How many weights and how many biases were set to zero.
-    """
+    """Set units to zero, in place; how many weights and how many biases."""
     weights = biases = 0
     with torch.no_grad():
         for layer, units in zip(layers, choice, strict=True):

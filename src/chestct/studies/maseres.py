@@ -153,11 +153,10 @@ def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str,
     """A network's settings; what the user sets wins over the size."""
     look_up(dict.fromkeys(_FORMS), chosen.form, kind="form")
     if not chosen.configs.is_dir():
-        msg = (
+        raise StudyError(
             f"There is no folder '{chosen.configs}'. Give one with the settings of the paper's "
             "networks, or leave --configs out: those that come with chestct are taken then."
         )
-        raise StudyError(msg)
     file = chosen.configs / f"{network}_{chosen.form}.yaml"
     return read_settings_as(model, file, (*sized, *chosen.overrides))
 

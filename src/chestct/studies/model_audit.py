@@ -46,8 +46,7 @@ from chestct.arrays import Heat, Mask
 from chestct.classifier import Classifier
 from chestct.engines import Engine
 from chestct.errors import ClassifierError, ExplanationError, ReadError
-from chestct.explain.evidence import INVOLVED_FROM
-from chestct.explain.explanation import Explanation
+from chestct.explain.explanation import INVOLVED_FROM, Explanation
 from chestct.explain.run import explain
 from chestct.labels import UNSUITABLE
 from chestct.pipeline import scan_name
@@ -113,14 +112,7 @@ def with_network(classifier: Classifier, network: nn.Module) -> _WithNetwork:
 def _compare_weights(
     classifier: Classifier, prepared: PreparedScan, found: Explanation, rng: np.random.Generator
 ) -> MapTest:
-    """Compare a classifier's map with maps made with other weights.
-
-    Args:
-        classifier: Whose map it is; its network is not changed.
-        prepared: The scan.
-        found: The map, of the network's last block.
-        rng: What the new weights come from.
-    """
+    """Compare a classifier's map with maps made with other weights."""
     if not found.has_evidence:
         return MapTest(found.method, found.label, has_evidence=False)
     cascade = tuple(_cascade(classifier, prepared, found, _generator(rng)))
@@ -401,11 +393,10 @@ def mask_at_input(mask: Volume, prepared: PreparedScan) -> Mask:
         ReadError: The mask's grid is not the scan's.
     """
     if not same_place(mask.grid, prepared.scan_grid):
-        msg = (
+        raise ReadError(
             f"The lesions lie on {mask.grid.shape} voxels and the scan on "
             f"{prepared.scan_grid.shape}, or at another place: draw them on this very scan."
         )
-        raise ReadError(msg)
     canonical = on_body(mask)
     grid = canonical.grid
     start = grid.to_index(np.asarray(prepared.grid.origin_mm, dtype=np.float64))
@@ -496,12 +487,7 @@ class _Paint:
 
 
 def _find_paint(prepared: PreparedScan, unit: Unit) -> _Paint:
-    """What to paint with.
-
-    Args:
-        prepared: The scan.
-        unit: Of the scan's own voxels.
-    """
+    """What to paint with."""
     recipe = prepared.recipe
     if unit == "HU" and recipe.intensity in _FIXED_SCALES:
         low, high = recipe.window_hu
@@ -524,13 +510,7 @@ def _lungs_with_rim(prepared: PreparedScan) -> Mask:
 def _painted_scans(
     prepared: PreparedScan, lesion: Mask | None, paint: _Paint
 ) -> Iterator[tuple[str, PreparedScan]]:
-    """Each way to blank a part, by its name in `WORDS`, and the scan with it blanked.
-
-    Args:
-        prepared: The scan; it is not changed.
-        lesion: What counts as the lesion, at the input's size; None leaves that out.
-        paint: What to paint with.
-    """
+    """Each way to blank a part, by its name in `WORDS`, and the scan with it blanked."""
     lungs = _lungs_with_rim(prepared)
     background = prepared.recipe.background
     if lesion is not None:

@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float64
 
 from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
-from chestct.explain.evidence import share_outside
-from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.explain.explanation import PeakSlice, ScanExplanation, share_outside
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
     Scene,

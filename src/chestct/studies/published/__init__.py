@@ -223,12 +223,10 @@ class Scores:
     classes: dict[str, ClassScores]
 
 
-def score(
-    truth: Sequence[str], decided: Sequence[str], labels: tuple[str, ...] = THREE_CLASSES
-) -> Scores:
+def score(truth: Sequence[str], decided: Sequence[str]) -> Scores:
     """Compare decisions with labels, one pair per scan."""
-    predictions = as_predictions(truth, decided, labels)
-    confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, len(labels))
+    predictions = as_predictions(truth, decided, THREE_CLASSES)
+    confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, 3)
     return Scores(
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
         accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
@@ -236,7 +234,7 @@ def score(
         macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
         classes={
             label: score_class(metrics.class_counts(confusion, index), label)
-            for index, label in enumerate(labels)
+            for index, label in enumerate(THREE_CLASSES)
         },
     )
 
