@@ -12,7 +12,7 @@ import csv
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -314,11 +314,6 @@ def _require_findings(manifest: Manifest, part: str) -> None:
             raise ManifestError(f"{msg} or leave the finding out of the labels.")
 
 
-def unknown_label_message(label: str, labels: Collection[str]) -> str:
-    """Say that a label is unknown, what was probably meant, and what there is."""
-    return unknown_name_message(label, labels, kind="label")
-
-
 def _check_some_left(manifest: Manifest) -> None:
     if not manifest.rows:
         msg = f"{manifest.name} excludes all its {len(manifest.excluded)} scans. Empty the column"
@@ -344,7 +339,7 @@ def _check_labels(manifest: Manifest) -> None:
     known = manifest.labels or classes_among(row.label for row in manifest.rows)
     wrong = [row for row in manifest.rows if row.label not in known]
     if wrong:
-        message = unknown_label_message(wrong[0].label, known)
+        message = unknown_name_message(wrong[0].label, known, kind="label")
         more = f" {len(wrong)} rows in all have an unknown label." if len(wrong) > 1 else ""
         raise UnknownLabelError(
             f"{manifest.name}, row {wrong[0].number}: {message}{more} Correct the column 'label'."

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 import chestct.readers
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
@@ -151,20 +151,6 @@ def facts_of(volume: Volume, path: Path) -> ScanFacts:
 _STORED = TypeAdapter(ScanFacts)
 
 
-def _facts_to_json(facts: ScanFacts) -> str:
-    """The facts as one line of JSON."""
-    return _STORED.dump_json(facts).decode()
-
-
-def _facts_from_json(text: str) -> ScanFacts:
-    """The inverse of `_facts_to_json`."""
-    with suppress(ValidationError):
-        facts = _STORED.validate_json(text)
-        if facts.pixels:
-            return facts
-    raise ValueError("not the facts of a scan")
-
-
 def _slice_digest(voxels: np.ndarray) -> tuple[str, bool]:
     """Digest of a slice, whole numbers taken as 16-bit ones; and whether it is one value only."""
     values = as_stored(voxels)
@@ -294,7 +280,8 @@ def stored_facts(cache: Path, path: Path, options: ReadOptions) -> ScanFacts | N
         options: How it is read.
     """
     with suppress(OSError, ValueError, ChestCTError):
-        return _facts_from_json(_facts_file(cache, path, options).read_text(encoding="utf-8"))
+        facts = _STORED.validate_json(_facts_file(cache, path, options).read_bytes())
+        return facts if facts.pixels else None
     return None
 
 
@@ -304,7 +291,7 @@ def store_facts(cache: Path, path: Path, options: ReadOptions, facts: ScanFacts)
         return
     # Facts can be read again: a full disk is noticed where it matters, by the cache.
     with suppress(OSError, ChestCTError):
-        write_text(_facts_file(cache, path, options), _facts_to_json(facts))
+        write_text(_facts_file(cache, path, options), _STORED.dump_json(facts).decode())
 
 
 def _facts_file(cache: Path, path: Path, options: ReadOptions) -> Path:
