@@ -16,11 +16,12 @@ from chestct import __version__
 from chestct.cli import main
 from chestct.errors import WriteError
 from chestct.evaluation.metrics import Estimate
-from chestct.report.document import Points, as_markdown
+from chestct.report.document import Points, as_markdown, as_page
 from chestct.report.tables import Table
 from chestct.studies.audit import (
+    _COLORS,
+    _COMMAND,
     Audit,
-    _as_html,
     _as_json,
     _listed,
     audit_papers,
@@ -315,7 +316,7 @@ def test_the_page_has_colours_for_dark_and_none_of_the_drawn_ones(page_text: str
 
 
 def test_the_same_audit_gives_the_same_bytes(audit: Audit, page_text: str) -> None:
-    assert _as_html(report_of(audit)) == page_text
+    assert as_page(report_of(audit), _COLORS, _COMMAND) == page_text
 
 
 def test_json_holds_every_figure_as_a_finite_number(audit: Audit) -> None:

@@ -27,7 +27,7 @@ from chestct.studies.published import (
 
 
 @dataclass(frozen=True)
-class PValueAudit:
+class _PValueAudit:
     """A p-value of Table 5.
 
     Attributes:
@@ -56,12 +56,39 @@ class PValueAudit:
         return rounded(self.reproduced, 3) == self.published
 
 
-def audit_p_values(
-    main: TestedModel, other: TestedModel, published: dict[str, dict[str, float]]
-) -> list[PValueAudit]:
-    """Table 5 of MASERes against another network: published, reproduced, own denominators."""
-    rows = compare(_decisions_of(main.counts), _decisions_of(other.counts), "maseres_z")
-    return [_audit_p_value(other, row, published[other.name][row.figure]) for row in rows]
+@dataclass(frozen=True)
+class PrintedPair:
+    """What the paper prints of MASERes against another network, and what its counts give.
+
+    Attributes:
+        kappa: The kappa of the text, as printed and from the counts. `possible_with` are the
+            numbers of patients, of 20 and 21, for which some 2 x 2 table has the published value to
+            its four digits.
+        p_values: Table 5, by figure: published, reproduced, own denominators.
+    """
+
+    kappa: Record
+    p_values: dict[str, _PValueAudit]
+
+
+def audit_pair(main: TestedModel, other: TestedModel) -> PrintedPair:
+    """Recompute what the paper prints of MASERes and another network."""
+    facts = maseres_facts()
+    first, second = (_decisions_of(model.counts) for model in (main, other))
+    printed = facts.kappa[other.name]
+    (kappa,) = compare(first, second, "kappa")
+    return PrintedPair(
+        kappa={
+            "other": other.name,
+            "published": printed,
+            "recomputed": kappa,
+            "possible_with": tuple(n for n in (20, 21) if _can_be_kappa(printed, n)),
+        },
+        p_values={
+            row.figure: _audit_p_value(other, row, facts.table_5[other.name][row.figure])
+            for row in compare(first, second, "maseres_z")
+        },
+    )
 
 
 def _decisions_of(counts: ClassCounts) -> Predictions:
@@ -108,28 +135,13 @@ def _sound_tests(main: TestedModel, other: TestedModel) -> Record:
     }
 
 
-def audit_kappa(main: TestedModel, other: TestedModel, published: float) -> Record:
-    """Kappa of MASERes and another network, as printed and from the counts.
-
-    `possible_with` are the numbers of patients, of 20 and 21, for which some 2 x 2 table has the
-    published value to its four digits.
-    """
-    (found,) = compare(_decisions_of(main.counts), _decisions_of(other.counts), "kappa")
-    return {
-        "other": other.name,
-        "published": published,
-        "recomputed": found,
-        "possible_with": tuple(n for n in (20, 21) if _can_be_kappa(published, n)),
-    }
-
-
-def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> PValueAudit:
+def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> _PValueAudit:
     if row.first is None or row.second is None or row.p_value is None:
         raise ValueError(f"{row.figure} of {other.name} is undefined")
     total = _own_total(other.counts, row.figure)
     # MASERes has no errors, so its variance is 0 and its own denominator does not matter.
     own = None if total is None else maseres_z_test(row.first, row.second, total)[1]
-    return PValueAudit(
+    return _PValueAudit(
         other=other.name,
         figure=row.figure,
         published=published,
@@ -201,7 +213,7 @@ class MaseresAudit:
     slices: tuple[ModelAudit, ...]
     damaged: tuple[ModelAudit, ...]
     damaged_as_printed: dict[str, bool]
-    p_values: tuple[PValueAudit, ...]
+    p_values: tuple[_PValueAudit, ...]
     tests: tuple[Record, ...]
     kappas: tuple[Record, ...]
     no_errors: tuple[Record, ...]
@@ -215,6 +227,7 @@ def audit_maseres_paper() -> MaseresAudit:
     """Recompute all that the packaged facts allow."""
     facts = maseres_facts()
     main, *others = facts.patient_models
+    pairs = [audit_pair(main, other) for other in others]
     ctset = _ctset_counts(facts)
     damaged = tuple(_audit_model(model) for model in facts.damaged_models)
     is_one = len(ctset) == 1
@@ -226,11 +239,9 @@ def audit_maseres_paper() -> MaseresAudit:
         damaged_as_printed={
             each.name: _is_as_printed(each, facts.table_7[each.name]) for each in damaged
         },
-        p_values=tuple(
-            row for other in others for row in audit_p_values(main, other, facts.table_5)
-        ),
+        p_values=tuple(row for pair in pairs for row in pair.p_values.values()),
         tests=tuple(_sound_tests(main, other) for other in others),
-        kappas=tuple(audit_kappa(main, other, facts.kappa[other.name]) for other in others),
+        kappas=tuple(pair.kappa for pair in pairs),
         no_errors=_no_errors(main),
         patients_needed=next(n for n in range(1, 1000) if clopper_pearson_upper(0, n) <= 0.05),
         ctset=ctset,

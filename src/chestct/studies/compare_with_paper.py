@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -102,33 +102,22 @@ def _threshold(settings: dict[str, Any]) -> float | None:
     return None if found is None else float(found)
 
 
-FILE: str = "with_paper"
-
-
 def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Path, Path]:
     """Write `with_paper.md` and `with_paper.csv`.
 
     Raises:
         WriteError: They cannot be written.
     """
-    files = folder / f"{FILE}.md", folder / f"{FILE}.csv"
+    files = folder / "with_paper.md", folder / "with_paper.csv"
     text = fill_markdown(
         "chestct.studies/with_paper.md.j2",
-        {"cells": cells},
+        {},
         notice=NOT_FOR_CLINICAL_USE,
         found=found,
     )
     write_text(files[0], text)
     write_text(files[1], _paper_csv(found))
     return files
-
-
-def cells(figure: Beside) -> list[str]:
-    """One line of the table, in per cent."""
-    inside = {True: "yes", False: "no", None: ""}[figure.is_inside]
-    published = "" if figure.published is None else f"{100 * figure.published:.4g}"
-    recomputed = "" if figure.recomputed is None else _percent(figure.recomputed)
-    return [figure.figure, published, recomputed, _percent(figure.ours), inside]
 
 
 def _percent(estimate: Estimate) -> str:
@@ -203,6 +192,14 @@ class Beside:
             return None
         # Half a unit of the last digit printed, which is 0.1 per cent.
         return self.ours.low - 0.0005 <= self.published <= self.ours.high + 0.0005
+
+    @property
+    def cells(self) -> list[str]:
+        """It as a line of a table, in per cent."""
+        inside = {True: "yes", False: "no", None: ""}[self.is_inside]
+        published = "" if self.published is None else f"{100 * self.published:.4g}"
+        recomputed = "" if self.recomputed is None else _percent(self.recomputed)
+        return [self.figure, published, recomputed, _percent(self.ours), inside]
 
 
 @dataclass(frozen=True)
@@ -323,16 +320,13 @@ def _roi_figures(figures: Figures, row: TableRow, recomputed: Scores | None) -> 
 
 
 def _beside_maseres(run: _Run) -> PaperComparison:
-    is_slices = run.network in SLICE_NETWORKS
     model = maseres_model(run.network)
-    counts = model.counts
-    total = counts.tp + counts.fn + counts.fp + counts.tn
+    total = sum(astuple(model.counts))
     remarks = [_scans_remark(run), POSITIVE_CLASS, RECOMPUTED_FROM]
-    if is_slices:
+    place = f"patient level, {model.name} on {total} patients"
+    if run.network in SLICE_NETWORKS:
         remarks.append("The paper split slices, not patients: its test slices are no new patients.")
-    place = f"slice level, {model.name} on {total} slices"
-    if not is_slices:
-        place = f"patient level, {model.name} on {total} patients"
+        place = f"slice level, {model.name} on {total} slices"
     figures = maseres_beside(run.figures, run.network)
     return PaperComparison(run.name, maseres_facts().citation, place, figures, tuple(remarks))
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -30,17 +30,16 @@ from chestct.networks.slices import IMAGENET, NO_WEIGHTS
 from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.audit_maseres import PValueAudit, audit_kappa, audit_p_values
+from chestct.studies.audit_maseres import PrintedPair, audit_pair
 from chestct.studies.compare_with_paper import (
     MASERES_NETWORKS,
     POSITIVE_CLASS,
     RECOMPUTED_FROM,
     Beside,
-    cells,
     maseres_beside,
     maseres_model,
 )
-from chestct.studies.published import Record, maseres_facts
+from chestct.studies.published import maseres_facts
 from chestct.studies.study_rows import (
     ROWS_FOLDER,
     BeforeRow,
@@ -113,9 +112,7 @@ def patient_settings(network: str, chosen: Chosen) -> RunSettings:
         StudyError: There is no folder of settings.
         TrainingError: The network's file is missing or wrong.
     """
-    edge = chosen.edge
-    sized = () if edge is None else (f"recipe.overrides.input_shape=[{edge}, {edge}, {edge}]",)
-    return _read(RunSettings, network, chosen, sized)
+    return _read(RunSettings, network, chosen, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
 
 
 def slice_settings(network: str, chosen: Chosen, weights: str | None = None) -> SliceRunSettings:
@@ -131,8 +128,7 @@ def slice_settings(network: str, chosen: Chosen, weights: str | None = None) -> 
         StudyError: There is no folder of settings.
         TrainingError: The network's file is missing or wrong.
     """
-    sized = () if chosen.edge is None else (f"network.settings.size={chosen.edge}",)
-    settings = _read(SliceRunSettings, network, chosen, sized)
+    settings = _read(SliceRunSettings, network, chosen, "network.settings.size={}")
     if weights is None:
         return settings
     is_name = weights in (IMAGENET, NO_WEIGHTS)
@@ -149,8 +145,8 @@ def slice_remarks(settings: SliceRunSettings, chosen: Chosen) -> list[str]:
     return [*chosen.remarks, *weights, f"Divided {divided}."]
 
 
-def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str, ...]) -> Settings:
-    """A network's settings; what the user sets wins over the size."""
+def _read(model: type[Settings], network: str, chosen: Chosen, size: str) -> Settings:
+    """A network's settings, `size` the one of its inputs; what the user sets wins over it."""
     look_up(dict.fromkeys(_FORMS), chosen.form, kind="form")
     if not chosen.configs.is_dir():
         raise StudyError(
@@ -158,6 +154,7 @@ def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str,
             "networks, or leave --configs out: those that come with chestct are taken then."
         )
     file = chosen.configs / f"{network}_{chosen.form}.yaml"
+    sized = () if chosen.edge is None else (size.format(chosen.edge),)
     return read_settings_as(model, file, (*sized, *chosen.overrides))
 
 
@@ -223,19 +220,6 @@ MAIN: str = "maseres"
 
 
 @dataclass(frozen=True)
-class _PrintedPair:
-    """What the paper prints of MASERes against another network, and what its counts give.
-
-    Attributes:
-        kappa: The kappa of the text, as `audit_kappa` gives it.
-        p_values: Table 5, by figure.
-    """
-
-    kappa: Record
-    p_values: dict[str, PValueAudit]
-
-
-@dataclass(frozen=True)
 class _Pair:
     """Two networks on the inputs that both judged.
 
@@ -249,7 +233,7 @@ class _Pair:
     test: RowTest
     kappa: Comparison
     z: tuple[Comparison, ...]
-    printed: _PrintedPair | None
+    printed: PrintedPair | None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -287,27 +271,15 @@ def _pair(first: TableRow, second: TableRow, test: RowTest) -> _Pair:
 
 
 @cache
-def _printed_pair(first: str, second: str) -> _PrintedPair | None:
+def _printed_pair(first: str, second: str) -> PrintedPair | None:
     """What the paper prints of two networks; None unless the first is MASERes."""
     if first != MAIN or second not in MASERES_NETWORKS or second == MAIN:
         return None
-    facts = maseres_facts()
-    main, other = maseres_model(first), maseres_model(second)
-    audited = audit_p_values(main, other, facts.table_5)
-    return _PrintedPair(
-        kappa=audit_kappa(main, other, facts.kappa[other.name]),
-        p_values={each.figure: each for each in audited},
-    )
+    return audit_pair(maseres_model(first), maseres_model(second))
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One of the paper's two halves.
-
-    Attributes:
-        title: Of the table.
-        inputs: What is judged, in the plural.
-    """
+class _Level(NamedTuple):
+    """One of the paper's two halves: title of its table, and what is judged, in the plural."""
 
     title: str
     inputs: str
@@ -324,7 +296,6 @@ def _as_markdown(
     return fill_markdown(
         "chestct.studies/maseres.md.j2",
         {
-            "cells": cells,
             "guessing": guessing,
             "kappa": _kappa,
             "share": lambda value: "undefined" if value is None else f"{100 * value:.1f}",

@@ -301,9 +301,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction, in the order given."""
     from statsmodels.stats.multitest import multipletests
 
-    if not p_values:
-        return []
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+    corrected = multipletests(list(p_values), method="holm")[1] if p_values else ()
+    return [float(p) for p in corrected]
 
 
 def on_common_scans(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
@@ -318,13 +317,13 @@ def on_common_scans(first: Predictions, second: Predictions) -> tuple[Prediction
 
 def guessing(rows: Sequence[TableRow]) -> list[str]:
     """Rows that may have learned nothing: what differs between them says little."""
-    return [each.row.name for each in rows if _is_no_better_than_a_guess(each)]
-
-
-def _is_no_better_than_a_guess(each: TableRow) -> bool:
-    low = each.figures.overall["accuracy"].low
-    share = float(each.predictions.cases.max()) / max(1, len(each.predictions))
-    return low is None or low <= share
+    found = []
+    for each in rows:
+        low = each.figures.overall["accuracy"].low
+        share = float(each.predictions.cases.max()) / max(1, len(each.predictions))
+        if low is None or low <= share:
+            found.append(each.row.name)
+    return found
 
 
 def _test(first: TableRow, second: TableRow, column: str) -> RowTest:
