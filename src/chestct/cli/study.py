@@ -209,8 +209,8 @@ def maseres_patients(
     folder = paper.folder
     files = paper.configs or shipped_folder()
     chosen = study.Chosen(files, form, tuple(rows.overrides or ()), paper.edge)
-    settings = {Row(name): study.patient_settings(name, chosen) for name in networks}
-    base = study.patient_settings(study.MAIN, chosen)
+    settings = {Row(name): chosen.patient_settings(name) for name in networks}
+    base = chosen.patient_settings(study.MAIN)
     trainings = len(networks) * (folds or 1)
     with rows.trained(base.training.epochs, trainings) as (listener, where):
         plan = Plan(base, manifest, folder, folds, listener, where)
@@ -263,15 +263,15 @@ def maseres_slices(
     folder = paper.folder
     files = paper.configs or shipped_folder() / "slices"
     chosen = study.Chosen(files, overrides=tuple(rows.overrides or ()), edge=paper.edge)
-    settings = {Row(name): study.slice_settings(name, chosen, weights) for name in networks}
-    base = study.slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
+    settings = {Row(name): chosen.slice_settings(name, weights) for name in networks}
+    base = chosen.slice_settings(next(iter(SLICE_NETWORKS)), weights)
     with rows.trained(base.training.epochs, len(networks)) as (listener, where):
         plan = SlicePlan(base, table, folder, listener=listener, device=where)
         progress = run_slice_study(plan, settings, before_row=_say_row)
     if progress.results:
         made = study.make_table(progress.results)
         patients = study.make_table(study.votes_on_patients(folder, progress))
-        remarks = [*study.slice_remarks(base, chosen), *progress.gaps]
+        remarks = [*chosen.slice_remarks(base), *progress.gaps]
         study.write_table(folder, study.SLICE_LEVEL, made, remarks=remarks, patients=patients)
         _show_rows(made)
     _show_end(progress, folder)

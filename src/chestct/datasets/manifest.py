@@ -131,7 +131,9 @@ class Manifest:
         left_out = tuple(row for row in numbered if row.excluded)
         object.__setattr__(self, "rows", tuple(row for row in numbered if not row.excluded))
         object.__setattr__(self, "excluded", (*self.excluded, *left_out))
-        _check_some_left(self)
+        if not self.rows:
+            msg = f"{self.name} excludes all its {len(self.excluded)} scans. Empty the column"
+            raise ManifestError(f"{msg} 'excluded' in the rows that are to be used.")
         _check_filled(self)
         if self.are_findings:
             object.__setattr__(self, "labels", self.labels or tuple(self.rows[0].findings))
@@ -285,10 +287,10 @@ def require_classes(manifest: Manifest, part: str = "") -> None:
     Raises:
         ManifestError: Such a class or finding; the message names it and the rows there are.
     """
-    if manifest.are_findings:
-        _require_findings(manifest, part)
-        return
     where = f"the part '{part}' of {manifest.name}" if part else manifest.name
+    if manifest.are_findings:
+        _require_findings(manifest, where)
+        return
     counts = Counter(row.label for row in manifest.rows)
     if len(counts) == 1:
         (label,) = counts
@@ -304,20 +306,13 @@ def require_classes(manifest: Manifest, part: str = "") -> None:
         )
 
 
-def _require_findings(manifest: Manifest, part: str) -> None:
-    where = f"the part '{part}' of {manifest.name}" if part else manifest.name
+def _require_findings(manifest: Manifest, where: str) -> None:
     for name in manifest.labels:
         known = {row.findings[name] for row in manifest.rows} - {None}
         if known != {True, False}:
             has = "has" if True not in known else "is known not to have"
             msg = f"No scan of {where} {has} '{name}', which can then not be learned. Add some,"
             raise ManifestError(f"{msg} or leave the finding out of the labels.")
-
-
-def _check_some_left(manifest: Manifest) -> None:
-    if not manifest.rows:
-        msg = f"{manifest.name} excludes all its {len(manifest.excluded)} scans. Empty the column"
-        raise ManifestError(f"{msg} 'excluded' in the rows that are to be used.")
 
 
 def _check_filled(manifest: Manifest) -> None:

@@ -55,13 +55,7 @@ _MAX_TEXT_BYTES: Final = 2**24
 
 
 class _Listing(NamedTuple):
-    """Labelled scans or slices of a folder.
-
-    Attributes:
-        manifest: One row per scan or slice.
-        layout: How the folder is laid out; of slices "lists" or "folder_per_class".
-        notes: What the user should know, such as assumptions that were made.
-    """
+    """Labelled scans or slices of a folder, how it is laid out, and what was assumed of it."""
 
     manifest: Manifest
     layout: str
@@ -529,16 +523,8 @@ _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 _COVID_CT_FOLDERS = {"covid": ("CT_COVID", COVID19), "noncovid": ("CT_NonCOVID", NORMAL)}
 
 
-@dataclass(frozen=True)
-class _SliceList:
-    """A text file with one picture's name per line.
-
-    Attributes:
-        file: The list.
-        label: Class of all pictures it names.
-        split: Side of the split they stand on, or empty.
-        images: Folder of the pictures.
-    """
+class _SliceList(NamedTuple):
+    """A text file with a picture's name per line, all of one class and side of a split, if any."""
 
     file: Path
     label: str

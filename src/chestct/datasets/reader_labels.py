@@ -38,12 +38,7 @@ _TOO_FEW: Final = "too few readers"
 
 @dataclass(frozen=True)
 class _ReadScan:
-    """One scan and what its readers said.
-
-    Attributes:
-        row: All else that is known of it; its label is empty.
-        given: Reader to label, of those who read it.
-    """
+    """One scan, its label empty, and what each reader who read it said."""
 
     row: ManifestRow
     given: Mapping[str, str]
@@ -56,15 +51,7 @@ class _ReadScan:
 
 @dataclass(frozen=True)
 class _Readings:
-    """Scans with the labels of several readers.
-
-    Attributes:
-        scans: One per scan.
-        readers: Their names, in the order in which they first occur.
-        labels: The classes that may be given, in order.
-        folder: What relative paths of scans are relative to.
-        name: What messages call the table.
-    """
+    """Scans with the labels of several readers; both in the order in which they first occur."""
 
     scans: tuple[_ReadScan, ...]
     readers: tuple[str, ...]
@@ -246,16 +233,9 @@ _Weights = Int64[np.ndarray, "replicate scan"]
 
 @dataclass(frozen=True)
 class _Agreement:
-    """A kappa.
+    """Readers' agreement beyond chance on the scans that all of them read, with a 95 % interval.
 
-    Attributes:
-        readers: Whose labels are compared.
-        num_scans: Scans that all of them read.
-        same: Share of these on which they all say the same.
-        kappa: Agreement beyond chance; None where it is undefined.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        note: Why something is missing.
+    `same` is the share of these scans on which they all say the same, `note` why something lacks.
     """
 
     readers: tuple[str, ...]
@@ -269,14 +249,7 @@ class _Agreement:
 
 @dataclass(frozen=True)
 class _AgreementReport:
-    """How far all readers agree.
-
-    Attributes:
-        pairs: Cohen's kappa of every pair.
-        all_readers: Fleiss' kappa of all; None with fewer than three readers.
-        num_scans: Scans in the table.
-        num_disputed: Scans to which two readers gave different labels.
-    """
+    """Cohen's kappa of every pair of readers, and Fleiss' of all where they are three or more."""
 
     pairs: tuple[_Agreement, ...]
     all_readers: _Agreement | None

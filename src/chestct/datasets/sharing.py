@@ -87,40 +87,28 @@ def read_or_make_key(path: Path) -> bytes:
 
 def _keyed_pseudonyms(patients: Iterable[str], key: bytes) -> dict[str, str]:
     """Patient to pseudonym by HMAC-SHA-256: the same key and patient give the same one."""
-
-    def name_of(patient: str) -> str:
-        """Letters that only the key's owner can make of a patient."""
-        return _letters(hmac.digest(key, f"patient\n{patient.strip()}".encode(), "sha256"))
-
-    return _all_different(patients, name_of)
+    names = {
+        patient: _letters(hmac.digest(key, f"patient\n{patient.strip()}".encode(), "sha256"))
+        for patient in dict.fromkeys(patients)
+    }
+    if len(set(names.values())) < len(names):
+        msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
+        raise ChestCTError(f"{msg} 'patient', or take another key.")
+    return names
 
 
 def _drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, str]:
-    """Patient to pseudonym, drawn."""
-    taken: set[str] = set()
-
-    def name_of(patient: str) -> str:
-        """Letters that no other patient has."""
-        while True:
-            name = _letters(rng.randbytes(_KEY_BYTES))
-            if name not in taken:
-                taken.add(name)
-                return name
-
-    return _all_different(patients, name_of)
+    """Patient to pseudonym, drawn, each another."""
+    different = list(dict.fromkeys(patients))
+    drawn: dict[str, None] = {}
+    while len(drawn) < len(different):
+        drawn[_letters(rng.randbytes(_KEY_BYTES))] = None
+    return dict(zip(different, drawn, strict=True))
 
 
 def _key_check(key: bytes) -> str:
     """What tells two keys apart and says nothing of them."""
     return hashlib.sha256(hmac.digest(key, b"chestct export", "sha256")).hexdigest()[:16]
-
-
-def _all_different(patients: Iterable[str], name_of: Callable[[str], str]) -> dict[str, str]:
-    names = {patient: name_of(patient) for patient in dict.fromkeys(patients)}
-    if len(set(names.values())) < len(names):
-        msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
-        raise ChestCTError(f"{msg} 'patient', or take another key.")
-    return names
 
 
 def _letters(digest: bytes) -> str:
@@ -351,14 +339,7 @@ class _Marker(BaseModel, frozen=True):
 
 
 class _CopyRecord(BaseModel, frozen=True):
-    """One finished copy.
-
-    Attributes:
-        place: Path inside the export.
-        digest: Of its files.
-        facts: What is told of the scan.
-        notes: What the copy does not hold, and what was mended.
-    """
+    """A finished copy: its path inside the export, what is told of the scan, what was mended."""
 
     place: str
     digest: str
@@ -694,8 +675,8 @@ def _pseudonyms(
     patients = list(dict.fromkeys(row.patient for row in manifest.rows))
     if settings.key is not None:
         return _keyed_pseudonyms(patients, settings.key)
-    if found is not None:
-        if len(found.pseudonyms) != len(patients):
-            raise ChestCTError("The export's marker is damaged. Choose a folder not there yet.")
-        return dict(zip(patients, found.pseudonyms, strict=True))
-    return _drawn_pseudonyms(patients, random.SystemRandom())
+    if found is None:
+        return _drawn_pseudonyms(patients, random.SystemRandom())
+    if len(found.pseudonyms) != len(patients):
+        raise ChestCTError("The export's marker is damaged. Choose a folder not there yet.")
+    return dict(zip(patients, found.pseudonyms, strict=True))

@@ -464,9 +464,6 @@ def _row(
     for name, cell in cells.items():
         if name and name not in taken:
             lowered = name.lower()
-            named[f"{name} of {table.name}" if lowered in NEEDED else _known_name(name)] = cell
+            known = lowered if lowered in KNOWN else name
+            named[f"{name} of {table.name}" if lowered in NEEDED else known] = cell
     return read_row(table.name, number, [*named], [*named.values()])
-
-
-def _known_name(name: str) -> str:
-    return name.lower() if name.lower() in KNOWN else name

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as kept
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -313,6 +312,41 @@ class Cache:
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         return self.folder / digest[:2] / f"{digest[:40]}{_ENDING}"
 
+    def tasks_of(self, manifest: Manifest, variants: int = 1) -> list[InputTask]:
+        """The inputs of a manifest's scans, once it is sure that all of them fit.
+
+        Raises:
+            ManifestError: A row says something impossible about how its scan is read.
+            CacheError: It could not hold all of them at once.
+        """
+        if variants < 1:
+            raise ManifestError(f"There must be at least one input per scan, not {variants}.")
+        self.require_room(len(manifest) * variants)
+        return [
+            InputTask(manifest.path(row), read_options(row, manifest.folder), variant, row.number)
+            for variant in range(variants)
+            for row in manifest.rows
+        ]
+
+    def prepare(self, task: InputTask) -> InputOutcome:
+        """Make an input that is not there yet.
+
+        Raises:
+            CacheError: It cannot be written: no other input could be kept either.
+        """
+        try:
+            found, was_there = self.fetch(task.path, task.reading, task.variant)
+        except CacheError:
+            raise
+        except ChestCTError as error:
+            return InputOutcome(task.row, error=str(error))
+        return InputOutcome(
+            task.row,
+            was_there=was_there,
+            unsuitable_reasons=found.unsuitable_reasons,
+            max_error=found.max_error,
+        )
+
     def _write(self, entry: Path, content: bytes) -> None:
         """Put an entry in its place, whole, after room was made for it."""
         try:
@@ -391,6 +425,20 @@ class Preparation:
     unsuitable: Mapping[int, tuple[str, ...]]
     max_error: float
     seconds: float
+
+    @classmethod
+    def of(cls, outcomes: Sequence[InputOutcome], seconds: float) -> Preparation:
+        """How preparing went, of what became of each input."""
+        return cls(
+            num_made=sum(not each.was_there and not each.error for each in outcomes),
+            num_found=sum(each.was_there for each in outcomes),
+            failed={each.row: each.error for each in outcomes if each.error},
+            unsuitable={
+                each.row: each.unsuitable_reasons for each in outcomes if each.unsuitable_reasons
+            },
+            max_error=max((each.max_error for each in outcomes), default=0.0),
+            seconds=seconds,
+        )
 
 
 class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
@@ -500,57 +548,6 @@ def prepare_all(
         ChestCTError: A process was killed.
     """
     started = perf_counter()
-    tasks = list_inputs(cache, manifest, variants)
-    outcomes = run_all(partial(prepare_input, cache), tasks, processes=processes, progress=progress)
-    return summarise_inputs(outcomes, perf_counter() - started)
-
-
-def list_inputs(cache: Cache, manifest: Manifest, variants: int = 1) -> list[InputTask]:
-    """The inputs of a manifest's scans, once the cache is sure to hold all of them.
-
-    Raises:
-        ManifestError: A row says something impossible about how its scan is read.
-        CacheError: The cache could not hold all of them at once.
-    """
-    if variants < 1:
-        raise ManifestError(f"There must be at least one input per scan, not {variants}.")
-    cache.require_room(len(manifest) * variants)
-    return [
-        InputTask(manifest.path(row), read_options(row, manifest.folder), variant, row.number)
-        for variant in range(variants)
-        for row in manifest.rows
-    ]
-
-
-def prepare_input(cache: Cache, task: InputTask) -> InputOutcome:
-    """Prepare an input that is not in the cache yet.
-
-    Raises:
-        CacheError: The cache cannot be written: no other input could be kept either.
-    """
-    try:
-        found, was_there = cache.fetch(task.path, task.reading, task.variant)
-    except CacheError:
-        raise
-    except ChestCTError as error:
-        return InputOutcome(task.row, error=str(error))
-    return InputOutcome(
-        task.row,
-        was_there=was_there,
-        unsuitable_reasons=found.unsuitable_reasons,
-        max_error=found.max_error,
-    )
-
-
-def summarise_inputs(outcomes: Sequence[InputOutcome], seconds: float) -> Preparation:
-    """How preparing went, of what became of each input."""
-    return Preparation(
-        num_made=sum(not each.was_there and not each.error for each in outcomes),
-        num_found=sum(each.was_there for each in outcomes),
-        failed={each.row: each.error for each in outcomes if each.error},
-        unsuitable={
-            each.row: each.unsuitable_reasons for each in outcomes if each.unsuitable_reasons
-        },
-        max_error=max((each.max_error for each in outcomes), default=0.0),
-        seconds=seconds,
-    )
+    tasks = cache.tasks_of(manifest, variants)
+    outcomes = run_all(cache.prepare, tasks, processes=processes, progress=progress)
+    return Preparation.of(outcomes, perf_counter() - started)

@@ -51,13 +51,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, eq=False)
 class _Weighted:
-    """Predictions under many weightings.
-
-    Attributes:
-        predictions: The scans.
-        weights: How often each scan counts, one row per replicate.
-        confusion: Weighted counts, (replicate, true, predicted).
-    """
+    """Predictions under many weightings: how often each scan counts, and so each confusion."""
 
     predictions: Predictions
     weights: Weights

@@ -76,7 +76,8 @@ def vote(
         truth=np.array([_truth(slices, *each, patient_labels) for each in rows.items()]),
         probabilities=np.array(pooled).reshape(len(rows), len(slices.labels)),
         labels=slices.labels,
-        sites=_sites(slices, rows),
+        # Where each patient's first slice comes from.
+        sites=slices.sites and tuple(slices.sites[each[0]] for each in rows.values()),
     )
 
 
@@ -206,13 +207,6 @@ def _truth(
             "the patient is. Add the column 'patient_label' with the class of the whole patient."
         )
     return found.pop()
-
-
-def _sites(slices: Predictions, rows: Mapping[str, list[int]]) -> tuple[str, ...] | None:
-    """Where each patient's first slice comes from."""
-    if slices.sites is None:
-        return None
-    return tuple(slices.sites[each[0]] for each in rows.values())
 
 
 def _loss(patients: Predictions) -> float:

@@ -360,9 +360,9 @@ def read_any_predictions(path: Path) -> AnyPredictions:
             scans=tuple(row["scan"] or "" for row in rows),
             patients=tuple(row["patient"] or "" for row in rows),
             truth=np.array([_truths(path, *each, labels) for each in enumerate(rows, start=2)]),
-            probabilities=_column(path, rows, lambda row: _numbers(row, labels), np.float64),
+            probabilities=_column(rows, lambda row: _numbers(row, labels), np.float64),
             thresholds=_column(
-                path, rows, lambda row: _numbers(row, labels, _THRESHOLD_PREFIX), np.float64
+                rows, lambda row: _numbers(row, labels, _THRESHOLD_PREFIX), np.float64
             ),
             labels=labels,
             sites=tuple(row["site"] or "" for row in rows) if "site" in header else None,
@@ -412,10 +412,10 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(
             scans=tuple(row["scan"] for row in rows),
             patients=tuple(row["patient"] for row in rows),
-            truth=_column(path, rows, lambda row: _label_index(row, labels), np.int64),
-            probabilities=_column(
-                path, rows, lambda row: _numbers(row, labels), np.float64
-            ).reshape(len(rows), len(labels)),
+            truth=_column(rows, lambda row: _label_index(row, labels), np.int64),
+            probabilities=_column(rows, lambda row: _numbers(row, labels), np.float64).reshape(
+                len(rows), len(labels)
+            ),
             labels=labels,
             sites=tuple(row["site"] for row in rows) if "site" in header else None,
         )
@@ -437,9 +437,7 @@ def _check_header(path: Path, header: list[str], labels: tuple[str, ...]) -> Non
 _Row = Mapping[str, str]
 
 
-def _column(
-    path: Path, rows: list[dict[str, str]], read: Callable[[_Row], object], dtype: type
-) -> np.ndarray:
+def _column(rows: list[dict[str, str]], read: Callable[[_Row], object], dtype: type) -> np.ndarray:
     """One value or list per row; errors name the line of the file."""
     values = []
     for number, row in enumerate(rows, start=1):
@@ -457,11 +455,11 @@ def _label_index(row: _Row, labels: tuple[str, ...]) -> int:
 
 
 def _numbers(row: _Row, labels: tuple[str, ...], prefix: str = _PROBABILITY_PREFIX) -> list[float]:
-    return [_number(row, prefix + label) for label in labels]
-
-
-def _number(row: _Row, column: str) -> float:
-    try:
-        return float(row[column])
-    except ValueError:
-        raise ValueError(f"{column} is '{row[column]}', expected a number from 0 to 1.") from None
+    found = []
+    for column in (prefix + label for label in labels):
+        try:
+            found.append(float(row[column]))
+        except ValueError:
+            msg = f"{column} is '{row[column]}', expected a number from 0 to 1."
+            raise ValueError(msg) from None
+    return found

@@ -46,6 +46,12 @@ class Picture:
     alt: str
     draw: Callable[[], Figure]
 
+    def as_png(self) -> bytes:
+        """The figure on white, for the Markdown file."""
+        stream = io.BytesIO()
+        self.draw().savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
+        return stream.getvalue()
+
 
 @dataclass(frozen=True)
 class Points:
@@ -175,13 +181,6 @@ def as_page(report: Report, colors: Mapping[str, str], made_with: str) -> str:
         linked=_linked,
         made_with=made_with,
     )
-
-
-def as_png(picture: Picture) -> bytes:
-    """A figure on white, for the Markdown file."""
-    stream = io.BytesIO()
-    picture.draw().savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
-    return stream.getvalue()
 
 
 def _kind_of(block: Block) -> str:

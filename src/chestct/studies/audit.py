@@ -20,7 +20,7 @@ from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS
 from chestct.evaluation.metrics import Estimate
 from chestct.labels import THREE_CLASSES
-from chestct.report.document import Report, as_markdown, as_page, as_png, fill_report
+from chestct.report.document import Report, as_markdown, as_page, fill_report
 from chestct.studies.audit_maseres import MaseresAudit, ModelAudit, audit_maseres_paper
 from chestct.studies.audit_roi import AGREES, HEADLINE_ROW, RoiAudit, RowAudit, audit_roi_paper
 from chestct.studies.published import TableRow, percent_of, roi_facts, rounded
@@ -288,7 +288,7 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     make_folder(folder)
     report = report_of(audit)
     for picture in report.pictures:
-        write_whole(folder / "figures" / f"{picture.name}.png", as_png(picture))
+        write_whole(folder / "figures" / f"{picture.name}.png", picture.as_png())
     return [
         write_text(folder / "audit.html", as_page(report, _COLORS, _COMMAND)),
         write_text(folder / "audit.md", as_markdown(*report.sections)),

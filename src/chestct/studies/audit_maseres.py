@@ -98,8 +98,8 @@ def _decisions_of(counts: ClassCounts) -> Predictions:
     return as_predictions(truth, decided, TWO_CLASSES)
 
 
-def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
-    """Whether any 2 x 2 table of so many scans has this kappa, to its printed digits."""
+def _can_be_kappa(value: float, num_scans: int) -> bool:
+    """Whether any 2 x 2 table of so many scans has this kappa, to its four printed digits."""
     n = num_scans
     both, first, second = np.meshgrid(*[np.arange(n + 1)] * 3, indexing="ij")
     neither = n - both - first - second
@@ -109,7 +109,7 @@ def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
     is_defined = chance < n * n
     agreed = (both + neither)[is_defined] * n
     kappas = (agreed - chance[is_defined]) / (n * n - chance[is_defined])
-    return bool((np.abs(kappas - value) <= 0.5 * 10.0**-digits + 1e-12).any())
+    return bool((np.abs(kappas - value) <= 0.5e-4 + 1e-12).any())
 
 
 def _sound_tests(main: TestedModel, other: TestedModel) -> Record:

@@ -39,18 +39,7 @@ from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run.
-
-    Attributes:
-        name: Of its folder.
-        labels: Its classes.
-        network: Name of its network.
-        gating: Where the lung mask is applied, for networks that have gates.
-        threshold: t of its recipe; None where all slices are used, and of a run on slices.
-        num_folds: Of a cross-validation, or None.
-        num_scans: Scans, or slices, that it was judged on.
-        figures: What was found.
-    """
+    """A finished run; its threshold is t, None where all slices are used and of a run on slices."""
 
     name: str
     labels: tuple[str, ...]

@@ -93,6 +93,56 @@ class Chosen:
         changed = [f"Not as in the settings files: {', '.join(changes)}."] if changes else []
         return [f"Settings: the form '{self.form}'.", *changed]
 
+    def patient_settings(self, network: str) -> RunSettings:
+        """Settings of a network on volumes.
+
+        Raises:
+            StudyError: There is no folder of settings.
+            TrainingError: The network's file is missing or wrong.
+        """
+        return self._read(RunSettings, network, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
+
+    def slice_settings(self, network: str, weights: str | None = None) -> SliceRunSettings:
+        """Settings of a network on slices.
+
+        Args:
+            network: A name in `SLICE_NETWORKS`.
+            weights: "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves it
+                to the settings file.
+
+        Raises:
+            StudyError: There is no folder of settings.
+            TrainingError: The network's file is missing or wrong.
+        """
+        settings = self._read(SliceRunSettings, network, "network.settings.size={}")
+        if weights is None:
+            return settings
+        is_name = weights in (IMAGENET, NO_WEIGHTS)
+        wanted = weights if is_name else str(Path(weights) / f"{network}.safetensors")
+        section = settings.network.model_copy(update={"weights": wanted})
+        return settings.model_copy(update={"network": section})
+
+    def slice_remarks(self, settings: SliceRunSettings) -> list[str]:
+        """What a reader of the table of slices has to know."""
+        is_random = settings.network.weights == NO_WEIGHTS
+        weights = (
+            [f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's."] if is_random else []
+        )
+        divided = LEAK_STATED if settings.data.split == SHARES_PATIENTS else BY_PATIENT
+        return [*self.remarks, *([weights] if is_random else []), f"Divided {divided}."]
+
+    def _read(self, model: type[Settings], network: str, size: str) -> Settings:
+        """A network's settings, `size` the one of its inputs; what the user sets wins over it."""
+        look_up(dict.fromkeys(_FORMS), self.form, kind="form")
+        if not self.configs.is_dir():
+            raise StudyError(
+                f"There is no folder '{self.configs}'. Give one with the settings of the paper's "
+                "networks, or leave --configs out: those that come with chestct are taken then."
+            )
+        file = self.configs / f"{network}_{self.form}.yaml"
+        sized = () if self.edge is None else (size.format(self.edge),)
+        return read_settings_as(model, file, (*sized, *self.overrides))
+
 
 def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str, ...]:
     """The networks of a table in its order; all where none is named.
@@ -103,59 +153,6 @@ def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str,
     for name in only:
         look_up(table, name, kind="network of this table")
     return tuple(name for name in table if not only or name in only)
-
-
-def patient_settings(network: str, chosen: Chosen) -> RunSettings:
-    """Settings of a network on volumes.
-
-    Raises:
-        StudyError: There is no folder of settings.
-        TrainingError: The network's file is missing or wrong.
-    """
-    return _read(RunSettings, network, chosen, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
-
-
-def slice_settings(network: str, chosen: Chosen, weights: str | None = None) -> SliceRunSettings:
-    """Settings of a network on slices.
-
-    Args:
-        network: A name in `SLICE_NETWORKS`.
-        chosen: What the table is made with.
-        weights: "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves it to
-            the settings file.
-
-    Raises:
-        StudyError: There is no folder of settings.
-        TrainingError: The network's file is missing or wrong.
-    """
-    settings = _read(SliceRunSettings, network, chosen, "network.settings.size={}")
-    if weights is None:
-        return settings
-    is_name = weights in (IMAGENET, NO_WEIGHTS)
-    wanted = weights if is_name else str(Path(weights) / f"{network}.safetensors")
-    section = settings.network.model_copy(update={"weights": wanted})
-    return settings.model_copy(update={"network": section})
-
-
-def slice_remarks(settings: SliceRunSettings, chosen: Chosen) -> list[str]:
-    """What a reader of the table of slices has to know."""
-    is_random = settings.network.weights == NO_WEIGHTS
-    weights = [f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's."] if is_random else []
-    divided = LEAK_STATED if settings.data.split == SHARES_PATIENTS else BY_PATIENT
-    return [*chosen.remarks, *weights, f"Divided {divided}."]
-
-
-def _read(model: type[Settings], network: str, chosen: Chosen, size: str) -> Settings:
-    """A network's settings, `size` the one of its inputs; what the user sets wins over it."""
-    look_up(dict.fromkeys(_FORMS), chosen.form, kind="form")
-    if not chosen.configs.is_dir():
-        raise StudyError(
-            f"There is no folder '{chosen.configs}'. Give one with the settings of the paper's "
-            "networks, or leave --configs out: those that come with chestct are taken then."
-        )
-    file = chosen.configs / f"{network}_{chosen.form}.yaml"
-    sized = () if chosen.edge is None else (size.format(chosen.edge),)
-    return read_settings_as(model, file, (*sized, *chosen.overrides))
 
 
 def run_patients(
@@ -221,14 +218,7 @@ MAIN: str = "maseres"
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two networks on the inputs that both judged.
-
-    Attributes:
-        test: McNemar's exact test.
-        kappa: Agreement of their decisions.
-        z: The paper's z-test, one row per figure.
-        printed: What the paper says of the two; None where it says nothing.
-    """
+    """Two networks on inputs that both judged: McNemar's test, agreement, the paper's z-test."""
 
     test: RowTest
     kappa: Comparison

@@ -272,11 +272,9 @@ def percent_of(estimate: Estimate, digits: int = 1) -> float | None:
     return rounded(Fraction(100 * estimate.hits, estimate.total), digits)
 
 
-def counts_behind(percent: float, total: int, digits: int = 1) -> tuple[int, ...]:
-    """Every number of hits in `total` that is printed as this percentage."""
-    return tuple(
-        hits for hits in range(total + 1) if rounded(Fraction(100 * hits, total), digits) == percent
-    )
+def counts_behind(percent: float, total: int) -> tuple[int, ...]:
+    """Every number of hits in `total` that is printed as this percentage, with one digit."""
+    return tuple(h for h in range(total + 1) if rounded(Fraction(100 * h, total)) == percent)
 
 
 def nearest_count(percent: float, total: int) -> int:
