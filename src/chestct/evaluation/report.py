@@ -7,8 +7,7 @@ Tables are a page, Markdown and LaTeX for people, and tidy CSV (one figure per l
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -221,65 +220,51 @@ def _summarise_findings(
     )
 
 
-def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> list[str]:
+def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> Iterator[str]:
     """What a reader has to know: gaps, small classes, dependence, class and site in one."""
-    found = []
     if excluded:
-        found.append(f"Scans without a decision, left out of the figures: {len(excluded)}.")
+        yield f"Scans without a decision, left out of the figures: {len(excluded)}."
     if len(predictions) == 0:
-        return [*found, "There are no scans: every figure is undefined."]
-    return [
-        *found,
-        *_small_classes(predictions),
-        *_odd_decisions(predictions),
-        *_dependent_scans(predictions),
-        *_confounded_site(predictions),
-    ]
+        yield "There are no scans: every figure is undefined."
+        return
+    yield from _small_classes(predictions)
+    yield from _odd_decisions(predictions)
+    if predictions.num_patients < len(predictions):
+        yield (
+            f"{len(predictions)} scans belong to {predictions.num_patients} patients: Wilson's "
+            "intervals are widened, McNemar's and DeLong's tests are too sure."
+        )
+    if _is_told_by_site(predictions):
+        yield (
+            "Every site has scans of one label only: class and site are the same variable, and "
+            "these figures cannot tell an illness from a scanner."
+        )
 
 
-def _small_classes(predictions: Predictions) -> list[str]:
-    found = []
+def _small_classes(predictions: Predictions) -> Iterator[str]:
     for label, cases in zip(predictions.labels, predictions.cases.tolist(), strict=True):
         if cases == 0:
-            found.append(f"No scan is {label}: most of its figures are undefined.")
+            yield f"No scan is {label}: most of its figures are undefined."
         elif cases < _FEW_CASES:
-            found.append(f"Few scans are {label} ({cases}): its figures say little.")
-    return found
+            yield f"Few scans are {label} ({cases}): its figures say little."
 
 
-def _odd_decisions(predictions: Predictions) -> list[str]:
+def _odd_decisions(predictions: Predictions) -> Iterator[str]:
     """One decision for all, and ties."""
-    found = []
     called = set(predictions.decisions.tolist())
     if len(called) == 1:
-        found.append(f"Every scan was called {predictions.labels[called.pop()]}.")
+        yield f"Every scan was called {predictions.labels[called.pop()]}."
     highest = predictions.probabilities == predictions.confidences[:, None]
     ties = int((highest.sum(axis=1) > 1).sum())
     if ties:
-        found.append(f"Scans with several most probable labels, the first taken: {ties}.")
-    return found
+        yield f"Scans with several most probable labels, the first taken: {ties}."
 
 
-def _dependent_scans(predictions: Predictions) -> list[str]:
-    if predictions.num_patients == len(predictions):
-        return []
-    return [
-        f"{len(predictions)} scans belong to {predictions.num_patients} patients: Wilson's "
-        "intervals are widened, McNemar's and DeLong's tests are too sure."
-    ]
-
-
-def _confounded_site(predictions: Predictions) -> list[str]:
-    """Whether the site alone gives the label away."""
-    if predictions.sites is None or len(set(predictions.sites)) < 2:
-        return []
-    pairs = Counter(zip(predictions.sites, predictions.truth.tolist(), strict=True))
-    if len(pairs) > len(set(predictions.sites)) or len(np.unique(predictions.truth)) < 2:
-        return []
-    return [
-        "Every site has scans of one label only: class and site are the same variable, and these "
-        "figures cannot tell an illness from a scanner."
-    ]
+def _is_told_by_site(predictions: Predictions) -> bool:
+    """Whether the site alone gives the label away: several of both, and each has one label."""
+    sites = predictions.sites or ()
+    pairs = set(zip(sites, predictions.truth.tolist(), strict=False))
+    return len({label for _, label in pairs}) > 1 and len(pairs) == len(set(sites)) > 1
 
 
 def write_evaluation(
