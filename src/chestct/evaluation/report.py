@@ -54,7 +54,7 @@ from chestct.evaluation.predictions import (
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
-from chestct.report.document import Report, as_latex, as_markdown, as_page, fill_report
+from chestct.report.document import Report, as_markdown, as_page, fill_report
 from chestct.report.tables import as_csv
 from chestct.storage import install, reason_of, working_folder
 
@@ -435,10 +435,10 @@ def _texts(
     settings: EvaluationSettings, main: Summary, excluded: Mapping[str, str]
 ) -> dict[str, str]:
     """The files that are not figures, by name."""
-    sections = _report(settings.name, main).sections
+    report = _report(settings.name, main)
     texts = {
-        "tables.md": as_markdown(*sections),
-        "tables.tex": as_latex(*sections),
+        "tables.md": as_markdown(*report.sections),
+        "tables.tex": report.as_latex(),
         "figures.csv": _figures_csv({settings.name: main, **main.others}),
     }
     if main.confusion.size:

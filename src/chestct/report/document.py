@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from chestct import __version__
-from chestct.report.tables import Table, markdown_row, marked_cells, p_value_text
+from chestct.report.tables import Table, markdown_line, p_value_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -95,6 +95,16 @@ class Report:
         blocks = (block for section in self.sections for block in section.blocks)
         return tuple(block for block in blocks if isinstance(block, Picture))
 
+    def as_latex(self) -> str:
+        """Its tables in LaTeX, each under the heading that it stands below."""
+        tables = [
+            block.as_latex(section.title)
+            for section in self.sections
+            for block in section.blocks
+            if isinstance(block, Table)
+        ]
+        return "\n\n".join(("% Needs \\usepackage{booktabs}.", *tables)) + "\n"
+
 
 @cache
 def load_pages(package: str) -> Environment:
@@ -131,7 +141,7 @@ def fill_template(
     templates = _load_templates(package, is_html=False)
     ours = {"points": _points, "p_value": p_value_text, "one_line": _one_line}
     templates.filters |= {**ours, **(filters or {})}
-    text: str = templates.get_template(name).render(fields, line=_line)
+    text: str = templates.get_template(name).render(fields, line=markdown_line)
     return text
 
 
@@ -144,11 +154,6 @@ def fill_markdown(
 
 def _points(sentences: Iterable[str]) -> str:
     return "\n".join(f"- {each}" for each in sentences)
-
-
-def _line(*cells: object, is_marked: bool = False) -> str:
-    flat = [str(c) for cell in cells for c in (cell if isinstance(cell, tuple | list) else (cell,))]
-    return markdown_row(marked_cells(flat) if is_marked else flat)
 
 
 def _load_templates(package: str, *, is_html: bool) -> Environment:
@@ -246,17 +251,6 @@ def as_markdown(*sections: Section) -> str:
         blocks.append("#" * section.level + f" {section.title}")
         blocks += [_markdown_block(block) for block in section.blocks]
     return "\n\n".join(blocks) + "\n"
-
-
-def as_latex(*sections: Section) -> str:
-    """The tables of sections in LaTeX, each under the heading that it stands below."""
-    tables = [
-        block.as_latex(section.title)
-        for section in sections
-        for block in section.blocks
-        if isinstance(block, Table)
-    ]
-    return "\n\n".join(("% Needs \\usepackage{booktabs}.", *tables)) + "\n"
 
 
 def _read_block(block: str, draw: Mapping[str, Callable[[], Figure]]) -> Block:
