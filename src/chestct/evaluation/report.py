@@ -114,14 +114,14 @@ class Summary:
         num_scans: Scans evaluated.
         num_patients: Patients they belong to.
         cases: Scans per true label, or that have a finding.
-        confusion: Counts, rows true, columns decisions; empty of findings, which have none.
         figures: Every figure with its interval.
+        warnings: What a reader has to know before trusting the figures.
+        confusion: Counts, rows true, columns decisions; empty of findings, which have none.
         sites: The same per site, empty when no sites are given.
         groups: The same by the name of a grouping, such as age, and by group.
         reliability: Accuracy by confidence.
         coverage_risk: Error rate by share of scans decided on.
         abstention: One threshold per wished error rate, chosen on these very scans.
-        warnings: What a reader has to know before trusting the figures.
         at_threshold: What the classifier's own threshold does on these scans, or None.
         others: Classifiers that were compared with, by name.
         comparisons: Tests against each of them.
@@ -131,14 +131,14 @@ class Summary:
     num_scans: int
     num_patients: int
     cases: dict[str, int]
-    confusion: Confusion
     figures: Figures
-    sites: dict[str, _GroupSummary]
-    groups: dict[str, dict[str, _GroupSummary]]
-    reliability: tuple[ReliabilityBin, ...]
-    coverage_risk: tuple[RiskPoint, ...]
-    abstention: tuple[AbstentionThreshold, ...]
     warnings: tuple[str, ...]
+    confusion: Confusion = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    sites: dict[str, _GroupSummary] = field(default_factory=dict)
+    groups: dict[str, dict[str, _GroupSummary]] = field(default_factory=dict)
+    reliability: tuple[ReliabilityBin, ...] = ()
+    coverage_risk: tuple[RiskPoint, ...] = ()
+    abstention: tuple[AbstentionThreshold, ...] = ()
     at_threshold: AtThreshold | None = None
     others: Mapping[str, Summary] = field(default_factory=dict)
     comparisons: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
@@ -209,13 +209,7 @@ def _summarise_findings(
         num_scans=len(predictions),
         num_patients=predictions.num_patients,
         cases=cases,
-        confusion=np.zeros((0, 0), dtype=np.int64),
         figures=estimate_findings(predictions, settings.bootstrap),
-        sites={},
-        groups={},
-        reliability=(),
-        coverage_risk=(),
-        abstention=(),
         warnings=(*found[0 if excluded else 1 :], *settings.remarks),
     )
 

@@ -124,12 +124,11 @@ class Chosen:
 
     def slice_remarks(self, settings: SliceRunSettings) -> list[str]:
         """What a reader of the table of slices has to know."""
-        is_random = settings.network.weights == NO_WEIGHTS
-        weights = (
-            [f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's."] if is_random else []
-        )
+        remarks = self.remarks
+        if settings.network.weights == NO_WEIGHTS:
+            remarks.append(f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's.")
         divided = LEAK_STATED if settings.data.split == SHARES_PATIENTS else BY_PATIENT
-        return [*self.remarks, *([weights] if is_random else []), f"Divided {divided}."]
+        return [*remarks, f"Divided {divided}."]
 
     def _read(self, model: type[Settings], network: str, size: str) -> Settings:
         """A network's settings, `size` the one of its inputs; what the user sets wins over it."""
