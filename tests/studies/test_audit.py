@@ -29,7 +29,7 @@ from chestct.studies.audit import (
     write_audit,
 )
 from chestct.studies.audit_roi import AGREES
-from chestct.studies.published import Scores, counts_behind, percent_of, roi_facts, score
+from chestct.studies.published import Scores, counts_behind, percent_of, roi_facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -251,7 +251,7 @@ def test_the_means_by_threshold_are_those_of_the_reference(audit: Audit) -> None
 
 
 def test_printed_percentages_are_rounded_half_up() -> None:
-    estimate = score(["CAP"] * 48, ["CAP"] * 27 + ["normal"] * 21).accuracy
+    estimate = Scores.of(["CAP"] * 48, ["CAP"] * 27 + ["normal"] * 21).accuracy
     assert percent_of(estimate) == 56.3
     assert counts_behind(97.1, 51) == ()
     assert counts_behind(96.1, 51) == (49,)

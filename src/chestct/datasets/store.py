@@ -28,10 +28,8 @@ import chestct.preprocess
 from chestct.arrays import Mask, NetworkInput
 from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.scans import (
-    facts_of,
+    ScanFacts,
     read_options,
-    store_facts,
-    stored_facts,
 )
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
@@ -252,7 +250,7 @@ class Cache:
     ) -> tuple[_CachedInput, bool]:
         """As `get`, and whether it was there already."""
         reading = options or ReadOptions()
-        facts = stored_facts(self.folder, path, reading)
+        facts = ScanFacts.stored(self.folder, path, reading)
         lungs = _digest_of_lungs(reading.lungs)
         if facts is not None:
             found = self.find(facts.pixels, variant, lungs)
@@ -262,8 +260,8 @@ class Cache:
             volume = read_volume(
                 place, series=reading.series, allow=reading.allow, tiff=reading.tiff
             )
-            facts = facts_of(volume, place)
-        store_facts(self.folder, path, reading, facts)
+            facts = ScanFacts.of(volume, place)
+        facts.store(self.folder, path, reading)
         found = self.find(facts.pixels, variant, lungs)
         if found is not None:
             return found, True

@@ -315,31 +315,30 @@ class Judgement:
     predictions: Predictions
     excluded: Mapping[str, str] = field(default_factory=dict)
 
+    def beside(
+        self, other: Judgement, names: tuple[str, str]
+    ) -> tuple[Predictions, Predictions, str | None]:
+        """Two classifiers on the scans that both decided on.
 
-def paired(
-    first: Judgement, second: Judgement, names: tuple[str, str]
-) -> tuple[Predictions, Predictions, str | None]:
-    """Two classifiers on the scans that both decided on.
+        Args:
+            other: The other.
+            names: What the two are called.
 
-    Args:
-        first: One of them.
-        second: The other.
-        names: What the two are called.
-
-    Returns:
-        The rows of both, without the scans that either says it gave no decision on; and what to say
-        where these are not all, else None.
-    """
-    left_out = {*first.excluded, *second.excluded}
-    pair = [_without(each.predictions, left_out) for each in (first, second)]
-    only_first, only_second = (
-        len(each.predictions) - len(kept) for each, kept in zip((first, second), pair, strict=True)
-    )
-    remark = (
-        f"'{names[1]}' is compared on the {len(pair[0])} scans that both decided on; decided on by "
-        f"'{names[0]}' only: {only_first}, by '{names[1]}' only: {only_second}."
-    )
-    return pair[0], pair[1], remark if only_first or only_second else None
+        Returns:
+            The rows of both, without the scans that either says it gave no decision on; and what to
+            say where these are not all, else None.
+        """
+        left_out = {*self.excluded, *other.excluded}
+        pair = [_without(each.predictions, left_out) for each in (self, other)]
+        only_first, only_second = (
+            len(each.predictions) - len(kept)
+            for each, kept in zip((self, other), pair, strict=True)
+        )
+        remark = (
+            f"'{names[1]}' is compared on the {len(pair[0])} scans that both decided on; decided "
+            f"on by '{names[0]}' only: {only_first}, by '{names[1]}' only: {only_second}."
+        )
+        return pair[0], pair[1], remark if only_first or only_second else None
 
 
 def _without(predictions: Predictions, scans: Collection[str]) -> Predictions:

@@ -62,6 +62,39 @@ class ClassCounts:
     fp: int
     tn: int
 
+    @classmethod
+    def of(cls, confusion: Confusion, index: int) -> ClassCounts:
+        """Counts of one class."""
+        tp = int(confusion[index, index])
+        fn = int(confusion[index].sum()) - tp
+        fp = int(confusion[:, index].sum()) - tp
+        return cls(tp=tp, fn=fn, fp=fp, tn=int(confusion.sum()) - tp - fn - fp)
+
+    def figures(self, label: str) -> dict[str, Estimate]:
+        """What follows from them of a class of that name.
+
+        Sensitivity (recall) is the share of the scans of the class that were called so, specificity
+        that of the other scans that were not. PPV (precision) is the share of those called so that
+        are of the class, NPV that of those not called so that are not. F1 is the harmonic mean of
+        sensitivity and PPV.
+        """
+        tp, fn, fp, tn = self.tp, self.fn, self.fp, self.tn
+        is_none = f"no scan is {label}"
+        f1 = Estimate(2 * tp / (2 * tp + fp + fn)) if tp + fn else Estimate(None, note=is_none)
+        return {
+            "sensitivity": proportion(tp, tp + fn, is_none),
+            "specificity": proportion(tn, tn + fp, f"no scan is other than {label}"),
+            "ppv": proportion(tp, tp + fp, f"no scan was called {label}"),
+            "npv": proportion(tn, tn + fn, f"every scan was called {label}"),
+            "f1": f1,
+        }
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Two-class accuracy of the class against the rest, Equation 12 of the RoI-aware paper."""
+        total = self.tp + self.fn + self.fp + self.tn
+        return proportion(self.tp + self.tn, total, "no scans")
+
 
 def confusion_matrix(
     truth: Int[np.ndarray, " scan"], decisions: Int[np.ndarray, " scan"], num_classes: int
@@ -75,14 +108,6 @@ def confusion_matrix(
     return counts
 
 
-def class_counts(confusion: Confusion, index: int) -> ClassCounts:
-    """Counts of one class against the others."""
-    tp = int(confusion[index, index])
-    fn = int(confusion[index].sum()) - tp
-    fp = int(confusion[:, index].sum()) - tp
-    return ClassCounts(tp=tp, fn=fn, fp=fp, tn=int(confusion.sum()) - tp - fn - fp)
-
-
 def proportion(hits: int, total: int, why_none: str) -> Estimate:
     """Hits over total, None with the given reason when the total is zero."""
     if total == 0:
@@ -93,32 +118,6 @@ def proportion(hits: int, total: int, why_none: str) -> Estimate:
 def _accuracy(predictions: Predictions) -> Estimate:
     """The share of scans that got their true label, over all classes."""
     return proportion(int(predictions.is_right.sum()), len(predictions), "no scans")
-
-
-def of_counts(counts: ClassCounts, label: str) -> dict[str, Estimate]:
-    """Figures of one class against the rest that follow from its counts.
-
-    Sensitivity (recall) is the share of the scans of the class that were called so, specificity
-    that of the other scans that were not. PPV (precision) is the share of those called so that are
-    of the class, NPV that of those not called so that are not. F1 is the harmonic mean of
-    sensitivity and PPV.
-    """
-    tp, fn, fp, tn = counts.tp, counts.fn, counts.fp, counts.tn
-    is_none = f"no scan is {label}"
-    f1 = Estimate(2 * tp / (2 * tp + fp + fn)) if tp + fn else Estimate(None, note=is_none)
-    return {
-        "sensitivity": proportion(tp, tp + fn, is_none),
-        "specificity": proportion(tn, tn + fp, f"no scan is other than {label}"),
-        "ppv": proportion(tp, tp + fp, f"no scan was called {label}"),
-        "npv": proportion(tn, tn + fn, f"every scan was called {label}"),
-        "f1": f1,
-    }
-
-
-def one_vs_rest_accuracy(counts: ClassCounts) -> Estimate:
-    """Two-class accuracy of a class against the rest, Equation 12 of the RoI-aware paper."""
-    total = counts.tp + counts.fn + counts.fp + counts.tn
-    return proportion(counts.tp + counts.tn, total, "no scans")
 
 
 def auc(predictions: Predictions, index: int) -> Estimate:
@@ -241,9 +240,9 @@ OVERALL: Final[dict[str, Callable[[Predictions], Estimate]]] = {
 def per_class(predictions: Predictions, index: int) -> dict[str, Estimate]:
     """Every figure of one class against the rest."""
     confusion = confusion_matrix(predictions.truth, predictions.decisions, len(predictions.labels))
-    counts = class_counts(confusion, index)
+    counts = ClassCounts.of(confusion, index)
     label = predictions.labels[index]
-    figures = {**of_counts(counts, label), "auc": auc(predictions, index)}
+    figures = {**counts.figures(label), "auc": auc(predictions, index)}
     if len(predictions) == 0:
         return {name: replace(figure, note="no scans") for name, figure in figures.items()}
     return figures

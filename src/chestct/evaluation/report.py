@@ -32,7 +32,6 @@ from chestct.evaluation.comparisons import (
     Comparison,
     Judgement,
     compare,
-    paired,
 )
 from chestct.evaluation.figures import (
     PAGE_COLORS,
@@ -412,7 +411,7 @@ def _pairs(
         for other, said in others.items()
         if not isinstance(said, FindingPredictions)
     }
-    return {other: paired(main, said, (name, other)) for other, said in judged.items()}
+    return {other: main.beside(said, (name, other)) for other, said in judged.items()}
 
 
 def _compared(

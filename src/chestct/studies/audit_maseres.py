@@ -22,7 +22,6 @@ from chestct.studies.published import (
     maseres_facts,
     percent_of,
     rounded,
-    score_class,
 )
 
 
@@ -154,7 +153,7 @@ def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> _PV
 
 
 def _own_total(counts: ClassCounts, figure: str) -> int | None:
-    scores = score_class(counts, NORMAL)
+    scores = ClassScores.of(counts, NORMAL)
     names = {"accuracy": "one_vs_rest_accuracy", "precision": "ppv"}
     found = getattr(scores, names.get(figure, figure.lower()))
     return found.total if isinstance(found, Estimate) else None
@@ -254,7 +253,7 @@ def _audit_model(model: TestedModel) -> ModelAudit:
     """A model's figures with intervals."""
     counts = model.counts
     num_pairs = (counts.tp + counts.fn) * (counts.tn + counts.fp)
-    scores = score_class(counts, NORMAL)
+    scores = ClassScores.of(counts, NORMAL)
     is_open = model.auc is None or num_pairs > _MOST_PAIRS
     return ModelAudit(
         name=model.name,
@@ -281,7 +280,7 @@ def _ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
 
 def _printed(counts: ClassCounts) -> dict[str, float | None]:
     """The five figures in per cent with two digits."""
-    scores = score_class(counts, NORMAL)
+    scores = ClassScores.of(counts, NORMAL)
     return {
         "accuracy": percent_of(scores.one_vs_rest_accuracy, 2),
         "precision": percent_of(scores.ppv, 2),
@@ -297,7 +296,7 @@ def _no_errors(main: TestedModel) -> tuple[Record, ...]:
     `exact_low` is the lower end of the two-sided Clopper-Pearson interval, `error_bound` the exact
     one-sided 95 % bound of the error rate, 3 / n its quick approximation.
     """
-    scores = score_class(main.counts, NORMAL)
+    scores = ClassScores.of(main.counts, NORMAL)
     rates = {
         "all test patients": scores.one_vs_rest_accuracy,
         "COVID-19 patients": scores.specificity,

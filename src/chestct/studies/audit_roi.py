@@ -22,7 +22,6 @@ from chestct.studies.published import (
     percent_of,
     roi_facts,
     rounded,
-    score,
 )
 
 
@@ -130,12 +129,12 @@ def _audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
     labelled = zip(facts.studies, facts.official, strict=True)
     sheet = [changed[s][1] if s in changed else label for s, label in labelled]
     kept = [i for i, study in enumerate(facts.studies) if not study.startswith(_LAST_PART)]
-    official, workbook = score(facts.official, decided), score(sheet, decided)
+    official, workbook = Scores.of(facts.official, decided), Scores.of(sheet, decided)
     audit = RowAudit(
         published=published,
         official=official,
         workbook=workbook,
-        first_three=score([facts.official[i] for i in kept], [decided[i] for i in kept]),
+        first_three=Scores.of([facts.official[i] for i in kept], [decided[i] for i in kept]),
         num_changed=len(changed),
         equal_official=_equal_figures(published, official),
         equal_workbook=_equal_figures(published, workbook),

@@ -22,6 +22,7 @@ from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.published import (
+    ClassScores,
     Scores,
     TableRow,
     TestedModel,
@@ -29,8 +30,6 @@ from chestct.studies.published import (
     percent_of,
     roi_facts,
     rounded,
-    score,
-    score_class,
 )
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
 from chestct.training.judging import SLICES_FOLDER
@@ -252,7 +251,7 @@ def _beside_roi(run: _Run) -> PaperComparison:
     row, remarks = _nearest_row(run, table)
     recomputed = None
     if not is_cross_validated:
-        recomputed = score(facts.official, facts.predicted[row.row])
+        recomputed = Scores.of(facts.official, facts.predicted[row.row])
         remarks += ["Recomputed: from the row's prediction file and the official labels."]
     else:
         remarks += ["Recomputed: not possible, no predictions of Table 6 were published."]
@@ -335,7 +334,7 @@ def maseres_model(network: str) -> TestedModel:
 def maseres_printed(network: str) -> tuple[Beside, ...]:
     """What the MASERes paper prints of a network, and what its notebook's counts give."""
     model = maseres_model(network)
-    scores = score_class(model.counts, NORMAL)
+    scores = ClassScores.of(model.counts, NORMAL)
     rows = {
         "accuracy": scores.one_vs_rest_accuracy,
         "recall of normal (sensitivity)": scores.sensitivity,

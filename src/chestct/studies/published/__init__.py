@@ -203,6 +203,15 @@ class ClassScores:
     one_vs_rest_accuracy: Estimate
     f1: float | None
 
+    @classmethod
+    def of(cls, counts: ClassCounts, label: str) -> ClassScores:
+        """The figures of one class from its counts."""
+        values = counts.figures(label)
+        values["one_vs_rest_accuracy"] = counts.accuracy
+        f1 = values.pop("f1").value
+        shares = {name: with_wilson(value) for name, value in values.items()}
+        return cls(counts, f1=f1, **shares)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -222,30 +231,21 @@ class Scores:
     macro_f1: float | None
     classes: dict[str, ClassScores]
 
-
-def score(truth: Sequence[str], decided: Sequence[str]) -> Scores:
-    """Compare decisions with labels, one pair per scan."""
-    predictions = as_predictions(truth, decided, THREE_CLASSES)
-    confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, 3)
-    return Scores(
-        confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-        accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
-        kappa=metrics.OVERALL["kappa"](predictions).value,
-        macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
-        classes={
-            label: score_class(metrics.class_counts(confusion, index), label)
-            for index, label in enumerate(THREE_CLASSES)
-        },
-    )
-
-
-def score_class(counts: ClassCounts, label: str) -> ClassScores:
-    """The figures of one class from its counts."""
-    values = metrics.of_counts(counts, label)
-    values["one_vs_rest_accuracy"] = metrics.one_vs_rest_accuracy(counts)
-    f1 = values.pop("f1").value
-    shares = {name: with_wilson(value) for name, value in values.items()}
-    return ClassScores(counts, f1=f1, **shares)
+    @classmethod
+    def of(cls, truth: Sequence[str], decided: Sequence[str]) -> Scores:
+        """Compare decisions with labels, one pair per scan."""
+        predictions = as_predictions(truth, decided, THREE_CLASSES)
+        confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, 3)
+        return cls(
+            confusion=tuple(tuple(int(n) for n in row) for row in confusion),
+            accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
+            kappa=metrics.OVERALL["kappa"](predictions).value,
+            macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
+            classes={
+                label: ClassScores.of(ClassCounts.of(confusion, index), label)
+                for index, label in enumerate(THREE_CLASSES)
+            },
+        )
 
 
 def as_predictions(
