@@ -248,15 +248,9 @@ def _two_cores(lungs: Mask, spacing_mm: Spacing) -> Int[np.ndarray, "depth heigh
         pair = np.argsort(-sizes, kind="stable")[:2]
         if count < 2 or sizes[pair[1]] < _LEAST_SHARE * sizes.sum():
             continue
-        first, second = sorted(pair, key=lambda label: _mean_column(labels == label))
+        first, second = sorted(pair, key=lambda label: ndimage.center_of_mass(labels == label)[2])
         return np.asarray((labels == first) + 2 * (labels == second))
     return None
-
-
-def _mean_column(mask: Mask) -> float:
-    """Mean index of its voxels along the width."""
-    counts = np.count_nonzero(mask, axis=(0, 1))
-    return float(counts @ np.arange(counts.size) / counts.sum())
 
 
 INVOLVED_FROM: Final = 0.5
