@@ -21,7 +21,6 @@ from chestct.datasets.confounders import (
 )
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, describe_rows
 from chestct.datasets.scans import ScanFacts
-from chestct.datasets.splits import patients_on_two_sides
 from chestct.labels import class_in_path, class_of
 from chestct.lookup import first_of
 
@@ -210,7 +209,7 @@ def find_patient_leaks(manifest: Manifest) -> list[_Finding]:
             "good. Keep every patient on one side.",
             rows,
         )
-        for rows in patients_on_two_sides(manifest)
+        for rows in manifest.patients_on_two_sides
     ]
 
 

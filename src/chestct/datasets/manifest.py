@@ -196,6 +196,14 @@ class Manifest:
         return len({row.patient for row in self.rows})
 
     @property
+    def patients_on_two_sides(self) -> list[tuple[ManifestRow, ...]]:
+        """The rows of each patient whose scans stand on different sides."""
+        rows: dict[str, list[ManifestRow]] = defaultdict(list)
+        for row in self.rows:
+            rows[row.patient].append(row)
+        return [tuple(each) for each in rows.values() if len({r.side for r in each} - {""}) > 1]
+
+    @property
     def folds(self) -> tuple[int, ...]:
         """Numbers of the folds, ascending; empty where there are none."""
         return tuple(sorted({row.fold for row in self.rows if row.fold is not None}))

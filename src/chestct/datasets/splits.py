@@ -278,7 +278,7 @@ def fold_parts(manifest: Manifest, fold: int) -> tuple[Manifest, Manifest]:
 
 def _require_separate_patients(manifest: Manifest) -> None:
     """Refuse a manifest in which scans of a patient are on two sides of its split."""
-    shared = patients_on_two_sides(manifest)
+    shared = manifest.patients_on_two_sides
     if shared:
         rows = shared[0]
         sides = " and ".join(sorted({row.side for row in rows}))
@@ -288,15 +288,6 @@ def _require_separate_patients(manifest: Manifest) -> None:
             "looks better than it is: keep each patient on one side, or divide the scans with "
             "'chestct dataset split'."
         )
-
-
-def patients_on_two_sides(manifest: Manifest) -> list[tuple[ManifestRow, ...]]:
-    """The rows of each patient whose scans stand on different sides."""
-    rows: dict[str, list[ManifestRow]] = defaultdict(list)
-    for row in manifest.rows:
-        rows[row.patient].append(row)
-    sides = {patient: {row.side for row in each} - {""} for patient, each in rows.items()}
-    return [tuple(each) for patient, each in rows.items() if len(sides[patient]) > 1]
 
 
 def _require_full_folds(manifest: Manifest) -> None:

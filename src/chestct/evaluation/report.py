@@ -23,7 +23,6 @@ from chestct.evaluation.calibration import (
     ReliabilityBin,
     RiskPoint,
     abstention_threshold,
-    at_threshold,
     coverage_risk,
     reliability_curve,
 )
@@ -174,7 +173,7 @@ def summarise(
         coverage_risk=coverage_risk(predictions),
         abstention=tuple(abstention_threshold(predictions, e) for e in chosen.wished_errors),
         warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
-        at_threshold=at_threshold(predictions, chosen.promised),
+        at_threshold=AtThreshold.of(predictions, chosen.promised),
     )
 
 
