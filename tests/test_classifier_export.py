@@ -24,7 +24,7 @@ from chestct.classifier import Classifier, load_classifier
 from chestct.cli import main
 from chestct.engines import make_engine
 from chestct.errors import ClassifierError, UnknownNameError, WriteError
-from chestct.export import SCRIPT, _config, _pooling_table, export_classifier
+from chestct.export.formats import SCRIPT, _config, _pooling_table, export_classifier
 from chestct.extras import MissingExtraError
 from chestct.networks import NETWORKS
 from chestct.preprocess.prepare import prepare

@@ -19,7 +19,7 @@ def export(
 ) -> None:
     """Export a classifier to ONNX, OpenVINO or a folder for Hugging Face, with how to use it."""
     from chestct.classifier import load_classifier
-    from chestct.export import export_classifier
+    from chestct.export.formats import export_classifier
 
     folder = export_classifier(load_classifier(classifier), to, out)
     show_line(f"Written to {folder}: README.md says what it is and how it is used.")
