@@ -370,14 +370,17 @@ class RunSettings(LabelSettings):
 class _SliceNetworkSection(_Strict):
     """Which slice network is trained, and what it knows at the start."""
 
-    name: str = Field(description="A name in SLICE_NETWORKS.")
+    name: str = Field(description="A name in SLICE_NETWORKS, or of any network of timm.")
     weights: str = Field(
         default="imagenet",
         min_length=1,
-        description="imagenet: the hub's cache. none: random ones. Else a .safetensors file.",
+        description="imagenet: the hub's cache. none: random ones. Else a file: .safetensors, or "
+        "a plain state dict.",
     )
     settings: dict[str, JsonValue] = Field(
-        default_factory=dict, description="head, tuned_blocks, dropout, scaling, size."
+        default_factory=dict,
+        description="head, tuned_blocks, batch_norm_statistics, dropout, scaling, mean, std, "
+        "padding, size.",
     )
 
 
