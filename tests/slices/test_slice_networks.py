@@ -211,7 +211,7 @@ def test_a_network_by_timms_name_takes_what_timm_says_of_its_weights(
     assert resnet.scaling == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     assert resnet.facts.weights_id == "timm/resnet18.a1_in1k"
     assert resnet.num_trainable == 513
-    with pytest.raises(NetworkError, match="'timm/resnet18.a1_in1k'"):
+    with pytest.raises(NetworkError, match=r"'timm/resnet18\.a1_in1k'"):
         find_weights("resnet18", str(tmp_path / "resnet18.pth"))
 
 

@@ -502,7 +502,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         votes=votes,
         temperature=said.temperature,
         versions=program_versions("timm", "torchvision"),
-        licence=_SLICES_LICENCE,
+        licence=plan.settings.training.start_licence or _SLICES_LICENCE,
     )
     save_classifier(plan.folder / CLASSIFIER_FOLDER, network, card)
     return on_patients
