@@ -13,6 +13,7 @@ from chestct.networks.slices import (
     SliceNetwork,
     build_slice_network,
     find_weights,
+    mean_of,
 )
 
 needs_timm = pytest.mark.skipif(
@@ -131,6 +132,30 @@ def test_all_of_a_backbone_learns_where_it_is_wanted() -> None:
     assert all(parameter.grad is not None for parameter in network.parameters())
     # As published, its statistics stand still.
     assert not any(module.training for module in network.backbone.modules())
+
+
+def test_several_members_answer_with_the_mean_of_their_logits() -> None:
+    torch.manual_seed(1)
+    settings = {"size": 64, "head": "recommended", "scaling": "weights"}
+    members = [build_slice_network("mobilenet_v2", 3, settings).eval() for _ in range(3)]
+    batch = torch.rand(2, 1, 1, 64, 64)
+    whole = mean_of(members)
+    with torch.no_grad():
+        wanted = torch.stack([each(batch) for each in members]).mean(0)
+        found, features = whole.eval()(batch), whole.features(batch)
+        own = torch.cat([each.features(batch) for each in members], dim=1)
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(features, own)
+    again = build_slice_network("mobilenet_v2", 3, {**settings, "members": 3}).eval()
+    again.load_state_dict(whole.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(batch), found)
+
+
+@pytest.mark.parametrize("members", [0, 21])
+def test_an_impossible_number_of_members_is_refused(members: int) -> None:
+    with pytest.raises(NetworkError, match="members"):
+        build_slice_network("mobilenet_v2", 2, {"members": members})
 
 
 def test_two_classes_come_from_one_unit(small: SliceNetwork) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 from drawn_slices import draw_slice, mark, write_config
 from PIL import Image
+from safetensors.torch import load_file
 
 from chestct.classifier import load_slice_classifier
 from chestct.cli import main
+from chestct.datasets.manifest import TRAINING, VALIDATION, read_manifest
 from chestct.evaluation.patient_votes import VOTES
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.extras import is_installed
@@ -63,6 +65,48 @@ def test_a_finished_run_goes_on_to_the_same_end(
     assert main([*command, "--weights", str(weights), "--processes", "1"]) == 0
     name = Path("slices") / "predictions.csv"
     assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_members_are_watched_on_what_they_alone_do_not_learn_from_and_answer_as_one(
+    table: Path, weights: Path, tmp_path: Path
+) -> None:
+    config, out = write_config(tmp_path, tuned=1), tmp_path / "run"
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(out)]
+    command += ["--weights", str(weights), "--processes", "1"]
+    command += ["--set", "network.settings.members=2"]
+    assert main(command) == 0
+    watched, learned = [], set()
+    for number in (1, 2):
+        rows = read_manifest(out / f"member-{number}" / "scans.csv", needs_files=False).rows
+        sides = {
+            side: {r.patient for r in rows if r.split == side} for side in (TRAINING, VALIDATION)
+        }
+        assert not sides[TRAINING] & sides[VALIDATION]
+        watched.append(sides[VALIDATION])
+        learned |= sides[TRAINING]
+    tested = read_predictions(out / "slices" / "predictions.csv")
+    assert not watched[0] & watched[1]
+    assert watched[0] | watched[1] == learned
+    assert not learned & set(tested.patients)
+
+    found = load_slice_classifier(out / "classifier")
+    assert found.card.network_settings["members"] == 2
+    one = build_slice_network(found.card.network, 2, {**found.card.network_settings, "members": 1})
+    batch = torch.rand(2, 1, 1, 64, 64)
+    logits = []
+    for number in (1, 2):
+        best = out / f"member-{number}" / "training" / "best.safetensors"
+        one.load_state_dict(load_file(best))
+        with torch.no_grad():
+            logits.append(one.eval()(batch))
+    assert not torch.equal(*logits)
+    with torch.no_grad():
+        torch.testing.assert_close(found.network(batch), torch.stack(logits).mean(0))
+
+    shutil.rmtree(out / "classifier")
+    before = (out / "slices" / "predictions.csv").read_bytes()
+    assert main(command) == 0
+    assert (out / "slices" / "predictions.csv").read_bytes() == before
 
 
 def whole_scans(table: Path) -> Predictions:

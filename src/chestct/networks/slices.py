@@ -14,11 +14,11 @@ its name there, and timm says what its weights expect.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -317,6 +317,7 @@ _STATISTICS: Final = ("frozen", "learned")
 _ALL: Final = "all"
 _MOST_TUNED: Final = 3
 _LARGEST: Final = 1024
+_MOST_MEMBERS: Final = 20
 
 _HIDDEN_UNITS: Final = 4
 """Of the published head."""
@@ -338,6 +339,7 @@ class _SliceSettings:
         std: What it divides them by then.
         padding: "own" is the network's; "same" (TensorFlow's) or "symmetric" for other weights.
         size: Rows and columns of the input; 0 takes those of the paper, or timm's.
+        members: Networks of this kind whose mean answers; each is trained by itself.
 
     Raises:
         NetworkError: A number is impossible.
@@ -353,6 +355,7 @@ class _SliceSettings:
     std: tuple[float, ...] = ()
     padding: str = "own"
     size: int = 0
+    members: int = 1
 
     def __post_init__(self) -> None:
         require_choice("head", self.head, _HEADS)
@@ -365,6 +368,7 @@ class _SliceSettings:
             msg = f"'tuned_blocks' must be from 0 to {_MOST_TUNED}, or {_ALL}"
             raise NetworkError(f"Network setting {msg}, not {self.tuned_blocks!r}.")
         require_between("dropout", self.dropout, 0, 0.99)
+        require_between("members", self.members, 1, _MOST_MEMBERS)
         if self.size:
             require_between("size", self.size, 32, _LARGEST)
         self._check_scaling()
@@ -381,29 +385,87 @@ class _SliceSettings:
             require_between("std", value, 1e-3, 1e3)
 
 
-class SliceNetwork(nn.Module):
+_Some = TypeVar("_Some", bound=nn.Module)
+
+
+class _OfSlices(nn.Module):
+    """What takes a slice as a volume of depth one.
+
+    Args:
+        size: Rows and columns of a slice.
+        scaling: What is taken off its channels (`mean`), and what they are divided by (`std`).
+    """
+
+    mean: Tensor
+    std: Tensor
+    head: nn.Module
+
+    def __init__(self, size: int, scaling: Mapping[str, tuple[float, ...]]) -> None:
+        super().__init__()
+        self.size = size
+        self.scaling = scaling
+        for name, values in scaling.items():
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+
+    def to(self: _Some, *args: Any, **kwargs: Any) -> _Some:
+        """As every network's; a memory layout for volumes becomes the one for pictures."""
+        if kwargs.get("memory_format") is torch.channels_last_3d:
+            kwargs["memory_format"] = torch.channels_last
+        nn.Module.to(self, *args, **kwargs)
+        return self
+
+    def features(
+        self, batch: Float[Tensor, "batch channel 1 height width"]
+    ) -> Float[Tensor, "batch features rows columns"]:
+        """The last feature map."""
+        return self._features((batch.squeeze(2).expand(-1, 3, -1, -1) - self.mean) / self.std)
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(
+        self, batch: Float[Tensor, "batch channel ..."], lungs: Tensor | None = None
+    ) -> Float[Tensor, "batch num_classes"]:
+        """Logits of each slice.
+
+        Args:
+            batch: Slices between 0 and 1, (batch, 1 or 3, 1, height, width).
+            lungs: Not looked at; there so that all networks are called alike.
+
+        Raises:
+            NetworkError: The batch has another size.
+        """
+        self._check(batch)
+        logits: Tensor = self.head(self.features(batch))
+        return logits
+
+    def _check(self, batch: Tensor) -> None:
+        wanted = (1, self.size, self.size)
+        if batch.ndim != 5 or batch.shape[1] not in (1, 3) or tuple(batch.shape[2:]) != wanted:
+            msg = (
+                f"This slice network takes inputs of (1 or 3, {', '.join(map(str, wanted))}), not "
+                f"{tuple(batch.shape[1:])}: one slice of {self.size} rows and columns each."
+            )
+            raise NetworkError(msg)
+
+
+class SliceNetwork(_OfSlices):
     """A backbone out of timm and one of the two heads.
 
     Args:
         facts: The backbone.
         num_classes: Number of logits; two come from one unit, see `ClassUnits`.
-        settings: Head, scaling and what is tuned.
+        settings: Head, scaling and what is tuned; `members` is not looked at.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, facts: _SliceBackbone, num_classes: int, settings: _SliceSettings) -> None:
-        super().__init__()
+        size = settings.size or facts.size
+        if size < facts.smallest:
+            msg = f"{facts.timm_name} needs at least {facts.smallest} rows, not {size}."
+            raise NetworkError(msg)
+        super().__init__(size, _scaling(facts, settings))
         self.facts = facts
         self.settings = settings
-        self.size = settings.size or facts.size
-        if self.size < facts.smallest:
-            msg = f"{facts.timm_name} needs at least {facts.smallest} rows, not {self.size}."
-            raise NetworkError(msg)
-        self.scaling = _scaling(facts, settings)
-        for name, values in self.scaling.items():
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.backbone = _backbone(facts, settings.padding)
         channels, num_cells = self._shape()
         self.head = _head(num_cells, channels, num_classes, settings)
@@ -430,46 +492,10 @@ class SliceNetwork(nn.Module):
                     module.train(mode)
         return self
 
-    def to(self, *args: Any, **kwargs: Any) -> SliceNetwork:
-        """As every network's; a memory layout for volumes becomes the one for pictures."""
-        if kwargs.get("memory_format") is torch.channels_last_3d:
-            kwargs["memory_format"] = torch.channels_last
-        super().to(*args, **kwargs)
-        return self
-
-    def features(
-        self, batch: Float[Tensor, "batch channel 1 height width"]
-    ) -> Float[Tensor, "batch features rows columns"]:
-        """The last feature map."""
-        pictures = (batch.squeeze(2).expand(-1, 3, -1, -1) - self.mean) / self.std
+    def _features(self, pictures: Tensor) -> Tensor:
         # Nothing is remembered for the gradients of what does not learn.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             return _feature_map(self.backbone, pictures)
-
-    def forward(
-        self, batch: Float[Tensor, "batch channel ..."], lungs: Tensor | None = None
-    ) -> Float[Tensor, "batch num_classes"]:
-        """Logits of each slice.
-
-        Args:
-            batch: Slices between 0 and 1, (batch, 1 or 3, 1, height, width).
-            lungs: Not looked at; there so that all networks are called alike.
-
-        Raises:
-            NetworkError: The batch has another size.
-        """
-        self._check(batch)
-        logits: Tensor = self.head(self.features(batch))
-        return logits
-
-    def _check(self, batch: Tensor) -> None:
-        wanted = (1, self.size, self.size)
-        if batch.ndim != 5 or batch.shape[1] not in (1, 3) or tuple(batch.shape[2:]) != wanted:
-            msg = (
-                f"This slice network takes inputs of (1 or 3, {', '.join(map(str, wanted))}), not "
-                f"{tuple(batch.shape[1:])}: one slice of {self.size} rows and columns each."
-            )
-            raise NetworkError(msg)
 
     def _shape(self) -> tuple[int, int]:
         """Channels and places of the feature map, found without memory or time.
@@ -509,7 +535,7 @@ class SliceNetwork(nn.Module):
 
 def build_slice_network(
     name: str, num_classes: int, settings: Mapping[str, object] | None = None
-) -> SliceNetwork:
+) -> SliceNetwork | MeanOfSliceNetworks:
     """Build a slice network with freshly drawn weights; `slice_weights` gives it ImageNet's.
 
     Args:
@@ -525,7 +551,48 @@ def build_slice_network(
     facts = _backbone_facts(name)
     if num_classes < 2:
         raise NetworkError(f"A network needs at least two classes, not {num_classes}.")
-    return SliceNetwork(facts, num_classes, settings_from(_SliceSettings, settings or {}))
+    chosen = settings_from(_SliceSettings, settings or {})
+    members = [SliceNetwork(facts, num_classes, chosen) for _ in range(chosen.members)]
+    return mean_of(members)
+
+
+def mean_of(members: Sequence[SliceNetwork]) -> SliceNetwork | MeanOfSliceNetworks:
+    """Networks built alike as one; a single one is itself."""
+    return members[0] if len(members) == 1 else MeanOfSliceNetworks(members)
+
+
+class MeanOfSliceNetworks(_OfSlices):
+    """Several networks of one kind as one, with the mean of their logits.
+
+    Its feature map is theirs, channel after channel, so that a map of the whole explains it.
+
+    Args:
+        members: At least two, built alike.
+    """
+
+    def __init__(self, members: Sequence[SliceNetwork]) -> None:
+        super().__init__(members[0].size, members[0].scaling)
+        self.facts, self.settings = members[0].facts, members[0].settings
+        self.backbones = nn.ModuleList(each.backbone for each in members)
+        self.head = _MeanHead([each.head for each in members])
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        return torch.cat([_feature_map(each, pictures) for each in self.backbones], dim=1)
+
+
+class _MeanHead(nn.Module):
+    """The heads of several networks, each on its own channels, and the mean of their logits."""
+
+    def __init__(self, heads: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(
+        self, features: Float[Tensor, "batch features rows columns"]
+    ) -> Float[Tensor, "batch num_classes"]:
+        """Logits of each slice."""
+        own = features.chunk(len(self.heads), dim=1)
+        return torch.stack([head(each) for head, each in zip(self.heads, own, strict=True)]).mean(0)
 
 
 class _FlattenChannelsLast(nn.Module):

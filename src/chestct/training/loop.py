@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -88,6 +88,12 @@ class Outputs:
     logits: Float[torch.Tensor, "scan class"]
     labels: torch.Tensor
     features: Float[torch.Tensor, "scan pooled"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Those of several sets, one after the other."""
+        names = ("logits", "labels", "features")
+        return cls(*(torch.cat([getattr(each, name) for each in parts]) for name in names))
 
     @property
     def loss(self) -> float:

@@ -371,14 +371,20 @@ class SliceParts:
     labels: tuple[str, ...]
     classes: tuple[ClassLabel, ...] | None = None
 
+    @property
+    def num_members(self) -> int:
+        """Networks that are trained, and of which the mean answers."""
+        return int(self.network_settings.get("members", 1))  # type: ignore[call-overload, no-any-return]
+
     def build_network(self, seed: int) -> SliceNetwork:
-        """The network, its head drawn from a seed; torch's own generator is left as it was."""
+        """One member, its head drawn from a seed; torch's own generator is left as it was."""
+        own = {**self.network_settings, "members": 1}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_slice_network(self.network, len(self.labels), self.network_settings)
+            network: Any = build_slice_network(self.network, len(self.labels), own)
         if self.weights is not None:
             load_backbone_weights(network, self.weights)
-        return network
+        return network  # type: ignore[no-any-return]
 
     def describe_weights(self) -> str:
         """Where the backbone's weights come from, in words, with the file's hash."""
