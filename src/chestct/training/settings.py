@@ -70,6 +70,13 @@ class TrainingSettings(_Strict):
         default="best",
         description="Weights of the epoch with the lowest validation loss, or of the last.",
     )
+    average_weights: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Of a moving average of weights and BatchNorm statistics, the share that each "
+        "step keeps, such as 0.99; it is what is validated and kept. 0 is off.",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="Weigh the loss by the inverse of each class's share."
     )
