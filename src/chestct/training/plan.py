@@ -415,7 +415,10 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         look_up(SLICE_SPLITS, settings.data.split, kind="split of slices")
     with _blamed_on("network"), torch.device("meta"):
         network = build_slice_network(settings.network.name, len(settings.labels), chosen)
-    _check_named_parts(network, settings.training)
+        member = build_slice_network(
+            settings.network.name, len(settings.labels), {**chosen, "members": 1}
+        )
+    _check_named_parts(member, settings.training)
     with _blamed_on("network.weights"):
         weights = find_weights(settings.network.name, settings.network.weights)
     is_from_hub = settings.network.weights == IMAGENET
