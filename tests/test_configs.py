@@ -30,8 +30,10 @@ PROTOCOLS = {
 def test_all_the_published_protocols_and_a_recommended_one_are_there() -> None:
     assert {path.stem for path in CONFIGS.glob("*.yaml")} == {
         *PROTOCOLS,
+        "colipri",
         "ct_fm",
         "default_classifier",
+        "merlin",
         "roi_resnet18_recommended",
     }
 

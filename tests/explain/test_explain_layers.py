@@ -13,6 +13,7 @@ from chestct.explain.back_to_scan import _cell_centres, spread_over_input
 from chestct.explain.maps import _find_layers, _Layer, pick_layer
 from chestct.explain.question import CellMap, Question
 from chestct.networks import build_network
+from chestct.networks.blocks import Turn
 
 SHAPE = (32, 32, 128)
 
@@ -106,6 +107,29 @@ def test_layers_run_twice_and_layers_of_one_cell_are_left_out() -> None:
     asked = Question(Repeated(), batch, batch)
     assert list(_find_layers(asked)) == ["once"]
     assert pick_layer(asked).name == "once"
+
+
+def test_inside_a_turn_there_are_no_layers_and_behind_it_they_lie_where_the_network_looks() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = Turn("RAS")
+            self.conv = nn.Conv3d(1, 1, 3, stride=2, padding=1)
+            self.back = Turn("RAS", is_back=True)
+            nn.init.ones_(self.conv.weight)
+
+        def forward(self, batch: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
+            return self.back(self.conv(self.turn(batch)))
+
+    network, batch = Turned(), torch.rand(1, 1, 8, 10, 7)
+    layers = _find_layers(Question(network, batch, batch))
+    assert list(layers) == ["back"]
+    back = layers["back"]
+    assert (back.shape, back.step) == ((4, 5, 4), (2.0,) * 3)
+    asked = batch.clone().requires_grad_(True)
+    network(asked, batch)[0, 0, 1, 1, 1].backward()
+    seen = [float(axis.float().mean()) for axis in asked.grad[0, 0].nonzero(as_tuple=True)]
+    assert seen == [start + step for start, step in zip(back.start, back.step, strict=True)]
 
 
 def test_looking_for_layers_leaves_no_trace_in_the_network() -> None:

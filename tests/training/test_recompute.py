@@ -19,8 +19,10 @@ NETWORKS = {
     "roi_resnet50": {"width": 2, "head_units": 4},
     "maseres": {"input_shape": [14, 14, 14]},
     "segresnet_encoder": {"width": 2, "levels": 3},
+    "merlin_encoder": {"depth": 50, "width": 2},
+    "colipri_encoder": {"width": 12, "depth": 2, "heads": 2},
 }
-SIZES = {"maseres": 14}
+SIZES = {"maseres": 14, "colipri_encoder": 16}
 
 
 def built(name: str) -> nn.Module:

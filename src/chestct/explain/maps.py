@@ -34,6 +34,7 @@ from chestct.explain.question import (
     refuse_layer,
 )
 from chestct.lookup import unknown_name_message
+from chestct.networks.blocks import Turn
 from chestct.networks.maseres import Attention, Maseres, attend_over_positions
 from chestct.networks.roi import Features
 
@@ -161,18 +162,27 @@ def _last_block(layers: Mapping[str, _Layer], convolution: str) -> _Layer:
 
 
 def _trace(question: Question) -> tuple[list[_Layer], str]:
-    """Every usable layer, and the name of the last convolution (or an empty one)."""
+    """Every usable layer, and the name of the last convolution (or an empty one).
+
+    Layers between a `Turn` and the way back, whose axes are others, are not usable.
+    """
     shapes: dict[str, list[Shape]] = {}
     places: _Places = {_grid_of(question.batch): ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
+    outside, inside = places, _Places()
     last = ""
 
     def note(name: str, module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
         """Note where a layer's cells lie, from where those before it do."""
-        nonlocal last
+        nonlocal last, places
         if not (isinstance(output, Tensor) and output.ndim == question.batch.ndim):
             return
         grid = _grid_of(output)
-        shapes.setdefault(name, []).append(grid)
+        if isinstance(module, Turn) and isinstance(inputs[0], Tensor):
+            place = _turned(places[_grid_of(inputs[0])], grid, module)
+            places = outside if module.is_back else inside
+            places.setdefault(grid, place)
+        if places is outside:
+            shapes.setdefault(name, []).append(grid)
         if isinstance(module, nn.Conv3d):
             last = name
         if isinstance(module, nn.Conv3d | nn.MaxPool3d) and isinstance(inputs[0], Tensor):
@@ -180,9 +190,9 @@ def _trace(question: Question) -> tuple[list[_Layer], str]:
 
     _run_on_meta(question, note)
     layers = [
-        _Layer(name, grids[0], *places[grids[0]])
+        _Layer(name, grids[0], *outside[grids[0]])
         for name, grids in shapes.items()
-        if len(grids) == 1 and max(grids[0]) > 1 and grids[0] in places
+        if len(grids) == 1 and max(grids[0]) > 1 and grids[0] in outside
     ]
     return layers, last
 
@@ -221,6 +231,15 @@ def _moved(place: tuple[Spacing, Spacing], module: nn.Module) -> tuple[Spacing, 
     )
     new_step = tuple(each * stepped for each, stepped in zip(step, stride, strict=True))
     return (new_start[0], new_start[1], new_start[2]), (new_step[0], new_step[1], new_step[2])
+
+
+def _turned(place: tuple[Spacing, Spacing], grid: Shape, turn: Turn) -> tuple[Spacing, Spacing]:
+    """Where the cells of a turned grid lie, along its own axes; a step may be negative inside."""
+    start, step = ([each[axis] for axis in turn.order] for each in place)
+    for axis in turn.flipped:
+        start[axis] += step[axis] * (grid[axis] - 1)
+        step[axis] = -step[axis]
+    return (start[0], start[1], start[2]), (step[0], step[1], step[2])
 
 
 def _three(value: int | tuple[int, ...]) -> tuple[int, int, int]:

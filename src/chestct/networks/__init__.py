@@ -46,6 +46,14 @@ NETWORKS: Final[dict[str, Entry]] = {
         "chestct.networks.encoders:build_segresnet",
         "SegResNet's encoder, such as CT-FM's, for given weights, and a head on the lungs",
     ),
+    "merlin_encoder": Entry(
+        "chestct.networks.resnet3d:build_merlin",
+        "Merlin's ResNet-152, for given weights, and a head on the lungs",
+    ),
+    "colipri_encoder": Entry(
+        "chestct.networks.colipri:build_colipri",
+        "COLIPRI's transformer (Primus-M), for given weights, and a head on the lungs",
+    ),
 }
 """Network name to builder, called as `builder(in_channels, num_classes, settings)`."""
 

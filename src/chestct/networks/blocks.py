@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from chestct.errors import NetworkError
 from chestct.networks.roi import Features, GatedReLU, LungBatch, LungGrids, NewFeatures
 
 Pooled = Float[Tensor, "batch pooled"]
@@ -18,6 +19,8 @@ Pooled = Float[Tensor, "batch pooled"]
 
 SHORTEST_BF16_AXIS: Final = 3
 """Output axes from which oneDNN's bfloat16 convolution is trusted on the CPU, gradients too."""
+_ENDS: Final = ("SI", "PA", "LR")
+"""Of the patient along depth, height and width: where an axis grows to, and where it begins."""
 
 
 class PooledNetwork(nn.Module):
@@ -51,6 +54,41 @@ class PooledNetwork(nn.Module):
                 the mask does not fit.
         """
         return self.logits_of(self.pooled_features(batch, lungs))
+
+
+class Turn(nn.Module):
+    """Other axes than this package's, for a network that learned with them, or the way back.
+
+    Explanations take their maps outside, where the axes are this package's.
+
+    Args:
+        axes: Where depth, height and width grow to inside, such as "RAS" (right, anterior,
+            superior). Outside it is "SPL".
+        is_back: Whether it leads from the inside to the outside.
+
+    Raises:
+        NetworkError: The letters do not name three axes.
+    """
+
+    def __init__(self, axes: str, *, is_back: bool = False) -> None:
+        super().__init__()
+        outer = [n for letter in axes for n, ends in enumerate(_ENDS) if letter in ends]
+        if sorted(outer) != [0, 1, 2] or len(axes) != len(_ENDS):
+            msg = (
+                "Network setting 'axes' says where depth, height and width grow to: S or I, P or A "
+            )
+            raise NetworkError(f"{msg}and L or R in some order, not '{axes}'.")
+        flipped = [n for n, letter in enumerate(axes) if letter != _ENDS[outer[n]][0]]
+        self.is_back = is_back
+        self.order = tuple(outer.index(n) for n in range(3)) if is_back else tuple(outer)
+        """For each axis of the output, that of the input."""
+        self.flipped = tuple(outer[n] for n in flipped) if is_back else tuple(flipped)
+        """Axes of the output that run the other way."""
+
+    def forward(self, features: Features) -> NewFeatures:
+        """Turn (batch, channel, and three axes)."""
+        turned = features.permute(0, 1, *(2 + axis for axis in self.order))
+        return turned.flip([2 + axis for axis in self.flipped])
 
 
 class LogitsAndFeatures(nn.Module):

@@ -4,7 +4,8 @@ SegResNet's encoder (Myronenko 2018) as MONAI lays it out, names included, so th
 MONAI's `SegResEncoder` fits, or the `encoder.` part of its `SegResNetDS`. CT-FM (Pai et al. 2025,
 Apache-2.0) is one of width 32 with five levels, learned from 148,000 CT scans with the axes of
 this package, -1024 to 2048 HU as 0 to 1 and each scan's own spacing; `configs/ct_fm.yaml` prepares
-scans in this way, on a grid of a fixed spacing. Its weights are not in this package.
+scans in this way, on a grid of a fixed spacing. Its weights are not in this package. Merlin's is in
+`resnet3d`, COLIPRI's in `colipri`.
 
 The head sees the features averaged over the lungs, cell by cell of a coarse grid, and weighs the
 cells by their share of lung and by a score that it learns. With one cell it is a linear probe.
@@ -34,7 +35,7 @@ _LEAST_SHARE = 1e-6
 
 
 @dataclass(frozen=True)
-class _HeadSettings:
+class HeadSettings:
     """What can be chosen about the head alone.
 
     Attributes:
@@ -51,7 +52,7 @@ class _HeadSettings:
 
 
 @dataclass(frozen=True)
-class _EncoderSettings(_HeadSettings):
+class _EncoderSettings(HeadSettings):
     """What can be chosen about a SegResNet encoder and its head.
 
     Attributes:
@@ -114,12 +115,12 @@ class _Level(nn.Module):
         return halved
 
 
-class _LungHeadNetwork(PooledNetwork):
+class LungHeadNetwork(PooledNetwork):
     """An encoder and the head that looks at the lungs; a subclass gives the features."""
 
     HEAD = ("norm", "attend", "fc")
 
-    def _add_head(self, channels: int, num_classes: int, cells: int) -> None:
+    def add_head(self, channels: int, num_classes: int, cells: int) -> None:
         """Add the head, its weights drawn; after the encoder, so that it is drawn first."""
         self._cells = cells
         self.norm = nn.LayerNorm(channels)
@@ -131,8 +132,8 @@ class _LungHeadNetwork(PooledNetwork):
         """Features on a coarser grid."""
         raise NotImplementedError
 
-    def _check(self, batch: Features, lungs: LungBatch | None) -> None:
-        """Refuse a mask that does not fit."""
+    def check(self, batch: Features, lungs: LungBatch | None) -> None:
+        """Refuse a mask that does not fit; a subclass refuses sizes that it cannot take."""
         if lungs is not None and lungs.shape[2:] != batch.shape[2:]:
             msg = f"The lung mask {tuple(lungs.shape)} does not fit the batch {tuple(batch.shape)}."
             raise NetworkError(msg)
@@ -145,7 +146,7 @@ class _LungHeadNetwork(PooledNetwork):
         Raises:
             NetworkError: The input is too small, or the mask does not fit.
         """
-        self._check(batch, lungs)
+        self.check(batch, lungs)
         features = self.encode(batch)
         mask = torch.ones_like(batch[:, :1]) if lungs is None else lungs.to(features.dtype)
         depth, height, width = features.shape[2:]
@@ -166,7 +167,7 @@ class _LungHeadNetwork(PooledNetwork):
         return logits
 
 
-class _SegResNet(_LungHeadNetwork):
+class _SegResNet(LungHeadNetwork):
     """SegResNet's encoder and a head on the lungs.
 
     Args:
@@ -186,7 +187,7 @@ class _SegResNet(_LungHeadNetwork):
                 for width, depth in zip(widths, _BLOCKS, strict=False)
             )
         )
-        self._add_head(widths[-1], num_classes, settings.cells)
+        self.add_head(widths[-1], num_classes, settings.cells)
         draw_weights(self)
 
     def encode(self, batch: Features) -> NewFeatures:
@@ -194,7 +195,8 @@ class _SegResNet(_LungHeadNetwork):
         features: Tensor = self.layers(self.conv_init(batch))
         return features
 
-    def _check(self, batch: Features, lungs: LungBatch | None) -> None:
+    def check(self, batch: Features, lungs: LungBatch | None) -> None:
+        """Refuse an input that is too small, and a mask that does not fit."""
         size, smallest = tuple(batch.shape[2:]), 2 ** (self.settings.levels - 1)
         if min(size) < smallest:
             msg = f"This encoder needs at least {smallest} voxels along each axis, not {size}."
@@ -202,7 +204,7 @@ class _SegResNet(_LungHeadNetwork):
         if self.training and batch.shape[0] == 1 and max(size) <= smallest:
             msg = f"One scan of {size} voxels leaves a single value per channel, too little to "
             raise NetworkError(f"{msg}train BatchNorm on: use a batch of two or a larger input.")
-        super()._check(batch, lungs)
+        super().check(batch, lungs)
 
 
 def build_segresnet(
@@ -212,7 +214,7 @@ def build_segresnet(
     return _SegResNet(in_channels, num_classes, settings_from(_EncoderSettings, settings))
 
 
-class _OtherEncoder(_LungHeadNetwork):
+class _OtherEncoder(LungHeadNetwork):
     """Another package's encoder, and the head.
 
     Args:
@@ -234,7 +236,7 @@ class _OtherEncoder(_LungHeadNetwork):
             )
             raise NetworkError(msg)
         self.encoder = encoder
-        self._add_head(channels, num_classes, cells)
+        self.add_head(channels, num_classes, cells)
 
     def encode(self, batch: Features) -> NewFeatures:
         """The encoder's features."""
@@ -253,7 +255,7 @@ def with_lung_head(
     def build(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> PooledNetwork:
         """Build the encoder and put the head onto it."""
         own = {name: value for name, value in settings.items() if name != "cells"}
-        head = settings_from(_HeadSettings, {"cells": settings.get("cells", 1)})
+        head = settings_from(HeadSettings, {"cells": settings.get("cells", 1)})
         return _OtherEncoder(builder(in_channels, own), num_classes, head.cells)
 
     return build

@@ -7,18 +7,34 @@ three classes: 33,424,195 / 47,205,699 / 86,251,843.
 
 Modules that a heat-map may hook: `relu` (stem), `layer1` ... `layer4` (stage outputs, gated where
 the placement says so).
+
+The encoder of Merlin (Blankemeier, Kumar et al., Nature 2026, MIT) is a ResNet-152 of the same
+blocks, torchvision's inflated along z: its stem is flat and does not stride along z, it sees three
+copies of a scan, with axes to the head, to the right and to the front. Names are Merlin's, so that
+what its checkpoints hold of `i3_resnet` fits; their classifier and contrastive head have no place
+here, as the head is that of `encoders`. `configs/merlin.yaml` prepares scans as Merlin does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
-from chestct.networks.blocks import Pooled, PooledNetwork, Stage, conv, draw_weights
+from chestct.networks.blocks import (
+    Conv3d,
+    Pooled,
+    PooledNetwork,
+    Stage,
+    Turn,
+    conv,
+    draw_weights,
+)
+from chestct.networks.encoders import HeadSettings, LungHeadNetwork
 from chestct.networks.roi import (
     MASK_THRESHOLD,
     PLACEMENTS,
@@ -34,6 +50,8 @@ from chestct.networks.settings import require_between, require_choice, settings_
 
 MIN_SIZE = 32
 """Fewest voxels an axis may have: the network halves its grid five times."""
+_DEPTHS: Final = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+"""Layers to bottleneck blocks in each of the four stages (He et al. 2016, Table 1)."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +161,7 @@ def build_resnet18(in_channels: int, num_classes: int, settings: Mapping[str, ob
 def build_resnet50(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> _ResNet3D:
     """Build a 3D ResNet-50 from plain settings, those of `_ResNetSettings`."""
     chosen = settings_from(_ResNetSettings, settings)
-    return _ResNet3D("bottleneck", (3, 4, 6, 3), in_channels, num_classes, chosen)
+    return _ResNet3D("bottleneck", _DEPTHS[50], in_channels, num_classes, chosen)
 
 
 def build_resnet101(
@@ -151,7 +169,83 @@ def build_resnet101(
 ) -> _ResNet3D:
     """Build a 3D ResNet-101 from plain settings, those of `_ResNetSettings`."""
     chosen = settings_from(_ResNetSettings, settings)
-    return _ResNet3D("bottleneck", (3, 4, 23, 3), in_channels, num_classes, chosen)
+    return _ResNet3D("bottleneck", _DEPTHS[101], in_channels, num_classes, chosen)
+
+
+@dataclass(frozen=True)
+class _MerlinSettings(HeadSettings):
+    """What can be chosen about Merlin's encoder and its head.
+
+    Attributes:
+        depth: Number of layers, one of `_DEPTHS`. Merlin: 152.
+        width: Channels of the stem and of stage 1; each later stage doubles them. Merlin: 64.
+
+    Raises:
+        NetworkError: A value is impossible.
+    """
+
+    depth: int = 152
+    width: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_between("width", self.width, 1, 4096)
+        if self.depth not in _DEPTHS:
+            msg = f"Network setting 'depth' must be one of {', '.join(map(str, _DEPTHS))}"
+            raise NetworkError(f"{msg}, not {self.depth}.")
+
+
+class _Merlin(LungHeadNetwork):
+    """Merlin's image encoder and a head on the lungs.
+
+    Maps can be taken from `stage1` ... `stage4`, the stages' outputs on the scan's own axes.
+
+    Args:
+        in_channels: Channels of the input; a single one is copied to three, as in Merlin.
+        num_classes: Number of logits.
+        settings: Depth, width and cells.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, settings: _MerlinSettings) -> None:
+        super().__init__()
+        self.settings = settings
+        width, depths, axes = settings.width, _DEPTHS[settings.depth], "SRA"
+        self._copies = 3 if in_channels == 1 else 1
+        stem = in_channels * self._copies
+        self.turn = Turn(axes)
+        self.conv1 = Conv3d(stem, width, (3, 7, 7), stride=(1, 2, 2), padding=(1, 3, 3), bias=False)
+        self.bn1 = nn.BatchNorm3d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1)
+        self.layer1 = Stage("bottleneck", width, width, depths[0], 1)
+        self.layer2 = Stage("bottleneck", width * 4, width * 2, depths[1], 2)
+        self.layer3 = Stage("bottleneck", width * 8, width * 4, depths[2], 2)
+        self.layer4 = Stage("bottleneck", width * 16, width * 8, depths[3], 2)
+        self.stage1, self.stage2, self.stage3, self.stage4 = (
+            Turn(axes, is_back=True) for _ in range(4)
+        )
+        self.add_head(width * 32, num_classes, settings.cells)
+        draw_weights(self)
+
+    def encode(self, batch: Features) -> NewFeatures:
+        """Features of stage 4: 1/16 of the depth, 1/32 of height and width."""
+        copies = self.turn(batch).repeat(1, self._copies, 1, 1, 1)
+        inside = self.maxpool(self.relu(self.bn1(self.conv1(copies))))
+        features: Tensor = self.stage1(self.layer1(inside, None))
+        features = self.stage2(self.layer2(self.turn(features), None))
+        features = self.stage3(self.layer3(self.turn(features), None))
+        features = self.stage4(self.layer4(self.turn(features), None))
+        return features
+
+    def check(self, batch: Features, lungs: LungBatch | None) -> None:
+        """Refuse an input that is too small, and a mask that does not fit."""
+        _check_size(batch, is_training=self.training)
+        super().check(batch, lungs)
+
+
+def build_merlin(in_channels: int, num_classes: int, settings: Mapping[str, object]) -> _Merlin:
+    """Build Merlin's encoder with its head from plain settings, those of `_MerlinSettings`."""
+    return _Merlin(in_channels, num_classes, settings_from(_MerlinSettings, settings))
 
 
 def _check_size(batch: Tensor, *, is_training: bool) -> None:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from chestct.datasets.workers import end_with_parent
 from chestct.errors import ChestCTError, TrainingError, UnknownNameError
 from chestct.networks.blocks import BasicBlock, Bottleneck, PooledNetwork, is_in_head
+from chestct.networks.colipri import TokenBlock
 from chestct.networks.encoders import SegResBlock
 from chestct.networks.maseres import SEResBlock
 from chestct.training.distributed import Ranks, num_workers
@@ -301,7 +302,7 @@ def _momenta(network: nn.Module) -> list[tuple[_BatchNorm, float]]:
     ]
 
 
-_RESIDUAL_BLOCKS: Final = (BasicBlock, Bottleneck, SEResBlock, SegResBlock)
+_RESIDUAL_BLOCKS: Final = (BasicBlock, Bottleneck, SEResBlock, SegResBlock, TokenBlock)
 
 
 @contextmanager
