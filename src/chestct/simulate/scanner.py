@@ -163,12 +163,7 @@ def _scan_noise(
 ) -> Float32[np.ndarray, "depth height width"]:
     """Noise of unit standard deviation with the kernel's spectrum.
 
-    Args:
-        rng: Where the randomness comes from.
-        shape: The scan's grid.
-        spacing_mm: Its spacing.
-        kernel: Shape of the spectrum.
-        streaks: Per slice, strength of the sideways streaks that broad shoulders cause.
+    `streaks` is how strong those are in each slice that broad shoulders cause.
     """
     rows, columns = shape[1:]
     across = np.fft.fftfreq(rows, spacing_mm[1]).astype(np.float32)[:, None]
@@ -194,13 +189,7 @@ def _scan_noise(
 def _table_plane(
     scanner: Scanner, x: Float32[np.ndarray, "1 columns"], y: Float32[np.ndarray, "rows 1"]
 ) -> Plane | None:
-    """Attenuation above air of the patient table, the same in all slices.
-
-    Args:
-        scanner: Which table, and where.
-        x: Positions to the patient's left in mm, shape (1, width).
-        y: Positions to the back in mm, shape (height, 1).
-    """
+    """Attenuation above air of the patient table, the same in all slices."""
     if scanner.table_y is None:
         return None
     y = -y if scanner.is_prone else y
@@ -222,14 +211,7 @@ def _clothing_lines(
     x: Float32[np.ndarray, "1 columns"],
     pixel_mm: float,
 ) -> Plane:
-    """Attenuation above air of thin folds of cloth near the skin in front of one slice.
-
-    Args:
-        rng: Draws the folds; pass one with the same state for slices that should look alike.
-        body: Signed distance from the skin in mm, positive outside.
-        x: Positions to the patient's left in mm, shape (1, width).
-        pixel_mm: Width of a pixel.
-    """
+    """Attenuation above air of thin folds of cloth near the skin, alike for like generators."""
     plane = np.zeros_like(body)
     for _ in range(2):
         lift = rng.uniform(1, 16)
