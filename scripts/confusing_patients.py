@@ -27,7 +27,7 @@ from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import BloodHU, Model, build_model, make_frame
 from chestct.simulate.fields import Frame, Plane
 from chestct.simulate.lesions import add_disease
-from chestct.simulate.scanner import (
+from chestct.simulate.thorax import (
     Pose,
     Scanner,
     compose,
