@@ -10,13 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from confusing_patients import ConfusingSettings, simulate_confusing_patient
 
 from chestct.labels import CAP, COVID19, NORMAL
 from chestct.simulate import (
-    ConfusingSettings,
     SimulatedPatient,
     ThoraxSettings,
-    simulate_confusing_patient,
     simulate_patient,
 )
 

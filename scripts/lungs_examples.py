@@ -321,7 +321,7 @@ def label_grid(labels: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
 
 def write_simulated(work: Path, num: int) -> None:
     """Simulated patients who confuse: any part of the body, any filling, any disease."""
-    from chestct.simulate import simulate_confusing_patient
+    from confusing_patients import simulate_confusing_patient
 
     folder = work / "simulated"
     folder.mkdir(parents=True, exist_ok=True)

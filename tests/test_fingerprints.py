@@ -10,10 +10,9 @@ import pytest
 from phantoms import chest
 
 from chestct.datasets.scans import ScanFacts
-from chestct.fingerprints import hash_voxels
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
-from chestct.volume import Grid, Volume
+from chestct.volume import Grid, Volume, hash_voxels
 from chestct.writers.nifti import write_nifti
 
 

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "remote",
     ),
     ("report",),
-    ("volume", "fingerprints"),
+    ("volume",),
     ("readers", "networks", "result", "simulate"),
     ("engines",),
     ("preprocess",),

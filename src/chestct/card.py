@@ -44,7 +44,11 @@ def _tuples_to_lists(values: object) -> object:
 _JsonSettings = Annotated[dict[str, JsonValue], BeforeValidator(_tuples_to_lists)]
 
 
-class MeasuredResult(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class MeasuredResult(_Strict):
     """One figure and how sure it is.
 
     Attributes:
@@ -55,8 +59,6 @@ class MeasuredResult(BaseModel):
         num_scans: Scans it was measured on.
         scans: Which scans those were, in words.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     measure: Name
     value: float
@@ -74,7 +76,7 @@ class MeasuredResult(BaseModel):
         return high
 
 
-class Abstention(BaseModel):
+class Abstention(_Strict):
     """Below which confidence the classifier had better not decide, and what that gave.
 
     Attributes:
@@ -88,8 +90,6 @@ class Abstention(BaseModel):
             classifier see docs/default_classifier.md, also on what its risk is worth.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     abstain_below: float = Field(gt=0, le=1)
     wished_error: float = Field(gt=0, lt=1)
     level: float = Field(gt=0, lt=1)
@@ -99,7 +99,7 @@ class Abstention(BaseModel):
     num_scans: int = Field(ge=1)
 
 
-class FindingThreshold(BaseModel):
+class FindingThreshold(_Strict):
     """From which probability on a finding is called present, and what that gave.
 
     Attributes:
@@ -112,8 +112,6 @@ class FindingThreshold(BaseModel):
         num_absent: Those that have it not; scans of which it is not known count as neither.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     threshold: float = Field(ge=0, le=1)
     rule: Words
     sensitivity: float | None = Field(default=None, ge=0, le=1)
@@ -122,7 +120,7 @@ class FindingThreshold(BaseModel):
     num_absent: int = Field(ge=0)
 
 
-class FamiliarityCard(BaseModel):
+class FamiliarityCard(_Strict):
     """From which distance a scan is unlike those the classifier learned from.
 
     Attributes:
@@ -133,8 +131,6 @@ class FamiliarityCard(BaseModel):
         sha256: Hash of the file that the distances are measured with; filled in on saving.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     method: Literal["mahalanobis", "neighbours"]
     threshold: float = Field(ge=0)
     kept_share: float = Field(gt=0, le=1)
@@ -142,7 +138,7 @@ class FamiliarityCard(BaseModel):
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
 
 
-class PictureForm(BaseModel):
+class PictureForm(_Strict):
     """How pictures of slices become the inputs of a network.
 
     Attributes:
@@ -155,15 +151,13 @@ class PictureForm(BaseModel):
             highest for 1, "full_range" 0 and 65,535.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     size: int = Field(ge=32, le=1024)
     interpolation: Literal["nearest", "linear"] = "nearest"
     keeps_shape: bool = False
     sixteen_bit: Literal["own_range", "full_range"] = "own_range"
 
 
-class VoteSettings(BaseModel):
+class VoteSettings(_Strict):
     """The numbers behind two of the votes on patients; see `evaluation.patient_votes`.
 
     Attributes:
@@ -172,14 +166,12 @@ class VoteSettings(BaseModel):
         sharpness: Of attention: 0 weighs all slices alike.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     slice_threshold: float = Field(default=0.5, gt=0, le=1)
     share_cut: float = Field(default=0.1, gt=0, lt=1)
     sharpness: float = Field(default=5.0, ge=0)
 
 
-class _AnyCard(BaseModel):
+class _AnyCard(_Strict):
     """What the cards of all kinds of classifiers say.
 
     Attributes:
@@ -199,8 +191,6 @@ class _AnyCard(BaseModel):
         temperature: What all logits are divided by before they become probabilities (Guo et al.
             2017), fitted on scans that were not trained on.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     FILE: ClassVar[str]
     MAY_LACK: ClassVar[frozenset[str]]

@@ -28,14 +28,13 @@ from chestct.classifier import Classifier, load_classifier
 from chestct.errors import ChestCTError, NetworkError, ReadError, UnknownNameError
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
-from chestct.fingerprints import hash_voxels
 from chestct.networks import build_network
 from chestct.networks.blocks import PooledNetwork, is_in_head
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.readers import format_of, read_volume
-from chestct.volume import Volume
+from chestct.volume import Volume, hash_voxels
 from chestct.weights import save_weights
 from chestct.writers import WriteOptions
 from chestct.writers.folders import write_outputs

@@ -26,11 +26,7 @@ _RECLAIMABLE: Final = ("inactive_file", "active_file")
 
 
 def _available_bytes(root: Path = Path("/")) -> int | None:
-    """Memory that this process may still take; None where nothing tells.
-
-    Args:
-        root: Where `proc` and `sys` are.
-    """
+    """Memory that this process may still take; None where nothing tells."""
     found = [*_free_in_machine(root), *_free_in_groups(root)]
     return max(0, min(found)) if found else None
 

@@ -19,7 +19,6 @@ from chestct.classifier import Answer, Classifier, load_classifier
 from chestct.engines import Engine, make_engine
 from chestct.errors import printable
 from chestct.explain import AUTO, split_choice
-from chestct.fingerprints import hash_voxels
 from chestct.labels import FINDINGS_APART, NO_FINDING, UNSUITABLE
 from chestct.memory import require_memory
 from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off
@@ -30,7 +29,7 @@ from chestct.readers.masks import read_lungs
 from chestct.readers.pictures import TiffGeometry
 from chestct.remote import local_copy, shown
 from chestct.result import UNLIKE, FindingAnswer, Provenance, ScanResult, Timings
-from chestct.volume import Volume
+from chestct.volume import Volume, hash_voxels
 
 _TAKEN: Final = (0.25e9, 0.5)
 _TAKEN_WITH_HEAT: Final = (0.6e9, 1.8)

@@ -144,7 +144,7 @@ def test_folders_per_scan_are_written_where_they_are_asked_for(
         def stop(self) -> None:
             pass
 
-    monkeypatch.setattr("chestct.cluster.local.LocalCrew", Here)
+    monkeypatch.setattr("chestct.cluster.crews.LocalCrew", Here)
     few = manifest.with_name("few.csv")
     few.write_text("scan\ns00.nii.gz\ns01.nii.gz\n", encoding="utf-8")
     card = shutil.copytree(tiny, manifest.with_name("doubting")) / "card.json"

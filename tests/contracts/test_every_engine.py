@@ -9,8 +9,14 @@ import pytest
 from tiny_classifiers import random_input, saved_classifier, tiny_scan
 
 from chestct.classifier import Classifier
-from chestct.engines import ENGINES, PRECISIONS, Engine, make_engine
-from chestct.engines.interface import check_input, checked_outputs
+from chestct.engines import (
+    ENGINES,
+    PRECISIONS,
+    Engine,
+    check_input,
+    checked_outputs,
+    make_engine,
+)
 from chestct.engines.openvino_engine import computes_in_bf16, import_openvino
 from chestct.errors import EngineError, UnknownNameError
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chestct.engines import interface
-from chestct.engines.interface import _has_cuda_gpu, _has_library, choose_engine
+from chestct import engines
+from chestct.engines import _choose_engine, _has_cuda_gpu, _has_library
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, gpu: bool, openvino: bool) -> None:
-    monkeypatch.setattr(interface, "_has_cuda_gpu", lambda: gpu)
-    monkeypatch.setattr(interface, "is_installed", lambda package: openvino)
+    monkeypatch.setattr(engines, "_has_cuda_gpu", lambda: gpu)
+    monkeypatch.setattr(engines, "is_installed", lambda package: openvino)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_auto_takes_the_gpu_then_openvino_then_torch(
     expected: tuple[str, str | None],
 ) -> None:
     pretend(monkeypatch, gpu=gpu, openvino=openvino)
-    assert choose_engine(device) == expected
+    assert _choose_engine(device) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_auto_takes_the_gpu_then_openvino_then_torch(
 def test_a_gpu_needs_a_driver_and_a_torch_that_can_use_it(
     monkeypatch: pytest.MonkeyPatch, driver: str | None, usable: bool
 ) -> None:
-    monkeypatch.setattr(interface, "_has_library", lambda name: name == driver)
+    monkeypatch.setattr(engines, "_has_library", lambda name: name == driver)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
     assert _has_cuda_gpu() == (driver is not None and usable)
 

@@ -9,9 +9,9 @@ from chestct.preprocess.contrast import (
     StretchLimits,
     saturation_limits,
     slice_limits,
-    stretch_slices,
     volume_limits,
 )
+from chestct.preprocess.intensity import _stretched
 
 FULL = StretchLimits(-1024.0, 3071.0)
 
@@ -47,7 +47,7 @@ def test_a_slice_of_one_value_keeps_its_min_max_scaled_value() -> None:
     voxels[1] = np.arange(16).reshape(4, 4)
     limits = slice_limits(voxels)
     assert limits[0] == volume_limits(voxels)
-    assert np.all(stretch_slices(voxels, limits)[0] == 0.0)
+    assert np.all(_stretched(voxels, limits)[0] == 0.0)
 
 
 def test_a_constant_scan_scales_to_zero() -> None:
@@ -64,7 +64,7 @@ def test_stretched_values_run_from_zero_to_one_and_are_cut_off() -> None:
 def test_each_slice_is_stretched_between_its_own_limits_and_the_scan_stays_as_it_was() -> None:
     voxels = np.random.default_rng(1).integers(-1000, 1000, (3, 40, 50)).astype(np.int16)
     before = voxels.copy()
-    stretched = stretch_slices(voxels, slice_limits(voxels))
+    stretched = _stretched(voxels, slice_limits(voxels))
     assert np.array_equal(voxels, before)
     for plane in stretched:
         assert plane.min() == 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from confusing_patients import ConfusingPatient, ConfusingSettings, simulate_confusing_patient
 from thorax_phantom import Thorax, make_thorax
 
 from chestct.errors import RecipeError
@@ -15,7 +16,6 @@ from chestct.preprocess.lungs import NetworkLungs, find_lungs, segment_lungs
 from chestct.preprocess.lungs.network import _lungs_input
 from chestct.preprocess.lungs.recommended import _draw_lungs
 from chestct.readers import read_volume
-from chestct.simulate import ConfusingPatient, ConfusingSettings, simulate_confusing_patient
 from chestct.volume import Grid, Volume, to_canonical
 
 

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
-
+import lungs_augment as augment
 import numpy as np
-import pytest
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
-@pytest.fixture
-def augment() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        yield import_module("lungs_augment")
-    finally:
-        sys.path.remove(str(SCRIPTS))
-
-
-def box_chest(augment: ModuleType):
+def box_chest():
     """Two boxes of lung in a box of tissue."""
     values = np.full((24, 32, 40), -1000.0, dtype=np.float32)
     values[:, 4:28, 4:36] = 40
@@ -34,9 +17,9 @@ def box_chest(augment: ModuleType):
     return augment.Example(values, labels, augment.find_body(values, labels))
 
 
-def test_disease_fills_air_and_only_fluid_takes_the_place_of_lung(augment: ModuleType) -> None:
+def test_disease_fills_air_and_only_fluid_takes_the_place_of_lung() -> None:
     for seed in range(6):
-        example = box_chest(augment)
+        example = box_chest()
         before = example.values.copy(), example.labels.copy()
         augment.add_disease(example, np.random.default_rng(seed))
         changed = example.labels != before[1]
@@ -45,10 +28,10 @@ def test_disease_fills_air_and_only_fluid_takes_the_place_of_lung(augment: Modul
         assert not (example.values < before[0] - 200)[~example.lungs].any()
 
 
-def test_bowel_stays_outside_the_lungs_and_its_gas_is_labelled(augment: ModuleType) -> None:
+def test_bowel_stays_outside_the_lungs_and_its_gas_is_labelled() -> None:
     gas_seen = 0
     for seed in range(6):
-        example = box_chest(augment)
+        example = box_chest()
         before = example.values.copy()
         augment.add_bowel(example, np.random.default_rng(seed))
         changed = example.values != before
@@ -59,8 +42,8 @@ def test_bowel_stays_outside_the_lungs_and_its_gas_is_labelled(augment: ModuleTy
     assert gas_seen > 0
 
 
-def test_a_flipped_chest_keeps_its_right_lung_at_the_right(augment: ModuleType) -> None:
-    example = box_chest(augment)
+def test_a_flipped_chest_keeps_its_right_lung_at_the_right() -> None:
+    example = box_chest()
     for seed in range(6):
         _, labels = augment.place(example, (24, 32, 40), np.random.default_rng(seed))
         right, left = (np.nonzero(labels == side)[2] for side in (augment.RIGHT, augment.LEFT))
@@ -68,8 +51,8 @@ def test_a_flipped_chest_keeps_its_right_lung_at_the_right(augment: ModuleType) 
             assert right.mean() < left.mean()
 
 
-def test_crops_have_the_wanted_size_and_the_networks_range(augment: ModuleType) -> None:
-    example = box_chest(augment)
+def test_crops_have_the_wanted_size_and_the_networks_range() -> None:
+    example = box_chest()
     for seed in range(6):
         values, labels = augment.augment(example, (16, 24, 24), np.random.default_rng(seed))
         assert values.shape == labels.shape == (16, 24, 24)
@@ -78,7 +61,7 @@ def test_crops_have_the_wanted_size_and_the_networks_range(augment: ModuleType) 
         assert set(np.unique(labels)) <= {0, 1, 2, 3, augment.UNJUDGED}
 
 
-def test_the_body_holds_the_lungs_and_not_the_room(augment: ModuleType) -> None:
-    example = box_chest(augment)
+def test_the_body_holds_the_lungs_and_not_the_room() -> None:
+    example = box_chest()
     assert example.body[example.lungs].all()
     assert not example.body[:, :3].any()

@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chestct.errors import ReadError
-from chestct.readers.dicom_geometry import Plane, plan_stack, same_plane_kind
+from chestct.readers.dicom_geometry import Plane, plan_stack
 from chestct.readers.dicom_series import _shifted
+from chestct.readers.dicom_slices import _same_plane_kind
 
 PLANE = Plane(
     position_mm=(-10.0, -20.0, 0.0),
@@ -191,7 +192,7 @@ def test_oblique_stack_along_its_normal_does_not_count_as_tilted() -> None:
     ],
 )
 def test_planes_are_of_one_kind_by_size_spacing_and_orientation(changed, is_same: bool) -> None:
-    assert same_plane_kind(PLANE, replace(PLANE, **changed)) is is_same
+    assert _same_plane_kind(PLANE, replace(PLANE, **changed)) is is_same
 
 
 def test_whole_shift_moves_values_exactly_and_leaves_air() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from chestct.simulate.scanner import (
+from chestct.simulate.thorax import (
     KERNELS,
     Scanner,
     _blur_plane,

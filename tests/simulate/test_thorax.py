@@ -13,8 +13,7 @@ from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, ThoraxSettings, simulate_patient
 from chestct.simulate.anatomy import build_chest_wall, build_lungs, draw_anatomy
 from chestct.simulate.body import Model, _build_mediastinum, _draw_blood, build_model, make_frame
-from chestct.simulate.scanner import KERNELS, Pose, Scanner, compose
-from chestct.simulate.thorax import _place_scan
+from chestct.simulate.thorax import KERNELS, Pose, Scanner, _place_scan, compose
 from chestct.volume import CANONICAL_DIRECTION, Grid
 
 TINY = ThoraxSettings(rows=64, slice_spacing_mm=6.0)

@@ -3,12 +3,8 @@ from __future__ import annotations
 import pytest
 
 from chestct.explain import EXPLANATIONS
-from chestct.writers.wording import (
-    _METHOD_NAMES,
-    count,
-    is_trained_on_simulation,
-    percent,
-)
+from chestct.writers.pages import _is_trained_on_simulation
+from chestct.writers.wording import _METHOD_NAMES, count, percent
 
 
 @pytest.mark.parametrize(
@@ -38,5 +34,5 @@ def test_every_explanation_has_words() -> None:
 
 
 def test_simulated_training_is_known_by_the_cards_own_words() -> None:
-    assert is_trained_on_simulation("SIMULATED DISEASE. 450 examples")
-    assert not is_trained_on_simulation("4000 scans of 3 hospitals")
+    assert _is_trained_on_simulation("SIMULATED DISEASE. 450 examples")
+    assert not _is_trained_on_simulation("4000 scans of 3 hospitals")

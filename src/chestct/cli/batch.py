@@ -95,11 +95,11 @@ def classify_batch(
     from chestct.cluster.classifying import (
         WORK,
         classify_settings,
-        columns_of,
         write_batch_index,
     )
     from chestct.cluster.driver import ANSWERS_FILE, FAILURES_FILE, write_tables
     from chestct.cluster.job import FOLDER, Job
+    from chestct.writers.pages import answer_columns
 
     out = outputs.out
     if out is None:
@@ -128,7 +128,7 @@ def classify_batch(
         scan_timeout_s=said.scan_timeout or usual_s,
     )
     with worked_on(job, listed, executor, "Classifying") as done:
-        counts = write_tables(done, columns_of(done.settings))
+        counts = write_tables(done, answer_columns(classifier.card.label_set.names))
         page = write_batch_index(done, classifier)
     show_line(f"{counts.answered} answers: {out / ANSWERS_FILE}, as a page: {page.name}")
     if counts.failed:

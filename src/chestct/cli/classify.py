@@ -60,7 +60,6 @@ class _Work:
     def _run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
         """Do it with a scan of this machine."""
         from chestct.pipeline import analyse_scan
-        from chestct.writers.evidence import slices_words
         from chestct.writers.folders import check_folder, write_outputs
 
         if folder is not None:
@@ -81,7 +80,7 @@ class _Work:
             written = write_outputs(analysis, folder, self.writing)
             analysis, is_complete = written.analysis, not written.failed
             watcher.say({**written.skipped, **written.failed})
-        line = _json_line(analysis) if self.is_json else slices_words(analysis)
+        line = _json_line(analysis) if self.is_json else _slices_words(analysis)
         return _Done(analysis.result, line, is_complete)
 
 
@@ -342,6 +341,16 @@ def _show(outcome: _Outcome, out: Path | None) -> None:
             console.print(f"Reports: one folder per scan in {readable(out)}", markup=False)
     if outcome.results:
         show_notice(console, outcome.results[0])
+
+
+def _slices_words(analysis: ScanAnalysis) -> str:
+    """Which slices were analysed and which one is hottest, counted as in the report."""
+    from chestct.writers.evidence import hottest_slice
+
+    first, last = analysis.analysed_slices
+    words = f"Slices {first + 1} to {last + 1} of {len(analysis.prepared.lung_area)} from the feet"
+    found = hottest_slice(analysis)
+    return words if found is None else f"{words}, the hottest place of the lungs in {found + 1}"
 
 
 def _json_line(analysis: ScanAnalysis) -> str:

@@ -8,50 +8,16 @@ when they end: what is left to do is the folder's affair, with each of them the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 from chestct.lookup import Entry
 
-
-@dataclass(frozen=True)
-class WorkerEnd:
-    """A worker has ended.
-
-    Attributes:
-        refusal: Why it will not work, where it said so; another one would say the same.
-        is_lost: Whether it ended without a word: it was killed, or its machine vanished.
-    """
-
-    refusal: str = ""
-    is_lost: bool = False
-
-
-@runtime_checkable
-class Crew(Protocol):
-    """Workers on one job; made as `crew(folder, options)`.
-
-    Raises:
-        ClusterError: An option is unknown or impossible, or the cluster cannot be reached.
-        MissingExtraError: The package it needs is not installed.
-    """
-
-    def start(self, num: int) -> None:
-        """Start so many workers more."""
-
-    def ended(self) -> list[WorkerEnd]:
-        """Those that ended since this was asked last."""
-
-    def stop(self) -> None:
-        """End those that are left."""
-
-
 EXECUTORS: Final[dict[str, Entry]] = {
-    "local": Entry("chestct.cluster.local:LocalCrew", "processes of this machine"),
-    "slurm": Entry("chestct.cluster.slurm:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
-    "ray": Entry("chestct.cluster.ray_actors:RayCrew", "actors on a Ray cluster"),
+    "local": Entry("chestct.cluster.crews:LocalCrew", "processes of this machine"),
+    "slurm": Entry("chestct.cluster.crews:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
+    "ray": Entry("chestct.cluster.crews:RayCrew", "actors on a Ray cluster"),
 }
-"""Executor name to its class."""
+"""Executor name to its class, a `crews.Crew`."""
 
 KINDS: Final[dict[str, Entry]] = {
     "classify": Entry("chestct.cluster.classifying:ClassifyWork", "answers of a classifier"),

@@ -46,12 +46,12 @@ _Read = tuple[ReadyScan, ExitStack]
 
 
 @dataclass(frozen=True)
-class ClassifySettings:
+class _Settings:
     """How the scans of a batch are classified; plain values.
 
     Attributes:
         classifier: Its folder; None for the one that is shipped.
-        identity: From `identity_of`: what every worker has to find in that folder.
+        identity: From `_identity_of`: what every worker has to find in that folder.
         engine: Name in `ENGINES`, or "auto".
         precision: See `make_engine`.
         device: See `make_engine`.
@@ -70,7 +70,7 @@ class ClassifySettings:
     writing: Mapping[str, Any] | None = None
 
 
-def identity_of(classifier: Classifier) -> str:
+def _identity_of(classifier: Classifier) -> str:
     """What stands for a classifier: its weights, what decides what they compute, and its card."""
     card = classifier.card.model_dump_json()
     text = "\n".join((classifier.weights_sha256, classifier.identity, card))
@@ -97,7 +97,7 @@ class ClassifyWork:
     """A classifier and its engine, loaded once, for any number of scans.
 
     Args:
-        settings: Fields of `ClassifySettings`.
+        settings: Fields of `_Settings`.
         out: Where folders of results go.
 
     Raises:
@@ -106,10 +106,10 @@ class ClassifyWork:
     """
 
     def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
-        self._settings, self._out = ClassifySettings(**settings), out
+        self._settings, self._out = _Settings(**settings), out
         said = self._settings
         self._classifier = load_classifier(said.classifier)
-        if identity_of(self._classifier) != said.identity:
+        if _identity_of(self._classifier) != said.identity:
             msg = (
                 f"The classifier in {self._classifier.folder} is not the one that the batch was "
                 "begun with. Give every machine the same classifier and the same chestct."
@@ -132,13 +132,7 @@ class ClassifyWork:
     def rows(
         self, tasks: Tasks, begin: Callable[[int], None], *, is_careful: bool
     ) -> Iterator[Row]:
-        """Classify scans, in their order.
-
-        Args:
-            tasks: Listed scans.
-            begin: Told which one comes now.
-            is_careful: One after the other, nothing ahead: one of them may end this process.
-        """
+        """Classify scans, in their order; careful, one after the other and nothing ahead."""
         with ThreadPoolExecutor(1) as ahead:
             coming: list[Future[_Read]] = []
             for place, task in enumerate(tasks):
@@ -222,11 +216,6 @@ class _Foreseeing:
         """Nobody watches a scan of a batch."""
 
 
-def columns_of(settings: Mapping[str, Any]) -> list[str]:
-    """The columns of the table of answers."""
-    return answer_columns(load_classifier(settings["classifier"]).card.label_set.names)
-
-
 def write_batch_index(job: Job, classifier: Classifier) -> Path:
     """Write a page that says every answer and leads to the folders that scans have.
 
@@ -261,7 +250,7 @@ def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) 
     Args:
         classifier: What to classify with.
         folder: Where it was loaded from; None for the one that is shipped.
-        said: Other fields of `ClassifySettings`.
+        said: Other fields of `_Settings`.
     """
     where = None if folder is None else str(folder.absolute())
-    return asdict(ClassifySettings(where, identity_of(classifier), **said))
+    return asdict(_Settings(where, _identity_of(classifier), **said))

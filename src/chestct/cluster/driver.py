@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from chestct.cluster import EXECUTORS, Crew, WorkerEnd
+from chestct.cluster import EXECUTORS
+from chestct.cluster.crews import Crew, WorkerEnd
 from chestct.cluster.job import DRIVER, FOLDER, Claims, ClusterError, Job, Row
 from chestct.datasets.workers import Progress, ProgressCallback, num_cores
 from chestct.lookup import load_entry

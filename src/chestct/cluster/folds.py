@@ -52,13 +52,7 @@ class FoldWork:
         *,
         is_careful: bool,
     ) -> Iterator[Row]:
-        """Train folds, in their order.
-
-        Args:
-            tasks: As `folds_job` lists them.
-            begin: Not told anything: a fold goes on where its last worker ended.
-            is_careful: Makes no difference.
-        """
+        """Train folds, in their order; one goes on where its last worker ended."""
         for task in tasks:
             self._notes.clear()
             failure = ""

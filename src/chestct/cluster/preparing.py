@@ -52,13 +52,7 @@ class PrepareWork:
         *,
         is_careful: bool,
     ) -> Iterator[Row]:
-        """Prepare scans, in their order.
-
-        Args:
-            tasks: As `prepare_job` lists them.
-            begin: Told which one comes now.
-            is_careful: Makes no difference: nothing is done ahead.
-        """
+        """Prepare scans, in their order; nothing is done ahead."""
         for place, task in enumerate(tasks):
             begin(place)
             input_task = InputTask(

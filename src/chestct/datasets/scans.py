@@ -22,13 +22,12 @@ import chestct.readers
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
-from chestct.fingerprints import as_stored, place_text
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.files import folder_files, opened_files
 from chestct.readers.pictures import geometry_from_dict
 from chestct.remote import joined, local_copy, stamp_of, whole
 from chestct.storage import code_digest, is_address, text_key, write_text
-from chestct.volume import Volume, to_canonical
+from chestct.volume import Volume, as_stored, place_text, to_canonical
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

@@ -6,35 +6,24 @@ neither package; OpenVINO runs without PyTorch being loaded once it has converte
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import CDLL
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
-from chestct.engines.interface import (
-    PRECISIONS,
-    Engine,
-    RunnableNetwork,
-    RunVoxels,
-    StoredNetwork,
-    choose_engine,
-)
+import numpy as np
+from jaxtyping import Float32
+
+from chestct.arrays import Heat, Mask, NetworkInput
+from chestct.errors import EngineError
 from chestct.extras import is_installed
 from chestct.lookup import Entry, load_entry, look_up
 
-__all__ = [
-    "AUTO",
-    "ENGINES",
-    "PRECISIONS",
-    "Engine",
-    "RunVoxels",
-    "RunnableNetwork",
-    "StoredNetwork",
-    "make_engine",
-    "voxel_engine",
-    "voxel_runner",
-]
+if TYPE_CHECKING:
+    from torch import nn
 
 AUTO: Final = "auto"
-"""Engine name that stands for the best choice on this machine: see `interface.choose_engine`."""
-
+"""Engine name that stands for the best choice on this machine: see `make_engine`."""
 
 ENGINES: Final[dict[str, Entry]] = {
     "torch": Entry("chestct.engines.torch_engine:TorchEngine", "PyTorch on the CPU or on a GPU"),
@@ -44,6 +33,13 @@ ENGINES: Final[dict[str, Entry]] = {
     ),
 }
 """Engine name to its class, called as `engine(model, precision=..., device=...)`."""
+
+
+PRECISIONS: Final[dict[str, str]] = {
+    "float32": "32-bit floating point, the reference",
+    "bf16": "16-bit brain floating point: probabilities within 0.01 of the reference",
+}
+"""Precision name to what it means."""
 
 
 def make_engine(
@@ -72,7 +68,7 @@ def make_engine(
     if precision is not None:
         look_up(PRECISIONS, precision, kind="precision")
     if name == AUTO:
-        name, device = choose_engine(device)
+        name, device = _choose_engine(device)
     make = load_entry(ENGINES, name, kind="engine")
     engine: Engine = make(model, precision=precision, device=device)
     return engine
@@ -104,3 +100,184 @@ def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
     from chestct.engines.torch_engine import torch_voxels
 
     return torch_voxels(model)
+
+
+@runtime_checkable
+class StoredNetwork(Protocol):
+    """A network with its weights, described so that it need not be loaded to be recognised.
+
+    Attributes:
+        weights_sha256: Hash of the weights file.
+        identity: Everything else that decides what the network computes, as text.
+    """
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of the weights file."""
+
+    @property
+    def identity(self) -> str:
+        """Everything else that decides what the network computes, as text."""
+
+    def load_network(self) -> nn.Module:
+        """A new network with its weights, in eval mode, on the CPU, float32."""
+
+
+class Outputs(NamedTuple):
+    """What a network says of one scan.
+
+    Attributes:
+        logits: One per class.
+        features: Pooled features, which the network decided on; empty where it has none.
+    """
+
+    logits: Float32[np.ndarray, " class"]
+    features: Float32[np.ndarray, " feature"]
+
+
+@runtime_checkable
+class RunnableNetwork(StoredNetwork, Protocol):
+    """A network that gives the logits of a whole scan of one size.
+
+    Attributes:
+        input_size: What one scan looks like, (channel, depth, height, width).
+    """
+
+    @property
+    def input_size(self) -> tuple[int, int, int, int]:
+        """What one scan looks like, (channel, depth, height, width)."""
+
+
+VoxelLogits: TypeAlias = Float32[np.ndarray, "class depth height width"]
+"""Logits of every voxel."""
+
+RunVoxels: TypeAlias = Callable[[Heat], VoxelLogits]
+"""Runs a network of one channel that gives logits of every voxel, on any size it accepts."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Something that runs one network.
+
+    Attributes:
+        name: Engine, precision and device in words, such as "openvino bf16".
+    """
+
+    name: str
+
+    def outputs(self, input: NetworkInput, lungs: Mask) -> Outputs:  # noqa: A002
+        """Logits and pooled features of one prepared scan.
+
+        Args:
+            input: Network input, (channel, depth, height, width).
+            lungs: Lung mask on the same grid.
+
+        Raises:
+            EngineError: The input has another size than the network was made ready for, or the
+                network could not be run or did not give numbers.
+        """
+
+    def logits(self, input: NetworkInput, lungs: Mask) -> Float32[np.ndarray, " class"]:  # noqa: A002
+        """The logits of `outputs` alone."""
+        return self.outputs(input, lungs).logits
+
+
+def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, int, int]) -> None:
+    """Refuse an input that the engine was not made ready for.
+
+    Values that are not finite are looked for here, as a rectifier can hide them: OpenVINO's turns
+    NaN into 0, and the answer would look like any other.
+
+    Raises:
+        EngineError: The input or the lung mask has another size, or a value is not finite.
+    """
+    if scan.shape != expected or lungs.shape != expected[1:]:
+        msg = (
+            f"The network takes an input of {expected} and lungs of {expected[1:]}, not "
+            f"{scan.shape} and {lungs.shape}: prepare the scan with the classifier's own recipe."
+        )
+        raise EngineError(msg)
+    if not np.isfinite(scan).all():
+        raise EngineError("The prepared scan holds values that are not finite (nan or inf).")
+
+
+@contextmanager
+def engine_errors(engine: str, *, line: int = 0) -> Iterator[None]:
+    """Around what a package does with a network: its errors become ours.
+
+    Args:
+        engine: Engine, precision and device in words.
+        line: Which line of the package's message is passed on: 0 for the first, -1 for the last.
+
+    Raises:
+        EngineError: The package raised a `RuntimeError`, such as one about a full GPU.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        msg = (
+            f"The network cannot be run with {engine}: {reason_of(error, line=line)}. Free memory, "
+            "or take another engine, device or precision."
+        )
+        raise EngineError(msg) from error
+
+
+def reason_of(error: Exception, *, line: int = 0) -> str:
+    """One line of what a package said of an error, or what kind of error it is."""
+    said = [text.strip() for text in str(error).splitlines() if text.strip()]
+    return said[line].rstrip(".") if said else type(error).__name__
+
+
+def checked_outputs(logits: np.ndarray, features: np.ndarray, engine: str) -> Outputs:
+    """Logits and features of one scan as float32 vectors.
+
+    Raises:
+        EngineError: Some are not finite.
+    """
+    outputs = Outputs(
+        np.array(logits, dtype=np.float32).reshape(-1),
+        np.array(features, dtype=np.float32).reshape(-1),
+    )
+    if not all(np.isfinite(vector).all() for vector in outputs):
+        given = outputs.logits.tolist()
+        msg = f"The network gave {given} with {engine}: try another engine or float32."
+        raise EngineError(msg)
+    return outputs
+
+
+_DRIVERS: Final = ("libcuda.so.1", "nvcuda.dll", "libamdhip64.so")
+
+
+def _choose_engine(device: str | None) -> tuple[str, str | None]:
+    """Name and device of the engine that "auto" stands for.
+
+    A named PyTorch device is obeyed. Otherwise a CUDA GPU (or ROCm, which PyTorch calls the same)
+    where there is one, then OpenVINO where it is installed, then PyTorch on the CPU. Intel's GPUs
+    are not taken unasked: their precision has not been tested here.
+    """
+    if device is not None and device.startswith(("cuda", "cpu", "mps")):
+        takes_openvino = device == "cpu" and is_installed("openvino")
+        return ("openvino", None) if takes_openvino else ("torch", device)
+    if device is not None:
+        return "openvino", device
+    if _has_cuda_gpu():
+        return "torch", "cuda"
+    return ("openvino" if is_installed("openvino") else "torch"), None
+
+
+def _has_cuda_gpu() -> bool:
+    """Whether PyTorch can use a GPU; PyTorch is loaded only where a driver is installed."""
+    if not any(_has_library(name) for name in _DRIVERS):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_library(name: str) -> bool:
+    """Whether the system finds a shared library of that file name."""
+    try:
+        CDLL(name)
+    except OSError:
+        return False
+    return True

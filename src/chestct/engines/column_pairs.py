@@ -19,11 +19,7 @@ _PAIR: Final = 2
 
 
 class _ColumnPairConv3d(nn.Module):
-    """The same numbers as a convolution of one channel at stride 2, up to rounding.
-
-    Args:
-        convolution: One that `_can_pair_columns` says yes to.
-    """
+    """The same numbers, up to rounding, as a convolution that `_can_pair_columns` says yes to."""
 
     def __init__(self, convolution: nn.Conv3d) -> None:
         super().__init__()

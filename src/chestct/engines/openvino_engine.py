@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from chestct.arrays import Heat, Mask, NetworkInput
-from chestct.engines.interface import (
+from chestct.engines import (
     Engine,
     Outputs,
     RunnableNetwork,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from chestct.arrays import Heat, Mask, NetworkInput
-from chestct.engines.interface import (
+from chestct.engines import (
     Engine,
     Outputs,
     RunnableNetwork,

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from chestct.classifier import Classifier
-from chestct.engines.interface import check_input
+from chestct.engines import check_input
 from chestct.errors import ClassifierError
 from chestct.explain import EXPLANATIONS
 from chestct.explain.back_to_scan import back_to_scan, spread_over_input

@@ -21,7 +21,7 @@ from jaxtyping import Float32
 from chestct import __version__
 from chestct.card import CARD_FILE
 from chestct.classifier import Classifier
-from chestct.engines.interface import reason_of
+from chestct.engines import reason_of
 from chestct.errors import EngineError, WriteError
 from chestct.extras import import_extra
 from chestct.familiarity import FAMILIARITY_FILE

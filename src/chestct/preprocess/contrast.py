@@ -8,14 +8,13 @@ comparisons stay exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float32, Num
 
-from chestct.arrays import Heat, Voxels
+from chestct.arrays import Voxels
 
 _SATURATED_SHARE: Final = 0.01
 """Share of the values that may saturate at each end (both forms of the RoI paper)."""
@@ -82,22 +81,6 @@ def slice_limits(voxels: Voxels, share: float = _SATURATED_SHARE) -> tuple[Stret
         saturation_limits(voxels[i : i + 1], share, full_range=full_range)
         for i in range(voxels.shape[0])
     )
-
-
-def stretch_slices(voxels: Voxels, limits: Iterable[StretchLimits]) -> Heat:
-    """Stretch each slice along depth between its own limits: `imadjust` slice by slice.
-
-    Args:
-        voxels: Scan, (depth, height, width).
-        limits: One pair of limits per slice, as from `slice_limits`.
-
-    Returns:
-        Values in [0, 1], of the scan's shape.
-    """
-    stretched = np.empty(voxels.shape, dtype=np.float32)
-    for i, limit in enumerate(limits):
-        stretched[i] = limit.apply(voxels[i])
-    return stretched
 
 
 def _values_at_ranks(voxels: Voxels, first: int, last: int) -> tuple[float, float]:

@@ -6,14 +6,14 @@ beyond the scan as for anything else outside: windowed values are counted from a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import numpy as np
 
 from chestct.arrays import Heat, Mask, Voxels
-from chestct.preprocess.contrast import StretchLimits, saturation_limits, stretch_slices
-from chestct.preprocess.contrast import volume_limits as minmax_limits
+from chestct.preprocess.contrast import StretchLimits, saturation_limits, volume_limits
 from chestct.preprocess.recipes import Recipe
 from chestct.preprocess.resample import Block, ReadBlock
 from chestct.volume import AIR_HU, Unit, Volume
@@ -69,7 +69,7 @@ def _windowed(values: Heat, recipe: Recipe, unit: Unit) -> Heat:
 
 
 def _minmax_values(volume: Volume, recipe: Recipe) -> ReadBlock:
-    return partial(_between, volume.voxels, minmax_limits(volume.voxels))
+    return partial(_between, volume.voxels, volume_limits(volume.voxels))
 
 
 def _between(
@@ -80,7 +80,7 @@ def _between(
 
 def _contrast_values(volume: Volume, recipe: Recipe) -> ReadBlock:
     voxels = volume.voxels
-    full_range = minmax_limits(voxels)
+    full_range = volume_limits(voxels)
 
     def read_block(depth: slice, height: slice, width: slice) -> Block:
         """A block, each of its slices stretched by itself."""
@@ -88,9 +88,17 @@ def _contrast_values(volume: Volume, recipe: Recipe) -> ReadBlock:
             saturation_limits(voxels[i : i + 1], recipe.saturated_share, full_range=full_range)
             for i in range(depth.start, depth.stop)
         ]
-        return stretch_slices(voxels[depth, height, width], limits)
+        return _stretched(voxels[depth, height, width], limits)
 
     return read_block
+
+
+def _stretched(voxels: Voxels, limits: Sequence[StretchLimits]) -> Heat:
+    """Each slice along depth stretched between its own limits: `imadjust` slice by slice."""
+    stretched = np.empty(voxels.shape, dtype=np.float32)
+    for out, plane, limit in zip(stretched, voxels, limits, strict=True):
+        out[...] = limit.apply(plane)
+    return stretched
 
 
 def _values_above_air(volume: Volume, recipe: Recipe) -> ReadBlock:

@@ -91,21 +91,6 @@ def slices_follow_body(grid: Grid) -> bool:
     return canonical_axes(grid)[0][0] == 0 and degrees_off(grid) <= MAX_DEGREES
 
 
-def turned_words(grid: Grid) -> tuple[str, ...]:
-    """A sentence on how a scan was put upright; none where it was not."""
-    degrees = degrees_off(grid)
-    if degrees <= MAX_DEGREES:
-        return ()
-    upright = body_grid(grid)
-    shape = " x ".join(str(n) for n in upright.shape)
-    spacing = " x ".join(f"{s:.3g}" for s in upright.spacing_mm)
-    return (
-        f"The scan's axes are turned by up to {degrees:.0f} degrees from the body's: it was "
-        f"interpolated onto them, {shape} voxels of {spacing} mm (depth, height, width), and "
-        "slices are counted there. Maps and masks are given on the scan's own voxels.",
-    )
-
-
 def interpolated(volume: Volume, grid: Grid, beyond: float) -> Voxels:
     """Voxels at the places of another grid, linearly; a mask where at least half is true.
 

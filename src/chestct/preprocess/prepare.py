@@ -19,10 +19,10 @@ from chestct.preprocess.lungs import find_lungs
 from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 from chestct.preprocess.oblique import (
     MAX_DEGREES,
+    body_grid,
     degrees_off,
     interpolated,
     on_body,
-    turned_words,
 )
 from chestct.preprocess.placement import Placed, ScanLungs, place, slice_area
 from chestct.preprocess.prepared import PreparedScan
@@ -88,11 +88,26 @@ def prepare(
         lung_area=scan.area,
         lung_volume_l=np.count_nonzero(scan.mask) * scan.volume.grid.voxel_ml / 1000.0,
         recipe=used_recipe,
-        warnings=(*turned_words(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
+        warnings=(*_turned_words(volume.grid), *lung_warnings, *placed.warnings, *verdict.warnings),
         unsuitable_reasons=verdict.unsuitable_reasons,
         lungs_are_given=lungs is not None,
         lungs_weights_sha256=None if scan.network is None else scan.network.weights_sha256,
         lungs_engine=None if scan.network is None else scan.network.engine,
+    )
+
+
+def _turned_words(grid: Grid) -> tuple[str, ...]:
+    """A sentence on how a scan was put upright; none where it was not."""
+    degrees = degrees_off(grid)
+    if degrees <= MAX_DEGREES:
+        return ()
+    upright = body_grid(grid)
+    shape = " x ".join(str(n) for n in upright.shape)
+    spacing = " x ".join(f"{s:.3g}" for s in upright.spacing_mm)
+    return (
+        f"The scan's axes are turned by up to {degrees:.0f} degrees from the body's: it was "
+        f"interpolated onto them, {shape} voxels of {spacing} mm (depth, height, width), and "
+        "slices are counted there. Maps and masks are given on the scan's own voxels.",
     )
 
 

@@ -9,8 +9,9 @@ This module loads no numerical library: it is read by `chestct --help`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from chestct.errors import RecipeError
@@ -278,53 +279,30 @@ def recipe_from_dict(values: Mapping[str, object]) -> Recipe:
         RecipeError: A field is unknown (the nearest one is named), missing, of the wrong kind or
             impossible.
     """
+    from pydantic import TypeAdapter, ValidationError
+
     expected = get_type_hints(Recipe)
     for field_name in values:
         if field_name not in expected:
             raise RecipeError(unknown_name_message(field_name, expected, kind="recipe field"))
-    given = {name: _as_kind(name, value, expected[name]) for name, value in values.items()}
-    needed = [field.name for field in fields(Recipe) if field.default is MISSING]
-    missing = [field_name for field_name in needed if field_name not in given]
-    if missing:
-        raise RecipeError(f"The recipe lacks: {', '.join(missing)}.")
-    return Recipe(**given)
-
-
-def _as_kind(field_name: str, value: object, kind: Any) -> Any:
-    """`value` as the field's type has it, or a RecipeError that names the field."""
-    options = get_args(kind) if type(None) in get_args(kind) else (kind,)
-    for option in options:
-        fitting = _fitted(value, option)
-        if fitting is not _NOTHING:
-            return fitting
-    expected = " or ".join(_described(option) for option in options)
-    raise RecipeError(f"Recipe field '{field_name}' must be {expected}, not {value!r}.")
-
-
-_NOTHING: Final = object()
-
-
-def _fitted(value: object, kind: Any) -> Any:
-    """`value` as `kind`, or `_NOTHING` where it is not of that kind."""
-    if get_origin(kind) is Literal:
-        return value if value in get_args(kind) else _NOTHING
-    if get_origin(kind) is tuple:
-        return _fitted_tuple(value, get_args(kind))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    # True is an int to Python, but not a number of voxels.
-    return value if type(value) is kind else _NOTHING
-
-
-def _fitted_tuple(value: object, kinds: tuple[Any, ...]) -> Any:
-    if not isinstance(value, list | tuple) or len(value) != len(kinds):
-        return _NOTHING
-    members = tuple(_fitted(member, kind) for member, kind in zip(value, kinds, strict=True))
-    return _NOTHING if _NOTHING in members else members
+    try:
+        # As JSON lists stand for tuples and whole numbers for decimals, and nothing else does.
+        text = json.dumps(dict(values), default=repr)
+        recipe: Recipe = TypeAdapter(Recipe).validate_json(text, strict=True)
+    except ValidationError as error:
+        named = dict.fromkeys(str(each["loc"][0]) for each in error.errors())
+        wrong = next((name for name in named if name in values), None)
+        if wrong is None:
+            raise RecipeError(f"The recipe lacks: {', '.join(named)}.") from error
+        msg = f"Recipe field '{wrong}' must be {_described(expected[wrong])}"
+        raise RecipeError(f"{msg}, not {values[wrong]!r}.") from error
+    return recipe
 
 
 def _described(kind: Any) -> str:
     """A type in words a user reads."""
+    if type(None) in get_args(kind):
+        return " or ".join(map(_described, get_args(kind)))
     if get_origin(kind) is Literal:
         return " or ".join(f"'{name}'" for name in get_args(kind))
     if get_origin(kind) is tuple:

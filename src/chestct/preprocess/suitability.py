@@ -181,8 +181,7 @@ def _looks_like(scan: ScanLungs) -> str:
 
 def _half_in_view(scan: ScanLungs) -> str:
     """A sentence where the scan ends amid the lungs; empty where it does not."""
-    largest = float(scan.area.max())
-    ends = {"feet": scan.area[0] / largest, "head": scan.area[-1] / largest}
+    ends = _at_ends(scan)
     end = max(ends, key=ends.__getitem__)
     if ends[end] < _HALF_AREA:
         return ""
@@ -190,6 +189,12 @@ def _half_in_view(scan: ScanLungs) -> str:
         f"Only a part of the lungs is in view: towards the {end} the scan ends where they have "
         f"{ends[end]:.0%} of their largest cross-section. A CT of the whole chest is expected."
     )
+
+
+def _at_ends(scan: ScanLungs) -> dict[str, float]:
+    """Cross-sections of the lungs on the first and last slice, in parts of the largest."""
+    largest = float(scan.area.max())
+    return {"feet": float(scan.area[0]) / largest, "head": float(scan.area[-1]) / largest}
 
 
 def _mask_doubts(chest: _CoarseChest, network: NetworkLungs | None) -> tuple[str, ...]:
@@ -246,12 +251,10 @@ def _largest_piece(mask: Mask) -> int:
 
 def _coverage_warnings(scan: ScanLungs) -> tuple[str, ...]:
     """Where the scan or its field of view ends inside the lungs."""
-    largest = float(scan.area.max())
-    ends = {"feet": scan.area[0] / largest, "head": scan.area[-1] / largest}
     warnings = [
         f"The scan ends inside the lungs towards the {end}: {share:.0%} of their largest "
         "cross-section lies on its last slice."
-        for end, share in ends.items()
+        for end, share in _at_ends(scan).items()
         if share > _CUT_AREA
     ]
     edges = {

@@ -44,9 +44,6 @@ _MAX_POSITION_MM = 1e5
 
 _UNIT_VECTOR_TOLERANCE = 0.01
 
-_SAME_SPACING = 1e-3
-_SAME_COSINE = 2e-3
-
 _Offsets = Float64[np.ndarray, " slices"]
 _Tap = tuple[int, int, float]
 """An output slice: the slices below and above it, and the share of the one above."""
@@ -157,21 +154,11 @@ def _axes(
     )
 
 
-def same_plane_kind(first: Plane, second: Plane) -> bool:
-    """Whether two slices have the same size, pixel spacing and orientation."""
-    if first.shape != second.shape:
-        return False
-    ratios = (a / b for a, b in zip(first.spacing_mm, second.spacing_mm, strict=True))
-    cosines = zip((*first.across, *first.down), (*second.across, *second.down), strict=True)
-    has_spacing = all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios)
-    return has_spacing and all(abs(a - b) <= _SAME_COSINE for a, b in cosines)
-
-
 def plan_stack(planes: list[Plane], allow: Collection[str]) -> StackPlan:
     """Plan a regular grid for slices sorted along their normal, no two at the same place.
 
     Args:
-        planes: Where the slices lie; all of one kind (`same_plane_kind`).
+        planes: Where the slices lie; all of one size, pixel spacing and orientation.
         allow: Departures that are mended although they are large: "gap", "tilt".
 
     Raises:

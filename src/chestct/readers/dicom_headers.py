@@ -383,10 +383,7 @@ def _first_bytes(source: FileSource, count: int) -> Bytes:
 def _other_object(source: FileSource, head: Bytes, *, trusts_class: bool) -> DicomHeader | None:
     """What a file says up to Modality, if that is of no CT image; None where it may be of one.
 
-    Args:
-        source: The file.
-        head: Its first bytes.
-        trusts_class: Whether a SOP class is believed too. Some CT images have a maker's own.
+    Some CT images have a SOP class of their maker's own, so that is believed only as a last resort.
     """
     raw: dict[str, bytes] = {}
     with suppress(MoreBytesNeededError):

@@ -418,20 +418,7 @@ _NUM_CATEGORIES = 17
 
 
 def _decode_frame(content: bytes, layout: PixelLayout, space: _Pixels | None = None) -> _Pixels:
-    """Decode one frame.
-
-    Args:
-        content: The frame's bytes, its fragments put together.
-        layout: What the DICOM header says about it.
-        space: 16-bit values to decode into where the decoder can; saves an allocation.
-
-    Returns:
-        Stored values, (rows, columns), of 8, 16 or 32 bits.
-
-    Raises:
-        UnreadableFileError: The bytes are damaged, disagree with the header, or are in an encoding
-            that is not supported.
-    """
+    """Decode one frame into stored values, 16-bit ones into `space` where the decoder can."""
     decode = _DECODERS.get(layout.syntax)
     if decode is None:
         msg = f"is in an encoding that is not supported (transfer syntax {layout.syntax})"

@@ -31,7 +31,6 @@ from chestct.readers.dicom_slices import (
     choose_series,
     find_slices,
     is_original,
-    no_ct_message,
     one_kind,
     warnings_of_choice,
 )
@@ -135,8 +134,6 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
     """
     with opened_files(path) as files:
         found = find_slices(files, path.name)
-        if not found.slices:
-            raise ReadError(no_ct_message(found, path.name))
         chosen, others = choose_series(found.slices, series, path.name)
         warnings = warnings_of_choice(found, chosen, others, allow)
         kept, mixed_warnings = one_kind(chosen, allow)
@@ -268,14 +265,7 @@ def _are_identical(first: Slice, second: Slice) -> bool:
 
 
 def _unit(stack: _Stack, place: str) -> tuple[Unit, list[str]]:
-    """Whether values are Hounsfield units, by what headers say and by the values themselves.
-
-    Returns:
-        The unit, and what to say of it.
-
-    Raises:
-        ReadError: They are not, and no 8-bit export's either.
-    """
+    """Whether values are Hounsfield units, by headers and by the values, and what to say of it."""
     stated = min((doubt for one in stack.slices if (doubt := _why_not_stated(one))), default=None)
     seen = _why_not_seen(stack)
     if stated is None and seen is None:
@@ -317,21 +307,11 @@ def _clipped(num_clipped: int) -> list[str]:
 
 
 def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, int, _Pictures]:
-    """Decode slices into a new array, int16 where all rescales are whole, else float32.
+    """Decode slices into an array, int16 where all rescales are whole; count what was cut off.
 
     A few threads do it (the decoders let go of the interpreter's lock), straight into the volume.
-    Where the plan interpolates, slices pass by in order and only a few are held.
-
-    Args:
-        slices: Sorted as the plan has them.
-        plan: Which slices make which slice of the volume.
-
-    Returns:
-        The voxels, how many were beyond what int16 holds, and a small picture of each slice.
-
-    Raises:
-        ReadError: A file is damaged; the message names it. Or the volume would be far larger
-            than the files could hold.
+    Where the plan interpolates, slices pass by in order and only a few are held. A small picture
+    of each slice is given with them.
     """
     dtype = np.dtype(np.int16 if all(s.rescale.is_whole for s in slices) else np.float32)
     num_bytes = plan.grid.num_voxels * dtype.itemsize
@@ -400,17 +380,7 @@ def _named(one: Slice) -> Iterator[None]:
 def _said_of_misfits(
     bad: list[str], num_blank: int, doubts: list[str], allow: Collection[str]
 ) -> list[str]:
-    """What to say of slices that are left out.
-
-    Args:
-        bad: What is wrong with each that does not belong, in words.
-        num_blank: How many are blank, before the first or after the last that shows something.
-        doubts: What else is doubtful of the scan, in words.
-        allow: "bad-slices" leaves them out.
-
-    Raises:
-        ReadError: There are bad ones, and they may not be left out; the message names the first.
-    """
+    """What to say of slices left out; bad ones, in words, are refused unless that is allowed."""
     if bad and "bad-slices" not in allow:
         msg = (
             f"{len(bad)} slice(s) of the series do not belong to the scan: {in_words(bad)}. All"
@@ -423,16 +393,7 @@ def _said_of_misfits(
 
 
 def _unlike_the_rest(slices: list[Slice]) -> dict[int, str]:
-    """Slices that lack a rescale that the others have, or have one that the others lack.
-
-    Those are none where it makes no difference.
-
-    Args:
-        slices: In their order.
-
-    Returns:
-        What is wrong with each, by its number.
-    """
+    """What is wrong with slices that alone have or lack a rescale, where it makes a difference."""
     said = [tuple(bool(one.fields.raw.get(name)) for name in _RESCALE_NAMES) for one in slices]
     usual, _ = Counter(said).most_common(1)[0]
     like = next(one for one, names in zip(slices, said, strict=True) if names == usual)
@@ -444,15 +405,7 @@ def _unlike_the_rest(slices: list[Slice]) -> dict[int, str]:
 
 
 def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
-    """Slices that do not fit their neighbours, by what they show, and jumps.
-
-    Args:
-        slices: In their order.
-        pictures: A small picture of each.
-
-    Raises:
-        ReadError: Two scans alternate, slice by slice.
-    """
+    """Slices that do not fit their neighbours, by what they show, and jumps."""
     shown = _otherwise_shown(slices)
     borders = (i for i in range(len(slices) - 1) if (i in shown) != (i + 1 in shown))
     if not all(are_alike(pictures[i], pictures[i + 1]) for i in borders):
@@ -467,13 +420,7 @@ def _judged(slices: list[Slice], pictures: _Pictures) -> Misfits:
 
 
 def _otherwise_shown(slices: list[Slice]) -> dict[int, str]:
-    """Slices in whose PhotometricInterpretation white is low, where it is high in others.
-
-    Or the other way round, where those are fewer.
-
-    Returns:
-        What their headers say, by their numbers.
-    """
+    """What headers say of the fewer slices whose white is low where others' is high, or not."""
     said = [one.header.layout.photometric if one.header.layout else "" for one in slices]
     is_low = [kind.upper() == _WHITE_IS_LOW for kind in said]
     rare = 2 * sum(is_low) <= len(slices)
@@ -603,13 +550,7 @@ def _between(low: Slab, high: Slab, share: float) -> Slab:
 
 
 def _shifted(slab: Slab, shift: tuple[float, float], shape: tuple[int, int]) -> _WiderSlab:
-    """Move a slice by fractions of pixels within a larger plane of air, linearly.
-
-    Args:
-        slab: Hounsfield units, (rows, columns).
-        shift: Rows and columns by which it moves, not negative.
-        shape: Rows and columns of the plane.
-    """
+    """Move a slice by fractions of pixels within a larger plane of air, linearly."""
     plane = np.full(shape, AIR_HU, dtype=np.float32)
     (row, row_share), (column, column_share) = (divmod(s, 1.0) for s in shift)
     rows, columns = slab.shape

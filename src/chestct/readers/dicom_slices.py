@@ -32,7 +32,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from chestct.errors import ReadError, SeveralSeriesError
-from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of, same_plane_kind
+from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
 from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
@@ -130,7 +130,7 @@ def find_slices(files: list[FileSource], place: str) -> Found:
 
     Raises:
         ReadError: There are damaged files: they may belong to the scan, and a scan with holes is
-            not read.
+            not read. Or there is no CT slice.
     """
     found, unpacked = Found(), Unpacked()
     for source in files:
@@ -151,6 +151,8 @@ def find_slices(files: list[FileSource], place: str) -> Found:
     _sort_unopened(found)
     if found.unreadable:
         raise ReadError(_unreadable_message(found, place))
+    if not found.slices:
+        raise ReadError(_no_ct_message(found, place))
     return found
 
 
@@ -181,7 +183,7 @@ def _count_foreign(source: FileSource, found: Found) -> None:
         found.left_out["other file"] += 1
 
 
-def no_ct_message(found: Found, place: str) -> str:
+def _no_ct_message(found: Found, place: str) -> str:
     """Say that nothing here is a chest CT, and what was found instead."""
     what = _counted(found.left_out) or "no files"
     remedy = "Name the folder or file of one scan."
@@ -207,11 +209,7 @@ def _unreadable_message(found: Found, place: str) -> str:
 
 
 def _why_left_out(header: DicomHeader) -> str | None:
-    """What a file is, if not a CT slice; None for a CT slice.
-
-    Returns:
-        A kind for counting, such as "localizer" or "MR image".
-    """
+    """What a file is, for counting, such as "localizer" or "MR image"; None for a CT slice."""
     fields, layout = header.fields, header.layout
     words = (*fields.words("image_type"), *header.frames[0].words("frame_type"))
     uid, modality = fields.text("sop_class"), fields.text("modality").upper()
@@ -380,6 +378,9 @@ _MAX_STEP: Final = 1.5
 """Distance of slices in their thickness that leaves no gap worth a word."""
 _EVEN_STEPS: Final = 0.1
 """Range of the distances of slices, in the usual one, up to which a stack is evenly spaced."""
+_SAME_SPACING: Final = 1e-3
+_SAME_COSINE: Final = 2e-3
+"""Pixel spacings in one another, and directions, of slices of one kind."""
 _GOES_ON: Final = "continues the one that is read"
 _MIN_PASS = 3
 _MAX_PASSES = 4
@@ -586,11 +587,7 @@ def _is_map(fields: Fields) -> bool:
 
 
 def _split_groups(series: Series) -> list[Series]:
-    """Take the slices of a series apart, as far as headers and positions tell.
-
-    Returns:
-        One group where all is as it should be. The order does not depend on that of the slices.
-    """
+    """Take the slices of a series apart, whatever their order, as headers and positions tell."""
     said = {(*map(one.fields.raw.get, _ASKED), *_dates(one.fields)) for one in series.slices}
     if len(said) == 1:
         return list(_by_spacing(series))
@@ -791,7 +788,7 @@ def choose_series(
     """The series to read, and the others.
 
     Args:
-        slices: All CT slices found; at least one where none is named.
+        slices: All CT slices found; at least one.
         wanted: What the user asked for, a SeriesInstanceUID or one with its part as in "1.2.3#2";
             None to go by the rule.
         place: What the user named, for messages.
@@ -894,7 +891,7 @@ def _continues(series: Series, chosen: Series) -> bool:
     sideways = np.subtract(other.position_mm, one.position_mm) @ np.array([one.down, one.across]).T
     return (
         abs(other_step - step) <= _SAME_STEP * step
-        and same_plane_kind(one, other)
+        and _same_plane_kind(one, other)
         and bool(np.all(np.abs(sideways) <= one.spacing_mm))
         and (series.uid == chosen.uid or len({_frame(s.fields) for s in (series, chosen)}) == 1)
     )
@@ -1048,7 +1045,7 @@ def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[
         lay = _patient_position(one) or usual
         for group in groups:
             has_lain_so = (_patient_position(group[0]) or usual) == lay
-            if has_lain_so and same_plane_kind(group[0].plane, one.plane):
+            if has_lain_so and _same_plane_kind(group[0].plane, one.plane):
                 group.append(one)
                 break
         else:
@@ -1064,6 +1061,16 @@ def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[
     num_left = len(chosen.slices) - len(groups[0])
     said = f"{what} The largest group was read, {num_left} slice(s) were left out."
     return _aligned(groups[0]), [said]
+
+
+def _same_plane_kind(first: Plane, second: Plane) -> bool:
+    """Whether two slices have the same size, pixel spacing and orientation."""
+    if first.shape != second.shape:
+        return False
+    ratios = (a / b for a, b in zip(first.spacing_mm, second.spacing_mm, strict=True))
+    cosines = zip((*first.across, *first.down), (*second.across, *second.down), strict=True)
+    has_spacing = all(abs(ratio - 1) <= _SAME_SPACING for ratio in ratios)
+    return has_spacing and all(abs(a - b) <= _SAME_COSINE for a, b in cosines)
 
 
 def _patient_position(one: Slice) -> str:

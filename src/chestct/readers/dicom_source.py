@@ -199,14 +199,7 @@ def _keyword(tag: int) -> str:
 def _put_right(header: Dataset, tag: BaseTag, kept: Dataset, left_out: set[str]) -> bool:
     """Keep an element in the form that its representation asks for (PS3.5 6.2), if it has one.
 
-    Args:
-        header: Holds the element.
-        tag: Which it is.
-        kept: Where it goes.
-        left_out: Gets the names of elements inside it that cannot be kept.
-
-    Returns:
-        Whether it was kept.
+    Gives whether it was kept; names of elements inside it that cannot be kept go to `left_out`.
     """
     from pydicom.datadict import dictionary_VM
     from pydicom.valuerep import STR_VR

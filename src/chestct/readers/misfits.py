@@ -242,13 +242,7 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
 def _misfits(
     inner: Sequence[Picture], blank: set[int], gaps: Collection[int]
 ) -> tuple[dict[int, str], dict[int, float]]:
-    """What is wrong with each slice between the blank ends that does not fit; and the jumps.
-
-    Args:
-        inner: The slices.
-        blank: Those of one value.
-        gaps: Slices after which others are missing.
-    """
+    """What is wrong with each slice that does not fit, and jumps; none where slices are missing."""
     steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
     _refuse_alternation(whole)
@@ -265,13 +259,7 @@ def _misfits(
 
 
 def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[int, float]:
-    """Where soft tissue changes from a slice to the next as a whole, and by how much.
-
-    Args:
-        inner: The slices, in Hounsfield units.
-        known: Slices that are known not to fit: nothing is said beside them.
-        gaps: Slices after which others are missing, where nothing is said either.
-    """
+    """Where soft tissue changes as a whole, in HU, between two neighbours that are both sound."""
     offsets: dict[int, float] = {}
     least, most = _SOFT_TISSUE_HU
     for index, pair in enumerate(pairwise(inner)):
@@ -287,13 +275,7 @@ def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[
 
 
 def _odd_part(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> int | None:
-    """The slice, if any, a part of which alone lies outside what its neighbours both show.
-
-    Args:
-        inner: The slices, scaled to their range.
-        known: Slices that are known not to fit: nothing is said beside them.
-        gaps: Slices after which others are missing, where nothing is said either.
-    """
+    """The sound slice, if any, a part of which alone lies outside what its neighbours both show."""
     outside, beyond = {}, {}
     for index in range(1, len(inner) - 1):
         if known.isdisjoint(range(index - 1, index + 2)) and gaps.isdisjoint((index - 1, index)):
@@ -352,12 +334,7 @@ def _refuse_disorder(inner: Sequence[Picture]) -> None:
 
 
 def _strangers(steps: dict[int, _Steps], known: set[int]) -> set[int]:
-    """Numbers of the slices that do not fit, the ends among them, one to three in a row.
-
-    Args:
-        steps: Differences of slices in each row, by how far they are apart.
-        known: Slices that are blank or repeat another.
-    """
+    """Slices that do not fit, one to three in a row, also ends, by differences in each row."""
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
     bands = {apart: _banded(steps[apart]) for apart in (1, 2)}
     found = known | _end_strangers(whole[1])
@@ -377,12 +354,7 @@ def _runs(
 ) -> set[int]:
     """Numbers of the slices in runs of one length that fit neither side, while the sides fit.
 
-    Args:
-        steps: Differences of slices, by how far they are apart.
-        length: Of the runs.
-        limit: `_MAX_WHOLE` or `_MAX_BAND`.
-        floor: Differences up to this are nothing.
-        known: Slices already found: a run that they are part of, or beside, says nothing new.
+    A run that a known slice is part of, or beside, says nothing new.
     """
     if len(steps[1]) < length + 2:
         return set()
@@ -444,12 +416,7 @@ def _fit(steps: _Whole, place: int) -> float:
 
 
 def _turned(whole: dict[int, _Whole], known: set[int]) -> dict[int, str]:
-    """Slices in runs of two or three that fit both sides once they are turned round.
-
-    Args:
-        whole: Differences of slices, by how far they are apart.
-        known: Slices already found: a run that they are part of, or beside, says nothing new.
-    """
+    """Slices in runs of two or three that fit both sides once they are turned round; none known."""
     found: dict[int, str] = {}
     for length in range(2, _MAX_RUN + 1):
         borders = whole[1][:-length] + whole[1][length:]
@@ -464,14 +431,7 @@ def _turned(whole: dict[int, _Whole], known: set[int]) -> dict[int, str]:
 def _long_runs(
     inner: Sequence[Picture], steps: _Whole, known: Collection[int], gaps: Collection[int]
 ) -> dict[int, str]:
-    """Slices in longer runs that do not fit: foreign, or in reverse order.
-
-    Args:
-        inner: The slices.
-        steps: Their differences.
-        known: Slices already found; no border is beside them.
-        gaps: Slices after which others are missing, where no border is either.
-    """
+    """Slices in longer runs that do not fit: foreign, or in reverse order."""
     low_sides, high_sides = _borders(steps, known, gaps)
     found: dict[int, str] = {}
     for low, high in product(_strongest(low_sides), _strongest(high_sides)):
@@ -588,12 +548,7 @@ def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str
 
 
 def _interpolate(voxels: Voxels, bad: Collection[int]) -> None:
-    """Replace slices by what lies between the nearest good ones, in place.
-
-    Args:
-        voxels: Slices along the first axis.
-        bad: Numbers of those to be replaced, not all of them.
-    """
+    """Replace slices by what lies between the nearest good ones, in place."""
     good = [index for index in range(len(voxels)) if index not in bad]
     for index in bad:
         low = max((i for i in good if i < index), default=good[0])

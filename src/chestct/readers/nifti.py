@@ -385,19 +385,7 @@ def _volume_of(
     allow: Collection[str],
     rescale: Rescale | None = None,
 ) -> Volume:
-    """Gather slabs on the patient's axes, as Hounsfield units where they are.
-
-    Args:
-        slabs: Stored numbers, one index of the first axis at a time.
-        stored: Their grid as stored; its axes are only permuted.
-        path: For messages.
-        allow: "bad-slices" interpolates slices that do not fit their neighbours; "gap" reads a scan
-            that jumps as it lies.
-        rescale: Map to HU; none when the numbers are HU as stored.
-
-    Raises:
-        ReadError: The values are no scan's, or slices do not fit and that was not allowed.
-    """
+    """Gather slabs, axes only permuted to the patient's, as Hounsfield units where they are."""
     order, _ = canonical_axes(stored)
     depth, height, width = order
     grid = replace(

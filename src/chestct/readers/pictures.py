@@ -233,13 +233,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class _SliceKind:
-    """What all slices of a stack must have in common.
-
-    Attributes:
-        rows: Height in pixels.
-        columns: Width in pixels.
-        bits: 8 or 16.
-    """
+    """What all slices of a stack must have in common."""
 
     rows: int
     columns: int
@@ -256,19 +250,7 @@ def _format_of(path: Path) -> str | None:
 
 
 def _read_slice(path: Path) -> tuple[Slab, _SliceKind]:
-    """Read one slice.
-
-    Colour slices come back grey, alpha is dropped, 16-bit colour is cut to 8 bits.
-
-    Args:
-        path: A TIFF, PNG or JPEG file, by its name.
-
-    Returns:
-        Pixels (height, width) as stored, and what they are.
-
-    Raises:
-        ReadError: Damaged, several pages, too large, coloured, or not of 8 or 16 bits.
-    """
+    """One slice's pixels and their kind; colour comes back grey in 8 bits, without alpha."""
     pixels = read_stored_pixels(path)
     bits = 8 * pixels.dtype.itemsize
     if pixels.ndim == 3:

@@ -456,8 +456,12 @@ async def _json_of(request: Request) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
+        raise _not_sent_by_page()
     return said
+
+
+def _not_sent_by_page() -> HTTPException:
+    return HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
 
 
 async def _begin_upload(server: _Server, request: Request) -> Response:
@@ -467,7 +471,7 @@ async def _begin_upload(server: _Server, request: Request) -> Response:
     is_right = isinstance(name, str) and isinstance(files, list)
     is_right = is_right and all(map(_is_announced, files or []))
     if not is_right:
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
+        raise _not_sent_by_page()
     upload = server.uploads.begin(str(name), [(path, size) for path, size in files or []])
     return JSONResponse({"id": upload.number, "name": upload.name})
 
@@ -517,7 +521,7 @@ async def _choose_series(server: _Server, request: Request) -> Response:
     """Say which of several series a scan is."""
     series = (await _json_of(request)).get("series")
     if not isinstance(series, str):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
+        raise _not_sent_by_page()
     await server.jobs.choose(request.path_params["job"], series)
     return JSONResponse({})
 
@@ -634,7 +638,7 @@ async def _add_reading(server: _Server, request: Request) -> Response:
         raise HTTPException(HTTPStatus.BAD_REQUEST, f"{msg} spreadsheet with a column each.")
     given = [said.get(name, "") for name in ("reader", "verdict", "label", "note")]
     if not all(isinstance(each, str) for each in given):
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "The request is not what the page sends.")
+        raise _not_sent_by_page()
     reading = Reading(*given)
     labels = list(document.classes or document.probabilities)
     server.readings.add(document.scan, document.decision, reading, labels)

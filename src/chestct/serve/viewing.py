@@ -8,8 +8,7 @@ because each layer costs a browser without a graphics card a second.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -45,30 +44,6 @@ _WITHIN_SLICE: Final = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=np.bo
 _SHOWN_HU: Final = (-1024, 3071)
 _THUMBNAIL_PX: Final = 160
 _PLANES: Final[tuple[Plane, ...]] = ("axial", "coronal")
-
-
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """How an axis is divided into fewer cells: the share of each old voxel in each new one.
-
-    Attributes:
-        shares: (new, old), rows adding up to one.
-    """
-
-    shares: Float32[np.ndarray, "new old"]
-
-    @classmethod
-    def of(cls, old: int, new: int) -> _Cells:
-        """As many equal cells as wanted."""
-        edges = np.linspace(0.0, old, new + 1)
-        starts, ends = np.maximum(edges[:-1, None], np.arange(old)), edges[1:, None]
-        overlap = np.minimum(ends, np.arange(1, old + 1)) - starts
-        return cls((overlap.clip(0.0) * (new / old)).astype(np.float32))
-
-    def parts_of(self, index: int) -> Iterable[tuple[int, float]]:
-        """The old voxels in a new one, with their shares."""
-        (inside,) = np.nonzero(self.shares[index] > 0)
-        return [(int(i), float(self.shares[index, i])) for i in inside]
 
 
 def _viewing_grid(grid: Grid) -> Grid:
@@ -154,24 +129,25 @@ def _heat_plane(heat: HeatMap, index: int) -> HeatPlane:
 def _shrunk(
     plane_of: Callable[[int], np.ndarray], old_shape: Shape, shape: Shape
 ) -> Float32[np.ndarray, "new_depth new_height new_width"]:
-    """The mean of what lies in each voxel of a coarser grid over the same box.
-
-    Args:
-        plane_of: Gives a slice along depth.
-        old_shape: Shape of what is shrunk.
-        shape: Shape of the result, nowhere larger.
-    """
+    """The mean of what lies in each voxel of a coarser grid over the same box, from its slices."""
     import cv2
 
     depth, height, width = shape
-    cells = _Cells.of(old_shape[0], depth)
     shrunk = np.empty(shape, dtype=np.float32)
-    for index, made in enumerate(shrunk):
+    for made, shares in zip(shrunk, _shares(old_shape[0], depth), strict=True):
         mean = np.zeros(old_shape[1:], dtype=np.float32)
-        for old, share in cells.parts_of(index):
-            mean += np.float32(share) * plane_of(old)
+        for old in np.flatnonzero(shares).tolist():
+            mean += shares[old] * plane_of(old)
         made[...] = cv2.resize(mean, (width, height), interpolation=cv2.INTER_AREA)
     return shrunk
+
+
+def _shares(old: int, new: int) -> Float32[np.ndarray, "new old"]:
+    """Share of each old slice in each of fewer ones of equal height; rows add up to one."""
+    edges = np.linspace(0.0, old, new + 1)
+    starts, ends = np.maximum(edges[:-1, None], np.arange(old)), edges[1:, None]
+    overlap = np.minimum(ends, np.arange(1, old + 1)) - starts
+    return (overlap.clip(0.0) * (new / old)).astype(np.float32)
 
 
 def _as_shown(values: np.ndarray, unit: str) -> Int16[np.ndarray, "depth height width"]:

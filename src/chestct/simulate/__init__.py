@@ -9,33 +9,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chestct.simulate.confusing import (
-        ConfusingPatient,
-        ConfusingSettings,
-        simulate_confusing_patient,
-    )
     from chestct.simulate.dicom_export import write_dicom_series
     from chestct.simulate.lesions import insert_lesions
     from chestct.simulate.thorax import SimulatedPatient, ThoraxSettings, simulate_patient
 
 _HOME = {
-    "ConfusingPatient": "confusing",
-    "ConfusingSettings": "confusing",
     "SimulatedPatient": "thorax",
     "ThoraxSettings": "thorax",
     "insert_lesions": "lesions",
-    "simulate_confusing_patient": "confusing",
     "simulate_patient": "thorax",
     "write_dicom_series": "dicom_export",
 }
 
 __all__ = [
-    "ConfusingPatient",
-    "ConfusingSettings",
     "SimulatedPatient",
     "ThoraxSettings",
     "insert_lesions",
-    "simulate_confusing_patient",
     "simulate_patient",
     "write_dicom_series",
 ]

@@ -6,7 +6,7 @@ simulated ones. Lobes are approximate: fissures cannot be seen in a mask.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -305,14 +305,6 @@ def smooth_step(values: Float[np.ndarray, "depth height width"]) -> Field:
     """0 below 0, 1 above 1, rounded in between."""
     share = np.clip(values, 0, 1)
     return np.asarray(share * share * (3 - 2 * share), dtype=np.float32)
-
-
-def add_dependent_density(disease: Disease, lungs: LungMap, rng: np.random.Generator) -> Disease:
-    """Add what gravity alone does to the rearmost lung: every patient has some."""
-    strength = rng.uniform(0.0, 0.13) * rng.uniform(0.2, 1.0)
-    reach = rng.uniform(5, 16)
-    haze = dependent_haze(lungs, strength, reach, rng)
-    return replace(disease, haze=np.maximum(disease.haze, haze))
 
 
 def dependent_haze(

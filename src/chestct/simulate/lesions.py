@@ -24,7 +24,6 @@ from chestct.lookup import look_up
 from chestct.simulate.disease import (
     Disease,
     LungMap,
-    add_dependent_density,
     dependent_haze,
     disease_of,
     enlarge,
@@ -374,13 +373,21 @@ def add_disease(
         background = _draw_background(lung_map, rng)
         disease = joined(background, _drawn_visibly(draw, lung_map, rng))
     else:
-        disease = add_dependent_density(draw(lung_map, rng), lung_map, rng)
+        disease = _with_dependent_density(draw(lung_map, rng), lung_map, rng)
     voxels, filled, fluid = _blend(scan, mask, lung_map, disease, rng)
     return _Diseased(
         volume.with_voxels(_turn_back(voxels, volume)),
         _turn_back(filled, volume),
         _turn_back(fluid, volume),
     )
+
+
+def _with_dependent_density(disease: Disease, lungs: LungMap, rng: np.random.Generator) -> Disease:
+    """Add what gravity alone does to the rearmost lung: every patient has some."""
+    strength = rng.uniform(0.0, 0.13) * rng.uniform(0.2, 1.0)
+    reach = rng.uniform(5, 16)
+    haze = dependent_haze(lungs, strength, reach, rng)
+    return replace(disease, haze=np.maximum(disease.haze, haze))
 
 
 def _drawn_visibly(
@@ -404,12 +411,9 @@ def _turn_back(voxels: Shaped[np.ndarray, "_ _ _"], volume: Volume) -> Shaped[np
 def _textures(
     scan: Volume, lungs: LungMap, rng: np.random.Generator
 ) -> Callable[[int], tuple[Plane, Plane]]:
-    """Draw the grain of ground glass and the net of thickened septa.
+    """What gives grain of ground glass and net of thickened septa at a slice of the scan.
 
     Both are random fields on a lattice of 1.5 mm, or near the voxels' size, around the lungs.
-
-    Returns:
-        What gives both at a slice of the scan.
     """
     scan_mm = scan.grid.spacing_mm
     extent = [n * s for n, s in zip(lungs.inside.shape, lungs.spacing_mm, strict=True)]

@@ -285,16 +285,8 @@ def _draw_focus(
 ) -> tuple[tuple[slice, slice, slice], AnyField, AnyField]:
     """One patch: flat along the pleura, frayed, now and then with a dense core.
 
-    Args:
-        lungs: Where it lies.
-        place: Its centre.
-        warp: What frays it.
-        typical: Radius of this patient's patches in mm, filling of their ground glass, and the
-            share of them with a consolidated core.
-        rng: Where the randomness comes from.
-
-    Returns:
-        The box it lies in, its ground glass and its consolidation there.
+    `typical` is this patient's radius of patches in mm, filling of their ground glass, and share of
+    them with a consolidated core. Gives the patch's box, and ground glass and consolidation in it.
     """
     size_mm, usual_filling, dense_share = typical
     radius = size_mm * float(np.clip(rng.lognormal(0, 0.4), 0.45, 2.4))

@@ -164,14 +164,7 @@ class _Tree:
 
 
 def _draw_ends(frame: Frame, lung: Field, spacing_mm: float, rng: np.random.Generator) -> Points:
-    """End points spread over a lung, one per cube of `spacing_mm`, in random order.
-
-    Args:
-        frame: Grid of `lung`.
-        lung: Signed distance from the lung's surface, negative inside.
-        spacing_mm: Typical distance between ends.
-        rng: Where the randomness comes from.
-    """
+    """End points spread over a lung, one per cube of `spacing_mm`, in random order."""
     every = max(round(spacing_mm / frame.step_mm), 1)
     coarse = lung[::every, ::every, ::every]
     voxels = rng.permutation(np.argwhere(coarse < 0.0) * every)

@@ -64,7 +64,7 @@ from chestct.writers.dicom_objects import (
     save,
     subject_of,
 )
-from chestct.writers.evidence import heat_of, heat_words
+from chestct.writers.evidence import heat_words
 from chestct.writers.nifti import NOT_ANALYSED
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
         WriteError: It cannot be written, or the series lacks identifiers.
         MissingExtraError: highdicom is not installed.
     """
-    explained = heat_of(analysis)
+    explained = _heat_of(analysis)
     subject = subject_of(analysis, options)
     from highdicom import VOILUTTransformation
     from highdicom.pm import DerivedPixelContrastValues, ParametricMap
@@ -290,6 +290,20 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     return write_whole_with(
         folder / "heat-map.dcm", lambda aside: _save_with(explained.heat, made, aside)
     )
+
+
+def _heat_of(analysis: ScanAnalysis) -> ScanExplanation:
+    """The explanation of an analysis.
+
+    Raises:
+        NothingToWriteError: There is none.
+    """
+    if analysis.explanation is not None:
+        return analysis.explanation
+    if not analysis.result.is_suitable:
+        raise NothingToWriteError("The scan was not classified, so there is no heat-map.")
+    msg = "There is no heat-map, as no explanation was asked for: --explain (explain= in Python)."
+    raise NothingToWriteError(msg)
 
 
 def _save_with(heat: HeatMap, made: ParametricMap, path: Path) -> None:
@@ -351,7 +365,7 @@ def write_overlays(analysis: ScanAnalysis, folder: Path, options: WriteOptions) 
         WriteError: They cannot be written, or the series lacks identifiers.
         MissingExtraError: highdicom is not installed.
     """
-    explained = heat_of(analysis)
+    explained = _heat_of(analysis)
     subject = subject_of(analysis, options)
     scene = _whole(scene_of_scan(analysis))
     first, last = scene.analysed

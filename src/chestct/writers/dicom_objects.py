@@ -265,13 +265,7 @@ _DIGESTS: Final[WeakKeyDictionary[Volume | HeatMap, str]] = WeakKeyDictionary()
 
 
 def _seed_of(analysis: ScanAnalysis, header: Dataset, images: tuple[SourceImage, ...]) -> str:
-    """What all new identifiers of an analysis are derived from.
-
-    Args:
-        analysis: The scan and its answer.
-        header: Patient, study and frame of reference, as they will be written.
-        images: The source images.
-    """
+    """What all new identifiers of an analysis are derived from, by the header to be written."""
     digest = hashlib.sha256(_encoded(header))
     for part in (images, *_contents(analysis)):
         digest.update(f"/{part!r}".encode())

@@ -48,7 +48,7 @@ from chestct.writers.dicom_objects import (
     save,
     subject_of,
 )
-from chestct.writers.evidence import evidence_peaks, heat_sentences
+from chestct.writers.evidence import evidence_peaks, heat_words, label_words
 
 if TYPE_CHECKING:
     from highdicom import sr
@@ -437,7 +437,7 @@ class _Groups:
         if _WHOLE in summary.shares:
             measurements.append(self._share(_WHOLE, explained))
         group = self._region("evidence", quantity_of(explained.explanation.method), measurements)
-        return _with_comments(group, [heat_sentences(explained)])
+        return _with_comments(group, [_heat_sentences(explained)])
 
     def regions(self, explained: ScanExplanation) -> list[str]:
         """Parts of the lungs that have a code and a share of their own."""
@@ -537,6 +537,18 @@ class _Groups:
             family=coded(ARTIFICIAL_INTELLIGENCE),
             manufacturer="chestct",
         )
+
+
+def _heat_sentences(explained: ScanExplanation) -> str:
+    """What the measured part of the heat is and is not, for the report."""
+    words, threshold = heat_words(explained), explained.summary.threshold
+    is_classless = not label_words(explained)
+    by = "" if is_classless else f", by {explained.explanation.method}"
+    doubt = " It does not say which class it speaks for." if is_classless else ""
+    return (
+        f"{words}{by}: lung with a heat of {threshold:g} or more. It shows what the classifier"
+        f" looked at and is not the outline of a disease.{doubt}"
+    )
 
 
 def _peak_names(analysis: ScanAnalysis, explained: ScanExplanation) -> list[str]:

@@ -18,23 +18,7 @@ from chestct.pictures import AXES, Plane, Scene, fullest_slice
 from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import canonical_axes
-from chestct.writers import NothingToWriteError
 from chestct.writers.wording import CLASSLESS_METHODS, method_words
-
-
-def heat_of(analysis: ScanAnalysis) -> ScanExplanation:
-    """The explanation of an analysis.
-
-    Raises:
-        NothingToWriteError: There is none.
-    """
-    if analysis.explanation is not None:
-        return analysis.explanation
-    if not analysis.result.is_suitable:
-        raise NothingToWriteError("The scan was not classified, so there is no heat-map.")
-    msg = "There is no heat-map, as no explanation was asked for: --explain (explain= in Python)."
-    raise NothingToWriteError(msg)
-
 
 _ACROSS: WeakKeyDictionary[ScanExplanation, Float64[np.ndarray, " slices"]] = WeakKeyDictionary()
 """What several outputs of one scan ask for, for as long as its explanation is there."""
@@ -89,14 +73,6 @@ def telling_slices(analysis: ScanAnalysis, scene: Scene) -> dict[Plane, int]:
     return {plane: int(place[axes[0]]) for plane, axes in AXES.items()}
 
 
-def slices_words(analysis: ScanAnalysis) -> str:
-    """Which slices were analysed and which one is hottest, counted as in the report."""
-    first, last = analysis.analysed_slices
-    words = f"Slices {first + 1} to {last + 1} of {len(analysis.prepared.lung_area)} from the feet"
-    found = hottest_slice(analysis)
-    return words if found is None else f"{words}, the hottest place of the lungs in {found + 1}"
-
-
 def hottest_slice(analysis: ScanAnalysis) -> int | None:
     """Slice with the hottest place in the lungs, from 0 at the feet; None where there is none."""
     explained = analysis.explanation
@@ -135,18 +111,6 @@ def heat_words(explained: ScanExplanation) -> str:
         return f"Evidence for {label}"
     name = method_words(explained.explanation.method).removeprefix("the ")
     return f"Network activity ({name})"
-
-
-def heat_sentences(explained: ScanExplanation) -> str:
-    """What the measured part of the heat is and is not, for the report."""
-    words, threshold = heat_words(explained), explained.summary.threshold
-    is_classless = not label_words(explained)
-    by = "" if is_classless else f", by {explained.explanation.method}"
-    doubt = " It does not say which class it speaks for." if is_classless else ""
-    return (
-        f"{words}{by}: lung with a heat of {threshold:g} or more. It shows what the classifier"
-        f" looked at and is not the outline of a disease.{doubt}"
-    )
 
 
 def label_words(explained: ScanExplanation) -> str:

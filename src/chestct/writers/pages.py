@@ -41,7 +41,6 @@ from chestct.writers.wording import (
     bars_of,
     count,
     eyebrow_words,
-    is_trained_on_simulation,
     meaning_words,
     method_words,
     named,
@@ -421,13 +420,7 @@ _COLUMNS: Final[dict[str, str]] = {"Right": "right ", "Left": "left ", "Both": "
 def _evidence_section(
     analysis: ScanAnalysis, explained: ScanExplanation, maker: PictureMaker
 ) -> dict[str, object]:
-    """The explanation of an analysis, drawn and described by the names that the template has.
-
-    Args:
-        analysis: The scan and its answer.
-        explained: Its explanation.
-        maker: Draws the scan's pictures with the heat-map over them.
-    """
+    """The explanation of an analysis, drawn and described by the names that the template has."""
     chosen = telling_slices(analysis, maker.scene)
     by_slice = evidence_by_slice(explained, analysis.prepared)
     peaks = evidence_peaks(explained, analysis.prepared)
@@ -545,9 +538,14 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
         )
     elif labels.assumption:
         sentences.append(labels.assumption)
-    if is_trained_on_simulation(analysis.result.provenance.trained_on):
+    if _is_trained_on_simulation(analysis.result.provenance.trained_on):
         sentences.append(
             "The network learned from simulated disease: what it looks for need not be what real "
             "disease looks like."
         )
     return tuple(sentences)
+
+
+def _is_trained_on_simulation(trained_on: str) -> bool:
+    """Whether a card says in its own words that disease was simulated."""
+    return "simulated" in trained_on.lower()

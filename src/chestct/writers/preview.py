@@ -375,13 +375,7 @@ def _picture_of_heat(
     heat: Float32[np.ndarray, "height width"],
     caption: str,
 ) -> Image.Image:
-    """Draw the slice as the network saw it, and again with the heat in the colours of scans' maps.
-
-    Args:
-        values: Input of the network, 0 to 1.
-        heat: As large, 0 to 1.
-        caption: A line of words below.
-    """
+    """Draw a slice as the network saw it, and again with the heat in the colours of scans' maps."""
     import cv2
 
     size = (_PANEL_PX, _PANEL_PX)

@@ -122,11 +122,6 @@ def _from_words(result: ScanResult, label: str) -> str:
     return "" if found is None else f" (present from {percent(found.threshold)})"
 
 
-def is_trained_on_simulation(trained_on: str) -> bool:
-    """Whether a card says in its own words that disease was simulated."""
-    return "simulated" in trained_on.lower()
-
-
 def count(number: int, noun: str) -> str:
     """A number and its noun, in the plural where needed."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

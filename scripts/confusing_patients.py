@@ -11,6 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from confusing_bodies import (
+    CONTENTS,
+    Belly,
+    add_growth,
+    add_surroundings,
+)
 from jaxtyping import Float32, Float64, Int16, UInt8
 
 from chestct.arrays import Mask
@@ -21,19 +27,13 @@ from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import BloodHU, Model, build_model, make_frame
 from chestct.simulate.fields import Frame, Plane
 from chestct.simulate.lesions import add_disease
-from chestct.simulate.scanner import (
+from chestct.simulate.thorax import (
     Pose,
     Scanner,
     compose,
     draw_scanner,
     sample_field,
     square_grid,
-)
-from chestct.simulate.surroundings import (
-    CONTENTS,
-    Belly,
-    add_growth,
-    add_surroundings,
 )
 from chestct.simulate.trees import Segments, fill_tubes
 from chestct.volume import Grid, ScanSource, Volume

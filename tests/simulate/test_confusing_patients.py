@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import confusing_patients
 import numpy as np
 import pytest
+from confusing_patients import (
+    VIEWS,
+    ConfusingPatient,
+    ConfusingSettings,
+    simulate_confusing_patient,
+)
 from scipy import ndimage
 
 from chestct.errors import ChestCTError
-from chestct.simulate import (
-    ConfusingPatient,
-    ConfusingSettings,
-    confusing,
-    simulate_confusing_patient,
-)
-from chestct.simulate.confusing import VIEWS
 
 RIGHT, LEFT, GAS = 1, 2, 3
 
@@ -158,7 +158,7 @@ def test_padding_and_blank_slices_hold_their_value_and_no_label(value: int) -> N
 def test_a_growth_takes_lung_away_and_is_no_lung(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     for odds in (0.0, 1.0):
-        monkeypatch.setattr(confusing, "_GROWTH_ODDS", odds)
+        monkeypatch.setattr(confusing_patients, "_GROWTH_ODDS", odds)
         taken.append(litres(make(12, view="chest", pattern="normal", raised="none"), RIGHT, LEFT))
     assert taken[1] < taken[0] - 0.01
 
