@@ -26,7 +26,7 @@ from chestct.simulate.pneumonia import _along_the_back
 from chestct.volume import Grid, Volume
 
 SEEDS = range(4)
-VARIED_SEEDS = range(6)
+VARIED_SEEDS = range(4)
 
 
 def _left_share(patient: SimulatedPatient, lesions: np.ndarray) -> float:
