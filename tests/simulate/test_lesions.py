@@ -326,6 +326,11 @@ def test_an_effusion_is_fluid_outside_the_lesions_and_low_behind(healthy) -> Non
     assert np.argwhere(fluid)[:, 1].mean() > np.argwhere(healthy.lungs)[:, 1].mean()
 
 
+def test_disease_is_drawn_apart_from_the_body(patients) -> None:
+    sizes = {patient.volume.grid for patient in patients.values()}
+    assert len(sizes) == 1
+
+
 def test_fluid_is_no_part_of_the_true_lungs(patients) -> None:
     assert (patients["CAP"].lungs <= patients["normal"].lungs).all()
 

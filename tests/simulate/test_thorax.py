@@ -134,11 +134,6 @@ def test_voxels_are_whole_hounsfield_units_within_a_scanners_range(healthy) -> N
     assert voxels.max() <= 3071
 
 
-def test_disease_is_drawn_apart_from_the_body(patients) -> None:
-    sizes = {patient.volume.grid for patient in patients.values()}
-    assert len(sizes) == 1
-
-
 FIXED = ThoraxSettings(
     rows=64, slice_spacing_mm=8.0, field_of_view_mm=320.0, kernel="B70f", noise_hu=20.0
 )
