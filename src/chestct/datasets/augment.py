@@ -326,6 +326,8 @@ class _SliceAugmentation:
         shear_deg: Largest shear.
         zoom: Largest relative change of size, rows and columns each on their own.
         flip_probability: How often left and right change sides.
+        contrast: Largest relative change of contrast about the slice's mean.
+        brightness: Largest change of brightness, in units of the range from black to white.
 
     Raises:
         TrainingError: A value is impossible.
@@ -336,6 +338,8 @@ class _SliceAugmentation:
     shear_deg: float = 0.2
     zoom: float = 0.2
     flip_probability: float = 0.5
+    contrast: float = 0.0
+    brightness: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -344,6 +348,8 @@ class _SliceAugmentation:
             "shear_deg": 80,
             "zoom": 0.9,
             "flip_probability": 1,
+            "contrast": 1,
+            "brightness": 1,
         }
         for name, most in limits.items():
             value = getattr(self, name)
@@ -380,7 +386,22 @@ def _vary_slices(
     )
     chances = torch.rand(len(batch), generator=generator, device=generator.device)
     is_flipped = (chances < augmentation.flip_probability).to(batch.device).view(-1, 1, 1, 1)
-    return torch.where(is_flipped, moved.flip(3), moved).unsqueeze(2)
+    moved = torch.where(is_flipped, moved.flip(3), moved)
+    if augmentation.contrast > 0 or augmentation.brightness > 0:
+        moved = _vary_greys(moved, augmentation, generator)
+    return moved.unsqueeze(2)
+
+
+def _vary_greys(
+    pictures: torch.Tensor, augmentation: _SliceAugmentation, generator: torch.Generator
+) -> torch.Tensor:
+    """Another contrast and brightness for each slice, from black to white at most."""
+    contrast, brightness = (
+        _uniform((len(pictures), 1, 1, 1), limit, generator).to(pictures)
+        for limit in (augmentation.contrast, augmentation.brightness)
+    )
+    mean = pictures.mean((1, 2, 3), keepdim=True)
+    return ((pictures - mean) * (1 + contrast) + mean + brightness).clamp(0, 1)
 
 
 def _draw_maps(

@@ -325,6 +325,7 @@ _PER_EPOCH: Final = {
     "warmup_epochs": 0.0,
     "early_stopping_epochs": None,
     "keep": "last",
+    "average_weights": 0.0,
 }
 
 
@@ -455,6 +456,7 @@ _OWN: Final = (
     "drop_factor",
     "early_stopping_epochs",
     "keep",
+    "average_weights",
     "checkpoint_every_s",
     "sync_batch_norm",
     "start_licence",
@@ -495,7 +497,8 @@ def _range_per_step(
     """
     device = device_of(network)
     precision = settle_precision(settings.precision, None, device)
-    own = settings.model_copy(update={"precision": precision, "batch_norm_warm_up": False})
+    off = {"batch_norm_warm_up": False, "average_weights": 0.0}
+    own = settings.model_copy(update={"precision": precision, **off})
     run = make_run(network, sets, own, augmentation)
     rates: list[float] = []
     losses: list[float] = []
