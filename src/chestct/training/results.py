@@ -37,8 +37,7 @@ from chestct.evaluation.calibration import (
     choose_threshold,
     fit_temperature,
 )
-from chestct.evaluation.intervals import Estimate
-from chestct.evaluation.metrics import OVERALL, Value, overall_of
+from chestct.evaluation.metrics import OVERALL, Estimate, overall_of
 from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity
@@ -558,7 +557,7 @@ def _fold_rows(folds: Mapping[str, AnyPredictions]) -> list[list[str]]:
     return rows
 
 
-def _told_of(predictions: AnyPredictions) -> dict[str, Value]:
+def _told_of(predictions: AnyPredictions) -> dict[str, Estimate]:
     """What is told of a fold."""
     if isinstance(predictions, FindingPredictions):
         return overall_of(predictions)

@@ -30,7 +30,8 @@ from chestct.datasets.manifest import write_manifest
 from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.evaluation.figures import read_log, save_figure
-from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
+from chestct.evaluation.intervals import Figures, estimate_figures
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.report import format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
