@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import numpy as np
 import pytest
 import torch
 from typechecking import install_checks
+
+# Where the environment forbids to keep bytecode, each of the many processes that tests start would
+# compile chestct anew, and each pytest worker the tests.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Shapes and types of every annotated function are checked while the tests run, and only then.
 install_checks("chestct")

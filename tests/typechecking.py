@@ -2,13 +2,16 @@
 
 That is what type checkers and users take for granted (PEP 484, the numeric tower). jaxtyping binds
 the arguments of every call and makes two checks of every function, to compare the shapes of its
-arrays. A function that takes and gives none has the same types checked by beartype alone, in a
-twentieth of the time.
+arrays. Where arguments and result are checked by one beartype within one of jaxtyping's scopes,
+the same is compared in half of the time; a function without arrays needs no scope either.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, get_args, get_type_hints
 
 import jaxtyping
@@ -29,20 +32,41 @@ def _checked(thing: Any = None, *, typechecker: Any) -> Any:
     """What the import hook decorates every function and class with."""
     if thing is None:
         return lambda decorated: _checked(decorated, typechecker=typechecker)
+    if dataclasses.is_dataclass(thing):
+        # One that is inherited is checked already.
+        if "__init__" in vars(thing):
+            thing.__init__ = _checked(thing.__init__, typechecker=typechecker)
+        return thing
     # A generator's annotation is of what it yields, which beartype would take item by item.
-    is_plain = inspect.isfunction(thing) and not inspect.isgeneratorfunction(thing)
-    if is_plain and not _may_have_arrays(thing):
+    hints = _hints(thing) if not inspect.isgeneratorfunction(thing) else None
+    if hints is None:
+        return _with_shapes(thing, typechecker=typechecker)
+    if not any(map(_holds_array, hints.values())):
         return check_types(thing)
-    return _with_shapes(thing, typechecker=typechecker)
+    return _with_one_scope(thing)
 
 
-def _may_have_arrays(function: Any) -> bool:
+def _with_one_scope(function: Any) -> Callable[..., Any]:
+    """Check arguments and result of a call together, so that shapes of both are compared."""
+    checked = check_types(function)
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        with _with_shapes("context"):
+            return checked(*args, **kwargs)
+
+    return call
+
+
+def _hints(thing: Any) -> dict[str, Any] | None:
+    """Annotations of a function; None of something else, or with names for type checkers alone."""
+    if not inspect.isfunction(thing):
+        return None
     try:
-        hints = get_type_hints(function, include_extras=True)
-    except Exception:
-        # Names that only type checkers import; jaxtyping takes them as anything.
-        return True
-    return any(_holds_array(hint) for hint in hints.values())
+        return get_type_hints(thing, include_extras=True)
+    except NameError:
+        return None
 
 
 def _holds_array(hint: Any) -> bool:

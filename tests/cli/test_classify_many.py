@@ -125,26 +125,8 @@ def test_killed_workers_and_drivers_leave_one_row_per_scan_as_one_by_one(
 
 
 def test_folders_per_scan_are_written_where_they_are_asked_for(
-    manifest: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Path, tiny: str, tmp_path: Path, here: None
 ) -> None:
-    class Here:
-        """An executor that works in this process."""
-
-        def __init__(self, folder: Path, options: object, num_workers: int) -> None:
-            self.folder = folder
-
-        def start(self, num: int) -> None:
-            from chestct.cluster.worker import work_on
-
-            work_on(self.folder)
-
-        def ended(self) -> list[object]:
-            return []
-
-        def stop(self) -> None:
-            pass
-
-    monkeypatch.setattr("chestct.cluster.crews.LocalCrew", Here)
     few = manifest.with_name("few.csv")
     few.write_text("scan\ns00.nii.gz\ns01.nii.gz\n", encoding="utf-8")
     card = shutil.copytree(tiny, manifest.with_name("doubting")) / "card.json"
@@ -188,11 +170,11 @@ def test_a_reader_that_never_returns_costs_its_scan_alone(
         (tmp_path / name).symlink_to(manifest.with_name("s00.nii.gz"))
     few = tmp_path / "few.csv"
     few.write_text("scan\na.nii.gz\nb.forever\nc.nii.gz\n", encoding="utf-8")
-    more = ("--workers", "1", "--shard", "3", "--scan-timeout", "8")
+    more = ("--workers", "1", "--shard", "3", "--scan-timeout", "5")
     assert main(said(few, tiny, tmp_path / "out", *more)) == 1
     (failure,) = rows_in(tmp_path / "out" / "failures.csv")
     assert failure["path"] == "b.forever"
-    assert "longer than 8 s, alone too" in failure["reason"]
+    assert "longer than 5 s, alone too" in failure["reason"]
     assert [bool(row["decision"]) for row in rows_in(tmp_path / "out" / "answers.csv")] == [
         True,
         False,

@@ -21,6 +21,8 @@ Output = pytest.CaptureFixture[str]
 TINY = replace(
     RECIPES["roi_resnet_recommended"], input_shape=(12, 12, 12), spacing_mm=(28.0, 28.0, 28.0)
 )
+QUICK = replace(TINY, lungs="published")
+"""The same with lungs that no network has to find."""
 
 
 @pytest.fixture
@@ -164,11 +166,11 @@ def test_classes_of_ones_own_need_no_name_and_may_come_from_a_file(
 
 
 def test_scans_of_other_classes_are_prepared_and_copied_when_named(
-    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, here: None
 ) -> None:
     write_scan(tmp_path / "a.nii.gz")
     (tmp_path / "m.csv").write_text("scan,patient,label\na.nii.gz,p,severe\n")
-    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    monkeypatch.setitem(RECIPES, "tiny", QUICK)
     wanted = ("--recipe", "tiny", "--cache", tmp_path / "cache", "--processes", "1")
     assert run("prepare", tmp_path / "m.csv", *wanted, *NAMED) == 0
     assert "1 prepared" in printed(capsys)
@@ -261,7 +263,7 @@ def test_a_storage_that_does_not_exist_is_said(
 
 
 def test_failures_and_unsuitable_scans_are_listed(
-    folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, here: None
 ) -> None:
     import nibabel
     import numpy as np
@@ -270,7 +272,7 @@ def test_failures_and_unsuitable_scans_are_listed(
     noise = np.random.default_rng(0).integers(-1000, 400, (28, 24, 24)).astype(np.int16)
     image = nibabel.Nifti1Image(noise, np.diag([13.5, 13.5, 15.0, 1.0]))
     nibabel.save(image, folder / "covid" / "covid-2.nii.gz")
-    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    monkeypatch.setitem(RECIPES, "tiny", QUICK)
     run("scan", folder, "--out", tmp_path / "m.csv")
     arguments = ("--recipe", "tiny", "--cache", tmp_path / "c", "--processes", "1")
     assert run("prepare", tmp_path / "m.csv", *arguments) == 1
@@ -312,7 +314,7 @@ def test_jobs_of_a_cluster_prepare_the_same_inputs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("submitit")
-    monkeypatch.setitem(RECIPES, "tiny", TINY)
+    monkeypatch.setitem(RECIPES, "tiny", QUICK)
     run("scan", folder, "--out", tmp_path / "m.csv")
     slurm = ("--executor", "slurm", "--workers", "1", "--executor-option", "cluster=local")
     for cache, more in (("here", ("--workers", "1")), ("there", slurm)):

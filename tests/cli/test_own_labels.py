@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from here import work_here
 from phantoms import LUNG_HU, chest, chest_grid
 from quick_figures import one_of_each
 
@@ -88,7 +89,8 @@ def write_spreadsheet(file: Path) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    with one_of_each():
+    with one_of_each(), pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
         yield
 
 

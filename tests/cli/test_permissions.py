@@ -73,8 +73,8 @@ def test_data_sets_are_for_their_owner_alone_unless_they_are_shared(
     quick = ["--processes", "1", *more]
     report = ["--out", str(made / "report.json")]
     assert main(["dataset", "check", scans, *cache, *report, *quick]) in (0, 1)
-    # In two processes, which have to do as this one does.
-    prepare = ["prepare", scans, "--recipe", "maseres_paper", *cache, "--processes", "2"]
+    # In another process, which has to do as this one does.
+    prepare = ["prepare", scans, "--recipe", "maseres_paper", *cache, "--processes", "1"]
     assert main(["dataset", *prepare, *more]) == 0
     for form in ("nifti", "tiff16"):
         out = ["--to", form, "--out", str(made / form)]

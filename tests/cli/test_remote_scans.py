@@ -13,6 +13,7 @@ import fsspec
 import nibabel
 import numpy as np
 import pytest
+from here import work_here
 from labelled_scans import write_scan
 from object_server import served
 from tiny import save_tiny_classifier
@@ -130,9 +131,14 @@ def test_outputs_are_written_about_a_scan_at_an_address(
 def test_a_batch_at_an_address_has_the_tables_of_the_one_on_a_disk(
     web: str, scans: Path, tiny: str, tmp_path: Path
 ) -> None:
-    for name, place in {"disk": str(scans), "web": web}.items():
+    def classify(name: str, place: str) -> int:
         command = ["classify", "--manifest", f"{place}/scans.csv", "--out", str(tmp_path / name)]
-        assert main([*command, *how(tiny), "--workers", "1", "--write", "json"]) == 1
+        return main([*command, *how(tiny), "--workers", "1", "--write", "json"])
+
+    assert classify("web", web) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        work_here(patch)
+        assert classify("disk", str(scans)) == 1
     disk, elsewhere = (tmp_path / name for name in ("disk", "web"))
     assert (elsewhere / "p07" / "result.json").is_file()
     found = {}
@@ -147,7 +153,7 @@ def test_a_batch_at_an_address_has_the_tables_of_the_one_on_a_disk(
 
 
 def test_rows_may_name_addresses_and_none_with_a_secret(
-    web: str, tiny: str, tmp_path: Path, capsys: Output
+    web: str, tiny: str, tmp_path: Path, capsys: Output, here: None
 ) -> None:
     table = tmp_path / "scans.csv"
     table.write_text(f"scan\n{web}/s0.nii.gz\n{web}/s1.nii.gz?sig={SECRET}\n")
@@ -167,7 +173,7 @@ def test_rows_may_name_addresses_and_none_with_a_secret(
 
 
 def test_scans_at_an_address_are_prepared_once(
-    web: str, tmp_path: Path, copies: Path, capsys: Output
+    web: str, tmp_path: Path, copies: Path, capsys: Output, here: None
 ) -> None:
     command = ["dataset", "prepare", f"{web}/labelled.csv", "--recipe", "roi_resnet_published"]
     command += ["--cache", str(tmp_path / "inputs"), "--workers", "1"]

@@ -17,6 +17,7 @@ import nibabel
 import numpy as np
 import pytest
 from drawn_scans import LABELS, SETTINGS, read_rows, write_empty_chest, write_rows, write_scans
+from here import work_here
 from safetensors.numpy import load_file
 
 from chestct.card import Card, read_card
@@ -255,7 +256,11 @@ def test_folds_are_pooled_side_by_side_and_resumed_one_by_one(
 
 
 def test_folds_that_workers_train_are_those_of_one_after_the_other(
-    workshop: Workshop, tmp_path: Path, capsys: Output, quick: None
+    workshop: Workshop,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+    quick: None,
 ) -> None:
     folds = ("--folds", "2", "--set", "training.epochs=1")
     for name, more in (("here", ()), ("there", ("--workers", "2"))):
@@ -273,6 +278,7 @@ def test_folds_that_workers_train_are_those_of_one_after_the_other(
     shutil.rmtree(there / "fold-2" / "classifier")
     capsys.readouterr()
     more = ("--workers", "1")
+    work_here(monkeypatch)
     assert workshop.train(there, *folds, *more, manifest=workshop.plain) == 0
     assert "fold 1 was finished before" in capsys.readouterr().out
     assert (there / "fold-1" / "classifier" / "weights.safetensors").stat().st_mtime_ns == first

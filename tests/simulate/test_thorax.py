@@ -124,17 +124,6 @@ def test_both_lungs_together_hold_two_to_eight_litres(seed: int) -> None:
     assert 2.0 < (lungs < 0).sum() * frame.step_mm**3 / 1e6 < 8.0
 
 
-def test_same_seed_gives_the_same_patient_and_another_another(healthy) -> None:
-    first, again = (
-        simulate_patient(np.random.default_rng(5), TINY, pattern="COVID-19") for _ in range(2)
-    )
-    assert np.array_equal(first.volume.voxels, again.volume.voxels)
-    assert np.array_equal(first.lesions, again.lesions)
-    assert np.array_equal(first.lungs, again.lungs)
-    assert first.volume.grid == again.volume.grid
-    assert first.anatomy != healthy.anatomy
-
-
 def test_voxels_are_whole_hounsfield_units_within_a_scanners_range(healthy) -> None:
     voxels = healthy.volume.voxels
     assert voxels.dtype == np.int16
@@ -144,22 +133,29 @@ def test_voxels_are_whole_hounsfield_units_within_a_scanners_range(healthy) -> N
     assert voxels.max() <= 3071
 
 
-def test_disease_is_drawn_apart_from_the_body(patients) -> None:
-    sizes = {patient.volume.grid for patient in patients.values()}
-    assert len(sizes) == 1
+FIXED = ThoraxSettings(
+    rows=64, slice_spacing_mm=8.0, field_of_view_mm=320.0, kernel="B70f", noise_hu=20.0
+)
 
 
 @pytest.fixture(scope="module")
 def undrawn() -> SimulatedPatient:
     """A patient of no given pattern, whose scan is as fixed as can be."""
-    settings = ThoraxSettings(
-        rows=64, slice_spacing_mm=8.0, field_of_view_mm=320.0, kernel="B70f", noise_hu=20.0
-    )
-    return simulate_patient(np.random.default_rng(2), settings)
+    return simulate_patient(np.random.default_rng(1), FIXED)
+
+
+def test_same_seed_gives_the_same_patient_and_another_another(undrawn, healthy) -> None:
+    again = simulate_patient(np.random.default_rng(1), FIXED)
+    assert (again.label, again.lesions.any()) == ("COVID-19", True)
+    assert np.array_equal(undrawn.volume.voxels, again.volume.voxels)
+    assert np.array_equal(undrawn.lesions, again.lesions)
+    assert np.array_equal(undrawn.lungs, again.lungs)
+    assert undrawn.volume.grid == again.volume.grid
+    assert undrawn.anatomy != healthy.anatomy
 
 
 def test_without_a_pattern_the_label_is_drawn(undrawn: SimulatedPatient) -> None:
-    assert undrawn.label == str(np.random.default_rng(2).choice(THREE_CLASSES))
+    assert undrawn.label == str(np.random.default_rng(1).choice(THREE_CLASSES))
 
 
 def test_fixed_settings_are_kept(undrawn: SimulatedPatient) -> None:

@@ -22,9 +22,13 @@ from chestct.writers.nifti import write_nifti
 
 LABELS = (COVID19, NORMAL)
 RECIPE = replace(
-    RECIPES["maseres_recommended"], input_shape=(32, 32, 32), spacing_mm=(12.0, 12.0, 12.0)
+    RECIPES["maseres_recommended"],
+    input_shape=(32, 32, 32),
+    spacing_mm=(12.0, 12.0, 12.0),
+    lungs="published",
 )
-"""Keeps what surrounds the lungs; -1350..150 HU on a scale from 0 to 1."""
+"""Keeps what surrounds the lungs, which no network has to find; -1350..150 HU become 0 to 1."""
+FOUND = replace(RECIPE, lungs="recommended")
 MASKED = replace(RECIPE, background=0.0)
 GRID = chest_grid((36, 36, 42), (10.0, 9.0, 9.0))
 SICK_HU = -600.0

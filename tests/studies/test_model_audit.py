@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from audited_networks import (
+    FOUND,
     GRID,
     MASKED,
     Mean,
@@ -85,7 +86,8 @@ def audit_of_lung_network() -> ScanAudit:
 @cache
 def audit_of_outside_network() -> ScanAudit:
     torch.manual_seed(0)
-    return _audit_scan(auditor_of(Mean(0.38, is_inside=False)), sick())
+    network = Mean(0.38, is_inside=False)
+    return _audit_scan(auditor_of(network, crafted(network, FOUND)), sick())
 
 
 def severities(audit: ScanAudit, check: str) -> set[str]:

@@ -107,7 +107,10 @@ def smooth_noise(
         values, [scale_mm / 2 / mm for mm in lattice_mm], mode="wrap", truncate=2.5
     )
     values = _stretch(values, (shape[0], shape[1], shape[2]))
-    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-6), dtype=np.float32)
+    deviation = max(float(values.std()), 1e-6)
+    values -= values.mean()
+    values /= deviation
+    return values
 
 
 class Grain:
@@ -143,14 +146,26 @@ def _stretch(field: AnyField, shape: Shape) -> AnyField:
         weight = (at - low).astype(np.float32)
         weight = weight.reshape([-1 if a == axis else 1 for a in range(3)])
         lower = np.take(field, low, axis=axis)
-        field = lower + (np.take(field, high, axis=axis) - lower) * weight
+        field = np.take(field, high, axis=axis)
+        field -= lower
+        field *= weight
+        field += lower
     return field
 
 
 def smooth_union(first: Field, second: Field, width_mm: float) -> Field:
     """Union of two shapes whose common edge is rounded over `width_mm`."""
-    blend = np.maximum(width_mm - np.abs(first - second), 0) / width_mm
-    return np.asarray(np.minimum(first, second) - blend * blend * (width_mm / 4), dtype=np.float32)
+    # In place, as most of the time would go into new memory for fields of two million voxels.
+    blend = first - second
+    np.abs(blend, out=blend)
+    np.subtract(width_mm, blend, out=blend)
+    np.maximum(blend, 0, out=blend)
+    blend /= width_mm
+    blend *= blend
+    blend *= width_mm / 4
+    union: Field = np.minimum(first, second)
+    union -= blend
+    return union
 
 
 def smooth_overlap(first: Field, second: Field, width_mm: float) -> Field:

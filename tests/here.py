@@ -1,0 +1,32 @@
+"""The work of local workers, done in this process: a process of its own costs seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from chestct.cluster import WorkerEnd
+from chestct.cluster.worker import work_on
+
+
+class _Here:
+    """Stands in for `LocalCrew`."""
+
+    def __init__(self, folder: Path, options: Mapping[str, str], num_workers: int) -> None:
+        self.folder = folder
+
+    def start(self, num: int) -> None:
+        work_on(self.folder)
+
+    def ended(self) -> list[WorkerEnd]:
+        return []
+
+    def stop(self) -> None:
+        pass
+
+
+def work_here(patch: pytest.MonkeyPatch) -> None:
+    """For tests of something else than workers."""
+    patch.setattr("chestct.cluster.crews.LocalCrew", _Here)
