@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from chestct.card import CARD_FILE, SLICE_CARD_FILE, VoteSettings
 from chestct.classifier import Classifier, SliceClassifier, load_slice_classifier
-from chestct.datasets.checks import find_marks, find_small, find_unreadable_slices
+from chestct.datasets.checks import find_oddities, find_unreadable_slices
 from chestct.datasets.confounders import VARIABLES, groups_by
 from chestct.datasets.manifest import (
     SPLITS,
@@ -616,7 +616,7 @@ def _judge_slices(
     unreadable = find_unreadable_slices(manifest, facts)
     if unreadable:
         raise TrainingError(unreadable[0].sentence)
-    for finding in (*find_marks(manifest, facts), *find_small(manifest, facts, form.size)):
+    for finding in find_oddities(manifest, facts, form.size):
         listener.note(finding.sentence)
     examples = LabelledSlices(store, manifest)
     outputs = evaluate(classifier.network, examples, batch_size=SLICES_AT_ONCE)
