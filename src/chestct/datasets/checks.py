@@ -35,8 +35,6 @@ _FEW_PATIENTS: Final = 30
 _BOTH: Final = {True, False}
 _MOST_NAMED: Final = 5
 """Files that a sentence names."""
-_ENLARGED: Final = 2.0
-"""A picture enlarged more than so often is pointed out."""
 
 _RARE_CHANCE: Final = 0.01
 """A kind of file that one class alone has is pointed out where chance does so more rarely."""
@@ -488,7 +486,11 @@ def _find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) 
         """Pixels along a slice's shorter side."""
         return min(facts[row.number].rows, facts[row.number].columns)
 
-    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * _ENLARGED < size]
+    rows = [
+        row
+        for row in manifest.rows
+        if not facts[row.number].error and facts[row.number].is_small(size)
+    ]
     if not rows:
         return []
     smallest = min(rows, key=side)

@@ -145,6 +145,8 @@ def _squared(values: _Picture) -> Float32[np.ndarray, "side side"]:
     return np.pad(values, [(num // 2, num - num // 2) for num in lacking])
 
 
+_ENLARGED: Final = 2.0
+"""A picture enlarged more than so often is pointed out."""
 _FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
 _NAME: Final = "slices-"
@@ -177,6 +179,23 @@ class SliceFacts:
     error: str = ""
     kind: str = ""
     is_misnamed: bool = False
+
+    def is_small(self, size: int) -> bool:
+        """Whether its shorter side has less than half the pixels of a network's input."""
+        return min(self.rows, self.columns) * _ENLARGED < size
+
+    def remarks(self, size: int) -> tuple[str, ...]:
+        """What an answer about it has to be read with, for an input of so many pixels a side."""
+        said = {
+            f"{self.coloured_share:.1%} of it is coloured: the answer may be about marks": (
+                self.coloured_share > 0
+            ),
+            f"it has {self.rows} x {self.columns} pixels, less than half of {size}": (
+                self.is_small(size)
+            ),
+            f"it is a {self.kind} file by another name": self.is_misnamed,
+        }
+        return tuple(words for words, holds in said.items() if holds)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from chestct.datasets.manifest import (
     ManifestRow,
     parse_age,
     parse_sex,
+    read_lines,
 )
 from chestct.errors import ReadError
 from chestct.labels import (
@@ -38,6 +39,7 @@ from chestct.lookup import first_lines_of, first_of, look_up, unknown_name_messa
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.pictures import SUFFIXES
+from chestct.remote import joined
 from chestct.report.tables import read_csv
 
 _SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
@@ -638,6 +640,48 @@ def _find_covid_ct_lists(folder: Path) -> list[_SliceList]:
             split = _SPLITS[name[1].lower()]
             found.append(_SliceList(file, _COVID_CT_CLASSES[kind], split, where))
     return found
+
+
+def find_pictures(given: Sequence[Path], *, patient_pattern: str | None = None) -> dict[Path, str]:
+    """Pictures that nobody has labelled, to their patients; empty where those are not known.
+
+    Args:
+        given: Pictures, folders of them (each looked at with the three levels below it; a folder
+            between is the patient, as in `scan_slice_folder`), and tables with a column `scan` and
+            perhaps `patient`, by the ending `.csv`.
+        patient_pattern: As there; it comes before what folders and tables say.
+
+    Raises:
+        ReadError: None were found.
+        ManifestError: A table lacks its column, or the pattern is wrong or finds nothing.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
+    for each in given:
+        for picture, patient in _pictures_of(each, patient_pattern):
+            found.setdefault(picture.resolve(), (picture, patient))
+    if not found:
+        named = ", ".join(str(each) for each in given)
+        msg = f"There is no picture ({', '.join(PICTURE_ENDINGS)}) in {named} or below."
+        raise ReadError(f"{msg} Name pictures, a folder of them, or a table with a column 'scan'.")
+    return dict(found.values())
+
+
+def _pictures_of(given: Path, pattern: str | None) -> Iterator[tuple[Path, str]]:
+    """The pictures that one argument stands for, and their patients."""
+    if given.suffix.lower() == ".csv":
+        header, lines = read_lines(given, ("scan",))
+        for cells in lines:
+            row = dict(zip(header, cells, strict=False))
+            if row.get("scan", "").strip() and not row.get("excluded", "").strip():
+                said = _matched(pattern, Path(row["scan"])) if pattern else row.get("patient", "")
+                yield joined(given.parent, row["scan"].strip()), said.strip()
+        return
+    if not given.is_dir():
+        yield given, _matched(pattern, given) if pattern else ""
+        return
+    whose = Whose.of(given, pattern)
+    for picture in pictures_under(given):
+        yield picture, whose.patient(picture, given) or ""
 
 
 def parse_list(text: str, images: Path) -> _SliceList:

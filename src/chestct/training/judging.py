@@ -62,6 +62,7 @@ from chestct.familiarity import Familiarity, separation
 from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
+from chestct.result import SliceAnswer
 from chestct.training.checklists import write_checklist
 from chestct.training.data import make_cache, parts_in_run, patient_labels_of, read_slices
 from chestct.training.loop import evaluate
@@ -516,6 +517,8 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
 MAIN_VOTE: Final = "mean"
 """The vote that others are compared with: the only one without a number to choose."""
 SLICES_AT_ONCE: Final = 32
+_PICTURES_AT_ONCE: Final = 16 * SLICES_AT_ONCE
+"""Between two words on how far things are."""
 
 
 @dataclass(frozen=True)
@@ -621,6 +624,47 @@ def _judge_slices(
     examples = LabelledSlices(store, manifest)
     outputs = evaluate(classifier.network, examples, batch_size=SLICES_AT_ONCE)
     return predictions_of(outputs, manifest, classifier.card.labels, classifier.card.temperature)
+
+
+def judge_pictures(
+    classifier: SliceClassifier, pictures: Mapping[Path, str], cache: Path, listener: Listener
+) -> list[SliceAnswer]:
+    """Classify pictures that nobody has labelled; those that cannot be read stop no other.
+
+    Args:
+        classifier: What judges.
+        pictures: Where they lie, each once, to their patients; empty where those are not known.
+        cache: Folder for the pictures as the network sees them.
+        listener: Told how far things are.
+
+    Returns:
+        An answer or a failure for each, in their order.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    card = classifier.card
+    # A manifest needs labels; these are not looked at.
+    rows = tuple(ManifestRow(str(path), str(path), card.labels[0]) for path in pictures)
+    manifest = Manifest(rows, card.labels)
+    store = read_slices(manifest, card.pictures, listener, str(cache))
+    read = [row for row in manifest.rows if not store.by_row[row.number].error]
+    said: dict[int, dict[str, float]] = {}
+    for start in range(0, len(read), _PICTURES_AT_ONCE):
+        part_of = manifest.with_rows(read[start : start + _PICTURES_AT_ONCE])
+        examples = LabelledSlices(store, part_of)
+        outputs = evaluate(classifier.network, examples, batch_size=SLICES_AT_ONCE)
+        judged = predictions_of(outputs, part_of, card.labels, card.temperature)
+        for row, shares in zip(part_of.rows, judged.probabilities.tolist(), strict=True):
+            said[row.number] = dict(zip(card.labels, shares, strict=True))
+        listener.progress("classifying", Progress(start + len(part_of), len(read), 0.0))
+    answers = []
+    for row, (path, patient) in zip(manifest.rows, pictures.items(), strict=True):
+        facts = store.by_row[row.number]
+        remarks = () if facts.error else facts.remarks(card.pictures.size)
+        shares = said.get(row.number, {})
+        answers.append(SliceAnswer(str(path), patient, shares, remarks, facts.error))
+    return answers
 
 
 def _read_patients_beside(
