@@ -237,8 +237,8 @@ def _require_columns(manifest: Manifest, names: Sequence[str]) -> None:
 
 
 def _with_groups(
-    judged: Predictions, manifest: Manifest, facts: Sequence[ScanFacts], by: Sequence[str]
-) -> Predictions:
+    judged: AnyPredictions, manifest: Manifest, facts: Sequence[ScanFacts], by: Sequence[str]
+) -> AnyPredictions:
     """The predictions, their scans in groups: by the usual variables that differ, and as asked."""
     groups = {
         name: tuple(groups_by(manifest, facts, name)) for name in dict.fromkeys((*_GROUPINGS, *by))
@@ -385,8 +385,7 @@ def evaluate_manifest(
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
     baseline, remark = cross_validated_baseline(judged, kept, facts)
-    if isinstance(judged, Predictions):
-        judged = _with_groups(judged, kept, facts, wishes.by)
+    judged = _with_groups(judged, kept, facts, wishes.by)
     others: dict[str, AnyPredictions | Judgement] = dict(wishes.beside)
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
