@@ -1,7 +1,7 @@
 """Make a manifest from a folder of scans or slices, as public data sets lay them out, or of lists.
 
 What is assumed of each layout stands in its function; `docs/datasets.md` lists them. A manifest of
-slices has a picture in every row. Whose slice it is decides where it may stand when the slices are
+slices has a picture in every row. _Whose slice it is decides where it may stand when the slices are
 divided, so the patient is looked for: in the folder the picture lies in, or in its name by a
 pattern.
 """
@@ -587,11 +587,11 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _L
     lists = _find_covid_ct_lists(place)
     if lists:
         return read_lists(lists, place, patient_pattern=patient_pattern)
-    classes, whose = _class_folders(place), Whose.of(place, patient_pattern)
+    classes, whose = _class_folders(place), _Whose.of(place, patient_pattern)
     rows = [
         ManifestRow(str(picture), whose.named(picture, inside, label), label)
         for inside, label in classes
-        for picture in pictures_under(inside)
+        for picture in _pictures_under(inside)
     ]
     if not rows:
         msg = (
@@ -679,8 +679,8 @@ def _pictures_of(given: Path, pattern: str | None) -> Iterator[tuple[Path, str]]
     if not given.is_dir():
         yield given, _matched(pattern, given) if pattern else ""
         return
-    whose = Whose.of(given, pattern)
-    for picture in pictures_under(given):
+    whose = _Whose.of(given, pattern)
+    for picture in _pictures_under(given):
         yield picture, whose.patient(picture, given) or ""
 
 
@@ -708,7 +708,7 @@ def read_lists(
         ManifestError: A list cannot be read, is empty, or names pictures that are not there; the
             message names list and pictures.
     """
-    whose = Whose.of(folder, patient_pattern)
+    whose = _Whose.of(folder, patient_pattern)
     rows = [
         ManifestRow(
             str(picture),
@@ -788,7 +788,7 @@ def _without_shared(rows: Sequence[ManifestRow]) -> tuple[list[ManifestRow], tup
 
 
 @dataclass(frozen=True)
-class Whose:
+class _Whose:
     """What says whose slice a picture is.
 
     Attributes:
@@ -800,7 +800,7 @@ class Whose:
     listed: Mapping[str, str]
 
     @classmethod
-    def of(cls, folder: Path, pattern: str | None) -> Whose:
+    def of(cls, folder: Path, pattern: str | None) -> _Whose:
         """With what the tables `patients*.csv` in a folder and directly below it say.
 
         A table has a column `file` with the pictures' names and one `patient`, or `group`: what
@@ -860,7 +860,7 @@ def _listing(
     return _Listing(manifest, layout, notes if is_known else (_UNKNOWN_PATIENTS, *notes))
 
 
-def pictures_under(folder: Path) -> Iterator[Path]:
+def _pictures_under(folder: Path) -> Iterator[Path]:
     """The pictures in a folder and at most three below it, folder by folder."""
     for place in (folder, *_folders_under(folder, 3)):
         files = sorted(Path(entry) for entry in _entries(place) if entry.is_file())

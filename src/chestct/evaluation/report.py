@@ -624,6 +624,7 @@ class _WrongAnswers:
 
 def _wrong_answers(predictions: AnyPredictions, reports: Mapping[str, str]) -> _WrongAnswers:
     """The decisions that are not the truth, or of findings those on which side they lie."""
+    columns: tuple[str, ...]
     if isinstance(predictions, FindingPredictions):
         pairs = predictions.wrong_pairs
         lines = [_wrong_pair(predictions, *pair, reports) for pair in pairs[:_MOST_WRONG]]

@@ -20,10 +20,10 @@ from chestct.writers.pages import (
 )
 from chestct.writers.wording import count
 
-ANSWERS_FILE: Final = "answers.csv"
-PATIENTS_FILE: Final = "patients.csv"
-FAILURES_FILE: Final = "failures.csv"
-_FILES: Final = (ANSWERS_FILE, PATIENTS_FILE, FAILURES_FILE, INDEX_FILE)
+_ANSWERS_FILE: Final = "answers.csv"
+_PATIENTS_FILE: Final = "patients.csv"
+_FAILURES_FILE: Final = "failures.csv"
+_FILES: Final = (_ANSWERS_FILE, _PATIENTS_FILE, _FAILURES_FILE, INDEX_FILE)
 _BEGIN: Final = ("picture", "patient", "decision")
 
 
@@ -34,7 +34,7 @@ def require_answers_folder(folder: Path) -> None:
         WriteError: It holds files of these names and not the answers of an earlier call.
     """
     there = [folder / name for name in _FILES if (folder / name).exists()]
-    if not there or _is_ours(folder / ANSWERS_FILE):
+    if not there or _is_ours(folder / _ANSWERS_FILE):
         return
     msg = f"{there[0]} is there already and is not about pictures of slices, which would replace it"
     raise WriteError(f"{msg}. Choose another folder.")
@@ -70,28 +70,40 @@ def write_slice_answers(
         WriteError: It cannot be written, or holds files of others.
     """
     require_answers_folder(folder)
-    shares = [f"probability_{label}" for label in card.labels]
+    head = IndexHead(len(slices), card.notice, card.trained_on, what="slices")
+    with working_folder(folder) as aside:
+        for name, table in _tables(slices, patients, method, card.labels).items():
+            (aside / name).write_text(table, encoding="utf-8")
+        write_index_rows(_index_rows(slices, patients, method, card), head, aside)
+        return install(aside, folder, old=[folder / name for name in _FILES], last=_ANSWERS_FILE)
+
+
+def _tables(
+    slices: Sequence[SliceAnswer],
+    patients: Sequence[PatientAnswer],
+    method: str,
+    labels: Sequence[str],
+) -> dict[str, str]:
+    """The tables by the names of their files."""
+    shares = [f"probability_{label}" for label in labels]
     answers = (
         (each.picture, each.patient, *_cells(each), "; ".join(each.warnings))
         for each in slices
         if not each.failure
     )
-    failures = [(each.picture, each.patient, each.failure) for each in slices if each.failure]
-    with working_folder(folder) as aside:
-        table = as_csv((*_BEGIN, *shares, "warnings"), answers)
-        (aside / ANSWERS_FILE).write_text(table, encoding="utf-8")
-        table = as_csv(("picture", "patient", "reason"), failures)
-        (aside / FAILURES_FILE).write_text(table, encoding="utf-8")
-        if patients:
-            columns = ("patient", "slices", "failed", "vote", "decision", *shares)
-            lines = (
-                (each.patient, each.num_slices, each.num_failed, method, *_cells(each))
-                for each in patients
-            )
-            (aside / PATIENTS_FILE).write_text(as_csv(columns, lines), encoding="utf-8")
-        head = IndexHead(len(slices), card.notice, card.trained_on, what="slices")
-        write_index_rows(_index_rows(slices, patients, method, card), head, aside)
-        return install(aside, folder, old=[folder / name for name in _FILES], last=ANSWERS_FILE)
+    failures = ((each.picture, each.patient, each.failure) for each in slices if each.failure)
+    tables = {
+        _ANSWERS_FILE: as_csv((*_BEGIN, *shares, "warnings"), answers),
+        _FAILURES_FILE: as_csv(("picture", "patient", "reason"), failures),
+    }
+    if patients:
+        columns = ("patient", "slices", "failed", "vote", "decision", *shares)
+        lines = (
+            (each.patient, each.num_slices, each.num_failed, method, *_cells(each))
+            for each in patients
+        )
+        tables[_PATIENTS_FILE] = as_csv(columns, lines)
+    return tables
 
 
 def _cells(answer: SliceAnswer | PatientAnswer) -> tuple[str, ...]:
