@@ -32,7 +32,7 @@ from chestct.arrays import Heat
 from chestct.classifier import Classifier, load_classifier
 from chestct.explain import split_choice
 from chestct.explain.back_to_scan import back_to_scan
-from chestct.explain.evidence import share_outside, summarise_evidence
+from chestct.explain.explanation import share_outside, summarise_evidence
 from chestct.explain.maps import gradcam_map
 from chestct.explain.question import Question
 from chestct.explain.run import explain, explain_scan

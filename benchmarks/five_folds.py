@@ -25,7 +25,8 @@ from real_scans import run
 from simulated_cohort import make_cohort
 
 from chestct.evaluation.comparisons import compare
-from chestct.evaluation.intervals import Estimate, estimate_figures
+from chestct.evaluation.intervals import estimate_figures
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.labels import THREE_CLASSES
 from chestct.report.tables import p_value_text

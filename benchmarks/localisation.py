@@ -34,16 +34,10 @@ from chestct.arrays import Heat, Mask, Spacing
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest
 from chestct.engines import make_engine
-from chestct.evaluation.intervals import (
-    PATIENTS,
-    WILSON,
-    Bootstrap,
-    Estimate,
-    percentile_interval,
-    wilson,
-)
+from chestct.evaluation.intervals import PATIENTS, WILSON, Bootstrap, percentile_interval, wilson
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
-from chestct.explain.evidence import INVOLVED_FROM
+from chestct.explain.explanation import INVOLVED_FROM
 from chestct.explain.run import explain
 from chestct.labels import NORMAL, THREE_CLASSES
 from chestct.networks import build_network

@@ -10,13 +10,13 @@ from scipy import ndimage
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Heat, Mask, Spacing
-from chestct.explain.evidence import heat_by_slice
 from chestct.explain.explanation import (
     EvidenceSummary,
     Explanation,
     HeatMap,
     PeakSlice,
     ScanExplanation,
+    heat_by_slice,
 )
 
 HOT_SLICE = 22

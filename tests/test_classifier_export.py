@@ -131,7 +131,7 @@ def test_findings_get_a_probability_each(classifier: Classifier) -> None:
     )
     logits = np.array([1.5, -2.0, 0.3], dtype=np.float32)
     for each in (classifier, findings):
-        found = script["probabilities_of"](logits, _config(each, "onnx"))
+        found = script["_probabilities_of"](logits, _config(each, "onnx"))
         assert found == pytest.approx(each.probabilities_of(logits))
     assert sum(found.values()) != pytest.approx(1.0)
 

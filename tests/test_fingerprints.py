@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from phantoms import chest
 
-from chestct.datasets.scans import facts_of
+from chestct.datasets.scans import ScanFacts
 from chestct.fingerprints import hash_voxels
 from chestct.readers import read_volume
 from chestct.simulate import write_dicom_series
@@ -74,4 +74,4 @@ def test_digests_are_those_that_earlier_results_and_caches_hold(
 ) -> None:
     volume = counted(values)
     assert hash_voxels(volume)[:12] == sha256
-    assert facts_of(volume, Path("scan")).pixels[:12] == pixels
+    assert ScanFacts.of(volume, Path("scan")).pixels[:12] == pixels

@@ -1,6 +1,7 @@
 """A stand-in for timm where it is not installed: its interface, with the names of MobileNetV2.
 
-DenseNet169 is the same with more channels, for tests that need two networks.
+DenseNet169 and ResNet18 are the same with other channels, for tests that need two networks, or one
+that is not in our table.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-CHANNELS = {"mobilenetv2_100": 1280, "densenet169": 1664}
+CHANNELS = {"mobilenetv2_100": 1280, "densenet169": 1664, "resnet18": 512}
 """Of a network's last feature map."""
 
 
@@ -35,4 +36,19 @@ def create_model(name: str, *, pretrained: bool, num_classes: int) -> TinyBackbo
     return TinyBackbone(CHANNELS[name])
 
 
-TINY_TIMM = SimpleNamespace(create_model=create_model)
+RESNET18 = SimpleNamespace(
+    hf_hub_id="timm/resnet18.a1_in1k",
+    input_size=(3, 224, 224),
+    min_input_size=None,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    classifier="fc",
+)
+"""What timm says of its weights."""
+
+TINY_TIMM = SimpleNamespace(
+    create_model=create_model,
+    is_model=CHANNELS.__contains__,
+    list_models=lambda: [*CHANNELS],
+    get_pretrained_cfg={"resnet18": RESNET18}.get,
+)

@@ -49,7 +49,7 @@ from chestct.weights import WEIGHTS_FILE, check_header_size, check_weights, save
 if TYPE_CHECKING:
     from torch import nn
 
-    from chestct.networks.slices import SliceNetwork
+    from chestct.networks.slices import MeanOfSliceNetworks, SliceNetwork
 
 DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
 """The classifier that comes with the package."""
@@ -259,7 +259,7 @@ class SliceClassifier:
     """A network of single slices ready for use, in eval mode, and its card."""
 
     card: SliceCard
-    network: SliceNetwork
+    network: SliceNetwork | MeanOfSliceNetworks
 
 
 def load_slice_classifier(folder: Path) -> SliceClassifier:
@@ -273,7 +273,7 @@ def load_slice_classifier(folder: Path) -> SliceClassifier:
 
     card = read_card(folder, SliceCard)
     _require_weights(folder, card)
-    network: SliceNetwork = _built(card)  # type: ignore[assignment]
+    network: SliceNetwork | MeanOfSliceNetworks = _built(card)  # type: ignore[assignment]
     check_weights(folder / WEIGHTS_FILE, network)
     network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return SliceClassifier(card, network.eval())

@@ -290,7 +290,7 @@ def _explained(
     watcher: Watcher | None,
 ) -> ScanAnalysis:
     """The same with an explanation, by a method, at a layer and for a class or finding."""
-    from chestct.explain.evidence import outside_warning
+    from chestct.explain.explanation import outside_warning
     from chestct.explain.run import explain_scan
 
     method, layer, label = choice

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -382,6 +383,23 @@ def test_half_of_the_slices_are_mirrored() -> None:
     is_same = ((moved - batch).abs().amax(dim=(1, 2, 3, 4)) < 1e-5).float()
     assert float((is_flipped + is_same).min()) == 1
     assert 0.4 < float(is_flipped.mean()) < 0.6
+
+
+def test_greys_of_slices_are_varied_about_their_mean_from_black_to_white_at_most() -> None:
+    batch = smooth_slices(60).clamp(0, 1)
+    brighter = _vary_slices(batch, replace(STILL, brightness=0.3), seeded())
+    shifts = (brighter - batch).flatten(1)
+    inside = ((brighter > 0) & (brighter < 1)).flatten(1)
+    for shift, is_inside in zip(shifts, inside, strict=True):
+        assert float(shift[is_inside].max() - shift[is_inside].min()) < 1e-5
+    assert 0.15 < float(shifts.abs().max()) <= 0.3 + 1e-6
+    flatter = _vary_slices(batch, replace(STILL, contrast=0.5), seeded())
+    ratios = flatter.flatten(1).std(1) / batch.flatten(1).std(1)
+    assert 0.5 <= float(ratios.min()) < 0.6
+    assert float(ratios.max()) <= 1.5
+    for varied in (brighter, flatter):
+        assert float(varied.min()) >= 0
+        assert float(varied.max()) <= 1
 
 
 def test_the_same_generator_gives_the_same_slices_and_the_batch_stays() -> None:

@@ -18,7 +18,7 @@ from chestct.datasets.checks import (
     refuse_leaks,
     report_json,
 )
-from chestct.datasets.confounders import Confounder, describe_confounder
+from chestct.datasets.confounders import Confounder
 from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.pictures import gather_slices
 from chestct.datasets.public import scan_slice_folder
@@ -103,7 +103,7 @@ def test_class_and_source_being_one_variable_is_said_as_a_reviewer_would() -> No
 
 
 def test_what_predicts_the_class_is_said_with_its_figure() -> None:
-    said = describe_confounder(confounder())
+    said = confounder().meaning
     assert said is not None
     assert "AUC of 0.83 (209 patients; 4 of them not known; 95 %" in said
     assert "stay below 0.58" in said
@@ -113,12 +113,12 @@ def test_what_predicts_the_class_is_said_with_its_figure() -> None:
     "changes", [{"auc": 0.6}, {"p_value": 0.2}, {"auc": None}, {"p_value": None}]
 )
 def test_what_may_be_chance_is_not_said(changes: dict[str, object]) -> None:
-    assert describe_confounder(confounder(**changes)) is None
+    assert confounder(**changes).meaning is None
 
 
 def test_many_values_are_named_briefly() -> None:
     values = {f"v{i}": {"CAP": 1} for i in range(7)}
-    said = describe_confounder(confounder(is_same_as_class=True, values=values))
+    said = confounder(is_same_as_class=True, values=values).meaning
     assert said is not None
     assert "v3: 1 CAP; 3 more values" in said
 

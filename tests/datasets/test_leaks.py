@@ -15,7 +15,7 @@ from chestct.datasets.checks import (
     find_pixel_leaks,
 )
 from chestct.datasets.manifest import Manifest, ManifestRow
-from chestct.datasets.scans import ScanFacts, _facts_from_json, _facts_to_json, _read_facts
+from chestct.datasets.scans import ScanFacts, _read_facts
 from chestct.labels import class_in_path, class_of
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
@@ -151,8 +151,10 @@ def test_the_same_patient_id_under_two_manifest_patients_is_a_leak_that_is_named
     (finding,) = _find_identity_leaks(make_manifest(rows), found)
     assert (finding.kind, finding.severity, finding.rows) == ("leak", "refuse", (2, 3))
     assert "Rows 2 and 3 have the same PatientID" in finding.sentence
-    assert "PAT-7" not in finding.sentence + _facts_to_json(found[0])
-    assert _facts_from_json(_facts_to_json(found[0])) == found[0]
+    found[0].store(tmp_path / "kept", tmp_path / "a", ReadOptions())
+    (kept,) = (tmp_path / "kept").rglob("*.json")
+    assert "PAT-7" not in finding.sentence + kept.read_text()
+    assert ScanFacts.stored(tmp_path / "kept", tmp_path / "a", ReadOptions()) == found[0]
 
 
 def test_patient_id_of_one_manifest_patient_is_no_leak() -> None:

@@ -11,15 +11,12 @@ from phantoms import chest, chest_grid
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.datasets.scans import (
     FACTS,
-    _facts_from_json,
-    _facts_to_json,
+    ScanFacts,
     _known_facts,
     _read_facts,
     _source_key,
-    facts_of,
     gather_facts,
     read_options,
-    stored_facts,
 )
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
@@ -42,33 +39,36 @@ def test_the_order_of_slices_does_not_matter_and_where_they_lie_does_for_the_cac
     volume = chest(chest_grid(*COARSE))
     reversed_volume = volume.with_voxels(volume.voxels[::-1])
     here, there = Path("a"), Path("b")
-    assert facts_of(volume, here).content == facts_of(reversed_volume, there).content
-    assert facts_of(volume, here).pixels != facts_of(reversed_volume, there).pixels
+    assert ScanFacts.of(volume, here).content == ScanFacts.of(reversed_volume, there).content
+    assert ScanFacts.of(volume, here).pixels != ScanFacts.of(reversed_volume, there).pixels
     moved = Volume(chest_grid(COARSE[0], (14.0, 13.5, 13.5)), volume.voxels)
-    assert facts_of(volume, here).content == facts_of(moved, here).content
-    assert facts_of(volume, here).pixels != facts_of(moved, here).pixels
+    assert ScanFacts.of(volume, here).content == ScanFacts.of(moved, here).content
+    assert ScanFacts.of(volume, here).pixels != ScanFacts.of(moved, here).pixels
 
 
 def test_the_same_values_in_another_type_are_the_same_scan() -> None:
     volume = chest(chest_grid(*COARSE))
     as_float = volume.with_voxels(volume.voxels.astype(np.float32))
     shifted = volume.with_voxels(as_float.voxels + np.float32(0.5))
-    assert facts_of(volume, Path("a")) == facts_of(as_float, Path("a"))
-    assert facts_of(volume, Path("a")).content != facts_of(shifted, Path("a")).content
+    assert ScanFacts.of(volume, Path("a")) == ScanFacts.of(as_float, Path("a"))
+    assert ScanFacts.of(volume, Path("a")).content != ScanFacts.of(shifted, Path("a")).content
 
 
 def test_slices_of_one_value_are_no_evidence() -> None:
     grid = chest_grid(*COARSE)
     empty = Volume(grid, np.full(grid.shape, -1024, dtype=np.int16))
-    assert facts_of(empty, Path("a")).slices == ()
+    assert ScanFacts.of(empty, Path("a")).slices == ()
 
 
-def test_facts_come_back_from_json() -> None:
-    facts = facts_of(chest(chest_grid(*COARSE)), Path("a"))
-    assert _facts_from_json(_facts_to_json(facts)) == facts
+def test_facts_come_back_from_json_and_none_where_it_is_damaged(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz")
+    facts = ScanFacts.of(chest(chest_grid(*COARSE)), scan)
+    facts.store(tmp_path, scan, OPTIONS)
+    assert ScanFacts.stored(tmp_path, scan, OPTIONS) == facts
+    (kept,) = (tmp_path / "facts").iterdir()
     for damaged in ("{}", "[]", "nonsense", '{"pixels": 1, "content": 2}'):
-        with pytest.raises(ValueError, match="not the facts of a scan"):
-            _facts_from_json(damaged)
+        kept.write_text(damaged)
+        assert ScanFacts.stored(tmp_path, scan, OPTIONS) is None
 
 
 def write_series(folder: Path, **header: str) -> Path:
@@ -154,7 +154,7 @@ def test_damaged_facts_are_read_again_and_failures_are_not_kept(tmp_path: Path) 
     task = (scan, OPTIONS)
     facts = _known_facts(tmp_path, task)
     (tmp_path / "facts" / f"{_source_key(scan, OPTIONS)}.json").write_text("{")
-    assert stored_facts(tmp_path, *task) is None
+    assert ScanFacts.stored(tmp_path, *task) is None
     assert _known_facts(tmp_path, task) == facts
     (tmp_path / "bad.nii").write_bytes(b"no scan")
     bad = (tmp_path / "bad.nii", OPTIONS)

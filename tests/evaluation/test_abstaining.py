@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chestct.evaluation.calibration import AbstentionThreshold, abstention_threshold, at_threshold
+from chestct.evaluation.calibration import AbstentionThreshold, AtThreshold, abstention_threshold
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, PredictionsError
@@ -37,7 +37,7 @@ def promised(threshold: float | None) -> AbstentionThreshold:
 def test_scans_that_reach_the_threshold_are_decided_on(
     threshold: float, decided: int, wrong: int
 ) -> None:
-    found = at_threshold(FOUR, promised(threshold))
+    found = AtThreshold.of(FOUR, promised(threshold))
     assert found is not None
     assert (found.coverage.hits, found.coverage.total) == (decided, 4)
     assert (found.error.hits, found.error.total) == (wrong, decided)
@@ -48,7 +48,7 @@ def test_scans_that_reach_the_threshold_are_decided_on(
 
 
 def test_a_threshold_nobody_reaches_has_no_error_rate() -> None:
-    found = at_threshold(FOUR, promised(0.99))
+    found = AtThreshold.of(FOUR, promised(0.99))
     assert found is not None
     assert found.coverage.value == 0
     assert found.error.value is None
@@ -56,8 +56,8 @@ def test_a_threshold_nobody_reaches_has_no_error_rate() -> None:
 
 
 def test_without_a_threshold_there_is_nothing_to_say() -> None:
-    assert at_threshold(FOUR, promised(None)) is None
-    assert at_threshold(FOUR, None) is None
+    assert AtThreshold.of(FOUR, promised(None)) is None
+    assert AtThreshold.of(FOUR, None) is None
 
 
 def test_the_classifier_s_own_threshold_stands_in_record_and_tables(

@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as scikit
 
 from chestct.evaluation import intervals, metrics
-from chestct.evaluation.metrics import class_counts, confusion_matrix, per_class
+from chestct.evaluation.metrics import ClassCounts, confusion_matrix, per_class
 from chestct.evaluation.predictions import Predictions
 
 MakePredictions = Callable[..., Predictions]
@@ -30,15 +30,15 @@ def test_rows_of_the_confusion_matrix_are_true_labels() -> None:
 
 
 def test_specificity_and_ppv_of_the_published_headline_are_different_things() -> None:
-    counts = class_counts(ROW_18, 0)
+    counts = ClassCounts.of(ROW_18, 0)
     assert (counts.tp, counts.fn, counts.fp, counts.tn) == (23, 5, 7, 95)
-    found = metrics.of_counts(counts, "CAP")
+    found = counts.figures("CAP")
     assert found["specificity"].value == 95 / 102
     assert found["ppv"].value == 23 / 30
     assert found["sensitivity"].value == 23 / 28
     assert found["npv"].value == 95 / 100
     assert found["f1"].value == pytest.approx(2 * 23 / (28 + 30))
-    assert metrics.one_vs_rest_accuracy(counts).value == 118 / 130
+    assert counts.accuracy.value == 118 / 130
 
 
 def test_overall_figures_of_the_published_headline_are_those_of_the_audit() -> None:

@@ -356,7 +356,8 @@ def test_p_values_too_small_to_print_are_said_to_be_below_the_last_digit(
     settings = EvaluationSettings(bootstrap=Bootstrap(replicates=20), formats=())
     others = {"b": make_predictions(30, seed=4)}
     summary = write_evaluation(make_predictions(30), tmp_path, settings=settings, others=others)
-    rows = [replace(row, p_value=p_value) for row in summary.comparisons["b"]]
-    table = as_markdown(*_report({"a": summary}, {"b": rows}).sections)
+    rows = tuple(replace(row, p_value=p_value) for row in summary.comparisons["b"])
+    changed = replace(summary, comparisons={"b": rows})
+    table = as_markdown(*_report("a", changed).sections)
     lines = [line for line in table.splitlines() if line.startswith("| b | mcnemar")]
     assert [line.split(" | ")[-2] for line in lines] == ["< 0.0001"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from chestct.errors import ExplanationError
-from chestct.explain.maps import attention_map
-from chestct.explain.question import Question, output_of
+from chestct.explain.maps import _output_of, attention_map
+from chestct.explain.question import Question
 from chestct.networks import build_network
 
 
@@ -31,7 +31,7 @@ def test_a_position_gets_the_column_mean_of_the_attention_matrix(
     found = attention_map(question())
     attention = question().network.attention
     with torch.no_grad():
-        positions = output_of(question(), "pool")[0].flatten(2).transpose(1, 2)
+        positions = _output_of(question(), "pool")[0].flatten(2).transpose(1, 2)
         q, k = attention.query(positions)[0], attention.key(positions)[0]
         alpha = torch.stack([(q[:, [h]] @ k[:, [h]].T).softmax(dim=1) for h in range(3)])
     expected = alpha.mean(dim=(0, 1)) * 12

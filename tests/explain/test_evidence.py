@@ -10,13 +10,13 @@ from analyses import SALIENT, SHAPE, lung_mask, make_analysis, make_prepared, ma
 from explained import make_explanation
 from phantoms import chest, chest_grid, turned_grid
 
-from chestct.explain.evidence import (
+from chestct.explain.explanation import (
+    HeatMap,
     _lung_regions,
     outside_warning,
     share_outside,
     summarise_evidence,
 )
-from chestct.explain.explanation import HeatMap
 from chestct.preprocess.prepared import PreparedScan
 from chestct.volume import CANONICAL_DIRECTION, Grid, Volume, to_canonical
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from chestct.explain.evidence import _cell_centres, spread_over_input
-from chestct.explain.maps import Layer, _find_layers, pick_layer
+from chestct.explain.back_to_scan import _cell_centres, spread_over_input
+from chestct.explain.maps import _find_layers, _Layer, pick_layer
 from chestct.explain.question import CellMap, Question
 from chestct.networks import build_network
 
@@ -29,7 +29,7 @@ def question() -> Question:
     return Question(network, batch, torch.ones_like(batch))
 
 
-def mean_offset_of_sight(layer: Layer) -> float:
+def mean_offset_of_sight(layer: _Layer) -> float:
     """How far, along width, inner cells look beside their centre, on average."""
     kept: list[torch.Tensor] = []
     network = question().network
@@ -87,8 +87,8 @@ def test_unpadded_kernels_and_dilation_move_the_cells() -> None:
 
     batch = torch.rand(1, 1, 20, 20, 20)
     layers = _find_layers(Question(Steps(), batch, batch))
-    assert layers["wide"] == Layer("wide", (12, 12, 12), (4.0,) * 3, (1.0,) * 3)
-    assert layers["pool"] == Layer("pool", (6, 6, 6), (4.5,) * 3, (2.0,) * 3)
+    assert layers["wide"] == _Layer("wide", (12, 12, 12), (4.0,) * 3, (1.0,) * 3)
+    assert layers["pool"] == _Layer("pool", (6, 6, 6), (4.5,) * 3, (2.0,) * 3)
 
 
 def test_layers_run_twice_and_layers_of_one_cell_are_left_out() -> None:

@@ -8,7 +8,7 @@ import torch
 from explained import grown_by_a_cell, share_inside
 from tiny_classifiers import settle_batch_norm
 
-from chestct.explain.evidence import spread_over_input
+from chestct.explain.back_to_scan import spread_over_input
 from chestct.explain.maps import gradcam_map
 from chestct.explain.question import Question
 from chestct.networks import build_network

@@ -8,6 +8,7 @@ import pytest
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.extras import MissingExtraError, is_installed
+from chestct.networks.settings import settings_from
 from chestct.networks.slices import (
     SLICE_NETWORKS,
     _SliceSettings,
@@ -26,13 +27,16 @@ def test_the_table_holds_the_papers_six_networks_and_input_sizes() -> None:
 
 
 @pytest.mark.skipif(is_installed("timm"), reason="timm is installed here")
-def test_without_timm_the_extra_is_named() -> None:
-    with pytest.raises(MissingExtraError, match=r"pip install 'chestct\[slices\]'"):
-        build_slice_network("mobilenet_v2", 2)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet34"])
+def test_without_timm_the_extra_is_named(name: str) -> None:
+    with pytest.raises(
+        (MissingExtraError, UnknownNameError), match=r"pip install 'chestct\[slices\]'"
+    ):
+        build_slice_network(name, 2)
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: build_slice_network("vgg16", 2), lambda: find_weights("vgg16", "none")]
+    "call", [lambda: build_slice_network("vgg18", 2), lambda: find_weights("vgg18", "none")]
 )
 def test_an_unknown_network_is_refused_with_the_nearest_name(call) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'vgg19'"):
@@ -60,6 +64,12 @@ def test_a_missing_file_is_named_with_network_repository_and_remedy(
         ({"head": "mine"}, "recommended"),
         ({"scaling": "weight"}, "Did you mean 'weights'"),
         ({"tuned_blocks": 4}, "from 0 to 3"),
+        ({"tuned_blocks": "most"}, "from 0 to 3, or all, not 'most'"),
+        ({"batch_norm_statistics": "free"}, "Known: frozen, learned"),
+        ({"padding": "valid"}, "Known: own, same, symmetric"),
+        ({"mean": (0.5, 0.5, 0.5)}, "'mean' is of scaling weights, not published"),
+        ({"mean": (0.5,), "scaling": "weights"}, "'mean' must be three numbers"),
+        ({"std": (1.0, 1.0, 0.0), "scaling": "weights"}, "'std' must be from 0.001 to 1000"),
         ({"dropout": 1.5}, "from 0 to 0.99"),
         ({"size": 20}, "from 32 to 1024"),
     ],
@@ -67,6 +77,20 @@ def test_a_missing_file_is_named_with_network_repository_and_remedy(
 def test_an_impossible_setting_is_refused(settings: dict[str, object], said: str) -> None:
     with pytest.raises((NetworkError, UnknownNameError), match=said):
         _SliceSettings(**settings)
+
+
+def test_settings_are_read_from_a_list_and_from_a_word_or_a_number() -> None:
+    given = {"scaling": "weights", "mean": [0, 0.5, 0.5], "tuned_blocks": "all"}
+    assert settings_from(_SliceSettings, given) == _SliceSettings(
+        scaling="weights", mean=(0, 0.5, 0.5), tuned_blocks="all"
+    )
+    for name, value, said in [
+        ("tuned_blocks", 1.5, "a whole number or text, not 1.5"),
+        ("mean", 0.5, "numbers, not 0.5"),
+        ("mean", ["a", 0, 0], "numbers, not"),
+    ]:
+        with pytest.raises(NetworkError, match=said):
+            settings_from(_SliceSettings, {"scaling": "weights", name: value})
 
 
 def test_a_network_of_one_class_is_refused() -> None:

@@ -12,7 +12,7 @@ import pytest
 from chestct.evaluation import metrics
 from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import wilson
-from chestct.evaluation.metrics import class_counts, confusion_matrix
+from chestct.evaluation.metrics import ClassCounts, confusion_matrix
 from chestct.evaluation.predictions import Predictions
 
 LABELS = ("cap", "covid-19", "normal")
@@ -55,8 +55,8 @@ def as_predictions(truth: np.ndarray, decisions: np.ndarray) -> Predictions:
 
 
 def figures_of_class(confusion: metrics.Confusion, index: int) -> dict[str, object]:
-    counts, label = class_counts(confusion, index), LABELS[index]
-    found = metrics.of_counts(counts, label)
+    counts, label = ClassCounts.of(confusion, index), LABELS[index]
+    found = counts.figures(label)
     sensitivity, specificity, ppv = (found[each] for each in ("sensitivity", "specificity", "ppv"))
     return {
         "tp": counts.tp,
@@ -68,7 +68,7 @@ def figures_of_class(confusion: metrics.Confusion, index: int) -> dict[str, obje
         "ppv_pct": percent(ppv.value),
         "npv_pct": percent(found["npv"].value),
         "f1": fraction(found["f1"].value),
-        "one_vs_rest_accuracy_eq12_pct": percent(metrics.one_vs_rest_accuracy(counts).value),
+        "one_vs_rest_accuracy_eq12_pct": percent(counts.accuracy.value),
         "wilson95_pct": {
             "sensitivity": percents(sensitivity.hits, sensitivity.total),
             "specificity": percents(specificity.hits, specificity.total),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chestct.report.document import Picture, Points, as_markdown, one_line, read_report
+from chestct.report.document import Picture, Points, _one_line, _read_report, as_markdown
 from chestct.report.tables import Table
 
 WRITTEN = """
@@ -35,7 +35,7 @@ def no_figure() -> None:
 
 def test_every_kind_of_part_is_read() -> None:
     draw = {"both_sides": no_figure}
-    head, part = read_report(WRITTEN, draw).sections
+    head, part = _read_report(WRITTEN, draw).sections
     assert (head.title, head.level) == ("A report", 1)
     assert head.blocks == (
         "Words over two lines.",
@@ -54,7 +54,7 @@ def test_every_kind_of_part_is_read() -> None:
 
 
 def test_what_was_read_is_written_as_markdown() -> None:
-    report = read_report(WRITTEN, {"both_sides": no_figure})
+    report = _read_report(WRITTEN, {"both_sides": no_figure})
     text = as_markdown(*report.sections)
     assert "*What it shows*\n\n| side | words |\n| --- | --- |\n| left | a \\| b |\n" in text
     assert "| **right** | **c** |" in text
@@ -63,7 +63,7 @@ def test_what_was_read_is_written_as_markdown() -> None:
 
 
 def test_what_others_wrote_makes_no_part_of_its_own() -> None:
-    foreign = one_line("First.\n\n# Second\n\n![x](figures/none.png) *y*")
-    report = read_report(f"# Title\n\n{foreign}\n\n![x](figures/none.png) *y*", {})
+    foreign = _one_line("First.\n\n# Second\n\n![x](figures/none.png) *y*")
+    report = _read_report(f"# Title\n\n{foreign}\n\n![x](figures/none.png) *y*", {})
     (section,) = report.sections
     assert section.blocks == (foreign, "![x](figures/none.png) *y*")

@@ -12,7 +12,7 @@ import pytest
 from analyses import make_unsuitable
 from explained import make_explained
 
-from chestct.datasets.reader_labels import Rule, agree_on, read_readings
+from chestct.datasets.reader_labels import agree_on, read_readings
 from chestct.errors import ChestCTError
 from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
@@ -256,7 +256,7 @@ def test_readers_labels_are_a_table_that_dataset_readers_takes(tmp_path: Path) -
         "p02": {"anna": "normal", "ben": "normal"},
         "p03": {},
     }
-    agreed = agree_on(table, Rule())
+    agreed = agree_on(table)
     assert [(row.scan, row.label) for row in agreed.rows] == [("p02", "normal")]
     assert readings.of("p03") == [Reading("anna", "unsure", "", "=a note, of two lines")]
 

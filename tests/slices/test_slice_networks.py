@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from chestct.errors import NetworkError
+from chestct.errors import NetworkError, UnknownNameError
 from chestct.extras import import_extra, is_installed
-from chestct.networks.slices import SLICE_NETWORKS, SliceNetwork, build_slice_network
+from chestct.networks.slices import (
+    SLICE_NETWORKS,
+    SliceNetwork,
+    build_slice_network,
+    find_weights,
+    mean_of,
+)
 
 needs_timm = pytest.mark.skipif(
     not is_installed("timm"), reason="needs timm: see the slices step of .ci/run"
@@ -103,6 +111,53 @@ def test_the_backbone_stays_in_inference_mode_and_only_the_head_learns(
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize(("tuned", "moved"), [(0, []), (1, ["bn2"]), ("all", ["bn1", "bn2"])])
+def test_statistics_that_may_be_learned_move_in_tuned_blocks_alone(
+    tuned: int | str, moved: list[str]
+) -> None:
+    settings = {"size": 64, "tuned_blocks": tuned, "batch_norm_statistics": "learned"}
+    network = build_slice_network("mobilenet_v2", 2, settings)
+    norms = {name: network.backbone.get_submodule(name) for name in ("bn1", "bn2")}
+    before = {name: norm.running_mean.clone() for name, norm in norms.items()}
+    network.train()(torch.rand(3, 1, 1, 64, 64))
+    network.eval()(torch.rand(3, 1, 1, 64, 64))
+    after = {name: norm.running_mean.clone() for name, norm in norms.items()}
+    assert [name for name in norms if not torch.equal(before[name], after[name])] == moved
+
+
+def test_all_of_a_backbone_learns_where_it_is_wanted() -> None:
+    network = build_slice_network("mobilenet_v2", 2, {"size": 64, "tuned_blocks": "all"})
+    logits = network.train()(torch.rand(3, 1, 1, 64, 64))
+    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1])).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+    # As published, its statistics stand still.
+    assert not any(module.training for module in network.backbone.modules())
+
+
+def test_several_members_answer_with_the_mean_of_their_logits() -> None:
+    torch.manual_seed(1)
+    settings = {"size": 64, "head": "recommended", "scaling": "weights"}
+    members = [build_slice_network("mobilenet_v2", 3, settings).eval() for _ in range(3)]
+    batch = torch.rand(2, 1, 1, 64, 64)
+    whole = mean_of(members)
+    with torch.no_grad():
+        wanted = torch.stack([each(batch) for each in members]).mean(0)
+        found, features = whole.eval()(batch), whole.features(batch)
+        own = torch.cat([each.features(batch) for each in members], dim=1)
+    torch.testing.assert_close(found, wanted)
+    assert torch.equal(features, own)
+    again = build_slice_network("mobilenet_v2", 3, {**settings, "members": 3}).eval()
+    again.load_state_dict(whole.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(batch), found)
+
+
+@pytest.mark.parametrize("members", [0, 21])
+def test_an_impossible_number_of_members_is_refused(members: int) -> None:
+    with pytest.raises(NetworkError, match="members"):
+        build_slice_network("mobilenet_v2", 2, {"members": members})
+
+
 def test_two_classes_come_from_one_unit(small: SliceNetwork) -> None:
     with torch.no_grad():
         logits = small.eval()(torch.rand(2, 1, 1, 64, 64))
@@ -131,12 +186,17 @@ def test_scaling_of_the_weights_is_that_of_values_scaled_by_hand() -> None:
     own = build_slice_network("mobilenet_v2", 2, {"size": 64, "scaling": "weights"}).eval()
     plain = build_slice_network("mobilenet_v2", 2, {"size": 64}).eval()
     plain.load_state_dict(own.state_dict())
+    other = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 2], "size": 64, "scaling": "weights"}
+    given = build_slice_network("mobilenet_v2", 2, other).eval()
+    given.load_state_dict(own.state_dict())
     facts = SLICE_NETWORKS["mobilenet_v2"]
     batch = torch.rand(2, 1, 1, 64, 64)
     mean = torch.tensor(facts.mean).view(1, 3, 1, 1, 1)
     std = torch.tensor(facts.std).view(1, 3, 1, 1, 1)
     with torch.no_grad():
         torch.testing.assert_close(own(batch), plain((batch - mean) / std))
+        mean, std = (torch.tensor(other[name]).view(1, 3, 1, 1, 1) for name in ("mean", "std"))
+        torch.testing.assert_close(given(batch), plain((batch - mean) / std))
 
 
 def test_a_network_trained_in_any_memory_layout_gives_the_same_logits(
@@ -162,3 +222,70 @@ def test_another_input_is_refused_with_its_size(
 def test_an_input_too_small_for_the_layers_is_refused() -> None:
     with pytest.raises(NetworkError, match="at least 75 rows"):
         on_meta("inception_v3", size=64)
+
+
+@pytest.fixture
+def resnet() -> SliceNetwork:
+    return on_meta("resnet18", head="recommended", scaling="weights")
+
+
+def test_a_network_by_timms_name_takes_what_timm_says_of_its_weights(
+    resnet: SliceNetwork, tmp_path: Path
+) -> None:
+    assert resnet.size == 224
+    assert resnet.scaling == {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    assert resnet.facts.weights_id == "timm/resnet18.a1_in1k"
+    assert resnet.num_trainable == 513
+    with pytest.raises(NetworkError, match=r"'timm/resnet18\.a1_in1k'"):
+        find_weights("resnet18", str(tmp_path / "resnet18.pth"))
+
+
+@needs_timm
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "convnext_atto", "swin_s3_tiny_224"])
+def test_blocks_of_any_network_are_tuned_from_its_end(name: str) -> None:
+    networks = [on_meta(name, head="recommended", tuned_blocks=n) for n in (0, 1, 2, 3, "all")]
+    learns = [sum(p.requires_grad for p in each.backbone.parameters()) for each in networks]
+    assert learns == sorted(set(learns))
+    assert learns[-1] == len(list(networks[0].backbone.parameters()))
+    last = [p.ndim for p in networks[1].backbone.parameters() if p.requires_grad]
+    assert max(last) > 1, "a normalisation alone is no block"
+
+
+@needs_timm
+def test_channels_come_first_whatever_a_network_has() -> None:
+    shape = (
+        on_meta("swin_s3_tiny_224").features(torch.zeros(1, 1, 1, 224, 224, device="meta")).shape
+    )
+    assert shape == (1, 768, 7, 7)
+
+
+@needs_timm
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("vit_tiny_patch16_224", {}, "gives tokens and no map of features"),
+        ("swin_s3_tiny_224", {"size": 100}, "cannot take inputs of 100 rows"),
+        ("poolformer_s12", {"tuned_blocks": 1}, "set tuned_blocks to 0 or all"),
+        ("resnet18", {"padding": "same"}, "leave 'padding' out"),
+        ("hf-hub:timm/resnet18.a1_in1k", {}, "any network of timm by its name"),
+        ("resnet18.mine", {}, "the nearest are resnet18, "),
+    ],
+)
+def test_what_timm_has_and_a_slice_cannot_use_is_refused_with_a_sentence(
+    name: str, settings: dict[str, object], said: str
+) -> None:
+    with pytest.raises((NetworkError, UnknownNameError), match=said):
+        on_meta(name, **settings)
+
+
+@needs_timm
+def test_padding_can_be_that_of_other_weights() -> None:
+    maps = {}
+    for padding in ("own", "same", "symmetric"):
+        torch.manual_seed(0)
+        settings = {"size": 64, "padding": padding}
+        network = build_slice_network("mobilenet_v2", 2, settings).eval()
+        with torch.no_grad():
+            maps[padding] = network.features(torch.rand(1, 1, 1, 64, 64).round())
+    torch.testing.assert_close(maps["own"], maps["symmetric"])
+    assert not torch.allclose(maps["own"], maps["same"])

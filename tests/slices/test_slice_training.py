@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from drawn_slices import draw_slice, mark, write_config
 from PIL import Image
+from safetensors.torch import load_file
 
+from chestct.classifier import load_slice_classifier
 from chestct.cli import main
+from chestct.datasets.manifest import TRAINING, VALIDATION, read_manifest
 from chestct.evaluation.patient_votes import VOTES
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.extras import is_installed
 from chestct.labels import NOT_FOR_CLINICAL_USE
+from chestct.networks.slices import build_slice_network
 from chestct.writers.preview import _PANEL_PX
 
 
@@ -60,6 +65,48 @@ def test_a_finished_run_goes_on_to_the_same_end(
     assert main([*command, "--weights", str(weights), "--processes", "1"]) == 0
     name = Path("slices") / "predictions.csv"
     assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_members_are_watched_on_what_they_alone_do_not_learn_from_and_answer_as_one(
+    table: Path, weights: Path, tmp_path: Path
+) -> None:
+    config, out = write_config(tmp_path, tuned=1), tmp_path / "run"
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(out)]
+    command += ["--weights", str(weights), "--processes", "1"]
+    command += ["--set", "network.settings.members=2", "--set", "training.freeze=[backbone.bn1]"]
+    assert main(command) == 0
+    watched, learned = [], set()
+    for number in (1, 2):
+        rows = read_manifest(out / f"member-{number}" / "scans.csv", needs_files=False).rows
+        sides = {
+            side: {r.patient for r in rows if r.split == side} for side in (TRAINING, VALIDATION)
+        }
+        assert not sides[TRAINING] & sides[VALIDATION]
+        watched.append(sides[VALIDATION])
+        learned |= sides[TRAINING]
+    tested = read_predictions(out / "slices" / "predictions.csv")
+    assert not watched[0] & watched[1]
+    assert watched[0] | watched[1] == learned
+    assert not learned & set(tested.patients)
+
+    found = load_slice_classifier(out / "classifier")
+    assert found.card.network_settings["members"] == 2
+    one = build_slice_network(found.card.network, 2, {**found.card.network_settings, "members": 1})
+    batch = torch.rand(2, 1, 1, 64, 64)
+    logits = []
+    for number in (1, 2):
+        best = out / f"member-{number}" / "training" / "best.safetensors"
+        one.load_state_dict(load_file(best))
+        with torch.no_grad():
+            logits.append(one.eval()(batch))
+    assert not torch.equal(*logits)
+    with torch.no_grad():
+        torch.testing.assert_close(found.network(batch), torch.stack(logits).mean(0))
+
+    shutil.rmtree(out / "classifier")
+    before = (out / "slices" / "predictions.csv").read_bytes()
+    assert main(command) == 0
+    assert (out / "slices" / "predictions.csv").read_bytes() == before
 
 
 def whole_scans(table: Path) -> Predictions:
@@ -199,6 +246,32 @@ def test_the_papers_split_trains_by_its_name_and_its_leak_is_on_the_card(
     assert "random weights" in card["backbone_weights"]
 
 
+def test_all_of_a_network_by_timms_name_learns_from_a_plain_state_dict(
+    table: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(4)
+    backbone = build_slice_network("resnet18", 2).backbone.state_dict()
+    stored = {**backbone, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save(stored, tmp_path / "resnet.pth")
+    config = write_config(tmp_path)
+    out = tmp_path / "run"
+    command = ["slices", "train", str(config), "--data", str(table), "--out", str(out)]
+    wanted = ["network.name=resnet18", "network.settings.tuned_blocks=all", "training.epochs=1"]
+    wanted += ["network.settings.batch_norm_statistics=learned", "training.start_licence=MIT"]
+    wanted += ["network.settings.std=[0.5, 0.5, 0.5]"]
+    command += [part for each in wanted for part in ("--set", each)]
+    assert main([*command, "--weights", str(tmp_path / "resnet.pth"), "--processes", "1"]) == 0
+    card = json.loads((out / "classifier" / "slice_card.json").read_text(encoding="utf-8"))
+    assert card["backbone_weights"].startswith("resnet.pth, SHA-256")
+    assert card["licence"] == "MIT"
+    chosen = card["network_settings"]
+    assert (chosen["size"], chosen["std"]) == (64, [0.5, 0.5, 0.5])
+    assert chosen["mean"] == [0.485, 0.456, 0.406]
+    learned = load_slice_classifier(out / "classifier").network.state_dict()
+    for name, before in backbone.items():
+        assert not torch.equal(learned[f"backbone.{name}"], before), name
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -208,6 +281,7 @@ def test_the_papers_split_trains_by_its_name_and_its_leak_is_on_the_card(
         ("data.split=random", "slice_random_leaky"),
         ("augmentation.name=maseres", "maseres_slices_p"),
         ("pictures.size=3", "there is no setting 'pictures.size'"),
+        ("network.settings.tuned_blocks=some", "from 0 to 3, or all"),
         ("labels=[normal, normal]", "names a class twice"),
     ],
 )

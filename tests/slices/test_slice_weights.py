@@ -102,8 +102,20 @@ def test_a_damaged_file_and_one_that_could_run_code_are_refused(
 ) -> None:
     broken, pickled = tmp_path / "broken.safetensors", tmp_path / "weights.pth"
     broken.write_bytes(b"\x01\x02" * 20)
-    torch.save({"a": torch.zeros(1)}, pickled)
+    torch.save(network, pickled)
     with pytest.raises(NetworkError, match=r"broken.safetensors.*Get it again"):
         load_backbone_weights(network, broken)
-    with pytest.raises(NetworkError, match=r"weights.pth.*save_file"):
+    with pytest.raises(NetworkError, match=r"weights.pth.*not a readable file of weights"):
         load_backbone_weights(network, pickled)
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.pt", "weights.bin"])
+@pytest.mark.parametrize("section", ["", "state_dict"])
+def test_a_plain_state_dict_gives_the_same_weights(
+    network: SliceNetwork, weights: Path, tmp_path: Path, name: str, section: str
+) -> None:
+    stored = load_file(weights)
+    torch.save({section: stored} if section else stored, tmp_path / name)
+    load_backbone_weights(network, tmp_path / name)
+    for part, value in network.backbone.state_dict().items():
+        assert torch.equal(value, stored[part]), part

@@ -15,12 +15,13 @@ import pytest
 from chestct import __version__
 from chestct.cli import main
 from chestct.errors import WriteError
-from chestct.evaluation.intervals import Estimate
-from chestct.report.document import Points, as_markdown
+from chestct.evaluation.metrics import Estimate
+from chestct.report.document import Points, as_markdown, as_page
 from chestct.report.tables import Table
 from chestct.studies.audit import (
+    _COLORS,
+    _COMMAND,
     Audit,
-    _as_html,
     _as_json,
     _listed,
     audit_papers,
@@ -28,8 +29,7 @@ from chestct.studies.audit import (
     write_audit,
 )
 from chestct.studies.audit_roi import AGREES
-from chestct.studies.audit_scores import Scores, counts_behind, percent_of, score
-from chestct.studies.published import roi_facts
+from chestct.studies.published import Scores, counts_behind, percent_of, roi_facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -251,7 +251,7 @@ def test_the_means_by_threshold_are_those_of_the_reference(audit: Audit) -> None
 
 
 def test_printed_percentages_are_rounded_half_up() -> None:
-    estimate = score(["CAP"] * 48, ["CAP"] * 27 + ["normal"] * 21).accuracy
+    estimate = Scores.of(["CAP"] * 48, ["CAP"] * 27 + ["normal"] * 21).accuracy
     assert percent_of(estimate) == 56.3
     assert counts_behind(97.1, 51) == ()
     assert counts_behind(96.1, 51) == (49,)
@@ -316,7 +316,7 @@ def test_the_page_has_colours_for_dark_and_none_of_the_drawn_ones(page_text: str
 
 
 def test_the_same_audit_gives_the_same_bytes(audit: Audit, page_text: str) -> None:
-    assert _as_html(report_of(audit)) == page_text
+    assert as_page(report_of(audit), _COLORS, _COMMAND) == page_text
 
 
 def test_json_holds_every_figure_as_a_finite_number(audit: Audit) -> None:

@@ -19,7 +19,7 @@ from chestct.studies.audit_maseres import (
     _decisions_of,
     audit_maseres_paper,
 )
-from chestct.studies.audit_scores import percent_of, rounded
+from chestct.studies.published import percent_of, rounded
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
 

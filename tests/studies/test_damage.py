@@ -190,4 +190,4 @@ def test_the_mean_over_choices_varies_with_patients_and_choices() -> None:
     single = _mean_accuracy(repeated([[1] * 8]), Bootstrap(50))
     assert single is not None
     assert "a single choice shows no spread" in single.note
-    assert _mean_accuracy([]) is None
+    assert _mean_accuracy([], Bootstrap(50)) is None

@@ -16,7 +16,6 @@ from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.maseres import (
     Chosen,
-    patient_settings,
     run_patients,
     split_in_words,
 )
@@ -128,7 +127,7 @@ def test_folds_judge_every_patient_and_changes_stand_above_the_table(
 
 
 def make_plan(manifest: Path, folder: Path, configs: Path) -> Plan:
-    return Plan(patient_settings("maseres", Chosen(configs)), manifest, folder)
+    return Plan(Chosen(configs).patient_settings("maseres"), manifest, folder)
 
 
 def write_many(folder: Path) -> Path:
@@ -191,7 +190,7 @@ def test_precision_is_settled_once_for_all_rows(
     from chestct.studies import study_rows
 
     chosen = Chosen(configs, overrides=("training.precision=auto",))
-    settings = {Row(name): patient_settings(name, chosen) for name in SMALL}
+    settings = {Row(name): chosen.patient_settings(name) for name in SMALL}
     seen: list[Plan] = []
     monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = Plan(settings[Row("maseres")], workshop.manifest, tmp_path / "table")
@@ -205,7 +204,7 @@ def test_precision_is_settled_once_for_all_rows(
 def test_the_committed_files_hold_all_three_networks_in_both_forms(form: str) -> None:
     chosen = Chosen(REPOSITORY / "configs", form, edge=100)
     for network in ("maseres", "alexnet3d", "voxcnn"):
-        settings = patient_settings(network, chosen)
+        settings = chosen.patient_settings(network)
         assert settings.network.name == network
         assert settings.recipe.name == f"maseres_{form}"
         assert settings.recipe.overrides["input_shape"] == [100, 100, 100]
@@ -225,7 +224,7 @@ def test_a_table_tells_of_what_was_changed_but_for_where_inputs_are_kept(configs
 def test_what_is_set_wins_over_the_edge(configs: Path) -> None:
     shape = "recipe.overrides.input_shape=[9, 8, 7]"
     chosen = Chosen(configs, overrides=(shape,), edge=14)
-    assert patient_settings("maseres", chosen).recipe.overrides["input_shape"] == [9, 8, 7]
+    assert chosen.patient_settings("maseres").recipe.overrides["input_shape"] == [9, 8, 7]
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,6 @@ from chestct.studies.model_audit_findings import (
     ScanAudit,
     _as_markdown,
     judge_scan_audit,
-    verdict,
     write_model_audit,
 )
 from chestct.writers.nifti import write_nifti
@@ -103,7 +102,7 @@ def test_a_network_that_decides_outside_the_lungs_is_told_so() -> None:
     assert severities(audit, "lungs") == {"serious"}
     assert severities(audit, "outside") == {"serious"}
     assert "outside the lungs, such as the table" in sentence(audit, "outside")
-    assert "decides on what lies outside the lungs" in verdict(as_model(audit))
+    assert "decides on what lies outside the lungs" in as_model(audit).verdict
 
 
 def test_a_network_that_decides_outside_the_lungs_does_not_mind_a_missing_lesion() -> None:
@@ -117,7 +116,7 @@ def test_a_network_that_decides_on_the_lungs_passes() -> None:
     assert audit.decision == COVID19
     for check in ("lungs", "outside", "lesion"):
         assert severities(audit, check) == {"fine"}, check
-    assert "decides on what lies outside" not in verdict(as_model(audit))
+    assert "decides on what lies outside" not in as_model(audit).verdict
 
 
 def test_lungs_painted_healthy_or_solid_answer_as_such() -> None:
@@ -226,7 +225,7 @@ def test_a_chest_without_lungs_is_not_asked_about() -> None:
     audit = _audit_scan(auditor_of(SameMap()), Subject("empty", volume))
     assert audit.decision == UNSUITABLE
     assert audit.probes == ()
-    assert verdict(as_model(audit)).startswith("No scan could be asked about")
+    assert as_model(audit).verdict.startswith("No scan could be asked about")
 
 
 def test_an_audit_changes_neither_network_nor_scan() -> None:

@@ -31,7 +31,6 @@ from chestct.studies.model_audit_findings import (
     _as_markdown,
     _worst_severity,
     judge_scan_audit,
-    verdict,
 )
 
 RNG = np.random.default_rng(0)
@@ -228,7 +227,7 @@ def test_surroundings_that_change_a_decision_that_rests_on_the_lungs_are_notable
     assert found["outside"].severity == "notable"
     assert "matters to the decision" in found["outside"].sentence
     model = as_model(replace(audit, findings=judge_scan_audit(audit)))
-    assert verdict(model).startswith("No serious findings; notable ones on 1 of 1")
+    assert model.verdict.startswith("No serious findings; notable ones on 1 of 1")
 
 
 def test_a_probability_that_moves_without_the_surroundings_is_notable() -> None:
@@ -257,5 +256,5 @@ def test_a_changed_scan_that_is_unsuitable_counts_as_unstable() -> None:
 
 def test_without_findings_all_is_fine() -> None:
     assert _worst_severity([]) == "fine"
-    assert verdict(as_model(scan_audit())) == "Nothing serious or notable was found on 1 scans."
+    assert as_model(scan_audit()).verdict == "Nothing serious or notable was found on 1 scans."
     assert "| scan | unknown | COVID-19 | 0.900 |" in _as_markdown(as_model(scan_audit()))

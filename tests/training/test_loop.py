@@ -58,6 +58,7 @@ def test_training_learns_writes_a_log_and_keeps_the_best_weights(tmp_path: Path)
         {"optimizer": "rmsprop", "schedule": "piecewise"},
         {"schedule": "constant", "class_weights": "balanced", "sampling": "balanced"},
         {"accumulation": 2, "precision": "bf16", "label_smoothing": 0.1},
+        {"average_weights": 0.99, "checkpoint_every_s": 0.0},
     ],
     ids=str,
 )
@@ -70,6 +71,33 @@ def test_every_setting_runs_and_repeats_bit_for_bit(
         train(network, SETS, settings, tmp_path / str(number), augmentation=_Augmentation())
     assert same_weights(*networks)
     assert not same_weights(networks[0], MeanThenLinear())
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_moving_average_of_weights_and_statistics_is_judged_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    settings = QUICK.model_copy(update={"epochs": 1, "average_weights": 0.4, "keep": keep})
+    network = MeanThenLinear()
+    expected = {name: value.double() for name, value in network.state_dict().items()}
+    follow, number = loop._follow, 0
+
+    def noted(average: nn.Module, own: nn.Module, decay: float, num_passes: int) -> None:
+        nonlocal number
+        follow(average, own, decay, num_passes)
+        # As many rates as steps: 0.1, 0.18, 0.25 and so on, until 0.4 is less.
+        kept = min(0.4, (1 + number) / (10 + number))
+        for name, value in own.state_dict().items():
+            expected[name] = kept * expected[name] + (1 - kept) * value
+        number += 1
+
+    monkeypatch.setattr(loop, "_follow", noted)
+    (entry,) = train(network, SETS, settings, tmp_path)
+    assert number == 6
+    for name, value in network.state_dict().items():
+        wanted = torch.tensor(6.0) if name.endswith("num_batches_tracked") else expected[name]
+        torch.testing.assert_close(value.double(), wanted.double(), atol=1e-6, rtol=1e-6)
+    assert evaluate(network, Brightness(8)).loss == pytest.approx(entry.validation_loss, abs=1e-6)
 
 
 def test_two_passes_of_half_a_batch_make_the_step_of_a_whole_one(tmp_path: Path) -> None:
@@ -153,7 +181,10 @@ def test_a_run_killed_at_random_points_of_a_step_ends_with_the_weights_of_one_ne
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_a_request_to_stop_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [{}, {"average_weights": 0.9, "keep": "last"}], ids=str)
+def test_a_request_to_stop_leaves_a_run_that_goes_on(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
     class StopsItself(MeanThenLinear):
         calls = 0
 
@@ -163,7 +194,7 @@ def test_a_request_to_stop_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().forward(batch, lungs)
 
-    calm = QUICK.model_copy(update={"checkpoint_every_s": 1000.0})
+    calm = QUICK.model_copy(update={"checkpoint_every_s": 1000.0, **change})
     stopped, whole = StopsItself(), MeanThenLinear()
     # A signal that the run misses fails this test and does not end all tests.
     before = signal.signal(signal.SIGTERM, lambda *_: None)

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from chestct.errors import TrainingError
-from chestct.evaluation.intervals import Estimate, Figures
+from chestct.evaluation.intervals import Figures
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.report import Summary
 from chestct.extras import MissingExtraError
 from chestct.training.settings import RunSettings, TrackingSection, read_settings

@@ -10,7 +10,8 @@ from drawn_scans import SETTINGS, read_rows, write_rows, write_scans
 
 from chestct.cli import main
 from chestct.errors import TrainingError
-from chestct.evaluation.intervals import Estimate, Figures
+from chestct.evaluation.intervals import Figures
+from chestct.evaluation.metrics import Estimate
 from chestct.training.plan import Listener, Plan
 from chestct.training.search import (
     BATCHES,

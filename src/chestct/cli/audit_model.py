@@ -112,11 +112,9 @@ def audit_model(
 
 def _show_audit(console: Console, audit: ModelAudit) -> None:
     """Show an audit scan by scan, its verdict last."""
-    from chestct.studies.model_audit_findings import verdict
-
     for scan in audit.scans:
         _show_scan(console, scan)
-    console.print(Text(verdict(audit), style=_STYLES[audit.severity]), soft_wrap=True)
+    console.print(Text(audit.verdict, style=_STYLES[audit.severity]), soft_wrap=True)
     if audit.assumption:
         console.print(Text(audit.assumption), soft_wrap=True)
     console.print(Text(audit.notice, style="bold"))
@@ -124,13 +122,13 @@ def _show_audit(console: Console, audit: ModelAudit) -> None:
 
 
 def _show_scan(console: Console, scan: ScanAudit) -> None:
-    from chestct.studies.model_audit_findings import PROBE_HEADINGS, probe_cells
+    from chestct.studies.model_audit_findings import PROBE_HEADINGS
 
     share = f" {scan.share:.3f}" if scan.probabilities else ""
     console.print(Text(f"{scan.name}: {scan.decision}{share}", style="bold"))
     if scan.probes:
         lines = [
-            [Text(cell, style="" if probe.is_same else "yellow") for cell in probe_cells(probe)]
+            [Text(cell, style="" if probe.is_same else "yellow") for cell in probe.cells]
             for probe in scan.probes
         ]
         console.print(as_terminal_table(PROBE_HEADINGS, lines, right=(1, 2)))

@@ -630,30 +630,23 @@ def readers(
 
     from chestct.datasets.manifest import flow_of, write_manifest
     from chestct.datasets.reader_labels import (
-        Rule,
         agree_on,
-        agreement_json,
-        agreement_markdown,
-        disputes_csv,
+        agreement_files,
         judge_agreement,
         read_readings,
     )
-    from chestct.storage import write_whole
+    from chestct.storage import write_text
 
     named = named_labels(classes)
     readings = read_readings(labels, () if named is None else named.names)
-    decided = agree_on(readings, Rule(said.rule, said.adjudicator, said.least))
+    decided = agree_on(readings, said.rule, adjudicator=said.adjudicator, least_readers=said.least)
     drawn = np.random.default_rng(said.seed)
     report = judge_agreement(readings, drawn, without=said.adjudicator)
-    words = agreement_markdown(report)
-    written = [
-        write_manifest(decided, out / "consensus.csv"),
-        write_whole(out / "disputed.csv", disputes_csv(readings, decided).encode()),
-        write_whole(out / "agreement.json", agreement_json(report, said.facts).encode()),
-        write_whole(out / "agreement.md", words.encode()),
-    ]
+    texts = agreement_files(readings, decided, report, said.facts)
+    written = [write_manifest(decided, out / "consensus.csv")]
+    written += [write_text(out / name, text) for name, text in texts.items()]
     console = stdout_console()
-    for text in (words, flow_of(decided).as_markdown() + "\n"):
+    for text in (texts["agreement.md"], flow_of(decided).as_markdown() + "\n"):
         console.print(Text(text), soft_wrap=True)
     show_written(written, [])
 

@@ -45,7 +45,7 @@ Weights = Annotated[
     typer.Option(
         "--weights",
         metavar="FILE",
-        help="ImageNet weights (.safetensors); imagenet: the hub's cache; none: random ones.",
+        help="File of ImageNet weights; imagenet: the hub's cache; none: random ones.",
     ),
 ]
 Lists = Annotated[

@@ -81,24 +81,10 @@ def _show_audit(audit: Audit) -> None:
     inside the workbook give.
     """
     from chestct.report.document import Points
-    from chestct.studies.audit import counted, report_of, with_interval
+    from chestct.studies.audit import report_of, table_7_lines
 
     console = stdout_console()
-    lines = [
-        (
-            str(row.published.row),
-            row.published.network,
-            "yes" if row.published.roi else "no",
-            str(row.published.t),
-            f"{row.published.accuracy:.1f}",
-            with_interval(row.official.accuracy),
-            counted(row.official.accuracy),
-            f"{len(row.equal_official)} of 7",
-            f"{len(row.equal_workbook)} of 7",
-        )
-        for row in audit.roi_aware.rows
-    ]
-    print_table(_TABLE_7, lines)
+    print_table(_TABLE_7, table_7_lines(audit))
     for section in report_of(audit).sections:
         points = [block for block in section.blocks if isinstance(block, Points)]
         if points:
@@ -223,8 +209,8 @@ def maseres_patients(
     folder = paper.folder
     files = paper.configs or shipped_folder()
     chosen = study.Chosen(files, form, tuple(rows.overrides or ()), paper.edge)
-    settings = {Row(name): study.patient_settings(name, chosen) for name in networks}
-    base = study.patient_settings(study.MAIN, chosen)
+    settings = {Row(name): chosen.patient_settings(name) for name in networks}
+    base = chosen.patient_settings(study.MAIN)
     trainings = len(networks) * (folds or 1)
     with rows.trained(base.training.epochs, trainings) as (listener, where):
         plan = Plan(base, manifest, folder, folds, listener, where)
@@ -277,15 +263,15 @@ def maseres_slices(
     folder = paper.folder
     files = paper.configs or shipped_folder() / "slices"
     chosen = study.Chosen(files, overrides=tuple(rows.overrides or ()), edge=paper.edge)
-    settings = {Row(name): study.slice_settings(name, chosen, weights) for name in networks}
-    base = study.slice_settings(next(iter(SLICE_NETWORKS)), chosen, weights)
+    settings = {Row(name): chosen.slice_settings(name, weights) for name in networks}
+    base = chosen.slice_settings(next(iter(SLICE_NETWORKS)), weights)
     with rows.trained(base.training.epochs, len(networks)) as (listener, where):
         plan = SlicePlan(base, table, folder, listener=listener, device=where)
         progress = run_slice_study(plan, settings, before_row=_say_row)
     if progress.results:
         made = study.make_table(progress.results)
         patients = study.make_table(study.votes_on_patients(folder, progress))
-        remarks = [*study.slice_remarks(base, chosen), *progress.gaps]
+        remarks = [*chosen.slice_remarks(base), *progress.gaps]
         study.write_table(folder, study.SLICE_LEVEL, made, remarks=remarks, patients=patients)
         _show_rows(made)
     _show_end(progress, folder)
@@ -293,11 +279,9 @@ def maseres_slices(
 
 def _show_rows(table: PaperTable) -> None:
     """Each network's figures as printed, and this run's."""
-    from chestct.studies.compare_with_paper import cells
-
     lines = []
     for row in table.rows:
-        figures = [cells(each) for each in table.beside(row)]
+        figures = [each.cells for each in table.beside(row)]
         lines += [[row.row.network, each[0], each[1], each[3]] for each in figures]
     print_table(["network", "figure, %", "printed", "this run"], lines)
 
@@ -308,12 +292,11 @@ def _show_printed(networks: tuple[str, ...]) -> None:
     from chestct.studies.compare_with_paper import (
         POSITIVE_CLASS,
         RECOMPUTED_FROM,
-        cells,
         maseres_printed,
     )
 
     lines = [
-        [network, *cells(each)[:3]] for network in networks for each in maseres_printed(network)
+        [network, *each.cells[:3]] for network in networks for each in maseres_printed(network)
     ]
     print_table(["network", "figure, %", "printed", "recomputed"], lines)
     for remark in (POSITIVE_CLASS, RECOMPUTED_FROM, NOT_FOR_CLINICAL_USE):
@@ -522,11 +505,9 @@ def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
 
 
 def _show_paper(found: PaperComparison) -> None:
-    from chestct.studies.compare_with_paper import cells
-
     show_line(f"{found.run}: {found.place}")
     columns = ["figure, %", "published", "recomputed", "this run", "inside"]
-    print_table(columns, [cells(figure) for figure in found.figures])
+    print_table(columns, [figure.cells for figure in found.figures])
     for remark in found.remarks:
         show_line(f"! {remark}")
     show_line()

@@ -21,9 +21,6 @@ from chestct.datasets.store import (
     InputOutcome,
     InputTask,
     Preparation,
-    list_inputs,
-    prepare_input,
-    summarise_inputs,
 )
 from chestct.pipeline import readable
 from chestct.preprocess.recipes import recipe_from_dict
@@ -67,7 +64,7 @@ class PrepareWork:
             input_task = InputTask(
                 Path(task["path"]), reading_of(task), task["variant"], task["row"]
             )
-            outcome = prepare_input(self._cache, input_task)
+            outcome = self._cache.prepare(input_task)
             said = (str(int(outcome.was_there)), repr(outcome.max_error))
             cells = (str(task["row"]), task["shown"], *said, *outcome.unsuitable_reasons)
             yield Row(cells, task["shown"], failure=outcome.error)
@@ -100,7 +97,7 @@ def prepare_job(
             "variant": each.variant,
             "row": each.row,
         }
-        for each in list_inputs(cache, manifest, variants)
+        for each in cache.tasks_of(manifest, variants)
     ]
     settings = asdict(cache)
     del settings["folder"]
@@ -137,4 +134,4 @@ def conclude_preparing(job: Job, manifest: Manifest, seconds: float) -> tuple[Pr
     else:
         remove_file(table)
     shutil.rmtree(job.out, ignore_errors=True)
-    return summarise_inputs(outcomes, seconds), table
+    return Preparation.of(outcomes, seconds), table

@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from chestct.errors import TrainingError
 from chestct.lookup import look_up, unknown_name_message
+from chestct.networks.roi import Features, LungBatch
 
 _BACKGROUND, _HALF = 1e-4, 0.5
 _COARSE = (5, 5, 5)
@@ -56,14 +57,11 @@ class _Augmentation:
 
 
 def _augment_batch(
-    batch: Float[torch.Tensor, "batch channel depth height width"],
-    lungs: Float[torch.Tensor, "batch 1 depth height width"],
+    batch: Features,
+    lungs: LungBatch,
     augmentation: _Augmentation,
     generator: torch.Generator,
-) -> tuple[
-    Float[torch.Tensor, "batch channel depth height width"],
-    Float[torch.Tensor, "batch 1 depth height width"],
-]:
+) -> tuple[Features, LungBatch]:
     """Return a varied copy of a batch and of its lung masks; what lies outside counts as zero.
 
     Values stay in [0, 1], or in the range of the example where that is wider (standardised inputs).
@@ -264,23 +262,20 @@ class _Turns:
 
 
 def _turn_batch(
-    batch: Float[torch.Tensor, "batch channel depth height width"],
-    lungs: Float[torch.Tensor, "batch 1 depth height width"],
+    batch: Features,
+    lungs: LungBatch,
     turns: _Turns,
     generator: torch.Generator,
-) -> tuple[
-    Float[torch.Tensor, "batch channel depth height width"],
-    Float[torch.Tensor, "batch 1 depth height width"],
-]:
+) -> tuple[Features, LungBatch]:
     """Return a turned copy of a batch and of its lung masks, on the batch's device."""
     num, own = len(batch), generator.device
     chosen = torch.randint(len(turns.angles_deg), (num,), generator=generator, device=own).cpu()
     angles = torch.deg2rad(torch.tensor(turns.angles_deg, dtype=torch.float32)[chosen])
     is_flipped = torch.rand(num, generator=generator, device=own) < turns.flip_probability
-    first, second = _FIRST_TWO[turns.plane]
+    axes = _FIRST_TWO[turns.plane]
     return (
-        _turned(batch, angles, is_flipped, (first, second), "bicubic"),
-        _turned(lungs, angles, is_flipped, (first, second), "nearest"),
+        _turned(batch, angles, is_flipped, axes, "bicubic"),
+        _turned(lungs, angles, is_flipped, axes, "nearest"),
     )
 
 
@@ -326,6 +321,8 @@ class _SliceAugmentation:
         shear_deg: Largest shear.
         zoom: Largest relative change of size, rows and columns each on their own.
         flip_probability: How often left and right change sides.
+        contrast: Largest relative change of contrast about the slice's mean.
+        brightness: Largest change of brightness, in units of the range from black to white.
 
     Raises:
         TrainingError: A value is impossible.
@@ -336,6 +333,8 @@ class _SliceAugmentation:
     shear_deg: float = 0.2
     zoom: float = 0.2
     flip_probability: float = 0.5
+    contrast: float = 0.0
+    brightness: float = 0.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -344,6 +343,8 @@ class _SliceAugmentation:
             "shear_deg": 80,
             "zoom": 0.9,
             "flip_probability": 1,
+            "contrast": 1,
+            "brightness": 1,
         }
         for name, most in limits.items():
             value = getattr(self, name)
@@ -366,11 +367,9 @@ SLICE_AUGMENTATIONS: Final[dict[str, _SliceAugmentation | None]] = {
 
 
 def _vary_slices(
-    batch: Float[torch.Tensor, "batch channel 1 height width"],
-    augmentation: _SliceAugmentation,
-    generator: torch.Generator,
-) -> Float[torch.Tensor, "batch channel 1 height width"]:
-    """Return a varied copy of a batch of slices, on its device."""
+    batch: Features, augmentation: _SliceAugmentation, generator: torch.Generator
+) -> Features:
+    """Return a varied copy of a batch of slices, which are scans of depth one."""
     pictures = batch.squeeze(2)
     height, width = pictures.shape[2:]
     maps = _draw_maps(len(batch), (height, width), augmentation, generator)
@@ -380,7 +379,22 @@ def _vary_slices(
     )
     chances = torch.rand(len(batch), generator=generator, device=generator.device)
     is_flipped = (chances < augmentation.flip_probability).to(batch.device).view(-1, 1, 1, 1)
-    return torch.where(is_flipped, moved.flip(3), moved).unsqueeze(2)
+    moved = torch.where(is_flipped, moved.flip(3), moved)
+    if augmentation.contrast > 0 or augmentation.brightness > 0:
+        moved = _vary_greys(moved, augmentation, generator)
+    return moved.unsqueeze(2)
+
+
+def _vary_greys(
+    pictures: torch.Tensor, augmentation: _SliceAugmentation, generator: torch.Generator
+) -> torch.Tensor:
+    """Another contrast and brightness for each slice, from black to white at most."""
+    contrast, brightness = (
+        _uniform((len(pictures), 1, 1, 1), limit, generator).to(pictures)
+        for limit in (augmentation.contrast, augmentation.brightness)
+    )
+    mean = pictures.mean((1, 2, 3), keepdim=True)
+    return ((pictures - mean) * (1 + contrast) + mean + brightness).clamp(0, 1)
 
 
 def _draw_maps(
@@ -462,14 +476,11 @@ def find_augmentation(
 
 
 def vary_batch(
-    batch: Float[torch.Tensor, "batch channel depth height width"],
-    lungs: Float[torch.Tensor, "batch 1 depth height width"],
+    batch: Features,
+    lungs: LungBatch,
     augmentation: AnyAugmentation,
     generator: torch.Generator,
-) -> tuple[
-    Float[torch.Tensor, "batch channel depth height width"],
-    Float[torch.Tensor, "batch 1 depth height width"],
-]:
+) -> tuple[Features, LungBatch]:
     """Return a varied copy of a batch and of its lung masks."""
     if isinstance(augmentation, _SliceAugmentation):
         return _vary_slices(batch, augmentation, generator), lungs

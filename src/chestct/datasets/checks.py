@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Final, Literal
 from chestct.datasets.confounders import (
     VARIABLES,
     Confounder,
-    describe_confounder,
     find_confounders,
 )
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, describe_rows
 from chestct.datasets.scans import ScanFacts
-from chestct.datasets.splits import patients_on_two_sides
 from chestct.labels import class_in_path, class_of
 from chestct.lookup import first_of
 
@@ -43,7 +41,7 @@ _Severity = Literal["refuse", "warning", "note"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class _Finding:
     """One thing that was found.
 
     Attributes:
@@ -81,16 +79,16 @@ class CheckReport:
     cases: Mapping[str, int]
     sides: Mapping[str, Mapping[str, int]]
     has_pixels: bool
-    findings: tuple[Finding, ...]
+    findings: tuple[_Finding, ...]
     confounders: tuple[Confounder, ...]
 
     @property
-    def refusals(self) -> tuple[Finding, ...]:
+    def refusals(self) -> tuple[_Finding, ...]:
         """Why nothing should be trained on these scans as they are divided."""
         return tuple(finding for finding in self.findings if finding.severity == "refuse")
 
     @property
-    def warnings(self) -> tuple[Finding, ...]:
+    def warnings(self) -> tuple[_Finding, ...]:
         """What has to stand beside every result on these scans."""
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
@@ -119,7 +117,7 @@ def check_manifest(
         findings += _find_identity_leaks(manifest, facts)
     else:
         sentence = "The scans were not read: pixels were not compared."
-        findings.append(Finding("leak", "note", sentence))
+        findings.append(_Finding("leak", "note", sentence))
     confounders = find_confounders(manifest, facts, permutations)
     findings += [*_find_small_classes(manifest), *_describe_confounders(confounders)]
     return _report_on(manifest, findings, confounders, has_pixels=facts is not None)
@@ -151,7 +149,7 @@ def check_slices(
 
 def _report_on(
     manifest: Manifest,
-    findings: Sequence[Finding],
+    findings: Sequence[_Finding],
     confounders: Sequence[Confounder] = (),
     *,
     has_pixels: bool = True,
@@ -193,14 +191,16 @@ def _count_sides(manifest: Manifest) -> dict[str, dict[str, int]]:
     return {side: {label: counts[side, label] for label in manifest.labels} for side in sides}
 
 
-def _finding(kind: str, severity: _Severity, sentence: str, rows: Sequence[ManifestRow]) -> Finding:
-    return Finding(kind, severity, sentence, tuple(row.number for row in rows))
+def _of_rows(
+    kind: str, severity: _Severity, sentence: str, rows: Sequence[ManifestRow]
+) -> _Finding:
+    return _Finding(kind, severity, sentence, tuple(row.number for row in rows))
 
 
-def find_patient_leaks(manifest: Manifest) -> list[Finding]:
+def find_patient_leaks(manifest: Manifest) -> list[_Finding]:
     """Patients on two sides of the split."""
     return [
-        _finding(
+        _of_rows(
             "leak",
             "refuse",
             f"{describe_rows(rows).capitalize()} are scans of one patient on two sides of the "
@@ -209,11 +209,11 @@ def find_patient_leaks(manifest: Manifest) -> list[Finding]:
             "good. Keep every patient on one side.",
             rows,
         )
-        for rows in patients_on_two_sides(manifest)
+        for rows in manifest.patients_on_two_sides
     ]
 
 
-def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_Finding]:
     """Scans with the same pixels: with two labels, on two sides, of two patients, or twice.
 
     Slices of one value throughout are not counted.
@@ -233,7 +233,7 @@ def find_pixel_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Fin
     return found
 
 
-def _judge_shared(first: ManifestRow, second: ManifestRow, share: str) -> Finding:
+def _judge_shared(first: ManifestRow, second: ManifestRow, share: str) -> _Finding:
     """What it means that two scans share slices: the gravest thing that holds."""
     rows = (first, second)
     what = f"{describe_rows(rows).capitalize()} hold the same pixels ({share})"
@@ -242,32 +242,32 @@ def _judge_shared(first: ManifestRow, second: ManifestRow, share: str) -> Findin
             f"{what} and are labelled {first.label} and {second.label}. One of the labels is "
             "wrong: find out which, and keep one row."
         )
-        return _finding("label", "refuse", sentence, rows)
+        return _of_rows("label", "refuse", sentence, rows)
     differing = [n for n, known in first.findings.items() if {known, second.findings[n]} == _BOTH]
     if differing:
         sentence = (
             f"{what}, and one of them has '{differing[0]}' while the other has not. One of the "
             "two is wrong: find out which, and keep one row."
         )
-        return _finding("label", "refuse", sentence, rows)
+        return _of_rows("label", "refuse", sentence, rows)
     if first.side and second.side and first.side != second.side:
         sentence = (
             f"{what} on two sides of the split ({first.side} and {second.side}). The classifier "
             "would be tested on a scan it has seen. Keep one of the rows, or give both the same "
             "patient and divide the scans anew."
         )
-        return _finding("leak", "refuse", sentence, rows)
+        return _of_rows("leak", "refuse", sentence, rows)
     if first.patient != second.patient:
         sentence = (
             f"{what} under two patients. A split by patient can put them on two sides, and on one "
             "side they count as two patients. Keep one of the rows, or give both the same patient."
         )
-        return _finding("leak", "refuse", sentence, rows)
+        return _of_rows("leak", "refuse", sentence, rows)
     sentence = f"{what}. They count twice: keep one of the rows."
-    return _finding("duplicate", "warning", sentence, rows)
+    return _of_rows("duplicate", "warning", sentence, rows)
 
 
-def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_Finding]:
     """Scans of one PatientID that the manifest gives to several patients.
 
     Where all scans have one PatientID, a de-identifier wrote it, and it says nothing.
@@ -280,7 +280,7 @@ def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list
     if len(by_identity) == 1 and manifest.num_patients >= _ONE_FOR_ALL:
         return []
     return [
-        _finding(
+        _of_rows(
             "leak",
             "refuse",
             f"{describe_rows(rows).capitalize()} have the same PatientID in their DICOM headers"
@@ -292,20 +292,20 @@ def _find_identity_leaks(manifest: Manifest, facts: Sequence[ScanFacts]) -> list
     ]
 
 
-def _find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[Finding]:
+def _find_unreadable(manifest: Manifest, facts: Sequence[ScanFacts]) -> list[_Finding]:
     """Scans that could not be read, each with its reason."""
     return [
-        _finding("unreadable", "refuse", f"Row {row.number} cannot be read: {each.error}", [row])
+        _of_rows("unreadable", "refuse", f"Row {row.number} cannot be read: {each.error}", [row])
         for row, each in zip(manifest.rows, facts, strict=True)
         if each.error
     ]
 
 
-def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
+def _find_label_conflicts(manifest: Manifest) -> list[_Finding]:
     """Scans whose label is not what their path says, and patients with several labels."""
     says_class = not manifest.are_findings and all(map(class_of, manifest.labels))
     findings = [
-        _finding(
+        _of_rows(
             "label",
             "warning",
             f"Row {row.number} is labelled {row.label}, but its path says {said} "
@@ -326,11 +326,11 @@ def _find_label_conflicts(manifest: Manifest) -> list[Finding]:
                 f"{' and '.join(labels)}. That is possible at two times; make sure that it is no "
                 "mistake."
             )
-            findings.append(_finding("label", "warning", sentence, rows))
+            findings.append(_of_rows("label", "warning", sentence, rows))
     return findings
 
 
-def _find_rare_findings(manifest: Manifest) -> list[Finding]:
+def _find_rare_findings(manifest: Manifest) -> list[_Finding]:
     """Findings that no scan has, or all have, or few; and how often it is not known."""
     found, unknown = [], []
     for name in manifest.labels:
@@ -338,24 +338,24 @@ def _find_rare_findings(manifest: Manifest) -> list[Finding]:
         if not (known[True] and known[False]):
             has = "has" if not known[True] else "is known not to have"
             sentence = f"No scan {has} '{name}'. Add some, or leave the finding out of the labels."
-            found.append(Finding("classes", "refuse", sentence))
+            found.append(_Finding("classes", "refuse", sentence))
         elif min(known[True], known[False]) < _FEW_PATIENTS:
             sentence = (
                 f"Of '{name}' there are only {known[True]} scan(s) with it and {known[False]} "
                 "without. Whatever is measured on so few has a wide interval; report it."
             )
-            found.append(Finding("classes", "warning", sentence))
+            found.append(_Finding("classes", "warning", sentence))
         unknown += [f"{known[None]} {name}"] if known[None] else []
     if unknown:
         sentence = (
             f"Not known, of {len(manifest)} scans: {', '.join(unknown)}. Nothing is learned from "
             "these, and no figure counts them."
         )
-        found.append(Finding("classes", "note", sentence))
+        found.append(_Finding("classes", "note", sentence))
     return found
 
 
-def _find_small_classes(manifest: Manifest) -> list[Finding]:
+def _find_small_classes(manifest: Manifest) -> list[_Finding]:
     """Classes without a scan, or with few."""
     if manifest.are_findings:
         return _find_rare_findings(manifest)
@@ -363,10 +363,10 @@ def _find_small_classes(manifest: Manifest) -> list[Finding]:
     empty = [label for label, count in cases.items() if not count]
     if len(cases) - len(empty) < 2:
         sentence = f"There are scans of {len(cases) - len(empty)} class(es)."
-        return [Finding("classes", "refuse", f"{sentence} A classifier needs at least two.")]
+        return [_Finding("classes", "refuse", f"{sentence} A classifier needs at least two.")]
     if empty:
         sentence = f"No scan is {' or '.join(empty)}. Add some, or leave the class out of the"
-        return [Finding("classes", "refuse", f"{sentence} labels.")]
+        return [_Finding("classes", "refuse", f"{sentence} labels.")]
     smallest = min(cases, key=lambda label: cases[label])
     if cases[smallest] >= _FEW_PATIENTS:
         return []
@@ -376,24 +376,24 @@ def _find_small_classes(manifest: Manifest) -> list[Finding]:
         f"Only {cases[smallest]} scan(s) are {smallest}. Whatever is measured on them has a wide "
         f"interval (all of them right: {low:.0%} to 100 %); report it."
     )
-    return [Finding("classes", "warning", sentence)]
+    return [_Finding("classes", "warning", sentence)]
 
 
-def _describe_confounders(confounders: Sequence[Confounder]) -> list[Finding]:
+def _describe_confounders(confounders: Sequence[Confounder]) -> list[_Finding]:
     """What the variables' figures mean, and which of them could not be asked."""
-    sentences = [said for each in confounders if (said := describe_confounder(each)) is not None]
-    found = [Finding("confounder", "warning", sentence) for sentence in sentences]
+    sentences = [said for each in confounders if (said := each.meaning) is not None]
+    found = [_Finding("confounder", "warning", sentence) for sentence in sentences]
     unknown = [VARIABLES[each.variable] for each in confounders if each.auc is None]
     if unknown:
         sentence = (
             f"Could not be asked: {', '.join(unknown)}. Confounding by them cannot be excluded; "
             "fill in the columns where it is known."
         )
-        found.append(Finding("confounder", "note", sentence))
+        found.append(_Finding("confounder", "note", sentence))
     return found
 
 
-def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
     """Files that are no readable slices, in one sentence that names the first of them."""
     rows = [row for row in manifest.rows if facts[row.number].error]
     if not rows:
@@ -403,12 +403,12 @@ def find_unreadable_slices(manifest: Manifest, facts: Mapping[int, SliceFacts]) 
         for row in rows[:_MOST_NAMED]
     )
     sentence = f"{len(rows)} slices cannot be read. {listed} Take these rows out."
-    return [_finding("unreadable", "refuse", sentence, rows)]
+    return [_of_rows("unreadable", "refuse", sentence, rows)]
 
 
 def _find_same_pictures(
     manifest: Manifest, facts: Mapping[int, SliceFacts], *, shares_patients: bool = False
-) -> list[Finding]:
+) -> list[_Finding]:
     """Pictures that stand in several rows: on two sides, with two labels, or simply twice."""
     by_digest: dict[str, list[ManifestRow]] = defaultdict(list)
     for row in manifest.rows:
@@ -431,7 +431,7 @@ def _find_same_pictures(
     return found
 
 
-def find_oddities(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[Finding]:
+def find_oddities(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[_Finding]:
     """What has to be said of slices whether they are trained on or only judged.
 
     Args:
@@ -443,7 +443,7 @@ def find_oddities(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int
     return [*marked, *small, *_find_misnamed(manifest, facts)]
 
 
-def _find_misnamed(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+def _find_misnamed(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
     """Slices whose names say another kind of file than they are, by class."""
     rows = [row for row in manifest.rows if facts[row.number].is_misnamed]
     if not rows:
@@ -456,7 +456,7 @@ def _find_misnamed(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[
         f"({_by_class(manifest, rows)}), such as {_names(rows)}. They are read as what they are; "
         "other programs may refuse them. Rename them."
     )
-    return [_finding("format", "warning", sentence, rows)]
+    return [_of_rows("format", "warning", sentence, rows)]
 
 
 def _by_class(manifest: Manifest, rows: Sequence[ManifestRow]) -> str:
@@ -465,7 +465,7 @@ def _by_class(manifest: Manifest, rows: Sequence[ManifestRow]) -> str:
     return ", ".join(f"{counts[label]} {label}" for label in manifest.labels)
 
 
-def _find_marks(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+def _find_marks(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
     """Slices on which something coloured is drawn, by class."""
     rows = [row for row in manifest.rows if facts[row.number].coloured_share > 0]
     if not rows:
@@ -476,10 +476,10 @@ def _find_marks(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Fin
         "something. They are read as grey, and a network can learn the marks instead of the "
         "disease. Take these rows out, or replace the files by unmarked ones."
     )
-    return [_finding("confounder", "warning", sentence, rows)]
+    return [_of_rows("confounder", "warning", sentence, rows)]
 
 
-def _find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[Finding]:
+def _find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[_Finding]:
     """Slices that have to be enlarged a lot."""
 
     def side(row: ManifestRow) -> int:
@@ -500,10 +500,10 @@ def _find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) 
         f"the smallest, {_names([smallest])}, has {known.rows} x {known.columns} pixels. They are "
         "enlarged, and what they show is coarse. Take them out if whole slices are at hand."
     )
-    return [_finding("confounder", "warning", sentence, rows)]
+    return [_of_rows("confounder", "warning", sentence, rows)]
 
 
-def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
     """Whether size, bits and kind of file alone say which class a slice is of."""
     classes: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for row in manifest.rows:
@@ -524,10 +524,10 @@ def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -
         "sources, and a network can be right by recognising the source and nothing of the disease. "
         "Add slices of both classes from one source."
     )
-    return [Finding("confounder", "warning", sentence)]
+    return [_Finding("confounder", "warning", sentence)]
 
 
-def _find_own_kinds(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[Finding]:
+def _find_own_kinds(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
     """Kinds of file that one class alone has, where chance would hardly have made it so."""
     by_kind: dict[tuple[str, int], list[ManifestRow]] = defaultdict(list)
     for row in manifest.rows:
@@ -545,13 +545,13 @@ def _find_own_kinds(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list
             "its source leave in a picture instead of the disease. Judge the other slices by "
             "themselves, or add such files of other classes."
         )
-        found.append(_finding("confounder", "warning", sentence, rows))
+        found.append(_of_rows("confounder", "warning", sentence, rows))
     return found
 
 
 def _with_leaks_said(
-    leaks: Sequence[Finding], manifest: Manifest, shares_patients: bool
-) -> list[Finding]:
+    leaks: Sequence[_Finding], manifest: Manifest, shares_patients: bool
+) -> list[_Finding]:
     """Refusals as they are; one warning for all of them where sharing patients was asked for."""
     if not shares_patients or not leaks:
         return [*leaks]
@@ -567,13 +567,13 @@ def _with_leaks_said(
 
 def _same(
     kind: str, severity: _Severity, groups: Sequence[list[ManifestRow]], what: str
-) -> Finding:
+) -> _Finding:
     rows = [row for group in groups for row in group]
     sentence = (
         f"{describe_rows(groups[0]).capitalize()} ({_names(groups[0])}) hold {what}. "
         f"{len(groups)} such picture(s) in all: keep one row of each."
     )
-    return _finding(kind, severity, sentence, rows)
+    return _of_rows(kind, severity, sentence, rows)
 
 
 def _names(rows: Sequence[ManifestRow]) -> str:

@@ -49,6 +49,34 @@ class Confounder:
     values: Mapping[str, Mapping[str, int]]
     note: str = ""
 
+    @property
+    def meaning(self) -> str | None:
+        """What the figure means, in a sentence; None where it means nothing."""
+        word = VARIABLES[self.variable]
+        if self.is_same_as_class:
+            return (
+                f"Class and {word} are the same variable: every value occurs with one class only "
+                f"({_list_values(self)}). A classifier can be right here by recognising the {word} "
+                "and nothing of the disease, and no split of these scans, cross-validation "
+                "included, can show the difference. Add scans so that the classes mix within each "
+                f"{word}, or test on scans from elsewhere in which they do; until then a result on "
+                "these scans is no evidence that the disease is recognised."
+            )
+        if self.auc is None or self.p_value is None or self.chance_auc is None:
+            return None
+        if self.auc < _STRONG_AUC or self.p_value > _MAX_P:
+            return None
+        unknown = f"; {self.num_unknown} of them not known" if self.num_unknown else ""
+        best = f" All this is said {self.note}, the finding that it tells best."
+        return (
+            f"The {word} alone tells the classes apart with a cross-validated AUC of "
+            f"{self.auc:.2f} ({self.num_patients} patients{unknown}; 95 % of random labellings "
+            f"stay below {self.chance_auc:.2f}). No picture was looked at. Put this figure beside "
+            f"the classifier's: what the classifier reaches may be due to the {word} up to there. "
+            f"Match the classes by {word}, report results within its values, or test where it does "
+            f"not predict the class.{best if self.note else ''}"
+        )
+
 
 VARIABLES: Final = {"site": "site", "dataset": "data set", **FACTS}
 """What is asked, in words."""
@@ -201,14 +229,12 @@ def groups_by(manifest: Manifest, facts: Sequence[ScanFacts], variable: str) -> 
     return [value if is_few or value in common else _OTHERS for value in named]
 
 
-def classes_with_facts(
-    manifest: Manifest, facts: Sequence[ScanFacts] | None, variables: Sequence[str] = BASELINE
-) -> set[str]:
-    """_Labels of which at least one scan has a known value of at least one variable."""
+def classes_with_facts(manifest: Manifest, facts: Sequence[ScanFacts] | None) -> set[str]:
+    """Labels of which at least one scan has a known value of a variable of the baseline."""
     return {
         row.label
         for index, row in enumerate(manifest.rows)
-        if any(_value(manifest, facts, index, variable) for variable in variables)
+        if any(_value(manifest, facts, index, variable) for variable in BASELINE)
     }
 
 
@@ -380,34 +406,6 @@ def _mean_auc(codes: _Labels, labels: _Labels) -> float:
         scores = scores[:, 1] if len(present) == 2 else scores
         areas.append(roc_auc_score(truth[test], scores, multi_class="ovr"))
     return float(np.mean(areas))
-
-
-def describe_confounder(found: Confounder) -> str | None:
-    """What a variable's figure means, in a sentence; None where it means nothing."""
-    word = VARIABLES[found.variable]
-    if found.is_same_as_class:
-        return (
-            f"Class and {word} are the same variable: every value occurs with one class only "
-            f"({_list_values(found)}). A classifier can be right here by recognising the {word} "
-            "and nothing of the disease, and no split of these scans, cross-validation included, "
-            f"can show the difference. Add scans so that the classes mix within each {word}, or "
-            "test on scans from elsewhere in which they do; until then a result on these scans is "
-            "no evidence that the disease is recognised."
-        )
-    if found.auc is None or found.p_value is None or found.chance_auc is None:
-        return None
-    if found.auc < _STRONG_AUC or found.p_value > _MAX_P:
-        return None
-    unknown = f"; {found.num_unknown} of them not known" if found.num_unknown else ""
-    about = f" All this is said {found.note}, the finding that it tells best." if found.note else ""
-    return (
-        f"The {word} alone tells the classes apart with a cross-validated AUC of {found.auc:.2f} "
-        f"({found.num_patients} patients{unknown}; 95 % of random labellings stay below "
-        f"{found.chance_auc:.2f}). No picture was looked at. Put this figure beside the "
-        f"classifier's: what the classifier reaches may be due to the {word} up to there. Match "
-        f"the classes by {word}, report results within its values, or test where it does not "
-        f"predict the class.{about}"
-    )
 
 
 def _list_values(found: Confounder) -> str:

@@ -12,7 +12,7 @@ import csv
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -131,7 +131,9 @@ class Manifest:
         left_out = tuple(row for row in numbered if row.excluded)
         object.__setattr__(self, "rows", tuple(row for row in numbered if not row.excluded))
         object.__setattr__(self, "excluded", (*self.excluded, *left_out))
-        _check_some_left(self)
+        if not self.rows:
+            msg = f"{self.name} excludes all its {len(self.excluded)} scans. Empty the column"
+            raise ManifestError(f"{msg} 'excluded' in the rows that are to be used.")
         _check_filled(self)
         if self.are_findings:
             object.__setattr__(self, "labels", self.labels or tuple(self.rows[0].findings))
@@ -192,6 +194,14 @@ class Manifest:
     def num_patients(self) -> int:
         """How many patients the scans belong to."""
         return len({row.patient for row in self.rows})
+
+    @property
+    def patients_on_two_sides(self) -> list[tuple[ManifestRow, ...]]:
+        """The rows of each patient whose scans stand on different sides."""
+        rows: dict[str, list[ManifestRow]] = defaultdict(list)
+        for row in self.rows:
+            rows[row.patient].append(row)
+        return [tuple(each) for each in rows.values() if len({r.side for r in each} - {""}) > 1]
 
     @property
     def folds(self) -> tuple[int, ...]:
@@ -263,22 +273,18 @@ def _require_files(manifest: Manifest) -> None:
     """Refuse a manifest that names scans which are not there.
 
     Of an address that shows when the scan is read: to ask for thousands takes too long.
-
-    Raises:
-        ManifestError: Some are missing; the message names rows and paths.
     """
     paths = ((row, manifest.path(row)) for row in manifest.rows)
     missing = [row for row, path in paths if not (is_address(path) or path.exists())]
     if not missing:
         return
     listed = first_lines_of(f"row {row.number}: {row.scan}" for row in missing)
-    msg = (
+    raise ManifestError(
         f"{manifest.name} names {len(missing)} of {len(manifest)} scans that are not there:"
         f"{listed}\n"
         f"  Paths are relative to {manifest.folder.resolve()}. Correct the column 'scan', or take "
         "the rows out."
     )
-    raise ManifestError(msg)
 
 
 def require_classes(manifest: Manifest, part: str = "") -> None:
@@ -289,46 +295,32 @@ def require_classes(manifest: Manifest, part: str = "") -> None:
     Raises:
         ManifestError: Such a class or finding; the message names it and the rows there are.
     """
-    if manifest.are_findings:
-        _require_findings(manifest, part)
-        return
     where = f"the part '{part}' of {manifest.name}" if part else manifest.name
+    if manifest.are_findings:
+        _require_findings(manifest, where)
+        return
     counts = Counter(row.label for row in manifest.rows)
     if len(counts) == 1:
         (label,) = counts
-        msg = (
+        raise ManifestError(
             f"All {len(manifest)} scans of {where} ({describe_rows(manifest.rows)}) are {label}. "
             "A classifier needs at least two classes: add scans of another one."
         )
-        raise ManifestError(msg)
     empty = [label for label in manifest.labels if not counts[label]]
     if empty:
-        msg = (
+        raise ManifestError(
             f"No scan of {where} is {' or '.join(empty)}. Add some, divide the scans anew "
             "(chestct dataset split), or leave the class out of the labels."
         )
-        raise ManifestError(msg)
 
 
-def _require_findings(manifest: Manifest, part: str) -> None:
-    where = f"the part '{part}' of {manifest.name}" if part else manifest.name
+def _require_findings(manifest: Manifest, where: str) -> None:
     for name in manifest.labels:
         known = {row.findings[name] for row in manifest.rows} - {None}
         if known != {True, False}:
             has = "has" if True not in known else "is known not to have"
             msg = f"No scan of {where} {has} '{name}', which can then not be learned. Add some,"
             raise ManifestError(f"{msg} or leave the finding out of the labels.")
-
-
-def unknown_label_message(label: str, labels: Collection[str]) -> str:
-    """Say that a label is unknown, what was probably meant, and what there is."""
-    return unknown_name_message(label, labels, kind="label")
-
-
-def _check_some_left(manifest: Manifest) -> None:
-    if not manifest.rows:
-        msg = f"{manifest.name} excludes all its {len(manifest.excluded)} scans. Empty the column"
-        raise ManifestError(f"{msg} 'excluded' in the rows that are to be used.")
 
 
 def _check_filled(manifest: Manifest) -> None:
@@ -350,7 +342,7 @@ def _check_labels(manifest: Manifest) -> None:
     known = manifest.labels or classes_among(row.label for row in manifest.rows)
     wrong = [row for row in manifest.rows if row.label not in known]
     if wrong:
-        message = unknown_label_message(wrong[0].label, known)
+        message = unknown_name_message(wrong[0].label, known, kind="label")
         more = f" {len(wrong)} rows in all have an unknown label." if len(wrong) > 1 else ""
         raise UnknownLabelError(
             f"{manifest.name}, row {wrong[0].number}: {message}{more} Correct the column 'label'."
@@ -381,11 +373,10 @@ def _check_scans_differ(manifest: Manifest) -> None:
         # A folder may hold several series, each named by its UID.
         series = [row.others.get("series", "") for row in rows]
         if len(set(series)) < len(series):
-            msg = (
+            raise ManifestError(
                 f"{manifest.name}: {describe_rows(rows)} are the same scan ({rows[0].scan}). "
                 "Each scan counts once: keep one of the rows."
             )
-            raise ManifestError(msg)
 
 
 NEEDED: Final = ("scan", "patient", "label")
@@ -529,11 +520,10 @@ def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], l
         name for name in needed if name not in header and not (name == "label" and has_findings)
     ]
     if missing:
-        msg = (
+        raise ManifestError(
             f"{file.name} has no column {' and no column '.join(missing)}. Its first row must name "
             f"the columns: {', '.join(needed)}, and any of {', '.join(KNOWN[3:])}."
         )
-        raise ManifestError(msg)
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise ManifestError(f"{file.name} has the column '{twice[0]}' twice. Rename one of them.")
@@ -565,12 +555,11 @@ def _without_unnamed(
     for number, cells in enumerate(lines, start=1 + HEADER_ROWS):
         for index in unnamed:
             if index < len(cells) and cells[index].strip():
-                msg = (
+                raise ManifestError(
                     f"{name}, row {number}: column {index + 1} has no name but a cell here. Name "
                     "the column in row 1, or empty the cell; put text that holds a comma in double "
                     "quotes."
                 )
-                raise ManifestError(msg)
     named = [column for column in header if column]
     if len(named) == len(header):
         return header, lines
@@ -590,11 +579,10 @@ def read_row(name: str, number: int, header: list[str], cells: list[str]) -> Man
         ReadError: An address has a password or a query, which would be kept.
     """
     if len(cells) > len(header):
-        msg = (
+        raise ManifestError(
             f"{name}, row {number}: {len(cells)} cells under {len(header)} columns. Put text that "
             "holds a comma in double quotes."
         )
-        raise ManifestError(msg)
     padded = [*cells, *[""] * (len(header) - len(cells))]
     row = {column: cell.strip() for column, cell in zip(header, padded, strict=True)}
     for column in ("scan", "lungs"):

@@ -57,13 +57,7 @@ _MAX_TEXT_BYTES: Final = 2**24
 
 
 class _Listing(NamedTuple):
-    """Labelled scans or slices of a folder.
-
-    Attributes:
-        manifest: One row per scan or slice.
-        layout: How the folder is laid out; of slices "lists" or "folder_per_class".
-        notes: What the user should know, such as assumptions that were made.
-    """
+    """Labelled scans or slices of a folder, how it is laid out, and what was assumed of it."""
 
     manifest: Manifest
     layout: str
@@ -86,11 +80,7 @@ def with_reading(row: ManifestRow, reading: Mapping[str, str]) -> ManifestRow:
 
 
 def _folders_under(folder: Path, depth: int) -> Iterator[Path]:
-    """Visible folders below a folder, nearest first, by name; linked ones too.
-
-    Raises:
-        ManifestError: There are too many.
-    """
+    """Visible folders below a folder, nearest first, by name; linked ones too."""
     level = [folder]
     seen = 0
     for _ in range(depth):
@@ -103,11 +93,7 @@ def _folders_under(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Visible folders in a folder, by name.
-
-    Raises:
-        ReadError: The folder cannot be read.
-    """
+    """Visible folders in a folder, by name."""
     return sorted(Path(entry) for entry in _entries(folder) if entry.is_dir())
 
 
@@ -181,11 +167,6 @@ def _class_folders(
     """Folders named after a class, the outermost of nested ones, with their class.
 
     Unpacking an archive often nests a folder in one of the same name; then the inner one is taken.
-
-    Args:
-        folder: Where they are looked for.
-        depth: How many levels below.
-        class_named: What class a folder's name stands for, if any.
     """
     found: list[tuple[Path, str]] = []
     for each in _folders_under(folder, depth):
@@ -548,16 +529,8 @@ _COVID_CT_FOLDERS = {"covid": ("CT_COVID", "COVID"), "noncovid": ("CT_NonCOVID",
 _COVID_CT_CLASSES = {"covid": COVID19, "noncovid": NORMAL}
 
 
-@dataclass(frozen=True)
-class _SliceList:
-    """A text file with one picture's name per line.
-
-    Attributes:
-        file: The list.
-        label: Class of all pictures it names.
-        split: Side of the split they stand on, or empty.
-        images: Folder of the pictures.
-    """
+class _SliceList(NamedTuple):
+    """A text file with a picture's name per line, all of one class and side of a split, if any."""
 
     file: Path
     label: str
@@ -594,12 +567,11 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _L
         for picture in _pictures_under(inside)
     ]
     if not rows:
-        msg = (
+        raise ManifestError(
             f"{place} holds no pictures ({', '.join(PICTURE_ENDINGS)}) in folders named after a "
             "class. Put them into one folder per class, named COVID-19, CAP and normal, name lists "
             "with --list, or write the table yourself (columns scan, patient, label)."
         )
-        raise ManifestError(msg)
     notes = _left_out(place, [each for each, _ in classes])
     return _listing(rows, place, "folder_per_class", notes)
 
@@ -733,12 +705,11 @@ def _listed(each: _SliceList) -> list[Path]:
     places = [each.images / name for name in names]
     missing = [n for n, place in zip(names, places, strict=True) if not place.is_file()]
     if missing:
-        msg = (
+        raise ManifestError(
             f"{each.file.name} names {len(missing)} of {len(names)} pictures that are not in "
             f"{each.images}:{first_lines_of(missing)}\n"
             "  Unpack the pictures there, name their folder with --images, or take the lines out."
         )
-        raise ManifestError(msg)
     return places
 
 

@@ -24,7 +24,6 @@ from chestct.datasets.manifest import (
     ManifestRow,
     read_lines,
     read_row,
-    unknown_label_message,
 )
 from chestct.labels import FINDING_PREFIX, classes_among
 from chestct.lookup import look_up, unknown_name_message
@@ -39,12 +38,7 @@ _TOO_FEW: Final = "too few readers"
 
 @dataclass(frozen=True)
 class _ReadScan:
-    """One scan and what its readers said.
-
-    Attributes:
-        row: All else that is known of it; its label is empty.
-        given: Reader to label, of those who read it.
-    """
+    """One scan, its label empty, and what each reader who read it said."""
 
     row: ManifestRow
     given: Mapping[str, str]
@@ -57,37 +51,13 @@ class _ReadScan:
 
 @dataclass(frozen=True)
 class _Readings:
-    """Scans with the labels of several readers.
-
-    Attributes:
-        scans: One per scan.
-        readers: Their names, in the order in which they first occur.
-        labels: The classes that may be given, in order.
-        folder: What relative paths of scans are relative to.
-        name: What messages call the table.
-    """
+    """Scans with the labels of several readers; both in the order in which they first occur."""
 
     scans: tuple[_ReadScan, ...]
     readers: tuple[str, ...]
     labels: tuple[str, ...]
     folder: Path
     name: str
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How readers' labels become one.
-
-    Attributes:
-        name: A name in `_RULES`.
-        adjudicator: Reader who decides where the others differ; needed by "adjudicator", and
-            decides ties under "majority" when named.
-        least_readers: Readers a scan must have, the adjudicator not counted.
-    """
-
-    name: str = "majority"
-    adjudicator: str = ""
-    least_readers: int = 2
 
 
 def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
@@ -129,26 +99,35 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
     return _Readings(tuple(found), readers, tuple(labels), file.parent, file.name)
 
 
-def agree_on(readings: _Readings, rule: Rule) -> Manifest:
+def agree_on(
+    readings: _Readings, rule: str = "majority", *, adjudicator: str = "", least_readers: int = 2
+) -> Manifest:
     """One label per scan; scans without one are excluded, with the reason.
+
+    Args:
+        readings: What the readers said.
+        rule: A name in `_RULES`.
+        adjudicator: Reader who decides where the others differ; needed by "adjudicator", and
+            decides ties under "majority" when named.
+        least_readers: Readers a scan must have, the adjudicator not counted.
 
     Raises:
         UnknownNameError: There is no such rule.
         ManifestError: The adjudicator read nothing, or no scan is decided.
     """
-    decide = look_up(_RULES, rule.name, kind="rule")
-    if rule.name == "adjudicator" and not rule.adjudicator:
+    decide = look_up(_RULES, rule, kind="rule")
+    if rule == "adjudicator" and not adjudicator:
         raise ManifestError("The rule 'adjudicator' needs the name of a reader: --adjudicator NAME")
-    if rule.adjudicator and rule.adjudicator not in readings.readers:
-        message = unknown_name_message(rule.adjudicator, readings.readers, kind="reader")
+    if adjudicator and adjudicator not in readings.readers:
+        message = unknown_name_message(adjudicator, readings.readers, kind="reader")
         raise ManifestError(f"{readings.name}: {message}")
     rows = []
     for scan in readings.scans:
-        others = {r: label for r, label in scan.given.items() if r != rule.adjudicator}
-        label = decide(others, scan.given.get(rule.adjudicator, ""))
+        others = {r: label for r, label in scan.given.items() if r != adjudicator}
+        label = decide(others, scan.given.get(adjudicator, ""))
         if scan.row.excluded:
             rows.append(replace(scan.row, label=label))
-        elif len(others) < rule.least_readers:
+        elif len(others) < least_readers:
             rows.append(replace(scan.row, excluded=_TOO_FEW))
         else:
             rows.append(replace(scan.row, label=label, excluded="" if label else _UNDECIDED))
@@ -235,7 +214,7 @@ def _check(name: str, scans: Sequence[_ReadScan], labels: Sequence[str]) -> None
     for scan in scans:
         for label in scan.given.values():
             if label not in labels:
-                message = unknown_label_message(label, labels)
+                message = unknown_name_message(label, labels, kind="label")
                 raise ManifestError(f"{name}, row {scan.row.number}: {message}")
     seen: dict[str, int] = {}
     for scan in scans:
@@ -254,16 +233,9 @@ _Weights = Int64[np.ndarray, "replicate scan"]
 
 @dataclass(frozen=True)
 class _Agreement:
-    """A kappa.
+    """Readers' agreement beyond chance on the scans that all of them read, with a 95 % interval.
 
-    Attributes:
-        readers: Whose labels are compared.
-        num_scans: Scans that all of them read.
-        same: Share of these on which they all say the same.
-        kappa: Agreement beyond chance; None where it is undefined.
-        low: Lower end of its 95 % interval.
-        high: Upper end.
-        note: Why something is missing.
+    `same` is the share of these scans on which they all say the same, `note` why something lacks.
     """
 
     readers: tuple[str, ...]
@@ -277,14 +249,7 @@ class _Agreement:
 
 @dataclass(frozen=True)
 class _AgreementReport:
-    """How far all readers agree.
-
-    Attributes:
-        pairs: Cohen's kappa of every pair.
-        all_readers: Fleiss' kappa of all; None with fewer than three readers.
-        num_scans: Scans in the table.
-        num_disputed: Scans to which two readers gave different labels.
-    """
+    """Cohen's kappa of every pair of readers, and Fleiss' of all where they are three or more."""
 
     pairs: tuple[_Agreement, ...]
     all_readers: _Agreement | None
@@ -315,14 +280,7 @@ def _cohen_kappas(
     weights: _Weights,
     num_labels: int,
 ) -> Float64[np.ndarray, " replicate"]:
-    """Cohen's kappa of every replicate; NaN where both name one label only.
-
-    Args:
-        first: Label index of each scan by one reader.
-        second: The same by the other.
-        weights: How often each scan stands in each replicate.
-        num_labels: Number of labels.
-    """
+    """Cohen's kappa of every replicate; NaN where both name one label only."""
     cells = np.eye(num_labels**2)[first * num_labels + second]
     tables = (weights @ cells).reshape(-1, num_labels, num_labels)
     totals = tables.sum(axis=(1, 2))
@@ -334,12 +292,7 @@ def _cohen_kappas(
 def _fleiss_kappas(
     counts: Int64[np.ndarray, "scan label"], weights: _Weights
 ) -> Float64[np.ndarray, " replicate"]:
-    """Fleiss' kappa of every replicate; NaN where all name one label only.
-
-    Args:
-        counts: Readers who gave each label to each scan; the same number for every scan.
-        weights: How often each scan stands in each replicate.
-    """
+    """Fleiss' kappa of every replicate; NaN where all name one label only."""
     num_readers = int(counts[0].sum())
     totals = weights.sum(axis=1)
     same = ((counts**2).sum(axis=1) - num_readers) / (num_readers * (num_readers - 1))
@@ -357,7 +310,26 @@ def _draw_weights(
     return weights
 
 
-def disputes_csv(readings: _Readings, decided: Manifest) -> str:
+def agreement_files(
+    readings: _Readings, decided: Manifest, report: _AgreementReport, rule: Mapping[str, object]
+) -> dict[str, str]:
+    """How far the readers agree, by name of file: for people, for programs, and what is disputed.
+
+    Args:
+        readings: What the readers said.
+        decided: What `agree_on` made of it.
+        report: What `judge_agreement` found.
+        rule: By which labels were decided, as programs are told.
+    """
+    document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
+    return {
+        "disputed.csv": _disputes_csv(readings, decided),
+        "agreement.json": json.dumps(document | asdict(report), indent=1, allow_nan=False) + "\n",
+        "agreement.md": _agreement_markdown(report),
+    }
+
+
+def _disputes_csv(readings: _Readings, decided: Manifest) -> str:
     """The scans on which readers disagree: what each said, and what was decided."""
     rows = {row.scan: row for row in (*decided.rows, *decided.excluded)}
     lines: list[list[object]] = []
@@ -369,14 +341,7 @@ def disputes_csv(readings: _Readings, decided: Manifest) -> str:
     return as_csv(["row", "scan", *readings.readers, "decided", "excluded"], lines)
 
 
-def agreement_json(report: _AgreementReport, rule: Mapping[str, object]) -> str:
-    """The report for programs, with the rule by which labels were decided."""
-    document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
-    return json.dumps(document | asdict(report), indent=1, allow_nan=False) + "\n"
-
-
-def agreement_markdown(report: _AgreementReport) -> str:
-    """The report for people."""
+def _agreement_markdown(report: _AgreementReport) -> str:
     header = ["readers", "scans", "same", "kappa", "95 % interval", "note"]
     lines: list[list[str]] = []
     everyone = [report.all_readers] if report.all_readers else []

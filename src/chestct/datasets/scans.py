@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 import chestct.readers
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
@@ -80,6 +80,46 @@ class ScanFacts:
     identity: str = ""
     error: str = ""
 
+    @classmethod
+    def of(cls, volume: Volume, path: Path) -> ScanFacts:
+        """What a scan is, once it has been read from `path`."""
+        canonical = to_canonical(volume)
+        digests = [_slice_digest(voxels) for voxels in canonical.voxels]
+        where = place_text(canonical.grid, canonical.unit)
+        header = None
+        if volume.source.format == "dicom":
+            header = next(headers_of(path, volume.source.series_uid, _HEADER_TAGS), None)
+        return cls(
+            pixels=_digest(where, *(digest for digest, _ in digests)),
+            content=_digest(*sorted(digest for digest, _ in digests)),
+            slices=tuple(sorted(digest for digest, is_constant in digests if not is_constant)),
+            acquisition=_acquisition(volume, header),
+            warnings=volume.warnings,
+            identity="" if header is None else _identity(header),
+        )
+
+    @staticmethod
+    def stored(cache: Path, path: Path, options: ReadOptions) -> ScanFacts | None:
+        """Facts kept in a cache of a scan whose files have not changed since, or None.
+
+        Args:
+            cache: The cache's folder.
+            path: The scan.
+            options: How it is read.
+        """
+        with suppress(OSError, ValueError, ChestCTError):
+            facts = _STORED.validate_json(_facts_file(cache, path, options).read_bytes())
+            return facts if facts.pixels else None
+        return None
+
+    def store(self, cache: Path, path: Path, options: ReadOptions) -> None:
+        """Keep them in a cache; of a scan that could not be read nothing is kept."""
+        if self.error:
+            return
+        # Facts can be read again: a full disk is noticed where it matters, by the cache.
+        with suppress(OSError, ChestCTError):
+            write_text(_facts_file(cache, path, options), _STORED.dump_json(self).decode())
+
 
 def read_options(row: ManifestRow, folder: Path) -> ReadOptions:
     """How a row's scan is read: what its columns `series`, `allow`, `spacing_mm`, ... say.
@@ -125,48 +165,12 @@ def _read_facts(path: Path, options: ReadOptions) -> ScanFacts:
             volume = read_volume(
                 place, series=options.series, allow=options.allow, tiff=options.tiff
             )
-            return facts_of(volume, place)
+            return ScanFacts.of(volume, place)
     except ChestCTError as error:
         return ScanFacts(error=str(error))
 
 
-def facts_of(volume: Volume, path: Path) -> ScanFacts:
-    """What a scan is, once it has been read from `path`."""
-    canonical = to_canonical(volume)
-    digests = [_slice_digest(voxels) for voxels in canonical.voxels]
-    where = place_text(canonical.grid, canonical.unit)
-    header = None
-    if volume.source.format == "dicom":
-        header = next(headers_of(path, volume.source.series_uid, _HEADER_TAGS), None)
-    return ScanFacts(
-        pixels=_digest(where, *(digest for digest, _ in digests)),
-        content=_digest(*sorted(digest for digest, _ in digests)),
-        slices=tuple(sorted(digest for digest, is_constant in digests if not is_constant)),
-        acquisition=_acquisition(volume, header),
-        warnings=volume.warnings,
-        identity="" if header is None else _identity(header),
-    )
-
-
 _STORED = TypeAdapter(ScanFacts)
-
-
-def _facts_to_json(facts: ScanFacts) -> str:
-    """The facts as one line of JSON."""
-    return _STORED.dump_json(facts).decode()
-
-
-def _facts_from_json(text: str) -> ScanFacts:
-    """The inverse of `_facts_to_json`.
-
-    Raises:
-        ValueError: It is not what that function writes.
-    """
-    with suppress(ValidationError):
-        facts = _STORED.validate_json(text)
-        if facts.pixels:
-            return facts
-    raise ValueError("not the facts of a scan")
 
 
 def _slice_digest(voxels: np.ndarray) -> tuple[str, bool]:
@@ -282,33 +286,11 @@ def _known_facts(cache: Path | None, task: tuple[Path, ReadOptions]) -> ScanFact
     """Facts of a scan, from disk where its files have not changed, else from the scan."""
     if cache is None:
         return _read_facts(*task)
-    facts = stored_facts(cache, *task)
+    facts = ScanFacts.stored(cache, *task)
     if facts is None:
         facts = _read_facts(*task)
-        store_facts(cache, *task, facts)
+        facts.store(cache, *task)
     return facts
-
-
-def stored_facts(cache: Path, path: Path, options: ReadOptions) -> ScanFacts | None:
-    """Facts kept in a cache of a scan whose files have not changed since, or None.
-
-    Args:
-        cache: The cache's folder.
-        path: The scan.
-        options: How it is read.
-    """
-    with suppress(OSError, ValueError, ChestCTError):
-        return _facts_from_json(_facts_file(cache, path, options).read_text(encoding="utf-8"))
-    return None
-
-
-def store_facts(cache: Path, path: Path, options: ReadOptions, facts: ScanFacts) -> None:
-    """Keep the facts of a scan in a cache; of one that could not be read nothing is kept."""
-    if facts.error:
-        return
-    # Facts can be read again: a full disk is noticed where it matters, by the cache.
-    with suppress(OSError, ChestCTError):
-        write_text(_facts_file(cache, path, options), _facts_to_json(facts))
 
 
 def _facts_file(cache: Path, path: Path, options: ReadOptions) -> Path:
@@ -319,10 +301,6 @@ def _source_key(path: Path, options: ReadOptions) -> str:
     """What stands for a scan's files: their names, sizes and times, and how they are read.
 
     Of other storage it is what that says of them, asked once: a training reads each scan often.
-
-    Raises:
-        OSError: The scan is not there.
-        ReadError: Its folder cannot be read.
     """
     if is_address(path):
         return text_key(_reading_code(), whole(path), repr(options), stamp_of(path))

@@ -87,45 +87,28 @@ def read_or_make_key(path: Path) -> bytes:
 
 def _keyed_pseudonyms(patients: Iterable[str], key: bytes) -> dict[str, str]:
     """Patient to pseudonym by HMAC-SHA-256: the same key and patient give the same one."""
-
-    def name_of(patient: str) -> str:
-        """Letters that only the key's owner can make of a patient."""
-        return _letters(hmac.digest(key, f"patient\n{patient.strip()}".encode(), "sha256"))
-
-    return _all_different(patients, name_of)
+    names = {
+        patient: _letters(hmac.digest(key, f"patient\n{patient.strip()}".encode(), "sha256"))
+        for patient in dict.fromkeys(patients)
+    }
+    if len(set(names.values())) < len(names):
+        msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
+        raise ChestCTError(f"{msg} 'patient', or take another key.")
+    return names
 
 
 def _drawn_pseudonyms(patients: Iterable[str], rng: random.Random) -> dict[str, str]:
-    """Patient to pseudonym, drawn.
-
-    Args:
-        patients: Each once or several times.
-        rng: `random.SystemRandom()` where names must not be guessed.
-    """
-    taken: set[str] = set()
-
-    def name_of(patient: str) -> str:
-        """Letters that no other patient has."""
-        while True:
-            name = _letters(rng.randbytes(_KEY_BYTES))
-            if name not in taken:
-                taken.add(name)
-                return name
-
-    return _all_different(patients, name_of)
+    """Patient to pseudonym, drawn, each another."""
+    different = list(dict.fromkeys(patients))
+    drawn: dict[str, None] = {}
+    while len(drawn) < len(different):
+        drawn[_letters(rng.randbytes(_KEY_BYTES))] = None
+    return dict(zip(different, drawn, strict=True))
 
 
 def _key_check(key: bytes) -> str:
     """What tells two keys apart and says nothing of them."""
     return hashlib.sha256(hmac.digest(key, b"chestct export", "sha256")).hexdigest()[:16]
-
-
-def _all_different(patients: Iterable[str], name_of: Callable[[str], str]) -> dict[str, str]:
-    names = {patient: name_of(patient) for patient in dict.fromkeys(patients)}
-    if len(set(names.values())) < len(names):
-        msg = "Two patients get the same pseudonym, or differ in blanks only. Check the column"
-        raise ChestCTError(f"{msg} 'patient', or take another key.")
-    return names
 
 
 def _letters(digest: bytes) -> str:
@@ -144,14 +127,7 @@ _TAGS: Final = ("PatientAge", "PatientSex", "StudyDate", "AcquisitionDate", *_ME
 
 
 def _facts_of_copy(volume: Volume, row: ManifestRow, path: Path, period: str) -> dict[str, str]:
-    """What is told of a scan; what is not known is left out.
-
-    Args:
-        volume: The scan, read.
-        row: Its row: age and sex given there win over the header's.
-        path: Where it lies.
-        period: A name in `_PERIODS`.
-    """
+    """What is told of a scan; what is not known is left out."""
     facts = {
         "num_slices": str(volume.grid.shape[0]),
         "slice_spacing_mm": f"{volume.grid.spacing_mm[0]:.3f}",
@@ -213,18 +189,7 @@ def _cleaned(volume: Volume) -> tuple[Volume, tuple[str, ...]]:
 
 
 def _write_tiff16(volume: Volume, place: Path) -> tuple[str, ...]:
-    """Write a folder of 16-bit TIFF slices from the feet up, with the sidecar that explains them.
-
-    Args:
-        volume: On canonical axes.
-        place: Folder to make.
-
-    Returns:
-        What the copy does not hold.
-
-    Raises:
-        ChestCTError: No 16-bit scale gives the same values.
-    """
+    """Write slices from the feet up and the sidecar that explains them; what is lost, in words."""
     import tifffile
 
     scale = _find_scale(volume.voxels) if volume.unit == "HU" else Rescale()
@@ -275,12 +240,7 @@ def _write_nifti_copy(volume: Volume, place: Path) -> tuple[str, ...]:
 
 
 def _verify_copy(volume: Volume, place: Path) -> None:
-    """Read a copy back and compare it with what was to be written.
-
-    Raises:
-        ChestCTError: Values, spacing or unit differ.
-        ReadError: It cannot be read.
-    """
+    """Read a copy back and compare it with what was to be written."""
     found = read_volume(place, allow=("gap",))
     same_voxels = found.voxels.dtype == volume.voxels.dtype and np.array_equal(
         found.voxels, volume.voxels
@@ -304,9 +264,6 @@ def _find_scale(voxels: Voxels) -> Rescale:
 
     Whole HU keep slope 1. Others lie on the steps of a scanner's rescale slope, which is found
     from the smallest distance between two values.
-
-    Raises:
-        ChestCTError: There is none.
     """
     low, high = float(voxels.min()), float(voxels.max())
     if voxels.dtype.kind == "i":
@@ -382,14 +339,7 @@ class _Marker(BaseModel, frozen=True):
 
 
 class _CopyRecord(BaseModel, frozen=True):
-    """One finished copy.
-
-    Attributes:
-        place: Path inside the export.
-        digest: Of its files.
-        facts: What is told of the scan.
-        notes: What the copy does not hold, and what was mended.
-    """
+    """A finished copy: its path inside the export, what is told of the scan, what was mended."""
 
     place: str
     digest: str
@@ -405,11 +355,7 @@ def _manifest_digest(manifest: Manifest, *settings: str) -> str:
 
 
 def _read_marker(folder: Path) -> _Marker | None:
-    """What a folder is; None where there is nothing yet.
-
-    Raises:
-        ChestCTError: The folder holds something else, or its marker cannot be read.
-    """
+    """What a folder is; None where there is nothing yet."""
     path = folder / _MARKER
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -427,11 +373,7 @@ def _read_marker(folder: Path) -> _Marker | None:
 
 
 def _write_marker(folder: Path, marker: _Marker) -> None:
-    """Say what the folder is.
-
-    Raises:
-        WriteError: It cannot be written.
-    """
+    """Say what the folder is."""
     document: dict[str, Any] = {
         "schema": _SCHEMA,
         "schema_version": _SCHEMA_VERSION,
@@ -463,22 +405,14 @@ def _copy_digest(place: Path) -> str:
 
 
 def _require_same(folder: Path, found: _Marker | None, wanted: _Marker) -> None:
-    """Compare an export that was begun with the one that is wanted.
-
-    Raises:
-        ChestCTError: It is another one.
-    """
+    """Compare an export that was begun with the one that is wanted."""
     if found is not None and (found.manifest, found.format) != (wanted.manifest, wanted.format):
         msg = f"{folder} holds the export of another manifest, or one with other settings or"
         raise ChestCTError(f"{msg} another key. Choose a folder that is not there yet: --out DIR.")
 
 
 def _require_whole(folder: Path, copies: Mapping[str, str]) -> None:
-    """Compare a finished export with its marker.
-
-    Raises:
-        ChestCTError: A copy is missing or has changed.
-    """
+    """Compare a finished export with its marker."""
     changed = [place for place, digest in copies.items() if _copy_digest(folder / place) != digest]
     if changed:
         msg = f"{len(changed)} of {len(copies)} copies in {folder} are missing or have changed,"
@@ -507,15 +441,7 @@ def _finish_export(
     *,
     names_sites: bool,
 ) -> Path:
-    """Write the table, then the marker that calls the export complete, and drop the records.
-
-    Args:
-        manifest: The scans that were copied.
-        folder: The export.
-        records: One per row of the manifest.
-        marker: What the folder is.
-        names_sites: Whether sites keep their names; else they are numbered.
-    """
+    """Write the table, then the marker that calls the export complete, and drop the records."""
     sites = _site_names(manifest, names_sites=names_sites)
     rows = [
         _told(row, record, sites[row.site])
@@ -749,8 +675,8 @@ def _pseudonyms(
     patients = list(dict.fromkeys(row.patient for row in manifest.rows))
     if settings.key is not None:
         return _keyed_pseudonyms(patients, settings.key)
-    if found is not None:
-        if len(found.pseudonyms) != len(patients):
-            raise ChestCTError("The export's marker is damaged. Choose a folder not there yet.")
-        return dict(zip(patients, found.pseudonyms, strict=True))
-    return _drawn_pseudonyms(patients, random.SystemRandom())
+    if found is None:
+        return _drawn_pseudonyms(patients, random.SystemRandom())
+    if len(found.pseudonyms) != len(patients):
+        raise ChestCTError("The export's marker is damaged. Choose a folder not there yet.")
+    return dict(zip(patients, found.pseudonyms, strict=True))

@@ -50,12 +50,11 @@ class SplitSettings:
             raise ManifestError(f"There must be at least 2 folds, not {self.folds}.")
         shares = (self.test_share, self.validation_share)
         if not (min(shares) >= 0 and 0 < sum(shares) < 1):
-            msg = (
+            raise ManifestError(
                 f"The shares to hold out ({self.test_share:g} for testing, "
                 f"{self.validation_share:g} for validation) must not be negative and must leave "
                 "something for training."
             )
-            raise ManifestError(msg)
 
 
 def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
@@ -77,12 +76,11 @@ def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
     patients = patients_by_label(divided)
     for label, names in patients.items():
         if len(names) < settings.folds:
-            msg = (
+            raise ManifestError(
                 f"{manifest.name} has {len(names)} patient(s) of {label}, and {settings.folds} "
                 f"folds need at least {settings.folds}: a fold would hold none. Use fewer folds "
                 "or add patients."
             )
-            raise ManifestError(msg)
     dealt: dict[str, int] = {}
     for names in patients.values():
         # Going on where the last class stopped keeps the folds' sizes alike too.
@@ -152,11 +150,10 @@ def hold_out(manifest: Manifest, settings: SplitSettings) -> Manifest:
     for label, names in patients_by_label(manifest).items():
         counts = {part: max(1, round(share * len(names))) for part, share in shares.items()}
         if sum(counts.values()) >= len(names):
-            msg = (
+            raise ManifestError(
                 f"{manifest.name} has {len(names)} patient(s) of {label}, too few to be divided "
                 f"into {TRAINING}, {' and '.join(shares)}. Add patients or hold out less."
             )
-            raise ManifestError(msg)
         left = _shuffled(names, settings.seed)
         for part, count in counts.items():
             splits |= dict.fromkeys(left[:count], part)
@@ -174,11 +171,10 @@ def given(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest
     del settings
     stray = [row for row in manifest.rows if not row.side]
     if stray:
-        msg = (
+        raise ManifestError(
             f"{manifest.name}: {describe_rows(stray)} have neither split nor fold. Fill in the "
             "column, or divide the scans with 'chestct dataset split'."
         )
-        raise ManifestError(msg)
     _require_separate_patients(manifest)
     _require_full_folds(manifest)
     return manifest
@@ -196,11 +192,10 @@ def maseres_paper(manifest: Manifest, settings: SplitSettings | None = None) -> 
     """
     del settings
     if manifest.labels != TWO_CLASSES:
-        msg = (
+        raise ManifestError(
             f"The MASERes paper's split divides {' and '.join(TWO_CLASSES)}, and {manifest.name} "
             f"has {', '.join(manifest.labels)}. Leave the other rows out or choose another split."
         )
-        raise ManifestError(msg)
     splits: dict[str, str] = {}
     for label, names in patients_by_label(manifest).items():
         first, second = -(-8 * len(names) // 10), len(names) // 10
@@ -282,31 +277,17 @@ def fold_parts(manifest: Manifest, fold: int) -> tuple[Manifest, Manifest]:
 
 
 def _require_separate_patients(manifest: Manifest) -> None:
-    """Refuse a manifest in which scans of a patient are on two sides of its split.
-
-    Raises:
-        ManifestError: Such patients; the message names the rows of the first one.
-    """
-    shared = patients_on_two_sides(manifest)
+    """Refuse a manifest in which scans of a patient are on two sides of its split."""
+    shared = manifest.patients_on_two_sides
     if shared:
         rows = shared[0]
         sides = " and ".join(sorted({row.side for row in rows}))
-        msg = (
+        raise ManifestError(
             f"{manifest.name}: {describe_rows(rows)} are scans of one patient and stand in {sides} "
             f"({len(shared)} patient(s) in all). A classifier tested on patients it was trained on "
             "looks better than it is: keep each patient on one side, or divide the scans with "
             "'chestct dataset split'."
         )
-        raise ManifestError(msg)
-
-
-def patients_on_two_sides(manifest: Manifest) -> list[tuple[ManifestRow, ...]]:
-    """The rows of each patient whose scans stand on different sides."""
-    rows: dict[str, list[ManifestRow]] = defaultdict(list)
-    for row in manifest.rows:
-        rows[row.patient].append(row)
-    sides = {patient: {row.side for row in each} - {""} for patient, each in rows.items()}
-    return [tuple(each) for patient, each in rows.items() if len(sides[patient]) > 1]
 
 
 def _require_full_folds(manifest: Manifest) -> None:
@@ -314,23 +295,21 @@ def _require_full_folds(manifest: Manifest) -> None:
     gaps = sorted(set(range(1, max(folds, default=0) + 1)) - set(folds))
     if gaps or len(folds) == 1:
         missing = gaps[0] if gaps else 2
-        msg = (
+        raise ManifestError(
             f"{manifest.name}: no row has fold {missing}, and "
             f"{describe_rows([row for row in manifest.rows if row.fold == folds[-1]])} have fold "
             f"{folds[-1]}. Number the folds from 1 without a gap, at least two, or divide the "
             "scans with 'chestct dataset split --folds N'."
         )
-        raise ManifestError(msg)
 
 
 def _require_some(manifest: Manifest, rows: list[ManifestRow], what: str) -> None:
     if not rows:
         sides = ", ".join(sorted({row.side or "none" for row in manifest.rows}))
-        msg = (
+        raise ManifestError(
             f"{manifest.name} has no scan in {what}; its rows stand in: {sides}. Fill in the "
             "column, or divide the scans with 'chestct dataset split'."
         )
-        raise ManifestError(msg)
 
 
 def _with_splits(manifest: Manifest, splits: dict[str, str]) -> Manifest:

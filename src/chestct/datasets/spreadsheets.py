@@ -338,11 +338,7 @@ def _column(table: _Spreadsheet, said: str, usual: str) -> str:
 
 
 def _labels_of(table: _Spreadsheet, column: str) -> LabelSet:
-    """The classes of a column where nobody named them.
-
-    Raises:
-        ManifestError: It holds yes and no only, which would be no names of classes.
-    """
+    """The classes of a column where nobody named them."""
     at = table.header.index(column)
     values = {row[at] for row in table.rows.values() if row[at]}
     if values and {value.casefold() for value in values} <= _TRUTH_VALUES:
@@ -384,11 +380,7 @@ def _matched(
     *,
     is_scan: bool,
 ) -> dict[int, list[Path]]:
-    """The scans of each row, by its number.
-
-    Raises:
-        ManifestError: A row names several scans, or two rows the same one.
-    """
+    """The scans of each row, by its number."""
     by_name: dict[str, list[Path]] = defaultdict(list)
     for path in scans:
         for name in set(_names_of(path, folder)):
@@ -439,11 +431,7 @@ def _left_out(
     said: Mapping[int, Mapping[str, str]],
     takes_matched_only: bool,
 ) -> list[str]:
-    """What of scans and table has no counterpart, in sentences.
-
-    Raises:
-        ManifestError: There is some, and only what matches was not asked for.
-    """
+    """What of scans and table has no counterpart, in sentences."""
     taken = {path for paths in matched.values() for path in paths}
     unlabelled = [
         path.relative_to(folder.absolute()).as_posix() for path in scans if path not in taken
@@ -476,9 +464,6 @@ def _row(
     for name, cell in cells.items():
         if name and name not in taken:
             lowered = name.lower()
-            named[f"{name} of {table.name}" if lowered in NEEDED else _known_name(name)] = cell
+            known = lowered if lowered in KNOWN else name
+            named[f"{name} of {table.name}" if lowered in NEEDED else known] = cell
     return read_row(table.name, number, [*named], [*named.values()])
-
-
-def _known_name(name: str) -> str:
-    return name.lower() if name.lower() in KNOWN else name

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache as kept
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Final
@@ -29,10 +28,8 @@ import chestct.preprocess
 from chestct.arrays import Mask, NetworkInput
 from chestct.datasets.manifest import Manifest, ManifestError
 from chestct.datasets.scans import (
-    facts_of,
+    ScanFacts,
     read_options,
-    store_facts,
-    stored_facts,
 )
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
@@ -227,12 +224,11 @@ class Cache:
         """
         needed = num_entries * self.entry_bytes
         if needed > self.max_bytes:
-            msg = (
+            raise CacheError(
                 f"{num_entries} inputs of {self.recipe.name} take {needed / GIB:.1f} GiB as "
                 f"{self.storage}, and the cache may hold {self.max_bytes / GIB:.1f} GiB. Allow "
                 "more, or use the storage 'uint8' or a smaller recipe."
             )
-            raise CacheError(msg)
 
     def get(self, path: Path, options: ReadOptions | None = None, variant: int = 0) -> _CachedInput:
         """The prepared input of a scan: from disk, or made and kept.
@@ -254,7 +250,7 @@ class Cache:
     ) -> tuple[_CachedInput, bool]:
         """As `get`, and whether it was there already."""
         reading = options or ReadOptions()
-        facts = stored_facts(self.folder, path, reading)
+        facts = ScanFacts.stored(self.folder, path, reading)
         lungs = _digest_of_lungs(reading.lungs)
         if facts is not None:
             found = self.find(facts.pixels, variant, lungs)
@@ -264,8 +260,8 @@ class Cache:
             volume = read_volume(
                 place, series=reading.series, allow=reading.allow, tiff=reading.tiff
             )
-            facts = facts_of(volume, place)
-        store_facts(self.folder, path, reading, facts)
+            facts = ScanFacts.of(volume, place)
+        facts.store(self.folder, path, reading)
         found = self.find(facts.pixels, variant, lungs)
         if found is not None:
             return found, True
@@ -314,6 +310,41 @@ class Cache:
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
         return self.folder / digest[:2] / f"{digest[:40]}{_ENDING}"
 
+    def tasks_of(self, manifest: Manifest, variants: int = 1) -> list[InputTask]:
+        """The inputs of a manifest's scans, once it is sure that all of them fit.
+
+        Raises:
+            ManifestError: A row says something impossible about how its scan is read.
+            CacheError: It could not hold all of them at once.
+        """
+        if variants < 1:
+            raise ManifestError(f"There must be at least one input per scan, not {variants}.")
+        self.require_room(len(manifest) * variants)
+        return [
+            InputTask(manifest.path(row), read_options(row, manifest.folder), variant, row.number)
+            for variant in range(variants)
+            for row in manifest.rows
+        ]
+
+    def prepare(self, task: InputTask) -> InputOutcome:
+        """Make an input that is not there yet.
+
+        Raises:
+            CacheError: It cannot be written: no other input could be kept either.
+        """
+        try:
+            found, was_there = self.fetch(task.path, task.reading, task.variant)
+        except CacheError:
+            raise
+        except ChestCTError as error:
+            return InputOutcome(task.row, error=str(error))
+        return InputOutcome(
+            task.row,
+            was_there=was_there,
+            unsuitable_reasons=found.unsuitable_reasons,
+            max_error=found.max_error,
+        )
+
     def _write(self, entry: Path, content: bytes) -> None:
         """Put an entry in its place, whole, after room was made for it."""
         try:
@@ -325,11 +356,10 @@ class Cache:
             # Another process may have written meanwhile.
             _make_room(self.folder, 0, self.max_bytes)
         except OSError as error:
-            msg = (
+            raise CacheError(
                 f"The cache {self.folder} cannot be written: {reason_of(error)}. Free space or "
                 "choose another folder; what is prepared so far is kept."
-            )
-            raise CacheError(msg) from error
+            ) from error
 
 
 def _digest_of_lungs(path: Path | None) -> str:
@@ -393,6 +423,20 @@ class Preparation:
     unsuitable: Mapping[int, tuple[str, ...]]
     max_error: float
     seconds: float
+
+    @classmethod
+    def of(cls, outcomes: Sequence[InputOutcome], seconds: float) -> Preparation:
+        """How preparing went, of what became of each input."""
+        return cls(
+            num_made=sum(not each.was_there and not each.error for each in outcomes),
+            num_found=sum(each.was_there for each in outcomes),
+            failed={each.row: each.error for each in outcomes if each.error},
+            unsuitable={
+                each.row: each.unsuitable_reasons for each in outcomes if each.unsuitable_reasons
+            },
+            max_error=max((each.max_error for each in outcomes), default=0.0),
+            seconds=seconds,
+        )
 
 
 class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
@@ -502,57 +546,6 @@ def prepare_all(
         ChestCTError: A process was killed.
     """
     started = perf_counter()
-    tasks = list_inputs(cache, manifest, variants)
-    outcomes = run_all(partial(prepare_input, cache), tasks, processes=processes, progress=progress)
-    return summarise_inputs(outcomes, perf_counter() - started)
-
-
-def list_inputs(cache: Cache, manifest: Manifest, variants: int = 1) -> list[InputTask]:
-    """The inputs of a manifest's scans, once the cache is sure to hold all of them.
-
-    Raises:
-        ManifestError: A row says something impossible about how its scan is read.
-        CacheError: The cache could not hold all of them at once.
-    """
-    if variants < 1:
-        raise ManifestError(f"There must be at least one input per scan, not {variants}.")
-    cache.require_room(len(manifest) * variants)
-    return [
-        InputTask(manifest.path(row), read_options(row, manifest.folder), variant, row.number)
-        for variant in range(variants)
-        for row in manifest.rows
-    ]
-
-
-def prepare_input(cache: Cache, task: InputTask) -> InputOutcome:
-    """Prepare an input that is not in the cache yet.
-
-    Raises:
-        CacheError: The cache cannot be written: no other input could be kept either.
-    """
-    try:
-        found, was_there = cache.fetch(task.path, task.reading, task.variant)
-    except CacheError:
-        raise
-    except ChestCTError as error:
-        return InputOutcome(task.row, error=str(error))
-    return InputOutcome(
-        task.row,
-        was_there=was_there,
-        unsuitable_reasons=found.unsuitable_reasons,
-        max_error=found.max_error,
-    )
-
-
-def summarise_inputs(outcomes: Sequence[InputOutcome], seconds: float) -> Preparation:
-    """How preparing went, of what became of each input."""
-    return Preparation(
-        num_made=sum(not each.was_there and not each.error for each in outcomes),
-        num_found=sum(each.was_there for each in outcomes),
-        failed={each.row: each.error for each in outcomes if each.error},
-        unsuitable={
-            each.row: each.unsuitable_reasons for each in outcomes if each.unsuitable_reasons
-        },
-        max_error=max((each.max_error for each in outcomes), default=0.0),
-        seconds=seconds,
-    )
+    tasks = cache.tasks_of(manifest, variants)
+    outcomes = run_all(cache.prepare, tasks, processes=processes, progress=progress)
+    return Preparation.of(outcomes, perf_counter() - started)

@@ -105,11 +105,10 @@ def _together(
         )
     except OSError as error:
         # Locks between processes lie in shared memory, which a container may hold read-only.
-        msg = (
+        raise ChestCTError(
             f"Processes cannot share memory here: {reason_of(error)}. Make /dev/shm writable, or "
             "work in one process: --processes 1."
-        )
-        raise ChestCTError(msg) from error
+        ) from error
     try:
         with interrupts_held_back():
             futures: dict[Future[_Result], int] = {
@@ -118,11 +117,10 @@ def _together(
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
-        msg = (
+        raise ChestCTError(
             "A process that was working on a scan was ended from outside, most often because "
             f"memory ran out. Start again with fewer than {count} processes."
-        )
-        raise ChestCTError(msg) from error
+        ) from error
     except BaseException:
         # Whoever ends this does not wait for scans that are under way, and needs none of them.
         for process in set(active_children()) - others:

@@ -15,13 +15,12 @@ from jaxtyping import Float, Float64, Int
 
 from chestct.card import FindingThreshold
 from chestct.evaluation.intervals import (
-    Estimate,
     clopper_pearson_upper,
     clopper_pearson_uppers,
     wilson,
     with_wilson,
 )
-from chestct.evaluation.metrics import NUM_BINS, bin_members, proportion
+from chestct.evaluation.metrics import NUM_BINS, Estimate, bin_members, proportion
 from chestct.evaluation.predictions import Predictions
 
 _TEMPERATURE_RANGE: Final = (0.01, 100.0)
@@ -283,30 +282,30 @@ class AtThreshold:
     coverage: Estimate
     error: Estimate
 
+    @classmethod
+    def of(
+        cls, predictions: Predictions, promised: AbstentionThreshold | None
+    ) -> AtThreshold | None:
+        """Coverage and error rate at a threshold, with Wilson's 95 % intervals.
 
-def at_threshold(
-    predictions: Predictions, promised: AbstentionThreshold | None
-) -> AtThreshold | None:
-    """Coverage and error rate at a threshold, with Wilson's 95 % intervals.
+        Args:
+            predictions: Of the classifier, its temperature as when the threshold was chosen.
+            promised: The threshold, where one is known.
 
-    Args:
-        predictions: Of the classifier, its temperature applied as when the threshold was chosen.
-        promised: The threshold, where one is known.
-
-    Returns:
-        None where there is no threshold.
-    """
-    if promised is None or promised.threshold is None:
-        return None
-    is_decided = predictions.confidences >= promised.threshold
-    num_decided = int(is_decided.sum())
-    num_wrong = int((is_decided & ~predictions.is_right).sum())
-    return AtThreshold(
-        threshold=promised.threshold,
-        wished_error=promised.wished_error,
-        coverage=with_wilson(proportion(num_decided, len(predictions), "no scans")),
-        error=with_wilson(proportion(num_wrong, num_decided, "no scan reaches the threshold")),
-    )
+        Returns:
+            None where there is no threshold.
+        """
+        if promised is None or promised.threshold is None:
+            return None
+        is_decided = predictions.confidences >= promised.threshold
+        num_decided = int(is_decided.sum())
+        num_wrong = int((is_decided & ~predictions.is_right).sum())
+        return cls(
+            threshold=promised.threshold,
+            wished_error=promised.wished_error,
+            coverage=with_wilson(proportion(num_decided, len(predictions), "no scans")),
+            error=with_wilson(proportion(num_wrong, num_decided, "no scan reaches the threshold")),
+        )
 
 
 def choose_threshold(

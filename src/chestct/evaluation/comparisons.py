@@ -24,42 +24,23 @@ from chestct.lookup import look_up
 def _delong_covariance(
     scores: Float[np.ndarray, "classifier case"], is_positive: Bool[np.ndarray, " case"]
 ) -> tuple[Float64[np.ndarray, " classifier"], Float64[np.ndarray, "classifier classifier"]]:
-    """Areas under the ROC curves of several classifiers, and the covariance of these areas.
+    """Areas under several classifiers' ROC curves and their covariance; two cases of each kind."""
+    from scipy.stats import rankdata
 
-    Args:
-        scores: Higher means more likely positive; ties count half.
-        is_positive: The truth, the same for all classifiers.
-
-    Returns:
-        The areas and their covariance matrix.
-
-    Raises:
-        ValueError: There are fewer than two positive or two negative cases.
-    """
     positives, negatives = scores[:, is_positive], scores[:, ~is_positive]
     num_positive, num_negative = positives.shape[1], negatives.shape[1]
     if min(num_positive, num_negative) < 2:
         msg = f"{num_positive} positive and {num_negative} negative cases: expected 2 of each"
         raise ValueError(msg)
-    pooled = _midranks(np.concatenate([positives, negatives], axis=1))
+    pooled = rankdata(np.concatenate([positives, negatives], axis=1), axis=1)
     # Share of the other group that each case stands above, ties half: the placements of DeLong.
-    above_negatives = (pooled[:, :num_positive] - _midranks(positives)) / num_negative
-    below_positives = 1 - (pooled[:, num_positive:] - _midranks(negatives)) / num_positive
+    above_negatives = (pooled[:, :num_positive] - rankdata(positives, axis=1)) / num_negative
+    below_positives = 1 - (pooled[:, num_positive:] - rankdata(negatives, axis=1)) / num_positive
     covariance = (
         np.atleast_2d(np.cov(above_negatives)) / num_positive
         + np.atleast_2d(np.cov(below_positives)) / num_negative
     )
     return above_negatives.mean(axis=1), covariance
-
-
-def _midranks(
-    values: Float[np.ndarray, "classifier case"],
-) -> Float64[np.ndarray, "classifier case"]:
-    """Ranks from 1 along each row, ties sharing their mean rank."""
-    from scipy.stats import rankdata
-
-    ranks: Float64[np.ndarray, "classifier case"] = rankdata(values, axis=1).astype(np.float64)
-    return ranks
 
 
 MASERES_Z_DEFECTS: Final = (
@@ -142,10 +123,8 @@ def _mcnemar(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
 
 
 def _delong(first: Predictions, second: Predictions) -> tuple[Comparison, ...]:
-    """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class.
-
-    With two classes the two rows say the same, so only the last class is given.
-    """
+    """DeLong's test of the one-vs-rest areas under the ROC curve, one row per class."""
+    # With two classes the two rows say the same.
     indices = range(len(first.labels)) if len(first.labels) > 2 else [1]
     return tuple(_delong_class(first, second, index) for index in indices)
 
@@ -328,31 +307,30 @@ class Judgement:
     predictions: Predictions
     excluded: Mapping[str, str] = field(default_factory=dict)
 
+    def beside(
+        self, other: Judgement, names: tuple[str, str]
+    ) -> tuple[Predictions, Predictions, str | None]:
+        """Two classifiers on the scans that both decided on.
 
-def paired(
-    first: Judgement, second: Judgement, names: tuple[str, str]
-) -> tuple[Predictions, Predictions, str | None]:
-    """Two classifiers on the scans that both decided on.
+        Args:
+            other: The other.
+            names: What the two are called.
 
-    Args:
-        first: One of them.
-        second: The other.
-        names: What the two are called.
-
-    Returns:
-        The rows of both, without the scans that either says it gave no decision on; and what to say
-        where these are not all, else None.
-    """
-    left_out = {*first.excluded, *second.excluded}
-    pair = [_without(each.predictions, left_out) for each in (first, second)]
-    only_first, only_second = (
-        len(each.predictions) - len(kept) for each, kept in zip((first, second), pair, strict=True)
-    )
-    remark = (
-        f"'{names[1]}' is compared on the {len(pair[0])} scans that both decided on; decided on by "
-        f"'{names[0]}' only: {only_first}, by '{names[1]}' only: {only_second}."
-    )
-    return pair[0], pair[1], remark if only_first or only_second else None
+        Returns:
+            The rows of both, without the scans that either says it gave no decision on; and what to
+            say where these are not all, else None.
+        """
+        left_out = {*self.excluded, *other.excluded}
+        pair = [_without(each.predictions, left_out) for each in (self, other)]
+        only_first, only_second = (
+            len(each.predictions) - len(kept)
+            for each, kept in zip((self, other), pair, strict=True)
+        )
+        remark = (
+            f"'{names[1]}' is compared on the {len(pair[0])} scans that both decided on; decided "
+            f"on by '{names[0]}' only: {only_first}, by '{names[1]}' only: {only_second}."
+        )
+        return pair[0], pair[1], remark if only_first or only_second else None
 
 
 def _without(predictions: Predictions, scans: Collection[str]) -> Predictions:

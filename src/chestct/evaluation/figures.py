@@ -20,13 +20,12 @@ from chestct.evaluation import metrics
 from chestct.evaluation.calibration import ReliabilityBin, RiskPoint
 from chestct.evaluation.intervals import (
     Bootstrap,
-    Estimate,
     Figures,
     Weights,
     draw_patients,
     why_no_bootstrap,
 )
-from chestct.evaluation.metrics import Confusion
+from chestct.evaluation.metrics import Confusion, Estimate
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.storage import reason_of
 
@@ -74,8 +73,7 @@ def draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
         axes.text(column, row, text, ha="center", va="center")
     axes.set_xticks(range(len(labels)), labels)
     axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("decision")
-    axes.set_ylabel("true label")
+    axes.set(xlabel="decision", ylabel="true label")
     axes.set_title(f"{int(np.trace(confusion))} of {int(confusion.sum())} right", fontsize=10)
     return figure
 
@@ -105,11 +103,8 @@ def draw_roc(
         axes.plot(false_rate, true_rate, color=color, linestyle=dash, label=name)
         if label in bands:
             axes.fill_between(_GRID, *bands[label], color=color, alpha=0.15, linewidth=0)
-    axes.set_xlabel("1 - specificity")
-    axes.set_ylabel("sensitivity")
-    axes.set_xlim(-0.01, 1.01)
-    axes.set_ylim(-0.01, 1.01)
-    axes.set_aspect("equal")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", aspect="equal")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axes.legend(loc="lower right", fontsize=9, title="area under the curve", title_fontsize=9)
     return figure
 
@@ -130,12 +125,9 @@ def draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> 
         [each.low for each in curve], counts, widths, align="edge", color=COLORS[5], ec="white"
     )
     axes.set_title("no scans" if error is None else f"calibration error {error:.3f}", fontsize=10)
-    axes.set_ylabel("share right")
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
+    axes.set(ylabel="share right", xlim=(0, 1), ylim=(0, 1.02))
     axes.legend(loc="upper left", fontsize=9)
-    below.set_xlabel("confidence of the decision")
-    below.set_ylabel("scans")
+    below.set(xlabel="confidence of the decision", ylabel="scans")
     return figure
 
 
@@ -148,9 +140,7 @@ def draw_coverage_risk(points: tuple[RiskPoint, ...]) -> Figure:
     dot = "o" if len(points) < 10 else None
     axes.step(coverage, risk, color=COLORS[0], marker=dot, label="on these scans")
     axes.step(coverage, bound, "--", color=COLORS[1], marker=dot, label="95 % upper bound")
-    axes.set_xlabel("share of the scans decided on")
-    axes.set_ylabel("share of them wrong")
-    axes.set_xlim(0, 1.01)
+    axes.set(xlabel="share of the scans decided on", ylabel="share of them wrong", xlim=(0, 1.01))
     axes.set_ylim(-0.01, 1.01 if not points else max(0.1, min(1.01, 1.5 * bound[-1] + 0.1)))
     axes.legend(fontsize=9)
     return figure
@@ -177,11 +167,8 @@ def draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
     ]
     figure.legend(handles=entries, loc="outside upper center", fontsize=8, ncols=4)
     # One epoch with unsettled BatchNorm statistics can be a hundred times above all others.
-    upper.set_yscale("log")
-    upper.set_ylabel("loss (nats)")
-    lower.set_ylabel("validation accuracy")
-    lower.set_xlabel("epoch")
-    lower.set_ylim(-0.02, 1.02)
+    upper.set(yscale="log", ylabel="loss (nats)")
+    lower.set(xlabel="epoch", ylabel="validation accuracy", ylim=(-0.02, 1.02))
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     return figure
 
@@ -281,25 +268,15 @@ def _stacked_axes(
 
 def _draw_accuracies(axes: Axes, curve: tuple[ReliabilityBin, ...]) -> None:
     """Accuracy of the bins that have scans, with Wilson's intervals as bars."""
-    rows = np.array(
-        [
-            (each.confidence, each.accuracy, each.accuracy_low, each.accuracy_high)
-            for each in curve
-            if each.num_scans
-        ],
-        dtype=np.float64,
-    ).reshape(-1, 4)
-    confidence, accuracy, low, high = rows.T
-    bars = np.stack([accuracy - low, high - accuracy])
+    rows = [
+        (each.confidence, each.accuracy, each.accuracy_low, each.accuracy_high)
+        for each in curve
+        if each.num_scans
+    ]
+    confidence, accuracy, low, high = np.array(rows, dtype=np.float64).reshape(-1, 4).T
+    bars, label = np.stack([accuracy - low, high - accuracy]), "accuracy, 95 % interval"
     axes.errorbar(
-        confidence,
-        accuracy,
-        bars,
-        fmt="o-",
-        color=COLORS[0],
-        capsize=3,
-        markersize=4,
-        label="accuracy, 95 % interval",
+        confidence, accuracy, bars, fmt="o-", color=COLORS[0], capsize=3, markersize=4, label=label
     )
 
 

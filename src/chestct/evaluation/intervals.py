@@ -7,18 +7,20 @@ the interval is widened to the patient bootstrap's where that reaches further.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from chestct.evaluation import metrics
-from chestct.evaluation.metrics import Value, bin_members
-from chestct.evaluation.predictions import FindingPredictions, Predictions
+from chestct.evaluation.metrics import Estimate, bin_members
+from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 
 Weights = Float64[np.ndarray, "replicate scan"]
 Replicates = Float64[np.ndarray, " replicate"]
+_Key = tuple[str, str]
+"""A class or finding, or "" for all of them together, and the name of a figure."""
 
 _CHUNK_CELLS = 4_000_000
 """Replicates are drawn in parts of at most this many weights: 32 MB."""
@@ -49,13 +51,7 @@ class Bootstrap:
 
 @dataclass(frozen=True, eq=False)
 class _Weighted:
-    """Predictions under many weightings.
-
-    Attributes:
-        predictions: The scans.
-        weights: How often each scan counts, one row per replicate.
-        confusion: Weighted counts, (replicate, true, predicted).
-    """
+    """Predictions under many weightings: how often each scan counts, and so each confusion."""
 
     predictions: Predictions
     weights: Weights
@@ -69,11 +65,17 @@ def weigh(predictions: Predictions, weights: Weights) -> _Weighted:
     return _Weighted(predictions, weights, (weights @ cells).reshape(len(weights), num, num))
 
 
-def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[Weights]:
-    """Draw patients with replacement within their class; yields replicates in parts."""
+def draw_patients(predictions: AnyPredictions, bootstrap: Bootstrap) -> Iterator[Weights]:
+    """Draw patients with replacement, with all their scans; yields replicates in parts.
+
+    They are drawn within their class; where scans have findings, all of them alike.
+    """
     rng = np.random.default_rng(bootstrap.seed)
     patient_of_scan, strata = _patient_strata(predictions)
-    rows = max(1, _CHUNK_CELLS // max(1, len(predictions)))
+    num_cells = len(predictions)
+    if isinstance(predictions, FindingPredictions):
+        num_cells = int(predictions.is_known.sum())
+    rows = max(1, _CHUNK_CELLS // max(1, num_cells))
     for start in range(0, bootstrap.replicates, rows):
         num = min(rows, bootstrap.replicates - start)
         drawn = np.zeros((num, strata.size))
@@ -85,13 +87,16 @@ def draw_patients(predictions: Predictions, bootstrap: Bootstrap) -> Iterator[We
 
 
 def _patient_strata(
-    predictions: Predictions,
+    predictions: AnyPredictions,
 ) -> tuple[Int64[np.ndarray, " scan"], Int64[np.ndarray, " patient"]]:
-    """Index of each scan's patient, and each patient's most frequent true label."""
+    """Index of each scan's patient, and each patient's most frequent true label (0: findings)."""
     names, patient_of_scan = np.unique(np.array(predictions.patients, str), return_inverse=True)
-    votes = np.zeros((names.size, len(predictions.labels)), dtype=np.int64)
-    np.add.at(votes, (patient_of_scan, predictions.truth), 1)
-    return patient_of_scan.astype(np.int64), votes.argmax(axis=1).astype(np.int64)
+    strata = np.zeros(names.size, dtype=np.int64)
+    if isinstance(predictions, Predictions):
+        votes = np.zeros((names.size, len(predictions.labels)), dtype=np.int64)
+        np.add.at(votes, (patient_of_scan, predictions.truth), 1)
+        strata = votes.argmax(axis=1).astype(np.int64)
+    return patient_of_scan.astype(np.int64), strata
 
 
 def _balanced_accuracy(weighted: _Weighted) -> Replicates:
@@ -171,17 +176,26 @@ def _per_class(weighted: _Weighted, index: int) -> dict[str, Replicates]:
 def _auc(weighted: _Weighted, index: int) -> Replicates:
     """One-vs-rest area: pairs in the right order, ties half, over all pairs, by weight."""
     scores = weighted.predictions.probabilities[:, index]
-    order = np.argsort(scores, kind="stable")
-    if order.size == 0:
-        return np.full(len(weighted.weights), np.nan)
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    is_class = (weighted.predictions.truth == index)[order]
-    ranked = weighted.weights[:, order]
-    positives = np.add.reduceat(ranked * is_class, starts, axis=1)
-    negatives = np.add.reduceat(ranked * ~is_class, starts, axis=1)
+    positives, negatives = _by_score(weighted, scores, index)
     below = np.cumsum(negatives, axis=1) - negatives / 2
     pairs = positives.sum(axis=1) * negatives.sum(axis=1)
     return _divide((positives * below).sum(axis=1), pairs)
+
+
+def _by_score(
+    weighted: _Weighted, scores: Float64[np.ndarray, " scan"], index: int
+) -> tuple[Float64[np.ndarray, "replicate score"], Float64[np.ndarray, "replicate score"]]:
+    """Weight of the scans of a class and of the others, at each score from the lowest on."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
+    is_class = (weighted.predictions.truth == index)[order]
+    ranked = weighted.weights[:, order]
+    if order.size == 0:
+        return ranked, ranked
+    of_class, of_others = (
+        np.add.reduceat(ranked * which, starts, axis=1) for which in (is_class, ~is_class)
+    )
+    return of_class, of_others
 
 
 OVERALL: Final[dict[str, Callable[[_Weighted], Replicates]]] = {
@@ -219,36 +233,6 @@ WIDENED: Final = "Wilson, widened to the patient bootstrap"
 PATIENTS: Final = "patient bootstrap"
 
 _MAX_UNDEFINED_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval; None with a reason where there is none.
-
-    Attributes:
-        value: The figure.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        method: How the interval was made; empty when there is none.
-        note: Why figure or interval is missing, or what has to be known to read it.
-        hits: Numerator of a proportion.
-        total: Denominator of a proportion.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    method: str = ""
-    note: str = ""
-    hits: int | None = None
-    total: int | None = None
-
-    @property
-    def words(self) -> str:
-        """The figure and its interval, such as 0.900 (0.812 to 0.951)."""
-        if self.value is None or self.low is None or self.high is None:
-            return "none" if self.value is None else f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)
@@ -312,24 +296,37 @@ def estimate_figures(predictions: Predictions, bootstrap: Bootstrap | None = Non
     """
     settings = bootstrap or Bootstrap()
     why_not = why_no_bootstrap(predictions)
+    values = {("", name): measure(predictions) for name, measure in metrics.OVERALL.items()}
+    for index, label in enumerate(predictions.labels):
+        found = metrics.per_class(predictions, index)
+        values |= {(label, name): value for name, value in found.items()}
     draws = {} if why_not else _replicates(predictions, settings)
+    widens = predictions.num_patients < len(predictions)
+    return _with_intervals(values, draws, settings.level, widens=widens, why_not=why_not)
 
-    def finish(value: Value, key: tuple[str, str]) -> Estimate:
-        """Give a figure the interval of its kind."""
-        widens = predictions.num_patients < len(predictions)
-        return _with_interval(value, draws.get(key), settings.level, widens=widens, why_not=why_not)
 
-    overall = {
-        name: finish(measure(predictions), ("", name)) for name, measure in metrics.OVERALL.items()
-    }
-    per_class = {
-        label: {
-            name: finish(value, (label, name))
-            for name, value in metrics.per_class(predictions, index).items()
-        }
-        for index, label in enumerate(predictions.labels)
-    }
-    return Figures(overall=overall, per_class=per_class)
+def _with_intervals(
+    values: dict[_Key, Estimate],
+    draws: dict[_Key, Replicates],
+    level: float,
+    *,
+    widens: bool,
+    why_not: str = "",
+) -> Figures:
+    """Give every figure the interval of its kind: Wilson's for a proportion, else the bootstrap's.
+
+    Where patients have several scans Wilson's is widened. `why_not` says why there are no draws.
+    """
+    overall: dict[str, Estimate] = {}
+    per_class: dict[str, dict[str, Estimate]] = {}
+    for (label, name), value in values.items():
+        drawn = draws.get((label, name))
+        if value.total is None:
+            found = _with_bootstrap(value, level, drawn, why_not)
+        else:
+            found = with_wilson(value, level, drawn if widens else None)
+        (per_class.setdefault(label, {}) if label else overall)[name] = found
+    return Figures(overall, per_class)
 
 
 def why_no_bootstrap(predictions: Predictions) -> str:
@@ -356,11 +353,9 @@ def percentile_interval(
     return float(low), float(high), note
 
 
-def _replicates(
-    predictions: Predictions, bootstrap: Bootstrap
-) -> dict[tuple[str, str], Float64[np.ndarray, " replicate"]]:
-    """All figures of all replicates, by label ("" for all together) and name."""
-    parts: dict[tuple[str, str], list[Replicates]] = {}
+def _replicates(predictions: Predictions, bootstrap: Bootstrap) -> dict[_Key, Replicates]:
+    """All figures of all replicates."""
+    parts: dict[_Key, list[Replicates]] = {}
     for weights in draw_patients(predictions, bootstrap):
         weighted = weigh(predictions, weights)
         for name, measure in OVERALL.items():
@@ -371,29 +366,12 @@ def _replicates(
     return {key: np.concatenate(values) for key, values in parts.items()}
 
 
-def _with_interval(
-    value: Value, replicates: Replicates | None, level: float, *, widens: bool, why_not: str = ""
-) -> Estimate:
-    """Give a figure the interval of its kind: Wilson's for a proportion, else the bootstrap's.
-
-    Args:
-        value: The figure.
-        replicates: It in every replicate, where there are any.
-        level: Certainty of the interval.
-        widens: Whether patients have several scans: Wilson's interval is then widened.
-        why_not: Why there are no replicates.
-    """
-    if value.total is not None:
-        return with_wilson(value, level, replicates if widens else None)
-    return _with_bootstrap(value, level, replicates, why_not)
-
-
 def with_wilson(
-    value: Value, level: float = 0.95, replicates: Replicates | None = None
+    value: Estimate, level: float = 0.95, replicates: Replicates | None = None
 ) -> Estimate:
     """A proportion with Wilson's interval, widened to the bootstrap's when that is given."""
     if value.value is None or value.hits is None or value.total is None:
-        return Estimate(value.value, note=value.note, hits=value.hits, total=value.total)
+        return value
     low, high = wilson(value.hits, value.total, level)
     method = WILSON
     if replicates is not None:
@@ -401,21 +379,20 @@ def with_wilson(
         low = low if lowest is None else min(low, lowest)
         high = high if highest is None else max(high, highest)
         method = WIDENED
-    return Estimate(value.value, low, high, method, value.note, value.hits, value.total)
+    return replace(value, low=low, high=high, method=method)
 
 
 def _with_bootstrap(
-    value: Value, level: float, replicates: Replicates | None, why_not: str
+    value: Estimate, level: float, replicates: Replicates | None, why_not: str
 ) -> Estimate:
-    """The percentile interval of the replicates."""
     if value.value is None:
-        return Estimate(None, note=value.note)
-    if replicates is None:
-        return Estimate(value.value, note="; ".join(filter(None, (value.note, why_not))))
-    low, high, note = percentile_interval(replicates, level)
+        return value
+    low, high, note = (None, None, why_not)
+    if replicates is not None:
+        low, high, note = percentile_interval(replicates, level)
     method = PATIENTS if low is not None else ""
     notes = "; ".join(filter(None, (value.note, note)))
-    return Estimate(value.value, low, high, method, notes)
+    return replace(value, low=low, high=high, method=method, note=notes)
 
 
 def estimate_findings(
@@ -431,30 +408,22 @@ def estimate_findings(
     """
     settings = bootstrap or Bootstrap()
     views = {label: predictions.of(index) for index, label in enumerate(predictions.labels)}
-    values = {label: metrics.per_finding(view) for label, view in views.items()}
-    overall = metrics.overall_of(predictions)
+    values = {("", name): value for name, value in metrics.overall_of(predictions).items()}
+    for label, view in views.items():
+        values |= {(label, name): value for name, value in metrics.per_finding(view).items()}
     draws = _finding_replicates(predictions, views, settings)
     widens = predictions.num_patients < len(predictions)
-
-    def finish(value: Value, key: tuple[str, str]) -> Estimate:
-        """Give a figure the interval of its kind."""
-        return _with_interval(value, draws.get(key), settings.level, widens=widens)
-
-    per_finding = {
-        label: {name: finish(value, (label, name)) for name, value in each.items()}
-        for label, each in values.items()
-    }
-    return Figures({name: finish(each, ("", name)) for name, each in overall.items()}, per_finding)
+    return _with_intervals(values, draws, settings.level, widens=widens)
 
 
 def _finding_replicates(
     predictions: FindingPredictions, views: dict[str, Predictions], bootstrap: Bootstrap
-) -> dict[tuple[str, str], Replicates]:
-    """All figures of all replicates, by finding ("" for all together) and name."""
-    parts: dict[tuple[str, str], list[Replicates]] = {}
+) -> dict[_Key, Replicates]:
+    """All figures of all replicates."""
+    parts: dict[_Key, list[Replicates]] = {}
     pairs, is_known = predictions.pairs(), predictions.is_known
     scan_of_pair = np.nonzero(is_known)[0]
-    for weights in _draw_all_alike(predictions, bootstrap):
+    for weights in draw_patients(predictions, bootstrap):
         drawn: dict[str, list[Replicates]] = {}
         for index, (label, view) in enumerate(views.items()):
             weighted = weigh(view, weights[:, is_known[:, index]])
@@ -471,17 +440,6 @@ def _finding_replicates(
     return {key: np.concatenate(each) for key, each in parts.items()}
 
 
-def _draw_all_alike(predictions: FindingPredictions, bootstrap: Bootstrap) -> Iterator[Weights]:
-    """Draw patients with replacement, with all their scans; yields replicates in parts."""
-    rng = np.random.default_rng(bootstrap.seed)
-    names, patient_of_scan = np.unique(np.array(predictions.patients, str), return_inverse=True)
-    shares = np.full(names.size, 1 / names.size)
-    rows = max(1, _CHUNK_CELLS // max(1, int(predictions.is_known.sum())))
-    for start in range(0, bootstrap.replicates, rows):
-        num = min(rows, bootstrap.replicates - start)
-        yield rng.multinomial(names.size, shares, size=num)[:, patient_of_scan].astype(np.float64)
-
-
 def _per_finding(weighted: _Weighted) -> dict[str, Replicates]:
     """Every figure of one finding; the same names as `metrics.per_finding` gives."""
     return {**_per_class(weighted, 1), "auprc": _auprc(weighted)}
@@ -489,14 +447,7 @@ def _per_finding(weighted: _Weighted) -> dict[str, Replicates]:
 
 def _auprc(weighted: _Weighted) -> Replicates:
     """Average precision: that at each probability, by the recall it adds."""
-    scores = -weighted.predictions.probabilities[:, 1]
-    order = np.argsort(scores, kind="stable")
-    if order.size == 0:
-        return np.full(len(weighted.weights), np.nan)
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    has = (weighted.predictions.truth == 1)[order]
-    ranked = weighted.weights[:, order]
-    hits = np.add.reduceat(ranked * has, starts, axis=1)
-    called = np.cumsum(np.add.reduceat(ranked, starts, axis=1), axis=1)
+    hits, misses = _by_score(weighted, -weighted.predictions.probabilities[:, 1], 1)
+    called = np.cumsum(hits + misses, axis=1)
     precision = np.nan_to_num(_divide(np.cumsum(hits, axis=1), called))
     return _divide((hits * precision).sum(axis=1), hits.sum(axis=1))

@@ -76,7 +76,8 @@ def vote(
         truth=np.array([_truth(slices, *each, patient_labels) for each in rows.items()]),
         probabilities=pooled,
         labels=slices.labels,
-        sites=_sites(slices, rows),
+        # Where each patient's first slice comes from.
+        sites=slices.sites and tuple(slices.sites[each[0]] for each in rows.values()),
     )
 
 
@@ -161,11 +162,10 @@ def one_per_patient(scans: Predictions) -> Predictions:
     if scans.num_patients < len(scans):
         twice = next(p for p, rows in _rows_by_patient(scans.patients).items() if len(rows) > 1)
         row = scans.patients.index(twice) + 1
-        msg = (
+        raise PredictionsError(
             f"The patient of row {row} has several scans ({scans.num_patients} patients, "
             f"{len(scans)} scans), and slices are voted on by patient. Keep one scan of each."
         )
-        raise PredictionsError(msg)
     return replace(scans, scans=scans.patients)
 
 
@@ -250,19 +250,11 @@ def _truth(
     found = {int(slices.truth[row]) for row in rows}
     if len(found) > 1:
         named = " and ".join(sorted(slices.labels[index] for index in found))
-        msg = (
+        raise PredictionsError(
             f"The patient of row {rows[0] + 1} has slices labelled {named}, and nothing says what "
             "the patient is. Add the column 'patient_label' with the class of the whole patient."
         )
-        raise PredictionsError(msg)
     return found.pop()
-
-
-def _sites(slices: Predictions, rows: Mapping[str, list[int]]) -> tuple[str, ...] | None:
-    """Where each patient's first slice comes from."""
-    if slices.sites is None:
-        return None
-    return tuple(slices.sites[each[0]] for each in rows.values())
 
 
 def _loss(patients: Predictions) -> float:

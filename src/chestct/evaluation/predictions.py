@@ -250,28 +250,25 @@ def align(first: Predictions, second: Predictions) -> Predictions:
         PredictionsError: They are not about the same scans, labels and truth.
     """
     if first.labels != second.labels:
-        msg = (
+        raise PredictionsError(
             f"The two classifiers have the labels {', '.join(first.labels)} and "
             f"{', '.join(second.labels)}. Compare classifiers of the same labels in one order."
         )
-        raise PredictionsError(msg)
     places = {scan: row for row, scan in enumerate(second.scans)}
     odd = sorted(set(first.scans) ^ set(second.scans))
     if odd:
         which = "first" if odd[0] in set(first.scans) else "second"
-        msg = (
+        raise PredictionsError(
             f"Scan '{odd[0]}' ({len(odd)} in all) was judged by one classifier only, the {which}; "
             f"{len(first)} scans stand against {len(second)}. Compare them on the same scans: "
             "evaluate both on one manifest, or leave the others out of both files."
         )
-        raise PredictionsError(msg)
     aligned = second.choose([places[scan] for scan in first.scans])
     for row in np.flatnonzero(aligned.truth != first.truth):
-        msg = (
+        raise PredictionsError(
             f"Scan '{first.scans[row]}' is {first.labels[first.truth[row]]} in one file and "
             f"{first.labels[aligned.truth[row]]} in the other. Evaluate both on one manifest."
         )
-        raise PredictionsError(msg)
     return aligned
 
 
@@ -333,12 +330,11 @@ def _refuse(predictions: Predictions, is_bad: Bool[np.ndarray, " scan"], why: st
     if rows.size:
         first = int(rows[0])
         values = ", ".join(f"{p:.4g}" for p in np.ravel(predictions.probabilities[first]))
-        msg = (
+        raise PredictionsError(
             f"row {first + 1} (scan '{predictions.scans[first]}', true index "
             f"{int(predictions.truth[first])}, probabilities {values}): {why} "
             f"{rows.size} row(s) in all; correct them or leave them out."
         )
-        raise PredictionsError(msg)
 
 
 _PROBABILITY_PREFIX: Final = "probability_"
@@ -391,9 +387,9 @@ def read_any_predictions(path: Path) -> AnyPredictions:
             scans=tuple(row["scan"] or "" for row in rows),
             patients=tuple(row["patient"] or "" for row in rows),
             truth=np.array([_truths(path, *each, labels) for each in enumerate(rows, start=2)]),
-            probabilities=_column(path, rows, lambda row: _numbers(row, labels), np.float64),
+            probabilities=_column(rows, lambda row: _numbers(row, labels), np.float64),
             thresholds=_column(
-                path, rows, lambda row: _numbers(row, labels, _THRESHOLD_PREFIX), np.float64
+                rows, lambda row: _numbers(row, labels, _THRESHOLD_PREFIX), np.float64
             ),
             labels=labels,
             sites=tuple(row["site"] or "" for row in rows) if "site" in header else None,
@@ -443,10 +439,10 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(
             scans=tuple(row["scan"] for row in rows),
             patients=tuple(row["patient"] for row in rows),
-            truth=_column(path, rows, lambda row: _label_index(row, labels), np.int64),
-            probabilities=_column(
-                path, rows, lambda row: _numbers(row, labels), np.float64
-            ).reshape(len(rows), len(labels)),
+            truth=_column(rows, lambda row: _label_index(row, labels), np.int64),
+            probabilities=_column(rows, lambda row: _numbers(row, labels), np.float64).reshape(
+                len(rows), len(labels)
+            ),
             labels=labels,
             sites=tuple(row["site"] for row in rows) if "site" in header else None,
         )
@@ -459,19 +455,16 @@ def _check_header(path: Path, header: list[str], labels: tuple[str, ...]) -> Non
     if len(labels) < 2:
         missing.append(f"at least two columns {_PROBABILITY_PREFIX}LABEL")
     if missing:
-        msg = (
+        raise PredictionsError(
             f"{path.name} has no {' and no '.join(missing)}. Its first line must read "
             f"scan,patient,label,{_PROBABILITY_PREFIX}LABEL1,{_PROBABILITY_PREFIX}LABEL2,..."
         )
-        raise PredictionsError(msg)
 
 
 _Row = Mapping[str, str]
 
 
-def _column(
-    path: Path, rows: list[dict[str, str]], read: Callable[[_Row], object], dtype: type
-) -> np.ndarray:
+def _column(rows: list[dict[str, str]], read: Callable[[_Row], object], dtype: type) -> np.ndarray:
     """One value or list per row; errors name the line of the file."""
     values = []
     for number, row in enumerate(rows, start=1):
@@ -489,12 +482,11 @@ def _label_index(row: _Row, labels: tuple[str, ...]) -> int:
 
 
 def _numbers(row: _Row, labels: tuple[str, ...], prefix: str = _PROBABILITY_PREFIX) -> list[float]:
-    return [_number(row, prefix + label) for label in labels]
-
-
-def _number(row: _Row, column: str) -> float:
-    try:
-        return float(row[column])
-    except ValueError:
-        msg = f"{column} is '{row[column]}', expected a number from 0 to 1."
-        raise ValueError(msg) from None
+    found = []
+    for column in (prefix + label for label in labels):
+        try:
+            found.append(float(row[column]))
+        except ValueError:
+            msg = f"{column} is '{row[column]}', expected a number from 0 to 1."
+            raise ValueError(msg) from None
+    return found

@@ -7,8 +7,7 @@ Tables are a page, Markdown and LaTeX for people, and tidy CSV (one figure per l
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,6 @@ from chestct.evaluation.calibration import (
     ReliabilityBin,
     RiskPoint,
     abstention_threshold,
-    at_threshold,
     coverage_risk,
     reliability_curve,
 )
@@ -33,7 +31,6 @@ from chestct.evaluation.comparisons import (
     Comparison,
     Judgement,
     compare,
-    paired,
 )
 from chestct.evaluation.figures import (
     PAGE_COLORS,
@@ -45,14 +42,8 @@ from chestct.evaluation.figures import (
     lay_out,
     save_figure,
 )
-from chestct.evaluation.intervals import (
-    Bootstrap,
-    Estimate,
-    Figures,
-    estimate_figures,
-    estimate_findings,
-)
-from chestct.evaluation.metrics import Confusion, confusion_matrix
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures, estimate_findings
+from chestct.evaluation.metrics import Confusion, Estimate, confusion_matrix
 from chestct.evaluation.predictions import (
     AnyPredictions,
     FindingPredictions,
@@ -61,8 +52,7 @@ from chestct.evaluation.predictions import (
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
-from chestct.report.document import Report, as_latex, as_markdown
-from chestct.report.pages import as_page, fill_report
+from chestct.report.document import Report, as_markdown, as_page, fill_report
 from chestct.report.tables import as_csv
 from chestct.storage import install, reason_of, working_folder
 
@@ -122,14 +112,14 @@ class Summary:
         num_scans: Scans evaluated.
         num_patients: Patients they belong to.
         cases: Scans per true label, or that have a finding.
-        confusion: Counts, rows true, columns decisions; empty of findings, which have none.
         figures: Every figure with its interval.
+        warnings: What a reader has to know before trusting the figures.
+        confusion: Counts, rows true, columns decisions; empty of findings, which have none.
         sites: The same per site, empty when no sites are given.
         groups: The same by the name of a grouping, such as age, and by group.
         reliability: Accuracy by confidence.
         coverage_risk: Error rate by share of scans decided on.
         abstention: One threshold per wished error rate, chosen on these very scans.
-        warnings: What a reader has to know before trusting the figures.
         at_threshold: What the classifier's own threshold does on these scans, or None.
         others: Classifiers that were compared with, by name.
         comparisons: Tests against each of them.
@@ -139,14 +129,14 @@ class Summary:
     num_scans: int
     num_patients: int
     cases: dict[str, int]
-    confusion: Confusion
     figures: Figures
-    sites: dict[str, _GroupSummary]
-    groups: dict[str, dict[str, _GroupSummary]]
-    reliability: tuple[ReliabilityBin, ...]
-    coverage_risk: tuple[RiskPoint, ...]
-    abstention: tuple[AbstentionThreshold, ...]
     warnings: tuple[str, ...]
+    confusion: Confusion = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    sites: dict[str, _GroupSummary] = field(default_factory=dict)
+    groups: dict[str, dict[str, _GroupSummary]] = field(default_factory=dict)
+    reliability: tuple[ReliabilityBin, ...] = ()
+    coverage_risk: tuple[RiskPoint, ...] = ()
+    abstention: tuple[AbstentionThreshold, ...] = ()
     at_threshold: AtThreshold | None = None
     others: Mapping[str, Summary] = field(default_factory=dict)
     comparisons: Mapping[str, tuple[Comparison, ...]] = field(default_factory=dict)
@@ -167,30 +157,26 @@ def summarise(
     """
     chosen = settings or EvaluationSettings()
     parts = partial(_summarise_groups, predictions, chosen)
+    labels = predictions.labels
     divided: dict[str, Any] = {
         "sites": parts(predictions.sites or ()),
         "groups": {name: parts(values) for name, values in predictions.groups.items()},
     }
     if isinstance(predictions, FindingPredictions):
         return _summarise_findings(predictions, chosen, excluded or {}, divided)
-    cases = dict(zip(predictions.labels, predictions.cases.tolist(), strict=True))
     return Summary(
-        labels=predictions.labels,
+        labels=labels,
         num_scans=len(predictions),
         num_patients=predictions.num_patients,
-        cases=cases,
-        confusion=confusion_matrix(
-            predictions.truth, predictions.decisions, len(predictions.labels)
-        ),
+        cases=dict(zip(labels, predictions.cases.tolist(), strict=True)),
+        confusion=confusion_matrix(predictions.truth, predictions.decisions, len(labels)),
         figures=estimate_figures(predictions, chosen.bootstrap),
         **divided,
         reliability=reliability_curve(predictions),
         coverage_risk=coverage_risk(predictions),
-        abstention=tuple(
-            abstention_threshold(predictions, wished) for wished in chosen.wished_errors
-        ),
+        abstention=tuple(abstention_threshold(predictions, e) for e in chosen.wished_errors),
         warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
-        at_threshold=at_threshold(predictions, chosen.promised),
+        at_threshold=AtThreshold.of(predictions, chosen.promised),
     )
 
 
@@ -230,75 +216,57 @@ def _summarise_findings(
         num_scans=len(predictions),
         num_patients=predictions.num_patients,
         cases=cases,
-        confusion=np.zeros((0, 0), dtype=np.int64),
         figures=estimate_findings(predictions, settings.bootstrap),
         **divided,
-        reliability=(),
-        coverage_risk=(),
-        abstention=(),
         warnings=(*found[0 if excluded else 1 :], *settings.remarks),
     )
 
 
-def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> list[str]:
+def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> Iterator[str]:
     """What a reader has to know: gaps, small classes, dependence, class and site in one."""
-    found = []
     if excluded:
-        found.append(f"Scans without a decision, left out of the figures: {len(excluded)}.")
+        yield f"Scans without a decision, left out of the figures: {len(excluded)}."
     if len(predictions) == 0:
-        return [*found, "There are no scans: every figure is undefined."]
-    return [
-        *found,
-        *_small_classes(predictions),
-        *_odd_decisions(predictions),
-        *_dependent_scans(predictions),
-        *_confounded_site(predictions),
-    ]
+        yield "There are no scans: every figure is undefined."
+        return
+    yield from _small_classes(predictions)
+    yield from _odd_decisions(predictions)
+    if predictions.num_patients < len(predictions):
+        yield (
+            f"{len(predictions)} scans belong to {predictions.num_patients} patients: Wilson's "
+            "intervals are widened, McNemar's and DeLong's tests are too sure."
+        )
+    if _is_told_by_site(predictions):
+        yield (
+            "Every site has scans of one label only: class and site are the same variable, and "
+            "these figures cannot tell an illness from a scanner."
+        )
 
 
-def _small_classes(predictions: Predictions) -> list[str]:
-    found = []
+def _small_classes(predictions: Predictions) -> Iterator[str]:
     for label, cases in zip(predictions.labels, predictions.cases.tolist(), strict=True):
         if cases == 0:
-            found.append(f"No scan is {label}: most of its figures are undefined.")
+            yield f"No scan is {label}: most of its figures are undefined."
         elif cases < _FEW_CASES:
-            found.append(f"Few scans are {label} ({cases}): its figures say little.")
-    return found
+            yield f"Few scans are {label} ({cases}): its figures say little."
 
 
-def _odd_decisions(predictions: Predictions) -> list[str]:
+def _odd_decisions(predictions: Predictions) -> Iterator[str]:
     """One decision for all, and ties."""
-    found = []
     called = set(predictions.decisions.tolist())
     if len(called) == 1:
-        found.append(f"Every scan was called {predictions.labels[called.pop()]}.")
+        yield f"Every scan was called {predictions.labels[called.pop()]}."
     highest = predictions.probabilities == predictions.confidences[:, None]
     ties = int((highest.sum(axis=1) > 1).sum())
     if ties:
-        found.append(f"Scans with several most probable labels, the first taken: {ties}.")
-    return found
+        yield f"Scans with several most probable labels, the first taken: {ties}."
 
 
-def _dependent_scans(predictions: Predictions) -> list[str]:
-    if predictions.num_patients == len(predictions):
-        return []
-    return [
-        f"{len(predictions)} scans belong to {predictions.num_patients} patients: Wilson's "
-        "intervals are widened, McNemar's and DeLong's tests are too sure."
-    ]
-
-
-def _confounded_site(predictions: Predictions) -> list[str]:
-    """Whether the site alone gives the label away."""
-    if predictions.sites is None or len(set(predictions.sites)) < 2:
-        return []
-    pairs = Counter(zip(predictions.sites, predictions.truth.tolist(), strict=True))
-    if len(pairs) > len(set(predictions.sites)) or len(np.unique(predictions.truth)) < 2:
-        return []
-    return [
-        "Every site has scans of one label only: class and site are the same variable, and these "
-        "figures cannot tell an illness from a scanner."
-    ]
+def _is_told_by_site(predictions: Predictions) -> bool:
+    """Whether the site alone gives the label away: several of both, and each has one label."""
+    sites = predictions.sites or ()
+    pairs = set(zip(sites, predictions.truth.tolist(), strict=False))
+    return len({label for _, label in pairs}) > 1 and len(pairs) == len(set(sites)) > 1
 
 
 def write_evaluation(
@@ -331,17 +299,13 @@ def write_evaluation(
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
     main = _beside(predictions, chosen, others or {}, excluded)
-    summaries = {chosen.name: main, **main.others}
     drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
     for figure in drawn.values():
         lay_out(figure)
-    record = _evaluation_record(chosen, summaries, main.comparisons, excluded)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
     wrong = _wrong_answers(predictions, chosen.reports)
-    texts = _texts(record, summaries, main.comparisons)
-    report = _report(summaries, main.comparisons, drawn, wrong)
-    page = as_page(report, PAGE_COLORS, "chestct evaluate")
-    _write_folder(folder, pictures, texts | {_PAGE: page})
+    page = as_page(_report(chosen.name, main, drawn, wrong), PAGE_COLORS, "chestct evaluate")
+    _write_folder(folder, pictures, {**_texts(chosen, main, excluded), _PAGE: page})
     return main
 
 
@@ -423,13 +387,9 @@ def _draw_all(
 
 
 def _evaluation_record(
-    settings: EvaluationSettings,
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
-    excluded: Mapping[str, str],
+    settings: EvaluationSettings, main: Summary, excluded: Mapping[str, str]
 ) -> dict[str, Any]:
     """The content of metrics.json; its fields are described in docs/evaluation.md."""
-    main = summaries[settings.name]
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -439,10 +399,10 @@ def _evaluation_record(
         "settings": {name: said for name, said in asdict(settings).items() if name != "reports"},
         **_summary_record(main),
         "excluded": dict(excluded),
-        "others": {
-            name: _summary_record(each) for name, each in summaries.items() if each is not main
+        "others": {name: _summary_record(each) for name, each in main.others.items()},
+        "comparisons": {
+            name: [asdict(row) for row in rows] for name, rows in main.comparisons.items()
         },
-        "comparisons": {name: [asdict(row) for row in rows] for name, rows in comparisons.items()},
     }
 
 
@@ -458,7 +418,7 @@ def _pairs(
         for other, said in others.items()
         if not isinstance(said, FindingPredictions)
     }
-    return {other: paired(main, said, (name, other)) for other, said in judged.items()}
+    return {other: main.beside(said, (name, other)) for other, said in judged.items()}
 
 
 def _compared(
@@ -472,29 +432,22 @@ def _compared(
 
 
 def _texts(
-    record: dict[str, Any],
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
+    settings: EvaluationSettings, main: Summary, excluded: Mapping[str, str]
 ) -> dict[str, str]:
-    """The files that are not figures, by name; the first summary is the classifier's."""
-    sections = _report(summaries, comparisons).sections
-    main = next(iter(summaries.values()))
-    of_classes = (
-        {
-            "confusion.csv": _confusion_csv(main),
-            "comparisons.csv": _comparisons_csv(comparisons),
-        }
-        if main.confusion.size
-        else {}
-    )
-    return {
-        "tables.md": as_markdown(*sections),
-        "tables.tex": as_latex(*sections),
-        "figures.csv": _figures_csv(summaries),
+    """The files that are not figures, by name."""
+    report = _report(settings.name, main)
+    texts = {
+        "tables.md": as_markdown(*report.sections),
+        "tables.tex": report.as_latex(),
+        "figures.csv": _figures_csv({settings.name: main, **main.others}),
         "groups.csv": _groups_csv(main),
-        **of_classes,
-        "metrics.json": json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n",
     }
+    if main.confusion.size:
+        texts["confusion.csv"] = _confusion_csv(main)
+        texts["comparisons.csv"] = _comparisons_csv(main.comparisons)
+    record = _evaluation_record(settings, main, excluded)
+    texts[_COMPLETE] = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return texts
 
 
 def _summary_record(summary: Summary) -> dict[str, Any]:
@@ -516,14 +469,10 @@ def _summary_record(summary: Summary) -> dict[str, Any]:
 
 
 def _parts_record(parts: Mapping[str, _GroupSummary]) -> dict[str, Any]:
-    return {
-        value: {
-            "num_scans": part.num_scans,
-            "num_patients": part.num_patients,
-            **asdict(part.figures),
-        }
-        for value, part in parts.items()
-    }
+    records = {value: asdict(part) for value, part in parts.items()}
+    for record in records.values():
+        record |= record.pop("figures")
+    return records
 
 
 FIGURE_NAMES: Final = {
@@ -558,21 +507,13 @@ _COMPARISON_COLUMNS = (
 
 
 def _report(
-    summaries: Mapping[str, Summary],
-    comparisons: Mapping[str, Sequence[Comparison]],
+    name: str,
+    main: Summary,
     drawn: Mapping[str, Any] | None = None,
     wrong: _WrongAnswers | None = None,
 ) -> Report:
-    """All tables; the first summary is the classifier, the others stand beside it.
-
-    Args:
-        summaries: By name of the classifier.
-        comparisons: Of the first classifier with another, by name of the other.
-        drawn: Figures by name, for a page.
-        wrong: Wrong answers, for a page; None leaves out what a page has more than the tables.
-    """
-    name, main = next(iter(summaries.items()))
-    figures = {each: summary.figures for each, summary in summaries.items()}
+    """All tables, other classifiers beside it; a page has figures and wrong answers too."""
+    figures = {name: main.figures, **{each: found.figures for each, found in main.others.items()}}
 
     def cells(figure: str) -> list[str]:
         """A figure of all classes, of every classifier."""
@@ -600,7 +541,7 @@ def _report(
         key_figures=key_figures,
         drawn=drawn,
         wrong=wrong,
-        comparisons=comparisons,
+        comparisons=main.comparisons,
         at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
     )
 
@@ -675,7 +616,7 @@ def estimate_lines(figures: Figures) -> list[list[object]]:
 
 
 def _figures_csv(summaries: Mapping[str, Summary]) -> str:
-    """One line per figure: classifier, site, label, figure, value, interval, method, counts."""
+    """One line per figure of each classifier, and of each site."""
     rows: list[list[object]] = []
     for name, summary in summaries.items():
         groups = {"": summary.figures, **{s: part.figures for s, part in summary.sites.items()}}

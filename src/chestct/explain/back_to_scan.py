@@ -1,4 +1,4 @@
-"""Put a map of the network's input back on the scan it was made from.
+"""Put a map of cells on the network's input, and one of the input back on the scan.
 
 Every step of a preparation maps each axis on its own and linearly, and the input's grid holds the
 sum of them. So the way back is one linear interpolation per axis, at the place where each of the
@@ -16,11 +16,12 @@ from jaxtyping import Float, Float32, Float64
 from scipy import ndimage
 from scipy.sparse import csr_array
 
-from chestct.arrays import Heat
-from chestct.explain.evidence import linear_map
+from chestct.arrays import Heat, Shape
 from chestct.explain.explanation import HeatMap, HeatPlane
+from chestct.explain.question import CellMap
 from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off, index_map, on_body
 from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.resample import AxisMap, block_reader, resample
 from chestct.preprocess.threads import on_threads
 from chestct.volume import Grid, Volume, canonical_axes
 
@@ -54,8 +55,7 @@ def back_to_scan(heat: Heat, prepared: PreparedScan) -> HeatMap:
         ValueError: The map is not of the input's size.
     """
     if heat.shape != prepared.grid.shape:
-        msg = f"A map of {heat.shape} does not fit an input of {prepared.grid.shape}."
-        raise ValueError(msg)
+        raise ValueError(f"A map of {heat.shape} does not fit an input of {prepared.grid.shape}.")
     grid = prepared.scan_grid
     if degrees_off(grid) > MAX_DEGREES:
         return HeatMap.of(grid, _turned_back(heat, prepared))
@@ -130,11 +130,7 @@ def _positions(
 ) -> Float64[np.ndarray, " voxels"]:
     """Input index, along one axis, of each of the scan's voxels; NaN where not analysed.
 
-    Args:
-        prepared: The scan.
-        axis: Axis of the canonical scan and of the input.
-        own: The same axis of the scan's own grid.
-        is_reversed: Whether the scan's own axis runs the other way.
+    `axis` is that of the canonical scan and of the input, `own` the same of the scan's own grid.
     """
     scan_grid, grid = prepared.scan_grid, prepared.grid
     indices = np.arange(scan_grid.shape[own])
@@ -166,7 +162,7 @@ def _interpolated(
     first = [int(found[0]) for found in analysed]
     window = tuple(slice(int(found[0]), int(found[-1]) + 1) for found in analysed)
     depth, height, width = (
-        csr_array(linear_map(along[found], size).weights)
+        csr_array(_linear_map(along[found], size).weights)
         for along, found, size in zip(positions, analysed, heat.shape, strict=True)
     )
     own_depth, own_height, _ = heat.shape
@@ -197,3 +193,43 @@ def _interpolated(
         return plane
 
     return HeatMap(grid, cut)
+
+
+def _linear_map(positions: Float64[np.ndarray, " new"], size: int) -> AxisMap:
+    """Linear interpolation at positions in voxels; beyond the outermost centres the last value."""
+    inside = np.clip(positions, 0.0, size - 1.0)
+    lower = np.minimum(inside.astype(np.int64), max(size - 2, 0))
+    share = inside - lower
+    weights = np.zeros((positions.size, size), dtype=np.float32)
+    rows = np.arange(positions.size)
+    weights[rows, lower] = 1.0 - share
+    if size > 1:
+        weights[rows, lower + 1] = share
+    # Start and step of the map are not used.
+    return AxisMap(weights, 0.0, 0.0)
+
+
+def spread_over_input(
+    cells: CellMap, shape: Shape
+) -> Float32[np.ndarray, "input_depth input_height input_width"]:
+    """The map at every voxel of an input of the given shape, linear between the cells' centres."""
+    maps = []
+    for axis, voxels in enumerate(shape):
+        size = cells.values.shape[axis]
+        centres = _cell_centres(cells.start[axis], cells.step[axis], size, voxels)
+        positions = np.interp(np.arange(voxels), centres, np.arange(size))
+        maps.append(_linear_map(positions, size))
+    values = np.ascontiguousarray(cells.values)
+    return resample(block_reader(values), (maps[0], maps[1], maps[2]))
+
+
+def _cell_centres(
+    start: float, step: float, size: int, voxels: int
+) -> Float64[np.ndarray, " cells"]:
+    """Input index of each cell's centre along an axis, of the part of it that is in the input.
+
+    A cell on the border looks half beyond it, where there is nothing; what it finds lies inside.
+    """
+    centres = start + step * np.arange(size)
+    low, high = (np.clip(centres + side * step / 2, -0.5, voxels - 0.5) for side in (-1, 1))
+    return np.asarray((low + high) / 2)

@@ -12,7 +12,7 @@ that is run on the meta device, where tensors have a shape and no content.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
@@ -26,13 +26,11 @@ from torch.func import functional_call
 
 from chestct.arrays import Shape, Spacing
 from chestct.errors import ExplanationError
-from chestct.explain.evidence import spread_over_input
+from chestct.explain.back_to_scan import spread_over_input
 from chestct.explain.question import (
     CellMap,
     Question,
-    at_rest,
     class_score,
-    output_of,
     refuse_layer,
 )
 from chestct.lookup import unknown_name_message
@@ -40,8 +38,40 @@ from chestct.networks.maseres import Attention, Maseres, attend_over_positions
 from chestct.networks.roi import Features
 
 
+@contextmanager
+def _at_rest(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in eval mode and with fixed weights; afterwards all is as it was."""
+    modes = {module: module.training for module in network.modules()}
+    trained = [weight for weight in network.parameters() if weight.requires_grad]
+    try:
+        network.eval()
+        for weight in trained:
+            weight.requires_grad_(False)
+        yield network
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
+        for weight in trained:
+            weight.requires_grad_(True)
+
+
+def _output_of(question: Question, layer: str) -> tuple[Features, int]:
+    """What a layer gives for the scan, and the class in question."""
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+        """Keep what the layer gives."""
+        # The next layer may work in place.
+        kept.append(output.clone())
+
+    watched = question.network.get_submodule(layer).register_forward_hook(keep)
+    with _at_rest(question.network) as network, torch.no_grad(), watched:
+        logits = network(question.batch, question.lungs)
+    return kept[0], question.target_of(logits)
+
+
 @dataclass(frozen=True)
-class Layer:
+class _Layer:
     """A layer whose output is a grid of cells.
 
     Attributes:
@@ -61,7 +91,7 @@ _Places: TypeAlias = dict[Shape, tuple[Spacing, Spacing]]
 """Shape of a grid to start and step of its cells."""
 
 
-def _find_layers(question: Question) -> dict[str, Layer]:
+def _find_layers(question: Question) -> dict[str, _Layer]:
     """Every layer a map can be taken from, by name, in the order in which they finish.
 
     Those that run once and give (batch, channel, depth, height, width) with more than one cell.
@@ -69,7 +99,7 @@ def _find_layers(question: Question) -> dict[str, Layer]:
     return {layer.name: layer for layer in _trace(question)[0]}
 
 
-def pick_layer(question: Question) -> Layer:
+def pick_layer(question: Question) -> _Layer:
     """The layer asked for, or the last block: what ends with the last convolution's grid.
 
     Raises:
@@ -78,11 +108,10 @@ def pick_layer(question: Question) -> Layer:
     traced, last_convolution = _trace(question)
     layers = {layer.name: layer for layer in traced}
     if not layers:
-        msg = (
+        raise ExplanationError(
             "The network has no layer with a grid of cells that a map could be taken from: "
             "use the method 'occlusion'."
         )
-        raise ExplanationError(msg)
     if question.layer is None:
         return _last_block(layers, last_convolution)
     if question.layer not in layers:
@@ -90,7 +119,7 @@ def pick_layer(question: Question) -> Layer:
     return layers[question.layer]
 
 
-def finest_layer(question: Question, spacing_mm: Spacing, cell_mm: float) -> Layer | None:
+def finest_layer(question: Question, spacing_mm: Spacing, cell_mm: float) -> _Layer | None:
     """The deepest layer whose cells are small: what it finds can be shown where it is.
 
     Args:
@@ -111,14 +140,14 @@ def finest_layer(question: Question, spacing_mm: Spacing, cell_mm: float) -> Lay
     return fine[-1] if fine else None
 
 
-def _no_such_layer(name: str, layers: Mapping[str, Layer]) -> str:
+def _no_such_layer(name: str, layers: Mapping[str, _Layer]) -> str:
     # Parts of blocks can be asked for too, but hundreds of names would help nobody.
     shown = [known for known in layers if known.count(".") <= 1]
     hint = unknown_name_message(name, shown or layers, kind="layer with a grid of cells")
     return f"{hint} Their parts ('layer.part') can be named too."
 
 
-def _last_block(layers: Mapping[str, Layer], convolution: str) -> Layer:
+def _last_block(layers: Mapping[str, _Layer], convolution: str) -> _Layer:
     """The outermost layer around the last convolution that has the same grid."""
     if convolution not in layers:
         return list(layers.values())[-1]
@@ -131,7 +160,7 @@ def _last_block(layers: Mapping[str, Layer], convolution: str) -> Layer:
     return found
 
 
-def _trace(question: Question) -> tuple[list[Layer], str]:
+def _trace(question: Question) -> tuple[list[_Layer], str]:
     """Every usable layer, and the name of the last convolution (or an empty one)."""
     shapes: dict[str, list[Shape]] = {}
     places: _Places = {_grid_of(question.batch): ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))}
@@ -151,7 +180,7 @@ def _trace(question: Question) -> tuple[list[Layer], str]:
 
     _run_on_meta(question, note)
     layers = [
-        Layer(name, grids[0], *places[grids[0]])
+        _Layer(name, grids[0], *places[grids[0]])
         for name, grids in shapes.items()
         if len(grids) == 1 and max(grids[0]) > 1 and grids[0] in places
     ]
@@ -165,7 +194,7 @@ def _run_on_meta(question: Question, note: Callable[..., None]) -> None:
     empty = {name: torch.empty_like(tensor, device="meta") for name, tensor in state.items()}
     batch, lungs = question.batch.to("meta"), question.lungs.to("meta")
     with ExitStack() as stack:
-        stack.enter_context(at_rest(network))
+        stack.enter_context(_at_rest(network))
         stack.enter_context(torch.no_grad())
         for name, module in network.named_modules():
             if name:
@@ -205,7 +234,7 @@ _CUT: Final = 0.45
 def strongest_channel_map(question: Question) -> CellMap:
     """1 where the most active channel lies above the cut, else 0; the class changes nothing."""
     layer = pick_layer(question)
-    activation, target = output_of(question, layer.name)
+    activation, target = _output_of(question, layer.name)
     strongest = int(activation[0].mean(dim=(1, 2, 3)).argmax())
     shape = question.input_shape
     step = tuple(size / cells for size, cells in zip(shape, layer.shape, strict=True))
@@ -317,12 +346,8 @@ def slice_gradcam(
     return np.asarray((enlarged / most if most > 0 else enlarged).numpy(), dtype=np.float32)
 
 
-def _activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, Cells, int]:
-    """A layer's activation, the gradient of the class's score there, and the class.
-
-    Raises:
-        ExplanationError: Activation or gradient hold values that are not finite.
-    """
+def _activation_and_gradient(question: Question, layer: _Layer) -> tuple[Cells, Cells, int]:
+    """A layer's activation, the gradient of the class's score there, and the class."""
     kept: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
@@ -332,7 +357,7 @@ def _activation_and_gradient(question: Question, layer: Layer) -> tuple[Cells, C
         # Layers behind it may work in place, which autograd does not allow on a leaf.
         return leaf.clone()
 
-    with at_rest(question.network) as network, torch.inference_mode(False), torch.enable_grad():
+    with _at_rest(question.network) as network, torch.inference_mode(False), torch.enable_grad():
         with network.get_submodule(layer.name).register_forward_hook(keep):
             logits = network(question.batch, question.lungs)
         target = question.target_of(logits)
@@ -358,7 +383,7 @@ def attention_map(question: Question) -> CellMap:
     layer = _find_layers(question).get("pool")
     if layer is None:
         raise ExplanationError("This MASERes has a single position: there is nothing to attend to.")
-    pooled, target = output_of(question, layer.name)
+    pooled, target = _output_of(question, layer.name)
     with torch.no_grad():
         positions = pooled[0].flatten(1).T
         received = _received(attention.query(positions), attention.key(positions))
@@ -370,17 +395,15 @@ def attention_map(question: Question) -> CellMap:
 def _attention_of(network: nn.Module) -> Attention:
     """The network's attention, if there is one that attends to anything."""
     if not isinstance(network, Maseres):
-        msg = (
+        raise ExplanationError(
             "Only the network 'maseres' has an attention map: use 'gradcam', which every network "
             "allows."
         )
-        raise ExplanationError(msg)
     if network.attention.attend is not attend_over_positions:
-        msg = (
+        raise ExplanationError(
             "The attention of this MASERes is the published one, whose weights are 1 everywhere, "
             "so it has no map: use 'gradcam', or a network with the setting attention: paper."
         )
-        raise ExplanationError(msg)
     return network.attention
 
 
@@ -423,7 +446,7 @@ def occlusion_map(
     blank = _blank(question)
     patches = list(_patches(shape, size, apart))
     telling = [part for part in patches if _changes(question.batch, blank, part)]
-    with at_rest(question.network) as network, torch.no_grad():
+    with _at_rest(question.network) as network, torch.no_grad():
         logits = network(question.batch, question.lungs)
         target = question.target_of(logits)
         losses = _losses(question, blank, telling, target, float(question.score(logits, target)))

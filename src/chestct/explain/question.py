@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -101,35 +99,3 @@ def refuse_layer(question: Question, method: str) -> None:
     if question.layer is not None:
         msg = f"The method '{method}' looks at no layer of choice: leave out '{question.layer}'."
         raise ExplanationError(msg)
-
-
-@contextmanager
-def at_rest(network: nn.Module) -> Iterator[nn.Module]:
-    """The network in eval mode and with fixed weights; afterwards all is as it was."""
-    modes = {module: module.training for module in network.modules()}
-    trained = [weight for weight in network.parameters() if weight.requires_grad]
-    try:
-        network.eval()
-        for weight in trained:
-            weight.requires_grad_(False)
-        yield network
-    finally:
-        for module, is_training in modes.items():
-            module.training = is_training
-        for weight in trained:
-            weight.requires_grad_(True)
-
-
-def output_of(question: Question, layer: str) -> tuple[Features, int]:
-    """What a layer gives for the scan, and the class in question."""
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
-        """Keep what the layer gives."""
-        # The next layer may work in place.
-        kept.append(output.clone())
-
-    watched = question.network.get_submodule(layer).register_forward_hook(keep)
-    with at_rest(question.network) as network, torch.no_grad(), watched:
-        logits = network(question.batch, question.lungs)
-    return kept[0], question.target_of(logits)

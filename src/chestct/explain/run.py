@@ -9,9 +9,8 @@ from chestct.classifier import Classifier
 from chestct.engines.interface import check_input
 from chestct.errors import ClassifierError
 from chestct.explain import EXPLANATIONS
-from chestct.explain.back_to_scan import back_to_scan
-from chestct.explain.evidence import spread_over_input, summarise_evidence
-from chestct.explain.explanation import Explanation, ScanExplanation
+from chestct.explain.back_to_scan import back_to_scan, spread_over_input
+from chestct.explain.explanation import Explanation, ScanExplanation, summarise_evidence
 from chestct.explain.question import CellMap, Listener, Question
 from chestct.lookup import load_entry, look_up
 from chestct.preprocess.prepared import PreparedScan
@@ -70,17 +69,12 @@ def explain(
 
 
 def _require_own_recipe(classifier: Classifier, prepared: PreparedScan) -> None:
-    """Refuse a scan that was prepared for another classifier.
-
-    Raises:
-        ClassifierError: It was.
-    """
+    """Refuse a scan that was prepared for another classifier."""
     if prepared.recipe != classifier.recipe:
-        msg = (
+        raise ClassifierError(
             f"The scan was prepared with '{prepared.recipe.name}', which is not this classifier's "
             f"form of '{classifier.recipe.name}': prepare it with `classifier.recipe`."
         )
-        raise ClassifierError(msg)
 
 
 def _as_explanation(cells: CellMap, prepared: PreparedScan, method: str, label: str) -> Explanation:

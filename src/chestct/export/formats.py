@@ -26,7 +26,7 @@ from chestct.errors import EngineError, WriteError
 from chestct.extras import import_extra
 from chestct.familiarity import FAMILIARITY_FILE
 from chestct.lookup import look_up
-from chestct.report.pages import fill_template
+from chestct.report.document import fill_template
 from chestct.storage import make_folder, write_folder_with
 from chestct.weights import WEIGHTS_FILE
 
@@ -62,8 +62,7 @@ def export_classifier(classifier: Classifier, to: str, folder: str | Path) -> Pa
     write = look_up(EXPORTS, to, kind="format")
     target = Path(folder)
     if target.exists() and not _holds_nothing_else(target):
-        msg = f"{target} exists and is no earlier export: choose another folder."
-        raise WriteError(msg)
+        raise WriteError(f"{target} exists and is no earlier export: choose another folder.")
     make_folder(target.parent)
 
     def _write(aside: Path) -> None:

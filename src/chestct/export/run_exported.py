@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 AIR_HU = -1024.0
 
 
-def read_canonical(path):
+def _read_canonical(path):
     """Voxels as (channel, depth to the head, height to the back, width to the left), spacing."""
     image = nibabel.as_closest_canonical(nibabel.load(path))
     axes = image.affine[:3, :3]
@@ -32,14 +32,14 @@ def read_canonical(path):
     return values.transpose(3, 2, 1, 0)[:, :, ::-1, ::-1], spacing[::-1]
 
 
-def keys_cubic(x):
+def _keys_cubic(x):
     """Cubic convolution, a = -0.5."""
     x = np.abs(x)
     far = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
     return np.where(x <= 1.0, (1.5 * x - 2.5) * x * x + 1.0, np.where(x < 2.0, far, 0.0))
 
 
-def table(size, start, step, new_size, kernel, reach):
+def _table(size, start, step, new_size, kernel, reach):
     """Share of each old voxel in each new one along an axis; zeros outside the scan."""
     places = start + step * np.arange(new_size)
     at, width = np.clip(places, -0.5, size - 0.5), max(step, 1.0)
@@ -55,15 +55,15 @@ def table(size, start, step, new_size, kernel, reach):
     return shares.astype(np.float32)
 
 
-def resample(values, grid, kernel, reach):
+def _resample(values, grid, kernel, reach):
     """Values on another grid: start, step and size of each axis in old voxels."""
     for axis in (1, 2, 0):
-        shares = table(values.shape[axis], *(part[axis] for part in grid), kernel, reach)
+        shares = _table(values.shape[axis], *(part[axis] for part in grid), kernel, reach)
         values = np.moveaxis(np.tensordot(shares, values, (1, axis)), 0, axis)
     return values
 
 
-def grown(mask, radius):
+def _grown(mask, radius):
     """A mask grown by an ellipsoid of the given radii in voxels."""
     reach = [int(each) for each in radius]
     padded = np.pad(mask, [(each, each) for each in reach])
@@ -75,13 +75,13 @@ def grown(mask, radius):
     return union
 
 
-def prepare(scan_path, lungs_path, recipe):
+def _prepare(scan_path, lungs_path, recipe):
     """The network's input and its lung mask, as chestct makes them of a given lung mask."""
     plain = (recipe["placement"], recipe["intensity"], recipe["kernel"])
     if plain != ("physical", "window", "cubic") or recipe["salient_threshold"] is not None:
         raise SystemExit(f"Recipe {recipe['name']} is not followed here: use chestct prepare.")
-    (scan, *_), spacing = read_canonical(scan_path)
-    mask = read_canonical(lungs_path)[0][0] > 0.5
+    (scan, *_), spacing = _read_canonical(scan_path)
+    mask = _read_canonical(lungs_path)[0][0] > 0.5
     if mask.shape != scan.shape or not mask.any():
         raise SystemExit(f"{lungs_path} is empty or not on the grid of {scan_path}.")
     shape, wanted = np.array(recipe["input_shape"]), np.array(recipe["spacing_mm"])
@@ -90,18 +90,18 @@ def prepare(scan_path, lungs_path, recipe):
     needed = (high - low + 1) * spacing + 2 * recipe["lung_margin_mm"]
     step = max(1.0, *(needed / (shape * wanted))) * wanted / spacing
     grid = ((low + high) / 2 - step * (shape - 1) / 2, step, shape)
-    linear = resample(mask.astype(np.float32), grid, lambda x: np.maximum(1.0 - np.abs(x), 0.0), 1)
+    linear = _resample(mask.astype(np.float32), grid, lambda x: np.maximum(1.0 - np.abs(x), 0.0), 1)
     lungs = linear >= 0.5
     window_low, window_high = recipe["window_hu"]
-    values = resample(scan - AIR_HU, grid, keys_cubic, 2) + AIR_HU
+    values = _resample(scan - AIR_HU, grid, _keys_cubic, 2) + AIR_HU
     values = np.clip((values - window_low) / (window_high - window_low), 0.0, 1.0)
     if recipe["background"] is not None:
-        kept = grown(lungs, recipe["mask_margin_mm"] / (step * spacing))
+        kept = _grown(lungs, recipe["mask_margin_mm"] / (step * spacing))
         values = np.where(kept, values, recipe["background"])
     return np.repeat(values[None].astype(np.float32), recipe["num_channels"], axis=0), lungs
 
 
-def logits_of(values, lungs):
+def _logits_of(values, lungs):
     """What the network says; networks that do not look at the lungs have no such input."""
     given = [np.ascontiguousarray(values[None]), lungs[None, None].astype(np.float32)]
     if (HERE / "model.onnx").exists():
@@ -117,7 +117,7 @@ def logits_of(values, lungs):
     return model(given[: len(model.inputs)])[0][0]
 
 
-def probabilities_of(logits, config):
+def _probabilities_of(logits, config):
     """Of classes adding up to one, of findings each by itself."""
     scaled = logits.astype(np.float64) / config["temperature"]
     shares = np.exp(scaled - scaled.max())
@@ -135,13 +135,13 @@ def main():
     said = parser.parse_args()
     config = json.loads((HERE / "config.json").read_text(encoding="utf-8"))
     if said.prepared is not None:
-        values = read_canonical(said.prepared / "input.nii.gz")[0]
-        lungs = read_canonical(said.prepared / "lungs.nii.gz")[0][0] > 0.5
+        values = _read_canonical(said.prepared / "input.nii.gz")[0]
+        lungs = _read_canonical(said.prepared / "lungs.nii.gz")[0][0] > 0.5
     elif said.scan is not None and said.lungs is not None:
-        values, lungs = prepare(said.scan, said.lungs, config["recipe"])
+        values, lungs = _prepare(said.scan, said.lungs, config["recipe"])
     else:
         parser.error("give SCAN and --lungs, or --prepared")
-    print(json.dumps(probabilities_of(logits_of(values, lungs), config)))
+    print(json.dumps(_probabilities_of(_logits_of(values, lungs), config)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ is wrong, so that a bad card never ends in a `TypeError`.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any, Final, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.lookup import unknown_name_message
@@ -18,14 +19,16 @@ _WORDS: Final = {
     int: "a whole number",
     float: "a number",
     str: "text",
-    tuple: "three whole numbers",
+    tuple[int, int, int]: "three whole numbers",
+    tuple[float, ...]: "numbers",
 }
 
 
 def settings_from(kind: type[Settings], values: Mapping[str, object]) -> Settings:
     """Make the settings dataclass `kind` out of plain values, as JSON or YAML hold them.
 
-    Fields may be whole numbers, numbers, text or three whole numbers (a shape).
+    Fields may be whole numbers, numbers, text, three whole numbers (a shape), several numbers, or
+    one of two of these.
 
     Raises:
         UnknownNameError: A name is not a field of `kind`.
@@ -37,22 +40,40 @@ def settings_from(kind: type[Settings], values: Mapping[str, object]) -> Setting
     for name, value in values.items():
         if name not in types:
             raise UnknownNameError(unknown_name_message(name, types, kind="network setting"))
-        expected = get_origin(types[name]) or types[name]
-        arguments[name] = _fitted(value, expected)
+        arguments[name] = _fitted(value, types[name])
         if arguments[name] is None:
-            msg = f"Network setting '{name}' must be {_WORDS[expected]}, not {value!r}."
-            raise NetworkError(msg)
+            words = " or ".join(_WORDS[each] for each in _choices(types[name]))
+            raise NetworkError(f"Network setting '{name}' must be {words}, not {value!r}.")
     return kind(**arguments)
 
 
-def _fitted(value: object, expected: type) -> object | None:
+def _choices(expected: Any) -> tuple[Any, ...]:
+    """The types of a field, most often one."""
+    return get_args(expected) if isinstance(expected, UnionType) else (expected,)
+
+
+def _fitted(value: object, expected: Any) -> object | None:
     """`value` as the field's type has it, or None where it is of another type."""
-    if expected is tuple:
-        is_shape = isinstance(value, list | tuple) and [type(n) for n in value] == [int] * 3
-        return tuple(value) if is_shape else None  # type: ignore[arg-type]
-    # True is an int to Python; a whole number may stand for a decimal.
-    is_right = type(value) is expected or (type(value) is int and expected is float)
-    return value if is_right else None
+    for choice in _choices(expected):
+        if get_origin(choice) is tuple:
+            found: object = _fitted_numbers(value, get_args(choice))
+        else:
+            # True is an int to Python; a whole number may stand for a decimal.
+            is_right = type(value) is choice or (type(value) is int and choice is float)
+            found = value if is_right else None
+        if found is not None:
+            return found
+    return None
+
+
+def _fitted_numbers(value: object, expected: tuple[Any, ...]) -> tuple[object, ...] | None:
+    if not isinstance(value, list | tuple):
+        return None
+    kinds = [expected[0]] * len(value) if expected[-1] is ... else list(expected)
+    if len(kinds) != len(value):
+        return None
+    fitted = [_fitted(each, kind) for each, kind in zip(value, kinds, strict=True)]
+    return None if None in fitted else tuple(fitted)
 
 
 def require_between(name: str, value: float, low: float, high: float) -> None:

@@ -6,23 +6,29 @@ those of whole scans: `network(batch (batch, 1, 1, height, width), lungs or None
 Two heads. "published", as in the MASERes notebooks: flatten, 4 units, ReLU, dropout, 1 unit. As
 Keras trains a frozen network, the backbone stays in inference mode, BatchNorm included, while the
 head learns. "recommended": the mean over the feature map, dropout, one layer; hundreds of times
-fewer numbers to learn, so that some blocks of the backbone can be tuned too.
+fewer numbers to learn, so that some blocks of the backbone, or all of it, can be tuned too.
+
+Six backbones stand in a table, with what the paper says of them. Any other network of timm goes by
+its name there, and timm says what its weights expect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from chestct.errors import NetworkError
-from chestct.extras import import_extra
-from chestct.lookup import look_up
+from chestct.errors import NetworkError, UnknownNameError
+from chestct.extras import MissingExtraError, import_extra
+from chestct.lookup import unknown_name_message
+from chestct.networks.efficientnet_names import in_timm_names, is_of_family
 from chestct.networks.given_weights import read_tensors
 from chestct.networks.keras_defaults import ClassUnits, draw_glorot
 from chestct.networks.settings import require_between, require_choice, settings_from
@@ -34,13 +40,14 @@ class _SliceBackbone:
 
     Attributes:
         timm_name: What timm calls it.
-        weights_id: Repository of its ImageNet weights on the hub; the file is WEIGHTS_NAME.
-        size: Rows and columns of its input in the paper.
+        weights_id: Repository of its ImageNet weights on the hub, in which the file is
+            WEIGHTS_NAME; empty where timm knows none.
+        size: Rows and columns of its input, of the six in the paper.
         smallest: Fewest rows and columns of which its layers leave something.
-        channels: Channels of the last feature map.
         mean: What its weights expect to be taken off red, green and blue, inputs being 0 to 1.
         std: What its weights expect them to be divided by then.
-        last_blocks: Prefixes of the names of its weights, by block, the last block first.
+        last_blocks: Prefixes of the names of its weights, by block, the last block first; empty
+            where timm groups them.
         classifier: Prefixes of weights that a file may hold and that are cut off here.
         difference: How it differs from the network of Keras that the notebooks take; empty where
             the layers hold the same numbers.
@@ -50,11 +57,10 @@ class _SliceBackbone:
     weights_id: str
     size: int
     smallest: int
-    channels: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    last_blocks: tuple[tuple[str, ...], ...]
     classifier: tuple[str, ...]
+    last_blocks: tuple[tuple[str, ...], ...] = ()
     difference: str = ""
 
 
@@ -71,7 +77,6 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         weights_id="timm/vgg19.tv_in1k",
         size=224,
         smallest=32,
-        channels=512,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
         last_blocks=(
@@ -86,7 +91,6 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         weights_id="timm/inception_v3.tv_in1k",
         size=299,
         smallest=75,
-        channels=2048,
         mean=_HALVES,
         std=_HALVES,
         last_blocks=(("Mixed_7c.",), ("Mixed_7b.",), ("Mixed_7a.",)),
@@ -98,7 +102,6 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         weights_id="timm/resnetv2_50.a1h_in1k",
         size=224,
         smallest=32,
-        channels=2048,
         mean=_HALVES,
         std=_HALVES,
         last_blocks=(("stages.3.", "norm."), ("stages.2.",), ("stages.1.",)),
@@ -110,7 +113,6 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         weights_id="timm/legacy_xception.tf_in1k",
         size=299,
         smallest=71,
-        channels=2048,
         mean=_HALVES,
         std=_HALVES,
         last_blocks=(("conv4.", "bn4.", "conv3.", "bn3."), ("block12.",), ("block11.",)),
@@ -121,7 +123,6 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         weights_id="timm/mobilenetv2_100.ra_in1k",
         size=224,
         smallest=32,
-        channels=1280,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
         last_blocks=(("conv_head.", "bn2.", "blocks.6."), ("blocks.5.",), ("blocks.4.",)),
@@ -132,7 +133,6 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         weights_id="timm/densenet169.tv_in1k",
         size=224,
         smallest=32,
-        channels=1664,
         mean=_IMAGENET_MEAN,
         std=_IMAGENET_STD,
         last_blocks=(
@@ -143,7 +143,47 @@ SLICE_NETWORKS: Final[dict[str, _SliceBackbone]] = {
         classifier=("classifier.",),
     ),
 }
-"""Slice network name to its facts; built by `chestct.networks.slices.build_slice_network`."""
+"""The paper's six by name; built, as any other of timm, by `build_slice_network`."""
+
+_SMALLEST: Final = 32
+"""Rows and columns of an input, where nothing else is known."""
+
+
+def _backbone_facts(name: str) -> _SliceBackbone:
+    """What is known of a network, from the table or from timm.
+
+    Raises:
+        UnknownNameError: Neither knows it.
+    """
+    if name in SLICE_NETWORKS:
+        return SLICE_NETWORKS[name]
+    unknown = unknown_name_message(name, SLICE_NETWORKS, kind="slice network")
+    try:
+        timm = import_extra("timm", extra="slices")
+    except MissingExtraError as error:
+        raise UnknownNameError(f"{unknown} For any other of timm: {error}") from error
+    try:
+        # Names such as "hf-hub:..." would fetch something.
+        facts = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:
+        # The network is there, in another form than the one after the dot.
+        facts = None
+    if facts is None:
+        nearest = get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        more = f" Of timm's networks the nearest are {', '.join(nearest)}." if nearest else ""
+        raise UnknownNameError(f"{unknown[:-1]}, and any network of timm by its name.{more}")
+    classifiers = facts.classifier or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+    return _SliceBackbone(
+        timm_name=name,
+        weights_id=facts.hf_hub_id or "",
+        size=facts.input_size[-1],
+        smallest=(facts.min_input_size or (_SMALLEST,))[-1],
+        mean=tuple(facts.mean),
+        std=tuple(facts.std),
+        # VGG's dense layers before the last one are left out, too.
+        classifier=("pre_logits.", *(f"{each}." for each in classifiers)),
+    )
 
 
 IMAGENET: Final = "imagenet"
@@ -158,7 +198,7 @@ def find_weights(name: str, wanted: str) -> Path | None:
     """The file that a setting asks for.
 
     Args:
-        name: A name in `SLICE_NETWORKS`.
+        name: A name in `SLICE_NETWORKS`, or one of timm's.
         wanted: `IMAGENET`, `NO_WEIGHTS`, or a path.
 
     Returns:
@@ -169,7 +209,7 @@ def find_weights(name: str, wanted: str) -> Path | None:
         NetworkError: The file is not there; the message names it and how to get it.
         MissingExtraError: timm is not installed.
     """
-    facts = look_up(SLICE_NETWORKS, name, kind="slice network")
+    facts = _backbone_facts(name)
     if wanted == NO_WEIGHTS:
         return None
     if wanted != IMAGENET:
@@ -177,6 +217,9 @@ def find_weights(name: str, wanted: str) -> Path | None:
         if not path.is_file():
             raise NetworkError(_missing_file(path, name, facts))
         return path
+    if not facts.weights_id:
+        msg = f"timm names no weights of {name} on the hub. Give --weights FILE, or ask for random"
+        raise NetworkError(f"{msg} weights by name: --weights {NO_WEIGHTS}.")
     hub = import_extra("huggingface_hub", extra="slices")
     cached = hub.try_to_load_from_cache(facts.weights_id, WEIGHTS_NAME)
     if not isinstance(cached, str) or not Path(cached).is_file():
@@ -187,16 +230,23 @@ def find_weights(name: str, wanted: str) -> Path | None:
 def load_backbone_weights(network: SliceNetwork, path: Path) -> None:
     """Copy a file of ImageNet weights into a slice network's backbone, in place.
 
-    The file's 1000-class layer is left out. Everything else has to be there, in the network's own
-    names and shapes, and nothing may be left over.
+    The file's 1000-class layer is left out. Everything else has to be there, in the shapes of the
+    network, and nothing may be left over.
+
+    Args:
+        network: Its head stays as it is.
+        path: A `.safetensors` file or a PyTorch state dict, of which only plain tensors are read.
+            Names are timm's, or those of the efficientnet_pytorch family.
 
     Raises:
         NetworkError: The file cannot be read, or is of another network; the message says where.
     """
-    tensors = _read(path)
+    tensors, own = read_tensors(path), network.backbone.state_dict()
+    if is_of_family(tensors):
+        _require_tensorflow(path, network)
+        tensors = in_timm_names(tensors, own)
     classifier = network.facts.classifier
     tensors = {n: t for n, t in tensors.items() if not n.startswith(classifier)}
-    own = network.backbone.state_dict()
     needed = {name for name in own if not name.endswith(_COUNTERS)}
     missing, left_over = sorted(needed - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [n for n in needed & tensors.keys() if tensors[n].shape != own[n].shape]
@@ -209,22 +259,29 @@ def load_backbone_weights(network: SliceNetwork, path: Path) -> None:
     network.backbone.load_state_dict(tensors, strict=False)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix != ".safetensors":
+def _require_tensorflow(path: Path, network: SliceNetwork) -> None:
+    """Refuse TensorFlow's numbers in a network that pads or normalises in another way."""
+    name = network.facts.timm_name
+    if not name.startswith("tf_"):
         msg = (
-            f"'{path.name}' is no safetensors file. Only these are read, as others can run code: "
-            "load it where it comes from and save its state_dict with safetensors.torch.save_file."
+            f"'{path.name}' has the names of efficientnet_pytorch, whose weights are TensorFlow's: "
+            f"other padding and another epsilon than {name} has. Set network.name to that of a "
+            "network which timm ported from there, such as tf_efficientnet_lite0."
         )
         raise NetworkError(msg)
-    return read_tensors(path)
 
 
 def _missing_file(path: Path, name: str, facts: _SliceBackbone) -> str:
     return (
         f"There is no weights file '{path}'. Expected the ImageNet weights of {name} as timm names "
-        f"them: {WEIGHTS_NAME} of '{facts.weights_id}'. Give --weights FILE, or ask for random "
-        f"weights by name: --weights {NO_WEIGHTS}."
+        f"them{_such_as(facts)}. Give --weights FILE, or ask for random weights by name: "
+        f"--weights {NO_WEIGHTS}."
     )
+
+
+def _such_as(facts: _SliceBackbone) -> str:
+    """Where the hub has weights that fit; empty where timm does not say it."""
+    return f": {WEIGHTS_NAME} of '{facts.weights_id}'" if facts.weights_id else ""
 
 
 def _not_cached(name: str, facts: _SliceBackbone) -> str:
@@ -247,14 +304,20 @@ def _misfit(
     }
     said = "; ".join(f"it {what} '{names[0]}'" for what, names in first.items() if names)
     return (
-        f"'{path.name}' does not hold the weights of {facts.timm_name}: {said}. Expected "
-        f"{WEIGHTS_NAME} of '{facts.weights_id}'."
+        f"'{path.name}' does not hold the weights of {facts.timm_name}: {said}. Expected those "
+        f"that timm has{_such_as(facts)}."
     )
 
 
 _HEADS: Final = ("published", "recommended")
 _SCALINGS: Final = ("published", "weights")
+_PADDINGS: Final = {"own": None, "same": "same", "symmetric": ""}
+"""Word to what timm calls it; None leaves it to the network."""
+_STATISTICS: Final = ("frozen", "learned")
+_ALL: Final = "all"
+_MOST_TUNED: Final = 3
 _LARGEST: Final = 1024
+_MOST_MEMBERS: Final = 20
 
 _HIDDEN_UNITS: Final = 4
 """Of the published head."""
@@ -266,93 +329,99 @@ class _SliceSettings:
 
     Attributes:
         head: A name in `_HEADS`.
-        tuned_blocks: How many of the backbone's last blocks learn too, 0 to 3; 0 as published.
+        tuned_blocks: How many of the backbone's last blocks learn too, 0 to 3, or "all"; 0 as
+            published.
+        batch_norm_statistics: "frozen", as published, or "learned": those of tuned blocks move.
         dropout: Share of the head's units that is dropped while training.
         scaling: "published" leaves values between 0 and 1, as the notebooks do for all six.
             "weights" gives the backbone what its weights were trained with.
-        size: Rows and columns of the input; 0 takes those of the paper.
+        mean: What "weights" takes off red, green and blue; empty takes what timm's weights expect.
+        std: What it divides them by then.
+        padding: "own" is the network's; "same" (TensorFlow's) or "symmetric" for other weights.
+        size: Rows and columns of the input; 0 takes those of the paper, or timm's.
+        members: Networks of this kind whose mean answers; each is trained by itself.
 
     Raises:
         NetworkError: A number is impossible.
-        UnknownNameError: There is no such head or scaling.
+        UnknownNameError: There is no such word.
     """
 
     head: str = "published"
-    tuned_blocks: int = 0
+    tuned_blocks: int | str = 0
+    batch_norm_statistics: str = "frozen"
     dropout: float = 0.25
     scaling: str = "published"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    padding: str = "own"
     size: int = 0
+    members: int = 1
 
     def __post_init__(self) -> None:
         require_choice("head", self.head, _HEADS)
         require_choice("scaling", self.scaling, _SCALINGS)
-        require_between("tuned_blocks", self.tuned_blocks, 0, 3)
+        require_choice("padding", self.padding, _PADDINGS)
+        require_choice("batch_norm_statistics", self.batch_norm_statistics, _STATISTICS)
+        if isinstance(self.tuned_blocks, int):
+            require_between("tuned_blocks", self.tuned_blocks, 0, _MOST_TUNED)
+        elif self.tuned_blocks != _ALL:
+            msg = f"'tuned_blocks' must be from 0 to {_MOST_TUNED}, or {_ALL}"
+            raise NetworkError(f"Network setting {msg}, not {self.tuned_blocks!r}.")
         require_between("dropout", self.dropout, 0, 0.99)
+        require_between("members", self.members, 1, _MOST_MEMBERS)
         if self.size:
             require_between("size", self.size, 32, _LARGEST)
+        self._check_scaling()
+
+    def _check_scaling(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (0, 3):
+                msg = f"Network setting '{name}' must be three numbers, of red, green and blue."
+                raise NetworkError(msg)
+            if values and self.scaling != "weights":
+                msg = f"Network setting '{name}' is of scaling weights, not {self.scaling}."
+                raise NetworkError(msg)
+        for value in self.std:
+            require_between("std", value, 1e-3, 1e3)
 
 
-class SliceNetwork(nn.Module):
-    """A backbone out of timm and one of the two heads.
+_Some = TypeVar("_Some", bound=nn.Module)
+
+
+class _OfSlices(nn.Module):
+    """What takes a slice as a volume of depth one.
 
     Args:
-        facts: The backbone.
-        num_classes: Number of logits; two come from one unit, see `ClassUnits`.
-        settings: Head, scaling and what is tuned.
+        size: Rows and columns of a slice.
+        scaling: What is taken off its channels (`mean`), and what they are divided by (`std`).
     """
 
     mean: Tensor
     std: Tensor
+    head: nn.Module
 
-    def __init__(self, facts: _SliceBackbone, num_classes: int, settings: _SliceSettings) -> None:
+    def __init__(self, size: int, scaling: Mapping[str, tuple[float, ...]]) -> None:
         super().__init__()
-        self.facts = facts
-        self.settings = settings
-        self.size = settings.size or facts.size
-        if self.size < facts.smallest:
-            msg = f"{facts.timm_name} needs at least {facts.smallest} rows, not {self.size}."
-            raise NetworkError(msg)
-        has_scaling = settings.scaling == "weights"
-        for name, values, unchanged in (("mean", facts.mean, 0.0), ("std", facts.std, 1.0)):
-            numbers = torch.tensor(values if has_scaling else [unchanged] * 3)
-            self.register_buffer(name, numbers.view(1, 3, 1, 1), persistent=False)
-        self.backbone = _backbone(facts)
-        self.head = _head(self._num_cells(), facts.channels, num_classes, settings)
-        draw_glorot(self.head)
-        self._freeze()
+        self.size = size
+        self.scaling = scaling
+        for name, values in scaling.items():
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
-    @property
-    def is_frozen(self) -> bool:
-        """Whether nothing of the backbone learns."""
-        return self.settings.tuned_blocks == 0
-
-    @property
-    def num_trainable(self) -> int:
-        """Numbers that learn."""
-        return sum(each.numel() for each in self.parameters() if each.requires_grad)
-
-    def train(self, mode: bool = True) -> SliceNetwork:
-        """Switch the head; the backbone keeps its statistics, tuned or not, as Keras has it."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
-    def to(self, *args: Any, **kwargs: Any) -> SliceNetwork:
+    def to(self: _Some, *args: Any, **kwargs: Any) -> _Some:
         """As every network's; a memory layout for volumes becomes the one for pictures."""
         if kwargs.get("memory_format") is torch.channels_last_3d:
             kwargs["memory_format"] = torch.channels_last
-        super().to(*args, **kwargs)
+        nn.Module.to(self, *args, **kwargs)
         return self
 
     def features(
         self, batch: Float[Tensor, "batch channel 1 height width"]
     ) -> Float[Tensor, "batch features rows columns"]:
         """The last feature map."""
-        pictures = (batch.squeeze(2).expand(-1, 3, -1, -1) - self.mean) / self.std
-        # Nothing is remembered for the gradients of what does not learn.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            found: Tensor = self.backbone.forward_features(pictures)  # type: ignore[operator]
-        return found
+        return self._features((batch.squeeze(2).expand(-1, 3, -1, -1) - self.mean) / self.std)
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward(
         self, batch: Float[Tensor, "batch channel ..."], lungs: Tensor | None = None
@@ -379,28 +448,98 @@ class SliceNetwork(nn.Module):
             )
             raise NetworkError(msg)
 
-    def _num_cells(self) -> int:
-        """Places of the feature map, found without memory or time."""
+
+class SliceNetwork(_OfSlices):
+    """A backbone out of timm and one of the two heads.
+
+    Args:
+        facts: The backbone.
+        num_classes: Number of logits; two come from one unit, see `ClassUnits`.
+        settings: Head, scaling and what is tuned; `members` is not looked at.
+    """
+
+    def __init__(self, facts: _SliceBackbone, num_classes: int, settings: _SliceSettings) -> None:
+        size = settings.size or facts.size
+        if size < facts.smallest:
+            msg = f"{facts.timm_name} needs at least {facts.smallest} rows, not {size}."
+            raise NetworkError(msg)
+        super().__init__(size, _scaling(facts, settings))
+        self.facts = facts
+        self.settings = settings
+        self.backbone = _backbone(facts, settings.padding)
+        channels, num_cells = self._shape()
+        self.head = _head(num_cells, channels, num_classes, settings)
+        draw_glorot(self.head)
+        self._freeze()
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of the backbone learns."""
+        return self.settings.tuned_blocks == 0
+
+    @property
+    def num_trainable(self) -> int:
+        """Numbers that learn."""
+        return sum(each.numel() for each in self.parameters() if each.requires_grad)
+
+    def train(self, mode: bool = True) -> SliceNetwork:
+        """Switch the head; the backbone keeps its statistics, as Keras has it, if not told else."""
+        super().train(mode)
+        self.backbone.eval()
+        if self.settings.batch_norm_statistics == "learned":
+            for module in self.backbone.modules():
+                if isinstance(module, _BatchNorm) and _learns(module):
+                    module.train(mode)
+        return self
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        # Nothing is remembered for the gradients of what does not learn.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            return _feature_map(self.backbone, pictures)
+
+    def _shape(self) -> tuple[int, int]:
+        """Channels and places of the feature map, found without memory or time.
+
+        Raises:
+            NetworkError: There is none, or the network cannot take inputs of this size.
+        """
+        name, size = self.facts.timm_name, self.size
         with torch.device("meta"), torch.no_grad():
-            twin = _backbone(self.facts).eval()
-            found = twin.forward_features(torch.zeros(1, 3, self.size, self.size))  # type: ignore[operator]
-        return int(found.shape[2] * found.shape[3])
+            twin = _backbone(self.facts, self.settings.padding).eval()
+            try:
+                found = _feature_map(twin, torch.zeros(1, 3, size, size))
+            except (RuntimeError, AssertionError, ValueError) as error:
+                msg = f"{name} cannot take inputs of {size} rows and columns ({error}). Set size."
+                raise NetworkError(msg) from error
+        if found.ndim != 4:
+            msg = f"{name} gives tokens and no map of features, so that nothing could be explained."
+            raise NetworkError(f"{msg} Choose a convolutional network.")
+        return found.shape[1], found.shape[2] * found.shape[3]
 
     def _freeze(self) -> None:
-        blocks = self.facts.last_blocks[: self.settings.tuned_blocks]
-        tuned = tuple(prefix for block in blocks for prefix in block)
+        tuned = self._tuned_prefixes()
         for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_(name.startswith(tuned) if tuned else False)
+            parameter.requires_grad_(name.startswith(tuned))
         self.train(self.training)
+
+    def _tuned_prefixes(self) -> tuple[str, ...]:
+        """Of the names of the backbone's weights that learn."""
+        number = self.settings.tuned_blocks
+        if isinstance(number, str):
+            return ("",)
+        blocks = self.facts.last_blocks
+        if number and not blocks:
+            blocks = _last_blocks(self.facts.timm_name, self.backbone)
+        return tuple(prefix for block in blocks[:number] for prefix in block)
 
 
 def build_slice_network(
     name: str, num_classes: int, settings: Mapping[str, object] | None = None
-) -> SliceNetwork:
+) -> SliceNetwork | MeanOfSliceNetworks:
     """Build a slice network with freshly drawn weights; `slice_weights` gives it ImageNet's.
 
     Args:
-        name: A name in `SLICE_NETWORKS`.
+        name: A name in `SLICE_NETWORKS`, or of any other network of timm.
         num_classes: Number of logits, at least two.
         settings: Those of `_SliceSettings`; what is left out takes its default.
 
@@ -409,10 +548,51 @@ def build_slice_network(
         NetworkError: A setting has an impossible value.
         MissingExtraError: timm is not installed.
     """
-    facts = look_up(SLICE_NETWORKS, name, kind="slice network")
+    facts = _backbone_facts(name)
     if num_classes < 2:
         raise NetworkError(f"A network needs at least two classes, not {num_classes}.")
-    return SliceNetwork(facts, num_classes, settings_from(_SliceSettings, settings or {}))
+    chosen = settings_from(_SliceSettings, settings or {})
+    members = [SliceNetwork(facts, num_classes, chosen) for _ in range(chosen.members)]
+    return mean_of(members)
+
+
+def mean_of(members: Sequence[SliceNetwork]) -> SliceNetwork | MeanOfSliceNetworks:
+    """Networks built alike as one; a single one is itself."""
+    return members[0] if len(members) == 1 else MeanOfSliceNetworks(members)
+
+
+class MeanOfSliceNetworks(_OfSlices):
+    """Several networks of one kind as one, with the mean of their logits.
+
+    Its feature map is theirs, channel after channel, so that a map of the whole explains it.
+
+    Args:
+        members: At least two, built alike.
+    """
+
+    def __init__(self, members: Sequence[SliceNetwork]) -> None:
+        super().__init__(members[0].size, members[0].scaling)
+        self.facts, self.settings = members[0].facts, members[0].settings
+        self.backbones = nn.ModuleList(each.backbone for each in members)
+        self.head = _MeanHead([each.head for each in members])
+
+    def _features(self, pictures: Tensor) -> Tensor:
+        return torch.cat([_feature_map(each, pictures) for each in self.backbones], dim=1)
+
+
+class _MeanHead(nn.Module):
+    """The heads of several networks, each on its own channels, and the mean of their logits."""
+
+    def __init__(self, heads: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(
+        self, features: Float[Tensor, "batch features rows columns"]
+    ) -> Float[Tensor, "batch num_classes"]:
+        """Logits of each slice."""
+        own = features.chunk(len(self.heads), dim=1)
+        return torch.stack([head(each) for head, each in zip(self.heads, own, strict=True)]).mean(0)
 
 
 class _FlattenChannelsLast(nn.Module):
@@ -438,11 +618,61 @@ def _head(
     )
 
 
-def _backbone(facts: _SliceBackbone) -> nn.Module:
+def _backbone(facts: _SliceBackbone, padding: str) -> nn.Module:
     """The network of timm up to its last feature map, weights as timm draws them."""
     timm = import_extra("timm", extra="slices")
-    network: nn.Module = timm.create_model(facts.timm_name, pretrained=False, num_classes=0)
+    named = _PADDINGS[padding]
+    given = {} if named is None else {"pad_type": named}
+    try:
+        network: nn.Module = timm.create_model(
+            facts.timm_name, pretrained=False, num_classes=0, **given
+        )
+    except TypeError as error:
+        if not given:
+            raise
+        msg = f"timm has {facts.timm_name} with its own padding alone: leave 'padding' out."
+        raise NetworkError(msg) from error
     if hasattr(network, "pre_logits"):
         # VGG's two dense layers, six times as many numbers as all of its convolutions.
         network.pre_logits = nn.Identity()
     return network
+
+
+def _feature_map(backbone: nn.Module, pictures: Tensor) -> Tensor:
+    """The last feature map, channels before rows and columns whatever the network has."""
+    found: Tensor = backbone.forward_features(pictures)  # type: ignore[operator]
+    if getattr(backbone, "output_fmt", None) == "NHWC":
+        return found.permute(0, 3, 1, 2)
+    return found
+
+
+def _last_blocks(name: str, backbone: nn.Module) -> tuple[tuple[str, ...], ...]:
+    """Names of the weights of a network's blocks as timm groups them, the last block first.
+
+    Raises:
+        NetworkError: timm does not group them.
+    """
+    if not hasattr(backbone, "group_matcher"):
+        msg = f"timm does not say what the blocks of {name} are: set tuned_blocks to 0 or {_ALL}."
+        raise NetworkError(msg)
+    timm = import_extra("timm", extra="slices")
+    matcher = backbone.group_matcher(coarse=True)  # type: ignore[operator]
+    groups: dict[int, list[str]] = timm.models.group_parameters(backbone, matcher)
+    own = dict(backbone.named_parameters())
+    blocks: list[tuple[str, ...]] = []
+    for _, names in sorted(groups.items()):
+        is_block = any(own[name].ndim > 1 for name in names)
+        # A normalisation that stands alone belongs to the block before it.
+        blocks.append(tuple(names) if is_block or not blocks else (*blocks.pop(), *names))
+    return tuple(reversed(blocks))
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+def _scaling(facts: _SliceBackbone, settings: _SliceSettings) -> dict[str, tuple[float, ...]]:
+    """What is taken off a picture's three channels, and what they are divided by."""
+    if settings.scaling == "published":
+        return {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+    return {"mean": settings.mean or facts.mean, "std": settings.std or facts.std}

@@ -2,23 +2,32 @@
 
 A report is written as a template in Markdown, prose with named fields, and read back into its
 parts. Of Markdown it may use headings, paragraphs, lists, tables (without the rule under their
-headings) and pictures; a line in asterisks before a table or after a picture is its caption.
+headings) and pictures; a line in asterisks before a table or after a picture is its caption. Its
+page is one file that opens offline.
 """
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from chestct.report.tables import Table
+from chestct import __version__
+from chestct.report.tables import Table, markdown_line, p_value_text
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 _CAPTION: Final = re.compile(r"\*([^*].*?)\*\n(?=\|)")
 _PICTURE: Final = re.compile(r"!\[(.*)\]\(figures/(\w+)\.png\) \*(.*)\*")
+_LINK: Final = re.compile(r"\[(.*)\]\(([\w./%~-]+)\)")
+_MATPLOTLIB_ID: Final = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
+_DOTS_PER_INCH: Final = 110
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,12 @@ class Picture:
     caption: str
     alt: str
     draw: Callable[[], Figure]
+
+    def as_png(self) -> bytes:
+        """The figure on white, for the Markdown file."""
+        stream = io.BytesIO()
+        self.draw().savefig(stream, format="png", dpi=_DOTS_PER_INCH, facecolor="white")
+        return stream.getvalue()
 
 
 @dataclass(frozen=True)
@@ -80,14 +95,145 @@ class Report:
         blocks = (block for section in self.sections for block in section.blocks)
         return tuple(block for block in blocks if isinstance(block, Picture))
 
+    def as_latex(self) -> str:
+        """Its tables in LaTeX, each under the heading that it stands below."""
+        tables = [
+            block.as_latex(section.title)
+            for section in self.sections
+            for block in section.blocks
+            if isinstance(block, Table)
+        ]
+        return "\n\n".join(("% Needs \\usepackage{booktabs}.", *tables)) + "\n"
 
-def read_report(text: str, draw: Mapping[str, Callable[[], Figure]]) -> Report:
-    """The parts of a report that is written in Markdown, as this module describes.
+
+@cache
+def load_pages(package: str) -> Environment:
+    """A package's page templates; everything put into them is escaped, nothing may be missing."""
+    return _load_templates(package, is_html=True)
+
+
+def fill_report(
+    template: str,
+    filters: Mapping[str, Callable[..., object]],
+    draw: Mapping[str, Callable[[], Figure]] | None = None,
+    **fields: object,
+) -> Report:
+    """A report from its template.
+
+    In a template `line(...)` writes a row of a table, of cells and lists of cells, in bold with
+    `is_marked=True`; `{{ sentences | points }}` a list; `{{ p | p_value }}` a p-value;
+    `{{ text | one_line }}` what others wrote.
 
     Args:
-        text: The report.
+        template: Package and file, such as "chestct.studies/damage.md.j2".
+        filters: How it writes other figures, by the names that it uses.
         draw: What makes its pictures, by name.
+        **fields: What it names; what is not given is an error.
     """
+    return _read_report(fill_template(template, filters, **fields), draw or {})
+
+
+def fill_template(
+    template: str, filters: Mapping[str, Callable[..., object]] | None = None, **fields: object
+) -> str:
+    """The text alone of a template, whatever it is; for the arguments see `fill_report`."""
+    package, _, name = template.partition("/")
+    templates = _load_templates(package, is_html=False)
+    ours = {"points": _points, "p_value": p_value_text, "one_line": _one_line}
+    templates.filters |= {**ours, **(filters or {})}
+    text: str = templates.get_template(name).render(fields, line=markdown_line)
+    return text
+
+
+def fill_markdown(
+    template: str, filters: Mapping[str, Callable[..., object]], **fields: object
+) -> str:
+    """A report without pictures as Markdown; for the arguments see `fill_report`."""
+    return as_markdown(*fill_report(template, filters, None, **fields).sections)
+
+
+def _points(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {each}" for each in sentences)
+
+
+def _load_templates(package: str, *, is_html: bool) -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package, "."),
+        autoescape=is_html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def as_page(report: Report, colors: Mapping[str, str], made_with: str) -> str:
+    """The whole report in one page: figures inline, light and dark, no scripts.
+
+    Args:
+        report: What the page shows; the table of its first section are its key figures.
+        colors: Every colour that its figures are drawn in to the page's own.
+        made_with: The command that makes it.
+    """
+    drawn = {picture.name: _inline_svg(picture, colors) for picture in report.pictures}
+    page = load_pages("chestct.report").get_template("page.html.j2")
+    return page.render(
+        report=report,
+        drawn=drawn,
+        version=__version__,
+        kind_of=_kind_of,
+        linked=_linked,
+        made_with=made_with,
+    )
+
+
+def _kind_of(block: Block) -> str:
+    return "paragraph" if isinstance(block, str) else type(block).__name__.lower()
+
+
+def _linked(cell: str) -> str | Markup:
+    """A cell that is one link, [words](place below the page), as such; any other as it is."""
+    from markupsafe import Markup
+
+    found = _LINK.fullmatch(cell)
+    return Markup('<a href="{}">{}</a>').format(found[2], found[1]) if found else cell
+
+
+def _inline_svg(picture: Picture, colors: Mapping[str, str]) -> Markup:
+    """A figure as an element of the page, in the page's colours and letters."""
+    from markupsafe import Markup, escape
+
+    svg = _svg(picture)
+    svg = svg[svg.index("<svg") :]
+    for drawn, shown in colors.items():
+        svg = svg.replace(drawn, shown)
+    # Two figures of one page would carry the same names for their parts.
+    svg = _MATPLOTLIB_ID.sub("", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="([^"]*)pt"', _sized, svg, count=1)
+    alt = Markup('<svg role="img" aria-label="{}"').format(escape(picture.alt))
+    return Markup(svg.replace("<svg", alt, 1))
+
+
+def _sized(found: re.Match[str]) -> str:
+    return f'{found[1]} style="max-width:{float(found[2]) * 4 / 3:.0f}px"'
+
+
+def _svg(picture: Picture) -> str:
+    """SVG text with real letters; the same figure gives the same text."""
+    import matplotlib
+
+    figure = picture.draw()
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": picture.name, "svg.fonttype": "none"}):
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return stream.getvalue()
+
+
+def _read_report(text: str, draw: Mapping[str, Callable[[], Figure]]) -> Report:
+    """The parts of a report that is written in Markdown, as this module describes."""
     sections: list[tuple[str, int, list[Block]]] = []
     for block in re.split(r"\n\s*\n", text.strip()):
         marks, _, title = block.partition(" ")
@@ -107,31 +253,20 @@ def as_markdown(*sections: Section) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def as_latex(*sections: Section) -> str:
-    """The tables of sections in LaTeX, each under the heading that it stands below."""
-    tables = [
-        block.as_latex(section.title)
-        for section in sections
-        for block in section.blocks
-        if isinstance(block, Table)
-    ]
-    return "\n\n".join(("% Needs \\usepackage{booktabs}.", *tables)) + "\n"
-
-
 def _read_block(block: str, draw: Mapping[str, Callable[[], Figure]]) -> Block:
     caption = _CAPTION.match(block)
     if block.startswith("|") or caption:
         rows = block[caption.end() :] if caption else block
         return Table.from_markdown(rows, caption[1] if caption else "")
     if block.startswith("- "):
-        return Points(tuple(one_line(item) for item in re.split(r"\n- ", block[2:])))
-    picture = _PICTURE.fullmatch(one_line(block))
+        return Points(tuple(_one_line(item) for item in re.split(r"\n- ", block[2:])))
+    picture = _PICTURE.fullmatch(_one_line(block))
     if picture and picture[2] in draw:
         return Picture(picture[2], picture[3], picture[1], draw[picture[2]])
-    return one_line(block)
+    return _one_line(block)
 
 
-def one_line(text: str) -> str:
+def _one_line(text: str) -> str:
     """Text that others wrote, such as a card's, as part of one paragraph."""
     return " ".join(text.split())
 

@@ -43,13 +43,15 @@ class Table:
             tuple(cell.strip().replace("\\|", "|") for cell in _BAR.split(line.strip())[1:-1])
             for line in lines.splitlines()
         )
-        marked = frozenset(i for i, row in enumerate(rows) if row == marked_cells(map(_plain, row)))
+        marked = frozenset(
+            i for i, row in enumerate(rows) if row == _marked_cells(map(_plain, row))
+        )
         plain = (tuple(map(_plain, row)) if i in marked else row for i, row in enumerate(rows))
         return Table(columns, tuple(plain), caption, marked)
 
     def as_markdown(self) -> str:
         """The table under its caption."""
-        rows = (marked_cells(r) if i in self.marked else r for i, r in enumerate(self.rows))
+        rows = (_marked_cells(r) if i in self.marked else r for i, r in enumerate(self.rows))
         words = f"*{self.caption}*\n\n" if self.caption else ""
         return words + as_markdown_table(self.columns, rows)
 
@@ -66,7 +68,7 @@ class Table:
         return "\n".join((*begin, head, r"\midrule", *body, *end))
 
 
-def marked_cells(row: Iterable[str]) -> tuple[str, ...]:
+def _marked_cells(row: Iterable[str]) -> tuple[str, ...]:
     """The cells of a row in bold, as Markdown writes it."""
     return tuple(f"**{cell}**" if cell else "" for cell in row)
 
@@ -148,13 +150,19 @@ def _as_cell(value: object) -> object:
 
 def as_markdown_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A table with a rule below its header; bars in cells are escaped."""
-    return "\n".join(map(markdown_row, (header, ["---"] * len(header), *lines)))
+    return "\n".join(map(_markdown_row, (header, ["---"] * len(header), *lines)))
 
 
-def markdown_row(cells: Iterable[str]) -> str:
+def _markdown_row(cells: Iterable[str]) -> str:
     """One row of a table; bars in cells are escaped."""
     escaped = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
     return "| " + " | ".join(escaped) + " |"
+
+
+def markdown_line(*cells: object, is_marked: bool = False) -> str:
+    """One row of a table, of cells and lists of cells; bold where it is to be pointed out."""
+    flat = [str(c) for cell in cells for c in (cell if isinstance(cell, tuple | list) else (cell,))]
+    return _markdown_row(_marked_cells(flat) if is_marked else flat)
 
 
 def as_terminal_table(

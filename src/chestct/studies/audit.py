@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from chestct import __version__
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS
-from chestct.evaluation.intervals import Estimate
+from chestct.evaluation.metrics import Estimate
 from chestct.labels import THREE_CLASSES
-from chestct.report.document import Report, as_markdown
-from chestct.report.pages import as_page, as_png, fill_report
+from chestct.report.document import Report, as_markdown, as_page, fill_report
 from chestct.studies.audit_maseres import MaseresAudit, ModelAudit, audit_maseres_paper
 from chestct.studies.audit_roi import AGREES, HEADLINE_ROW, RoiAudit, RowAudit, audit_roi_paper
-from chestct.studies.audit_scores import percent_of, rounded
-from chestct.studies.published import TableRow, roi_facts
+from chestct.studies.published import TableRow, percent_of, roi_facts, rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,10 +198,8 @@ _COLORS: Final = {
     _SOFT: "var(--line)",
 }
 """Drawn colour to the page's."""
-SCHEMA_VERSION: Final = 1
-_HTML_NAME: Final = "audit.html"
-_MARKDOWN_NAME: Final = "audit.md"
-_JSON_NAME: Final = "audit.json"
+_SCHEMA_VERSION: Final = 1
+_COMMAND: Final = "chestct study audit-papers"
 
 
 @dataclass(frozen=True)
@@ -252,20 +248,33 @@ def report_of(audit: Audit, *, is_whole: bool = True) -> Report:
     )
 
 
-def _as_html(report: Report) -> str:
-    """The whole report in one page."""
-    return as_page(report, _COLORS, "chestct study audit-papers")
-
-
 def _as_json(audit: Audit) -> str:
     """Every figure, as numbers; fractions are fractions, not per cent."""
     document = {
         "schema": "chestct.audit",
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _SCHEMA_VERSION,
         "chestct_version": __version__,
         **dataclasses.asdict(audit),
     }
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def table_7_lines(audit: Audit) -> list[tuple[str, ...]]:
+    """The rows of Table 7, as a terminal shows them: as printed, recomputed, and what is equal."""
+    return [
+        (
+            str(row.published.row),
+            row.published.network,
+            "yes" if row.published.roi else "no",
+            str(row.published.t),
+            f"{row.published.accuracy:.1f}",
+            _with_interval(row.official.accuracy),
+            _counted(row.official.accuracy),
+            f"{len(row.equal_official)} of 7",
+            f"{len(row.equal_workbook)} of 7",
+        )
+        for row in audit.roi_aware.rows
+    ]
 
 
 def write_audit(audit: Audit, folder: Path) -> list[Path]:
@@ -279,20 +288,20 @@ def write_audit(audit: Audit, folder: Path) -> list[Path]:
     make_folder(folder)
     report = report_of(audit)
     for picture in report.pictures:
-        write_whole(folder / "figures" / f"{picture.name}.png", as_png(picture))
+        write_whole(folder / "figures" / f"{picture.name}.png", picture.as_png())
     return [
-        write_text(folder / _HTML_NAME, _as_html(report)),
-        write_text(folder / _MARKDOWN_NAME, as_markdown(*report.sections)),
-        write_text(folder / _JSON_NAME, _as_json(audit)),
+        write_text(folder / "audit.html", as_page(report, _COLORS, _COMMAND)),
+        write_text(folder / "audit.md", as_markdown(*report.sections)),
+        write_text(folder / "audit.json", _as_json(audit)),
     ]
 
 
-def counted(estimate: Estimate) -> str:
+def _counted(estimate: Estimate) -> str:
     """Hits of total, such as 115/130."""
     return f"{estimate.hits}/{estimate.total}"
 
 
-def with_interval(estimate: Estimate, digits: int = 1) -> str:
+def _with_interval(estimate: Estimate, digits: int = 1) -> str:
     """Per cent and interval, such as 88.5 (81.8–92.9)."""
     if estimate.low is None:
         return _percent(estimate, digits)
@@ -323,13 +332,13 @@ def _listed(numbers: Sequence[int]) -> str:
 
 
 _FILTERS: Final[dict[str, Callable[..., object]]] = {
-    "counted": counted,
-    "with_interval": with_interval,
+    "counted": _counted,
+    "with_interval": _with_interval,
     "percent": _percent,
     "interval": _interval,
     "fixed": _fixed,
     "listed": _listed,
-    "in_full": lambda estimate: f"{counted(estimate)}: {with_interval(estimate)}",
+    "in_full": lambda estimate: f"{_counted(estimate)}: {_with_interval(estimate)}",
     "of": lambda hits, total: ", ".join(f"{each}/{total}" for each in hits),
     "summed": lambda numbers: f"{' + '.join(map(str, numbers))} = {sum(numbers)}",
     "signed": lambda value: f"{rounded(value) + 0.0:+.1f}",
@@ -350,7 +359,7 @@ def _sensitivities(row: RowAudit) -> tuple[str, ...]:
     return tuple(
         cell
         for printed, scores in pairs
-        for cell in (f"{printed:.1f}", with_interval(scores.sensitivity))
+        for cell in (f"{printed:.1f}", _with_interval(scores.sensitivity))
     )
 
 
@@ -360,7 +369,7 @@ def _specificities(row: RowAudit) -> tuple[str, ...]:
     return tuple(
         cell
         for printed, scores in pairs
-        for cell in (f"{printed:.1f}", _percent(scores.ppv), with_interval(scores.specificity))
+        for cell in (f"{printed:.1f}", _percent(scores.ppv), _with_interval(scores.specificity))
     )
 
 

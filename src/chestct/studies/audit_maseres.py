@@ -9,23 +9,24 @@ from typing import Final
 import numpy as np
 
 from chestct.evaluation.comparisons import Comparison, compare, maseres_z_test
-from chestct.evaluation.intervals import Estimate, clopper_pearson_upper
-from chestct.evaluation.metrics import ClassCounts
+from chestct.evaluation.intervals import clopper_pearson_upper
+from chestct.evaluation.metrics import ClassCounts, Estimate
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import COVID19, NORMAL, TWO_CLASSES
-from chestct.studies.audit_scores import (
+from chestct.studies.published import (
     ClassScores,
+    MaseresFacts,
     Record,
+    TestedModel,
     as_predictions,
+    maseres_facts,
     percent_of,
     rounded,
-    score_class,
 )
-from chestct.studies.published import MaseresFacts, TestedModel, maseres_facts
 
 
 @dataclass(frozen=True)
-class PValueAudit:
+class _PValueAudit:
     """A p-value of Table 5.
 
     Attributes:
@@ -54,12 +55,39 @@ class PValueAudit:
         return rounded(self.reproduced, 3) == self.published
 
 
-def audit_p_values(
-    main: TestedModel, other: TestedModel, published: dict[str, dict[str, float]]
-) -> list[PValueAudit]:
-    """Table 5 of MASERes against another network: published, reproduced, own denominators."""
-    rows = compare(_decisions_of(main.counts), _decisions_of(other.counts), "maseres_z")
-    return [_audit_p_value(other, row, published[other.name][row.figure]) for row in rows]
+@dataclass(frozen=True)
+class PrintedPair:
+    """What the paper prints of MASERes against another network, and what its counts give.
+
+    Attributes:
+        kappa: The kappa of the text, as printed and from the counts. `possible_with` are the
+            numbers of patients, of 20 and 21, for which some 2 x 2 table has the published value to
+            its four digits.
+        p_values: Table 5, by figure: published, reproduced, own denominators.
+    """
+
+    kappa: Record
+    p_values: dict[str, _PValueAudit]
+
+
+def audit_pair(main: TestedModel, other: TestedModel) -> PrintedPair:
+    """Recompute what the paper prints of MASERes and another network."""
+    facts = maseres_facts()
+    first, second = (_decisions_of(model.counts) for model in (main, other))
+    printed = facts.kappa[other.name]
+    (kappa,) = compare(first, second, "kappa")
+    return PrintedPair(
+        kappa={
+            "other": other.name,
+            "published": printed,
+            "recomputed": kappa,
+            "possible_with": tuple(n for n in (20, 21) if _can_be_kappa(printed, n)),
+        },
+        p_values={
+            row.figure: _audit_p_value(other, row, facts.table_5[other.name][row.figure])
+            for row in compare(first, second, "maseres_z")
+        },
+    )
 
 
 def _decisions_of(counts: ClassCounts) -> Predictions:
@@ -69,8 +97,8 @@ def _decisions_of(counts: ClassCounts) -> Predictions:
     return as_predictions(truth, decided, TWO_CLASSES)
 
 
-def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
-    """Whether any 2 x 2 table of so many scans has this kappa, to its printed digits."""
+def _can_be_kappa(value: float, num_scans: int) -> bool:
+    """Whether any 2 x 2 table of so many scans has this kappa, to its four printed digits."""
     n = num_scans
     both, first, second = np.meshgrid(*[np.arange(n + 1)] * 3, indexing="ij")
     neither = n - both - first - second
@@ -80,14 +108,14 @@ def _can_be_kappa(value: float, num_scans: int, digits: int = 4) -> bool:
     is_defined = chance < n * n
     agreed = (both + neither)[is_defined] * n
     kappas = (agreed - chance[is_defined]) / (n * n - chance[is_defined])
-    return bool((np.abs(kappas - value) <= 0.5 * 10.0**-digits + 1e-12).any())
+    return bool((np.abs(kappas - value) <= 0.5e-4 + 1e-12).any())
 
 
 def _sound_tests(main: TestedModel, other: TestedModel) -> Record:
     """The accuracies of MASERes and another network by other tests.
 
-    McNemar's, exact and paired, is the one for two classifiers on the same patients; Fisher's takes
-    the patients as different ones. The published formula stands two-sided, and pooled.
+    McNemar's is the one for two classifiers on the same patients; Fisher's takes the patients as
+    different ones. The published formula stands two-sided, and pooled.
     """
     from scipy.stats import fisher_exact
     from statsmodels.stats.proportion import proportions_ztest
@@ -106,28 +134,13 @@ def _sound_tests(main: TestedModel, other: TestedModel) -> Record:
     }
 
 
-def audit_kappa(main: TestedModel, other: TestedModel, published: float) -> Record:
-    """Kappa of MASERes and another network, as printed and from the counts.
-
-    `possible_with` are the numbers of patients, of 20 and 21, for which some 2 x 2 table has the
-    published value to its four digits.
-    """
-    (found,) = compare(_decisions_of(main.counts), _decisions_of(other.counts), "kappa")
-    return {
-        "other": other.name,
-        "published": published,
-        "recomputed": found,
-        "possible_with": tuple(n for n in (20, 21) if _can_be_kappa(published, n)),
-    }
-
-
-def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> PValueAudit:
+def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> _PValueAudit:
     if row.first is None or row.second is None or row.p_value is None:
         raise ValueError(f"{row.figure} of {other.name} is undefined")
     total = _own_total(other.counts, row.figure)
     # MASERes has no errors, so its variance is 0 and its own denominator does not matter.
     own = None if total is None else maseres_z_test(row.first, row.second, total)[1]
-    return PValueAudit(
+    return _PValueAudit(
         other=other.name,
         figure=row.figure,
         published=published,
@@ -140,14 +153,10 @@ def _audit_p_value(other: TestedModel, row: Comparison, published: float) -> PVa
 
 
 def _own_total(counts: ClassCounts, figure: str) -> int | None:
-    scores = score_class(counts, NORMAL)
-    totals = {
-        "accuracy": scores.one_vs_rest_accuracy.total,
-        "precision": scores.ppv.total,
-        "sensitivity": scores.sensitivity.total,
-        "specificity": scores.specificity.total,
-    }
-    return totals.get(figure)
+    scores = ClassScores.of(counts, NORMAL)
+    names = {"accuracy": "one_vs_rest_accuracy", "precision": "ppv"}
+    found = getattr(scores, names.get(figure, figure.lower()))
+    return found.total if isinstance(found, Estimate) else None
 
 
 _MOST_PAIRS: Final = 1000
@@ -203,7 +212,7 @@ class MaseresAudit:
     slices: tuple[ModelAudit, ...]
     damaged: tuple[ModelAudit, ...]
     damaged_as_printed: dict[str, bool]
-    p_values: tuple[PValueAudit, ...]
+    p_values: tuple[_PValueAudit, ...]
     tests: tuple[Record, ...]
     kappas: tuple[Record, ...]
     no_errors: tuple[Record, ...]
@@ -217,8 +226,10 @@ def audit_maseres_paper() -> MaseresAudit:
     """Recompute all that the packaged facts allow."""
     facts = maseres_facts()
     main, *others = facts.patient_models
+    pairs = [audit_pair(main, other) for other in others]
     ctset = _ctset_counts(facts)
     damaged = tuple(_audit_model(model) for model in facts.damaged_models)
+    is_one = len(ctset) == 1
     return MaseresAudit(
         citation=facts.citation,
         patients=tuple(_audit_model(model) for model in facts.patient_models),
@@ -227,15 +238,13 @@ def audit_maseres_paper() -> MaseresAudit:
         damaged_as_printed={
             each.name: _is_as_printed(each, facts.table_7[each.name]) for each in damaged
         },
-        p_values=tuple(
-            row for other in others for row in audit_p_values(main, other, facts.table_5)
-        ),
+        p_values=tuple(row for pair in pairs for row in pair.p_values.values()),
         tests=tuple(_sound_tests(main, other) for other in others),
-        kappas=tuple(audit_kappa(main, other, facts.kappa[other.name]) for other in others),
+        kappas=tuple(pair.kappa for pair in pairs),
         no_errors=_no_errors(main),
         patients_needed=next(n for n in range(1, 1000) if clopper_pearson_upper(0, n) <= 0.05),
         ctset=ctset,
-        ctset_scores=_audit_ctset(ctset),
+        ctset_scores=_audit_model(TestedModel("COVID-CTset", ctset[0], None)) if is_one else None,
         split_as_printed=_split_as_printed(facts),
     )
 
@@ -244,7 +253,8 @@ def _audit_model(model: TestedModel) -> ModelAudit:
     """A model's figures with intervals."""
     counts = model.counts
     num_pairs = (counts.tp + counts.fn) * (counts.tn + counts.fp)
-    scores = score_class(counts, NORMAL)
+    scores = ClassScores.of(counts, NORMAL)
+    is_open = model.auc is None or num_pairs > _MOST_PAIRS
     return ModelAudit(
         name=model.name,
         accuracy=scores.one_vs_rest_accuracy,
@@ -252,14 +262,8 @@ def _audit_model(model: TestedModel) -> ModelAudit:
         covid_recall=scores.specificity,
         auc=model.auc,
         num_pairs=num_pairs,
-        pairs_in_order=_pairs_in_order(model.auc, num_pairs),
+        pairs_in_order=None if is_open else rounded(2 * (model.auc or 0.0) * num_pairs, 0) / 2,
     )
-
-
-def _pairs_in_order(auc: float | None, num_pairs: int) -> float | None:
-    if auc is None or num_pairs > _MOST_PAIRS:
-        return None
-    return rounded(2 * auc * num_pairs, 0) / 2
 
 
 def _ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
@@ -276,7 +280,7 @@ def _ctset_counts(facts: MaseresFacts) -> tuple[ClassCounts, ...]:
 
 def _printed(counts: ClassCounts) -> dict[str, float | None]:
     """The five figures in per cent with two digits."""
-    scores = score_class(counts, NORMAL)
+    scores = ClassScores.of(counts, NORMAL)
     return {
         "accuracy": percent_of(scores.one_vs_rest_accuracy, 2),
         "precision": percent_of(scores.ppv, 2),
@@ -292,11 +296,11 @@ def _no_errors(main: TestedModel) -> tuple[Record, ...]:
     `exact_low` is the lower end of the two-sided Clopper-Pearson interval, `error_bound` the exact
     one-sided 95 % bound of the error rate, 3 / n its quick approximation.
     """
-    audited = _audit_model(main)
+    scores = ClassScores.of(main.counts, NORMAL)
     rates = {
-        "all test patients": audited.accuracy,
-        "COVID-19 patients": audited.covid_recall,
-        "normal patients": audited.scores.sensitivity,
+        "all test patients": scores.one_vs_rest_accuracy,
+        "COVID-19 patients": scores.specificity,
+        "normal patients": scores.sensitivity,
     }
     return tuple(
         {
@@ -308,13 +312,6 @@ def _no_errors(main: TestedModel) -> tuple[Record, ...]:
         }
         for what, rate in rates.items()
     )
-
-
-def _audit_ctset(found: tuple[ClassCounts, ...]) -> ModelAudit | None:
-    """The figures behind Table 6, when only one set of counts prints them."""
-    if len(found) != 1:
-        return None
-    return _audit_model(TestedModel("COVID-CTset", found[0], auc=None))
 
 
 def _is_as_printed(audited: ModelAudit, printed: dict[str, float]) -> bool:

@@ -8,19 +8,21 @@ from fractions import Fraction
 from statistics import mean
 
 from chestct.evaluation.comparisons import compare
-from chestct.evaluation.intervals import Estimate
+from chestct.evaluation.metrics import Estimate
 from chestct.labels import THREE_CLASSES
-from chestct.studies.audit_scores import (
+from chestct.studies.published import (
+    Method,
     Record,
+    RoiFacts,
     Scores,
+    TableRow,
     as_predictions,
     counts_behind,
     nearest_count,
     percent_of,
+    roi_facts,
     rounded,
-    score,
 )
-from chestct.studies.published import Method, RoiFacts, TableRow, roi_facts
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,12 @@ def _audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
     labelled = zip(facts.studies, facts.official, strict=True)
     sheet = [changed[s][1] if s in changed else label for s, label in labelled]
     kept = [i for i, study in enumerate(facts.studies) if not study.startswith(_LAST_PART)]
-    official, workbook = score(facts.official, decided), score(sheet, decided)
+    official, workbook = Scores.of(facts.official, decided), Scores.of(sheet, decided)
     audit = RowAudit(
         published=published,
         official=official,
         workbook=workbook,
-        first_three=score([facts.official[i] for i in kept], [decided[i] for i in kept]),
+        first_three=Scores.of([facts.official[i] for i in kept], [decided[i] for i in kept]),
         num_changed=len(changed),
         equal_official=_equal_figures(published, official),
         equal_workbook=_equal_figures(published, workbook),
@@ -150,14 +152,7 @@ def _audit_row(facts: RoiFacts, published: TableRow) -> RowAudit:
 def _counts_of_cell(
     sensitivity: float, ppv: float, cases: int, num_scans: int
 ) -> tuple[int, int] | None:
-    """The smallest hits and decisions for a class that are printed as these two percentages.
-
-    Args:
-        sensitivity: In per cent with one digit.
-        ppv: The same.
-        cases: Scans of the class.
-        num_scans: All scans.
-    """
+    """The smallest hits and decisions for a class that are printed as these two percentages."""
     for hits in counts_behind(sensitivity, cases):
         for decisions in range(max(1, hits), num_scans + 1):
             if rounded(Fraction(100 * hits, decisions)) == ppv:
@@ -170,22 +165,23 @@ def _find_deviations(facts: RoiFacts) -> tuple[Record, ...]:
 
     `workbook_row` is the line of the workbook, `effect` what the difference does to the score.
     """
-    places = {study: index for index, study in enumerate(facts.studies)}
-    return tuple(
-        {
-            "row": row,
-            "study": study,
-            "workbook_row": line,
-            "official": facts.official[places[study]],
-            "workbook": label,
-            "predicted": facts.predicted[row][places[study]],
-            "effect": _effect(
-                facts.official[places[study]], label, facts.predicted[row][places[study]]
-            ),
-        }
-        for row, labels in facts.workbook_labels.items()
-        for study, (line, label) in labels.items()
-    )
+    found = []
+    for row, labels in facts.workbook_labels.items():
+        for study, (line, label) in labels.items():
+            place = facts.studies.index(study)
+            official, predicted = facts.official[place], facts.predicted[row][place]
+            found.append(
+                {
+                    "row": row,
+                    "study": study,
+                    "workbook_row": line,
+                    "official": official,
+                    "workbook": label,
+                    "predicted": predicted,
+                    "effect": _effect(official, label, predicted),
+                }
+            )
+    return tuple(found)
 
 
 def _recomputed_figures(scores: Scores) -> tuple[Estimate, ...]:
@@ -238,13 +234,10 @@ def _differing(audit: RowAudit) -> str:
 
 
 def _accuracy_words(audit: RowAudit) -> str:
-    for labels, equal in (
-        ("official", audit.equal_official),
-        ("workbook's", audit.equal_workbook),
-    ):
-        if _FIGURES[0] in equal:
-            return f"AC fits the {labels} labels"
-    return "AC fits neither labels"
+    if _FIGURES[0] in audit.equal_official:
+        return "AC fits the official labels"
+    fits_workbook = _FIGURES[0] in audit.equal_workbook
+    return "AC fits the workbook's labels" if fits_workbook else "AC fits neither labels"
 
 
 def _num_class_figures(names: tuple[str, ...]) -> int:
@@ -405,10 +398,8 @@ def _headline(facts: RoiFacts, totals: tuple[int, ...]) -> tuple[Record, ...]:
     found = []
     for place, method in (("abstract", facts.abstract), ("Table 8", facts.table_8[0])):
         figures = [("AC", method.accuracy, sum(totals))]
-        figures += [
-            (f"{label} SEN", percent, total)
-            for label, percent, total in zip(THREE_CLASSES, method.sensitivity, totals, strict=True)
-        ]
+        of_classes = zip(THREE_CLASSES, method.sensitivity, totals, strict=True)
+        figures += [(f"{label} SEN", percent, total) for label, percent, total in of_classes]
         found += [
             {
                 "place": place,

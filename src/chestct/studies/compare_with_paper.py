@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from chestct.errors import ReadError
-from chestct.evaluation.intervals import Bootstrap, Estimate, Figures, estimate_figures
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
 from chestct.preprocess.recipes import RECIPES
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.audit_scores import Scores, percent_of, rounded, score, score_class
-from chestct.studies.published import TableRow, TestedModel, maseres_facts, roi_facts
+from chestct.studies.published import (
+    ClassScores,
+    Scores,
+    TableRow,
+    TestedModel,
+    maseres_facts,
+    percent_of,
+    roi_facts,
+    rounded,
+)
 from chestct.studies.study_rows import ROWS_FOLDER, StudyError
 from chestct.training.judging import SLICES_FOLDER
 from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE
@@ -29,18 +38,7 @@ from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE
 
 @dataclass(frozen=True)
 class _Run:
-    """A finished run.
-
-    Attributes:
-        name: Of its folder.
-        labels: Its classes.
-        network: Name of its network.
-        gating: Where the lung mask is applied, for networks that have gates.
-        threshold: t of its recipe; None where all slices are used, and of a run on slices.
-        num_folds: Of a cross-validation, or None.
-        num_scans: Scans, or slices, that it was judged on.
-        figures: What was found.
-    """
+    """A finished run; its threshold is t, None where all slices are used and of a run on slices."""
 
     name: str
     labels: tuple[str, ...]
@@ -53,22 +51,16 @@ class _Run:
 
 
 def _read_run(folder: Path, bootstrap: Bootstrap | None = None) -> _Run:
-    """Read the folder of a finished run, on scans or on slices.
-
-    Raises:
-        ReadError: It is no such folder, or something in it is damaged.
-        PredictionsError: Its predictions are damaged.
-    """
+    """Read the folder of a finished run, on scans or on slices."""
     record, predictions = folder / RUN_FILE, folder / PREDICTIONS_FILE
     if not predictions.is_file() and (folder / SLICES_FOLDER / PREDICTIONS_FILE).is_file():
         predictions = folder / SLICES_FOLDER / PREDICTIONS_FILE
     if not record.is_file() or not predictions.is_file():
         missing = RUN_FILE if not record.is_file() else PREDICTIONS_FILE
-        msg = (
+        raise ReadError(
             f"{folder} has no {missing}: it is not the folder of a finished run. Give a folder "
             "that 'chestct train' or 'chestct study roi-ablation' wrote to its end."
         )
-        raise ReadError(msg)
     found = read_predictions(predictions)
     try:
         known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
@@ -98,33 +90,22 @@ def _threshold(settings: dict[str, Any]) -> float | None:
     return None if found is None else float(found)
 
 
-FILE: str = "with_paper"
-
-
 def write_with_paper(found: Sequence[PaperComparison], folder: Path) -> tuple[Path, Path]:
     """Write `with_paper.md` and `with_paper.csv`.
 
     Raises:
         WriteError: They cannot be written.
     """
-    files = folder / f"{FILE}.md", folder / f"{FILE}.csv"
+    files = folder / "with_paper.md", folder / "with_paper.csv"
     text = fill_markdown(
         "chestct.studies/with_paper.md.j2",
-        {"cells": cells},
+        {},
         notice=NOT_FOR_CLINICAL_USE,
         found=found,
     )
     write_text(files[0], text)
     write_text(files[1], _paper_csv(found))
     return files
-
-
-def cells(figure: Beside) -> list[str]:
-    """One line of the table, in per cent."""
-    inside = {True: "yes", False: "no", None: ""}[figure.is_inside]
-    published = "" if figure.published is None else f"{100 * figure.published:.4g}"
-    recomputed = "" if figure.recomputed is None else _percent(figure.recomputed)
-    return [figure.figure, published, recomputed, _percent(figure.ours), inside]
 
 
 def _percent(estimate: Estimate) -> str:
@@ -200,6 +181,14 @@ class Beside:
         # Half a unit of the last digit printed, which is 0.1 per cent.
         return self.ours.low - 0.0005 <= self.published <= self.ours.high + 0.0005
 
+    @property
+    def cells(self) -> list[str]:
+        """It as a line of a table, in per cent."""
+        inside = {True: "yes", False: "no", None: ""}[self.is_inside]
+        published = "" if self.published is None else f"{100 * self.published:.4g}"
+        recomputed = "" if self.recomputed is None else _percent(self.recomputed)
+        return [self.figure, published, recomputed, _percent(self.ours), inside]
+
 
 @dataclass(frozen=True)
 class PaperComparison:
@@ -248,12 +237,11 @@ def _compare(run: _Run) -> PaperComparison:
     of_two = {**MASERES_NETWORKS, **SLICE_NETWORKS}
     if run.network in of_two and set(run.labels) == set(TWO_CLASSES):
         return _beside_maseres(run)
-    msg = (
+    raise StudyError(
         f"{run.name} is a {run.network} with the classes {', '.join(run.labels)}: no paper has "
         f"figures of that. Those of {', '.join(_ROI_NETWORKS)} are for {', '.join(THREE_CLASSES)}, "
         f"those of {', '.join(of_two)} for {', '.join(TWO_CLASSES)}."
     )
-    raise StudyError(msg)
 
 
 def _beside_roi(run: _Run) -> PaperComparison:
@@ -263,7 +251,7 @@ def _beside_roi(run: _Run) -> PaperComparison:
     row, remarks = _nearest_row(run, table)
     recomputed = None
     if not is_cross_validated:
-        recomputed = score(facts.official, facts.predicted[row.row])
+        recomputed = Scores.of(facts.official, facts.predicted[row.row])
         remarks += ["Recomputed: from the row's prediction file and the official labels."]
     else:
         remarks += ["Recomputed: not possible, no predictions of Table 6 were published."]
@@ -320,16 +308,13 @@ def _roi_figures(figures: Figures, row: TableRow, recomputed: Scores | None) -> 
 
 
 def _beside_maseres(run: _Run) -> PaperComparison:
-    is_slices = run.network in SLICE_NETWORKS
     model = maseres_model(run.network)
-    counts = model.counts
-    total = counts.tp + counts.fn + counts.fp + counts.tn
+    total = sum(astuple(model.counts))
     remarks = [_scans_remark(run), POSITIVE_CLASS, RECOMPUTED_FROM]
-    if is_slices:
+    place = f"patient level, {model.name} on {total} patients"
+    if run.network in SLICE_NETWORKS:
         remarks.append("The paper split slices, not patients: its test slices are no new patients.")
-    place = f"slice level, {model.name} on {total} slices"
-    if not is_slices:
-        place = f"patient level, {model.name} on {total} patients"
+        place = f"slice level, {model.name} on {total} slices"
     figures = maseres_beside(run.figures, run.network)
     return PaperComparison(run.name, maseres_facts().citation, place, figures, tuple(remarks))
 
@@ -349,7 +334,7 @@ def maseres_model(network: str) -> TestedModel:
 def maseres_printed(network: str) -> tuple[Beside, ...]:
     """What the MASERes paper prints of a network, and what its notebook's counts give."""
     model = maseres_model(network)
-    scores = score_class(model.counts, NORMAL)
+    scores = ClassScores.of(model.counts, NORMAL)
     rows = {
         "accuracy": scores.one_vs_rest_accuracy,
         "recall of normal (sensitivity)": scores.sensitivity,

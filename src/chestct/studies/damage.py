@@ -11,7 +11,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -27,19 +28,19 @@ from chestct.errors import NetworkError, ReadError
 from chestct.evaluation.comparisons import Comparison, compare
 from chestct.evaluation.intervals import (
     Bootstrap,
-    Estimate,
     Figures,
     draw_patients,
     estimate_figures,
     percentile_interval,
     why_no_bootstrap,
 )
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
 from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.maseres import NUM_HEADS, Maseres
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.model_audit import with_network
@@ -97,16 +98,12 @@ def _parts_of(network: nn.Module) -> dict[str, list[_Layer]]:
     return {
         name: layers
         for name, layers in parts.items()
-        if any(_quarter(layer.num_units(network)) for layer in layers)
+        if any(int(SHARE * layer.num_units(network)) for layer in layers)
     }
 
 
 def _choose_parts(network: nn.Module, names: Sequence[str] = ()) -> dict[str, list[_Layer]]:
-    """The named parts, or all; a name may also be a module's dotted name.
-
-    Raises:
-        UnknownNameError: There is no such part.
-    """
+    """The named parts, or all; a name may also be a module's dotted name."""
     known = _parts_of(network)
     if not names:
         return known
@@ -137,17 +134,8 @@ def _published_choice(
     ]
 
 
-def _quarter(num_units: int, share: float = SHARE) -> int:
-    """How many of so many units are set to zero, rounded down."""
-    return int(num_units * share)
-
-
 def _damage(network: nn.Module, layers: Sequence[_Layer], choice: _Choice) -> tuple[int, int]:
-    """Set units to zero, in place.
-
-    Returns:
-        How many weights and how many biases were set to zero.
-    """
+    """Set units to zero, in place; how many weights and how many biases."""
     weights = biases = 0
     with torch.no_grad():
         for layer, units in zip(layers, choice, strict=True):
@@ -183,7 +171,7 @@ def _maseres_parts() -> dict[str, list[_Layer]]:
 def _drawn(generator: random.Random, num_units: int, share: float) -> list[int]:
     numbers = list(range(num_units))
     generator.shuffle(numbers)
-    return sorted(numbers[: _quarter(num_units, share)])
+    return sorted(numbers[: int(num_units * share)])
 
 
 def _weight(network: nn.Module, module: str) -> torch.Tensor:
@@ -227,8 +215,7 @@ class DamagePlan:
     listener: Listener = field(default_factory=Listener)
 
 
-@dataclass(frozen=True, eq=False)
-class _DamagedPart:
+class _DamagedPart(NamedTuple):
     """What came of damaging one part.
 
     Attributes:
@@ -246,19 +233,12 @@ class _DamagedPart:
     repeats: tuple[Predictions, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class _DamageResult:
-    """The whole study.
-
-    Attributes:
-        undamaged: Predictions of the classifier as it is.
-        parts: One per part.
-        excluded: Scans that got no decision, with the reason.
-    """
+class _DamageResult(NamedTuple):
+    """Predictions of the classifier as it is and of each part, and why scans got no decision."""
 
     undamaged: Predictions
     parts: tuple[_DamagedPart, ...]
-    excluded: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, str] = MappingProxyType({})
 
 
 def run_damage(plan: DamagePlan) -> _DamageResult:
@@ -411,11 +391,8 @@ class DamageRow:
         return self.part.name if self.part else _UNDAMAGED
 
 
-def _make_damage_rows(
-    result: _DamageResult, bootstrap: Bootstrap | None = None
-) -> tuple[DamageRow, ...]:
+def _make_damage_rows(result: _DamageResult, settings: Bootstrap) -> tuple[DamageRow, ...]:
     """The figures of the undamaged classifier and of every part."""
-    settings = bootstrap or Bootstrap()
     rows = [_row(result.undamaged, part, settings) for part in result.parts]
     tested = [row.test.p_value if row.test else None for row in rows]
     corrected = holm([1.0 if p is None else p for p in tested])
@@ -435,7 +412,7 @@ def write_damage(
     Raises:
         WriteError: They cannot be written.
     """
-    rows = _make_damage_rows(result, bootstrap)
+    rows = _make_damage_rows(result, bootstrap or Bootstrap())
     write_text(folder / "table.md", _damage_markdown(result, rows, remarks))
     write_text(folder / "table.csv", _damage_csv(rows))
     return rows
@@ -474,13 +451,10 @@ def _damage_csv(rows: Sequence[DamageRow]) -> str:
     return as_csv(["part", "zeroed", "label", "figure", *ESTIMATE_FIELDS], lines)
 
 
-def _mean_accuracy(
-    repeats: Sequence[Predictions], bootstrap: Bootstrap | None = None
-) -> Estimate | None:
+def _mean_accuracy(repeats: Sequence[Predictions], settings: Bootstrap) -> Estimate | None:
     """Mean accuracy over choices of units, patients and choices both drawn anew; None of none."""
     if not repeats:
         return None
-    settings = bootstrap or Bootstrap()
     is_right = np.stack([each.is_right for each in repeats]).astype(np.float64)
     value = float(is_right.mean())
     why_not = why_no_bootstrap(repeats[0])

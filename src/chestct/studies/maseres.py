@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -20,23 +20,22 @@ from chestct import __version__
 from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest
 from chestct.datasets.splits import SHARES_PATIENTS, maseres_paper
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison, compare
-from chestct.evaluation.intervals import Bootstrap, Estimate
+from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.report import ESTIMATE_FIELDS
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.slices import IMAGENET, NO_WEIGHTS
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
-from chestct.studies.audit_maseres import PValueAudit, audit_kappa, audit_p_values
-from chestct.studies.audit_scores import Record
+from chestct.studies.audit_maseres import PrintedPair, audit_pair
 from chestct.studies.compare_with_paper import (
     MASERES_NETWORKS,
     POSITIVE_CLASS,
     RECOMPUTED_FROM,
     Beside,
-    cells,
     maseres_beside,
     maseres_model,
 )
@@ -94,6 +93,55 @@ class Chosen:
         changed = [f"Not as in the settings files: {', '.join(changes)}."] if changes else []
         return [f"Settings: the form '{self.form}'.", *changed]
 
+    def patient_settings(self, network: str) -> RunSettings:
+        """Settings of a network on volumes.
+
+        Raises:
+            StudyError: There is no folder of settings.
+            TrainingError: The network's file is missing or wrong.
+        """
+        return self._read(RunSettings, network, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
+
+    def slice_settings(self, network: str, weights: str | None = None) -> SliceRunSettings:
+        """Settings of a network on slices.
+
+        Args:
+            network: A name in `SLICE_NETWORKS`.
+            weights: "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves it
+                to the settings file.
+
+        Raises:
+            StudyError: There is no folder of settings.
+            TrainingError: The network's file is missing or wrong.
+        """
+        settings = self._read(SliceRunSettings, network, "network.settings.size={}")
+        if weights is None:
+            return settings
+        is_name = weights in (IMAGENET, NO_WEIGHTS)
+        wanted = weights if is_name else str(Path(weights) / f"{network}.safetensors")
+        section = settings.network.model_copy(update={"weights": wanted})
+        return settings.model_copy(update={"network": section})
+
+    def slice_remarks(self, settings: SliceRunSettings) -> list[str]:
+        """What a reader of the table of slices has to know."""
+        remarks = self.remarks
+        if settings.network.weights == NO_WEIGHTS:
+            remarks.append(f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's.")
+        divided = LEAK_STATED if settings.data.split == SHARES_PATIENTS else BY_PATIENT
+        return [*remarks, f"Divided {divided}."]
+
+    def _read(self, model: type[Settings], network: str, size: str) -> Settings:
+        """A network's settings, `size` the one of its inputs; what the user sets wins over it."""
+        look_up(dict.fromkeys(_FORMS), self.form, kind="form")
+        if not self.configs.is_dir():
+            raise StudyError(
+                f"There is no folder '{self.configs}'. Give one with the settings of the paper's "
+                "networks, or leave --configs out: those that come with chestct are taken then."
+            )
+        file = self.configs / f"{network}_{self.form}.yaml"
+        sized = () if self.edge is None else (size.format(self.edge),)
+        return read_settings_as(model, file, (*sized, *self.overrides))
+
 
 def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str, ...]:
     """The networks of a table in its order; all where none is named.
@@ -104,62 +152,6 @@ def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str,
     for name in only:
         look_up(table, name, kind="network of this table")
     return tuple(name for name in table if not only or name in only)
-
-
-def patient_settings(network: str, chosen: Chosen) -> RunSettings:
-    """Settings of a network on volumes.
-
-    Raises:
-        StudyError: There is no folder of settings.
-        TrainingError: The network's file is missing or wrong.
-    """
-    edge = chosen.edge
-    sized = () if edge is None else (f"recipe.overrides.input_shape=[{edge}, {edge}, {edge}]",)
-    return _read(RunSettings, network, chosen, sized)
-
-
-def slice_settings(network: str, chosen: Chosen, weights: str | None = None) -> SliceRunSettings:
-    """Settings of a network on slices.
-
-    Args:
-        network: A name in `SLICE_NETWORKS`.
-        chosen: What the table is made with.
-        weights: "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves it to
-            the settings file.
-
-    Raises:
-        StudyError: There is no folder of settings.
-        TrainingError: The network's file is missing or wrong.
-    """
-    sized = () if chosen.edge is None else (f"network.settings.size={chosen.edge}",)
-    settings = _read(SliceRunSettings, network, chosen, sized)
-    if weights is None:
-        return settings
-    is_name = weights in (IMAGENET, NO_WEIGHTS)
-    wanted = weights if is_name else str(Path(weights) / f"{network}.safetensors")
-    section = settings.network.model_copy(update={"weights": wanted})
-    return settings.model_copy(update={"network": section})
-
-
-def slice_remarks(settings: SliceRunSettings, chosen: Chosen) -> list[str]:
-    """What a reader of the table of slices has to know."""
-    is_random = settings.network.weights == NO_WEIGHTS
-    weights = [f"Backbones with {RANDOM_WEIGHTS}. The paper's had ImageNet's."] if is_random else []
-    divided = LEAK_STATED if settings.data.split == SHARES_PATIENTS else BY_PATIENT
-    return [*chosen.remarks, *weights, f"Divided {divided}."]
-
-
-def _read(model: type[Settings], network: str, chosen: Chosen, sized: tuple[str, ...]) -> Settings:
-    """A network's settings; what the user sets wins over the size."""
-    look_up(dict.fromkeys(_FORMS), chosen.form, kind="form")
-    if not chosen.configs.is_dir():
-        msg = (
-            f"There is no folder '{chosen.configs}'. Give one with the settings of the paper's "
-            "networks, or leave --configs out: those that come with chestct are taken then."
-        )
-        raise StudyError(msg)
-    file = chosen.configs / f"{network}_{chosen.form}.yaml"
-    return read_settings_as(model, file, (*sized, *chosen.overrides))
 
 
 def run_patients(
@@ -224,33 +216,13 @@ MAIN: str = "maseres"
 
 
 @dataclass(frozen=True)
-class _PrintedPair:
-    """What the paper prints of MASERes against another network, and what its counts give.
-
-    Attributes:
-        kappa: The kappa of the text, as `audit_kappa` gives it.
-        p_values: Table 5, by figure.
-    """
-
-    kappa: Record
-    p_values: dict[str, PValueAudit]
-
-
-@dataclass(frozen=True)
 class _Pair:
-    """Two networks on the inputs that both judged.
-
-    Attributes:
-        test: McNemar's exact test.
-        kappa: Agreement of their decisions.
-        z: The paper's z-test, one row per figure.
-        printed: What the paper says of the two; None where it says nothing.
-    """
+    """Two networks on inputs that both judged: McNemar's test, agreement, the paper's z-test."""
 
     test: RowTest
     kappa: Comparison
     z: tuple[Comparison, ...]
-    printed: _PrintedPair | None
+    printed: PrintedPair | None
 
     @property
     def names(self) -> tuple[str, str]:
@@ -288,27 +260,15 @@ def _pair(first: TableRow, second: TableRow, test: RowTest) -> _Pair:
 
 
 @cache
-def _printed_pair(first: str, second: str) -> _PrintedPair | None:
+def _printed_pair(first: str, second: str) -> PrintedPair | None:
     """What the paper prints of two networks; None unless the first is MASERes."""
     if first != MAIN or second not in MASERES_NETWORKS or second == MAIN:
         return None
-    facts = maseres_facts()
-    main, other = maseres_model(first), maseres_model(second)
-    audited = audit_p_values(main, other, facts.table_5)
-    return _PrintedPair(
-        kappa=audit_kappa(main, other, facts.kappa[other.name]),
-        p_values={each.figure: each for each in audited},
-    )
+    return audit_pair(maseres_model(first), maseres_model(second))
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One of the paper's two halves.
-
-    Attributes:
-        title: Of the table.
-        inputs: What is judged, in the plural.
-    """
+class _Level(NamedTuple):
+    """One of the paper's two halves: title of its table, and what is judged, in the plural."""
 
     title: str
     inputs: str
@@ -325,7 +285,6 @@ def _as_markdown(
     return fill_markdown(
         "chestct.studies/maseres.md.j2",
         {
-            "cells": cells,
             "guessing": guessing,
             "kappa": _kappa,
             "share": lambda value: "undefined" if value is None else f"{100 * value:.1f}",

@@ -46,8 +46,7 @@ from chestct.arrays import Heat, Mask
 from chestct.classifier import Classifier
 from chestct.engines import Engine
 from chestct.errors import ClassifierError, ExplanationError, ReadError
-from chestct.explain.evidence import INVOLVED_FROM
-from chestct.explain.explanation import Explanation
+from chestct.explain.explanation import INVOLVED_FROM, Explanation
 from chestct.explain.run import explain
 from chestct.labels import UNSUITABLE
 from chestct.pipeline import scan_name
@@ -57,22 +56,8 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_mask, same_place
+from chestct.studies import model_audit_findings as findings
 from chestct.studies.model_audit_findings import (
-    BLANKING,
-    DENSE,
-    GIVEN_LESIONS,
-    HEAT_MAP,
-    LESION,
-    LUNGS_HEALTHY,
-    LUNGS_TISSUE,
-    MIRROR,
-    MIRROR_WORDS,
-    OUTSIDE_AIR,
-    OUTSIDE_BACKGROUND,
-    OUTSIDE_TISSUE,
-    STABILITY,
-    TRUE_LESIONS,
-    WORDS,
     MapTest,
     ModelAudit,
     Probe,
@@ -113,14 +98,7 @@ def with_network(classifier: Classifier, network: nn.Module) -> _WithNetwork:
 def _compare_weights(
     classifier: Classifier, prepared: PreparedScan, found: Explanation, rng: np.random.Generator
 ) -> MapTest:
-    """Compare a classifier's map with maps made with other weights.
-
-    Args:
-        classifier: Whose map it is; its network is not changed.
-        prepared: The scan.
-        found: The map, of the network's last block.
-        rng: What the new weights come from.
-    """
+    """Compare a classifier's map with maps made with other weights."""
     if not found.has_evidence:
         return MapTest(found.method, found.label, has_evidence=False)
     cascade = tuple(_cascade(classifier, prepared, found, _generator(rng)))
@@ -332,7 +310,12 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
         probes=(
             *_blanked(auditor, subject, before, (prepared, lesion)),
             *_changed(auditor, subject, before, noise_rng),
-            _asked(auditor, _mirrored(prepared), before, (STABILITY, MIRROR, MIRROR_WORDS)),
+            _asked(
+                auditor,
+                _mirrored(prepared),
+                before,
+                (findings.STABILITY, findings.MIRROR, findings.MIRROR_WORDS),
+            ),
         ),
         map_test=map_test,
     )
@@ -362,18 +345,15 @@ def read_subjects(
         if lesions is None:
             yield Subject(scan_name(path), volume)
         else:
-            yield Subject(scan_name(path), volume, read_mask(lesions), GIVEN_LESIONS)
+            yield Subject(scan_name(path), volume, read_mask(lesions), findings.GIVEN_LESIONS)
 
 
-def simulated_subjects(
-    num: int, labels: Collection[str], seed: int = _SIMULATION_SEED
-) -> Iterator[Subject]:
+def simulated_subjects(num: int, labels: Collection[str]) -> Iterator[Subject]:
     """Simulated patients with known lesions, the classes in turn, each made when it is its turn.
 
     Args:
         num: How many.
         labels: The classifier's classes; what was simulated is told where it is one of them.
-        seed: Of the patients.
     """
     from chestct.simulate import ThoraxSettings, simulate_patient
     from chestct.simulate.lesions import PATTERNS
@@ -382,12 +362,12 @@ def simulated_subjects(
     patterns = tuple(PATTERNS)
     for number in range(num):
         label = patterns[number % len(patterns)]
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([_SIMULATION_SEED, number])
         patient = simulate_patient(rng, settings, pattern=label)
         lesions = patient.volume.with_voxels(patient.lesions)
         name, truth = f"simulated-{number + 1}", label if label in labels else ""
         name = f"{name}-{truth.lower()}" if truth else name
-        yield Subject(name, patient.volume, lesions, TRUE_LESIONS, truth)
+        yield Subject(name, patient.volume, lesions, findings.TRUE_LESIONS, truth)
 
 
 def mask_at_input(mask: Volume, prepared: PreparedScan) -> Mask:
@@ -401,11 +381,10 @@ def mask_at_input(mask: Volume, prepared: PreparedScan) -> Mask:
         ReadError: The mask's grid is not the scan's.
     """
     if not same_place(mask.grid, prepared.scan_grid):
-        msg = (
+        raise ReadError(
             f"The lesions lie on {mask.grid.shape} voxels and the scan on "
             f"{prepared.scan_grid.shape}, or at another place: draw them on this very scan."
         )
-        raise ReadError(msg)
     canonical = on_body(mask)
     grid = canonical.grid
     start = grid.to_index(np.asarray(prepared.grid.origin_mm, dtype=np.float64))
@@ -437,7 +416,7 @@ def _lesion(
     if found is None or not found.has_evidence:
         return None, ""
     hot = (found.heat >= INVOLVED_FROM) & prepared.lungs
-    return (hot, HEAT_MAP) if hot.any() else (None, "")
+    return (hot, findings.HEAT_MAP) if hot.any() else (None, "")
 
 
 def _blanked(
@@ -449,8 +428,8 @@ def _blanked(
     prepared, lesion = seen
     paint = _find_paint(prepared, subject.volume.unit)
     for name, painted in _painted_scans(prepared, lesion, paint):
-        auditor.listener(f"{subject.name}: {WORDS[name]}")
-        yield _asked(auditor, painted, before, (BLANKING, name, WORDS[name]))
+        auditor.listener(f"{subject.name}: {findings.WORDS[name]}")
+        yield _asked(auditor, painted, before, (findings.BLANKING, name, findings.WORDS[name]))
 
 
 def _changed(
@@ -460,7 +439,7 @@ def _changed(
         auditor.listener(f"{subject.name}: {change.words}")
         changed = _changed_scan(subject.volume, change, rng)
         prepared = prepare(changed, auditor.classifier.recipe)
-        yield _asked(auditor, prepared, before, (STABILITY, name, change.words))
+        yield _asked(auditor, prepared, before, (findings.STABILITY, name, change.words))
 
 
 def _asked(
@@ -496,12 +475,7 @@ class _Paint:
 
 
 def _find_paint(prepared: PreparedScan, unit: Unit) -> _Paint:
-    """What to paint with.
-
-    Args:
-        prepared: The scan.
-        unit: Of the scan's own voxels.
-    """
+    """What to paint with."""
     recipe = prepared.recipe
     if unit == "HU" and recipe.intensity in _FIXED_SCALES:
         low, high = recipe.window_hu
@@ -524,27 +498,21 @@ def _lungs_with_rim(prepared: PreparedScan) -> Mask:
 def _painted_scans(
     prepared: PreparedScan, lesion: Mask | None, paint: _Paint
 ) -> Iterator[tuple[str, PreparedScan]]:
-    """Each way to blank a part, by its name in `WORDS`, and the scan with it blanked.
-
-    Args:
-        prepared: The scan; it is not changed.
-        lesion: What counts as the lesion, at the input's size; None leaves that out.
-        paint: What to paint with.
-    """
+    """Each way to blank a part, by its name in `WORDS`, and the scan with it blanked."""
     lungs = _lungs_with_rim(prepared)
     background = prepared.recipe.background
     if lesion is not None:
-        yield LESION, _painted(prepared, lesion, paint.healthy)
+        yield findings.LESION, _painted(prepared, lesion, paint.healthy)
     piece = _dense_piece(prepared, paint)
     if piece is not None:
-        yield DENSE, _painted(prepared, piece, paint.healthy)
-    yield LUNGS_HEALTHY, _painted(prepared, lungs, paint.healthy)
-    yield LUNGS_TISSUE, _painted(prepared, lungs, paint.tissue)
+        yield findings.DENSE, _painted(prepared, piece, paint.healthy)
+    yield findings.LUNGS_HEALTHY, _painted(prepared, lungs, paint.healthy)
+    yield findings.LUNGS_TISSUE, _painted(prepared, lungs, paint.tissue)
     if background is not None:
-        yield OUTSIDE_BACKGROUND, _painted(prepared, ~lungs, background)
+        yield findings.OUTSIDE_BACKGROUND, _painted(prepared, ~lungs, background)
     else:
-        yield OUTSIDE_AIR, _painted(prepared, ~lungs, paint.air)
-        yield OUTSIDE_TISSUE, _painted(prepared, ~lungs, paint.tissue)
+        yield findings.OUTSIDE_AIR, _painted(prepared, ~lungs, paint.air)
+        yield findings.OUTSIDE_TISSUE, _painted(prepared, ~lungs, paint.tissue)
 
 
 def _dense_piece(prepared: PreparedScan, paint: _Paint) -> Mask | None:

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Final, TypeAlias
 
 from chestct.labels import UNSUITABLE
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.storage import write_text
 
 _SERIOUS: Final = "serious"
@@ -93,6 +93,13 @@ class Probe:
     def is_moved(self) -> bool:
         """Whether the decision changed, or its probability by enough to count."""
         return not self.is_same or self.size >= _CHANGED_FROM
+
+    @property
+    def cells(self) -> list[str]:
+        """It as cells of a table with `PROBE_HEADINGS`."""
+        share = "" if self.share is None else f"{self.share:.3f}"
+        change = "" if self.change is None else f"{self.change:+.3f}"
+        return [self.words, share, change, "the same" if self.is_same else self.decision]
 
 
 @dataclass(frozen=True)
@@ -227,6 +234,30 @@ class ModelAudit:
     def severity(self) -> str:
         """The worst of all findings."""
         return _worst_severity([finding for scan in self.scans for finding in scan.findings])
+
+    @property
+    def verdict(self) -> str:
+        """What the audit comes to, in one or a few sentences."""
+        asked = [scan for scan in self.scans if scan.decision != UNSUITABLE]
+        if not asked:
+            return "No scan could be asked about: all are unsuitable."
+        outside = sum(_ignores_lungs(scan) and _follows_outside(scan) for scan in asked)
+        sentences = []
+        if outside:
+            sentences.append(
+                f"On {outside} of {len(asked)} scans the model decides on what lies outside the "
+                "lungs, such as the table or the body's outline, and not on the lungs."
+            )
+        counts = {severity: _num_with(asked, severity) for severity in (_SERIOUS, _NOTABLE)}
+        if counts[_SERIOUS]:
+            sentences.append(f"Serious findings on {counts[_SERIOUS]} of {len(asked)} scans.")
+        elif counts[_NOTABLE]:
+            sentences.append(
+                f"No serious findings; notable ones on {counts[_NOTABLE]} of {len(asked)} scans."
+            )
+        else:
+            sentences.append(f"Nothing serious or notable was found on {len(asked)} scans.")
+        return " ".join(sentences)
 
 
 _OUTSIDE: Final = (OUTSIDE_AIR, OUTSIDE_TISSUE, OUTSIDE_BACKGROUND)
@@ -447,7 +478,7 @@ def write_model_audit(audit: ModelAudit, folder: Path) -> list[Path]:
 
 def _as_document(audit: ModelAudit) -> dict[str, Any]:
     """An audit as plain values, with the verdict and the medians of the map's test."""
-    document: dict[str, Any] = {"schema_version": _SCHEMA_VERSION, "verdict": verdict(audit)}
+    document: dict[str, Any] = {"schema_version": _SCHEMA_VERSION, "verdict": audit.verdict}
     document |= {"severity": audit.severity, **asdict(audit)}
     for entry, scan in zip(document["scans"], audit.scans, strict=True):
         test = scan.map_test
@@ -456,52 +487,19 @@ def _as_document(audit: ModelAudit) -> dict[str, Any]:
     return document
 
 
-def verdict(audit: ModelAudit) -> str:
-    """What the audit comes to, in one or a few sentences."""
-    asked = [scan for scan in audit.scans if scan.decision != UNSUITABLE]
-    if not asked:
-        return "No scan could be asked about: all are unsuitable."
-    outside = sum(_ignores_lungs(scan) and _follows_outside(scan) for scan in asked)
-    sentences = []
-    if outside:
-        sentences.append(
-            f"On {outside} of {len(asked)} scans the model decides on what lies outside the lungs, "
-            "such as the table or the body's outline, and not on the lungs."
-        )
-    counts = {severity: _num_with(asked, severity) for severity in (_SERIOUS, _NOTABLE)}
-    if counts[_SERIOUS]:
-        sentences.append(f"Serious findings on {counts[_SERIOUS]} of {len(asked)} scans.")
-    elif counts[_NOTABLE]:
-        sentences.append(
-            f"No serious findings; notable ones on {counts[_NOTABLE]} of {len(asked)} scans."
-        )
-    else:
-        sentences.append(f"Nothing serious or notable was found on {len(asked)} scans.")
-    return " ".join(sentences)
-
-
 def _as_markdown(audit: ModelAudit) -> str:
     """The whole audit, verdict first; a line per scan tells the worst finding of each check."""
     return fill_markdown(
         "chestct.studies/model_audit.md.j2",
         {
-            "cells": probe_cells,
             "likeness": lambda value: "empty map" if value is None else f"{value:.2f}",
             "severity_in": _severity_of,
         },
         audit=audit,
-        verdict=verdict(audit),
         checks=tuple(_CHECKS),
         unsuitable=UNSUITABLE,
         probe_headings=PROBE_HEADINGS,
     )
-
-
-def probe_cells(probe: Probe) -> list[str]:
-    """A probe as the cells of a table with `PROBE_HEADINGS`."""
-    share = "" if probe.share is None else f"{probe.share:.3f}"
-    change = "" if probe.change is None else f"{probe.change:+.3f}"
-    return [probe.words, share, change, "the same" if probe.is_same else probe.decision]
 
 
 def _severity_of(check: str, scan: ScanAudit) -> str:

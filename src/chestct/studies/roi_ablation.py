@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chestct.evaluation.figures import COLORS, DASHES, save_figure
-from chestct.evaluation.intervals import Bootstrap, Estimate
+from chestct.evaluation.intervals import Bootstrap
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines, format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.roi import PLACEMENTS
-from chestct.report.pages import fill_markdown
+from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.study_rows import (

@@ -168,12 +168,7 @@ def run_slice_study(
 
 @contextmanager
 def _beginning(folder: Path) -> Iterator[Path]:
-    """The folder of a study's record, while no other program looks at it.
-
-    Raises:
-        TrainingError: `torchrun` started several processes.
-        StudyError: The folder holds something that is no study.
-    """
+    """The folder of a study's record, while no other program looks at it."""
     require_one_process(
         "The rows of a study are trained in one process each.",
         ", once per GPU, with --device cuda:0, --device cuda:1 and so on",
@@ -181,8 +176,7 @@ def _beginning(folder: Path) -> Iterator[Path]:
     with _claim(folder / _CLAIMS_FOLDER / "study", waits=True):
         names = {path.name for path in folder.iterdir()} - {_CLAIMS_FOLDER}
         if names and _RECORD_FOLDER not in names:
-            msg = f"{folder.name} is not empty and holds no study. Choose a new folder."
-            raise StudyError(msg)
+            raise StudyError(f"{folder.name} is not empty and holds no study. Choose a new folder.")
         yield folder / _RECORD_FOLDER
 
 
@@ -191,13 +185,7 @@ def _run_rows(
     files: tuple[Path, Path],
     before_row: BeforeRow,
 ) -> Progress:
-    """Train rows, each with its plan.
-
-    Args:
-        plans: Of the rows; their folder is the study's.
-        files: What a row writes last, and what its network said, both in the row's folder.
-        before_row: Told of each row that is begun or gone on with.
-    """
+    """Train rows by their plans; `files` are what a row writes last, and what its network said."""
     last_file, predictions_file = files
     diverged = []
     finished: dict[Row, Predictions] = {}
@@ -237,18 +225,7 @@ def _train(plan: Plan | SlicePlan, folder: Path) -> None:
 
 @contextmanager
 def _claim(file: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Hold the lock on a file, which is made when needed and left behind empty.
-
-    Args:
-        file: What stands for the thing claimed.
-        waits: Wait for whoever holds it, rather than going on without.
-
-    Yields:
-        Whether it is ours until the block ends.
-
-    Raises:
-        WriteError: The file cannot be made.
-    """
+    """Whether a file, made when needed, is ours to lock until the block ends; or wait for it."""
     # Only here, as Windows has no such module and needs none of this to import the package.
     import fcntl
 
@@ -324,9 +301,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction, in the order given."""
     from statsmodels.stats.multitest import multipletests
 
-    if not p_values:
-        return []
-    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+    corrected = multipletests(list(p_values), method="holm")[1] if p_values else ()
+    return [float(p) for p in corrected]
 
 
 def on_common_scans(first: Predictions, second: Predictions) -> tuple[Predictions, Predictions]:
@@ -341,13 +317,13 @@ def on_common_scans(first: Predictions, second: Predictions) -> tuple[Prediction
 
 def guessing(rows: Sequence[TableRow]) -> list[str]:
     """Rows that may have learned nothing: what differs between them says little."""
-    return [each.row.name for each in rows if _is_no_better_than_a_guess(each)]
-
-
-def _is_no_better_than_a_guess(each: TableRow) -> bool:
-    low = each.figures.overall["accuracy"].low
-    share = float(each.predictions.cases.max()) / max(1, len(each.predictions))
-    return low is None or low <= share
+    found = []
+    for each in rows:
+        low = each.figures.overall["accuracy"].low
+        share = float(each.predictions.cases.max()) / max(1, len(each.predictions))
+        if low is None or low <= share:
+            found.append(each.row.name)
+    return found
 
 
 def _test(first: TableRow, second: TableRow, column: str) -> RowTest:

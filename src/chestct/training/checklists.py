@@ -167,6 +167,7 @@ def _of_run(classifier: Classifier, manifest: Manifest) -> dict[str, str]:
     training, data = settings["training"], settings["data"]
     folds = f"{record['folds']} folds; " if record["folds"] else ""
     kept = {"best": "of the epoch with the lowest validation loss", "last": "of the last epoch"}
+    averaged = "averaged " if training.get("average_weights") else ""
     parts = parts_in_run(folder, manifest) or {}
     counts = ", ".join(f"{n} {part}" for part, n in Counter(parts.values()).items())
     return {
@@ -176,7 +177,7 @@ def _of_run(classifier: Classifier, manifest: Manifest) -> dict[str, str]:
         "beginning": f"Given weights, SHA-256 {given}." if given else "Drawn at random.",
         "training": "; ".join(f"{name} {training[name]}" for name in _SAID_OF_TRAINING)
         + f"; augmentation {settings['augmentation']['name']}.",
-        "selection": f"The weights {kept[training['keep']]}.",
+        "selection": f"The {averaged}weights {kept[training['keep']]}.",
         "imbalance": f"Class weights: {training['class_weights']}; sampling: "
         f"{training['sampling']}; a temperature is fitted on the validation part.",
         "internal": f"Of these scans, by their part in the classifier's own run: {counts}."

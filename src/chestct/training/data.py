@@ -226,6 +226,28 @@ def divide_slices(manifest: Manifest, section: SliceDataSection) -> Division:
     return Division(training, part(split, VALIDATION), part(split, TEST))
 
 
+def members_of(name: str, folder: Path, division: Division, num: int, seed: int) -> list[Training]:
+    """The trainings of networks whose mean answers; of one alone, the division's own.
+
+    Patients of the training and validation parts are dealt out anew: each member is watched on
+    those that it alone does not learn from.
+
+    Raises:
+        ManifestError: A class has fewer patients than there are members.
+    """
+    if num == 1:
+        return [Training(name, folder, division)]
+    both = Division(division.training, division.validation).joined
+    undivided = both.with_rows(replace(row, split="") for row in both.rows)
+    dealt = k_fold(undivided, SplitSettings(folds=num, seed=seed))
+    return [
+        Training(
+            f"{name}, member {fold}", folder / f"member-{fold}", Division(*fold_parts(dealt, fold))
+        )
+        for fold in dealt.folds
+    ]
+
+
 def patient_labels_of(manifest: Manifest) -> dict[str, str] | None:
     """Patient to the class in the column `patient_label`; None where there is no such column."""
     found = {

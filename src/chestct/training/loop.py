@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -88,6 +88,12 @@ class Outputs:
     logits: Float[torch.Tensor, "scan class"]
     labels: torch.Tensor
     features: Float[torch.Tensor, "scan pooled"]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Outputs]) -> Outputs:
+        """Those of several sets, one after the other."""
+        names = ("logits", "labels", "features")
+        return cls(*(torch.cat([getattr(each, name) for each in parts]) for name in names))
 
     @property
     def loss(self) -> float:
@@ -266,8 +272,10 @@ def train(
         stop = stack.enter_context(StopRequest())
         batches = stack.enter_context(closing(training_batches(run)))
         _train_epochs(run, batches, stop, after_epoch)
-        if settings.keep == "best":
-            network.load_state_dict(load_file(folder / "best.safetensors"))
+        is_best_kept = settings.keep == "best"
+        network.load_state_dict(
+            load_file(folder / "best.safetensors") if is_best_kept else run.judged.state_dict()
+        )
     return run.progress.history
 
 
@@ -310,11 +318,11 @@ def _train_epochs(
 ) -> None:
     """Train until all epochs are done, or early stopping or a signal ends it."""
     validation = _loader_in_order(
-        run.network, run.sets.validation, run.settings.batch_size, run.settings.workers
+        run.judged, run.sets.validation, run.settings.batch_size, run.settings.workers
     )
     while not run.is_finished:
         _train_epoch(run, batches, stop)
-        _finish_epoch(run, _outputs_of(run.network, validation))
+        _finish_epoch(run, _outputs_of(run.judged, validation))
         if after_epoch is not None and current_ranks().is_main:
             after_epoch(run.progress.history[-1])
         is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))
@@ -432,6 +440,20 @@ def _optimizer_step(run: Run, rate: float) -> None:
         group["lr"] = rate * group["factor"]
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
+    if run.average is not None:
+        _follow(run.average, run.network, run.settings.average_weights, run.num_passes)
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float, num_passes: int) -> None:
+    """Move an average towards a network; early in a run faster, so that the drawn weights go."""
+    rest = 1 - min(decay, (1 + num_passes) / (10 + num_passes))
+    own, now = average.state_dict(), network.state_dict()
+    for name, kept in own.items():
+        if kept.is_floating_point():
+            kept.lerp_(now[name], rest)
+        else:
+            kept.copy_(now[name])
 
 
 def _rate(run: Run, step_in_epoch: int) -> float:
@@ -464,7 +486,7 @@ def _write_epoch(run: Run) -> None:
     """Write log, checkpoint and best weights at the end of an epoch."""
     progress = run.progress
     if epochs_since_best(progress.validation_losses) == 0:
-        save_weights(run.folder / "best.safetensors", run.network)
+        save_weights(run.folder / "best.safetensors", run.judged)
     _save(run)
     lines = "".join(json.dumps(asdict(entry)) + "\n" for entry in progress.history)
     write_text(run.folder / "log.jsonl", lines)
@@ -474,7 +496,7 @@ def _save(run: Run) -> None:
     """Write the checkpoint, in the first process."""
     if current_ranks().is_main:
         path = run.folder / "checkpoint.safetensors"
-        save_checkpoint(path, run.network, run.optimizer, asdict(run.progress))
+        save_checkpoint(path, run.network, run.optimizer, asdict(run.progress), average=run.average)
 
 
 def _averaging(

@@ -43,6 +43,7 @@ from chestct.networks import build_network, plugin_of
 from chestct.networks.given_weights import TakenWeights, load_given_weights
 from chestct.networks.keras_defaults import ClassUnits
 from chestct.networks.slices import (
+    IMAGENET,
     SLICE_NETWORKS,
     SliceNetwork,
     build_slice_network,
@@ -350,9 +351,11 @@ class SliceParts:
     """What a slice run's settings name, found and checked.
 
     Attributes:
-        network: A name in `SLICE_NETWORKS`.
-        network_settings: All that `build_slice_network` has to be told.
+        network: A name in `SLICE_NETWORKS`, or of another network of timm.
+        network_settings: All that `build_slice_network` has to be told; what only timm says of a
+            network stands there too, as another version may say something else.
         weights: File of the backbone's weights, or None for random ones.
+        weights_source: Where they come from, in words: a repository, or a file's name.
         form: How pictures become inputs.
         augmentation: How batches are varied, or None.
         labels: Class names in the classifier's order.
@@ -362,26 +365,32 @@ class SliceParts:
     network: str
     network_settings: dict[str, object]
     weights: Path | None
+    weights_source: str
     form: PictureForm
     augmentation: AnyAugmentation | None
     labels: tuple[str, ...]
     classes: tuple[ClassLabel, ...] | None = None
 
+    @property
+    def num_members(self) -> int:
+        """Networks that are trained, and of which the mean answers."""
+        return int(self.network_settings.get("members", 1))  # type: ignore[call-overload, no-any-return]
+
     def build_network(self, seed: int) -> SliceNetwork:
-        """The network, its head drawn from a seed; torch's own generator is left as it was."""
+        """One member, its head drawn from a seed; torch's own generator is left as it was."""
+        own = {**self.network_settings, "members": 1}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = build_slice_network(self.network, len(self.labels), self.network_settings)
+            network: Any = build_slice_network(self.network, len(self.labels), own)
         if self.weights is not None:
             load_backbone_weights(network, self.weights)
-        return network
+        return network  # type: ignore[no-any-return]
 
     def describe_weights(self) -> str:
         """Where the backbone's weights come from, in words, with the file's hash."""
         if self.weights is None:
             return RANDOM_WEIGHTS
-        facts = SLICE_NETWORKS[self.network]
-        return f"{facts.weights_id}, SHA-256 {file_sha256(self.weights)}"
+        return f"{self.weights_source}, SHA-256 {file_sha256(self.weights)}"
 
 
 def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
@@ -406,14 +415,24 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         look_up(SLICE_SPLITS, settings.data.split, kind="split of slices")
     with _blamed_on("network"), torch.device("meta"):
         network = build_slice_network(settings.network.name, len(settings.labels), chosen)
-    _check_named_parts(network, settings.training)
+        member = build_slice_network(
+            settings.network.name, len(settings.labels), {**chosen, "members": 1}
+        )
+    _check_named_parts(member, settings.training)
     with _blamed_on("network.weights"):
         weights = find_weights(settings.network.name, settings.network.weights)
+    is_from_hub = settings.network.weights == IMAGENET
+    source = network.facts.weights_id if is_from_hub else Path(settings.network.weights).name
+    if settings.network.name not in SLICE_NETWORKS:
+        chosen["size"] = network.size
+        if network.settings.scaling == "weights":
+            chosen |= {name: list(values) for name, values in network.scaling.items()}
     form = PictureForm(size=network.size, **settings.pictures.model_dump())
     return SliceParts(
         settings.network.name,
         chosen,
         weights,
+        source,
         form,
         augmentation,
         settings.labels,

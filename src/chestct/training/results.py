@@ -37,8 +37,7 @@ from chestct.evaluation.calibration import (
     choose_threshold,
     fit_temperature,
 )
-from chestct.evaluation.intervals import Estimate
-from chestct.evaluation.metrics import OVERALL, Value, overall_of
+from chestct.evaluation.metrics import OVERALL, Estimate, overall_of
 from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity
@@ -118,11 +117,17 @@ def judge(
     if parts.are_findings:
         return _judge_findings(network, sets, division, name, settings)
     workers = settings.training.workers
-    said = answers(network, sets, division, parts.labels, batch_size=1, workers=workers)
+    watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
+    tested = (
+        evaluate(network, sets.test, batch_size=1, workers=workers)
+        if sets.test is not None
+        else None
+    )
+    said = answers(watched, tested, division, parts.labels)
     promised = abstention_threshold(said.calibrated, settings.abstention.wished_error)
     learned = evaluate(network, sets.training, batch_size=1, workers=workers)
     known = fit_familiarity(
-        learned.features.numpy(), learned.labels.numpy(), said.watched.features.numpy()
+        learned.features.numpy(), learned.labels.numpy(), watched.features.numpy()
     )
     num_validation = len(said.calibrated)
     training = division.training
@@ -161,15 +166,13 @@ class _Answers:
     """What a trained network says of the parts that it did not learn from.
 
     Attributes:
-        watched: Its outputs on the validation part.
-        calibrated: The same as probabilities, after the temperature.
+        calibrated: Probabilities of the validation part, after the temperature.
         temperature: Fitted on the validation part.
         judged: Probabilities of the test part; of the validation part where there is none, without
             the temperature, which would flatter it.
         part: Name of the part that was judged.
     """
 
-    watched: Outputs
     calibrated: Predictions
     temperature: float
     judged: Predictions
@@ -177,33 +180,23 @@ class _Answers:
 
 
 def answers(
-    network: nn.Module,
-    sets: LabelledSets,
-    division: Division,
-    labels: tuple[str, ...],
-    *,
-    batch_size: int,
-    workers: int | None = 0,
+    watched: Outputs, tested: Outputs | None, division: Division, labels: tuple[str, ...]
 ) -> _Answers:
     """Fit the temperature on the validation part, and predict the test part where there is one.
 
     Args:
-        network: Trained.
-        sets: Inputs of the division's parts.
+        watched: A trained network's outputs on the validation part.
+        tested: Those on the test part, where there is one.
         division: The parts.
         labels: What the logits stand for.
-        batch_size: Examples at once.
-        workers: Processes that read; None leaves it to the device.
     """
-    watched = evaluate(network, sets.validation, batch_size=batch_size, workers=workers)
     plain = predictions_of(watched, division.validation, labels)
     temperature = fit_temperature(plain).temperature
     calibrated = predictions_of(watched, division.validation, labels, temperature)
-    if division.test is None or sets.test is None:
-        return _Answers(watched, calibrated, temperature, plain, VALIDATION)
-    tested = evaluate(network, sets.test, batch_size=batch_size, workers=workers)
+    if division.test is None or tested is None:
+        return _Answers(calibrated, temperature, plain, VALIDATION)
     judged = predictions_of(tested, division.test, labels, temperature)
-    return _Answers(watched, calibrated, temperature, judged, TEST)
+    return _Answers(calibrated, temperature, judged, TEST)
 
 
 def evaluation_settings(origin: Origin) -> EvaluationSettings:
@@ -564,7 +557,7 @@ def _fold_rows(folds: Mapping[str, AnyPredictions]) -> list[list[str]]:
     return rows
 
 
-def _told_of(predictions: AnyPredictions) -> dict[str, Value]:
+def _told_of(predictions: AnyPredictions) -> dict[str, Estimate]:
     """What is told of a fold."""
     if isinstance(predictions, FindingPredictions):
         return overall_of(predictions)

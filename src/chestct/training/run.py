@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -46,6 +47,7 @@ from chestct.training.steps import (
 )
 
 _NETWORK = "network."
+_AVERAGE = "average."
 _OPTIMIZER = "optimizer."
 
 
@@ -59,6 +61,8 @@ def save_checkpoint(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: dict[str, object],
+    *,
+    average: nn.Module | None = None,
 ) -> None:
     """Write everything a run needs to go on.
 
@@ -67,18 +71,19 @@ def save_checkpoint(
         network: Its weights and running statistics are kept.
         optimizer: Its per-parameter state is kept; rates come from the schedule.
         progress: Plain values saying how far the run came.
+        average: The moving average of the network, where there is one.
     """
     tensors = {_NETWORK + name: value for name, value in network.state_dict().items()}
+    if average is not None:
+        tensors |= {_AVERAGE + name: value for name, value in average.state_dict().items()}
     for number, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"{_OPTIMIZER}{number}.{name}"] = torch.as_tensor(value)
     _save(path, tensors, {"progress": json.dumps(progress)})
 
 
-def _load_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, object]:
-    """Put a network and its optimiser back where they were; returns `progress`.
+def _load_checkpoint(path: Path, run: Run) -> dict[str, object]:
+    """Put a run's network, average and optimiser back where they were; returns `progress`.
 
     Raises:
         ReadError: The file is damaged or belongs to another network.
@@ -87,10 +92,13 @@ def _load_checkpoint(
         with safe_open(path, framework="pt") as stored:
             progress = json.loads((stored.metadata() or {})["progress"])
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        network.load_state_dict(
-            {n.removeprefix(_NETWORK): t for n, t in tensors.items() if n.startswith(_NETWORK)}
-        )
-        _load_optimizer(optimizer, tensors)
+        for prefix, module in ((_NETWORK, run.network), (_AVERAGE, run.average)):
+            if module is not None:
+                own = {
+                    n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)
+                }
+                module.load_state_dict(own)
+        _load_optimizer(run.optimizer, tensors)
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         msg = (
             f"{path.name} in {path.parent.name} is not a checkpoint of this run ({error}). "
@@ -210,8 +218,8 @@ class Run:
     """Everything a step needs.
 
     `called` is the network as a training step calls it: compiled, or with the gradients averaged
-    over all processes. `network` is what is kept and evaluated; both have the same weights.
-    `frozen_norms` are its BatchNorms that stand still.
+    over all processes. `network` has the same weights. `average` is the moving average of both,
+    where there is one. `frozen_norms` are its BatchNorms that stand still.
     """
 
     network: nn.Module
@@ -226,6 +234,12 @@ class Run:
     progress: _Progress
     warm_up: BatchNormWarmUp
     frozen_norms: list[_BatchNorm]
+    average: nn.Module | None
+
+    @property
+    def judged(self) -> nn.Module:
+        """What is evaluated and kept: the network, or its average."""
+        return self.network if self.average is None else self.average
 
     @property
     def device(self) -> torch.device:
@@ -278,7 +292,7 @@ def start_run(
     _join_batch_norms(network, settings)
     run = make_run(network, sets, settings, augmentation, folder=folder)
     called = _as_called(network, settings)
-    return replace(run, called=called, progress=_take_up(folder, network, run.optimizer))
+    return replace(run, called=called, progress=_take_up(run))
 
 
 def make_run(
@@ -317,6 +331,7 @@ def make_run(
         progress=_Progress(),
         warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
         frozen_norms=freeze(network, settings.freeze),
+        average=deepcopy(network) if settings.average_weights else None,
     )
 
 
@@ -336,21 +351,22 @@ def _as_called(network: nn.Module, settings: TrainingSettings) -> Callable[..., 
     return DistributedDataParallel(called, device_ids=[device] if device.type == "cuda" else None)
 
 
-def _take_up(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> _Progress:
-    """How far the run came, network and optimiser put back to there.
+def _take_up(run: Run) -> _Progress:
+    """How far the run came, network, average and optimiser put back to there.
 
     Raises:
         TrainingError: Another process sees another folder.
     """
     progress = _Progress()
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = run.folder / "checkpoint.safetensors"
     if checkpoint.is_file():
-        stored = _load_checkpoint(checkpoint, network, optimizer)
+        stored = _load_checkpoint(checkpoint, run)
         history = [EpochLog(**entry) for entry in stored.pop("history")]  # type: ignore[attr-defined]
         progress = _Progress(**stored, history=history)  # type: ignore[arg-type]
     here = [progress.epoch, progress.step_in_epoch]
     if from_main(here) != here:
-        msg = f"Not all processes see the same {folder.name}. Put it on a disk that all can read."
+        name = run.folder.name
+        msg = f"Not all processes see the same {name}. Put it on a disk that all can read."
         raise TrainingError(msg)
     return progress
 

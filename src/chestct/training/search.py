@@ -30,7 +30,8 @@ from chestct.datasets.manifest import write_manifest
 from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.evaluation.figures import read_log, save_figure
-from chestct.evaluation.intervals import Estimate, Figures, estimate_figures
+from chestct.evaluation.intervals import Figures, estimate_figures
+from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.report import format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
@@ -325,6 +326,7 @@ _PER_EPOCH: Final = {
     "warmup_epochs": 0.0,
     "early_stopping_epochs": None,
     "keep": "last",
+    "average_weights": 0.0,
 }
 
 
@@ -455,6 +457,7 @@ _OWN: Final = (
     "drop_factor",
     "early_stopping_epochs",
     "keep",
+    "average_weights",
     "checkpoint_every_s",
     "sync_batch_norm",
     "start_licence",
@@ -495,7 +498,8 @@ def _range_per_step(
     """
     device = device_of(network)
     precision = settle_precision(settings.precision, None, device)
-    own = settings.model_copy(update={"precision": precision, "batch_norm_warm_up": False})
+    off = {"batch_norm_warm_up": False, "average_weights": 0.0}
+    own = settings.model_copy(update={"precision": precision, **off})
     run = make_run(network, sets, own, augmentation)
     rates: list[float] = []
     losses: list[float] = []

@@ -6,7 +6,8 @@ A run folder holds `run.json` (settings, scans, versions, seed, git state), `set
 `check.json` (leaks and confounders), and for each training `training/` (what the loop writes),
 `scans.csv` (which scans it learned from), `predictions.csv`, `baseline.csv` (what age, sex and
 scanner alone say), `evaluation/` and `classifier/`. A run on slices has predictions and evaluation
-twice, in `slices/` and, by votes, in `patients/`. Started again, finished trainings are kept, and
+twice, in `slices/` and, by votes, in `patients/`; where the mean of several networks answers, each
+has a `member-N/` with `training/` and `scans.csv`. Started again, finished trainings are kept, and
 the one that was stopped goes on.
 
 Where several processes have joined, all of them train and judge; the first one alone checks and
@@ -34,6 +35,7 @@ from chestct.datasets.manifest import (
     require_classes,
     write_manifest,
 )
+from chestct.datasets.pictures import SliceStore
 from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.splits import SHARES_PATIENTS
 from chestct.datasets.store import Cache
@@ -45,6 +47,7 @@ from chestct.evaluation.predictions import (
     write_predictions,
 )
 from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
+from chestct.networks.slices import SliceNetwork, mean_of
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
 from chestct.readers.masks import read_lungs
@@ -60,13 +63,14 @@ from chestct.training.data import (
     labelled_sets,
     labelled_slices,
     make_cache,
+    members_of,
     patient_labels_of,
     prepare_scans,
     read_slices,
 )
 from chestct.training.distributed import current_ranks, from_main, main_first, on_main
 from chestct.training.judging import SLICES_AT_ONCE, JudgedSlices, write_judged
-from chestct.training.loop import train
+from chestct.training.loop import Outputs, evaluate, train
 from chestct.training.plan import (
     BASELINE_FILE,
     CLASSIFIER_FOLDER,
@@ -421,13 +425,8 @@ def ready_scans(plan: Plan) -> _Ready[Parts]:
     return _Ready(parts, division, labelled_sets(division, cache, section), plan.settings.training)
 
 
-def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
-    """Divide, read and check slices for one training.
-
-    Raises:
-        ManifestError: A patient or a picture is on two sides, or a slice cannot be read.
-        ChestCTError: Settings or manifest are not as they should be.
-    """
+def _checked_slices(plan: SlicePlan) -> tuple[SliceParts, Division, SliceStore]:
+    """Divide, read and check the slices of a run."""
     settings = plan.settings
     parts = find_slice_parts(settings)
     division = divide_slices(_read_manifest(plan), settings.data)
@@ -441,7 +440,18 @@ def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
         shares_patients=_shares_patients(settings),
     )
     conclude_check(report, plan.folder / "check.json", plan.listener)
-    return _Ready(parts, division, labelled_slices(division, store), settings.training)
+    return parts, division, store
+
+
+def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
+    """Divide, read and check slices for one training.
+
+    Raises:
+        ManifestError: A patient or a picture is on two sides, or a slice cannot be read.
+        ChestCTError: Settings or manifest are not as they should be.
+    """
+    parts, division, store = _checked_slices(plan)
+    return _Ready(parts, division, labelled_slices(division, store), plan.settings.training)
 
 
 LEAK_STATED: Final = (
@@ -468,25 +478,27 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         ChestCTError: Settings, manifest, slices, weights or folder are not as they should be, or
             the run was stopped; the message says what to do.
     """
-    ready = ready_slices(plan)
-    parts, division, name = ready.parts, ready.division, plan.folder.name
-    network = parts.build_network(ready.training.seed).to(plan.device)
+    parts, division, store = _checked_slices(plan)
+    name, num = plan.folder.name, parts.num_members
+    trainings = members_of(name, plan.folder, division, num, plan.settings.data.split_seed)
     with memory_explained(plan.folder):
-        train(
-            network,
-            ready.sets,
-            ready.training,
-            plan.folder / TRAINING_FOLDER,
-            augmentation=parts.augmentation,
-            after_epoch=lambda entry: plan.listener.epoch(name, entry),
+        trained = [
+            _train_member(plan, parts, each, labelled_slices(each.division, store), number)
+            for number, each in enumerate(trainings)
+        ]
+        network = mean_of([member for member, _ in trained])
+        tested = labelled_slices(division, store).test
+        said = answers(
+            Outputs.joined([watched for _, watched in trained]),
+            None if tested is None else evaluate(network, tested, batch_size=SLICES_AT_ONCE),
+            _watched_by_members(division, trainings),
+            parts.labels,
         )
-        said = answers(network, ready.sets, division, parts.labels, batch_size=SLICES_AT_ONCE)
     patients = patient_labels_of(division.joined)
     negative = plan.settings.label_set.negative
     votes = fit_votes(said.calibrated, patients, negative)
     judged = JudgedSlices(name, said.judged, votes, patients, negative)
-    logs = _logs([Training(name, plan.folder, division)])
-    on_slices, on_patients = write_judged(judged, plan.folder, logs=logs)
+    on_slices, on_patients = write_judged(judged, plan.folder, logs=_logs(trainings))
     write_manifest(division.joined, plan.folder / SCANS_FILE)
     card = SliceCard(
         name=name,
@@ -497,15 +509,41 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         classes=parts.classes,
         backbone_weights=parts.describe_weights(),
         split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
-        trained_on=describe_scans(division.training),
+        trained_on=describe_scans(division.training if num == 1 else trainings[0].division.joined),
         results=measured(on_slices, _SLICES_IN_WORDS[said.part]),
         votes=votes,
         temperature=said.temperature,
         versions=program_versions("timm", "torchvision"),
-        licence=_SLICES_LICENCE,
+        licence=plan.settings.training.start_licence or _SLICES_LICENCE,
     )
     save_classifier(plan.folder / CLASSIFIER_FOLDER, network, card)
     return on_patients
+
+
+def _train_member(
+    plan: SlicePlan, parts: SliceParts, training: Training, sets: LabelledSets, number: int
+) -> tuple[SliceNetwork, Outputs]:
+    """Train the only network or one of several, and run it on what it was watched on."""
+    seed = plan.settings.training.seed + number
+    network = parts.build_network(seed).to(plan.device)
+    if training.folder != plan.folder:
+        training.folder.mkdir(exist_ok=True)
+        write_manifest(training.division.joined, training.folder / SCANS_FILE)
+    train(
+        network,
+        sets,
+        plan.settings.training.model_copy(update={"seed": seed}),
+        training.folder / TRAINING_FOLDER,
+        augmentation=parts.augmentation,
+        after_epoch=lambda entry: plan.listener.epoch(training.name, entry),
+    )
+    return network, evaluate(network, sets.validation, batch_size=SLICES_AT_ONCE)
+
+
+def _watched_by_members(division: Division, trainings: list[Training]) -> Division:
+    """The division whose validation part is that of all members, one after the other."""
+    rows = [row for each in trainings for row in each.division.validation.rows]
+    return replace(division, validation=division.validation.with_rows(rows))
 
 
 def _shares_patients(settings: SliceRunSettings) -> bool:

@@ -70,6 +70,13 @@ class TrainingSettings(_Strict):
         default="best",
         description="Weights of the epoch with the lowest validation loss, or of the last.",
     )
+    average_weights: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Of a moving average of weights and BatchNorm statistics, the share that each "
+        "step keeps, such as 0.99; it is what is validated and kept. 0 is off.",
+    )
     class_weights: Literal["none", "balanced"] = Field(
         default="none", description="Weigh the loss by the inverse of each class's share."
     )
@@ -370,14 +377,17 @@ class RunSettings(LabelSettings):
 class _SliceNetworkSection(_Strict):
     """Which slice network is trained, and what it knows at the start."""
 
-    name: str = Field(description="A name in SLICE_NETWORKS.")
+    name: str = Field(description="A name in SLICE_NETWORKS, or of any network of timm.")
     weights: str = Field(
         default="imagenet",
         min_length=1,
-        description="imagenet: the hub's cache. none: random ones. Else a .safetensors file.",
+        description="imagenet: the hub's cache. none: random ones. Else a file: .safetensors, or "
+        "a plain state dict.",
     )
     settings: dict[str, JsonValue] = Field(
-        default_factory=dict, description="head, tuned_blocks, dropout, scaling, size."
+        default_factory=dict,
+        description="head, tuned_blocks, batch_norm_statistics, dropout, scaling, mean, std, "
+        "padding, size.",
     )
 
 

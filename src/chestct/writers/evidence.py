@@ -13,8 +13,7 @@ from jaxtyping import Float64
 
 from chestct.analysis import ScanAnalysis
 from chestct.explain.back_to_scan import map_on_body
-from chestct.explain.evidence import heat_by_slice
-from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.explain.explanation import PeakSlice, ScanExplanation, heat_by_slice
 from chestct.pictures import AXES, Plane, Scene, fullest_slice
 from chestct.preprocess.oblique import on_body, slices_follow_body
 from chestct.preprocess.prepared import PreparedScan

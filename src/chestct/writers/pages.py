@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float64
 
 from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
-from chestct.explain.evidence import share_outside
-from chestct.explain.explanation import PeakSlice, ScanExplanation
+from chestct.explain.explanation import PeakSlice, ScanExplanation, share_outside
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
     Scene,
@@ -24,7 +23,7 @@ from chestct.pictures import (
     scene_of_scan,
     spread_slices,
 )
-from chestct.report.pages import load_pages
+from chestct.report.document import load_pages
 from chestct.report.tables import as_csv
 from chestct.result import ScanResult
 from chestct.storage import write_whole, write_whole_with

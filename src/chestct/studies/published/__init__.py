@@ -1,25 +1,37 @@
-"""What the two papers and their public repositories say, packaged as plain facts.
+"""What the two papers and their public repositories say, and how their figures follow from counts.
 
 `roi_aware_paper.json` and `maseres_paper.json` hold tables and counts, `roi_aware_predictions.csv`
 the 18 published prediction vectors of the RoI-aware 3D ResNet paper, and
 `roi_aware_workbook_labels.csv` the labels that its workbooks give differently from its label files.
-Each JSON names its source. Here they are read into types; nothing is computed.
+Each JSON names its source. Sensitivity, specificity and positive predictive value stand apart in
+`Scores`. Printed percentages are compared as exact fractions rounded half up, as a spreadsheet
+rounds.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
+from fractions import Fraction
 from functools import cache
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from chestct.evaluation.metrics import ClassCounts
-from chestct.labels import COVID19, NORMAL, THREE_CLASSES
+import numpy as np
+from pydantic import TypeAdapter
 
-_NUM_ROWS: Final = 18
-"""Rows of Tables 6 and 7: three networks, plain and RoI-aware, three values of t."""
+from chestct.evaluation import metrics
+from chestct.evaluation.intervals import with_wilson
+from chestct.evaluation.metrics import ClassCounts, Estimate
+from chestct.evaluation.predictions import Predictions
+from chestct.labels import THREE_CLASSES
+
+Record: TypeAlias = dict[str, Any]
+"""A row of the audit as the template and the JSON file have it: plain values and `Estimate`s."""
+
 _LABELS: Final = {label.lower(): label for label in THREE_CLASSES}
 
 
@@ -138,74 +150,27 @@ class MaseresFacts:
 @cache
 def roi_facts() -> RoiFacts:
     """The packaged facts of the RoI-aware 3D ResNet paper."""
-    known = _read_json("roi_aware_paper.json")
     lines = _read_csv("roi_aware_predictions.csv")
-    abstract = known["abstract"]
-    return RoiFacts(
-        citation=known["source"]["citation"],
-        cross_validation_cases=tuple(known["cross_validation_cases"]),
-        tests={name: tuple(cases) for name, cases in known["tests"].items()},
-        abstract=Method("Abstract", abstract["accuracy"], tuple(abstract["sensitivity"])),
-        table_6=tuple(_table_row(row) for row in known["table_6"]),
-        table_7=tuple(_table_row(row) for row in known["table_7"]),
-        table_8=tuple(
-            Method(row["method"], row["accuracy"], tuple(row["sensitivity"]))
-            for row in known["table_8"]
-        ),
-        studies=tuple(line["study"] for line in lines),
-        official=tuple(_LABELS[line["official"]] for line in lines),
-        predicted={
-            row: tuple(_LABELS[line[f"row_{row}"]] for line in lines)
-            for row in range(1, _NUM_ROWS + 1)
+    rows = (name for name in lines[0] if name.startswith("row_"))
+    changed: dict[int, dict[str, tuple[int, str]]] = {}
+    for line in _read_csv("roi_aware_workbook_labels.csv"):
+        place = int(line["workbook_row"]), _LABELS[line["workbook_label"]]
+        changed.setdefault(int(line["row"]), {})[line["study"]] = place
+    known = json.loads(_text("roi_aware_paper.json")) | {
+        "studies": [line["study"] for line in lines],
+        "official": [_LABELS[line["official"]] for line in lines],
+        "predicted": {
+            int(row.removeprefix("row_")): [_LABELS[line[row]] for line in lines] for row in rows
         },
-        workbook_labels=_workbook_labels(),
-    )
+        "workbook_labels": changed,
+    }
+    return TypeAdapter(RoiFacts).validate_python(known)
 
 
 @cache
 def maseres_facts() -> MaseresFacts:
     """The packaged facts of the MASERes paper."""
-    known = _read_json("maseres_paper.json")
-    ctset = dict(known["table_6"])
-    cases = ctset.pop("cases")
-    shuffled = known["split"]["first_after_shuffle"]
-    return MaseresFacts(
-        citation=known["source"]["citation"],
-        patient_models=_models(known["patient_models"]),
-        slice_models=_models(known["slice_models"]),
-        damaged_models=_models(known["damaged_models"]),
-        table_5=known["table_5"],
-        kappa=known["kappa"],
-        table_6=ctset,
-        table_6_cases=(cases[0], cases[1]),
-        table_7=known["table_7"],
-        first_after_shuffle={label: tuple(shuffled[label]) for label in (COVID19, NORMAL)},
-    )
-
-
-def _workbook_labels() -> dict[int, dict[str, tuple[int, str]]]:
-    labels: dict[int, dict[str, tuple[int, str]]] = {}
-    for line in _read_csv("roi_aware_workbook_labels.csv"):
-        place = int(line["workbook_row"]), _LABELS[line["workbook_label"]]
-        labels.setdefault(int(line["row"]), {})[line["study"]] = place
-    return labels
-
-
-def _table_row(known: dict[str, Any]) -> TableRow:
-    of_classes = {name: tuple(known[name]) for name in ("sensitivity", "spe")}
-    return TableRow(**{**known, **of_classes})
-
-
-def _models(known: dict[str, dict[str, Any]]) -> tuple[TestedModel, ...]:
-    return tuple(
-        TestedModel(name, ClassCounts(**{k: v for k, v in each.items() if k != "auc"}), each["auc"])
-        for name, each in known.items()
-    )
-
-
-def _read_json(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(_text(name))
-    return found
+    return TypeAdapter(MaseresFacts).validate_json(_text("maseres_paper.json"))
 
 
 def _read_csv(name: str) -> list[dict[str, str]]:
@@ -214,3 +179,104 @@ def _read_csv(name: str) -> list[dict[str, str]]:
 
 def _text(name: str) -> str:
     return files("chestct.studies.published").joinpath(name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """One class against the others.
+
+    Attributes:
+        counts: True and false positives and negatives.
+        sensitivity: TP / (TP + FN).
+        specificity: TN / (TN + FP).
+        ppv: TP / (TP + FP), also called precision.
+        npv: TN / (TN + FN).
+        one_vs_rest_accuracy: (TP + TN) / all, Eq. 12 of the RoI-aware 3D ResNet paper.
+        f1: Harmonic mean of sensitivity and PPV; None where it is undefined.
+    """
+
+    counts: ClassCounts
+    sensitivity: Estimate
+    specificity: Estimate
+    ppv: Estimate
+    npv: Estimate
+    one_vs_rest_accuracy: Estimate
+    f1: float | None
+
+    @classmethod
+    def of(cls, counts: ClassCounts, label: str) -> ClassScores:
+        """The figures of one class from its counts."""
+        values = counts.figures(label)
+        values["one_vs_rest_accuracy"] = counts.accuracy
+        f1 = values.pop("f1").value
+        shares = {name: with_wilson(value) for name, value in values.items()}
+        return cls(counts, f1=f1, **shares)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """All figures of one list of decisions.
+
+    Attributes:
+        confusion: Counts; rows are labels, columns decisions.
+        accuracy: Trace over the number of scans.
+        kappa: Cohen's kappa of decisions and labels.
+        macro_f1: Mean F1 of the classes that have scans.
+        classes: By class.
+    """
+
+    confusion: tuple[tuple[int, ...], ...]
+    accuracy: Estimate
+    kappa: float | None
+    macro_f1: float | None
+    classes: dict[str, ClassScores]
+
+    @classmethod
+    def of(cls, truth: Sequence[str], decided: Sequence[str]) -> Scores:
+        """Compare decisions with labels, one pair per scan."""
+        predictions = as_predictions(truth, decided, THREE_CLASSES)
+        confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, 3)
+        return cls(
+            confusion=tuple(tuple(int(n) for n in row) for row in confusion),
+            accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
+            kappa=metrics.OVERALL["kappa"](predictions).value,
+            macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
+            classes={
+                label: ClassScores.of(ClassCounts.of(confusion, index), label)
+                for index, label in enumerate(THREE_CLASSES)
+            },
+        )
+
+
+def as_predictions(
+    truth: Sequence[str], decided: Sequence[str], labels: tuple[str, ...]
+) -> Predictions:
+    """Decisions alone, each taken as certain: the published files hold no probabilities."""
+    names = tuple(str(number) for number in range(len(truth)))
+    decisions = np.array([labels.index(label) for label in decided], dtype=np.int64)
+    expected = np.array([labels.index(label) for label in truth], dtype=np.int64)
+    return Predictions(names, names, expected, np.eye(len(labels))[decisions], labels)
+
+
+def rounded(value: Fraction | float, digits: int = 1) -> float:
+    """Round half up; exact for fractions."""
+    exact = Fraction(value)
+    decimal = Decimal(exact.numerator) / Decimal(exact.denominator)
+    return float(decimal.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP))
+
+
+def percent_of(estimate: Estimate, digits: int = 1) -> float | None:
+    """A proportion in per cent, rounded half up from its counts; None where it has no cases."""
+    if estimate.hits is None or not estimate.total:
+        return None
+    return rounded(Fraction(100 * estimate.hits, estimate.total), digits)
+
+
+def counts_behind(percent: float, total: int) -> tuple[int, ...]:
+    """Every number of hits in `total` that is printed as this percentage, with one digit."""
+    return tuple(h for h in range(total + 1) if rounded(Fraction(100 * h, total)) == percent)
+
+
+def nearest_count(percent: float, total: int) -> int:
+    """The number of hits nearest to a printed percentage."""
+    return int(rounded(Fraction(str(percent)) * total / 100, 0))
