@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from chestct.api import evaluate, picture, train, write
+    from chestct.api import classify_slices, evaluate, picture, train, write
     from chestct.classifier import Classifier, load_classifier
     from chestct.explain.run import explain_scan
     from chestct.pipeline import analyse_scan, classify_scan
@@ -31,6 +31,7 @@ __all__ = [
     "__version__",
     "analyse_scan",
     "classify_scan",
+    "classify_slices",
     "evaluate",
     "explain_scan",
     "load_classifier",
@@ -49,6 +50,7 @@ _HOMES: Final = {
     "Volume": "chestct.volume",
     "analyse_scan": "chestct.pipeline",
     "classify_scan": "chestct.pipeline",
+    "classify_slices": "chestct.api",
     "evaluate": "chestct.api",
     "explain_scan": "chestct.explain.run",
     "load_classifier": "chestct.classifier",

@@ -6,21 +6,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chestct.analysis import ScanAnalysis
-from chestct.classifier import Classifier, load_classifier
+from chestct.classifier import Classifier, load_classifier, load_slice_classifier
+from chestct.datasets.public import find_pictures
 from chestct.engines import Engine, make_engine
+from chestct.evaluation.patient_votes import VOTES, answers_on_patients
 from chestct.evaluation.report import Summary
+from chestct.lookup import look_up
+from chestct.pipeline import readable
+from chestct.result import PatientAnswer, SliceAnswer
+from chestct.storage import working_folder
 from chestct.training.distributed import choose_device, joined, launched_ranks, main_first
-from chestct.training.judging import Wishes, evaluate_manifest, read_beside, read_rows
+from chestct.training.judging import (
+    MAIN_VOTE,
+    Wishes,
+    evaluate_manifest,
+    judge_pictures,
+    read_beside,
+    read_rows,
+)
 from chestct.training.plan import Listener, Plan
 from chestct.training.session import run_training
 from chestct.training.settings import RunSettings, read_settings
 from chestct.writers import WriteOptions, choose_writers
 from chestct.writers.folders import Written, check_folder, write_outputs
 from chestct.writers.preview import draw_preview
+from chestct.writers.slice_answers import require_answers_folder, write_slice_answers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -98,6 +113,56 @@ def evaluate(  # noqa: PLR0913 - what a command has as options
     others = read_beside(beside or {}, loaded, rows)
     told = listener or Listener()
     return evaluate_manifest(loaded, running, rows, Path(folder), told, Wishes(others))
+
+
+@dataclass(frozen=True)
+class ClassifiedSlices:
+    """What a classifier of single slices says of pictures.
+
+    Attributes:
+        slices: An answer or a failure for each picture.
+        patients: What they say of their patients, of those who are known.
+    """
+
+    slices: tuple[SliceAnswer, ...]
+    patients: tuple[PatientAnswer, ...]
+
+
+def classify_slices(
+    classifier: str | Path,
+    pictures: str | Path | Sequence[str | Path],
+    folder: str | Path,
+    *,
+    vote: str = MAIN_VOTE,
+    patient_pattern: str | None = None,
+    listener: Listener | None = None,
+) -> ClassifiedSlices:
+    """Classify pictures of slices that nobody has labelled, and write tables and a page of them.
+
+    Args:
+        classifier: Folder of a classifier of slices.
+        pictures: Pictures, folders of them, or tables with a column `scan`.
+        folder: Where to write to; answers of an earlier call in it are replaced.
+        vote: How slices say what their patient has: "mean", "max", "share" or "attention".
+        patient_pattern: Its group is the patient in a picture's path.
+        listener: Told how far things are.
+
+    Raises:
+        ChestCTError: Classifier, pictures or folder are not as they should be. A picture that
+            cannot be read is no error: its answer says why it has none.
+    """
+    target = Path(folder)
+    look_up(VOTES, vote, kind="vote")
+    require_answers_folder(target)
+    loaded = load_slice_classifier(Path(classifier))
+    given = [pictures] if isinstance(pictures, str | Path) else pictures
+    found = find_pictures([Path(each) for each in given], patient_pattern=patient_pattern)
+    with working_folder(target) as cache:
+        judged = judge_pictures(loaded, found, cache, listener or Listener())
+    slices = tuple(replace(each, picture=readable(each.picture)) for each in judged)
+    patients = tuple(answers_on_patients(slices, vote, loaded.card))
+    write_slice_answers(slices, patients, vote, loaded.card, target)
+    return ClassifiedSlices(slices, patients)
 
 
 def write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -168,6 +168,47 @@ class ScanResult:
     def is_suitable(self) -> bool:
         """Whether the scan was classified."""
         return self.decision != UNSUITABLE
+
+
+@dataclass(frozen=True)
+class SliceAnswer:
+    """What a classifier of single slices says of one picture.
+
+    Attributes:
+        picture: Where it lies.
+        patient: Whose slice it is; empty where that is not known.
+        probabilities: Of every label, in label order; empty where there is no answer.
+        warnings: What to beware of.
+        failure: Why there is no answer; empty where there is one.
+    """
+
+    picture: str
+    patient: str = ""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True)
+class PatientAnswer:
+    """What the answers on a patient's slices say of the patient.
+
+    Attributes:
+        patient: Who it is.
+        probabilities: Of every label, in label order.
+        num_slices: Slices with an answer.
+        num_failed: Slices without one.
+    """
+
+    patient: str
+    probabilities: Mapping[str, float]
+    num_slices: int
+    num_failed: int = 0
+
+
+def likeliest(probabilities: Mapping[str, float]) -> str:
+    """The label with the highest probability, the first of several; empty where there is none."""
+    return max(probabilities, key=lambda label: probabilities[label], default="")
 
 
 def verdict_of(decision: str, labels: LabelSet) -> str:

@@ -247,4 +247,21 @@ def test_a_kind_of_file_that_gives_the_class_away_is_said(folder: Path) -> None:
         path.unlink()
     warning = said(checked(folder), "warning")
     assert "Class and kind of file are the same variable" in warning
-    assert ".jpg of 8 bits, 72 x 80: normal" in warning
+    assert "JPEG of 8 bits, 72 x 80: normal" in warning
+
+
+def test_a_kind_of_file_that_only_one_class_has_is_said_whatever_its_name(folder: Path) -> None:
+    for path in sorted((folder / "normal").rglob("*.png"))[:9]:
+        Image.open(path).save(path, format="JPEG")
+    warning = said(checked(folder), "warning")
+    assert "9 slices are not what their names say: JPEG files named .png" in warning
+    assert "(0 COVID-19, 9 normal)" in warning
+    assert "JPEG files of 8 bits are of one class alone: 9 slices, all normal" in warning
+    assert "PNG files" not in warning
+
+
+def test_a_few_files_of_another_kind_are_no_confounder(folder: Path) -> None:
+    for path in sorted(folder.rglob("0.png"))[3:7]:
+        Image.open(path).save(path.with_suffix(".jpg"))
+        path.unlink()
+    assert checked(folder).findings == ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from drawn_slices import draw_folder, draw_slice
 from PIL import Image
 
+from chestct.datasets.checks import find_patient_leaks
 from chestct.datasets.manifest import Manifest, ManifestError, read_manifest, write_manifest
 from chestct.datasets.public import (
     _MAX_FOLDERS,
@@ -357,6 +359,47 @@ def test_covid_cts_own_lists_give_label_and_split(tmp_path: Path) -> None:
     assert sides["normal", "validation"] == "normal p1"
     assert len(found.notes) == 1
     assert "not COVID-19" in found.notes[0]
+
+
+def test_a_copy_of_covid_ct_with_a_table_of_patients_leaves_no_patient_on_two_sides(
+    tmp_path: Path,
+) -> None:
+    for kind in ("COVID", "NonCOVID"):
+        (tmp_path / kind).mkdir()
+        for split in ("train", "val"):
+            names = [f"{kind}_{split}_{number}.png" for number in range(3)]
+            for number, name in enumerate(names):
+                picture = draw_slice(number, is_ill=kind == "COVID")
+                Image.fromarray(picture).save(tmp_path / kind / name)
+            (tmp_path / f"{split}_{kind}.txt").write_text("\n".join(names))
+    lines = "COVID_train_0.png,p1\nCOVID_train_1.png,p2\nCOVID_val_0.png,p2\nCOVID_val_1.png,p3\n"
+    (tmp_path / "patients_COVID.csv").write_text(f"File name,Group\n{lines}")
+    found = scan_slice_folder(tmp_path)
+    manifest = found.manifest
+    assert len(manifest) == 11
+    (left_out,) = manifest.excluded
+    assert (Path(left_out.scan).name, left_out.patient) == ("COVID_train_1.png", "COVID-19 p2")
+    assert left_out.excluded == "its patient is also in the validation part"
+    assert "1 slices are listed for one part and their patients for another" in found.notes[0]
+    named = {Path(row.scan).name: row.patient for row in manifest.rows}
+    assert named["COVID_val_0.png"] == "COVID-19 p2"
+    assert named["COVID_val_2.png"] == "COVID-19 COVID_val_2.png"
+    assert find_patient_leaks(manifest) == []
+
+
+def test_the_real_slices_are_listed_with_their_official_split_and_patients(
+    data_folder: Path,
+) -> None:
+    found = scan_slice_folder(data_folder / "covid_ct_slices").manifest
+    sides = Counter((row.label, row.split) for row in found.rows)
+    assert sides == {
+        ("COVID-19", "training"): 188,
+        ("normal", "training"): 234,
+        ("COVID-19", "validation"): 60,
+        ("normal", "validation"): 58,
+    }
+    assert (found.num_patients, len(found.excluded)) == (344, 3)
+    assert find_patient_leaks(found) == []
 
 
 def test_a_first_split_kept_beside_the_second_is_left_alone(tmp_path: Path) -> None:

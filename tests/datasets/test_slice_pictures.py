@@ -66,6 +66,20 @@ def test_a_jpeg_of_a_grey_slice_is_close_to_it_and_not_taken_for_coloured(tmp_pa
     assert not found.is_marked
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.png", "JPEG"), ("b.jpg", "PNG"), ("c.png", "TIFF"), ("d.tif", "JPEG")]
+)
+def test_a_file_of_another_kind_than_its_name_says_is_read_as_what_it_is(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    endings = {"JPEG": ".jpg", "PNG": ".png", "TIFF": ".tif"}
+    path = saved(tmp_path / f"right{endings[kind]}", GREY)
+    expected = read_picture(path)
+    found = read_picture(path.rename(tmp_path / name))
+    assert found.kind == expected.kind == kind
+    assert np.array_equal(found.values, expected.values)
+
+
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_sixteen_bits_are_scaled_by_their_own_range_or_by_the_full_one(
     ending: str, tmp_path: Path

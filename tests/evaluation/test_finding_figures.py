@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -178,3 +179,49 @@ def test_an_evaluation_of_findings_has_their_tables_and_no_confusion_matrix(tmp_
     assert "macro AUPRC" in table
     assert "Confusion matrix" not in table
     assert not (tmp_path / "e" / "confusion.csv").exists()
+
+
+def test_findings_have_sites_groups_and_a_list_of_their_wrong_answers(tmp_path: Path) -> None:
+    sexes = tuple("FM"[i % 2] for i in range(80))
+    sites = tuple("north" if i < 50 else "south" for i in range(80))
+    predictions = replace(drawn(), groups={"sex": sexes}, sites=sites)
+    settings = EvaluationSettings(bootstrap=FEW, formats=(), reports={"s3": "reports/s3.html"})
+    summary = write_evaluation(predictions, tmp_path, settings=settings)
+    women = predictions.choose(range(0, 80, 2))
+    alone = estimate_findings(women, FEW)
+    assert summary.groups["sex"]["F"].num_scans == 40
+    assert summary.groups["sex"]["F"].figures == alone
+    assert summary.sites["south"].num_scans == 30
+    page = (tmp_path / "evaluation.html").read_text(encoding="utf-8")
+    tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "## By sex" in tables
+    assert "## Sites" in tables
+    assert "| sex | scans | macro AUC | macro AUPRC |" in tables
+    lines = (tmp_path / "groups.csv").read_text(encoding="utf-8").splitlines()
+    assert any(line.startswith("sex,F,b,auc,") for line in lines)
+    wrong = predictions.wrong_pairs
+    called = predictions.probabilities >= predictions.thresholds
+    expected = predictions.is_known & (called != (predictions.truth == 1))
+    assert set(wrong) == set(map(tuple, np.argwhere(expected).tolist()))
+    far = [abs(predictions.probabilities[p] - predictions.thresholds[p]) for p in wrong]
+    assert far == sorted(far, reverse=True)
+    num_known = int(predictions.is_known.sum())
+    assert f"{len(wrong)} of {num_known} answers on findings that are known" in page
+    assert "Wrong answers" not in tables
+    assert any(row == 3 for row, _ in wrong) == ('href="reports/s3.html"' in page)
+
+
+def test_a_group_in_which_nothing_is_known_of_a_finding_has_no_figure_of_it(
+    tmp_path: Path,
+) -> None:
+    whole = drawn()
+    truth = whole.truth.copy()
+    truth[:20, 1] = np.nan
+    truth[:20, 0] = 1
+    sites = tuple("north" if i < 20 else "south" for i in range(80))
+    predictions = replace(whole, truth=truth, sites=sites)
+    settings = EvaluationSettings(bootstrap=FEW, formats=())
+    north = write_evaluation(predictions, tmp_path, settings=settings).sites["north"].figures
+    assert north.per_class["b"]["auc"].value is None
+    assert north.per_class["a"]["specificity"].value is None
+    assert north.per_class["c"]["auc"].value is not None

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from chestct.cli import training_options as options
 from chestct.cli.lr_range import suggest_rate
 from chestct.cli.options import grouped
-from chestct.cli.terminal import show_document, show_line
+from chestct.cli.terminal import show_document, show_error, show_line
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
+    from chestct.api import ClassifiedSlices
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.pictures import Extraction
     from chestct.training.plan import SlicePlan
 
+_MOST_SHOWN: Final = 5
+"""Failures that are said one by one."""
 
 Pictures = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Pictures: a folder per class, or COVID-CT.")
@@ -233,6 +237,78 @@ def evaluate(
     with listening(processes) as listener:
         summary = evaluate_slices(classifier, table, out, listener, others, comparisons=tests)
     show_summary(summary, out)
+
+
+@app.command()
+def classify(
+    classifier: Classifier,
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PICTURES",
+            help="Slices that nobody has labelled: PNG, JPEG or TIFF files, folders of them, or a "
+            "CSV file with a column 'scan' and perhaps 'patient'.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder for answers.csv, patients.csv, failures.csv and index.html.",
+        ),
+    ],
+    patient_pattern: PatientPattern = None,
+    vote: Annotated[
+        str,
+        typer.Option(
+            "--vote",
+            metavar="NAME",
+            help="How slices say what their patient has: mean, max, share or attention.",
+        ),
+    ] = "mean",
+    processes: options.Processes = None,
+) -> None:
+    """Classify slices that nobody has labelled, and vote on the patients who are known."""
+    from chestct.api import classify_slices
+    from chestct.cli.training_lines import listening
+
+    with listening(processes) as listener:
+        found = classify_slices(
+            classifier,
+            pictures,
+            out,
+            vote=vote,
+            patient_pattern=patient_pattern,
+            listener=listener,
+        )
+    _show_answers(found, out)
+    num_failed = sum(bool(each.failure) for each in found.slices)
+    if num_failed:
+        raise typer.Exit(2 if num_failed == len(found.slices) else 1)
+
+
+def _show_answers(found: ClassifiedSlices, out: Path) -> None:
+    """How many slices and patients are of which class, and what had no answer."""
+    from chestct.labels import NOT_FOR_CLINICAL_USE
+    from chestct.result import likeliest
+
+    failed = [each for each in found.slices if each.failure]
+    for each in failed[:_MOST_SHOWN]:
+        show_error(f"{each.picture}: {each.failure}")
+    if len(failed) > _MOST_SHOWN:
+        show_error(f"{len(failed)} slices have no answer, all of them in failures.csv.")
+    answered = [each for each in found.slices if not each.failure]
+    for what, answers in (("slices", answered), ("patients", found.patients)):
+        counts = Counter(likeliest(each.probabilities) for each in answers)
+        if counts:
+            cases = ", ".join(f"{num} {label}" for label, num in counts.most_common())
+            show_line(f"{counts.total()} {what}: {cases}")
+    num_remarked = sum(bool(each.warnings) for each in answered)
+    if num_remarked:
+        show_line(f"! {num_remarked} answers have warnings, in answers.csv.")
+    show_line(NOT_FOR_CLINICAL_USE)
+    show_line(f"Written to {out}")
 
 
 @app.command()

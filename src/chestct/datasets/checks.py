@@ -33,8 +33,9 @@ _FEW_PATIENTS: Final = 30
 _BOTH: Final = {True, False}
 _MOST_NAMED: Final = 5
 """Files that a sentence names."""
-_ENLARGED: Final = 2.0
-"""A picture enlarged more than so often is pointed out."""
+
+_RARE_CHANCE: Final = 0.01
+"""A kind of file that one class alone has is pointed out where chance does so more rarely."""
 
 _Severity = Literal["refuse", "warning", "note"]
 
@@ -44,7 +45,7 @@ class _Finding:
     """One thing that was found.
 
     Attributes:
-        kind: "leak", "duplicate", "label", "unreadable", "confounder", "classes".
+        kind: "leak", "duplicate", "label", "unreadable", "confounder", "classes", "format".
         severity: "refuse": nothing should be trained on this. "warning": results need this beside
             them. "note": good to know.
         sentence: What it is, what it means and what to do.
@@ -141,9 +142,8 @@ def check_slices(
     found = [*find_unreadable_slices(manifest, facts)]
     found += _with_leaks_said(find_patient_leaks(manifest), manifest, shares_patients)
     found += _find_same_pictures(manifest, facts, shares_patients=shares_patients)
-    found += find_marks(manifest, facts)
-    found += find_small(manifest, facts, size)
-    found += _find_telling_formats(manifest, facts)
+    found += find_oddities(manifest, facts, size)
+    found += _find_telling_formats(manifest, facts) or _find_own_kinds(manifest, facts)
     return _report_on(manifest, found)
 
 
@@ -431,30 +431,66 @@ def _find_same_pictures(
     return found
 
 
-def find_marks(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
+def find_oddities(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[_Finding]:
+    """What has to be said of slices whether they are trained on or only judged.
+
+    Args:
+        manifest: The slices.
+        facts: Row number to what is known of its file.
+        size: Rows and columns of the network's input.
+    """
+    marked, small = _find_marks(manifest, facts), _find_small(manifest, facts, size)
+    return [*marked, *small, *_find_misnamed(manifest, facts)]
+
+
+def _find_misnamed(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
+    """Slices whose names say another kind of file than they are, by class."""
+    rows = [row for row in manifest.rows if facts[row.number].is_misnamed]
+    if not rows:
+        return []
+    kinds = dict.fromkeys(
+        f"{facts[row.number].kind} files named {manifest.path(row).suffix.lower()}" for row in rows
+    )
+    sentence = (
+        f"{len(rows)} slices are not what their names say: {', '.join(kinds)} "
+        f"({_by_class(manifest, rows)}), such as {_names(rows)}. They are read as what they are; "
+        "other programs may refuse them. Rename them."
+    )
+    return [_of_rows("format", "warning", sentence, rows)]
+
+
+def _by_class(manifest: Manifest, rows: Sequence[ManifestRow]) -> str:
+    """How many of some rows are of each class, in words."""
+    counts = Counter(row.label for row in rows)
+    return ", ".join(f"{counts[label]} {label}" for label in manifest.labels)
+
+
+def _find_marks(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
     """Slices on which something coloured is drawn, by class."""
     rows = [row for row in manifest.rows if facts[row.number].coloured_share > 0]
     if not rows:
         return []
-    by_class = {label: sum(row.label == label for row in rows) for label in manifest.labels}
-    counts = ", ".join(f"{count} {label}" for label, count in by_class.items())
     sentence = (
-        f"{len(rows)} slices have coloured pixels ({counts}), such as {_names(rows)}: arrows, "
-        "circles or colour maps that people drew where they saw something. They are read as grey, "
-        "and a network can learn the marks instead of the disease. Take these rows out, or replace "
-        "the files by unmarked ones."
+        f"{len(rows)} slices have coloured pixels ({_by_class(manifest, rows)}), such as "
+        f"{_names(rows)}: arrows, circles or colour maps that people drew where they saw "
+        "something. They are read as grey, and a network can learn the marks instead of the "
+        "disease. Take these rows out, or replace the files by unmarked ones."
     )
     return [_of_rows("confounder", "warning", sentence, rows)]
 
 
-def find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[_Finding]:
+def _find_small(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[_Finding]:
     """Slices that have to be enlarged a lot."""
 
     def side(row: ManifestRow) -> int:
         """Pixels along a slice's shorter side."""
         return min(facts[row.number].rows, facts[row.number].columns)
 
-    rows = [r for r in manifest.rows if not facts[r.number].error and side(r) * _ENLARGED < size]
+    rows = [
+        row
+        for row in manifest.rows
+        if not facts[row.number].error and facts[row.number].is_small(size)
+    ]
     if not rows:
         return []
     smallest = min(rows, key=side)
@@ -472,8 +508,7 @@ def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -
     classes: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for row in manifest.rows:
         known = facts[row.number]
-        ending = manifest.path(row).suffix.lower()
-        classes[ending, known.bits, known.rows, known.columns].add(row.label)
+        classes[known.kind, known.bits, known.rows, known.columns].add(row.label)
     is_telling = len({row.label for row in manifest.rows}) > 1 and all(
         len(labels) == 1 for labels in classes.values()
     )
@@ -481,8 +516,8 @@ def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -
     if not is_telling or len(classes) > len(manifest) / 2:
         return []
     listed = "; ".join(
-        f"{ending} of {bits} bits, {rows} x {columns}: {next(iter(labels))}"
-        for (ending, bits, rows, columns), labels in list(classes.items())[:_MOST_NAMED]
+        f"{kind} of {bits} bits, {rows} x {columns}: {next(iter(labels))}"
+        for (kind, bits, rows, columns), labels in list(classes.items())[:_MOST_NAMED]
     )
     sentence = (
         f"Class and kind of file are the same variable ({listed}). The classes come from different "
@@ -490,6 +525,28 @@ def _find_telling_formats(manifest: Manifest, facts: Mapping[int, SliceFacts]) -
         "Add slices of both classes from one source."
     )
     return [_Finding("confounder", "warning", sentence)]
+
+
+def _find_own_kinds(manifest: Manifest, facts: Mapping[int, SliceFacts]) -> list[_Finding]:
+    """Kinds of file that one class alone has, where chance would hardly have made it so."""
+    by_kind: dict[tuple[str, int], list[ManifestRow]] = defaultdict(list)
+    for row in manifest.rows:
+        if known := facts[row.number].kind:
+            by_kind[known, facts[row.number].bits].append(row)
+    found = []
+    for (kind, bits), rows in by_kind.items():
+        label = rows[0].label
+        by_chance = (manifest.cases[label] / len(manifest)) ** len(rows)
+        if any(row.label != label for row in rows) or by_chance > _RARE_CHANCE:
+            continue
+        sentence = (
+            f"{kind} files of {bits} bits are of one class alone: {len(rows)} slices, all {label}. "
+            "The kind of file gives the class away: a network can learn what its compression and "
+            "its source leave in a picture instead of the disease. Judge the other slices by "
+            "themselves, or add such files of other classes."
+        )
+        found.append(_of_rows("confounder", "warning", sentence, rows))
+    return found
 
 
 def _with_leaks_said(

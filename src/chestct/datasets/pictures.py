@@ -33,7 +33,13 @@ from chestct.errors import ChestCTError, ReadError
 from chestct.labels import LabelSet
 from chestct.lookup import look_up
 from chestct.readers import read_volume
-from chestct.readers.pictures import MAX_COLOUR, MAX_COLOURED_SHARE, read_stored_pixels
+from chestct.readers.pictures import (
+    MAX_COLOUR,
+    MAX_COLOURED_SHARE,
+    SUFFIXES,
+    read_stored_pixels,
+    stored_format,
+)
 from chestct.storage import write_whole_with
 from chestct.volume import Volume, to_canonical
 
@@ -55,11 +61,13 @@ class _SlicePicture:
         values: Grey values from 0 to 1, (height, width).
         bits: Of a stored value, 8 or 16.
         coloured_share: Share of the pixels that have a colour, 0 to 1.
+        kind: "TIFF", "PNG" or "JPEG", whatever its name says.
     """
 
     values: _Picture
     bits: int
     coloured_share: float
+    kind: str
 
     @property
     def is_marked(self) -> bool:
@@ -71,7 +79,7 @@ def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     """Read a slice from a PNG, JPEG or TIFF file.
 
     Args:
-        path: The file; its format is known by its name.
+        path: The file; its format is known by its first bytes, as JPEGs are often named .png.
         sixteen_bit: What becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
 
     Raises:
@@ -82,7 +90,8 @@ def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
         raise ReadError(msg)
     if not path.is_file():
         raise ReadError(f"There is no picture {path}.")
-    stored = read_stored_pixels(path)
+    kind = stored_format(path) or ""
+    stored = read_stored_pixels(path, kind)
     if min(stored.shape[:2]) < _SMALLEST_SIDE:
         msg = (
             f"{path.name} has {stored.shape[0]} x {stored.shape[1]} pixels; a slice of at least "
@@ -91,7 +100,7 @@ def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
         raise ReadError(msg)
     bits = 8 * stored.dtype.itemsize
     share = _coloured_share(stored, bits)
-    return _SlicePicture(_scaled(_grey(stored), stored.dtype, sixteen_bit), bits, share)
+    return _SlicePicture(_scaled(_grey(stored), stored.dtype, sixteen_bit), bits, share, kind)
 
 
 def fitted(values: _Picture, form: PictureForm) -> Float32[np.ndarray, "size size"]:
@@ -136,6 +145,8 @@ def _squared(values: _Picture) -> Float32[np.ndarray, "side side"]:
     return np.pad(values, [(num // 2, num - num // 2) for num in lacking])
 
 
+_ENLARGED: Final = 2.0
+"""A picture enlarged more than so often is pointed out."""
 _FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
 _NAME: Final = "slices-"
@@ -156,6 +167,8 @@ class SliceFacts:
         coloured_share: Share of the pixels with a colour.
         digest: Hash of its grey values; two files with the same picture have the same.
         error: Why it cannot be read, or empty.
+        kind: "TIFF", "PNG" or "JPEG", by its first bytes.
+        is_misnamed: Whether its name says another kind.
     """
 
     rows: int = 0
@@ -164,6 +177,25 @@ class SliceFacts:
     coloured_share: float = 0.0
     digest: str = ""
     error: str = ""
+    kind: str = ""
+    is_misnamed: bool = False
+
+    def is_small(self, size: int) -> bool:
+        """Whether its shorter side has less than half the pixels of a network's input."""
+        return min(self.rows, self.columns) * _ENLARGED < size
+
+    def remarks(self, size: int) -> tuple[str, ...]:
+        """What an answer about it has to be read with, for an input of so many pixels a side."""
+        said = {
+            f"{self.coloured_share:.1%} of it is coloured: the answer may be about marks": (
+                self.coloured_share > 0
+            ),
+            f"it has {self.rows} x {self.columns} pixels, less than half of {size}": (
+                self.is_small(size)
+            ),
+            f"it is a {self.kind} file by another name": self.is_misnamed,
+        }
+        return tuple(words for words, holds in said.items() if holds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +302,15 @@ def _read_one(task: _Task) -> _Found:
     grey = hashlib.blake2b(levels.tobytes(), digest_size=16)
     grey.update(f"{rows} {columns}".encode())
     share = round(picture.coloured_share, 6) if picture.is_marked else 0.0
-    facts = SliceFacts(rows, columns, picture.bits, share, grey.hexdigest())
+    facts = SliceFacts(
+        rows,
+        columns,
+        picture.bits,
+        share,
+        grey.hexdigest(),
+        kind=picture.kind,
+        is_misnamed=path.suffix.lower() not in SUFFIXES[picture.kind],
+    )
     return facts, fitted(picture.values, form).astype(np.float16)
 
 
@@ -283,7 +323,7 @@ def _key(paths: Sequence[Path], form: PictureForm) -> str:
             stats.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
         except OSError:
             stats.append([str(path), 0, 0])
-    text = json.dumps([1, form.model_dump(), stats])
+    text = json.dumps([2, form.model_dump(), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 

@@ -1,7 +1,7 @@
 """Make a manifest from a folder of scans or slices, as public data sets lay them out, or of lists.
 
 What is assumed of each layout stands in its function; `docs/datasets.md` lists them. A manifest of
-slices has a picture in every row. Whose slice it is decides where it may stand when the slices are
+slices has a picture in every row. _Whose slice it is decides where it may stand when the slices are
 divided, so the patient is looked for: in the folder the picture lies in, or in its name by a
 pattern.
 """
@@ -23,6 +23,7 @@ from chestct.datasets.manifest import (
     ManifestRow,
     parse_age,
     parse_sex,
+    read_lines,
 )
 from chestct.errors import ReadError
 from chestct.labels import (
@@ -38,6 +39,7 @@ from chestct.lookup import first_lines_of, first_of, look_up, unknown_name_messa
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.pictures import SUFFIXES
+from chestct.remote import joined
 from chestct.report.tables import read_csv
 
 _SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
@@ -515,12 +517,16 @@ def _parsed(parse: Callable[[str], _Value], cells: list[str]) -> _Value | None:
 _UNKNOWN_PATIENTS: Final = (
     "Neither folders nor a pattern say whose slices these are: every picture is taken for another "
     "patient, so slices of one patient can stand on two sides of a split and make its result too "
-    "good. Give --patient-pattern, or correct the column 'patient'."
+    "good. Give --patient-pattern, put a table 'patients.csv' (columns file, patient) beside the "
+    "pictures, or correct the column 'patient'."
 )
+_PICTURE_COLUMNS: Final = ("file", "filename", "picture", "image")
+_PATIENT_COLUMNS: Final = ("patient", "patientid", "group")
 
-_COVID_CT_LIST = re.compile(r"(train|val|test)ct_(covid|noncovid)\.txt", re.IGNORECASE)
+_COVID_CT_LIST = re.compile(r"(train|val|test)(?:ct)?_(covid|noncovid)\.txt", re.IGNORECASE)
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
-_COVID_CT_FOLDERS = {"covid": ("CT_COVID", COVID19), "noncovid": ("CT_NonCOVID", NORMAL)}
+_COVID_CT_FOLDERS = {"covid": ("CT_COVID", "COVID"), "noncovid": ("CT_NonCOVID", "NonCOVID")}
+_COVID_CT_CLASSES = {"covid": COVID19, "noncovid": NORMAL}
 
 
 class _SliceList(NamedTuple):
@@ -536,7 +542,8 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _L
     """List the pictures of a folder: by COVID-CT's lists where there are some, else by class.
 
     Class folders are named after their class ("COVID-19", "normal", ...). A picture's patient is
-    the folder between it and the class folder, or what the pattern finds in its name.
+    what the pattern finds in its name, what a table `patients*.csv` says of it, or the folder
+    between it and the class folder.
 
     Args:
         folder: A data set, unpacked.
@@ -553,9 +560,9 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _L
     lists = _find_covid_ct_lists(place)
     if lists:
         return read_lists(lists, place, patient_pattern=patient_pattern)
-    classes = _class_folders(place)
+    classes, whose = _class_folders(place), _Whose.of(place, patient_pattern)
     rows = [
-        ManifestRow(str(picture), _patient(picture, inside, label, patient_pattern), label)
+        ManifestRow(str(picture), whose.named(picture, inside, label), label)
         for inside, label in classes
         for picture in _pictures_under(inside)
     ]
@@ -585,7 +592,10 @@ def _left_out(place: Path, classes: Sequence[Path]) -> tuple[str, ...]:
 
 
 def _find_covid_ct_lists(folder: Path) -> list[_SliceList]:
-    """COVID-CT's own split: lists such as `trainCT_COVID.txt`, pictures in `CT_COVID`."""
+    """COVID-CT's own split: lists such as `trainCT_COVID.txt`, pictures in `CT_COVID`.
+
+    Or as copies of it have them: `train_COVID.txt`, pictures in `COVID`.
+    """
     places = [folder, *_folders_under(folder, 4)]
     images = {place.name.lower(): place for place in reversed(places)}
     found = []
@@ -595,10 +605,55 @@ def _find_covid_ct_lists(folder: Path) -> list[_SliceList]:
             # A later revision of the data set keeps its first split beside the second.
             if name is None or place.name.lower().startswith("old"):
                 continue
-            folder_name, label = _COVID_CT_FOLDERS[name[2].lower()]
-            where = images.get(folder_name.lower(), folder / folder_name)
-            found.append(_SliceList(file, label, _SPLITS[name[1].lower()], where))
+            kind = name[2].lower()
+            usual, *others = (each.lower() for each in _COVID_CT_FOLDERS[kind])
+            known = (images[each] for each in (usual, *others) if each in images)
+            where = next(known, folder / _COVID_CT_FOLDERS[kind][0])
+            split = _SPLITS[name[1].lower()]
+            found.append(_SliceList(file, _COVID_CT_CLASSES[kind], split, where))
     return found
+
+
+def find_pictures(given: Sequence[Path], *, patient_pattern: str | None = None) -> dict[Path, str]:
+    """Pictures that nobody has labelled, to their patients; empty where those are not known.
+
+    Args:
+        given: Pictures, folders of them (each looked at with the three levels below it; a folder
+            between is the patient, as in `scan_slice_folder`), and tables with a column `scan` and
+            perhaps `patient`, by the ending `.csv`.
+        patient_pattern: As there; it comes before what folders and tables say.
+
+    Raises:
+        ReadError: None were found.
+        ManifestError: A table lacks its column, or the pattern is wrong or finds nothing.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
+    for each in given:
+        for picture, patient in _pictures_of(each, patient_pattern):
+            found.setdefault(picture.resolve(), (picture, patient))
+    if not found:
+        named = ", ".join(str(each) for each in given)
+        msg = f"There is no picture ({', '.join(PICTURE_ENDINGS)}) in {named} or below."
+        raise ReadError(f"{msg} Name pictures, a folder of them, or a table with a column 'scan'.")
+    return dict(found.values())
+
+
+def _pictures_of(given: Path, pattern: str | None) -> Iterator[tuple[Path, str]]:
+    """The pictures that one argument stands for, and their patients."""
+    if given.suffix.lower() == ".csv":
+        header, lines = read_lines(given, ("scan",))
+        for cells in lines:
+            row = dict(zip(header, cells, strict=False))
+            if row.get("scan", "").strip() and not row.get("excluded", "").strip():
+                said = _matched(pattern, Path(row["scan"])) if pattern else row.get("patient", "")
+                yield joined(given.parent, row["scan"].strip()), said.strip()
+        return
+    if not given.is_dir():
+        yield given, _matched(pattern, given) if pattern else ""
+        return
+    whose = _Whose.of(given, pattern)
+    for picture in _pictures_under(given):
+        yield picture, whose.patient(picture, given) or ""
 
 
 def parse_list(text: str, images: Path) -> _SliceList:
@@ -625,19 +680,20 @@ def read_lists(
         ManifestError: A list cannot be read, is empty, or names pictures that are not there; the
             message names list and pictures.
     """
+    whose = _Whose.of(folder, patient_pattern)
     rows = [
         ManifestRow(
             str(picture),
-            _patient(picture, each.images, each.label, patient_pattern),
+            whose.named(picture, each.images, each.label),
             each.label,
             split=each.split,
         )
         for each in lists
         for picture in _listed(each)
     ]
-    notes: tuple[str, ...] = ()
+    rows, notes = _without_shared(rows)
     if any(each.label == NORMAL and "non" in each.file.name.lower() for each in lists):
-        notes = (
+        notes += (
             "Pictures listed as not COVID-19 are taken for normal; some show other findings. "
             "Change the column 'label' where that matters.",
         )
@@ -676,13 +732,83 @@ def _names_in(file: Path) -> list[str]:
     return names
 
 
-def _patient(picture: Path, inside: Path, label: str, pattern: str | None) -> str:
-    """Whose slice a picture is; of one class, as folders are numbered anew in each."""
-    relative = picture.relative_to(inside)
-    if pattern is not None:
-        return f"{label} {_matched(pattern, relative)}"
-    folders = relative.parts[:-1]
-    return f"{label} {'/'.join(folders) if folders else relative.name}"
+def _without_shared(rows: Sequence[ManifestRow]) -> tuple[list[ManifestRow], tuple[str, ...]]:
+    """The rows of lists, none of whose patients is judged after something was learned from them.
+
+    A patient's slices stay in the last of the parts; in those before they are marked as excluded.
+    """
+    parts = tuple(_SPLITS.values())
+    last: dict[str, str] = {}
+    for row in rows:
+        if row.split:
+            last[row.patient] = max(row.split, last.get(row.patient, row.split), key=parts.index)
+    kept = [
+        replace(row, excluded=f"its patient is also in the {last[row.patient]} part")
+        if row.split and row.split != last[row.patient]
+        else row
+        for row in rows
+    ]
+    num_left = sum(bool(row.excluded) for row in kept)
+    if not num_left:
+        return kept, ()
+    return kept, (
+        f"{num_left} slices are listed for one part and their patients for another one too. They "
+        "are left out of the first, so that no patient is learned from and judged: the column "
+        "'excluded' says which.",
+    )
+
+
+@dataclass(frozen=True)
+class _Whose:
+    """What says whose slice a picture is.
+
+    Attributes:
+        pattern: Regular expression with one group, which is the patient; or None.
+        listed: Picture's name to its patient, of tables.
+    """
+
+    pattern: str | None
+    listed: Mapping[str, str]
+
+    @classmethod
+    def of(cls, folder: Path, pattern: str | None) -> _Whose:
+        """With what the tables `patients*.csv` in a folder and directly below it say.
+
+        A table has a column `file` with the pictures' names and one `patient`, or `group`: what
+        must not be parted, such as the slices of one page of a paper.
+        """
+        listed: dict[str, str] = {}
+        for path in _tables_under(folder):
+            if path.name.lower().startswith("patients"):
+                listed |= _patients_in(path)
+        return cls(pattern, listed)
+
+    def patient(self, picture: Path, inside: Path) -> str | None:
+        """The patient of a picture in a folder, of which the folders between also tell; or None.
+
+        Raises:
+            ManifestError: The pattern is wrong, or finds nothing in the picture's path.
+        """
+        relative = picture.relative_to(inside)
+        if self.pattern is not None:
+            return _matched(self.pattern, relative)
+        return self.listed.get(picture.name) or "/".join(relative.parts[:-1]) or None
+
+    def named(self, picture: Path, inside: Path, label: str) -> str:
+        """The same within one class, as folders are numbered anew in each; or the picture's own."""
+        return f"{label} {self.patient(picture, inside) or picture.name}"
+
+
+def _patients_in(table: Path) -> dict[str, str]:
+    """Picture's name to its patient; nothing where the table lacks the columns."""
+    header, *lines = read_table(table) or [[]]
+    names = [re.sub(r"[ _-]", "", name.lower()) for name in header]
+    picture = next((names.index(name) for name in _PICTURE_COLUMNS if name in names), None)
+    patient = next((names.index(name) for name in _PATIENT_COLUMNS if name in names), None)
+    if picture is None or patient is None:
+        return {}
+    whole = [cells for cells in lines if len(cells) == len(header) and cells[patient]]
+    return {PurePosixPath(cells[picture]).name: cells[patient] for cells in whole}
 
 
 def _matched(pattern: str, relative: Path) -> str:
@@ -701,11 +827,12 @@ def _listing(
 ) -> _Listing:
     labels = tuple(sorted({row.label for row in rows}, key=str.lower))
     manifest = Manifest(tuple(rows), labels, folder=folder, name=folder.name)
-    is_known = manifest.num_patients < len(manifest)
+    is_known = len({row.patient for row in rows}) < len(rows)
     return _Listing(manifest, layout, notes if is_known else (_UNKNOWN_PATIENTS, *notes))
 
 
 def _pictures_under(folder: Path) -> Iterator[Path]:
+    """The pictures in a folder and at most three below it, folder by folder."""
     for place in (folder, *_folders_under(folder, 3)):
         files = sorted(Path(entry) for entry in _entries(place) if entry.is_file())
         yield from (each for each in files if each.suffix.lower() in PICTURE_ENDINGS)

@@ -15,7 +15,8 @@ which `assumption` says):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Final
@@ -23,10 +24,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64
 
-from chestct.card import VoteSettings
+from chestct.card import SliceCard, VoteSettings
 from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.labels import LabelSet
 from chestct.lookup import look_up
+from chestct.result import PatientAnswer, SliceAnswer
 
 _THRESHOLDS: Final = (0.3, 0.5, 0.7, 0.9)
 _CUTS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
@@ -65,20 +67,66 @@ def vote(
         UnknownNameError: There is no such method.
         PredictionsError: A patient's class is not known.
     """
-    pool = look_up(VOTES, method, kind="vote")
-    chosen = settings or VoteSettings()
-    background = _background_of(slices.labels, negative)
-    rows = _rows_by_patient(slices)
-    pooled = [pool(slices.probabilities[each], background, chosen) for each in rows.values()]
+    rows = _rows_by_patient(slices.patients)
+    given = (slices.labels, method, settings, negative)
+    pooled = _pooled(slices.probabilities, rows, *given)
     return Predictions(
         scans=tuple(rows),
         patients=tuple(rows),
         truth=np.array([_truth(slices, *each, patient_labels) for each in rows.items()]),
-        probabilities=np.array(pooled).reshape(len(rows), len(slices.labels)),
+        probabilities=pooled,
         labels=slices.labels,
         # Where each patient's first slice comes from.
         sites=slices.sites and tuple(slices.sites[each[0]] for each in rows.values()),
     )
+
+
+def _pooled(
+    shares: _Shares,
+    rows: Mapping[str, list[int]],
+    labels: tuple[str, ...],
+    method: str,
+    settings: VoteSettings | None,
+    negative: str,
+) -> Float64[np.ndarray, "patient class"]:
+    """What the slices of each patient say of the patient.
+
+    Raises:
+        UnknownNameError: There is no such method.
+    """
+    pool = look_up(VOTES, method, kind="vote")
+    chosen, background = settings or VoteSettings(), _background_of(labels, negative)
+    pooled = [pool(shares[each], background, chosen) for each in rows.values()]
+    return np.array(pooled).reshape(len(rows), len(labels))
+
+
+def answers_on_patients(
+    slices: Sequence[SliceAnswer], method: str, card: SliceCard
+) -> list[PatientAnswer]:
+    """What is said of those patients who are known and have a slice with an answer.
+
+    Args:
+        slices: Answers on slices, labelled or not.
+        method: A name in `VOTES`.
+        card: Of the classifier that gave them, with the numbers behind the method.
+
+    Returns:
+        One answer per patient, in the order in which they first come.
+
+    Raises:
+        UnknownNameError: There is no such method.
+    """
+    known = [each for each in slices if each.patient and not each.failure]
+    rows = _rows_by_patient([each.patient for each in known])
+    shares = np.array([[*each.probabilities.values()] for each in known], dtype=np.float64)
+    shares = shares.reshape(len(known), len(card.labels))
+    given = (card.labels, method, card.votes, card.label_set.negative)
+    pooled = _pooled(shares, rows, *given).tolist()
+    failed = Counter(each.patient for each in slices if each.failure)
+    return [
+        PatientAnswer(patient, dict(zip(card.labels, said, strict=True)), len(own), failed[patient])
+        for (patient, own), said in zip(rows.items(), pooled, strict=True)
+    ]
 
 
 def fit_votes(
@@ -112,7 +160,7 @@ def one_per_patient(scans: Predictions) -> Predictions:
         PredictionsError: A patient has several scans.
     """
     if scans.num_patients < len(scans):
-        twice = next(p for p, rows in _rows_by_patient(scans).items() if len(rows) > 1)
+        twice = next(p for p, rows in _rows_by_patient(scans.patients).items() if len(rows) > 1)
         row = scans.patients.index(twice) + 1
         raise PredictionsError(
             f"The patient of row {row} has several scans ({scans.num_patients} patients, "
@@ -121,10 +169,10 @@ def one_per_patient(scans: Predictions) -> Predictions:
     return replace(scans, scans=scans.patients)
 
 
-def _rows_by_patient(predictions: Predictions) -> dict[str, list[int]]:
+def _rows_by_patient(patients: Sequence[str]) -> dict[str, list[int]]:
     """Rows of each patient, patients in the order in which they first come."""
     rows: dict[str, list[int]] = {}
-    for row, patient in enumerate(predictions.patients):
+    for row, patient in enumerate(patients):
         rows.setdefault(patient, []).append(row)
     return rows
 

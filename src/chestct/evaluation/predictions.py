@@ -114,15 +114,10 @@ class Predictions:
         indices = [int(row) for row in rows]
         return replace(
             self,
-            scans=tuple(self.scans[i] for i in indices),
-            patients=tuple(self.patients[i] for i in indices),
+            **_chosen_names(self, indices),
             truth=self.truth[indices],
             probabilities=self.probabilities[indices],
-            sites=None if self.sites is None else tuple(self.sites[i] for i in indices),
             called=None if self.called is None else self.called[indices],
-            groups={
-                name: tuple(values[i] for i in indices) for name, values in self.groups.items()
-            },
         )
 
     def with_probabilities(self, probabilities: Float[np.ndarray, "scan class"]) -> Predictions:
@@ -143,6 +138,7 @@ class FindingPredictions:
             thresholds of their own.
         labels: Names of the findings.
         sites: Where each scan comes from, or None.
+        groups: Further ways to divide the scans, by name: a value per scan.
 
     Raises:
         PredictionsError: Something does not fit; the message names the row and the remedy.
@@ -155,6 +151,7 @@ class FindingPredictions:
     thresholds: Float[np.ndarray, "scan finding"]
     labels: tuple[str, ...]
     sites: tuple[str, ...] | None = None
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_labels(self.labels)
@@ -175,6 +172,25 @@ class FindingPredictions:
     def num_patients(self) -> int:
         """How many patients the scans belong to."""
         return len(set(self.patients))
+
+    def choose(self, rows: Sequence[int] | Int[np.ndarray, " chosen"]) -> FindingPredictions:
+        """The given rows, in the given order."""
+        indices = [int(row) for row in rows]
+        return replace(
+            self,
+            **_chosen_names(self, indices),
+            truth=self.truth[indices],
+            probabilities=self.probabilities[indices],
+            thresholds=self.thresholds[indices],
+        )
+
+    @property
+    def wrong_pairs(self) -> list[tuple[int, int]]:
+        """Rows and findings that are judged wrongly, the farthest from their threshold first."""
+        beyond = self.probabilities - self.thresholds
+        is_wrong = self.is_known & ((beyond >= 0) != (self.truth == 1))
+        pairs = [(int(row), int(column)) for row, column in np.argwhere(is_wrong)]
+        return sorted(pairs, key=lambda pair: -abs(float(beyond[pair])))
 
     @property
     def is_known(self) -> Bool[np.ndarray, "scan finding"]:
@@ -214,6 +230,17 @@ class FindingPredictions:
 
 
 AnyPredictions = Predictions | FindingPredictions
+
+
+def _chosen_names(predictions: AnyPredictions, indices: Sequence[int]) -> dict[str, Any]:
+    """What some rows are called, and what they belong to."""
+    sites, groups = predictions.sites, predictions.groups
+    return {
+        "scans": tuple(predictions.scans[i] for i in indices),
+        "patients": tuple(predictions.patients[i] for i in indices),
+        "sites": None if sites is None else tuple(sites[i] for i in indices),
+        "groups": {name: tuple(values[i] for i in indices) for name, values in groups.items()},
+    }
 
 
 def align(first: Predictions, second: Predictions) -> Predictions:
@@ -256,7 +283,7 @@ def _check_names(predictions: AnyPredictions) -> None:
     num = len(predictions.scans)
     names = ("patients", "truth", "probabilities", "sites")
     columns = {name: getattr(predictions, name) for name in names}
-    for name, column in {**columns, **getattr(predictions, "groups", {})}.items():
+    for name, column in {**columns, **predictions.groups}.items():
         if column is not None and len(column) != num:
             msg = f"There are {num} scans and {len(column)} {name}. Expected one per scan."
             raise PredictionsError(msg)

@@ -156,10 +156,14 @@ def summarise(
         excluded: Scans that got no decision, with the reason; they are counted in a warning.
     """
     chosen = settings or EvaluationSettings()
-    if isinstance(predictions, FindingPredictions):
-        return _summarise_findings(predictions, chosen, excluded or {})
     parts = partial(_summarise_groups, predictions, chosen)
     labels = predictions.labels
+    divided: dict[str, Any] = {
+        "sites": parts(predictions.sites or ()),
+        "groups": {name: parts(values) for name, values in predictions.groups.items()},
+    }
+    if isinstance(predictions, FindingPredictions):
+        return _summarise_findings(predictions, chosen, excluded or {}, divided)
     return Summary(
         labels=labels,
         num_scans=len(predictions),
@@ -167,8 +171,7 @@ def summarise(
         cases=dict(zip(labels, predictions.cases.tolist(), strict=True)),
         confusion=confusion_matrix(predictions.truth, predictions.decisions, len(labels)),
         figures=estimate_figures(predictions, chosen.bootstrap),
-        sites=parts(predictions.sites or ()),
-        groups={name: parts(values) for name, values in predictions.groups.items()},
+        **divided,
         reliability=reliability_curve(predictions),
         coverage_risk=coverage_risk(predictions),
         abstention=tuple(abstention_threshold(predictions, e) for e in chosen.wished_errors),
@@ -178,19 +181,25 @@ def summarise(
 
 
 def _summarise_groups(
-    predictions: Predictions, settings: EvaluationSettings, values: Sequence[str]
+    predictions: AnyPredictions, settings: EvaluationSettings, values: Sequence[str]
 ) -> dict[str, _GroupSummary]:
     """The figures of each group of scans, in alphabetical order."""
     found = {}
     for value in sorted(set(values)):
         part = predictions.choose([i for i, each in enumerate(values) if each == value])
-        figures = estimate_figures(part, settings.bootstrap)
+        if isinstance(part, FindingPredictions):
+            figures = estimate_findings(part, settings.bootstrap)
+        else:
+            figures = estimate_figures(part, settings.bootstrap)
         found[value] = _GroupSummary(len(part), part.num_patients, figures)
     return found
 
 
 def _summarise_findings(
-    predictions: FindingPredictions, settings: EvaluationSettings, excluded: Mapping[str, str]
+    predictions: FindingPredictions,
+    settings: EvaluationSettings,
+    excluded: Mapping[str, str],
+    divided: Mapping[str, Any],
 ) -> Summary:
     """Compute what there is of findings; they have no confusion matrix and nothing is abstained."""
     cases = {label: int(predictions.of(i).cases[1]) for i, label in enumerate(predictions.labels)}
@@ -208,6 +217,7 @@ def _summarise_findings(
         num_patients=predictions.num_patients,
         cases=cases,
         figures=estimate_findings(predictions, settings.bootstrap),
+        **divided,
         warnings=(*found[0 if excluded else 1 :], *settings.remarks),
     )
 
@@ -293,9 +303,7 @@ def write_evaluation(
     for figure in drawn.values():
         lay_out(figure)
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
-    wrong = (
-        _wrong_lines(predictions, chosen.reports) if isinstance(predictions, Predictions) else []
-    )
+    wrong = _wrong_answers(predictions, chosen.reports)
     page = as_page(_report(chosen.name, main, drawn, wrong), PAGE_COLORS, "chestct evaluate")
     _write_folder(folder, pictures, {**_texts(chosen, main, excluded), _PAGE: page})
     return main
@@ -432,10 +440,10 @@ def _texts(
         "tables.md": as_markdown(*report.sections),
         "tables.tex": report.as_latex(),
         "figures.csv": _figures_csv({settings.name: main, **main.others}),
+        "groups.csv": _groups_csv(main),
     }
     if main.confusion.size:
         texts["confusion.csv"] = _confusion_csv(main)
-        texts["groups.csv"] = _groups_csv(main)
         texts["comparisons.csv"] = _comparisons_csv(main.comparisons)
     record = _evaluation_record(settings, main, excluded)
     texts[_COMPLETE] = json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
@@ -502,7 +510,7 @@ def _report(
     name: str,
     main: Summary,
     drawn: Mapping[str, Any] | None = None,
-    wrong: Sequence[Sequence[str]] | None = None,
+    wrong: _WrongAnswers | None = None,
 ) -> Report:
     """All tables, other classifiers beside it; a page has figures and wrong answers too."""
     figures = {name: main.figures, **{each: found.figures for each, found in main.others.items()}}
@@ -518,6 +526,7 @@ def _report(
     drawn = drawn or {}
     groupings = {"Sites": ("site", main.sites)} if main.sites else {}
     groupings |= {f"By {by}": (by, parts) for by, parts in main.groups.items()}
+    key_figures = _GROUP_FIGURES if main.confusion.size else tuple(main.figures.overall)[:4]
     return fill_report(
         "chestct.evaluation/tables.md.j2",
         FILTERS,
@@ -529,32 +538,72 @@ def _report(
         cells=cells,
         class_cells=class_cells,
         groupings=groupings,
-        key_figures=_GROUP_FIGURES if main.confusion.size else list(main.figures.overall)[:4],
-        group_figures=_GROUP_FIGURES,
+        key_figures=key_figures,
         drawn=drawn,
         wrong=wrong,
-        most_wrong=_MOST_WRONG,
         comparisons=main.comparisons,
         at_threshold_words=at_threshold_words(main.at_threshold) if main.at_threshold else "",
     )
 
 
-def _wrong_lines(predictions: Predictions, reports: Mapping[str, str]) -> list[list[str]]:
-    """Scan, true label, decision and its probability of the wrong answers, the surest first.
+@dataclass(frozen=True)
+class _WrongAnswers:
+    """The wrong answers of a page.
 
-    A scan that has a report is a link to it; one that is called as its patient is named by its row.
+    Attributes:
+        judged: What there is an answer on, in words and numbers.
+        num: How many are wrong.
+        columns: Headings.
+        lines: Cells, the surest first; of very many the first ones.
     """
-    lines = []
-    for row in predictions.wrong_rows[:_MOST_WRONG]:
-        scan = predictions.scans[row]
-        is_patient = scan == predictions.patients[row]
-        # Row 1 of a file of predictions is its header.
-        name = f"row {row + 2} of the predictions" if is_patient else scan
-        name = f"[{name}]({reports[scan]})" if scan in reports else name
-        pair = (predictions.truth[row], predictions.decisions[row])
-        labels = [predictions.labels[index] for index in pair]
-        lines.append([name, *labels, f"{predictions.confidences[row]:.3f}"])
-    return lines
+
+    judged: str
+    num: int
+    columns: tuple[str, ...]
+    lines: list[list[str]]
+
+
+def _wrong_answers(predictions: AnyPredictions, reports: Mapping[str, str]) -> _WrongAnswers:
+    """The decisions that are not the truth, or of findings those on which side they lie."""
+    columns: tuple[str, ...]
+    if isinstance(predictions, FindingPredictions):
+        pairs = predictions.wrong_pairs
+        lines = [_wrong_pair(predictions, *pair, reports) for pair in pairs[:_MOST_WRONG]]
+        judged = f"{int(predictions.is_known.sum())} answers on findings that are known"
+        columns = ("scan", "finding", "truth", "decision", "probability", "threshold")
+        return _WrongAnswers(judged, len(pairs), columns, lines)
+    rows = predictions.wrong_rows
+    lines = [_wrong_line(predictions, row, reports) for row in rows[:_MOST_WRONG]]
+    columns = ("scan", "true label", "decision", "probability of the decision")
+    return _WrongAnswers(f"{len(predictions)} scans", len(rows), columns, lines)
+
+
+def _wrong_line(predictions: Predictions, row: int, reports: Mapping[str, str]) -> list[str]:
+    """Scan, true label, decision and its probability."""
+    pair = (predictions.truth[row], predictions.decisions[row])
+    labels = [predictions.labels[index] for index in pair]
+    name = _linked(predictions, row, reports)
+    return [name, *labels, f"{predictions.confidences[row]:.3f}"]
+
+
+def _wrong_pair(
+    predictions: FindingPredictions, row: int, column: int, reports: Mapping[str, str]
+) -> list[str]:
+    """Scan, finding, whether it is there and was called so, its probability and threshold."""
+    is_there = predictions.truth[row, column] == 1
+    said = ("present", "absent") if is_there else ("absent", "present")
+    numbers = (predictions.probabilities[row, column], predictions.thresholds[row, column])
+    shown = [f"{number:.3f}" for number in numbers]
+    return [_linked(predictions, row, reports), predictions.labels[column], *said, *shown]
+
+
+def _linked(predictions: AnyPredictions, row: int, reports: Mapping[str, str]) -> str:
+    """A scan, named by its row if it is called as its patient; a link to its report if any."""
+    scan = predictions.scans[row]
+    # Row 1 of a file of predictions is its header.
+    is_patient = scan == predictions.patients[row]
+    name = f"row {row + 2} of the predictions" if is_patient else scan
+    return f"[{name}]({reports[scan]})" if scan in reports else name
 
 
 def estimate_lines(figures: Figures) -> list[list[object]]:

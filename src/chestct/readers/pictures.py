@@ -89,6 +89,13 @@ MAX_COLOURED_SHARE = 0.001
 SUFFIXES = {"TIFF": (".tif", ".tiff"), "PNG": (".png",), "JPEG": (".jpg", ".jpeg")}
 """File name endings per format. TIFF first: its slices often come with previews as PNG or JPEG."""
 
+_BEGINNINGS = {
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+}
+"""First bytes of a file per format."""
+
 # TIFF 6.0. Every compression here is unpacked into a buffer of the declared size; pictures within
 # a TIFF (JPEG, JPEG 2000) have sizes of their own and are not lossless.
 _COMPRESSIONS = {1, 5, 8, 32773, 32946, 34925, 50000}
@@ -249,6 +256,17 @@ def _format_of(path: Path) -> str | None:
     return next((name for name, suffixes in SUFFIXES.items() if suffix in suffixes), None)
 
 
+def stored_format(path: Path) -> str | None:
+    """Which format a file has by its first bytes, or by its name where these say nothing."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(8)
+    except OSError:
+        begin = b""
+    by_bytes = (name for name, begins in _BEGINNINGS.items() if begin.startswith(begins))
+    return next(by_bytes, None) or _format_of(path)
+
+
 def _read_slice(path: Path) -> tuple[Slab, _SliceKind]:
     """One slice's pixels and their kind; colour comes back grey in 8 bits, without alpha."""
     pixels = read_stored_pixels(path)
@@ -258,18 +276,24 @@ def _read_slice(path: Path) -> tuple[Slab, _SliceKind]:
     return pixels, _SliceKind(pixels.shape[0], pixels.shape[1], bits)
 
 
-def read_stored_pixels(path: Path) -> Integer[np.ndarray, "height width *samples"]:
+def read_stored_pixels(
+    path: Path, kind: str | None = None
+) -> Integer[np.ndarray, "height width *samples"]:
     """The pixels of one slice file as stored, coloured ones too.
+
+    Args:
+        path: The file.
+        kind: "TIFF", "PNG" or "JPEG"; None: what its name says.
 
     Raises:
         ReadError: Damaged, several pages, too large, or not of 8 or 16 bits.
     """
     from PIL.Image import DecompressionBombError
 
-    name = _format_of(path)
+    name = kind or _format_of(path)
     try:
         with _quiet_decoders():
-            return _read_tiff(path) if name == "TIFF" else _read_picture(path)
+            return _read_tiff(path) if name == "TIFF" else _read_picture(path, name or "")
     except (*_DAMAGE, DecompressionBombError) as error:
         msg = f"{path.name} is not a readable {name} slice ({type(error).__name__}): cut short,"
         raise ReadError(f"{msg} damaged, or of another kind. Copy it again.") from error
@@ -337,7 +361,7 @@ def _check_segments(page: tifffile.TiffPage, path: Path) -> None:
         raise ReadError(f"{path.name} is cut short or damaged: not all its pixels are in the file.")
 
 
-def _read_picture(path: Path) -> Integer[np.ndarray, "height width *colours"]:
+def _read_picture(path: Path, kind: str) -> Integer[np.ndarray, "height width *colours"]:
     from PIL import Image
 
     num_bytes = path.stat().st_size
@@ -347,7 +371,7 @@ def _read_picture(path: Path) -> Integer[np.ndarray, "height width *colours"]:
         )
     # From memory, where Pillow cannot ask for the gigabytes that a damaged PNG chunk declares.
     content = BytesIO(path.read_bytes())
-    with Image.open(content, formats=(_format_of(path) or "",)) as picture:
+    with Image.open(content, formats=(kind,)) as picture:
         _check_size(picture.height, picture.width, path)
         if getattr(picture, "is_animated", False):
             _refuse_pages(path)

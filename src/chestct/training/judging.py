@@ -17,7 +17,7 @@ from jaxtyping import Float64
 
 from chestct.card import CARD_FILE, SLICE_CARD_FILE, VoteSettings
 from chestct.classifier import Classifier, SliceClassifier, load_slice_classifier
-from chestct.datasets.checks import find_marks, find_small, find_unreadable_slices
+from chestct.datasets.checks import find_oddities, find_unreadable_slices
 from chestct.datasets.confounders import VARIABLES, groups_by
 from chestct.datasets.manifest import (
     SPLITS,
@@ -62,6 +62,7 @@ from chestct.familiarity import Familiarity, separation
 from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
+from chestct.result import SliceAnswer
 from chestct.training.checklists import write_checklist
 from chestct.training.data import make_cache, parts_in_run, patient_labels_of, read_slices
 from chestct.training.loop import evaluate
@@ -236,8 +237,8 @@ def _require_columns(manifest: Manifest, names: Sequence[str]) -> None:
 
 
 def _with_groups(
-    judged: Predictions, manifest: Manifest, facts: Sequence[ScanFacts], by: Sequence[str]
-) -> Predictions:
+    judged: AnyPredictions, manifest: Manifest, facts: Sequence[ScanFacts], by: Sequence[str]
+) -> AnyPredictions:
     """The predictions, their scans in groups: by the usual variables that differ, and as asked."""
     groups = {
         name: tuple(groups_by(manifest, facts, name)) for name in dict.fromkeys((*_GROUPINGS, *by))
@@ -384,8 +385,7 @@ def evaluate_manifest(
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
     baseline, remark = cross_validated_baseline(judged, kept, facts)
-    if isinstance(judged, Predictions):
-        judged = _with_groups(judged, kept, facts, wishes.by)
+    judged = _with_groups(judged, kept, facts, wishes.by)
     others: dict[str, AnyPredictions | Judgement] = dict(wishes.beside)
     if baseline is not None:
         write_predictions(baseline, folder / BASELINE_FILE)
@@ -516,6 +516,8 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
 MAIN_VOTE: Final = "mean"
 """The vote that others are compared with: the only one without a number to choose."""
 SLICES_AT_ONCE: Final = 32
+_PICTURES_AT_ONCE: Final = 16 * SLICES_AT_ONCE
+"""Between two words on how far things are."""
 
 
 @dataclass(frozen=True)
@@ -616,11 +618,52 @@ def _judge_slices(
     unreadable = find_unreadable_slices(manifest, facts)
     if unreadable:
         raise TrainingError(unreadable[0].sentence)
-    for finding in (*find_marks(manifest, facts), *find_small(manifest, facts, form.size)):
+    for finding in find_oddities(manifest, facts, form.size):
         listener.note(finding.sentence)
     examples = LabelledSlices(store, manifest)
     outputs = evaluate(classifier.network, examples, batch_size=SLICES_AT_ONCE)
     return predictions_of(outputs, manifest, classifier.card.labels, classifier.card.temperature)
+
+
+def judge_pictures(
+    classifier: SliceClassifier, pictures: Mapping[Path, str], cache: Path, listener: Listener
+) -> list[SliceAnswer]:
+    """Classify pictures that nobody has labelled; those that cannot be read stop no other.
+
+    Args:
+        classifier: What judges.
+        pictures: Where they lie, each once, to their patients; empty where those are not known.
+        cache: Folder for the pictures as the network sees them.
+        listener: Told how far things are.
+
+    Returns:
+        An answer or a failure for each, in their order.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    card = classifier.card
+    # A manifest needs labels; these are not looked at.
+    rows = tuple(ManifestRow(str(path), str(path), card.labels[0]) for path in pictures)
+    manifest = Manifest(rows, card.labels)
+    store = read_slices(manifest, card.pictures, listener, str(cache))
+    read = [row for row in manifest.rows if not store.by_row[row.number].error]
+    said: dict[int, dict[str, float]] = {}
+    for start in range(0, len(read), _PICTURES_AT_ONCE):
+        part_of = manifest.with_rows(read[start : start + _PICTURES_AT_ONCE])
+        examples = LabelledSlices(store, part_of)
+        outputs = evaluate(classifier.network, examples, batch_size=SLICES_AT_ONCE)
+        judged = predictions_of(outputs, part_of, card.labels, card.temperature)
+        for row, shares in zip(part_of.rows, judged.probabilities.tolist(), strict=True):
+            said[row.number] = dict(zip(card.labels, shares, strict=True))
+        listener.progress("classifying", Progress(start + len(part_of), len(read), 0.0))
+    answers = []
+    for row, (path, patient) in zip(manifest.rows, pictures.items(), strict=True):
+        facts = store.by_row[row.number]
+        remarks = () if facts.error else facts.remarks(card.pictures.size)
+        shares = said.get(row.number, {})
+        answers.append(SliceAnswer(str(path), patient, shares, remarks, facts.error))
+    return answers
 
 
 def _read_patients_beside(

@@ -218,12 +218,14 @@ class IndexHead:
         notice: What the classifier may not be used for.
         trained_on: What it learned from.
         is_simulated: Whether the scans were.
+        what: What they are called.
     """
 
     num: int
     notice: str
     trained_on: str
     is_simulated: bool = False
+    what: str = "scans"
 
 
 def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
@@ -237,7 +239,9 @@ def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
         raise ValueError("An index needs at least one result.")
     first = entries[0].result
     is_simulated = any(entry.truth for entry in entries)
-    head = IndexHead(len(entries), first.notice, first.provenance.trained_on, is_simulated)
+    what = "simulated patients" if is_simulated else "scans"
+    trained_on = first.provenance.trained_on
+    head = IndexHead(len(entries), first.notice, trained_on, is_simulated, what)
     return write_index_rows(map(_index_row, entries), head, folder)
 
 
