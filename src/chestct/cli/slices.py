@@ -199,7 +199,7 @@ def train(
     from chestct.training.session import run_slice_training
 
     plan = _plan(training, weights, table, out)
-    lines = EpochLines(plan.settings.training.epochs)
+    lines = EpochLines(plan.settings.training.epochs, plan.settings.num_members)
     with listening(training.processes, lines) as listener:
         summary = run_slice_training(replace(plan, listener=listener))
     show_summary(summary, out)

@@ -34,7 +34,7 @@ class EpochLines:
 
     Args:
         epochs: Of one training, at most.
-        num_trainings: Trainings in all, one per fold.
+        num_trainings: Trainings in all, one per fold or member.
     """
 
     def __init__(self, epochs: int, num_trainings: int = 1) -> None:

@@ -371,11 +371,6 @@ class SliceParts:
     labels: tuple[str, ...]
     classes: tuple[ClassLabel, ...] | None = None
 
-    @property
-    def num_members(self) -> int:
-        """Networks that are trained, and of which the mean answers."""
-        return int(self.network_settings.get("members", 1))  # type: ignore[call-overload, no-any-return]
-
     def build_network(self, seed: int) -> SliceNetwork:
         """One member, its head drawn from a seed; torch's own generator is left as it was."""
         own = {**self.network_settings, "members": 1}

@@ -479,7 +479,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
             the run was stopped; the message says what to do.
     """
     parts, division, store = _checked_slices(plan)
-    name, num = plan.folder.name, parts.num_members
+    name, num = plan.folder.name, plan.settings.num_members
     trainings = members_of(name, plan.folder, division, num, plan.settings.data.split_seed)
     with memory_explained(plan.folder):
         trained = [

@@ -435,6 +435,12 @@ class SliceRunSettings(LabelSettings):
     augmentation: _AugmentationSection = _AugmentationSection()
     training: TrainingSettings = TrainingSettings()
 
+    @property
+    def num_members(self) -> int:
+        """Networks that are trained, of which the mean answers; 1 where it is no whole number."""
+        wanted = self.network.settings.get("members", 1)
+        return wanted if isinstance(wanted, int) else 1
+
 
 _PACKAGE: Final = Path(__file__).parents[1]
 _SUFFIX: Final = ".yaml"
