@@ -408,31 +408,22 @@ def find_slice_parts(settings: SliceRunSettings) -> SliceParts:
         augmentation = find_augmentation(wanted.name, wanted.overrides, SLICE_AUGMENTATIONS)
     with _blamed_on("data.split"):
         look_up(SLICE_SPLITS, settings.data.split, kind="split of slices")
+    name, num = settings.network.name, len(settings.labels)
     with _blamed_on("network"), torch.device("meta"):
-        network = build_slice_network(settings.network.name, len(settings.labels), chosen)
-        member = build_slice_network(
-            settings.network.name, len(settings.labels), {**chosen, "members": 1}
-        )
+        network = build_slice_network(name, num, chosen)
+        member = build_slice_network(name, num, {**chosen, "members": 1})
     _check_named_parts(member, settings.training)
     with _blamed_on("network.weights"):
-        weights = find_weights(settings.network.name, settings.network.weights)
+        weights = find_weights(name, settings.network.weights)
     is_from_hub = settings.network.weights == IMAGENET
     source = network.facts.weights_id if is_from_hub else Path(settings.network.weights).name
-    if settings.network.name not in SLICE_NETWORKS:
+    if name not in SLICE_NETWORKS:
         chosen["size"] = network.size
         if network.settings.scaling == "weights":
-            chosen |= {name: list(values) for name, values in network.scaling.items()}
+            chosen |= {each: list(values) for each, values in network.scaling.items()}
     form = PictureForm(size=network.size, **settings.pictures.model_dump())
-    return SliceParts(
-        settings.network.name,
-        chosen,
-        weights,
-        source,
-        form,
-        augmentation,
-        settings.labels,
-        settings.classes,
-    )
+    labels, classes = settings.labels, settings.classes
+    return SliceParts(name, chosen, weights, source, form, augmentation, labels, classes)
 
 
 TRAINING_FOLDER: Final = "training"

@@ -487,13 +487,11 @@ def run_slice_training(plan: SlicePlan) -> Summary:
             for number, each in enumerate(trainings)
         ]
         network = mean_of([member for member, _ in trained])
-        tested = labelled_slices(division, store).test
-        said = answers(
-            Outputs.joined([watched for _, watched in trained]),
-            None if tested is None else evaluate(network, tested, batch_size=SLICES_AT_ONCE),
-            _watched_by_members(division, trainings),
-            parts.labels,
-        )
+        watched = Outputs.joined([outputs for _, outputs in trained])
+        tested, inputs = None, labelled_slices(division, store).test
+        if inputs is not None:
+            tested = evaluate(network, inputs, batch_size=SLICES_AT_ONCE)
+        said = answers(watched, tested, _watched_by_members(division, trainings), parts.labels)
     patients = patient_labels_of(division.joined)
     negative = plan.settings.label_set.negative
     votes = fit_votes(said.calibrated, patients, negative)
