@@ -463,6 +463,10 @@ _SLICES_IN_WORDS: Final = {
     TEST: "the test part's slices",
     VALIDATION: "the validation part's slices, which the run was watched on: likely too good",
 }
+_WATCHED_BY_MEMBERS: Final = (
+    "all slices, each answered by the member that did not learn from it but was watched on it: "
+    "likely too good"
+)
 _SLICES_LICENCE: Final = (
     "Not stated by whoever trained it; the terms of slices and ImageNet may apply."
 )
@@ -492,6 +496,8 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         if inputs is not None:
             tested = evaluate(network, inputs, batch_size=SLICES_AT_ONCE)
         said = answers(watched, tested, _watched_by_members(division, trainings), parts.labels)
+    is_watched = num > 1 and said.part == VALIDATION
+    judged_on = _WATCHED_BY_MEMBERS if is_watched else _SLICES_IN_WORDS[said.part]
     patients = patient_labels_of(division.joined)
     negative = plan.settings.label_set.negative
     votes = fit_votes(said.calibrated, patients, negative)
@@ -508,7 +514,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         backbone_weights=parts.describe_weights(),
         split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
         trained_on=describe_scans(division.training if num == 1 else trainings[0].division.joined),
-        results=measured(on_slices, _SLICES_IN_WORDS[said.part]),
+        results=measured(on_slices, judged_on),
         votes=votes,
         temperature=said.temperature,
         versions=program_versions("timm", "torchvision"),
