@@ -64,6 +64,10 @@ TASKS = {
     # Its unpadded convolutions leave nothing of less than 100^3.
     "voxcnn": Task("voxcnn", 8, 1e-3, 100, {"dropout": 0.0}),
     "segresnet_encoder": Task("segresnet_encoder", 30, 0.003, 32, {"width": 4, "cells": 2}),
+    "merlin_encoder": Task("merlin_encoder", 40, 0.01, 32, {"width": 4, "depth": 50, "cells": 2}),
+    "colipri_encoder": Task(
+        "colipri_encoder", 40, 0.003, 32, {"width": 24, "depth": 2, "heads": 2, "cells": 2}
+    ),
     "lung_densities": Task("lung_densities", 40, 0.01, 24, {"dropout": 0.0}),
 }
 
@@ -88,7 +92,7 @@ def is_learned(network: nn.Module, scans: SmoothScans) -> bool:
 def test_a_network_learns_eight_scans_by_heart(name: str, tmp_path: Path) -> None:
     task = TASKS[name]
     shape = (task.size, task.size, task.size)
-    has_any_size = task.network.startswith(("roi", "lung", "segresnet"))
+    has_any_size = task.network.startswith(("roi", "lung", "segresnet", "merlin", "colipri"))
     by_shape = {} if has_any_size else {"input_shape": list(shape)}
     torch.manual_seed(0)
     network = build_network(task.network, 1, 2, {**task.settings, **by_shape})
