@@ -31,6 +31,8 @@ FORMS: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "voxcnn": ({"input_shape": [100, 100, 100]}, (100, 100, 100)),
     "lung_densities": ({"head_units": 8}, (36, 33, 40)),
     "segresnet_encoder": ({"width": 2, "cells": 2}, (36, 33, 40)),
+    "merlin_encoder": ({"depth": 50, "width": 2}, (36, 33, 40)),
+    "colipri_encoder": ({"width": 12, "depth": 2, "heads": 2}, (24, 16, 32)),
 }
 """Settings and an input shape with which each network is quick to run; forms after a space."""
 
@@ -44,6 +46,8 @@ LAST_BLOCKS = {
     "voxcnn": "features.12",
     "lung_densities": "densities",
     "segresnet_encoder": "layers",
+    "merlin_encoder": "stage4",
+    "colipri_encoder": "features",
 }
 *ONCE, AGAIN = PROMISES["explanation"]
 """Promises about one map, and that it is the same when asked for again."""
