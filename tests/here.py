@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chestct.cluster import WorkerEnd
+from chestct.cluster.crews import WorkerEnd
 from chestct.cluster.worker import work_on
 
 

@@ -502,7 +502,7 @@ def test_files_that_went_away_are_said(tmp_path: Path) -> None:
     analysis = analysed(edited(tmp_path / "scan"))
     for path in (tmp_path / "scan").iterdir():
         path.unlink()
-    with pytest.raises(ReadError, match="holds no CT series"):
+    with pytest.raises(ReadError, match="holds no CT slices: found no files"):
         subject(analysis)
 
 
