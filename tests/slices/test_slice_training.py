@@ -91,6 +91,7 @@ def test_members_are_watched_on_what_they_alone_do_not_learn_from_and_answer_as_
 
     found = load_slice_classifier(out / "classifier")
     assert found.card.network_settings["members"] == 2
+    assert found.card.trained_on.startswith(f"{len(rows)} slices of ")
     one = build_slice_network(found.card.network, 2, {**found.card.network_settings, "members": 1})
     batch = torch.rand(2, 1, 1, 64, 64)
     logits = []
@@ -107,6 +108,24 @@ def test_members_are_watched_on_what_they_alone_do_not_learn_from_and_answer_as_
     before = (out / "slices" / "predictions.csv").read_bytes()
     assert main(command) == 0
     assert (out / "slices" / "predictions.csv").read_bytes() == before
+
+
+def test_slices_that_a_run_was_watched_on_are_said_to_be_so(
+    table: Path, weights: Path, tmp_path: Path
+) -> None:
+    split = tmp_path / "split.csv"
+    header, *lines = table.read_text(encoding="utf-8").splitlines()
+    places = [str(table.parent / line) for line in lines]
+    parts = ["validation" if line.split(",")[1].endswith("00") else "training" for line in lines]
+    rows = [f"{line},{part}" for line, part in zip(places, parts, strict=True)]
+    split.write_text("\n".join([f"{header},split", *rows]), encoding="utf-8")
+    config, out = write_config(tmp_path, tuned=1), tmp_path / "run"
+    command = ["slices", "train", str(config), "--data", str(split), "--out", str(out)]
+    command += ["--weights", str(weights), "--processes", "1"]
+    assert main([*command, "--set", "network.settings.members=2"]) == 0
+    for judged in ("slices", "patients"):
+        page = (out / judged / "evaluation" / "tables.md").read_text(encoding="utf-8")
+        assert "Judged were all slices, each answered by the member that did not learn" in page
 
 
 def whole_scans(table: Path) -> Predictions:

@@ -370,11 +370,11 @@ def write_classifier(
     return card
 
 
-def describe_scans(manifest: Manifest) -> str:
-    """How many scans of which classes, in words; paths and patients are not named."""
+def describe_scans(manifest: Manifest, what: str = "scans") -> str:
+    """How many scans or slices of which classes, in words; paths and patients are not named."""
     cases = ", ".join(f"{count} {label}" for label, count in manifest.cases.items())
     return (
-        f"{len(manifest)} scans of {manifest.num_patients} patients ({cases}) listed in "
+        f"{len(manifest)} {what} of {manifest.num_patients} patients ({cases}) listed in "
         f"{manifest.name}."
     )
 

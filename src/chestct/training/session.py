@@ -502,7 +502,10 @@ def run_slice_training(plan: SlicePlan) -> Summary:
     negative = plan.settings.label_set.negative
     votes = fit_votes(said.calibrated, patients, negative)
     judged = JudgedSlices(name, said.judged, votes, patients, negative)
-    on_slices, on_patients = write_judged(judged, plan.folder, logs=_logs(trainings))
+    remarks = () if said.part == TEST else (f"Judged were {judged_on}.",)
+    on_slices, on_patients = write_judged(
+        judged, plan.folder, logs=_logs(trainings), remarks=remarks
+    )
     write_manifest(division.joined, plan.folder / SCANS_FILE)
     card = SliceCard(
         name=name,
@@ -513,7 +516,9 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         classes=parts.classes,
         backbone_weights=parts.describe_weights(),
         split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
-        trained_on=describe_scans(division.training if num == 1 else trainings[0].division.joined),
+        trained_on=describe_scans(
+            division.training if num == 1 else trainings[0].division.joined, "slices"
+        ),
         results=measured(on_slices, judged_on),
         votes=votes,
         temperature=said.temperature,
