@@ -403,6 +403,26 @@ def test_identifiers_are_kept_where_the_standard_can_hold_them_else_named_never_
     assert "SECRET" not in text
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("StudyDate", "20240101-20240202"),
+        ("StudyTime", "0700-0800"),
+        ("TimezoneOffsetFromUTC", "+9999"),
+        ("TimezoneOffsetFromUTC", "Z"),
+    ],
+)
+def test_range_of_dates_or_impossible_time_zone_is_named_and_all_objects_are_written(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    analysis = analysed(edited(tmp_path / "scan", **{name: value}))
+    written = write_outputs(analysis, tmp_path / "out", WriteOptions(names=WANTED))
+    assert written.failed == {}
+    assert not pydicom.dcmread(written.files["dicom_sr"]).get(name)
+    (said,) = (w for w in written.analysis.result.warnings if "DICOM objects" in w)
+    assert name in said
+
+
 def test_a_series_that_follows_the_standard_gets_no_such_warning(
     analysis: ScanAnalysis, tmp_path: Path
 ) -> None:

@@ -65,6 +65,7 @@ _LAYOUT: Final = "\t\n\f\r"
 """Control characters that texts of these representations may hold."""
 _MARKED_DATE: Final = re.compile(r"^(\d{4})[-./](\d\d)[-./](\d\d)$")
 _MARKED_TIME: Final = re.compile(r"^(\d\d):(\d\d):(\d\d(?:\.\d{1,6})?)$")
+_TIME_ZONE: Final = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 _SEXES: Final[dict[str, str]] = {
     **{letter: letter for letter in "FMO"},
     **{"FEMALE": "F", "MALE": "M", "OTHER": "O"},
@@ -246,16 +247,19 @@ def _rewritten(text: str, element: DataElement) -> str:
     """A date or time without the marks between its numbers, and a sex as a letter.
 
     Raises:
-        ValueError: It is no sex that the standard knows, or holds control characters where the
-            standard allows none (PS3.5 6.2; of which pydicom checks nothing).
+        ValueError: It is no sex or time zone that the standard knows, a range of dates as in a
+            query, or holds control characters where the standard allows none (PS3.5 6.2; of
+            which pydicom checks nothing).
     """
     allowed = _LAYOUT if element.VR in _WITH_LAYOUT else ""
     if any(unicodedata.category(each) == "Cc" and each not in allowed for each in text):
         raise ValueError("control characters")
-    if element.VR == "DA":
-        return _MARKED_DATE.sub(r"\1\2\3", text)
-    if element.VR == "TM":
-        return _MARKED_TIME.sub(r"\1\2\3", text)
+    if element.VR in ("DA", "TM"):
+        text = _MARKED_TIME.sub(r"\1\2\3", _MARKED_DATE.sub(r"\1\2\3", text))
+        if "-" in text:
+            raise ValueError("a range")
+    if element.keyword == "TimezoneOffsetFromUTC" and not _TIME_ZONE.fullmatch(text):
+        raise ValueError("no time zone")
     if element.keyword == "PatientSex":
         return _SEXES[text.upper()]
     return text
