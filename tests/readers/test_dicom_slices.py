@@ -871,6 +871,35 @@ def test_block_of_slices_in_reverse_order_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
+@pytest.mark.parametrize("run", [range(8), range(20), range(30), range(10, LONG)])
+def test_slices_in_reverse_order_at_an_end_are_refused(tmp_path: Path, run: range) -> None:
+    turned = dict(zip(run, reversed(run), strict=True))
+    long_scan(tmp_path, lambda i: chest_in_long(STEP * turned.get(i, i)))
+    said = rf"{len(run)} slice\(s\) .*{STEP * run.start:.1f} mm lies in reverse order"
+    with pytest.raises(ReadError, match=said):
+        read_volume(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["P001", "normal001"])
+@pytest.mark.parametrize("place", [slice(8), slice(-8, None)])
+def test_eight_real_slices_in_reverse_order_at_an_end_are_refused(
+    tmp_path: Path, data_folder: Path, name: str, place: slice
+) -> None:
+    paths = list((data_folder / "covid_ct_md" / name).iterdir())
+    heads = {path: dcmread(path, stop_before_pixels=True) for path in paths}
+    paths.sort(key=lambda path: float(heads[path].ImagePositionPatient[2]))
+    for path in paths:
+        (tmp_path / path.name).symlink_to(path)
+    run = paths[place]
+    for path, other in zip(run, reversed(run), strict=True):
+        dataset = dcmread(path)
+        dataset.ImagePositionPatient = heads[other].ImagePositionPatient
+        (tmp_path / path.name).unlink()
+        dataset.save_as(tmp_path / path.name)
+    with pytest.raises(ReadError, match=r"8 slice\(s\) .*lies in reverse order"):
+        read_volume(tmp_path)
+
+
 @pytest.mark.parametrize("kind", RUNS)
 @pytest.mark.parametrize("num", [2, 12])
 def test_last_slices_that_do_not_fit_those_before_are_refused(

@@ -254,6 +254,7 @@ def _misfits(
     if is_enlarged or len(whole[1]) <= _NUM_BESIDE:
         return found, {}
     found |= _long_runs(inner, whole[1], blank | found.keys(), gaps)
+    found |= _turned_ends(inner, whole[1], blank | found.keys() | set(gaps))
     beyond, jumps = _breaks(whole[1], blank | found.keys(), gaps)
     return found | beyond, jumps
 
@@ -425,6 +426,24 @@ def _turned(whole: dict[int, _Whole], known: set[int]) -> dict[int, str]:
             reach = range(low, low + length + 2)
             if known.isdisjoint(reach) and found.keys().isdisjoint(reach):
                 found |= dict.fromkeys(reach[1:-1], _REVERSED)
+    return found
+
+
+def _turned_ends(inner: Sequence[Picture], steps: _Whole, known: Set[int]) -> dict[int, str]:
+    """Slices in a run at either end whose outermost slice fits what lies beyond the run."""
+    found: dict[int, str] = {}
+    num = len(inner)
+    for end, towards in ((0, 1), (num - 1, -1)):
+        # In the order in which slices are met from this end.
+        borders = steps[::towards]
+        turned = [_difference(inner[end], inner[end + towards * i]) for i in range(2, num - 1)]
+        ratios = borders[1:-1] / (_TURNED * np.array(turned) + _BORDER_FLOOR)
+        last = int(ratios.argmax()) + 1
+        usual = float(np.median(borders[last + 1 :][:_NUM_BESIDE]))
+        fits = ratios[last - 1] > 1 and turned[last - 1] < _BORDER * usual + _BORDER_FLOOR
+        run = [end + towards * i for i in range(last + 2)]
+        if fits and known.isdisjoint(run) and found.keys().isdisjoint(run):
+            found |= dict.fromkeys(run[:-1], _REVERSED)
     return found
 
 
