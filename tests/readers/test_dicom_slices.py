@@ -633,6 +633,71 @@ def test_slices_farther_apart_than_they_are_thick_are_said(tmp_path: Path) -> No
     assert said.startswith("The slices are 1 mm thick and 2 mm apart: what lies between them")
 
 
+@pytest.mark.parametrize(
+    ("shown", "fields"),
+    [
+        (f"2 mm apart by their positions, and {2 * STEP:g} mm by SliceLocation", {}),
+        ("2 mm apart .*4 mm by SpacingBetweenSlices", {"SpacingBetweenSlices": "-4"}),
+        (
+            "24 mm wide by their pixels, and 48 mm by ReconstructionDiameter",
+            {"ReconstructionDiameter": "48"},
+        ),
+    ],
+)
+def test_size_that_headers_contradict_is_said(
+    tmp_path: Path, shown: str, fields: dict[str, object]
+) -> None:
+    for index in range(NUM):
+        own = fields or {"SliceLocation": str(-2 * STEP * index)}
+        save(chest(STEP * index, **own), tmp_path / f"{index}.dcm")
+    (said,) = read_volume(tmp_path).warnings
+    assert re.search(shown, said)
+
+
+def test_real_scan_whose_slices_are_half_as_far_apart_as_their_locations_is_said(
+    tmp_path: Path, data_folder: Path
+) -> None:
+    for path in (data_folder / "covid_ct_md" / "P001").iterdir():
+        dataset = dcmread(path)
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y, z / 2]
+        dataset.save_as(tmp_path / path.name)
+    (said,) = read_volume(tmp_path).warnings
+    assert "1 mm apart by their positions, and 2 mm by SliceLocation" in said
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"SliceLocation": "0", "SpacingBetweenSlices": "0", "ReconstructionDiameter": ""},
+        {"SpacingBetweenSlices": "2.1", "ReconstructionDiameter": "25"},
+    ],
+)
+def test_size_that_headers_do_not_contradict_is_read_without_a_word(
+    tmp_path: Path, fields: dict[str, object]
+) -> None:
+    assert read_volume(scan(tmp_path, **fields)).warnings == ()
+
+
+@pytest.mark.parametrize(("present", "total", "missing"), [((1, 2), 3, 3), ((2, 3), None, 1)])
+def test_concatenation_of_which_a_file_is_missing_is_refused(
+    tmp_path: Path, present: tuple[int, ...], total: int | None, missing: int
+) -> None:
+    for number in present:
+        heights = [STEP * (number * 4 + i) for i in range(4)]
+        dataset = enhanced_dataset(np.stack([chest_at(z) for z in heights]), heights)
+        dataset.SOPInstanceUID = f"1.2.7.{number}"
+        dataset.ConcatenationUID, dataset.InConcatenationNumber = "1.2.7", number
+        if total:
+            dataset.InConcatenationTotalNumber = total
+        save(dataset, tmp_path / f"{number}.dcm")
+    said = f"Of 3 files that make up one scan, number {missing} is missing."
+    with pytest.raises(ReadError, match=rf"{said} .*--allow-gap"):
+        read_volume(tmp_path)
+    volume = read_volume(tmp_path, allow={"gap"})
+    assert (volume.voxels.shape[0], volume.warnings) == (8, (said,))
+
+
 def test_pixels_that_are_not_square_are_said(tmp_path: Path) -> None:
     (said,) = read_volume(scan(tmp_path, PixelSpacing=[0.5, 1.0])).warnings
     assert said.startswith("Pixels of 0.5 x 1 mm are not square")
@@ -690,6 +755,14 @@ def test_map_with_more_slices_is_not_chosen_over_the_original(
     volume = read_volume(tmp_path)
     assert np.array_equal(volume.voxels, expected())
     assert "1 other CT series with 13 slice(s) were not read" in volume.warnings[0]
+
+
+def test_virtual_non_contrast_with_more_slices_is_not_chosen_over_the_scan(tmp_path: Path) -> None:
+    scan(tmp_path / "a", SeriesDescription="Thorax")
+    scan(tmp_path / "b", NUM + 2, SeriesDescription="Thorax VNC", SeriesInstanceUID="1.2.9")
+    volume = read_volume(tmp_path)
+    assert volume.source.series_uid == SERIES
+    assert '14 slices, 2 mm, kernel "B30f", derived' in volume.warnings[0]
 
 
 # --- slices that do not fit -------------------------------------------------------------------

@@ -328,6 +328,8 @@ _MAP_WORDS: Final = (
     *("WATER", "CALCIUM", "URIC", "FAT_FRACTION", "SUBTRACT", "OVERLAY", "FUSION", "VENTILATION"),
 )
 """What stands in the image type or the description of images computed from a CT."""
+_COMPUTED_WORDS: Final = ("VNC", "VUE", "VIRTUAL")
+"""What stands there where contrast medium was taken out by computation: no scan of its own."""
 _OF_PATIENT: Final = ("patient_id", "patient_name", "birth_date", "sex", "age", "weight")
 _ASKED: Final = (
     *_OF_PATIENT,
@@ -381,6 +383,8 @@ _EVEN_STEPS: Final = 0.1
 _SAME_SPACING: Final = 1e-3
 _SAME_COSINE: Final = 2e-3
 """Pixel spacings in one another, and directions, of slices of one kind."""
+_SAME_SIZE: Final = 1.25
+"""What headers say of a distance, in what positions or pixel spacings say of it."""
 _GOES_ON: Final = "continues the one that is read"
 _MIN_PASS = 3
 _MAX_PASSES = 4
@@ -568,7 +572,9 @@ def _is_derived(fields: Fields) -> bool:
     """Whether an image is a reformat or another computation on a series, not just compressed."""
     words = fields.words("image_type")
     is_secondary = words[0] == "DERIVED" and words[1:2] == ("SECONDARY",)
-    return is_secondary or bool(_REFORMAT_WORDS.intersection(words))
+    return (
+        is_secondary or bool(_REFORMAT_WORDS.intersection(words)) or _has(fields, _COMPUTED_WORDS)
+    )
 
 
 def is_original(fields: Fields) -> bool:
@@ -580,10 +586,15 @@ def _is_map(fields: Fields) -> bool:
     """Whether values stand for something else than attenuation, such as iodine or perfusion."""
     if fields.text("rescale_type").upper() not in (*HU_NAMES, "US"):
         return True
+    return _has(fields, _MAP_WORDS)
+
+
+def _has(fields: Fields, known: tuple[str, ...]) -> bool:
+    """Whether a word of the image type or of the description begins so."""
     told = (*fields.words("image_type")[2:], *fields.words("frame_type")[2:])
     told = (*told, *fields.words("series_description"))
     words = {part for text in told for part in (text, *re.split("[ _-]+", text))}
-    return any(word.startswith(known) for word in words for known in _MAP_WORDS)
+    return any(word.startswith(known) for word in words)
 
 
 def _split_groups(series: Series) -> list[Series]:
@@ -954,10 +965,11 @@ def warnings_of_choice(
         found: All that there is.
         chosen: What is read of it.
         others: The series that are not.
-        allow: "unplaced" leaves slices out that do not say where they lie.
+        allow: "unplaced" leaves slices out that do not say where they lie; "gap" reads a scan of
+            which a file is missing.
 
     Raises:
-        ReadError: Slices of the chosen series do not say where they lie.
+        ReadError: Slices of the chosen series do not say where they lie, or a file is missing.
     """
     num_unplaced = found.unplaced[chosen.uid]
     if num_unplaced and "unplaced" not in allow:
@@ -971,11 +983,12 @@ def warnings_of_choice(
     foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
     said = [_other_series(others, chosen)] if others else []
     said += [*_one_patients(chosen), *_changes(chosen), *_thicknesses(chosen)]
+    said += [*_contradictions(chosen), *_missing_files(chosen, allow)]
     said += [f"Left out: {_counted(apart)}."] if apart else []
     if foreign:
         said.append(f"Left out, because they are not CT slices: {_counted(foreign)}.")
     if _is_derived(chosen.fields):
-        said.append("ImageType says that the series was derived from another one.")
+        said.append("The header says that the series was derived from another one.")
     if not chosen.is_axial:
         said.append("The slices are not axial; the scan was read as it lies in the patient.")
     return said
@@ -1028,6 +1041,65 @@ def _thicknesses(chosen: Series) -> list[str]:
         *said,
         f"The slices are of {len(counts)} thicknesses ({listed}); they were taken for one stack.",
     ]
+
+
+def _contradictions(chosen: Series) -> list[str]:
+    """Say where headers give another size than positions and pixel spacings do."""
+    step, plane = chosen.along_mm[2], chosen.slices[0].plane
+    placed = np.argsort(_along(chosen.slices), kind="stable")
+    locations = np.array([_number(one.fields, "location_mm") for one in chosen.slices])[placed]
+    located = float(np.median(np.abs(np.diff(locations)))) if len(locations) > 1 else math.nan
+    between = abs(_number(chosen.fields, "slice_step_mm"))
+    width = max(num * mm for num, mm in zip(plane.shape, plane.spacing_mm, strict=True))
+    apart = f"The slices are {step:.4g} mm apart by their positions"
+    wide = f"The pictures are {width:.4g} mm wide by their pixels"
+    told = (
+        (apart, step, "SliceLocation", located),
+        (apart, step, "SpacingBetweenSlices", between),
+        (wide, width, "ReconstructionDiameter", _number(chosen.fields, "diameter_mm")),
+    )
+    return [
+        f"{what}, and {said:.4g} mm by {name}: sizes may be wrong. Check them."
+        for what, own, name, said in told
+        if min(own, said) > SAME_PLACE_MM and max(own, said) > _SAME_SIZE * min(own, said)
+    ]
+
+
+def _number(fields: Fields, name: str) -> float:
+    """A decimal string that nothing depends on; not a number where it is none."""
+    try:
+        return (fields.numbers(name, 1) or (math.nan,))[0]
+    except UnreadableFileError:
+        return math.nan
+
+
+def _missing_files(chosen: Series, allow: Collection[str]) -> list[str]:
+    """Say which files of a concatenation are missing (PS3.3 C.7.6.16.1.1), if that is allowed.
+
+    Raises:
+        ReadError: It is not.
+    """
+    parts: dict[str, set[int]] = {}
+    totals: dict[str, int] = {}
+    for header in {id(one.header): one.header for one in chosen.slices}.values():
+        fields, names = header.fields, ("concatenation_part", "concatenation_parts")
+        number, total = (
+            fields.integer(name) if len(fields.raw.get(name, b"")) == 2 else 0 for name in names
+        )
+        if (uid := fields.text("concatenation")) and number:
+            parts.setdefault(uid, set()).add(number)
+            totals[uid] = max(totals.get(uid, 0), number, total)
+    missing = {uid: set(range(1, total + 1)) - parts[uid] for uid, total in totals.items()}
+    said = [
+        f"Of {totals[uid]} files that make up one scan, number"
+        f" {', '.join(map(str, sorted(numbers)[:_MAX_UNREADABLE_NAMED]))} is missing."
+        for uid, numbers in missing.items()
+        if numbers
+    ]
+    if said and "gap" not in allow:
+        msg = f"{' '.join(said)} All were expected: a scan that lacks slices can hide a finding."
+        raise ReadError(f"{msg} Fetch it; or what there is can be read.{permission('gap')}")
+    return said
 
 
 def one_kind(chosen: Series, allow: Collection[str]) -> tuple[list[Slice], list[str]]:
