@@ -1269,6 +1269,37 @@ def test_values_that_cannot_be_hounsfield_units_are_refused_with_range_and_cause
     assert "Secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("is_signed", [False, True])
+def test_values_of_more_bits_than_are_said_to_be_stored_are_refused(
+    tmp_path: Path, data_folder: Path, is_signed: bool
+) -> None:
+    for path in (data_folder / "covid_ct_md" / "P001").iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    dataset = dcmread(path)
+    dataset.decompress()
+    if is_signed:
+        signed = dataset.pixel_array.astype(np.int16) - 1024
+        dataset.PixelData, dataset.RescaleIntercept = signed.tobytes(), "0"
+        dataset.PixelRepresentation = 1
+    dataset.BitsStored, dataset.HighBit = 11, 10
+    (tmp_path / path.name).unlink()
+    dataset.save_as(tmp_path / path.name)
+    with pytest.raises(ReadError, match="values of more than the 11 bits that its header says"):
+        read_volume(tmp_path)
+
+
+def test_overlay_or_padding_in_the_bits_above_is_no_part_of_a_value(tmp_path: Path) -> None:
+    for index in range(NUM):
+        stored = chest_at(STEP * index)
+        stored[2:5, 3:20] |= 1 << 12
+        stored[0] = 63536
+        save(chest(STEP * index, stored, PixelPaddingValue=63536), tmp_path / f"{index}.dcm")
+    volume = read_volume(tmp_path)
+    right = expected()
+    right[:, 0] = AIR_HU
+    assert np.array_equal(volume.voxels, right)
+
+
 @pytest.mark.parametrize("limit", [None, 1064])
 def test_padding_that_tissue_has_is_not_believed(tmp_path: Path, limit: int | None) -> None:
     fields = {"PixelPaddingValue": 1000 if limit else 1064}

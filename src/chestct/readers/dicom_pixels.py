@@ -322,8 +322,30 @@ def _unpacked(pixels: _Pixels, layout: PixelLayout) -> _Pixels:
     if layout.bits_stored >= num_bits:
         return values.view(f"i{pixels.itemsize}") if layout.is_signed else values
     if layout.is_signed:
-        return _sign_extended(values, layout.bits_stored)
-    return np.asarray(values & values.dtype.type((1 << layout.bits_stored) - 1))
+        read = _sign_extended(values, layout.bits_stored)
+    else:
+        read = np.asarray(values & values.dtype.type((1 << layout.bits_stored) - 1))
+    if values.max() >> layout.bits_stored:
+        _check_bits(values.view(read.dtype), read, layout.bits_stored)
+    return read
+
+
+def _check_bits(whole: _Pixels, read: _Pixels, bits_stored: int) -> None:
+    """Compare values with what is left of them in as many bits as they are said to have.
+
+    An overlay or padding in the bits above is no part of a value: what is read without it is
+    nearer to the pixel beside. Where the whole value is nearer, it has more bits.
+
+    Raises:
+        UnreadableFileError: Values have more bits.
+    """
+    is_more = whole != read
+    edges = is_more[:, :-1] & ~is_more[:, 1:]
+    beside = read[:, 1:][edges].astype(np.int64)
+    away, read_away = (np.abs(each[:, :-1][edges] - beside) for each in (whole, read))
+    if 2 * np.count_nonzero(away < read_away) > len(beside):
+        msg = f"has values of more than the {bits_stored} bits that its header says (BitsStored)"
+        raise UnreadableFileError(msg)
 
 
 def _sign_extended(values: _Pixels, num_bits: int) -> _Pixels:
