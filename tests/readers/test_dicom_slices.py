@@ -849,6 +849,63 @@ def test_part_of_a_real_slice_painted_over_or_moved_is_said(
     assert [each for each in read_volume(tmp_path).warnings if said in each]
 
 
+BOX = (slice(200, 220), slice(130, 150))
+BURNT = np.indices((512, 512)).sum(axis=0) % 7 == 0
+BURNT[20:] = BURNT[:, 100:] = False
+
+
+@pytest.mark.parametrize("run", [range(70, 71), range(70, 80)])
+@pytest.mark.parametrize("name", ["P001", "normal001"])
+def test_small_box_of_one_value_painted_into_real_slices_is_said(
+    tmp_path: Path, data_folder: Path, name: str, run: range
+) -> None:
+    source = data_folder / "covid_ct_md" / name
+    places = real_scan(tmp_path, source, run, lambda pixels: pixels.__setitem__(BOX, 1064))
+    warnings = read_volume(tmp_path).warnings
+    said = f"{len(run)} slice(s) have a patch of one value without noise, as where something"
+    assert [each for each in warnings if said in each and places[run.start] in each]
+
+
+@pytest.mark.parametrize("value", [1064, 4095])
+@pytest.mark.parametrize("name", ["P001", "normal001"])
+def test_text_burnt_into_all_real_slices_is_said(
+    tmp_path: Path, data_folder: Path, name: str, value: int
+) -> None:
+    source = data_folder / "covid_ct_md" / name
+    real_scan(tmp_path, source, range(1000), lambda pixels: pixels.__setitem__(BURNT, value))
+    (said,) = read_volume(tmp_path).warnings
+    assert "Some pixels have one value in all slices, as text" in said
+
+
+@pytest.mark.parametrize("num", [1, 5, 19])
+def test_slices_filled_in_between_two_others_are_said(
+    tmp_path: Path, data_folder: Path, num: int
+) -> None:
+    source = data_folder / "covid_ct_md" / "P001"
+    slices = sorted(map(dcmread, source.iterdir()), key=lambda one: one.ImagePositionPatient[2])
+    real_scan(tmp_path, source, range(0), lambda _: None)
+    low, high = 60, 61 + num
+    first, last = (slices[i].pixel_array.astype(float) for i in (low, high))
+    for index in range(low + 1, high):
+        share = (index - low) / (high - low)
+        mixed = np.rint((1 - share) * first + share * last).astype(np.uint16)
+        slices[index].decompress()
+        slices[index].PixelData = mixed.tobytes()
+        path = tmp_path / Path(slices[index].filename).name
+        path.unlink()
+        slices[index].save_as(path)
+    place = f"the slice at {slices[low + 1].ImagePositionPatient[2]:.1f} mm"
+    said = f"{num} slice(s) are nothing but the mean of those beside them"
+    assert [each for each in read_volume(tmp_path).warnings if said in each and place in each]
+
+
+def test_scan_enlarged_by_slices_between_its_own_is_read_without_a_word(tmp_path: Path) -> None:
+    for index in range(2 * NUM - 1):
+        low, high = (chest_at(STEP * number) for number in (index // 2, (index + 1) // 2))
+        save(chest(STEP / 2 * index, (low + high) // 2), tmp_path / f"{index}.dcm")
+    assert read_volume(tmp_path).warnings == ()
+
+
 def test_slice_whose_position_is_wrong_is_refused_or_interpolated(tmp_path: Path) -> None:
     replaced(scan(tmp_path), 5, chest(10.0, ImagePositionPatient=[-6, -20, 10.0]))
     with pytest.raises(ReadError, match=r"the slice at 10\.0 mm .*--allow-bad-slices"):

@@ -57,9 +57,11 @@ from chestct.readers.misfits import (
     Picture,
     are_alike,
     find_misfits,
+    has_flat_patch,
     in_words,
     permission,
     said_of_blank_ends,
+    said_of_burnt_in,
     small_picture,
 )
 from chestct.volume import AIR_HU, ScanSource, Unit, Volume
@@ -200,14 +202,14 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
             dropped = {*bad, *blank_ends}
             ordered = [one for index, one in enumerate(ordered) if index not in dropped]
         plan = plan_stack([one.plane for one in ordered], allow)
-        voxels, num_clipped, pictures = _load_stack(ordered, plan)
+        voxels, pictures, said = _load_stack(ordered, plan)
         misfits = _judged(ordered, pictures)
         bad, blank_ends = misfits.inside, misfits.blank_ends
         doubts = misfits.doubts([_placed(one) for one in ordered].__getitem__)
         if not (bad or blank_ends):
             break
     misfits.check_jumps(doubts, allow)
-    warnings += [*plan.warnings, *_clipped(num_clipped), *padding_to_air(voxels), *doubts]
+    warnings += [*plan.warnings, *said, *padding_to_air(voxels), *doubts]
     if num := sum(_has_padding_of_tissue(one) for one in ordered):
         warnings.append(f"PixelPaddingValue is that of tissue in {num} slice(s): it was ignored.")
     if shown := list(_otherwise_shown(ordered).values()):
@@ -306,8 +308,22 @@ def _clipped(num_clipped: int) -> list[str]:
     return [said] if num_clipped else []
 
 
-def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, int, _Pictures]:
-    """Decode slices into an array, int16 where all rescales are whole; count what was cut off.
+def _painted(slices: list[Slice], patched: dict[int, bool]) -> list[str]:
+    """Say which slices have a patch without noise, where others have none.
+
+    Lossy compression makes such patches.
+    """
+    places = [_placed(one) for one in slices if patched[id(one)]]
+    if not 0 < 2 * len(places) <= len(slices) or "lossy_compression" in slices[0].header.facts():
+        return []
+    return [
+        f"{len(places)} slice(s) have a patch of one value without noise, as where something was"
+        f" painted over: {in_words(places)}. Check them."
+    ]
+
+
+def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, _Pictures, list[str]]:
+    """Decode slices into an array, int16 where all rescales are whole; say what was cut off.
 
     A few threads do it (the decoders let go of the interpreter's lock), straight into the volume.
     Where the plan interpolates, slices pass by in order and only a few are held. A small picture
@@ -328,7 +344,9 @@ def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, int, _Pic
             num_clipped = _sum_or_stop(futures)
         else:
             num_clipped = _interpolated(decoder, plan, voxels, pool)
-    return voxels, num_clipped, np.stack([decoder.pictures[id(one)] for one in slices])
+    pictures = np.stack([decoder.pictures[id(one)] for one in slices])
+    said = [*_clipped(num_clipped), *_painted(slices, decoder.patched), *said_of_burnt_in(voxels)]
+    return voxels, pictures, said
 
 
 class _Decoder:
@@ -338,6 +356,7 @@ class _Decoder:
         self.slices = slices
         self.dtype = dtype
         self.pictures: dict[int, Picture] = {}
+        self.patched: dict[int, bool] = {}
         _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
         self._located: dict[int, LocatedFile] = {}
         for one in slices:
@@ -351,6 +370,7 @@ class _Decoder:
             file = self._located[id(one.header)]
             num_clipped = load_hounsfield(file, one.index, one.rescale, out)
             self.pictures[id(one)] = small_picture(out)
+            self.patched[id(one)] = has_flat_patch(out)
             return num_clipped
 
     def loaded(self, one: Slice) -> tuple[Slab, int]:
