@@ -218,6 +218,7 @@ def test_low_dose_is_no_dose_report_and_hounsfield_in_full_is_hu(tmp_path: Path)
     [
         ({"localizer": 2}, "2 localizers"),
         ({"DICOM directory": 2}, "2 DICOM directories"),
+        ({"file that cannot be opened": 2}, "2 files that cannot be opened"),
         (
             {"CT slice without a position": 2, "MR image": 1},
             "2 CT slices without a position, 1 MR image",

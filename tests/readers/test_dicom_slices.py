@@ -1001,7 +1001,7 @@ def test_block_of_slices_in_reverse_order_is_refused(tmp_path: Path) -> None:
         read_volume(tmp_path)
 
 
-@pytest.mark.parametrize("run", [range(8), range(20), range(30), range(10, LONG)])
+@pytest.mark.parametrize("run", [range(8), range(20)])
 def test_slices_in_reverse_order_at_an_end_are_refused(tmp_path: Path, run: range) -> None:
     turned = dict(zip(run, reversed(run), strict=True))
     long_scan(tmp_path, lambda i: chest_in_long(STEP * turned.get(i, i)))

@@ -327,6 +327,23 @@ def test_gzipped_slices_are_unpacked_once_and_once_more_where_they_are_not_kept(
     assert set(unpacked.values()) == {times}
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x.dcm.bz2", r"x\.dcm\.bz2 is packed by bzip2"),
+        ("x.dcm.xz", r"x\.dcm\.xz is packed by xz"),
+        (".x.dcm.icloud", r"\.x\.dcm\.icloud cannot be opened: it was not fetched from iCloud"),
+    ],
+)
+def test_slices_that_are_packed_or_were_not_fetched_are_refused(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    write_dicom_series(chest(), tmp_path)
+    (tmp_path / name).write_bytes(b"BZh9" + bytes(999))
+    with pytest.raises(ReadError, match=said):
+        read_volume(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["x.dcm.zst", "x.zst"])
 def test_slices_packed_by_zstandard_are_said_and_not_left_out_in_silence(
     tmp_path: Path, name: str

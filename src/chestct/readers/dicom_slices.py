@@ -46,6 +46,9 @@ _MAX_UNREADABLE_NAMED = 3
 """Damaged files named in a message; the rest is counted."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _UNOPENED = "file that cannot be opened"
+_PACKED = {".zst": "Zstandard", ".bz2": "bzip2", ".xz": "xz"}
+_AS_IT_WAS = re.compile(r"(\.zst|\.bz2|\.xz|\.icloud)$")
+"""Endings after those that a slice has."""
 
 _LOCALIZER_WORDS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPO")
 _DOSE_WORD = "DOSE"
@@ -160,7 +163,8 @@ def _sort_unopened(found: Found) -> None:
     """Files that could not be opened count as slices where their names are like the slices'."""
     likes = {_likeness(one.header.source.name) for one in found.slices}
     for name, reason in found.unopened:
-        if name.lower().removesuffix(".zst").endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
+        plain = _AS_IT_WAS.sub("", name.lower())
+        if plain.endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
             found.unreadable.append(f"{name} {reason}")
         else:
             found.left_out[_UNOPENED] += 1
@@ -175,8 +179,8 @@ def _likeness(name: str) -> tuple[str, str]:
 def _count_foreign(source: FileSource, found: Found) -> None:
     """Count a file that is not DICOM; one that is named as such is damaged."""
     name = source.name.lower()
-    if name.endswith(".zst"):
-        found.unopened.append((source.name, "is packed by Zstandard, which is not unpacked here"))
+    if packing := next((word for end, word in _PACKED.items() if name.endswith(end)), ""):
+        found.unopened.append((source.name, f"is packed by {packing}, which is not unpacked here"))
     elif name.removesuffix(".gz").endswith(_DICOM_ENDINGS):
         found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
     else:
@@ -849,7 +853,7 @@ def _counted(kinds: Mapping[str, int]) -> str:
 
 def _plural(kind: str) -> str:
     """Plural of a kind, whose noun is its first word or its last."""
-    head, joint, rest = kind.partition(" without ")
+    head, joint, rest = kind.partition(" that " if " that " in kind else " without ")
     ending = "es" if head.endswith("s") else "s"
     return f"{head}{ending}{joint}{rest}" if head != "DICOM directory" else "DICOM directories"
 

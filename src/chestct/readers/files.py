@@ -195,7 +195,8 @@ def folder_files(folder: Path) -> list[FileSource]:
     """Regular files under a folder, nested ones too, sorted by name, without clutter.
 
     Linked folders are followed once; a link that leads back is not followed again. Pipes and
-    devices are never opened. A link to nothing is among them, with its problem.
+    devices are never opened. A link to nothing, and what iCloud left in a file's place, is among
+    them, with its problem.
     """
     found: list[FileSource] = []
     visited: set[tuple[int, int]] = set()
@@ -230,6 +231,9 @@ def _entries(
     except OSError as error:
         raise ReadError(f"The folder {folder.name} cannot be read: {error.strerror}.") from error
     for entry in entries:
+        if entry.name.startswith(".") and entry.name.endswith(".icloud"):
+            yield Path(entry.path), "it was not fetched from iCloud"
+            continue
         if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
             continue
         try:

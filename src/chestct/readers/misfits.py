@@ -505,8 +505,8 @@ def _turned_ends(inner: Sequence[Picture], steps: _Whole, known: Set[int]) -> di
     for end, towards in ((0, 1), (num - 1, -1)):
         # In the order in which slices are met from this end.
         borders = steps[::towards]
-        turned = [_difference(inner[end], inner[end + towards * i]) for i in range(2, num - 1)]
-        ratios = borders[1:-1] / (_TURNED * np.array(turned) + _BORDER_FLOOR)
+        turned = [_difference(inner[end], inner[end + towards * i]) for i in range(2, num // 2 + 2)]
+        ratios = borders[1 : len(turned) + 1] / (_TURNED * np.array(turned) + _BORDER_FLOOR)
         last = int(ratios.argmax()) + 1
         usual = float(np.median(borders[last + 1 :][:_NUM_BESIDE]))
         fits = ratios[last - 1] > 1 and turned[last - 1] < _BORDER * usual + _BORDER_FLOOR
