@@ -311,7 +311,7 @@ def test_folds_that_are_interrupted_keep_their_state_and_go_on_at_once(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--workers", "2"), "Workers train folds, one each: name --folds K"),
+        (("--workers", "2"), "Workers train folds or candidates, one each"),
         (("--folds", "2", "--executor", "slrum"), "Did you mean 'slurm'?"),
     ],
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -191,6 +191,10 @@ def only_driver(out: Path, lease_s: float, say: Say = lambda _: None) -> Iterato
             claim.file.unlink(missing_ok=True)
     finally:
         claims.close()
+        # Where no job was begun there is nothing to go on with.
+        with suppress(OSError):
+            (out / FOLDER / "claims").rmdir()
+            (out / FOLDER).rmdir()
 
 
 def write_tables(job: Job, columns: Sequence[str]) -> Counts:

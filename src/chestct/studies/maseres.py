@@ -42,7 +42,6 @@ from chestct.studies.compare_with_paper import (
 from chestct.studies.published import maseres_facts
 from chestct.studies.study_rows import (
     ROWS_FOLDER,
-    BeforeRow,
     Progress,
     Results,
     Row,
@@ -57,7 +56,7 @@ from chestct.studies.study_rows import (
 )
 from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER
 from chestct.training.plan import RANDOM_WEIGHTS, Plan
-from chestct.training.session import BY_PATIENT, LEAK_STATED
+from chestct.training.session import BY_PATIENT, LEAK_STATED, TrainAll, train_all
 from chestct.training.settings import RunSettings, SliceRunSettings, read_settings_as
 
 _CHANGE_NO_RESULT: Final = ("data.cache", "tracking.")
@@ -155,14 +154,14 @@ def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str,
 
 
 def run_patients(
-    plan: Plan, settings: Mapping[Row, RunSettings], *, before_row: BeforeRow
+    plan: Plan, settings: Mapping[Row, RunSettings], *, train: TrainAll = train_all
 ) -> Progress:
     """Train the rows on volumes; see `run_study`.
 
     Without folds and without a split in the manifest, the paper's split is drawn and kept in the
     study's folder.
     """
-    return run_study(plan, settings, before_row=before_row, split=_drawn_split(plan))
+    return run_study(plan, settings, train=train, split=_drawn_split(plan))
 
 
 def split_in_words(plan: Plan) -> str:

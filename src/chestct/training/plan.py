@@ -19,7 +19,7 @@ from torch import nn
 
 from chestct import __version__
 from chestct.arrays import Spacing
-from chestct.card import CARD_FILE, PictureForm
+from chestct.card import CARD_FILE, SLICE_CARD_FILE, PictureForm
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
 from chestct.datasets.splits import SLICE_SPLITS
@@ -502,6 +502,14 @@ class SlicePlan(_AnyPlan[SliceRunSettings]):
 def is_finished(folder: Path) -> bool:
     """Whether a training wrote everything."""
     return (folder / CLASSIFIER_FOLDER / CARD_FILE).is_file()
+
+
+def is_whole(plan: Plan | SlicePlan) -> bool:
+    """Whether all was written that a plan's run ends with, its folds pooled."""
+    if plan.num_folds:
+        return (plan.folder / EVALUATION_FOLDER / "metrics.json").is_file()
+    card = SLICE_CARD_FILE if isinstance(plan, SlicePlan) else CARD_FILE
+    return (plan.folder / CLASSIFIER_FOLDER / card).is_file()
 
 
 RUN_FILE: Final = "run.json"
