@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,15 +15,16 @@ from rich.text import Text
 from chestct.cli import options
 from chestct.cli import training_options as training
 from chestct.cli.terminal import print_table, show_line, show_written, stdout_console
-from chestct.cli.workers import Workers, trainer
+from chestct.cli.workers import Workers, current_umask, trainer, worked_on
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
 
+    from chestct.cluster.driver import Executor
     from chestct.studies.audit import Audit
     from chestct.studies.compare_with_paper import PaperComparison
-    from chestct.studies.damage import DamageRow
+    from chestct.studies.damage import Damaged, DamagePlan, DamageRow
     from chestct.studies.maseres import PaperTable
     from chestct.studies.study_rows import Progress, Row, TableRow
     from chestct.training.plan import Listener
@@ -407,13 +409,18 @@ def damage(
     scans: training.Judged,
     out: _Study,
     units: _Units,
+    workers: Workers,
     device: options.Device = None,
 ) -> None:
-    """The MASERes paper's damaged models: a quarter of a part's units set to zero."""
+    """The MASERes paper's damaged models: a quarter of a part's units set to zero.
+
+    Damaged networks may be judged at once, one by each of several workers: --workers N.
+    """
     from chestct.classifier import load_classifier
     from chestct.cli.training_lines import listening
     from chestct.studies.damage import DamagePlan, run_damage, write_damage
 
+    executor = workers.who() if workers.is_asked_for else None
     loaded = load_classifier(classifier)
     plan = DamagePlan(
         loaded,
@@ -426,8 +433,22 @@ def damage(
         device,
     )
     with listening(scans.processes) as listener:
-        result = run_damage(replace(plan, listener=listener))
+        elsewhere = None if executor is None else partial(_have_judged, plan, scans, executor)
+        result = run_damage(replace(plan, listener=listener), elsewhere=elsewhere)
     _show_damage(write_damage(result, out), out)
+
+
+def _have_judged(
+    plan: DamagePlan, scans: training.Judged, executor: Executor, wanted: list[Damaged]
+) -> None:
+    """Have damaged networks judged by workers."""
+    from chestct.cluster.driver import conclude
+    from chestct.cluster.judging import damage_job
+
+    umask = current_umask()
+    job, tasks = damage_job(plan, scans.manifest, scans.split, wanted, umask=umask)
+    with worked_on(job, tasks, executor, "Damaging") as done:
+        conclude(done, "damaged networks")
 
 
 @app.command("compare-with-paper")

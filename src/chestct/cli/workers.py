@@ -181,15 +181,15 @@ def have_trained(
         What each that diverged is called, and why it has no result.
 
     Raises:
-        TrainingError: Some were not done.
-        ClusterError: They cannot be worked on so.
+        ClusterError: Some were not done, or cannot be worked on so.
     """
-    from chestct.cluster.trainings import conclude_trainings, trainings_job
+    from chestct.cluster.driver import conclude
+    from chestct.cluster.trainings import told_of_trainings, trainings_job
 
-    listener = next(iter(plans.values())).listener
     job, tasks = trainings_job(folder, plans, device, umask=current_umask(), **are)
     with worked_on(job, tasks, executor, "Training") as done:
-        return conclude_trainings(done, listener)
+        rows = conclude(done, "trainings")
+    return told_of_trainings(rows, next(iter(plans.values())).listener)
 
 
 def trainer(workers: Workers, folder: Path, device: str, kind: str) -> TrainAll:

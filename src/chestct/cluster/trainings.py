@@ -6,13 +6,12 @@ costs minutes. The job beside them holds no longer than the work.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from chestct.cluster.job import FOLDER, Job, Row
-from chestct.errors import ChestCTError, TrainingError
+from chestct.cluster.worker import OneByOne
 from chestct.remote import whole
 from chestct.training.distributed import choose_device
 from chestct.training.plan import Listener, Plan, SlicePlan, settled
@@ -20,11 +19,9 @@ from chestct.training.session import run_fold, run_whole
 from chestct.training.settings import RunSettings, SliceRunSettings
 
 _WORK: Final = "trainings"
-_SIGNALS: Final = 128
-"""Exit codes above this are those of a training that was asked to stop: another worker goes on."""
 
 
-class TrainingWork:
+class TrainingWork(OneByOne):
     """Trainings of one kind, of the same scans or slices.
 
     Args:
@@ -32,7 +29,7 @@ class TrainingWork:
         out: The folder below which they lie.
     """
 
-    engine = ""
+    goes_on = True
 
     def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
         self._notes: list[str] = []
@@ -40,28 +37,10 @@ class TrainingWork:
         self._listener = Listener(note=self._notes.append, processes=settings["processes"])
         self._device = choose_device(settings["device"])
 
-    def rows(
-        self,
-        tasks: Sequence[Mapping[str, Any]],
-        begin: Callable[[int], None],
-        *,
-        is_careful: bool,
-    ) -> Iterator[Row]:
-        """Do trainings, in their order; one goes on where its last worker ended."""
-        for task in tasks:
-            self._notes.clear()
-            diverged = failure = ""
-            try:
-                diverged = self._train(task)
-            except ChestCTError as error:
-                if error.exit_code > _SIGNALS:
-                    raise
-                failure = str(error)
-            yield Row((task["name"], diverged, *self._notes), task["name"], failure=failure)
-
-    def failed(self, task: Mapping[str, Any], why: str) -> Row:
-        """The row of a training that was not done."""
-        return Row((task["name"], ""), task["name"], failure=why)
+    def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
+        """Train, or go on; why it diverged, or nothing, and what is to be told."""
+        self._notes.clear()
+        return self._train(task), *self._notes
 
     def _train(self, task: Mapping[str, Any]) -> str:
         common: dict[str, Any] = {
@@ -123,22 +102,13 @@ def trainings_job(
     return Job(folder.absolute() / FOLDER, _WORK, settings, len(tasks), 1, **said), tasks
 
 
-def conclude_trainings(job: Job, told: Listener) -> dict[str, str]:
-    """Tell what workers noted, and remove the job: a training itself knows how far it is.
+def told_of_trainings(rows: Sequence[Row], told: Listener) -> dict[str, str]:
+    """Tell what workers noted.
 
     Returns:
-        What each that diverged is called, and why it has no result.
-
-    Raises:
-        TrainingError: Some failed; the message says which and why.
+        What each training that diverged is called, and why it has no result.
     """
-    rows = list(job.rows())
     for row in rows:
         for note in row.cells[2:]:
             told.note(note if note.startswith(row.name) else f"{row.name}: {note}")
-    shutil.rmtree(job.folder, ignore_errors=True)
-    failed = [f"\n  {row.name}: {row.failure}" for row in rows if row.failure]
-    if failed:
-        msg = f"{len(failed)} of {len(rows)} trainings were not done:{''.join(failed)}"
-        raise TrainingError(f"{msg}\n  The same command goes on with these.")
     return {row.name: row.cells[1] for row in rows if row.cells[1]}
