@@ -63,7 +63,7 @@ class _Asked:
             raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
         look_up(EXPLANATIONS, self.explanation, kind="explanation")
         for path in [*scans, *([self.lesions] if self.lesions else [])]:
-            options.require_exists(path)
+            options.require_scan(path)
 
     def asked_here(self, auditor: Auditor, scans: Sequence[Path]) -> Iterator[ScanAudit]:
         """What is asked about scans that were named, then simulated ones, each in its turn."""
@@ -92,7 +92,7 @@ class _Asked:
 def audit_model(
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SCAN]...", help="Folders, DICOM or NIfTI files, or zips."),
+        typer.Argument(metavar="[SCAN]...", help="Folders, files, zips, or addresses."),
     ] = None,
     classifier: options.ClassifierFolder = None,
     out: Annotated[

@@ -18,8 +18,9 @@ from chestct.cluster.classifying import identity_of, load_same
 from chestct.cluster.job import FOLDER, Job, Row
 from chestct.cluster.worker import OneByOne
 from chestct.engines import make_engine
+from chestct.pipeline import scan_name
 from chestct.readers import ReadOptions
-from chestct.remote import whole
+from chestct.remote import refuse_secrets, whole
 from chestct.studies.damage import Damaged, DamageJudge, DamagePlan
 from chestct.studies.model_audit import (
     Auditor,
@@ -131,12 +132,14 @@ def audit_tasks(
         series: Which series of a folder is read.
 
     Raises:
-        ReadError: Lesions were given for several scans.
+        ReadError: Lesions were given for several scans, or an address has a password or query.
     """
     require_one_of(scans, lesions)
+    for path in (*scans, *([] if lesions is None else [lesions])):
+        refuse_secrets(path, "An audit by workers")
     mask = None if lesions is None else whole(lesions)
     of_scans = [
-        {"name": path.name, "scan": whole(path), "lesions": mask, "series": series}
+        {"name": scan_name(path), "scan": whole(path), "lesions": mask, "series": series}
         for path in scans
     ]
     return of_scans + [

@@ -56,6 +56,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_mask, same_place
+from chestct.remote import local_copy
 from chestct.studies import model_audit_findings as findings
 from chestct.studies.model_audit_findings import (
     MapTest,
@@ -347,7 +348,7 @@ def read_subjects(
     """Scans from disk, each read when it is its turn.
 
     Args:
-        scans: Their paths.
+        scans: Their paths or addresses.
         lesions: A mask of the only scan's lesions.
         reading: How to read scans; None reads them as they are.
 
@@ -362,7 +363,9 @@ def read_subjects(
         if lesions is None:
             yield Subject(scan_name(path), volume)
         else:
-            yield Subject(scan_name(path), volume, read_mask(lesions), findings.GIVEN_LESIONS)
+            with local_copy(lesions) as copy:
+                mask = read_mask(copy)
+            yield Subject(scan_name(path), volume, mask, findings.GIVEN_LESIONS)
 
 
 def simulated_subjects(numbers: Iterable[int], labels: Collection[str]) -> Iterator[Subject]:
