@@ -1,7 +1,7 @@
-"""What is done to a classifier: damaged and judged again, or asked what its answers rest on.
+"""What is done to a classifier: judged, damaged and judged again, or asked what answers rest on.
 
-The jobs hold no longer than the work: a damaged network's predictions are a file of the study, and
-an audit is written whole.
+The jobs hold no longer than the work: what classifiers and damaged networks say are files of their
+own, and an audit is written whole.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from chestct.classifier import Classifier
 from chestct.cluster.classifying import identity_of, load_same
 from chestct.cluster.job import FOLDER, Job, Row
 from chestct.cluster.worker import OneByOne
@@ -30,11 +31,12 @@ from chestct.studies.model_audit import (
     simulated_subjects,
 )
 from chestct.studies.model_audit_findings import ScanAudit
-from chestct.training.judging import read_rows
+from chestct.training.judging import evaluate_manifest, read_rows
 from chestct.training.plan import Listener
 
 _Tasks = list[dict[str, Any]]
 _DAMAGE: Final = "damage"
+_EVALUATE: Final = "evaluate"
 _AUDIT: Final = "audit"
 
 
@@ -89,6 +91,55 @@ def damage_job(
     ]
     folder = plan.folder.absolute() / FOLDER
     return Job(folder, _DAMAGE, settings, len(tasks), 1, **said), tasks
+
+
+class EvaluateWork(OneByOne):
+    """A classifier after the other, evaluated on the same scans.
+
+    Args:
+        settings: As `evaluate_job` gives them.
+        out: The folder of the evaluation that they stand beside.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
+        self._settings, self._out = settings, out
+
+    def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
+        """Evaluate one, into a folder of its own; what is to be told."""
+        said, notes = self._settings, list[str]()
+        classifier = load_same(task["classifier"], task["identity"])
+        engine = make_engine(
+            classifier, said["engine"], precision=said["precision"], device=said["device"]
+        )
+        rows = read_rows(Path(said["manifest"]), classifier, said["split"])
+        listener = Listener(note=notes.append, processes=1)
+        folder = others_folder(self._out, task["name"])
+        evaluate_manifest(classifier, engine, rows, folder, listener)
+        return tuple(notes)
+
+
+def others_folder(out: Path, name: str) -> Path:
+    """Where one of several classifiers is evaluated, below the folder of the first one's."""
+    return out / "others" / name
+
+
+def evaluate_job(
+    out: Path, classifiers: Mapping[str, Classifier], settings: Mapping[str, Any], **said: Any
+) -> tuple[Job, _Tasks]:
+    """The job of evaluating classifiers on the same scans, and its tasks.
+
+    Args:
+        out: The folder of the evaluation that they stand beside.
+        classifiers: By the names that they have there.
+        settings: `manifest` and `split`, as `read_rows` takes them, and `engine`, `precision` and
+            `device`, as `make_engine` does.
+        said: Other fields of `Job`.
+    """
+    tasks = [
+        {"name": name, "classifier": whole(each.folder), "identity": identity_of(each)}
+        for name, each in classifiers.items()
+    ]
+    return Job(out.absolute() / FOLDER, _EVALUATE, settings, len(tasks), 1, **said), tasks
 
 
 class AuditWork(OneByOne):

@@ -208,7 +208,7 @@ def _seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _require_own_folder(folder: Path) -> None:
+def require_own_folder(folder: Path) -> None:
     """Refuse to write an evaluation where a training or a classifier has its own files.
 
     Raises:
@@ -372,7 +372,7 @@ def evaluate_manifest(
         WriteError: The folder cannot be written.
     """
     wishes = wishes or Wishes()
-    _require_own_folder(folder)
+    require_own_folder(folder)
     _require_columns(manifest, wishes.by)
     seen = _seen_before(classifier.folder, manifest)
     for sentence in seen:
@@ -719,7 +719,7 @@ def evaluate_slices(
     Raises:
         ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
-    _require_own_folder(folder)
+    require_own_folder(folder)
     classifier = load_slice_classifier(place)
     manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)
