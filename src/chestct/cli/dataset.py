@@ -40,13 +40,7 @@ class _WrongUseError(ChestCTError):
 def _read_scans(
     file: Path, labels: str | None, names: tuple[str, ...] = (), *, needs_files: bool = True
 ) -> Manifest:
-    """Read a manifest of the classes that were named.
-
-    Args:
-        file: The manifest.
-        labels: What `--labels` said, if anything.
-        names: The classes where it said nothing; empty: those that occur.
-        needs_files: Whether a scan that is not there is an error.
+    """Read a manifest of the classes of `--labels`, or of `names`; empty: those that occur.
 
     Raises:
         TrainingError: What `--labels` said does not fit.

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 class EpochLines:
     """Prints one line per finished epoch, with the time that is left at the pace so far.
 
-    Args:
-        epochs: Of one training, at most.
-        num_trainings: Trainings in all, one per fold or member.
+    There are `num_trainings`, one per fold or member, each of so many epochs at most.
     """
 
     def __init__(self, epochs: int, num_trainings: int = 1) -> None:
@@ -80,12 +78,9 @@ def in_words(seconds: float) -> str:
 def listening(
     processes: int | None, lines: EpochLines | None = None, *, is_quiet: bool = False
 ) -> Iterator[Listener]:
-    """A listener that prints notes and shows bars while scans are read, unless it is to be quiet.
+    """A listener that prints notes and shows bars while scans are read, and prints epochs.
 
-    Args:
-        processes: Scans read at once; None takes all cores.
-        lines: Prints epochs, where there are any.
-        is_quiet: Show nothing: of several processes one is enough to listen to.
+    `is_quiet` shows nothing: of several processes one is enough to listen to.
     """
     from chestct.training.plan import Listener
 

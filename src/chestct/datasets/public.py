@@ -760,12 +760,7 @@ def _without_shared(rows: Sequence[ManifestRow]) -> tuple[list[ManifestRow], tup
 
 @dataclass(frozen=True)
 class _Whose:
-    """What says whose slice a picture is.
-
-    Attributes:
-        pattern: Regular expression with one group, which is the patient; or None.
-        listed: Picture's name to its patient, of tables.
-    """
+    """What says whose slice a picture is: a pattern whose group is the patient, or tables."""
 
     pattern: str | None
     listed: Mapping[str, str]

@@ -67,9 +67,7 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
     or one line per scan, with `scan`, `patient` and a column `reader_NAME` per reader; an empty
     cell means not read. All other columns are those of a manifest.
 
-    Args:
-        path: A CSV file.
-        labels: The classes that may be given; empty: those that occur.
+    `labels` are the classes that may be given; empty: those that occur.
 
     Raises:
         ManifestError: The table does not fit; the message names row and remedy.
@@ -102,14 +100,10 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
 def agree_on(
     readings: _Readings, rule: str = "majority", *, adjudicator: str = "", least_readers: int = 2
 ) -> Manifest:
-    """One label per scan; scans without one are excluded, with the reason.
+    """One label per scan by a rule; scans without one are excluded, with the reason.
 
-    Args:
-        readings: What the readers said.
-        rule: A name in `_RULES`.
-        adjudicator: Reader who decides where the others differ; needed by "adjudicator", and
-            decides ties under "majority" when named.
-        least_readers: Readers a scan must have, the adjudicator not counted.
+    The adjudicator decides where the others differ under "adjudicator", and where named ties under
+    "majority"; not counted among the readers that a scan must have.
 
     Raises:
         UnknownNameError: There is no such rule.
@@ -260,13 +254,7 @@ class _AgreementReport:
 def judge_agreement(
     readings: _Readings, rng: np.random.Generator, *, without: str = ""
 ) -> _AgreementReport:
-    """Every kappa with its interval.
-
-    Args:
-        readings: The scans.
-        rng: Draws the replicates.
-        without: A reader left out: an adjudicator reads disputed scans only.
-    """
+    """Every kappa with its interval, `without` an adjudicator, who reads disputed scans only."""
     readers = tuple(reader for reader in readings.readers if reader != without)
     pairs = tuple(_judge_pair(readings, pair, rng) for pair in combinations(readers, 2))
     everyone = _judge_all(readings, readers, rng) if len(readers) > 2 else None
@@ -313,14 +301,7 @@ def _draw_weights(
 def agreement_files(
     readings: _Readings, decided: Manifest, report: _AgreementReport, rule: Mapping[str, object]
 ) -> dict[str, str]:
-    """How far the readers agree, by name of file: for people, for programs, and what is disputed.
-
-    Args:
-        readings: What the readers said.
-        decided: What `agree_on` made of it.
-        report: What `judge_agreement` found.
-        rule: By which labels were decided, as programs are told.
-    """
+    """How far the readers agree, by name of file: for people, for programs, what is disputed."""
     document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
     return {
         "disputed.csv": _disputes_csv(readings, decided),

@@ -153,11 +153,9 @@ def _place_scan(
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the body lies in the scanner: turned, shifted, and bent along its axis.
+    """Where the body lies in the scanner: turned and bent as its anatomy says, and shifted.
 
-    Attributes:
-        anatomy: Holds turn, kyphosis and scoliosis.
-        shift_mm: Shift (x, y) of the whole body.
+    `shift_mm` is (x, y), of the whole body.
     """
 
     anatomy: Anatomy
@@ -360,17 +358,9 @@ _Lung = Bool[np.ndarray, "rows columns"]
 def compose(
     model: Model, grid: Grid, pose: Pose, scanner: Scanner, rng: np.random.Generator
 ) -> tuple[Int16[np.ndarray, "depth height width"], Mask]:
-    """Scan a body.
+    """Scan a body: voxels in HU, and the lungs without trachea and main bronchi.
 
-    Args:
-        model: The body.
-        grid: The scan's grid, canonical.
-        pose: Where the body lies.
-        scanner: How the scan is made.
-        rng: For textures and noise.
-
-    Returns:
-        Voxels in HU, and the lungs without trachea and main bronchi.
+    The grid is canonical; `rng` is for textures and noise.
     """
     vessels, walls, hollows = (
         fill_tubes(pose.place(part, grid), grid.shape, grid.spacing_mm) for part in model.trees

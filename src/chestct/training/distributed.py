@@ -40,12 +40,9 @@ _GIB: Final = 2**30
 
 
 def choose_device(name: str = _AUTO, *, local_rank: int = 0, num_local: int = 1) -> torch.device:
-    """The device of a name.
+    """The device "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    Args:
-        name: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
-        local_rank: Number of this process among those of its machine: each takes a GPU of its own.
-        num_local: Processes on this machine.
+    Of several processes on a machine each takes a GPU of its own, by its local rank.
 
     Raises:
         TrainingError: There is no such device, or several processes would share a GPU.

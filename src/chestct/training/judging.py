@@ -669,12 +669,7 @@ def judge_pictures(
 def _read_patients_beside(
     files: Mapping[str, Path], classifier: SliceClassifier, manifest: Manifest
 ) -> dict[str, Predictions]:
-    """Other classifiers' predictions by patient, refused before a slice is read where they misfit.
-
-    Args:
-        files: Name to a `predictions.csv` with one scan of each patient.
-        classifier: What they will stand beside.
-        manifest: The slices that it is going to judge.
+    """Others' predictions, one scan of each patient, refused before a slice is read.
 
     Raises:
         PredictionsError: A file cannot be read, is about other patients, labels or truths, or has a

@@ -188,12 +188,7 @@ class _StepFigures:
         self._step = 0
 
     def add(self, loss: torch.Tensor, *, share: float, wants_stop: bool) -> None:
-        """Take a step's loss, and read that of the step before.
-
-        Args:
-            loss: Mean over this process's part of the step's examples.
-            share: That part, of all.
-            wants_stop: Whether this process was asked to stop.
+        """Take the mean loss of this process's `share` of a step, and read that of the step before.
 
         Raises:
             DivergedError: The loss of the step before is no number.

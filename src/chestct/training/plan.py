@@ -460,16 +460,7 @@ _AnySettings = TypeVar("_AnySettings", RunSettings, SliceRunSettings)
 
 @dataclass(frozen=True)
 class _AnyPlan(Generic[_AnySettings]):
-    """One call of a command that trains.
-
-    Attributes:
-        settings: All of them.
-        manifest: The CSV file of the scans or slices.
-        folder: The run folder.
-        num_folds: Of a cross-validation, or None; of slices always None.
-        listener: Who is told how far things are.
-        device: Where networks are trained.
-    """
+    """One call of a command that trains; `num_folds` cross-validate, of slices always None."""
 
     settings: _AnySettings
     manifest: Path

@@ -381,14 +381,7 @@ _AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
 
 @dataclass(frozen=True, eq=False)
 class _Ready(Generic[_AnyParts]):
-    """Scans or slices that may be trained on, divided, checked and prepared.
-
-    Attributes:
-        parts: What they are trained with.
-        division: Which is used for what.
-        sets: Their inputs, as the loop takes them.
-        training: The settings of the loop, the precision settled.
-    """
+    """Scans or slices that may be trained on, divided, checked, prepared; the precision settled."""
 
     parts: _AnyParts
     division: Division

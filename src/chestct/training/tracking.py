@@ -35,11 +35,7 @@ _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
 
 
 class _EventFile:
-    """The event file of one training; of a training that goes on it holds all epochs again.
-
-    Args:
-        folder: Where it lies; event files of earlier sessions there are replaced.
-    """
+    """The event file of a training, in the place of earlier sessions'; it holds every epoch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
