@@ -87,13 +87,7 @@ def _multiplies_in_bf16(device: torch.device) -> bool:
 def settle_precision(
     wanted: Literal["float32", "bf16", "auto"], before: str | None, device: torch.device
 ) -> _Precision:
-    """The precision that "auto" stands for: that of the run that goes on, else by the rule.
-
-    Args:
-        wanted: As in the settings.
-        before: What the run in the folder was begun with, where there is one.
-        device: Where the network will be trained.
-    """
+    """What "auto" stands for: the precision of the run that goes on, `before`, else by the rule."""
     if wanted != "auto":
         return wanted
     if before in ("float32", "bf16"):
@@ -155,14 +149,7 @@ class OtherProcessError(ChestCTError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which one of several processes this is.
-
-    Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
-        local_rank: Its number on its machine.
-        local_size: How many there are on its machine.
-    """
+    """Which of several processes this is, from 0: of all, and of those on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -202,9 +189,8 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 def require_one_process(work: str, instead: str = "") -> None:
     """Refuse to do in several processes what one does alone.
 
-    Args:
-        work: A sentence about what that is: "A search runs in one process."
-        instead: What to do beside starting it without torchrun, after a comma.
+    `work` is a sentence about what that is, such as "A search runs in one process."; `instead` what
+    to do beside starting it without torchrun, after a comma.
 
     Raises:
         TrainingError: `torchrun` started several processes.

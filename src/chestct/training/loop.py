@@ -117,13 +117,8 @@ def evaluate(
     """Run a network over a set of examples, in float32 and in the set's order.
 
     Where several processes train together each must call this: it runs a share of the examples,
-    and all get the outputs of all.
-
-    Args:
-        network: Run where its weights lie.
-        examples: What it is run on.
-        batch_size: Examples at once, in each process.
-        workers: Processes that read; None leaves it to the device.
+    `batch_size` at once, and all get the outputs of all. `workers` None leaves their number to the
+    device.
     """
     return _outputs_of(network, _loader_in_order(network, examples, batch_size, workers))
 
@@ -236,15 +231,10 @@ def train(
 ) -> list[EpochLog]:
     """Train a network, or go on training it, and leave it with its best or its last weights.
 
-    Args:
-        network: Changed in place, and trained where its weights lie; called as
-            `network(batch, lungs)`. Where several processes have joined each calls this with the
-            same network, and all take the same steps.
-        sets: What it learns from and is watched on.
-        settings: Of this run.
-        folder: The run folder; made when it does not exist.
-        augmentation: How batches are varied; None leaves them as they are.
-        after_epoch: Told of every epoch finished by this call, written down, in the first process.
+    It is changed in place, where its weights lie, and called as `network(batch, lungs)`. Where
+    several processes have joined each calls this with the same network, and all take the same
+    steps. `after_epoch` is told, in the first process, of every epoch that this call finishes and
+    writes down.
 
     Returns:
         One entry per epoch.
@@ -366,10 +356,7 @@ def training_batches(run: Run) -> Generator[Batch]:
 def step(run: Run, batch: Batch, rate: float | None) -> tuple[float, torch.Tensor]:
     """One forward and backward pass, and where a rate is given the optimiser's step at that rate.
 
-    Args:
-        run: Its weights or its gradients change; how far it came is left to the caller.
-        batch: This process's share of the examples.
-        rate: Learning rate; None only adds the gradients up.
+    Without one gradients are only added up. How far the run came is left to the caller.
 
     Returns:
         This process's share of the pass's examples, and its loss.

@@ -94,15 +94,8 @@ class _Beginning:
 class Parts:
     """What a run's settings name, found and checked.
 
-    Attributes:
-        network: Name of the network.
-        network_settings: All that `build_network` has to be told, the input's shape with it.
-        recipe: How scans are prepared.
-        augmentation: How batches are varied, or None.
-        labels: Class names in the classifier's order.
-        beginning: The given weights that it begins with, or None for drawn ones.
-        classes: What is said of each label; None: plain names.
-        are_findings: Whether a scan may have any number of the labels.
+    `network_settings` are all that `build_network` has to be told, the input's shape with it.
+    Without `beginning` weights are drawn, without `classes` labels are plain names.
     """
 
     network: str
@@ -205,11 +198,7 @@ def _check_named_parts(network: nn.Module, training: TrainingSettings) -> None:
 
 
 def _beginning(parts: Parts, place: Path) -> _Beginning:
-    """Given weights, tried out on the network.
-
-    Args:
-        parts: Of the run, its weights drawn.
-        place: A classifier's folder, a run's, or a file.
+    """Given weights, of a classifier's folder, a run's, or a file, tried out on the network.
 
     Raises:
         NetworkError: The file cannot be read or nothing of it fits.
@@ -296,11 +285,8 @@ def explanation_of(
 ) -> str:
     """How a network's answers are explained, as a card says it: "METHOD" or "METHOD:LAYER".
 
-    Args:
-        network: What is trained; its weights are not looked at.
-        recipe: Of its input.
-        chosen: The settings.
-        spacing_mm: Of the input; with some recipes it differs from scan to scan.
+    Its weights are not looked at. `spacing_mm` is the input's, with some recipes another from scan
+    to scan.
 
     Raises:
         UnknownNameError: There is no such method.
@@ -350,16 +336,9 @@ RANDOM_WEIGHTS = "random weights: nothing was learned from photographs first"
 class SliceParts:
     """What a slice run's settings name, found and checked.
 
-    Attributes:
-        network: A name in `SLICE_NETWORKS`, or of another network of timm.
-        network_settings: All that `build_slice_network` has to be told; what only timm says of a
-            network stands there too, as another version may say something else.
-        weights: File of the backbone's weights, or None for random ones.
-        weights_source: Where they come from, in words: a repository, or a file's name.
-        form: How pictures become inputs.
-        augmentation: How batches are varied, or None.
-        labels: Class names in the classifier's order.
-        classes: What is said of each label; None: plain names.
+    `network_settings` are all that `build_slice_network` has to be told; what only timm says of a
+    network stands there too, as another version may say something else. `weights` is the file of
+    the backbone's, or None for random ones, `weights_source` in words where they come from.
     """
 
     network: str
@@ -529,9 +508,7 @@ def _git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
 def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> None:
     """Write `run.json` in the plan's folder, or add to that of a run which goes on.
 
-    Args:
-        plan: What is begun.
-        taken: What was taken of the weights that the network begins with.
+    `taken` is what was taken of the weights that the network begins with.
 
     Raises:
         TrainingError: The folder holds a run with other settings or scans, or something else.

@@ -165,12 +165,9 @@ def _judge_findings(
 class _Answers:
     """What a trained network says of the parts that it did not learn from.
 
-    Attributes:
-        calibrated: Probabilities of the validation part, after the temperature.
-        temperature: Fitted on the validation part.
-        judged: Probabilities of the test part; of the validation part where there is none, without
-            the temperature, which would flatter it.
-        part: Name of the part that was judged.
+    `calibrated` is the validation part's, after the temperature fitted on it. `judged` is that of
+    the `part` judged: the test part, or without the temperature, which would flatter it, the
+    validation part.
     """
 
     calibrated: Predictions
@@ -184,11 +181,7 @@ def answers(
 ) -> _Answers:
     """Fit the temperature on the validation part, and predict the test part where there is one.
 
-    Args:
-        watched: A trained network's outputs on the validation part.
-        tested: Those on the test part, where there is one.
-        division: The parts.
-        labels: What the logits stand for.
+    `watched` and `tested` are a trained network's outputs on them.
     """
     plain = predictions_of(watched, division.validation, labels)
     temperature = fit_temperature(plain).temperature
@@ -461,10 +454,7 @@ def cross_validated_baseline(
 ) -> tuple[AnyPredictions | None, str]:
     """The same where there are no other scans to learn from: each fold is told from the others.
 
-    Args:
-        judged: What a finished classifier said.
-        manifest: The scans that it judged, in the same order; splits and folds are not looked at.
-        facts: Of every row's scan.
+    Splits and folds that the manifest has are not looked at.
 
     Returns:
         The baseline's predictions, and a sentence on how they were made; or None, and why not.
