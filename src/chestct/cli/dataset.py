@@ -13,7 +13,14 @@ import typer
 from rich.text import Text
 
 from chestct.cli import options
-from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
+from chestct.cli.terminal import (
+    print_table,
+    scan_progress,
+    show_remark,
+    show_words,
+    show_written,
+    stdout_console,
+)
 from chestct.cli.training_options import Labels, Overrides, Processes, named_labels
 from chestct.cli.workers import TIMEOUT_S, Shards, current_umask, worked_on
 from chestct.errors import ChestCTError
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
     from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.sharing import ExportResult, ExportSettings
-    from chestct.datasets.splits import SplitSettings
     from chestct.datasets.store import Cache
     from chestct.datasets.workers import Progress, ProgressCallback
 
@@ -185,8 +191,7 @@ def scan(
         manifest = manifest.with_rows(with_reading(row, reading) for row in manifest.rows)
         found = f"labels of {table.file.name}"
     written = write_manifest(manifest, out)
-    console = stdout_console()
-    console.print(Text(f"{folder}: {_describe(manifest)} ({found})"), soft_wrap=True)
+    show_words(f"{folder}: {_describe(manifest)} ({found})")
     show_written([written], notes)
 
 
@@ -259,25 +264,29 @@ class _Division:
     ] = 0.0
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffling.")] = 1
 
-    def splitter(self) -> tuple[str, SplitSettings]:
-        """Which of the splitters divides, and how.
+    def require_one(self) -> None:
+        """Refuse none, and more than one, of the ways to divide.
 
         Raises:
-            _WrongUseError: None was chosen, or more than one.
+            _WrongUseError: It is so.
         """
-        from chestct.datasets.splits import SplitSettings
-
         if (self.folds is not None) + (self.share is not None) + self.is_maseres != 1:
             raise _WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
         if self.validation and self.share is None:
             raise _WrongUseError("--validation goes with --hold-out SHARE.")
-        name = "k_fold" if self.share is None else "hold_out"
-        return "maseres_paper" if self.is_maseres else name, SplitSettings(
-            folds=self.folds or 5,
-            test_share=0.2 if self.share is None else self.share,
-            validation_share=self.validation,
-            seed=self.seed,
+
+    def divided(self, manifest: Manifest) -> Manifest:
+        """The scans divided."""
+        from chestct.datasets.splits import SplitSettings, hold_out, k_fold, maseres_paper
+
+        if self.folds is not None:
+            return k_fold(manifest, SplitSettings(folds=self.folds, seed=self.seed))
+        if self.share is None:
+            return maseres_paper(manifest)
+        wanted = SplitSettings(
+            test_share=self.share, validation_share=self.validation, seed=self.seed
         )
+        return hold_out(manifest, wanted)
 
 
 @app.command()
@@ -292,15 +301,13 @@ def split(
 ) -> None:
     """Divide the scans by patient, every class alike."""
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.splits import SPLITTERS
     from chestct.remote import shown
     from chestct.storage import is_address
 
     if out is None and is_address(manifest):
         raise _WrongUseError(f"{shown(manifest)} is not written to. Name a file: --out FILE.")
-    name, settings = division.splitter()
-    scans = _read_scans(manifest, labels, needs_files=False)
-    divided = SPLITTERS[name](scans, settings)
+    division.require_one()
+    divided = division.divided(_read_scans(manifest, labels, needs_files=False))
     _show_sides(divided)
     show_written([write_manifest(divided, out or manifest)], [])
 
@@ -423,16 +430,15 @@ def prepare(
     )
     with worked_on(job, tasks, executor, "Preparing") as work:
         done, table = conclude_preparing(work, scans, time.perf_counter() - started)
-    console = stdout_console()
-    words = (
+    show_words(
         f"{done.num_made} prepared, {done.num_found} were there, {len(done.failed)} failed, "
         f"{done.seconds:.0f} s; stored values differ by at most {done.max_error:.2g}"
     )
-    console.print(Text(words), soft_wrap=True)
+    console = stdout_console()
     for row, reasons in done.unsuitable.items():
         console.print(Text(f"! row {row} is unsuitable: {'; '.join(reasons)}", style="yellow"))
     for row, reason in done.failed.items():
-        console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+        show_words(f"✗ row {row}: {reason}", "bold red")
     if done.failed:
         show_written([table], [])
     raise typer.Exit(1 if done.failed else 0)
@@ -565,13 +571,12 @@ def export(
 
 def _show_export(done: ExportResult) -> None:
     """Say what was copied, what was noticed, and where the table is."""
-    console = stdout_console()
     words = f"{done.num_made} copied, {done.num_found} were there, {len(done.failed)} failed"
-    console.print(Text(words))
+    stdout_console().print(Text(words))
     for row, notes in done.notes.items():
-        console.print(Text(f"! row {row}: {'; '.join(notes)}", style="yellow"), soft_wrap=True)
+        show_remark(f"row {row}: {'; '.join(notes)}")
     for row, reason in done.failed.items():
-        console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+        show_words(f"✗ row {row}: {reason}", "bold red")
     if done.table is not None:
         show_written([done.table], [])
 
@@ -639,9 +644,8 @@ def readers(
     texts = agreement_files(readings, decided, report, said.facts)
     written = [write_manifest(decided, out / "consensus.csv")]
     written += [write_text(out / name, text) for name, text in texts.items()]
-    console = stdout_console()
     for text in (texts["agreement.md"], flow_of(decided).as_markdown() + "\n"):
-        console.print(Text(text), soft_wrap=True)
+        show_words(text)
     show_written(written, [])
 
 
@@ -663,7 +667,7 @@ def flow(
         raise _WrongUseError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
     counts = flow_of(_read_scans(manifest, labels, needs_files=False))
     words = counts.as_markdown() + "\n"
-    stdout_console().print(Text(words), soft_wrap=True)
+    show_words(words)
     if out is not None:
         words = as_csv(counts.columns, counts.rows) if out.suffix == ".csv" else words
         show_written([write_whole(out, words.encode())], [])

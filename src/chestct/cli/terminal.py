@@ -80,6 +80,16 @@ def show_document(text: str) -> None:
         show_line(line)
 
 
+def show_words(words: str, style: str = "") -> None:
+    """Say something on stdout, above any bars, its lines as long as they are."""
+    stdout_console().print(Text(words, style), soft_wrap=True)
+
+
+def show_remark(words: str) -> None:
+    """Say what should be known."""
+    show_words(f"! {words}", "yellow")
+
+
 def stdout_console() -> Console:
     """The console that results go to."""
     return _PlainConsole(highlight=False)
