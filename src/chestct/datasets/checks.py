@@ -14,11 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, Literal
 
-from chestct.datasets.confounders import (
-    VARIABLES,
-    Confounder,
-    find_confounders,
-)
+from chestct.datasets.confounders import VARIABLES, Confounder, find_confounders
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, describe_rows
 from chestct.datasets.scans import ScanFacts
 from chestct.labels import class_in_path, class_of

@@ -27,10 +27,7 @@ from torch.utils.data import Dataset
 import chestct.preprocess
 from chestct.arrays import Mask, NetworkInput
 from chestct.datasets.manifest import Manifest, ManifestError
-from chestct.datasets.scans import (
-    ScanFacts,
-    read_options,
-)
+from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
 from chestct.lookup import look_up

@@ -38,12 +38,7 @@ from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import ChestCTError, TrainingError
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
-from chestct.evaluation.patient_votes import (
-    VOTES,
-    assumption,
-    one_per_patient,
-    vote,
-)
+from chestct.evaluation.patient_votes import VOTES, assumption, one_per_patient, vote
 from chestct.evaluation.predictions import (
     AnyPredictions,
     Predictions,
