@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -15,7 +14,7 @@ from rich.text import Text
 from chestct.cli import options
 from chestct.cli.terminal import (
     print_table,
-    scan_progress,
+    progress_bar,
     show_remark,
     show_words,
     show_written,
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.sharing import ExportResult, ExportSettings
     from chestct.datasets.store import Cache
-    from chestct.datasets.workers import Progress, ProgressCallback
 
 
 ManifestFile = Annotated[
@@ -235,7 +233,7 @@ def check(
 
     facts = None
     if not is_quick:
-        with _progress_bar(len(scans), "reading") as report_progress:
+        with progress_bar("reading", len(scans)) as report_progress:
             facts = gather_facts(scans, cache, processes=processes, progress=report_progress)
     report = check_manifest(scans, facts)
     _show_report(scans, report)
@@ -487,25 +485,6 @@ def _show_sides(manifest: Manifest) -> None:
     print_table(("", *manifest.labels, "Patients"), lines)
 
 
-@contextmanager
-def _progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
-    """A bar on stderr with the time that is left; gives the function to be called."""
-    with scan_progress(is_quiet=False) as bar:
-        task = bar.add_task(what, total=total)
-
-        def show(progress: Progress) -> None:
-            """Draw how far it is, and how long it will take."""
-            left = f"{what}, {_duration(progress.seconds_left)} left"
-            bar.update(task, completed=progress.done, description=left)
-
-        yield show
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 @dataclass(frozen=True)
 class _Sharing:
     """In what form scans are shared, and what is told of whom."""
@@ -563,7 +542,7 @@ def export(
     sharing.require_key_outside(out)
     scans = _read_scans(manifest, labels)
     settings = sharing.settings()
-    with _progress_bar(len(scans), "copying") as report_progress:
+    with progress_bar("copying", len(scans)) as report_progress:
         done = export_scans(scans, out, settings, processes=processes, progress=report_progress)
     _show_export(done)
     raise typer.Exit(1 if done.failed else 0)

@@ -40,11 +40,6 @@ class Progress:
     total: int
     seconds: float
 
-    @property
-    def seconds_left(self) -> float:
-        """At the pace so far."""
-        return self.seconds / self.done * (self.total - self.done) if self.done else 0.0
-
 
 ProgressCallback = Callable[[Progress], None]
 

@@ -10,13 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 from scipy import ndimage
 
 from chestct.arrays import Shape, Spacing
-from chestct.volume import Grid
 
 Field = Float32[np.ndarray, "depth height width"]
 Plane = Float32[np.ndarray, "rows columns"]
@@ -106,27 +104,6 @@ def smooth_noise(
     values -= values.mean()
     values /= deviation
     return values
-
-
-class Grain:
-    """Fine texture of unit standard deviation, slice after slice, alike along all axes."""
-
-    def __init__(self, rng: np.random.Generator, grid: Grid, sigma_mm: float) -> None:
-        self._rng, self._shape = rng, grid.shape[1:]
-        self._sigma = max(sigma_mm / grid.spacing_mm[1], 0.3)
-        self._kept = float(np.exp(-grid.spacing_mm[0] / (2 * sigma_mm)))
-        self._plane = self._fresh()
-
-    def _fresh(self) -> Plane:
-        white = self._rng.standard_normal(self._shape, dtype=np.float32)
-        plane = cv2.GaussianBlur(white, (0, 0), self._sigma)
-        return np.asarray(plane / plane.std(), dtype=np.float32)
-
-    def next_slice(self) -> Plane:
-        """The next slice's texture, correlated with the one before."""
-        fresh = np.sqrt(1 - self._kept**2) * self._fresh()
-        self._plane = (self._kept * self._plane + fresh).astype(np.float32)
-        return self._plane
 
 
 def _stretch(field: AnyField, shape: Shape) -> AnyField:

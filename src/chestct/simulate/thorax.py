@@ -20,7 +20,7 @@ from chestct.labels import THREE_CLASSES
 from chestct.lookup import look_up
 from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import Layers, Model, build_model
-from chestct.simulate.fields import Field, Frame, Grain, Plane
+from chestct.simulate.fields import Field, Frame, Plane
 from chestct.simulate.lesions import add_disease
 from chestct.simulate.trees import Segments, fill_tubes
 from chestct.volume import AIR_HU, Grid, ScanSource, Volume
@@ -352,6 +352,27 @@ def _clothing_lines(
     return plane
 
 
+class _Grain:
+    """Fine texture of unit standard deviation, slice after slice, alike along all axes."""
+
+    def __init__(self, rng: np.random.Generator, grid: Grid, sigma_mm: float) -> None:
+        self._rng, self._shape = rng, grid.shape[1:]
+        self._sigma = max(sigma_mm / grid.spacing_mm[1], 0.3)
+        self._kept = float(np.exp(-grid.spacing_mm[0] / (2 * sigma_mm)))
+        self._plane = self._fresh()
+
+    def _fresh(self) -> Plane:
+        white = self._rng.standard_normal(self._shape, dtype=np.float32)
+        plane = cv2.GaussianBlur(white, (0, 0), self._sigma)
+        return np.asarray(plane / plane.std(), dtype=np.float32)
+
+    def next_slice(self) -> Plane:
+        """The next slice's texture, correlated with the one before."""
+        fresh = np.sqrt(1 - self._kept**2) * self._fresh()
+        self._plane = (self._kept * self._plane + fresh).astype(np.float32)
+        return self._plane
+
+
 _Lung = Bool[np.ndarray, "rows columns"]
 
 
@@ -365,7 +386,7 @@ def compose(
     vessels, walls, hollows = (
         fill_tubes(pose.place(part, grid), grid.shape, grid.spacing_mm) for part in model.trees
     )
-    texture = Grain(rng, grid, 1.6)
+    texture = _Grain(rng, grid, 1.6)
     voxels = np.empty(grid.shape, dtype=np.float32)
     lungs = np.empty(grid.shape, dtype=bool)
     solid = np.empty(grid.shape[0], dtype=np.float32)

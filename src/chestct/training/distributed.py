@@ -35,8 +35,6 @@ except for small RoI-aware 3D ResNets (64^3), where it takes 1.04 to 1.26:
 `benchmarks/training_speed.py --layouts`.
 """
 _AUTO: Final = "auto"
-MOST_WORKERS: Final = 8
-_GIB: Final = 2**30
 
 
 def choose_device(name: str = _AUTO, *, local_rank: int = 0, num_local: int = 1) -> torch.device:
@@ -95,21 +93,6 @@ def settle_precision(
     return "bf16" if _multiplies_in_bf16(device) else "float32"
 
 
-def num_workers(wanted: int | None, device: torch.device) -> int:
-    """How many processes read examples, where the settings leave it open.
-
-    On a CPU none, as they would take cores from the network. For a GPU as many as there are cores
-    for each GPU of this machine, less one for the training itself, and no more than eight.
-    """
-    if wanted is not None:
-        return wanted
-    if device.type != "cuda":
-        return 0
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    per_gpu = (num_cores or 1) // torch.cuda.device_count()
-    return min(max(per_gpu - 1, 1), MOST_WORKERS)
-
-
 @contextmanager
 def tuned_for(device: torch.device) -> Iterator[None]:
     """While entered, cuDNN tries its convolutions out and takes the fastest for each shape."""
@@ -123,15 +106,6 @@ def tuned_for(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
-
-
-def take_peak_memory_gib(device: torch.device) -> float | None:
-    """The most memory that was taken on a GPU since this was asked last; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    peak = torch.cuda.max_memory_allocated(device) / _GIB
-    torch.cuda.reset_peak_memory_stats(device)
-    return peak
 
 
 _Outcome = TypeVar("_Outcome")

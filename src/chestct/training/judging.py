@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float64
 
-from chestct.card import CARD_FILE, SLICE_CARD_FILE, VoteSettings
+from chestct.card import CARD_FILE, SLICE_CARD_FILE, Card, VoteSettings
 from chestct.classifier import Classifier, SliceClassifier, load_slice_classifier
 from chestct.datasets.checks import find_oddities, find_unreadable_slices
 from chestct.datasets.confounders import VARIABLES, groups_by
@@ -37,6 +37,7 @@ from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import ChestCTError, TrainingError
+from chestct.evaluation.calibration import AbstentionThreshold
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
 from chestct.evaluation.patient_votes import VOTES, assumption, one_per_patient, vote
 from chestct.evaluation.predictions import (
@@ -77,10 +78,8 @@ from chestct.training.results import (
     as_predictions,
     cross_validated_baseline,
     predictions_of,
-    promised_by,
     reasons_by_scan,
     scan_key,
-    undecided,
 )
 from chestct.training.settings import DataSection
 
@@ -395,8 +394,18 @@ def _settings_of(
     return EvaluationSettings(
         name=classifier.card.name,
         comparisons=tuple(COMPARISONS) if wishes.has_maseres_z else SOUND,
-        promised=promised_by(classifier.card),
+        promised=_promised_by(classifier.card),
         remarks=tuple(filter(None, remarks)),
+    )
+
+
+def _promised_by(card: Card) -> AbstentionThreshold | None:
+    """The threshold of a card as an evaluation takes it."""
+    kept = card.abstention
+    if kept is None:
+        return None
+    return AbstentionThreshold(
+        kept.abstain_below, kept.wished_error, kept.level, kept.coverage, kept.risk, kept.risk_bound
     )
 
 
@@ -455,6 +464,11 @@ def _familiar_distances(
     return distances
 
 
+def _undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictions:
+    """Every class as likely: stands in for what a classifier has yet to say of these scans."""
+    return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
+
+
 def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) -> None:
     """Refuse predictions of other scans, labels or truths, and scans that are missing unexplained.
 
@@ -462,7 +476,9 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
         PredictionsError: They do not fit; the message names scans and what to do.
     """
     judged = set(other.predictions.scans)
-    align(undecided([r for r in manifest.rows if scan_key(r) in judged], labels), other.predictions)
+    align(
+        _undecided([r for r in manifest.rows if scan_key(r) in judged], labels), other.predictions
+    )
     expected = [scan_key(row) for row in manifest.rows if scan_key(row) not in other.excluded]
     missing = [scan for scan in expected if scan not in judged]
     if missing:
@@ -627,7 +643,7 @@ def _read_patients_beside(
             name that is taken; the message names it.
     """
     taken = {f"{classifier.card.name}, {each}" for each in VOTES}
-    slices = undecided(manifest.rows, classifier.card.labels)
+    slices = _undecided(manifest.rows, classifier.card.labels)
     patients = vote(slices, MAIN_VOTE, patient_labels=patient_labels_of(manifest))
 
     def fitted(path: Path) -> Predictions:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -38,7 +38,6 @@ from chestct.training.distributed import (
     from_main,
     on_main,
     others_explained,
-    take_peak_memory_gib,
     total,
     tuned_for,
 )
@@ -74,6 +73,7 @@ from chestct.training.steps import (
     step_seed,
 )
 
+_GIB: Final = 2**30
 _NO_LUNGS = torch.zeros(1, 1, 1, 1)
 
 
@@ -456,12 +456,21 @@ def _finish_epoch(run: Run, outputs: Outputs) -> None:
         validation_loss=outputs.loss,
         validation_accuracy=outputs.accuracy,
         seconds=progress.seconds,
-        gpu_memory_gib=take_peak_memory_gib(run.device),
+        gpu_memory_gib=_take_peak_memory_gib(run.device),
     )
     # Rounding may differ between machines, and all must stop after the same epoch.
     progress.history.append(EpochLog(**from_main(asdict(entry))))
     progress.step_in_epoch, progress.loss_sum, progress.seconds = 0, 0.0, 0.0
     on_main(lambda: _write_epoch(run))
+
+
+def _take_peak_memory_gib(device: torch.device) -> float | None:
+    """The most memory that was taken on a GPU since this was asked last; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / _GIB
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def _write_epoch(run: Run) -> None:

@@ -235,16 +235,6 @@ def _abstention_of(promised: AbstentionThreshold | None, num_scans: int) -> Abst
     )
 
 
-def promised_by(card: Card) -> AbstentionThreshold | None:
-    """The threshold of a card as an evaluation takes it."""
-    kept = card.abstention
-    if kept is None:
-        return None
-    return AbstentionThreshold(
-        kept.abstain_below, kept.wished_error, kept.level, kept.coverage, kept.risk, kept.risk_bound
-    )
-
-
 def predictions_of(
     outputs: Outputs, manifest: Manifest, labels: tuple[str, ...], temperature: float = 1.0
 ) -> Predictions:
@@ -299,11 +289,6 @@ def as_predictions(
         labels=labels,
         sites=tuple(row.site for row in rows) if any(row.site for row in rows) else None,
     )
-
-
-def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictions:
-    """Every class as likely: stands in for what a classifier has yet to say of these scans."""
-    return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
 
 
 def pool(parts: Sequence[_Some]) -> _Some:

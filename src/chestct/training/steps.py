@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from chestct.networks.blocks import BasicBlock, Bottleneck, PooledNetwork, is_in
 from chestct.networks.colipri import TokenBlock
 from chestct.networks.encoders import SegResBlock
 from chestct.networks.maseres import SEResBlock
-from chestct.training.distributed import Ranks, num_workers
+from chestct.training.distributed import Ranks
 from chestct.training.settings import TrainingSettings
 
 
@@ -343,6 +344,7 @@ of 1, 0 and NaN per finding."""
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Inputs, lungs and label indices of several examples."""
 
+_MOST_WORKERS: Final = 8
 _READ_AHEAD: Final = 2
 """Batches that each reading process has ready."""
 
@@ -385,6 +387,21 @@ def _begin_reading(number: int) -> None:
     end_with_parent()
 
 
+def _num_workers(wanted: int | None, device: torch.device) -> int:
+    """How many processes read examples, where the settings leave it open.
+
+    On a CPU none, as they would take cores from the network. For a GPU as many as there are cores
+    for each GPU of this machine, less one for the training itself, and no more than eight.
+    """
+    if wanted is not None:
+        return wanted
+    if device.type != "cuda":
+        return 0
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    per_gpu = (num_cores or 1) // torch.cuda.device_count()
+    return min(max(per_gpu - 1, 1), _MOST_WORKERS)
+
+
 def make_loader(
     examples: LabelledInputs,
     steps: Iterable[list[int]],
@@ -398,7 +415,7 @@ def make_loader(
     loader would hold them, and an exception's traceback the loader: they would end whenever the
     garbage collector comes by, in no order, and be waited for in vain.
     """
-    count = num_workers(workers, device)
+    count = _num_workers(workers, device)
     return DataLoader(
         _Guarded(examples),
         worker_init_fn=_begin_reading,
