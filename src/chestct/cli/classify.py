@@ -120,10 +120,8 @@ class _Foreseeing:
 class _Done:
     """What is kept of one scan; not the analysis, which would stay in memory beside the next one.
 
-    Attributes:
-        result: The answer.
-        line: It as a line of JSON, or words about its slices where JSON was not asked for.
-        is_complete: Whether every output that was asked for is there.
+    `line` is the answer as JSON, or words about its slices where that was not asked for;
+    `is_complete` whether every output that was asked for is there.
     """
 
     result: ScanResult

@@ -484,13 +484,10 @@ def _site_names(manifest: Manifest, *, names_sites: bool) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How scans are exported.
+    """How scans are exported: a name in `_COPY_FORMATS`, and in `_PERIODS` how much of the date.
 
-    Attributes:
-        format: A name in `_COPY_FORMATS`.
-        key: Secret that pseudonyms are made with; None draws them.
-        period: How much of the study's date is told, a name in `_PERIODS`.
-        names_sites: Whether sites keep their names; else they are numbered.
+    The key is the secret that pseudonyms are made with; None draws them. Sites are numbered unless
+    they keep their names.
 
     Raises:
         UnknownNameError: There is no such format or period.

@@ -61,12 +61,8 @@ class _DamagedEntryError(CacheError):
 class _CachedInput:
     """A prepared input, from disk or just made; the same from both.
 
-    Attributes:
-        input: Network input, (channel, depth, height, width).
-        lungs: Lung mask at the input's size, (depth, height, width).
-        max_error: Largest difference between `input` and what the preparation gave.
-        warnings: What the preparation noticed.
-        unsuitable_reasons: Why the scan should not be classified; empty when it may.
+    `input` is (channel, depth, height, width), the lung mask at its size (depth, height, width);
+    `max_error` the largest difference from what the preparation gave.
     """
 
     input: NetworkInput

@@ -60,14 +60,10 @@ class ThoraxSettings:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedPatient:
-    """A simulated scan with its truth.
+    """A simulated scan in HU, int16, on canonical axes, with its truth.
 
-    Attributes:
-        volume: Scan in HU, int16, canonical axes.
-        lungs: Both lungs with everything in them, without trachea and main bronchi.
-        lesions: Voxels of disease (or, in a normal patient, of dependent density).
-        label: "CAP", "COVID-19" or "normal".
-        anatomy: The numbers behind the body.
+    The lungs have everything in them, without trachea and main bronchi; lesions are disease, or in
+    a normal patient dependent density. The label is "CAP", "COVID-19" or "normal".
     """
 
     volume: Volume

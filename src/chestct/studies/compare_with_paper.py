@@ -159,13 +159,10 @@ _NO_RUN: Final = Estimate(None, note="no run")
 
 @dataclass(frozen=True)
 class Beside:
-    """One figure three times.
+    """One figure as the paper prints it, as a share; from the paper's own files; and of the run.
 
-    Attributes:
-        figure: What it is, with the paper's own name for it where that is another one.
-        published: As the paper prints it, as a share; None where it does not.
-        recomputed: From the paper's own files; None where there are none.
-        ours: The run's; without a value where there is no run.
+    Where the paper has another name for it this stands with it. None, or no value, where there is
+    none.
     """
 
     figure: str

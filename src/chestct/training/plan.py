@@ -70,14 +70,10 @@ CLASSIFIER_FOLDER: Final = "classifier"
 
 @dataclass(frozen=True)
 class _Beginning:
-    """The given weights that a network begins with.
+    """The given weights that a network begins with, and what of them fits.
 
-    Attributes:
-        file: Where they are.
-        with_head: Whether the head is kept: that of a classifier of the same classes and settings.
-        taken: What of them fits.
-        said: Where they come from, in words, with the hash; no path.
-        licence: Their terms of use, where a card says them.
+    The head is kept of a classifier of the same classes and settings. `said` is where they come
+    from, in words, with the hash and no path; `licence` their terms of use, where a card says them.
     """
 
     file: Path
@@ -417,11 +413,9 @@ BASELINE_FILE: Final = "baseline.csv"
 class Listener:
     """Who is told how far things have come; the functions may do nothing.
 
-    Attributes:
-        note: Told what a person should read.
-        progress: Told what is being done and how far it is.
-        epoch: Told a training's name and each of its epochs.
-        processes: How many scans are read at once; None takes all cores.
+    `note` is told what a person should read, `progress` what is being done and how far it is,
+    `epoch` a training's name and each of its epochs. `processes` scans are read at once; None takes
+    all cores.
     """
 
     note: Callable[[str], None] = lambda _text: None

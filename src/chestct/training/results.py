@@ -67,16 +67,9 @@ _Some = TypeVar("_Some", Predictions, FindingPredictions, AnyPredictions)
 class Origin:
     """Where a classifier comes from, for its card.
 
-    Attributes:
-        name: The classifier's name.
-        training: The scans it learned from.
-        judged_on: Name of the part its results were measured on.
-        temperature: What its logits are divided by.
-        promised: Abstention threshold chosen on the validation part, or why there is none.
-        num_validation: Scans of that part.
-        familiarity: What tells how far a scan lies from those it learned from.
-        findings: Threshold of each finding, chosen on the validation part; None of classes.
-        explanation: How its answers are explained, as its card says it.
+    Its results were measured on the part `judged_on`. `promised` is the abstention threshold chosen
+    on the validation part, of so many scans, and `findings` that of each finding, None of classes.
+    `familiarity` tells how far a scan lies from those it learned from.
     """
 
     name: str
