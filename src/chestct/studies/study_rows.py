@@ -83,9 +83,12 @@ BeforeRow: TypeAlias = Callable[[Row], object]
 
 @dataclass(frozen=True)
 class Progress:
-    """What came of a call: finished rows, those under way elsewhere, and those without a result.
+    """What came of a call.
 
-    The loss of those that `diverged` is no longer a number.
+    Attributes:
+        results: The finished rows.
+        missing: Rows that another program has under way.
+        diverged: Rows whose loss is no longer a number; they have no result.
     """
 
     results: Results
@@ -115,9 +118,13 @@ def run_study(
 ) -> Progress:
     """Train every row on scans that is neither finished nor under way elsewhere.
 
-    All rows have one precision, also where they are trained on different devices. The plan is the
-    whole study's: its settings are what the record shows. `split` is kept in the study's folder and
-    used instead of the plan's manifest.
+    All rows have one precision, also where they are trained on different devices.
+
+    Args:
+        plan: Of the whole study; its settings are what its record shows.
+        settings: Each row's own, in the order of the table.
+        before_row: Told of each row that is begun or gone on with.
+        split: Kept in the study's folder and used instead of the plan's manifest.
 
     Raises:
         ChestCTError: Settings, scans or folder are not as they should be, or the study was stopped;
@@ -249,10 +256,17 @@ class TableRow:
 
 @dataclass(frozen=True)
 class RowTest:
-    """Two rows that differ in one column: scans that both judged, and that one alone got right.
+    """Two rows that differ in one thing.
 
-    `p_value` is of the exact McNemar test, two-sided; `holm` the same after Holm's correction over
-    all tests of the table.
+    Attributes:
+        first: One row.
+        second: The other, further down the table.
+        column: What they differ in.
+        num_scans: Scans that both judged.
+        only_first: Scans that only the first got right.
+        only_second: Scans that only the second got right.
+        p_value: Of the exact McNemar test, two-sided.
+        holm: The same after Holm's correction over all tests of the table.
     """
 
     first: Row
