@@ -130,10 +130,6 @@ class Training:
     def read_settings(self, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
         """The settings, with the changes and the classes that the command line names.
 
-        Args:
-            kind: Which settings the file holds.
-            overrides: Further changes, NAME=VALUE.
-
         Raises:
             TrainingError: The file, a change, or what `--labels` said does not fit.
         """

@@ -68,10 +68,7 @@ class Workers:
         return any(asdict(self).values())
 
     def who(self, processes: int | None = None) -> Executor:
-        """Who works.
-
-        Args:
-            processes: How many, where `--workers` does not say it.
+        """Who works; `processes` says how many where `--workers` does not.
 
         Raises:
             UnknownNameError: There is no such executor.
@@ -132,14 +129,7 @@ def worked_on(
 ) -> Iterator[Job]:
     """Have a job done, begun or gone on with, and show how far it is.
 
-    Args:
-        job: What is to be done.
-        tasks: Its scans; plain values.
-        executor: Who works.
-        what: What is done to them, for the bar.
-
-    Yields:
-        The job, all of it done, while no other command works on it.
+    Inside, all of it is done, and no other command works on it.
 
     Raises:
         ClusterError: They cannot be worked on so.

@@ -102,12 +102,10 @@ class Chosen:
         return self._read(RunSettings, network, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
 
     def slice_settings(self, network: str, weights: str | None = None) -> SliceRunSettings:
-        """Settings of a network on slices.
+        """Settings of a network, a name in `SLICE_NETWORKS`, on slices.
 
-        Args:
-            network: A name in `SLICE_NETWORKS`.
-            weights: "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves it
-                to the settings file.
+        `weights` are "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves
+        it to the settings file.
 
         Raises:
             StudyError: There is no folder of settings.
@@ -325,15 +323,8 @@ def write_table(
 ) -> tuple[Path, ...]:
     """Write `table.md`, `table.csv`, `tests.csv` and `table.json`.
 
-    Args:
-        folder: The study's.
-        level: Which half of the paper.
-        table: With one finished row at least.
-        remarks: What a reader has to know of how the rows came about.
-        patients: Of slices, the votes on their patients.
-
-    Returns:
-        The files.
+    `remarks` are what a reader has to know of how the rows came about; `patients`, of slices, the
+    votes on their patients.
 
     Raises:
         WriteError: The folder cannot be written.

@@ -120,15 +120,9 @@ _DIVERGED_FILE: Final = "diverged.json"
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
-    """A network that was trained, and what it says.
+    """A network that was trained, what it says, and row number to reason of scans left out.
 
-    Attributes:
-        network: With its final weights.
-        division: What it was trained and judged on.
-        unsuitable: Row number to the reason, of scans that were left out.
-        judged: Its predictions.
-        origin: Where it comes from.
-        shown: Who is shown its figures; None in all but the first of several processes.
+    `shown` is None in all but the first of several processes.
     """
 
     network: nn.Module
@@ -144,10 +138,8 @@ def run_training(
 ) -> Summary | None:
     """Do everything, or go on where it was stopped.
 
-    Args:
-        plan: What is to be done.
-        elsewhere: Has the folds of these names trained, each by `run_fold`, once all scans are
-            checked and prepared; None trains them here.
+    `elsewhere` has the folds of these names trained, each by `run_fold`, once all scans are checked
+    and prepared; None trains them here.
 
     Returns:
         What was found on the test part, on the validation part where there is none, or on all
@@ -171,11 +163,9 @@ def run_training(
 
 
 def run_fold(plan: Plan, name: str) -> None:
-    """Train one fold of a cross-validation that `run_training` began; a finished one stays.
+    """Train a fold that `run_training` began and named; a finished one stays.
 
-    Args:
-        plan: Of the whole run, with the settings that are written in its folder.
-        name: The fold's, as `run_training` gave it.
+    The plan is that of the whole run, with the settings that are written in its folder.
 
     Raises:
         ChestCTError: As `run_training`.
@@ -383,14 +373,7 @@ _AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
 
 @dataclass(frozen=True, eq=False)
 class _Ready(Generic[_AnyParts]):
-    """Scans or slices that may be trained on, divided, checked and prepared.
-
-    Attributes:
-        parts: What they are trained with.
-        division: Which is used for what.
-        sets: Their inputs, as the loop takes them.
-        training: The settings of the loop, the precision settled.
-    """
+    """Scans or slices that may be trained on, divided, checked, prepared; the precision settled."""
 
     parts: _AnyParts
     division: Division
