@@ -15,6 +15,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,9 +29,8 @@ from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.compare_with_paper import compare_with_paper, write_with_paper
 from chestct.studies.damage import DamagePlan, run_damage, write_damage
 from chestct.studies.roi_ablation import ROI_LAYERS, run_ablation, table_rows, write_ablation
-from chestct.studies.study_rows import Row
 from chestct.training.plan import Listener, Plan
-from chestct.training.session import run_training
+from chestct.training.session import run_training, train_all
 from chestct.training.settings import RunSettings
 
 MASERES_SIZE = 28
@@ -38,6 +38,7 @@ SPACING_MM = 336 / MASERES_SIZE
 MASERES_EPOCHS = 20
 """Fewer would leave BatchNorm's moving statistics, with Keras's momentum, where they began."""
 PLACED_T = 0.8
+SHOWN = partial(train_all, before=lambda name: print(f"  {name}", flush=True))
 
 
 @dataclass(frozen=True)
@@ -120,26 +121,17 @@ def first_patients(manifest: Manifest, num_patients: int) -> Manifest:
     return manifest.with_rows(kept)
 
 
-def say(row: Row) -> None:
-    """Say which row is begun."""
-    print(f"  {row.name}", flush=True)
-
-
 def roi_study(work: Work) -> None:
     """Tables 6 and 7, and the placements of the gates at one t."""
     chosen = first_patients(read_manifest(work.manifest, THREE_CLASSES), work.num_patients)
     file = write_manifest(hold_out(chosen, work.split), work.folder / "roi.csv")
     plan = Plan(roi_settings(work), file, work.folder / "roi", listener=LISTENER)
     what = f"RoI-ResNets of width 8 on {work.edge}^3 voxels, {work.epochs} epochs."
-    table = run_ablation(
-        plan, table_rows(), before_row=lambda row: print(f"  {row.name}", flush=True)
-    )
+    table = run_ablation(plan, table_rows(), train=SHOWN)
     write_ablation(table, plan.folder, remarks=work.remarks(what))
     write_with_paper(compare_with_paper(plan.folder), plan.folder)
     placed = table_rows(("roi_resnet18",), ROI_LAYERS, (PLACED_T,))
-    placements = run_ablation(
-        plan, placed, before_row=lambda row: print(f"  {row.name}", flush=True)
-    )
+    placements = run_ablation(plan, placed, train=SHOWN)
     write_ablation(placements, work.folder / "placements", remarks=work.remarks(what))
 
 

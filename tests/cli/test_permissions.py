@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from labelled_scans import write_scan
 from safetensors.numpy import save_file
 
 from chestct.cli import main
+from chestct.preprocess.recipes import RECIPES
 from chestct.storage import make_folder, write_text, write_whole_with
 from chestct.studies.model_audit import CHANGES
 
@@ -23,6 +25,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has oth
 OWN = {0o600, 0o700}
 EVERYBODYS = {0o644, 0o755}
 PARTS = ("training", "validation", "test")
+SMALL = replace(
+    RECIPES["maseres_recommended"],
+    input_shape=(32, 32, 32),
+    spacing_mm=(10.0, 10.0, 10.0),
+    lungs="published",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +44,12 @@ def usual_permissions() -> Iterator[None]:
 def modes(folder: Path) -> set[int]:
     """Permissions of all that is below a folder, and of itself."""
     return {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recipe of inputs that take no time to prepare."""
+    monkeypatch.setitem(RECIPES, "small", SMALL)
 
 
 @pytest.mark.parametrize(("more", "wanted"), [((), OWN), (("--shared",), EVERYBODYS)])
@@ -52,7 +66,7 @@ def test_results_are_for_their_owner_alone_unless_they_are_shared(
     classify = ["classify", str(scan), "--classifier", tiny, "--engine", "torch"]
     written = ["--explain", "--write", "json,html,nifti,dicom_sr,dicom_sc"]
     assert main([*classify, *written, "--out", str(made / "results"), *more]) == 0
-    prepare = ["prepare", str(scan), "--recipe", "maseres_recommended"]
+    prepare = ["prepare", str(scan), "--recipe", "small"]
     assert main([*more, *prepare, "--out", str(made / "prepared")]) == 0
     audit = ["audit-model", "--classifier", tiny, str(scan), "--out", str(made / "audit")]
     assert main([*audit, "--engine", "torch", *more]) in (0, 1)
@@ -74,7 +88,7 @@ def test_data_sets_are_for_their_owner_alone_unless_they_are_shared(
     report = ["--out", str(made / "report.json")]
     assert main(["dataset", "check", scans, *cache, *report, *quick]) in (0, 1)
     # In another process, which has to do as this one does.
-    prepare = ["prepare", scans, "--recipe", "maseres_paper", *cache, "--processes", "1"]
+    prepare = ["prepare", scans, "--recipe", "small", *cache, "--processes", "1"]
     assert main(["dataset", *prepare, *more]) == 0
     for form in ("nifti", "tiff16"):
         out = ["--to", form, "--out", str(made / form)]
@@ -104,7 +118,7 @@ def test_trainings_are_for_their_owner_alone_unless_they_are_shared(
 
 def test_a_folder_that_was_there_keeps_its_permissions(scan: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    command = ["prepare", str(scan), "--recipe", "maseres_recommended", "--out", str(tmp_path)]
+    command = ["prepare", str(scan), "--recipe", "small", "--out", str(tmp_path)]
     assert main(command) == 0
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}

@@ -28,6 +28,7 @@ from chestct.preprocess.recipes import find_recipe
 from chestct.readers.masks import read_lungs
 from chestct.remote import sha256_of
 from chestct.storage import file_sha256
+from chestct.studies.model_audit_findings import JSON_FILE
 
 Output = pytest.CaptureFixture[str]
 SECRET = "aVerySecretThing"
@@ -126,6 +127,34 @@ def test_outputs_are_written_about_a_scan_at_an_address(
     assert found["web"]["p08/report.dcm"] == found["disk"]["p08/report.dcm"]
     read = {name: json.loads(files["p08/result.json"]) for name, files in found.items()}
     assert without_times(read["web"]) == without_times(read["disk"])
+
+
+def test_an_audit_of_a_scan_at_an_address_is_that_of_a_disk(
+    web: str,
+    scans: Path,
+    tiny: str,
+    tmp_path: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chestct.studies.model_audit.CHANGES", {})
+    work_here(monkeypatch)
+
+    def audit(name: str, place: str, *more: str, query: str = "") -> int:
+        # The lungs stand in for lesions.
+        asked = [f"{place}/s0.nii.gz{query}", "--lesions", f"{place}/lungs.nii.gz{query}"]
+        return main(["audit-model", *asked, *how(tiny), "--out", str(tmp_path / name), *more])
+
+    assert audit("disk", str(scans)) == 0
+    assert audit("web", web, query=f"?sig={SECRET}") == 0
+    assert audit("workers", web, "--workers", "1") == 0
+    first, *others = (tmp_path / name / JSON_FILE for name in ("disk", "web", "workers"))
+    assert json.loads(first.read_text())["scans"][0]["lesion_source"] == "given lesions"
+    assert all(other.read_bytes() == first.read_bytes() for other in others)
+    assert audit("none", web, "--workers", "1", query=f"?sig={SECRET}") == 2
+    printed = capsys.readouterr()
+    assert "with a password, or with a query" in printed.err
+    assert SECRET not in printed.out + printed.err
 
 
 def test_a_batch_at_an_address_has_the_tables_of_the_one_on_a_disk(

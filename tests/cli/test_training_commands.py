@@ -311,7 +311,7 @@ def test_folds_that_are_interrupted_keep_their_state_and_go_on_at_once(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--workers", "2"), "Workers train folds, one each: name --folds K"),
+        (("--workers", "2"), "Workers train folds or candidates, one each"),
         (("--folds", "2", "--executor", "slrum"), "Did you mean 'slurm'?"),
     ],
 )
@@ -430,6 +430,39 @@ def test_evaluating_gives_the_probabilities_that_training_gave(
             [float(row[name]) for row in found], [float(row[name]) for row in expected], atol=1e-6
         )
     assert json.loads((out / "metrics.json").read_text())["num_scans"] == 4
+
+
+def test_several_classifiers_are_evaluated_by_workers_as_by_one_after_the_other(
+    workshop: Workshop,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Output,
+    quick: None,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    work_here(monkeypatch)
+    classifier = str(run / "classifier")
+    other = shutil.copytree(run / "classifier", tmp_path / "other")
+    command = ["evaluate", classifier, str(workshop.split), "--split", "test", "--processes", "1"]
+    command += ["--engine", "torch", "--also", f"B={other}", "--also", f"C={other}"]
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert main([*command, "--out", str(here)]) == 0
+    assert main([*command, "--out", str(there), "--workers", "1"]) == 0
+    first, second = (
+        {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.[cjm]*")}
+        for out in (here, there)
+    )
+    assert "others/B/predictions.csv" in first
+    assert second == first
+    assert not (there / ".batch").exists()
+    compared = json.loads(first["metrics.json"])["comparisons"]
+    assert {"B", "C"} <= set(compared)
+    assert main([*command, "--also", f"a/b={other}", "--out", str(here)]) == 2
+    assert "--also 'a/b'" in capsys.readouterr().err
+    alone = ["evaluate", classifier, str(workshop.split), "--out", str(here), "--workers", "1"]
+    assert main(alone) == 2
+    assert "--also NAME=CLASSIFIER" in capsys.readouterr().err
 
 
 def test_scans_without_an_answer_are_listed_and_none_at_all_is_an_error(

@@ -20,7 +20,7 @@ from chestct.datasets.manifest import (
     require_classes,
     write_manifest,
 )
-from chestct.datasets.splits import SPLITTERS, SplitSettings
+from chestct.datasets.splits import SplitSettings, hold_out
 from chestct.errors import WriteError
 
 
@@ -268,7 +268,7 @@ def test_writing_keeps_excluded_rows_where_they_stood(tmp_path: Path) -> None:
 def test_a_split_leaves_excluded_rows_nowhere_and_keeps_them(tmp_path: Path) -> None:
     rows = make_rows({"COVID-19": 5, "normal": 5})
     rows[0] = replace(rows[0], excluded="other lesions")
-    divided = SPLITTERS["hold_out"](make_manifest(rows), SplitSettings(test_share=0.4))
+    divided = hold_out(make_manifest(rows), SplitSettings(test_share=0.4))
     assert len(divided) == 9
     assert all(row.split for row in divided.rows)
     assert [row.split for row in divided.excluded] == [""]

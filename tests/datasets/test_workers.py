@@ -81,9 +81,7 @@ def test_what_libraries_warn_of_in_other_processes_is_rephrased_too(
     assert "chestct: a warning of ours\n" in said
 
 
-def test_time_left_is_told_from_the_pace() -> None:
-    assert Progress(2, 10, 4.0).seconds_left == 16
-    assert Progress(0, 10, 0.0).seconds_left == 0
+def test_there_is_a_core_to_work_on() -> None:
     assert num_cores() >= 1
 
 

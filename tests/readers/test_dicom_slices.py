@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -795,13 +796,18 @@ def test_slice_that_does_not_fit_its_neighbours_is_refused_or_interpolated(
     assert not read_source(tmp_path, volume).is_exact
 
 
+@cache
+def placed(source: Path) -> list[tuple[float, Path]]:
+    """Heights of a real scan's slices in mm, from the feet on, and their files."""
+    headers = ((dcmread(path, stop_before_pixels=True), path) for path in source.iterdir())
+    return sorted((float(header.ImagePositionPatient[2]), path) for header, path in headers)
+
+
 def real_scan(
     folder: Path, source: Path, numbers: range, change: Callable[[np.ndarray], object]
 ) -> list[str]:
     """A real scan of which some slices, by number from the feet, were changed; places in words."""
-    slices = [(dcmread(path, stop_before_pixels=True), path) for path in source.iterdir()]
-    slices.sort(key=lambda one: float(one[0].ImagePositionPatient[2]))
-    for number, (_, path) in enumerate(slices):
+    for number, (_, path) in enumerate(placed(source)):
         if number not in numbers:
             (folder / path.name).symlink_to(path)
             continue
@@ -811,7 +817,7 @@ def real_scan(
         change(pixels)
         dataset.PixelData = np.clip(pixels, 0, 4095).astype(np.uint16).tobytes()
         dataset.save_as(folder / path.name)
-    return [f"the slice at {one.ImagePositionPatient[2]:.1f} mm" for one, _ in slices]
+    return [f"the slice at {height:.1f} mm" for height, _ in placed(source)]
 
 
 @pytest.mark.parametrize("run", [range(70, 71), range(70, 78), range(130, 1000)])
@@ -1086,12 +1092,8 @@ def test_scan_that_jumps_is_read_as_it_lies_where_that_is_permitted(tmp_path: Pa
 def test_real_slices_fit_at_two_to_ten_millimetres(
     data_folder: Path, tmp_path: Path, name: str, every: int
 ) -> None:
-    placed = {
-        float(dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]): path
-        for path in (data_folder / "covid_ct_md" / name).iterdir()
-    }
-    for z in sorted(placed)[::every]:
-        (tmp_path / placed[z].name).symlink_to(placed[z])
+    for _, path in placed(data_folder / "covid_ct_md" / name)[::every]:
+        (tmp_path / path.name).symlink_to(path)
     gap = f"The slices are 2 mm thick and {2 * every} mm apart"
     said = [each.partition(":")[0] for each in read_volume(tmp_path).warnings]
     assert said == ([gap] if every > 1 else [])

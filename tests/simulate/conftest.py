@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, ThoraxSettings, simulate_patient
+from chestct.simulate.anatomy import Anatomy
+from chestct.simulate.body import Model, build_model
 
 SMALL = ThoraxSettings(rows=128, slice_spacing_mm=4.0)
 
+_bodies: dict[str, tuple[Model, Any]] = {}
+
+
+def _build_once(anatomy: Anatomy, rng: np.random.Generator) -> Model:
+    """One body for one state of the generator, which is left as building it leaves it."""
+    before = repr((anatomy, rng.bit_generator.state))
+    if before not in _bodies:
+        _bodies[before] = build_model(anatomy, rng), rng.bit_generator.state
+    model, rng.bit_generator.state = _bodies[before]
+    return model
+
 
 def _patient(label: str) -> SimulatedPatient:
-    return simulate_patient(np.random.default_rng(11), SMALL, pattern=label)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chestct.simulate.thorax.build_model", _build_once)
+        return simulate_patient(np.random.default_rng(11), SMALL, pattern=label)
 
 
 @pytest.fixture(scope="session")

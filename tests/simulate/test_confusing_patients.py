@@ -25,6 +25,12 @@ def make(seed: int = 0, **options: object) -> ConfusingPatient:
     return simulate_confusing_patient(np.random.default_rng(seed), ConfusingSettings(**fixed))
 
 
+@pytest.fixture(scope="module")
+def well() -> ConfusingPatient:
+    """The chest of which those with disease of the same seed differ by that alone."""
+    return make(8, view="chest", raised="none", pattern="normal")
+
+
 def litres(patient: ConfusingPatient, *labels: int) -> float:
     """Volume of labels."""
     voxel = float(np.prod(patient.volume.grid.spacing_mm)) / 1e6
@@ -126,19 +132,19 @@ def test_an_open_airway_reaches_the_room_and_a_closed_one_does_not(
 
 
 @pytest.mark.parametrize("pattern", ["airless lung", "airless lobe", "posterior consolidation"])
-def test_airless_lung_is_lung(pattern: str) -> None:
-    whole, ill = (make(8, view="chest", raised="none", pattern=p) for p in ("normal", pattern))
-    assert litres(ill, RIGHT, LEFT) > 0.65 * litres(whole, RIGHT, LEFT)
+def test_airless_lung_is_lung(well: ConfusingPatient, pattern: str) -> None:
+    ill = make(8, view="chest", raised="none", pattern=pattern)
+    assert litres(ill, RIGHT, LEFT) > 0.65 * litres(well, RIGHT, LEFT)
     lungs = np.isin(ill.labels, (RIGHT, LEFT))
     assert (ill.volume.voxels[lungs] > -300).sum() > 1.8 * (
-        whole.volume.voxels[np.isin(whole.labels, (RIGHT, LEFT))] > -300
+        well.volume.voxels[np.isin(well.labels, (RIGHT, LEFT))] > -300
     ).sum()
     assert not ill.lesions[~lungs].any()
 
 
-def test_fluid_around_the_lung_is_background() -> None:
-    whole, wet = (make(8, view="chest", raised="none", pattern=p) for p in ("normal", "effusion"))
-    fluid = np.isin(whole.labels, (RIGHT, LEFT)) & (wet.labels == 0)
+def test_fluid_around_the_lung_is_background(well: ConfusingPatient) -> None:
+    wet = make(8, view="chest", raised="none", pattern="effusion")
+    fluid = np.isin(well.labels, (RIGHT, LEFT)) & (wet.labels == 0)
     assert fluid.sum() > 60
     assert -30 < np.median(wet.volume.voxels[fluid]) < 50
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 from chestct.errors import GridError, UnknownNameError
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, insert_lesions
-from chestct.simulate.disease import map_lungs
+from chestct.simulate.disease import LungMap, map_lungs
 from chestct.simulate.lesions import (
     _FINDINGS,
     PATTERNS,
@@ -27,6 +27,11 @@ from chestct.volume import Grid, Volume
 
 SEEDS = range(4)
 VARIED_SEEDS = range(4)
+
+
+@pytest.fixture(scope="module")
+def places(healthy: SimulatedPatient) -> LungMap:
+    return map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
 
 
 def _left_share(patient: SimulatedPatient, lesions: np.ndarray) -> float:
@@ -104,9 +109,8 @@ def test_emphysema_takes_tissue_and_leaves_vessels(healthy) -> None:
 
 
 def test_covid_along_the_back_is_confluent_mostly_in_both_lungs_and_dense_at_the_wall(
-    healthy,
+    places,
 ) -> None:
-    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
     shares, is_in_both = [], []
     for seed in range(6):
         solid = _along_the_back(places, np.random.default_rng(seed)).dense > 0.5
@@ -118,8 +122,7 @@ def test_covid_along_the_back_is_confluent_mostly_in_both_lungs_and_dense_at_the
     assert np.mean(is_in_both) > 0.5
 
 
-def test_varied_pneumonia_has_fluid_in_some_and_round_foci_and_buds_in_others(healthy) -> None:
-    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+def test_varied_pneumonia_has_fluid_in_some_and_round_foci_and_buds_in_others(places) -> None:
     drawn = [VARIED["CAP"](places, np.random.default_rng(seed)) for seed in range(16)]
     fluid = [(one.effusion[places.inside] > 0).any() for one in drawn]
     assert 0.2 < np.mean(fluid) < 0.9
@@ -127,8 +130,7 @@ def test_varied_pneumonia_has_fluid_in_some_and_round_foci_and_buds_in_others(he
     assert all((one.dense[places.inside] > 0.4).any() for one in drawn)
 
 
-def test_each_finding_that_is_no_pneumonia_is_drawn_where_it_belongs(healthy) -> None:
-    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+def test_each_finding_that_is_no_pneumonia_is_drawn_where_it_belongs(places) -> None:
     drawn = {
         finding.__name__: finding(places, np.random.default_rng(3)) for _, finding in _FINDINGS
     }
@@ -170,8 +172,7 @@ def test_covid_is_in_both_lungs(healthy, diseased, seed) -> None:
     assert 0.04 < _left_share(healthy, diseased["COVID-19", seed][1]) < 0.96
 
 
-def test_covid_prefers_the_pleura_the_back_and_the_bases(healthy) -> None:
-    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+def test_covid_prefers_the_pleura_the_back_and_the_bases(places) -> None:
     depth, back, height = [], [], []
     for seed in range(8):
         disease = PATTERNS["COVID-19"](places, np.random.default_rng(seed))
@@ -184,9 +185,8 @@ def test_covid_prefers_the_pleura_the_back_and_the_bases(healthy) -> None:
     assert np.mean(height) < places.height[places.inside].mean() - 0.05
 
 
-def test_covid_is_mild_in_some_and_wide_in_others(healthy) -> None:
+def test_covid_is_mild_in_some_and_wide_in_others(places) -> None:
     rng = np.random.default_rng(0)
-    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
     shares = [
         float((PATTERNS["COVID-19"](places, rng).haze > 0.1)[places.inside].mean())
         for _ in range(16)
@@ -195,8 +195,7 @@ def test_covid_is_mild_in_some_and_wide_in_others(healthy) -> None:
     assert max(shares) > 0.2
 
 
-def test_pneumonia_is_mostly_on_one_side(healthy) -> None:
-    places = map_lungs(healthy.lungs, healthy.volume.grid.spacing_mm)
+def test_pneumonia_is_mostly_on_one_side(places) -> None:
     one_sided = []
     for seed in range(12):
         disease = PATTERNS["CAP"](places, np.random.default_rng(seed))

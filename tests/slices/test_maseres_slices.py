@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from here import work_here
 
 from chestct.cli import main
 from chestct.evaluation.intervals import Bootstrap, estimate_figures
@@ -97,8 +98,12 @@ def test_the_table_of_slices_is_trained_once_and_has_its_patients_beside(
     }
 
 
-def test_weights_come_from_a_folder_with_a_file_per_network(
-    run_table: RunTable, tmp_path: Path, weights: Path, capsys: Output
+def test_weights_come_from_a_folder_with_a_file_per_network_for_workers_too(
+    run_table: RunTable,
+    tmp_path: Path,
+    weights: Path,
+    capsys: Output,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -108,7 +113,8 @@ def test_weights_come_from_a_folder_with_a_file_per_network(
     assert run_table(out, "--only", "mobilenet_v2,densenet169", *given) == 2
     assert "densenet169.safetensors" in capsys.readouterr().err
     assert not out.exists()
-    assert run_table(out, "--only", "mobilenet_v2", *given) == 0
+    work_here(monkeypatch)
+    assert run_table(out, "--only", "mobilenet_v2", *given, "--workers", "1") == 0
     page = (out / "table.md").read_text(encoding="utf-8")
     assert "random weights" not in page
     assert "Divided by patient." in page

@@ -169,6 +169,35 @@ def test_the_command_shows_and_writes_the_table(
     assert "There is no part 'fc9'. Did you mean 'fc1'" in capsys.readouterr().err
 
 
+def test_networks_that_workers_judge_are_those_of_one_after_the_other(
+    folder: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    manifest = folder / "scans" / "manifest.csv"
+    command = ["study", "damage", str(classifier.folder), str(manifest), "--processes", "1"]
+    command += ["--parts", "fc1", "--repeats", "2"]
+    here, there = tmp_path / "here", tmp_path / "there"
+    before = torch.get_num_threads()
+    # As a worker has one core here: of more threads, sums are rounded otherwise.
+    torch.set_num_threads(1)
+    assert main([*command, "--out", str(here)]) == 0
+    torch.set_num_threads(before)
+    assert main([*command, "--out", str(there), "--workers", "2"]) == 0
+    files = contents_of(here)
+    assert "part-fc1/random-002.csv" in files
+    assert contents_of(there) == files
+    # As if it had been killed: what is there stays, and the rest is judged.
+    kept = (there / "part-fc1" / "published.csv").stat().st_mtime_ns
+    (there / "part-fc1" / "random-001.csv").unlink()
+    assert main([*command, "--out", str(there), "--workers", "1", "--executor", "local"]) == 0
+    assert (there / "part-fc1" / "published.csv").stat().st_mtime_ns == kept
+    assert contents_of(there).keys() == files.keys()
+
+
+def contents_of(folder: Path) -> dict[str, bytes]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def repeated(right: list[list[int]]) -> list[Predictions]:
     truth = np.arange(len(right[0])) % 2
     names = tuple(map(str, range(len(truth))))

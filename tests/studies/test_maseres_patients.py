@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from chestct.studies.maseres import (
 )
 from chestct.studies.study_rows import SPLIT_FILE, Row, StudyError
 from chestct.training.plan import Plan, in_precision
+from chestct.training.session import TrainAll
 
 Output = pytest.CaptureFixture[str]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -140,18 +141,23 @@ def write_many(folder: Path) -> Path:
     return write_rows(folder / "many.csv", rows)
 
 
-def test_without_a_split_the_papers_own_is_drawn_and_kept(
-    tmp_path: Path, configs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from chestct.studies import study_rows
+def noting(seen: list[Plan]) -> TrainAll:
+    """Notes what is to be trained, and says of all that they diverged."""
 
+    def train(plans: Sequence[Any], *, are_trials: bool = False) -> dict[str, str]:
+        seen.extend(plans)
+        return {plan.folder.name: "no number" for plan in plans}
+
+    return train
+
+
+def test_without_a_split_the_papers_own_is_drawn_and_kept(tmp_path: Path, configs: Path) -> None:
     manifest = write_many(tmp_path)
     seen: list[Plan] = []
-    monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = make_plan(manifest, tmp_path / "table", configs)
     settings = {Row("maseres"): plan.settings}
-    progress = run_patients(plan, settings, before_row=lambda _row: None)
-    assert [row.name for row in progress.missing] == ["maseres"]
+    progress = run_patients(plan, settings, train=noting(seen))
+    assert [row.name for row in progress.diverged] == ["maseres"]
     (row,) = seen
     drawn = plan.folder / "study" / SPLIT_FILE
     assert row.manifest == drawn
@@ -159,7 +165,7 @@ def test_without_a_split_the_papers_own_is_drawn_and_kept(
     assert {each.patient: each.split for each in read_manifest(drawn).rows} == expected
     assert "Divided as in the paper" in split_in_words(plan)
     written = drawn.stat().st_mtime_ns
-    run_patients(plan, settings, before_row=lambda _row: None)
+    run_patients(plan, settings, train=noting(seen))
     assert drawn.stat().st_mtime_ns == written
 
 
@@ -169,7 +175,7 @@ def test_too_few_patients_for_the_papers_split_are_told_of_folds(
     manifest = write_scans(tmp_path / "scans", 1)
     plan = make_plan(manifest, tmp_path / "table", configs)
     with pytest.raises(StudyError, match=r"need at least 10.*--folds N"):
-        run_patients(plan, {Row("maseres"): plan.settings}, before_row=lambda _row: None)
+        run_patients(plan, {Row("maseres"): plan.settings})
     assert not plan.folder.exists()
 
 
@@ -192,11 +198,10 @@ def test_precision_is_settled_once_for_all_rows(
     chosen = Chosen(configs, overrides=("training.precision=auto",))
     settings = {Row(name): chosen.patient_settings(name) for name in SMALL}
     seen: list[Plan] = []
-    monkeypatch.setattr(study_rows, "run_training", seen.append)
     plan = Plan(settings[Row("maseres")], workshop.manifest, tmp_path / "table")
     for wanted in ("float32", "bf16"):
         monkeypatch.setattr(study_rows, "settled", lambda plan, p=wanted: in_precision(plan, p))
-        run_patients(replace(plan, folder=tmp_path / wanted), settings, before_row=print)
+        run_patients(replace(plan, folder=tmp_path / wanted), settings, train=noting(seen))
     assert [each.settings.training.precision for each in seen] == 2 * ["float32"] + 2 * ["bf16"]
 
 

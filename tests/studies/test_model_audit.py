@@ -34,10 +34,10 @@ from chestct.studies.model_audit import (
     CHANGES,
     Auditor,
     Subject,
-    _audit_scan,
     _Paint,
     _painted_scans,
     audit_model,
+    audit_scan,
     read_subjects,
     simulated_subjects,
 )
@@ -80,14 +80,14 @@ def sick(source: str = TRUE_LESIONS) -> Subject:
 @cache
 def audit_of_lung_network() -> ScanAudit:
     torch.manual_seed(0)
-    return _audit_scan(auditor_of(Mean(0.42, is_inside=True)), sick())
+    return audit_scan(auditor_of(Mean(0.42, is_inside=True)), sick())
 
 
 @cache
 def audit_of_outside_network() -> ScanAudit:
     torch.manual_seed(0)
     network = Mean(0.38, is_inside=False)
-    return _audit_scan(auditor_of(network, crafted(network, FOUND)), sick())
+    return audit_scan(auditor_of(network, crafted(network, FOUND)), sick())
 
 
 def severities(audit: ScanAudit, check: str) -> set[str]:
@@ -131,7 +131,7 @@ def test_lungs_painted_healthy_or_solid_answer_as_such() -> None:
 def test_a_healthy_decision_that_rests_on_the_lungs_passes_too() -> None:
     torch.manual_seed(0)
     auditor = auditor_of(Mean(0.42, is_inside=True))
-    audit = _audit_scan(auditor, Subject("healthy", healthy_chest()))
+    audit = audit_scan(auditor, Subject("healthy", healthy_chest()))
     assert audit.decision == NORMAL
     assert severities(audit, "lungs") == {"fine"}
     assert severities(audit, "lesion") == set()
@@ -145,7 +145,7 @@ def test_a_disease_seen_in_evenly_healthy_lungs_is_notable() -> None:
             return super().forward(batch, lungs).flip(1)
 
     torch.manual_seed(0)
-    audit = _audit_scan(auditor_of(Middle(0.6, is_inside=True)), sick())
+    audit = audit_scan(auditor_of(Middle(0.6, is_inside=True)), sick())
     assert severities(audit, "lungs") == {"notable"}
     assert "outline is enough" in sentence(audit, "lungs")
 
@@ -155,7 +155,7 @@ def test_every_change_is_answered_and_harmless_ones_change_little(
 ) -> None:
     monkeypatch.setattr("chestct.studies.model_audit.CHANGES", CHANGES)
     torch.manual_seed(0)
-    audit = _audit_scan(auditor_of(Mean(0.42, is_inside=True)), sick())
+    audit = audit_scan(auditor_of(Mean(0.42, is_inside=True)), sick())
     probes = {probe.name: probe for probe in audit.probes if probe.group == STABILITY}
     assert set(probes) == {
         *("shift-left", "shift-back", "noise", "smooth", "sharp", "thick", "mirror")
@@ -177,14 +177,14 @@ def test_an_unstable_answer_is_notable(monkeypatch: pytest.MonkeyPatch) -> None:
     network, subject = Rough(0.0, is_inside=True), sick()
     values = prepare(subject.volume, crafted(network).recipe).input
     network.limit = float(np.abs(np.diff(values, axis=-1)).mean()) + 1e-4
-    audit = _audit_scan(auditor_of(network), subject)
+    audit = audit_scan(auditor_of(network), subject)
     assert audit.decision == NORMAL
     assert severities(audit, "stability") == {"notable"}
     assert "noise of 20 HU added, it becomes COVID-19" in sentence(audit, "stability")
 
 
 def test_a_map_that_no_weight_changes_is_caught() -> None:
-    audit = _audit_scan(auditor_of(SameMap()), sick())
+    audit = audit_scan(auditor_of(SameMap()), sick())
     assert audit.map_test.spearman == pytest.approx(1.0)
     assert audit.map_test.ssim == pytest.approx(1.0, abs=1e-4)
     assert severities(audit, "weights") == {"serious"}
@@ -199,7 +199,7 @@ def test_a_map_that_weights_change_passes() -> None:
 
 def test_a_network_without_cells_is_asked_all_the_rest() -> None:
     torch.manual_seed(0)
-    audit = _audit_scan(auditor_of(NoCells()), sick())
+    audit = audit_scan(auditor_of(NoCells()), sick())
     assert audit.map_test is None
     assert severities(audit, "weights") == {"remark"}
     assert audit.probe("lungs-tissue") is not None
@@ -209,14 +209,14 @@ def test_a_network_without_cells_is_asked_all_the_rest() -> None:
 def test_a_recipe_that_blanks_the_surroundings_itself_is_asked_once() -> None:
     torch.manual_seed(0)
     classifier = crafted(Mean(0.4, is_inside=True), MASKED)
-    audit = _audit_scan(auditor_of(classifier.network, classifier), sick())
+    audit = audit_scan(auditor_of(classifier.network, classifier), sick())
     assert audit.probe("outside-background").is_same
     assert audit.probe("outside-air") is None
     assert severities(audit, "outside") == {"fine"}
 
 
 def test_without_a_mask_the_lesion_is_where_the_map_is_hot_and_that_is_said() -> None:
-    audit = _audit_scan(auditor_of(SameMap()), sick(source=""))
+    audit = audit_scan(auditor_of(SameMap()), sick(source=""))
     assert audit.lesion_source == HEAT_MAP
     assert 0 < audit.lesion_share <= 1
     assert "heat-map region" in _as_markdown(as_model(audit))
@@ -224,7 +224,7 @@ def test_without_a_mask_the_lesion_is_where_the_map_is_hot_and_that_is_said() ->
 
 def test_a_chest_without_lungs_is_not_asked_about() -> None:
     volume = chest(GRID, has_lungs=False)
-    audit = _audit_scan(auditor_of(SameMap()), Subject("empty", volume))
+    audit = audit_scan(auditor_of(SameMap()), Subject("empty", volume))
     assert audit.decision == UNSUITABLE
     assert audit.probes == ()
     assert as_model(audit).verdict.startswith("No scan could be asked about")
@@ -236,7 +236,7 @@ def test_an_audit_changes_neither_network_nor_scan() -> None:
     before = {name: value.clone() for name, value in classifier.network.state_dict().items()}
     subject = sick()
     voxels = subject.volume.voxels.copy()
-    _audit_scan(auditor_of(classifier.network, classifier), subject)
+    audit_scan(auditor_of(classifier.network, classifier), subject)
     after = classifier.network.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     np.testing.assert_array_equal(subject.volume.voxels, voxels)
@@ -262,7 +262,7 @@ def test_lesions_on_another_grid_are_refused() -> None:
     moved = lesions.with_voxels(lesions.voxels[..., 1:], smaller)
     subject = Subject("sick", volume, moved, GIVEN_LESIONS)
     with pytest.raises(ReadError, match="draw them on this very scan"):
-        _audit_scan(auditor_of(SameMap()), subject)
+        audit_scan(auditor_of(SameMap()), subject)
 
 
 def test_scans_and_a_mask_are_read_from_disk(tmp_path: Path) -> None:
@@ -283,9 +283,9 @@ def test_a_simulated_patient_comes_with_class_and_lesions(
 ) -> None:
     monkeypatch.setattr("chestct.studies.model_audit._ROWS", 32)
     monkeypatch.setattr("chestct.studies.model_audit._SLICE_SPACING_MM", 10.0)
-    (subject,) = simulated_subjects(1, ("CAP", "normal"))
+    (subject,) = simulated_subjects([0], ("CAP", "normal"))
     assert (subject.name, subject.truth) == ("simulated-1-cap", "CAP")
-    (of_others,) = simulated_subjects(1, ("clear", "emphysema"))
+    (of_others,) = simulated_subjects([0], ("clear", "emphysema"))
     assert (of_others.name, of_others.truth) == ("simulated-1", "")
     assert subject.lesion_source == TRUE_LESIONS
     assert subject.lesions.voxels.any()
@@ -296,7 +296,13 @@ def test_every_scan_of_a_call_is_in_the_audit() -> None:
     classifier = crafted(NoCells())
     told: list[str] = []
     auditor = replace(auditor_of(classifier.network, classifier), listener=told.append)
-    audit = audit_model(auditor, [sick(), Subject("empty", chest(GRID, has_lungs=False))])
+    audit = audit_model(
+        auditor,
+        [
+            audit_scan(auditor, each)
+            for each in (sick(), Subject("empty", chest(GRID, has_lungs=False)))
+        ],
+    )
     assert [scan.name for scan in audit.scans] == ["sick", "empty"]
     assert audit.classifier == "crafted"
     assert "sick: lungs filled with soft tissue" in told

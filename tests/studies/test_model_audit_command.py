@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from audited_networks import write_scan
+from here import work_here
 from tiny import save_tiny_classifier
 
 from chestct.cli import main
@@ -45,6 +47,51 @@ def test_a_scan_is_audited_shown_and_written(
     assert document["scans"][0]["lesion_source"] == "given lesions"
     assert document["verdict"] in " ".join(shown.split())
     assert "random weights" in (tmp_path / "out" / MARKDOWN_FILE).read_text()
+
+
+def test_scans_that_workers_ask_about_have_the_same_audit(
+    folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chestct.studies.model_audit.CHANGES", {"thick": CHANGES["thick"]})
+    work_here(monkeypatch)
+    here, there = tmp_path / "here", tmp_path / "there"
+    asked = (str(folder / "scan.nii.gz"), "--simulated", "1")
+    assert audit(folder, *asked, "--out", str(here)) == 0
+    assert audit(folder, *asked, "--out", str(there), "--workers", "1") == 0
+    first, second = capsys.readouterr().out.split("Classifier trained on:")[:2]
+    assert "simulated-1" in first
+    assert "simulated-1" in second
+    for name in (JSON_FILE, MARKDOWN_FILE):
+        assert (here / name).read_bytes() == (there / name).read_bytes()
+    assert {path.name for path in there.iterdir()} == {JSON_FILE, MARKDOWN_FILE}
+
+
+def test_an_audit_by_workers_goes_on_with_the_scan_that_failed(
+    folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chestct.studies.model_audit.CHANGES", {})
+    work_here(monkeypatch)
+    other, out = tmp_path / "other.nii.gz", tmp_path / "out"
+    other.write_bytes(b"no scan")
+    asked = (str(folder / "scan.nii.gz"), str(other), "--out", str(out), "--workers", "1")
+    assert audit(folder, *asked) == 2
+    assert "1 of 2 scans were not done" in capsys.readouterr().err
+    assert not (out / JSON_FILE).exists()
+    shutil.copy(folder / "scan.nii.gz", other)
+    from chestct.cluster import judging
+
+    done: list[object] = []
+    ask = judging.audit_scan
+    monkeypatch.setattr(judging, "audit_scan", lambda *said: done.append(said) or ask(*said))
+    assert audit(folder, *asked) == 0
+    assert len(done) == 1
+    assert len(json.loads((out / JSON_FILE).read_text())["scans"]) == 2
+    assert not (out / ".batch").exists()
+
+
+def test_workers_of_an_audit_need_a_folder(folder: Path, capsys: Output) -> None:
+    assert audit(folder, str(folder / "scan.nii.gz"), "--workers", "2") == 2
+    assert "name --out DIR" in capsys.readouterr().err
 
 
 def test_nothing_to_ask_about_is_wrong_use(folder: Path, capsys: Output) -> None:

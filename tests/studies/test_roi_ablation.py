@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from chestct.cli import main
-from chestct.errors import TrainingError, UnknownNameError, WriteError
+from chestct.cluster.driver import only_driver
+from chestct.errors import TrainingError, UnknownNameError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.roi_ablation import (
     GATINGS,
@@ -19,7 +23,7 @@ from chestct.studies.roi_ablation import (
     table_rows,
     write_ablation,
 )
-from chestct.studies.study_rows import Progress, Row, StudyError, _claim
+from chestct.studies.study_rows import Progress, Row, StudyError
 from chestct.training.data import make_cache
 from chestct.training.plan import Listener, Plan, find_parts
 from chestct.training.settings import read_settings
@@ -121,59 +125,93 @@ def test_rows_of_one_t_share_their_prepared_inputs(workshop: Any) -> None:
     assert plain_60 != plain_80
 
 
-def test_a_row_that_another_program_holds_is_left_to_it(
-    workshop: Any, tmp_path: Path, quick: None
+def test_rows_that_workers_train_are_those_of_one_after_the_other(
+    workshop: Any, tmp_path: Path, one_thread: None
 ) -> None:
+    subset = ("--networks", "roi_resnet18", "--thresholds", "80")
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert run_command(workshop, here, *subset) == 0
+    assert run_command(workshop, there, *subset, "--workers", "2") == 0
+    rows = files_of(here / "rows")
+    assert "roi_resnet18-figure-t80/classifier/weights.safetensors" in rows
+    assert files_of(there / "rows") == rows
+    assert files_of(there) == files_of(here)
+    # As if it had been killed in the second row: the first one stays as it is.
+    plain, gated = (there / "rows" / f"roi_resnet18-{each}-t80" for each in ("none", "figure"))
+    before = (plain / "classifier" / "card.json").stat().st_mtime_ns
+    shutil.rmtree(gated / "classifier")
+    assert run_command(workshop, there, *subset, "--workers", "1") == 0
+    assert (plain / "classifier" / "card.json").stat().st_mtime_ns == before
+    assert files_of(there / "rows") == rows
+
+
+TIMED = ("run.json", "log.jsonl", "checkpoint.safetensors")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Files by their name; times stand in the names of TensorBoard's, and in some others."""
+    return {
+        path.relative_to(folder).as_posix(): b"" if path.name in TIMED else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.parent.name != "tensorboard"
+    }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a worker has one core here: of more threads, sums are rounded otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_second_command_on_one_study_is_refused(
+    workshop: Any, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chestct.cluster.job.LEASE_S", 1.0)
+    out = tmp_path / "study"
+    run_ablation(make_plan(workshop, out), ROWS[:1], train=train_none)
+    for more in ((), ("--workers", "1")):
+        with only_driver(out, 1.0):
+            assert run_command(workshop, out, *more) == 2
+        assert "Another chestct works on" in capsys.readouterr().err
+    assert not (out / "rows").exists()
+
+
+def train_none(plans: Sequence[Any], *, are_trials: bool = False) -> dict[str, str]:
+    """As if all had diverged."""
+    return {plan.folder.name: "no number" for plan in plans}
+
+
+def test_a_study_without_rows_has_no_table(workshop: Any, tmp_path: Path) -> None:
     plan = make_plan(workshop, tmp_path / "study")
-    begun: list[str] = []
-    with _claim(plan.folder / ".claims" / ROWS[0].name) as is_ours:
-        assert is_ours
-        progress = run_ablation(plan, ROWS[:1], before_row=lambda row: begun.append(row.name))
-    assert begun == []
+    progress = run_ablation(plan, ROWS[:1], train=train_none)
     assert progress == Progress({}, ROWS[:1])
     assert write_ablation(progress, plan.folder) == ()
     assert not (plan.folder / "table.md").exists()
 
 
-def test_a_claim_is_free_again_when_its_block_ends(tmp_path: Path) -> None:
-    file = tmp_path / "claims" / "row"
-    with _claim(file) as first, _claim(file) as second:
-        assert (first, second) == (True, False)
-    with _claim(file) as third:
-        assert third
-
-
-def test_a_claim_that_cannot_be_made_names_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "claims").write_text("in the way")
-    with (
-        pytest.raises(WriteError, match="row cannot be made in claims"),
-        _claim(tmp_path / "claims" / "row"),
-    ):
-        pass
-
-
 def test_a_row_whose_loss_is_no_number_does_not_stop_the_others(
     workshop: Any, tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.studies import study_rows
+    from chestct.training import session
 
-    train = study_rows.run_training
+    train = session.run_training
 
     def diverge_without_gates(plan: Plan) -> object:
         if plan.settings.network.settings["gating"] == "none":
             raise DivergedError("The loss is no longer a number.")
         return train(plan)
 
-    monkeypatch.setattr(study_rows, "run_training", diverge_without_gates)
+    monkeypatch.setattr(session, "run_training", diverge_without_gates)
     rows = (ROWS[1], ROWS[3])
     progress = run_ablation(make_plan(workshop, tmp_path / "study"), rows)
     assert progress.diverged == rows[:1]
     assert list(progress.results) == [rows[1]]
-    progress = replace(progress, missing=ROWS[:1])
     write_ablation(progress, tmp_path / "study", bootstrap=Bootstrap(50))
     table = (tmp_path / "study" / "table.md").read_text(encoding="utf-8")
     assert "no longer a number: roi_resnet18-none-t80" in table
-    assert "another program works on them: roi_resnet18-none-t60" in table
 
 
 def test_another_study_or_another_folder_is_not_gone_on_with(
@@ -184,8 +222,7 @@ def test_another_study_or_another_folder_is_not_gone_on_with(
     assert run_command(workshop, tmp_path / "thesis") == 2
     assert "is not empty and holds no study" in capsys.readouterr().err
     plan = make_plan(workshop, tmp_path / "study")
-    with _claim(plan.folder / ".claims" / ROWS[0].name):
-        run_ablation(plan, ROWS[:1])
+    run_ablation(plan, ROWS[:1], train=train_none)
     training = plan.settings.training.model_copy(update={"epochs": 7})
     longer = replace(plan, settings=plan.settings.model_copy(update={"training": training}))
     with pytest.raises(TrainingError, match=r"training\.epochs was 1, is 7"):
@@ -211,5 +248,5 @@ def test_several_processes_on_one_row_are_refused(
 ) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(TrainingError, match=r"Start it without torchrun.*--device cuda:1"):
+    with pytest.raises(TrainingError, match=r"Start it without torchrun, with --workers"):
         run_ablation(make_plan(workshop, tmp_path / "study"), ROWS)

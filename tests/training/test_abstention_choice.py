@@ -14,13 +14,13 @@ from chestct.datasets.manifest import TEST, VALIDATION, Manifest, ManifestRow
 from chestct.evaluation.calibration import AbstentionThreshold
 from chestct.evaluation.predictions import Predictions
 from chestct.training.data import Division
+from chestct.training.judging import _promised_by
 from chestct.training.plan import find_parts
 from chestct.training.results import (
     Origin,
     _abstention_of,
     evaluation_settings,
     judge,
-    promised_by,
 )
 from chestct.training.run import LabelledSets
 from chestct.training.settings import RunSettings
@@ -80,10 +80,10 @@ def test_the_threshold_is_that_of_the_validation_part_and_goes_into_the_card() -
     assert origin.judged_on == TEST
     assert len(judged) == 10
     card = tiny_card(abstention=kept)
-    promised = promised_by(card)
+    promised = _promised_by(card)
     assert promised is not None
     assert replace(promised, num_tried=origin.promised.num_tried) == origin.promised
-    assert promised_by(tiny_card()) is None
+    assert _promised_by(tiny_card()) is None
 
 
 def test_the_test_part_is_evaluated_at_the_threshold_and_the_validation_part_is_not() -> None:

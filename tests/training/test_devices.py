@@ -7,16 +7,15 @@ from torch import nn
 from chestct.errors import TrainingError
 from chestct.training.distributed import (
     CPU,
-    MOST_WORKERS,
     _multiplies_in_bf16,
     choose_device,
     device_in_words,
     device_of,
-    num_workers,
     settle_precision,
-    take_peak_memory_gib,
     tuned_for,
 )
+from chestct.training.loop import _take_peak_memory_gib
+from chestct.training.steps import _MOST_WORKERS, _num_workers
 
 GPU = torch.device("cuda", 0)
 
@@ -102,11 +101,11 @@ def test_readers_are_as_many_as_cores_are_left_for_each_gpu(
     monkeypatch: pytest.MonkeyPatch, two_gpus: None
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(8)), raising=False)
-    assert num_workers(None, GPU) == 3
+    assert _num_workers(None, GPU) == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(99)), raising=False)
-    assert num_workers(None, GPU) == MOST_WORKERS
-    assert num_workers(None, CPU) == 0
-    assert num_workers(5, CPU) == num_workers(5, GPU) == 5
+    assert _num_workers(None, GPU) == _MOST_WORKERS
+    assert _num_workers(None, CPU) == 0
+    assert _num_workers(5, CPU) == _num_workers(5, GPU) == 5
 
 
 def test_cudnn_is_tuned_for_a_gpu_only_and_only_while_it_trains(
@@ -127,6 +126,6 @@ def test_peak_memory_is_that_of_a_gpu_since_it_was_asked_last(
     asked = []
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda _device: 3 * 2**29)
     monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", asked.append)
-    assert take_peak_memory_gib(CPU) is None
-    assert take_peak_memory_gib(GPU) == 1.5
+    assert _take_peak_memory_gib(CPU) is None
+    assert _take_peak_memory_gib(GPU) == 1.5
     assert asked == [GPU]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from drawn_scans import SETTINGS, read_rows, write_rows, write_scans
+from here import work_here
 
 from chestct.cli import main
 from chestct.errors import TrainingError
@@ -121,10 +123,33 @@ def test_a_search_ranks_by_the_validation_part_and_its_settings_can_be_trained(
     assert read_rows(out / "tune.csv") == table
 
 
+def test_candidates_that_workers_train_are_those_of_one_after_the_other(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ("--tune-rates", "0.003,0.01", "--tune-batches", "3", "--tune-optimizers", "adam")
+    work_here(monkeypatch)
+    here, there = tmp_path / "here", tmp_path / "there"
+    for out, more in ((here, ()), (there, ("--workers", "1"))):
+        assert tune(folder, out, *grid, "--tune-epochs", "1", *more) == 0
+    # The names of TensorBoard's files hold times.
+    first, second = (
+        {path.relative_to(out) for path in out.rglob("*") if "events." not in path.name}
+        for out in (here, there)
+    )
+    assert first == second
+    names = ("tune.csv", "tune.md", "adam-rate0.01-batch3/classifier/weights.safetensors")
+    for name in names:
+        assert (here / name).read_bytes() == (there / name).read_bytes()
+    shutil.rmtree(there / "adam-rate0.01-batch3")
+    assert tune(folder, there, *grid, "--tune-epochs", "1", "--workers", "1") == 0
+    for name in names:
+        assert (here / name).read_bytes() == (there / name).read_bytes()
+
+
 def test_a_candidate_that_diverges_is_kept_in_the_table_and_not_tried_again(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chestct.training import search as module
+    from chestct.training import session as module
 
     tried: list[str] = []
 

@@ -107,10 +107,7 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: What stands after the program's name; None takes it from the system.
+    """Run the command line on what stands after the program's name; None takes it from the system.
 
     Returns:
         0 when all was done, 1 when some scans failed, 2 for wrong use or when nothing could be

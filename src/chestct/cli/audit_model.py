@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,13 +13,15 @@ from rich.text import Text
 from chestct.cli import options
 from chestct.cli.classify import load
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
+from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import ReadError
 from chestct.report.tables import as_terminal_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from chestct.studies.model_audit import Subject
+    from chestct.cluster.driver import Executor
+    from chestct.studies.model_audit import Auditor
     from chestct.studies.model_audit_findings import ModelAudit, ScanAudit
 
 _STYLES = {"serious": "bold red", "notable": "yellow", "remark": "dim", "fine": "green"}
@@ -61,22 +63,36 @@ class _Asked:
             raise ReadError("There is nothing to ask about: name a scan, or --simulated 3.")
         look_up(EXPLANATIONS, self.explanation, kind="explanation")
         for path in [*scans, *([self.lesions] if self.lesions else [])]:
-            options.require_exists(path)
+            options.require_scan(path)
 
-    def subjects(self, scans: Sequence[Path], labels: Sequence[str]) -> Iterator[Subject]:
-        """Scans that were named, then simulated ones, each made when it is asked for."""
+    def asked_here(self, auditor: Auditor, scans: Sequence[Path]) -> Iterator[ScanAudit]:
+        """What is asked about scans that were named, then simulated ones, each in its turn."""
         from chestct.readers import ReadOptions
-        from chestct.studies.model_audit import read_subjects, simulated_subjects
+        from chestct.studies.model_audit import audit_scan, read_subjects, simulated_subjects
 
-        yield from read_subjects(scans, self.lesions, ReadOptions(self.series))
-        yield from simulated_subjects(self.simulated, labels)
+        for subject in read_subjects(scans, self.lesions, ReadOptions(self.series)):
+            yield audit_scan(auditor, subject)
+        for subject in simulated_subjects(range(self.simulated), auditor.classifier.labels):
+            yield audit_scan(auditor, subject)
+
+    def asked_by(
+        self, executor: Executor, auditor: Auditor, engine: str, scans: Sequence[Path], folder: Path
+    ) -> list[ScanAudit]:
+        """The same, by workers; their job lies in a folder."""
+        from chestct.cluster.driver import conclude
+        from chestct.cluster.judging import audit_job, audit_tasks, scan_audits
+
+        tasks = audit_tasks(scans, self.simulated, self.lesions, self.series)
+        job = audit_job(auditor, engine, tasks, folder, umask=current_umask())
+        with worked_on(job, tasks, executor, "Asking") as done:
+            return scan_audits(conclude(done, "scans", holds_results=True))
 
 
 @options.grouped
 def audit_model(
     scans: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[SCAN]...", help="Folders, DICOM or NIfTI files, or zips."),
+        typer.Argument(metavar="[SCAN]...", help="Folders, files, zips, or addresses."),
     ] = None,
     classifier: options.ClassifierFolder = None,
     out: Annotated[
@@ -85,26 +101,32 @@ def audit_model(
     ] = None,
     *,
     asked: _Asked,
+    workers: Workers,
     engine: options.EngineName = "auto",
 ) -> None:
-    """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan."""
+    """Check a classifier: blank lungs, lesion or surroundings, draw weights, change the scan.
+
+    Scans may be asked about at once, one by each of several workers: --workers N --out DIR.
+    """
     from chestct.studies.model_audit import Auditor, audit_model, require_finding
     from chestct.studies.model_audit_findings import write_model_audit
 
     paths = scans or []
     asked.require_use(paths)
+    executor = workers.who() if workers.is_asked_for else None
     loaded, running = load(classifier, options.Running(engine))
     require_finding(loaded, asked.finding)
-    with scan_progress(is_quiet=False) as progress:
-        task = progress.add_task("", total=None)
-        auditor = Auditor(
-            loaded,
-            running,
-            asked.explanation,
-            listener=lambda what: progress.update(task, description=what),
-            finding=asked.finding,
-        )
-        audit = audit_model(auditor, asked.subjects(paths, loaded.labels))
+    auditor = Auditor(loaded, running, asked.explanation, finding=asked.finding)
+    if executor is not None:
+        if out is None:
+            raise ReadError("Workers need a folder that all of them see: name --out DIR.")
+        found = asked.asked_by(executor, auditor, engine, paths, out)
+        audit = audit_model(auditor, found)
+    else:
+        with scan_progress(is_quiet=False) as progress:
+            task = progress.add_task("", total=None)
+            told = replace(auditor, listener=lambda what: progress.update(task, description=what))
+            audit = audit_model(auditor, asked.asked_here(told, paths))
     _show_audit(stdout_console(), audit)
     if out is not None:
         show_written(write_model_audit(audit, out), [])

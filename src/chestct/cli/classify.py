@@ -1,15 +1,15 @@
-"""`chestct classify`: one scan or many."""
+"""`chestct classify`: one scan or many, these by several workers, resumed where it was stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from chestct.cli import batch, options
+from chestct.cli import options
 from chestct.cli.terminal import (
     scan_progress,
     show_error,
@@ -19,7 +19,8 @@ from chestct.cli.terminal import (
     show_table,
     stdout_console,
 )
-from chestct.errors import ChestCTError, ReadError
+from chestct.cli.workers import MANY, TIMEOUT_S, Shards, current_umask, worked_on
+from chestct.errors import ChestCTError, ReadError, WriteError
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from chestct.result import ScanResult
     from chestct.volume import Volume
     from chestct.writers import WriteOptions
+
+_TIMEOUT_EXPLAINED_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -117,10 +120,8 @@ class _Foreseeing:
 class _Done:
     """What is kept of one scan; not the analysis, which would stay in memory beside the next one.
 
-    Attributes:
-        result: The answer.
-        line: It as a line of JSON, or words about its slices where JSON was not asked for.
-        is_complete: Whether every output that was asked for is there.
+    `line` is the answer as JSON, or words about its slices where that was not asked for;
+    `is_complete` whether every output that was asked for is there.
     """
 
     result: ScanResult
@@ -177,6 +178,36 @@ class _Asked:
         return _scans_below(scans) if self.is_recursive else (scans, scan_names(scans))
 
 
+@dataclass(frozen=True)
+class _Many(Shards):
+    """Many scans, and who works on them."""
+
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="CSV",
+            help="Classify the scans that a table lists in its column 'scan', by several workers. "
+            "--out gets answers.csv, failures.csv and index.html, and a folder per scan only with "
+            "--write.",
+            rich_help_panel=MANY,
+        ),
+    ] = None
+
+    def require_scans(self, scans: list[Path] | None, *, is_json: bool) -> list[Path]:
+        """The scans that were named.
+
+        Raises:
+            ReadError: None were, and no manifest.
+            WriteError: Answers of a batch were to be printed.
+        """
+        if not scans and self.manifest is None:
+            raise ReadError("Name a SCAN, or a table of scans: --manifest CSV.")
+        if self.is_asked_for and is_json:
+            raise WriteError("--json prints single answers. Those of a batch are in answers.csv.")
+        return scans or []
+
+
 @options.grouped
 def classify(
     scans: Annotated[
@@ -191,7 +222,7 @@ def classify(
     reading: options.Reading,
     outputs: options.Outputs,
     running: options.Running,
-    many: batch.Many,
+    many: _Many,
     asked: _Asked,
 ) -> None:
     """Classify chest CT scans, each as a whole."""
@@ -201,9 +232,8 @@ def classify(
     method = outputs.explanation_for(writing.names)
     scans, names = asked.named(many.require_scans(scans, is_json=asked.is_json))
     if many.is_asked_for:
-        listed = batch.list_batch(many, scans, names, read_options)
-        how = batch.BatchWork(asked.classifier, running, writing, method, asked.finding)
-        raise typer.Exit(batch.classify_batch(many, listed, outputs, how))
+        listed = _list_batch(many, scans, names, read_options)
+        raise typer.Exit(_classify_batch(many, listed, outputs, running, asked))
     _require_one_mask(scans, reading)
     loaded, engine = load(asked.classifier, running)
     loaded.require_finding(asked.finding)
@@ -357,3 +387,81 @@ def _json_line(analysis: ScanAnalysis) -> str:
     from chestct.writers.json_report import result_document
 
     return result_document(analysis).model_dump_json()
+
+
+def _list_batch(
+    said: _Many, scans: list[Path], names: list[str], reading: ReadOptions
+) -> list[dict[str, Any]]:
+    """The scans of a batch, as plain values.
+
+    Raises:
+        ReadError: Scans were named beside a manifest, or a mask of lungs for all of them.
+        ManifestError: The manifest cannot be used.
+    """
+    from chestct.cluster.listing import list_manifest, list_scans
+
+    if reading.lungs is not None:
+        msg = "--lungs is the mask of one scan. Name masks in the manifest's column 'lungs'."
+        raise ReadError(msg)
+    if said.manifest is None:
+        return list_scans(scans, names, reading)
+    if scans:
+        raise ReadError("Name scans or a --manifest, not both.")
+    return list_manifest(said.manifest, reading)
+
+
+def _classify_batch(
+    said: _Many,
+    listed: list[dict[str, Any]],
+    outputs: options.Outputs,
+    running: options.Running,
+    asked: _Asked,
+) -> int:
+    """Classify listed scans, or go on with it; what the command ends with.
+
+    Raises:
+        WriteError: No folder for results was named, or it cannot be written.
+        ClusterError: They cannot be worked on so.
+    """
+    from chestct.classifier import load_classifier
+    from chestct.cluster.classifying import WORK, classify_settings, write_batch_index
+    from chestct.cluster.driver import ANSWERS_FILE, FAILURES_FILE, write_tables
+    from chestct.cluster.job import FOLDER, Job
+    from chestct.writers.pages import answer_columns
+
+    out = outputs.out
+    if out is None:
+        raise WriteError("Answers of many scans are written into a folder. Name one: --out DIR.")
+    executor = said.who()
+    classifier = load_classifier(asked.classifier)
+    classifier.require_finding(asked.finding)
+    writing = outputs.write_options()
+    explain = outputs.explanation_for(writing.names)
+    # Folders are made only where something was said about what is in them.
+    has_folders = outputs.write is not None or explain is not None
+    settings = classify_settings(
+        classifier,
+        asked.classifier,
+        **asdict(running),
+        explain=explain,
+        finding=asked.finding,
+        writing=asdict(writing) if has_folders else None,
+    )
+    usual_s = TIMEOUT_S if explain is None else _TIMEOUT_EXPLAINED_S
+    job = Job(
+        out.absolute() / FOLDER,
+        WORK,
+        settings,
+        len(listed),
+        said.shard_of(len(listed), said.workers),
+        umask=current_umask(),
+        scan_timeout_s=said.scan_timeout or usual_s,
+    )
+    with worked_on(job, listed, executor, "Classifying") as done:
+        counts = write_tables(done, answer_columns(classifier.card.label_set.names))
+        page = write_batch_index(done, classifier)
+    show_line(f"{counts.answered} answers: {out / ANSWERS_FILE}, as a page: {page.name}")
+    if counts.failed:
+        show_line(f"{counts.failed} scans have none: {out / FAILURES_FILE}")
+    show_line(classifier.card.notice)
+    return counts.exit_code

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -13,7 +12,14 @@ import typer
 from rich.text import Text
 
 from chestct.cli import options
-from chestct.cli.terminal import print_table, scan_progress, show_written, stdout_console
+from chestct.cli.terminal import (
+    print_table,
+    progress_bar,
+    show_remark,
+    show_words,
+    show_written,
+    stdout_console,
+)
 from chestct.cli.training_options import Labels, Overrides, Processes, named_labels
 from chestct.cli.workers import TIMEOUT_S, Shards, current_umask, worked_on
 from chestct.errors import ChestCTError
@@ -22,9 +28,7 @@ if TYPE_CHECKING:
     from chestct.datasets.checks import CheckReport
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.sharing import ExportResult, ExportSettings
-    from chestct.datasets.splits import SplitSettings
     from chestct.datasets.store import Cache
-    from chestct.datasets.workers import Progress, ProgressCallback
 
 
 ManifestFile = Annotated[
@@ -40,13 +44,7 @@ class _WrongUseError(ChestCTError):
 def _read_scans(
     file: Path, labels: str | None, names: tuple[str, ...] = (), *, needs_files: bool = True
 ) -> Manifest:
-    """Read a manifest of the classes that were named.
-
-    Args:
-        file: The manifest.
-        labels: What `--labels` said, if anything.
-        names: The classes where it said nothing; empty: those that occur.
-        needs_files: Whether a scan that is not there is an error.
+    """Read a manifest of the classes of `--labels`, or of `names`; empty: those that occur.
 
     Raises:
         TrainingError: What `--labels` said does not fit.
@@ -191,8 +189,7 @@ def scan(
         manifest = manifest.with_rows(with_reading(row, reading) for row in manifest.rows)
         found = f"labels of {table.file.name}"
     written = write_manifest(manifest, out)
-    console = stdout_console()
-    console.print(Text(f"{folder}: {_describe(manifest)} ({found})"), soft_wrap=True)
+    show_words(f"{folder}: {_describe(manifest)} ({found})")
     show_written([written], notes)
 
 
@@ -236,7 +233,7 @@ def check(
 
     facts = None
     if not is_quick:
-        with _progress_bar(len(scans), "reading") as report_progress:
+        with progress_bar("reading", len(scans)) as report_progress:
             facts = gather_facts(scans, cache, processes=processes, progress=report_progress)
     report = check_manifest(scans, facts)
     _show_report(scans, report)
@@ -265,25 +262,29 @@ class _Division:
     ] = 0.0
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the shuffling.")] = 1
 
-    def splitter(self) -> tuple[str, SplitSettings]:
-        """Which of the splitters divides, and how.
+    def require_one(self) -> None:
+        """Refuse none, and more than one, of the ways to divide.
 
         Raises:
-            _WrongUseError: None was chosen, or more than one.
+            _WrongUseError: It is so.
         """
-        from chestct.datasets.splits import SplitSettings
-
         if (self.folds is not None) + (self.share is not None) + self.is_maseres != 1:
             raise _WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
         if self.validation and self.share is None:
             raise _WrongUseError("--validation goes with --hold-out SHARE.")
-        name = "k_fold" if self.share is None else "hold_out"
-        return "maseres_paper" if self.is_maseres else name, SplitSettings(
-            folds=self.folds or 5,
-            test_share=0.2 if self.share is None else self.share,
-            validation_share=self.validation,
-            seed=self.seed,
+
+    def divided(self, manifest: Manifest) -> Manifest:
+        """The scans divided."""
+        from chestct.datasets.splits import SplitSettings, hold_out, k_fold, maseres_paper
+
+        if self.folds is not None:
+            return k_fold(manifest, SplitSettings(folds=self.folds, seed=self.seed))
+        if self.share is None:
+            return maseres_paper(manifest)
+        wanted = SplitSettings(
+            test_share=self.share, validation_share=self.validation, seed=self.seed
         )
+        return hold_out(manifest, wanted)
 
 
 @app.command()
@@ -298,15 +299,13 @@ def split(
 ) -> None:
     """Divide the scans by patient, every class alike."""
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.splits import SPLITTERS
     from chestct.remote import shown
     from chestct.storage import is_address
 
     if out is None and is_address(manifest):
         raise _WrongUseError(f"{shown(manifest)} is not written to. Name a file: --out FILE.")
-    name, settings = division.splitter()
-    scans = _read_scans(manifest, labels, needs_files=False)
-    divided = SPLITTERS[name](scans, settings)
+    division.require_one()
+    divided = division.divided(_read_scans(manifest, labels, needs_files=False))
     _show_sides(divided)
     show_written([write_manifest(divided, out or manifest)], [])
 
@@ -429,16 +428,15 @@ def prepare(
     )
     with worked_on(job, tasks, executor, "Preparing") as work:
         done, table = conclude_preparing(work, scans, time.perf_counter() - started)
-    console = stdout_console()
-    words = (
+    show_words(
         f"{done.num_made} prepared, {done.num_found} were there, {len(done.failed)} failed, "
         f"{done.seconds:.0f} s; stored values differ by at most {done.max_error:.2g}"
     )
-    console.print(Text(words), soft_wrap=True)
+    console = stdout_console()
     for row, reasons in done.unsuitable.items():
         console.print(Text(f"! row {row} is unsuitable: {'; '.join(reasons)}", style="yellow"))
     for row, reason in done.failed.items():
-        console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+        show_words(f"✗ row {row}: {reason}", "bold red")
     if done.failed:
         show_written([table], [])
     raise typer.Exit(1 if done.failed else 0)
@@ -485,25 +483,6 @@ def _show_sides(manifest: Manifest) -> None:
         counts = [str(sum(label in row.present for row in rows)) for label in manifest.labels]
         lines.append([side or "nowhere", *counts, str(len({row.patient for row in rows}))])
     print_table(("", *manifest.labels, "Patients"), lines)
-
-
-@contextmanager
-def _progress_bar(total: int, what: str) -> Iterator[ProgressCallback]:
-    """A bar on stderr with the time that is left; gives the function to be called."""
-    with scan_progress(is_quiet=False) as bar:
-        task = bar.add_task(what, total=total)
-
-        def show(progress: Progress) -> None:
-            """Draw how far it is, and how long it will take."""
-            left = f"{what}, {_duration(progress.seconds_left)} left"
-            bar.update(task, completed=progress.done, description=left)
-
-        yield show
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 @dataclass(frozen=True)
@@ -563,7 +542,7 @@ def export(
     sharing.require_key_outside(out)
     scans = _read_scans(manifest, labels)
     settings = sharing.settings()
-    with _progress_bar(len(scans), "copying") as report_progress:
+    with progress_bar("copying", len(scans)) as report_progress:
         done = export_scans(scans, out, settings, processes=processes, progress=report_progress)
     _show_export(done)
     raise typer.Exit(1 if done.failed else 0)
@@ -571,13 +550,12 @@ def export(
 
 def _show_export(done: ExportResult) -> None:
     """Say what was copied, what was noticed, and where the table is."""
-    console = stdout_console()
     words = f"{done.num_made} copied, {done.num_found} were there, {len(done.failed)} failed"
-    console.print(Text(words))
+    stdout_console().print(Text(words))
     for row, notes in done.notes.items():
-        console.print(Text(f"! row {row}: {'; '.join(notes)}", style="yellow"), soft_wrap=True)
+        show_remark(f"row {row}: {'; '.join(notes)}")
     for row, reason in done.failed.items():
-        console.print(Text(f"✗ row {row}: {reason}", style="bold red"), soft_wrap=True)
+        show_words(f"✗ row {row}: {reason}", "bold red")
     if done.table is not None:
         show_written([done.table], [])
 
@@ -645,9 +623,8 @@ def readers(
     texts = agreement_files(readings, decided, report, said.facts)
     written = [write_manifest(decided, out / "consensus.csv")]
     written += [write_text(out / name, text) for name, text in texts.items()]
-    console = stdout_console()
     for text in (texts["agreement.md"], flow_of(decided).as_markdown() + "\n"):
-        console.print(Text(text), soft_wrap=True)
+        show_words(text)
     show_written(written, [])
 
 
@@ -669,7 +646,7 @@ def flow(
         raise _WrongUseError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
     counts = flow_of(_read_scans(manifest, labels, needs_files=False))
     words = counts.as_markdown() + "\n"
-    stdout_console().print(Text(words), soft_wrap=True)
+    show_words(words)
     if out is not None:
         words = as_csv(counts.columns, counts.rows) if out.suffix == ".csv" else words
         show_written([write_whole(out, words.encode())], [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from chestct.cli import options
+from chestct.cli.terminal import show_line
 from chestct.cli.training_options import (
     Beside,
     EvaluationFolder,
@@ -17,9 +18,12 @@ from chestct.cli.training_options import (
     MaseresZ,
     named_files,
 )
+from chestct.cli.workers import Workers, current_umask, worked_on
+from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.classifier import Classifier
+    from chestct.cluster.driver import Executor
     from chestct.datasets.manifest import Manifest
     from chestct.training.judging import Wishes
 
@@ -29,6 +33,15 @@ class _Beside:
     """What an evaluation holds beside its usual tables."""
 
     beside: Beside = None
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also",
+            metavar="NAME=CLASSIFIER",
+            help="Another classifier, evaluated into DIR/others/NAME and compared with; may be "
+            "said often.",
+        ),
+    ] = None
     maseres_z: MaseresZ = False
     by: Annotated[
         list[str] | None,
@@ -66,13 +79,30 @@ class _Beside:
         """
         from chestct.training.checklists import require_checklists
 
-        named_files(self.beside)
+        self.others()
         require_checklists(self.checklist or ())
         if self.reports is not None:
             options.require_exists(self.reports)
 
+    def others(self) -> dict[str, Path]:
+        """The folders of the classifiers that are evaluated as well, by name.
+
+        Raises:
+            TrainingError: One has no name that a folder can have, or two have one.
+        """
+        named = named_files(self.also, "--also", "classifier. Write NAME=CLASSIFIER")
+        for name in named:
+            if Path(name).name != name or name in self._beside:
+                msg = f"--also '{name}': a name of its own that a folder can have was expected."
+                raise TrainingError(msg)
+        return named
+
+    @property
+    def _beside(self) -> dict[str, Path]:
+        return named_files(self.beside)
+
     def wishes(self, classifier: Classifier, manifest: Manifest) -> Wishes:
-        """The same as an evaluation takes it.
+        """The same as an evaluation takes it, but for other classifiers that are yet to be judged.
 
         Raises:
             PredictionsError: What is to stand beside misfits the scans.
@@ -80,7 +110,7 @@ class _Beside:
         from chestct.training.judging import Wishes, read_beside
 
         return Wishes(
-            read_beside(named_files(self.beside), classifier, manifest),
+            read_beside(self._beside, classifier, manifest),
             tuple(self.by or ()),
             self.reports,
             tuple(self.checklist or ()),
@@ -95,6 +125,7 @@ def evaluate(
     out: EvaluationFolder,
     running: options.Running,
     tables: _Beside,
+    workers: Workers,
     unlike: Annotated[
         Path | None,
         typer.Option(
@@ -104,20 +135,62 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Classify labelled scans and write figures with intervals."""
+    """Classify labelled scans and write figures with intervals.
+
+    Other classifiers may be evaluated at once, one by each of several workers: --also, --workers N.
+    """
     from chestct.cli.classify import load
     from chestct.cli.training_lines import listening, show_summary, show_unlike
-    from chestct.training.judging import evaluate_manifest, judge_unlike
+    from chestct.cluster.judging import others_folder
+    from chestct.training.judging import (
+        evaluate_manifest,
+        judge_unlike,
+        read_beside,
+        require_own_folder,
+    )
+    from chestct.training.plan import PREDICTIONS_FILE
 
     tables.require_known()
+    executor = workers.who() if workers.is_asked_for else None
+    others = tables.others()
+    if executor is not None and not others:
+        raise TrainingError("Workers judge other classifiers: name some, --also NAME=CLASSIFIER.")
     if unlike is not None:
         options.require_exists(unlike)
+    require_own_folder(out)
     loaded, engine = load(classifier, running)
     rows = scans.read(loaded)
     wishes = tables.wishes(loaded, rows)
+    if executor is not None:
+        _have_evaluated(executor, others, scans, running, out)
     with listening(scans.processes) as listener:
+        for name, folder in ({} if executor is not None else others).items():
+            other, own = load(folder, running)
+            evaluate_manifest(other, own, scans.read(other), others_folder(out, name), listener)
+        # Tests against others are of classes.
+        compared = () if loaded.are_findings else others
+        judged = {name: others_folder(out, name) / PREDICTIONS_FILE for name in compared}
+        wishes = replace(wishes, beside={**wishes.beside, **read_beside(judged, loaded, rows)})
         summary = evaluate_manifest(loaded, engine, rows, out, listener, wishes)
         found = judge_unlike(loaded, engine, rows, unlike, listener) if unlike else None
     show_summary(summary, out)
     if found is not None:
         show_unlike(found)
+
+
+def _have_evaluated(
+    executor: Executor, others: dict[str, Path], scans: Judged, running: options.Running, out: Path
+) -> None:
+    """Have other classifiers evaluated by workers, and say what they noted."""
+    from chestct.classifier import load_classifier
+    from chestct.cluster.driver import conclude
+    from chestct.cluster.judging import evaluate_job
+    from chestct.remote import whole
+
+    classifiers = {name: load_classifier(folder) for name, folder in others.items()}
+    settings = {**asdict(running), "manifest": whole(scans.manifest), "split": scans.split}
+    job, tasks = evaluate_job(out, classifiers, settings, umask=current_umask())
+    with worked_on(job, tasks, executor, "Evaluating") as done:
+        for row in conclude(done, "classifiers"):
+            for note in row.cells[1:]:
+                show_line(f"! {row.name}: {note}")

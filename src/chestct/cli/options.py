@@ -32,12 +32,8 @@ _OUTPUT = "Outputs"
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command whose parameters may be dataclasses of options.
 
-    Args:
-        command: Takes options and dataclasses of options; no two have a field of one name.
-
-    Returns:
-        The same command with every field as a parameter of its own; a field may be such a
-        dataclass in turn.
+    Every field becomes a parameter of its own, and may be such a dataclass in turn; no two may have
+    one name.
     """
     taken = inspect.signature(command, eval_str=True).parameters
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,17 +15,20 @@ from rich.text import Text
 from chestct.cli import options
 from chestct.cli import training_options as training
 from chestct.cli.terminal import print_table, show_line, show_written, stdout_console
+from chestct.cli.workers import Workers, current_umask, trainer, worked_on
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     import torch
 
+    from chestct.cluster.driver import Executor
     from chestct.studies.audit import Audit
     from chestct.studies.compare_with_paper import PaperComparison
-    from chestct.studies.damage import DamageRow
+    from chestct.studies.damage import Damaged, DamagePlan, DamageRow
     from chestct.studies.maseres import PaperTable
     from chestct.studies.study_rows import Progress, Row, TableRow
     from chestct.training.plan import Listener
+    from chestct.training.session import TrainAll
 
 app = typer.Typer(
     help="The tables of both papers, each as one command.",
@@ -96,11 +100,12 @@ def _show_audit(audit: Audit) -> None:
 
 @dataclass(frozen=True)
 class _Rows:
-    """How the rows of a table are trained."""
+    """How the rows of a table are trained, and who trains them."""
 
     overrides: training.Overrides = None
     processes: training.Processes = None
     device: training.Device = "auto"
+    workers: Workers = field(default_factory=Workers)
 
     @contextmanager
     def trained(self, epochs: int, num_trainings: int) -> Iterator[tuple[Listener, torch.device]]:
@@ -111,18 +116,15 @@ class _Rows:
         with listening(self.processes, EpochLines(epochs, num_trainings)) as listener:
             yield listener, choose_device(self.device)
 
-
-def _say_row(row: Row) -> None:
-    """Say which row is begun or gone on with."""
-    show_line(f"Row {row.name}")
+    def trainer(self, folder: Path) -> TrainAll:
+        """What has the rows of the study in a folder trained."""
+        return trainer(self.workers, folder, self.device, "Row")
 
 
 def _show_end(progress: Progress, folder: Path) -> None:
     """Say which rows the table lacks, what must stand beside it, and where it is."""
     from chestct.labels import NOT_FOR_CLINICAL_USE
 
-    for row in progress.missing:
-        show_line(f"! {row.name} is under way in another program.")
     for row in progress.diverged:
         show_line(f"! {row.name}: its loss is no longer a number.")
     show_line(NOT_FOR_CLINICAL_USE)
@@ -215,7 +217,7 @@ def maseres_patients(
     with rows.trained(base.training.epochs, trainings) as (listener, where):
         plan = Plan(base, manifest, folder, folds, listener, where)
         remarks = [*chosen.remarks, study.split_in_words(plan)]
-        progress = study.run_patients(plan, settings, before_row=_say_row)
+        progress = study.run_patients(plan, settings, train=rows.trainer(folder))
     if progress.results:
         table = study.make_table(progress.results)
         remarks += progress.gaps
@@ -267,7 +269,7 @@ def maseres_slices(
     base = chosen.slice_settings(next(iter(SLICE_NETWORKS)), weights)
     with rows.trained(base.training.epochs, len(networks)) as (listener, where):
         plan = SlicePlan(base, table, folder, listener=listener, device=where)
-        progress = run_slice_study(plan, settings, before_row=_say_row)
+        progress = run_slice_study(plan, settings, train=rows.trainer(folder))
     if progress.results:
         made = study.make_table(progress.results)
         patients = study.make_table(study.votes_on_patients(folder, progress))
@@ -362,8 +364,8 @@ def roi_ablation(
 ) -> None:
     """Tables 6 and 7 of the RoI-aware paper: networks by gating by t, each row trained.
 
-    Stopped at any moment, the same command goes on; started several times at once, each takes
-    rows of its own: one per GPU, with --device cuda:0, --device cuda:1, and so on.
+    Stopped at any moment, the same command goes on. Rows may be trained at once, one by each of
+    several workers: --workers N.
     """
     from chestct.studies import roi_ablation as study
     from chestct.training.plan import Plan
@@ -374,7 +376,7 @@ def roi_ablation(
     trainings = len(wanted) * (folds or 1)
     with rows.trained(settings.training.epochs, trainings) as (listener, where):
         plan = Plan(settings, manifest, out, folds, listener, where)
-        progress = study.run_ablation(plan, wanted, before_row=_say_row)
+        progress = study.run_ablation(plan, wanted, train=rows.trainer(out))
     _show_ablation(study.write_ablation(progress, out))
     _show_end(progress, out)
 
@@ -407,13 +409,18 @@ def damage(
     scans: training.Judged,
     out: _Study,
     units: _Units,
+    workers: Workers,
     device: options.Device = None,
 ) -> None:
-    """The MASERes paper's damaged models: a quarter of a part's units set to zero."""
+    """The MASERes paper's damaged models: a quarter of a part's units set to zero.
+
+    Damaged networks may be judged at once, one by each of several workers: --workers N.
+    """
     from chestct.classifier import load_classifier
     from chestct.cli.training_lines import listening
     from chestct.studies.damage import DamagePlan, run_damage, write_damage
 
+    executor = workers.who() if workers.is_asked_for else None
     loaded = load_classifier(classifier)
     plan = DamagePlan(
         loaded,
@@ -426,8 +433,22 @@ def damage(
         device,
     )
     with listening(scans.processes) as listener:
-        result = run_damage(replace(plan, listener=listener))
+        elsewhere = None if executor is None else partial(_have_judged, plan, scans, executor)
+        result = run_damage(replace(plan, listener=listener), elsewhere=elsewhere)
     _show_damage(write_damage(result, out), out)
+
+
+def _have_judged(
+    plan: DamagePlan, scans: training.Judged, executor: Executor, wanted: list[Damaged]
+) -> None:
+    """Have damaged networks judged by workers."""
+    from chestct.cluster.driver import conclude
+    from chestct.cluster.judging import damage_job
+
+    umask = current_umask()
+    job, tasks = damage_job(plan, scans.manifest, scans.split, wanted, umask=umask)
+    with worked_on(job, tasks, executor, "Damaging") as done:
+        conclude(done, "damaged networks")
 
 
 @app.command("compare-with-paper")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import codecs
 import io
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType
@@ -27,6 +29,9 @@ from chestct.errors import printable, printable_message
 from chestct.report.tables import as_terminal_table
 from chestct.result import ScanResult
 from chestct.writers.wording import count, percent
+
+if TYPE_CHECKING:
+    from chestct.datasets.workers import ProgressCallback
 
 _BAR_CELLS = 30
 _MOST_COLUMNS = 92
@@ -78,6 +83,16 @@ def show_document(text: str) -> None:
     """Say many lines on stdout, such as JSON or Markdown."""
     for line in text.split("\n"):
         show_line(line)
+
+
+def show_words(words: str, style: str = "") -> None:
+    """Say something on stdout, above any bars, its lines as long as they are."""
+    stdout_console().print(Text(words, style), soft_wrap=True)
+
+
+def show_remark(words: str) -> None:
+    """Say what should be known."""
+    show_words(f"! {words}", "yellow")
 
 
 def stdout_console() -> Console:
@@ -187,6 +202,14 @@ def scan_progress(*, is_quiet: bool) -> Progress:
         transient=True,
         disable=is_quiet or not console.is_terminal,
     )
+
+
+@contextmanager
+def progress_bar(what: str, total: int) -> Iterator[ProgressCallback]:
+    """A bar of one work, on stderr; gives what is to be told how far it is."""
+    with scan_progress(is_quiet=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda progress: bar.update(task, completed=progress.done)
 
 
 def _headline(result: ScanResult) -> Text:

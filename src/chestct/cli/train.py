@@ -13,12 +13,13 @@ import typer
 from chestct.cli import training_options as options
 from chestct.cli.options import grouped, names_in
 from chestct.cli.terminal import print_table, show_line
-from chestct.cli.workers import Workers, current_umask, worked_on
+from chestct.cli.workers import Workers, have_trained, trainer
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.training.plan import Plan
-    from chestct.training.search import Candidate, Search, Trial
+    from chestct.training.search import Search, Trial
+    from chestct.training.session import TrainAll
 
 _SEARCH = "Search for settings"
 
@@ -114,7 +115,7 @@ class _SearchOptions:
         )
 
 
-def _run_tuning(plan: Plan, said: _SearchOptions) -> None:
+def _run_tuning(plan: Plan, said: _SearchOptions, train: TrainAll) -> None:
     """Search and show what was found."""
     from chestct.cli.training_lines import EpochLines
     from chestct.training.search import run_search
@@ -122,12 +123,7 @@ def _run_tuning(plan: Plan, said: _SearchOptions) -> None:
     search = said.search(plan.settings.training.seed)
     lines = EpochLines(search.epochs or plan.settings.training.epochs, len(search.candidates))
     plan = replace(plan, listener=replace(plan.listener, epoch=lines.show))
-    found = run_search(plan, search, before=_say_candidate)
-    _show(found, plan.folder)
-
-
-def _say_candidate(candidate: Candidate) -> None:
-    show_line(f"Candidate {candidate.name}")
+    _show(run_search(plan, search, train=train), plan.folder)
 
 
 def _show(trials: tuple[Trial, ...], folder: Path) -> None:
@@ -183,8 +179,8 @@ class _Course:
         from chestct.training.distributed import require_one_process
 
         if self.folds is None:
-            msg = "Workers train folds, one each: name --folds K. One training takes several GPUs"
-            raise TrainingError(f"{msg} with torchrun.")
+            msg = "Workers train folds or candidates, one each: name --folds K, or --tune. One"
+            raise TrainingError(f"{msg} training takes several GPUs with torchrun.")
         require_one_process("Folds are shared out among workers by one process.")
 
 
@@ -196,11 +192,7 @@ def _by_workers(plan: Plan, workers: Workers, device: str) -> Callable[[list[str
 
     def train_folds(names: list[str]) -> None:
         """Have them trained that are not yet."""
-        from chestct.cluster.folds import conclude_folds, folds_job
-
-        job, tasks = folds_job(plan, names, device, umask=current_umask())
-        with worked_on(job, tasks, executor, "Training folds") as done:
-            conclude_folds(done, plan.listener)
+        have_trained(executor, plan.folder, dict.fromkeys(names, plan), device, are_folds=True)
 
     return train_folds
 
@@ -230,7 +222,7 @@ def train(
     """Train a classifier; stopped at any moment, the same command goes on.
 
     With several GPUs or machines: torchrun --nproc-per-node N --no-python chestct train ...
-    Folds may be trained at once, one by each of several workers: --folds K --workers N.
+    Folds or candidates may be trained at once, one by each of several workers: --workers N.
     """
     from chestct.cli.training_lines import EpochLines, listening, show_summary
     from chestct.training.distributed import (
@@ -245,7 +237,7 @@ def train(
     from chestct.training.settings import RunSettings
 
     search.require_use()
-    if workers.is_asked_for:
+    if workers.is_asked_for and not search.is_asked:
         course.require_folds()
     ranks = launched_ranks()
     place = choose_device(training.device, local_rank=ranks.local_rank, num_local=ranks.local_size)
@@ -259,7 +251,7 @@ def train(
             listener = replace(listener, epoch=lines.show)
             plan = Plan(settings, manifest, out, course.folds, listener, place)
             if search.is_asked:
-                _run_tuning(plan, search)
+                _run_tuning(plan, search, trainer(workers, out, training.device, "Candidate"))
                 return
             elsewhere = _by_workers(plan, workers, training.device)
             summary = run_training(plan, elsewhere=elsewhere)

@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from chestct.cli.terminal import scan_progress, stdout_console
+from chestct.cli.terminal import scan_progress, show_remark, show_words, stdout_console
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.report.tables import as_terminal_table, p_value_text
 
@@ -32,13 +30,10 @@ if TYPE_CHECKING:
 class EpochLines:
     """Prints one line per finished epoch, with the time that is left at the pace so far.
 
-    Args:
-        epochs: Of one training, at most.
-        num_trainings: Trainings in all, one per fold or member.
+    There are `num_trainings`, one per fold or member, each of so many epochs at most.
     """
 
     def __init__(self, epochs: int, num_trainings: int = 1) -> None:
-        self._console = stdout_console()
         self._epochs = epochs
         self._num_trainings = num_trainings
         self._started: dict[str, float] = {}
@@ -57,15 +52,12 @@ class EpochLines:
         later = self._epochs * (self._num_trainings - len(self._started))
         left = self._seconds / self._num_done * (self._epochs - entry.epoch - 1 + later)
         width, memory = len(str(self._epochs)), entry.gpu_memory_gib
-        self._console.print(
-            Text(
-                f"{name}  epoch {entry.epoch + 1:{width}d}/{self._epochs}  "
-                f"loss {entry.training_loss:.4f}  validation {entry.validation_loss:.4f}  "
-                f"accuracy {entry.validation_accuracy:6.1%}  rate {entry.learning_rate:.1e}  "
-                f"{in_words(entry.seconds)}  {in_words(left)} left"
-                f"{'' if memory is None else f'  GPU {memory:.1f} GiB'}"
-            ),
-            soft_wrap=True,
+        show_words(
+            f"{name}  epoch {entry.epoch + 1:{width}d}/{self._epochs}  "
+            f"loss {entry.training_loss:.4f}  validation {entry.validation_loss:.4f}  "
+            f"accuracy {entry.validation_accuracy:6.1%}  rate {entry.learning_rate:.1e}  "
+            f"{in_words(entry.seconds)}  {in_words(left)} left"
+            f"{'' if memory is None else f'  GPU {memory:.1f} GiB'}"
         )
 
 
@@ -80,12 +72,9 @@ def in_words(seconds: float) -> str:
 def listening(
     processes: int | None, lines: EpochLines | None = None, *, is_quiet: bool = False
 ) -> Iterator[Listener]:
-    """A listener that prints notes and shows bars while scans are read, unless it is to be quiet.
+    """A listener that prints notes and shows bars while scans are read, and prints epochs.
 
-    Args:
-        processes: Scans read at once; None takes all cores.
-        lines: Prints epochs, where there are any.
-        is_quiet: Show nothing: of several processes one is enough to listen to.
+    `is_quiet` shows nothing: of several processes one is enough to listen to.
     """
     from chestct.training.plan import Listener
 
@@ -102,7 +91,7 @@ def listening(
         """Say what should be known, above the bars."""
         if is_quiet:
             return
-        stdout_console().print(Text(f"! {text}", style="yellow"), soft_wrap=True)
+        show_remark(text)
 
     with bars:
         told = Listener(note=note, progress=show, processes=processes)
@@ -120,24 +109,23 @@ def show_summary(summary: Summary, folder: Path) -> None:
         console.print()
         console.print(_tests_table(summary))
     if any(row.test == "maseres_z" for rows in summary.comparisons.values() for row in rows):
-        console.print(Text(f"! {_z_test_words()}", style="yellow"), soft_wrap=True)
+        show_remark(_z_test_words())
     if summary.at_threshold is not None:
-        console.print(Text(at_threshold_words(summary.at_threshold)), soft_wrap=True)
+        show_words(at_threshold_words(summary.at_threshold))
     for warning in summary.warnings:
-        console.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
-    console.print(Text(NOT_FOR_CLINICAL_USE, style="bold"), soft_wrap=True)
-    console.print(Text(f"Written to {folder}"), soft_wrap=True)
+        show_remark(warning)
+    show_words(NOT_FOR_CLINICAL_USE, "bold")
+    show_words(f"Written to {folder}")
 
 
 def show_unlike(found: Unlike) -> None:
     """Show how well scans of another kind were told from those of the manifest."""
     refused = f", {found.num_refused} of them refused as unsuitable" if found.num_refused else ""
-    words = (
+    show_words(
         f"Unlike scans: AUROC of the distance {found.auroc:.3f}; caught at the card's threshold "
         f"{found.num_caught} of {found.num_scans}{refused}; of the manifest's scans "
         f"{found.num_false} of {found.num_familiar} lie beyond it."
     )
-    stdout_console().print(Text(words), soft_wrap=True)
 
 
 def _figures_table(summary: Summary) -> Table:
@@ -185,16 +173,14 @@ def show_range_test(found: RangeTest, written: Sequence[Path]) -> None:
     """Show the suggested rate and the rule behind it, or why there is none; where the curve is."""
     from chestct.training.search import RULE
 
-    console = stdout_console()
     if found.suggestion is None:
         start, lowest = found.smoothed[0], min(found.smoothed)
-        hint = (
-            f"! No learning rate is suggested: the curve is flat (smoothed loss {start:.4g} at the "
+        show_remark(
+            f"No learning rate is suggested: the curve is flat (smoothed loss {start:.4g} at the "
             f"start, {lowest:.4g} at the lowest). Take more --steps or --epochs."
         )
-        console.print(Text(hint, style="yellow"), soft_wrap=True)
     else:
-        console.print(Text(f"Suggested learning rate: {found.suggestion:.1e}", style="bold"))
-        console.print(Text(f"Rule: {RULE}."), soft_wrap=True)
+        show_words(f"Suggested learning rate: {found.suggestion:.1e}", "bold")
+        show_words(f"Rule: {RULE}.")
     for path in written:
-        console.print(Text(str(path)), soft_wrap=True)
+        show_words(str(path))

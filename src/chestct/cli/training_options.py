@@ -130,10 +130,6 @@ class Training:
     def read_settings(self, kind: type[Settings], overrides: Sequence[str] = ()) -> Settings:
         """The settings, with the changes and the classes that the command line names.
 
-        Args:
-            kind: Which settings the file holds.
-            overrides: Further changes, NAME=VALUE.
-
         Raises:
             TrainingError: The file, a change, or what `--labels` said does not fit.
         """
@@ -210,8 +206,17 @@ def named_labels(said: str | None) -> LabelSet | None:
     return LabelSet.of_names(named)
 
 
-def named_files(said: list[str] | None) -> dict[str, Path]:
+def named_files(
+    said: list[str] | None,
+    option: str = "--beside",
+    what: str = "predictions. Write NAME=predictions.csv",
+) -> dict[str, Path]:
     """Name to file, of what was said as NAME=CSV.
+
+    Args:
+        said: What was said.
+        option: Of what, for messages.
+        what: What each names, and how.
 
     Raises:
         TrainingError: One has no name or no file, or two have the same name.
@@ -220,8 +225,8 @@ def named_files(said: list[str] | None) -> dict[str, Path]:
     for text in said or ():
         name, equals, path = text.partition("=")
         if not (name and equals and path):
-            raise TrainingError(f"'{text}' names no predictions. Write NAME=predictions.csv.")
+            raise TrainingError(f"'{text}' names no {what}.")
         if name in named:
-            raise TrainingError(f"--beside names '{name}' twice. Give each a name of its own.")
+            raise TrainingError(f"{option} names '{name}' twice. Give each a name of its own.")
         named[name] = Path(path)
     return named

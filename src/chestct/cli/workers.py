@@ -6,17 +6,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from chestct.cli.terminal import scan_progress, show_error
+from chestct.cli.terminal import scan_progress, show_error, show_line
 from chestct.errors import ReadError
 
 if TYPE_CHECKING:
     from chestct.cluster.driver import Executor
     from chestct.cluster.job import Job
     from chestct.datasets.workers import Progress
+    from chestct.training.plan import Plan, SlicePlan
+    from chestct.training.session import TrainAll
 
 MANY: Final = "Many scans"
 TIMEOUT_S: Final = 600.0
@@ -65,10 +68,7 @@ class Workers:
         return any(asdict(self).values())
 
     def who(self, processes: int | None = None) -> Executor:
-        """Who works.
-
-        Args:
-            processes: How many, where `--workers` does not say it.
+        """Who works; `processes` says how many where `--workers` does not.
 
         Raises:
             UnknownNameError: There is no such executor.
@@ -129,14 +129,7 @@ def worked_on(
 ) -> Iterator[Job]:
     """Have a job done, begun or gone on with, and show how far it is.
 
-    Args:
-        job: What is to be done.
-        tasks: Its scans; plain values.
-        executor: Who works.
-        what: What is done to them, for the bar.
-
-    Yields:
-        The job, all of it done, while no other command works on it.
+    Inside, all of it is done, and no other command works on it.
 
     Raises:
         ClusterError: They cannot be worked on so.
@@ -156,6 +149,65 @@ def worked_on(
 
             run_job(begun, executor, progress=show, say=show_error)
         yield begun
+
+
+def have_trained(
+    executor: Executor,
+    folder: Path,
+    plans: Mapping[str, Plan | SlicePlan],
+    device: str,
+    **are: bool,
+) -> dict[str, str]:
+    """Have trainings done by workers.
+
+    Args:
+        executor: Who works.
+        folder: The folder below which they lie.
+        plans: What each is called, and its plan.
+        device: Where each worker trains, as `--device` says it.
+        are: What they are, as `trainings_job` takes it.
+
+    Returns:
+        What each that diverged is called, and why it has no result.
+
+    Raises:
+        ClusterError: Some were not done, or cannot be worked on so.
+    """
+    from chestct.cluster.driver import conclude
+    from chestct.cluster.trainings import told_of_trainings, trainings_job
+
+    job, tasks = trainings_job(folder, plans, device, umask=current_umask(), **are)
+    with worked_on(job, tasks, executor, "Training") as done:
+        rows = conclude(done, "trainings")
+    return told_of_trainings(rows, next(iter(plans.values())).listener)
+
+
+def trainer(workers: Workers, folder: Path, device: str, kind: str) -> TrainAll:
+    """What has many runs trained: workers where some were asked for, else this process.
+
+    Args:
+        workers: As they were asked for.
+        folder: The folder below which the runs lie; no other command may train there meanwhile.
+        device: Where each is trained, as `--device` says it.
+        kind: What a run is called where it is begun: "Row".
+    """
+    executor = workers.who() if workers.is_asked_for else None
+
+    def train(plans: Sequence[Plan | SlicePlan], *, are_trials: bool = False) -> Mapping[str, str]:
+        """Have those trained that are not yet."""
+        from chestct.cluster.driver import only_driver
+        from chestct.cluster.job import LEASE_S
+        from chestct.training.session import train_all
+
+        if executor is not None:
+            named = {plan.folder.name: plan for plan in plans}
+            return have_trained(executor, folder, named, device, are_trials=are_trials)
+        with only_driver(folder, LEASE_S, show_error):
+            return train_all(
+                plans, are_trials=are_trials, before=lambda name: show_line(f"{kind} {name}")
+            )
+
+    return train
 
 
 def current_umask() -> int:

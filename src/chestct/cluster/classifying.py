@@ -51,7 +51,7 @@ class _Settings:
 
     Attributes:
         classifier: Its folder; None for the one that is shipped.
-        identity: From `_identity_of`: what every worker has to find in that folder.
+        identity: From `identity_of`: what every worker has to find in that folder.
         engine: Name in `ENGINES`, or "auto".
         precision: See `make_engine`.
         device: See `make_engine`.
@@ -70,11 +70,28 @@ class _Settings:
     writing: Mapping[str, Any] | None = None
 
 
-def _identity_of(classifier: Classifier) -> str:
+def identity_of(classifier: Classifier) -> str:
     """What stands for a classifier: its weights, what decides what they compute, and its card."""
     card = classifier.card.model_dump_json()
     text = "\n".join((classifier.weights_sha256, classifier.identity, card))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_same(folder: str | Path | None, identity: str) -> Classifier:
+    """Load the classifier that a job was begun with.
+
+    Raises:
+        ClusterError: Another one lies there.
+        ChestCTError: It cannot be loaded.
+    """
+    classifier = load_classifier(folder)
+    if identity_of(classifier) != identity:
+        msg = (
+            f"The classifier in {classifier.folder} is not the one that the batch was "
+            "begun with. Give every machine the same classifier and the same chestct."
+        )
+        raise ClusterError(msg)
+    return classifier
 
 
 def failure_words(scan: str | Path, name: str, error: Exception) -> str:
@@ -108,13 +125,7 @@ class ClassifyWork:
     def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
         self._settings, self._out = _Settings(**settings), out
         said = self._settings
-        self._classifier = load_classifier(said.classifier)
-        if _identity_of(self._classifier) != said.identity:
-            msg = (
-                f"The classifier in {self._classifier.folder} is not the one that the batch was "
-                "begun with. Give every machine the same classifier and the same chestct."
-            )
-            raise ClusterError(msg)
+        self._classifier = load_same(said.classifier, said.identity)
         self._engine: Engine = make_engine(
             self._classifier, said.engine, precision=said.precision, device=said.device
         )
@@ -253,4 +264,4 @@ def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) 
         said: Other fields of `_Settings`.
     """
     where = None if folder is None else str(folder.absolute())
-    return asdict(_Settings(where, _identity_of(classifier), **said))
+    return asdict(_Settings(where, identity_of(classifier), **said))

@@ -7,9 +7,10 @@ called again at any time.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -191,6 +192,32 @@ def only_driver(out: Path, lease_s: float, say: Say = lambda _: None) -> Iterato
             claim.file.unlink(missing_ok=True)
     finally:
         claims.close()
+        # Where no job was begun there is nothing to go on with.
+        with suppress(OSError):
+            (out / FOLDER / "claims").rmdir()
+            (out / FOLDER).rmdir()
+
+
+def conclude(job: Job, what: str, *, holds_results: bool = False) -> list[Row]:
+    """The rows of a job that holds no longer than its work: it is removed.
+
+    Args:
+        job: All of it is done.
+        what: What was done, in the plural.
+        holds_results: Whether its rows are all there is of what was done, so that it stays where
+            some failed.
+
+    Raises:
+        ClusterError: Some were not done; the message says which and why.
+    """
+    rows = list(job.rows())
+    failed = [f"\n  {row.name}: {row.failure}" for row in rows if row.failure]
+    if not (failed and holds_results):
+        shutil.rmtree(job.folder, ignore_errors=True)
+    if failed:
+        msg = f"{len(failed)} of {len(rows)} {what} were not done:{''.join(failed)}"
+        raise ClusterError(f"{msg}\n  The same command goes on with these.")
+    return rows
 
 
 def write_tables(job: Job, columns: Sequence[str]) -> Counts:

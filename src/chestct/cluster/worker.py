@@ -11,6 +11,7 @@ import os
 import secrets
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -19,8 +20,11 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from chestct.cluster import KINDS
 from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, Suspects, open_job
+from chestct.errors import ChestCTError
 from chestct.storage import write_text
 
+_SIGNALS: Final = 128
+"""Exit codes above this are those of work that was asked to stop: another worker goes on."""
 _WAIT_S: Final = 1.0
 """How long another worker may take to write down what it computes with."""
 
@@ -48,6 +52,47 @@ class Work(Protocol):
 
     def failed(self, task: Mapping[str, Any], why: str) -> Row:
         """The row of a scan that has no answer."""
+
+
+class OneByOne(ABC):
+    """Work that takes one thing after the other; where one fails, its row says why."""
+
+    engine = ""
+    goes_on = False
+    """Whether a thing goes on where its last worker ended, so that none is given up."""
+
+    def rows(
+        self,
+        tasks: Sequence[Mapping[str, Any]],
+        begin: Callable[[int], None],
+        *,
+        is_careful: bool,
+    ) -> Iterator[Row]:
+        """Do them, in their order."""
+        for place, task in enumerate(tasks):
+            if not self.goes_on:
+                begin(place)
+            cells: tuple[str, ...] = ()
+            failure = ""
+            try:
+                cells = self.do(task)
+            except ChestCTError as error:
+                if error.exit_code > _SIGNALS:
+                    raise
+                failure = str(error)
+            yield Row((task["name"], *cells), task["name"], failure=failure)
+
+    def failed(self, task: Mapping[str, Any], why: str) -> Row:
+        """The row of a thing that was not done."""
+        return Row((task["name"],), task["name"], failure=why)
+
+    @abstractmethod
+    def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
+        """Do one; what its row says beside its name.
+
+        Raises:
+            ChestCTError: It cannot be done.
+        """
 
 
 def work_on(folder: Path) -> int:

@@ -450,12 +450,7 @@ def find_augmentation(
     overrides: Mapping[str, object],
     table: Mapping[str, AnyAugmentation | None] = AUGMENTATIONS,
 ) -> AnyAugmentation | None:
-    """An augmentation of a table, some of its fields changed.
-
-    Args:
-        name: A name in the table.
-        overrides: Field to value, as YAML has them: lists are taken for tuples.
-        table: `AUGMENTATIONS` for scans, `SLICE_AUGMENTATIONS` for slices.
+    """An augmentation of a table, some of its fields changed; lists are taken for tuples.
 
     Raises:
         UnknownNameError: There is no such augmentation.

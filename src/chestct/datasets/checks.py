@@ -14,11 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Final, Literal
 
-from chestct.datasets.confounders import (
-    VARIABLES,
-    Confounder,
-    find_confounders,
-)
+from chestct.datasets.confounders import VARIABLES, Confounder, find_confounders
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, describe_rows
 from chestct.datasets.scans import ScanFacts
 from chestct.labels import class_in_path, class_of
@@ -60,17 +56,10 @@ class _Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Everything a check found.
+    """Everything a check found: the gravest findings first, and the strongest confounders.
 
-    Attributes:
-        manifest: Name of the manifest.
-        num_scans: Its scans.
-        num_patients: Its patients.
-        cases: Scans per class.
-        sides: Scans per side of the split and class; empty without a split.
-        has_pixels: Whether the scans themselves were read.
-        findings: What was found, the gravest first.
-        confounders: Every variable that was looked at, the strongest first.
+    `sides` are scans per side of the split and class, empty without a split. `has_pixels` tells
+    whether the scans themselves were read.
     """
 
     manifest: str
@@ -100,11 +89,9 @@ def check_manifest(
 ) -> CheckReport:
     """Look for leaks, wrong labels, unreadable scans and confounders.
 
-    Args:
-        manifest: The scans, divided or not.
-        facts: Of every row's scan, from `gather_facts`; without them pixels are not compared and
-            only what the manifest says is asked.
-        permutations: Random labellings that a variable's figure is held against.
+    `facts` are of every row's scan, from `gather_facts`; without them pixels are not compared and
+    only what the manifest says is asked. A variable's figure is held against so many random
+    labellings, `permutations`.
 
     Raises:
         ValueError: There are not as many facts as rows.
@@ -132,12 +119,9 @@ def check_slices(
 ) -> CheckReport:
     """Look for what spoils a result on slices.
 
-    Args:
-        manifest: The slices as they are divided.
-        facts: Row number to what is known of its file.
-        size: Rows and columns of the network's input.
-        shares_patients: Whether the split was asked for by a name that says it shares patients
-            between its parts; leaks are then warnings.
+    `facts` is row number to what is known of its file, `size` the rows and columns of the network's
+    input. `shares_patients` tells whether the split was asked for by a name that says so; leaks are
+    then warnings.
     """
     found = [*find_unreadable_slices(manifest, facts)]
     found += _with_leaks_said(find_patient_leaks(manifest), manifest, shares_patients)
@@ -434,10 +418,8 @@ def _find_same_pictures(
 def find_oddities(manifest: Manifest, facts: Mapping[int, SliceFacts], size: int) -> list[_Finding]:
     """What has to be said of slices whether they are trained on or only judged.
 
-    Args:
-        manifest: The slices.
-        facts: Row number to what is known of its file.
-        size: Rows and columns of the network's input.
+    `facts` is row number to what is known of its file, `size` the rows and columns of the network's
+    input.
     """
     marked, small = _find_marks(manifest, facts), _find_small(manifest, facts, size)
     return [*marked, *small, *_find_misnamed(manifest, facts)]

@@ -111,12 +111,9 @@ def find_confounders(
 ) -> list[Confounder]:
     """Ask every variable alone; the strongest first, those without a figure last.
 
-    Of findings each is asked for, and told is the one that a variable alone tells best.
-
-    Args:
-        manifest: The labels, and the columns `site`, `age`, `sex`, which go before a file's own.
-        facts: Of every row's scan, or None to ask only what the manifest says.
-        permutations: Random labellings that a figure is held against.
+    Of findings each is asked for, and told is the one that a variable alone tells best. The
+    manifest's columns `site`, `age` and `sex` go before a file's own; without facts it alone is
+    asked. A figure is held against so many random labellings, `permutations`.
     """
     if manifest.are_findings:
         return _strongest_of_findings(manifest, facts, permutations)
@@ -168,12 +165,8 @@ def baseline_probabilities(
     It stands beside every trained classifier: what does not beat it has not shown that it looks at
     the lungs. Logistic regression on the values' categories, and on the numbers themselves.
 
-    Args:
-        manifest: The scans; the columns are those of its labels.
-        facts: Of every row's scan, or None.
-        training: Indices of the rows to learn from.
-        test: Indices of the rows to judge.
-        variables: Names out of `VARIABLES`.
+    `training` and `test` are indices of rows; columns are the manifest's labels. Without facts only
+    the manifest says what is known.
     """
     values = {name: _values(manifest, facts, name) for name in variables}
     named = [_categories(name, each) for name, each in values.items()]
@@ -212,13 +205,8 @@ def _make_model(num_named: int, num_numeric: int) -> Pipeline:
 def groups_by(manifest: Manifest, facts: Sequence[ScanFacts], variable: str) -> list[str]:
     """Every scan's group: a band of ages or thicknesses, or what a column or the scan itself says.
 
-    Args:
-        manifest: The scans.
-        facts: Of every row's scan.
-        variable: A name in `VARIABLES`, or a column of the manifest.
-
-    Returns:
-        A value per row; of many the rarest are one group.
+    `variable` is a name in `VARIABLES`, or a column of the manifest. Of many values the rarest are
+    one group.
     """
     values = _values(manifest, facts, variable)
     if variable in _BANDS:

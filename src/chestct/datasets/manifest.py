@@ -499,14 +499,10 @@ def parse_sex(text: str) -> str:
 
 
 def read_lines(file: Path, needed: Sequence[str] = NEEDED) -> tuple[list[str], list[list[str]]]:
-    """Column names and cells; the delimiter is the one the header holds.
+    """Column names and cells of a CSV file in UTF-8, its delimiter that of the header.
 
-    Columns without a name, as spreadsheets leave them behind, are dropped where they are empty;
-    the first one, in which pandas numbers the rows, in any case.
-
-    Args:
-        file: A CSV file with comma or semicolon, in UTF-8.
-        needed: Columns it must have.
+    Columns without a name, as spreadsheets leave them behind, are dropped where they are empty; the
+    first one, in which pandas numbers the rows, in any case.
 
     Raises:
         ManifestError: It is no such file, lacks a column, has one twice, or a cell stands in a

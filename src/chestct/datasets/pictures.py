@@ -55,13 +55,10 @@ _Picture = Float32[np.ndarray, "height width"]
 
 @dataclass(frozen=True, eq=False)
 class _SlicePicture:
-    """A slice read from a file.
+    """A slice read from a file: grey values from 0 to 1, (height, width), of 8 or 16 bits.
 
-    Attributes:
-        values: Grey values from 0 to 1, (height, width).
-        bits: Of a stored value, 8 or 16.
-        coloured_share: Share of the pixels that have a colour, 0 to 1.
-        kind: "TIFF", "PNG" or "JPEG", whatever its name says.
+    `coloured_share` of its pixels, 0 to 1, have a colour. `kind` is "TIFF", "PNG" or "JPEG",
+    whatever its name says.
     """
 
     values: _Picture
@@ -78,9 +75,8 @@ class _SlicePicture:
 def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     """Read a slice from a PNG, JPEG or TIFF file.
 
-    Args:
-        path: The file; its format is known by its first bytes, as JPEGs are often named .png.
-        sixteen_bit: What becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
+    Its format is known by its first bytes, as JPEGs are often named .png. `sixteen_bit` says what
+    becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
 
     Raises:
         ReadError: It is no picture, damaged, too small or too large; the message names the file.
@@ -158,17 +154,11 @@ _REMEDY: Final = (
 
 @dataclass(frozen=True)
 class SliceFacts:
-    """What is known of one slice's file.
+    """What is known of one slice's file: its size in pixels, or `error`, why it cannot be read.
 
-    Attributes:
-        rows: Height in pixels.
-        columns: Width in pixels.
-        bits: Of a stored value.
-        coloured_share: Share of the pixels with a colour.
-        digest: Hash of its grey values; two files with the same picture have the same.
-        error: Why it cannot be read, or empty.
-        kind: "TIFF", "PNG" or "JPEG", by its first bytes.
-        is_misnamed: Whether its name says another kind.
+    `coloured_share` of its pixels have a colour. Files with the same picture have the same
+    `digest`, a hash of its grey values. `kind` is "TIFF", "PNG" or "JPEG" by its first bytes, and
+    `is_misnamed` whether its name says another one.
     """
 
     rows: int = 0
@@ -200,13 +190,10 @@ class SliceFacts:
 
 @dataclass(frozen=True, eq=False)
 class SliceStore:
-    """All slices of a manifest at one size.
+    """All slices of a manifest at one size, in its order; zeros where one could not be read.
 
-    Attributes:
-        pictures: Grey values from 0 to 1, in the order of the manifest; zeros where a slice could
-            not be read.
-        facts: Of each.
-        places: Row of the manifest to the place in both.
+    `pictures` are grey values from 0 to 1, `places` the manifest's row to the place in them and in
+    `facts`.
     """
 
     pictures: Float16[np.ndarray, "slice height width"]
@@ -220,11 +207,7 @@ class SliceStore:
 
 
 class LabelledSlices(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
-    """Slices with their labels, as the training loop takes scans: volumes of depth one.
-
-    Attributes:
-        labels: Index of each item's label.
-    """
+    """Slices with their labels' indices, as the loop takes scans: volumes of depth one."""
 
     def __init__(self, store: SliceStore, manifest: Manifest) -> None:
         self.labels = manifest.label_indices
@@ -256,14 +239,9 @@ def gather_slices(
     processes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> SliceStore:
-    """Read every slice of a manifest, or take what an earlier call kept.
+    """Read every slice of a manifest, or take what an earlier call kept in a folder.
 
-    Args:
-        manifest: One row per slice.
-        form: How pictures become inputs.
-        folder: Where the file is kept.
-        processes: How many pictures are read at once, of many; None takes all cores.
-        progress: Told how far things are.
+    Few pictures are read by this process alone, of many `processes` at once; None takes all cores.
 
     Raises:
         WriteError: The folder cannot be written.
@@ -366,11 +344,9 @@ _WINDOWS: Final[dict[str, tuple[float, float]]] = {
 def _windowed(
     voxels_hu: Num[np.ndarray, "*shape"], window: str = "lung"
 ) -> UInt8[np.ndarray, "*shape"]:
-    """Grey values of 8 bits, as an export through a viewer's window gives them.
+    """HU as grey values of 8 bits, as an export through a viewer's window gives them.
 
-    Args:
-        voxels_hu: Hounsfield units, of a slice or a whole scan.
-        window: A name in `_WINDOWS`; what lies outside it is black or white.
+    What lies outside the window, a name in `_WINDOWS`, is black or white.
 
     Raises:
         UnknownNameError: There is no such window.
@@ -512,13 +488,9 @@ def extract_slices(
     *,
     told: Callable[[str], None] = lambda _text: None,
 ) -> Manifest:
-    """Write the slices of a manifest's scans as pictures.
+    """Write the slices of a manifest's scans as pictures, in a folder per scan.
 
-    Args:
-        manifest: One row per scan.
-        extraction: Which slices, and how.
-        folder: Where to; a folder per scan is made in it.
-        told: Told of scans that give no slices.
+    `told` hears of scans that give no slices.
 
     Returns:
         A manifest with one row per slice, its patient's own class in the column `patient_label`.

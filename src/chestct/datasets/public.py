@@ -26,15 +26,7 @@ from chestct.datasets.manifest import (
     read_lines,
 )
 from chestct.errors import ReadError
-from chestct.labels import (
-    CAP,
-    COVID19,
-    NORMAL,
-    THREE_CLASSES,
-    LabelSet,
-    class_of,
-    is_covid_mah_ct,
-)
+from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES, LabelSet, class_of, is_covid_mah_ct
 from chestct.lookup import first_lines_of, first_of, look_up, unknown_name_message
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
@@ -760,12 +752,7 @@ def _without_shared(rows: Sequence[ManifestRow]) -> tuple[list[ManifestRow], tup
 
 @dataclass(frozen=True)
 class _Whose:
-    """What says whose slice a picture is.
-
-    Attributes:
-        pattern: Regular expression with one group, which is the patient; or None.
-        listed: Picture's name to its patient, of tables.
-    """
+    """What says whose slice a picture is: a pattern whose group is the patient, or tables."""
 
     pattern: str | None
     listed: Mapping[str, str]

@@ -67,9 +67,7 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
     or one line per scan, with `scan`, `patient` and a column `reader_NAME` per reader; an empty
     cell means not read. All other columns are those of a manifest.
 
-    Args:
-        path: A CSV file.
-        labels: The classes that may be given; empty: those that occur.
+    `labels` are the classes that may be given; empty: those that occur.
 
     Raises:
         ManifestError: The table does not fit; the message names row and remedy.
@@ -102,14 +100,10 @@ def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
 def agree_on(
     readings: _Readings, rule: str = "majority", *, adjudicator: str = "", least_readers: int = 2
 ) -> Manifest:
-    """One label per scan; scans without one are excluded, with the reason.
+    """One label per scan by a rule; scans without one are excluded, with the reason.
 
-    Args:
-        readings: What the readers said.
-        rule: A name in `_RULES`.
-        adjudicator: Reader who decides where the others differ; needed by "adjudicator", and
-            decides ties under "majority" when named.
-        least_readers: Readers a scan must have, the adjudicator not counted.
+    The adjudicator decides where the others differ under "adjudicator", and where named ties under
+    "majority"; not counted among the readers that a scan must have.
 
     Raises:
         UnknownNameError: There is no such rule.
@@ -229,6 +223,8 @@ _LEVEL: Final = 0.95
 _MAX_UNDEFINED_SHARE: Final = 0.05
 
 _Weights = Int64[np.ndarray, "replicate scan"]
+_Given = Int64[np.ndarray, "scan reader"]
+_Kappas = tuple[float, Float64[np.ndarray, " replicate"]]
 
 
 @dataclass(frozen=True)
@@ -260,16 +256,10 @@ class _AgreementReport:
 def judge_agreement(
     readings: _Readings, rng: np.random.Generator, *, without: str = ""
 ) -> _AgreementReport:
-    """Every kappa with its interval.
-
-    Args:
-        readings: The scans.
-        rng: Draws the replicates.
-        without: A reader left out: an adjudicator reads disputed scans only.
-    """
+    """Every kappa with its interval, `without` an adjudicator, who reads disputed scans only."""
     readers = tuple(reader for reader in readings.readers if reader != without)
-    pairs = tuple(_judge_pair(readings, pair, rng) for pair in combinations(readers, 2))
-    everyone = _judge_all(readings, readers, rng) if len(readers) > 2 else None
+    pairs = tuple(_judge(readings, pair, rng) for pair in combinations(readers, 2))
+    everyone = _judge(readings, readers, rng) if len(readers) > 2 else None
     disputed = sum(scan.is_disputed for scan in readings.scans)
     return _AgreementReport(pairs, everyone, len(readings.scans), disputed)
 
@@ -313,14 +303,7 @@ def _draw_weights(
 def agreement_files(
     readings: _Readings, decided: Manifest, report: _AgreementReport, rule: Mapping[str, object]
 ) -> dict[str, str]:
-    """How far the readers agree, by name of file: for people, for programs, and what is disputed.
-
-    Args:
-        readings: What the readers said.
-        decided: What `agree_on` made of it.
-        report: What `judge_agreement` found.
-        rule: By which labels were decided, as programs are told.
-    """
+    """How far the readers agree, by name of file: for people, for programs, what is disputed."""
     document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
     return {
         "disputed.csv": _disputes_csv(readings, decided),
@@ -351,49 +334,37 @@ def _agreement_markdown(report: _AgreementReport) -> str:
     return f"{as_markdown_table(header, lines)}\n\n{disputed}\n"
 
 
-def _judge_pair(readings: _Readings, pair: tuple[str, str], rng: np.random.Generator) -> _Agreement:
+def _judge(readings: _Readings, readers: tuple[str, ...], rng: np.random.Generator) -> _Agreement:
+    """Cohen's kappa of a pair of readers, Fleiss' of more."""
+    is_pair = len(readers) == 2
+    who = "both" if is_pair else "all"
+    scans = [scan for scan in readings.scans if set(readers) <= set(scan.given)]
+    if not scans:
+        return _Agreement(readers, 0, None, None, note=f"no scan was read by {who}")
+    given = np.array([[readings.labels.index(scan.given[r]) for r in readers] for scan in scans])
+    same = float((given == given[:, :1]).all(axis=1).mean())
+    if len(np.unique(given)) < 2:
+        return _Agreement(readers, len(scans), same, None, note=f"{who} name one label throughout")
+    weights = _draw_weights([scan.row.patient for scan in scans], rng)
+    kappa, spread = (_cohen if is_pair else _fleiss)(given, weights, len(readings.labels))
+    return _Agreement(readers, len(scans), same, float(kappa), *_interval(spread))
+
+
+def _cohen(given: _Given, weights: _Weights, num_labels: int) -> _Kappas:
+    """Cohen's kappa of two readers, and of every replicate."""
     from sklearn.metrics import cohen_kappa_score
 
-    scans = _read_by(readings, pair)
-    if not scans:
-        return _Agreement(pair, 0, None, None, note="no scan was read by both")
-    first, second = (
-        np.array([readings.labels.index(scan.given[reader]) for scan in scans], dtype=np.int64)
-        for reader in pair
-    )
-    same = float((first == second).mean())
-    if len({*first.tolist(), *second.tolist()}) < 2:
-        return _Agreement(pair, len(scans), same, None, note="both name one label throughout")
-    num_labels = len(readings.labels)
-    kappa = float(cohen_kappa_score(first, second, labels=range(num_labels)))
-    weights = _draw_weights([scan.row.patient for scan in scans], rng)
-    spread = _cohen_kappas(first, second, weights, num_labels)
-    return _Agreement(pair, len(scans), same, kappa, *_interval(spread))
+    first, second = given.T
+    kappa = cohen_kappa_score(first, second, labels=range(num_labels))
+    return kappa, _cohen_kappas(first, second, weights, num_labels)
 
 
-def _judge_all(
-    readings: _Readings, readers: tuple[str, ...], rng: np.random.Generator
-) -> _Agreement:
+def _fleiss(given: _Given, weights: _Weights, num_labels: int) -> _Kappas:
+    """Fleiss' kappa of any number of readers, and of every replicate."""
     from statsmodels.stats.inter_rater import fleiss_kappa
 
-    scans = _read_by(readings, readers)
-    if not scans:
-        return _Agreement(readers, 0, None, None, note="no scan was read by all")
-    given = [[scan.given[reader] for reader in readers] for scan in scans]
-    counts = np.array(
-        [[labels.count(label) for label in readings.labels] for labels in given], dtype=np.int64
-    )
-    same = float((counts.max(axis=1) == len(readers)).mean())
-    if (counts.sum(axis=0) > 0).sum() < 2:
-        return _Agreement(readers, len(scans), same, None, note="all name one label throughout")
-    weights = _draw_weights([scan.row.patient for scan in scans], rng)
-    spread = _fleiss_kappas(counts, weights)
-    kappa = float(fleiss_kappa(counts, method="fleiss"))
-    return _Agreement(readers, len(scans), same, kappa, *_interval(spread))
-
-
-def _read_by(readings: _Readings, readers: Sequence[str]) -> list[_ReadScan]:
-    return [scan for scan in readings.scans if set(readers) <= set(scan.given)]
+    counts = (given[:, :, None] == np.arange(num_labels)).sum(axis=1)
+    return fleiss_kappa(counts, method="fleiss"), _fleiss_kappas(counts, weights)
 
 
 def _beyond_chance(

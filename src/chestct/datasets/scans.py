@@ -99,13 +99,7 @@ class ScanFacts:
 
     @staticmethod
     def stored(cache: Path, path: Path, options: ReadOptions) -> ScanFacts | None:
-        """Facts kept in a cache of a scan whose files have not changed since, or None.
-
-        Args:
-            cache: The cache's folder.
-            path: The scan.
-            options: How it is read.
-        """
+        """Facts kept in a cache of a scan whose files have not changed since, or None."""
         with suppress(OSError, ValueError, ChestCTError):
             facts = _STORED.validate_json(_facts_file(cache, path, options).read_bytes())
             return facts if facts.pixels else None
@@ -123,12 +117,8 @@ class ScanFacts:
 def read_options(row: ManifestRow, folder: Path) -> ReadOptions:
     """How a row's scan is read: what its columns `series`, `allow`, `spacing_mm`, ... say.
 
-    `spacing_mm` is three numbers, `allow` any number of names, each set apart by blanks, `lungs`
-    a mask of the scan's lungs.
-
-    Args:
-        row: The scan.
-        folder: What a relative path is relative to, the manifest's folder.
+    `spacing_mm` is three numbers, `allow` any number of names, each set apart by blanks, `lungs` a
+    mask of the scan's lungs. Relative paths are so to the manifest's folder.
 
     Raises:
         ManifestError: A column holds something impossible; the message names row and column.
@@ -229,13 +219,7 @@ def patient_facts(header: Dataset) -> dict[str, str]:
 
 
 def headers_of(path: Path, series_uid: str | None, tags: Sequence[str]) -> Iterator[Dataset]:
-    """The named elements of each file that belongs to a DICOM series, one header per file.
-
-    Args:
-        path: As `read_volume` takes it.
-        series_uid: The series; None takes every file.
-        tags: Keywords of the elements.
-    """
+    """The elements of such keywords of each file of a DICOM series, or, of None, of each file."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
@@ -264,13 +248,7 @@ def gather_facts(
     processes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[ScanFacts]:
-    """The facts of every row's scan, in the order of the rows.
-
-    Args:
-        manifest: The scans.
-        cache: A cache folder to take facts from and to keep them in.
-        processes: How many scans are read at once; None takes all cores.
-        progress: Called after each scan.
+    """The facts of every row's scan, in their order, taken from and kept in a cache's folder.
 
     Raises:
         ManifestError: A row says something impossible about how its scan is read.

@@ -484,13 +484,10 @@ def _site_names(manifest: Manifest, *, names_sites: bool) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """How scans are exported.
+    """How scans are exported: a name in `_COPY_FORMATS`, and in `_PERIODS` how much of the date.
 
-    Attributes:
-        format: A name in `_COPY_FORMATS`.
-        key: Secret that pseudonyms are made with; None draws them.
-        period: How much of the study's date is told, a name in `_PERIODS`.
-        names_sites: Whether sites keep their names; else they are numbered.
+    The key is the secret that pseudonyms are made with; None draws them. Sites are numbered unless
+    they keep their names.
 
     Raises:
         UnknownNameError: There is no such format or period.
@@ -508,14 +505,10 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What an export did.
+    """What an export did: how many were copied now, how many were there and had their digests.
 
-    Attributes:
-        num_made: Scans copied now.
-        num_found: Copies that were there, compared with their digests.
-        notes: By row of the manifest, what its copy does not hold and what was mended.
-        failed: By row, why there is no copy.
-        table: The export's manifest; None while copies are missing.
+    By row of the manifest `notes` say what a copy does not hold and what was mended, `failed` why
+    there is none. `table` is the export's manifest; None while copies are missing.
     """
 
     num_made: int
@@ -542,14 +535,7 @@ def export_scans(
     processes: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> ExportResult:
-    """Copy every scan that is not excluded; goes on where an earlier run stopped.
-
-    Args:
-        manifest: The scans.
-        folder: A new folder, or that of the same export.
-        settings: How.
-        processes: How many scans at once; None takes all cores.
-        progress: Called after each scan.
+    """Copy every scan that is not excluded into a new folder, or go on with the same export.
 
     Raises:
         ChestCTError: The folder holds something else or another export, or two patients would get

@@ -162,13 +162,12 @@ def hold_out(manifest: Manifest, settings: SplitSettings) -> Manifest:
     return _with_splits(manifest, splits)
 
 
-def given(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest:
+def given(manifest: Manifest) -> Manifest:
     """Take the manifest's own split, after checking that it is one.
 
     Raises:
         ManifestError: A row stands nowhere, a fold or part is empty, or a patient is on two sides.
     """
-    del settings
     stray = [row for row in manifest.rows if not row.side]
     if stray:
         raise ManifestError(
@@ -180,17 +179,16 @@ def given(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest
     return manifest
 
 
-def maseres_paper(manifest: Manifest, settings: SplitSettings | None = None) -> Manifest:
+def maseres_paper(manifest: Manifest) -> Manifest:
     """The patient-level split of the MASERes paper (Sadeghi et al., Scientific Reports 2024).
 
     As its notebooks do it: in each class the names, sorted as text, are shuffled with Python's
     `random.Random(1)` and cut after 80 % (rounded up) and the next 10 % (rounded down): 107, 13 and
-    13 of 133 COVID-19 patients, 61, 7 and 8 of 76 normal ones. `settings` changes nothing.
+    13 of 133 COVID-19 patients, 61, 7 and 8 of 76 normal ones.
 
     Raises:
         ManifestError: There are other classes than COVID-19 and normal, or too few patients.
     """
-    del settings
     if manifest.labels != TWO_CLASSES:
         raise ManifestError(
             f"The MASERes paper's split divides {' and '.join(TWO_CLASSES)}, and {manifest.name} "
@@ -207,15 +205,6 @@ def maseres_paper(manifest: Manifest, settings: SplitSettings | None = None) -> 
         splits |= dict.fromkeys(shuffled[first : first + second], VALIDATION)
         splits |= dict.fromkeys(shuffled[first + second :], TEST)
     return _with_splits(manifest, splits)
-
-
-SPLITTERS: Final[dict[str, Callable[[Manifest, SplitSettings], Manifest]]] = {
-    "k_fold": k_fold,
-    "hold_out": hold_out,
-    "given": given,
-    "maseres_paper": maseres_paper,
-}
-"""Name to a function that fills in `split` or `fold`."""
 
 
 SHARES_PATIENTS: Final = "slice_random_leaky"

@@ -43,13 +43,7 @@ _TRUTH_VALUES: Final = {"yes", "no", "y", "n", "true", "false", "1", "0"}
 
 @dataclass(frozen=True)
 class _Spreadsheet:
-    """A table's cells as text.
-
-    Attributes:
-        name: What messages call it.
-        header: Names of the columns.
-        rows: Row number, as a spreadsheet counts, to its cells; rows without any are left out.
-    """
+    """A table's cells as text, by row number as a spreadsheet counts; empty rows are left out."""
 
     name: str
     header: tuple[str, ...]
@@ -58,12 +52,9 @@ class _Spreadsheet:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns say what; empty: those called so.
+    """Which columns hold the class, the scan's path or name in the folder, and the patient.
 
-    Attributes:
-        label: The class.
-        scan: Path or name of the scan, in the folder.
-        patient: The patient.
+    Empty: those called so.
     """
 
     label: str = ""
@@ -74,9 +65,7 @@ class Columns:
 def read_spreadsheet(file: Path, sheet: str = "") -> _Spreadsheet:
     """Read a CSV file of any usual separator and encoding, or a sheet of an Excel workbook.
 
-    Args:
-        file: The table; its first row names the columns.
-        sheet: Name of the workbook's sheet; empty: the only one that is not empty.
+    The first row names the columns. An empty `sheet` is the only one that is not empty.
 
     Raises:
         ManifestError: It cannot be read, has no rows, several sheets, or a column twice.
@@ -127,15 +116,11 @@ def join_labels(
     *,
     takes_matched_only: bool = False,
 ) -> tuple[Manifest, tuple[str, ...]]:
-    """Give the scans below a folder the labels of a table.
+    """Give the scans in or anywhere below a folder the labels of a table; other columns are kept.
 
-    Args:
-        folder: Where the scans are, in it or anywhere below.
-        table: Their labels.
-        columns: Which of its columns say what; all others are kept.
-        labels: The classes and what stands for each, or findings, each with a column of its name;
-            None: the classes that the column holds.
-        takes_matched_only: Leave out scans without a row and rows without a scan or label.
+    `labels` are the classes and what stands for each, or findings, each with a column of its name;
+    None: the classes that the column holds. `takes_matched_only` leaves out scans without a row and
+    rows without a scan or label.
 
     Returns:
         The manifest, and what should be known about it.

@@ -27,10 +27,7 @@ from torch.utils.data import Dataset
 import chestct.preprocess
 from chestct.arrays import Mask, NetworkInput
 from chestct.datasets.manifest import Manifest, ManifestError
-from chestct.datasets.scans import (
-    ScanFacts,
-    read_options,
-)
+from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
 from chestct.lookup import look_up
@@ -64,12 +61,8 @@ class _DamagedEntryError(CacheError):
 class _CachedInput:
     """A prepared input, from disk or just made; the same from both.
 
-    Attributes:
-        input: Network input, (channel, depth, height, width).
-        lungs: Lung mask at the input's size, (depth, height, width).
-        max_error: Largest difference between `input` and what the preparation gave.
-        warnings: What the preparation noticed.
-        unsuitable_reasons: Why the scan should not be classified; empty when it may.
+    `input` is (channel, depth, height, width), the lung mask at its size (depth, height, width);
+    `max_error` the largest difference from what the preparation gave.
     """
 
     input: NetworkInput
@@ -274,12 +267,9 @@ class Cache:
         return decode(content), False
 
     def find(self, pixels: str, variant: int = 0, lungs: str = "") -> _CachedInput | None:
-        """A sound entry, or None; a damaged one is removed.
+        """A sound entry of `ScanFacts.pixels`, or None; a damaged one is removed.
 
-        Args:
-            pixels: `ScanFacts.pixels` of the scan.
-            variant: See `get`.
-            lungs: Digest of the mask of its lungs, where one is given.
+        `lungs` is the digest of the mask of its lungs, where one is given.
         """
         entry = self.entry_path(pixels, variant, lungs)
         try:
@@ -406,15 +396,9 @@ def _preparation_code() -> str:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How preparing many scans went.
+    """How preparing many scans went, with reasons by row number and the largest error kept.
 
-    Attributes:
-        num_made: Inputs prepared.
-        num_found: Inputs that were there already.
-        failed: Row number to the reason, of scans that could not be read or prepared.
-        unsuitable: Row number to the reasons, of scans that should not be classified.
-        max_error: Largest error of a stored value.
-        seconds: What it took.
+    `failed` could not be read or prepared, `unsuitable` should not be classified.
     """
 
     num_made: int
@@ -442,12 +426,8 @@ class Preparation:
 class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
     """Prepared inputs of a manifest's scans with their labels; made when they are not there yet.
 
-    Attributes:
-        cache: Where they are kept.
-        manifest: The scans.
-        labels: Index of each item's label; of findings a row of 1, 0 and NaN (not known) each.
-        variants: Inputs per scan; see `Cache.get`. Items are all scans as they are, then all scans
-            of the next variant.
+    `labels` are indices; of findings a row of 1, 0 and NaN (not known) each. Items are all scans as
+    they are, then all scans of the next variant, as in `Cache.get`.
     """
 
     def __init__(self, cache: Cache, manifest: Manifest, variants: int = 1) -> None:
@@ -486,14 +466,7 @@ class LabelledScans(Dataset[tuple[torch.Tensor, torch.Tensor, Any]]):
 
 @dataclass(frozen=True)
 class InputTask:
-    """One input to be prepared, by any process.
-
-    Attributes:
-        path: The scan.
-        reading: How it is read.
-        variant: See `Cache.get`.
-        row: Its row in the manifest.
-    """
+    """One input, of a row of the manifest, to be prepared by any process."""
 
     path: Path
     reading: ReadOptions
@@ -503,15 +476,7 @@ class InputTask:
 
 @dataclass(frozen=True)
 class InputOutcome:
-    """What became of a task.
-
-    Attributes:
-        row: Of the task.
-        was_there: Whether the input was in the cache.
-        error: Why there is none; empty where there is one.
-        unsuitable_reasons: Why the scan should not be classified.
-        max_error: Largest error of a stored value.
-    """
+    """What became of a row's task; `error` says why there is no input, empty where there is one."""
 
     row: int
     was_there: bool = False
@@ -532,13 +497,6 @@ def prepare_all(
 
     A call that was interrupted goes on where it stopped. A scan that cannot be read or prepared
     does not stop the others: its reason is returned.
-
-    Args:
-        cache: Where inputs are kept.
-        manifest: The scans.
-        variants: Inputs per scan; see `Cache.get`.
-        processes: How many at once; None takes all cores.
-        progress: Called after each input.
 
     Raises:
         ManifestError: A row says something impossible about how its scan is read.

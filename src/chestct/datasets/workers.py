@@ -34,22 +34,11 @@ _PR_SET_PDEATHSIG: Final = 1
 
 @dataclass(frozen=True)
 class Progress:
-    """How far many scans have come.
-
-    Attributes:
-        done: Scans finished.
-        total: Scans in all.
-        seconds: Since the start.
-    """
+    """How many of all scans are finished, and the seconds since the start."""
 
     done: int
     total: int
     seconds: float
-
-    @property
-    def seconds_left(self) -> float:
-        """At the pace so far."""
-        return self.seconds / self.done * (self.total - self.done) if self.done else 0.0
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -71,11 +60,8 @@ def run_all(
 ) -> list[_Result]:
     """Call `work` on every task and return the results in the order of the tasks.
 
-    Args:
-        work: A function of a module, so that other processes find it.
-        tasks: What to call it on.
-        processes: How many at once; None takes all cores. With one, all is done in this process.
-        progress: Called in this process after each task.
+    `work` is a function of a module, so that other processes find it; with one process (None takes
+    one per core) all is done in this one. `progress` is called here after each task.
 
     Raises:
         ChestCTError: A process was killed. Work that leaves its results on disk can be taken up.

@@ -32,14 +32,7 @@ _DOTS_PER_INCH: Final = 110
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, drawn when it is wanted.
-
-    Attributes:
-        name: Of its file, without ending.
-        caption: Words under it.
-        alt: Words instead of it.
-        draw: Makes it.
-    """
+    """A figure, drawn when it is wanted, the words under it, and those instead of it."""
 
     name: str
     caption: str
@@ -65,12 +58,9 @@ Block: TypeAlias = str | Points | Table | Picture
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it.
+    """A heading and what stands under it, in order.
 
-    Attributes:
-        title: The heading.
-        blocks: Paragraphs, lists, tables and pictures, in order.
-        level: 1 for the report itself, 2 for a part of it, 3 for a section of a part.
+    Its level is 1 for the report itself, 2 for a part of it, 3 for a section of a part.
     """
 
     title: str
@@ -118,17 +108,12 @@ def fill_report(
     draw: Mapping[str, Callable[[], Figure]] | None = None,
     **fields: object,
 ) -> Report:
-    """A report from its template.
+    """A report from its template, "package/file", such as "chestct.studies/damage.md.j2".
 
     In a template `line(...)` writes a row of a table, of cells and lists of cells, in bold with
-    `is_marked=True`; `{{ sentences | points }}` a list; `{{ p | p_value }}` a p-value;
-    `{{ text | one_line }}` what others wrote.
-
-    Args:
-        template: Package and file, such as "chestct.studies/damage.md.j2".
-        filters: How it writes other figures, by the names that it uses.
-        draw: What makes its pictures, by name.
-        **fields: What it names; what is not given is an error.
+    `is_marked=True`; `{{ sentences | points }}` a list; `{{ p | p_value }}` a p-value; `{{ text |
+    one_line }}` what others wrote. `filters` write other figures, `draw` makes pictures, both by
+    name. A field that is named and not given is an error.
     """
     return _read_report(fill_template(template, filters, **fields), draw or {})
 
@@ -171,10 +156,8 @@ def _load_templates(package: str, *, is_html: bool) -> Environment:
 def as_page(report: Report, colors: Mapping[str, str], made_with: str) -> str:
     """The whole report in one page: figures inline, light and dark, no scripts.
 
-    Args:
-        report: What the page shows; the table of its first section are its key figures.
-        colors: Every colour that its figures are drawn in to the page's own.
-        made_with: The command that makes it.
+    The table of its first section are its key figures. `colors` maps every colour drawn in to the
+    page's own.
     """
     drawn = {picture.name: _inline_svg(picture, colors) for picture in report.pictures}
     page = load_pages("chestct.report").get_template("page.html.j2")

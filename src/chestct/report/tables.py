@@ -22,14 +22,7 @@ _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(inf|na
 
 @dataclass(frozen=True)
 class Table:
-    """A table of words.
-
-    Attributes:
-        columns: Headings.
-        rows: Cells, one tuple per row.
-        caption: What it shows.
-        marked: Rows to point out, counted from 0; in Markdown their cells are bold.
-    """
+    """A table of words under a caption; rows that are `marked`, from 0, are pointed out."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -113,11 +106,9 @@ def read_plain_text(path: Path) -> str:
 
 
 def read_csv(path: Path, *, strict: bool = True) -> list[list[str]]:
-    """The cells of a CSV file in UTF-8, line by line, separated as its first line is.
+    """The cells of a CSV file in UTF-8, by comma or semicolon as its first line has them.
 
-    Args:
-        path: The file; commas or semicolons stand between its cells.
-        strict: Refuse quotes that stand in no order.
+    `strict` refuses quotes that stand in no order.
 
     Raises:
         OSError: It cannot be read.
@@ -170,10 +161,8 @@ def as_terminal_table(
 ) -> TerminalTable:
     """A table without lines around it, for a console of rich.
 
-    Args:
-        columns: Headings.
-        lines: Cells; words of others are shown as they are, whatever they hold.
-        right: Numbers of the columns whose cells stand to the right.
+    Words of others are shown as they are, whatever they hold. `right` are columns whose cells stand
+    to the right.
     """
     from rich.table import Table as TerminalTable
     from rich.text import Text

@@ -307,12 +307,7 @@ def build_bones(
 ) -> tuple[Field, Field, Field]:
     """Signed distances in mm from all bone, the ribs' cartilage and the spinal canal.
 
-    Args:
-        frame: The grid.
-        anatomy: Sizes.
-        wall: Body, muscle and rib cage.
-        cavity: The cage, closed above the lungs.
-        rng: Makes the two sides differ a little.
+    `cavity` is the cage, closed above the lungs. `rng` makes the two sides differ a little.
     """
     cage = wall.cage
     spine, canal = _spine(frame, anatomy)

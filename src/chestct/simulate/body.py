@@ -291,15 +291,7 @@ class _Tissues:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A patient's body before it is scanned.
-
-    Attributes:
-        anatomy: Sizes.
-        frame: Grid of the layers.
-        layers: Fields.
-        tissues: Attenuations.
-        trees: Vessels and bronchi of both lungs.
-    """
+    """A patient's body before it is scanned: layers on the frame, and the trees of both lungs."""
 
     anatomy: Anatomy
     frame: Frame
@@ -337,13 +329,8 @@ def build_model(
 ) -> Model:
     """Build a patient's body: all fields, tissues and trees.
 
-    Args:
-        anatomy: Sizes.
-        rng: Where the randomness comes from.
-        frame: Grid of the fields; None makes one from the upper abdomen to the neck.
-        abdomen: Makes what lies below the diaphragm.
-        blood: Its attenuation; None draws it.
-        coarse: How much farther apart than usual the ends of vessels lie.
+    Without a frame one reaches from the upper abdomen to the neck; without `blood` its attenuation
+    is drawn. `coarse` is how much farther apart than usual the ends of vessels lie.
     """
     frame = frame or make_frame(anatomy)
     wall = build_chest_wall(frame, anatomy, rng)

@@ -141,13 +141,7 @@ class LungMap:
         return np.stack(places, axis=1).astype(np.float64)
 
     def at_slice(self, field: Field, level: int, size: tuple[int, int]) -> Plane:
-        """A coarse field at the scan's resolution in one slice.
-
-        Args:
-            field: On the coarse grid.
-            level: The scan's slice.
-            size: The scan's (rows, columns).
-        """
+        """A coarse field in one slice of the scan, at its resolution of `size` (rows, columns)."""
         place = (level - self.corner[0]) / self.step[0]
         place = min(max(place, 0.0), field.shape[0] - 1.0)
         low = min(int(place), max(field.shape[0] - 2, 0))
@@ -176,11 +170,7 @@ def enlarge(
 
 
 def map_lungs(lungs: Mask, spacing_mm: Spacing) -> LungMap:
-    """Describe the lungs on a grid of about 3 mm.
-
-    Args:
-        lungs: Lung mask, canonical axes.
-        spacing_mm: Its spacing.
+    """Describe a lung mask, on canonical axes, on a grid of about 3 mm.
 
     Raises:
         GridError: The mask holds hardly any lung.

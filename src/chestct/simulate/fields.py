@@ -10,13 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-import cv2
 import numpy as np
 from jaxtyping import Float32, Float64
 from scipy import ndimage
 
 from chestct.arrays import Shape, Spacing
-from chestct.volume import Grid
 
 Field = Float32[np.ndarray, "depth height width"]
 Plane = Float32[np.ndarray, "rows columns"]
@@ -86,16 +84,11 @@ class Frame:
 def smooth_noise(
     rng: np.random.Generator, shape: Shape, spacing_mm: Spacing, scale_mm: float
 ) -> Field:
-    """A Gaussian random field of unit standard deviation on any grid.
+    """A Gaussian random field of unit standard deviation on any (depth, height, width) grid.
 
-    Drawn on a lattice of a third of `scale_mm` at most and interpolated, so that it looks the
-    same at any voxel spacing and costs little when details are large.
-
-    Args:
-        rng: Where the randomness comes from.
-        shape: Voxels wanted, (depth, height, width).
-        spacing_mm: Their distances.
-        scale_mm: Standard deviation of the Gaussian that correlates the field, times two.
+    Drawn on a lattice of a third of `scale_mm` at most and interpolated, so that it looks the same
+    at any voxel spacing and costs little when details are large. `scale_mm` is twice the standard
+    deviation of the Gaussian that correlates it.
     """
     lattice_mm = [max(step, scale_mm / 3.2) for step in spacing_mm]
     small = tuple(
@@ -111,27 +104,6 @@ def smooth_noise(
     values -= values.mean()
     values /= deviation
     return values
-
-
-class Grain:
-    """Fine texture of unit standard deviation, slice after slice, alike along all axes."""
-
-    def __init__(self, rng: np.random.Generator, grid: Grid, sigma_mm: float) -> None:
-        self._rng, self._shape = rng, grid.shape[1:]
-        self._sigma = max(sigma_mm / grid.spacing_mm[1], 0.3)
-        self._kept = float(np.exp(-grid.spacing_mm[0] / (2 * sigma_mm)))
-        self._plane = self._fresh()
-
-    def _fresh(self) -> Plane:
-        white = self._rng.standard_normal(self._shape, dtype=np.float32)
-        plane = cv2.GaussianBlur(white, (0, 0), self._sigma)
-        return np.asarray(plane / plane.std(), dtype=np.float32)
-
-    def next_slice(self) -> Plane:
-        """The next slice's texture, correlated with the one before."""
-        fresh = np.sqrt(1 - self._kept**2) * self._fresh()
-        self._plane = (self._kept * self._plane + fresh).astype(np.float32)
-        return self._plane
 
 
 def _stretch(field: AnyField, shape: Shape) -> AnyField:
@@ -181,11 +153,7 @@ def ellipsoid(
 ) -> Field:
     """Signed distance, nearly, from an ellipsoid.
 
-    Args:
-        frame: The grid.
-        centre: Position (x, y, z) in mm.
-        semi_axes: Half lengths along (x, y, z) in mm, before turning.
-        turn_degrees: Turn about z, from x towards y.
+    Centre and half lengths are (x, y, z) in mm, before it is turned about z, from x towards y.
     """
     turn = np.radians(turn_degrees)
     reach = np.array([max(semi_axes[:2]), max(semi_axes[:2]), semi_axes[2]]) + 25.0
@@ -206,10 +174,7 @@ def ellipsoid(
 def tube_distance(frame: Frame, path: Iterable[Place], radii: Iterable[Number]) -> Field:
     """Signed distance from a tube along a path, exact within 25 mm of it.
 
-    Args:
-        frame: The grid.
-        path: Corner points (x, y, z) in mm.
-        radii: Tube radius at each corner in mm.
+    The path's corners are (x, y, z), its radii at each of them, all in mm.
     """
     field = frame.full(25.0)
     corners = [np.asarray(point, dtype=np.float64) for point in path]

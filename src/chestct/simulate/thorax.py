@@ -20,7 +20,7 @@ from chestct.labels import THREE_CLASSES
 from chestct.lookup import look_up
 from chestct.simulate.anatomy import Anatomy, draw_anatomy
 from chestct.simulate.body import Layers, Model, build_model
-from chestct.simulate.fields import Field, Frame, Grain, Plane
+from chestct.simulate.fields import Field, Frame, Plane
 from chestct.simulate.lesions import add_disease
 from chestct.simulate.trees import Segments, fill_tubes
 from chestct.volume import AIR_HU, Grid, ScanSource, Volume
@@ -60,14 +60,10 @@ class ThoraxSettings:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedPatient:
-    """A simulated scan with its truth.
+    """A simulated scan in HU, int16, on canonical axes, with its truth.
 
-    Attributes:
-        volume: Scan in HU, int16, canonical axes.
-        lungs: Both lungs with everything in them, without trachea and main bronchi.
-        lesions: Voxels of disease (or, in a normal patient, of dependent density).
-        label: "CAP", "COVID-19" or "normal".
-        anatomy: The numbers behind the body.
+    The lungs have everything in them, without trachea and main bronchi; lesions are disease, or in
+    a normal patient dependent density. The label is "CAP", "COVID-19" or "normal".
     """
 
     volume: Volume
@@ -153,11 +149,9 @@ def _place_scan(
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the body lies in the scanner: turned, shifted, and bent along its axis.
+    """Where the body lies in the scanner: turned and bent as its anatomy says, and shifted.
 
-    Attributes:
-        anatomy: Holds turn, kyphosis and scoliosis.
-        shift_mm: Shift (x, y) of the whole body.
+    `shift_mm` is (x, y), of the whole body.
     """
 
     anatomy: Anatomy
@@ -354,28 +348,41 @@ def _clothing_lines(
     return plane
 
 
+class _Grain:
+    """Fine texture of unit standard deviation, slice after slice, alike along all axes."""
+
+    def __init__(self, rng: np.random.Generator, grid: Grid, sigma_mm: float) -> None:
+        self._rng, self._shape = rng, grid.shape[1:]
+        self._sigma = max(sigma_mm / grid.spacing_mm[1], 0.3)
+        self._kept = float(np.exp(-grid.spacing_mm[0] / (2 * sigma_mm)))
+        self._plane = self._fresh()
+
+    def _fresh(self) -> Plane:
+        white = self._rng.standard_normal(self._shape, dtype=np.float32)
+        plane = cv2.GaussianBlur(white, (0, 0), self._sigma)
+        return np.asarray(plane / plane.std(), dtype=np.float32)
+
+    def next_slice(self) -> Plane:
+        """The next slice's texture, correlated with the one before."""
+        fresh = np.sqrt(1 - self._kept**2) * self._fresh()
+        self._plane = (self._kept * self._plane + fresh).astype(np.float32)
+        return self._plane
+
+
 _Lung = Bool[np.ndarray, "rows columns"]
 
 
 def compose(
     model: Model, grid: Grid, pose: Pose, scanner: Scanner, rng: np.random.Generator
 ) -> tuple[Int16[np.ndarray, "depth height width"], Mask]:
-    """Scan a body.
+    """Scan a body: voxels in HU, and the lungs without trachea and main bronchi.
 
-    Args:
-        model: The body.
-        grid: The scan's grid, canonical.
-        pose: Where the body lies.
-        scanner: How the scan is made.
-        rng: For textures and noise.
-
-    Returns:
-        Voxels in HU, and the lungs without trachea and main bronchi.
+    The grid is canonical; `rng` is for textures and noise.
     """
     vessels, walls, hollows = (
         fill_tubes(pose.place(part, grid), grid.shape, grid.spacing_mm) for part in model.trees
     )
-    texture = Grain(rng, grid, 1.6)
+    texture = _Grain(rng, grid, 1.6)
     voxels = np.empty(grid.shape, dtype=np.float32)
     lungs = np.empty(grid.shape, dtype=bool)
     solid = np.empty(grid.shape[0], dtype=np.float32)

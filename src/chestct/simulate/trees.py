@@ -29,13 +29,7 @@ _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Straight pieces of tubes.
-
-    Attributes:
-        start: First points (depth, height, width) in mm.
-        end: Last points in mm.
-        radius: Radii in mm.
-    """
+    """Straight pieces of tubes: first and last points (depth, height, width), and radii, in mm."""
 
     start: Float64[np.ndarray, "segments 3"]
     end: Float64[np.ndarray, "segments 3"]
@@ -65,10 +59,7 @@ def fill_tubes(
 ) -> Float32[np.ndarray, "depth height width"]:
     """Share of each voxel that tubes fill, 0 to 1.
 
-    Args:
-        segments: Tubes in mm from the centre of voxel (0, 0, 0), (depth, height, width).
-        shape: The grid.
-        spacing_mm: The grid's spacing.
+    The tubes are in mm from the centre of voxel (0, 0, 0), (depth, height, width).
     """
     spacing = np.asarray(spacing_mm)
     filled = np.zeros(int(np.prod(shape)), dtype=np.float32)
@@ -144,12 +135,9 @@ _Point = Float32[np.ndarray, " 3"]
 
 @dataclass(frozen=True, eq=False)
 class _Tree:
-    """A branching tree.
+    """A branching tree; nodes lie at (x, y, z) in mm, node 0 is the root.
 
-    Attributes:
-        nodes: Positions (x, y, z) in mm; node 0 is the root.
-        parent: Index of each node's parent, smaller than its own; the root's is 0.
-        flow: Number of ends that each node serves.
+    Each node's parent is before it; the root's is 0. `flow` is how many ends a node serves.
     """
 
     nodes: Points
@@ -176,12 +164,9 @@ def _draw_ends(frame: Frame, lung: Field, spacing_mm: float, rng: np.random.Gene
 
 
 def grow_tree(root: Points, ends: Points, rng: np.random.Generator) -> _Tree:
-    """Join end points to a tree.
+    """Join end points to a tree, in their order; `rng` bends the branches a little.
 
-    Args:
-        root: The first nodes, a path from the mediastinum to the hilum.
-        ends: Where branches end, joined in the order given.
-        rng: Bends the branches a little.
+    `root` are the first nodes, a path from the mediastinum to the hilum.
     """
     growth = _Growth(root, len(ends))
     bends = rng.normal(0, 0.10, (len(ends), 3)).astype(np.float32)
@@ -257,10 +242,7 @@ def _with_flow(
 class Trees(NamedTuple):
     """Tubes in mm, (depth, height, width) = (z, y, x), both lungs together.
 
-    Attributes:
-        vessels: Arteries and veins.
-        walls: Bronchi with their walls.
-        hollows: The bronchi's air.
+    `walls` are bronchi with their walls, `hollows` their air.
     """
 
     vessels: Segments

@@ -218,9 +218,7 @@ def audit_papers() -> Audit:
 def report_of(audit: Audit, *, is_whole: bool = True) -> Report:
     """The audit in words, tables and figures.
 
-    Args:
-        audit: Of both papers.
-        is_whole: With pictures and the widest tables, which a page that retells it does without.
+    `is_whole` has pictures and the widest tables, which a page that retells it does without.
     """
     roi, maseres = audit.roi_aware, audit.maseres
     return fill_report(

@@ -159,13 +159,10 @@ _NO_RUN: Final = Estimate(None, note="no run")
 
 @dataclass(frozen=True)
 class Beside:
-    """One figure three times.
+    """One figure as the paper prints it, as a share; from the paper's own files; and of the run.
 
-    Attributes:
-        figure: What it is, with the paper's own name for it where that is another one.
-        published: As the paper prints it, as a share; None where it does not.
-        recomputed: From the paper's own files; None where there are none.
-        ours: The run's; without a value where there is no run.
+    Where the paper has another name for it this stands with it. None, or no value, where there is
+    none.
     """
 
     figure: str
@@ -192,15 +189,7 @@ class Beside:
 
 @dataclass(frozen=True)
 class PaperComparison:
-    """A run and its row of a paper.
-
-    Attributes:
-        run: Name of the run folder.
-        citation: The paper.
-        place: Where in it the figures stand.
-        figures: Side by side.
-        remarks: What has to be known to read them.
-    """
+    """A run's figures beside those of a place in a paper, and what has to be known to read them."""
 
     run: str
     citation: str
@@ -214,10 +203,8 @@ def compare_with_paper(
 ) -> tuple[PaperComparison, ...]:
     """Put a run, or every finished row of an ablation study, beside its paper.
 
-    Args:
-        folder: A run folder of `chestct train` or `chestct slices train`, or the folder of a study
-            that trains a paper's table, such as `chestct study roi-ablation`.
-        bootstrap: How patients are drawn; None takes the default.
+    The folder is one of `chestct train` or `chestct slices train`, or of a study that trains a
+    paper's table, such as `chestct study roi-ablation`.
 
     Raises:
         ReadError: It is no such folder, or not finished.
@@ -320,11 +307,7 @@ def _beside_maseres(run: _Run) -> PaperComparison:
 
 
 def maseres_model(network: str) -> TestedModel:
-    """A network's test result in the MASERes paper.
-
-    Args:
-        network: A name in `MASERES_NETWORKS` or `SLICE_NETWORKS`.
-    """
+    """The test result in the MASERes paper of a name in `MASERES_NETWORKS` or `SLICE_NETWORKS`."""
     facts = maseres_facts()
     name = {**MASERES_NETWORKS, **SLICE_NETWORKS}[network]
     (model,) = (each for each in facts.patient_models + facts.slice_models if each.name == name)

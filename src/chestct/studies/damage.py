@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -241,8 +242,19 @@ class _DamageResult(NamedTuple):
     excluded: Mapping[str, str] = MappingProxyType({})
 
 
-def run_damage(plan: DamagePlan) -> _DamageResult:
+Damaged = tuple[str, int]
+"""A part and which choice of its units: 0 the published one, then the random ones."""
+
+
+def run_damage(
+    plan: DamagePlan, *, elsewhere: Callable[[list[Damaged]], object] | None = None
+) -> _DamageResult:
     """Judge the classifier as it is and with each part damaged, or go on doing so.
+
+    Args:
+        plan: What is to be done.
+        elsewhere: Has damaged networks judged, each by `DamageJudge`, once all scans are prepared;
+            None judges them here.
 
     Raises:
         StudyError: A number is impossible, the classifier tells findings, or the folder holds
@@ -255,13 +267,17 @@ def run_damage(plan: DamagePlan) -> _DamageResult:
     if plan.classifier.are_findings:
         msg = f"'{plan.classifier.card.name}' tells findings, and the damage is judged on classes."
         raise StudyError(f"{msg} Name a classifier of classes.")
-    network = plan.classifier.load_network()
-    parts = _choose_parts(network, plan.parts)
-    _agree_on_record(plan)
-    cache = make_cache(plan.data, plan.classifier.recipe)
-    undamaged, excluded = _undamaged(plan, cache)
-    damaged = [_run_part(plan, cache, undamaged, each) for each in parts.items()]
-    return _DamageResult(undamaged, tuple(damaged), excluded)
+    judge = DamageJudge(plan)
+    undamaged, excluded = _undamaged(plan, judge.cache)
+    wanted = list(product(judge.parts, range(plan.repeats + 1)))
+    if elsewhere is not None:
+        elsewhere(wanted)
+    else:
+        for name, number in wanted:
+            judge.judge(name, number)
+            progress = Progress(number + 1, plan.repeats + 1, 0.0)
+            plan.listener.progress(f"damaging {name}", progress)
+    return _DamageResult(undamaged, tuple(map(judge.result, judge.parts)), excluded)
 
 
 def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, str]]:
@@ -279,43 +295,64 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
     return found, excluded  # type: ignore[return-value]
 
 
-def _run_part(
-    plan: DamagePlan, cache: Cache, undamaged: Predictions, part: tuple[str, Sequence[_Layer]]
-) -> _DamagedPart:
-    """Judge a part's damaged networks: the published choice first, then the random ones."""
-    name, layers = part
-    network = plan.classifier.load_network()
-    found = []
-    for kind, choice in _choices(plan, network, part):
-        path = plan.folder / f"part-{name}" / f"{kind}.csv"
-        if not path.is_file():
-            damaged = plan.classifier.load_network()
-            _damage(damaged, layers, choice)
-            engine = _engine(plan, with_network(plan.classifier, damaged))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_predictions(_judge(plan, cache, undamaged, engine), path)
-        found.append(read_predictions(path))
-        plan.listener.progress(f"damaging {name}", Progress(len(found), plan.repeats + 1, 0.0))
-    choice = _published_choice(network, layers, plan.share)
-    return _DamagedPart(
-        name,
-        sum(bool(units) for units in choice),
-        sum(_damage(network, layers, choice)),
-        found[0],
-        tuple(found[1:]),
-    )
+class DamageJudge:
+    """Damages a classifier's network, part by part, and judges it on what it judged undamaged.
 
+    Args:
+        plan: Of the study.
 
-def _choices(
-    plan: DamagePlan, network: nn.Module, part: tuple[str, Sequence[_Layer]]
-) -> Iterator[tuple[str, _Choice]]:
-    name, layers = part
-    yield _PUBLISHED, _published_choice(network, layers, plan.share)
-    for number in range(1, plan.repeats + 1):
+    Raises:
+        StudyError: The folder holds another study.
+        UnknownNameError: There is no such part.
+    """
+
+    def __init__(self, plan: DamagePlan) -> None:
+        self._plan = plan
+        self._network = plan.classifier.load_network()
+        self.parts = _choose_parts(self._network, plan.parts)
+        """The damaged parts."""
+        _agree_on_record(plan)
+        self.cache = make_cache(plan.data, plan.classifier.recipe)
+        """Where the scans' inputs are kept."""
+
+    def judge(self, name: str, number: int) -> None:
+        """Judge a part's network with one choice of units, unless that was done."""
+        path = self._file(name, number)
+        if path.is_file():
+            return
+        damaged = self._plan.classifier.load_network()
+        _damage(damaged, self.parts[name], self._choice(name, number))
+        engine = _engine(self._plan, with_network(self._plan.classifier, damaged))
+        undamaged = read_predictions(self._plan.folder / _UNDAMAGED_FILE)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_predictions(_judge(self._plan, self.cache, undamaged, engine), path)
+
+    def result(self, name: str) -> _DamagedPart:
+        """What came of damaging a part, all its choices judged."""
+        published, *repeats = (
+            read_predictions(self._file(name, number)) for number in range(self._plan.repeats + 1)
+        )
+        choice = self._choice(name, 0)
+        return _DamagedPart(
+            name,
+            sum(bool(units) for units in choice),
+            sum(_damage(self._plan.classifier.load_network(), self.parts[name], choice)),
+            published,
+            tuple(repeats),
+        )
+
+    def _file(self, name: str, number: int) -> Path:
+        kind = f"random-{number:03d}" if number else _PUBLISHED
+        return self._plan.folder / f"part-{name}" / f"{kind}.csv"
+
+    def _choice(self, name: str, number: int) -> _Choice:
+        layers = self.parts[name]
+        if not number:
+            return _published_choice(self._network, layers, self._plan.share)
         # Seeded by words, so that more repeats or other parts leave these choices as they are.
-        generator = random.Random(f"{plan.seed} {name} {number}")
-        drawn = [_drawn(generator, each.num_units(network), plan.share) for each in layers]
-        yield f"random-{number:03d}", drawn
+        generator = random.Random(f"{self._plan.seed} {name} {number}")
+        share = self._plan.share
+        return [_drawn(generator, each.num_units(self._network), share) for each in layers]
 
 
 def _judge(plan: DamagePlan, cache: Cache, undamaged: Predictions, engine: Engine) -> Predictions:

@@ -42,7 +42,6 @@ from chestct.studies.compare_with_paper import (
 from chestct.studies.published import maseres_facts
 from chestct.studies.study_rows import (
     ROWS_FOLDER,
-    BeforeRow,
     Progress,
     Results,
     Row,
@@ -57,7 +56,7 @@ from chestct.studies.study_rows import (
 )
 from chestct.training.judging import MAIN_VOTE, PATIENTS_FOLDER
 from chestct.training.plan import RANDOM_WEIGHTS, Plan
-from chestct.training.session import BY_PATIENT, LEAK_STATED
+from chestct.training.session import BY_PATIENT, LEAK_STATED, TrainAll, train_all
 from chestct.training.settings import RunSettings, SliceRunSettings, read_settings_as
 
 _CHANGE_NO_RESULT: Final = ("data.cache", "tracking.")
@@ -103,12 +102,10 @@ class Chosen:
         return self._read(RunSettings, network, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
 
     def slice_settings(self, network: str, weights: str | None = None) -> SliceRunSettings:
-        """Settings of a network on slices.
+        """Settings of a network, a name in `SLICE_NETWORKS`, on slices.
 
-        Args:
-            network: A name in `SLICE_NETWORKS`.
-            weights: "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves it
-                to the settings file.
+        `weights` are "imagenet", "none", or a folder with a file NETWORK.safetensors; None leaves
+        it to the settings file.
 
         Raises:
             StudyError: There is no folder of settings.
@@ -155,14 +152,14 @@ def chosen_networks(table: Mapping[str, str], only: Sequence[str]) -> tuple[str,
 
 
 def run_patients(
-    plan: Plan, settings: Mapping[Row, RunSettings], *, before_row: BeforeRow
+    plan: Plan, settings: Mapping[Row, RunSettings], *, train: TrainAll = train_all
 ) -> Progress:
     """Train the rows on volumes; see `run_study`.
 
     Without folds and without a split in the manifest, the paper's split is drawn and kept in the
     study's folder.
     """
-    return run_study(plan, settings, before_row=before_row, split=_drawn_split(plan))
+    return run_study(plan, settings, train=train, split=_drawn_split(plan))
 
 
 def split_in_words(plan: Plan) -> str:
@@ -326,15 +323,8 @@ def write_table(
 ) -> tuple[Path, ...]:
     """Write `table.md`, `table.csv`, `tests.csv` and `table.json`.
 
-    Args:
-        folder: The study's.
-        level: Which half of the paper.
-        table: With one finished row at least.
-        remarks: What a reader has to know of how the rows came about.
-        patients: Of slices, the votes on their patients.
-
-    Returns:
-        The files.
+    `remarks` are what a reader has to know of how the rows came about; `patients`, of slices, the
+    votes on their patients.
 
     Raises:
         WriteError: The folder cannot be written.

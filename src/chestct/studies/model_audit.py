@@ -32,7 +32,7 @@ from a real scanner: a kernel is a filter here, and thick slices are means of th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_mask, same_place
+from chestct.remote import local_copy
 from chestct.studies import model_audit_findings as findings
 from chestct.studies.model_audit_findings import (
     MapTest,
@@ -249,12 +250,16 @@ class Auditor:
         return f"Asked about one finding: {self.finding}, present from {threshold:.3f} on."
 
 
-def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
-    """Ask a classifier about scans, one after the other.
+def audit_model(auditor: Auditor, scans: Iterable[ScanAudit]) -> ModelAudit:
+    """The audit of a classifier that was asked about scans.
+
+    Args:
+        auditor: Who asked.
+        scans: Scan by scan, as `audit_scan` gives them; each is asked for when it is its turn.
 
     Raises:
-        ChestCTError: A scan, its lesions, the engine or the method is not as it should be, or the
-            classifier tells findings and none of them was named.
+        ChestCTError: The classifier tells findings and none of them was named, or a scan cannot be
+            asked about.
     """
     card = auditor.classifier.card
     require_finding(auditor.classifier, auditor.finding)
@@ -265,7 +270,7 @@ def audit_model(auditor: Auditor, subjects: Iterable[Subject]) -> ModelAudit:
         recipe=auditor.classifier.recipe.name,
         trained_on=card.trained_on,
         notice=card.notice,
-        scans=tuple(_audit_scan(auditor, subject) for subject in subjects),
+        scans=tuple(scans),
         assumption=auditor.assumption,
     )
 
@@ -283,8 +288,12 @@ def require_finding(classifier: Classifier, finding: str | None) -> None:
     classifier.require_finding(finding)
 
 
-def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
-    """Ask a classifier everything about one scan; for the errors see `audit_model`."""
+def audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
+    """Ask a classifier everything about one scan.
+
+    Raises:
+        ChestCTError: The scan, its lesions, the engine or the method is not as it should be.
+    """
     auditor.listener(f"{subject.name}: reading")
     prepared = prepare(subject.volume, auditor.classifier.recipe)
     if prepared.unsuitable_reasons:
@@ -322,13 +331,24 @@ def _audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
     return replace(audit, findings=judge_scan_audit(audit))
 
 
+def require_one_of(scans: Sequence[Path], lesions: Path | None) -> None:
+    """Refuse a mask of lesions for several scans.
+
+    Raises:
+        ReadError: It was given for several, or for none.
+    """
+    if lesions is not None and len(scans) != 1:
+        msg = f"A mask of lesions belongs to one scan and {len(scans)} were given: name only that."
+        raise ReadError(msg)
+
+
 def read_subjects(
     scans: Iterable[Path], lesions: Path | None = None, reading: ReadOptions | None = None
 ) -> Iterator[Subject]:
     """Scans from disk, each read when it is its turn.
 
     Args:
-        scans: Their paths.
+        scans: Their paths or addresses.
         lesions: A mask of the only scan's lesions.
         reading: How to read scans; None reads them as they are.
 
@@ -336,23 +356,23 @@ def read_subjects(
         ReadError: Lesions were given for several scans, or a file cannot be read.
     """
     paths = list(scans)
-    if lesions is not None and len(paths) != 1:
-        msg = f"A mask of lesions belongs to one scan and {len(paths)} were given: name only that."
-        raise ReadError(msg)
+    require_one_of(paths, lesions)
     options = reading or ReadOptions()
     for path in paths:
         volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
         if lesions is None:
             yield Subject(scan_name(path), volume)
         else:
-            yield Subject(scan_name(path), volume, read_mask(lesions), findings.GIVEN_LESIONS)
+            with local_copy(lesions) as copy:
+                mask = read_mask(copy)
+            yield Subject(scan_name(path), volume, mask, findings.GIVEN_LESIONS)
 
 
-def simulated_subjects(num: int, labels: Collection[str]) -> Iterator[Subject]:
+def simulated_subjects(numbers: Iterable[int], labels: Collection[str]) -> Iterator[Subject]:
     """Simulated patients with known lesions, the classes in turn, each made when it is its turn.
 
     Args:
-        num: How many.
+        numbers: Which ones, from 0 on.
         labels: The classifier's classes; what was simulated is told where it is one of them.
     """
     from chestct.simulate import ThoraxSettings, simulate_patient
@@ -360,7 +380,7 @@ def simulated_subjects(num: int, labels: Collection[str]) -> Iterator[Subject]:
 
     settings = ThoraxSettings(rows=_ROWS, slice_spacing_mm=_SLICE_SPACING_MM)
     patterns = tuple(PATTERNS)
-    for number in range(num):
+    for number in numbers:
         label = patterns[number % len(patterns)]
         rng = np.random.default_rng([_SIMULATION_SEED, number])
         patient = simulate_patient(rng, settings, pattern=label)

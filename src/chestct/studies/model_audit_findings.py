@@ -155,12 +155,9 @@ class MapTest:
 
 @dataclass(frozen=True)
 class _Finding:
-    """A verdict in words.
+    """A verdict in words: one of `_SEVERITIES`, what was looked at, and what was found.
 
-    Attributes:
-        severity: One of `_SEVERITIES`.
-        check: What was looked at: "lungs", "outside", "lesion", "weights", "stability", "scan".
-        sentence: What was found.
+    `check` is "lungs", "outside", "lesion", "weights", "stability" or "scan".
     """
 
     severity: str
@@ -208,17 +205,10 @@ class ScanAudit:
 
 @dataclass(frozen=True)
 class ModelAudit:
-    """An audit of one classifier.
+    """An audit of one classifier, scan by scan.
 
-    Attributes:
-        classifier: Its name.
-        version: Its version.
-        weights_sha256: Hash of its weights.
-        recipe: Its recipe's name.
-        trained_on: What its card says about that.
-        notice: What must stand beside every answer.
-        scans: Scan by scan.
-        assumption: What was taken for granted of its classes; empty where nothing was.
+    `notice` must stand beside every answer; `assumption` is what was taken for granted of its
+    classes, empty where nothing was.
     """
 
     classifier: str

@@ -21,7 +21,6 @@ from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.study_rows import (
-    BeforeRow,
     Progress,
     Row,
     RowTest,
@@ -33,6 +32,7 @@ from chestct.studies.study_rows import (
     run_study,
 )
 from chestct.training.plan import Plan
+from chestct.training.session import TrainAll, train_all
 from chestct.training.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -83,18 +83,16 @@ def table_rows(
     return rows
 
 
-def run_ablation(
-    plan: Plan, rows: tuple[Row, ...], *, before_row: BeforeRow = lambda _row: None
-) -> Progress:
+def run_ablation(plan: Plan, rows: tuple[Row, ...], *, train: TrainAll = train_all) -> Progress:
     """Train every row; see `run_study`.
 
     Args:
         plan: Of the whole study: settings that hold for all rows, the scans, the study's folder.
         rows: Of the table.
-        before_row: Told of each row that is begun or gone on with.
+        train: Has the rows trained.
     """
     settings = {row: _row_settings(plan.settings, row) for row in rows}
-    return run_study(plan, settings, before_row=before_row)
+    return run_study(plan, settings, train=train)
 
 
 _MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X")

@@ -1,7 +1,6 @@
-"""The rows of a table of trainings: each a run folder, trained once, shared out between programs.
+"""The rows of a table of trainings: each a run folder, trained once.
 
-A stopped study goes on where it was and finished rows are skipped. Several programs may work on
-one study at once; each takes rows that no other one has.
+A stopped study goes on where it was and finished rows are skipped.
 
 Rows are compared by the exact McNemar test on the scans that both judged. All tests of a table
 together are one family, and Holm's correction is made over it.
@@ -9,24 +8,19 @@ together are one family, and Holm's correction is made over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from chestct.card import CARD_FILE, SLICE_CARD_FILE
 from chestct.datasets.manifest import Manifest, write_manifest
-from chestct.errors import ChestCTError, WriteError
+from chestct.errors import ChestCTError
 from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
 from chestct.evaluation.predictions import Predictions, align, read_predictions
-from chestct.storage import reason_of
 from chestct.training.distributed import require_one_process
 from chestct.training.judging import SLICES_FOLDER
 from chestct.training.plan import (
-    CLASSIFIER_FOLDER,
-    EVALUATION_FOLDER,
     PREDICTIONS_FILE,
     Plan,
     SlicePlan,
@@ -36,15 +30,12 @@ from chestct.training.plan import (
     in_precision,
     settled,
 )
-from chestct.training.run import EpochLog
-from chestct.training.session import run_slice_training, run_training
+from chestct.training.session import TrainAll, train_all
 from chestct.training.settings import RunSettings, SliceRunSettings
-from chestct.training.steps import DivergedError
 
 ROWS_FOLDER: Final = "rows"
 _RECORD_FOLDER: Final = "study"
 SPLIT_FILE: Final = "split.csv"
-_CLAIMS_FOLDER: Final = ".claims"
 
 
 class StudyError(ChestCTError):
@@ -77,9 +68,6 @@ class Row:
 Results: TypeAlias = Mapping[Row, Predictions]
 """Finished rows, in the order of the table, and what their networks said of what they judged."""
 
-BeforeRow: TypeAlias = Callable[[Row], object]
-"""Told of each row that is begun or gone on with."""
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -87,43 +75,34 @@ class Progress:
 
     Attributes:
         results: The finished rows.
-        missing: Rows that another program has under way.
         diverged: Rows whose loss is no longer a number; they have no result.
     """
 
     results: Results
-    missing: tuple[Row, ...]
     diverged: tuple[Row, ...] = ()
 
     @property
     def gaps(self) -> list[str]:
-        """Rows that the table lacks, and why, in sentences."""
-        reasons = {
-            "Not in the table yet, another program works on them": self.missing,
-            "Not in the table, their loss is no longer a number": self.diverged,
-        }
-        return [
-            f"{why}: {', '.join(row.name for row in rows)}."
-            for why, rows in reasons.items()
-            if rows
-        ]
+        """Rows that the table lacks, and why, in sentences; none where it lacks none."""
+        names = ", ".join(row.name for row in self.diverged)
+        return [f"Not in the table, their loss is no longer a number: {names}."] if names else []
 
 
 def run_study(
     plan: Plan,
     settings: Mapping[Row, RunSettings],
     *,
-    before_row: BeforeRow = lambda _row: None,
+    train: TrainAll = train_all,
     split: Manifest | None = None,
 ) -> Progress:
-    """Train every row on scans that is neither finished nor under way elsewhere.
+    """Train every row on scans that is not finished.
 
     All rows have one precision, also where they are trained on different devices.
 
     Args:
         plan: Of the whole study; its settings are what its record shows.
         settings: Each row's own, in the order of the table.
-        before_row: Told of each row that is begun or gone on with.
+        train: Has the rows trained.
         split: Kept in the study's folder and used instead of the plan's manifest.
 
     Raises:
@@ -132,26 +111,25 @@ def run_study(
     """
     for each in settings.values():
         find_parts(each)
-    with _beginning(plan.folder) as folder:
-        recorded = settled(replace(plan, folder=folder))
-        begin_record(recorded)
-        if split is not None:
-            plan = replace(plan, manifest=folder / SPLIT_FILE)
-            if not plan.manifest.is_file():
-                write_manifest(split, plan.manifest)
+    folder = _record_folder(plan.folder)
+    recorded = settled(replace(plan, folder=folder))
+    begin_record(recorded)
+    if split is not None:
+        plan = replace(plan, manifest=folder / SPLIT_FILE)
+        if not plan.manifest.is_file():
+            write_manifest(split, plan.manifest)
     precision = recorded.settings.training.precision
     plans = {row: replace(plan, settings=each) for row, each in settings.items()}
     for row, own in plans.items():
         if own.settings.training.precision == "auto":
             plans[row] = in_precision(own, precision)
-    last = (EVALUATION_FOLDER, "metrics.json") if plan.num_folds else (CLASSIFIER_FOLDER, CARD_FILE)
-    return _run_rows(plans, (Path(*last), Path(PREDICTIONS_FILE)), before_row)
+    return _train_rows(plans, Path(PREDICTIONS_FILE), train)
 
 
 def run_slice_study(
-    plan: SlicePlan, settings: Mapping[Row, SliceRunSettings], *, before_row: BeforeRow
+    plan: SlicePlan, settings: Mapping[Row, SliceRunSettings], *, train: TrainAll = train_all
 ) -> Progress:
-    """Train every row on slices that is neither finished nor under way elsewhere; see `run_study`.
+    """Train every row on slices that is not finished; see `run_study`.
 
     Raises:
         ChestCTError: Settings, weights, slices or folder are not as they should be, or the study
@@ -159,90 +137,37 @@ def run_slice_study(
     """
     for each in settings.values():
         find_slice_parts(each)
-    with _beginning(plan.folder) as folder:
-        begin_record(replace(plan, folder=folder))
+    begin_record(replace(plan, folder=_record_folder(plan.folder)))
     plans = {row: replace(plan, settings=each) for row, each in settings.items()}
-    files = Path(CLASSIFIER_FOLDER, SLICE_CARD_FILE), Path(SLICES_FOLDER, PREDICTIONS_FILE)
-    return _run_rows(plans, files, before_row)
+    return _train_rows(plans, Path(SLICES_FOLDER, PREDICTIONS_FILE), train)
 
 
-@contextmanager
-def _beginning(folder: Path) -> Iterator[Path]:
-    """The folder of a study's record, while no other program looks at it."""
-    require_one_process(
-        "The rows of a study are trained in one process each.",
-        ", once per GPU, with --device cuda:0, --device cuda:1 and so on",
-    )
-    with _claim(folder / _CLAIMS_FOLDER / "study", waits=True):
-        names = {path.name for path in folder.iterdir()} - {_CLAIMS_FOLDER}
-        if names and _RECORD_FOLDER not in names:
-            raise StudyError(f"{folder.name} is not empty and holds no study. Choose a new folder.")
-        yield folder / _RECORD_FOLDER
+def _record_folder(folder: Path) -> Path:
+    """Where a study's record is or will be.
+
+    Raises:
+        TrainingError: Several processes were started.
+        StudyError: The folder holds something else.
+    """
+    require_one_process("The rows of a study are trained in one process each.", ", with --workers")
+    record = folder / _RECORD_FOLDER
+    if not record.exists() and folder.is_dir() and any(folder.iterdir()):
+        raise StudyError(f"{folder.name} is not empty and holds no study. Choose a new folder.")
+    return record
 
 
-def _run_rows(
-    plans: Mapping[Row, Plan] | Mapping[Row, SlicePlan],
-    files: tuple[Path, Path],
-    before_row: BeforeRow,
+def _train_rows(
+    plans: Mapping[Row, Plan] | Mapping[Row, SlicePlan], predictions_file: Path, train: TrainAll
 ) -> Progress:
-    """Train rows by their plans; `files` are what a row writes last, and what its network said."""
-    last_file, predictions_file = files
-    diverged = []
-    finished: dict[Row, Predictions] = {}
-    for row, plan in plans.items():
-        folder = plan.folder / ROWS_FOLDER / row.name
-        with _claim(plan.folder / _CLAIMS_FOLDER / row.name) as is_ours:
-            if is_ours and not (folder / last_file).is_file():
-                before_row(row)
-                try:
-                    _train(plan, folder)
-                except DivergedError as error:
-                    plan.listener.note(f"{row.name}: {error}")
-                    diverged.append(row)
-    for row, plan in plans.items():
-        # Only now, as another program may have finished some in the meantime.
-        folder = plan.folder / ROWS_FOLDER / row.name
-        if (folder / last_file).is_file():
-            finished[row] = read_predictions(folder / predictions_file)
-    missing = tuple(row for row in plans if row not in finished and row not in diverged)
-    return Progress(finished, missing, tuple(diverged))
-
-
-def _train(plan: Plan | SlicePlan, folder: Path) -> None:
-    """Train a row in its folder, or go on; what its epochs are called begins with its name."""
-    told = plan.listener.epoch
-
-    def epoch(name: str, entry: EpochLog) -> None:
-        """Tell the study's listener which row the epoch belongs to."""
-        told(name if name == folder.name else f"{folder.name} {name}", entry)
-
-    listener = replace(plan.listener, epoch=epoch)
-    if isinstance(plan, SlicePlan):
-        run_slice_training(replace(plan, folder=folder, listener=listener))
-    else:
-        run_training(replace(plan, folder=folder, listener=listener))
-
-
-@contextmanager
-def _claim(file: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Whether a file, made when needed, is ours to lock until the block ends; or wait for it."""
-    # Only here, as Windows has no such module and needs none of this to import the package.
-    import fcntl
-
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        stream = file.open("a")
-    except OSError as error:
-        msg = f"{file.name} cannot be made in {file.parent.name}: {reason_of(error)}."
-        msg += " Choose another folder."
-        raise WriteError(msg) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    """Train rows by their plans, and read what their networks said."""
+    folders = {row: plan.folder / ROWS_FOLDER / row.name for row, plan in plans.items()}
+    diverged = train([replace(plan, folder=folders[row]) for row, plan in plans.items()])
+    results = {
+        row: read_predictions(folder / predictions_file)
+        for row, folder in folders.items()
+        if row.name not in diverged
+    }
+    return Progress(results, tuple(row for row in plans if row.name in diverged))
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,7 @@ def write_checklist(
 ) -> Path:
     """Write `checklist_NAME.md`: every item, with what is known of it or marked for the author.
 
-    Args:
-        name: In `CHECKLISTS`.
-        folder: Where to write to.
-        classifier: What was evaluated.
-        manifest: The scans it was to judge.
-        summary: What was found.
-        excluded: Scans without a decision, with the reason.
+    `excluded` are scans without a decision, with the reason.
 
     Raises:
         UnknownNameError: There is no such checklist.

@@ -49,12 +49,9 @@ from chestct.training.settings import DataSection, SliceDataSection
 
 @dataclass(frozen=True)
 class Division:
-    """The scans of one training run; no patient is in two of them.
+    """The scans a training learns from, is watched on and, unless None, is judged on at the end.
 
-    Attributes:
-        training: What it learns from.
-        validation: What its epochs are watched on, and the best of them chosen by.
-        test: What it is judged on at the end, or None.
+    No patient is in two of them.
     """
 
     training: Manifest
@@ -124,14 +121,9 @@ class Training:
 
 
 def parts_in_run(classifier: Path, manifest: Manifest) -> dict[int, str] | None:
-    """Row number to the part its scan had in the run that made a classifier.
+    """Row number to the part its scan had in the run that left a classifier in its folder.
 
-    Args:
-        classifier: Its folder, in which its run left it.
-        manifest: Scans, whether they are of that run or not.
-
-    Returns:
-        The rows whose scans the run divided; None where there is no record of that.
+    Scans that the run did not divide are not in it; None where there is no record of that.
     """
     record = classifier.resolve().parent / SCANS_FILE
     if not record.is_file():
@@ -277,12 +269,7 @@ def check_scans(
 ) -> dict[int, ScanFacts]:
     """Read every scan once, refuse leaks, say what the results will be worth.
 
-    Args:
-        manifest: All scans, with the folds where there are any.
-        divisions: What is trained on and tested on, one per training run.
-        cache: Facts of scans are kept beside its inputs.
-        report_file: Where the report is written as JSON, leaks or none.
-        listener: Told of warnings.
+    The report is written as JSON, leaks or none; facts of scans are kept beside the cache's inputs.
 
     Returns:
         What is known of each scan, by the row's number; nothing where none of what the baseline
@@ -323,13 +310,7 @@ def conclude_check(report: CheckReport, file: Path, listener: Listener) -> None:
 def read_slices(
     manifest: Manifest, form: PictureForm, listener: Listener, cache: str | None = None
 ) -> SliceStore:
-    """All slices of a manifest, or what an earlier call kept of them.
-
-    Args:
-        manifest: One row per slice.
-        form: How pictures become inputs.
-        listener: Told how far things are.
-        cache: Where they are kept; None takes the user's cache.
+    """All slices of a manifest, or what an earlier call kept in the cache (None: the user's).
 
     Raises:
         WriteError: The folder cannot be written.

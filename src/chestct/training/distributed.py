@@ -35,17 +35,12 @@ except for small RoI-aware 3D ResNets (64^3), where it takes 1.04 to 1.26:
 `benchmarks/training_speed.py --layouts`.
 """
 _AUTO: Final = "auto"
-MOST_WORKERS: Final = 8
-_GIB: Final = 2**30
 
 
 def choose_device(name: str = _AUTO, *, local_rank: int = 0, num_local: int = 1) -> torch.device:
-    """The device of a name.
+    """The device "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
 
-    Args:
-        name: "auto" (a CUDA GPU where there is one, else the CPU), "cpu", "cuda" or "cuda:N".
-        local_rank: Number of this process among those of its machine: each takes a GPU of its own.
-        num_local: Processes on this machine.
+    Of several processes on a machine each takes a GPU of its own, by its local rank.
 
     Raises:
         TrainingError: There is no such device, or several processes would share a GPU.
@@ -90,33 +85,12 @@ def _multiplies_in_bf16(device: torch.device) -> bool:
 def settle_precision(
     wanted: Literal["float32", "bf16", "auto"], before: str | None, device: torch.device
 ) -> _Precision:
-    """The precision that "auto" stands for: that of the run that goes on, else by the rule.
-
-    Args:
-        wanted: As in the settings.
-        before: What the run in the folder was begun with, where there is one.
-        device: Where the network will be trained.
-    """
+    """What "auto" stands for: the precision of the run that goes on, `before`, else by the rule."""
     if wanted != "auto":
         return wanted
     if before in ("float32", "bf16"):
         return "bf16" if before == "bf16" else "float32"
     return "bf16" if _multiplies_in_bf16(device) else "float32"
-
-
-def num_workers(wanted: int | None, device: torch.device) -> int:
-    """How many processes read examples, where the settings leave it open.
-
-    On a CPU none, as they would take cores from the network. For a GPU as many as there are cores
-    for each GPU of this machine, less one for the training itself, and no more than eight.
-    """
-    if wanted is not None:
-        return wanted
-    if device.type != "cuda":
-        return 0
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    per_gpu = (num_cores or 1) // torch.cuda.device_count()
-    return min(max(per_gpu - 1, 1), MOST_WORKERS)
 
 
 @contextmanager
@@ -134,15 +108,6 @@ def tuned_for(device: torch.device) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def take_peak_memory_gib(device: torch.device) -> float | None:
-    """The most memory that was taken on a GPU since this was asked last; None on a CPU."""
-    if device.type != "cuda":
-        return None
-    peak = torch.cuda.max_memory_allocated(device) / _GIB
-    torch.cuda.reset_peak_memory_stats(device)
-    return peak
-
-
 _Outcome = TypeVar("_Outcome")
 
 _LONGEST_WAIT: Final = timedelta(hours=12)
@@ -158,14 +123,7 @@ class OtherProcessError(ChestCTError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which one of several processes this is.
-
-    Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
-        local_rank: Its number on its machine.
-        local_size: How many there are on its machine.
-    """
+    """Which of several processes this is, from 0: of all, and of those on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -205,9 +163,8 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
 def require_one_process(work: str, instead: str = "") -> None:
     """Refuse to do in several processes what one does alone.
 
-    Args:
-        work: A sentence about what that is: "A search runs in one process."
-        instead: What to do beside starting it without torchrun, after a comma.
+    `work` is a sentence about what that is, such as "A search runs in one process."; `instead` what
+    to do beside starting it without torchrun, after a comma.
 
     Raises:
         TrainingError: `torchrun` started several processes.

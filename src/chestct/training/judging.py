@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 from jaxtyping import Float64
 
-from chestct.card import CARD_FILE, SLICE_CARD_FILE, VoteSettings
+from chestct.card import CARD_FILE, SLICE_CARD_FILE, Card, VoteSettings
 from chestct.classifier import Classifier, SliceClassifier, load_slice_classifier
 from chestct.datasets.checks import find_oddities, find_unreadable_slices
 from chestct.datasets.confounders import VARIABLES, groups_by
@@ -37,13 +37,9 @@ from chestct.datasets.store import Cache, prepare_all
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine
 from chestct.errors import ChestCTError, TrainingError
+from chestct.evaluation.calibration import AbstentionThreshold
 from chestct.evaluation.comparisons import COMPARISONS, SOUND, Judgement
-from chestct.evaluation.patient_votes import (
-    VOTES,
-    assumption,
-    one_per_patient,
-    vote,
-)
+from chestct.evaluation.patient_votes import VOTES, assumption, one_per_patient, vote
 from chestct.evaluation.predictions import (
     AnyPredictions,
     Predictions,
@@ -82,10 +78,8 @@ from chestct.training.results import (
     as_predictions,
     cross_validated_baseline,
     predictions_of,
-    promised_by,
     reasons_by_scan,
     scan_key,
-    undecided,
 )
 from chestct.training.settings import DataSection
 
@@ -109,12 +103,7 @@ def judge_manifest(
 ) -> tuple[AnyPredictions, dict[str, str]]:
     """Classify every scan of a manifest, all of them prepared before, and kept in the cache.
 
-    Args:
-        classifier: What judges.
-        engine: Its network, made ready.
-        manifest: The scans, with the classifier's labels.
-        cache: For the classifier's recipe; what it keeps is off by its storage's error.
-        listener: Told how far things are.
+    What it keeps is off by its storage's error.
 
     Returns:
         Predictions, and the reason for each scan that got none.
@@ -187,10 +176,7 @@ _SEEN: Final = {
 def _seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     """Which rows a classifier has seen, a sentence for each part; empty where none is known.
 
-    Args:
-        classifier: Its folder, whose run's record says so; without one the manifest's own column
-            `split` does.
-        manifest: The scans that it is to judge.
+    The record of its run says so; without one the manifest's own column `split` does.
     """
     parts, source = parts_in_run(classifier, manifest), f"the record of its run, {SCANS_FILE},"
     if parts is None:
@@ -208,7 +194,7 @@ def _seen_before(classifier: Path, manifest: Manifest) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _require_own_folder(folder: Path) -> None:
+def require_own_folder(folder: Path) -> None:
     """Refuse to write an evaluation where a training or a classifier has its own files.
 
     Raises:
@@ -250,11 +236,8 @@ def _with_groups(
 def _report_links(reports: Path, folder: Path, rows: Sequence[ManifestRow]) -> dict[str, str]:
     """Scan to its report, as an address relative to a folder; nothing where two could be meant.
 
-    Args:
-        reports: What `chestct classify --out` wrote: a folder with `report.html` per scan, called
-            as the scan is, the folders above it before its name or not, without a file's ending.
-        folder: Holds the page that will have the links.
-        rows: The scans.
+    `reports` is what `chestct classify --out` wrote: a folder with `report.html` per scan, called
+    as the scan is, the folders above it before its name or not, without a file's ending.
     """
     found = {path.parent.name: path for path in sorted(reports.glob("*/report.html"))}
     links: dict[str, str] = {}
@@ -273,14 +256,9 @@ def _report_links(reports: Path, folder: Path, rows: Sequence[ManifestRow]) -> d
 def read_beside(
     files: Mapping[str, Path], classifier: Classifier, manifest: Manifest
 ) -> dict[str, Judgement]:
-    """What other classifiers said, refused before anything is classified where it misfits.
+    """What others said, by a `predictions.csv` each, refused before anything is classified.
 
     A scan that the evaluation beside a file lists as without a decision may be missing from it.
-
-    Args:
-        files: Name to a `predictions.csv` of another classifier.
-        classifier: What they will stand beside.
-        manifest: The scans that it is going to judge.
 
     Raises:
         PredictionsError: A file cannot be read, is about other scans, labels or truths, lacks
@@ -356,14 +334,6 @@ def evaluate_manifest(
 
     What age, sex and scanner alone say of the scans stands in the same tables where any is known.
 
-    Args:
-        classifier: What judges.
-        engine: Its network, made ready.
-        manifest: The scans, with the classifier's labels.
-        folder: Where to write to.
-        listener: Told how far things are.
-        wishes: What else is wanted of it.
-
     Raises:
         TrainingError: No scan could be classified, or the folder is a training's.
         UnknownNameError: There is no such column or checklist.
@@ -372,7 +342,7 @@ def evaluate_manifest(
         WriteError: The folder cannot be written.
     """
     wishes = wishes or Wishes()
-    _require_own_folder(folder)
+    require_own_folder(folder)
     _require_columns(manifest, wishes.by)
     seen = _seen_before(classifier.folder, manifest)
     for sentence in seen:
@@ -404,13 +374,9 @@ def evaluate_manifest(
 class Unlike:
     """How well a classifier tells scans of another kind from those of a manifest.
 
-    Attributes:
-        auroc: How often a scan of the other kind lies further than one of the manifest.
-        num_scans: Scans of the other kind.
-        num_caught: Those beyond the card's threshold, or refused as unsuitable before.
-        num_refused: Those of them that were refused as unsuitable.
-        num_familiar: Scans of the manifest.
-        num_false: Those beyond the threshold.
+    `auroc` is how often a scan of the other kind lies further than one of the manifest. Caught are
+    those beyond the card's threshold or refused as unsuitable before; false those of the manifest
+    that lie beyond it.
     """
 
     auroc: float
@@ -428,22 +394,28 @@ def _settings_of(
     return EvaluationSettings(
         name=classifier.card.name,
         comparisons=tuple(COMPARISONS) if wishes.has_maseres_z else SOUND,
-        promised=promised_by(classifier.card),
+        promised=_promised_by(classifier.card),
         remarks=tuple(filter(None, remarks)),
+    )
+
+
+def _promised_by(card: Card) -> AbstentionThreshold | None:
+    """The threshold of a card as an evaluation takes it."""
+    kept = card.abstention
+    if kept is None:
+        return None
+    return AbstentionThreshold(
+        kept.abstain_below, kept.wished_error, kept.level, kept.coverage, kept.risk, kept.risk_bound
     )
 
 
 def judge_unlike(
     classifier: Classifier, engine: Engine, manifest: Manifest, folder: Path, listener: Listener
 ) -> Unlike:
-    """Hold the distances of scans of another kind against those of a manifest, once prepared.
+    """Hold the distances of the scans in a folder against those of a manifest's familiar ones.
 
-    Args:
-        classifier: With a threshold of distance in its card.
-        engine: Its network, made ready.
-        manifest: Familiar scans, prepared before by `evaluate_manifest`.
-        folder: Scans that are unlike them, one per file or folder in it.
-        listener: Told of scans that could not be read.
+    These were prepared before by `evaluate_manifest`. A scan that cannot be read is noted and left
+    out.
 
     Raises:
         TrainingError: The classifier has no such threshold, or no scan of either kind is left.
@@ -492,6 +464,11 @@ def _familiar_distances(
     return distances
 
 
+def _undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictions:
+    """Every class as likely: stands in for what a classifier has yet to say of these scans."""
+    return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
+
+
 def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) -> None:
     """Refuse predictions of other scans, labels or truths, and scans that are missing unexplained.
 
@@ -499,7 +476,9 @@ def _require_fit(other: Judgement, manifest: Manifest, labels: tuple[str, ...]) 
         PredictionsError: They do not fit; the message names scans and what to do.
     """
     judged = set(other.predictions.scans)
-    align(undecided([r for r in manifest.rows if scan_key(r) in judged], labels), other.predictions)
+    align(
+        _undecided([r for r in manifest.rows if scan_key(r) in judged], labels), other.predictions
+    )
     expected = [scan_key(row) for row in manifest.rows if scan_key(row) not in other.excluded]
     missing = [scan for scan in expected if scan not in judged]
     if missing:
@@ -522,14 +501,10 @@ _PICTURES_AT_ONCE: Final = 16 * SLICES_AT_ONCE
 
 @dataclass(frozen=True)
 class JudgedSlices:
-    """Slices that were judged.
+    """Slices that were judged, and the numbers behind the votes on their patients.
 
-    Attributes:
-        name: What the classifier is called.
-        slices: What it says of each.
-        votes: The numbers behind the votes on patients.
-        patient_labels: Patient to the class of the whole patient, or None.
-        negative: The class that means that nothing was found; empty where none is named.
+    `patient_labels` is patient to the class of the whole patient, or None; `negative` the class
+    that means that nothing was found, empty where none is named.
     """
 
     name: str
@@ -557,15 +532,10 @@ def write_judged(
     comparisons: tuple[str, ...] = SOUND,
     remarks: tuple[str, ...] = (),
 ) -> tuple[Summary, Summary]:
-    """Write predictions and evaluations of slices and of patients.
+    """Write predictions and evaluations in `slices/` and, by votes, in `patients/` of a folder.
 
-    Args:
-        judged: What a classifier said.
-        folder: Gets `predictions.csv` and `evaluation/` in each of `slices` and `patients`.
-        beside: Further classifiers of the same patients by name, scan-level ones among them.
-        logs: Epochs of the training, for the learning curves.
-        comparisons: Tests of the patients' answers against those of others.
-        remarks: Sentences that join the warnings.
+    `beside` are further classifiers of the same patients by name, scan-level ones among them;
+    `remarks` are sentences that join the warnings.
 
     Returns:
         What was found on slices, and on their patients by the main vote.
@@ -630,11 +600,8 @@ def judge_pictures(
 ) -> list[SliceAnswer]:
     """Classify pictures that nobody has labelled; those that cannot be read stop no other.
 
-    Args:
-        classifier: What judges.
-        pictures: Where they lie, each once, to their patients; empty where those are not known.
-        cache: Folder for the pictures as the network sees them.
-        listener: Told how far things are.
+    `pictures` are where they lie, each once, to their patients, empty where those are not known;
+    `cache` keeps them as the network sees them.
 
     Returns:
         An answer or a failure for each, in their order.
@@ -669,19 +636,14 @@ def judge_pictures(
 def _read_patients_beside(
     files: Mapping[str, Path], classifier: SliceClassifier, manifest: Manifest
 ) -> dict[str, Predictions]:
-    """Other classifiers' predictions by patient, refused before a slice is read where they misfit.
-
-    Args:
-        files: Name to a `predictions.csv` with one scan of each patient.
-        classifier: What they will stand beside.
-        manifest: The slices that it is going to judge.
+    """Others' predictions, one scan of each patient, refused before a slice is read.
 
     Raises:
         PredictionsError: A file cannot be read, is about other patients, labels or truths, or has a
             name that is taken; the message names it.
     """
     taken = {f"{classifier.card.name}, {each}" for each in VOTES}
-    slices = undecided(manifest.rows, classifier.card.labels)
+    slices = _undecided(manifest.rows, classifier.card.labels)
     patients = vote(slices, MAIN_VOTE, patient_labels=patient_labels_of(manifest))
 
     def fitted(path: Path) -> Predictions:
@@ -703,15 +665,9 @@ def evaluate_slices(
     *,
     comparisons: tuple[str, ...] = SOUND,
 ) -> Summary:
-    """Judge labelled slices with a finished classifier, and their patients; write what was found.
+    """Judge labelled slices with a classifier, and their patients; write what was found.
 
-    Args:
-        place: Folder of the classifier that judges.
-        table: Manifest of slices.
-        folder: Where to write to.
-        listener: Told how far things are.
-        beside: Name to a `predictions.csv` of another classifier on the same patients.
-        comparisons: Tests of the patients' answers against those of others.
+    `beside` is name to a `predictions.csv` of another classifier on the same patients.
 
     Returns:
         What was found on the patients.
@@ -719,7 +675,7 @@ def evaluate_slices(
     Raises:
         ChestCTError: The table, a slice or a file to stand beside is not as it should be.
     """
-    _require_own_folder(folder)
+    require_own_folder(folder)
     classifier = load_slice_classifier(place)
     manifest = read_manifest(table, classifier.card.labels, are_findings=False)
     require_classes(manifest)

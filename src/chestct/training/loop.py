@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.distributed as dist
@@ -38,7 +38,6 @@ from chestct.training.distributed import (
     from_main,
     on_main,
     others_explained,
-    take_peak_memory_gib,
     total,
     tuned_for,
 )
@@ -74,6 +73,7 @@ from chestct.training.steps import (
     step_seed,
 )
 
+_GIB: Final = 2**30
 _NO_LUNGS = torch.zeros(1, 1, 1, 1)
 
 
@@ -117,13 +117,8 @@ def evaluate(
     """Run a network over a set of examples, in float32 and in the set's order.
 
     Where several processes train together each must call this: it runs a share of the examples,
-    and all get the outputs of all.
-
-    Args:
-        network: Run where its weights lie.
-        examples: What it is run on.
-        batch_size: Examples at once, in each process.
-        workers: Processes that read; None leaves it to the device.
+    `batch_size` at once, and all get the outputs of all. `workers` None leaves their number to the
+    device.
     """
     return _outputs_of(network, _loader_in_order(network, examples, batch_size, workers))
 
@@ -188,12 +183,7 @@ class _StepFigures:
         self._step = 0
 
     def add(self, loss: torch.Tensor, *, share: float, wants_stop: bool) -> None:
-        """Take a step's loss, and read that of the step before.
-
-        Args:
-            loss: Mean over this process's part of the step's examples.
-            share: That part, of all.
-            wants_stop: Whether this process was asked to stop.
+        """Take the mean loss of this process's `share` of a step, and read that of the step before.
 
         Raises:
             DivergedError: The loss of the step before is no number.
@@ -241,15 +231,10 @@ def train(
 ) -> list[EpochLog]:
     """Train a network, or go on training it, and leave it with its best or its last weights.
 
-    Args:
-        network: Changed in place, and trained where its weights lie; called as
-            `network(batch, lungs)`. Where several processes have joined each calls this with the
-            same network, and all take the same steps.
-        sets: What it learns from and is watched on.
-        settings: Of this run.
-        folder: The run folder; made when it does not exist.
-        augmentation: How batches are varied; None leaves them as they are.
-        after_epoch: Told of every epoch finished by this call, written down, in the first process.
+    It is changed in place, where its weights lie, and called as `network(batch, lungs)`. Where
+    several processes have joined each calls this with the same network, and all take the same
+    steps. `after_epoch` is told, in the first process, of every epoch that this call finishes and
+    writes down.
 
     Returns:
         One entry per epoch.
@@ -371,10 +356,7 @@ def training_batches(run: Run) -> Generator[Batch]:
 def step(run: Run, batch: Batch, rate: float | None) -> tuple[float, torch.Tensor]:
     """One forward and backward pass, and where a rate is given the optimiser's step at that rate.
 
-    Args:
-        run: Its weights or its gradients change; how far it came is left to the caller.
-        batch: This process's share of the examples.
-        rate: Learning rate; None only adds the gradients up.
+    Without one gradients are only added up. How far the run came is left to the caller.
 
     Returns:
         This process's share of the pass's examples, and its loss.
@@ -474,12 +456,21 @@ def _finish_epoch(run: Run, outputs: Outputs) -> None:
         validation_loss=outputs.loss,
         validation_accuracy=outputs.accuracy,
         seconds=progress.seconds,
-        gpu_memory_gib=take_peak_memory_gib(run.device),
+        gpu_memory_gib=_take_peak_memory_gib(run.device),
     )
     # Rounding may differ between machines, and all must stop after the same epoch.
     progress.history.append(EpochLog(**from_main(asdict(entry))))
     progress.step_in_epoch, progress.loss_sum, progress.seconds = 0, 0.0, 0.0
     on_main(lambda: _write_epoch(run))
+
+
+def _take_peak_memory_gib(device: torch.device) -> float | None:
+    """The most memory that was taken on a GPU since this was asked last; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device) / _GIB
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def _write_epoch(run: Run) -> None:

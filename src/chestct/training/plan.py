@@ -19,7 +19,7 @@ from torch import nn
 
 from chestct import __version__
 from chestct.arrays import Spacing
-from chestct.card import CARD_FILE, PictureForm
+from chestct.card import CARD_FILE, SLICE_CARD_FILE, PictureForm
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
 from chestct.datasets.splits import SLICE_SPLITS
@@ -70,14 +70,10 @@ CLASSIFIER_FOLDER: Final = "classifier"
 
 @dataclass(frozen=True)
 class _Beginning:
-    """The given weights that a network begins with.
+    """The given weights that a network begins with, and what of them fits.
 
-    Attributes:
-        file: Where they are.
-        with_head: Whether the head is kept: that of a classifier of the same classes and settings.
-        taken: What of them fits.
-        said: Where they come from, in words, with the hash; no path.
-        licence: Their terms of use, where a card says them.
+    The head is kept of a classifier of the same classes and settings. `said` is where they come
+    from, in words, with the hash and no path; `licence` their terms of use, where a card says them.
     """
 
     file: Path
@@ -94,15 +90,8 @@ class _Beginning:
 class Parts:
     """What a run's settings name, found and checked.
 
-    Attributes:
-        network: Name of the network.
-        network_settings: All that `build_network` has to be told, the input's shape with it.
-        recipe: How scans are prepared.
-        augmentation: How batches are varied, or None.
-        labels: Class names in the classifier's order.
-        beginning: The given weights that it begins with, or None for drawn ones.
-        classes: What is said of each label; None: plain names.
-        are_findings: Whether a scan may have any number of the labels.
+    `network_settings` are all that `build_network` has to be told, the input's shape with it.
+    Without `beginning` weights are drawn, without `classes` labels are plain names.
     """
 
     network: str
@@ -205,11 +194,7 @@ def _check_named_parts(network: nn.Module, training: TrainingSettings) -> None:
 
 
 def _beginning(parts: Parts, place: Path) -> _Beginning:
-    """Given weights, tried out on the network.
-
-    Args:
-        parts: Of the run, its weights drawn.
-        place: A classifier's folder, a run's, or a file.
+    """Given weights, of a classifier's folder, a run's, or a file, tried out on the network.
 
     Raises:
         NetworkError: The file cannot be read or nothing of it fits.
@@ -296,11 +281,8 @@ def explanation_of(
 ) -> str:
     """How a network's answers are explained, as a card says it: "METHOD" or "METHOD:LAYER".
 
-    Args:
-        network: What is trained; its weights are not looked at.
-        recipe: Of its input.
-        chosen: The settings.
-        spacing_mm: Of the input; with some recipes it differs from scan to scan.
+    Its weights are not looked at. `spacing_mm` is the input's, with some recipes another from scan
+    to scan.
 
     Raises:
         UnknownNameError: There is no such method.
@@ -350,16 +332,9 @@ RANDOM_WEIGHTS = "random weights: nothing was learned from photographs first"
 class SliceParts:
     """What a slice run's settings name, found and checked.
 
-    Attributes:
-        network: A name in `SLICE_NETWORKS`, or of another network of timm.
-        network_settings: All that `build_slice_network` has to be told; what only timm says of a
-            network stands there too, as another version may say something else.
-        weights: File of the backbone's weights, or None for random ones.
-        weights_source: Where they come from, in words: a repository, or a file's name.
-        form: How pictures become inputs.
-        augmentation: How batches are varied, or None.
-        labels: Class names in the classifier's order.
-        classes: What is said of each label; None: plain names.
+    `network_settings` are all that `build_slice_network` has to be told; what only timm says of a
+    network stands there too, as another version may say something else. `weights` is the file of
+    the backbone's, or None for random ones, `weights_source` in words where they come from.
     """
 
     network: str
@@ -438,11 +413,9 @@ BASELINE_FILE: Final = "baseline.csv"
 class Listener:
     """Who is told how far things have come; the functions may do nothing.
 
-    Attributes:
-        note: Told what a person should read.
-        progress: Told what is being done and how far it is.
-        epoch: Told a training's name and each of its epochs.
-        processes: How many scans are read at once; None takes all cores.
+    `note` is told what a person should read, `progress` what is being done and how far it is,
+    `epoch` a training's name and each of its epochs. `processes` scans are read at once; None takes
+    all cores.
     """
 
     note: Callable[[str], None] = lambda _text: None
@@ -460,16 +433,7 @@ _AnySettings = TypeVar("_AnySettings", RunSettings, SliceRunSettings)
 
 @dataclass(frozen=True)
 class _AnyPlan(Generic[_AnySettings]):
-    """One call of a command that trains.
-
-    Attributes:
-        settings: All of them.
-        manifest: The CSV file of the scans or slices.
-        folder: The run folder.
-        num_folds: Of a cross-validation, or None; of slices always None.
-        listener: Who is told how far things are.
-        device: Where networks are trained.
-    """
+    """One call of a command that trains; `num_folds` cross-validate, of slices always None."""
 
     settings: _AnySettings
     manifest: Path
@@ -502,6 +466,14 @@ class SlicePlan(_AnyPlan[SliceRunSettings]):
 def is_finished(folder: Path) -> bool:
     """Whether a training wrote everything."""
     return (folder / CLASSIFIER_FOLDER / CARD_FILE).is_file()
+
+
+def is_whole(plan: Plan | SlicePlan) -> bool:
+    """Whether all was written that a plan's run ends with, its folds pooled."""
+    if plan.num_folds:
+        return (plan.folder / EVALUATION_FOLDER / "metrics.json").is_file()
+    card = SLICE_CARD_FILE if isinstance(plan, SlicePlan) else CARD_FILE
+    return (plan.folder / CLASSIFIER_FOLDER / card).is_file()
 
 
 RUN_FILE: Final = "run.json"
@@ -538,9 +510,7 @@ def _git_state(folder: Path = _PACKAGE_FOLDER) -> dict[str, object] | None:
 def begin_record(plan: Plan | SlicePlan, taken: TakenWeights | None = None) -> None:
     """Write `run.json` in the plan's folder, or add to that of a run which goes on.
 
-    Args:
-        plan: What is begun.
-        taken: What was taken of the weights that the network begins with.
+    `taken` is what was taken of the weights that the network begins with.
 
     Raises:
         TrainingError: The folder holds a run with other settings or scans, or something else.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -67,16 +67,9 @@ _Some = TypeVar("_Some", Predictions, FindingPredictions, AnyPredictions)
 class Origin:
     """Where a classifier comes from, for its card.
 
-    Attributes:
-        name: The classifier's name.
-        training: The scans it learned from.
-        judged_on: Name of the part its results were measured on.
-        temperature: What its logits are divided by.
-        promised: Abstention threshold chosen on the validation part, or why there is none.
-        num_validation: Scans of that part.
-        familiarity: What tells how far a scan lies from those it learned from.
-        findings: Threshold of each finding, chosen on the validation part; None of classes.
-        explanation: How its answers are explained, as its card says it.
+    Its results were measured on the part `judged_on`. `promised` is the abstention threshold chosen
+    on the validation part, of so many scans, and `findings` that of each finding, None of classes.
+    `familiarity` tells how far a scan lies from those it learned from.
     """
 
     name: str
@@ -114,81 +107,69 @@ def judge(
     The epoch was chosen on the validation part too, so that the threshold's promise is rather too
     good.
     """
-    if parts.are_findings:
-        return _judge_findings(network, sets, division, name, settings)
-    workers = settings.training.workers
+    workers, labels = settings.training.workers, parts.labels
     watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
     tested = (
-        evaluate(network, sets.test, batch_size=1, workers=workers)
-        if sets.test is not None
-        else None
+        None if sets.test is None else evaluate(network, sets.test, batch_size=1, workers=workers)
     )
-    said = answers(watched, tested, division, parts.labels)
-    promised = abstention_threshold(said.calibrated, settings.abstention.wished_error)
     learned = evaluate(network, sets.training, batch_size=1, workers=workers)
-    known = fit_familiarity(
-        learned.features.numpy(), learned.labels.numpy(), watched.features.numpy()
-    )
-    num_validation = len(said.calibrated)
-    training = division.training
-    origin = Origin(name, training, said.part, said.temperature, promised, num_validation, known)
+    groups, promised, chosen = learned.labels.numpy(), None, None
+    said: _Answers[Any]
+    if parts.are_findings:
+        wished = settings.thresholds.wished_sensitivity
+        said, chosen = _answers_on_findings(watched, tested, division, labels, wished)
+        # Findings divide no scans into groups: all that were learned from are one.
+        groups = np.zeros(len(groups), dtype=np.int64)
+    else:
+        said = answers(watched, tested, division, labels)
+        promised = abstention_threshold(said.calibrated, settings.abstention.wished_error)
+    known = fit_familiarity(learned.features.numpy(), groups, watched.features.numpy())
+    num, training = len(said.calibrated), division.training
+    origin = Origin(name, training, said.part, said.temperature, promised, num, known, chosen)
     return said.judged, origin
 
 
-def _judge_findings(
-    network: nn.Module, sets: LabelledSets, division: Division, name: str, settings: RunSettings
-) -> tuple[FindingPredictions, Origin]:
-    """The same of findings: one temperature for all of them, and a threshold for each."""
-    workers, wished = settings.training.workers, settings.thresholds.wished_sensitivity
-    labels = settings.labels
-    watched = evaluate(network, sets.validation, batch_size=1, workers=workers)
+def _answers_on_findings(
+    watched: Outputs,
+    tested: Outputs | None,
+    division: Division,
+    labels: tuple[str, ...],
+    wished_sensitivity: float | None,
+) -> tuple[_Answers[FindingPredictions], tuple[FindingThreshold, ...]]:
+    """As `answers`, of findings: one temperature for all of them, and a threshold for each."""
     plain = _findings_of(watched, division.validation, labels)
     temperature = fit_temperature(plain.pairs()).temperature
     calibrated = _findings_of(watched, division.validation, labels, temperature)
-    chosen = tuple(choose_threshold(calibrated.of(i), wished) for i in range(len(labels)))
-    judged_on, said = VALIDATION, watched
-    if sets.test is not None:
-        judged_on, said = TEST, evaluate(network, sets.test, batch_size=1, workers=workers)
+    chosen = tuple(
+        choose_threshold(calibrated.of(i), wished_sensitivity) for i in range(len(labels))
+    )
+    part, outputs = (VALIDATION, watched) if tested is None else (TEST, tested)
     thresholds = [each.threshold for each in chosen]
-    part = division.parts[judged_on]
-    judged = _findings_of(said, part, labels, temperature, thresholds)
-    learned = evaluate(network, sets.training, batch_size=1, workers=workers).features.numpy()
-    # Findings divide no scans into groups: all that were learned from are one.
-    one_group = np.zeros(len(learned), dtype=np.int64)
-    known = fit_familiarity(learned, one_group, watched.features.numpy())
-    num = len(calibrated)
-    training = division.training
-    return judged, Origin(name, training, judged_on, temperature, None, num, known, chosen)
+    judged = _findings_of(outputs, division.parts[part], labels, temperature, thresholds)
+    return _Answers(calibrated, temperature, judged, part), chosen
 
 
 @dataclass(frozen=True, eq=False)
-class _Answers:
+class _Answers(Generic[_Some]):
     """What a trained network says of the parts that it did not learn from.
 
-    Attributes:
-        calibrated: Probabilities of the validation part, after the temperature.
-        temperature: Fitted on the validation part.
-        judged: Probabilities of the test part; of the validation part where there is none, without
-            the temperature, which would flatter it.
-        part: Name of the part that was judged.
+    `calibrated` is the validation part's, after the temperature fitted on it. `judged` is that of
+    the `part` judged: the test part, or without the temperature, which would flatter it, the
+    validation part.
     """
 
-    calibrated: Predictions
+    calibrated: _Some
     temperature: float
-    judged: Predictions
+    judged: _Some
     part: str
 
 
 def answers(
     watched: Outputs, tested: Outputs | None, division: Division, labels: tuple[str, ...]
-) -> _Answers:
+) -> _Answers[Predictions]:
     """Fit the temperature on the validation part, and predict the test part where there is one.
 
-    Args:
-        watched: A trained network's outputs on the validation part.
-        tested: Those on the test part, where there is one.
-        division: The parts.
-        labels: What the logits stand for.
+    `watched` and `tested` are a trained network's outputs on them.
     """
     plain = predictions_of(watched, division.validation, labels)
     temperature = fit_temperature(plain).temperature
@@ -247,16 +228,6 @@ def _abstention_of(promised: AbstentionThreshold | None, num_scans: int) -> Abst
     )
 
 
-def promised_by(card: Card) -> AbstentionThreshold | None:
-    """The threshold of a card as an evaluation takes it."""
-    kept = card.abstention
-    if kept is None:
-        return None
-    return AbstentionThreshold(
-        kept.abstain_below, kept.wished_error, kept.level, kept.coverage, kept.risk, kept.risk_bound
-    )
-
-
 def predictions_of(
     outputs: Outputs, manifest: Manifest, labels: tuple[str, ...], temperature: float = 1.0
 ) -> Predictions:
@@ -311,11 +282,6 @@ def as_predictions(
         labels=labels,
         sites=tuple(row.site for row in rows) if any(row.site for row in rows) else None,
     )
-
-
-def undecided(rows: Sequence[ManifestRow], labels: tuple[str, ...]) -> Predictions:
-    """Every class as likely: stands in for what a classifier has yet to say of these scans."""
-    return as_predictions(rows, np.full((len(rows), len(labels)), 1 / len(labels)), labels)
 
 
 def pool(parts: Sequence[_Some]) -> _Some:
@@ -461,10 +427,7 @@ def cross_validated_baseline(
 ) -> tuple[AnyPredictions | None, str]:
     """The same where there are no other scans to learn from: each fold is told from the others.
 
-    Args:
-        judged: What a finished classifier said.
-        manifest: The scans that it judged, in the same order; splits and folds are not looked at.
-        facts: Of every row's scan.
+    Splits and folds that the manifest has are not looked at.
 
     Returns:
         The baseline's predictions, and a sentence on how they were made; or None, and why not.

@@ -64,14 +64,9 @@ def save_checkpoint(
     *,
     average: nn.Module | None = None,
 ) -> None:
-    """Write everything a run needs to go on.
+    """Write everything a run needs to go on, aside first and then renamed.
 
-    Args:
-        path: File to write, aside first and then renamed.
-        network: Its weights and running statistics are kept.
-        optimizer: Its per-parameter state is kept; rates come from the schedule.
-        progress: Plain values saying how far the run came.
-        average: The moving average of the network, where there is one.
+    Of the optimiser the state of each parameter is kept; rates come from the schedule.
     """
     tensors = {_NETWORK + name: value for name, value in network.state_dict().items()}
     if average is not None:
@@ -160,13 +155,9 @@ FREE_SETTINGS: Final = ("workers", "checkpoint_every_s", "checkpoint_activations
 
 @dataclass(frozen=True, eq=False)
 class LabelledSets:
-    """What a run learns from and what it is watched on.
+    """What a run learns from, what it is watched on, and `test`, which the loop leaves alone.
 
-    Attributes:
-        training: Examples to learn from; its `labels` attribute lists their label indices.
-        validation: Examples of other patients, to choose the epoch by.
-        num_classes: Length of the classifier's label list.
-        test: Examples that the finished network is judged on, or None; the loop leaves them alone.
+    The training examples' attribute `labels` lists their label indices.
     """
 
     training: LabelledInputs
@@ -305,12 +296,7 @@ def make_run(
 ) -> Run:
     """A run at its beginning: parts frozen, memory laid out, a fresh optimiser, class weights.
 
-    Args:
-        network: Freshly drawn.
-        sets: What it learns from and is watched on.
-        settings: Of the run, the precision settled.
-        augmentation: How batches are varied, or None.
-        folder: The run folder, where there is one; nothing is written.
+    The precision of the settings is settled. Nothing is written in the folder.
     """
     labels, device = sets.training_labels, device_of(network)
     network.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]

@@ -13,7 +13,6 @@ chose by eye, 25 to 89 times below the rate with the lowest loss.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -50,16 +49,16 @@ from chestct.training.plan import (
     TRAINING_FOLDER,
     Plan,
     SlicePlan,
-    is_finished,
     settled,
 )
 from chestct.training.run import EpochLog, LabelledSets, Run, make_run, memory_explained
 from chestct.training.session import (
     SETTINGS_FILE,
+    TrainAll,
     checked_scans,
     ready_scans,
     ready_slices,
-    run_training,
+    train_all,
 )
 from chestct.training.settings import RunSettings, TrainingSettings, settings_as_yaml
 from chestct.training.steps import Batch, DivergedError, recomputing
@@ -72,7 +71,6 @@ BATCHES: Final = (2, 4, 8)
 OPTIMIZERS: Final = ("adam", "rmsprop", "sgd")
 
 _SHOWN: Final = ("log_loss", "accuracy", "balanced_accuracy", "macro_auc")
-_DIVERGED_FILE: Final = "diverged.json"
 _NAMES: Final = ("optimizer", "learning_rate", "batch_size")
 
 
@@ -177,15 +175,13 @@ def _require_searchable(plan: Plan) -> None:
         raise TrainingError(msg + "Search on a manifest with a test part, or within one fold.")
 
 
-def run_search(
-    plan: Plan, search: Search, *, before: Callable[[Candidate], object] = lambda _candidate: None
-) -> tuple[Trial, ...]:
+def run_search(plan: Plan, search: Search, *, train: TrainAll = train_all) -> tuple[Trial, ...]:
     """Train every candidate, or go on; write the table and the best candidate's settings.
 
     Args:
         plan: As for a training; its folder becomes that of the search.
         search: What is tried.
-        before: Told of each candidate that is begun or gone on with.
+        train: Has the candidates trained.
 
     Returns:
         Trials, the best one first.
@@ -199,9 +195,19 @@ def run_search(
     shared = settled(replace(plan, settings=_with_epochs(plan.settings, search.epochs)))
     tried = {each: each.settings(shared.settings) for each in search.candidates}
     manifest = _manifest_without_test(shared)
+    folders = {each: plan.folder / each.name for each in tried}
+    diverged = train(
+        [
+            replace(plan, settings=settings, manifest=manifest, folder=folders[each])
+            for each, settings in tried.items()
+        ],
+        are_trials=True,
+    )
     trials = [
-        _try(replace(plan, settings=settings, manifest=manifest), each, before)
-        for each, settings in tried.items()
+        Trial(each, None, "the loss is no longer a number")
+        if each.name in diverged
+        else Trial(each, estimate_figures(read_predictions(folder / PREDICTIONS_FILE)))
+        for each, folder in folders.items()
     ]
     # The lowest validation loss first; of equal ones the higher accuracy, then the first tried.
     ranked = tuple(sorted(trials, key=_sort_key))
@@ -265,31 +271,6 @@ def _manifest_without_test(plan: Plan) -> Path:
         )
     kept = Division(division.training, division.validation).joined
     return write_manifest(kept, plan.folder / "manifest.csv")
-
-
-def _try(plan: Plan, candidate: Candidate, before: Callable[[Candidate], object]) -> Trial:
-    """Train a candidate unless that was done before, and read what it said."""
-    folder = plan.folder / candidate.name
-    diverged = folder / _DIVERGED_FILE
-    if not is_finished(folder) and not diverged.is_file():
-        before(candidate)
-        try:
-            run_training(replace(_named(plan, candidate), folder=folder))
-        except DivergedError as error:
-            write_text(diverged, json.dumps({"reason": str(error)}) + "\n")
-    if diverged.is_file():
-        return Trial(candidate, None, "the loss is no longer a number")
-    # They are there to go on with, and three times the size of the classifier.
-    for name in ("checkpoint.safetensors", "best.safetensors"):
-        (folder / TRAINING_FOLDER / name).unlink(missing_ok=True)
-    return Trial(candidate, estimate_figures(read_predictions(folder / PREDICTIONS_FILE)))
-
-
-def _named(plan: Plan, candidate: Candidate) -> Plan:
-    """The plan whose epochs are told by the candidate's name."""
-    told = plan.listener.epoch
-    listener = replace(plan.listener, epoch=lambda _name, entry: told(candidate.name, entry))
-    return replace(plan, listener=listener)
 
 
 def _estimates(trial: Trial) -> list[Estimate]:

@@ -17,9 +17,9 @@ prepares scans, writes, and talks to the listener.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
@@ -89,6 +89,7 @@ from chestct.training.plan import (
     find_slice_parts,
     in_precision,
     is_finished,
+    is_whole,
     program_versions,
     remark_on_given,
     settled,
@@ -109,24 +110,19 @@ from chestct.training.results import (
 )
 from chestct.training.run import EpochLog, LabelledSets, memory_explained
 from chestct.training.settings import SliceRunSettings, TrainingSettings, settings_as_yaml
-from chestct.training.steps import remark_on_start
+from chestct.training.steps import DivergedError, remark_on_start
 from chestct.training.tracking import Trackers, check_tracking
 
 SETTINGS_FILE: Final = "settings.yaml"
 """All settings of a run, in its folder."""
+_DIVERGED_FILE: Final = "diverged.json"
 
 
 @dataclass(frozen=True, eq=False)
 class _Trained:
-    """A network that was trained, and what it says.
+    """A network that was trained, what it says, and row number to reason of scans left out.
 
-    Attributes:
-        network: With its final weights.
-        division: What it was trained and judged on.
-        unsuitable: Row number to the reason, of scans that were left out.
-        judged: Its predictions.
-        origin: Where it comes from.
-        shown: Who is shown its figures; None in all but the first of several processes.
+    `shown` is None in all but the first of several processes.
     """
 
     network: nn.Module
@@ -142,10 +138,8 @@ def run_training(
 ) -> Summary | None:
     """Do everything, or go on where it was stopped.
 
-    Args:
-        plan: What is to be done.
-        elsewhere: Has the folds of these names trained, each by `run_fold`, once all scans are
-            checked and prepared; None trains them here.
+    `elsewhere` has the folds of these names trained, each by `run_fold`, once all scans are checked
+    and prepared; None trains them here.
 
     Returns:
         What was found on the test part, on the validation part where there is none, or on all
@@ -169,11 +163,9 @@ def run_training(
 
 
 def run_fold(plan: Plan, name: str) -> None:
-    """Train one fold of a cross-validation that `run_training` began; a finished one stays.
+    """Train a fold that `run_training` began and named; a finished one stays.
 
-    Args:
-        plan: Of the whole run, with the settings that are written in its folder.
-        name: The fold's, as `run_training` gave it.
+    The plan is that of the whole run, with the settings that are written in its folder.
 
     Raises:
         ChestCTError: As `run_training`.
@@ -381,14 +373,7 @@ _AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
 
 @dataclass(frozen=True, eq=False)
 class _Ready(Generic[_AnyParts]):
-    """Scans or slices that may be trained on, divided, checked and prepared.
-
-    Attributes:
-        parts: What they are trained with.
-        division: Which is used for what.
-        sets: Their inputs, as the loop takes them.
-        training: The settings of the loop, the precision settled.
-    """
+    """Scans or slices that may be trained on, divided, checked, prepared; the precision settled."""
 
     parts: _AnyParts
     division: Division
@@ -557,3 +542,81 @@ def _watched_by_members(division: Division, trainings: list[Training]) -> Divisi
 
 def _shares_patients(settings: SliceRunSettings) -> bool:
     return settings.data.split == SHARES_PATIENTS
+
+
+@runtime_checkable
+class TrainAll(Protocol):
+    """Has many runs done that need nothing of each other; `train_all` does it here."""
+
+    def __call__(
+        self, plans: Sequence[Plan | SlicePlan], *, are_trials: bool = False
+    ) -> Mapping[str, str]:
+        """Do those that are not whole; the folder's name and why, of those that diverged.
+
+        Of trials nothing is kept to go on from once they are whole, and those that diverged are not
+        done again.
+        """
+
+
+def train_all(
+    plans: Sequence[Plan | SlicePlan],
+    *,
+    are_trials: bool = False,
+    before: Callable[[str], object] = lambda _name: None,
+) -> dict[str, str]:
+    """Do runs one after the other, as `TrainAll` says; `before` is told which one comes now.
+
+    Raises:
+        ChestCTError: As `run_training`; the same call goes on.
+    """
+    said = {}
+    for plan in plans:
+        is_over = is_whole(plan) or (are_trials and (plan.folder / _DIVERGED_FILE).is_file())
+        if not is_over:
+            before(plan.folder.name)
+        said[plan.folder.name] = run_whole(plan, is_trial=are_trials)
+    return {name: why for name, why in said.items() if why}
+
+
+def run_whole(plan: Plan | SlicePlan, *, is_trial: bool = False) -> str:
+    """Do one of many runs, unless it is whole.
+
+    Args:
+        plan: Of the run, in a folder of its own; its epochs are told with that folder's name.
+        is_trial: See `TrainAll`.
+
+    Returns:
+        Why it has no result, as its loss is no longer a number; empty where it has one.
+
+    Raises:
+        ChestCTError: As `run_training`.
+    """
+    diverged = plan.folder / _DIVERGED_FILE
+    if is_trial and diverged.is_file():
+        return str(json.loads(diverged.read_text(encoding="utf-8"))["reason"])
+    try:
+        if not is_whole(plan):
+            _run(plan)
+    except DivergedError as error:
+        if is_trial:
+            write_text(diverged, json.dumps({"reason": str(error)}) + "\n")
+        plan.listener.note(f"{plan.folder.name}: {error}")
+        return str(error)
+    # Three times the size of the classifier.
+    for name in ("checkpoint.safetensors", "best.safetensors") if is_trial else ():
+        (plan.folder / TRAINING_FOLDER / name).unlink(missing_ok=True)
+    return ""
+
+
+def _run(plan: Plan | SlicePlan) -> None:
+    own, told = plan.folder.name, plan.listener.epoch
+
+    def epoch(name: str, entry: EpochLog) -> None:
+        """Tell which run the epoch belongs to."""
+        told(name if name == own else f"{own} {name}", entry)
+
+    listener = replace(plan.listener, epoch=epoch)
+    if isinstance(plan, SlicePlan):
+        run_slice_training(replace(plan, listener=listener))
+    else:
+        run_training(replace(plan, listener=listener))

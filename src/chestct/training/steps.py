@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from chestct.networks.blocks import BasicBlock, Bottleneck, PooledNetwork, is_in
 from chestct.networks.colipri import TokenBlock
 from chestct.networks.encoders import SegResBlock
 from chestct.networks.maseres import SEResBlock
-from chestct.training.distributed import Ranks, num_workers
+from chestct.training.distributed import Ranks
 from chestct.training.settings import TrainingSettings
 
 
@@ -38,9 +39,7 @@ def class_weights(labels: torch.Tensor, num_classes: int) -> Float[torch.Tensor,
     A class without scans gets weight zero. Of findings it is what the scans with each weigh, so
     that they count as much as those without.
 
-    Args:
-        labels: Label index of each scan, or a row per scan as `are_findings` tells.
-        num_classes: How many labels there are.
+    `labels` are indices, or rows as `are_findings` tells.
     """
     if are_findings(labels):
         num_with = labels.nansum(dim=0)
@@ -103,11 +102,8 @@ def findings_loss(
 ) -> Float[torch.Tensor, ""]:
     """Binary cross-entropy in nats, the mean over scans and findings that are known; else 0.
 
-    Args:
-        logits: Of each finding by itself.
-        targets: 1, 0, between them, or NaN where not known.
-        label_smoothing: Moves targets towards 0.5.
-        weights: How much more scans with each finding count than those without.
+    `targets` are 1, 0, between them, or NaN where not known, and smoothing moves them towards 0.5.
+    `weights` say how much more scans with each finding count than those without.
     """
     is_known = ~targets.isnan()
     wanted = targets.nan_to_num() * (1 - label_smoothing) + label_smoothing / 2
@@ -120,13 +116,7 @@ def findings_loss(
 def learning_rate(
     settings: TrainingSettings, epoch: float, validation_losses: Sequence[float]
 ) -> float:
-    """The rate of a step.
-
-    Args:
-        settings: Of the run.
-        epoch: Epochs done so far, with the fraction of the one under way.
-        validation_losses: One per finished epoch.
-    """
+    """The rate of a step, by epochs done, the fraction of the one under way among them."""
     rate = settings.learning_rate
     if epoch < settings.warmup_epochs:
         return rate * max(epoch, 0.02) / settings.warmup_epochs
@@ -167,11 +157,9 @@ _HEAD: Final = "head"
 
 
 def check_parts(network: nn.Module, parts: Iterable[str]) -> None:
-    """Refuse names that are no part of a network.
+    """Refuse names that are no part of a network, which may be on the meta device.
 
-    Args:
-        network: Whose modules they are to be; may be on the meta device.
-        parts: Dotted names of modules, or "backbone" and "head" of a network that has both.
+    Parts are dotted names of modules, or "backbone" and "head" of a network that has both.
 
     Raises:
         UnknownNameError: One is not; the message has the nearest names.
@@ -198,12 +186,7 @@ def check_something_learns(network: nn.Module, parts: Sequence[str]) -> None:
 
 
 def freeze(network: nn.Module, parts: Sequence[str]) -> list[_BatchNorm]:
-    """Let the weights of some parts learn no more; returns the BatchNorms that are to stand still.
-
-    Args:
-        network: Changed in place.
-        parts: As `check_parts` takes them.
-    """
+    """Let some parts (see `check_parts`) learn no more; returns the BatchNorms that stand still."""
     for name, parameter in network.named_parameters():
         if _is_in(network, name, parts):
             parameter.requires_grad_(False)
@@ -227,9 +210,7 @@ def learns_head_alone(network: nn.Module, settings: TrainingSettings) -> bool:
 def parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """A network's parameters for its optimiser, one group per `factor` of the learning rate.
 
-    Args:
-        network: Whose parameters they are.
-        rates: Part to factor, the parts as `check_parts` takes them; the longest name counts.
+    `rates` is part to factor, the parts as `check_parts` takes them; the longest name counts.
     """
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -254,11 +235,9 @@ _NEGLIGIBLE_START: Final = 1e-4
 
 
 class BatchNormWarmUp:
-    """Sets the momentum of a network's BatchNorms before each pass.
+    """Sets the momentum of a network's BatchNorms before each pass, where that is wanted.
 
-    Args:
-        network: Its BatchNorms are found now, after any replacing.
-        is_wanted: Where not, nothing is ever changed.
+    They are found when this is made, after any replacing.
     """
 
     def __init__(self, network: nn.Module, *, is_wanted: bool) -> None:
@@ -365,6 +344,7 @@ of 1, 0 and NaN per finding."""
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Inputs, lungs and label indices of several examples."""
 
+_MOST_WORKERS: Final = 8
 _READ_AHEAD: Final = 2
 """Batches that each reading process has ready."""
 
@@ -407,6 +387,21 @@ def _begin_reading(number: int) -> None:
     end_with_parent()
 
 
+def _num_workers(wanted: int | None, device: torch.device) -> int:
+    """How many processes read examples, where the settings leave it open.
+
+    On a CPU none, as they would take cores from the network. For a GPU as many as there are cores
+    for each GPU of this machine, less one for the training itself, and no more than eight.
+    """
+    if wanted is not None:
+        return wanted
+    if device.type != "cuda":
+        return 0
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    per_gpu = (num_cores or 1) // torch.cuda.device_count()
+    return min(max(per_gpu - 1, 1), _MOST_WORKERS)
+
+
 def make_loader(
     examples: LabelledInputs,
     steps: Iterable[list[int]],
@@ -419,14 +414,8 @@ def make_loader(
     Reading processes live as long as one pass over the steps. Were they kept for the next pass, the
     loader would hold them, and an exception's traceback the loader: they would end whenever the
     garbage collector comes by, in no order, and be waited for in vain.
-
-    Args:
-        examples: What is read from.
-        steps: Numbers of the examples of each step.
-        workers: Processes that read; None leaves it to `distributed.num_workers`.
-        device: Where the batches will go.
     """
-    count = num_workers(workers, device)
+    count = _num_workers(workers, device)
     return DataLoader(
         _Guarded(examples),
         worker_init_fn=_begin_reading,
@@ -508,12 +497,8 @@ class Steps:
 
     One list for all epochs lets the next epoch be read while the last one is being judged.
 
-    Args:
-        labels: Of every training example, as `LabelledSets.training_labels` gives them.
-        settings: Batch size, sampling and seed.
-        epoch: The first one, from 0.
-        first_step: Of that epoch.
-        ranks: Whose share of each step is wanted.
+    `labels` are as `LabelledSets.training_labels` gives them, `epoch` and `first_step` where to
+    begin.
     """
 
     def __init__(

@@ -35,11 +35,7 @@ _VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
 
 
 class _EventFile:
-    """The event file of one training; of a training that goes on it holds all epochs again.
-
-    Args:
-        folder: Where it lies; event files of earlier sessions there are replaced.
-    """
+    """The event file of a training, in the place of earlier sessions'; it holds every epoch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,10 +43,7 @@ class _EventFile:
         self._num_written = 0
 
     def update(self, epochs: Sequence[Mapping[str, Any]]) -> None:
-        """Write the epochs that are not in it yet.
-
-        Args:
-            epochs: All that are finished, as `log.jsonl` has them.
+        """Write the epochs, of all that `log.jsonl` has, that are not in it yet.
 
         Raises:
             WriteError: It cannot be written.
@@ -137,13 +130,8 @@ def _bytes(number: int, value: bytes) -> bytes:
 class _MlflowRun:
     """One training in MLflow, its settings logged as parameters.
 
-    Args:
-        uri: MLflow's tracking URI.
-        settings: Of the run; they name the experiment, which is made when there is none.
-        name: Of the training.
-        folder: The training's folder; the run's identifier is kept there.
-        tags: What else is known from the start.
-        note: Told when the server is lost.
+    The experiment is made when there is none; the run's identifier is kept in the training's
+    folder. `note` is told when the server is lost.
 
     Raises:
         MissingExtraError: The package is not installed.
@@ -248,14 +236,9 @@ _PRIVATE: Final = ("data.cache", "tracking.mlflow_uri", "training.start_from")
 
 
 class Trackers:
-    """All that one training's figures go to.
+    """All that one training's figures, of its folder's `log.jsonl`, go to.
 
-    Args:
-        settings: Of the run.
-        name: Of the training.
-        folder: Where the loop writes its `log.jsonl`.
-        tags: What MLflow is told of where the training comes from.
-        note: Told what a person should read.
+    `tags` tell MLflow where the training comes from.
 
     Raises:
         MissingExtraError: The settings name an MLflow server and its package is not installed.

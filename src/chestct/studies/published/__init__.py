@@ -107,10 +107,8 @@ class RoiFacts:
 class TestedModel:
     """Test result of a model of the MASERes paper; normal is the positive class.
 
-    Attributes:
-        name: As in the paper.
-        counts: Normal against COVID-19; a false positive is a missed COVID-19 case.
-        auc: As the notebook printed it; None where none is known.
+    A false positive is a missed COVID-19 case. `auc` is as the notebook printed it; None where none
+    is known.
     """
 
     name: str
@@ -215,14 +213,9 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """All figures of one list of decisions.
+    """All figures of one list of decisions; rows of `confusion` are labels, columns decisions.
 
-    Attributes:
-        confusion: Counts; rows are labels, columns decisions.
-        accuracy: Trace over the number of scans.
-        kappa: Cohen's kappa of decisions and labels.
-        macro_f1: Mean F1 of the classes that have scans.
-        classes: By class.
+    `macro_f1` is the mean F1 of the classes that have scans.
     """
 
     confusion: tuple[tuple[int, ...], ...]

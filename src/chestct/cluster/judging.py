@@ -1,0 +1,225 @@
+"""What is done to a classifier: judged, damaged and judged again, or asked what answers rest on.
+
+The jobs hold no longer than the work: what classifiers and damaged networks say are files of their
+own, and an audit is written whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from chestct.classifier import Classifier
+from chestct.cluster.classifying import identity_of, load_same
+from chestct.cluster.job import FOLDER, Job, Row
+from chestct.cluster.worker import OneByOne
+from chestct.engines import make_engine
+from chestct.pipeline import scan_name
+from chestct.readers import ReadOptions
+from chestct.remote import refuse_secrets, whole
+from chestct.studies.damage import Damaged, DamageJudge, DamagePlan
+from chestct.studies.model_audit import (
+    Auditor,
+    audit_scan,
+    read_subjects,
+    require_one_of,
+    simulated_subjects,
+)
+from chestct.studies.model_audit_findings import ScanAudit
+from chestct.training.judging import evaluate_manifest, read_rows
+from chestct.training.plan import Listener
+
+_Tasks = list[dict[str, Any]]
+_DAMAGE: Final = "damage"
+_EVALUATE: Final = "evaluate"
+_AUDIT: Final = "audit"
+
+
+class DamageWork(OneByOne):
+    """A damaged network after the other, judged on the scans of a study.
+
+    Args:
+        settings: As `damage_job` gives them.
+        out: The study's folder.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
+        said = dict(settings)
+        classifier = load_same(said.pop("classifier"), said.pop("identity"))
+        rows = read_rows(Path(said.pop("manifest")), classifier, said.pop("split"))
+        self._judge = DamageJudge(
+            DamagePlan(classifier, rows, out, **said, listener=Listener(processes=1))
+        )
+
+    def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
+        """Judge one choice of a part's units, unless that was done."""
+        self._judge.judge(task["part"], task["number"])
+        return ()
+
+
+def damage_job(
+    plan: DamagePlan, manifest: Path, split: str | None, wanted: Sequence[Damaged], **said: Any
+) -> tuple[Job, _Tasks]:
+    """The job of judging damaged networks, and its tasks.
+
+    Args:
+        plan: Of the study, its undamaged classifier judged.
+        manifest: Where its scans are listed.
+        split: Which of them are judged.
+        wanted: The damaged networks.
+        said: Other fields of `Job`.
+    """
+    settings = {
+        "classifier": whole(plan.classifier.folder),
+        "identity": identity_of(plan.classifier),
+        "manifest": whole(manifest),
+        "split": split,
+        "parts": list(plan.parts),
+        "share": plan.share,
+        "repeats": plan.repeats,
+        "seed": plan.seed,
+        "device": plan.device,
+    }
+    tasks = [
+        {"name": f"{part}, choice {number}", "part": part, "number": number}
+        for part, number in wanted
+    ]
+    folder = plan.folder.absolute() / FOLDER
+    return Job(folder, _DAMAGE, settings, len(tasks), 1, **said), tasks
+
+
+class EvaluateWork(OneByOne):
+    """A classifier after the other, evaluated on the same scans.
+
+    Args:
+        settings: As `evaluate_job` gives them.
+        out: The folder of the evaluation that they stand beside.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
+        self._settings, self._out = settings, out
+
+    def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
+        """Evaluate one, into a folder of its own; what is to be told."""
+        said, notes = self._settings, list[str]()
+        classifier = load_same(task["classifier"], task["identity"])
+        engine = make_engine(
+            classifier, said["engine"], precision=said["precision"], device=said["device"]
+        )
+        rows = read_rows(Path(said["manifest"]), classifier, said["split"])
+        listener = Listener(note=notes.append, processes=1)
+        folder = others_folder(self._out, task["name"])
+        evaluate_manifest(classifier, engine, rows, folder, listener)
+        return tuple(notes)
+
+
+def others_folder(out: Path, name: str) -> Path:
+    """Where one of several classifiers is evaluated, below the folder of the first one's."""
+    return out / "others" / name
+
+
+def evaluate_job(
+    out: Path, classifiers: Mapping[str, Classifier], settings: Mapping[str, Any], **said: Any
+) -> tuple[Job, _Tasks]:
+    """The job of evaluating classifiers on the same scans, and its tasks.
+
+    Args:
+        out: The folder of the evaluation that they stand beside.
+        classifiers: By the names that they have there.
+        settings: `manifest` and `split`, as `read_rows` takes them, and `engine`, `precision` and
+            `device`, as `make_engine` does.
+        said: Other fields of `Job`.
+    """
+    tasks = [
+        {"name": name, "classifier": whole(each.folder), "identity": identity_of(each)}
+        for name, each in classifiers.items()
+    ]
+    return Job(out.absolute() / FOLDER, _EVALUATE, settings, len(tasks), 1, **said), tasks
+
+
+class AuditWork(OneByOne):
+    """A classifier that is asked about one scan after the other.
+
+    Args:
+        settings: As `audit_job` gives them.
+        out: Where the audit will be written.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
+        classifier = load_same(settings["classifier"], settings["identity"])
+        self._auditor = Auditor(
+            classifier,
+            make_engine(classifier, settings["engine"]),
+            settings["method"],
+            finding=settings["finding"],
+        )
+        self.engine = self._auditor.engine.name
+
+    def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
+        """All that was asked about a scan, as JSON."""
+        if task["scan"] is None:
+            labels = self._auditor.classifier.labels
+            (subject,) = simulated_subjects([task["number"]], labels)
+        else:
+            lesions = None if task["lesions"] is None else Path(task["lesions"])
+            (subject,) = read_subjects([Path(task["scan"])], lesions, ReadOptions(task["series"]))
+        return (json.dumps(asdict(audit_scan(self._auditor, subject))),)
+
+
+def audit_tasks(
+    scans: Sequence[Path], num_simulated: int, lesions: Path | None, series: str | None
+) -> _Tasks:
+    """What a classifier is asked about: scans, then simulated patients.
+
+    Args:
+        scans: Their paths.
+        num_simulated: How many patients.
+        lesions: A mask of the only scan's lesions.
+        series: Which series of a folder is read.
+
+    Raises:
+        ReadError: Lesions were given for several scans, or an address has a password or query.
+    """
+    require_one_of(scans, lesions)
+    for path in (*scans, *([] if lesions is None else [lesions])):
+        refuse_secrets(path, "An audit by workers")
+    mask = None if lesions is None else whole(lesions)
+    of_scans = [
+        {"name": scan_name(path), "scan": whole(path), "lesions": mask, "series": series}
+        for path in scans
+    ]
+    return of_scans + [
+        {"name": f"simulated {number + 1}", "scan": None, "number": number}
+        for number in range(num_simulated)
+    ]
+
+
+def audit_job(auditor: Auditor, engine: str, tasks: _Tasks, folder: Path, **said: Any) -> Job:
+    """The job of asking a classifier about scans.
+
+    Args:
+        auditor: Who asks.
+        engine: What runs its network, as `make_engine` takes it.
+        tasks: As `audit_tasks` gives them.
+        folder: Where the audit will be written.
+        said: Other fields of `Job`.
+    """
+    settings = {
+        "classifier": whole(auditor.classifier.folder),
+        "identity": identity_of(auditor.classifier),
+        "engine": engine,
+        "method": auditor.method,
+        "finding": auditor.finding,
+    }
+    return Job(folder.absolute() / FOLDER, _AUDIT, settings, len(tasks), 1, **said)
+
+
+def scan_audits(rows: Sequence[Row]) -> list[ScanAudit]:
+    """What workers asked about scans, out of the rows of their job."""
+    adapter = TypeAdapter(ScanAudit)
+    return [adapter.validate_python(json.loads(row.cells[1])) for row in rows]
