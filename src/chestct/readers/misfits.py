@@ -98,9 +98,8 @@ made of them: 0.29 was seen in scans; and slices to one of them."""
 _PATCH = 16
 """Pixels in a row, and half as many rows, from which one value without noise is no chance: no slice
 of 13 real scans had so many."""
-_NUM_COMPARED, _LEAST_BURNT, _MAX_BURNT = 8, 20, 0.5
-"""Slices in which a pixel has one value, and the fewest such pixels, and most of them in all that
-is denser than air, that are burnt in."""
+_NUM_COMPARED, _LEAST_BURNT = 8, 20
+"""Slices in which a pixel has one value, and the fewest such pixels that are burnt in."""
 _LEAST_ALIKE = 0.5
 """Correlation from which neighbours show the same, neither inverted; 0.88 is the least seen."""
 _NUM_BANDS = 16
@@ -166,10 +165,12 @@ def said_of_burnt_in(voxels: Voxels) -> list[str]:
     if len(voxels) < _NUM_COMPARED:
         return []
     compared = voxels[np.linspace(0, len(voxels) - 1, _NUM_COMPARED).astype(int), ::2]
-    is_dense = compared[0] > int(_MAX_AIR_HU)
-    is_burnt = is_dense & (compared[1:] == compared[0]).all(axis=0)
-    num = int(np.count_nonzero(is_burnt))
-    if num < _LEAST_BURNT or num > _MAX_BURNT * np.count_nonzero(is_dense):
+    is_burnt = (compared[0] > int(_MAX_AIR_HU)) & (compared[1:] == compared[0]).all(axis=0)
+    one, other = voxels[len(voxels) // 2 - 1 : len(voxels) // 2 + 1, ::2]
+    is_dense = one > int(_MAX_AIR_HU)
+    # Drawings without noise have one value in many places.
+    num_new = np.count_nonzero(is_dense & (one != other))
+    if np.count_nonzero(is_burnt) < _LEAST_BURNT or num_new < _NOISY * np.count_nonzero(is_dense):
         return []
     return [
         "Some pixels have one value in all slices, as text or a frame that was burnt into pictures:"
