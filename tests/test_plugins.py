@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(in_channels, settings):
-    from chestct.networks.settings import settings_from
+    from chestct.networks import settings_from
     from dataclasses import make_dataclass
 
     settings_from(make_dataclass("Settings", []), settings)

@@ -184,8 +184,7 @@ def _refuses_unknown_settings(case: NetworkCase) -> None:
         _require("depthh" in str(error), "the message does not say which")
         return
     raise ChestCTError(
-        "'depthh' is accepted: raise UnknownNameError, as chestct.networks.settings.settings_from "
-        "does"
+        "'depthh' is accepted: raise UnknownNameError, as chestct.networks.settings_from does"
     )
 
 

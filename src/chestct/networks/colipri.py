@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chestct.errors import NetworkError
+from chestct.networks import settings_from
 from chestct.networks.blocks import Turn, draw_weights
 from chestct.networks.encoders import HeadSettings, LungHeadNetwork
 from chestct.networks.roi import Features, LungBatch, NewFeatures
-from chestct.networks.settings import require_between, settings_from
 
 _PATCH: Final = 8
 """Edge of a patch in voxels."""
@@ -52,16 +53,12 @@ class _ColipriSettings(HeadSettings):
         NetworkError: A value is impossible.
     """
 
-    width: int = 864
-    depth: int = 16
-    heads: int = 12
+    width: Annotated[int, Field(ge=6, le=8192)] = 864
+    depth: Annotated[int, Field(ge=1, le=128)] = 16
+    heads: Annotated[int, Field(ge=1, le=128)] = 12
     axes: str = "RAS"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between("width", self.width, 6, 8192)
-        require_between("depth", self.depth, 1, 128)
-        require_between("heads", self.heads, 1, 128)
         if self.width % (6 * self.heads):
             msg = f"Network setting 'width' must be a multiple of six times 'heads' ({self.heads})"
             raise NetworkError(f"{msg}, not {self.width}.")

@@ -17,16 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chestct.errors import NetworkError
+from chestct.networks import settings_from
 from chestct.networks.blocks import Pooled, PooledNetwork, conv, draw_weights
 from chestct.networks.roi import Features, LungBatch, NewFeatures
-from chestct.networks.settings import require_between, settings_from
 
 _BLOCKS = (1, 2, 2, 4, 4)
 """Residual blocks of each level; MONAI's encoder has the first four, CT-FM's all five."""
@@ -40,15 +42,9 @@ class HeadSettings:
 
     Attributes:
         cells: Cells of its grid along each axis; 1 is the mean over the lungs.
-
-    Raises:
-        NetworkError: The value is impossible.
     """
 
-    cells: int = 1
-
-    def __post_init__(self) -> None:
-        require_between("cells", self.cells, 1, 16)
+    cells: Annotated[int, Field(ge=1, le=16)] = 1
 
 
 @dataclass(frozen=True)
@@ -58,18 +54,10 @@ class _EncoderSettings(HeadSettings):
     Attributes:
         width: Channels of the first level; each further one doubles them. CT-FM: 32.
         levels: How many there are. CT-FM: 5.
-
-    Raises:
-        NetworkError: A value is impossible.
     """
 
-    width: int = 32
-    levels: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between("width", self.width, 1, 1024)
-        require_between("levels", self.levels, 1, len(_BLOCKS))
+    width: Annotated[int, Field(ge=1, le=1024)] = 32
+    levels: Annotated[int, Field(ge=1, le=len(_BLOCKS))] = 5
 
 
 class SegResBlock(nn.Module):

@@ -41,7 +41,7 @@ from chestct.labels import ClassLabel
 from chestct.lookup import look_up
 from chestct.networks import build_network, plugin_of
 from chestct.networks.given_weights import TakenWeights, load_given_weights
-from chestct.networks.keras_defaults import ClassUnits
+from chestct.networks.maseres import ClassUnits
 from chestct.networks.slices import (
     IMAGENET,
     SLICE_NETWORKS,
