@@ -12,13 +12,13 @@ would do on patients.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from real_scans import run
+from measuring import in_turns, run
 from simulated_cohort import make_cohort
 
 from chestct.classifier import load_classifier
@@ -131,15 +131,11 @@ def roi_study(work: Work) -> None:
     file = write_manifest(hold_out(chosen, work.split), work.folder / "roi.csv")
     plan = Plan(roi_settings(work), file, work.folder / "roi", listener=LISTENER)
     what = f"RoI-ResNets of width 8 on {work.edge}^3 voxels, {work.epochs} epochs."
-    table = run_ablation(
-        plan, table_rows(), before_row=lambda row: print(f"  {row.name}", flush=True)
-    )
+    table = run_ablation(plan, table_rows(), before_row=say)
     write_ablation(table, plan.folder, remarks=work.remarks(what))
     write_with_paper(compare_with_paper(plan.folder), plan.folder)
     placed = table_rows(("roi_resnet18",), ROI_LAYERS, (PLACED_T,))
-    placements = run_ablation(
-        plan, placed, before_row=lambda row: print(f"  {row.name}", flush=True)
-    )
+    placements = run_ablation(plan, placed, before_row=say)
     write_ablation(placements, work.folder / "placements", remarks=work.remarks(what))
 
 
@@ -185,10 +181,8 @@ LISTENER = Listener(note=lambda text: print(f"  ! {text}", flush=True), processe
 def timed(name: str, study: Callable[[Work], None], work: Work) -> None:
     """Run a study and say what it took."""
     print(name, flush=True)
-    started, began = time.perf_counter(), time.process_time()
-    study(work)
-    spent = time.process_time() - began
-    print(f"{name}: {spent / 60:.1f} min of CPU, {(time.perf_counter() - started) / 60:.1f} min")
+    cost = in_turns({name: partial(study, work)}, 1, num_warming=0)[name]
+    print(f"{name}: {cost.processor_s / 60:.1f} min of CPU, {cost.clock_s / 60:.1f} min")
 
 
 def main() -> None:
