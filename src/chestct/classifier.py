@@ -160,9 +160,7 @@ class Classifier:
     def probabilities(self, prepared: PreparedScan, engine: Engine) -> dict[str, float]:
         """Probability of every label, in label order, as in an `Answer`.
 
-        Args:
-            prepared: A scan prepared with this classifier's recipe.
-            engine: This classifier's network, made ready by `make_engine`.
+        The scan is prepared with this classifier's recipe, the engine made for its network.
 
         Raises:
             ClassifierError: The scan was prepared with another recipe.

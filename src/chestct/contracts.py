@@ -234,13 +234,7 @@ def _runs_alike_in_openvino(case: NetworkCase) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RecipeCase:
-    """A recipe and a scan.
-
-    Attributes:
-        name: Name of the recipe.
-        recipe: It, or a quicker form of it.
-        scan: A chest in Hounsfield units.
-    """
+    """A recipe, or a quicker form of it, by its name, and a chest in Hounsfield units."""
 
     name: str
     recipe: Recipe
@@ -280,11 +274,9 @@ def _goes_into_a_card(case: RecipeCase) -> None:
 
 @dataclass(frozen=True)
 class ReaderCase:
-    """A reader and a scan that it takes.
+    """A reader and a scan that it takes: a file, or a folder of files.
 
-    Attributes:
-        name: Name of the reader; another package's is also the ending of its files.
-        example: A file, or a folder of files.
+    Another package's reader is called as the ending of its files.
     """
 
     name: str
@@ -339,12 +331,7 @@ def _require_refusal(case: ReaderCase, change: Callable[[bytes], bytes]) -> None
 
 @dataclass(frozen=True)
 class WriterCase:
-    """A writer and a classified scan, with its explanation.
-
-    Attributes:
-        name: Name of the writer.
-        analysis: What it writes about.
-    """
+    """A writer's name and a classified scan, with its explanation."""
 
     name: str
     analysis: ScanAnalysis
@@ -383,13 +370,7 @@ def _files_of(case: WriterCase, out: Path) -> set[Path]:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationCase:
-    """An explanation, a classifier and a scan prepared for it.
-
-    Attributes:
-        method: Name of the explanation.
-        classifier: Whose answer is explained.
-        scan: Of which scan.
-    """
+    """An explanation's name, a classifier and a scan prepared for it."""
 
     method: str
     classifier: Classifier
@@ -477,13 +458,7 @@ PROMISES: Final[dict[str, tuple[Promise, ...]]] = {
 
 
 def case_of_patient(kind: str, name: str, folder: Path) -> object:
-    """A recipe, writer or explanation to be tried on a simulated patient.
-
-    Args:
-        kind: "recipe", "writer" or "explanation".
-        name: Of the entry.
-        folder: Where the patient's scan is written to.
-    """
+    """A recipe, writer or explanation to be tried on a simulated patient, written to `folder`."""
     from chestct.pipeline import analyse_scan
     from chestct.simulate import ThoraxSettings, simulate_patient, write_dicom_series
 

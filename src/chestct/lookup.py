@@ -162,10 +162,7 @@ def _refused(plugin: Plugin, other: str) -> Plugin:
 def find_plugin(table: Mapping[str, object], name: str, *, kind: str) -> Plugin | None:
     """The entry point of a name that is not in one of our tables; None where there is none.
 
-    Args:
-        table: Our own table; where the name is in it, no entry points are looked at.
-        name: The wanted entry.
-        kind: What the table holds; nobody adds to those that are not in `GROUPS`.
+    Where the name is in the table, or nobody adds to such tables (`GROUPS`), none is looked at.
     """
     if name in table or kind not in GROUPS:
         return None
@@ -189,10 +186,7 @@ def load_entry(table: Mapping[str, Entry], name: str, *, kind: str) -> Any:
 def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
     """Return `table[name]`, or what another package adds under that name, imported.
 
-    Args:
-        table: One of the package's tables, such as `RECIPES`.
-        name: The wanted entry.
-        kind: What the table holds, in the singular, for the message ("recipe").
+    `kind` is what the table holds, in the singular, for the message ("recipe").
 
     Raises:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.

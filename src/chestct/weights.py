@@ -50,9 +50,7 @@ def save_weights(path: Path, network: nn.Module) -> None:
 def check_weights(path: Path, network: nn.Module) -> None:
     """Check that a weights file holds what a network needs: names, shapes, types, finite numbers.
 
-    Args:
-        path: A safetensors file.
-        network: The network the weights are for; may be on the meta device.
+    The network may be on the meta device.
 
     Raises:
         ClassifierError: The file cannot be read, or a tensor is missing, left over, of another

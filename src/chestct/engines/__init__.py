@@ -104,12 +104,7 @@ def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
 
 @runtime_checkable
 class StoredNetwork(Protocol):
-    """A network with its weights, described so that it need not be loaded to be recognised.
-
-    Attributes:
-        weights_sha256: Hash of the weights file.
-        identity: Everything else that decides what the network computes, as text.
-    """
+    """A network with its weights, described so that it need not be loaded to be recognised."""
 
     @property
     def weights_sha256(self) -> str:
@@ -124,12 +119,7 @@ class StoredNetwork(Protocol):
 
 
 class Outputs(NamedTuple):
-    """What a network says of one scan.
-
-    Attributes:
-        logits: One per class.
-        features: Pooled features, which the network decided on; empty where it has none.
-    """
+    """What a network says of one scan: logits, and the pooled features it decided on, if any."""
 
     logits: Float32[np.ndarray, " class"]
     features: Float32[np.ndarray, " feature"]
@@ -137,11 +127,7 @@ class Outputs(NamedTuple):
 
 @runtime_checkable
 class RunnableNetwork(StoredNetwork, Protocol):
-    """A network that gives the logits of a whole scan of one size.
-
-    Attributes:
-        input_size: What one scan looks like, (channel, depth, height, width).
-    """
+    """A network that gives the logits of a whole scan of one size."""
 
     @property
     def input_size(self) -> tuple[int, int, int, int]:
@@ -205,9 +191,7 @@ def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, i
 def engine_errors(engine: str, *, line: int = 0) -> Iterator[None]:
     """Around what a package does with a network: its errors become ours.
 
-    Args:
-        engine: Engine, precision and device in words.
-        line: Which line of the package's message is passed on: 0 for the first, -1 for the last.
+    `line` is which line of the package's message is passed on: 0 for the first, -1 for the last.
 
     Raises:
         EngineError: The package raised a `RuntimeError`, such as one about a full GPU.

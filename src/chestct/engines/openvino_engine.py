@@ -161,16 +161,7 @@ def _exported(network: nn.Module, *example: Tensor) -> Any:
 
 
 def openvino_voxels(model: StoredNetwork) -> RunVoxels:
-    """Get a network that gives logits of every voxel ready to run, on the CPU in float32.
-
-    Args:
-        model: The network; loaded only when it has not been converted before. It must take a
-            volume of 64 voxels along each axis.
-
-    Raises:
-        MissingExtraError: OpenVINO is not installed.
-        EngineError: OpenVINO cannot run the network.
-    """
+    """As `voxel_runner`; the network must take a volume of 64 voxels along each axis."""
     core = import_openvino().Core()
     name = "openvino float32"
     with engine_errors(name, line=_REASON_LINE):

@@ -71,7 +71,7 @@ class TorchEngine(Engine):
 
 
 def torch_voxels(model: StoredNetwork) -> RunVoxels:
-    """Get a network that gives logits of every voxel ready to run, on the CPU in float32."""
+    """As `voxel_runner`."""
     network = model.load_network().eval()
 
     def run(values: Heat) -> VoxelLogits:

@@ -83,10 +83,7 @@ def draw_roc(
 ) -> Figure:
     """ROC curve of each class against the rest, with pointwise bootstrap bands over patients.
 
-    Args:
-        predictions: Of one classifier.
-        figures: Gives the areas in the legend their intervals; without, the areas stand alone.
-        bootstrap: How patients are drawn for the bands; None takes the default.
+    `figures` give the areas in the legend their intervals; without, the areas stand alone.
     """
     figure, axes = _new_figure((5.2, 5.0))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
@@ -112,9 +109,7 @@ def draw_roc(
 def draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> Figure:
     """Accuracy against confidence, with Wilson intervals, and the number of scans below.
 
-    Args:
-        curve: Bins from `reliability_curve`.
-        error: Expected calibration error for the title.
+    The title has the expected calibration error.
     """
     figure, axes, below = _stacked_axes((4.8, 5.6))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
@@ -147,11 +142,7 @@ def draw_coverage_risk(points: tuple[RiskPoint, ...]) -> Figure:
 
 
 def draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
-    """Loss and accuracy per epoch, one colour per run (a fold, a setting), training dashed.
-
-    Args:
-        logs: Epochs by name of the run, as `read_log` gives them.
-    """
+    """Loss and accuracy per epoch, one colour per run (a fold, a setting), training dashed."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 

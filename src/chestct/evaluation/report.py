@@ -148,13 +148,7 @@ def summarise(
     *,
     excluded: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Compute everything.
-
-    Args:
-        predictions: Of one classifier.
-        settings: How; None takes the default.
-        excluded: Scans that got no decision, with the reason; they are counted in a warning.
-    """
+    """Compute everything; scans that got no decision, with the reason, are counted in a warning."""
     chosen = settings or EvaluationSettings()
     parts = partial(_summarise_groups, predictions, chosen)
     labels = predictions.labels

@@ -105,14 +105,8 @@ def explain_scan(  # noqa: PLR0913 - the options of `explain`, and the scan
 ) -> ScanExplanation:
     """Explain an answer and lay the explanation over the scan it was given for.
 
-    Args:
-        classifier: What gave the answer.
-        prepared: The scan, prepared with the classifier's recipe.
-        volume: The scan as it was read; it knows the slices' UIDs.
-        method: A name in `EXPLANATIONS`.
-        label: The class to explain, None for the one with the highest probability.
-        layer: The network's layer to look at, None for its last block.
-        listener: Told by slow methods how many steps of how many are done.
+    The options are those of `explain`; `volume` is the scan as it was read, which knows the UIDs
+    of its slices.
 
     Raises:
         ChestCTError: As `explain` does.

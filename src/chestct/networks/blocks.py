@@ -92,11 +92,7 @@ class Turn(nn.Module):
 
 
 class LogitsAndFeatures(nn.Module):
-    """A network that gives its pooled features beside its logits; none where it has no such part.
-
-    Args:
-        network: Called as `network(batch, lungs)`.
-    """
+    """A network that gives its pooled features, if it has any, beside its logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -115,9 +111,6 @@ class HeadAlone(PooledNetwork):
     """The head of a network as a network of its own, for inputs that are pooled features.
 
     Its weights are the network's: what it learns, the network has learned.
-
-    Args:
-        network: Has to have a head.
     """
 
     def __init__(self, network: PooledNetwork) -> None:
@@ -223,12 +216,9 @@ def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
 
 
 class BasicBlock(nn.Module):
-    """Two 3^3 convolutions and a shortcut, as in ResNet-18.
+    """Two 3^3 convolutions and a shortcut, as in ResNet-18; `channels * expansion` come out.
 
-    Args:
-        in_channels: Channels coming in.
-        channels: The stage's width; `channels * expansion` come out.
-        stride: Step of the first convolution and of the shortcut.
+    The first convolution and the shortcut have the stride.
     """
 
     expansion: Final = 1
@@ -257,15 +247,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1^3, 3^3 and 1^3 convolutions and a shortcut, as in ResNet-50 and -101.
+    """1^3, 3^3 and 1^3 convolutions and a shortcut (ResNet-50); `channels * expansion` come out.
 
     The stride sits on the 3^3 convolution, as in MedicalNet, MONAI and torchvision (He's first
     version had it on the first 1^3 one).
-
-    Args:
-        in_channels: Channels coming in.
-        channels: The stage's inner width; `channels * expansion` come out.
-        stride: Step of the 3^3 convolution and of the shortcut.
     """
 
     expansion: Final = 4
@@ -304,15 +289,7 @@ BLOCKS: Final[dict[str, type[BasicBlock] | type[Bottleneck]]] = {
 
 
 class Stage(nn.Sequential):
-    """Residual blocks in a row, the first of which may halve the grid.
-
-    Args:
-        block: A name in `BLOCKS`.
-        in_channels: Channels coming in.
-        channels: The stage's width.
-        depth: Number of blocks.
-        stride: Step of the first block.
-    """
+    """Residual blocks in a row, `depth` of a kind in `BLOCKS`; the first of them has the stride."""
 
     def __init__(
         self, block: str, in_channels: int, channels: int, depth: int, stride: int

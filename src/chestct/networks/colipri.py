@@ -65,12 +65,7 @@ class _ColipriSettings(HeadSettings):
 
 
 class _Attention(nn.Module):
-    """Every token looks at every other, by content and by how they lie to each other.
-
-    Args:
-        width: Channels of a token.
-        heads: Parts of them that look separately.
-    """
+    """Every token looks at every other, by content and by how they lie to each other."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -93,11 +88,7 @@ class _Attention(nn.Module):
 
 
 class _GatedLayers(nn.Module):
-    """SwiGLU: two layers, the first of which is gated, of 8/3 of a token's width.
-
-    Args:
-        width: Channels of a token.
-    """
+    """SwiGLU: two layers, the first of which is gated, of 8/3 of a token's width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -115,12 +106,7 @@ class _GatedLayers(nn.Module):
 
 
 class TokenBlock(nn.Module):
-    """Attention, then layers on each token, each of them added to what came in.
-
-    Args:
-        width: Channels of a token.
-        heads: Of attention.
-    """
+    """Attention, then layers on each token, each of them added to what came in."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -141,10 +127,7 @@ class TokenBlock(nn.Module):
 class _Colipri(LungHeadNetwork):
     """COLIPRI's image encoder and a head on the lungs; maps can be taken from `features`.
 
-    Args:
-        in_channels: Channels of the input, from 0 to 1; COLIPRI has one.
-        num_classes: Number of logits.
-        settings: Width, depth, heads, axes and cells.
+    Inputs are from 0 to 1; COLIPRI has one channel.
     """
 
     def __init__(self, in_channels: int, num_classes: int, settings: _ColipriSettings) -> None:

@@ -83,12 +83,7 @@ class _Densities(nn.Module):
 
 
 class _DensityNet(PooledNetwork):
-    """Shares of dense lung by region, and a small head.
-
-    Args:
-        num_classes: Number of logits.
-        settings: Of the head.
-    """
+    """Shares of dense lung by region, and a small head."""
 
     HEAD = ("norm", "fc1", "dropout", "fc2")
 

@@ -61,11 +61,7 @@ class _EncoderSettings(HeadSettings):
 
 
 class SegResBlock(nn.Module):
-    """BatchNorm-ReLU-convolution twice, and a shortcut.
-
-    Args:
-        channels: Coming in and going out.
-    """
+    """BatchNorm-ReLU-convolution twice, and a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,13 +79,7 @@ class SegResBlock(nn.Module):
 
 
 class _Level(nn.Module):
-    """Blocks on one grid, then half of it; the last level keeps its grid.
-
-    Args:
-        channels: Coming in; twice as many go out where the grid is halved.
-        depth: Number of blocks.
-        is_last: Whether it keeps its grid.
-    """
+    """Blocks on one grid, then half of it with twice the channels; the last level keeps both."""
 
     def __init__(self, channels: int, depth: int, *, is_last: bool) -> None:
         super().__init__()
@@ -156,13 +146,7 @@ class LungHeadNetwork(PooledNetwork):
 
 
 class _SegResNet(LungHeadNetwork):
-    """SegResNet's encoder and a head on the lungs.
-
-    Args:
-        in_channels: Channels of the input; CT-FM has one.
-        num_classes: Number of logits.
-        settings: Width, levels and cells.
-    """
+    """SegResNet's encoder and a head on the lungs; CT-FM has one input channel."""
 
     def __init__(self, in_channels: int, num_classes: int, settings: _EncoderSettings) -> None:
         super().__init__()
@@ -203,12 +187,7 @@ def build_segresnet(
 
 
 class _OtherEncoder(LungHeadNetwork):
-    """Another package's encoder, and the head.
-
-    Args:
-        encoder: Turns (batch, channel, depth, height, width) into features on a coarser grid.
-        num_classes: Number of logits.
-        cells: Cells of the head's grid along each axis.
+    """Another package's encoder and the head; it turns a batch into features on a coarser grid.
 
     Raises:
         NetworkError: It does not say in `out_channels` how many channels its features have.

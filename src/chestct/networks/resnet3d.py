@@ -66,10 +66,6 @@ class _ResNetSettings:
         mask_threshold: p of Eq. 10, used when no lung mask is given.
         head_units: Units of the hidden layer of the head (Table 5: 512).
         dropout: Share of them dropped while training (Table 5: 0.5).
-
-    Raises:
-        NetworkError: A value is impossible.
-        UnknownNameError: There is no such gating.
     """
 
     width: Annotated[int, Field(ge=1, le=4096)] = 64
@@ -83,15 +79,7 @@ class _ResNetSettings:
 
 
 class _ResNet3D(PooledNetwork):
-    """A 3D ResNet with the paper's classification head.
-
-    Args:
-        block: "basic" or "bottleneck".
-        depths: Blocks in each of the four stages.
-        in_channels: Channels of the input.
-        num_classes: Number of logits.
-        settings: Width, gating and head.
-    """
+    """A 3D ResNet of four stages of "basic" or "bottleneck" blocks, with the paper's head."""
 
     HEAD = ("fc1", "dropout", "fc2")
 
@@ -175,11 +163,8 @@ class _MerlinSettings(HeadSettings):
     """What can be chosen about Merlin's encoder and its head.
 
     Attributes:
-        depth: Number of layers, one of `_DEPTHS`. Merlin: 152.
+        depth: Number of layers. Merlin: 152.
         width: Channels of the stem and of stage 1; each later stage doubles them. Merlin: 64.
-
-    Raises:
-        NetworkError: A value is impossible.
     """
 
     depth: Literal[50, 101, 152] = 152
@@ -187,14 +172,9 @@ class _MerlinSettings(HeadSettings):
 
 
 class _Merlin(LungHeadNetwork):
-    """Merlin's image encoder and a head on the lungs.
+    """Merlin's image encoder and a head on the lungs; a single channel is copied to three.
 
     Maps can be taken from `stage1` ... `stage4`, the stages' outputs on the scan's own axes.
-
-    Args:
-        in_channels: Channels of the input; a single one is copied to three, as in Merlin.
-        num_classes: Number of logits.
-        settings: Depth, width and cells.
     """
 
     def __init__(self, in_channels: int, num_classes: int, settings: _MerlinSettings) -> None:

@@ -289,12 +289,7 @@ _IN_FIRST_BLOCK: Final = {
 
 
 def _in_timm_names(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """The same tensors by timm's names; what has no place there keeps its own.
-
-    Args:
-        tensors: By that family's names.
-        own: Names of the network of timm, in its order.
-    """
+    """Tensors by the names of the network of timm, `own`; what has no place there keeps its own."""
     steps = [name.split(".") for name in own]
     places = dict.fromkeys(".".join(each[:3]) for each in steps if each[0] == "blocks")
     blocks = dict(enumerate(places))
@@ -416,11 +411,9 @@ _Some = TypeVar("_Some", bound=nn.Module)
 
 
 class _OfSlices(nn.Module):
-    """What takes a slice as a volume of depth one.
+    """What takes a slice of `size` rows and columns as a volume of depth one.
 
-    Args:
-        size: Rows and columns of a slice.
-        scaling: What is taken off its channels (`mean`), and what they are divided by (`std`).
+    From its channels `mean` is taken off, then they are divided by `std`.
     """
 
     mean: Tensor
@@ -477,13 +470,7 @@ class _OfSlices(nn.Module):
 
 
 class SliceNetwork(_OfSlices):
-    """A backbone out of timm and one of the two heads.
-
-    Args:
-        facts: The backbone.
-        num_classes: Number of logits; two come from one unit, see `ClassUnits`.
-        settings: Head, scaling and what is tuned; `members` is not looked at.
-    """
+    """A backbone out of timm and one of the two heads; the setting `members` is not looked at."""
 
     def __init__(self, facts: _SliceBackbone, num_classes: int, settings: _SliceSettings) -> None:
         size = settings.size or facts.size
@@ -589,12 +576,9 @@ def mean_of(members: Sequence[SliceNetwork]) -> SliceNetwork | MeanOfSliceNetwor
 
 
 class MeanOfSliceNetworks(_OfSlices):
-    """Several networks of one kind as one, with the mean of their logits.
+    """Several networks built alike as one, with the mean of their logits.
 
     Its feature map is theirs, channel after channel, so that a map of the whole explains it.
-
-    Args:
-        members: At least two, built alike.
     """
 
     def __init__(self, members: Sequence[SliceNetwork]) -> None:

@@ -23,15 +23,10 @@ _EIGHT_BITS: Final = 255.0
 
 
 def value_reader(volume: Volume, recipe: Recipe, mask: Mask | None) -> ReadBlock:
-    """Read blocks of a scan as values to be resampled.
+    """Read float32 blocks of a canonical scan as the recipe's values, to be resampled.
 
-    Args:
-        volume: Canonical scan.
-        recipe: Says how voxels become values.
-        mask: Where given, voxels outside it get the recipe's background.
-
-    Returns:
-        A reader of float32 blocks; nothing of the scan's size is made.
+    Nothing of the scan's size is made. Where a mask is given, voxels outside it get the recipe's
+    background.
     """
     values = _VALUES[recipe.intensity](volume, recipe)
     if mask is None or recipe.background is None:

@@ -94,12 +94,7 @@ _SWEEP_S: Final = 20.0
 
 
 def make_app(settings: ServeSettings, work: Callable[[Connection], None]) -> Starlette:
-    """The server as an ASGI application.
-
-    Args:
-        settings: What it serves.
-        work: What the process that classifies runs, as `Jobs` takes it.
-    """
+    """The server as an ASGI application; `work` is run by the process that classifies (`Jobs`)."""
     server = _Server.start(settings, work)
     app = Starlette(
         routes=_routes(server),
