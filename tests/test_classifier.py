@@ -22,12 +22,11 @@ from tiny_classifiers import (
 
 import chestct.classifier
 from chestct.card import Abstention, Card
-from chestct.classifier import load_classifier, save_classifier
+from chestct.classifier import _check_weights, load_classifier, save_classifier
 from chestct.engines import make_engine
 from chestct.errors import ClassifierError, WriteError
 from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES
 from chestct.storage import file_sha256
-from chestct.weights import check_weights
 
 
 @pytest.fixture(autouse=True)
@@ -345,9 +344,9 @@ def test_weights_that_were_found_to_fit_are_not_compared_again(
 
     def counted(path: Path, network: torch.nn.Module) -> None:
         compared.append(path)
-        check_weights(path, network)
+        _check_weights(path, network)
 
-    monkeypatch.setattr(chestct.classifier, "check_weights", counted)
+    monkeypatch.setattr(chestct.classifier, "_check_weights", counted)
     for _ in range(2):
         load_classifier(folder)
     assert len(compared) == 1

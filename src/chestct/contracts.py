@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Shape
-from chestct.classifier import Classifier, load_classifier
+from chestct.classifier import Classifier, load_classifier, save_weights
 from chestct.errors import ChestCTError, NetworkError, ReadError, UnknownNameError
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
@@ -35,7 +35,6 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.readers import format_of, read_volume
 from chestct.volume import Volume, hash_voxels
-from chestct.weights import save_weights
 from chestct.writers import WriteOptions
 from chestct.writers.folders import write_outputs
 

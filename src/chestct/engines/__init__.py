@@ -32,7 +32,8 @@ ENGINES: Final[dict[str, Entry]] = {
         "OpenVINO, on the CPU unless told otherwise",
     ),
 }
-"""Engine name to its class, called as `engine(model, precision=..., device=...)`."""
+"""Engine name to its class, called as `engine(model, precision=..., device=...)`, or as
+`engine.voxels(model)` by `voxel_runner`."""
 
 
 PRECISIONS: Final[dict[str, str]] = {
@@ -93,13 +94,8 @@ def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
         MissingExtraError: The engine's package is not installed.
         EngineError: The engine cannot run this network.
     """
-    if voxel_engine(name) == "openvino":
-        from chestct.engines.openvino_engine import openvino_voxels
-
-        return openvino_voxels(model)
-    from chestct.engines.torch_engine import torch_voxels
-
-    return torch_voxels(model)
+    run: RunVoxels = load_entry(ENGINES, voxel_engine(name), kind="engine").voxels(model)
+    return run
 
 
 @runtime_checkable
