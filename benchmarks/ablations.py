@@ -12,14 +12,13 @@ would do on patients.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
-from real_scans import run
+from measuring import in_turns, run
 from simulated_cohort import make_cohort
 
 from chestct.classifier import load_classifier
@@ -177,10 +176,8 @@ LISTENER = Listener(note=lambda text: print(f"  ! {text}", flush=True), processe
 def timed(name: str, study: Callable[[Work], None], work: Work) -> None:
     """Run a study and say what it took."""
     print(name, flush=True)
-    started, began = time.perf_counter(), time.process_time()
-    study(work)
-    spent = time.process_time() - began
-    print(f"{name}: {spent / 60:.1f} min of CPU, {(time.perf_counter() - started) / 60:.1f} min")
+    cost = in_turns({name: partial(study, work)}, 1, num_warming=0)[name]
+    print(f"{name}: {cost.processor_s / 60:.1f} min of CPU, {cost.clock_s / 60:.1f} min")
 
 
 def main() -> None:

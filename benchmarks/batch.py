@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from real_scans import real_scan, run
+from measuring import real_scan, run
 
 from chestct.classifier import load_classifier
 from chestct.cluster.classifying import WORK, classify_settings

@@ -14,17 +14,14 @@ memory, and a minute or more.
 from __future__ import annotations
 
 import csv
-import statistics
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from real_scans import real_scan, run
+from measuring import Cost, in_turns, memory_bytes, real_scan, run
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
@@ -68,34 +65,15 @@ MAPS = (
 REGIONS = ("left lung", "right lung", "upper third", "middle third", "lower third")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Median seconds of a piece of work."""
-
-    clock_s: float
-    processor_s: float
-
-    def __str__(self) -> str:
-        return f"{self.clock_s:10.3f}{self.processor_s:10.3f}"
-
-
-def in_turns(*works: Callable[[], object], repeats: int = REPEATS) -> list[Cost]:
-    """Cost of several pieces of work, run in turns; of a single turn, without warming up."""
-    taken: list[list[tuple[float, float]]] = [[] for _ in works]
-    num_warming = 1 if repeats > 1 else 0
-    for turn in range(repeats + num_warming):
-        for work, times in zip(works, taken, strict=True):
-            start, processor = time.perf_counter(), time.process_time()
-            work()
-            if turn >= num_warming:
-                times.append((time.perf_counter() - start, time.process_time() - processor))
-    return [Cost(*(statistics.median(column) for column in zip(*t, strict=True))) for t in taken]
-
-
 def plain_forward(network: torch.nn.Module, batch: torch.Tensor, lungs: torch.Tensor) -> object:
     """The forward pass alone, as the PyTorch engine runs it."""
     with torch.inference_mode():
         return network(batch, lungs)
+
+
+def shown(cost: Cost) -> str:
+    """Seconds by the clock and of the processor, in columns."""
+    return f"{cost.clock_s:10.3f}{cost.processor_s:10.3f}"
 
 
 def report_networks(networks: tuple[Measured, ...], repeats: int) -> None:
@@ -105,13 +83,15 @@ def report_networks(networks: tuple[Measured, ...], repeats: int) -> None:
         network = build_network(name, 1, 3, settings).eval()
         batch = torch.rand(1, 1, *shape)
         asked = Question(network, batch, torch.ones_like(batch), target=0)
-        forward, gradcam = in_turns(
-            partial(plain_forward, network, asked.batch, asked.lungs),
-            partial(gradcam_map, asked),
-            repeats=repeats,
-        )
+        works = {
+            "forward": partial(plain_forward, network, asked.batch, asked.lungs),
+            "Grad-CAM": partial(gradcam_map, asked),
+        }
+        # A single turn is not warmed up.
+        forward, gradcam = in_turns(works, repeats, num_warming=min(1, repeats - 1)).values()
         ratio = gradcam.processor_s / forward.processor_s
-        print(f"{name + ' ' + str(shape[0]):26}{forward}{gradcam}{ratio:8.2f}", flush=True)
+        costs = shown(forward) + shown(gradcam)
+        print(f"{name + ' ' + str(shape[0]):26}{costs}{ratio:8.2f}", flush=True)
 
 
 def whole_map(heat: Heat, prepared: PreparedScan) -> Heat:
@@ -125,18 +105,17 @@ def report_scan(volume: Volume, prepared: PreparedScan, classifier: Classifier) 
     lungs = torch.from_numpy(prepared.lungs.astype(np.float32))[None, None]
     explanation = explain(classifier, prepared)
     heat = back_to_scan(explanation.heat, prepared)
-    forward, explaining, back, summary = in_turns(
-        partial(plain_forward, classifier.network, batch, lungs),
-        partial(explain, classifier, prepared),
-        partial(whole_map, explanation.heat, prepared),
-        partial(summarise_evidence, heat, prepared, ()),
-    )
+    works = {
+        "forward": partial(plain_forward, classifier.network, batch, lungs),
+        "explain with gradcam": partial(explain, classifier, prepared),
+        "back to the scan": partial(whole_map, explanation.heat, prepared),
+        "summary": partial(summarise_evidence, heat, prepared, ()),
+    }
+    costs = in_turns(works, REPEATS)
     print(f"\none scan of {' x '.join(map(str, volume.grid.shape))}, default classifier")
-    print(f"{'forward':26}{forward}")
-    ratio = explaining.processor_s / forward.processor_s
-    print(f"{'explain with gradcam':26}{explaining}{ratio:8.2f} times the forward pass")
-    print(f"{'back to the scan':26}{back}")
-    print(f"{'summary':26}{summary}")
+    for name, cost in costs.items():
+        ratio = cost.processor_s / costs["forward"].processor_s
+        print(f"{name:26}{shown(cost)}{ratio:8.2f} times the forward pass")
 
 
 def maps_of(classifier: Classifier) -> list[tuple[str, str | None]]:
@@ -196,23 +175,16 @@ def big_scan(size: int) -> PreparedScan:
     )
 
 
-def peak_bytes() -> int:
-    """Largest resident size of this process so far (Linux)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
 def report_way_back() -> None:
     """Time and extra memory of the way back to a large scan; the largest input comes first."""
     print(f"{'way back to 300x512x512':26}{'seconds':>10}{'CPU s':>10}{'extra MB':>10}")
     for size in (224, 128, 104):
         prepared = big_scan(size)
         heat = np.random.default_rng(0).random(prepared.grid.shape, dtype=np.float32)
-        before = peak_bytes()
-        (cost,) = in_turns(partial(whole_map, heat, prepared))
-        extra = (peak_bytes() - before) / 1e6
-        print(f"{f'from {size}^3':26}{cost}{extra:10.0f}", flush=True)
+        before = memory_bytes()
+        (cost,) = in_turns({size: partial(whole_map, heat, prepared)}, REPEATS).values()
+        extra = (memory_bytes() - before) / 1e6
+        print(f"{f'from {size}^3':26}{shown(cost)}{extra:10.0f}", flush=True)
 
 
 def main(arguments: list[str]) -> None:

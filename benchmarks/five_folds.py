@@ -21,15 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from real_scans import run
+from measuring import run
 from simulated_cohort import make_cohort
 
 from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import estimate_figures
-from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.labels import THREE_CLASSES
-from chestct.report.tables import p_value_text
+from chestct.report.tables import as_markdown_table, p_value_text
 from chestct.training.plan import PREDICTIONS_FILE, Listener, Plan
 from chestct.training.run import EpochLog
 from chestct.training.session import run_training
@@ -138,7 +137,7 @@ def seconds_per_epoch(folder: Path) -> float:
 def show_table(found: dict[str, Predictions], work: Path) -> None:
     """Print one line per network, then a test between those that differ in one thing."""
     columns = ("network", "input", "epochs", "s per epoch", "accuracy", "macro AUC", "log loss")
-    print(f"\n| {' | '.join(columns)} | sensitivity |\n{'|---' * (len(columns) + 1)}|")
+    lines = []
     for name, predictions in found.items():
         figures = estimate_figures(predictions)
         cells = [figures.overall[each] for each in ("accuracy", "macro_auc", "log_loss")]
@@ -146,11 +145,10 @@ def show_table(found: dict[str, Predictions], work: Path) -> None:
             f"{label} {figures.per_class[label]['sensitivity'].value:.2f}"
             for label in THREE_CLASSES
         )
-        texts = [interval_text(each) for each in cells]
         row, seconds = ROWS[name], seconds_per_epoch(work / name)
-        budget = f"{row.input_edge}^3 | {row.epochs} | {seconds:.0f}"
-        print(f"| {name} | {budget} | {' | '.join(texts)} | {by_class} |")
-    print()
+        budget = (f"{row.input_edge}^3", str(row.epochs), f"{seconds:.0f}")
+        lines.append([name, *budget, *(each.words for each in cells), by_class])
+    print(f"\n{as_markdown_table([*columns, 'sensitivity'], lines)}\n")
     for first, second in (
         ("maseres-paper", "maseres-published"),
         ("roi-resnet18-all", "roi-resnet18-none"),
@@ -163,11 +161,6 @@ def show_table(found: dict[str, Predictions], work: Path) -> None:
                 f"- {first} against {second}: accuracy {test.estimate:+.3f}, exact McNemar, "
                 f"p: {p_value_text(test.p_value)} ({test.note})"
             )
-
-
-def interval_text(estimate: Estimate) -> str:
-    """A figure with its 95 % interval."""
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
 
 
 def main() -> None:

@@ -28,14 +28,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from five_folds import NARROW, NUM_FOLDS, ROWS, row_settings
-from real_scans import run
+from measuring import run
 
 from chestct.arrays import Heat, Mask, Spacing
 from chestct.classifier import Classifier, load_classifier
 from chestct.datasets.manifest import Manifest, ManifestRow, read_manifest
 from chestct.engines import make_engine
-from chestct.evaluation.intervals import PATIENTS, WILSON, Bootstrap, percentile_interval, wilson
-from chestct.evaluation.metrics import Estimate
+from chestct.evaluation.intervals import (
+    PATIENTS,
+    Bootstrap,
+    percentile_interval,
+    with_wilson,
+)
+from chestct.evaluation.metrics import Estimate, proportion
 from chestct.evaluation.predictions import read_predictions
 from chestct.explain.explanation import INVOLVED_FROM
 from chestct.explain.run import explain
@@ -239,9 +244,8 @@ def _mean(scores: Sequence[MapScores], name: str, settings: Bootstrap) -> Estima
 
 
 def _rate(scores: Sequence[MapScores], name: str) -> Estimate:
-    hits, total = sum(getattr(each, name) for each in scores), len(scores)
-    low, high = wilson(hits, total)
-    return Estimate(hits / total, low, high, WILSON, hits=hits, total=total)
+    hits = sum(getattr(each, name) for each in scores)
+    return with_wilson(proportion(hits, len(scores), "no maps"))
 
 
 TRAINED = ("none", "figure", "all")

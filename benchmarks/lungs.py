@@ -12,16 +12,13 @@ parts of what is along a plain one, and how much of noise's.
 from __future__ import annotations
 
 import argparse
-import resource
-import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
-from real_scans import real_scan, run
+from measuring import memory_bytes, real_scan, run, seconds_of
 from scipy.ndimage import binary_fill_holes
 
 from chestct import read_volume
@@ -52,21 +49,6 @@ def obvious_way(volume: Volume) -> np.ndarray:
 def dice(one: np.ndarray, other: np.ndarray) -> float:
     """Overlap of two masks, 1 when they are equal."""
     return float(2 * np.sum(one & other) / (one.sum() + other.sum()))
-
-
-def median_seconds(method: Callable[[Volume], object], volume: Volume, rounds: int) -> float:
-    """Median wall time of some calls."""
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        method(volume)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
-
-
-def peak_mb() -> float:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def golden_mask(folder: Path, name: str) -> np.ndarray:
@@ -109,10 +91,11 @@ def long_scan() -> None:
     grid = Grid(voxels.shape, (1.0, *short.grid.spacing_mm[1:]))
     volume = Volume(grid, voxels)
     segment_lungs(short, "recommended")
-    before, start = peak_mb(), time.perf_counter()
+    before, start = memory_bytes(), time.perf_counter()
     mask = segment_lungs(volume, "recommended")
+    grown = (memory_bytes() - before) / 2**20
     print(
-        f"{grid.shape}: volume {voxels.nbytes / 2**20:.0f} MB, peak +{peak_mb() - before:.0f} MB "
+        f"{grid.shape}: volume {voxels.nbytes / 2**20:.0f} MB, peak +{grown:.0f} MB "
         f"above it, {time.perf_counter() - start:.1f} s, {mask.mean():.1%} lung"
     )
 
@@ -137,16 +120,16 @@ def by_method() -> None:
         print(f"{name} {volume.grid.shape}: volume {volume.voxels.nbytes / 2**20:.0f} MB")
         times = {}
         for method in LUNG_METHODS:
-            before = peak_mb()
+            before = memory_bytes()
             mask = segment_lungs(volume, method)
-            grown = max(0.0, peak_mb() - before)
-            times[method] = median_seconds(partial(segment_lungs, method=method), volume, ROUNDS)
+            grown = (memory_bytes() - before) / 2**20
+            times[method] = seconds_of(partial(segment_lungs, volume, method), ROUNDS)
             print(
                 f"  {method:12} {times[method]:6.3f} s  peak +{grown:4.0f} MB  "
                 f"{mask.sum() * volume.grid.voxel_ml / 1000:.2f} l  "
                 f"Dice with the published masks {dice(mask, golden):.6f}"
             )
-        plain = median_seconds(obvious_way, volume, 1)
+        plain = seconds_of(partial(obvious_way, volume))
         print(f"  scikit-image {plain:6.3f} s  Dice {dice(obvious_way(volume), golden):.6f}")
         for method, seconds in times.items():
             print(f"  {method} / scikit-image = {seconds / plain:.3f}")
@@ -156,7 +139,7 @@ def by_method() -> None:
         dense = folder / f"{name}_consolidation.nii.gz"
         ill = drawn & drawn_mask(dense) if dense.exists() else np.zeros_like(drawn)
         for method in LUNG_METHODS:
-            seconds = median_seconds(partial(segment_lungs, method=method), volume, ROUNDS)
+            seconds = seconds_of(partial(segment_lungs, volume, method), ROUNDS)
             mask = segment_lungs(volume, method)
             kept = f"  dense disease kept {(mask & ill).sum() / ill.sum():.3f}" if ill.any() else ""
             print(f"{name:18} {method:12} {seconds:6.3f} s  Dice {dice(mask, drawn):.4f}{kept}")

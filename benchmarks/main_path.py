@@ -14,12 +14,12 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from real_scans import real_scan, run
+from measuring import in_turns, real_scan, run
 
 HERE = Path(__file__).parent
 PARTS = ("reading.py", "lungs.py", "preparing.py", "networks.py")
@@ -36,15 +36,6 @@ class Command:
     goal_s: float
 
 
-def whole_process_s(command: Command) -> float:
-    """Seconds from start to end of a process."""
-    start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "chestct", *command.arguments], capture_output=True, check=True
-    )
-    return time.perf_counter() - start
-
-
 def report_commands(folder: Path) -> None:
     """Median seconds of each command as a whole process."""
     scan = str(real_scan())
@@ -55,9 +46,10 @@ def report_commands(folder: Path) -> None:
         Command("chestct classify P001 --out", ("classify", scan, "--out", str(folder)), 8.0),
     )
     for command in commands:
-        whole_process_s(command)
-        taken = statistics.median(whole_process_s(command) for _ in range(REPEATS))
-        print(f"{command.words:32}{taken:6.2f} s  (goal {command.goal_s})")
+        line = [sys.executable, "-m", "chestct", *command.arguments]
+        work = partial(subprocess.run, line, capture_output=True, check=True)
+        taken_s = in_turns({command: work}, REPEATS)[command].clock_s
+        print(f"{command.words:32}{taken_s:6.2f} s  (goal {command.goal_s})")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / GIGABYTE
     print(f"{'largest of them in memory':32}{peak:6.2f} GiB  (goal 2)")
 

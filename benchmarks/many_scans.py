@@ -28,7 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from real_scans import run
+from measuring import run
 
 from chestct.cluster.driver import write_tables
 from chestct.cluster.job import FOLDER, Claims, Job, Row, begin_job

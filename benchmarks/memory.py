@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
-from real_scans import run
+from measuring import forget_peak, memory_bytes, run
 
 from chestct import pipeline
 from chestct.explain import AUTO
@@ -31,7 +31,6 @@ from chestct.writers.folders import write_outputs
 
 SLICES: Final = (150, 300)
 DEGREES: Final = (0.0, 20.0)
-STATUS: Final = Path("/proc/self/status")
 
 
 def scan_at(patient: Volume, num_slices: int, degrees: float) -> Volume:
@@ -49,12 +48,6 @@ def scan_at(patient: Volume, num_slices: int, degrees: float) -> Volume:
     return Volume(placed, np.rint(voxels).astype(np.int16), "HU")
 
 
-def status_bytes(name: str) -> int:
-    """A size of this process: VmRSS, or VmHWM for its largest."""
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
 def measure(scan: Path, *, explains: bool) -> str:
     """Classify a scan; how much this process grew after reading it, and what was reckoned."""
     volume = read_volume(scan)
@@ -65,8 +58,8 @@ def measure(scan: Path, *, explains: bool) -> str:
 
         def was_read(self, *_: object) -> None:
             nonlocal before
-            before = status_bytes("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")
+            before = memory_bytes("VmRSS")
+            forget_peak()
 
         def explaining(self, *_: object) -> None:
             """Nothing to do."""
@@ -79,7 +72,7 @@ def measure(scan: Path, *, explains: bool) -> str:
     if explains:
         options = WriteOptions(names=choose_writers([ALL]), skips_impossible=True)
         write_outputs(analysis, scan.parent / "out", options)
-    grown = status_bytes("VmHWM") - before
+    grown = memory_bytes() - before
     return f"{grown / 1e6:8.0f} MB taken{needed / 1e6:8.0f} MB reckoned  {analysis.result.decision}"
 
 

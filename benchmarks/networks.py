@@ -9,14 +9,12 @@ a busy machine disturbs both sides alike. Weights are drawn: time does not depen
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 
 import numpy as np
 import torch
-from real_scans import run
+from measuring import in_turns, run
 from torch import nn
 
 from chestct.engines import make_engine
@@ -56,18 +54,6 @@ class DrawnNetwork:
         return build_network(self.name, 1, 3).eval()
 
 
-def seconds(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall-clock seconds of each, run in turns after one turn that does not count."""
-    spent: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):
-        for name, task in runs.items():
-            start = time.perf_counter()
-            task()
-            if turn:
-                spent[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in spent.items()}
-
-
 def scan(size: int) -> tuple[np.ndarray, np.ndarray]:
     """A cube of drawn values with two boxes of lungs."""
     values = np.random.default_rng(0).random((1, size, size, size), dtype=np.float32)
@@ -98,10 +84,11 @@ def report_gating(size: int, repeats: int) -> None:
         network = build_network("roi_resnet18", 1, 3, {"gating": gating}).eval()
         runs[gating] = lambda network=network: network(batch, mask)
     with torch.inference_mode():
-        spent = seconds(runs, repeats)
+        spent = in_turns(runs, repeats)
     for gating in list(runs)[1:]:
-        ratio = spent[gating] / spent["none"]
-        print(f"gating {gating}: {spent[gating]:.3f} s, {ratio:.3f} of none (goal {GATING_GOAL})")
+        taken_s = spent[gating].clock_s
+        ratio = taken_s / spent["none"].clock_s
+        print(f"gating {gating}: {taken_s:.3f} s, {ratio:.3f} of none (goal {GATING_GOAL})")
 
 
 def report_engines(name: str, size: int, repeats: int) -> None:
@@ -121,14 +108,15 @@ def report_engines(name: str, size: int, repeats: int) -> None:
     engines += [make_engine(model, "openvino", precision="float32")]
     engines += [make_engine(model, "openvino", precision="bf16")] if has_bf16 else []
     runs = {e.name: (lambda e=e: e.logits(values, lungs)) for e in engines}
-    spent = seconds({"plain torch float32": run_plain, **runs}, repeats)
-    reference = spent["plain torch float32"]
+    spent = in_turns({"plain torch float32": run_plain, **runs}, repeats)
+    reference = spent["plain torch float32"].clock_s
     print(f"{name} at {size}^3: plain torch float32 {reference:.2f} s")
     for engine_name in runs:
         goal = OPENVINO_GOALS.get(name) if engine_name == "openvino bf16" else None
         wanted = f" (goal {goal} on a processor with AMX)" if goal else ""
-        ratio = spent[engine_name] / reference
-        print(f"{name} at {size}^3: {engine_name} {spent[engine_name]:.2f} s, {ratio:.3f}{wanted}")
+        taken_s = spent[engine_name].clock_s
+        ratio = taken_s / reference
+        print(f"{name} at {size}^3: {engine_name} {taken_s:.2f} s, {ratio:.3f}{wanted}")
 
 
 def main() -> None:

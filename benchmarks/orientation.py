@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from real_scans import real_scan, run
+from measuring import real_scan, run
 
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.recipes import RECIPES

@@ -9,15 +9,12 @@ The last rows are the lungs network with the drawing of the mask, in either engi
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from real_scans import real_scan, run
+from measuring import memory_bytes, real_scan, run, seconds_of
 from scipy import ndimage
 
 from chestct.preprocess.lungs import find_lungs
@@ -44,21 +41,11 @@ def prepare_the_obvious_way(volume: Volume) -> tuple[np.ndarray, np.ndarray]:
     return ndimage.zoom(scaled * mask, factors, order=3), ndimage.zoom(mask, factors, order=0)
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median time of a piece of work."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def lungs_seconds(volume: Volume, engine: str) -> float:
     """Median time of finding the lungs by the network, once it is loaded."""
     canonical = to_canonical(volume)
     find_lungs(canonical, "recommended", engine=engine)
-    return seconds(lambda: find_lungs(canonical, "recommended", engine=engine), REPEATS)
+    return seconds_of(lambda: find_lungs(canonical, "recommended", engine=engine), REPEATS)
 
 
 def peak_bytes(scan: Path, name: str) -> int:
@@ -67,28 +54,21 @@ def peak_bytes(scan: Path, name: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def own_peak_bytes() -> int:
-    """Largest resident size of this process. Linux; `ru_maxrss` would count the parent's too."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
 def main(arguments: list[str]) -> None:
     """Print the figures, or, for `--only NAME`, one process's peak memory."""
     scan = Path(arguments[0]) if arguments else real_scan()
     volume = read_volume(scan)
     if "--only" in arguments:
         prepare(volume, RECIPES[arguments[-1]])
-        print(own_peak_bytes())
+        print(memory_bytes())
         return
-    obvious_s = seconds(lambda: prepare_the_obvious_way(volume), 1)
+    obvious_s = seconds_of(lambda: prepare_the_obvious_way(volume))
     print(f"{scan.name}: {' x '.join(map(str, volume.grid.shape))} voxels")
     print(f"{'':24}{'seconds':>9}{'ratio':>8}{'peak MiB':>10}")
     print(f"{'the obvious way':24}{obvious_s:9.2f}{1:8.3f}")
     find_lungs(to_canonical(volume), "recommended")  # loaded once, as in a batch
     for name, recipe in RECIPES.items():
-        ours_s = seconds(lambda recipe=recipe: prepare(volume, recipe), REPEATS)
+        ours_s = seconds_of(lambda recipe=recipe: prepare(volume, recipe), REPEATS)
         peak = peak_bytes(scan, name) / 2**20
         print(f"{name:24}{ours_s:9.2f}{ours_s / obvious_s:8.3f}{peak:10.0f}")
     for engine in ("openvino", "torch"):

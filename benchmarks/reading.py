@@ -11,15 +11,13 @@ alternate and medians count, because other programs may be running.
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from real_scans import real_scan, run
+from measuring import in_turns, memory_bytes, real_scan, run
 
 if TYPE_CHECKING:
     from chestct.readers.dicom_headers import DicomHeader
@@ -94,27 +92,14 @@ def list_headers(folder: Path) -> int:
         return sum(read_header(source) is not None for source in files)
 
 
-def seconds(task: Callable[[Path], int], folder: Path) -> tuple[float, int]:
-    """Wall time of one run, and how many slices it found."""
-    start = time.perf_counter()
-    num_slices = task(folder)
-    return time.perf_counter() - start, num_slices
-
-
 def memory_ratio(folder: Path) -> float:
     """Growth of the process while reading, relative to the voxels; imports are not counted."""
     from chestct import read_volume
 
     read_volume(sorted(folder.iterdir())[0])
-    before = peak_kib()
+    before = memory_bytes()
     volume = read_volume(folder)
-    return (peak_kib() - before) * 1024 / volume.voxels.nbytes
-
-
-def peak_kib() -> int:
-    """Most memory this process ever had; getrusage would count its parent's too."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return (memory_bytes() - before) / volume.voxels.nbytes
 
 
 def main() -> None:
@@ -130,28 +115,26 @@ def main() -> None:
         "headers by pydicom": read_with_pydicom_headers,
         "headers": list_headers,
     }
-    times: dict[str, list[float]] = {name: [] for name in tasks}
-    num_slices = 0
-    for repeat in range(REPEATS + 1):
-        for name, task in tasks.items():
-            taken, num_slices = seconds(task, folder)
-            # The first round fills caches and imports packages.
-            times[name] += [taken] if repeat else []
-    ours, plain, mixed, headers = (statistics.median(taken) for taken in times.values())
-    best = min(times["chestct"]) / min(times["pydicom + pylibjpeg"])
+    # The first round, which does not count, fills caches and imports packages.
+    ours, plain, mixed, headers = in_turns(
+        {name: partial(task, folder) for name, task in tasks.items()}, REPEATS
+    ).values()
+    num_slices = list_headers(folder)
     child = [sys.executable, __file__, "--memory", str(folder)]
     memory = float(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
     print(f"{folder.name}: {num_slices} slices, median of {REPEATS}, load {os.getloadavg()[0]:.1f}")
     print(
-        f"  read            {ours:.3f} s against {plain:.3f} s with pydicom + pylibjpeg:"
-        f" ratio {ours / plain:.3f}, of the best runs {best:.3f} (goal {RATIO_GOAL})"
+        f"  read            {ours.clock_s:.3f} s against {plain.clock_s:.3f} s with pydicom + "
+        f"pylibjpeg: ratio {ours.clock_s / plain.clock_s:.3f}, of the best runs "
+        f"{ours.best_s / plain.best_s:.3f} (goal {RATIO_GOAL})"
     )
-    best_mixed = min(times["headers by pydicom"]) / min(times["chestct"])
     print(
-        f"  read, headers by pydicom {mixed:.3f} s: ratio {mixed / ours:.2f}, of the best runs"
-        f" {best_mixed:.2f} (our parser goes where it is under {HEADERS_RATIO})"
+        f"  read, headers by pydicom {mixed.clock_s:.3f} s: ratio "
+        f"{mixed.clock_s / ours.clock_s:.2f}, of the best runs {mixed.best_s / ours.best_s:.2f} "
+        f"(our parser goes where it is under {HEADERS_RATIO})"
     )
-    print(f"  headers only    {1000 * headers / num_slices:.2f} ms a slice (goal {HEADER_GOAL_MS})")
+    slice_ms = 1000 * headers.clock_s / num_slices
+    print(f"  headers only    {slice_ms:.2f} ms a slice (goal {HEADER_GOAL_MS})")
     print(f"  peak memory     {memory:.2f} times the volume (goal {MEMORY_GOAL})")
 
 

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 import httpx2
 import psutil
-from real_scans import real_scan, run
+from measuring import real_scan, run
 
 TOKEN = "a-token-for-this-benchmark"
 ROUNDS = 5

@@ -10,17 +10,18 @@ The disease is simulated.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from real_scans import run
+from measuring import run
 
 from chestct.labels import THREE_CLASSES
+from chestct.report.tables import as_csv
 from chestct.simulate import ThoraxSettings, simulate_patient
+from chestct.storage import write_text
 from chestct.writers.nifti import write_nifti
 
 SEED = 11
@@ -56,12 +57,7 @@ def make_cohort(folder: Path, num_patients: int, processes: int) -> Path:
             rows.append(row)
             if done % 30 == 0 or done == num_patients:
                 print(f"simulated {done} of {num_patients}", flush=True)
-    manifest = folder / MANIFEST
-    with manifest.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return manifest
+    return write_text(folder / MANIFEST, as_csv(list(rows[0]), [list(r.values()) for r in rows]))
 
 
 def main() -> None:

@@ -15,15 +15,14 @@ measures only both memory formats in both precisions, on which `MEMORY_FORMAT` o
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
-from statistics import median
+from functools import partial
 
 import torch
 import yaml
-from real_scans import run
+from measuring import in_turns, run
 from torch import nn
 
 from chestct.datasets.augment import AUGMENTATIONS, vary_batch
@@ -119,45 +118,32 @@ class Work:
         return run
 
 
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], str]]:
-    """Says in the end what the GPU held at most; nothing on a CPU."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    yield (
-        lambda: (
-            f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB with all others' weights"
-            if device.type == "cuda"
-            else ""
-        )
-    )
-
-
 def measure(work: Work, forms: tuple[Form, ...], repeats: int) -> None:
-    """Run every form in turns and print medians."""
-    clock = time.perf_counter if work.device.type == "cuda" else time.process_time
+    """Run every form in turns and print medians, on a GPU with the most memory it held."""
+    is_gpu, memory = work.device.type == "cuda", dict.fromkeys(forms, "")
+
+    def watched(form: Form, step: Callable[[], float]) -> None:
+        """One step, and what the GPU held at most."""
+        if is_gpu:
+            torch.cuda.reset_peak_memory_stats(work.device)
+        step()
+        if is_gpu:
+            held = torch.cuda.max_memory_allocated(work.device) / 2**30
+            memory[form] = f", {held:.1f} GiB with all others' weights"
+
     with ExitStack() as stack, tuned_for(work.device):
         steps = {
             form: work.augmenting() if form is AUGMENTATION else work.step(form, stack)
             for form in forms
         }
-        spent: dict[Form, list[float]] = {form: [] for form in forms}
-        memory: dict[Form, str] = {}
-        for turn in range(repeats + 1):
-            for form, step in steps.items():
-                with peak_memory(work.device) as peak:
-                    start = clock()
-                    step()
-                    memory[form] = peak()
-                if turn:
-                    spent[form].append(clock() - start)
-        first = median(spent[forms[0]])
-        for form, seconds in spent.items():
-            middle = median(seconds)
-            print(
-                f"{form.name}: {middle * 1000:.1f} ms a step, {middle / first:.2f} of the first"
-                f"{memory[form]}"
-            )
+        works = {form: partial(watched, form, step) for form, step in steps.items()}
+        costs = in_turns(works, repeats)
+    spent = {form: cost.clock_s if is_gpu else cost.processor_s for form, cost in costs.items()}
+    for form, seconds in spent.items():
+        print(
+            f"{form.name}: {seconds * 1000:.1f} ms a step, {seconds / spent[forms[0]]:.2f} of the "
+            f"first{memory[form]}"
+        )
 
 
 def main() -> None:

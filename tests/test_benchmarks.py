@@ -26,13 +26,13 @@ def test_a_benchmark_without_its_scans_says_how_to_name_them(tmp_path: Path) -> 
 def test_every_benchmark_finds_scans_and_ends_in_the_one_way() -> None:
     for path in BENCHMARKS.glob("*.py"):
         text = path.read_text(encoding="utf-8")
-        if path.name != "real_scans.py":
+        if path.name != "measuring.py":
             assert 'environ.get("CHESTCT_DATA"' not in text, path.name
             assert 'if __name__ == "__main__":\n    run(' in text, path.name
 
 
 def test_a_benchmark_without_a_package_names_it_and_the_extra() -> None:
-    program = "from real_scans import run\nrun(lambda: __import__('skimage_gone'))"
+    program = "from measuring import run\nrun(lambda: __import__('skimage_gone'))"
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=BENCHMARKS, capture_output=True, text=True, check=False
     )

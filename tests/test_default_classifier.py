@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 from explained import grown_by_a_cell, share_inside
 
-from chestct.classifier import DEFAULT_FOLDER, load_classifier
+from chestct.classifier import DEFAULT_FOLDER, WEIGHTS_FILE, load_classifier
 from chestct.engines import make_engine
 from chestct.explain.run import explain
 from chestct.familiarity import FAMILIARITY_FILE
 from chestct.labels import THREE_CLASSES
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
-from chestct.weights import WEIGHTS_FILE
 
 MOST_BYTES = 10_000_000
 SCANS = {"P001": "covid_ct_md/P001", "id001": "real_scans/id001_ct.nii.gz"}

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("readers", "networks", "result", "simulate"),
     ("engines",),
     ("preprocess",),
-    ("weights", "card", "familiarity", "classifier"),
+    ("card", "familiarity", "classifier"),
     ("explain", "datasets", "evaluation", "analysis", "pictures"),
     ("training", "pipeline", "writers"),
     ("studies", "contracts", "api", "export"),

@@ -18,7 +18,7 @@ from tiny import save_tiny_classifier
 from torch import nn
 
 import chestct
-from chestct.card import Card, read_card
+from chestct.card import Card
 from chestct.classifier import load_classifier
 from chestct.cli import main
 from chestct.contracts import PROMISES, ReaderCase, WriterCase, broken
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(in_channels, settings):
-    from chestct.networks.settings import settings_from
+    from chestct.networks import settings_from
     from dataclasses import make_dataclass
 
     settings_from(make_dataclass("Settings", []), settings)
@@ -177,7 +177,7 @@ def write_box(path: Path) -> Path:
 def test_the_template_is_listed_and_trained_for_two_steps(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report.draw_evaluation", lambda *_arguments: {})
     assert find_plugin(NETWORKS, "example_cnn", kind="network") is not None
     settings = RunSettings.model_validate(
         {
@@ -196,7 +196,7 @@ def test_the_template_is_listed_and_trained_for_two_steps(
     assert chestct.train(settings, manifest, tmp_path / "run", listener=told) is not None
     log = (tmp_path / "run" / "training" / "log.jsonl").read_text().splitlines()
     assert len(log) == 1
-    card = read_card(tmp_path / "run" / "classifier", Card)
+    card = Card.read(tmp_path / "run" / "classifier")
     assert card.versions["chestct-example"] == "0.1.0"
     # The last layer whose cells, of 5 mm voxels, are at most 25 mm: two strides of 2.
     assert card.explanation == "gradcam++:blocks.1"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
+from chestct.networks import settings_from
 from chestct.networks.blocks import PooledNetwork
-from chestct.networks.settings import require_between, settings_from
 from chestct.preprocess.recipes import Recipe
 
 LUNGS_5MM = Recipe(
@@ -32,10 +34,7 @@ LUNGS_5MM = Recipe(
 class _Settings:
     """What can be chosen about the network: channels of its first convolution."""
 
-    width: int = 8
-
-    def __post_init__(self) -> None:
-        require_between("width", self.width, 1, 256)
+    width: Annotated[int, Field(ge=1, le=256)] = 8
 
 
 class ExampleCNN(PooledNetwork):

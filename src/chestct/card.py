@@ -171,6 +171,9 @@ class VoteSettings(_Strict):
     sharpness: float = Field(default=5.0, ge=0)
 
 
+_Kind = TypeVar("_Kind", bound="_AnyCard")
+
+
 class _AnyCard(_Strict):
     """What the cards of all kinds of classifiers say.
 
@@ -236,6 +239,35 @@ class _AnyCard(_Strict):
         if NOT_FOR_CLINICAL_USE not in notice:
             raise ValueError(f'the notice must hold the words "{NOT_FOR_CLINICAL_USE}"')
         return notice
+
+    @classmethod
+    def read(cls: type[_Kind], folder: Path) -> _Kind:
+        """Read and check the card in a classifier's folder.
+
+        Raises:
+            ClassifierError: There is none, it is no JSON, or a field is missing, unknown or wrong.
+        """
+        path = folder / cls.FILE
+        try:
+            if path.stat().st_size > _MAX_CARD_BYTES:
+                raise ClassifierError(f"{path} is larger than {_MAX_CARD_BYTES} bytes: not a card.")
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            msg = f"The classifier's card {path} cannot be read: {error}. {_REMEDY}"
+            raise ClassifierError(msg) from error
+        try:
+            card = cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ClassifierError(_in_words(error, path, cls)) from error
+        missing = sorted(set(cls.model_fields) - card.model_fields_set - cls.MAY_LACK)
+        if missing:
+            raise ClassifierError(f"{path} lacks the field '{missing[0]}'. {_REMEDY}")
+        return card
+
+    def write(self, folder: Path) -> None:
+        """Write every field, for `read`."""
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        (folder / self.FILE).write_text(text + "\n", encoding="utf-8")
 
 
 class Card(_AnyCard):
@@ -321,43 +353,6 @@ class SliceCard(_AnyCard):
         if missing:
             raise ValueError(f"it lacks '{missing[0]}'")
         return settings
-
-
-_Kind = TypeVar("_Kind", bound=_AnyCard)
-
-
-def read_card(folder: Path, kind: type[_Kind]) -> _Kind:
-    """Read and check a classifier's card.
-
-    Args:
-        folder: The classifier's folder.
-        kind: `Card` of a classifier of scans, or `SliceCard`.
-
-    Raises:
-        ClassifierError: There is none, it is no JSON, or a field is missing, unknown or wrong.
-    """
-    path = folder / kind.FILE
-    try:
-        if path.stat().st_size > _MAX_CARD_BYTES:
-            raise ClassifierError(f"{path} is larger than {_MAX_CARD_BYTES} bytes: not a card.")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"The classifier's card {path} cannot be read: {error}. {_REMEDY}"
-        raise ClassifierError(msg) from error
-    try:
-        card = kind.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        raise ClassifierError(_in_words(error, path, kind)) from error
-    missing = sorted(set(kind.model_fields) - card.model_fields_set - kind.MAY_LACK)
-    if missing:
-        raise ClassifierError(f"{path} lacks the field '{missing[0]}'. {_REMEDY}")
-    return card
-
-
-def write_card(card: Card | SliceCard, folder: Path) -> None:
-    """Write a card with every field, for `read_card`."""
-    text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    (folder / card.FILE).write_text(text + "\n", encoding="utf-8")
 
 
 _REMEDY: Final = "Get the classifier's folder again, or save it anew with this version of chestct."

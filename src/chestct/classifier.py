@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
+from safetensors import SafetensorError, safe_open
 
-from chestct.card import CARD_FILE, Card, FamiliarityCard, SliceCard, read_card, write_card
+from chestct.card import CARD_FILE, Card, FamiliarityCard, SliceCard
 from chestct.engines import Engine
 from chestct.errors import (
     ClassifierError,
@@ -36,20 +37,26 @@ from chestct.familiarity import (
     FAMILIARITY_FILE,
     KEPT_SHARE,
     Familiarity,
-    read_familiarity,
-    write_familiarity,
 )
 from chestct.lookup import look_up
 from chestct.networks import NETWORKS, build_network, plugin_of
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
 from chestct.storage import file_sha256, find_entry, store_entry, text_key, write_folder_with
-from chestct.weights import WEIGHTS_FILE, check_header_size, check_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
 
     from chestct.networks.slices import MeanOfSliceNetworks, SliceNetwork
+
+WEIGHTS_FILE: Final = "weights.safetensors"
+"""safetensors: a header of names, shapes and types, then plain numbers. Reading it can run no code,
+and the header is read first, so that a wrong file is refused before its numbers are loaded."""
+_MAX_WEIGHTS_BYTES: Final = 4 * 2**30
+"""Largest weights file read; 3D-AlexNet, the largest network here, has 1 GiB."""
+_MAX_HEADER_BYTES: Final = 4 * 2**20
+_TYPES: Final = {"F32": "torch.float32", "I64": "torch.int64"}
+_REMEDY: Final = "Get the classifier's folder again."
 
 DEFAULT_FOLDER: Final = Path(__file__).parent / "default_classifier"
 """The classifier that comes with the package."""
@@ -140,7 +147,7 @@ class Classifier:
         if kept is None:
             return None
         path = self.folder / FAMILIARITY_FILE
-        found = read_familiarity(path, kept.method, kept.threshold)
+        found = Familiarity.read(path, kept.method, kept.threshold)
         _require_hash(path, file_sha256(path), kept.sha256)
         return found
 
@@ -160,18 +167,21 @@ class Classifier:
     def probabilities(self, prepared: PreparedScan, engine: Engine) -> dict[str, float]:
         """Probability of every label, in label order, as in an `Answer`.
 
-        Args:
-            prepared: A scan prepared with this classifier's recipe.
-            engine: This classifier's network, made ready by `make_engine`.
+        The scan is prepared with this classifier's recipe, the engine made for its network.
 
         Raises:
             ClassifierError: The scan was prepared with another recipe.
             EngineError: The engine could not run the network.
         """
-        self._require_own_recipe(prepared)
+        self.require_own_recipe(prepared)
         return self.probabilities_of(engine.logits(prepared.input, prepared.lungs))
 
-    def _require_own_recipe(self, prepared: PreparedScan) -> None:
+    def require_own_recipe(self, prepared: PreparedScan) -> None:
+        """Refuse a scan that was prepared for another classifier.
+
+        Raises:
+            ClassifierError: Its recipe is another one.
+        """
         if prepared.recipe != self.recipe:
             msg = (
                 f"The scan was prepared with '{prepared.recipe.name}' and this classifier needs "
@@ -181,7 +191,7 @@ class Classifier:
 
     def answer_of(self, prepared: PreparedScan, engine: Engine) -> Answer:
         """As `probabilities`, and how far the scan lies from those that were learned from."""
-        self._require_own_recipe(prepared)
+        self.require_own_recipe(prepared)
         logits, features = engine.outputs(prepared.input, prepared.lungs)
         known = self.familiarity
         if known is None:
@@ -220,7 +230,7 @@ def load_classifier(folder: str | Path | None = None) -> Classifier:
     path = DEFAULT_FOLDER if folder is None else Path(folder)
     if not path.is_dir():
         raise ClassifierError(_no_folder(path, is_default=folder is None))
-    card = read_card(path, Card)
+    card = Card.read(path)
     _require_weights(path, card)
     classifier = Classifier(path, card, _recipe(card, path), card.weights_sha256)
     _check_once(classifier)
@@ -271,10 +281,10 @@ def load_slice_classifier(folder: Path) -> SliceClassifier:
     """
     from safetensors.torch import load_file
 
-    card = read_card(folder, SliceCard)
+    card = SliceCard.read(folder)
     _require_weights(folder, card)
     network: SliceNetwork | MeanOfSliceNetworks = _built(card)  # type: ignore[assignment]
-    check_weights(folder / WEIGHTS_FILE, network)
+    _check_weights(folder / WEIGHTS_FILE, network)
     network.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return SliceClassifier(card, network.eval())
 
@@ -282,7 +292,7 @@ def load_slice_classifier(folder: Path) -> SliceClassifier:
 def _require_weights(folder: Path, card: Card | SliceCard) -> None:
     """Refuse weights that are not those of the folder's card."""
     weights = folder / WEIGHTS_FILE
-    check_header_size(weights)
+    _check_header_size(weights)
     _require_hash(weights, file_sha256(weights), card.weights_sha256)
 
 
@@ -321,11 +331,11 @@ def save_classifier(
 
     def _write(aside: Path) -> None:
         save_weights(aside / WEIGHTS_FILE, network)
-        check_weights(aside / WEIGHTS_FILE, _empty_network(card, recipe))
+        _check_weights(aside / WEIGHTS_FILE, _empty_network(card, recipe))
         facts: dict[str, object] = {"weights_sha256": file_sha256(aside / WEIGHTS_FILE)}
         if isinstance(card, Card):
             facts["familiarity"] = _write_familiarity(aside, familiarity)
-        write_card(card.model_copy(update=facts), aside)
+        card.model_copy(update=facts).write(aside)
 
     write_folder_with(target, _write)
 
@@ -335,7 +345,7 @@ def _write_familiarity(folder: Path, known: Familiarity | None) -> FamiliarityCa
     if known is None:
         return None
     path = folder / FAMILIARITY_FILE
-    write_familiarity(path, known)
+    known.write(path)
     return FamiliarityCard(
         method=known.method,  # type: ignore[arg-type]
         threshold=known.threshold,
@@ -351,7 +361,7 @@ def _check_once(classifier: Classifier) -> None:
     if find_entry("checked_weights", key) is not None:
         return
     weights = classifier.folder / WEIGHTS_FILE
-    check_weights(weights, _empty_network(classifier.card, classifier.recipe))
+    _check_weights(weights, _empty_network(classifier.card, classifier.recipe))
 
     def _write(entry: Path) -> None:
         (entry / "checked").write_text(classifier.weights_sha256, encoding="utf-8")
@@ -411,3 +421,83 @@ def _refuse_other_folders(target: Path, card_file: str) -> None:
     if names - {FAMILIARITY_FILE} not in (set(), {card_file, WEIGHTS_FILE}):
         msg = f"{target} exists and is not just a classifier's folder: choose another one."
         raise WriteError(msg)
+
+
+def save_weights(path: Path, network: nn.Module) -> None:
+    """Write a network's weights to a file, as numbers and nothing else.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in network.state_dict().items()
+    }
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        # What the system said stands in its text only.
+        raise OSError(None, str(error).lower().removeprefix("error while serializing: ")) from error
+
+
+def _check_weights(path: Path, network: nn.Module) -> None:
+    """Check that a weights file holds what a network needs: names, shapes, types, finite numbers.
+
+    The network may be on the meta device.
+
+    Raises:
+        ClassifierError: The file cannot be read, or a tensor is missing, left over, of another
+            shape or type, or holds a value that is not finite.
+    """
+    _check_header_size(path)
+    try:
+        with safe_open(path, framework="numpy") as weights:
+            _compare_names(path, set(weights.keys()), network)
+            for name, wanted in network.state_dict().items():
+                part = weights.get_slice(name)
+                found = (tuple(part.get_shape()), _TYPES.get(part.get_dtype(), part.get_dtype()))
+                if found != (tuple(wanted.shape), str(wanted.dtype)):
+                    msg = (
+                        f"{path}: tensor '{name}' is {found[1]} {found[0]}, the card's network "
+                        f"needs {wanted.dtype} {tuple(wanted.shape)}. {_REMEDY}"
+                    )
+                    raise ClassifierError(msg)
+            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+                if not np.isfinite(weights.get_tensor(name)).all():
+                    msg = f"{path}: tensor '{name}' holds values that are not finite. {_REMEDY}"
+                    raise ClassifierError(msg)
+    except (SafetensorError, OSError) as error:
+        raise ClassifierError(f"{path} is not a sound weights file: {error}. {_REMEDY}") from error
+
+
+def _check_header_size(path: Path) -> None:
+    """Refuse a file whose size or declared header length is out of bounds.
+
+    Raises:
+        ClassifierError: It is, or the file is not there.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            declared = int.from_bytes(stream.read(8), "little")
+    except OSError as error:
+        raise ClassifierError(f"The weights {path} cannot be read: {error}. {_REMEDY}") from error
+    if size > _MAX_WEIGHTS_BYTES or not 2 <= declared <= min(size - 8, _MAX_HEADER_BYTES):
+        msg = (
+            f"{path} is not a sound weights file: {size} bytes with a declared header of "
+            f"{declared} bytes. {_REMEDY}"
+        )
+        raise ClassifierError(msg)
+
+
+def _compare_names(path: Path, found: set[str], network: nn.Module) -> None:
+    wanted = set(network.state_dict())
+    missing, left_over = sorted(wanted - found), sorted(found - wanted)
+    if missing:
+        msg = f"{path} lacks {len(missing)} tensors of the card's network, first '{missing[0]}'."
+        raise ClassifierError(f"{msg} {_REMEDY}")
+    if left_over:
+        msg = f"{path} has {len(left_over)} tensors too many, first '{left_over[0]}'."
+        raise ClassifierError(f"{msg} {_REMEDY}")

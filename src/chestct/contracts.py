@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from chestct.analysis import ScanAnalysis
 from chestct.arrays import Shape
-from chestct.classifier import Classifier, load_classifier
+from chestct.classifier import Classifier, load_classifier, save_weights
 from chestct.errors import ChestCTError, NetworkError, ReadError, UnknownNameError
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
@@ -35,7 +35,6 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.readers import format_of, read_volume
 from chestct.volume import Volume, hash_voxels
-from chestct.weights import save_weights
 from chestct.writers import WriteOptions
 from chestct.writers.folders import write_outputs
 
@@ -184,8 +183,7 @@ def _refuses_unknown_settings(case: NetworkCase) -> None:
         _require("depthh" in str(error), "the message does not say which")
         return
     raise ChestCTError(
-        "'depthh' is accepted: raise UnknownNameError, as chestct.networks.settings.settings_from "
-        "does"
+        "'depthh' is accepted: raise UnknownNameError, as chestct.networks.settings_from does"
     )
 
 
@@ -235,13 +233,7 @@ def _runs_alike_in_openvino(case: NetworkCase) -> None:
 
 @dataclass(frozen=True, eq=False)
 class RecipeCase:
-    """A recipe and a scan.
-
-    Attributes:
-        name: Name of the recipe.
-        recipe: It, or a quicker form of it.
-        scan: A chest in Hounsfield units.
-    """
+    """A recipe, or a quicker form of it, by its name, and a chest in Hounsfield units."""
 
     name: str
     recipe: Recipe
@@ -281,11 +273,9 @@ def _goes_into_a_card(case: RecipeCase) -> None:
 
 @dataclass(frozen=True)
 class ReaderCase:
-    """A reader and a scan that it takes.
+    """A reader and a scan that it takes: a file, or a folder of files.
 
-    Attributes:
-        name: Name of the reader; another package's is also the ending of its files.
-        example: A file, or a folder of files.
+    Another package's reader is called as the ending of its files.
     """
 
     name: str
@@ -340,12 +330,7 @@ def _require_refusal(case: ReaderCase, change: Callable[[bytes], bytes]) -> None
 
 @dataclass(frozen=True)
 class WriterCase:
-    """A writer and a classified scan, with its explanation.
-
-    Attributes:
-        name: Name of the writer.
-        analysis: What it writes about.
-    """
+    """A writer's name and a classified scan, with its explanation."""
 
     name: str
     analysis: ScanAnalysis
@@ -384,13 +369,7 @@ def _files_of(case: WriterCase, out: Path) -> set[Path]:
 
 @dataclass(frozen=True, eq=False)
 class ExplanationCase:
-    """An explanation, a classifier and a scan prepared for it.
-
-    Attributes:
-        method: Name of the explanation.
-        classifier: Whose answer is explained.
-        scan: Of which scan.
-    """
+    """An explanation's name, a classifier and a scan prepared for it."""
 
     method: str
     classifier: Classifier
@@ -478,13 +457,7 @@ PROMISES: Final[dict[str, tuple[Promise, ...]]] = {
 
 
 def case_of_patient(kind: str, name: str, folder: Path) -> object:
-    """A recipe, writer or explanation to be tried on a simulated patient.
-
-    Args:
-        kind: "recipe", "writer" or "explanation".
-        name: Of the entry.
-        folder: Where the patient's scan is written to.
-    """
+    """A recipe, writer or explanation to be tried on a simulated patient, written to `folder`."""
     from chestct.pipeline import analyse_scan
     from chestct.simulate import ThoraxSettings, simulate_patient, write_dicom_series
 

@@ -75,6 +75,42 @@ class Familiarity:
         """Percentage of the validation scans that lie nearer than `distance`."""
         return 100.0 * float(np.searchsorted(self.watched, distance)) / len(self.watched)
 
+    def write(self, path: Path) -> None:
+        """Write arrays and validation distances; method and threshold stand in the card.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        try:
+            save_file(arrays | {_WATCHED: self.watched.astype(np.float32)}, path)
+        except SafetensorError as error:
+            raise OSError(None, str(error)) from error
+
+    @classmethod
+    def read(cls, path: Path, method: str, threshold: float) -> Familiarity:
+        """Read what `write` wrote.
+
+        Raises:
+            ClassifierError: The file cannot be read, lacks an array or holds what is not finite.
+        """
+        try:
+            if path.stat().st_size > _MAX_BYTES:
+                raise ClassifierError(f"{path} is larger than {_MAX_BYTES} bytes. {_REMEDY}")
+            arrays = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ClassifierError(f"{path} cannot be read: {error}. {_REMEDY}") from error
+        how = look_up(METHODS, method, kind="measure of familiarity")
+        missing = sorted({*how.names, _WATCHED} - set(arrays))
+        if missing:
+            raise ClassifierError(f"{path} lacks '{missing[0]}'. {_REMEDY}")
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ClassifierError(f"{path} holds values that are not finite. {_REMEDY}")
+        watched = arrays.pop(_WATCHED)
+        if watched.size == 0:
+            raise ClassifierError(f"{path} holds no validation distances. {_REMEDY}")
+        return cls(method, arrays, watched, threshold)
+
 
 def fit_familiarity(
     training: Features,
@@ -117,43 +153,6 @@ def threshold_of(watched: Float[np.ndarray, " scan"]) -> float:
     """
     rank = min(int(np.ceil((len(watched) + 1) * KEPT_SHARE)), len(watched))
     return float(watched[rank - 1])
-
-
-def write_familiarity(path: Path, familiarity: Familiarity) -> None:
-    """Write arrays and validation distances; method and threshold stand in the card.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    arrays = {name: np.ascontiguousarray(array) for name, array in familiarity.arrays.items()}
-    try:
-        save_file(arrays | {_WATCHED: familiarity.watched.astype(np.float32)}, path)
-    except SafetensorError as error:
-        raise OSError(None, str(error)) from error
-
-
-def read_familiarity(path: Path, method: str, threshold: float) -> Familiarity:
-    """Read what `write_familiarity` wrote.
-
-    Raises:
-        ClassifierError: The file cannot be read, lacks an array or holds what is not finite.
-    """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ClassifierError(f"{path} is larger than {_MAX_BYTES} bytes. {_REMEDY}")
-        arrays = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ClassifierError(f"{path} cannot be read: {error}. {_REMEDY}") from error
-    how = look_up(METHODS, method, kind="measure of familiarity")
-    missing = sorted({*how.names, _WATCHED} - set(arrays))
-    if missing:
-        raise ClassifierError(f"{path} lacks '{missing[0]}'. {_REMEDY}")
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ClassifierError(f"{path} holds values that are not finite. {_REMEDY}")
-    watched = arrays.pop(_WATCHED)
-    if watched.size == 0:
-        raise ClassifierError(f"{path} holds no validation distances. {_REMEDY}")
-    return Familiarity(method, arrays, watched, threshold)
 
 
 _REMEDY: Final = "Get the classifier's folder again."

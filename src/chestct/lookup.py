@@ -1,7 +1,8 @@
 """Look a name up in one of the package's tables, and say what is there when it is not found.
 
 Where an entry needs a heavy package the table holds `Entry`, which says where it is to be found,
-so that what there is can be listed at once.
+so that what there is can be listed at once. Records of settings (`fields_from`) are made of plain
+values by name in the same way.
 
 Other packages add to the tables in `GROUPS` by entry points. These are looked at only where a name
 is not in our own table, and by `plugins_of` for lists, so that they cost nothing otherwise.
@@ -9,6 +10,7 @@ is not in our own table, and by `plugins_of` for lists, so that they cost nothin
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +18,19 @@ from hashlib import sha256
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from chestct.errors import ChestCTError, UnknownNameError, kind_of, printable
 
@@ -148,10 +162,7 @@ def _refused(plugin: Plugin, other: str) -> Plugin:
 def find_plugin(table: Mapping[str, object], name: str, *, kind: str) -> Plugin | None:
     """The entry point of a name that is not in one of our tables; None where there is none.
 
-    Args:
-        table: Our own table; where the name is in it, no entry points are looked at.
-        name: The wanted entry.
-        kind: What the table holds; nobody adds to those that are not in `GROUPS`.
+    Where the name is in the table, or nobody adds to such tables (`GROUPS`), none is looked at.
     """
     if name in table or kind not in GROUPS:
         return None
@@ -175,10 +186,7 @@ def load_entry(table: Mapping[str, Entry], name: str, *, kind: str) -> Any:
 def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
     """Return `table[name]`, or what another package adds under that name, imported.
 
-    Args:
-        table: One of the package's tables, such as `RECIPES`.
-        name: The wanted entry.
-        kind: What the table holds, in the singular, for the message ("recipe").
+    `kind` is what the table holds, in the singular, for the message ("recipe").
 
     Raises:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.
@@ -214,3 +222,58 @@ def unknown_name_message(name: str, known: Iterable[str], *, kind: str) -> str:
     nearest = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"There is no {kind} '{name}'.{hint} Known: {', '.join(names)}."
+
+
+def fields_from(
+    kind: type[Value], values: Mapping[str, object], *, what: str, error: type[ChestCTError]
+) -> Value:
+    """Make a dataclass out of plain values, as JSON or YAML hold them.
+
+    Lists are taken for tuples and whole numbers for decimals, as those make no difference, and
+    nothing else for anything else. What a field may be is said by its type, with
+    `Annotated[int, pydantic.Field(ge=1, le=9)]` for a number between two.
+
+    Args:
+        kind: The dataclass; what it raises itself is passed on.
+        values: By the names of its fields.
+        what: What a field is called in messages, such as "Network setting".
+        error: Raised where a field is missing or its value is of another kind or out of range.
+
+    Raises:
+        UnknownNameError: A name is not a field; the message offers the nearest one.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    types = get_type_hints(kind, include_extras=True)
+    for name in values:
+        if name not in types:
+            raise UnknownNameError(unknown_name_message(name, types, kind=what.lower()))
+    try:
+        text = json.dumps(dict(values), default=repr)
+        made: Value = TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as problem:
+        named = dict.fromkeys(str(each["loc"][0]) for each in problem.errors())
+        wrong = next((name for name in named if name in values), None)
+        if wrong is None:
+            raise error(f"{what.split()[0]} lacks: {', '.join(named)}.") from problem
+        msg = f"{what} '{wrong}' must be {_described(types[wrong])}, not {values[wrong]!r}."
+        raise error(msg) from problem
+    return made
+
+
+def _described(kind: Any) -> str:
+    """A type in words that a user reads."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        low, high = parts[1].metadata
+        return f"{_described(parts[0])} from {low.ge:g} to {high.le:g}"
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin is tuple and parts[-1] is not ...:
+        return f"{len(parts)} {'whole ' if parts[0] is int else ''}numbers"
+    if origin is tuple:
+        return _described(parts[0]).replace("a number", "numbers")
+    if origin in (Union, UnionType):
+        return " or ".join(map(_described, parts))
+    words = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+    return words.get(kind, "null")

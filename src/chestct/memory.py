@@ -34,13 +34,10 @@ def _available_bytes(root: Path = Path("/")) -> int | None:
 def require_memory(
     needed_bytes: float, doing: str, *, remedy: str = "", root: Path = Path("/")
 ) -> None:
-    """Refuse work that would take more memory than is free.
+    """Refuse work that would take more memory than is free beyond what is taken already.
 
-    Args:
-        needed_bytes: What it will take beyond what is taken already.
-        doing: The work, for the message ("Classifying 1000 x 512 x 512 voxels").
-        remedy: What would help beside the usual (", leave out --explain").
-        root: Where `proc` and `sys` are.
+    The message names the work ("Classifying 1000 x 512 x 512 voxels") and a `remedy` beside the
+    usual (", leave out --explain"). `root` is where `proc` and `sys` are.
 
     Raises:
         ReadError: It would.

@@ -194,14 +194,7 @@ def cut(
 
 
 def tick_planes(picture: RGB, scene: Scene, plane: Plane, slices: Mapping[Plane, int]) -> None:
-    """Mark at a picture's edges where the slices of the two other planes cross it.
-
-    Args:
-        picture: What `draw_slice` drew; ticks are drawn into it.
-        scene: What it shows.
-        plane: Which way it looks.
-        slices: Slice of each plane.
-    """
+    """Mark at a picture's edges where the slices of the two other planes cross it, in place."""
     length, thickness = max(8, picture.shape[1] // 36), max(2, picture.shape[1] // 300)
     for crossing, index in slices.items():
         axis = AXES[crossing][0]

@@ -160,13 +160,8 @@ def make_ready(
 ) -> ReadyScan:
     """Read and prepare a scan: what can be done to the next one while the network runs.
 
-    Args:
-        path: The scan.
-        classifier: What it is prepared for.
-        reading: How to read it; None reads it as it is.
-        lungs_engine: Name in `ENGINES`, or "auto": what finds the lungs.
-        explains: Whether there will be a heat-map, which takes more memory.
-        watcher: Told that the scan was read.
+    `lungs_engine` names what finds the lungs. A heat-map takes more memory, so `explains` says
+    whether there will be one. Otherwise as `analyse_scan`.
 
     Raises:
         ChestCTError: The scan is not as it should be, or takes more memory than is free.
@@ -318,9 +313,7 @@ def _require_room(volume: Volume, *, explains: bool) -> None:
 def needed_memory(volume: Volume, *, explains: bool) -> float:
     """Bytes that a scan takes at most beyond its own voxels, from when it was read.
 
-    Args:
-        volume: The scan.
-        explains: Whether it gets a heat-map, and all outputs.
+    `explains` stands for a heat-map and all outputs.
     """
     in_any_case, share = _TAKEN_WITH_HEAT if explains else _TAKEN
     needed = in_any_case + share * 2 * volume.grid.num_voxels

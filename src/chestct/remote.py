@@ -76,9 +76,7 @@ def joined(folder: Path, path: str) -> Path:
 def refuse_secrets(path: str | Path, where: str) -> None:
     """Refuse an address with a password or query where it would be kept in files.
 
-    Args:
-        path: A path or address.
-        where: What names it, for the message.
+    `where` is what names it, for the message.
 
     Raises:
         ReadError: It has one.

@@ -87,10 +87,8 @@ def make_folder(folder: Path) -> Path:
 def working_folder(parent: Path) -> Iterator[Path]:
     """An empty folder below `parent`, nobody else's, gone when its block ends.
 
-    What killed processes left in `parent` is removed first, once per process.
-
-    Args:
-        parent: Where the content will be moved to: only there it is certainly on the same disk.
+    The content will be moved to `parent`: only there it is certainly on the same disk. What killed
+    processes left there is removed first, once per process.
 
     Raises:
         OSError: It cannot be made.
@@ -326,15 +324,10 @@ def find_entry(kind: str, key: str) -> Path | None:
 
 
 def store_entry(kind: str, key: str, write: Callable[[Path], None]) -> Path | None:
-    """Make an entry of the cache and put it in its place.
+    """Make an entry of the cache, named by `text_key`, and put it in its place.
 
-    Args:
-        kind: Kind of entry, a folder of the cache.
-        key: Name of the entry, from `text_key`.
-        write: Fills the empty folder it is given with files.
-
-    Returns:
-        The entry's folder, or None when the cache cannot be written; that is no error.
+    `write` fills the empty folder it is given with files. None when the cache cannot be written,
+    which is no error.
     """
     try:
         parent = cache_folder() / kind

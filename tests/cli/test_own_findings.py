@@ -17,7 +17,7 @@ import pytest
 from phantoms import LUNG_HU, chest, chest_grid
 from quick_figures import one_of_each
 
-from chestct.card import Card, read_card
+from chestct.card import Card
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
 from chestct.simulate import write_dicom_series
@@ -149,7 +149,7 @@ def test_every_part_of_the_split_has_scans_with_and_without_each_finding(study: 
 
 
 def test_the_card_has_a_threshold_and_its_rule_per_finding(study: Study) -> None:
-    card = read_card(study.classifier, Card)
+    card = Card.read(study.classifier)
     assert card.findings is not None
     assert [each.rule.split(":")[0] for each in card.findings] == ["Youden's index"] * 2
     assert card.label_set.are_findings
@@ -169,7 +169,7 @@ def test_both_findings_are_learned_although_they_are_independent(study: Study) -
 
 
 def test_a_result_says_of_each_finding_whether_it_is_there(study: Study) -> None:
-    card = read_card(study.classifier, Card)
+    card = Card.read(study.classifier)
     for number in LOOKED_AT:
         document = json.loads((study.results / f"P{number}" / "result.json").read_text())
         assert document["schema_version"] == "2.3"

@@ -19,7 +19,7 @@ from here import work_here
 from phantoms import LUNG_HU, chest, chest_grid
 from quick_figures import one_of_each
 
-from chestct.card import Card, read_card
+from chestct.card import Card
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
 from chestct.simulate import write_dicom_series
@@ -140,7 +140,7 @@ def test_scans_were_prepared_as_the_training_wanted_them(study: Study) -> None:
 
 
 def test_the_card_keeps_all_that_was_said_of_the_classes(study: Study) -> None:
-    card = read_card(study.classifier, Card)
+    card = Card.read(study.classifier)
     assert card.labels == ("no emphysema", "emphysema")
     assert card.label_set.negative == "no emphysema"
     assert card.label_set.words("emphysema") == "Emphysema of the lung"

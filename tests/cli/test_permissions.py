@@ -101,7 +101,7 @@ def test_data_sets_are_for_their_owner_alone_unless_they_are_shared(
 def test_trainings_are_for_their_owner_alone_unless_they_are_shared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], wanted: set[int]
 ) -> None:
-    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report.draw_evaluation", lambda *_arguments: {})
     rows = read_rows(write_scans(tmp_path / "scans", 3))
     rows = [{**row, "split": PARTS[number // 2]} for number, row in enumerate(rows)]
     table = write_rows(tmp_path / "scans" / "split.csv", rows)

@@ -20,7 +20,7 @@ from drawn_scans import LABELS, SETTINGS, read_rows, write_empty_chest, write_ro
 from here import work_here
 from safetensors.numpy import load_file
 
-from chestct.card import Card, read_card
+from chestct.card import Card
 from chestct.cli import main
 from chestct.cli.training_lines import EpochLines, in_words
 from chestct.cluster.job import LEASE_S
@@ -76,7 +76,7 @@ def run(workshop: Workshop) -> Path:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures, where a test does not look at them."""
-    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report.draw_evaluation", lambda *_arguments: {})
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -105,7 +105,7 @@ def test_a_training_leaves_all_that_a_reader_needs(run: Path) -> None:
 
 
 def test_the_card_says_what_it_was_trained_on_and_what_was_measured(run: Path) -> None:
-    card = read_card(run / "classifier", Card)
+    card = Card.read(run / "classifier")
     assert card.labels == LABELS
     assert card.trained_on.startswith("6 scans of 6 patients (3 COVID-19, 3 normal)")
     results = {result.measure: result for result in card.results}
@@ -198,7 +198,7 @@ def test_a_run_begins_with_another_s_weights_and_only_its_head_learns(
     printed = " ".join(capsys.readouterr().out.split())
     assert said in printed
     assert "learned from this very manifest" in printed
-    card, given = read_card(out / "classifier", Card), read_card(run / "classifier", Card)
+    card, given = Card.read(out / "classifier"), Card.read(run / "classifier")
     assert f"{said}{given.weights_sha256}" in card.trained_on
     assert "weights that it began with: Not stated" in card.licence
     before, after = weights(run), weights(out)
@@ -675,7 +675,7 @@ def test_groups_reports_and_checklists_stand_in_an_evaluation(
 
 
 def test_a_training_keeps_what_tells_how_familiar_a_scan_is(run: Path) -> None:
-    card = read_card(run / "classifier", Card)
+    card = Card.read(run / "classifier")
     assert card.familiarity is not None
     assert card.familiarity.num_scans == 2
     assert (run / "classifier" / "familiarity.safetensors").is_file()
@@ -825,7 +825,7 @@ def test_two_classifiers_with_different_exclusions_are_compared_on_the_scans_of_
 
 
 def test_too_small_a_validation_part_stores_no_threshold_and_is_said(run: Path) -> None:
-    assert read_card(run / "classifier", Card).abstention is None
+    assert Card.read(run / "classifier").abstention is None
     warnings = metrics_of(run / "evaluation")["warnings"]
     assert any("2 scans promise nothing" in warning for warning in warnings)
 
@@ -835,7 +835,7 @@ def test_a_stored_threshold_is_reported_by_the_training_and_by_evaluating(
 ) -> None:
     out = tmp_path / "run"
     assert workshop.train(out, "--set", "abstention.wished_error=0.999") == 0
-    kept = read_card(out / "classifier", Card).abstention
+    kept = Card.read(out / "classifier").abstention
     assert kept is not None
     assert (kept.num_scans, kept.wished_error) == (2, 0.999)
     by_training = metrics_of(out / "evaluation")["at_threshold"]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from chestct.engines.column_pairs import _can_pair_columns, _ColumnPairConv3d, pair_columns
 from chestct.networks import NETWORKS, build_network
+from chestct.networks.blocks import _can_pair_columns, _ColumnPairConv3d, pair_columns
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -140,7 +140,7 @@ def test_an_input_of_another_size_names_the_setting() -> None:
 
 @pytest.mark.parametrize("shape", [[128, 128], [128.0, 128, 128], "128", [True, 8, 8]])
 def test_an_input_shape_is_three_whole_numbers(shape: object) -> None:
-    with pytest.raises(NetworkError, match="three whole numbers"):
+    with pytest.raises(NetworkError, match="3 whole numbers"):
         build_network("maseres", 1, 2, {"input_shape": shape})
 
 

@@ -177,7 +177,7 @@ def test_a_size_that_is_no_number_of_patches_is_refused() -> None:
 
 
 def test_a_depth_that_no_resnet_of_bottlenecks_has_is_refused() -> None:
-    with pytest.raises(NetworkError, match="one of 50, 101, 152, not 34"):
+    with pytest.raises(NetworkError, match="50 or 101 or 152, not 34"):
         build_network("merlin_encoder", 1, 2, {"depth": 34})
 
 

@@ -11,7 +11,7 @@ from chestct.preprocess.contrast import (
     slice_limits,
     volume_limits,
 )
-from chestct.preprocess.intensity import _stretched
+from chestct.preprocess.placement import _stretched
 
 FULL = StretchLimits(-1024.0, 3071.0)
 

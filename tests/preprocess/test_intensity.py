@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chestct.preprocess.intensity import finished_values, value_reader
+from chestct.preprocess.placement import _value_reader, finished_values
 from chestct.preprocess.recipes import RECIPES
 from chestct.volume import Grid, Volume
 
@@ -17,7 +17,7 @@ def volume():
 
 
 def finished(volume, recipe, mask=None):
-    return finished_values(value_reader(volume, recipe, mask)(*EVERYTHING), recipe, volume.unit)
+    return finished_values(_value_reader(volume, recipe, mask)(*EVERYTHING), recipe, volume.unit)
 
 
 def test_minmax_sends_the_lowest_voxel_to_zero_and_the_highest_to_one(volume):
@@ -34,7 +34,7 @@ def test_contrast_saturates_one_percent_of_each_slice_at_each_end(volume):
 
 
 def test_contrast_of_a_block_is_that_of_its_whole_slices(volume):
-    reader = value_reader(volume, RECIPES["roi_resnet_published"], None)
+    reader = _value_reader(volume, RECIPES["roi_resnet_published"], None)
     block = (slice(1, 2), slice(3, 9), slice(10, 20))
     np.testing.assert_array_equal(reader(*block), reader(*EVERYTHING)[block])
 
@@ -42,7 +42,7 @@ def test_contrast_of_a_block_is_that_of_its_whole_slices(volume):
 def test_voxels_outside_the_mask_get_the_background(volume):
     mask = np.zeros(volume.grid.shape, dtype=bool)
     mask[1, 5:9, 5:9] = True
-    values = value_reader(volume, RECIPES["roi_resnet_paper"], mask)(*EVERYTHING)
+    values = _value_reader(volume, RECIPES["roi_resnet_paper"], mask)(*EVERYTHING)
     assert not values[~mask].any()
     assert values[mask].any()
 
@@ -50,7 +50,7 @@ def test_voxels_outside_the_mask_get_the_background(volume):
 def test_mask_without_a_background_keeps_everything(volume):
     recipe = replace(RECIPES["roi_resnet_paper"], background=None)
     nothing = np.zeros(volume.grid.shape, dtype=bool)
-    assert value_reader(volume, recipe, nothing)(*EVERYTHING).any()
+    assert _value_reader(volume, recipe, nothing)(*EVERYTHING).any()
 
 
 def test_window_sends_its_ends_to_zero_and_one(volume):
@@ -60,7 +60,7 @@ def test_window_sends_its_ends_to_zero_and_one(volume):
 
 
 def test_before_resampling_zero_is_air(volume):
-    block = value_reader(volume, RECIPES["roi_resnet_recommended"], None)(*EVERYTHING)
+    block = _value_reader(volume, RECIPES["roi_resnet_recommended"], None)(*EVERYTHING)
     np.testing.assert_array_equal(block, volume.voxels.astype(np.float32) + 1024)
 
 

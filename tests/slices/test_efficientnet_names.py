@@ -11,8 +11,11 @@ from torch.nn import functional
 
 from chestct.errors import NetworkError
 from chestct.extras import is_installed
-from chestct.networks.efficientnet_names import in_timm_names, is_of_family
-from chestct.networks.slices import build_slice_network, load_backbone_weights
+from chestct.networks.slices import (
+    _in_timm_names,
+    build_slice_network,
+    load_backbone_weights,
+)
 
 # Of both networks: repeats, kernel, stride, expansion, channels.
 STAGES = [
@@ -165,9 +168,7 @@ def test_names_are_counted_by_stage_and_what_has_no_place_keeps_its_own() -> Non
         "_swish.beta": "_swish.beta",
     }
     tensors = {name: torch.full((1,), float(n)) for n, name in enumerate(renamed)}
-    found = in_timm_names(tensors, own)
+    found = _in_timm_names(tensors, own)
     assert {name: int(value) for name, value in found.items()} == {
         name: n for n, name in enumerate(renamed.values())
     }
-    assert is_of_family(tensors)
-    assert not is_of_family(own)

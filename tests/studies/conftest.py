@@ -55,7 +55,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few draws, and no figures of single evaluations, which the tests here do not look at."""
     few = Bootstrap(20)
-    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report.draw_evaluation", lambda *_arguments: {})
     settings = partial(EvaluationSettings, bootstrap=few)
     monkeypatch.setattr("chestct.training.session.EvaluationSettings", settings)
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ from analyses import make_analysis
 from tiny_classifiers import tiny_card
 from torch import nn
 
-from chestct.card import Card, FindingThreshold, read_card, write_card
+from chestct.card import Card, FindingThreshold
 from chestct.errors import ClassifierError, TrainingError
 from chestct.training.loop import Outputs
 from chestct.training.plan import find_parts
@@ -129,8 +129,8 @@ def threshold(value: float) -> FindingThreshold:
 def test_a_card_of_findings_is_read_as_it_was_written(tmp_path: Path) -> None:
     labels = ("a", "b")
     card = tiny_card(labels=labels, findings=(threshold(0.2), threshold(0.7)))
-    write_card(card, tmp_path)
-    again = read_card(tmp_path, Card)
+    card.write(tmp_path)
+    again = Card.read(tmp_path)
     assert again == card
     assert again.thresholds == {"a": 0.2, "b": 0.7}
     assert again.label_set.are_findings
@@ -139,13 +139,13 @@ def test_a_card_of_findings_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_cards_and_results_of_classes_have_the_fields_that_they_had(tmp_path: Path) -> None:
-    write_card(tiny_card(), tmp_path)
+    tiny_card().write(tmp_path)
     assert list(json.loads((tmp_path / "card.json").read_text())) == [
         "schema_version", "name", "network", "network_settings", "labels", "classes", "trained_on",
         "results", "versions", "licence", "notice", "weights_sha256", "temperature", "version",
         "recipe", "explanation", "abstention", "familiarity",
     ]  # fmt: skip
-    assert not read_card(tmp_path, Card).label_set.are_findings
+    assert not Card.read(tmp_path).label_set.are_findings
     document = json.loads(result_document(make_analysis()).model_dump_json())
     assert document["schema_version"] == "2.3"
     assert "findings" not in document

@@ -8,7 +8,7 @@ import pytest
 
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, _SliceAugmentation, find_augmentation
 from chestct.datasets.splits import SLICE_SPLITS
-from chestct.networks.settings import settings_from
+from chestct.networks import settings_from
 from chestct.networks.slices import SLICE_NETWORKS, _SliceSettings
 from chestct.training.settings import SliceRunSettings, read_settings_as, settings_as_yaml
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chestct.card import SLICE_CARD_FILE, SliceCard, read_card
+from chestct.card import SLICE_CARD_FILE, SliceCard
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow
 from chestct.errors import ClassifierError
 from chestct.training.data import divide_slices, patient_labels_of
@@ -80,7 +80,7 @@ def test_patients_own_classes_are_taken_where_the_table_has_them() -> None:
 
 def test_a_sound_card_is_read(tmp_path: Path) -> None:
     (tmp_path / SLICE_CARD_FILE).write_text(json.dumps(CARD))
-    card = read_card(tmp_path, SliceCard)
+    card = SliceCard.read(tmp_path)
     assert card.pictures.size == 64
     assert card.votes.sharpness == 5.0
 
@@ -104,4 +104,4 @@ def test_a_card_with_an_impossible_field_is_refused_by_its_name(
 ) -> None:
     (tmp_path / SLICE_CARD_FILE).write_text(json.dumps({**CARD, field: value}))
     with pytest.raises(ClassifierError, match=said):
-        read_card(tmp_path, SliceCard)
+        SliceCard.read(tmp_path)

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No figures of the candidates."""
-    monkeypatch.setattr("chestct.evaluation.report._draw_all", lambda *_arguments: {})
+    monkeypatch.setattr("chestct.evaluation.report.draw_evaluation", lambda *_arguments: {})
 
 
 def tune(folder: Path, out: Path, *more: str) -> int:

@@ -18,7 +18,9 @@ from jaxtyping import Float
 
 from chestct.errors import TrainingError
 from chestct.lookup import look_up, unknown_name_message
-from chestct.networks.roi import Features, LungBatch
+
+Features = Float[torch.Tensor, "batch channel depth height width"]
+LungBatch = Float[torch.Tensor, "batch 1 depth height width"]
 
 _BACKGROUND, _HALF = 1e-4, 0.5
 _COARSE = (5, 5, 5)

@@ -32,7 +32,8 @@ ENGINES: Final[dict[str, Entry]] = {
         "OpenVINO, on the CPU unless told otherwise",
     ),
 }
-"""Engine name to its class, called as `engine(model, precision=..., device=...)`."""
+"""Engine name to its class, called as `engine(model, precision=..., device=...)`, or as
+`engine.voxels(model)` by `voxel_runner`."""
 
 
 PRECISIONS: Final[dict[str, str]] = {
@@ -93,23 +94,13 @@ def voxel_runner(model: StoredNetwork, name: str = AUTO) -> RunVoxels:
         MissingExtraError: The engine's package is not installed.
         EngineError: The engine cannot run this network.
     """
-    if voxel_engine(name) == "openvino":
-        from chestct.engines.openvino_engine import openvino_voxels
-
-        return openvino_voxels(model)
-    from chestct.engines.torch_engine import torch_voxels
-
-    return torch_voxels(model)
+    run: RunVoxels = load_entry(ENGINES, voxel_engine(name), kind="engine").voxels(model)
+    return run
 
 
 @runtime_checkable
 class StoredNetwork(Protocol):
-    """A network with its weights, described so that it need not be loaded to be recognised.
-
-    Attributes:
-        weights_sha256: Hash of the weights file.
-        identity: Everything else that decides what the network computes, as text.
-    """
+    """A network with its weights, described so that it need not be loaded to be recognised."""
 
     @property
     def weights_sha256(self) -> str:
@@ -124,12 +115,7 @@ class StoredNetwork(Protocol):
 
 
 class Outputs(NamedTuple):
-    """What a network says of one scan.
-
-    Attributes:
-        logits: One per class.
-        features: Pooled features, which the network decided on; empty where it has none.
-    """
+    """What a network says of one scan: logits, and the pooled features it decided on, if any."""
 
     logits: Float32[np.ndarray, " class"]
     features: Float32[np.ndarray, " feature"]
@@ -137,11 +123,7 @@ class Outputs(NamedTuple):
 
 @runtime_checkable
 class RunnableNetwork(StoredNetwork, Protocol):
-    """A network that gives the logits of a whole scan of one size.
-
-    Attributes:
-        input_size: What one scan looks like, (channel, depth, height, width).
-    """
+    """A network that gives the logits of a whole scan of one size."""
 
     @property
     def input_size(self) -> tuple[int, int, int, int]:
@@ -205,9 +187,7 @@ def check_input(scan: np.ndarray, lungs: np.ndarray, expected: tuple[int, int, i
 def engine_errors(engine: str, *, line: int = 0) -> Iterator[None]:
     """Around what a package does with a network: its errors become ours.
 
-    Args:
-        engine: Engine, precision and device in words.
-        line: Which line of the package's message is passed on: 0 for the first, -1 for the last.
+    `line` is which line of the package's message is passed on: 0 for the first, -1 for the last.
 
     Raises:
         EngineError: The package raised a `RuntimeError`, such as one about a full GPU.

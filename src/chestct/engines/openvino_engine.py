@@ -89,6 +89,26 @@ class OpenVinoEngine(Engine):
             logits, features = given[0], given[1]
         return checked_outputs(logits, features, self.name)
 
+    @staticmethod
+    def voxels(model: StoredNetwork) -> RunVoxels:
+        """As `voxel_runner`; the network must take a volume of 64 voxels along each axis."""
+        core = import_openvino().Core()
+        name = "openvino float32"
+        with engine_errors(name, line=_REASON_LINE):
+            converted = _cached_conversion(model, core, "any", lambda: _convert_voxels(model))
+            hint = {"INFERENCE_PRECISION_HINT": _HINTS["float32"]}
+            compiled = core.compile_model(converted, "CPU", hint)
+
+        def run(values: Heat) -> VoxelLogits:
+            """Run it; a request of its own for each call, so that threads do not share one."""
+            with engine_errors(name, line=_REASON_LINE):
+                found = compiled.create_infer_request().infer(
+                    [np.ascontiguousarray(values)[None, None]]
+                )
+                return np.array(found[0][0])
+
+        return run
+
 
 def import_openvino() -> Any:
     """Import OpenVINO without its telemetry.
@@ -135,8 +155,7 @@ def convert(model: RunnableNetwork) -> Any:
     """Convert a network for one scan of the classifier's size; loads PyTorch."""
     import torch
 
-    from chestct.engines.column_pairs import pair_columns
-    from chestct.networks.blocks import LogitsAndFeatures
+    from chestct.networks.blocks import LogitsAndFeatures, pair_columns
 
     size = model.input_size
     network = model.load_network().eval()
@@ -158,35 +177,6 @@ def _exported(network: nn.Module, *example: Tensor) -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)
         exported = torch.export.export(network, example)
         return import_openvino().convert_model(exported)
-
-
-def openvino_voxels(model: StoredNetwork) -> RunVoxels:
-    """Get a network that gives logits of every voxel ready to run, on the CPU in float32.
-
-    Args:
-        model: The network; loaded only when it has not been converted before. It must take a
-            volume of 64 voxels along each axis.
-
-    Raises:
-        MissingExtraError: OpenVINO is not installed.
-        EngineError: OpenVINO cannot run the network.
-    """
-    core = import_openvino().Core()
-    name = "openvino float32"
-    with engine_errors(name, line=_REASON_LINE):
-        converted = _cached_conversion(model, core, "any", lambda: _convert_voxels(model))
-        hint = {"INFERENCE_PRECISION_HINT": _HINTS["float32"]}
-        compiled = core.compile_model(converted, "CPU", hint)
-
-    def run(values: Heat) -> VoxelLogits:
-        """Run it; a request of its own for each call, so that threads do not share one."""
-        with engine_errors(name, line=_REASON_LINE):
-            found = compiled.create_infer_request().infer(
-                [np.ascontiguousarray(values)[None, None]]
-            )
-            return np.array(found[0][0])
-
-    return run
 
 
 def _convert_voxels(model: StoredNetwork) -> Any:

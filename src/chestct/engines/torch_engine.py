@@ -69,19 +69,19 @@ class TorchEngine(Engine):
             logits, features = (part[0].float().cpu().numpy() for part in given)
         return checked_outputs(logits, features, self.name)
 
+    @staticmethod
+    def voxels(model: StoredNetwork) -> RunVoxels:
+        """As `voxel_runner`."""
+        network = model.load_network().eval()
 
-def torch_voxels(model: StoredNetwork) -> RunVoxels:
-    """Get a network that gives logits of every voxel ready to run, on the CPU in float32."""
-    network = model.load_network().eval()
+        def run(values: Heat) -> VoxelLogits:
+            """Run it."""
+            batch = torch.from_numpy(np.require(values, requirements=("C", "W")))[None, None]
+            with engine_errors("torch float32"), torch.inference_mode():
+                logits: VoxelLogits = network(batch)[0].numpy()
+            return logits
 
-    def run(values: Heat) -> VoxelLogits:
-        """Run it."""
-        batch = torch.from_numpy(np.require(values, requirements=("C", "W")))[None, None]
-        with engine_errors("torch float32"), torch.inference_mode():
-            logits: VoxelLogits = network(batch)[0].numpy()
-        return logits
-
-    return run
+        return run
 
 
 def _device(name: str | None) -> torch.device:

@@ -34,12 +34,9 @@ _TINY = np.finfo(np.float64).eps
 
 @dataclass(frozen=True)
 class _TemperatureScaling:
-    """One number that all logits are divided by.
+    """One number that all logits are divided by: above one makes probabilities less sure.
 
-    Attributes:
-        temperature: Above one makes probabilities less sure, below one surer; one where the scans
-            cannot tell.
-        note: Why the temperature is one without having been fitted; empty otherwise.
+    `note` says why it is one without having been fitted; empty otherwise.
     """
 
     temperature: float
@@ -136,15 +133,11 @@ def apply_temperature(
 
 
 def fit_temperature(predictions: Predictions) -> _TemperatureScaling:
-    """Fit the temperature that makes the true labels of validation scans most likely.
+    """Fit the temperature that makes the true labels of scans not used otherwise most likely.
 
-    Args:
-        predictions: Of scans that neither the training nor the evaluation used.
-
-    Returns:
-        The temperature, one with a note when there are no scans, when every scan is right (the
-        scans then only ask for more certainty, without end), or when the best temperature is out
-        of `_TEMPERATURE_RANGE` (the surer, the more wrong).
+    It is one, with a note, when there are no scans, when every scan is right (the scans then only
+    ask for more certainty, without end), or when the best one is out of `_TEMPERATURE_RANGE` (the
+    surer, the more wrong).
     """
     from scipy.optimize import minimize_scalar
 
@@ -286,14 +279,9 @@ class AtThreshold:
     def of(
         cls, predictions: Predictions, promised: AbstentionThreshold | None
     ) -> AtThreshold | None:
-        """Coverage and error rate at a threshold, with Wilson's 95 % intervals.
+        """Coverage and error rate at a threshold, where one is known, with Wilson's 95 % intervals.
 
-        Args:
-            predictions: Of the classifier, its temperature as when the threshold was chosen.
-            promised: The threshold, where one is known.
-
-        Returns:
-            None where there is no threshold.
+        The predictions have the temperature that they had when the threshold was chosen.
         """
         if promised is None or promised.threshold is None:
             return None

@@ -310,15 +310,9 @@ class Judgement:
     def beside(
         self, other: Judgement, names: tuple[str, str]
     ) -> tuple[Predictions, Predictions, str | None]:
-        """Two classifiers on the scans that both decided on.
+        """The rows of two classifiers, of the names given, on the scans that both decided on.
 
-        Args:
-            other: The other.
-            names: What the two are called.
-
-        Returns:
-            The rows of both, without the scans that either says it gave no decision on; and what to
-            say where these are not all, else None.
+        Also what to say where these are not all that both judged, else None.
         """
         left_out = {*self.excluded, *other.excluded}
         pair = [_without(each.predictions, left_out) for each in (self, other)]

@@ -26,12 +26,14 @@ from chestct.evaluation.intervals import (
     why_no_bootstrap,
 )
 from chestct.evaluation.metrics import Confusion, Estimate
-from chestct.evaluation.predictions import Predictions, PredictionsError
+from chestct.evaluation.predictions import AnyPredictions, Predictions, PredictionsError
 from chestct.storage import reason_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from chestct.evaluation.report import Summary
 
 
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,7 +58,29 @@ _GREY = "#666666"
 _Curve = tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, " point"]]
 
 
-def draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
+def draw_evaluation(
+    predictions: AnyPredictions,
+    summary: Summary,
+    bootstrap: Bootstrap,
+    logs: Mapping[str, list[dict[str, Any]]],
+) -> dict[str, Figure]:
+    """The figures of an evaluation by file name without ending; of findings the curves alone."""
+    drawn = {"learning_curves": _draw_learning_curves(logs)} if logs else {}
+    if isinstance(predictions, Predictions):
+        error = summary.figures.overall["expected_calibration_error"].value
+        drawn = {
+            "confusion": _draw_confusion(summary.confusion, summary.labels),
+            "roc": _draw_roc(predictions, summary.figures, bootstrap),
+            "reliability": _draw_reliability(summary.reliability, error),
+            "coverage_risk": _draw_coverage_risk(summary.coverage_risk),
+            **drawn,
+        }
+    for figure in drawn.values():
+        _lay_out(figure)
+    return drawn
+
+
+def _draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
     """Confusion matrix: counts and the share of each row, rows the true labels."""
     from matplotlib.patches import Rectangle
 
@@ -78,15 +102,12 @@ def draw_confusion(confusion: Confusion, labels: tuple[str, ...]) -> Figure:
     return figure
 
 
-def draw_roc(
+def _draw_roc(
     predictions: Predictions, figures: Figures | None = None, bootstrap: Bootstrap | None = None
 ) -> Figure:
     """ROC curve of each class against the rest, with pointwise bootstrap bands over patients.
 
-    Args:
-        predictions: Of one classifier.
-        figures: Gives the areas in the legend their intervals; without, the areas stand alone.
-        bootstrap: How patients are drawn for the bands; None takes the default.
+    `figures` give the areas in the legend their intervals; without, the areas stand alone.
     """
     figure, axes = _new_figure((5.2, 5.0))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
@@ -109,12 +130,10 @@ def draw_roc(
     return figure
 
 
-def draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> Figure:
+def _draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> Figure:
     """Accuracy against confidence, with Wilson intervals, and the number of scans below.
 
-    Args:
-        curve: Bins from `reliability_curve`.
-        error: Expected calibration error for the title.
+    The title has the expected calibration error.
     """
     figure, axes, below = _stacked_axes((4.8, 5.6))
     axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
@@ -131,7 +150,7 @@ def draw_reliability(curve: tuple[ReliabilityBin, ...], error: float | None) -> 
     return figure
 
 
-def draw_coverage_risk(points: tuple[RiskPoint, ...]) -> Figure:
+def _draw_coverage_risk(points: tuple[RiskPoint, ...]) -> Figure:
     """Error rate among the scans decided on against their share, with its upper bound."""
     figure, axes = _new_figure((5.2, 3.8))
     coverage = [point.coverage for point in points]
@@ -146,12 +165,8 @@ def draw_coverage_risk(points: tuple[RiskPoint, ...]) -> Figure:
     return figure
 
 
-def draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
-    """Loss and accuracy per epoch, one colour per run (a fold, a setting), training dashed.
-
-    Args:
-        logs: Epochs by name of the run, as `read_log` gives them.
-    """
+def _draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
+    """Loss and accuracy per epoch, one colour per run (a fold, a setting), training dashed."""
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
@@ -173,7 +188,7 @@ def draw_learning_curves(logs: Mapping[str, list[dict[str, Any]]]) -> Figure:
     return figure
 
 
-def lay_out(figure: Figure) -> None:
+def _lay_out(figure: Figure) -> None:
     """Settle where everything stands in a figure that is complete, once for all its files.
 
     Otherwise each saving computes the layout anew, which takes longer than the drawing.

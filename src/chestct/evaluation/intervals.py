@@ -288,12 +288,7 @@ def clopper_pearson_uppers(
 
 
 def estimate_figures(predictions: Predictions, bootstrap: Bootstrap | None = None) -> Figures:
-    """Compute every figure with its interval.
-
-    Args:
-        predictions: Of one classifier.
-        bootstrap: How patients are drawn; None takes the default.
-    """
+    """Compute every figure with its interval."""
     settings = bootstrap or Bootstrap()
     why_not = why_no_bootstrap(predictions)
     values = {("", name): measure(predictions) for name, measure in metrics.OVERALL.items()}
@@ -400,11 +395,8 @@ def estimate_findings(
 ) -> Figures:
     """Compute every figure with its interval: of each finding, their means, and of all together.
 
-    A scan of which a finding is not known counts nowhere in that finding's figures.
-
-    Args:
-        predictions: Of one classifier.
-        bootstrap: How often patients are drawn; unlike those of classes, all of them alike.
+    A scan of which a finding is not known counts nowhere in that finding's figures. Patients are
+    drawn all alike, unlike those of classes.
     """
     settings = bootstrap or Bootstrap()
     views = {label: predictions.of(index) for index, label in enumerate(predictions.labels)}

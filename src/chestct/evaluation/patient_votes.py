@@ -105,16 +105,11 @@ def answers_on_patients(
 ) -> list[PatientAnswer]:
     """What is said of those patients who are known and have a slice with an answer.
 
-    Args:
-        slices: Answers on slices, labelled or not.
-        method: A name in `VOTES`.
-        card: Of the classifier that gave them, with the numbers behind the method.
-
-    Returns:
-        One answer per patient, in the order in which they first come.
+    The card is that of the classifier that gave the answers, with the numbers behind the method.
+    One answer per patient, in the order in which they first come.
 
     Raises:
-        UnknownNameError: There is no such method.
+        UnknownNameError: There is no such method in `VOTES`.
     """
     known = [each for each in slices if each.patient and not each.failure]
     rows = _rows_by_patient([each.patient for each in known])

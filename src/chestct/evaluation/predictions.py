@@ -34,8 +34,35 @@ class PredictionsError(ChestCTError):
     """Predictions are impossible or cannot be compared; the message names the row."""
 
 
+class _OnScans:
+    """What predictions of classes and of findings have in common."""
+
+    scans: tuple[str, ...]
+    patients: tuple[str, ...]
+    sites: tuple[str, ...] | None
+    groups: Mapping[str, tuple[str, ...]]
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @property
+    def num_patients(self) -> int:
+        """How many patients the scans belong to."""
+        return len(set(self.patients))
+
+    def _names_of(self, indices: Sequence[int]) -> dict[str, Any]:
+        """What some rows are called, and what they belong to."""
+        sites = self.sites
+        return {
+            "scans": tuple(self.scans[i] for i in indices),
+            "patients": tuple(self.patients[i] for i in indices),
+            "sites": None if sites is None else tuple(sites[i] for i in indices),
+            "groups": {n: tuple(values[i] for i in indices) for n, values in self.groups.items()},
+        }
+
+
 @dataclass(frozen=True, eq=False)
-class Predictions:
+class Predictions(_OnScans):
     """Probabilities and true labels of scans, checked when made; the arrays are read-only copies.
 
     Attributes:
@@ -72,9 +99,6 @@ class Predictions:
             named = tuple(site.strip() or _UNNAMED_SITE for site in self.sites)
             object.__setattr__(self, "sites", named)
 
-    def __len__(self) -> int:
-        return len(self.scans)
-
     @property
     def decisions(self) -> Int64[np.ndarray, " scan"]:
         """Index of the most probable label per scan; the first of them when several tie."""
@@ -100,11 +124,6 @@ class Predictions:
         return rows
 
     @property
-    def num_patients(self) -> int:
-        """How many patients the scans belong to."""
-        return len(set(self.patients))
-
-    @property
     def cases(self) -> Int64[np.ndarray, " class"]:
         """Number of scans per true label."""
         return np.bincount(self.truth, minlength=len(self.labels)).astype(np.int64)
@@ -114,7 +133,7 @@ class Predictions:
         indices = [int(row) for row in rows]
         return replace(
             self,
-            **_chosen_names(self, indices),
+            **self._names_of(indices),
             truth=self.truth[indices],
             probabilities=self.probabilities[indices],
             called=None if self.called is None else self.called[indices],
@@ -126,7 +145,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, eq=False)
-class FindingPredictions:
+class FindingPredictions(_OnScans):
     """Probabilities, thresholds and truth of several findings per scan.
 
     Attributes:
@@ -165,20 +184,12 @@ class FindingPredictions:
                 msg = f"The {name} are not {wanted[0]} rows of {wanted[1]} numbers from 0 to 1 each"
                 raise PredictionsError(f"{msg}, one per finding. Write the file anew.")
 
-    def __len__(self) -> int:
-        return len(self.scans)
-
-    @property
-    def num_patients(self) -> int:
-        """How many patients the scans belong to."""
-        return len(set(self.patients))
-
     def choose(self, rows: Sequence[int] | Int[np.ndarray, " chosen"]) -> FindingPredictions:
         """The given rows, in the given order."""
         indices = [int(row) for row in rows]
         return replace(
             self,
-            **_chosen_names(self, indices),
+            **self._names_of(indices),
             truth=self.truth[indices],
             probabilities=self.probabilities[indices],
             thresholds=self.thresholds[indices],
@@ -230,17 +241,6 @@ class FindingPredictions:
 
 
 AnyPredictions = Predictions | FindingPredictions
-
-
-def _chosen_names(predictions: AnyPredictions, indices: Sequence[int]) -> dict[str, Any]:
-    """What some rows are called, and what they belong to."""
-    sites, groups = predictions.sites, predictions.groups
-    return {
-        "scans": tuple(predictions.scans[i] for i in indices),
-        "patients": tuple(predictions.patients[i] for i in indices),
-        "sites": None if sites is None else tuple(sites[i] for i in indices),
-        "groups": {name: tuple(values[i] for i in indices) for name, values in groups.items()},
-    }
 
 
 def align(first: Predictions, second: Predictions) -> Predictions:

@@ -32,16 +32,7 @@ from chestct.evaluation.comparisons import (
     Judgement,
     compare,
 )
-from chestct.evaluation.figures import (
-    PAGE_COLORS,
-    draw_confusion,
-    draw_coverage_risk,
-    draw_learning_curves,
-    draw_reliability,
-    draw_roc,
-    lay_out,
-    save_figure,
-)
+from chestct.evaluation.figures import PAGE_COLORS, draw_evaluation, save_figure
 from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures, estimate_findings
 from chestct.evaluation.metrics import Confusion, Estimate, confusion_matrix
 from chestct.evaluation.predictions import (
@@ -148,13 +139,7 @@ def summarise(
     *,
     excluded: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Compute everything.
-
-    Args:
-        predictions: Of one classifier.
-        settings: How; None takes the default.
-        excluded: Scans that got no decision, with the reason; they are counted in a warning.
-    """
+    """Compute everything; scans that got no decision, with the reason, are counted in a warning."""
     chosen = settings or EvaluationSettings()
     parts = partial(_summarise_groups, predictions, chosen)
     labels = predictions.labels
@@ -299,9 +284,7 @@ def write_evaluation(
     chosen, excluded = settings or EvaluationSettings(), excluded or {}
     endings = [look_up(_FORMATS, name, kind="figure format") for name in chosen.formats]
     main = _beside(predictions, chosen, others or {}, excluded)
-    drawn = _draw_all(predictions, main, chosen, logs or {}) if endings else {}
-    for figure in drawn.values():
-        lay_out(figure)
+    drawn = draw_evaluation(predictions, main, chosen.bootstrap, logs or {}) if endings else {}
     pictures = {name + ending: figure for name, figure in drawn.items() for ending in endings}
     wrong = _wrong_answers(predictions, chosen.reports)
     page = as_page(_report(chosen.name, main, drawn, wrong), PAGE_COLORS, "chestct evaluate")
@@ -364,26 +347,6 @@ def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
         if record.get("num_scans") == len(predictions):
             return {str(scan): str(why) for scan, why in record.get("excluded", {}).items()}
     return {}
-
-
-def _draw_all(
-    predictions: AnyPredictions,
-    summary: Summary,
-    settings: EvaluationSettings,
-    logs: Mapping[str, list[dict[str, Any]]],
-) -> dict[str, Any]:
-    """The figures of an evaluation by file name without ending; of findings the curves alone."""
-    curves = {"learning_curves": draw_learning_curves(logs)} if logs else {}
-    if isinstance(predictions, FindingPredictions):
-        return curves
-    error = summary.figures.overall["expected_calibration_error"].value
-    return {
-        "confusion": draw_confusion(summary.confusion, summary.labels),
-        "roc": draw_roc(predictions, summary.figures, settings.bootstrap),
-        "reliability": draw_reliability(summary.reliability, error),
-        "coverage_risk": draw_coverage_risk(summary.coverage_risk),
-        **curves,
-    }
 
 
 def _evaluation_record(

@@ -123,14 +123,9 @@ def pick_layer(question: Question) -> _Layer:
 def finest_layer(question: Question, spacing_mm: Spacing, cell_mm: float) -> _Layer | None:
     """The deepest layer whose cells are small: what it finds can be shown where it is.
 
-    Args:
-        question: A network and an input; neither's content is looked at.
-        spacing_mm: Of the input.
-        cell_mm: Largest edge of a cell. Where even the finest layer's cells are larger, it is the
-            last of those with the smallest ones.
-
-    Returns:
-        The layer; None where the network has none with a grid of cells.
+    No cell's edge is over `cell_mm`, the input's voxels being of `spacing_mm`; where even the
+    finest layer's are larger, it is the last of those with the smallest ones. None where there is
+    none with a grid of cells.
     """
     layers, _ = _trace(question)
     edges = [
@@ -337,17 +332,11 @@ class _SplitNetwork(Protocol):
 def slice_gradcam(
     network: _SplitNetwork, picture: Float[np.ndarray, "height width"], label: int
 ) -> Float[np.ndarray, "height width"]:
-    """Which pixels of a slice spoke for a class, by Grad-CAM of the last feature map.
+    """Which pixels of a slice (values from 0 to 1) spoke for a class, by its index.
 
-    Slice networks give that map and what follows it apart, so that no hooks are needed.
-
-    Args:
-        network: A slice network, in eval mode.
-        picture: Its input, values from 0 to 1.
-        label: Index of the class.
-
-    Returns:
-        From 0 to 1, as large as the input; all zero where nothing spoke for the class.
+    It is Grad-CAM of the last feature map; slice networks give that map and what follows it apart,
+    so that no hooks are needed. From 0 to 1, as large as the input; all zero where nothing spoke
+    for it.
     """
     batch = torch.from_numpy(np.array(picture, dtype=np.float32))[None, None, None]
     with torch.no_grad():

@@ -7,7 +7,6 @@ import torch
 
 from chestct.classifier import Classifier
 from chestct.engines import check_input
-from chestct.errors import ClassifierError
 from chestct.explain import EXPLANATIONS
 from chestct.explain.back_to_scan import back_to_scan, spread_over_input
 from chestct.explain.explanation import Explanation, ScanExplanation, summarise_evidence
@@ -53,7 +52,7 @@ def explain(
     make_map = load_entry(EXPLANATIONS, method, kind="explanation")
     numbers = {name: i for i, name in enumerate(classifier.labels)}
     target = None if label is None else look_up(numbers, label, kind="class")
-    _require_own_recipe(classifier, prepared)
+    classifier.require_own_recipe(prepared)
     check_input(prepared.input, prepared.lungs, classifier.input_size)
     question = Question(
         network=classifier.network,
@@ -66,15 +65,6 @@ def explain(
     )
     cells = make_map(question)
     return _as_explanation(cells, prepared, method, classifier.labels[cells.target])
-
-
-def _require_own_recipe(classifier: Classifier, prepared: PreparedScan) -> None:
-    """Refuse a scan that was prepared for another classifier."""
-    if prepared.recipe != classifier.recipe:
-        raise ClassifierError(
-            f"The scan was prepared with '{prepared.recipe.name}', which is not this classifier's "
-            f"form of '{classifier.recipe.name}': prepare it with `classifier.recipe`."
-        )
 
 
 def _as_explanation(cells: CellMap, prepared: PreparedScan, method: str, label: str) -> Explanation:
@@ -105,14 +95,8 @@ def explain_scan(  # noqa: PLR0913 - the options of `explain`, and the scan
 ) -> ScanExplanation:
     """Explain an answer and lay the explanation over the scan it was given for.
 
-    Args:
-        classifier: What gave the answer.
-        prepared: The scan, prepared with the classifier's recipe.
-        volume: The scan as it was read; it knows the slices' UIDs.
-        method: A name in `EXPLANATIONS`.
-        label: The class to explain, None for the one with the highest probability.
-        layer: The network's layer to look at, None for its last block.
-        listener: Told by slow methods how many steps of how many are done.
+    The options are those of `explain`; `volume` is the scan as it was read, which knows the UIDs
+    of its slices.
 
     Raises:
         ChestCTError: As `explain` does.

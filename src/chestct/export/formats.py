@@ -20,7 +20,7 @@ from jaxtyping import Float32
 
 from chestct import __version__
 from chestct.card import CARD_FILE
-from chestct.classifier import Classifier
+from chestct.classifier import WEIGHTS_FILE, Classifier
 from chestct.engines import reason_of
 from chestct.errors import EngineError, WriteError
 from chestct.extras import import_extra
@@ -28,7 +28,6 @@ from chestct.familiarity import FAMILIARITY_FILE
 from chestct.lookup import look_up
 from chestct.report.document import fill_template
 from chestct.storage import make_folder, write_folder_with
-from chestct.weights import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from torch import nn

@@ -16,6 +16,8 @@ from chestct.errors import NetworkError, UnknownNameError
 from chestct.lookup import (
     Entry,
     Plugin,
+    Value,
+    fields_from,
     find_plugin,
     load_entry,
     plugins_of,
@@ -37,8 +39,8 @@ NETWORKS: Final[dict[str, Entry]] = {
         "chestct.networks.resnet3d:build_resnet101", "3D ResNet-101 with region-of-interest gating"
     ),
     "maseres": Entry("chestct.networks.maseres:build_maseres", "MASERes"),
-    "alexnet3d": Entry("chestct.networks.alexnet3d:build_alexnet", "3D-AlexNet"),
-    "voxcnn": Entry("chestct.networks.voxcnn:build_voxcnn", "VoxCNN"),
+    "alexnet3d": Entry("chestct.networks.maseres:build_alexnet", "3D-AlexNet"),
+    "voxcnn": Entry("chestct.networks.maseres:build_voxcnn", "VoxCNN"),
     "lung_densities": Entry(
         "chestct.networks.densities:build_densities", "Shares of dense lung by region, small head"
     ),
@@ -89,6 +91,16 @@ def build_network(
         raise NetworkError(msg)
     network: nn.Module = builder(in_channels, num_classes, settings or {})
     return network
+
+
+def settings_from(kind: type[Value], values: Mapping[str, object]) -> Value:
+    """Make a network's settings, a frozen dataclass, out of plain values; see `fields_from`.
+
+    Raises:
+        UnknownNameError: A name is not a field of `kind`.
+        NetworkError: A value is of another type than its field, or out of its range.
+    """
+    return fields_from(kind, values, what="Network setting", error=NetworkError)
 
 
 def _builder(name: str) -> Any:

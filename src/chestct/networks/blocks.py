@@ -10,6 +10,7 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from chestct.errors import NetworkError
 from chestct.networks.roi import Features, GatedReLU, LungBatch, LungGrids, NewFeatures
@@ -92,11 +93,7 @@ class Turn(nn.Module):
 
 
 class LogitsAndFeatures(nn.Module):
-    """A network that gives its pooled features beside its logits; none where it has no such part.
-
-    Args:
-        network: Called as `network(batch, lungs)`.
-    """
+    """A network that gives its pooled features, if it has any, beside its logits."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -115,9 +112,6 @@ class HeadAlone(PooledNetwork):
     """The head of a network as a network of its own, for inputs that are pooled features.
 
     Its weights are the network's: what it learns, the network has learned.
-
-    Args:
-        network: Has to have a head.
     """
 
     def __init__(self, network: PooledNetwork) -> None:
@@ -223,12 +217,9 @@ def _projection(in_channels: int, out_channels: int, stride: int) -> nn.Sequenti
 
 
 class BasicBlock(nn.Module):
-    """Two 3^3 convolutions and a shortcut, as in ResNet-18.
+    """Two 3^3 convolutions and a shortcut, as in ResNet-18; `channels * expansion` come out.
 
-    Args:
-        in_channels: Channels coming in.
-        channels: The stage's width; `channels * expansion` come out.
-        stride: Step of the first convolution and of the shortcut.
+    The first convolution and the shortcut have the stride.
     """
 
     expansion: Final = 1
@@ -257,15 +248,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1^3, 3^3 and 1^3 convolutions and a shortcut, as in ResNet-50 and -101.
+    """1^3, 3^3 and 1^3 convolutions and a shortcut (ResNet-50); `channels * expansion` come out.
 
     The stride sits on the 3^3 convolution, as in MedicalNet, MONAI and torchvision (He's first
     version had it on the first 1^3 one).
-
-    Args:
-        in_channels: Channels coming in.
-        channels: The stage's inner width; `channels * expansion` come out.
-        stride: Step of the 3^3 convolution and of the shortcut.
     """
 
     expansion: Final = 4
@@ -304,15 +290,7 @@ BLOCKS: Final[dict[str, type[BasicBlock] | type[Bottleneck]]] = {
 
 
 class Stage(nn.Sequential):
-    """Residual blocks in a row, the first of which may halve the grid.
-
-    Args:
-        block: A name in `BLOCKS`.
-        in_channels: Channels coming in.
-        channels: The stage's width.
-        depth: Number of blocks.
-        stride: Step of the first block.
-    """
+    """Residual blocks in a row, `depth` of a kind in `BLOCKS`; the first of them has the stride."""
 
     def __init__(
         self, block: str, in_channels: int, channels: int, depth: int, stride: int
@@ -337,3 +315,64 @@ class Stage(nn.Sequential):
         for block in self.blocks:
             features = block(features, lungs)
         return features
+
+
+class _ColumnPairConv3d(nn.Module):
+    """A network's first convolution on pairs of columns, which bfloat16 instructions prefer.
+
+    AVX512_BF16 and AMX multiply pairs of channels. A convolution of one channel fills the second of
+    each pair with zeros, and does half of its work in vain. At stride 2 two neighbouring columns
+    can be taken for two channels: the kernel has then half as many columns, and the products are
+    the same. For a kernel of 7^3 that is 7 x 7 x 4 pairs instead of 7 x 7 x 7. The numbers are
+    those, up to rounding, of a convolution that `_can_pair_columns` says yes to.
+    """
+
+    def __init__(self, convolution: nn.Conv3d) -> None:
+        super().__init__()
+        depth, height, _ = (int(padding) for padding in convolution.padding)
+        # A column of zeros before the kernel's first lets the pairs of kernel and input meet.
+        weight = F.pad(convolution.weight.detach(), (1, 0))
+        pairs = _as_channels(weight)
+        self.weight = nn.Parameter(pairs.contiguous(), requires_grad=False)
+        self.bias = convolution.bias
+        width = pairs.shape[-1]
+        self._padding = (width // 2, (width - 1) // 2, height, height, depth, depth)
+
+    def forward(self, features: Features) -> NewFeatures:
+        """Convolve (batch, 1, depth, height, width) with an even width."""
+        pairs = F.pad(_as_channels(features), self._padding)
+        output: Tensor = F.conv3d(pairs, self.weight, self.bias, stride=(2, 2, 1))
+        return output
+
+
+def _as_channels(values: Tensor) -> Tensor:
+    """(n, 1, depth, height, width) seen as (n, 2, depth, height, width / 2), without a copy."""
+    n, _, depth, height, width = values.shape
+    return values.reshape(n, depth, height, width // 2, 2).permute(0, 4, 1, 2, 3)
+
+
+def pair_columns(network: nn.Module, width: int) -> None:
+    """Replace in place the convolutions that can be, in a network with inputs `width` wide."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv3d) and _can_pair_columns(child, width):
+                setattr(parent, name, _ColumnPairConv3d(child))
+
+
+def _can_pair_columns(convolution: nn.Conv3d, width: int) -> bool:
+    """Whether this is a convolution that `_ColumnPairConv3d` can stand for.
+
+    It has one channel, stride 2, an odd kernel padded by half of it, and 3, 7, 11, ... columns:
+    otherwise a pair of the kernel would straddle two of the input.
+    """
+    kernel = convolution.kernel_size
+    return (
+        convolution.in_channels == 1
+        and width % 2 == 0
+        and convolution.stride == (2, 2, 2)
+        and convolution.dilation == (1, 1, 1)
+        and convolution.padding_mode == "zeros"
+        and convolution.padding == tuple(edge // 2 for edge in kernel)
+        and all(edge % 2 == 1 for edge in kernel)
+        and kernel[-1] % 4 == 3
+    )

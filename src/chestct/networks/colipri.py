@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chestct.errors import NetworkError
+from chestct.networks import settings_from
 from chestct.networks.blocks import Turn, draw_weights
 from chestct.networks.encoders import HeadSettings, LungHeadNetwork
 from chestct.networks.roi import Features, LungBatch, NewFeatures
-from chestct.networks.settings import require_between, settings_from
 
 _PATCH: Final = 8
 """Edge of a patch in voxels."""
@@ -52,28 +53,19 @@ class _ColipriSettings(HeadSettings):
         NetworkError: A value is impossible.
     """
 
-    width: int = 864
-    depth: int = 16
-    heads: int = 12
+    width: Annotated[int, Field(ge=6, le=8192)] = 864
+    depth: Annotated[int, Field(ge=1, le=128)] = 16
+    heads: Annotated[int, Field(ge=1, le=128)] = 12
     axes: str = "RAS"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between("width", self.width, 6, 8192)
-        require_between("depth", self.depth, 1, 128)
-        require_between("heads", self.heads, 1, 128)
         if self.width % (6 * self.heads):
             msg = f"Network setting 'width' must be a multiple of six times 'heads' ({self.heads})"
             raise NetworkError(f"{msg}, not {self.width}.")
 
 
 class _Attention(nn.Module):
-    """Every token looks at every other, by content and by how they lie to each other.
-
-    Args:
-        width: Channels of a token.
-        heads: Parts of them that look separately.
-    """
+    """Every token looks at every other, by content and by how they lie to each other."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -96,11 +88,7 @@ class _Attention(nn.Module):
 
 
 class _GatedLayers(nn.Module):
-    """SwiGLU: two layers, the first of which is gated, of 8/3 of a token's width.
-
-    Args:
-        width: Channels of a token.
-    """
+    """SwiGLU: two layers, the first of which is gated, of 8/3 of a token's width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -118,12 +106,7 @@ class _GatedLayers(nn.Module):
 
 
 class TokenBlock(nn.Module):
-    """Attention, then layers on each token, each of them added to what came in.
-
-    Args:
-        width: Channels of a token.
-        heads: Of attention.
-    """
+    """Attention, then layers on each token, each of them added to what came in."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -144,10 +127,7 @@ class TokenBlock(nn.Module):
 class _Colipri(LungHeadNetwork):
     """COLIPRI's image encoder and a head on the lungs; maps can be taken from `features`.
 
-    Args:
-        in_channels: Channels of the input, from 0 to 1; COLIPRI has one.
-        num_classes: Number of logits.
-        settings: Width, depth, heads, axes and cells.
+    Inputs are from 0 to 1; COLIPRI has one channel.
     """
 
     def __init__(self, in_channels: int, num_classes: int, settings: _ColipriSettings) -> None:

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
+from chestct.networks import settings_from
 from chestct.networks.blocks import Pooled, PooledNetwork
 from chestct.networks.roi import Features, LungBatch, NewFeatures, lungs_from_input
-from chestct.networks.settings import require_between, settings_from
 
 MIN_SIZE: Final = 16
 """Fewest voxels an axis may have: fewer leave no core of a lung."""
@@ -57,17 +58,10 @@ class _DensitySettings:
     Attributes:
         head_units: Hidden units.
         dropout: Share of them dropped while training.
-
-    Raises:
-        NetworkError: A value is impossible.
     """
 
-    head_units: int = 32
-    dropout: float = 0.3
-
-    def __post_init__(self) -> None:
-        require_between("head_units", self.head_units, 1, 65536)
-        require_between("dropout", self.dropout, 0, 0.99)
+    head_units: Annotated[int, Field(ge=1, le=65536)] = 32
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.3
 
 
 class _Densities(nn.Module):
@@ -89,12 +83,7 @@ class _Densities(nn.Module):
 
 
 class _DensityNet(PooledNetwork):
-    """Shares of dense lung by region, and a small head.
-
-    Args:
-        num_classes: Number of logits.
-        settings: Of the head.
-    """
+    """Shares of dense lung by region, and a small head."""
 
     HEAD = ("norm", "fc1", "dropout", "fc2")
 

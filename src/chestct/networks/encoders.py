@@ -17,16 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from chestct.errors import NetworkError
+from chestct.networks import settings_from
 from chestct.networks.blocks import Pooled, PooledNetwork, conv, draw_weights
 from chestct.networks.roi import Features, LungBatch, NewFeatures
-from chestct.networks.settings import require_between, settings_from
 
 _BLOCKS = (1, 2, 2, 4, 4)
 """Residual blocks of each level; MONAI's encoder has the first four, CT-FM's all five."""
@@ -40,15 +42,9 @@ class HeadSettings:
 
     Attributes:
         cells: Cells of its grid along each axis; 1 is the mean over the lungs.
-
-    Raises:
-        NetworkError: The value is impossible.
     """
 
-    cells: int = 1
-
-    def __post_init__(self) -> None:
-        require_between("cells", self.cells, 1, 16)
+    cells: Annotated[int, Field(ge=1, le=16)] = 1
 
 
 @dataclass(frozen=True)
@@ -58,26 +54,14 @@ class _EncoderSettings(HeadSettings):
     Attributes:
         width: Channels of the first level; each further one doubles them. CT-FM: 32.
         levels: How many there are. CT-FM: 5.
-
-    Raises:
-        NetworkError: A value is impossible.
     """
 
-    width: int = 32
-    levels: int = 5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between("width", self.width, 1, 1024)
-        require_between("levels", self.levels, 1, len(_BLOCKS))
+    width: Annotated[int, Field(ge=1, le=1024)] = 32
+    levels: Annotated[int, Field(ge=1, le=len(_BLOCKS))] = 5
 
 
 class SegResBlock(nn.Module):
-    """BatchNorm-ReLU-convolution twice, and a shortcut.
-
-    Args:
-        channels: Coming in and going out.
-    """
+    """BatchNorm-ReLU-convolution twice, and a shortcut."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -95,13 +79,7 @@ class SegResBlock(nn.Module):
 
 
 class _Level(nn.Module):
-    """Blocks on one grid, then half of it; the last level keeps its grid.
-
-    Args:
-        channels: Coming in; twice as many go out where the grid is halved.
-        depth: Number of blocks.
-        is_last: Whether it keeps its grid.
-    """
+    """Blocks on one grid, then half of it with twice the channels; the last level keeps both."""
 
     def __init__(self, channels: int, depth: int, *, is_last: bool) -> None:
         super().__init__()
@@ -168,13 +146,7 @@ class LungHeadNetwork(PooledNetwork):
 
 
 class _SegResNet(LungHeadNetwork):
-    """SegResNet's encoder and a head on the lungs.
-
-    Args:
-        in_channels: Channels of the input; CT-FM has one.
-        num_classes: Number of logits.
-        settings: Width, levels and cells.
-    """
+    """SegResNet's encoder and a head on the lungs; CT-FM has one input channel."""
 
     def __init__(self, in_channels: int, num_classes: int, settings: _EncoderSettings) -> None:
         super().__init__()
@@ -215,12 +187,7 @@ def build_segresnet(
 
 
 class _OtherEncoder(LungHeadNetwork):
-    """Another package's encoder, and the head.
-
-    Args:
-        encoder: Turns (batch, channel, depth, height, width) into features on a coarser grid.
-        num_classes: Number of logits.
-        cells: Cells of the head's grid along each axis.
+    """Another package's encoder and the head; it turns a batch into features on a coarser grid.
 
     Raises:
         NetworkError: It does not say in `out_channels` how many channels its features have.

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final, Literal
 
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from chestct.errors import NetworkError
+from chestct.lookup import look_up
+from chestct.networks import settings_from
 from chestct.networks.blocks import (
     Conv3d,
     Pooled,
@@ -46,7 +49,6 @@ from chestct.networks.roi import (
     has_lung_gates,
     place_gates,
 )
-from chestct.networks.settings import require_between, require_choice, settings_from
 
 MIN_SIZE = 32
 """Fewest voxels an axis may have: the network halves its grid five times."""
@@ -64,36 +66,20 @@ class _ResNetSettings:
         mask_threshold: p of Eq. 10, used when no lung mask is given.
         head_units: Units of the hidden layer of the head (Table 5: 512).
         dropout: Share of them dropped while training (Table 5: 0.5).
-
-    Raises:
-        NetworkError: A value is impossible.
-        UnknownNameError: There is no such gating.
     """
 
-    width: int = 64
+    width: Annotated[int, Field(ge=1, le=4096)] = 64
     gating: str = "figure"
-    mask_threshold: float = MASK_THRESHOLD
-    head_units: int = 512
-    dropout: float = 0.5
+    mask_threshold: Annotated[float, Field(ge=0, le=1)] = MASK_THRESHOLD
+    head_units: Annotated[int, Field(ge=1, le=65536)] = 512
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.5
 
     def __post_init__(self) -> None:
-        require_between("width", self.width, 1, 4096)
-        require_choice("gating", self.gating, PLACEMENTS)
-        require_between("mask_threshold", self.mask_threshold, 0, 1)
-        require_between("head_units", self.head_units, 1, 65536)
-        require_between("dropout", self.dropout, 0, 0.99)
+        look_up(PLACEMENTS, self.gating, kind="'gating' setting")
 
 
 class _ResNet3D(PooledNetwork):
-    """A 3D ResNet with the paper's classification head.
-
-    Args:
-        block: "basic" or "bottleneck".
-        depths: Blocks in each of the four stages.
-        in_channels: Channels of the input.
-        num_classes: Number of logits.
-        settings: Width, gating and head.
-    """
+    """A 3D ResNet of four stages of "basic" or "bottleneck" blocks, with the paper's head."""
 
     HEAD = ("fc1", "dropout", "fc2")
 
@@ -177,33 +163,18 @@ class _MerlinSettings(HeadSettings):
     """What can be chosen about Merlin's encoder and its head.
 
     Attributes:
-        depth: Number of layers, one of `_DEPTHS`. Merlin: 152.
+        depth: Number of layers. Merlin: 152.
         width: Channels of the stem and of stage 1; each later stage doubles them. Merlin: 64.
-
-    Raises:
-        NetworkError: A value is impossible.
     """
 
-    depth: int = 152
-    width: int = 64
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_between("width", self.width, 1, 4096)
-        if self.depth not in _DEPTHS:
-            msg = f"Network setting 'depth' must be one of {', '.join(map(str, _DEPTHS))}"
-            raise NetworkError(f"{msg}, not {self.depth}.")
+    depth: Literal[50, 101, 152] = 152
+    width: Annotated[int, Field(ge=1, le=4096)] = 64
 
 
 class _Merlin(LungHeadNetwork):
-    """Merlin's image encoder and a head on the lungs.
+    """Merlin's image encoder and a head on the lungs; a single channel is copied to three.
 
     Maps can be taken from `stage1` ... `stage4`, the stages' outputs on the scan's own axes.
-
-    Args:
-        in_channels: Channels of the input; a single one is copied to three, as in Merlin.
-        num_classes: Number of logits.
-        settings: Depth, width and cells.
     """
 
     def __init__(self, in_channels: int, num_classes: int, settings: _MerlinSettings) -> None:

@@ -46,13 +46,10 @@ def _halve_mask(mask: LungBatch) -> Float[Tensor, "batch 1 half_depth half_heigh
 
 
 class LungGrids:
-    """The lung masks of one batch, resized once to each grid that a layer asks for.
+    """The lung masks (0 and 1) of one batch, resized once to each grid that a layer asks for.
 
     Made anew in every forward pass. Grids must follow from the input's by halving and rounding
     up, as those of every stride-2 layer with "same" padding do.
-
-    Args:
-        mask: 1 in the lungs, 0 outside, on the grid of the input.
     """
 
     def __init__(self, mask: LungBatch) -> None:
@@ -148,12 +145,7 @@ is left out. Neither lungs nor input enter it.
 
 
 def place_gates(placement: str, stages: Stages) -> None:
-    """Switch on the gates that a placement names.
-
-    Args:
-        placement: A name in `PLACEMENTS`.
-        stages: The network's activations in running order: stem, stage 1, ..., stage 4.
-    """
+    """Switch on the gates that a placement names, out of [stem, stage 1, ..., stage 4]."""
     for activation in PLACEMENTS[placement](stages):
         activation.gate = "own" if placement == "published" else "lungs"
 

@@ -18,20 +18,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from chestct.errors import NetworkError, UnknownNameError
 from chestct.extras import MissingExtraError, import_extra
 from chestct.lookup import unknown_name_message
-from chestct.networks.efficientnet_names import in_timm_names, is_of_family
+from chestct.networks import settings_from
 from chestct.networks.given_weights import read_tensors
-from chestct.networks.keras_defaults import ClassUnits, draw_glorot
-from chestct.networks.settings import require_between, require_choice, settings_from
+from chestct.networks.maseres import ClassUnits, draw_glorot
 
 
 @dataclass(frozen=True)
@@ -242,9 +242,9 @@ def load_backbone_weights(network: SliceNetwork, path: Path) -> None:
         NetworkError: The file cannot be read, or is of another network; the message says where.
     """
     tensors, own = read_tensors(path), network.backbone.state_dict()
-    if is_of_family(tensors):
+    if "_conv_stem.weight" in tensors:
         _require_tensorflow(path, network)
-        tensors = in_timm_names(tensors, own)
+        tensors = _in_timm_names(tensors, own)
     classifier = network.facts.classifier
     tensors = {n: t for n, t in tensors.items() if not n.startswith(classifier)}
     needed = {name for name in own if not name.endswith(_COUNTERS)}
@@ -259,8 +259,60 @@ def load_backbone_weights(network: SliceNetwork, path: Path) -> None:
     network.backbone.load_state_dict(tensors, strict=False)
 
 
+_AROUND: Final = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+"""Names of the `efficientnet_pytorch` family to those of timm. It numbers its blocks through
+(`_blocks.5`) where timm counts them by stage (`blocks.2.1`), and its BatchNorms by what comes
+before them."""
+_IN_BLOCK: Final = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_se_reduce": "se.conv_reduce",
+    "_se_expand": "se.conv_expand",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_IN_FIRST_BLOCK: Final = {
+    **_IN_BLOCK,
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+"""Of a block that does not expand."""
+
+
+def _in_timm_names(tensors: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors by the names of the network of timm, `own`; what has no place there keeps its own."""
+    steps = [name.split(".") for name in own]
+    places = dict.fromkeys(".".join(each[:3]) for each in steps if each[0] == "blocks")
+    blocks = dict(enumerate(places))
+    return {_renamed(name, tensors, blocks): tensor for name, tensor in tensors.items()}
+
+
+def _renamed(name: str, tensors: Mapping[str, Tensor], blocks: Mapping[int, str]) -> str:
+    part, _, rest = name.partition(".")
+    if part != "_blocks":
+        return f"{_AROUND[part]}.{rest}" if part in _AROUND else name
+    number, _, inner = rest.partition(".")
+    layer, _, value = inner.partition(".")
+    expands = f"_blocks.{number}._expand_conv.weight" in tensors
+    layers = _IN_BLOCK if expands else _IN_FIRST_BLOCK
+    place = blocks.get(int(number)) if number.isdigit() else None
+    return name if place is None or layer not in layers else f"{place}.{layers[layer]}.{value}"
+
+
 def _require_tensorflow(path: Path, network: SliceNetwork) -> None:
-    """Refuse TensorFlow's numbers in a network that pads or normalises in another way."""
+    """Refuse TensorFlow's numbers in a network that pads or normalises in another way.
+
+    Padding is "SAME" there and BatchNorm's epsilon 1e-3, as in networks of timm called `tf_...`.
+    """
     name = network.facts.timm_name
     if not name.startswith("tf_"):
         msg = (
@@ -309,16 +361,8 @@ def _misfit(
     )
 
 
-_HEADS: Final = ("published", "recommended")
-_SCALINGS: Final = ("published", "weights")
 _PADDINGS: Final = {"own": None, "same": "same", "symmetric": ""}
 """Word to what timm calls it; None leaves it to the network."""
-_STATISTICS: Final = ("frozen", "learned")
-_ALL: Final = "all"
-_MOST_TUNED: Final = 3
-_LARGEST: Final = 1024
-_MOST_MEMBERS: Final = 20
-
 _HIDDEN_UNITS: Final = 4
 """Of the published head."""
 
@@ -328,7 +372,7 @@ class _SliceSettings:
     """What can be chosen about a slice network.
 
     Attributes:
-        head: A name in `_HEADS`.
+        head: As above.
         tuned_blocks: How many of the backbone's last blocks learn too, 0 to 3, or "all"; 0 as
             published.
         batch_norm_statistics: "frozen", as published, or "learned": those of tuned blocks move.
@@ -340,40 +384,20 @@ class _SliceSettings:
         padding: "own" is the network's; "same" (TensorFlow's) or "symmetric" for other weights.
         size: Rows and columns of the input; 0 takes those of the paper, or timm's.
         members: Networks of this kind whose mean answers; each is trained by itself.
-
-    Raises:
-        NetworkError: A number is impossible.
-        UnknownNameError: There is no such word.
     """
 
-    head: str = "published"
-    tuned_blocks: int | str = 0
-    batch_norm_statistics: str = "frozen"
-    dropout: float = 0.25
-    scaling: str = "published"
+    head: Literal["published", "recommended"] = "published"
+    tuned_blocks: Annotated[int, Field(ge=0, le=3)] | Literal["all"] = 0
+    batch_norm_statistics: Literal["frozen", "learned"] = "frozen"
+    dropout: Annotated[float, Field(ge=0, le=0.99)] = 0.25
+    scaling: Literal["published", "weights"] = "published"
     mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    padding: str = "own"
-    size: int = 0
-    members: int = 1
+    std: tuple[Annotated[float, Field(ge=1e-3, le=1e3)], ...] = ()
+    padding: Literal["own", "same", "symmetric"] = "own"
+    size: Literal[0] | Annotated[int, Field(ge=32, le=1024)] = 0
+    members: Annotated[int, Field(ge=1, le=20)] = 1
 
     def __post_init__(self) -> None:
-        require_choice("head", self.head, _HEADS)
-        require_choice("scaling", self.scaling, _SCALINGS)
-        require_choice("padding", self.padding, _PADDINGS)
-        require_choice("batch_norm_statistics", self.batch_norm_statistics, _STATISTICS)
-        if isinstance(self.tuned_blocks, int):
-            require_between("tuned_blocks", self.tuned_blocks, 0, _MOST_TUNED)
-        elif self.tuned_blocks != _ALL:
-            msg = f"'tuned_blocks' must be from 0 to {_MOST_TUNED}, or {_ALL}"
-            raise NetworkError(f"Network setting {msg}, not {self.tuned_blocks!r}.")
-        require_between("dropout", self.dropout, 0, 0.99)
-        require_between("members", self.members, 1, _MOST_MEMBERS)
-        if self.size:
-            require_between("size", self.size, 32, _LARGEST)
-        self._check_scaling()
-
-    def _check_scaling(self) -> None:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (0, 3):
                 msg = f"Network setting '{name}' must be three numbers, of red, green and blue."
@@ -381,19 +405,15 @@ class _SliceSettings:
             if values and self.scaling != "weights":
                 msg = f"Network setting '{name}' is of scaling weights, not {self.scaling}."
                 raise NetworkError(msg)
-        for value in self.std:
-            require_between("std", value, 1e-3, 1e3)
 
 
 _Some = TypeVar("_Some", bound=nn.Module)
 
 
 class _OfSlices(nn.Module):
-    """What takes a slice as a volume of depth one.
+    """What takes a slice of `size` rows and columns as a volume of depth one.
 
-    Args:
-        size: Rows and columns of a slice.
-        scaling: What is taken off its channels (`mean`), and what they are divided by (`std`).
+    From its channels `mean` is taken off, then they are divided by `std`.
     """
 
     mean: Tensor
@@ -450,13 +470,7 @@ class _OfSlices(nn.Module):
 
 
 class SliceNetwork(_OfSlices):
-    """A backbone out of timm and one of the two heads.
-
-    Args:
-        facts: The backbone.
-        num_classes: Number of logits; two come from one unit, see `ClassUnits`.
-        settings: Head, scaling and what is tuned; `members` is not looked at.
-    """
+    """A backbone out of timm and one of the two heads; the setting `members` is not looked at."""
 
     def __init__(self, facts: _SliceBackbone, num_classes: int, settings: _SliceSettings) -> None:
         size = settings.size or facts.size
@@ -562,12 +576,9 @@ def mean_of(members: Sequence[SliceNetwork]) -> SliceNetwork | MeanOfSliceNetwor
 
 
 class MeanOfSliceNetworks(_OfSlices):
-    """Several networks of one kind as one, with the mean of their logits.
+    """Several networks built alike as one, with the mean of their logits.
 
     Its feature map is theirs, channel after channel, so that a map of the whole explains it.
-
-    Args:
-        members: At least two, built alike.
     """
 
     def __init__(self, members: Sequence[SliceNetwork]) -> None:
@@ -653,7 +664,7 @@ def _last_blocks(name: str, backbone: nn.Module) -> tuple[tuple[str, ...], ...]:
         NetworkError: timm does not group them.
     """
     if not hasattr(backbone, "group_matcher"):
-        msg = f"timm does not say what the blocks of {name} are: set tuned_blocks to 0 or {_ALL}."
+        msg = f"timm does not say what the blocks of {name} are: set tuned_blocks to 0 or all."
         raise NetworkError(msg)
     timm = import_extra("timm", extra="slices")
     matcher = backbone.group_matcher(coarse=True)  # type: ignore[operator]

@@ -41,10 +41,9 @@ class StretchLimits:
 
 
 def volume_limits(voxels: Voxels) -> StretchLimits:
-    """Smallest and largest value of a scan: the linear min-max scaling (RoI paper, Eq. 1).
+    """Smallest and largest value of a scan in any unit: linear min-max scaling (RoI paper, Eq. 1).
 
-    Args:
-        voxels: Scan, (depth, height, width), any unit. A constant scan scales to 0 throughout.
+    A constant scan scales to 0 throughout.
     """
     low = float(voxels.min())
     high = float(voxels.max())

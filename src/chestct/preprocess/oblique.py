@@ -92,15 +92,9 @@ def slices_follow_body(grid: Grid) -> bool:
 
 
 def interpolated(volume: Volume, grid: Grid, beyond: float) -> Voxels:
-    """Voxels at the places of another grid, linearly; a mask where at least half is true.
+    """Voxels at the places of another grid of the same patient, linearly, in the volume's type.
 
-    Args:
-        volume: Values, or truth values.
-        grid: Any grid in the same patient.
-        beyond: Value outside the volume.
-
-    Returns:
-        An array of the grid's shape and the volume's type.
+    A mask is true where at least half is. Beyond the volume it is `beyond`.
     """
     values = volume.voxels
     is_mask = values.dtype == np.bool_

@@ -1,26 +1,31 @@
-"""Where the input's voxels lie in the scan: the three placements a recipe can name.
+"""Where the input's voxels lie in the scan, by three placements, and what they hold.
 
-Each gives resampled values and the affine map of every axis, so that the caller can say where
-each input voxel lies in the patient.
+Each placement gives resampled values and the affine map of every axis, so that the caller can say
+where each input voxel lies in the patient. Before resampling zero always means "nothing there", so
+that a weight of zero stands for air beyond the scan as for anything else outside: windowed values
+are counted from air.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float64, Num
 
-from chestct.arrays import Heat, Mask, Spacing
+from chestct.arrays import Heat, Mask, Spacing, Voxels
 from chestct.errors import GridError
-from chestct.preprocess.intensity import value_reader
+from chestct.preprocess.contrast import StretchLimits, saturation_limits, volume_limits
 from chestct.preprocess.lungs import NetworkLungs
 from chestct.preprocess.masks import Box
 from chestct.preprocess.recipes import Recipe, SliceRule
 from chestct.preprocess.resample import (
     AxisMaps,
+    Block,
+    ReadBlock,
     block_reader,
     factor_map,
     grid_map,
@@ -28,12 +33,14 @@ from chestct.preprocess.resample import (
     resize_map,
     spline_map,
 )
-from chestct.volume import Volume
+from chestct.volume import AIR_HU, Unit, Volume
 
 _MAX_SAMPLED_VOXELS: Final = 2**28
 """Largest grid by factors: 1 GiB, twice 512 slices of 512 x 512 at the finest factors drawn."""
 
 _LOST_LUNG_SHARE = 0.01
+_EIGHT_BITS: Final = 255.0
+"""White of an 8-bit export."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +102,7 @@ def _place_whole(scan: ScanLungs, recipe: Recipe) -> Placed:
         size_map(shape[1], new_shape[1]),
         size_map(shape[2], new_shape[2]),
     )
-    values = resample(value_reader(scan.volume, recipe, None), maps)
+    values = resample(_value_reader(scan.volume, recipe, None), maps)
     return _placed(values, maps, (first, last))
 
 
@@ -118,7 +125,7 @@ def _place_physical(scan: ScanLungs, recipe: Recipe) -> Placed:
         part = slice(origin, origin + sizes[axis])
         axis_map = grid_map(sizes[axis], start, step, recipe.input_shape[axis])
         maps.append(axis_map.within(part, scan.mask.shape[axis]))
-    values = resample(value_reader(scan.volume, recipe, None), (maps[0], maps[1], maps[2]))
+    values = resample(_value_reader(scan.volume, recipe, None), (maps[0], maps[1], maps[2]))
     warnings = (_shrunk_warning(recipe, shrink),) if shrink > 1.0 else ()
     return _placed(values, (maps[0], maps[1], maps[2]), (first, last), warnings)
 
@@ -154,7 +161,7 @@ def _place_factors(scan: ScanLungs, recipe: Recipe) -> Placed:
     _check_size(maps, recipe)
     if recipe.background == 0.0:
         depth, height, width = (m.only(part) for m, part in zip(maps, scan.whole_box, strict=True))
-    sampled = resample(value_reader(scan.volume, recipe, scan.mask), (depth, height, width))
+    sampled = resample(_value_reader(scan.volume, recipe, scan.mask), (depth, height, width))
     rows, salient = _salient_rows(scan, recipe, sampled)
     parts = (
         rows,
@@ -189,7 +196,7 @@ def _salient_rows(scan: ScanLungs, recipe: Recipe, sampled: Heat) -> tuple[slice
     """Salient slices of the factor grid, and the scan slices they stand for."""
     last_slice = scan.mask.shape[0] - 1
     if recipe.salient_area == "input" and recipe.salient_threshold is not None:
-        low, high = salient_slices(
+        low, high = _salient_slices(
             slice_area(sampled > 0), recipe.salient_threshold, recipe.salient_rule
         )
         ends = [min(round(row * recipe.slice_step), last_slice) for row in (low, high)]
@@ -235,7 +242,7 @@ def slice_area(
     return np.asarray(counts / (is_lung.shape[1] * is_lung.shape[2]), dtype=np.float64)
 
 
-def salient_slices(
+def _salient_slices(
     area: Num[np.ndarray, " slices"], threshold: float, rule: SliceRule
 ) -> tuple[int, int]:
     """First and last slice to keep: those on which the lungs are large (RoI paper, Algorithm 1).
@@ -266,7 +273,7 @@ def salient_slices(
 def _salient_by_mask(scan: ScanLungs, recipe: Recipe) -> tuple[int, int]:
     if recipe.salient_threshold is None:
         return 0, len(scan.area) - 1
-    return salient_slices(scan.area, recipe.salient_threshold, recipe.salient_rule)
+    return _salient_slices(scan.area, recipe.salient_threshold, recipe.salient_rule)
 
 
 def _placed(
@@ -281,4 +288,113 @@ _PLACEMENTS: Final[dict[str, Callable[[ScanLungs, Recipe], Placed]]] = {
     "whole": _place_whole,
     "physical": _place_physical,
     "factors": _place_factors,
+}
+
+
+def _value_reader(volume: Volume, recipe: Recipe, mask: Mask | None) -> ReadBlock:
+    """Read float32 blocks of a canonical scan as the recipe's values, to be resampled.
+
+    Nothing of the scan's size is made. Where a mask is given, voxels outside it get the recipe's
+    background.
+    """
+    values = _VALUES[recipe.intensity](volume, recipe)
+    if mask is None or recipe.background is None:
+        return values
+    background = recipe.background
+
+    def read_masked(depth: slice, height: slice, width: slice) -> Block:
+        """Values of a block, the background's outside the mask."""
+        block = values(depth, height, width)
+        block[~mask[depth, height, width]] = background
+        return block
+
+    return read_masked
+
+
+def finished_values(values: Heat, recipe: Recipe, unit: Unit) -> Heat:
+    """Turn resampled values into the network's; may reuse the memory of `values`."""
+    if recipe.intensity == "zscore":
+        spread = float(values.std())
+        values = (values - values.mean()) / np.float32(spread if spread > 0 else 1.0)
+    elif recipe.intensity == "window":
+        values = _windowed(values, recipe, unit)
+    elif recipe.intensity == "window_8bit":
+        values = np.rint(np.clip(values, 0.0, _EIGHT_BITS)) / np.float32(_EIGHT_BITS)
+    return np.maximum(values, 0.0, out=values) if recipe.clip_negatives else values
+
+
+def _windowed(values: Heat, recipe: Recipe, unit: Unit) -> Heat:
+    """Values counted from air to the window; a windowed export already is one, 0 to 255."""
+    low, high = recipe.window_hu if unit == "HU" else (0.0, _EIGHT_BITS)
+    air = AIR_HU if unit == "HU" else 0.0
+    scaled = values * np.float32(1.0 / (high - low))
+    scaled += np.float32((air - low) / (high - low))
+    return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+def _minmax_values(volume: Volume, recipe: Recipe) -> ReadBlock:
+    return partial(_between, volume.voxels, volume_limits(volume.voxels))
+
+
+def _between(
+    voxels: Voxels, limits: StretchLimits, depth: slice, height: slice, width: slice
+) -> Block:
+    return limits.apply(voxels[depth, height, width])
+
+
+def _contrast_values(volume: Volume, recipe: Recipe) -> ReadBlock:
+    voxels = volume.voxels
+    full_range = volume_limits(voxels)
+
+    def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block, each of its slices stretched by itself."""
+        limits = [
+            saturation_limits(voxels[i : i + 1], recipe.saturated_share, full_range=full_range)
+            for i in range(depth.start, depth.stop)
+        ]
+        return _stretched(voxels[depth, height, width], limits)
+
+    return read_block
+
+
+def _stretched(voxels: Voxels, limits: Sequence[StretchLimits]) -> Heat:
+    """Each slice along depth stretched between its own limits: `imadjust` slice by slice."""
+    stretched = np.empty(voxels.shape, dtype=np.float32)
+    for out, plane, limit in zip(stretched, voxels, limits, strict=True):
+        out[...] = limit.apply(plane)
+    return stretched
+
+
+def _values_above_air(volume: Volume, recipe: Recipe) -> ReadBlock:
+    air = np.float32(AIR_HU if volume.unit == "HU" else 0.0)
+
+    def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block, counted from air."""
+        block = volume.voxels[depth, height, width].astype(np.float32)
+        block -= air
+        return block
+
+    return read_block
+
+
+def _eight_bit_values(volume: Volume, recipe: Recipe) -> ReadBlock:
+    low, high = recipe.window_hu if volume.unit == "HU" else (0.0, _EIGHT_BITS)
+    window = partial(_between, volume.voxels, StretchLimits(low, high))
+
+    def read_block(depth: slice, height: slice, width: slice) -> Block:
+        """A block in the grey levels of an 8-bit picture."""
+        block = window(depth, height, width)
+        block *= np.float32(_EIGHT_BITS)
+        np.rint(block, out=block)
+        return block
+
+    return read_block
+
+
+_VALUES: Final = {
+    "minmax": _minmax_values,
+    "contrast": _contrast_values,
+    "zscore": _values_above_air,
+    "window": _values_above_air,
+    "window_8bit": _eight_bit_values,
 }

@@ -14,7 +14,6 @@ from jaxtyping import Bool
 
 from chestct.arrays import Heat, Mask, NetworkInput
 from chestct.engines import AUTO
-from chestct.preprocess.intensity import finished_values
 from chestct.preprocess.lungs import find_lungs
 from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 from chestct.preprocess.oblique import (
@@ -24,7 +23,13 @@ from chestct.preprocess.oblique import (
     interpolated,
     on_body,
 )
-from chestct.preprocess.placement import Placed, ScanLungs, place, slice_area
+from chestct.preprocess.placement import (
+    Placed,
+    ScanLungs,
+    finished_values,
+    place,
+    slice_area,
+)
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe, find_recipe
 from chestct.preprocess.suitability import judge_scan

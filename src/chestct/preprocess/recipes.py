@@ -9,13 +9,12 @@ This module loads no numerical library: it is read by `chestct --help`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Final, Literal
 
-from chestct.errors import RecipeError
-from chestct.lookup import look_up, unknown_name_message
+from chestct.errors import RecipeError, UnknownNameError
+from chestct.lookup import fields_from, look_up
 
 Placement = Literal["factors", "whole", "physical"]
 Kernel = Literal["cubic", "spline"]
@@ -279,33 +278,7 @@ def recipe_from_dict(values: Mapping[str, object]) -> Recipe:
         RecipeError: A field is unknown (the nearest one is named), missing, of the wrong kind or
             impossible.
     """
-    from pydantic import TypeAdapter, ValidationError
-
-    expected = get_type_hints(Recipe)
-    for field_name in values:
-        if field_name not in expected:
-            raise RecipeError(unknown_name_message(field_name, expected, kind="recipe field"))
     try:
-        # As JSON lists stand for tuples and whole numbers for decimals, and nothing else does.
-        text = json.dumps(dict(values), default=repr)
-        recipe: Recipe = TypeAdapter(Recipe).validate_json(text, strict=True)
-    except ValidationError as error:
-        named = dict.fromkeys(str(each["loc"][0]) for each in error.errors())
-        wrong = next((name for name in named if name in values), None)
-        if wrong is None:
-            raise RecipeError(f"The recipe lacks: {', '.join(named)}.") from error
-        msg = f"Recipe field '{wrong}' must be {_described(expected[wrong])}"
-        raise RecipeError(f"{msg}, not {values[wrong]!r}.") from error
-    return recipe
-
-
-def _described(kind: Any) -> str:
-    """A type in words a user reads."""
-    if type(None) in get_args(kind):
-        return " or ".join(map(_described, get_args(kind)))
-    if get_origin(kind) is Literal:
-        return " or ".join(f"'{name}'" for name in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"{len(get_args(kind))} numbers"
-    words = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-    return words.get(kind, "null")
+        return fields_from(Recipe, values, what="Recipe field", error=RecipeError)
+    except UnknownNameError as error:
+        raise RecipeError(str(error)) from None

@@ -81,15 +81,9 @@ ReadBlock: TypeAlias = Callable[[slice, slice, slice], Block]
 
 
 def resample(read_block: ReadBlock, maps: AxisMaps) -> Heat:
-    """Resample a volume along its three axes.
+    """Resample a volume along its three axes; (depth, height, width), C-contiguous.
 
-    Args:
-        read_block: Gives the old values of a block, asked for a few slices at a time and only
-            for voxels with a weight.
-        maps: One map per axis.
-
-    Returns:
-        New values, (depth, height, width), C-contiguous.
+    `read_block` is asked for a few slices at a time and only for voxels with a weight.
     """
     depth, height, width = maps
     used_depth, used_height, used_width = depth.used, height.used, width.used

@@ -55,24 +55,14 @@ _CUT_EDGE = 0.02
 
 @dataclass(frozen=True)
 class _Verdict:
-    """What was found out about a scan's fitness.
-
-    Attributes:
-        unsuitable_reasons: Why it should not be classified; empty when it may.
-        warnings: What a reader of the result should know.
-    """
+    """Why a scan should not be classified, empty when it may, and what a reader should know."""
 
     unsuitable_reasons: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
 def judge_scan(scan: ScanLungs, recipe: Recipe) -> _Verdict:
-    """Look for reasons not to classify a scan.
-
-    Args:
-        scan: Canonical scan with its lungs.
-        recipe: What it is prepared for; only recipes that need Hounsfield units judge values.
-    """
+    """Look for reasons not to classify a scan; values are judged where a recipe needs HU."""
     reasons = [*_value_reasons(scan, recipe), *_size_reasons(scan)] or _outline_reasons(scan)
     if reasons or scan.volume.unit != "HU":
         return _Verdict(tuple(reasons), () if reasons else _coverage_warnings(scan))

@@ -94,12 +94,7 @@ _SWEEP_S: Final = 20.0
 
 
 def make_app(settings: ServeSettings, work: Callable[[Connection], None]) -> Starlette:
-    """The server as an ASGI application.
-
-    Args:
-        settings: What it serves.
-        work: What the process that classifies runs, as `Jobs` takes it.
-    """
+    """The server as an ASGI application; `work` is run by the process that classifies (`Jobs`)."""
     server = _Server.start(settings, work)
     app = Starlette(
         routes=_routes(server),
@@ -155,7 +150,6 @@ def serve_until_ended(app: Starlette, listening: socket.socket) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     """What went wrong in a sentence, and never more of it: other texts can hold names."""
-    del request
     if isinstance(error, UploadError):
         return sentence(str(error), error.status)
     if isinstance(error, ChestCTError):
@@ -207,7 +201,6 @@ class _Server:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Work as long as the server runs."""
-        del app
         tasks = [asyncio.create_task(self.jobs.run()), asyncio.create_task(self._sweep())]
         try:
             yield
@@ -338,7 +331,6 @@ def _routes(server: _Server) -> list[Route]:
 
 async def _page(server: _Server, request: Request) -> Response:
     """The page and what it is made of."""
-    del server
     name = request.path_params.get("name", "index.html")
     if name not in _PAGE_FILES:
         return _missing()
@@ -348,7 +340,6 @@ async def _page(server: _Server, request: Request) -> Response:
 
 async def _about(server: _Server, request: Request) -> Response:
     """What the page needs to know once."""
-    del request
     settings = server.settings
     return JSONResponse(
         {
@@ -415,21 +406,18 @@ async def _events(server: _Server, request: Request) -> Response:
 
 async def _list(server: _Server, request: Request) -> Response:
     """What was classified."""
-    del request
     rows = await asyncio.to_thread(server.rows)
     return JSONResponse({"scans": rows, "num_unreadable": server.results.num_unreadable})
 
 
 async def _list_csv(server: _Server, request: Request) -> Response:
     """The same as a table for a spreadsheet."""
-    del request
     text = rows_csv(await asyncio.to_thread(server.rows))
     return _download(text.encode(), "chestct-scans.csv", "text/csv")
 
 
 async def _readers_csv(server: _Server, request: Request) -> Response:
     """What readers said."""
-    del request
     if not server.readings.file.exists():
         return _missing("No reader has said anything yet.")
     return _download(server.readings.file.read_bytes(), READINGS_FILE, "text/csv")
@@ -647,7 +635,6 @@ async def _add_reading(server: _Server, request: Request) -> Response:
 
 async def _evaluation(server: _Server, request: Request) -> Response:
     """An evaluation's figures and wrong answers."""
-    del request
     folder = server.settings.evaluation
     if folder is None:
         return _missing("No evaluation was named: chestct serve RESULTS --evaluation DIR")

@@ -84,12 +84,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """Lets nobody in without the token, from another page, or under another name of this server.
-
-    Args:
-        app: What lies behind it.
-        settings: Token and names.
-    """
+    """Lets nobody in without the token, from another page, or under another name of this server."""
 
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app, self._token = app, settings.token

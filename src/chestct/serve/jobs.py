@@ -492,7 +492,6 @@ class _Telling:
 
     def was_read(self, volume: Volume, path: Path) -> None:
         """Say that the scan was read."""
-        del volume, path
         self._pipe.send(Event("stage", "classifying"))
 
     def explaining(self, done: int, num: int) -> None:

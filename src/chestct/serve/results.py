@@ -66,11 +66,7 @@ class Entry:
 
 
 class Results:
-    """What lies in a folder of results; looked at anew each time, read only where it changed.
-
-    Args:
-        folder: Holds a folder per scan.
-    """
+    """What lies in a folder of results; looked at anew each time, read only where it changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -284,11 +280,9 @@ def scans_below(folder: Path) -> dict[str, list[Path]]:
 
 
 def evaluation_words(folder: Path, entries: Sequence[Entry]) -> Words:
-    """An evaluation's figures and the scans that were answered wrongly.
+    """An evaluation's figures and the scans that were answered wrongly, linked to their results.
 
-    Args:
-        folder: Holds `metrics.json`, and `predictions.csv` in it or beside it.
-        entries: Results that a wrong answer may be linked to.
+    The folder holds `metrics.json`, and `predictions.csv` in it or beside it.
 
     Raises:
         ChestCTError: The predictions are damaged.
@@ -371,11 +365,7 @@ class Reading:
 
 
 class Readings:
-    """The table, read anew each time: a spreadsheet may have it open.
-
-    Args:
-        file: Where it is, or will be.
-    """
+    """The table, read anew each time: a spreadsheet may have it open."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -400,13 +390,10 @@ class Readings:
         return {scan: [each.verdict for each in self.of(scan)] for scan in self._rows()}
 
     def add(self, scan: str, answer: str, reading: Reading, labels: Sequence[str]) -> None:
-        """Keep what somebody said; what they said before of this scan is replaced.
+        """Keep what somebody said of a decision; what they said before of this scan is replaced.
 
-        Args:
-            scan: Name or path of the scan; its patient's name, until somebody corrects it.
-            answer: The decision that was looked at.
-            reading: What was said.
-            labels: The classes that may be given, beside `THREE_CLASSES`.
+        A scan is named as its patient, until somebody corrects it. The labels may be given beside
+        `THREE_CLASSES`.
 
         Raises:
             ChestCTError: A name, verdict or label is none.

@@ -74,12 +74,7 @@ class _Upload:
 
 
 class Uploads:
-    """The uploads of one server.
-
-    Args:
-        folder: Where they are kept; all in it goes when the server ends.
-        most_bytes: Most bytes of one upload.
-    """
+    """The uploads of one server, in a folder of which all goes when it ends."""
 
     def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
         self._folder, self._most_bytes = folder, most_bytes
@@ -88,9 +83,8 @@ class Uploads:
     def begin(self, name: str, files: Sequence[tuple[str, int]]) -> _Upload:
         """Announce an upload; nothing is written but an empty folder.
 
-        Args:
-            name: What the scan is called: the dropped file or folder.
-            files: Path of each file, as the browser has it, and its size in bytes.
+        The name is that of the dropped file or folder; of each file path, as the browser has it,
+        and size in bytes are told.
 
         Raises:
             UploadError: It is too much, or nothing.

@@ -57,9 +57,7 @@ def _viewing_grid(grid: Grid) -> Grid:
 def write_viewing_copy(analysis: ScanAnalysis, folder: Path) -> Path:
     """Write scan, lungs and heat-map as NIfTI, a thumbnail, and `facts.json` about them.
 
-    Args:
-        analysis: The scan.
-        folder: Made; an older one of this name is replaced.
+    An older folder of this name is replaced.
 
     Raises:
         WriteError: It cannot be written.

@@ -20,7 +20,7 @@ from torch import nn
 from chestct import __version__
 from chestct.arrays import Spacing
 from chestct.card import CARD_FILE, SLICE_CARD_FILE, PictureForm
-from chestct.classifier import Classifier, load_classifier
+from chestct.classifier import WEIGHTS_FILE, Classifier, load_classifier
 from chestct.datasets.augment import SLICE_AUGMENTATIONS, AnyAugmentation, find_augmentation
 from chestct.datasets.splits import SLICE_SPLITS
 from chestct.datasets.workers import Progress
@@ -41,7 +41,7 @@ from chestct.labels import ClassLabel
 from chestct.lookup import look_up
 from chestct.networks import build_network, plugin_of
 from chestct.networks.given_weights import TakenWeights, load_given_weights
-from chestct.networks.keras_defaults import ClassUnits
+from chestct.networks.maseres import ClassUnits
 from chestct.networks.slices import (
     IMAGENET,
     SLICE_NETWORKS,
@@ -63,7 +63,6 @@ from chestct.training.settings import (
     flat_settings,
 )
 from chestct.training.steps import check_parts, check_something_learns
-from chestct.weights import WEIGHTS_FILE
 
 CLASSIFIER_FOLDER: Final = "classifier"
 
