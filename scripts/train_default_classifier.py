@@ -9,9 +9,9 @@ nothing but the pattern tells the classes apart. A round adds a variant of each 
 from) and one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is
 real, are never trained on: they are answered at the end.
 
-Two things learn. The U-Net learns from voxels: where a chest with a pattern is denser than the
-same chest without, there is disease of that kind. It is trained on all chests for the classifier,
-and per fold of `FOLDS` without the fold's real chests and a third of the simulated ones. The head
+Two things learn. U-Nets learn from voxels: where a chest with a pattern is denser than the same
+chest without, there is disease of that kind. One is trained per fold of `FOLDS`, without the fold's
+real chests and a third of the simulated ones; the mean of all marks in the classifier. The head
 learns from the shares that the folds' networks mark in the chests that they did not see.
 
 The estimate leaves each real chest out in turn: its fold's network marks, and a head that learned
@@ -93,8 +93,6 @@ FOLDS = (
     ("C3N-00247", "TCGA-DE-A4MA_wholebody"),
 )
 """Real chests that a network is trained without; simulated ones go by their number."""
-ALL_CHESTS = len(FOLDS)
-"""The network that is trained on every chest."""
 SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
@@ -295,7 +293,7 @@ class Triples:
 
     Args:
         folder: Of training examples.
-        fold: Whose chests are left out; `ALL_CHESTS` leaves none out.
+        fold: Whose chests are left out.
         rng: Where the randomness comes from.
     """
 
@@ -392,13 +390,13 @@ def lesion_loss(logits: torch.Tensor, kinds: torch.Tensor, lungs: torch.Tensor) 
 
 def train_lesions(fold: int, work: Path, steps: int) -> None:
     """Train the U-Net without a fold's chests, and keep its weights."""
-    path = work / f"lesions_{fold}.safetensors"
+    path = marker_file(work, fold)
     if path.is_file():
         return
     parts = find_parts(read_settings(CONFIG))
     rng = np.random.default_rng(fold)
     triples = Triples(work / "training", fold, rng)
-    network = lesion_network(parts).to(memory_format=torch.channels_last_3d).train()
+    network = lesion_network(parts, [None]).to(memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(network.lesions.parameters(), weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, LESION_RATE, total_steps=steps, pct_start=0.1
@@ -419,17 +417,24 @@ def train_lesions(fold: int, work: Path, steps: int) -> None:
         schedule.step()
         if step % 50 == 0:
             print(f"  lesions {fold}: step {step}, loss {loss.item():.3f}", flush=True)
-    weights = {name: value.contiguous() for name, value in network.lesions.state_dict().items()}
-    save_file(weights, path)
+    (marker,) = network.lesions.markers
+    save_file({name: value.contiguous() for name, value in marker.state_dict().items()}, path)
 
 
-def lesion_network(parts: Parts, weights: Path | None = None, seed: int = 0) -> LesionNet:
-    """The network of the configuration, with a U-Net that was trained, where one is given."""
-    network = parts.build_network(seed)
+def marker_file(work: Path, fold: int) -> Path:
+    """Where the weights of a fold's U-Net are kept."""
+    return work / f"lesions_{fold}.safetensors"
+
+
+def lesion_network(parts: Parts, markers: Sequence[Path | None], seed: int = 0) -> LesionNet:
+    """The network of the configuration, with as many U-Nets as there are weights for, or drawn."""
+    members = replace(parts, network_settings={**parts.network_settings, "members": len(markers)})
+    network = members.build_network(seed)
     if not isinstance(network, LesionNet):
         raise SystemExit(f"{CONFIG.name} names another network than lung_lesions.")
-    if weights is not None:
-        network.lesions.load_state_dict(load_file(weights))
+    for marker, path in zip(network.lesions.markers, markers, strict=True):
+        if path is not None:
+            marker.load_state_dict(load_file(path))
     return network
 
 
@@ -458,7 +463,7 @@ def learned_features(parts: Parts, work: Path) -> torch.Tensor:
     features = torch.zeros(0)
     for fold in range(len(FOLDS)):
         rows = np.flatnonzero(folds == fold)
-        network = lesion_network(parts, work / f"lesions_{fold}.safetensors")
+        network = lesion_network(parts, [marker_file(work, fold)])
         found = pooled(network, parts, Subset(examples, rows.tolist()), seed=fold)
         if not len(features):
             features = torch.zeros(len(found), len(folds), found.shape[2])
@@ -468,14 +473,16 @@ def learned_features(parts: Parts, work: Path) -> torch.Tensor:
     return features
 
 
-def fit(parts: Parts, features: torch.Tensor, labels: torch.Tensor, weights: Path) -> LesionNet:
+def fit(
+    parts: Parts, features: torch.Tensor, labels: torch.Tensor, markers: Sequence[Path]
+) -> LesionNet:
     """Train a head on pooled features, a copy of each example drawn anew in every step.
 
     Returns:
-        The network of that head and the U-Net's weights.
+        The network of that head and the U-Nets' weights.
     """
     settings = read_settings(CONFIG).training
-    network = lesion_network(parts, weights, settings.seed)
+    network = lesion_network(parts, markers, settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     head = [getattr(network, name) for name in network.HEAD]
     learning = [weight for module in head for weight in module.parameters()]
@@ -580,7 +587,7 @@ def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     features = learned_features(parts, work)[:, kept]
     labels = torch.tensor(training.labels)[kept]
     fold = fold_of(f"real_{name}_00")
-    network = fit(parts, features, labels, work / f"lesions_{fold}.safetensors")
+    network = fit(parts, features, labels, [marker_file(work, fold)])
     folder = work / "left_out" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_scan_as_it_is(name, folder)
@@ -713,17 +720,17 @@ def main() -> None:
     arguments = parser.parse_args()
     work, parts = arguments.work, find_parts(read_settings(CONFIG))
     make_examples(work, arguments.rounds, arguments.processes)
-    print("lesions: three folds' networks and one of all chests", flush=True)
+    print(f"lesions: {len(FOLDS)} folds' networks", flush=True)
     run_all(
         partial(train_lesions, work=work, steps=arguments.steps),
-        range(ALL_CHESTS + 1),
+        range(len(FOLDS)),
         arguments.processes,
     )
     left_out = joined(leave_out(name, parts, work) for name in REAL)
     training = ExampleFolder(work / "training")
     features = learned_features(parts, work)
-    weights = work / f"lesions_{ALL_CHESTS}.safetensors"
-    network = fit(parts, features, torch.tensor(training.labels), weights)
+    markers = [marker_file(work, fold) for fold in range(len(FOLDS))]
+    network = fit(parts, features, torch.tensor(training.labels), markers)
     write_classifier(network, parts, left_out, work, arguments.out)
 
 

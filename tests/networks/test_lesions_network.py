@@ -30,9 +30,9 @@ class _Denser(nn.Module):
 
 def _marking_denser() -> LesionNet:
     network = _network().eval()
-    network.lesions.downs = nn.ModuleList([nn.Identity()])
-    network.lesions.ups = nn.ModuleList()
-    network.lesions.last = _Denser()  # type: ignore[assignment]
+    (marker,) = network.lesions.markers
+    marker.downs, marker.ups = nn.ModuleList([nn.Identity()]), nn.ModuleList()
+    marker.last = _Denser()
     return network
 
 
@@ -115,6 +115,16 @@ def test_it_learns_to_mark_what_differs_from_lung_of_any_density() -> None:
         marked = network.lesion_logits(scans, lungs).argmax(1)
     assert float((marked[1][truth[0] == 1] == 1).float().mean()) > 0.9
     assert float((marked[0] > 0).float().mean()) < 0.05
+
+
+def test_the_mean_of_several_marks() -> None:
+    network = build_network("lung_lesions", 1, 3, {"members": 2}).eval()
+    assert isinstance(network, LesionNet)
+    first, second = network.lesions.markers
+    chest, lungs = _chest(0.24), _lungs()
+    with torch.no_grad():
+        mean = (first(chest, lungs) + second(chest, lungs)) / 2
+        torch.testing.assert_close(network.lesion_logits(chest, lungs), mean)
 
 
 def test_without_lungs_and_with_one_lung_it_still_answers() -> None:

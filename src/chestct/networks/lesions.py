@@ -1,10 +1,10 @@
 """A network that marks disease in the lungs first, and classifies by how much it marked, and where.
 
-A small 3D U-Net says of every voxel whether it shows one of `kinds` kinds of disease; made for
-inputs of about 6 mm, its deepest grid sees a whole lung. What the classes are told by are shares of
-lung: of each kind, of any, of what is surely marked and of what is marked and dense; in each lung,
-in its thirds, along its surface, in its core and in its rear half. The head is told the larger and
-the smaller share of the two lungs, so that sides do not matter.
+A small 3D U-Net, or the mean of several, says of every voxel whether it shows one of `kinds` kinds
+of disease; made for inputs of about 6 mm, its deepest grid sees a whole lung. What the classes are
+told by are shares of lung: of each kind, of any, of what is surely marked and of what is marked and
+dense; in each lung, in its thirds, along its surface, in its core and in its rear half. The head is
+told the larger and the smaller share of the two lungs, so that sides do not matter.
 
 Trained from scan labels alone, the U-Net learns through the shares. Where the disease is known
 voxel by voxel, `LesionNet.lesion_logits` is what to train first.
@@ -47,6 +47,7 @@ class _LesionSettings:
 
     Attributes:
         kinds: Kinds of disease that are told apart voxel by voxel.
+        members: U-Nets of which the mean marks.
         head_units: Hidden units.
         dropout: Share of them dropped while training.
 
@@ -55,17 +56,19 @@ class _LesionSettings:
     """
 
     kinds: int = 2
+    members: int = 1
     head_units: int = 32
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
         require_between("kinds", self.kinds, 1, 64)
+        require_between("members", self.members, 1, 64)
         require_between("head_units", self.head_units, 1, 65536)
         require_between("dropout", self.dropout, 0, 0.99)
 
 
-class _Lesions(nn.Module):
-    """The U-Net, and the maps that shares are taken of."""
+class _Marker(nn.Module):
+    """A U-Net that says of every voxel which kind of disease it shows, if any."""
 
     def __init__(self, kinds: int) -> None:
         super().__init__()
@@ -77,7 +80,7 @@ class _Lesions(nn.Module):
         self.halve = nn.MaxPool3d(2)
         self.last = nn.Conv3d(_CHANNELS[0], 1 + kinds, 1)
 
-    def logits(self, values: Features, inside: LungBatch) -> NewFeatures:
+    def forward(self, values: Features, inside: LungBatch) -> NewFeatures:
         """Logits of "nothing" and of each kind, voxel by voxel."""
         features = torch.cat([2 * values - 0.6, inside], dim=1)
         finer: list[Tensor] = []
@@ -90,6 +93,19 @@ class _Lesions(nn.Module):
             wider = F.interpolate(features, size=fine.shape[2:], mode="nearest")
             features = up(torch.cat([wider, fine], dim=1))
         logits: Tensor = self.last(features)
+        return logits
+
+
+class _Lesions(nn.Module):
+    """The U-Nets, and the maps that shares are taken of."""
+
+    def __init__(self, settings: _LesionSettings) -> None:
+        super().__init__()
+        self.markers = nn.ModuleList(_Marker(settings.kinds) for _ in range(settings.members))
+
+    def logits(self, values: Features, inside: LungBatch) -> NewFeatures:
+        """The mean of all U-Nets' logits."""
+        logits: Tensor = sum(marker(values, inside) for marker in self.markers) / len(self.markers)
         return logits
 
     def forward(self, values: Features, inside: LungBatch) -> NewFeatures:
@@ -123,7 +139,7 @@ class LesionNet(PooledNetwork):
     def __init__(self, num_classes: int, settings: _LesionSettings) -> None:
         super().__init__()
         num_shares = 2 * (settings.kinds + _NUM_SUMMARIES) * _NUM_REGIONS
-        self.lesions = _Lesions(settings.kinds)
+        self.lesions = _Lesions(settings)
         self.norm = nn.BatchNorm1d(num_shares, eps=0.01)
         self.fc1 = nn.Linear(num_shares, settings.head_units)
         self.dropout = nn.Dropout(settings.dropout)
