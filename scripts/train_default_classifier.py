@@ -1,18 +1,23 @@
 """Make the default classifier: chests, examples, training, estimate, thresholds, its folder.
 
-    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 24]
+    python scripts/train_default_classifier.py WORK_FOLDER [--rounds 24] [--steps 1000]
 
-Network, recipe, augmentation and training are those of configs/default_classifier.yaml. Every chest
+Network, recipe and training of the head are those of configs/default_classifier.yaml. Every chest
 is used three times, with each pattern put into the same lungs on the same background, so that
 nothing but the pattern tells the classes apart. A round adds a variant of each real chest of `REAL`
 (CHESTCT_DATA or ../shared/data; none of them shows pneumonia; docs/lungs.md says where they come
 from) and one or two simulated ones. Scans whose licence is not stated, and P001, whose pneumonia is
 real, are never trained on: they are answered at the end.
 
-The estimate leaves each real chest out in turn: a network is trained without any of its variants
-and answers them and the scan as it is. From those answers and from simulated chests that were not
-trained on come the temperature, the shift in favour of "normal", and the thresholds for abstaining
-and for unlike scans; the network that is shipped is then trained on all chests.
+Two things learn. U-Nets learn from voxels: where a chest with a pattern is denser than the same
+chest without, there is disease of that kind. One is trained per fold of `FOLDS`, without the fold's
+real chests and a third of the simulated ones; the mean of all marks in the classifier. The head
+learns from the shares that the folds' networks mark in the chests that they did not see.
+
+The estimate leaves each real chest out in turn: its fold's network marks, and a head that learned
+without any of its variants answers, them and the scan as it is. From those answers and from
+simulated chests that were not trained on come the temperature, the shift in favour of "normal", and
+the thresholds for abstaining and for unlike scans.
 
 What was made is kept in WORK_FOLDER: started again, the script goes on where it stopped.
 """
@@ -32,9 +37,11 @@ from zlib import crc32
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
-from torch.utils.data import DataLoader, Dataset
+from scipy.spatial.transform import Rotation
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from chestct import __version__
 from chestct.arrays import Mask
@@ -47,7 +54,9 @@ from chestct.evaluation.calibration import fit_temperature
 from chestct.evaluation.intervals import WILSON, estimate_figures, wilson
 from chestct.evaluation.predictions import Predictions
 from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
-from chestct.labels import COVID19, NORMAL, THREE_CLASSES
+from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
+from chestct.networks.blocks import cpu_multiplies_in_bf16
+from chestct.networks.lesions import LesionNet
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe
@@ -78,11 +87,23 @@ NEVER_TRAINED = {
     "DCM1": ("real_scans/DCM1_ct.nii.gz", COVID19),
     "id001": ("real_scans/id001_ct.nii.gz", NORMAL),
 }
+FOLDS = (
+    ("A0001_B", "aorta_ct_cropped"),
+    ("normal001", "LIDC-IDRI-1011", "chest64"),
+    ("C3N-00247", "TCGA-DE-A4MA_wholebody"),
+)
+"""Real chests that a network is trained without; simulated ones go by their number."""
 SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 6
 NUM_COPIES = 2
+REAL_SHARE = 0.75
+"""Of the chests that the U-Net learns from in a step."""
+PNEUMONIAS = (CAP, COVID19)
+SOFT_TISSUE, LEAST_FILLED = 0.925, 0.08
+"""Input of lung without any air, and share of a voxel's air that disease replaces at least."""
+LESION_RATE = 3e-3
 LEVEL = 0.95
 COVID_PER_CAP = 169 / 60
 """Prior odds of the two pneumonias: patients of COVID-CT-MD (Afshar et al. 2021)."""
@@ -121,7 +142,10 @@ def write_example(path: Path, prepared: PreparedScan) -> None:
     write_whole(path, encode(prepared, "uint8"))
 
 
-class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
+Example = tuple[torch.Tensor, torch.Tensor, int]
+
+
+class ExampleFolder(Dataset[Example]):
     """All examples of a folder, in the order of their file names, read when asked for."""
 
     def __init__(self, folder: Path, pattern: str = "*.safetensors") -> None:
@@ -144,20 +168,24 @@ class ExampleFolder(Dataset[tuple[torch.Tensor, torch.Tensor, int]]):
 def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
     """Three examples of one chest: each pattern in the same lungs, on the same background.
 
-    Learned from are the known lungs: what disease is, and not what it does to a mask. What is
-    judged has the lungs that are found after the disease was put in, as when a scan is classified.
+    Learned from are the known lungs, the same for each pattern: what disease is, and not what it
+    does to a mask. What is judged has the lungs that are found after the disease was put in, as
+    when a scan is classified.
     """
-    for label in THREE_CLASSES:
+    if is_written(name, folder):
+        return
+    ill = {
+        label: add_disease(chest, lungs, label, np.random.default_rng(seed), varied=True)
+        for label in THREE_CLASSES
+    }
+    known = None
+    if folder.name == "training":
+        rng = np.random.default_rng(crc32(name.encode()))
+        seen = ill[str(rng.choice([CAP, COVID19]))].volume
+        known = chest.with_voxels(perturbed(seen, lungs & ~ill[NORMAL].effusion, rng))
+    for label, each in ill.items():
         path = folder / f"{name}_{label}.safetensors"
-        if path.is_file():
-            continue
-        ill = add_disease(chest, lungs, label, np.random.default_rng(seed), varied=True)
-        if folder.name != "training":
-            write_example(path, prepare(ill.volume, recipe()))
-            continue
-        rng = np.random.default_rng(crc32(path.stem.encode()))
-        known = perturbed(ill.volume, lungs & ~ill.effusion, rng)
-        write_example(path, prepare(ill.volume, recipe(), lungs=chest.with_voxels(known)))
+        write_example(path, prepare(each.volume, recipe(), lungs=known))
 
 
 def is_written(name: str, folder: Path) -> bool:
@@ -247,41 +275,217 @@ def make_examples(work: Path, rounds: int, processes: int) -> None:
     run_all(partial(write_real_chest, folder=work / "training"), items, processes)
 
 
-def pooled(parts: Parts, examples: ExampleFolder, copies: int, seed: int) -> torch.Tensor:
-    """Pooled features of examples as they are, then of varied copies: (copy, example, feature).
+def chest_of(path: Path) -> str:
+    """The chest that an example shows: "sim_0010", "real_A0001_B_07"."""
+    return path.stem.rsplit("_", 1)[0]
 
-    Nothing before the network's head learns, so they are worked out once.
+
+def fold_of(chest: str) -> int:
+    """The fold whose network is trained without a chest."""
+    if chest.startswith("sim_"):
+        return int(chest[4:]) % len(FOLDS)
+    name = chest.removeprefix("real_").rsplit("_", 1)[0]
+    return next(number for number, names in enumerate(FOLDS) if name in names)
+
+
+class Triples:
+    """Chests with each pattern, for training the U-Net: what differs is the disease.
+
+    Args:
+        folder: Of training examples.
+        fold: Whose chests are left out.
+        rng: Where the randomness comes from.
     """
-    network = parts.build_network(0).eval()
+
+    def __init__(self, folder: Path, fold: int, rng: np.random.Generator) -> None:
+        chests = sorted({chest_of(path) for path in folder.glob("*.safetensors")})
+        used = [chest for chest in chests if fold_of(chest) != fold]
+        self._pools = [
+            [self._load(folder, chest) for chest in used if chest.startswith(kind)]
+            for kind in ("real_", "sim_")
+        ]
+        self._rng = rng
+
+    @staticmethod
+    def _load(folder: Path, chest: str) -> torch.Tensor:
+        """Lungs, then the chest with each pattern in the order of `THREE_CLASSES`, as bytes."""
+        found = [
+            decode((folder / f"{chest}_{label}.safetensors").read_bytes())
+            for label in THREE_CLASSES
+        ]
+        volumes = [found[0].lungs, *(each.input[0] for each in found)]
+        return torch.stack([torch.from_numpy(np.rint(255.0 * each)) for each in volumes]).byte()
+
+    def draw(self, label: str) -> torch.Tensor:
+        """A chest with a pattern, at times milder or in a part of the lungs only.
+
+        Returns:
+            Input, lungs and class of each voxel (0 for none), (3, depth, height, width).
+        """
+        rng = self._rng
+        pool = self._pools[int(rng.random() >= REAL_SHARE)]
+        lungs, *values = pool[rng.integers(len(pool))].float() / 255
+        normal, ill = (values[THREE_CLASSES.index(each)] for each in (NORMAL, label))
+        added = ill - normal
+        if rng.random() < 0.5:
+            added = added * rng.uniform(0.35, 1.0)
+        if rng.random() < 0.5:
+            added = added * self._part(normal.shape)
+        filled = added / (SOFT_TISSUE - normal).clamp(min=0.1) * (lungs > 0.5)
+        kind = 1 + PNEUMONIAS.index(label) if label != NORMAL else 0
+        drawn = torch.stack([normal + added, lungs, kind * (filled > LEAST_FILLED).float()])
+        return drawn.flip(3) if rng.random() < 0.5 else drawn
+
+    def _part(self, shape: torch.Size) -> torch.Tensor:
+        """1 on one side of a plane through the box, 0 on the other."""
+        places = torch.meshgrid(*(torch.linspace(-1, 1, size) for size in shape), indexing="ij")
+        slope = self._rng.normal(size=3)
+        slope /= np.linalg.norm(slope)
+        beyond = sum(float(s) * p for s, p in zip(slope, places, strict=True))
+        return torch.sigmoid((beyond - self._rng.uniform(-0.6, 0.6)) / 0.05)
+
+
+def moved(batch: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """A batch turned by up to 11 degrees about each axis, scaled, shifted; classes stay whole."""
+    size = np.array(batch.shape[:1:-1], dtype=np.float64)
+    maps = []
+    for _ in range(len(batch)):
+        turn = Rotation.from_rotvec(rng.uniform(-0.2, 0.2, 3)).as_matrix()
+        linear = np.diag(1 / size) @ turn @ np.diag(size) * rng.uniform(0.85, 1.15)
+        maps.append(np.column_stack([linear, rng.uniform(-0.06, 0.06, 3)]))
+    grid = F.affine_grid(
+        torch.from_numpy(np.stack(maps)).float(), list(batch.shape), align_corners=False
+    )
+    result = F.grid_sample(batch, grid, align_corners=False)
+    lungs = (result[:, 1:2] > 0.5).float()
+    kinds = F.grid_sample(batch[:, 2:], grid, mode="nearest", align_corners=False)
+    return torch.cat([result[:, :1] * lungs, lungs, kinds], dim=1)
+
+
+def rescanned(values: torch.Tensor, lungs: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Inputs as other scanners give them: contrast, brightness, noise and blur vary."""
+    scans = []
+    for scan in values:
+        varied = scan * float(rng.uniform(0.88, 1.12)) + float(rng.uniform(-0.05, 0.05))
+        if rng.random() < 0.3:
+            noise = torch.from_numpy(rng.normal(size=scan.shape).astype(np.float32))
+            varied = varied + float(rng.uniform(0, 0.05)) * noise
+        if rng.random() < 0.3:
+            blur = F.avg_pool3d(varied[None], 3, stride=1, padding=1)[0]
+            varied = torch.lerp(varied, blur, float(rng.uniform(0, 1)))
+        scans.append(varied)
+    return torch.stack(scans).clamp(0, 1) * lungs
+
+
+def lesion_loss(logits: torch.Tensor, kinds: torch.Tensor, lungs: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of voxels in the lungs, and soft Dice of disease of any kind."""
+    weights = torch.tensor([0.5] + [1.0] * len(PNEUMONIAS))
+    entropy = F.cross_entropy(logits, kinds, reduction="none", weight=weights) * lungs
+    marked = (1 - logits.softmax(1)[:, 0]) * lungs
+    ill = (kinds > 0) * lungs
+    # The 200 voxels (43 ml) keep a healthy scan's term from turning on single voxels.
+    shared, total = ((each.flatten(1).sum(1)) for each in (marked * ill, marked + ill))
+    return entropy.sum() / lungs.sum() + 0.5 * (1 - (2 * shared + 200) / (total + 200)).mean()
+
+
+def train_lesions(fold: int, work: Path, steps: int) -> None:
+    """Train the U-Net without a fold's chests, and keep its weights."""
+    path = marker_file(work, fold)
+    if path.is_file():
+        return
+    parts = find_parts(read_settings(CONFIG))
+    rng = np.random.default_rng(fold)
+    triples = Triples(work / "training", fold, rng)
+    network = lesion_network(parts, [None]).to(memory_format=torch.channels_last_3d).train()
+    optimizer = torch.optim.AdamW(network.lesions.parameters(), weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LESION_RATE, total_steps=steps, pct_start=0.1
+    )
+    for step in range(steps):
+        batch = moved(torch.stack([triples.draw(label) for label in 2 * THREE_CLASSES]), rng)
+        lungs, kinds = batch[:, 1:2], batch[:, 2].long()
+        values = rescanned(batch[:, :1], lungs, rng)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_multiplies_in_bf16()):
+            logits = network.lesion_logits(
+                values.contiguous(memory_format=torch.channels_last_3d), lungs
+            )
+        loss = lesion_loss(logits.float(), kinds, lungs[:, 0])
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"  lesions {fold}: step {step}, loss {loss.item():.3f}", flush=True)
+    (marker,) = network.lesions.markers
+    save_file({name: value.contiguous() for name, value in marker.state_dict().items()}, path)
+
+
+def marker_file(work: Path, fold: int) -> Path:
+    """Where the weights of a fold's U-Net are kept."""
+    return work / f"lesions_{fold}.safetensors"
+
+
+def lesion_network(parts: Parts, markers: Sequence[Path | None], seed: int = 0) -> LesionNet:
+    """The network of the configuration, with as many U-Nets as there are weights for, or drawn."""
+    members = replace(parts, network_settings={**parts.network_settings, "members": len(markers)})
+    network = members.build_network(seed)
+    if not isinstance(network, LesionNet):
+        raise SystemExit(f"{CONFIG.name} names another network than lung_lesions.")
+    for marker, path in zip(network.lesions.markers, markers, strict=True):
+        if path is not None:
+            marker.load_state_dict(load_file(path))
+    return network
+
+
+def pooled(network: LesionNet, parts: Parts, examples: Dataset[Example], seed: int) -> torch.Tensor:
+    """Pooled features of examples as they are, then of varied copies: (copy, example, feature)."""
     generator = torch.Generator().manual_seed(seed)
     found = []
     with torch.inference_mode():
-        for copy in range(copies + 1):
+        for copy in range(NUM_COPIES + 1):
             batches = []
             for batch, lungs, _ in DataLoader(examples, batch_size=8):
                 if copy and parts.augmentation is not None:
                     batch, lungs = vary_batch(batch, lungs, parts.augmentation, generator)
-                batches.append(network.pooled_features(batch, lungs))
+                batches.append(network.eval().pooled_features(batch, lungs))
             found.append(torch.cat(batches))
-            print(f"  features of copy {copy}", flush=True)
     return torch.stack(found).clone()
 
 
 def learned_features(parts: Parts, work: Path) -> torch.Tensor:
-    """Those of all training examples, from WORK_FOLDER where they were kept."""
+    """Those of all training examples, each by the network that was trained without its chest."""
     path = work / "features.safetensors"
-    if not path.is_file():
-        features = pooled(parts, ExampleFolder(work / "training"), NUM_COPIES, seed=0)
-        save_file({"features": features.contiguous()}, path)
-    return load_file(path)["features"]
+    if path.is_file():
+        return load_file(path)["features"]
+    examples = ExampleFolder(work / "training")
+    folds = np.array([fold_of(chest_of(each)) for each in examples.paths])
+    features = torch.zeros(0)
+    for fold in range(len(FOLDS)):
+        rows = np.flatnonzero(folds == fold)
+        network = lesion_network(parts, [marker_file(work, fold)])
+        found = pooled(network, parts, Subset(examples, rows.tolist()), seed=fold)
+        if not len(features):
+            features = torch.zeros(len(found), len(folds), found.shape[2])
+        features[:, torch.from_numpy(rows)] = found
+        print(f"  features of fold {fold}", flush=True)
+    save_file({"features": features}, path)
+    return features
 
 
-def fit(parts: Parts, features: torch.Tensor, labels: torch.Tensor) -> torch.nn.Module:
-    """Train a head on pooled features, a copy of each example drawn anew in every step."""
+def fit(
+    parts: Parts, features: torch.Tensor, labels: torch.Tensor, markers: Sequence[Path]
+) -> LesionNet:
+    """Train a head on pooled features, a copy of each example drawn anew in every step.
+
+    Returns:
+        The network of that head and the U-Nets' weights.
+    """
     settings = read_settings(CONFIG).training
-    network = parts.build_network(settings.seed)
+    network = lesion_network(parts, markers, settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
-    learning = [weight for weight in network.parameters() if weight.requires_grad]
+    head = [getattr(network, name) for name in network.HEAD]
+    learning = [weight for module in head for weight in module.parameters()]
     optimizer = torch.optim.AdamW(
         learning, settings.learning_rate, weight_decay=settings.weight_decay
     )
@@ -292,7 +496,7 @@ def fit(parts: Parts, features: torch.Tensor, labels: torch.Tensor) -> torch.nn.
         chosen_ones = torch.randint(len(labels), (settings.batch_size,), generator=generator)
         copies = torch.randint(len(features), (settings.batch_size,), generator=generator)
         logits = network.train().logits_of(features[copies, chosen_ones])
-        loss = torch.nn.functional.cross_entropy(
+        loss = F.cross_entropy(
             logits, labels[chosen_ones], label_smoothing=settings.label_smoothing
         )
         optimizer.zero_grad()
@@ -382,7 +586,8 @@ def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     kept = [not path.stem.startswith(f"real_{name}_") for path in training.paths]
     features = learned_features(parts, work)[:, kept]
     labels = torch.tensor(training.labels)[kept]
-    network = fit(parts, features, labels)
+    fold = fold_of(f"real_{name}_00")
+    network = fit(parts, features, labels, [marker_file(work, fold)])
     folder = work / "left_out" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_scan_as_it_is(name, folder)
@@ -509,20 +714,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", type=Path, help="folder for prepared examples and the runs")
     parser.add_argument("--rounds", type=int, default=24, help="variants of each real chest")
+    parser.add_argument("--steps", type=int, default=1000, help="of each U-Net's training")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("src/chestct/default_classifier"))
     arguments = parser.parse_args()
     work, parts = arguments.work, find_parts(read_settings(CONFIG))
     make_examples(work, arguments.rounds, arguments.processes)
+    print(f"lesions: {len(FOLDS)} folds' networks", flush=True)
+    run_all(
+        partial(train_lesions, work=work, steps=arguments.steps),
+        range(len(FOLDS)),
+        arguments.processes,
+    )
     left_out = joined(leave_out(name, parts, work) for name in REAL)
     training = ExampleFolder(work / "training")
     features = learned_features(parts, work)
-    network = fit(parts, features, torch.tensor(training.labels))
+    markers = [marker_file(work, fold) for fold in range(len(FOLDS))]
+    network = fit(parts, features, torch.tensor(training.labels), markers)
     write_classifier(network, parts, left_out, work, arguments.out)
 
 
 def write_classifier(
-    network: torch.nn.Module, parts: Parts, left_out: Judged, work: Path, out: Path
+    network: LesionNet, parts: Parts, left_out: Judged, work: Path, out: Path
 ) -> None:
     """Choose shift, temperature and thresholds, test, and write the classifier's folder."""
     training = ExampleFolder(work / "training")
@@ -563,7 +776,7 @@ def write_classifier(
         licence="Apache-2.0",
         temperature=temperature,
         abstention=abstention,
-        explanation="layercam:densities",
+        explanation="layercam:lesions",
     )
     save_classifier(out, network, card, familiarity)
     card = load_classifier(out).card

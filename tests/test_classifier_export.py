@@ -39,7 +39,7 @@ SMALL: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "roi_resnet101": ({"width": 2, "gating": "text"}, (36, 33, 40)),
     "maseres": ({"attention": "paper", "input_shape": [22, 14, 28]}, (22, 14, 28)),
     "alexnet3d": ({"input_shape": [51, 35, 35], "dense_units": 8}, (51, 35, 35)),
-    "lung_densities": ({"head_units": 8}, (36, 33, 40)),
+    "lung_lesions": ({"head_units": 8}, (36, 33, 40)),
     "segresnet_encoder": ({"width": 2, "levels": 5, "cells": 2}, (36, 33, 40)),
     "merlin_encoder": ({"depth": 50, "width": 2, "cells": 2}, (36, 33, 40)),
     "colipri_encoder": ({"width": 12, "depth": 2, "heads": 2, "cells": 2}, (24, 16, 32)),

@@ -65,7 +65,7 @@ def test_on_real_scans_its_answers_are_those_of_its_card_and_its_maps_lie_in_the
     label = reported.measure.removeprefix("probability of ")
     assert shares[label] == pytest.approx(reported.value, abs=0.01)
     for method in ("gradcam++", "layercam", "gradcam"):
-        made = explain(classifier, prepared, method=method, layer="densities", label="COVID-19")
+        made = explain(classifier, prepared, method=method, layer="lesions", label="COVID-19")
         reach = grown_by_a_cell(prepared.lungs, made.cell, cells=1.5)
         assert reach.mean() < 0.9
         assert share_inside(made.heat, reach) >= 0.99

@@ -18,7 +18,7 @@ SMALL: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "maseres": ({"attention": "paper", "input_shape": [22, 14, 28]}, (22, 14, 28)),
     "maseres published": ({"attention": "published", "input_shape": [22, 14, 28]}, (22, 14, 28)),
     "alexnet3d": ({"input_shape": [51, 35, 35], "dense_units": 8}, (51, 35, 35)),
-    "lung_densities": ({"head_units": 8}, (36, 33, 40)),
+    "lung_lesions": ({"head_units": 8}, (36, 33, 40)),
     "segresnet_encoder": ({"width": 2}, (36, 33, 40)),
     "segresnet_encoder attending": ({"width": 2, "levels": 5, "cells": 2}, (36, 33, 40)),
     # Of the 50 blocks of its ResNet-152, drawn, float32 itself makes errors of 1e-3.

@@ -68,7 +68,7 @@ TASKS = {
     "colipri_encoder": Task(
         "colipri_encoder", 40, 0.003, 32, {"width": 24, "depth": 2, "heads": 2, "cells": 2}
     ),
-    "lung_densities": Task("lung_densities", 40, 0.01, 24, {"dropout": 0.0}),
+    "lung_lesions": Task("lung_lesions", 40, 0.01, 24, {"dropout": 0.0}),
 }
 
 

@@ -41,8 +41,8 @@ NETWORKS: Final[dict[str, Entry]] = {
     "maseres": Entry("chestct.networks.maseres:build_maseres", "MASERes"),
     "alexnet3d": Entry("chestct.networks.maseres:build_alexnet", "3D-AlexNet"),
     "voxcnn": Entry("chestct.networks.maseres:build_voxcnn", "VoxCNN"),
-    "lung_densities": Entry(
-        "chestct.networks.densities:build_densities", "Shares of dense lung by region, small head"
+    "lung_lesions": Entry(
+        "chestct.networks.lesions:build_lesions", "Marks disease voxel by voxel; shares, small head"
     ),
     "segresnet_encoder": Entry(
         "chestct.networks.encoders:build_segresnet",
