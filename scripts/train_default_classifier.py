@@ -776,7 +776,7 @@ def write_classifier(
         licence="Apache-2.0",
         temperature=temperature,
         abstention=abstention,
-        explanation="layercam:lesions",
+        explanation="gradcam:lesions",
     )
     save_classifier(out, network, card, familiarity)
     card = load_classifier(out).card

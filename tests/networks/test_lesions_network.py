@@ -94,26 +94,24 @@ def test_which_lung_is_ill_does_not_matter() -> None:
 
 
 def test_it_learns_to_mark_what_differs_from_lung_of_any_density() -> None:
-    network, lungs = _network().train(), _lungs().expand(2, -1, -1, -1, -1)
+    near = (..., slice(6, 30), slice(6, 30), slice(2, 22))
+    network, lungs = _network().train(), _lungs().expand(2, -1, -1, -1, -1)[near]
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.lesions.parameters(), 0.01)
-    truth = (_chest(1.0) > 0.5)[:, 0].long()
+    ill = (_chest(1.0) > 0.5)[near][0].long()
+    kinds = torch.cat([torch.zeros_like(ill), ill])
+    chests = torch.cat([_chest(), _chest(0.25)])[near]
     for _ in range(25):
         level = torch.rand(2, 1, 1, 1, 1, generator=generator) * 0.1
-        scans = (torch.cat([_chest(), _chest(0.25)]) + level) * lungs
-        logits = network.lesion_logits(scans, lungs)
-        kinds = torch.cat([torch.zeros_like(truth), truth])
+        logits = network.lesion_logits((chests + level) * lungs, lungs)
         loss = nn.functional.cross_entropy(logits, kinds, weight=torch.tensor([1.0, 5.0, 1.0]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    network.train(False)
-    for module in network.lesions.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.train()
+    # Still by the batch's own statistics: 25 steps are too few for running ones.
     with torch.no_grad():
-        marked = network.lesion_logits(scans, lungs).argmax(1)
-    assert float((marked[1][truth[0] == 1] == 1).float().mean()) > 0.9
+        marked = network.lesion_logits((chests + 0.05) * lungs, lungs).argmax(1)
+    assert float((marked[1][ill[0] == 1] == 1).float().mean()) > 0.9
     assert float((marked[0] > 0).float().mean()) < 0.05
 
 

@@ -300,7 +300,7 @@ def test_all_of_a_network_by_timms_name_learns_from_a_plain_state_dict(
         ("data.split=random", "slice_random_leaky"),
         ("augmentation.name=maseres", "maseres_slices_p"),
         ("pictures.size=3", "there is no setting 'pictures.size'"),
-        ("network.settings.tuned_blocks=some", "from 0 to 3, or all"),
+        ("network.settings.tuned_blocks=some", "a whole number from 0 to 3 or 'all'"),
         ("labels=[normal, normal]", "names a class twice"),
     ],
 )
