@@ -93,6 +93,8 @@ FOLDS = (
     ("C3N-00247", "TCGA-DE-A4MA_wholebody"),
 )
 """Real chests that a network is trained without; simulated ones go by their number."""
+ONLY_JUDGED = "A0001_B"
+"""A lung cancer. Learned from as healthy, its mass hides pneumonia that fills a lobe."""
 SEEDS = {"real": 77, "simulated": 11}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
@@ -288,6 +290,11 @@ def fold_of(chest: str) -> int:
     return next(number for number, names in enumerate(FOLDS) if name in names)
 
 
+def is_taught(chest: str) -> bool:
+    """Whether a chest is learned from."""
+    return not chest.startswith(f"real_{ONLY_JUDGED}_")
+
+
 class Triples:
     """Chests with each pattern, for training the U-Net: what differs is the disease.
 
@@ -299,7 +306,7 @@ class Triples:
 
     def __init__(self, folder: Path, fold: int, rng: np.random.Generator) -> None:
         chests = sorted({chest_of(path) for path in folder.glob("*.safetensors")})
-        used = [chest for chest in chests if fold_of(chest) != fold]
+        used = [chest for chest in chests if fold_of(chest) != fold and is_taught(chest)]
         self._pools = [
             [self._load(folder, chest) for chest in used if chest.startswith(kind)]
             for kind in ("real_", "sim_")
@@ -453,12 +460,40 @@ def pooled(network: LesionNet, parts: Parts, examples: Dataset[Example], seed: i
     return torch.stack(found).clone()
 
 
-def learned_features(parts: Parts, work: Path) -> torch.Tensor:
-    """Those of all training examples, each by the network that was trained without its chest."""
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """What the head learns from.
+
+    Attributes:
+        features: Of each example as it is, then of varied copies: (copy, example, feature).
+        labels: Class of each example.
+        chests: Chest of each example.
+    """
+
+    features: torch.Tensor
+    labels: torch.Tensor
+    chests: tuple[str, ...]
+
+    def only(self, is_wanted: Callable[[str], bool]) -> Taught:
+        """The examples of some chests."""
+        kept = [number for number, chest in enumerate(self.chests) if is_wanted(chest)]
+        chests = tuple(self.chests[number] for number in kept)
+        return Taught(self.features[:, kept], self.labels[kept], chests)
+
+
+def taught(parts: Parts, work: Path) -> Taught:
+    """Training examples, each as the network marks it that was trained without its chest."""
+    examples = ExampleFolder(work / "training")
+    chests = tuple(chest_of(path) for path in examples.paths)
+    features = learned_features(parts, work, examples)
+    return Taught(features, torch.tensor(examples.labels), chests).only(is_taught)
+
+
+def learned_features(parts: Parts, work: Path, examples: ExampleFolder) -> torch.Tensor:
+    """Pooled features of all training examples, from WORK_FOLDER where they were kept."""
     path = work / "features.safetensors"
     if path.is_file():
         return load_file(path)["features"]
-    examples = ExampleFolder(work / "training")
     folds = np.array([fold_of(chest_of(each)) for each in examples.paths])
     features = torch.zeros(0)
     for fold in range(len(FOLDS)):
@@ -473,15 +508,13 @@ def learned_features(parts: Parts, work: Path) -> torch.Tensor:
     return features
 
 
-def fit(
-    parts: Parts, features: torch.Tensor, labels: torch.Tensor, markers: Sequence[Path]
-) -> LesionNet:
+def fit(parts: Parts, learned: Taught, markers: Sequence[Path]) -> LesionNet:
     """Train a head on pooled features, a copy of each example drawn anew in every step.
 
     Returns:
         The network of that head and the U-Nets' weights.
     """
-    settings = read_settings(CONFIG).training
+    settings, labels = read_settings(CONFIG).training, learned.labels
     network = lesion_network(parts, markers, settings.seed)
     generator = torch.Generator().manual_seed(settings.seed)
     head = [getattr(network, name) for name in network.HEAD]
@@ -494,8 +527,8 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step / per_epoch, [])
         chosen_ones = torch.randint(len(labels), (settings.batch_size,), generator=generator)
-        copies = torch.randint(len(features), (settings.batch_size,), generator=generator)
-        logits = network.train().logits_of(features[copies, chosen_ones])
+        copies = torch.randint(len(learned.features), (settings.batch_size,), generator=generator)
+        logits = network.train().logits_of(learned.features[copies, chosen_ones])
         loss = F.cross_entropy(
             logits, labels[chosen_ones], label_smoothing=settings.label_smoothing
         )
@@ -539,12 +572,12 @@ class Judged:
         )
 
 
-def known_to(
-    network: torch.nn.Module, learned: torch.Tensor, labels: torch.Tensor, work: Path
-) -> tuple[Familiarity, float]:
+def known_to(network: torch.nn.Module, learned: Taught, work: Path) -> tuple[Familiarity, float]:
     """What is familiar after learning from features, and calibration chests' median distance."""
     watched = evaluate(network, ExampleFolder(work / "calibration"), batch_size=8)
-    known = fit_familiarity(learned.numpy(), labels.numpy(), watched.features.numpy())
+    known = fit_familiarity(
+        learned.features[0].numpy(), learned.labels.numpy(), watched.features.numpy()
+    )
     if known is None:
         raise SystemExit("Too few examples to tell what is familiar.")
     return known, float(np.median(known.watched))
@@ -582,18 +615,14 @@ def write_scan_as_it_is(name: str, folder: Path) -> None:
 
 def leave_out(name: str, parts: Parts, work: Path) -> Judged:
     """Train without a real chest, and judge it with and without disease."""
-    training = ExampleFolder(work / "training")
-    kept = [not path.stem.startswith(f"real_{name}_") for path in training.paths]
-    features = learned_features(parts, work)[:, kept]
-    labels = torch.tensor(training.labels)[kept]
-    fold = fold_of(f"real_{name}_00")
-    network = fit(parts, features, labels, [marker_file(work, fold)])
+    learned = taught(parts, work).only(lambda chest: not chest.startswith(f"real_{name}_"))
+    network = fit(parts, learned, [marker_file(work, fold_of(f"real_{name}_00"))])
     folder = work / "left_out" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_scan_as_it_is(name, folder)
     for number in range(LEFT_OUT_ROUNDS):
         write_real_chest((name, number), folder)
-    known = known_to(network, features[0], labels, work)
+    known = known_to(network, learned, work)
     return judged(network, ExampleFolder(folder), known)
 
 
@@ -727,10 +756,8 @@ def main() -> None:
         arguments.processes,
     )
     left_out = joined(leave_out(name, parts, work) for name in REAL)
-    training = ExampleFolder(work / "training")
-    features = learned_features(parts, work)
     markers = [marker_file(work, fold) for fold in range(len(FOLDS))]
-    network = fit(parts, features, torch.tensor(training.labels), markers)
+    network = fit(parts, taught(parts, work), markers)
     write_classifier(network, parts, left_out, work, arguments.out)
 
 
@@ -738,9 +765,8 @@ def write_classifier(
     network: LesionNet, parts: Parts, left_out: Judged, work: Path, out: Path
 ) -> None:
     """Choose shift, temperature and thresholds, test, and write the classifier's folder."""
-    training = ExampleFolder(work / "training")
-    learned = learned_features(parts, work)[0]
-    known = known_to(network, learned, torch.tensor(training.labels), work)
+    learned = taught(parts, work)
+    known = known_to(network, learned, work)
     watched = joined([judged(network, ExampleFolder(work / "calibration"), known), left_out])
     shift = shift_to_normal(left_out)
     temperature = round(fit_temperature(watched.predictions(shift)).temperature, 4)
@@ -761,11 +787,11 @@ def write_classifier(
         recipe=asdict(parts.recipe),
         labels=parts.labels,
         trained_on=(
-            f"SIMULATED DISEASE. {len(training)} examples: simulated disease put into "
-            f"{len(REAL)} real chests without pneumonia and into simulated chests, each chest with "
-            "CAP, with COVID-19 and with neither. No real pneumonia was seen in training. When in "
-            f"doubt it says normal: {shift:g} was added to that logit; and COVID-19 counts as "
-            f"{COVID_PER_CAP:.1f} times as frequent as CAP. For trying the software only."
+            f"SIMULATED DISEASE. {len(learned.chests)} examples: simulated disease put into "
+            f"{len(REAL) - 1} real chests without pneumonia and into simulated chests, each chest "
+            "with CAP, with COVID-19 and with neither. No real pneumonia was seen in training. "
+            f"When in doubt it says normal: {shift:g} was added to that logit; and COVID-19 counts "
+            f"as {COVID_PER_CAP:.1f} times as frequent as CAP. For trying the software only."
         ),
         results=(
             *measured(tested, "simulated chests that were not trained on, three patterns in each"),
@@ -776,7 +802,7 @@ def write_classifier(
         licence="Apache-2.0",
         temperature=temperature,
         abstention=abstention,
-        explanation="gradcam:lesions",
+        explanation="gradcam++:lesions",
     )
     save_classifier(out, network, card, familiarity)
     card = load_classifier(out).card
