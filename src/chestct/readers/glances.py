@@ -23,7 +23,7 @@ _PICTURE_SIDE = 64
 """Rows and columns of the small pictures at most, half of it at least."""
 _AIR_HU, _TISSUE_HU = -900, -500
 """What is nearer to air, and to soft tissue."""
-_RANGE_HU, _BELIEVED_HU, _SOFT_HU = (-1000, 300), (-1500, 1500), (-300, 500)
+_RANGE_HU, _SOFT_HU = (-1000, 300), (-300, 500)
 _APART, _THIN = 4, 8
 """Every so many rows are looked at of each slice, and of a whole scan; columns alike."""
 _LEAST_PAINTED, _MAX_EQUAL = 20, 0.5
@@ -41,8 +41,8 @@ _MAX_COMB = 1.0
 """Difference of neighbouring rows or columns, in that of the next but one; 0.89 was seen."""
 _MAX_LINE, _LINE_FLOOR_HU = 3.0, 8.0
 """Roughness of a row or column, in that of those beside it in both neighbours; 2.2 was seen."""
-_MAX_STRIPE_HU = 15.0
-"""Change between columns, or rows, of a whole scan, beyond that of the next ones; 6 was seen."""
+_MAX_STRIPE_HU = 20.0
+"""Change between columns, or rows, of a whole scan, beyond that of the next ones; 10 was seen."""
 _MAX_AIR_TREND_HU, _MAX_TREND_HU = 60.0, 90.0
 """Change of air and of soft tissue across a scan: 7 and 208, 162 and 57, 37 and 32 were seen."""
 _NUM_COMPARED, _LEAST_BURNT, _NOISY = 8, 20, 0.4
@@ -174,7 +174,7 @@ def _cut_out(rows: _Rows, runs: _Runs) -> tuple[int, int]:
     is_flat = (runs[:, :-4] & runs[:, 4:])[thin] & (rows[:, : runs.shape[1] - 4][thin] <= _AIR_HU)
     is_tissue = rows[thin][:, : is_flat.shape[1]] > _TISSUE_HU
     # Most slices are done with here: around the body there is no tissue in the row or column.
-    is_flat &= is_tissue.any(axis=0) & is_tissue.any(axis=1)[:, np.newaxis]
+    is_flat &= is_tissue.any(axis=0) & is_tissue.any(axis=1, keepdims=True)
     for axis in (0, 1) if is_flat.any() else ():
         is_flat &= np.logical_or.accumulate(is_tissue, axis)
         is_flat &= np.flip(np.logical_or.accumulate(np.flip(is_tissue, axis), axis), axis)
@@ -252,33 +252,31 @@ def _stripes_and_gradients(voxels: Voxels) -> list[str]:
         return []
     asked = np.linspace(0, len(voxels) - 1, _NUM_ASKED).astype(int)
     said = []
-    turned = {
-        "row": voxels[asked, :, ::_THIN].swapaxes(0, 1),
-        "column": voxels[asked, ::_THIN].transpose(2, 0, 1),
-    }
-    for name, view in turned.items():
-        lines = np.clip(view, *_BELIEVED_HU).reshape(len(view), -1)
-        if places := _stripes(lines):
-            said.append(
-                f"Values change in all slices at {name} {first_of(places, 3)}, as along a stripe"
-                " that was added. Check them."
-            )
+    for name in ("row", "column"):
+        thin = voxels[asked, :, ::_THIN] if name == "row" else voxels[asked, ::_THIN]
+        turned = thin.transpose((1, 0, 2) if name == "row" else (2, 0, 1))
+        lines = turned.reshape(len(turned), -1)
         air, tissue = _trend(lines)
         if abs(air) > _MAX_AIR_TREND_HU and abs(tissue) > _MAX_TREND_HU and air * tissue > 0:
             said.append(
                 f"From the first to the last {name}s air changes by {air:+.0f} HU and soft tissue"
                 f" by {tissue:+.0f}: a gradient lies over the scan. Check its values."
             )
+        if places := _stripes(np.clip(lines, *_RANGE_HU, out=lines)):
+            said.append(
+                f"Values change in all slices at {name} {first_of(places, 3)}, as along a stripe"
+                " that was added. Check them."
+            )
     return said
 
 
 def _stripes(lines: Num[np.ndarray, "lines pixels"]) -> list[int]:
     """Lines from which on values change, wherever they lie, more than along the next ones."""
-    change = np.median(np.diff(np.clip(lines, *_RANGE_HU), axis=0), axis=1)
+    change = np.median(np.diff(lines, axis=0), axis=1, overwrite_input=True)
     padded = np.pad(change, 2, mode="edge")
     beside = np.stack([padded[shift : shift + len(change)] for shift in (0, 1, 3, 4)])
     beyond = np.maximum(change - beside.max(axis=0), beside.min(axis=0) - change)
-    return (np.flatnonzero(beyond > _MAX_STRIPE_HU) + 1).tolist()
+    return [int(line) + 1 for line in np.flatnonzero(beyond > _MAX_STRIPE_HU)]
 
 
 def _trend(lines: Num[np.ndarray, "lines pixels"]) -> tuple[float, float]:
