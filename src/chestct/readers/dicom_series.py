@@ -42,6 +42,7 @@ from chestct.readers.files import (
 )
 from chestct.readers.glances import (
     Glance,
+    Picture,
     glance,
     said_of_changes,
     small_picture,
@@ -96,7 +97,8 @@ class _Stack:
         slices: Those that make up the volume, along their normal.
         plan: How they do.
         voxels: Hounsfield units.
-        glances: What is kept of each slice.
+        pictures: A small picture of each slice.
+        glances: What else is kept of each.
         left_out: Slices that were not used, counted by kind.
         warnings: What was mended.
         unused: Numbers of the slices that were not used, along the normal.
@@ -105,6 +107,7 @@ class _Stack:
     slices: list[Slice]
     plan: StackPlan
     voxels: Voxels
+    pictures: _Pictures
     glances: list[Glance]
     left_out: Counter[str]
     warnings: list[str]
@@ -206,8 +209,9 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
             dropped = {*bad, *blank_ends}
             ordered = [one for index, one in enumerate(ordered) if index not in dropped]
         plan = plan_stack([one.plane for one in ordered], allow)
-        voxels, glances, said = _load_stack(ordered, plan)
-        misfits = _judged(ordered, np.stack([one.picture for one in glances]))
+        voxels, decoder, said = _load_stack(ordered, plan)
+        pictures = np.stack([decoder.pictures[id(one)] for one in ordered])
+        misfits = _judged(ordered, pictures)
         bad, blank_ends = misfits.inside, misfits.blank_ends
         doubts = misfits.doubts([_placed(one) for one in ordered].__getitem__)
         if not (bad or blank_ends):
@@ -219,7 +223,8 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
     if shown := list(_otherwise_shown(ordered).values()):
         warnings.append(f"{len(shown)} slice(s) differ in a header alone: {in_words(shown)}.")
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
-    return _Stack(ordered, plan, voxels, glances, left_out, warnings, unused)
+    glances = [decoder.glances[id(one)] for one in ordered]
+    return _Stack(ordered, plan, voxels, pictures, glances, left_out, warnings, unused)
 
 
 def _has_padding_of_tissue(one: Slice) -> bool:
@@ -291,10 +296,9 @@ def _changes(stack: _Stack) -> tuple[str, ...]:
 
 def _why_not_seen(stack: _Stack) -> str | None:
     """Why values cannot be Hounsfield units; the small pictures of the slices mostly show it."""
-    pictures = np.stack([one.picture for one in stack.glances])
-    is_bone = pictures > METAL_ABOVE_HU / 2
+    is_bone = stack.pictures > METAL_ABOVE_HU / 2
     has_metal = np.mean(is_bone) >= MAX_METAL_SHARE / 2
-    if pictures.min() < LUNG_BELOW_HU and not has_metal and not why_no_body(pictures):
+    if stack.pictures.min() < LUNG_BELOW_HU and not has_metal and not why_no_body(stack.pictures):
         return None
     return why_not_hounsfield(stack.voxels, float(stack.voxels.min()))
 
@@ -320,12 +324,12 @@ def _clipped(num_clipped: int) -> list[str]:
     return [said] if num_clipped else []
 
 
-def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, list[Glance], list[str]]:
+def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, _Decoder, list[str]]:
     """Decode slices into an array, int16 where all rescales are whole; say what was cut off.
 
     A few threads do it (the decoders let go of the interpreter's lock), straight into the volume.
-    Where the plan interpolates, slices pass by in order and only a few are held. What is kept of
-    each slice is given with them.
+    Where the plan interpolates, slices pass by in order and only a few are held. What did it is
+    given too, with what it keeps of each slice.
     """
     dtype = np.dtype(np.int16 if all(s.rescale.is_whole for s in slices) else np.float32)
     num_bytes = plan.grid.num_voxels * dtype.itemsize
@@ -342,7 +346,7 @@ def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, list[Glan
             num_clipped = _sum_or_stop(futures)
         else:
             num_clipped = _interpolated(decoder, plan, voxels, pool)
-    return voxels, [decoder.glances[id(one)] for one in slices], _clipped(num_clipped)
+    return voxels, decoder, _clipped(num_clipped)
 
 
 class _Decoder:
@@ -351,6 +355,7 @@ class _Decoder:
     def __init__(self, slices: list[Slice], dtype: np.dtype) -> None:
         self.slices = slices
         self.dtype = dtype
+        self.pictures: dict[int, Picture] = {}
         self.glances: dict[int, Glance] = {}
         _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
         self._located: dict[int, LocatedFile] = {}
@@ -364,6 +369,7 @@ class _Decoder:
         with _named(one):
             file = self._located[id(one.header)]
             num_clipped = load_hounsfield(file, one.index, one.rescale, out)
+            self.pictures[id(one)] = small_picture(out)
             self.glances[id(one)] = glance(out)
             return num_clipped
 
@@ -524,9 +530,8 @@ def _interpolated(
             held[next_index] = place(slab, next_index)
             if plan.shifts is not None:
                 # A slice whose position is wrong fits its neighbours before it is put there.
-                number = id(decoder.slices[next_index])
-                shown = small_picture(held[next_index])
-                decoder.glances[number] = decoder.glances[number]._replace(picture=shown)
+                one = decoder.slices[next_index]
+                decoder.pictures[id(one)] = small_picture(held[next_index])
             num_clipped, next_index = num_clipped + clipped, next_index + 1
         held = {index: slab for index, slab in held.items() if index >= low}
         voxels[i] = held[low] if low == high else _between(held[low], held[high], share)

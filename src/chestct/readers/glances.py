@@ -61,32 +61,29 @@ class Glance(NamedTuple):
     """What is kept of a slice.
 
     Attributes:
-        picture: The slice made small.
         rough: How rough its rows are, and its columns.
         comb: How much neighbouring rows or columns differ, in the difference of the next but one.
         is_painted: Whether parts have one value, neither of air nor of what lies in the corners.
-        cut_out: Air without noise that tissue surrounds, and all tissue, in pixels.
+        cut_out: Air without noise that tissue surrounds, all tissue, and all there is, in pixels.
     """
 
-    picture: Picture
     rough: tuple[_Lines, _Lines]
     comb: float
     is_painted: bool
-    cut_out: tuple[int, int]
+    cut_out: tuple[int, int, int]
 
 
 def glance(slab: Slab) -> Glance:
     """Look at one slice in Hounsfield units."""
     if min(slab.shape) < _MIN_SIDE:
         nothing = np.zeros(0, np.float32)
-        return Glance(small_picture(slab), (nothing, nothing), 0.0, False, (0, 0))
+        return Glance((nothing, nothing), 0.0, False, (0, 0, 0))
     few_rows, few_columns = (max(1, size // _PICTURE_SIDE) for size in slab.shape)
     rough_rows, comb_rows = _roughness(slab[:, ::few_columns])
     rough_columns, comb_columns = _roughness(slab[::few_rows].T)
     rows, below = slab[:-1:_APART], slab[1::_APART]
     runs = _runs_of_four(rows)
     return Glance(
-        picture=small_picture(slab),
         rough=(rough_rows, rough_columns),
         comb=max(comb_rows, comb_columns),
         is_painted=_is_painted(slab, rows, below, runs),
@@ -168,8 +165,8 @@ def _flat_values(rows: _Rows, below: _Rows, runs: _Runs) -> Num[np.ndarray, " bl
     return np.asarray(first[is_flat])
 
 
-def _cut_out(rows: _Rows, runs: _Runs) -> tuple[int, int]:
-    """Air without noise that tissue surrounds, and all tissue, at some of the pixels."""
+def _cut_out(rows: _Rows, runs: _Runs) -> tuple[int, int, int]:
+    """Air without noise that tissue surrounds, all tissue, and all, at some of the pixels."""
     thin = (slice(None), slice(None, None, 2 * _APART))
     is_flat = (runs[:, :-4] & runs[:, 4:])[thin] & (rows[:, : runs.shape[1] - 4][thin] <= _AIR_HU)
     is_tissue = rows[thin][:, : is_flat.shape[1]] > _TISSUE_HU
@@ -178,7 +175,7 @@ def _cut_out(rows: _Rows, runs: _Runs) -> tuple[int, int]:
     for axis in (0, 1) if is_flat.any() else ():
         is_flat &= np.logical_or.accumulate(is_tissue, axis)
         is_flat &= np.flip(np.logical_or.accumulate(np.flip(is_tissue, axis), axis), axis)
-    return int(np.count_nonzero(is_flat)), int(np.count_nonzero(is_tissue))
+    return int(np.count_nonzero(is_flat)), int(np.count_nonzero(is_tissue)), is_tissue.size
 
 
 def said_of_changes(
@@ -231,17 +228,17 @@ def _odd_lines(glances: Sequence[Glance]) -> list[int]:
 
 def _cut_out_parts(glances: Sequence[Glance]) -> list[str]:
     """What was set to air, by all slices together."""
-    num_cut, num_tissue = np.sum([one.cut_out for one in glances], axis=0).tolist()
-    dense = float(np.mean([np.mean(one.picture > _TISSUE_HU) for one in glances]))
+    num_cut, num_tissue, num_all = np.sum([one.cut_out for one in glances], axis=0).tolist()
     said = []
     if num_cut > _MAX_CUT_OUT * num_tissue:
         said.append(
             f"Air without noise fills {num_cut / (num_cut + num_tissue):.0%} of the body's inside:"
             " lungs or other parts were cut out. What lay there is lost."
         )
-    if 0.0 < dense < _LEAST_TISSUE:
+    if 0 < num_tissue < _LEAST_TISSUE * num_all:
         said.append(
-            f"Only {dense:.1%} of the scan is as dense as tissue: all but the lungs was cut out."
+            f"Only {num_tissue / num_all:.1%} of the scan is as dense as tissue: all but the lungs"
+            " was cut out."
         )
     return said
 

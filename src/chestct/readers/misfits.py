@@ -229,9 +229,9 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
     offsets: dict[int, float] = {}
     lowest_hu = float(AIR_HU)
     if unit == "HU":
-        in_hu = [low + (high - low) * one for one in inner]
-        offsets = _offsets(in_hu, found.keys(), inner_gaps)
-        lowest_hu = float(np.percentile([one[::4, ::4] for one in in_hu], 1))
+        offsets = _offsets(inner, found.keys(), inner_gaps)
+        lowest = float(np.percentile([one[::4, ::4] for one in inner], 1))
+        lowest_hu = low + (high - low) * lowest
     odd = _odd_part(inner, found.keys(), inner_gaps)
     return Misfits(
         inside={first + index: found[index] for index in sorted(found)},
@@ -267,14 +267,15 @@ def _misfits(
 def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[int, float]:
     """Where soft tissue changes as a whole, in HU, between two neighbours that are both sound."""
     offsets: dict[int, float] = {}
-    least, most = _SOFT_TISSUE_HU
+    low, high = _HU_RANGE
+    least, most = ((hu - low) / (high - low) for hu in _SOFT_TISSUE_HU)
     for index, pair in enumerate(pairwise(inner)):
         are_soft = [(least < one) & (one < most) for one in pair]
         is_judged = index not in gaps and known.isdisjoint((index, index + 1))
         if is_judged and min(np.count_nonzero(is_soft) for is_soft in are_soft) >= _LEAST_SOFT:
-            change = pair[1] - pair[0]
-            low, high = sorted(float(np.median(change[is_soft])) for is_soft in are_soft)
-            offsets[index] = max(low, 0.0) or min(high, 0.0)
+            change = (pair[1] - pair[0]) * (high - low)
+            less, more = sorted(float(np.median(change[is_soft])) for is_soft in are_soft)
+            offsets[index] = max(less, 0.0) or min(more, 0.0)
     usual = np.percentile(np.abs([*offsets.values(), 0.0]), 90)
     limit = max(_MAX_OFFSET_HU, _MAX_USUAL_OFFSET * float(usual))
     return {index: offset for index, offset in offsets.items() if abs(offset) > limit}
@@ -392,10 +393,11 @@ def _end_strangers(steps: _Whole) -> set[int]:
 
 def _repeats(inner: Sequence[Picture], steps: _Whole, blank: Collection[int]) -> dict[int, str]:
     """Slices that are equal to others, noise and all, but for the one that lies best there."""
-    equal: dict[bytes, list[int]] = {}
+    # By their hashes, as the bytes of all of them would take as much memory again.
+    equal: dict[int, list[int]] = {}
     for index, picture in enumerate(inner):
         if index not in blank:
-            equal.setdefault(picture.tobytes(), []).append(index)
+            equal.setdefault(hash(picture.tobytes()), []).append(index)
     if len(equal) == len(inner) - len(blank) or not _is_noisy(inner):
         return {}
     said = "is the same as another slice"
@@ -564,7 +566,7 @@ def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str
     """
     num = len(voxels)
     glances = [glance(plane) for plane in voxels]
-    misfits = find_misfits([one.picture for one in glances], unit)
+    misfits = find_misfits((small_picture(plane) for plane in voxels), unit)
     inside = misfits.inside
 
     def place_of(index: int) -> str:
