@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from chestct.errors import ReadError
 from chestct.readers import read_volume
 from chestct.readers.misfits import mend_misfits
 from chestct.simulate import simulate_patient
 
 SCANS = ("LIDC-IDRI-1011", "C3N-00247", "DCM1")
-MIDDLE = 12
+MIDDLE = 22
 Scan = np.ndarray
 """Hounsfield units of the middle slices of a real scan, (depth, height, width)."""
 
@@ -35,6 +36,14 @@ def said_of(values: Scan, folder: Path) -> tuple[str, ...]:
     image.set_sform(image.affine, code=1)
     nibabel.save(image, folder / "x.nii")
     return read_volume(folder / "x.nii").warnings
+
+
+def said_or_refused(values: Scan, folder: Path) -> tuple[str, ...]:
+    """As `said_of`; where slices are so thick that one is refused, the reason, which says it too."""
+    try:
+        return said_of(values, folder)
+    except ReadError as error:
+        return (str(error),)
 
 
 @pytest.fixture(params=SCANS)
@@ -68,7 +77,7 @@ def _comb_of_rows(slab: np.ndarray) -> None:
 
 
 def _comb_of_columns(slab: np.ndarray) -> None:
-    slab[:, 1::2] = np.roll(slab[:, 1::2], 7, axis=0)
+    slab[:, 1::2] = np.roll(slab[:, 1::2], 5, axis=0)
 
 
 @pytest.mark.parametrize("comb", [_comb_of_rows, _comb_of_columns])
@@ -76,7 +85,8 @@ def test_comb_artefact_in_one_slice_is_said(
     scan: Scan, tmp_path: Path, comb: Callable[[np.ndarray], None]
 ) -> None:
     comb(scan[MIDDLE])
-    (said,) = (each for each in said_of(scan, tmp_path) if "every other row or column" in each)
+    warnings = said_or_refused(scan, tmp_path)
+    (said,) = (each for each in warnings if "every other row or column" in each)
     assert said.startswith(
         f"1 slice(s) are combed: every other row or column was moved, or is of"
         f" something else: slice {MIDDLE + 1} of {2 * MIDDLE}."
@@ -128,9 +138,8 @@ def test_every_second_slice_that_is_the_mean_of_its_neighbours_is_said(
     scan: Scan, tmp_path: Path
 ) -> None:
     scan[1:-1:2] = np.rint((scan[:-2:2].astype(float) + scan[2::2]) / 2)
-    num = len(scan[1:-1:2])
-    (said,) = said_of(scan, tmp_path)
-    assert said.startswith(f"{num} slice(s) are nothing but the mean of those beside them")
+    said = f"{len(scan[1:-1:2])} slice(s) are nothing but the mean of those beside them"
+    assert [each for each in said_of(scan, tmp_path) if each.startswith(said)]
 
 
 @pytest.mark.parametrize("axis", [1, 2])
@@ -143,7 +152,11 @@ def test_stripe_in_all_slices_is_said(scan: Scan, tmp_path: Path, axis: int) -> 
 
 
 @pytest.mark.parametrize("axis", [1, 2])
-def test_strong_gradient_in_all_slices_is_said(scan: Scan, tmp_path: Path, axis: int) -> None:
+@pytest.mark.parametrize("name", ["LIDC-IDRI-1011", "C3N-00247"])
+def test_strong_gradient_in_all_slices_is_said(
+    data_folder: Path, tmp_path: Path, name: str, axis: int
+) -> None:
+    scan = middle_of(data_folder, name)
     shape = [1, 1, 1]
     shape[axis] = scan.shape[axis]
     added = np.linspace(0, 350, scan.shape[axis]).astype(np.int16).reshape(shape)
@@ -153,7 +166,7 @@ def test_strong_gradient_in_all_slices_is_said(scan: Scan, tmp_path: Path, axis:
 
 def test_parts_of_lungs_that_were_set_to_air_are_said(scan: Scan, tmp_path: Path) -> None:
     _, height, width = scan.shape
-    part = scan[6:18, height // 3 : height * 2 // 3, width // 5 : width // 2]
+    part = scan[16:28, height // 3 : height * 2 // 3, width // 5 : width // 2]
     part[part < -500] = -1024
     (said,) = (each for each in said_of(scan, tmp_path) if "were cut out" in each)
     assert said.startswith("Air without noise fills")

@@ -41,8 +41,9 @@ _MAX_COMB = 1.0
 """Difference of neighbouring rows or columns, in that of the next but one; 0.89 was seen."""
 _MAX_LINE, _LINE_FLOOR_HU = 3.0, 8.0
 """Roughness of a row or column, in that of those beside it in both neighbours; 2.2 was seen."""
-_MAX_STRIPE_HU = 20.0
-"""Change between columns, or rows, of a whole scan, beyond that of the next ones; 10 was seen."""
+_MAX_STRIPE_HU, _LEAST_ASKED = 25.0, 40
+"""Change between columns, or rows, of a whole scan, beyond that of the next ones, and slices from
+which it is asked: 10 was seen in whole scans, 16 in 48 slices of one, 44 in 24."""
 _MAX_AIR_TREND_HU, _MAX_TREND_HU = 60.0, 90.0
 """Change of air and of soft tissue across a scan: 7 and 208, 162 and 57, 37 and 32 were seen."""
 _NUM_COMPARED, _LEAST_BURNT, _NOISY = 8, 20, 0.4
@@ -245,7 +246,7 @@ def _cut_out_parts(glances: Sequence[Glance]) -> list[str]:
 
 def _stripes_and_gradients(voxels: Voxels) -> list[str]:
     """Values that change in all slices along rows or columns, as anatomy and scanners do not."""
-    if min(voxels.shape[1:]) < _MIN_SIDE:
+    if len(voxels) < _LEAST_ASKED or min(voxels.shape[1:]) < _MIN_SIDE:
         return []
     asked = np.linspace(0, len(voxels) - 1, _NUM_ASKED).astype(int)
     said = []
