@@ -39,7 +39,7 @@ def said_of(values: Scan, folder: Path) -> tuple[str, ...]:
 
 
 def said_or_refused(values: Scan, folder: Path) -> tuple[str, ...]:
-    """As `said_of`; where slices are so thick that one is refused, the reason, which says it too."""
+    """As `said_of`; where slices are so thick that one is refused, the reason: it says it too."""
     try:
         return said_of(values, folder)
     except ReadError as error:
