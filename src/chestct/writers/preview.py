@@ -341,15 +341,14 @@ def explain_picture(
     """
     import torch
 
-    from chestct.datasets.pictures import fitted, read_picture
+    from chestct.datasets.pictures import read_slice
     from chestct.explain.maps import slice_gradcam
 
     card, network = classifier.card, classifier.network
     places = {name: place for place, name in enumerate(card.labels)}
     if label is not None:
         look_up(places, label, kind="label")
-    read = read_picture(picture, card.pictures.sixteen_bit)
-    values = fitted(read.values, card.pictures)
+    facts, values = read_slice(picture, card.pictures)
     with torch.inference_mode():
         logits = network(torch.from_numpy(values)[None, None, None])[0].double()
     shares = torch.softmax(logits / card.temperature, dim=0).tolist()
@@ -359,14 +358,9 @@ def explain_picture(
     caption = f"Grad-CAM for {chosen} ({probabilities[chosen]:.1%}). Not for clinical use."
     drawn = _picture_of_heat(values, heat, caption)
     write_whole_with(out, lambda aside: drawn.save(aside, format="PNG"))
-    warnings = []
-    if read.is_marked:
-        warnings.append(
-            f"{picture.name} has coloured pixels ({read.coloured_share:.1%}), such as people draw "
-            "where they saw something: the answer may be about the marks. Use an unmarked slice."
-        )
+    warnings = list(facts.remarks(card.pictures.size))
     if not heat.any():
-        warnings.append(f"Nothing in the last feature map spoke for {chosen}.")
+        warnings.append(f"nothing in the last feature map spoke for {chosen}")
     return _ExplainedSlice(probabilities, chosen, tuple(warnings))
 
 
