@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from here import work_here
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from chestct.cli import main
@@ -132,8 +132,10 @@ def test_rows_of_one_t_share_their_prepared_inputs(workshop: Any) -> None:
 
 
 def test_rows_that_workers_train_are_those_of_one_after_the_other(
-    workshop: Any, tmp_path: Path, one_thread: None
+    workshop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
+    # Trainings in processes of their own are tested with folds.
+    work_here(monkeypatch)
     subset = ("--networks", "roi_resnet18", "--thresholds", "80")
     here, there = tmp_path / "here", tmp_path / "there"
     assert run_command(workshop, here, *subset) == 0
@@ -207,24 +209,15 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As a worker has one core here: of more threads, sums are rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_second_command_on_one_study_is_refused(
     workshop: Any, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chestct.cluster.job.LEASE_S", 1.0)
-    out = tmp_path / "study"
+    out, subset = tmp_path / "study", ("--networks", "roi_resnet18", "--thresholds", "60")
     run_ablation(make_plan(workshop, out), ROWS[:1], train=train_none)
     for more in ((), ("--workers", "1")):
         with only_driver(out, 1.0):
-            assert run_command(workshop, out, *more) == 2
+            assert run_command(workshop, out, *subset, *more) == 2
         assert "Another chestct works on" in capsys.readouterr().err
     assert not (out / "rows").exists()
 
