@@ -56,6 +56,7 @@ class DamageWork(OneByOne):
         said = dict(settings)
         classifier = load_same(said.pop("classifier"), said.pop("identity"))
         rows = read_rows(Path(said.pop("manifest")), classifier, said.pop("split"))
+        said["parts"] = tuple(said["parts"])
         self._judge = DamageJudge(
             DamagePlan(classifier, rows, out, **said, listener=Listener(processes=1))
         )
