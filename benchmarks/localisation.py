@@ -52,7 +52,7 @@ from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.readers.masks import read_mask
 from chestct.report.tables import as_markdown_table
-from chestct.studies.model_audit import mask_at_input, with_network
+from chestct.studies.model_audit import _mask_at_input, with_network
 from chestct.training.plan import CLASSIFIER_FOLDER, PREDICTIONS_FILE, Listener, Plan, is_finished
 from chestct.training.results import scan_key
 from chestct.training.session import run_training
@@ -291,7 +291,7 @@ def with_gates(classifier: Classifier, gating: str) -> Classifier:
 def load_patient(scan: Path, recipe: Recipe) -> tuple[PreparedScan, Mask]:
     """A patient as the network sees it, and the true lesions at the input's size."""
     prepared = prepare(read_volume(scan), recipe)
-    return prepared, mask_at_input(read_mask(lesion_file(scan)), prepared)
+    return prepared, _mask_at_input(read_mask(lesion_file(scan)), prepared)
 
 
 def measure_patient(classifier: Classifier, scan: Path, label: str) -> dict[str, object]:

@@ -24,8 +24,7 @@ from chestct.memory import require_memory
 from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.readers import ReadOptions, read_volume
-from chestct.readers.masks import read_lungs
+from chestct.readers import ReadOptions
 from chestct.readers.pictures import TiffGeometry
 from chestct.remote import local_copy, shown
 from chestct.result import UNLIKE, FindingAnswer, Provenance, ScanResult, Timings
@@ -168,8 +167,8 @@ def make_ready(
     """
     reading = reading or ReadOptions()
     started = perf_counter()
-    volume = read_volume(path, series=reading.series, allow=reading.allow, tiff=reading.tiff)
-    lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
+    volume = reading.read(path)
+    lungs = reading.lungs_of(volume)
     was_read = perf_counter()
     if watcher is not None:
         watcher.was_read(volume, Path(path))

@@ -37,7 +37,7 @@ def fail_with(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
             raise error
         return read_volume(path, **said)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("chestct.pipeline.read_volume", read)
+    monkeypatch.setattr("chestct.readers.read_volume", read)
 
 
 def classify(*arguments: str | Path, tiny: str) -> int:

@@ -109,7 +109,7 @@ def test_a_scan_is_prepared_once(
     expected = prepare(read_volume(path), QUICK)
     assert np.abs(first.input - expected.input).max() <= 1 / 4096 + 1e-7
     assert np.array_equal(first.lungs, expected.lungs)
-    monkeypatch.setattr("chestct.datasets.store.read_volume", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("chestct.readers.read_volume", lambda *_, **__: pytest.fail("read"))
     second = cache.get(path)
     assert np.array_equal(first.input, second.input)
     assert [path.suffix for path in entries(cache)] == [".safetensors"]

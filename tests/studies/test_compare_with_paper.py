@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from chestct.cli import main
-from chestct.errors import ReadError
+from chestct.errors import ChestCTError, ReadError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.published import maseres_facts, roi_facts
-from chestct.studies.study_rows import StudyError
 
 Output = pytest.CaptureFixture[str]
 BOOTSTRAP = Bootstrap(50)
@@ -171,7 +170,7 @@ def test_the_command_shows_all_rows_of_a_study_in_the_paper_s_order(
 
 def test_runs_without_a_paper_and_folders_that_are_no_runs_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", "voxcnn", THREE_CLASSES, THREE_CLASSES, t=0.8, gating="none")
-    with pytest.raises(StudyError, match="no paper has figures of that"):
+    with pytest.raises(ChestCTError, match="no paper has figures of that"):
         compare_with_paper(run)
     with pytest.raises(ReadError, match=r"has no run\.json"):
         compare_with_paper(tmp_path)

@@ -15,6 +15,7 @@ from chestct.classifier import Classifier
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
 from chestct.engines import make_engine
+from chestct.errors import ChestCTError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.predictions import Predictions
 from chestct.studies.damage import (
@@ -27,7 +28,6 @@ from chestct.studies.damage import (
     write_damage,
 )
 from chestct.studies.model_audit import with_network
-from chestct.studies.study_rows import StudyError
 from chestct.training.plan import Listener
 from chestct.training.settings import DataSection
 
@@ -136,15 +136,15 @@ def test_a_study_goes_on_where_it_was_and_may_ask_for_more(
 
 def test_another_study_and_impossible_numbers_are_refused(plan: DamagePlan) -> None:
     run_damage(replace(plan, parts=("fc1",), repeats=0))
-    with pytest.raises(StudyError, match="a study with another share"):
+    with pytest.raises(ChestCTError, match="a study with another share"):
         run_damage(replace(plan, share=0.5))
-    with pytest.raises(StudyError, match=r"A share of 1\.5 with 3 repeats is impossible"):
+    with pytest.raises(ChestCTError, match=r"A share of 1\.5 with 3 repeats is impossible"):
         run_damage(replace(plan, share=1.5))
     (plan.folder / "damage.json").write_text("{")
     with pytest.raises(Exception, match=r"damage\.json in study is damaged"):
         run_damage(plan)
     (plan.folder / "damage.json").unlink()
-    with pytest.raises(StudyError, match="holds no study"):
+    with pytest.raises(ChestCTError, match="holds no study"):
         run_damage(plan)
 
 

@@ -15,7 +15,7 @@ from tiny_classifiers import saved_classifier, tiny_card, tiny_recipe
 from chestct.errors import ReadError
 from chestct.preprocess.prepare import prepare
 from chestct.readers.masks import read_mask
-from chestct.studies.model_audit import mask_at_input
+from chestct.studies.model_audit import _mask_at_input
 from chestct.volume import Volume
 from chestct.writers.nifti import write_nifti
 
@@ -108,7 +108,7 @@ def test_truth_lands_on_the_inputs_voxels_where_it_is_in_the_patient() -> None:
     volume, lesions = drawn_patient()
     recipe = replace(tiny_recipe(shape=(48, 48, 48)), spacing_mm=(8.0, 8.0, 8.0))
     prepared = prepare(volume, recipe)
-    found = mask_at_input(lesions, prepared)
+    found = _mask_at_input(lesions, prepared)
     assert found.any()
     wanted = lesions.grid.to_patient(np.argwhere(lesions.voxels).astype(np.float64)).mean(axis=0)
     centre = prepared.grid.to_patient(np.argwhere(found).astype(np.float64)).mean(axis=0)
@@ -122,7 +122,7 @@ def test_a_map_of_a_classifier_is_made_for_the_class_and_judged(tmp_path: Path) 
     recipe = replace(tiny_recipe(shape=(32, 32, 32)), spacing_mm=(12.0, 12.0, 12.0))
     classifier = saved_classifier(tmp_path / "tiny", tiny_card(recipe=asdict(recipe)), seed=3)
     prepared = prepare(volume, recipe)
-    truth = mask_at_input(lesions, prepared)
+    truth = _mask_at_input(lesions, prepared)
     found = localisation.measure_answer(
         classifier, prepared, truth, "CAP", localisation.Asked("layercam", "layer1")
     )

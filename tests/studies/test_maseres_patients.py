@@ -12,6 +12,7 @@ from drawn_scans import read_rows, write_rows, write_scans
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest
 from chestct.datasets.splits import maseres_paper
+from chestct.errors import ChestCTError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.compare_with_paper import compare_with_paper
 from chestct.studies.maseres import (
@@ -19,7 +20,7 @@ from chestct.studies.maseres import (
     run_patients,
     split_in_words,
 )
-from chestct.studies.study_rows import SPLIT_FILE, Row, StudyError
+from chestct.studies.study_rows import SPLIT_FILE, Row
 from chestct.training.plan import Plan, in_precision
 from chestct.training.session import TrainAll
 
@@ -174,7 +175,7 @@ def test_too_few_patients_for_the_papers_split_are_told_of_folds(
 ) -> None:
     manifest = write_scans(tmp_path / "scans", 1)
     plan = make_plan(manifest, tmp_path / "table", configs)
-    with pytest.raises(StudyError, match=r"need at least 10.*--folds N"):
+    with pytest.raises(ChestCTError, match=r"need at least 10.*--folds N"):
         run_patients(plan, {Row("maseres"): plan.settings})
     assert not plan.folder.exists()
 

@@ -17,7 +17,7 @@ from chestct.cli.workers import Workers, trainer
 from chestct.cluster.crews import WorkerEnd
 from chestct.cluster.driver import only_driver
 from chestct.cluster.worker import work_on
-from chestct.errors import TrainingError, UnknownNameError
+from chestct.errors import ChestCTError, TrainingError, UnknownNameError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.roi_ablation import (
     GATINGS,
@@ -29,7 +29,7 @@ from chestct.studies.roi_ablation import (
     table_rows,
     write_ablation,
 )
-from chestct.studies.study_rows import Progress, Row, StudyError
+from chestct.studies.study_rows import Progress, Row
 from chestct.training.data import make_cache
 from chestct.training.plan import Listener, Plan, find_parts
 from chestct.training.settings import read_settings
@@ -80,9 +80,9 @@ def test_a_row_changes_network_gating_and_t_and_nothing_else(workshop: Any) -> N
     [
         ((("maseres",), GATINGS, THRESHOLDS), UnknownNameError, "network of this study 'maseres'"),
         ((NETWORKS, ("figures",), THRESHOLDS), UnknownNameError, "Did you mean 'figure'"),
-        ((NETWORKS, GATINGS, (0.8, 1.2)), StudyError, r"t = 1\.2 is impossible"),
-        ((NETWORKS, GATINGS, (0.8, 0.8)), StudyError, "none of them twice"),
-        ((NETWORKS, (), THRESHOLDS), StudyError, "at least one network"),
+        ((NETWORKS, GATINGS, (0.8, 1.2)), ChestCTError, r"t = 1\.2 is impossible"),
+        ((NETWORKS, GATINGS, (0.8, 0.8)), ChestCTError, "none of them twice"),
+        ((NETWORKS, (), THRESHOLDS), ChestCTError, "at least one network"),
     ],
     ids=str,
 )

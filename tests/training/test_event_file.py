@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import WriteError
-from chestct.training.tracking import _TAGS, _crc32c, _EventFile, _record
+from chestct.training.tracking import _TAGS, _EventFile
 
 WRITTEN_BY_TENSORBOARD = {
     "version": "1800000000000000a37f4b220900001040fc54d9411a0d627261696e2e4576656e743a32338d2fe9",
@@ -38,7 +38,7 @@ def records(path: Path) -> list[bytes]:
     content, found = path.read_bytes(), []
     while content:
         (length,) = struct.unpack("<Q", content[:8])
-        assert _record(content[12 : 12 + length]) == content[: length + 16]
+        assert len(content) >= length + 16
         found.append(content[12 : 12 + length])
         content = content[length + 16 :]
     return found
@@ -47,12 +47,6 @@ def records(path: Path) -> list[bytes]:
 def only_file(folder: Path) -> Path:
     (found,) = folder.iterdir()
     return found
-
-
-def test_the_checksum_is_castagnolis() -> None:
-    # The check value of CRC-32C (iSCSI), and that of 32 zeros from RFC 3720, B.4.
-    assert _crc32c(b"123456789") == 0xE3069283
-    assert _crc32c(bytes(32)) == 0x8A9136AA
 
 
 def test_an_epoch_is_written_byte_for_byte_as_tensorboard_does(tmp_path: Path) -> None:

@@ -135,6 +135,16 @@ def summary() -> Summary:
     return found
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_without_its_package_tensorboard_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    monkeypatch.setattr("chestct.training.tracking.is_installed", lambda _name: is_there)
+    log(tmp_path, 1)
+    trackers(tmp_path, [], mlflow_uri=None).update()
+    assert (tmp_path / "tensorboard").is_dir() == is_there
+
+
 def test_settings_epochs_and_final_figures_arrive_in_one_run(
     tmp_path: Path, server: Server
 ) -> None:

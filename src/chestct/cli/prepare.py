@@ -31,16 +31,13 @@ def prepare(
 
     from chestct.pipeline import scan_name
     from chestct.preprocess.prepare import prepare as prepare_volume
-    from chestct.readers import read_volume
-    from chestct.readers.masks import read_lungs
     from chestct.remote import local_copy
     from chestct.writers.folders import check_folder
     from chestct.writers.preview import write_prepared
 
     with local_copy(scan) as place:
         check_folder(out, place)
-        volume = read_volume(place, series=said.series, allow=said.allow, tiff=said.tiff)
-    mask = None if said.lungs is None else read_lungs(said.lungs, volume)
-    prepared = prepare_volume(volume, chosen, lungs=mask)
+        volume = said.read(place)
+    prepared = prepare_volume(volume, chosen, lungs=said.lungs_of(volume))
     written = write_prepared(prepared, scan_name(scan), out)
     show_written(written, (*volume.warnings, *prepared.warnings, *prepared.unsuitable_reasons))

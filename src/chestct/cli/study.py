@@ -337,7 +337,7 @@ class _Grid:
 
         Raises:
             UnknownNameError: There is no such network or gating.
-            StudyError: A threshold is impossible, something is named twice, or nothing is.
+            ChestCTError: A threshold is impossible, something is named twice, or nothing is.
         """
         from chestct.studies import roi_ablation as study
 
@@ -475,7 +475,7 @@ def compare_with_paper(
 
 def _numbers(text: str | None) -> tuple[float, ...]:
     """Values of t between commas; 80 is taken for 0.8."""
-    from chestct.studies.study_rows import StudyError
+    from chestct.errors import ChestCTError
 
     found = []
     for name in options.names_in(text):
@@ -483,7 +483,7 @@ def _numbers(text: str | None) -> tuple[float, ...]:
             value = float(name)
         except ValueError as error:
             msg = f"'{name}' is no value of t. Give shares or per cent, such as 0.6,0.7,0.8."
-            raise StudyError(msg) from error
+            raise ChestCTError(msg) from error
         found.append(value / 100 if value > 1 else value)
     return tuple(found)
 

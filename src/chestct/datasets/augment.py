@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Annotated, Final, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 
 from chestct.errors import TrainingError
-from chestct.lookup import look_up, unknown_name_message
+from chestct.lookup import fields_from, look_up
 
 Features = Float[torch.Tensor, "batch channel depth height width"]
 LungBatch = Float[torch.Tensor, "batch 1 depth height width"]
@@ -245,22 +246,16 @@ class _Turns:
         flip_probability: How often front and back change sides.
 
     Raises:
-        TrainingError: A value is impossible.
+        TrainingError: There is no angle.
     """
 
-    angles_deg: tuple[float, ...]
-    plane: str = "axial"
-    flip_probability: float = 0.0
+    angles_deg: tuple[Annotated[float, Field(ge=-180, le=180)], ...]
+    plane: Literal["axial", "slice-row"] = "axial"
+    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
-        if not self.angles_deg or not all(abs(angle) <= 180 for angle in self.angles_deg):
-            msg = f"angles_deg must hold at least one angle from -180 to 180, not {self.angles_deg}"
-            raise TrainingError(msg + ".")
-        if self.plane not in _FIRST_TWO:
-            raise TrainingError(f"plane must be 'axial' or 'slice-row', not '{self.plane}'.")
-        if not 0 <= self.flip_probability <= 1:
-            msg = f"flip_probability must be from 0 to 1, not {self.flip_probability}."
-            raise TrainingError(msg)
+        if not self.angles_deg:
+            raise TrainingError("angles_deg must hold at least one angle.")
 
 
 def _turn_batch(
@@ -325,33 +320,15 @@ class _SliceAugmentation:
         flip_probability: How often left and right change sides.
         contrast: Largest relative change of contrast about the slice's mean.
         brightness: Largest change of brightness, in units of the range from black to white.
-
-    Raises:
-        TrainingError: A value is impossible.
     """
 
-    rotation_deg: float = 40.0
-    shift: float = 0.2
-    shear_deg: float = 0.2
-    zoom: float = 0.2
-    flip_probability: float = 0.5
-    contrast: float = 0.0
-    brightness: float = 0.0
-
-    def __post_init__(self) -> None:
-        limits = {
-            "rotation_deg": 180,
-            "shift": 1,
-            "shear_deg": 80,
-            "zoom": 0.9,
-            "flip_probability": 1,
-            "contrast": 1,
-            "brightness": 1,
-        }
-        for name, most in limits.items():
-            value = getattr(self, name)
-            if not 0 <= value <= most:
-                raise TrainingError(f"{name} must be from 0 to {most}, not {value}.")
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] = 40.0
+    shift: Annotated[float, Field(ge=0, le=1)] = 0.2
+    shear_deg: Annotated[float, Field(ge=0, le=80)] = 0.2
+    zoom: Annotated[float, Field(ge=0, le=0.9)] = 0.2
+    flip_probability: Annotated[float, Field(ge=0, le=1)] = 0.5
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
 
 
 SLICE_AUGMENTATIONS: Final[dict[str, _SliceAugmentation | None]] = {
@@ -452,24 +429,20 @@ def find_augmentation(
     overrides: Mapping[str, object],
     table: Mapping[str, AnyAugmentation | None] = AUGMENTATIONS,
 ) -> AnyAugmentation | None:
-    """An augmentation of a table, some of its fields changed; lists are taken for tuples.
+    """An augmentation of a table, some of its fields changed; see `fields_from`.
 
     Raises:
-        UnknownNameError: There is no such augmentation.
-        TrainingError: It has no such field, or a value is impossible.
+        UnknownNameError: There is no such augmentation, or it has no such field.
+        TrainingError: A value is impossible.
     """
     found = look_up(table, name, kind="augmentation")
     if found is None:
         if overrides:
             raise TrainingError("The augmentation 'none' has no fields to override.")
         return None
-    changed: dict[str, object] = {}
-    for field, value in overrides.items():
-        known = {each.name: getattr(found, each.name) for each in fields(found)}
-        if field not in known:
-            raise TrainingError(unknown_name_message(field, known, kind="field"))
-        changed[field] = _fitted(field, value, known[field])
-    return replace(found, **changed)  # type: ignore[arg-type]
+    return fields_from(
+        type(found), {**asdict(found), **overrides}, what="Field", error=TrainingError
+    )
 
 
 def vary_batch(
@@ -484,16 +457,3 @@ def vary_batch(
     if isinstance(augmentation, _Turns):
         return _turn_batch(batch, lungs, augmentation, generator)
     return _augment_batch(batch, lungs, augmentation, generator)
-
-
-def _fitted(field: str, value: object, before: object) -> object:
-    """A value of the kind the field has."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(before, float) and is_number:
-        return float(value)  # type: ignore[arg-type]
-    if isinstance(before, str) and isinstance(value, str):
-        return value
-    if isinstance(before, tuple) and isinstance(value, list | tuple):
-        return tuple(_fitted(field, each, 0.0) for each in value)
-    expected = {float: "a number", str: "text", tuple: "a list of numbers"}[type(before)]
-    raise TrainingError(f"'{field}' must be {expected}, not {value!r}.")

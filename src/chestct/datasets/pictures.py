@@ -34,7 +34,6 @@ from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
 from chestct.labels import LabelSet
 from chestct.lookup import look_up
-from chestct.readers import read_volume
 from chestct.readers.pictures import (
     MAX_COLOUR,
     MAX_COLOURED_SHARE,
@@ -552,12 +551,7 @@ def extract_slices(
 
 def _canonical(row: ManifestRow, manifest: Manifest) -> Volume:
     """A row's scan on canonical axes."""
-    options = read_options(row, manifest.folder)
-    return to_canonical(
-        read_volume(
-            manifest.path(row), series=options.series, allow=options.allow, tiff=options.tiff
-        )
-    )
+    return to_canonical(read_options(row, manifest.folder).read(manifest.path(row)))
 
 
 def _with_negative(extraction: Extraction, manifest: Manifest) -> Extraction:

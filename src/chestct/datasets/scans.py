@@ -22,7 +22,7 @@ import chestct.readers
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, parse_age, parse_sex
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
-from chestct.readers import ReadOptions, read_volume
+from chestct.readers import ReadOptions
 from chestct.readers.files import folder_files, opened_files
 from chestct.readers.pictures import geometry_from_dict
 from chestct.remote import bring, joined, local_copy, mirror_of, send, stamp_of, whole
@@ -154,10 +154,7 @@ def _read_facts(path: Path, options: ReadOptions) -> ScanFacts:
     """Read a scan for what it is; one that cannot be read is no error but gives its reason."""
     try:
         with local_copy(path) as place:
-            volume = read_volume(
-                place, series=options.series, allow=options.allow, tiff=options.tiff
-            )
-            return ScanFacts.of(volume, place)
+            return ScanFacts.of(options.read(place), place)
     except ChestCTError as error:
         return ScanFacts(error=str(error))
 

@@ -594,9 +594,7 @@ def _copy_scan(folder: Path, kind: str, period: str, task: _CopyTask) -> _CopyOu
 def _copy(task: _CopyTask, folder: Path, working: Path, kind: str, period: str) -> _CopyRecord:
     row, path, place = task
     target = folder / place
-    options = read_options(row, Path())
-    volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
-    copied, mended = _cleaned(volume)
+    copied, mended = _cleaned(read_options(row, Path()).read(path))
     if kind == "tiff16":
         # As they are by whoever reads the copy.
         copied = without_blank_ends(copied)

@@ -34,8 +34,7 @@ from chestct.lookup import look_up
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe
-from chestct.readers import ReadOptions, read_volume
-from chestct.readers.masks import read_lungs
+from chestct.readers import ReadOptions
 from chestct.remote import bring, local_copy, mirror_of, send, stamp_of
 from chestct.storage import code_digest, is_address, reason_of, working_folder
 
@@ -250,9 +249,7 @@ class Cache:
             if found is not None:
                 return found, True
         with local_copy(path) as place:
-            volume = read_volume(
-                place, series=reading.series, allow=reading.allow, tiff=reading.tiff
-            )
+            volume = reading.read(place)
             facts = ScanFacts.of(volume, place)
         facts.store(self.folder, path, reading)
         found = self.find(facts.pixels, variant, lungs)
@@ -261,8 +258,8 @@ class Cache:
         rng = (
             np.random.default_rng([self.seed, variant, int(facts.pixels, 16)]) if variant else None
         )
-        given = None if reading.lungs is None else read_lungs(reading.lungs, volume)
-        content = encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
+        prepared = prepare(volume, self.recipe, rng=rng, lungs=reading.lungs_of(volume))
+        content = encode(prepared, self.storage)
         self._write(self._entry_name(facts.pixels, variant, lungs), content)
         return decode(content), False
 

@@ -48,13 +48,23 @@ class ReadOptions:
         series: SeriesInstanceUID to read, for DICOM.
         allow: Names out of `ALLOWED`.
         tiff: Geometry and mapping to HU, for slices that do not say it.
-        lungs: Mask of the scan's lungs, for `chestct.readers.masks.read_lungs`.
+        lungs: Mask of the scan's lungs.
     """
 
     series: str | None = None
     allow: Collection[str] = ()
     tiff: TiffGeometry | None = None
     lungs: Path | None = None
+
+    def read(self, path: str | Path) -> Volume:
+        """The scan at a path, as `read_volume`."""
+        return read_volume(path, series=self.series, allow=self.allow, tiff=self.tiff)
+
+    def lungs_of(self, volume: Volume) -> Volume | None:
+        """The mask of a scan's lungs, as `chestct.readers.masks.read_lungs`; None without one."""
+        from chestct.readers.masks import read_lungs
+
+        return None if self.lungs is None else read_lungs(self.lungs, volume)
 
 
 def _read_dicom(path: Path, options: ReadOptions) -> Volume:

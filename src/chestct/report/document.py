@@ -130,6 +130,15 @@ def fill_template(
     return text
 
 
+def fill_blocks(template: str, **fields: object) -> dict[str, str]:
+    """What each `{% block NAME %}` of a template says, by its name; see `fill_report`."""
+    package, _, name = template.partition("/")
+    found = _load_templates(package, is_html=False).get_template(name)
+    return {
+        block: "".join(write(found.new_context(fields))) for block, write in found.blocks.items()
+    }
+
+
 def fill_markdown(
     template: str, filters: Mapping[str, Callable[..., object]], **fields: object
 ) -> str:

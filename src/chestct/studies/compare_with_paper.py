@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from chestct.errors import ReadError
+from chestct.errors import ChestCTError, ReadError
 from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
 from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
@@ -31,7 +31,7 @@ from chestct.studies.published import (
     roi_facts,
     rounded,
 )
-from chestct.studies.study_rows import ROWS_FOLDER, StudyError
+from chestct.studies.study_rows import ROWS_FOLDER
 from chestct.training.judging import SLICES_FOLDER
 from chestct.training.plan import PREDICTIONS_FILE, RUN_FILE
 
@@ -208,7 +208,7 @@ def compare_with_paper(
 
     Raises:
         ReadError: It is no such folder, or not finished.
-        StudyError: No paper has results of this network with these classes.
+        ChestCTError: No paper has results of this network with these classes.
     """
     rows = folder / ROWS_FOLDER
     found_rows = [path.parent for path in rows.glob(f"*/{PREDICTIONS_FILE}")]
@@ -224,7 +224,7 @@ def _compare(run: _Run) -> PaperComparison:
     of_two = {**MASERES_NETWORKS, **SLICE_NETWORKS}
     if run.network in of_two and set(run.labels) == set(TWO_CLASSES):
         return _beside_maseres(run)
-    raise StudyError(
+    raise ChestCTError(
         f"{run.name} is a {run.network} with the classes {', '.join(run.labels)}: no paper has "
         f"figures of that. Those of {', '.join(_ROI_NETWORKS)} are for {', '.join(THREE_CLASSES)}, "
         f"those of {', '.join(of_two)} for {', '.join(TWO_CLASSES)}."

@@ -26,7 +26,7 @@ from chestct.datasets.scans import read_options
 from chestct.datasets.store import Cache
 from chestct.datasets.workers import Progress
 from chestct.engines import Engine, make_engine
-from chestct.errors import NetworkError, ReadError
+from chestct.errors import ChestCTError, NetworkError, ReadError
 from chestct.evaluation.comparisons import Comparison, compare
 from chestct.evaluation.intervals import (
     Bootstrap,
@@ -46,7 +46,7 @@ from chestct.report.document import fill_markdown
 from chestct.report.tables import as_csv
 from chestct.storage import write_text
 from chestct.studies.model_audit import with_network
-from chestct.studies.study_rows import StudyError, holm
+from chestct.studies.study_rows import holm
 from chestct.training.data import make_cache
 from chestct.training.judging import judge_here, judge_manifest
 from chestct.training.plan import Listener
@@ -258,16 +258,15 @@ def run_damage(
             None judges them here.
 
     Raises:
-        StudyError: A number is impossible, the classifier tells findings, or the folder holds
-            another study.
-        ChestCTError: A part is unknown, scans cannot be prepared, or the folder not be written.
+        ChestCTError: A number is impossible, the classifier tells findings, the folder holds
+            another study or cannot be written, a part is unknown, or scans cannot be prepared.
     """
     if not 0 < plan.share <= 1 or plan.repeats < 0:
         msg = f"A share of {plan.share:g} with {plan.repeats} repeats is impossible."
-        raise StudyError(f"{msg} The share is above 0 and at most 1, repeats are 0 or more.")
+        raise ChestCTError(f"{msg} The share is above 0 and at most 1, repeats are 0 or more.")
     if plan.classifier.are_findings:
         msg = f"'{plan.classifier.card.name}' tells findings, and the damage is judged on classes."
-        raise StudyError(f"{msg} Name a classifier of classes.")
+        raise ChestCTError(f"{msg} Name a classifier of classes.")
     judge = DamageJudge(plan)
     undamaged, excluded = _undamaged(plan, judge.cache)
     wanted = list(product(judge.parts, range(plan.repeats + 1)))
@@ -288,8 +287,6 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
         return read_predictions(path), json.loads(reasons.read_text(encoding="utf-8"))
     judging = partial(judge_here, plan.classifier, _engine(plan, plan.classifier))
     found, excluded = judge_manifest(plan.classifier, judging, plan.manifest, cache, plan.listener)
-    for scan, reason in excluded.items():
-        plan.listener.note(f"No decision on {scan}: {reason}")
     write_text(reasons, json.dumps(excluded, indent=1, ensure_ascii=False) + "\n")
     write_predictions(found, path)
     # `run_damage` sees to it that they are of classes.
@@ -303,7 +300,7 @@ class DamageJudge:
         plan: Of the study.
 
     Raises:
-        StudyError: The folder holds another study.
+        ChestCTError: The folder holds another study.
         UnknownNameError: There is no such part.
     """
 
@@ -385,7 +382,7 @@ def _agree_on_record(plan: DamagePlan) -> None:
     if not path.is_file():
         if plan.folder.is_dir() and any(plan.folder.iterdir()):
             msg = f"{plan.folder.name} is not empty and holds no study. Choose a new folder."
-            raise StudyError(msg)
+            raise ChestCTError(msg)
         write_text(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
         return
     try:
@@ -396,7 +393,7 @@ def _agree_on_record(plan: DamagePlan) -> None:
     changed = [name for name, value in facts.items() if before.get(name) != value]
     if changed:
         msg = f"{plan.folder.name} holds a study with another {' and another '.join(changed)}"
-        raise StudyError(f"{msg}. Use a new folder.")
+        raise ChestCTError(f"{msg}. Use a new folder.")
 
 
 _UNDAMAGED = "undamaged"

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from chestct import __version__
 from chestct.datasets.manifest import TEST, Manifest, ManifestError, read_manifest
 from chestct.datasets.splits import SHARES_PATIENTS, maseres_paper
+from chestct.errors import ChestCTError
 from chestct.evaluation.comparisons import MASERES_Z_DEFECTS, Comparison, compare
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.metrics import Estimate
@@ -46,7 +47,6 @@ from chestct.studies.study_rows import (
     Results,
     Row,
     RowTest,
-    StudyError,
     TableRow,
     compare_rows,
     guessing,
@@ -96,7 +96,7 @@ class Chosen:
         """Settings of a network on volumes.
 
         Raises:
-            StudyError: There is no folder of settings.
+            ChestCTError: There is no folder of settings.
             TrainingError: The network's file is missing or wrong.
         """
         return self._read(RunSettings, network, "recipe.overrides.input_shape=[{0}, {0}, {0}]")
@@ -108,7 +108,7 @@ class Chosen:
         it to the settings file.
 
         Raises:
-            StudyError: There is no folder of settings.
+            ChestCTError: There is no folder of settings.
             TrainingError: The network's file is missing or wrong.
         """
         settings = self._read(SliceRunSettings, network, "network.settings.size={}")
@@ -131,7 +131,7 @@ class Chosen:
         """A network's settings, `size` the one of its inputs; what the user sets wins over it."""
         look_up(dict.fromkeys(_FORMS), self.form, kind="form")
         if not self.configs.is_dir():
-            raise StudyError(
+            raise ChestCTError(
                 f"There is no folder '{self.configs}'. Give one with the settings of the paper's "
                 "networks, or leave --configs out: those that come with chestct are taken then."
             )
@@ -197,7 +197,7 @@ def _drawn_split(plan: Plan) -> Manifest | None:
         return maseres_paper(manifest)
     except ManifestError as error:
         msg = f"{error} Here: --folds N, or fill in a column 'split' (chestct dataset split)."
-        raise StudyError(msg) from error
+        raise ChestCTError(msg) from error
 
 
 def votes_on_patients(folder: Path, progress: Progress) -> Results:

@@ -54,7 +54,7 @@ from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 from chestct.preprocess.oblique import on_body
 from chestct.preprocess.prepare import prepare
 from chestct.preprocess.prepared import PreparedScan
-from chestct.readers import ReadOptions, read_volume
+from chestct.readers import ReadOptions
 from chestct.readers.masks import read_mask, same_place
 from chestct.remote import local_copy
 from chestct.studies import model_audit_findings as findings
@@ -300,9 +300,8 @@ def audit_scan(auditor: Auditor, subject: Subject) -> ScanAudit:
         audit = ScanAudit(subject.name, subject.truth, UNSUITABLE, {})
         return replace(audit, findings=judge_scan_audit(audit))
     shares, decision = auditor.answer(prepared)
-    is_finding = auditor.classifier.card.label_set.is_finding(decision)
-    if auditor.finding is not None:
-        is_finding = decision == auditor.finding
+    of_class = auditor.classifier.card.label_set.is_finding(decision)
+    is_finding = of_class if auditor.finding is None else decision == auditor.finding
     before = ScanAudit(subject.name, subject.truth, decision, shares, is_finding=is_finding)
     found = _map_of(auditor, prepared, auditor.finding or decision)
     lesion, source = _lesion(subject, prepared, found)
@@ -359,7 +358,7 @@ def read_subjects(
     require_one_of(paths, lesions)
     options = reading or ReadOptions()
     for path in paths:
-        volume = read_volume(path, series=options.series, allow=options.allow, tiff=options.tiff)
+        volume = options.read(path)
         if lesions is None:
             yield Subject(scan_name(path), volume)
         else:
@@ -390,7 +389,7 @@ def simulated_subjects(numbers: Iterable[int], labels: Collection[str]) -> Itera
         yield Subject(name, patient.volume, lesions, findings.TRUE_LESIONS, truth)
 
 
-def mask_at_input(mask: Volume, prepared: PreparedScan) -> Mask:
+def _mask_at_input(mask: Volume, prepared: PreparedScan) -> Mask:
     """A mask of the scan at the size of the network's input: true where at least half is covered.
 
     Args:
@@ -431,7 +430,7 @@ def _lesion(
 ) -> tuple[Mask | None, str]:
     """What counts as the lesion at the input's size, and how it is known."""
     if subject.lesions is not None:
-        known = mask_at_input(subject.lesions, prepared)
+        known = _mask_at_input(subject.lesions, prepared)
         return (known, subject.lesion_source) if known.any() else (None, "")
     if found is None or not found.has_evidence:
         return None, ""

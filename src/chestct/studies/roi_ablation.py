@@ -10,6 +10,7 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from chestct.errors import ChestCTError
 from chestct.evaluation.figures import COLORS, DASHES, save_figure
 from chestct.evaluation.intervals import Bootstrap
 from chestct.evaluation.metrics import Estimate
@@ -24,7 +25,6 @@ from chestct.studies.study_rows import (
     Progress,
     Row,
     RowTest,
-    StudyError,
     TableRow,
     compare_rows,
     guessing,
@@ -67,7 +67,7 @@ def table_rows(
 
     Raises:
         UnknownNameError: There is no such network or gating.
-        StudyError: A threshold is impossible, something is named twice, or nothing is.
+        ChestCTError: A threshold is impossible, something is named twice, or nothing is.
     """
     for name in networks:
         look_up(dict.fromkeys(NETWORKS), name, kind="network of this study")
@@ -76,10 +76,12 @@ def table_rows(
     for threshold in thresholds:
         if not 0 < threshold <= 1:
             msg = f"t = {threshold:g} is impossible. Give shares of the largest area, such as 0.8."
-            raise StudyError(msg)
+            raise ChestCTError(msg)
     rows = tuple(Row(*each) for each in product(networks, gatings, thresholds))
     if not rows or len(set(rows)) < len(rows):
-        raise StudyError("Name at least one network, one gating and one t, and none of them twice.")
+        raise ChestCTError(
+            "Name at least one network, one gating and one t, and none of them twice."
+        )
     return rows
 
 

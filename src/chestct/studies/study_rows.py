@@ -38,10 +38,6 @@ _RECORD_FOLDER: Final = "study"
 SPLIT_FILE: Final = "split.csv"
 
 
-class StudyError(ChestCTError):
-    """A study cannot be made as asked for; the message says what to change."""
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a table: what is trained.
@@ -147,12 +143,12 @@ def _record_folder(folder: Path) -> Path:
 
     Raises:
         TrainingError: Several processes were started.
-        StudyError: The folder holds something else.
+        ChestCTError: The folder holds something else.
     """
     require_one_process("The rows of a study are trained in one process each.", ", with --workers")
     record = folder / _RECORD_FOLDER
     if not record.exists() and folder.is_dir() and any(folder.iterdir()):
-        raise StudyError(f"{folder.name} is not empty and holds no study. Choose a new folder.")
+        raise ChestCTError(f"{folder.name} is not empty and holds no study. Choose a new folder.")
     return record
 
 

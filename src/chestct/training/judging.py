@@ -142,7 +142,7 @@ def judge_manifest(
     """Classify every scan of a manifest.
 
     Returns:
-        Predictions, and the reason for each scan that got none.
+        Predictions, and the reason for each scan that got none, which the listener is told.
 
     Raises:
         TrainingError: No scan could be classified.
@@ -157,7 +157,10 @@ def judge_manifest(
         raise TrainingError(f"{msg} {first}: {reasons[first]}")
     shares = np.array([said[row.number].shares for row in rows])
     judged = _predictions_of(classifier, manifest.with_rows(rows), shares)
-    return judged, reasons_by_scan(manifest, reasons)
+    excluded = reasons_by_scan(manifest, reasons)
+    for scan, reason in excluded.items():
+        listener.note(f"No decision on {scan}: {reason}")
+    return judged, excluded
 
 
 def _predictions_of(
@@ -373,8 +376,6 @@ def evaluate_manifest(
         listener.note(sentence)
     cache = make_cache(DataSection(), classifier.recipe)
     judged, excluded = judge_manifest(classifier, judging, manifest, cache, listener)
-    for scan, reason in excluded.items():
-        listener.note(f"No decision on {scan}: {reason}")
     write_predictions(judged, folder / PREDICTIONS_FILE)
     kept = manifest.choose(lambda row: scan_key(row) not in excluded)
     facts = gather_facts(kept, cache.folder, processes=listener.processes)
@@ -578,16 +579,28 @@ def write_judged(
         settings=EvaluationSettings(name=f"{judged.name}, slices", remarks=remarks),
         logs=logs,
     )
+    on_patients = _write_votes(judged, places[PATIENTS_FOLDER], beside or {}, comparisons, remarks)
+    return on_slices, on_patients
+
+
+def _write_votes(
+    judged: JudgedSlices,
+    folder: Path,
+    beside: Mapping[str, Predictions],
+    comparisons: tuple[str, ...],
+    remarks: tuple[str, ...],
+) -> Summary:
+    """Write what each vote says of the patients, and the evaluation of the main one."""
     votes = judged.votes_on_patients()
     assumed = assumption(judged.slices.labels, judged.negative)
     others = {f"{judged.name}, {name}": votes[name] for name in VOTES if name != MAIN_VOTE}
     for name, each in votes.items():
-        write_predictions(each, places[PATIENTS_FOLDER] / f"predictions_{name}.csv")
-    for name, each in (beside or {}).items():
+        write_predictions(each, folder / f"predictions_{name}.csv")
+    for name, each in beside.items():
         others[name] = align(votes[MAIN_VOTE], one_per_patient(each))
-    on_patients = write_evaluation(
+    return write_evaluation(
         votes[MAIN_VOTE],
-        places[PATIENTS_FOLDER] / EVALUATION_FOLDER,
+        folder / EVALUATION_FOLDER,
         settings=EvaluationSettings(
             name=f"{judged.name}, {MAIN_VOTE}",
             comparisons=comparisons,
@@ -595,7 +608,6 @@ def write_judged(
         ),
         others=others,
     )
-    return on_slices, on_patients
 
 
 def _judge_slices(

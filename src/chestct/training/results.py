@@ -114,7 +114,7 @@ def judge(
     )
     learned = evaluate(network, sets.training, batch_size=1, workers=workers)
     groups, promised, chosen = learned.labels.numpy(), None, None
-    said: _Answers[Any]
+    said: Answers[Any]
     if parts.are_findings:
         wished = settings.thresholds.wished_sensitivity
         said, chosen = _answers_on_findings(watched, tested, division, labels, wished)
@@ -135,7 +135,7 @@ def _answers_on_findings(
     division: Division,
     labels: tuple[str, ...],
     wished_sensitivity: float | None,
-) -> tuple[_Answers[FindingPredictions], tuple[FindingThreshold, ...]]:
+) -> tuple[Answers[FindingPredictions], tuple[FindingThreshold, ...]]:
     """As `answers`, of findings: one temperature for all of them, and a threshold for each."""
     plain = _findings_of(watched, division.validation, labels)
     temperature = fit_temperature(plain.pairs()).temperature
@@ -146,11 +146,11 @@ def _answers_on_findings(
     part, outputs = (VALIDATION, watched) if tested is None else (TEST, tested)
     thresholds = [each.threshold for each in chosen]
     judged = _findings_of(outputs, division.parts[part], labels, temperature, thresholds)
-    return _Answers(calibrated, temperature, judged, part), chosen
+    return Answers(calibrated, temperature, judged, part), chosen
 
 
 @dataclass(frozen=True, eq=False)
-class _Answers(Generic[_Some]):
+class Answers(Generic[_Some]):
     """What a trained network says of the parts that it did not learn from.
 
     `calibrated` is the validation part's, after the temperature fitted on it. `judged` is that of
@@ -166,7 +166,7 @@ class _Answers(Generic[_Some]):
 
 def answers(
     watched: Outputs, tested: Outputs | None, division: Division, labels: tuple[str, ...]
-) -> _Answers[Predictions]:
+) -> Answers[Predictions]:
     """Fit the temperature on the validation part, and predict the test part where there is one.
 
     `watched` and `tested` are a trained network's outputs on them.
@@ -175,9 +175,9 @@ def answers(
     temperature = fit_temperature(plain).temperature
     calibrated = predictions_of(watched, division.validation, labels, temperature)
     if division.test is None or tested is None:
-        return _Answers(calibrated, temperature, plain, VALIDATION)
+        return Answers(calibrated, temperature, plain, VALIDATION)
     judged = predictions_of(tested, division.test, labels, temperature)
-    return _Answers(calibrated, temperature, judged, TEST)
+    return Answers(calibrated, temperature, judged, TEST)
 
 
 def evaluation_settings(origin: Origin) -> EvaluationSettings:

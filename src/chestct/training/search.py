@@ -14,7 +14,7 @@ chose by eye, 25 to 89 times below the rate with the lowest loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import product
@@ -56,8 +56,7 @@ from chestct.training.session import (
     SETTINGS_FILE,
     TrainAll,
     checked_scans,
-    ready_scans,
-    ready_slices,
+    make_ready,
     train_all,
 )
 from chestct.training.settings import RunSettings, TrainingSettings, settings_as_yaml
@@ -203,14 +202,7 @@ def run_search(plan: Plan, search: Search, *, train: TrainAll = train_all) -> tu
         ],
         are_trials=True,
     )
-    trials = [
-        Trial(each, None, "the loss is no longer a number")
-        if each.name in diverged
-        else Trial(each, estimate_figures(read_predictions(folder / PREDICTIONS_FILE)))
-        for each, folder in folders.items()
-    ]
-    # The lowest validation loss first; of equal ones the higher accuracy, then the first tried.
-    ranked = tuple(sorted(trials, key=_sort_key))
+    ranked = _ranked(folders, diverged)
     if ranked[0].figures is None:
         msg = "Every candidate's loss ceased to be a number. Search lower learning rates."
         raise TrainingError(msg)
@@ -219,6 +211,17 @@ def run_search(plan: Plan, search: Search, *, train: TrainAll = train_all) -> tu
     write_text(plan.folder / "tune.csv", _tune_csv(ranked))
     write_text(plan.folder / "tune.md", _tune_markdown(ranked, shared.settings.training.epochs))
     return ranked
+
+
+def _ranked(folders: Mapping[Candidate, Path], diverged: Collection[str]) -> tuple[Trial, ...]:
+    """The lowest validation loss first; of equal ones the higher accuracy, then the first tried."""
+    trials = [
+        Trial(each, None, "the loss is no longer a number")
+        if each.name in diverged
+        else Trial(each, estimate_figures(read_predictions(folder / PREDICTIONS_FILE)))
+        for each, folder in folders.items()
+    ]
+    return tuple(sorted(trials, key=_sort_key))
 
 
 def _tune_csv(trials: Sequence[Trial]) -> str:
@@ -358,13 +361,8 @@ def _range_per_epoch(
 
     Its 100 epochs end at a rate of 8.9e-4.
 
-    Args:
-        network: Freshly drawn; changed in place.
-        sets: What it learns from; the validation loss is read.
-        settings: Epochs, batch, optimiser and the like; the schedule is the test's own.
-        folder: Run folder of the test, which can be stopped and go on.
-        augmentation: As in the training to come.
-        after_epoch: Called after each epoch.
+    The network, freshly drawn, is changed in place. Schedule and rate are the test's own; in its
+    folder it can be stopped and go on.
 
     Raises:
         TrainingError: It was asked to stop, or broke down in its first epoch.
@@ -450,6 +448,7 @@ _LEFT_OUT: Final = {
     "the training loss is looked at",
 }
 """Settings that are not honoured, and why; all that stand in neither table are."""
+_OFF: Final = {"batch_norm_warm_up": False, "average_weights": 0.0}
 
 
 def _range_per_step(
@@ -463,15 +462,8 @@ def _range_per_step(
 ) -> RangeTest:
     """Train while the rate rises with every step by the same factor, from 1e-8 to 1.
 
-    It ends early where the smoothed training loss is four times its lowest, or no number.
-
-    Args:
-        network: Freshly drawn; changed in place.
-        sets: What it learns from.
-        settings: Batch, optimiser and the like, but for those in `_OWN` and `_LEFT_OUT`.
-        augmentation: As in the training to come.
-        steps: How many at most.
-        after_step: Called after each step.
+    It ends early where the smoothed training loss is four times its lowest, or no number. The
+    network, freshly drawn, is changed in place; settings in `_OWN` and `_LEFT_OUT` do not count.
 
     Raises:
         DivergedError: The very first loss is no number.
@@ -479,8 +471,7 @@ def _range_per_step(
     """
     device = device_of(network)
     precision = settle_precision(settings.precision, None, device)
-    off = {"batch_norm_warm_up": False, "average_weights": 0.0}
-    own = settings.model_copy(update={"precision": precision, **off})
+    own = settings.model_copy(update={**_OFF, "precision": precision})
     run = make_run(network, sets, own, augmentation)
     rates: list[float] = []
     losses: list[float] = []
@@ -488,8 +479,7 @@ def _range_per_step(
         stack.enter_context(tuned_for(device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
         batches = stack.enter_context(closing(training_batches(run)))
-        for number in range(steps):
-            rate = _LOWEST_RATE * (_HIGHEST_RATE / _LOWEST_RATE) ** (number / max(steps - 1, 1))
+        for number, rate in enumerate(_rising(steps)):
             value = _optimiser_step(run, batches, rate)
             if not math.isfinite(value):
                 break
@@ -501,6 +491,12 @@ def _range_per_step(
     if not rates:
         raise DivergedError("The first loss is no number: look at the scans and the settings.")
     return RangeTest.of(rates, losses, is_per_epoch=False)
+
+
+def _rising(steps: int) -> Iterator[float]:
+    """So many rates from the lowest to the highest, by the same factor."""
+    for number in range(steps):
+        yield _LOWEST_RATE * (_HIGHEST_RATE / _LOWEST_RATE) ** (number / max(steps - 1, 1))
 
 
 def _note_left_out(settings: TrainingSettings, note: Callable[[str], None]) -> None:
@@ -542,25 +538,25 @@ def run_range_test(
         ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
     require_one_process("A range test runs in one process.")
-    ready = ready_slices(plan) if isinstance(plan, SlicePlan) else ready_scans(plan)
-    augmentation = ready.parts.augmentation
-    network = ready.parts.build_network(ready.training.seed).to(plan.device)
+    found = make_ready(plan)
+    parts, sets, settings = found.parts, found.sets, found.training
+    network = parts.build_network(settings.seed).to(plan.device)
     with memory_explained(plan.folder):
         if epochs is None:
-            _note_left_out(ready.training, plan.listener.note)
+            _note_left_out(settings, plan.listener.note)
             return _range_per_step(
                 network,
-                ready.sets,
-                ready.training,
-                augmentation=augmentation,
+                sets,
+                settings,
+                augmentation=parts.augmentation,
                 steps=steps,
                 after_step=plan.listener.watch("raising the learning rate"),
             )
         return _range_per_epoch(
             network,
-            ready.sets,
-            ready.training.model_copy(update={"epochs": epochs}),
+            sets,
+            settings.model_copy(update={"epochs": epochs}),
             plan.folder / TRAINING_FOLDER,
-            augmentation=augmentation,
+            augmentation=parts.augmentation,
             after_epoch=lambda entry: plan.listener.epoch("range", entry),
         )

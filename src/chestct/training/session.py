@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -43,14 +43,13 @@ from chestct.evaluation.figures import read_log
 from chestct.evaluation.patient_votes import fit_votes
 from chestct.evaluation.predictions import (
     AnyPredictions,
+    Predictions,
     read_any_predictions,
     write_predictions,
 )
 from chestct.evaluation.report import EvaluationSettings, Summary, summarise, write_evaluation
 from chestct.networks.slices import SliceNetwork, mean_of
 from chestct.preprocess.prepare import prepare
-from chestct.readers import read_volume
-from chestct.readers.masks import read_lungs
 from chestct.storage import write_text
 from chestct.training.data import (
     Division,
@@ -96,6 +95,7 @@ from chestct.training.plan import (
 )
 from chestct.training.results import (
     BASELINE_NAME,
+    Answers,
     Origin,
     answers,
     baseline_beside,
@@ -267,11 +267,9 @@ def _explanation(plan: Plan, parts: Parts, network: nn.Module, division: Divisio
         # What is kept of prepared scans does not say it.
         row = scans.rows[0]
         reading = read_options(row, scans.folder)
-        volume = read_volume(
-            scans.path(row), series=reading.series, allow=reading.allow, tiff=reading.tiff
-        )
-        lungs = None if reading.lungs is None else read_lungs(reading.lungs, volume)
-        spacing_mm = prepare(volume, parts.recipe, lungs=lungs).grid.spacing_mm
+        volume = reading.read(scans.path(row))
+        prepared = prepare(volume, parts.recipe, lungs=reading.lungs_of(volume))
+        spacing_mm = prepared.grid.spacing_mm
     return explanation_of(network, parts.recipe, plan.settings.explanation, spacing_mm)
 
 
@@ -368,15 +366,11 @@ def _logs(trainings: list[Training]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-_AnyParts = TypeVar("_AnyParts", Parts, SliceParts)
-
-
 @dataclass(frozen=True, eq=False)
-class _Ready(Generic[_AnyParts]):
+class _Ready:
     """Scans or slices that may be trained on, divided, checked, prepared; the precision settled."""
 
-    parts: _AnyParts
-    division: Division
+    parts: Parts | SliceParts
     sets: LabelledSets
     training: TrainingSettings
 
@@ -397,19 +391,6 @@ def checked_scans(plan: Plan) -> tuple[Parts, Division, Cache]:
     return parts, division, cache
 
 
-def ready_scans(plan: Plan) -> _Ready[Parts]:
-    """Divide, check and prepare scans for one training, in one process.
-
-    Raises:
-        ChestCTError: Settings, manifest, scans or folder are not as they should be.
-    """
-    plan = settled(plan)
-    section = plan.settings.data
-    parts, division, cache = checked_scans(plan)
-    division = division.without(prepare_scans(division, section, cache, plan.listener))
-    return _Ready(parts, division, labelled_sets(division, cache, section), plan.settings.training)
-
-
 def _checked_slices(plan: SlicePlan) -> tuple[SliceParts, Division, SliceStore]:
     """Divide, read and check the slices of a run."""
     settings = plan.settings
@@ -428,15 +409,21 @@ def _checked_slices(plan: SlicePlan) -> tuple[SliceParts, Division, SliceStore]:
     return parts, division, store
 
 
-def ready_slices(plan: SlicePlan) -> _Ready[SliceParts]:
-    """Divide, read and check slices for one training.
+def make_ready(plan: Plan | SlicePlan) -> _Ready:
+    """Divide, check and prepare scans, or slices, for one training, in one process.
 
     Raises:
         ManifestError: A patient or a picture is on two sides, or a slice cannot be read.
-        ChestCTError: Settings or manifest are not as they should be.
+        ChestCTError: Settings, manifest, scans or folder are not as they should be.
     """
-    parts, division, store = _checked_slices(plan)
-    return _Ready(parts, division, labelled_slices(division, store), plan.settings.training)
+    if isinstance(plan, SlicePlan):
+        own, division, store = _checked_slices(plan)
+        return _Ready(own, labelled_slices(division, store), plan.settings.training)
+    plan = settled(plan)
+    section = plan.settings.data
+    parts, division, cache = checked_scans(plan)
+    division = division.without(prepare_scans(division, section, cache, plan.listener))
+    return _Ready(parts, labelled_sets(division, cache, section), plan.settings.training)
 
 
 LEAK_STATED: Final = (
@@ -481,19 +468,31 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         if inputs is not None:
             tested = evaluate(network, inputs, batch_size=SLICES_AT_ONCE)
         said = answers(watched, tested, _watched_by_members(division, trainings), parts.labels)
-    is_watched = num > 1 and said.part == VALIDATION
+    return _write_slices(plan, parts, division, trainings, network, said)
+
+
+def _write_slices(
+    plan: SlicePlan,
+    parts: SliceParts,
+    division: Division,
+    trainings: list[Training],
+    network: nn.Module,
+    said: Answers[Predictions],
+) -> Summary:
+    """Write what a network says of slices and patients, and the network as a classifier."""
+    is_watched = len(trainings) > 1 and said.part == VALIDATION
     judged_on = _WATCHED_BY_MEMBERS if is_watched else _SLICES_IN_WORDS[said.part]
-    patients = patient_labels_of(division.joined)
-    negative = plan.settings.label_set.negative
-    votes = fit_votes(said.calibrated, patients, negative)
-    judged = JudgedSlices(name, said.judged, votes, patients, negative)
     remarks = () if said.part == TEST else (f"Judged were {judged_on}.",)
+    patients, negative = patient_labels_of(division.joined), plan.settings.label_set.negative
+    votes = fit_votes(said.calibrated, patients, negative)
+    judged = JudgedSlices(plan.folder.name, said.judged, votes, patients, negative)
     on_slices, on_patients = write_judged(
         judged, plan.folder, logs=_logs(trainings), remarks=remarks
     )
     write_manifest(division.joined, plan.folder / SCANS_FILE)
+    learned = division.training if len(trainings) == 1 else trainings[0].division.joined
     card = SliceCard(
-        name=name,
+        name=plan.folder.name,
         network=parts.network,
         network_settings=parts.network_settings,  # type: ignore[arg-type]
         pictures=parts.form,
@@ -501,9 +500,7 @@ def run_slice_training(plan: SlicePlan) -> Summary:
         classes=parts.classes,
         backbone_weights=parts.describe_weights(),
         split=LEAK_STATED if _shares_patients(plan.settings) else BY_PATIENT,
-        trained_on=describe_scans(
-            division.training if num == 1 else trainings[0].division.joined, "slices"
-        ),
+        trained_on=describe_scans(learned, "slices"),
         results=measured(on_slices, judged_on),
         votes=votes,
         temperature=said.temperature,

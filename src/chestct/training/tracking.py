@@ -1,4 +1,4 @@
-"""Who is shown a training's figures beside its own log: TensorBoard always, MLflow when asked."""
+"""Who is shown a training's figures beside its own log: TensorBoard, and MLflow when asked."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ _TAGS: Final = {
 }
 """Field of `run.EpochLog` to what it is called in TensorBoard; MLflow has the field's own name."""
 
-_VERSION: Final = b"brain.Event:2"
-_CASTAGNOLI: Final = 0x82F63B78
-_MASK_DELTA: Final = 0xA282EAD8
-_VARINT, _DOUBLE, _BYTES, _FLOAT = 0, 1, 2, 5
+_VERSION: Final = "brain.Event:2"
 
 
 class _EventFile:
     """The event file of a training, in the place of earlier sessions'; it holds every epoch."""
 
     def __init__(self, folder: Path) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import masked_crc32c
+
+        self._event, self._checksum = Event, masked_crc32c
         self._folder = folder
         self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.chestct"
         self._num_written = 0
@@ -53,7 +54,7 @@ class _EventFile:
             if self._num_written == 0:
                 self._begin()
             with self._path.open("ab") as file:
-                file.write(b"".join(_record(_epoch(each, time.time())) for each in new))
+                file.write(b"".join(map(self._epoch, new)))
         except OSError as error:
             msg = f"{self._path.name} cannot be written in {self._folder.name}: {reason_of(error)}."
             raise WriteError(f"{msg} Free some space and start the same command again.") from error
@@ -63,68 +64,23 @@ class _EventFile:
         self._folder.mkdir(parents=True, exist_ok=True)
         for old in self._folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._path.write_bytes(_record(_double(1, time.time()) + _bytes(3, _VERSION)))
+        self._path.write_bytes(self._record(file_version=_VERSION))
 
+    def _epoch(self, figures: Mapping[str, Any]) -> bytes:
+        """One event with a value for each figure that there is."""
+        values = [
+            {"tag": tag, "simple_value": figures[name]}
+            for name, tag in _TAGS.items()
+            if figures.get(name) is not None
+        ]
+        return self._record(step=figures["epoch"], summary={"value": values})
 
-def _record(content: bytes) -> bytes:
-    """A TFRecord: length, its checksum, content, its checksum."""
-    length = struct.pack("<Q", len(content))
-    return length + _checksum(length) + content + _checksum(content)
-
-
-def _crc32c(content: bytes) -> int:
-    """Castagnoli's cyclic redundancy check."""
-    remainder = 0xFFFFFFFF
-    for byte in content:
-        remainder ^= byte
-        for _ in range(8):
-            remainder = (remainder >> 1) ^ (_CASTAGNOLI if remainder & 1 else 0)
-    return remainder ^ 0xFFFFFFFF
-
-
-def _epoch(figures: Mapping[str, Any], wall_time: float) -> bytes:
-    """One event with a value for each figure that there is."""
-    values = b"".join(
-        _bytes(1, _bytes(1, tag.encode()) + _float(2, figures[name]))
-        for name, tag in _TAGS.items()
-        if figures.get(name) is not None
-    )
-    step = _field(2, _VARINT, _varint(figures["epoch"]))
-    return _double(1, wall_time) + step + _bytes(5, values)
-
-
-def _checksum(content: bytes) -> bytes:
-    """The check as TFRecord stores it: turned and shifted, as its data often hold checks too."""
-    plain = _crc32c(content)
-    turned = (plain >> 15) | (plain << 17)
-    return struct.pack("<I", (turned + _MASK_DELTA) & 0xFFFFFFFF)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, lowest first."""
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _field(number: int, kind: int, content: bytes) -> bytes:
-    """A field of a protocol buffer; its number and the kind of its content come first."""
-    return _varint(number << 3 | kind) + content
-
-
-def _double(number: int, value: float) -> bytes:
-    return _field(number, _DOUBLE, struct.pack("<d", value))
-
-
-def _float(number: int, value: float) -> bytes:
-    return _field(number, _FLOAT, struct.pack("<f", value))
-
-
-def _bytes(number: int, value: bytes) -> bytes:
-    return _field(number, _BYTES, _varint(len(value)) + value)
+    def _record(self, **fields: Any) -> bytes:
+        """A TFRecord of an event: length, its checksum, content, its checksum."""
+        content: bytes = self._event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(content))
+        parts = (each + struct.pack("<I", self._checksum(each)) for each in (length, content))
+        return b"".join(parts)
 
 
 class _MlflowRun:
@@ -255,7 +211,8 @@ class Trackers:
         note: Callable[[str], None],
     ) -> None:
         self._log = folder / "log.jsonl"
-        self._events = _EventFile(folder / "tensorboard")
+        has_package = is_installed("tensorboardX")
+        self._events = _EventFile(folder / "tensorboard") if has_package else None
         uri = _mlflow_uri(settings.tracking)
         self._mlflow = (
             None if uri is None else _MlflowRun(uri, settings, name, folder, tags=tags, note=note)
@@ -264,7 +221,8 @@ class Trackers:
     def update(self) -> None:
         """Show the epochs that the log has to all of them."""
         epochs = read_log(self._log)
-        self._events.update(epochs)
+        if self._events:
+            self._events.update(epochs)
         if self._mlflow:
             self._mlflow.update(epochs)
 
