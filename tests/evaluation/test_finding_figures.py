@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestct.evaluation import intervals
+from chestct.evaluation import intervals, metrics
 from chestct.evaluation.calibration import choose_threshold
 from chestct.evaluation.intervals import Bootstrap, estimate_findings
 from chestct.evaluation.predictions import (
@@ -74,15 +74,15 @@ def test_weights_of_one_give_the_figures_themselves_and_doubled_scans_change_no_
     predictions = drawn()
     for index in range(3):
         view = predictions.of(index)
-        ones = intervals.weigh(view, np.stack([np.ones(len(view)), np.full(len(view), 2.0)]))
+        ones = metrics.weigh(view, np.stack([np.ones(len(view)), np.full(len(view), 2.0)]))
         expected = average_precision_score(view.truth, view.probabilities[:, 1])
-        assert intervals._auprc(ones) == pytest.approx([expected, expected])
+        assert metrics._weighted_auprc(ones) == pytest.approx([expected, expected])
         some = np.arange(len(view)) % 3
-        weighted = intervals.weigh(view, some[None].astype(float))
+        weighted = metrics.weigh(view, some[None].astype(float))
         by_weight = average_precision_score(
             view.truth, view.probabilities[:, 1], sample_weight=some
         )
-        assert intervals._auprc(weighted) == pytest.approx([by_weight])
+        assert metrics._weighted_auprc(weighted) == pytest.approx([by_weight])
 
 
 def test_a_finding_that_no_scan_has_is_left_out_of_the_means_and_said() -> None:
