@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from chestct.cli import training_options as options
-from chestct.cli.lr_range import suggest_rate
 from chestct.cli.options import grouped
 from chestct.cli.terminal import show_document, show_error, show_line
+from chestct.cli.train import suggest_rate
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`chestct train`: a classifier, or one per fold, from a settings file and a manifest."""
+"""`chestct train` and `lr-range`: a classifier, or a learning rate, from settings and a manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chestct.cli.workers import Workers, have_trained, trainer
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
-    from chestct.training.plan import Plan
+    from chestct.training.plan import Plan, SlicePlan
     from chestct.training.search import Search, Trial
     from chestct.training.session import TrainAll
 
@@ -262,3 +262,33 @@ def train(
         raise typer.Exit(2) from None
     if summary is not None:
         show_summary(summary, out)
+
+
+@grouped
+def lr_range(
+    training: options.Training,
+    manifest: options.ManifestFile,
+    out: options.RangeFolder,
+    test: options.RangeTest,
+) -> None:
+    """Train while the learning rate rises, draw the loss, suggest a rate."""
+    from chestct.training.distributed import choose_device
+    from chestct.training.plan import Plan
+    from chestct.training.settings import RunSettings
+
+    test.require_one_form()
+    settings = training.read_settings(RunSettings)
+    plan = Plan(settings, manifest, out, device=choose_device(training.device))
+    suggest_rate(plan, test, training.processes)
+
+
+def suggest_rate(plan: Plan | SlicePlan, test: options.RangeTest, processes: int | None) -> None:
+    """Run a range test on scans or slices, show and write what it found."""
+    from chestct.cli.training_lines import EpochLines, listening, show_range_test
+    from chestct.training.search import QUICK_STEPS, run_range_test, write_range_test
+
+    lines = EpochLines(test.epochs or 1)
+    with listening(processes, lines) as listener:
+        plan = replace(plan, listener=listener)
+        found = run_range_test(plan, steps=test.steps or QUICK_STEPS, epochs=test.epochs)
+    show_range_test(found, write_range_test(found, plan.folder))

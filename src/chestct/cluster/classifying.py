@@ -31,7 +31,7 @@ from chestct.writers.pages import (
     answer_cells,
     answer_columns,
     share_words,
-    write_index_rows,
+    write_index,
 )
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def write_batch_index(job: Job, classifier: Classifier) -> Path:
         return IndexRow(row.name, answer, share, cells["doubt"], task["folder"])
 
     head = IndexHead(job.num_tasks, classifier.card.notice, classifier.card.trained_on)
-    return write_index_rows(map(entry, tasks, job.rows()), head, job.out)
+    return write_index(map(entry, tasks, job.rows()), head, job.out)
 
 
 def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:
