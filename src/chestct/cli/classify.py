@@ -416,11 +416,9 @@ def _classify_batch(
     """Classify listed scans, or go on with it; what the command ends with.
 
     Raises:
-        WriteError: No folder for results was named, or it cannot be written.
-        ClusterError: They cannot be worked on so.
+        ChestCTError: No folder for results was named, or they cannot be worked on so.
     """
-    from chestct.classifier import load_classifier
-    from chestct.cluster.classifying import WORK, classify_settings, write_batch_index
+    from chestct.cluster.classifying import WORK, write_batch_index
     from chestct.cluster.driver import ANSWERS_FILE, FAILURES_FILE, write_tables
     from chestct.cluster.job import FOLDER, Job
     from chestct.writers.pages import answer_columns
@@ -429,21 +427,8 @@ def _classify_batch(
     if out is None:
         raise WriteError("Answers of many scans are written into a folder. Name one: --out DIR.")
     executor = said.who()
-    classifier = load_classifier(asked.classifier)
-    classifier.require_finding(asked.finding)
-    writing = outputs.write_options()
-    explain = outputs.explanation_for(writing.names)
-    # Folders are made only where something was said about what is in them.
-    has_folders = outputs.write is not None or explain is not None
-    settings = classify_settings(
-        classifier,
-        asked.classifier,
-        **asdict(running),
-        explain=explain,
-        finding=asked.finding,
-        writing=asdict(writing) if has_folders else None,
-    )
-    usual_s = TIMEOUT_S if explain is None else _TIMEOUT_EXPLAINED_S
+    classifier, settings = _batch_settings(outputs, running, asked)
+    usual_s = TIMEOUT_S if settings["explain"] is None else _TIMEOUT_EXPLAINED_S
     job = Job(
         out.absolute() / FOLDER,
         WORK,
@@ -461,3 +446,27 @@ def _classify_batch(
         show_line(f"{counts.failed} scans have none: {out / FAILURES_FILE}")
     show_line(classifier.card.notice)
     return counts.exit_code
+
+
+def _batch_settings(
+    outputs: options.Outputs, running: options.Running, asked: _Asked
+) -> tuple[Classifier, dict[str, Any]]:
+    """What classifies the scans of a batch, and how, as plain values."""
+    from chestct.classifier import load_classifier
+    from chestct.cluster.classifying import classify_settings
+
+    classifier = load_classifier(asked.classifier)
+    classifier.require_finding(asked.finding)
+    writing = outputs.write_options()
+    explain = outputs.explanation_for(writing.names)
+    # Folders are made only where something was said about what is in them.
+    has_folders = outputs.write is not None or explain is not None
+    settings = classify_settings(
+        classifier,
+        asked.classifier,
+        **asdict(running),
+        explain=explain,
+        finding=asked.finding,
+        writing=asdict(writing) if has_folders else None,
+    )
+    return classifier, settings

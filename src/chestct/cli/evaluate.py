@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from chestct.cli import options
-from chestct.cli.terminal import show_line
+from chestct.cli.terminal import listening, show_line, show_summary, show_unlike
 from chestct.cli.training_options import (
     Beside,
     EvaluationFolder,
@@ -140,7 +140,6 @@ def evaluate(
     Other classifiers may be evaluated at once, one by each of several workers: --also, --workers N.
     """
     from chestct.cli.classify import load
-    from chestct.cli.training_lines import listening, show_summary, show_unlike
     from chestct.cluster.judging import others_folder
     from chestct.training.judging import (
         evaluate_manifest,

@@ -1,4 +1,4 @@
-"""`chestct train` and `lr-range`: a classifier, or a learning rate, from settings and a manifest."""
+"""`chestct train` and `lr-range`: a classifier, or a learning rate, of settings and a manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import typer
 
 from chestct.cli import training_options as options
 from chestct.cli.options import grouped, names_in
-from chestct.cli.terminal import print_table, show_line
+from chestct.cli.terminal import (
+    EpochLines,
+    listening,
+    print_table,
+    show_line,
+    show_range_test,
+    show_summary,
+)
 from chestct.cli.workers import Workers, have_trained, trainer
 from chestct.errors import TrainingError
 
@@ -117,7 +124,6 @@ class _SearchOptions:
 
 def _run_tuning(plan: Plan, said: _SearchOptions, train: TrainAll) -> None:
     """Search and show what was found."""
-    from chestct.cli.training_lines import EpochLines
     from chestct.training.search import run_search
 
     search = said.search(plan.settings.training.seed)
@@ -224,7 +230,6 @@ def train(
     With several GPUs or machines: torchrun --nproc-per-node N --no-python chestct train ...
     Folds or candidates may be trained at once, one by each of several workers: --workers N.
     """
-    from chestct.cli.training_lines import EpochLines, listening, show_summary
     from chestct.training.distributed import (
         OtherProcessError,
         choose_device,
@@ -284,7 +289,6 @@ def lr_range(
 
 def suggest_rate(plan: Plan | SlicePlan, test: options.RangeTest, processes: int | None) -> None:
     """Run a range test on scans or slices, show and write what it found."""
-    from chestct.cli.training_lines import EpochLines, listening, show_range_test
     from chestct.training.search import QUICK_STEPS, run_range_test, write_range_test
 
     lines = EpochLines(test.epochs or 1)

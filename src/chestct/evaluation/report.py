@@ -47,7 +47,7 @@ from chestct.report.document import Report, as_markdown, as_page, fill_report
 from chestct.report.tables import as_csv
 from chestct.storage import install, reason_of, working_folder
 
-SCHEMA: Final = "chestct.evaluation"
+_SCHEMA: Final = "chestct.evaluation"
 SCHEMA_VERSION: Final = 1
 """Raised when a field of metrics.json changes its meaning or goes; new fields leave it."""
 _FORMATS: Final = {"png": ".png", "svg": ".svg", "pdf": ".pdf"}
@@ -342,7 +342,7 @@ def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
             record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or record.get("schema") != _SCHEMA:
             continue
         if record.get("num_scans") == len(predictions):
             return {str(scan): str(why) for scan, why in record.get("excluded", {}).items()}
@@ -354,7 +354,7 @@ def _evaluation_record(
 ) -> dict[str, Any]:
     """The content of metrics.json; its fields are described in docs/evaluation.md."""
     return {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "notice": NOT_FOR_CLINICAL_USE,
         "chestct_version": __version__,
