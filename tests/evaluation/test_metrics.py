@@ -136,7 +136,9 @@ def test_no_scans_give_no_figures_and_no_crash(make_predictions: MakePredictions
 
 def test_a_class_has_the_same_figures_under_a_weighting(make_predictions: MakePredictions) -> None:
     weighted = metrics.weigh(make_predictions(9), np.ones((1, 9)))
-    assert list(metrics.weighted_per_class(weighted, 0)) == list(per_class(weighted.predictions, 0))
+    assert list(metrics._weighted_per_class(weighted, 0)) == list(
+        per_class(weighted.predictions, 0)
+    )
 
 
 def by_scikit_learn(predictions: Predictions, weights: np.ndarray) -> dict[str, float]:
@@ -193,14 +195,14 @@ def test_weighted_figures_equal_those_of_scans_repeated_as_often_as_they_weigh(
             assert metrics.OVERALL[name](weighted)[row] == pytest.approx(expected, abs=1e-12)
         for index in range(len(labels)):
             for name, figure in per_class(repeated, index).items():
-                found = metrics.weighted_per_class(weighted, index)[name][row]
+                found = metrics._weighted_per_class(weighted, index)[name][row]
                 assert found == pytest.approx(figure.value, abs=1e-12), name
 
 
 def test_weighted_areas_equal_those_of_scikit_learn(make_predictions: MakePredictions) -> None:
     predictions = make_predictions(80, decimals=1)
     weights = np.random.default_rng(5).random((4, 80))
-    found = metrics.weighted_per_class(metrics.weigh(predictions, weights), 2)["auc"]
+    found = metrics._weighted_per_class(metrics.weigh(predictions, weights), 2)["auc"]
     expected = [
         scikit.roc_auc_score(
             predictions.truth == 2, predictions.probabilities[:, 2], sample_weight=each
@@ -215,7 +217,7 @@ def test_no_scans_have_weighted_figures_that_are_not_numbers(
 ) -> None:
     weighted = metrics.weigh(make_predictions(0), np.ones((2, 0)))
     found = [measure(weighted) for measure in metrics.OVERALL.values()]
-    found += [*metrics.weighted_per_class(weighted, 0).values()]
+    found += [*metrics._weighted_per_class(weighted, 0).values()]
     assert np.isnan(found).all()
     assert np.shape(found) == (14, 2)
 

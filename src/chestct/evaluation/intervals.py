@@ -14,11 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64
 
 from chestct.evaluation import metrics
-from chestct.evaluation.metrics import Estimate, Replicates, Weights, weigh
+from chestct.evaluation.metrics import Estimate, Key, Replicates, Weights
 from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
-
-_Key = tuple[str, str]
-"""A class or finding, or "" for all of them together, and the name of a figure."""
 
 _CHUNK_CELLS = 4_000_000
 """Replicates are drawn in parts of at most this many weights: 32 MB."""
@@ -140,26 +137,26 @@ def clopper_pearson_uppers(
     return np.where(errors == totals, 1.0, high)
 
 
-def estimate_figures(predictions: Predictions, bootstrap: Bootstrap | None = None) -> Figures:
-    """Compute every figure with its interval."""
+def estimate_figures(predictions: AnyPredictions, bootstrap: Bootstrap | None = None) -> Figures:
+    """Compute every figure with its interval, of each class or finding and of all together.
+
+    A scan of which a finding is not known counts nowhere in that finding's figures.
+    """
     settings = bootstrap or Bootstrap()
     why_not = why_no_bootstrap(predictions)
-    values = {("", name): metrics.measure(predictions, name) for name in metrics.OVERALL}
-    for index, label in enumerate(predictions.labels):
-        found = metrics.per_class(predictions, index)
-        values |= {(label, name): value for name, value in found.items()}
     draws = {} if why_not else _replicates(predictions, settings)
     widens = predictions.num_patients < len(predictions)
+    values = metrics.every_figure(predictions)
     return _with_intervals(values, draws, settings.level, widens=widens, why_not=why_not)
 
 
 def _with_intervals(
-    values: dict[_Key, Estimate],
-    draws: dict[_Key, Replicates],
+    values: dict[Key, Estimate],
+    draws: dict[Key, Replicates],
     level: float,
     *,
     widens: bool,
-    why_not: str = "",
+    why_not: str,
 ) -> Figures:
     """Give every figure the interval of its kind: Wilson's for a proportion, else the bootstrap's.
 
@@ -177,8 +174,10 @@ def _with_intervals(
     return Figures(overall, per_class)
 
 
-def why_no_bootstrap(predictions: Predictions) -> str:
+def why_no_bootstrap(predictions: AnyPredictions) -> str:
     """Why patients cannot be drawn: a class with one patient has no spread to show; else ""."""
+    if isinstance(predictions, FindingPredictions):
+        return ""
     if len(predictions) == 0:
         return "no scans"
     _, strata = _patient_strata(predictions)
@@ -201,17 +200,14 @@ def percentile_interval(
     return float(low), float(high), note
 
 
-def _replicates(predictions: Predictions, bootstrap: Bootstrap) -> dict[_Key, Replicates]:
+def _replicates(predictions: AnyPredictions, bootstrap: Bootstrap) -> dict[Key, Replicates]:
     """All figures of all replicates."""
-    parts: dict[_Key, list[Replicates]] = {}
+    figures_under = metrics.weighing(predictions)
+    parts: dict[Key, list[Replicates]] = {}
     for weights in draw_patients(predictions, bootstrap):
-        weighted = weigh(predictions, weights)
-        for name, measure in metrics.OVERALL.items():
-            parts.setdefault(("", name), []).append(measure(weighted))
-        for index, label in enumerate(predictions.labels):
-            for name, found in metrics.weighted_per_class(weighted, index).items():
-                parts.setdefault((label, name), []).append(found)
-    return {key: np.concatenate(values) for key, values in parts.items()}
+        for key, found in figures_under(weights).items():
+            parts.setdefault(key, []).append(found)
+    return {key: np.concatenate(each) for key, each in parts.items()}
 
 
 def with_wilson(
@@ -241,45 +237,3 @@ def _with_bootstrap(
     method = PATIENTS if low is not None else ""
     notes = "; ".join(filter(None, (value.note, note)))
     return replace(value, low=low, high=high, method=method, note=notes)
-
-
-def estimate_findings(
-    predictions: FindingPredictions, bootstrap: Bootstrap | None = None
-) -> Figures:
-    """Compute every figure with its interval: of each finding, their means, and of all together.
-
-    A scan of which a finding is not known counts nowhere in that finding's figures. Patients are
-    drawn all alike, unlike those of classes.
-    """
-    settings = bootstrap or Bootstrap()
-    views = {label: predictions.of(index) for index, label in enumerate(predictions.labels)}
-    values = {("", name): value for name, value in metrics.overall_of(predictions).items()}
-    for label, view in views.items():
-        values |= {(label, name): value for name, value in metrics.per_finding(view).items()}
-    draws = _finding_replicates(predictions, views, settings)
-    widens = predictions.num_patients < len(predictions)
-    return _with_intervals(values, draws, settings.level, widens=widens)
-
-
-def _finding_replicates(
-    predictions: FindingPredictions, views: dict[str, Predictions], bootstrap: Bootstrap
-) -> dict[_Key, Replicates]:
-    """All figures of all replicates."""
-    parts: dict[_Key, list[Replicates]] = {}
-    pairs, is_known = predictions.pairs(), predictions.is_known
-    scan_of_pair = np.nonzero(is_known)[0]
-    for weights in draw_patients(predictions, bootstrap):
-        drawn: dict[str, list[Replicates]] = {}
-        for index, (label, view) in enumerate(views.items()):
-            weighted = weigh(view, weights[:, is_known[:, index]])
-            for name, found in metrics.weighted_per_finding(weighted).items():
-                parts.setdefault((label, name), []).append(found)
-                drawn.setdefault(name, []).append(found)
-        for name in metrics.MEANS:
-            parts.setdefault(("", metrics.MACRO + name), []).append(
-                metrics.mean_known(np.stack(drawn[name], axis=1))
-            )
-        of_pairs = weigh(pairs, weights[:, scan_of_pair])
-        for name in metrics.OF_PAIRS:
-            parts.setdefault(("", name), []).append(metrics.OVERALL[name](of_pairs))
-    return {key: np.concatenate(each) for key, each in parts.items()}

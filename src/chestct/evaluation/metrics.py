@@ -16,10 +16,12 @@ from typing import Final
 import numpy as np
 from jaxtyping import Float64, Int, Int64
 
-from chestct.evaluation.predictions import FindingPredictions, Predictions
+from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 
 Weights = Float64[np.ndarray, "replicate scan"]
 Replicates = Float64[np.ndarray, " replicate"]
+Key = tuple[str, str]
+"""A class or finding, or "" for all of them together, and the name of a figure."""
 NUM_BINS: Final = 10
 """Equal bins of confidence for the calibration error; 10 rather than 15 as test sets are small."""
 
@@ -139,7 +141,7 @@ def _each_once(predictions: Predictions) -> Weighted:
 def _balanced_accuracy(weighted: Weighted) -> Replicates:
     """Mean sensitivity of the classes that have weight."""
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
-    return mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
+    return _mean_known(_divide(hits, weighted.confusion.sum(axis=2)))
 
 
 def _macro_f1(weighted: Weighted) -> Replicates:
@@ -147,13 +149,13 @@ def _macro_f1(weighted: Weighted) -> Replicates:
     hits = np.diagonal(weighted.confusion, axis1=1, axis2=2)
     cases = weighted.confusion.sum(axis=2)
     scores = _divide(2 * hits, cases + weighted.confusion.sum(axis=1))
-    return mean_known(np.where(cases > 0, scores, np.nan))
+    return _mean_known(np.where(cases > 0, scores, np.nan))
 
 
 def _macro_auc(weighted: Weighted) -> Replicates:
     """Mean of the one-vs-rest areas of the classes that have one."""
     num = len(weighted.predictions.labels)
-    return mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
+    return _mean_known(np.stack([_auc(weighted, index) for index in range(num)], axis=1))
 
 
 def _accuracy(weighted: Weighted) -> Replicates:
@@ -194,7 +196,7 @@ def _expected_calibration_error(weighted: Weighted) -> Replicates:
     return _divide(np.abs(sums).sum(axis=1), _total(weighted))
 
 
-def weighted_per_class(weighted: Weighted, index: int) -> dict[str, Replicates]:
+def _weighted_per_class(weighted: Weighted, index: int) -> dict[str, Replicates]:
     """Every figure of one class against the rest; the same names as `per_class` gives."""
     confusion, total = weighted.confusion, _total(weighted)
     hits = confusion[:, index, index]
@@ -246,7 +248,7 @@ def _divide(
     return np.asarray(np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0))
 
 
-def mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
+def _mean_known(values: Float64[np.ndarray, "replicate class"]) -> Replicates:
     """Mean of the known values of each replicate, not-a-number where none is."""
     known = ~np.isnan(values)
     return _divide(np.where(known, values, 0).sum(axis=1), known.sum(axis=1).astype(np.float64))
@@ -329,25 +331,25 @@ def _over(num: int, num_all: int, kind: str) -> str:
 
 _PRESENT: Final = 1
 """Index of the class that has a finding, of the two of `FindingPredictions.of`."""
-MACRO: Final = "macro_"
+_MACRO: Final = "macro_"
 """Stands before the figures that are means over findings."""
-MEANS: Final = ("auc", "auprc", "sensitivity", "specificity", "f1")
+_MEANS: Final = ("auc", "auprc", "sensitivity", "specificity", "f1")
 """Figures of each finding whose mean is told."""
-OF_PAIRS: Final = ("log_loss", "expected_calibration_error")
+_OF_PAIRS: Final = ("log_loss", "expected_calibration_error")
 """Names in `OVERALL` of figures that all known pairs of scan and finding give together."""
 
 
-def per_finding(view: Predictions) -> dict[str, Estimate]:
+def _per_finding(view: Predictions) -> dict[str, Estimate]:
     """Every figure of one finding."""
     return {**per_class(view, _PRESENT), "auprc": _auprc(view)}
 
 
 def overall_of(predictions: FindingPredictions) -> dict[str, Estimate]:
     """The figures of all findings together, without intervals."""
-    each = [per_finding(predictions.of(index)) for index in range(len(predictions.labels))]
-    means = {MACRO + name: _mean([values[name] for values in each]) for name in MEANS}
+    each = [_per_finding(predictions.of(index)) for index in range(len(predictions.labels))]
+    means = {_MACRO + name: _mean([values[name] for values in each]) for name in _MEANS}
     pairs = predictions.pairs()
-    return means | {name: measure(pairs, name) for name in OF_PAIRS}
+    return means | {name: measure(pairs, name) for name in _OF_PAIRS}
 
 
 def _auprc(view: Predictions) -> Estimate:
@@ -365,9 +367,9 @@ def _mean(values: list[Estimate]) -> Estimate:
     return Estimate(float(np.mean(known)), note=_over(len(known), len(values), "findings"))
 
 
-def weighted_per_finding(weighted: Weighted) -> dict[str, Replicates]:
-    """Every figure of one finding; the same names as `per_finding` gives."""
-    return {**weighted_per_class(weighted, _PRESENT), "auprc": _weighted_auprc(weighted)}
+def _weighted_per_finding(weighted: Weighted) -> dict[str, Replicates]:
+    """Every figure of one finding; the same names as `_per_finding` gives."""
+    return {**_weighted_per_class(weighted, _PRESENT), "auprc": _weighted_auprc(weighted)}
 
 
 def _weighted_auprc(weighted: Weighted) -> Replicates:
@@ -376,3 +378,60 @@ def _weighted_auprc(weighted: Weighted) -> Replicates:
     called = np.cumsum(hits + misses, axis=1)
     precision = np.nan_to_num(_divide(np.cumsum(hits, axis=1), called))
     return _divide((hits * precision).sum(axis=1), hits.sum(axis=1))
+
+
+def every_figure(predictions: AnyPredictions) -> dict[Key, Estimate]:
+    """Every figure of the scans as they are."""
+    labels = enumerate(predictions.labels)
+    if isinstance(predictions, FindingPredictions):
+        overall = overall_of(predictions)
+        each = {label: _per_finding(predictions.of(index)) for index, label in labels}
+    else:
+        overall = {name: measure(predictions, name) for name in OVERALL}
+        each = {label: per_class(predictions, index) for index, label in labels}
+    return {
+        (label, name): v for label, of in {"": overall, **each}.items() for name, v in of.items()
+    }
+
+
+def weighing(predictions: AnyPredictions) -> Callable[[Weights], dict[Key, Replicates]]:
+    """What gives every figure under many weightings, by the keys of `every_figure`."""
+    if isinstance(predictions, FindingPredictions):
+        return _weighing_findings(predictions)
+
+    def figures_under(weights: Weights) -> dict[Key, Replicates]:
+        """Those of all classes together, and of each."""
+        weighted = weigh(predictions, weights)
+        found = {("", name): of_all(weighted) for name, of_all in OVERALL.items()}
+        for index, label in enumerate(predictions.labels):
+            of_class = _weighted_per_class(weighted, index)
+            found |= {(label, name): each for name, each in of_class.items()}
+        return found
+
+    return figures_under
+
+
+def _weighing_findings(
+    predictions: FindingPredictions,
+) -> Callable[[Weights], dict[Key, Replicates]]:
+    pairs, is_known = predictions.pairs(), predictions.is_known
+    scan_of_pair = np.nonzero(is_known)[0]
+    views = [predictions.of(index) for index in range(len(predictions.labels))]
+
+    def figures_under(weights: Weights) -> dict[Key, Replicates]:
+        """Those of all findings together, and of each."""
+        each = [
+            _weighted_per_finding(weigh(view, weights[:, known]))
+            for view, known in zip(views, is_known.T, strict=True)
+        ]
+        found = {
+            ("", _MACRO + name): _mean_known(np.stack([of[name] for of in each], axis=1))
+            for name in _MEANS
+        }
+        of_pairs = weigh(pairs, weights[:, scan_of_pair])
+        found |= {("", name): OVERALL[name](of_pairs) for name in _OF_PAIRS}
+        for label, of_finding in zip(predictions.labels, each, strict=True):
+            found |= {(label, name): values for name, values in of_finding.items()}
+        return found
+
+    return figures_under
