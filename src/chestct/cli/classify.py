@@ -49,35 +49,31 @@ class _Work:
 
     def run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
         """Classify one scan, which is called `name`, and write its outputs."""
-        from chestct.remote import local_copy
-
-        options.require_scan(scan)
-        with local_copy(scan) as place:
-            return self._run(place, name, folder, show_steps)
-
-    def _run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
-        """Do it with a scan of this machine."""
         from chestct.pipeline import analyse_scan
+        from chestct.remote import local_copy
         from chestct.writers.folders import check_folder, write_outputs
 
-        if folder is not None:
-            check_folder(folder, scan)
+        options.require_scan(scan)
         watcher = _Foreseeing(name, show_steps, None if folder is None else self.writing)
-        analysis = analyse_scan(
-            scan,
-            self.classifier,
-            engine=self.engine,
-            reading=self.reading,
-            explain=self.explain,
-            finding=self.finding,
-            watcher=watcher,
-        )
-        analysis = replace(analysis, result=replace(analysis.result, scan=name))
-        is_complete = True
-        if folder is not None:
-            written = write_outputs(analysis, folder, self.writing)
-            analysis, is_complete = written.analysis, not written.failed
-            watcher.say({**written.skipped, **written.failed})
+        # A copy of an address stays until all is written: DICOM outputs read its headers.
+        with local_copy(scan) as place:
+            if folder is not None:
+                check_folder(folder, place)
+            analysis = analyse_scan(
+                place,
+                self.classifier,
+                engine=self.engine,
+                reading=self.reading,
+                explain=self.explain,
+                finding=self.finding,
+                watcher=watcher,
+            )
+            analysis = replace(analysis, result=replace(analysis.result, scan=name))
+            is_complete = True
+            if folder is not None:
+                written = write_outputs(analysis, folder, self.writing)
+                analysis, is_complete = written.analysis, not written.failed
+                watcher.say({**written.skipped, **written.failed})
         line = _json_line(analysis) if self.is_json else _slices_words(analysis)
         report = "report.html" if "html" in self.writing.names else ""
         return _Done(analysis.result, line, is_complete, folder, folder and folder / report)
