@@ -157,6 +157,20 @@ def test_scan_that_ends_inside_the_lungs_is_warned_of(scan):
     assert any("towards the head" in warning for warning in verdict.warnings)
 
 
+@pytest.mark.parametrize("patient", ["P001", "normal001"])
+def test_slice_step_that_is_halved_is_doubted_by_the_shape_of_the_lungs(data_folder, patient):
+    volume = real_scan(data_folder, patient)
+    depth_mm, height_mm, width_mm = volume.grid.spacing_mm
+    grid = replace(volume.grid, spacing_mm=(depth_mm / 2, height_mm, width_mm))
+    mask = scan_lungs(volume, method="recommended").mask
+    told, halved = (
+        judge(replace(volume, grid=each), mask).warnings for each in (volume.grid, grid)
+    )
+    shown = "mm wide: slices may lie farther apart than the headers say"
+    assert not any(shown in warning for warning in told)
+    assert any(shown in warning for warning in halved)
+
+
 @pytest.mark.parametrize(("kept", "end"), [(slice(0, 42), "head"), (slice(36, 72), "feet")])
 def test_half_of_the_lungs_is_unsuitable_with_the_end_that_is_missing(scan, kept, end):
     voxels = scan.voxels[kept]

@@ -51,6 +51,8 @@ _UNEQUAL, _ONE_LUNG = 3.0, 0.02
 _ROUGH_METHODS = ("paper", "published")
 """Their masks take in the heart, vessels and the chest's wall in every scan, as published."""
 _CUT_EDGE = 0.02
+_LEAST_HEIGHT = 0.55
+"""Height of whole lungs in their width; 12 real chests have 0.83 to 1.31."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,23 @@ def _coverage_warnings(scan: ScanLungs) -> tuple[str, ...]:
     cut = [side for side, edge in edges.items() if edge.mean() > _CUT_EDGE]
     if cut:
         warnings.append(f"The field of view cuts the lungs at the {' and '.join(cut)}.")
-    return tuple(warnings)
+    return tuple(warnings) or _height_warnings(scan)
+
+
+def _height_warnings(scan: ScanLungs) -> tuple[str, ...]:
+    """Whole lungs that are too low for their width, as where slices lie farther apart than said."""
+    if scan.box is None:
+        return ()
+    height_mm, _, width_mm = (
+        (side.stop - side.start) * spacing
+        for side, spacing in zip(scan.box, scan.volume.grid.spacing_mm, strict=True)
+    )
+    if height_mm >= _LEAST_HEIGHT * width_mm:
+        return ()
+    return (
+        f"The lungs are {height_mm:.0f} mm high and {width_mm:.0f} mm wide: slices may lie farther "
+        "apart than the headers say, or the lungs are very low. Sizes and volumes may be wrong.",
+    )
 
 
 _OTHER_GAS = 3

@@ -40,6 +40,13 @@ from chestct.readers.files import (
     UnreadableFileError,
     opened_files,
 )
+from chestct.readers.glances import (
+    Glance,
+    Picture,
+    glance,
+    said_of_changes,
+    small_picture,
+)
 from chestct.readers.hounsfield import (
     HU_NAMES,
     LUNG_BELOW_HU,
@@ -54,15 +61,11 @@ from chestct.readers.hounsfield import (
 from chestct.readers.misfits import (
     BLANK_END,
     Misfits,
-    Picture,
     are_alike,
     find_misfits,
-    has_flat_patch,
     in_words,
     permission,
     said_of_blank_ends,
-    said_of_burnt_in,
-    small_picture,
 )
 from chestct.volume import AIR_HU, ScanSource, Unit, Volume
 
@@ -95,6 +98,7 @@ class _Stack:
         plan: How they do.
         voxels: Hounsfield units.
         pictures: A small picture of each slice.
+        glances: What else is kept of each.
         left_out: Slices that were not used, counted by kind.
         warnings: What was mended.
         unused: Numbers of the slices that were not used, along the normal.
@@ -104,6 +108,7 @@ class _Stack:
     plan: StackPlan
     voxels: Voxels
     pictures: _Pictures
+    glances: list[Glance]
     left_out: Counter[str]
     warnings: list[str]
     unused: tuple[int, ...]
@@ -142,6 +147,8 @@ def read_dicom(path: Path, *, series: str | None = None, allow: Collection[str] 
         stack = _read_stack(kept, allow)
     unit, unit_warnings = _unit(stack, path.name)
     said = (*warnings, *mixed_warnings, *stack.warnings, *unit_warnings)
+    if unit == "HU":
+        said += _changes(stack)
     return Volume(stack.plan.grid, stack.voxels, unit, _source(found, chosen, stack), said)
 
 
@@ -202,7 +209,8 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
             dropped = {*bad, *blank_ends}
             ordered = [one for index, one in enumerate(ordered) if index not in dropped]
         plan = plan_stack([one.plane for one in ordered], allow)
-        voxels, pictures, said = _load_stack(ordered, plan)
+        voxels, decoder, said = _load_stack(ordered, plan)
+        pictures = np.stack([decoder.pictures[id(one)] for one in ordered])
         misfits = _judged(ordered, pictures)
         bad, blank_ends = misfits.inside, misfits.blank_ends
         doubts = misfits.doubts([_placed(one) for one in ordered].__getitem__)
@@ -215,7 +223,8 @@ def _read_stack(slices: list[Slice], allow: Collection[str]) -> _Stack:
     if shown := list(_otherwise_shown(ordered).values()):
         warnings.append(f"{len(shown)} slice(s) differ in a header alone: {in_words(shown)}.")
     unused = tuple(sorted(set(placed.values()) - {placed[id(one)] for one in ordered}))
-    return _Stack(ordered, plan, voxels, pictures, left_out, warnings, unused)
+    glances = [decoder.glances[id(one)] for one in ordered]
+    return _Stack(ordered, plan, voxels, pictures, glances, left_out, warnings, unused)
 
 
 def _has_padding_of_tissue(one: Slice) -> bool:
@@ -278,6 +287,13 @@ def _unit(stack: _Stack, place: str) -> tuple[Unit, list[str]]:
     return "windowed", [f"The values are not Hounsfield units: {stated or seen}."]
 
 
+def _changes(stack: _Stack) -> tuple[str, ...]:
+    """What the pictures show of changes made to them."""
+    is_lossy = "lossy_compression" in stack.slices[0].header.facts()
+    places = [_placed(one) for one in stack.slices]
+    return said_of_changes(stack.voxels, stack.glances, places.__getitem__, is_lossy=is_lossy)
+
+
 def _why_not_seen(stack: _Stack) -> str | None:
     """Why values cannot be Hounsfield units; the small pictures of the slices mostly show it."""
     is_bone = stack.pictures > METAL_ABOVE_HU / 2
@@ -308,26 +324,12 @@ def _clipped(num_clipped: int) -> list[str]:
     return [said] if num_clipped else []
 
 
-def _painted(slices: list[Slice], patched: dict[int, bool]) -> list[str]:
-    """Say which slices have a patch without noise, where others have none.
-
-    Lossy compression makes such patches.
-    """
-    places = [_placed(one) for one in slices if patched[id(one)]]
-    if not 0 < 2 * len(places) <= len(slices) or "lossy_compression" in slices[0].header.facts():
-        return []
-    return [
-        f"{len(places)} slice(s) have a patch of one value without noise, as where something was"
-        f" painted over: {in_words(places)}. Check them."
-    ]
-
-
-def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, _Pictures, list[str]]:
+def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, _Decoder, list[str]]:
     """Decode slices into an array, int16 where all rescales are whole; say what was cut off.
 
     A few threads do it (the decoders let go of the interpreter's lock), straight into the volume.
-    Where the plan interpolates, slices pass by in order and only a few are held. A small picture
-    of each slice is given with them.
+    Where the plan interpolates, slices pass by in order and only a few are held. What did it is
+    given too, with what it keeps of each slice.
     """
     dtype = np.dtype(np.int16 if all(s.rescale.is_whole for s in slices) else np.float32)
     num_bytes = plan.grid.num_voxels * dtype.itemsize
@@ -344,9 +346,7 @@ def _load_stack(slices: list[Slice], plan: StackPlan) -> tuple[Voxels, _Pictures
             num_clipped = _sum_or_stop(futures)
         else:
             num_clipped = _interpolated(decoder, plan, voxels, pool)
-    pictures = np.stack([decoder.pictures[id(one)] for one in slices])
-    said = [*_clipped(num_clipped), *_painted(slices, decoder.patched), *said_of_burnt_in(voxels)]
-    return voxels, pictures, said
+    return voxels, decoder, _clipped(num_clipped)
 
 
 class _Decoder:
@@ -356,7 +356,7 @@ class _Decoder:
         self.slices = slices
         self.dtype = dtype
         self.pictures: dict[int, Picture] = {}
-        self.patched: dict[int, bool] = {}
+        self.glances: dict[int, Glance] = {}
         _check_ratio(slices, sum(s.plane.shape[0] * s.plane.shape[1] for s in slices) * 2)
         self._located: dict[int, LocatedFile] = {}
         for one in slices:
@@ -370,7 +370,7 @@ class _Decoder:
             file = self._located[id(one.header)]
             num_clipped = load_hounsfield(file, one.index, one.rescale, out)
             self.pictures[id(one)] = small_picture(out)
-            self.patched[id(one)] = has_flat_patch(out)
+            self.glances[id(one)] = glance(out)
             return num_clipped
 
     def loaded(self, one: Slice) -> tuple[Slab, int]:

@@ -35,7 +35,14 @@ from chestct.errors import ReadError, SeveralSeriesError
 from chestct.readers.dicom_geometry import SAME_PLACE_MM, Plane, plane_of
 from chestct.readers.dicom_headers import DicomHeader, Fields, read_header
 from chestct.readers.dicom_pixels import check_layout, frame_rescale
-from chestct.readers.files import FileSource, Unpacked, UnreadableFileError, why_unopened
+from chestct.readers.files import (
+    ARCHIVE_ENDINGS,
+    EMPTY_FOLDER,
+    FileSource,
+    Unpacked,
+    UnreadableFileError,
+    why_unopened,
+)
 from chestct.readers.hounsfield import HU_NAMES, Rescale
 from chestct.readers.misfits import permission
 
@@ -46,6 +53,7 @@ _MAX_UNREADABLE_NAMED = 3
 """Damaged files named in a message; the rest is counted."""
 _DICOM_ENDINGS = (".dcm", ".dicom", ".ima")
 _UNOPENED = "file that cannot be opened"
+_ARCHIVE = "archive that may hold more of it"
 _PACKED = {".zst": "Zstandard", ".bz2": "bzip2", ".xz": "xz"}
 _AS_IT_WAS = re.compile(r"(\.zst|\.bz2|\.xz|\.icloud)$")
 """Endings after those that a slice has."""
@@ -161,12 +169,15 @@ def find_slices(files: list[FileSource], place: str) -> Found:
 
 def _sort_unopened(found: Found) -> None:
     """Files that could not be opened count as slices where their names are like the slices'."""
-    likes = {_likeness(one.header.source.name) for one in found.slices}
+    names = {one.header.source.name for one in found.slices}
+    likes, patterns = ({find(name) for name in names} for find in (_likeness, _pattern))
     for name, reason in found.unopened:
         plain = _AS_IT_WAS.sub("", name.lower())
-        if plain.endswith(_DICOM_ENDINGS) or _likeness(name) in likes:
+        is_folder = reason.endswith(EMPTY_FOLDER)
+        is_like = _pattern(name) in patterns if is_folder else _likeness(name) in likes
+        if plain.endswith(_DICOM_ENDINGS) or is_like:
             found.unreadable.append(f"{name} {reason}")
-        else:
+        elif not is_folder:
             found.left_out[_UNOPENED] += 1
 
 
@@ -176,6 +187,11 @@ def _likeness(name: str) -> tuple[str, str]:
     return str(place.parent), re.sub(r"[0-9]+", "0", place.suffix.lower())
 
 
+def _pattern(name: str) -> str:
+    """What the names of slices have in common that differ in numbers only."""
+    return re.sub(r"[0-9]+", "0", name)
+
+
 def _count_foreign(source: FileSource, found: Found) -> None:
     """Count a file that is not DICOM; one that is named as such is damaged."""
     name = source.name.lower()
@@ -183,6 +199,8 @@ def _count_foreign(source: FileSource, found: Found) -> None:
         found.unopened.append((source.name, f"is packed by {packing}, which is not unpacked here"))
     elif name.removesuffix(".gz").endswith(_DICOM_ENDINGS):
         found.unreadable.append(f"{source.name} is no DICOM file, in spite of its name")
+    elif name.endswith(ARCHIVE_ENDINGS):
+        found.left_out[_ARCHIVE] += 1
     else:
         found.left_out["other file"] += 1
 
@@ -659,14 +677,11 @@ def _by_pass(group: Series, name: str, value: Callable[[Fields], Hashable]) -> I
 
 def _by_thickness(group: Series) -> Iterator[Series]:
     """Groups of equal thickness, where those are evenly spaced stacks that overlap."""
-    found = _valued(group, _thickness)
-    stacks = [np.diff(np.sort(_along(tuple(slices)))) for slices in found.values()]
-    are_stacks = all(len(steps) >= _MIN_PASS - 1 and _are_even(steps) for steps in stacks)
-    if len(found) == 1 or not are_stacks or not _overlap(group, _thickness, len(found)):
-        yield group
-        return
-    for thickness, slices in found.items():
-        yield group.narrowed(slices, f"slice thickness {thickness}")
+    found = _valued(group, _thickness).values()
+    stacks = [np.diff(np.sort(_along(tuple(slices)))) for slices in found]
+    if all(len(steps) >= _MIN_PASS - 1 and _are_even(steps) for steps in stacks):
+        return _by_pass(group, "slice thickness", _thickness)
+    return iter([group])
 
 
 def _thickness(fields: Fields) -> str:
@@ -983,7 +998,8 @@ def warnings_of_choice(
             " scan that lacks slices can hide a finding. They can be left out."
         )
         raise ReadError(msg + permission("unplaced"))
-    apart = {kind: n for kind, n in found.left_out.items() if kind in (_UNPLACED, _UNOPENED)}
+    kinds = (_UNPLACED, _UNOPENED, _ARCHIVE)
+    apart = {kind: n for kind, n in found.left_out.items() if kind in kinds}
     foreign = {kind: n for kind, n in found.left_out.items() if kind not in apart}
     said = [_other_series(others, chosen)] if others else []
     said += [*_one_patients(chosen), *_changes(chosen), *_thicknesses(chosen)]
@@ -1010,20 +1026,21 @@ def _one_patients(chosen: Series) -> list[str]:
         "PatientAge": len({fields.text("age") for fields in said.values()} - {""}) > 1,
         "PatientWeight": len({fields.text("weight") for fields in said.values()} - {""}) > 1,
     }
-    changing = " and ".join(name for name, does in changes.items() if does)
-    what = f"Not all slices have the same {changing}; they were taken for one patient's."
-    return [what] if changing else []
+    return _changing([name for name, does in changes.items() if does], "patient")
 
 
 def _changes(chosen: Series) -> list[str]:
     """Say what of the acquisition changes along the stack."""
-    changing = [
-        name
+    changes = {
+        name: len({value(one.fields) for one in chosen.slices}) > 1
         for name, value in _SAID_TO_CHANGE.items()
-        if len({value(one.fields) for one in chosen.slices}) > 1
-    ]
-    what = f"Not all slices have the same {' and '.join(changing)}; they were taken for one scan's."
-    return [what] if changing else []
+    }
+    return _changing([name for name, does in changes.items() if does], "scan")
+
+
+def _changing(names: list[str], whose: str) -> list[str]:
+    what = f"Not all slices have the same {' and '.join(names)}; they were taken for one {whose}'s."
+    return [what] if names else []
 
 
 def _thicknesses(chosen: Series) -> list[str]:

@@ -54,8 +54,10 @@ _ARCHIVES = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "Zstandard",
 }
-_ARCHIVE_ENDINGS = (".7z", ".rar", ".xz")
 _TAR_ENDINGS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+ARCHIVE_ENDINGS = (".zip", ".7z", ".rar", ".xz", *_TAR_ENDINGS)
+EMPTY_FOLDER = "it is an empty folder"
+"""Problem of what has the name of a file, perhaps, and is none."""
 _UNPACKED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _MAX_POINTER_BYTES = 1024
@@ -195,8 +197,8 @@ def folder_files(folder: Path) -> list[FileSource]:
     """Regular files under a folder, nested ones too, sorted by name, without clutter.
 
     Linked folders are followed once; a link that leads back is not followed again. Pipes and
-    devices are never opened. A link to nothing, and what iCloud left in a file's place, is among
-    them, with its problem.
+    devices are never opened. A link to nothing, an empty folder, and what iCloud left in a file's
+    place, is among them, with its problem.
     """
     found: list[FileSource] = []
     visited: set[tuple[int, int]] = set()
@@ -227,14 +229,15 @@ def _entries(
         if (status.st_dev, status.st_ino) in visited or len(os.fsencode(folder)) > _MAX_PATH_BYTES:
             return
         visited.add((status.st_dev, status.st_ino))
-        entries = list(os.scandir(folder))
+        entries = [entry for entry in os.scandir(folder) if entry.name.lower() not in _CLUTTER]
     except OSError as error:
         raise ReadError(f"The folder {folder.name} cannot be read: {error.strerror}.") from error
+    if all(entry.name.startswith(".") for entry in entries):
+        yield folder, EMPTY_FOLDER
     for entry in entries:
-        if entry.name.startswith(".") and entry.name.endswith(".icloud"):
-            yield Path(entry.path), "it was not fetched from iCloud"
-            continue
-        if entry.name.startswith(".") or entry.name.lower() in _CLUTTER:
+        if entry.name.startswith("."):
+            if entry.name.endswith(".icloud"):
+                yield Path(entry.path), "it was not fetched from iCloud"
             continue
         try:
             yield Path(entry.path), entry.stat()
@@ -321,7 +324,7 @@ def refuse_archive(path: Path, scan_endings: Sequence[str]) -> None:
     with _opened_zip(path) as archive:
         members = [info for info in archive.infolist() if not info.is_dir()]
     names = [info.filename for info in members if not _is_clutter(info.filename)]
-    wrapped = (".zip", *_ARCHIVE_ENDINGS, *_TAR_ENDINGS, *scan_endings)
+    wrapped = (*ARCHIVE_ENDINGS, *scan_endings)
     if names and all(name.lower().endswith(wrapped) for name in names):
         first = PurePosixPath(names[0]).suffix
         msg = f"{path.name} holds {len(names)} files of kind {first}, which are not read inside a"

@@ -8,9 +8,9 @@ such slices has a border at each end where neighbours differ more than beyond it
 fit once the run is turned round, it lies backwards. Where slices were cut out and what is left was
 moved together, two neighbours differ more than those on both sides do. Two slices with the same
 noise are one, written twice. Where soft tissue changes by some 20 HU from a slice to the next, one
-side is off as a whole; where a part of a slice lies far outside what both neighbours show, or has
-no noise, it was painted or moved; a slice that is the mean of its neighbours was never scanned.
-These are said, not refused. Small pictures of the slices are compared, which took
+side is off as a whole; where a part of a slice lies far outside what both neighbours show, it was
+painted or moved; a slice that is the mean of its neighbours was never scanned. These are said, not
+refused. Small pictures of the slices are compared, which took
 0.06 s where reading took 0.67 s of processor time (P001, measured once).
 """
 
@@ -23,17 +23,20 @@ from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 
 from chestct.arrays import Voxels
 from chestct.errors import ReadError
 from chestct.lookup import first_of
-from chestct.readers.hounsfield import Slab
+from chestct.readers.glances import (
+    Picture,
+    glance,
+    said_of_changes,
+    small_picture,
+)
 from chestct.volume import AIR_HU, Unit, Volume
 
-_PICTURE_SIDE = 64
-"""Rows and columns of the small pictures at most, half of it at least."""
 _MAX_WHOLE = 1.3
 """Difference from the nearer neighbour, in differences between the neighbours, that is believed."""
 _MAX_BAND = 2.2
@@ -92,14 +95,9 @@ _MAX_USUAL_OUTSIDE = 1.3
 """The same, in how far half of the slices lie outside: thick slices differ more."""
 _LEAST_AHEAD = 2.0
 """The same, in that of the next slice: sharp structures are seen in several slices of a scan."""
-_MEAN, _MIN_NOT_FILLED = 0.12, 4
+_MEAN = 0.12
 """How far a slice is from the mean of its neighbours, in half of what these differ by, where it was
-made of them: 0.29 was seen in scans; and slices to one of them."""
-_PATCH = 16
-"""Pixels in a row, and half as many rows, from which one value without noise is no chance: no slice
-of 13 real scans had so many."""
-_NUM_COMPARED, _LEAST_BURNT = 8, 20
-"""Slices in which a pixel has one value, and the fewest such pixels that are burnt in."""
+made of them: 0.29 was seen in scans."""
 _LEAST_ALIKE = 0.5
 """Correlation from which neighbours show the same, neither inverted; 0.88 is the least seen."""
 _NUM_BANDS = 16
@@ -111,22 +109,11 @@ _WHOLE_FLOOR, _BAND_FLOOR, _END_FLOOR, _BLANK = 0.004, 0.025, 0.025, 0.004
 _BORDER_FLOOR, _LEAST_USUAL = 0.002, 0.001
 _MIN_SLICES, _MIN_ALTERNATING, _MIN_PIXELS = 4, 8, 1024
 
-Picture = Float32[np.ndarray, "low_rows low_columns"]
 _STRANGE = "does not fit its neighbours"
 _REVERSED = "lies in reverse order with its neighbours"
 _Steps = Float[np.ndarray, "pairs *band"]
 """Differences of slices, whole or in bands of rows."""
 _Whole = Float[np.ndarray, " pairs"]
-
-
-def small_picture(slab: Slab) -> Picture:
-    """A slice in up to `_PICTURE_SIDE` rows and columns, each pixel the mean of a bit of a row."""
-    rows, columns = slab.shape
-    step, width = (-(-size // _PICTURE_SIDE) for size in (rows, columns))
-    kept = slab[step // 2 :: step, : columns // width * width].astype(np.float32)
-    # Every other pixel of the bit: less noise than one has, and a few additions only.
-    parts = [kept[:, offset::width] for offset in range(0, width, 2)]
-    return np.asarray(sum(parts[1:], start=parts[0]) / np.float32(len(parts)))
 
 
 def are_alike(one: Picture, other: Picture) -> bool:
@@ -135,47 +122,6 @@ def are_alike(one: Picture, other: Picture) -> bool:
     if not (np.ptp(low) and np.ptp(high)):
         return True
     return bool(np.corrcoef(low, high)[0, 1] > _LEAST_ALIKE)
-
-
-def has_flat_patch(slab: Slab) -> bool:
-    """Whether part of a slice has one value, neither of air nor the highest, and no noise."""
-    if not _flat_rows(slab[_PATCH // 2 :: _PATCH]).any():
-        return False
-    return bool(np.count_nonzero(_flat_rows(slab)) >= _PATCH // 2)
-
-
-def _flat_rows(rows: Slab) -> Bool[np.ndarray, " rows"]:
-    """Which rows have one value in so many pixels that follow each other."""
-    same = rows[:, 1:] == rows[:, :-1]
-    for apart in (1, 2, 4, 8):
-        same = same[:, apart:] & same[:, :-apart]
-    if not same.any():
-        return np.zeros(len(rows), dtype=bool)
-    first = rows[:, : same.shape[1]]
-    # Whole numbers are compared with whole ones, as with others they would be copied.
-    return np.asarray((same & (first > int(_MAX_AIR_HU)) & (first < rows.max())).any(axis=1))
-
-
-def said_of_burnt_in(voxels: Voxels) -> list[str]:
-    """Say that pixels have one value in all slices, as text that was burnt in has.
-
-    Args:
-        voxels: Hounsfield units.
-    """
-    if len(voxels) < _NUM_COMPARED:
-        return []
-    compared = voxels[np.linspace(0, len(voxels) - 1, _NUM_COMPARED).astype(int), ::2]
-    is_burnt = (compared[0] > int(_MAX_AIR_HU)) & (compared[1:] == compared[0]).all(axis=0)
-    one, other = voxels[len(voxels) // 2 - 1 : len(voxels) // 2 + 1, ::2]
-    is_dense = one > int(_MAX_AIR_HU)
-    # Drawings without noise have one value in many places.
-    num_new = np.count_nonzero(is_dense & (one != other))
-    if np.count_nonzero(is_burnt) < _LEAST_BURNT or num_new < _NOISY * np.count_nonzero(is_dense):
-        return []
-    return [
-        "Some pixels have one value in all slices, as text or a frame that was burnt into pictures:"
-        " they hide what lay there, and text may hold a name. Look before you pass pictures on."
-    ]
 
 
 class Misfits(NamedTuple):
@@ -189,7 +135,7 @@ class Misfits(NamedTuple):
         offsets: By how many HU soft tissue changes between neighbours, by the number of the first.
         odd_part: The slice a part of which shows what neither neighbour does, if one stands out.
         lowest_hu: Below it lies a hundredth of all that the pictures show.
-        filled: Slices that are nothing but the mean of their neighbours, where most are not.
+        filled: Slices that are nothing but the mean of their neighbours.
     """
 
     inside: dict[int, str]
@@ -228,7 +174,7 @@ class Misfits(NamedTuple):
             places = in_words([place_of(index) for index in self.filled])
             doubts.append(
                 f"{len(self.filled)} slice(s) are nothing but the mean of those beside them, as"
-                f" programs fill gaps: {places}. What lay there may be lost."
+                f" programs fill gaps or make slices thinner: {places}. What lay there may be lost."
             )
         if self.odd_part is not None:
             doubts.append(
@@ -283,9 +229,9 @@ def find_misfits(pictures: Iterable[Picture], unit: Unit, gaps: Collection[int] 
     offsets: dict[int, float] = {}
     lowest_hu = float(AIR_HU)
     if unit == "HU":
-        in_hu = [low + (high - low) * one for one in inner]
-        offsets = _offsets(in_hu, found.keys(), inner_gaps)
-        lowest_hu = float(np.percentile([one[::4, ::4] for one in in_hu], 1))
+        offsets = _offsets(inner, found.keys(), inner_gaps)
+        lowest = float(np.percentile([one[::4, ::4] for one in inner], 1))
+        lowest_hu = low + (high - low) * lowest
     odd = _odd_part(inner, found.keys(), inner_gaps)
     return Misfits(
         inside={first + index: found[index] for index in sorted(found)},
@@ -321,28 +267,29 @@ def _misfits(
 def _offsets(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> dict[int, float]:
     """Where soft tissue changes as a whole, in HU, between two neighbours that are both sound."""
     offsets: dict[int, float] = {}
-    least, most = _SOFT_TISSUE_HU
+    low, high = _HU_RANGE
+    least, most = ((hu - low) / (high - low) for hu in _SOFT_TISSUE_HU)
     for index, pair in enumerate(pairwise(inner)):
         are_soft = [(least < one) & (one < most) for one in pair]
         is_judged = index not in gaps and known.isdisjoint((index, index + 1))
         if is_judged and min(np.count_nonzero(is_soft) for is_soft in are_soft) >= _LEAST_SOFT:
-            change = pair[1] - pair[0]
-            low, high = sorted(float(np.median(change[is_soft])) for is_soft in are_soft)
-            offsets[index] = max(low, 0.0) or min(high, 0.0)
+            change = (pair[1] - pair[0]) * (high - low)
+            less, more = sorted(float(np.median(change[is_soft])) for is_soft in are_soft)
+            offsets[index] = max(less, 0.0) or min(more, 0.0)
     usual = np.percentile(np.abs([*offsets.values(), 0.0]), 90)
     limit = max(_MAX_OFFSET_HU, _MAX_USUAL_OFFSET * float(usual))
     return {index: offset for index, offset in offsets.items() if abs(offset) > limit}
 
 
 def _filled(inner: Sequence[Picture]) -> list[int]:
-    """Slices between two others that are the mean of these; none where a scan was enlarged so."""
+    """Slices between two others that are the mean of these."""
     found = []
     for index in range(1, len(inner) - 1):
         low, own, high = inner[index - 1 : index + 2]
         apart = _difference(low, high)
         if apart > _BORDER_FLOOR and _difference(low + high, own + own) < _MEAN * apart:
             found.append(index)
-    return found if len(found) * _MIN_NOT_FILLED <= len(inner) else []
+    return found
 
 
 def _odd_part(inner: Sequence[Picture], known: Set[int], gaps: Set[int]) -> int | None:
@@ -446,10 +393,11 @@ def _end_strangers(steps: _Whole) -> set[int]:
 
 def _repeats(inner: Sequence[Picture], steps: _Whole, blank: Collection[int]) -> dict[int, str]:
     """Slices that are equal to others, noise and all, but for the one that lies best there."""
-    equal: dict[bytes, list[int]] = {}
+    # By their hashes, as the bytes of all of them would take as much memory again.
+    equal: dict[int, list[int]] = {}
     for index, picture in enumerate(inner):
         if index not in blank:
-            equal.setdefault(picture.tobytes(), []).append(index)
+            equal.setdefault(hash(picture.tobytes()), []).append(index)
     if len(equal) == len(inner) - len(blank) or not _is_noisy(inner):
         return {}
     said = "is the same as another slice"
@@ -617,9 +565,16 @@ def mend_misfits(voxels: Voxels, unit: Unit, allow: Collection[str]) -> list[str
             alternate between two scans or lie in no order.
     """
     num = len(voxels)
+    glances = [glance(plane) for plane in voxels]
     misfits = find_misfits((small_picture(plane) for plane in voxels), unit)
     inside = misfits.inside
-    said = misfits.doubts(lambda index: f"slice {index + 1} of {num}")
+
+    def place_of(index: int) -> str:
+        return f"slice {index + 1} of {num}"
+
+    said = misfits.doubts(place_of)
+    if unit == "HU":
+        said += said_of_changes(voxels, glances, place_of)
     if not inside:
         misfits.check_jumps(said, allow)
         return said
