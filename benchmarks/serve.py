@@ -109,10 +109,13 @@ def first_picture_s(address: str, page_number: str) -> float | None:
     return seconds
 
 
-def memory_mb(server: subprocess.Popen[str]) -> float:
-    """Resident memory of the server and of the process that classifies."""
+def memory_mb(server: subprocess.Popen[str]) -> list[float]:
+    """Resident memory of the server and of the process that classifies, which is the largest."""
     process = psutil.Process(server.pid)
-    return sum(each.memory_info().rss for each in (process, *process.children())) / 1e6
+    return [
+        process.memory_info().rss / 1e6,
+        max(each.memory_info().rss for each in process.children()) / 1e6,
+    ]
 
 
 def main() -> None:
@@ -151,11 +154,13 @@ def main() -> None:
                 "no chromium" if picture is None else f"{picture:6.2f} s (goal {PICTURE_GOAL_S})"
             )
             print(f"first picture, no GPU        {words}")
-            before = memory_mb(server)
-            for _ in range(options.scans):
-                served_s(client, scan)
-            after = memory_mb(server)
-            print(f"memory before {before:.0f} MB, after {options.scans} more scans {after:.0f} MB")
+            print("memory in MB                 server  worker")
+            for number in range(options.scans + 1):
+                if number % max(1, options.scans // 10) == 0:
+                    taken = "  ".join(f"{each:6.0f}" for each in memory_mb(server))
+                    print(f"after {number:4d} more scans       {taken}", flush=True)
+                if number < options.scans:
+                    served_s(client, scan)
         finally:
             server.terminate()
             server.wait()

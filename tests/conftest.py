@@ -28,13 +28,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-LONG = ("test_overfit.py", "test_notebooks.py", "test_loop.py", "test_together.py", "test_tune.py")
-"""Files of few tests that take long."""
+LONG = (
+    "test_training_commands.py",
+    "test_overfit.py",
+    "test_notebooks.py",
+    "test_page.py",
+    "test_every_network.py",
+    "test_every_recipe.py",
+    "test_classify_many.py",
+    "test_kills.py",
+    "test_lungs_recommended.py",
+    "test_roi_ablation.py",
+    "test_loop.py",
+    "test_together.py",
+    "test_tune.py",
+)
+"""Files that take long, the longest first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files come first: at the end of a run one worker would wait for the other."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Long files come first: at the end of a run the other workers would wait for one."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
 
 
 def find_data_folder() -> Path | None:
@@ -46,8 +61,15 @@ def find_data_folder() -> Path | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of the tests' own, so that the user's is neither read nor written."""
-    folder = tmp_path_factory.mktemp("cache")
+    """A cache of the tests' own, so that the user's is neither read nor written.
+
+    All workers of a run share it: each would convert the shipped networks for OpenVINO otherwise.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "cache"
+    folder.mkdir(mode=0o700, exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder

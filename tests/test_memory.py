@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from chestct.errors import ReadError
-from chestct.memory import _available_bytes, require_memory
+from chestct.memory import _available_bytes, give_back_memory, require_memory
 
 
 def machine(root: Path, available_kib: int, cgroup: str, files: dict[str, str]) -> Path:
@@ -59,3 +62,15 @@ def test_what_does_not_fit_is_refused_with_both_sizes_and_the_remedy(tmp_path: P
     require_memory(2e9, "Work", root=root)
     with pytest.raises(ReadError, match=r"Work takes about 5\.0 GB .* 2\.0 GB are free.*raise"):
         require_memory(5e9, "Work", root=root)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries keep no memory so")
+def test_memory_that_is_free_between_what_is_in_use_is_given_back() -> None:
+    process, block = psutil.Process(), 2**16
+    blocks = [np.ones(block, dtype=np.uint8) for _ in range(2**10)]
+    in_use = blocks[-1:]
+    before = process.memory_info().rss
+    del blocks
+    give_back_memory()
+    assert before - process.memory_info().rss > 2**10 * block / 2
+    assert in_use[0].all()

@@ -38,12 +38,37 @@ def _checked(thing: Any = None, *, typechecker: Any) -> Any:
             thing.__init__ = _checked(thing.__init__, typechecker=typechecker)
         return thing
     # A generator's annotation is of what it yields, which beartype would take item by item.
-    hints = _hints(thing) if not inspect.isgeneratorfunction(thing) else None
-    if hints is None:
+    if not inspect.isfunction(thing) or inspect.isgeneratorfunction(thing):
         return _with_shapes(thing, typechecker=typechecker)
-    if not any(map(_holds_array, hints.values())):
-        return check_types(thing)
-    return _with_one_scope(thing)
+    try:
+        return _checked_by_hints(thing)
+    except NameError:
+        return _checked_when_called(thing)
+
+
+def _checked_by_hints(function: Any) -> Any:
+    hints = get_type_hints(function, include_extras=True)
+    is_of_arrays = any(map(_holds_array, hints.values()))
+    return _with_one_scope(function) if is_of_arrays else check_types(function)
+
+
+def _checked_when_called(function: Any) -> Callable[..., Any]:
+    """Check a function whose annotations name what is defined later on, such as its own class."""
+    checked: Any = None
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        nonlocal checked
+        if checked is None:
+            try:
+                checked = _checked_by_hints(function)
+            except NameError:
+                # Names for type checkers alone.
+                checked = _with_shapes(function, typechecker=check_types)
+        return checked(*args, **kwargs)
+
+    return call
 
 
 def _with_one_scope(function: Any) -> Callable[..., Any]:
@@ -57,16 +82,6 @@ def _with_one_scope(function: Any) -> Callable[..., Any]:
             return checked(*args, **kwargs)
 
     return call
-
-
-def _hints(thing: Any) -> dict[str, Any] | None:
-    """Annotations of a function; None of something else, or with names for type checkers alone."""
-    if not inspect.isfunction(thing):
-        return None
-    try:
-        return get_type_hints(thing, include_extras=True)
-    except NameError:
-        return None
 
 
 def _holds_array(hint: Any) -> bool:

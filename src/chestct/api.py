@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from chestct.training.judging import (
     MAIN_VOTE,
     Wishes,
     evaluate_manifest,
+    judge_here,
     judge_pictures,
     read_beside,
     read_rows,
@@ -112,7 +114,8 @@ def evaluate(  # noqa: PLR0913 - what a command has as options
     rows = read_rows(Path(manifest), loaded, split)
     others = read_beside(beside or {}, loaded, rows)
     told = listener or Listener()
-    return evaluate_manifest(loaded, running, rows, Path(folder), told, Wishes(others))
+    judging = partial(judge_here, loaded, running)
+    return evaluate_manifest(loaded, judging, rows, Path(folder), told, Wishes(others))
 
 
 @dataclass(frozen=True)

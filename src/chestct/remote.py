@@ -42,6 +42,7 @@ _USUAL_LIMIT_GIB: Final = 20.0
 
 _GIB: Final = 2**30
 _FOLDER: Final = "remote"
+_MIRRORS: Final = "mirrors"
 _SIZE: Final = ".bytes"
 _MAX_FILES: Final = 50_000
 _AT_ONCE: Final = 8
@@ -135,6 +136,54 @@ def sha256_of(path: Path) -> str:
     """
     with local_copy(path) as copy:
         return file_sha256(copy)
+
+
+def mirror_of(folder: Path) -> Path:
+    """Where a folder's files are used on this machine: there, or in what stands for an address.
+
+    Raises:
+        ReadError: There is no home folder.
+    """
+    if not is_address(folder):
+        return folder
+    return _copies_folder().with_name(_MIRRORS) / text_key(_Address.of(folder).key)
+
+
+def bring(folder: Path, name: str) -> Path:
+    """Where to look for a folder's file that never changes; fetched, where it is at an address.
+
+    What is on this machine already is not asked for again. There may be no such file.
+
+    Raises:
+        ChestCTError: As `local_copy`, but for a file that is not there.
+    """
+    place = mirror_of(folder) / name
+    if not is_address(folder) or place.exists():
+        return place
+    address = _Address.of(folder / name)
+    with _explained(address):
+        system, there = _system_of(address)
+        system.invalidate_cache()
+        if system.exists(there):
+            with working_folder(place.parent) as working:
+                system.get_file(there, str(working / "new"))
+                (working / "new").replace(place)
+    return place
+
+
+def send(folder: Path, name: str, file: Path) -> None:
+    """Give the storage a folder's file, before it is put in its place in `mirror_of`.
+
+    A folder of this machine has it there alone; so does one on the web, where none is written.
+
+    Raises:
+        ChestCTError: The storage does not take it.
+    """
+    address = _Address.of(folder / name)
+    if is_address(folder) and address.protocol not in _WEB:
+        with _explained(address, "written"):
+            system, there = _system_of(address)
+            system.put_file(str(file), there)
 
 
 @dataclass(frozen=True)
@@ -413,18 +462,18 @@ def _limit_bytes() -> int:
 
 
 @contextmanager
-def _explained(address: _Address) -> Iterator[None]:
-    """Say what a storage answered in words that hold no secret."""
+def _explained(address: _Address, what: str = "read") -> Iterator[None]:
+    """Say what a storage answered in words that hold no secret; `what` may not be done there."""
     try:
         yield
     except ChestCTError:
         raise
     except Exception as error:
         # Each storage raises what it likes, with its whole address in it.
-        raise _refusal(address, error) from None
+        raise _refusal(address, error, what) from None
 
 
-def _refusal(address: _Address, error: Exception) -> ChestCTError:
+def _refusal(address: _Address, error: Exception, what: str) -> ChestCTError:
     """What to say of an error of a storage, by the first of its causes that says something."""
     causes = [error]
     while isinstance(cause := causes[-1].__cause__, Exception) and len(causes) < _MOST_CAUSES:
@@ -441,8 +490,9 @@ def _refusal(address: _Address, error: Exception) -> ChestCTError:
         return ReadError(f"{msg} kept. Free space, or name another place with XDG_CACHE_HOME.")
     if status in _NOT_ALLOWED or any(_is_about_permission(each) for each in causes):
         msg = (
-            f"{address.shown} may not be read: its storage wants other credentials, or some. Give "
-            "them as it takes them (s3: AWS_PROFILE; https: ~/.netrc), on every machine that works."
+            f"{address.shown} may not be {what}: its storage wants other credentials, or some. "
+            "Give them as it takes them (s3: AWS_PROFILE; https: ~/.netrc), on every machine that "
+            "works."
         )
         return ReadError(msg)
     if status in _NOT_THERE or (isinstance(error, FileNotFoundError) and len(causes) == 1):

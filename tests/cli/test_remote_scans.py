@@ -22,7 +22,7 @@ from chestct import read_volume
 from chestct.cli import main
 from chestct.datasets.manifest import read_manifest, write_manifest
 from chestct.datasets.sharing import ExportSettings, export_scans
-from chestct.datasets.store import Cache, LabelledScans
+from chestct.datasets.store import Cache, CacheError, LabelledScans
 from chestct.errors import ReadError
 from chestct.preprocess.recipes import find_recipe
 from chestct.readers.masks import read_lungs
@@ -227,6 +227,83 @@ def test_a_training_set_at_an_address_gives_the_inputs_of_one_on_a_disk(
     for ours, theirs in zip(inputs["memory"], inputs["disk"], strict=True):
         assert ours[0].equal(theirs[0])
         assert ours[2] == theirs[2]
+
+
+def test_prepared_inputs_may_be_kept_at_an_address(
+    memory: str, tmp_path: Path, copies: Path, capsys: Output, here: None
+) -> None:
+    def prepare(cache: str) -> str:
+        command = ["dataset", "prepare", f"{memory}/labelled.csv", "--workers", "1"]
+        assert main([*command, "--recipe", "roi_resnet_published", "--cache", cache]) == 0
+        return capsys.readouterr().out
+
+    def inputs(cache: str) -> list[bytes]:
+        return [path.read_bytes() for path in sorted(Path(cache).rglob("*.safetensors"))]
+
+    prepare(str(tmp_path / "disk"))
+    assert "2 prepared, 0 were there" in prepare("memory://kept/inputs")
+    stored = fsspec.filesystem("memory").find("/kept/inputs")
+    assert sum(name.endswith(".safetensors") for name in stored) == 2
+    # Another machine has nothing yet, and asks the storage instead of the scans.
+    mirrors = copies.with_name("mirrors")
+    shutil.rmtree(mirrors)
+    shutil.rmtree(copies)
+    assert "0 prepared, 2 were there" in prepare("memory://kept/inputs")
+    assert not list(copies.glob("*/*.nii.gz"))
+    assert len(inputs(str(tmp_path / "disk"))) == 2
+    assert inputs(str(mirrors)) == inputs(str(tmp_path / "disk"))
+
+
+def test_an_entry_damaged_at_an_address_is_made_again_there(memory: str, tmp_path: Path) -> None:
+    scan, recipe = Path(f"{memory}/s0.nii.gz"), find_recipe("roi_resnet_published")
+    cache = Cache(Path("memory://kept"), recipe)
+    cache.get(scan)
+    system = fsspec.filesystem("memory")
+    (entry,) = (name for name in system.find("/kept") if name.endswith(".safetensors"))
+    sound = system.cat_file(entry)
+    system.pipe_file(entry, sound[:-5])
+    shutil.rmtree(tmp_path / "cache")
+    assert not cache.fetch(scan)[1]
+    assert system.cat_file(entry) == sound
+
+
+def test_what_was_prepared_on_a_disk_is_found_where_it_is_served_and_nothing_is_added_there(
+    web: str, scans: Path, copies: Path
+) -> None:
+    recipe = find_recipe("roi_resnet_published")
+    first, second = (Path(f"{web}/s{number}.nii.gz") for number in range(2))
+    prepared = Cache(scans.parent / "inputs", recipe).get(first)
+    cache = Cache(Path(f"{web}/../inputs"), recipe)
+    found, was_there = cache.fetch(first)
+    assert was_there
+    assert np.array_equal(found.input, prepared.input)
+    assert [cache.fetch(second)[1] for _ in range(2)] == [False, True]
+    assert len(list((scans.parent / "inputs").rglob("*.safetensors"))) == 1
+    assert len(list(copies.with_name("mirrors").rglob("*.safetensors"))) == 2
+
+
+def test_what_a_storage_does_not_take_is_not_kept_as_if_it_had(
+    memory: str, copies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no")
+
+    cache = Cache(Path("memory://kept"), find_recipe("roi_resnet_published"))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fsspec.filesystem("memory")), "put_file", refuse)
+        with pytest.raises(CacheError, match=r"^memory://kept/.* may not be written: its storage"):
+            cache.get(Path(f"{memory}/s0.nii.gz"))
+    assert not list(copies.with_name("mirrors").rglob("*.safetensors"))
+
+
+def test_a_cache_with_a_password_is_refused_and_the_password_not_shown(
+    web: str, capsys: Output
+) -> None:
+    command = ["dataset", "prepare", f"{web}/labelled.csv", "--recipe", "roi_resnet_published"]
+    assert main([*command, "--cache", f"https://me:{SECRET}@host/inputs"]) == 2
+    said = capsys.readouterr().err
+    assert "data.cache: https://host/inputs is named with a password" in said
+    assert SECRET not in said
 
 
 def test_a_manifest_of_addresses_is_written_as_it_was_read(memory: str, tmp_path: Path) -> None:

@@ -432,7 +432,7 @@ def test_evaluating_gives_the_probabilities_that_training_gave(
     assert json.loads((out / "metrics.json").read_text())["num_scans"] == 4
 
 
-def test_several_classifiers_are_evaluated_by_workers_as_by_one_after_the_other(
+def test_scans_shared_out_among_workers_give_the_files_of_one_process(
     workshop: Workshop,
     run: Path,
     tmp_path: Path,
@@ -455,19 +455,22 @@ def test_several_classifiers_are_evaluated_by_workers_as_by_one_after_the_other(
     )
     assert "others/B/predictions.csv" in first
     assert second == first
-    assert not (there / ".batch").exists()
+    assert not list(there.rglob(".batch"))
     compared = json.loads(first["metrics.json"])["comparisons"]
     assert {"B", "C"} <= set(compared)
     assert main([*command, "--also", f"a/b={other}", "--out", str(here)]) == 2
     assert "--also 'a/b'" in capsys.readouterr().err
-    alone = ["evaluate", classifier, str(workshop.split), "--out", str(here), "--workers", "1"]
-    assert main(alone) == 2
-    assert "--also NAME=CLASSIFIER" in capsys.readouterr().err
 
 
 def test_scans_without_an_answer_are_listed_and_none_at_all_is_an_error(
-    workshop: Workshop, run: Path, tmp_path: Path, capsys: Output, quick: None
+    workshop: Workshop,
+    run: Path,
+    tmp_path: Path,
+    capsys: Output,
+    quick: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    work_here(monkeypatch)
     (workshop.folder / "scans" / "torn.nii.gz").write_bytes(b"torn")
     write_empty_chest(workshop.folder / "scans" / "lungless.nii.gz")
     rows = read_rows(workshop.split)[:2]
@@ -483,6 +486,9 @@ def test_scans_without_an_answer_are_listed_and_none_at_all_is_an_error(
     assert excluded.keys() == {"torn.nii.gz", "lungless.nii.gz"}
     assert excluded["lungless.nii.gz"].startswith("unsuitable")
     assert "No decision on torn.nii.gz" in capsys.readouterr().out
+    shared = tmp_path / "shared"
+    assert main([*command, str(manifest), "--out", str(shared), "--workers", "1"]) == 0
+    assert (shared / "metrics.json").read_text() == (out / "metrics.json").read_text()
     only_bad = workshop.variant("only_bad.csv", bad)
     assert main([*command, str(only_bad), "--out", str(tmp_path / "none")]) == 2
     assert "None of the 2 scans" in capsys.readouterr().err

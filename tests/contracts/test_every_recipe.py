@@ -19,7 +19,8 @@ EVERY_RECIPE = pytest.mark.parametrize("name", RECIPES)
 ORIENTATIONS = list(product(permutations(range(3)), product((False, True), repeat=3)))
 LANDMARKS = [(-80.0, 25.0, 15.0), (85.0, 40.0, -10.0), (-85.0, -35.0, 5.0)]
 """Patient positions (x, y, z) well inside the phantom's lungs and its salient slices."""
-SCAN = chest()
+COARSE = ((60, 60, 70), (6.0, 5.4, 5.4))
+SCAN = chest(chest_grid(*COARSE))
 
 
 def small(name):
@@ -94,9 +95,9 @@ SOURCES = {
     "axial, head to feet": stored_as(SCAN, (0, 1, 2), (True, False, False)).grid,
     "sagittal, reversed": stored_as(SCAN, (2, 0, 1), (True, True, False)).grid,
     "coronal": stored_as(SCAN, (1, 2, 0), (False, False, True)).grid,
-    "oblique about x": turned_grid(12.0, axis=0),
-    "oblique about y": turned_grid(-15.0, axis=1),
-    "oblique about z": turned_grid(20.0, axis=2),
+    "oblique about x": chest_grid(*COARSE, turned_grid(12.0, 0).direction),
+    "oblique about y": chest_grid(*COARSE, turned_grid(-15.0, 1).direction),
+    "oblique about z": chest_grid(*COARSE, turned_grid(20.0, 2).direction),
 }
 
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import errno
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import tifffile
@@ -220,6 +223,34 @@ def test_a_second_call_reads_no_picture(manifest: Manifest, tmp_path: Path) -> N
     assert told == []
     assert second.facts == first.facts
     assert np.array_equal(second.pictures, first.pictures)
+
+
+def test_slices_at_an_address_are_read_once_and_kept_at_another(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    system = fsspec.filesystem("memory")
+    rows = []
+    for number, row in enumerate(manifest.rows):
+        name = f"/slices/{number}.png"
+        system.put_file(str(manifest.path(row)), name)
+        rows.append(replace(row, scan=f"memory:/{name}"))
+    elsewhere = replace(manifest, rows=tuple(rows))
+    on_disk = gather_slices(manifest, FORM, tmp_path / "disk", processes=1)
+    told: list[Progress] = []
+    for _ in range(2):
+        kept = Path("memory://kept")
+        found = gather_slices(elsewhere, FORM, kept, processes=1, progress=told.append)
+        assert found.facts == on_disk.facts
+        assert np.array_equal(found.pictures, on_disk.pictures)
+        # Another machine has no copies, and takes what the first one kept.
+        shutil.rmtree(tmp_path / "cache")
+    assert sum(each.done == len(rows) for each in told) == 1
+    system.rm("/slices/0.png")
+    gone = gather_slices(replace(elsewhere, rows=(rows[0],)), FORM, tmp_path / "gone", processes=1)
+    system.rm("/slices", recursive=True)
+    system.rm("/kept", recursive=True)
+    assert "memory://slices/0.png is not there" in gone.facts[0].error
 
 
 def test_another_form_or_a_changed_picture_is_read_anew(tmp_path: Path) -> None:

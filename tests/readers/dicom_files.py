@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import imagecodecs
@@ -114,6 +116,19 @@ def save(dataset: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian) -> 
     return path
 
 
+_made: dict[str, bytes] = {}
+
+
+def save_same(path: Path, what: object, make: Callable[[], Dataset]) -> Path:
+    """Write what is written again and again, and tells itself apart: it is made once."""
+    key = repr(what)
+    if key not in _made:
+        _made[key] = save(make(), path).read_bytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_made[key])
+    return path
+
+
 def save_encapsulated(
     dataset: Dataset,
     path: Path,
@@ -138,7 +153,8 @@ def write_series(folder: Path, heights: list[float], **fields: object) -> Path:
     """A series, one file per height, whose names are not in the order of the slices."""
     for index, z in enumerate(heights):
         name = f"{(index * 7) % len(heights):03d}-{index}.dcm"
-        save(ct_dataset(pixels_at(z), z, **fields), folder / name)
+        make = partial(ct_dataset, pixels_at(z), z, **fields)
+        save_same(folder / name, ("plain", z, fields), make)
     return folder
 
 

@@ -6,12 +6,20 @@ import os
 import re
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import ENCODERS, SERIES, ct_dataset, enhanced_dataset, save, save_encapsulated
+from dicom_files import (
+    ENCODERS,
+    SERIES,
+    ct_dataset,
+    enhanced_dataset,
+    save,
+    save_encapsulated,
+    save_same,
+)
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
@@ -63,7 +71,8 @@ def scan(folder: Path, num: int = NUM, *, start: float = 0.0, **fields: object) 
     """The drawn chest as a series."""
     for index in range(num):
         z = start + STEP * index
-        save(chest(z, **fields), folder / f"{start:g}-{index:02d}.dcm")
+        file = folder / f"{start:g}-{index:02d}.dcm"
+        save_same(file, ("chest", z, fields), partial(chest, z, **fields))
     return folder
 
 

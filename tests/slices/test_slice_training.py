@@ -208,15 +208,24 @@ def test_a_slice_is_explained_as_a_picture(
     assert "There is no label 'covid'" in capsys.readouterr().err
 
 
-def test_a_coloured_mark_is_said_when_a_slice_is_explained(
+def test_a_mark_and_a_wrong_name_are_said_when_a_slice_is_explained(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "marked.png"
-    Image.fromarray(draw_slice(5, is_ill=True)).save(picture)
-    mark(picture)
-    command = ["slices", "explain", str(run / "classifier"), str(picture)]
-    assert main([*command, "--out", str(tmp_path / "heat.png")]) == 0
-    assert "marked.png has coloured pixels" in capsys.readouterr().out
+    command = ["slices", "explain", str(run / "classifier")]
+    out = ["--out", str(tmp_path / "heat.png")]
+    plain, marked, misnamed = (tmp_path / f"{name}.png" for name in ("plain", "marked", "misnamed"))
+    slice_of_ill = Image.fromarray(draw_slice(5, is_ill=True))
+    for picture, kind in ((plain, "PNG"), (marked, "PNG"), (misnamed, "JPEG")):
+        slice_of_ill.save(picture, format=kind)
+    mark(marked)
+    said = []
+    for picture in (plain, marked, misnamed):
+        assert main([*command, str(picture), *out]) == 0
+        said.append([line for line in capsys.readouterr().out.splitlines() if line[0] == "!"])
+    assert said[0] == []
+    (about_marks,) = said[1]
+    assert "of it is coloured: the answer may be about marks" in about_marks
+    assert said[2] == ["! it is a JPEG file by another name"]
 
 
 @pytest.mark.parametrize("change", ["weights", "field", "gone"])

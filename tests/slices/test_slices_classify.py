@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
 from drawn_slices import draw_folder, mark
+from object_server import served
 from PIL import Image
 
 import chestct
@@ -15,6 +18,7 @@ from chestct.card import PictureForm, SliceCard, VoteSettings
 from chestct.classifier import load_slice_classifier, save_classifier
 from chestct.cli import main
 from chestct.datasets.pictures import fitted, read_picture
+from chestct.errors import ReadError
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.networks.slices import build_slice_network
@@ -212,6 +216,33 @@ def test_what_an_answer_has_to_be_read_with_stands_beside_it(
     assert first == "5.2% of it is coloured: the answer may be about marks"
     assert second == "it is a JPEG file by another name"
     assert third == ""
+
+
+def test_pictures_at_addresses_get_the_answers_of_those_on_a_disk(
+    classifier: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    system = fsspec.filesystem("memory")
+    names = [path.relative_to(pictures).as_posix() for path in sorted(pictures.rglob("*.png"))]
+    Image.open(pictures / names[1]).save(pictures / names[1], format="JPEG")
+    (pictures / names[2]).write_bytes(b"broken")
+    (pictures / "listed.csv").write_text("\n".join(["scan", *names, ""]))
+    on_disk = chestct.classify_slices(classifier, pictures / "listed.csv", tmp_path / "disk").slices
+    with served(pictures) as web:
+        system.put(str(pictures), "/slices", recursive=True)
+        for place, out in (("memory://slices", tmp_path / "memory"), (web, tmp_path / "web")):
+            listed = f"{place}/listed.csv"
+            found = chestct.classify_slices(classifier, listed, out).slices
+            assert [each.picture for each in found] == [f"{place}/{name}" for name in names]
+            for ours, theirs in zip(found, on_disk, strict=True):
+                assert ours == replace(theirs, picture=ours.picture)
+    system.rm("/slices", recursive=True)
+    assert on_disk[1].warnings == ("it is a JPEG file by another name",)
+    assert on_disk[2].failure
+    (tmp_path / "signed.csv").write_text("scan\nhttps://host/a.png?X-Signature=aVerySecretThing\n")
+    with pytest.raises(ReadError, match=r"signed\.csv: https://host/a\.png is named") as refused:
+        chestct.classify_slices(classifier, tmp_path / "signed.csv", tmp_path / "signed")
+    assert "aVerySecretThing" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

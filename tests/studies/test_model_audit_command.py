@@ -53,6 +53,8 @@ def test_scans_that_workers_ask_about_have_the_same_audit(
     folder: Path, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chestct.studies.model_audit.CHANGES", {"thick": CHANGES["thick"]})
+    monkeypatch.setattr("chestct.studies.model_audit._ROWS", 32)
+    monkeypatch.setattr("chestct.studies.model_audit._SLICE_SPACING_MM", 10.0)
     work_here(monkeypatch)
     here, there = tmp_path / "here", tmp_path / "there"
     asked = (str(folder / "scan.nii.gz"), "--simulated", "1")

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from here import work_here
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from chestct.cli import main
+from chestct.cli.workers import Workers, trainer
+from chestct.cluster.crews import WorkerEnd
 from chestct.cluster.driver import only_driver
+from chestct.cluster.worker import work_on
 from chestct.errors import TrainingError, UnknownNameError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.roi_ablation import (
@@ -126,8 +132,10 @@ def test_rows_of_one_t_share_their_prepared_inputs(workshop: Any) -> None:
 
 
 def test_rows_that_workers_train_are_those_of_one_after_the_other(
-    workshop: Any, tmp_path: Path, one_thread: None
+    workshop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:
+    # Trainings in processes of their own are tested with folds.
+    work_here(monkeypatch)
     subset = ("--networks", "roi_resnet18", "--thresholds", "80")
     here, there = tmp_path / "here", tmp_path / "there"
     assert run_command(workshop, here, *subset) == 0
@@ -136,13 +144,57 @@ def test_rows_that_workers_train_are_those_of_one_after_the_other(
     assert "roi_resnet18-figure-t80/classifier/weights.safetensors" in rows
     assert files_of(there / "rows") == rows
     assert files_of(there) == files_of(here)
-    # As if it had been killed in the second row: the first one stays as it is.
-    plain, gated = (there / "rows" / f"roi_resnet18-{each}-t80" for each in ("none", "figure"))
-    before = (plain / "classifier" / "card.json").stat().st_mtime_ns
-    shutil.rmtree(gated / "classifier")
-    assert run_command(workshop, there, *subset, "--workers", "1") == 0
-    assert (plain / "classifier" / "card.json").stat().st_mtime_ns == before
-    assert files_of(there / "rows") == rows
+
+
+class _Killed:
+    """Workers of which the system kills the first amid its second row; the next one works here."""
+
+    def __init__(self, folder: Path, options: Mapping[str, str], num_workers: int) -> None:
+        self._folder = folder
+        self._lost: list[WorkerEnd] = []
+
+    def start(self, num: int) -> None:
+        if len(list(self._folder.glob("parts/*.jsonl"))) == 1:
+            work_on(self._folder)
+            return
+        worker = get_context("fork").Process(target=_work_until_killed, args=(self._folder,))
+        worker.start()
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
+        self._lost.append(WorkerEnd(is_lost=True))
+        # As if nothing had been heard of it for a minute.
+        for claim in self._folder.glob("claims/0*"):
+            os.utime(claim, (0, 0))
+
+    def ended(self) -> list[WorkerEnd]:
+        ends, self._lost = self._lost, []
+        return ends
+
+    def stop(self) -> None:
+        pass
+
+
+def _work_until_killed(folder: Path) -> None:
+    def end(*_: object) -> None:
+        if list(folder.glob("parts/*.jsonl")):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    register_optimizer_step_post_hook(end)
+    work_on(folder)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_row_goes_on_after_its_worker_was_killed_and_others_stay(
+    workshop: Any, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    rows = table_rows(("roi_resnet18",), thresholds=(0.8,))
+    here, there = tmp_path / "here", tmp_path / "there"
+    run_ablation(make_plan(workshop, here), rows)
+    monkeypatch.setattr("chestct.cluster.crews.LocalCrew", _Killed)
+    train = trainer(Workers(workers=1), there, "cpu", "Row")
+    run_ablation(make_plan(workshop, there), rows, train=train)
+    assert capsys.readouterr().err.count("ended without a word; its shard goes to another") == 1
+    assert files_of(there) == files_of(here)
 
 
 TIMED = ("run.json", "log.jsonl", "checkpoint.safetensors")
@@ -157,24 +209,15 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As a worker has one core here: of more threads, sums are rounded otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_a_second_command_on_one_study_is_refused(
     workshop: Any, tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chestct.cluster.job.LEASE_S", 1.0)
-    out = tmp_path / "study"
+    out, subset = tmp_path / "study", ("--networks", "roi_resnet18", "--thresholds", "60")
     run_ablation(make_plan(workshop, out), ROWS[:1], train=train_none)
     for more in ((), ("--workers", "1")):
         with only_driver(out, 1.0):
-            assert run_command(workshop, out, *more) == 2
+            assert run_command(workshop, out, *subset, *more) == 2
         assert "Another chestct works on" in capsys.readouterr().err
     assert not (out / "rows").exists()
 

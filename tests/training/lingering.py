@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch._dynamo  # What the first optimiser of a process loads, in a second.
 from brightness import SETS, SETTINGS, MeanThenLinear
 from safetensors.torch import save_file
 from torch.optim.optimizer import register_optimizer_step_post_hook

@@ -336,7 +336,7 @@ class _Wanted:
         typer.Option(
             "--cache",
             metavar="DIR",
-            help="Where inputs are kept. Default: where --settings keeps them.",
+            help="Folder, or address, of the inputs. Default: where --settings keeps them.",
         ),
     ] = None
     storage: Annotated[

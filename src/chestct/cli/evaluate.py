@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from chestct.cli import options
-from chestct.cli.terminal import listening, show_line, show_summary, show_unlike
+from chestct.cli.terminal import listening, show_summary, show_unlike
 from chestct.cli.training_options import (
     Beside,
     EvaluationFolder,
@@ -18,14 +20,15 @@ from chestct.cli.training_options import (
     MaseresZ,
     named_files,
 )
-from chestct.cli.workers import Workers, current_umask, worked_on
+from chestct.cli.workers import Workers, current_umask, usual_shard, worked_on
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.classifier import Classifier
     from chestct.cluster.driver import Executor
     from chestct.datasets.manifest import Manifest
-    from chestct.training.judging import Wishes
+    from chestct.engines import Engine
+    from chestct.training.judging import Judging, ScanSaid, Wishes
 
 
 @dataclass(frozen=True)
@@ -137,12 +140,12 @@ def evaluate(
 ) -> None:
     """Classify labelled scans and write figures with intervals.
 
-    Other classifiers may be evaluated at once, one by each of several workers: --also, --workers N.
+    Several workers may share out the scans: --workers N.
     """
     from chestct.cli.classify import load
-    from chestct.cluster.judging import others_folder
     from chestct.training.judging import (
         evaluate_manifest,
+        judge_here,
         judge_unlike,
         read_beside,
         require_own_folder,
@@ -151,45 +154,51 @@ def evaluate(
 
     tables.require_known()
     executor = workers.who() if workers.is_asked_for else None
-    others = tables.others()
-    if executor is not None and not others:
-        raise TrainingError("Workers judge other classifiers: name some, --also NAME=CLASSIFIER.")
+    others = {name: (folder, out / "others" / name) for name, folder in tables.others().items()}
     if unlike is not None:
         options.require_exists(unlike)
     require_own_folder(out)
     loaded, engine = load(classifier, running)
     rows = scans.read(loaded)
     wishes = tables.wishes(loaded, rows)
-    if executor is not None:
-        _have_evaluated(executor, others, scans, running, out)
+
+    def judging(asked: Classifier, by: Engine, into: Path) -> Judging:
+        """Ask a classifier here, or have workers ask it."""
+        if executor is None:
+            return partial(judge_here, asked, by)
+        return partial(_judge_elsewhere, executor, asked, {**asdict(running), **scans.said}, into)
+
     with listening(scans.processes) as listener:
-        for name, folder in ({} if executor is not None else others).items():
+        for folder, into in others.values():
             other, own = load(folder, running)
-            evaluate_manifest(other, own, scans.read(other), others_folder(out, name), listener)
+            evaluate_manifest(other, judging(other, own, into), scans.read(other), into, listener)
         # Tests against others are of classes.
-        compared = () if loaded.are_findings else others
-        judged = {name: others_folder(out, name) / PREDICTIONS_FILE for name in compared}
+        compared = {} if loaded.are_findings else others
+        judged = {name: into / PREDICTIONS_FILE for name, (_, into) in compared.items()}
         wishes = replace(wishes, beside={**wishes.beside, **read_beside(judged, loaded, rows)})
-        summary = evaluate_manifest(loaded, engine, rows, out, listener, wishes)
+        how = judging(loaded, engine, out)
+        summary = evaluate_manifest(loaded, how, rows, out, listener, wishes)
         found = judge_unlike(loaded, engine, rows, unlike, listener) if unlike else None
     show_summary(summary, out)
     if found is not None:
         show_unlike(found)
 
 
-def _have_evaluated(
-    executor: Executor, others: dict[str, Path], scans: Judged, running: options.Running, out: Path
-) -> None:
-    """Have other classifiers evaluated by workers, and say what they noted."""
-    from chestct.classifier import load_classifier
+def _judge_elsewhere(
+    executor: Executor,
+    classifier: Classifier,
+    settings: dict[str, Any],
+    out: Path,
+    manifest: Manifest,
+    *_: object,
+) -> Mapping[int, ScanSaid]:
+    """Have workers ask a classifier about all scans."""
     from chestct.cluster.driver import conclude
-    from chestct.cluster.judging import evaluate_job
-    from chestct.remote import whole
+    from chestct.cluster.judging import evaluate_job, said_of_scans
 
-    classifiers = {name: load_classifier(folder) for name, folder in others.items()}
-    settings = {**asdict(running), "manifest": whole(scans.manifest), "split": scans.split}
-    job, tasks = evaluate_job(out, classifiers, settings, umask=current_umask())
-    with worked_on(job, tasks, executor, "Evaluating") as done:
-        for row in conclude(done, "classifiers"):
-            for note in row.cells[1:]:
-                show_line(f"! {row.name}: {note}")
+    shard = partial(usual_shard, workers=executor.workers)
+    job, tasks = evaluate_job(
+        out, classifier, manifest, settings, shard=shard, umask=current_umask()
+    )
+    with worked_on(job, tasks, executor, "Judging") as done:
+        return said_of_scans(conclude(done, "scans", holds_results=True))

@@ -105,6 +105,13 @@ class Judged:
     ] = None
     processes: Processes = None
 
+    @property
+    def said(self) -> dict[str, str | None]:
+        """What workers need to read the same rows."""
+        from chestct.remote import whole
+
+        return {"manifest": whole(self.manifest), "split": self.split}
+
     def read(self, classifier: Classifier) -> Manifest:
         """The rows that are judged, with the classifier's labels.
 

@@ -114,13 +114,16 @@ class Shards(Workers):
     ] = None
 
     def shard_of(self, num_scans: int, workers: int | None) -> int:
-        """Scans per shard: few enough that every worker gets several."""
-        from chestct.datasets.workers import num_cores
+        """Scans per shard: what was said, or `usual_shard`."""
+        return self.shard or usual_shard(num_scans, workers)
 
-        num_workers = workers or num_cores()
-        return self.shard or max(
-            1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * num_workers))
-        )
+
+def usual_shard(num_scans: int, workers: int | None) -> int:
+    """Scans per shard: few enough that every worker gets several."""
+    from chestct.datasets.workers import num_cores
+
+    num_workers = workers or num_cores()
+    return max(1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * num_workers)))
 
 
 @contextmanager

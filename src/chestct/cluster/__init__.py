@@ -22,7 +22,7 @@ EXECUTORS: Final[dict[str, Entry]] = {
 KINDS: Final[dict[str, Entry]] = {
     "classify": Entry("chestct.cluster.classifying:ClassifyWork", "answers of a classifier"),
     "prepare": Entry("chestct.cluster.preparing:PrepareWork", "inputs of a network, in a cache"),
-    "evaluate": Entry("chestct.cluster.judging:EvaluateWork", "figures of several classifiers"),
+    "evaluate": Entry("chestct.cluster.judging:EvaluateWork", "answers of which figures are made"),
     "damage": Entry("chestct.cluster.judging:DamageWork", "what a network says without a part"),
     "audit": Entry("chestct.cluster.judging:AuditWork", "what a classifier's answers rest on"),
     "trainings": Entry("chestct.cluster.trainings:TrainingWork", "folds, rows of studies, trials"),

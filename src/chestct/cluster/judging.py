@@ -1,7 +1,7 @@
 """What is done to a classifier: judged, damaged and judged again, or asked what answers rest on.
 
-The jobs hold no longer than the work: what classifiers and damaged networks say are files of their
-own, and an audit is written whole.
+The jobs hold no longer than the work: what damaged networks say are files of their own, and
+evaluations and audits are written whole.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from chestct.classifier import Classifier
 from chestct.cluster.classifying import identity_of, load_same
 from chestct.cluster.job import FOLDER, Job, Row
 from chestct.cluster.worker import OneByOne
+from chestct.datasets.manifest import Manifest
 from chestct.engines import make_engine
 from chestct.pipeline import scan_name
 from chestct.readers import ReadOptions
@@ -31,8 +32,11 @@ from chestct.studies.model_audit import (
     simulated_subjects,
 )
 from chestct.studies.model_audit_findings import ScanAudit
-from chestct.training.judging import evaluate_manifest, read_rows
+from chestct.training.data import make_cache
+from chestct.training.judging import ScanSaid, judge_here, read_rows
 from chestct.training.plan import Listener
+from chestct.training.results import scan_key
+from chestct.training.settings import DataSection
 
 _Tasks = list[dict[str, Any]]
 _DAMAGE: Final = "damage"
@@ -52,6 +56,7 @@ class DamageWork(OneByOne):
         said = dict(settings)
         classifier = load_same(said.pop("classifier"), said.pop("identity"))
         rows = read_rows(Path(said.pop("manifest")), classifier, said.pop("split"))
+        said["parts"] = tuple(said["parts"])
         self._judge = DamageJudge(
             DamagePlan(classifier, rows, out, **said, listener=Listener(processes=1))
         )
@@ -94,52 +99,57 @@ def damage_job(
 
 
 class EvaluateWork(OneByOne):
-    """A classifier after the other, evaluated on the same scans.
+    """A classifier that is asked about one scan of a data set after the other.
 
     Args:
         settings: As `evaluate_job` gives them.
-        out: The folder of the evaluation that they stand beside.
+        out: The folder of the evaluation.
     """
 
     def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
-        self._settings, self._out = settings, out
+        self._classifier = load_same(settings["classifier"], settings["identity"])
+        self._engine = make_engine(
+            self._classifier,
+            settings["engine"],
+            precision=settings["precision"],
+            device=settings["device"],
+        )
+        self.engine = self._engine.name
+        self._manifest = read_rows(Path(settings["manifest"]), self._classifier, settings["split"])
+        self._cache = make_cache(DataSection(), self._classifier.recipe)
+        self._rows = {row.number: row for row in self._manifest.rows}
 
     def do(self, task: Mapping[str, Any]) -> tuple[str, ...]:
-        """Evaluate one, into a folder of its own; what is to be told."""
-        said, notes = self._settings, list[str]()
-        classifier = load_same(task["classifier"], task["identity"])
-        engine = make_engine(
-            classifier, said["engine"], precision=said["precision"], device=said["device"]
-        )
-        rows = read_rows(Path(said["manifest"]), classifier, said["split"])
-        listener = Listener(note=notes.append, processes=1)
-        folder = others_folder(self._out, task["name"])
-        evaluate_manifest(classifier, engine, rows, folder, listener)
-        return tuple(notes)
-
-
-def others_folder(out: Path, name: str) -> Path:
-    """Where one of several classifiers is evaluated, below the folder of the first one's."""
-    return out / "others" / name
+        """What it said of a scan, or why nothing, as JSON."""
+        asked = self._manifest.with_rows((self._rows[task["row"]],))
+        said = judge_here(self._classifier, self._engine, asked, self._cache, Listener(processes=1))
+        return (str(task["row"]), json.dumps(said[task["row"]]))
 
 
 def evaluate_job(
-    out: Path, classifiers: Mapping[str, Classifier], settings: Mapping[str, Any], **said: Any
+    out: Path, classifier: Classifier, manifest: Manifest, settings: Mapping[str, Any], **said: Any
 ) -> tuple[Job, _Tasks]:
-    """The job of evaluating classifiers on the same scans, and its tasks.
+    """The job of asking a classifier about the scans of a data set, and its tasks.
 
     Args:
-        out: The folder of the evaluation that they stand beside.
-        classifiers: By the names that they have there.
+        out: The folder of the evaluation.
+        classifier: Who is asked.
+        manifest: As `read_rows` gives it of `settings`.
         settings: `manifest` and `split`, as `read_rows` takes them, and `engine`, `precision` and
             `device`, as `make_engine` does.
-        said: Other fields of `Job`.
+        said: Other fields of `Job`; its `shard` as a function of the number of scans.
     """
-    tasks = [
-        {"name": name, "classifier": whole(each.folder), "identity": identity_of(each)}
-        for name, each in classifiers.items()
-    ]
-    return Job(out.absolute() / FOLDER, _EVALUATE, settings, len(tasks), 1, **said), tasks
+    known = {"classifier": whole(classifier.folder), "identity": identity_of(classifier)}
+    tasks = [{"name": scan_key(row), "row": row.number} for row in manifest.rows]
+    shard = said.pop("shard")(len(tasks))
+    folder = out.absolute() / FOLDER
+    return Job(folder, _EVALUATE, {**settings, **known}, len(tasks), shard, **said), tasks
+
+
+def said_of_scans(rows: Sequence[Row]) -> dict[int, ScanSaid]:
+    """What workers were told of scans, out of the rows of their job, by the manifest's row."""
+    answers = {int(row.cells[1]): json.loads(row.cells[2]) for row in rows}
+    return {row: ScanSaid(tuple(shares), reason) for row, (shares, reason) in answers.items()}
 
 
 class AuditWork(OneByOne):

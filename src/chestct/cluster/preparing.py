@@ -24,7 +24,7 @@ from chestct.datasets.store import (
 )
 from chestct.pipeline import readable
 from chestct.preprocess.recipes import recipe_from_dict
-from chestct.remote import whole
+from chestct.remote import mirror_of, whole
 from chestct.report.tables import as_csv
 from chestct.storage import remove_file, text_key, write_text
 
@@ -43,7 +43,8 @@ class PrepareWork:
 
     def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
         recipe = recipe_from_dict(settings["recipe"])
-        self._cache = Cache(**{**settings, "folder": out.parent, "recipe": recipe})
+        folder = Path(settings["folder"])
+        self._cache = Cache(**{**settings, "folder": folder, "recipe": recipe})
 
     def rows(
         self,
@@ -74,7 +75,7 @@ def prepare_job(
     """The job of preparing a manifest's scans, and its tasks.
 
     Args:
-        cache: Where inputs are kept; the job lies below it.
+        cache: Where inputs are kept; the job lies below it, or below what stands for it here.
         manifest: The scans.
         variants: Inputs per scan.
         said: Other fields of `Job`; its `shard` as a function of the number of inputs.
@@ -93,11 +94,10 @@ def prepare_job(
         }
         for each in cache.tasks_of(manifest, variants)
     ]
-    settings = asdict(cache)
-    del settings["folder"]
+    settings = {**asdict(cache), "folder": whole(cache.folder)}
     # A name of its own for every work: several may go on in one cache.
     key = text_key(repr(settings), repr(tasks))[:16]
-    folder = cache.folder.absolute() / f".preparing-{key}" / FOLDER
+    folder = mirror_of(cache.folder).absolute() / f".preparing-{key}" / FOLDER
     shard = said.pop("shard")(len(tasks))
     return Job(folder, _WORK, settings, len(tasks), shard, **said), tasks
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -40,7 +42,8 @@ from chestct.readers.pictures import (
     read_stored_pixels,
     stored_format,
 )
-from chestct.storage import write_whole_with
+from chestct.remote import bring, local_copy, send, shown, stamp_of
+from chestct.storage import is_address, write_whole_with
 from chestct.volume import Volume, to_canonical
 
 _SMALLEST_SIDE: Final = 32
@@ -75,8 +78,8 @@ class _SlicePicture:
 def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     """Read a slice from a PNG, JPEG or TIFF file.
 
-    Its format is known by its first bytes, as JPEGs are often named .png. `sixteen_bit` says what
-    becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
+    It may lie at an address. Its format is known by its first bytes, as JPEGs are often named .png.
+    `sixteen_bit` says what becomes 0 and 1 of a picture with 16 bits; see `PictureForm`.
 
     Raises:
         ReadError: It is no picture, damaged, too small or too large; the message names the file.
@@ -84,10 +87,11 @@ def read_picture(path: Path, sixteen_bit: str = "own_range") -> _SlicePicture:
     if path.suffix.lower() not in PICTURE_ENDINGS:
         msg = f"{path.name} is no picture of a slice: expected one of {', '.join(PICTURE_ENDINGS)}."
         raise ReadError(msg)
-    if not path.is_file():
-        raise ReadError(f"There is no picture {path}.")
-    kind = stored_format(path) or ""
-    stored = read_stored_pixels(path, kind)
+    with local_copy(path) as copy:
+        if not copy.is_file():
+            raise ReadError(f"There is no picture {shown(path)}.")
+        kind = stored_format(copy) or ""
+        stored = read_stored_pixels(copy, kind)
     if min(stored.shape[:2]) < _SMALLEST_SIDE:
         msg = (
             f"{path.name} has {stored.shape[0]} x {stored.shape[1]} pixels; a slice of at least "
@@ -145,6 +149,7 @@ _ENLARGED: Final = 2.0
 """A picture enlarged more than so often is pointed out."""
 _FEW_PICTURES: Final = 400
 """So many pictures are read in this process alone."""
+_ASKED_AT_ONCE: Final = 8
 _NAME: Final = "slices-"
 _REMEDY: Final = (
     "Free space or choose another folder for prepared slices: data.cache in the settings, or the "
@@ -249,8 +254,8 @@ def gather_slices(
     """
     paths = [manifest.path(row) for row in manifest.rows]
     places = {row.number: place for place, row in enumerate(manifest.rows)}
-    kept = folder / f"{_NAME}{_key(paths, form)}"
-    values_file, facts_file = kept.with_suffix(".npy"), kept.with_suffix(".json")
+    name = f"{_NAME}{_key(paths, form)}"
+    values_file, facts_file = (bring(folder, f"{name}{ending}") for ending in (".npy", ".json"))
     if facts_file.is_file() and values_file.is_file():
         facts = tuple(SliceFacts(**each) for each in json.loads(facts_file.read_text()))
         return SliceStore(_opened(values_file), facts, places)
@@ -258,7 +263,7 @@ def gather_slices(
     # Starting a process takes as long as reading hundreds of pictures.
     count = 1 if len(tasks) < _FEW_PICTURES else processes
     found = run_all(_read_one, tasks, processes=count, progress=progress)
-    _keep(values_file, facts_file, found)
+    _keep(folder, values_file, facts_file, found)
     return SliceStore(_opened(values_file), tuple(facts for facts, _ in found), places)
 
 
@@ -270,52 +275,76 @@ def _read_one(task: _Task) -> _Found:
     """Facts and values of one slice, by any process; what goes wrong is a fact."""
     path, form = task
     try:
-        picture = read_picture(path, form.sixteen_bit)
+        facts, values = read_slice(path, form)
     except ChestCTError as error:
         empty = np.zeros((form.size, form.size), dtype=np.float16)
         return SliceFacts(error=str(error)), empty
+    return facts, values.astype(np.float16)
+
+
+def read_slice(
+    path: Path, form: PictureForm
+) -> tuple[SliceFacts, Float32[np.ndarray, "size size"]]:
+    """Read a slice for a network: what is known of its file, and its input.
+
+    Raises:
+        ReadError: As `read_picture`.
+    """
+    picture = read_picture(path, form.sixteen_bit)
     rows, columns = picture.values.shape
     # To 16 bits: grey and RGB of the same picture differ in the last digits of a float.
     levels = np.rint(picture.values * 65535).astype(np.uint16)
     grey = hashlib.blake2b(levels.tobytes(), digest_size=16)
     grey.update(f"{rows} {columns}".encode())
-    share = round(picture.coloured_share, 6) if picture.is_marked else 0.0
     facts = SliceFacts(
         rows,
         columns,
         picture.bits,
-        share,
+        round(picture.coloured_share, 6) if picture.is_marked else 0.0,
         grey.hexdigest(),
         kind=picture.kind,
         is_misnamed=path.suffix.lower() not in SUFFIXES[picture.kind],
     )
-    return facts, fitted(picture.values, form).astype(np.float16)
+    return facts, fitted(picture.values, form)
 
 
 def _key(paths: Sequence[Path], form: PictureForm) -> str:
     """Hash of what the file's content depends on; a picture that was changed changes it."""
-    stats = []
-    for path in paths:
-        try:
-            stat = path.stat()
-            stats.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-        except OSError:
-            stats.append([str(path), 0, 0])
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        stats = list(pool.map(_state_of, paths))
     text = json.dumps([2, form.model_dump(), stats])
     return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _state_of(path: Path) -> list[str | int]:
+    """What changes with a picture's file, wherever it lies; of one that is not there nothing."""
+    with suppress(OSError, ChestCTError):
+        if is_address(path):
+            return [shown(path), stamp_of(path)]
+        stat = path.stat()
+        return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
+    return [str(path), 0, 0]
 
 
 def _opened(path: Path) -> Float16[np.ndarray, "slice height width"]:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _keep(values_file: Path, facts_file: Path, found: Sequence[_Found]) -> None:
+def _keep(folder: Path, values_file: Path, facts_file: Path, found: Sequence[_Found]) -> None:
     """Write both files aside and rename them, the facts last: they say that all is there."""
-    write_whole_with(values_file, lambda aside: _write_values(aside, found), remedy=_REMEDY)
     text = json.dumps([asdict(facts) for facts, _ in found])
-    write_whole_with(
-        facts_file, lambda aside: aside.write_text(text, encoding="utf-8"), remedy=_REMEDY
-    )
+    writing: dict[Path, Callable[[Path], object]] = {
+        values_file: lambda aside: _write_values(aside, found),
+        facts_file: lambda aside: aside.write_text(text, encoding="utf-8"),
+    }
+    for file, write in writing.items():
+
+        def write_and_send(aside: Path, write: Callable[[Path], object] = write) -> None:
+            """Where the folder is at an address, the storage has it first."""
+            write(aside)
+            send(folder, aside.name, aside)
+
+        write_whole_with(file, write_and_send, remedy=_REMEDY)
 
 
 def _write_values(path: Path, found: Sequence[_Found]) -> None:

@@ -31,7 +31,7 @@ from chestct.lookup import first_lines_of, first_of, look_up, unknown_name_messa
 from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.pictures import SUFFIXES
-from chestct.remote import joined
+from chestct.remote import joined, refuse_secrets
 from chestct.report.tables import read_csv
 
 _SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
@@ -636,6 +636,7 @@ def _pictures_of(given: Path, pattern: str | None) -> Iterator[tuple[Path, str]]
         header, lines = read_lines(given, ("scan",))
         for cells in lines:
             row = dict(zip(header, cells, strict=False))
+            refuse_secrets(row.get("scan", ""), given.name)
             if row.get("scan", "").strip() and not row.get("excluded", "").strip():
                 said = _matched(pattern, Path(row["scan"])) if pattern else row.get("patient", "")
                 yield joined(given.parent, row["scan"].strip()), said.strip()

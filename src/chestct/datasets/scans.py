@@ -25,7 +25,7 @@ from chestct.errors import ChestCTError, ReadError
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.files import folder_files, opened_files
 from chestct.readers.pictures import geometry_from_dict
-from chestct.remote import joined, local_copy, stamp_of, whole
+from chestct.remote import bring, joined, local_copy, mirror_of, send, stamp_of, whole
 from chestct.storage import code_digest, is_address, text_key, write_text
 from chestct.volume import Volume, as_stored, place_text, to_canonical
 
@@ -101,7 +101,8 @@ class ScanFacts:
     def stored(cache: Path, path: Path, options: ReadOptions) -> ScanFacts | None:
         """Facts kept in a cache of a scan whose files have not changed since, or None."""
         with suppress(OSError, ValueError, ChestCTError):
-            facts = _STORED.validate_json(_facts_file(cache, path, options).read_bytes())
+            file = bring(cache, _facts_name(path, options))
+            facts = _STORED.validate_json(file.read_bytes())
             return facts if facts.pixels else None
         return None
 
@@ -111,7 +112,9 @@ class ScanFacts:
             return
         # Facts can be read again: a full disk is noticed where it matters, by the cache.
         with suppress(OSError, ChestCTError):
-            write_text(_facts_file(cache, path, options), _STORED.dump_json(self).decode())
+            name = _facts_name(path, options)
+            file = write_text(mirror_of(cache) / name, _STORED.dump_json(self).decode())
+            send(cache, name, file)
 
 
 def read_options(row: ManifestRow, folder: Path) -> ReadOptions:
@@ -270,8 +273,8 @@ def _known_facts(cache: Path | None, task: tuple[Path, ReadOptions]) -> ScanFact
     return facts
 
 
-def _facts_file(cache: Path, path: Path, options: ReadOptions) -> Path:
-    return cache / _FACTS_FOLDER / f"{_source_key(path, options)}.json"
+def _facts_name(path: Path, options: ReadOptions) -> str:
+    return f"{_FACTS_FOLDER}/{_source_key(path, options)}.json"
 
 
 def _source_key(path: Path, options: ReadOptions) -> str:

@@ -36,7 +36,7 @@ from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import ReadOptions, read_volume
 from chestct.readers.masks import read_lungs
-from chestct.remote import local_copy, stamp_of
+from chestct.remote import bring, local_copy, mirror_of, send, stamp_of
 from chestct.storage import code_digest, is_address, reason_of, working_folder
 
 _BYTES_PER_VALUE: Final[dict[str, int]] = {"float16": 2, "uint8": 1}
@@ -263,7 +263,7 @@ class Cache:
         )
         given = None if reading.lungs is None else read_lungs(reading.lungs, volume)
         content = encode(prepare(volume, self.recipe, rng=rng, lungs=given), self.storage)
-        self._write(self.entry_path(facts.pixels, variant, lungs), content)
+        self._write(self._entry_name(facts.pixels, variant, lungs), content)
         return decode(content), False
 
     def find(self, pixels: str, variant: int = 0, lungs: str = "") -> _CachedInput | None:
@@ -272,6 +272,9 @@ class Cache:
         `lungs` is the digest of the mask of its lungs, where one is given.
         """
         entry = self.entry_path(pixels, variant, lungs)
+        if is_address(self.folder) and not entry.exists():
+            _make_room(mirror_of(self.folder), self.entry_bytes, self.max_bytes)
+            bring(self.folder, self._entry_name(pixels, variant, lungs))
         try:
             found = decode(entry.read_bytes())
             # The time of last use decides what makes way; a read-only cache keeps its order.
@@ -287,7 +290,11 @@ class Cache:
         return found
 
     def entry_path(self, pixels: str, variant: int = 0, lungs: str = "") -> Path:
-        """Where the entry of a scan lies, whether or not it is there."""
+        """Where the entry of a scan lies on this machine, whether or not it is there."""
+        return mirror_of(self.folder) / self._entry_name(pixels, variant, lungs)
+
+    def _entry_name(self, pixels: str, variant: int, lungs: str) -> str:
+        """Where it lies below the folder."""
         decisive = {
             "format": _FORMAT,
             "pixels": pixels,
@@ -298,7 +305,7 @@ class Cache:
             "variant": [variant, self.seed] if variant else 0,
         }
         digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-        return self.folder / digest[:2] / f"{digest[:40]}{_ENDING}"
+        return f"{digest[:2]}/{digest[:40]}{_ENDING}"
 
     def tasks_of(self, manifest: Manifest, variants: int = 1) -> list[InputTask]:
         """The inputs of a manifest's scans, once it is sure that all of them fit.
@@ -335,21 +342,26 @@ class Cache:
             max_error=found.max_error,
         )
 
-    def _write(self, entry: Path, content: bytes) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         """Put an entry in its place, whole, after room was made for it."""
+        folder = mirror_of(self.folder)
+        entry = folder / name
         try:
             with working_folder(entry.parent) as working:
-                _make_room(self.folder, len(content), self.max_bytes)
+                _make_room(folder, len(content), self.max_bytes)
                 aside = working / entry.name
                 aside.write_bytes(content)
+                send(self.folder, name, aside)
                 aside.replace(entry)
             # Another process may have written meanwhile.
-            _make_room(self.folder, 0, self.max_bytes)
+            _make_room(folder, 0, self.max_bytes)
         except OSError as error:
             raise CacheError(
-                f"The cache {self.folder} cannot be written: {reason_of(error)}. Free space or "
+                f"The cache {folder} cannot be written: {reason_of(error)}. Free space or "
                 "choose another folder; what is prepared so far is kept."
             ) from error
+        except ChestCTError as error:
+            raise CacheError(str(error)) from error
 
 
 def _digest_of_lungs(path: Path | None) -> str:

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from chestct.errors import ChestCTError, SeveralSeriesError, kind_of
+from chestct.memory import give_back_memory
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -382,6 +383,7 @@ def do_orders(setup: Setup, pipe: Connection) -> None:
         with _told(pipe, order):
             desk.do(order)
             pipe.send(Event("done"))
+        give_back_memory()
 
 
 @contextmanager

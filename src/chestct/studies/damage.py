@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -47,7 +48,7 @@ from chestct.storage import write_text
 from chestct.studies.model_audit import with_network
 from chestct.studies.study_rows import StudyError, holm
 from chestct.training.data import make_cache
-from chestct.training.judging import judge_manifest
+from chestct.training.judging import judge_here, judge_manifest
 from chestct.training.plan import Listener
 from chestct.training.results import scan_key
 from chestct.training.settings import DataSection
@@ -285,8 +286,8 @@ def _undamaged(plan: DamagePlan, cache: Cache) -> tuple[Predictions, dict[str, s
     path, reasons = plan.folder / _UNDAMAGED_FILE, plan.folder / "excluded.json"
     if path.is_file() and reasons.is_file():
         return read_predictions(path), json.loads(reasons.read_text(encoding="utf-8"))
-    engine = _engine(plan, plan.classifier)
-    found, excluded = judge_manifest(plan.classifier, engine, plan.manifest, cache, plan.listener)
+    judging = partial(judge_here, plan.classifier, _engine(plan, plan.classifier))
+    found, excluded = judge_manifest(plan.classifier, judging, plan.manifest, cache, plan.listener)
     for scan, reason in excluded.items():
         plan.listener.note(f"No decision on {scan}: {reason}")
     write_text(reasons, json.dumps(excluded, indent=1, ensure_ascii=False) + "\n")

@@ -41,6 +41,7 @@ from chestct.datasets.store import GIB, Cache, LabelledScans, Preparation, prepa
 from chestct.errors import TrainingError
 from chestct.lookup import first_lines_of, look_up
 from chestct.preprocess.recipes import Recipe
+from chestct.remote import refuse_secrets
 from chestct.storage import cache_folder, write_text
 from chestct.training.plan import SCANS_FILE, Listener, Plan
 from chestct.training.run import LabelledSets
@@ -255,9 +256,18 @@ def make_cache(section: DataSection, recipe: Recipe) -> Cache:
 
     Raises:
         CacheError: Not even one input would fit.
+        ReadError: It is an address with a password or a query.
     """
-    folder = Path(section.cache) if section.cache else cache_folder() / "prepared"
+    folder = _kept_in(section.cache, "prepared")
     return Cache(folder, recipe, section.storage, int(section.cache_gib * GIB))
+
+
+def _kept_in(named: str | None, usual: str) -> Path:
+    """The folder or address that settings name, or this user's own."""
+    if not named:
+        return cache_folder() / usual
+    refuse_secrets(named, "data.cache")
+    return Path(named)
 
 
 def check_scans(
@@ -318,7 +328,7 @@ def read_slices(
     return gather_slices(
         manifest,
         form,
-        Path(cache) if cache else cache_folder() / "slices",
+        _kept_in(cache, "slices"),
         processes=listener.processes,
         progress=listener.watch("reading slices"),
     )

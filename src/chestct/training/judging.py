@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import numpy as np
@@ -58,6 +58,7 @@ from chestct.familiarity import Familiarity, separation
 from chestct.lookup import first_of, look_up
 from chestct.preprocess.prepare import prepare
 from chestct.readers import read_volume
+from chestct.remote import shown
 from chestct.result import SliceAnswer
 from chestct.training.checklists import write_checklist
 from chestct.training.data import make_cache, parts_in_run, patient_labels_of, read_slices
@@ -98,18 +99,24 @@ _GROUPINGS: Final = ("age", "sex", "scanner", "slice_thickness_mm")
 _Other = TypeVar("_Other", Predictions, Judgement)
 
 
-def judge_manifest(
+class ScanSaid(NamedTuple):
+    """What a classifier said of a scan: a probability per label, or why there is none."""
+
+    shares: tuple[float, ...] = ()
+    reason: str = ""
+
+
+Judging = Callable[[Manifest, Cache, Listener], Mapping[int, ScanSaid]]
+"""Asks a classifier about all scans of a manifest; what it said, by row number."""
+
+
+def judge_here(
     classifier: Classifier, engine: Engine, manifest: Manifest, cache: Cache, listener: Listener
-) -> tuple[AnyPredictions, dict[str, str]]:
-    """Classify every scan of a manifest, all of them prepared before, and kept in the cache.
-
-    What it keeps is off by its storage's error.
-
-    Returns:
-        Predictions, and the reason for each scan that got none.
+) -> dict[int, ScanSaid]:
+    """Ask a classifier about all scans of a manifest: prepared by all processes, kept in the cache.
 
     Raises:
-        TrainingError: No scan could be classified.
+        CacheError: It cannot be written.
         EngineError: The engine could not run the network.
     """
     prepared = prepare_all(
@@ -119,20 +126,37 @@ def judge_manifest(
         progress=listener.watch("preparing"),
     )
     reasons = {row: f"unsuitable: {' '.join(why)}" for row, why in prepared.unsuitable.items()}
-    reasons |= dict(prepared.failed)
+    said = {row: ScanSaid(reason=why) for row, why in (reasons | dict(prepared.failed)).items()}
+    rows = [row for row in manifest.rows if row.number not in said]
+    for number, row in enumerate(rows):
+        found = cache.get(manifest.path(row), read_options(row, manifest.folder))
+        shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
+        said[row.number] = ScanSaid(tuple(float(shares[label]) for label in classifier.labels))
+        listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
+    return said
+
+
+def judge_manifest(
+    classifier: Classifier, judging: Judging, manifest: Manifest, cache: Cache, listener: Listener
+) -> tuple[AnyPredictions, dict[str, str]]:
+    """Classify every scan of a manifest.
+
+    Returns:
+        Predictions, and the reason for each scan that got none.
+
+    Raises:
+        TrainingError: No scan could be classified.
+        ChestCTError: The scans could not be judged.
+    """
+    said = judging(manifest, cache, listener)
+    reasons = {row: each.reason for row, each in said.items() if each.reason}
     rows = tuple(row for row in manifest.rows if row.number not in reasons)
     if not rows:
         first = min(reasons)
         msg = f"None of the {len(manifest)} scans of {manifest.name} could be classified. Row"
         raise TrainingError(f"{msg} {first}: {reasons[first]}")
-    kept = manifest.with_rows(rows)
-    probabilities = []
-    for number, row in enumerate(rows):
-        found = cache.get(manifest.path(row), read_options(row, manifest.folder))
-        shares = classifier.probabilities_of(engine.logits(found.input, found.lungs))
-        probabilities.append([shares[label] for label in classifier.labels])
-        listener.progress("classifying", Progress(number + 1, len(rows), 0.0))
-    judged = _predictions_of(classifier, kept, np.array(probabilities))
+    shares = np.array([said[row.number].shares for row in rows])
+    judged = _predictions_of(classifier, manifest.with_rows(rows), shares)
     return judged, reasons_by_scan(manifest, reasons)
 
 
@@ -324,7 +348,7 @@ class Wishes:
 
 def evaluate_manifest(
     classifier: Classifier,
-    engine: Engine,
+    judging: Judging,
     manifest: Manifest,
     folder: Path,
     listener: Listener,
@@ -348,7 +372,7 @@ def evaluate_manifest(
     for sentence in seen:
         listener.note(sentence)
     cache = make_cache(DataSection(), classifier.recipe)
-    judged, excluded = judge_manifest(classifier, engine, manifest, cache, listener)
+    judged, excluded = judge_manifest(classifier, judging, manifest, cache, listener)
     for scan, reason in excluded.items():
         listener.note(f"No decision on {scan}: {reason}")
     write_predictions(judged, folder / PREDICTIONS_FILE)
@@ -611,7 +635,7 @@ def judge_pictures(
     """
     card = classifier.card
     # A manifest needs labels; these are not looked at.
-    rows = tuple(ManifestRow(str(path), str(path), card.labels[0]) for path in pictures)
+    rows = tuple(ManifestRow(shown(path), shown(path), card.labels[0]) for path in pictures)
     manifest = Manifest(rows, card.labels)
     store = read_slices(manifest, card.pictures, listener, str(cache))
     read = [row for row in manifest.rows if not store.by_row[row.number].error]
@@ -629,7 +653,7 @@ def judge_pictures(
         facts = store.by_row[row.number]
         remarks = () if facts.error else facts.remarks(card.pictures.size)
         shares = said.get(row.number, {})
-        answers.append(SliceAnswer(str(path), patient, shares, remarks, facts.error))
+        answers.append(SliceAnswer(shown(path), patient, shares, remarks, facts.error))
     return answers
 
 

@@ -199,7 +199,7 @@ class DataSection(_Strict):
     cache: str | None = Field(
         default=None,
         min_length=1,
-        description="Folder of prepared inputs; null: in the user's cache.",
+        description="Folder, or address, of prepared inputs; null: in the user's cache.",
     )
     cache_gib: float = Field(
         default=100.0, gt=0, description="Most that the folder may hold, in GiB."
@@ -422,7 +422,7 @@ class SliceDataSection(_Strict):
     cache: str | None = Field(
         default=None,
         min_length=1,
-        description="Folder of prepared slices; null: in the user's cache.",
+        description="Folder, or address, of prepared slices; null: in the user's cache.",
     )
 
 

@@ -339,29 +339,23 @@ def explain_picture(
         UnknownNameError: The classifier has no such class.
         WriteError: The picture cannot be written.
     """
-    from chestct.datasets.pictures import fitted, read_picture
+    from chestct.datasets.pictures import read_slice
     from chestct.explain.maps import slice_gradcam
 
     card = classifier.card
     places = {name: place for place, name in enumerate(card.labels)}
     if label is not None:
         look_up(places, label, kind="label")
-    read = read_picture(picture, card.pictures.sixteen_bit)
-    values = fitted(read.values, card.pictures)
+    facts, values = read_slice(picture, card.pictures)
     probabilities = _probabilities(classifier, values)
     chosen = label or max(probabilities, key=lambda name: probabilities[name])
     heat = slice_gradcam(classifier.network, values, places[chosen])
     caption = f"Grad-CAM for {chosen} ({probabilities[chosen]:.1%}). Not for clinical use."
     drawn = _picture_of_heat(values, heat, caption)
     write_whole_with(out, lambda aside: drawn.save(aside, format="PNG"))
-    warnings = []
-    if read.is_marked:
-        warnings.append(
-            f"{picture.name} has coloured pixels ({read.coloured_share:.1%}), such as people draw "
-            "where they saw something: the answer may be about the marks. Use an unmarked slice."
-        )
+    warnings = list(facts.remarks(card.pictures.size))
     if not heat.any():
-        warnings.append(f"Nothing in the last feature map spoke for {chosen}.")
+        warnings.append(f"nothing in the last feature map spoke for {chosen}")
     return _ExplainedSlice(probabilities, chosen, tuple(warnings))
 
 
