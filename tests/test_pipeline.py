@@ -21,7 +21,7 @@ from tiny import RECIPE, save_tiny_classifier
 from chestct import pipeline
 from chestct.analysis import SCAN_FACTS
 from chestct.classifier import Classifier, load_classifier, save_classifier
-from chestct.cli import demo, main
+from chestct.cli import main, simulate
 from chestct.engines import make_engine
 from chestct.errors import ReadError, UnknownNameError
 from chestct.familiarity import fit_familiarity
@@ -284,8 +284,8 @@ def test_no_identity_of_the_patient_reaches_the_index_page(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     # The demonstration with a scan full of names where it would simulate one.
-    monkeypatch.setattr(demo, "_simulate_scan", lambda *_: identified_scan)
-    monkeypatch.setattr(demo, "load", lambda *_: (classifier, make_engine(classifier, "torch")))
+    monkeypatch.setattr(simulate, "_simulate_scan", lambda *_: identified_scan)
+    monkeypatch.setattr(simulate, "load", lambda *_: (classifier, make_engine(classifier, "torch")))
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     printed = capfd.readouterr()
     page = (tmp_path / "demo" / "index.html").read_bytes()

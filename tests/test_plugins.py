@@ -22,9 +22,16 @@ from chestct.card import Card
 from chestct.classifier import load_classifier
 from chestct.cli import main
 from chestct.contracts import PROMISES, ReaderCase, WriterCase, broken
-from chestct.errors import ClassifierError, NetworkError, ReadError, RecipeError, UnknownNameError
+from chestct.errors import (
+    ChestCTError,
+    ClassifierError,
+    NetworkError,
+    ReadError,
+    RecipeError,
+    UnknownNameError,
+)
 from chestct.explain import EXPLANATIONS
-from chestct.lookup import PluginError, find_plugin, load_entry, look_up, plugins_of
+from chestct.lookup import find_plugin, load_entry, look_up, plugins_of
 from chestct.networks import NETWORKS, build_network
 from chestct.preprocess.recipes import RECIPES, find_recipe
 from chestct.readers import format_of, read_volume
@@ -232,7 +239,7 @@ def test_info_lists_what_others_add_and_what_is_refused(
 def test_a_name_of_ours_stays_ours(others: Path) -> None:
     assert load_entry(NETWORKS, "maseres", kind="network").__module__ == "chestct.networks.maseres"
     assert find_plugin(NETWORKS, "maseres", kind="network") is None
-    with pytest.raises(PluginError, match=r"chestct has one of that name.*uninstall"):
+    with pytest.raises(ChestCTError, match=r"chestct has one of that name.*uninstall"):
         plugins_of("network", NETWORKS)["maseres"].load()
 
 
@@ -242,7 +249,7 @@ def test_the_same_name_of_two_packages_is_refused(
     points = "[chestct.recipes]\nno_recipe = third_package:RECIPE\n"
     install_by_hand(tmp_path, "third-package", points)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(PluginError, match="has one of that name"):
+    with pytest.raises(ChestCTError, match="has one of that name"):
         find_recipe("no_recipe")
 
 

@@ -59,10 +59,6 @@ class Entry(NamedTuple):
     summary: str
 
 
-class PluginError(ChestCTError):
-    """What another package adds to a table cannot be used."""
-
-
 @dataclass(frozen=True)
 class Plugin:
     """An entry point of another package.
@@ -103,11 +99,11 @@ class Plugin:
         """Import it.
 
         Raises:
-            PluginError: It is refused or cannot be imported; the message names the package, the
+            ChestCTError: It is refused or cannot be imported; the message names the package, the
                 entry point, the reason and the remedy.
         """
         if self.problem:
-            raise PluginError(self.problem)
+            raise ChestCTError(self.problem)
         module, _, attribute = self.place.partition(":")
         try:
             found: Any = import_module(module)
@@ -122,7 +118,7 @@ class Plugin:
                 f"{type(error).__name__}: {why.rstrip('.')}. Install what it needs or another "
                 f"version of {self.package}, or uninstall it."
             )
-            raise PluginError(msg) from error
+            raise ChestCTError(msg) from error
         return found
 
 
@@ -174,7 +170,7 @@ def load_entry(table: Mapping[str, Entry], name: str, *, kind: str) -> Any:
 
     Raises:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
     """
     found: Any = look_up(table, name, kind=kind)
     if not isinstance(found, Entry):
@@ -190,7 +186,7 @@ def look_up(table: Mapping[str, Value], name: str, *, kind: str) -> Value:
 
     Raises:
         UnknownNameError: No such entry; the message offers the nearest name and lists all.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
     """
     if name in table:
         return table[name]

@@ -268,23 +268,25 @@ def _resize(
 
 def _outline(picture: RGB, lungs: Bool[np.ndarray, "mask_rows mask_columns"]) -> None:
     """Draw the lungs' outlines into a picture of the same field of view."""
+    height_px, width_px = picture.shape[:2]
+    smooth = _resized(lungs.astype(np.float32), (width_px, height_px))
+    # Rims of single vessels would hide the very lung they lie in.
+    _draw_contours(picture, smooth >= 0.5, LUNG_COLOR, smallest=(0.02 * width_px) ** 2)
+
+
+def _draw_contours(
+    picture: UInt8[np.ndarray, "rows columns *color"],
+    area: Bool[np.ndarray, "rows columns"],
+    color: Color | int,
+    *,
+    smallest: float,
+) -> None:
+    """Draw the outlines of those pieces of an area that have so many pixels, in place."""
     import cv2
 
-    height_px, width_px = picture.shape[:2]
-    smooth = cv2.resize(
-        np.ascontiguousarray(lungs, dtype=np.float32),
-        (width_px, height_px),
-        interpolation=cv2.INTER_LINEAR,
-    )
-    contours, _ = cv2.findContours(
-        (smooth >= 0.5).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
-    )
-    # Rims of single vessels would hide the very lung they lie in.
-    smallest = (0.02 * width_px) ** 2
+    contours, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     shown = [contour for contour in contours if cv2.contourArea(contour) >= smallest]
-    cv2.polylines(
-        picture, shown, isClosed=True, color=LUNG_COLOR, thickness=1, lineType=cv2.LINE_AA
-    )
+    cv2.polylines(picture, shown, isClosed=True, color=color, thickness=1, lineType=cv2.LINE_AA)
 
 
 def _mark_analysed(picture: RGB, scene: Scene) -> None:
@@ -442,13 +444,8 @@ def _outline_of(
     area: Bool[np.ndarray, "rows columns"],
 ) -> UInt8[np.ndarray, "rows columns"]:
     """How much of each pixel the outline covers, from 0 to `LINE_LEVELS` - 1."""
-    import cv2
-
-    contours, _ = cv2.findContours(area.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    smallest = (0.012 * area.shape[1]) ** 2
-    shown = [contour for contour in contours if cv2.contourArea(contour) >= smallest]
     drawn = np.zeros(area.shape, dtype=np.uint8)
-    cv2.polylines(drawn, shown, isClosed=True, color=255, thickness=1, lineType=cv2.LINE_AA)
+    _draw_contours(drawn, area, 255, smallest=(0.012 * area.shape[1]) ** 2)
     covered: UInt8[np.ndarray, "rows columns"] = np.rint(
         drawn / np.float32(255 / (LINE_LEVELS - 1))
     ).astype(np.uint8)

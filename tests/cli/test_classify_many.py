@@ -19,6 +19,7 @@ from phantoms import chest, chest_grid
 
 from chestct.cli import main
 from chestct.cluster import EXECUTORS
+from chestct.errors import ChestCTError
 from chestct.lookup import load_entry
 
 Output = pytest.CaptureFixture[str]
@@ -221,10 +222,9 @@ def test_another_classifier_for_the_same_results_is_refused(
 ) -> None:
     from chestct.classifier import load_classifier
     from chestct.cluster.classifying import ClassifyWork, classify_settings
-    from chestct.cluster.job import ClusterError
 
     settings = classify_settings(load_classifier(tiny), Path(tiny))
-    with pytest.raises(ClusterError, match="same classifier and the same chestct"):
+    with pytest.raises(ChestCTError, match="same classifier and the same chestct"):
         ClassifyWork({**settings, "identity": "0" * 64}, tmp_path)
 
 

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from chestct.card import Card
 from chestct.cli import main
-from chestct.cli.training_lines import EpochLines, in_words
+from chestct.cli.terminal import EpochLines, _in_words
 from chestct.cluster.job import LEASE_S
 from chestct.datasets.manifest import read_manifest
 from chestct.evaluation.comparisons import COMPARISONS, MASERES_Z_DEFECTS, SOUND
@@ -561,7 +561,7 @@ def test_variants_of_the_papers_recipe_are_made_for_training_scans_only(
 
 
 def test_durations_are_said_as_a_person_would() -> None:
-    assert [in_words(s) for s in (4.21, 720, 11160)] == ["4.2 s", "12 min", "3.1 h"]
+    assert [_in_words(s) for s in (4.21, 720, 11160)] == ["4.2 s", "12 min", "3.1 h"]
 
 
 def test_a_training_learns_what_there_is_to_learn(

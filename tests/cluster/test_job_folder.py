@@ -13,9 +13,9 @@ import counting
 import pytest
 
 from chestct.cluster import driver, job
-from chestct.cluster.job import Claims, ClusterError, Job, begin_job, open_job
+from chestct.cluster.job import Claims, Job, begin_job, open_job
 from chestct.cluster.worker import work_on
-from chestct.errors import WriteError
+from chestct.errors import ChestCTError, WriteError
 
 
 @pytest.fixture
@@ -147,11 +147,11 @@ def test_a_worker_that_stops_of_its_own_accord_leaves_its_shard_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> object:
-        raise ClusterError("enough")
+        raise ChestCTError("enough")
 
     made = begun(tmp_path, num=3)
     monkeypatch.setattr(counting.Count, "rows", refuse)
-    with pytest.raises(ClusterError, match="enough"):
+    with pytest.raises(ChestCTError, match="enough"):
         work_on(made.folder)
     claim = Claims(made.folder / "claims", 30.0).take("00000")
     assert claim is not None
@@ -171,7 +171,7 @@ def test_another_job_in_the_same_folder_is_refused(
 ) -> None:
     begun(tmp_path)
     other = replace(counting.job_in(tmp_path, 7, 3, 30.0), **change)  # type: ignore[arg-type]
-    with pytest.raises(ClusterError, match=word):
+    with pytest.raises(ChestCTError, match=word):
         begin_job(other, counting.tasks(other.num_tasks))
 
 
@@ -191,7 +191,7 @@ def test_another_version_on_a_node_is_refused(tmp_path: Path) -> None:
     file = made.folder / "job.json"
     record = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**record, "version": "9.9"}), encoding="utf-8")
-    with pytest.raises(ClusterError, match=r"chestct 9\.9's and"):
+    with pytest.raises(ChestCTError, match=r"chestct 9\.9's and"):
         work_on(made.folder)
 
 
@@ -201,10 +201,10 @@ def test_another_engine_than_the_first_workers_is_refused(
     made = begun(tmp_path)
     work_on(made.folder)
     monkeypatch.setattr(counting.Count, "engine", "toes")
-    with pytest.raises(ClusterError, match="toes and the first worker with fingers"):
+    with pytest.raises(ChestCTError, match="toes and the first worker with fingers"):
         work_on(made.folder)
 
 
 def test_a_folder_that_a_node_does_not_see_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="has to see the same --out"):
+    with pytest.raises(ChestCTError, match="has to see the same --out"):
         work_on(tmp_path / job.FOLDER)

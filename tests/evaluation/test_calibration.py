@@ -16,7 +16,7 @@ from chestct.evaluation.calibration import (
     fit_temperature,
     reliability_curve,
 )
-from chestct.evaluation.metrics import OVERALL
+from chestct.evaluation.metrics import measure
 from chestct.evaluation.predictions import Predictions
 from chestct.labels import TWO_CLASSES
 
@@ -45,7 +45,7 @@ def test_the_temperature_undoes_a_known_sharpening(sharpening: float) -> None:
     assert found.note == ""
     scaled = apply_temperature(sharp.probabilities, found.temperature)
     assert log_loss(sharp.truth, scaled) <= log_loss(sharp.truth, sharp.probabilities) + 1e-12
-    error = OVERALL["expected_calibration_error"](sharp.with_probabilities(scaled)).value
+    error = measure(sharp.with_probabilities(scaled), "expected_calibration_error").value
     assert error is not None
     assert error < 0.03
 

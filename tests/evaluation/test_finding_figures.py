@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from chestct.evaluation import intervals
+from chestct.evaluation import intervals, metrics
 from chestct.evaluation.calibration import choose_threshold
-from chestct.evaluation.intervals import Bootstrap, estimate_findings
+from chestct.evaluation.intervals import Bootstrap, estimate_figures
 from chestct.evaluation.predictions import (
     FindingPredictions,
     Predictions,
@@ -43,7 +43,7 @@ def drawn(num: int = 80, num_patients: int = 40, seed: int = 0) -> FindingPredic
 
 def test_each_finding_is_judged_on_the_scans_where_it_is_known_at_its_threshold() -> None:
     predictions = drawn()
-    figures = estimate_findings(predictions, FEW)
+    figures = estimate_figures(predictions, FEW)
     for index, name in enumerate(predictions.labels):
         known = ~np.isnan(predictions.truth[:, index])
         truth = predictions.truth[known, index]
@@ -61,7 +61,7 @@ def test_each_finding_is_judged_on_the_scans_where_it_is_known_at_its_threshold(
 
 
 def test_macro_figures_are_means_over_findings_with_an_interval_over_patients() -> None:
-    figures = estimate_findings(drawn(), FEW)
+    figures = estimate_figures(drawn(), FEW)
     for name in ("auc", "auprc", "sensitivity", "specificity", "f1"):
         each = [figures.per_class[label][name].value for label in ("a", "b", "c")]
         macro = figures.overall[f"macro_{name}"]
@@ -74,22 +74,22 @@ def test_weights_of_one_give_the_figures_themselves_and_doubled_scans_change_no_
     predictions = drawn()
     for index in range(3):
         view = predictions.of(index)
-        ones = intervals.weigh(view, np.stack([np.ones(len(view)), np.full(len(view), 2.0)]))
+        ones = metrics.weigh(view, np.stack([np.ones(len(view)), np.full(len(view), 2.0)]))
         expected = average_precision_score(view.truth, view.probabilities[:, 1])
-        assert intervals._auprc(ones) == pytest.approx([expected, expected])
+        assert metrics._weighted_auprc(ones) == pytest.approx([expected, expected])
         some = np.arange(len(view)) % 3
-        weighted = intervals.weigh(view, some[None].astype(float))
+        weighted = metrics.weigh(view, some[None].astype(float))
         by_weight = average_precision_score(
             view.truth, view.probabilities[:, 1], sample_weight=some
         )
-        assert intervals._auprc(weighted) == pytest.approx([by_weight])
+        assert metrics._weighted_auprc(weighted) == pytest.approx([by_weight])
 
 
 def test_a_finding_that_no_scan_has_is_left_out_of_the_means_and_said() -> None:
     predictions = drawn()
     truth = predictions.truth.copy()
     truth[:, 2] = np.where(np.isnan(truth[:, 2]), np.nan, 0.0)
-    figures = estimate_findings(
+    figures = estimate_figures(
         FindingPredictions(
             predictions.scans,
             predictions.patients,
@@ -188,7 +188,7 @@ def test_findings_have_sites_groups_and_a_list_of_their_wrong_answers(tmp_path: 
     settings = EvaluationSettings(bootstrap=FEW, formats=(), reports={"s3": "reports/s3.html"})
     summary = write_evaluation(predictions, tmp_path, settings=settings)
     women = predictions.choose(range(0, 80, 2))
-    alone = estimate_findings(women, FEW)
+    alone = estimate_figures(women, FEW)
     assert summary.groups["sex"]["F"].num_scans == 40
     assert summary.groups["sex"]["F"].figures == alone
     assert summary.sites["south"].num_scans == 30

@@ -82,14 +82,14 @@ def figures_of(truth: list[str], predicted: list[str]) -> dict[str, object]:
     decisions = np.array([LABELS.index(label) for label in predicted])
     confusion = confusion_matrix(expected, decisions, len(LABELS))
     whole = as_predictions(expected, decisions)
-    accuracy = metrics.OVERALL["accuracy"](whole)
+    accuracy = metrics.measure(whole, "accuracy")
     return {
         CONFUSION: confusion.tolist(),
         "accuracy_pct": percent(accuracy.value),
         "correct": accuracy.hits,
         "kappa": fraction(metrics.kappa(expected, decisions, len(LABELS)).value),
         "accuracy_wilson95_pct": percents(accuracy.hits, accuracy.total),
-        "macro_f1": fraction(metrics.OVERALL["macro_f1"](whole).value),
+        "macro_f1": fraction(metrics.measure(whole, "macro_f1").value),
         **{label: figures_of_class(confusion, index) for index, label in enumerate(LABELS)},
     }
 

@@ -125,7 +125,7 @@ def test_a_scan_that_is_refused_says_why(tmp_path: Path) -> None:
         assert found is not None
         assert found.stage == "This is no scan."
         # What was read can be put away, for all who look.
-        await until(jobs, lambda: not jobs.is_busy)
+        await until(jobs, lambda: not jobs._current)
         await jobs.cancel(job.number)
         assert jobs.all() == []
 
@@ -160,7 +160,7 @@ def test_a_scan_that_waits_for_a_choice_can_be_put_away(tmp_path: Path) -> None:
     async def use(jobs: Jobs) -> None:
         job = await jobs.add("first", order(tmp_path))
         await until(jobs, lambda: state_of(jobs, job) == "undecided")
-        await until(jobs, lambda: not jobs.is_busy)
+        await until(jobs, lambda: not jobs._current)
         await jobs.cancel(job.number)
         assert state_of(jobs, job) == "cancelled"
 

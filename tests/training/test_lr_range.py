@@ -8,7 +8,7 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, Brightness, MeanThenLinear
 from torch import nn
 
-from chestct.cli.training_lines import show_range_test
+from chestct.cli.terminal import show_range_test
 from chestct.datasets.augment import _Augmentation
 from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError

@@ -17,7 +17,6 @@ from PIL import Image
 
 from chestct.pictures import scene_of_scan
 from chestct.writers.pages import (
-    IndexEntry,
     IndexHead,
     IndexRow,
     _area_curve,
@@ -25,7 +24,6 @@ from chestct.writers.pages import (
     answers_csv,
     write_html,
     write_index,
-    write_index_rows,
 )
 
 NUM_ROWS = 6_000
@@ -165,17 +163,18 @@ def test_the_curve_of_a_scan_without_lungs_is_flat() -> None:
 def test_the_index_links_every_report_and_says_what_was_simulated(tmp_path: Path) -> None:
     found = make_analysis().result
     missed = replace(found, scan="p08", decision="normal")
-    entries = [
-        IndexEntry(found, "COVID-19", "results/p07"),
-        IndexEntry(missed, "CAP", "results/p08"),
-        IndexEntry(make_unsuitable().result, "normal", "results/p09"),
+    rows = [
+        IndexRow.of(found, "results/p07", "COVID-19"),
+        IndexRow.of(missed, "results/p08", "CAP"),
+        IndexRow.of(make_unsuitable().result, "results/p09", "normal"),
     ]
+    head = IndexHead(3, found.notice, found.provenance.trained_on, True, "simulated patients")
     folders = ("results/p07", "results/p08", "results/p09")
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
         for name in ("report.html", "preview.png"):
             (tmp_path / folder / name).touch()
-    page = write_index(entries, tmp_path).read_text(encoding="utf-8")
+    page = write_index(rows, head, tmp_path).read_text(encoding="utf-8")
     assert "Simulated patients, classified" in page
     for folder in folders:
         assert f'href="{folder}/report.html"' in page
@@ -191,14 +190,15 @@ def test_an_index_of_patients_scans_says_nothing_of_simulation_and_links_what_is
     found = make_analysis().result
     (tmp_path / "p07").mkdir()
     (tmp_path / "p07" / "preview.png").touch()
-    page = write_index([IndexEntry(found, "", "p07")], tmp_path).read_text(encoding="utf-8")
+    head = IndexHead(1, found.notice, found.provenance.trained_on)
+    page = write_index([IndexRow.of(found, "p07")], head, tmp_path).read_text(encoding="utf-8")
     assert 'href="p07/preview.png"' in page
     assert "report.html" not in page
     assert "imulated" not in page.replace(found.provenance.trained_on, "")
     assert "(differs)" not in page
     assert "; uncertain" not in page
     doubted = replace(found, is_uncertain=True)
-    page = write_index([IndexEntry(doubted, "", "p07")], tmp_path).read_text(encoding="utf-8")
+    page = write_index([IndexRow.of(doubted, "p07")], head, tmp_path).read_text(encoding="utf-8")
     assert "; uncertain</dd>" in page
 
 
@@ -212,7 +212,7 @@ def test_an_index_of_very_many_scans_is_written_row_by_row(tmp_path: Path) -> No
             yield IndexRow(f"scan {number}", "Normal", "90 %")
 
     tracemalloc.start()
-    page = write_index_rows(rows(), IndexHead(NUM_ROWS, "Not for use", "nothing"), tmp_path)
+    page = write_index(rows(), IndexHead(NUM_ROWS, "Not for use", "nothing"), tmp_path)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seen == NUM_ROWS - 1
@@ -236,8 +236,3 @@ def test_the_table_of_answers_names_every_scan_also_those_without_an_answer() ->
     assert rows[2]["no_answer_because"] == "No lungs were found."
     assert rows[2]["probability_normal"] == ""
     assert [row["path"] for row in rows] == [*paths.values()]
-
-
-def test_an_index_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        write_index([], tmp_path)

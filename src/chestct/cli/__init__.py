@@ -20,14 +20,11 @@ import typer
 from chestct import __version__
 from chestct.cli import (
     audit_model,
-    check_plugin,
     classify,
     dataset,
-    demo,
     evaluate,
     export,
     info,
-    lr_range,
     prepare,
     serve,
     simulate,
@@ -39,10 +36,10 @@ from chestct.cli.terminal import show_error, show_line, speak_any_encoding
 from chestct.errors import ChestCTError, kind_of
 from chestct.library_warnings import rephrased_libraries
 
-EXIT_DONE = 0
-EXIT_WRONG = 2
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+_EXIT_DONE = 0
+_EXIT_WRONG = 2
+_EXIT_INTERRUPTED = 130
+_EXIT_TERMINATED = 143
 _OTHERS = 0o077
 """The permissions of everybody but the owner, as umask(2) takes them away."""
 
@@ -59,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(demo.demo)
+app.command()(simulate.demo)
 app.command()(classify.classify)
 app.command()(prepare.prepare)
 app.command()(simulate.simulate)
@@ -67,12 +64,12 @@ app.command()(serve.serve)
 app.add_typer(dataset.app, name="dataset")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
-app.command("lr-range")(lr_range.lr_range)
+app.command("lr-range")(train.lr_range)
 app.add_typer(study.app, name="study")
 app.add_typer(slices.app, name="slices")
 app.command("audit-model")(audit_model.audit_model)
 app.command()(export.export)
-app.command("check-plugin")(check_plugin.check_plugin)
+app.command("check-plugin")(info.check_plugin)
 app.command()(info.info)
 
 
@@ -127,15 +124,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(given)
     except (KeyboardInterrupt, typer.Abort):
         show_error("interrupted by Ctrl-C; nothing half-written was left.")
-        return EXIT_INTERRUPTED
+        return _EXIT_INTERRUPTED
     except _Terminated:
         show_error("ended by SIGTERM; nothing half-written was left.")
-        return EXIT_TERMINATED
+        return _EXIT_TERMINATED
     except Exception as error:
         show_error(_message_of(error))
         if is_debugging:
             traceback.print_exc()
-        return error.exit_code if isinstance(error, ChestCTError) else EXIT_WRONG
+        return error.exit_code if isinstance(error, ChestCTError) else _EXIT_WRONG
 
 
 @contextmanager
@@ -174,7 +171,7 @@ def _terminated_in_words() -> Iterator[None]:
 def _run(given: list[str]) -> int:
     """Run one command; without any, show the help and count it as wrong use."""
     ending = app(args=given or ["--help"], prog_name="chestct", standalone_mode=False)
-    return (ending or EXIT_DONE) if given else EXIT_WRONG
+    return (ending or _EXIT_DONE) if given else _EXIT_WRONG
 
 
 def _message_of(error: Exception) -> str:

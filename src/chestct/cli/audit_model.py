@@ -65,7 +65,7 @@ class _Asked:
         for path in [*scans, *([self.lesions] if self.lesions else [])]:
             options.require_scan(path)
 
-    def asked_here(self, auditor: Auditor, scans: Sequence[Path]) -> Iterator[ScanAudit]:
+    def _asked_here(self, auditor: Auditor, scans: Sequence[Path]) -> Iterator[ScanAudit]:
         """What is asked about scans that were named, then simulated ones, each in its turn."""
         from chestct.readers import ReadOptions
         from chestct.studies.model_audit import audit_scan, read_subjects, simulated_subjects
@@ -74,6 +74,15 @@ class _Asked:
             yield audit_scan(auditor, subject)
         for subject in simulated_subjects(range(self.simulated), auditor.classifier.labels):
             yield audit_scan(auditor, subject)
+
+    def audited_here(self, auditor: Auditor, scans: Sequence[Path]) -> ModelAudit:
+        """The audit of all of it, and a bar meanwhile."""
+        from chestct.studies.model_audit import audit_model
+
+        with scan_progress(is_quiet=False) as progress:
+            task = progress.add_task("", total=None)
+            told = replace(auditor, listener=lambda what: progress.update(task, description=what))
+            return audit_model(auditor, self._asked_here(told, scans))
 
     def asked_by(
         self, executor: Executor, auditor: Auditor, engine: str, scans: Sequence[Path], folder: Path
@@ -123,10 +132,7 @@ def audit_model(
         found = asked.asked_by(executor, auditor, engine, paths, out)
         audit = audit_model(auditor, found)
     else:
-        with scan_progress(is_quiet=False) as progress:
-            task = progress.add_task("", total=None)
-            told = replace(auditor, listener=lambda what: progress.update(task, description=what))
-            audit = audit_model(auditor, asked.asked_here(told, paths))
+        audit = asked.audited_here(auditor, paths)
     _show_audit(stdout_console(), audit)
     if out is not None:
         show_written(write_model_audit(audit, out), [])

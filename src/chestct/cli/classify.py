@@ -47,44 +47,36 @@ class _Work:
     is_json: bool
     finding: str | None = None
 
-    @property
-    def shown_file(self) -> str:
-        """Which of the files written a user is pointed at."""
-        return "report.html" if "html" in self.writing.names else ""
-
     def run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
         """Classify one scan, which is called `name`, and write its outputs."""
-        from chestct.remote import local_copy
-
-        options.require_scan(scan)
-        with local_copy(scan) as place:
-            return self._run(place, name, folder, show_steps)
-
-    def _run(self, scan: Path, name: str, folder: Path | None, show_steps: Listener) -> _Done:
-        """Do it with a scan of this machine."""
         from chestct.pipeline import analyse_scan
+        from chestct.remote import local_copy
         from chestct.writers.folders import check_folder, write_outputs
 
-        if folder is not None:
-            check_folder(folder, scan)
+        options.require_scan(scan)
         watcher = _Foreseeing(name, show_steps, None if folder is None else self.writing)
-        analysis = analyse_scan(
-            scan,
-            self.classifier,
-            engine=self.engine,
-            reading=self.reading,
-            explain=self.explain,
-            finding=self.finding,
-            watcher=watcher,
-        )
-        analysis = replace(analysis, result=replace(analysis.result, scan=name))
-        is_complete = True
-        if folder is not None:
-            written = write_outputs(analysis, folder, self.writing)
-            analysis, is_complete = written.analysis, not written.failed
-            watcher.say({**written.skipped, **written.failed})
+        # A copy of an address stays until all is written: DICOM outputs read its headers.
+        with local_copy(scan) as place:
+            if folder is not None:
+                check_folder(folder, place)
+            analysis = analyse_scan(
+                place,
+                self.classifier,
+                engine=self.engine,
+                reading=self.reading,
+                explain=self.explain,
+                finding=self.finding,
+                watcher=watcher,
+            )
+            analysis = replace(analysis, result=replace(analysis.result, scan=name))
+            is_complete = True
+            if folder is not None:
+                written = write_outputs(analysis, folder, self.writing)
+                analysis, is_complete = written.analysis, not written.failed
+                watcher.say({**written.skipped, **written.failed})
         line = _json_line(analysis) if self.is_json else _slices_words(analysis)
-        return _Done(analysis.result, line, is_complete)
+        report = "report.html" if "html" in self.writing.names else ""
+        return _Done(analysis.result, line, is_complete, folder, folder and folder / report)
 
 
 class _Foreseeing:
@@ -121,32 +113,36 @@ class _Done:
     """What is kept of one scan; not the analysis, which would stay in memory beside the next one.
 
     `line` is the answer as JSON, or words about its slices where that was not asked for;
-    `is_complete` whether every output that was asked for is there.
+    `is_complete` whether every output that was asked for is there, in `folder` if anywhere;
+    `report` the file, or the folder, that a user is pointed at.
     """
 
     result: ScanResult
     line: str
     is_complete: bool
+    folder: Path | None
+    report: Path | None
 
 
 @dataclass
 class _Outcome:
     """How far the scans of one call have come."""
 
-    results: list[ScanResult] = field(default_factory=list)
-    slices: list[str] = field(default_factory=list)
-    reports: list[Path | None] = field(default_factory=list)
-    folders: list[Path | None] = field(default_factory=list)
+    done: list[_Done] = field(default_factory=list)
     errors: dict[str, str] = field(default_factory=dict)
     num_failed: int = 0
-    num_incomplete: int = 0
+
+    @property
+    def results(self) -> list[ScanResult]:
+        """The answers."""
+        return [each.result for each in self.done]
 
     @property
     def exit_code(self) -> int:
         """0 when all was done, 1 when some scans failed or lack an output, 2 when all failed."""
-        if self.num_failed and not self.results:
+        if self.num_failed and not self.done:
             return 2
-        return 1 if self.num_failed or self.num_incomplete else 0
+        return 0 if not self.num_failed and all(each.is_complete for each in self.done) else 1
 
 
 @dataclass(frozen=True)
@@ -304,15 +300,15 @@ def _write_batch(scans: Mapping[str, Path], outcome: _Outcome, out: Path) -> Non
     """Write all answers of a call as one table, and a page that leads to the reports."""
     from chestct.pipeline import readable
     from chestct.storage import write_whole
-    from chestct.writers.pages import IndexEntry, answers_csv, write_index
+    from chestct.writers.pages import IndexHead, IndexRow, answers_csv, write_index
 
     paths = {name: readable(path) for name, path in scans.items()}
     table = answers_csv(outcome.results, paths, outcome.errors)
     write_whole(out / _ANSWERS_FILE, table.encode())
-    pairs = zip(outcome.results, outcome.folders, strict=True)
-    entries = [IndexEntry(result, "", folder.name) for result, folder in pairs if folder]
-    if entries:
-        write_index(entries, out)
+    rows = [IndexRow.of(each.result, each.folder.name) for each in outcome.done if each.folder]
+    if rows:
+        first = outcome.results[0]
+        write_index(rows, IndexHead(len(rows), first.notice, first.provenance.trained_on), out)
 
 
 _ANSWERS_FILE = "answers.csv"
@@ -345,11 +341,7 @@ def _classify_all(scans: list[Path], out: Path | None, work: _Work, names: list[
                 show_error(outcome.errors[name])
                 outcome.num_failed += 1
             else:
-                outcome.results.append(done.result)
-                outcome.num_incomplete += not done.is_complete
-                outcome.slices.append(done.line)
-                outcome.folders.append(folder)
-                outcome.reports.append(folder and folder / work.shown_file)
+                outcome.done.append(done)
                 # Outside: a closed pipe or a full disk would fail every scan, and ends the call.
                 if work.is_json:
                     show_line(done.line)
@@ -360,17 +352,17 @@ def _classify_all(scans: list[Path], out: Path | None, work: _Work, names: list[
 def _show(outcome: _Outcome, out: Path | None) -> None:
     from chestct.pipeline import readable
 
-    console = stdout_console()
-    if len(outcome.results) == 1:
-        report = outcome.reports[0]
-        place = report and Path(readable(report))
-        show_result(console, outcome.results[0], place, outcome.slices[0])
-    elif outcome.results:
+    if not outcome.done:
+        return
+    console, first = stdout_console(), outcome.done[0]
+    if len(outcome.done) == 1:
+        place = first.report and Path(readable(first.report))
+        show_result(console, first.result, place, first.line)
+    else:
         show_table(console, outcome.results)
         if out is not None:
             console.print(f"Reports: one folder per scan in {readable(out)}", markup=False)
-    if outcome.results:
-        show_notice(console, outcome.results[0])
+    show_notice(console, first.result)
 
 
 def _slices_words(analysis: ScanAnalysis) -> str:
@@ -420,11 +412,9 @@ def _classify_batch(
     """Classify listed scans, or go on with it; what the command ends with.
 
     Raises:
-        WriteError: No folder for results was named, or it cannot be written.
-        ClusterError: They cannot be worked on so.
+        ChestCTError: No folder for results was named, or they cannot be worked on so.
     """
-    from chestct.classifier import load_classifier
-    from chestct.cluster.classifying import WORK, classify_settings, write_batch_index
+    from chestct.cluster.classifying import WORK, write_batch_index
     from chestct.cluster.driver import ANSWERS_FILE, FAILURES_FILE, write_tables
     from chestct.cluster.job import FOLDER, Job
     from chestct.writers.pages import answer_columns
@@ -433,21 +423,8 @@ def _classify_batch(
     if out is None:
         raise WriteError("Answers of many scans are written into a folder. Name one: --out DIR.")
     executor = said.who()
-    classifier = load_classifier(asked.classifier)
-    classifier.require_finding(asked.finding)
-    writing = outputs.write_options()
-    explain = outputs.explanation_for(writing.names)
-    # Folders are made only where something was said about what is in them.
-    has_folders = outputs.write is not None or explain is not None
-    settings = classify_settings(
-        classifier,
-        asked.classifier,
-        **asdict(running),
-        explain=explain,
-        finding=asked.finding,
-        writing=asdict(writing) if has_folders else None,
-    )
-    usual_s = TIMEOUT_S if explain is None else _TIMEOUT_EXPLAINED_S
+    classifier, settings = _batch_settings(outputs, running, asked)
+    usual_s = TIMEOUT_S if settings["explain"] is None else _TIMEOUT_EXPLAINED_S
     job = Job(
         out.absolute() / FOLDER,
         WORK,
@@ -465,3 +442,27 @@ def _classify_batch(
         show_line(f"{counts.failed} scans have none: {out / FAILURES_FILE}")
     show_line(classifier.card.notice)
     return counts.exit_code
+
+
+def _batch_settings(
+    outputs: options.Outputs, running: options.Running, asked: _Asked
+) -> tuple[Classifier, dict[str, Any]]:
+    """What classifies the scans of a batch, and how, as plain values."""
+    from chestct.classifier import load_classifier
+    from chestct.cluster.classifying import classify_settings
+
+    classifier = load_classifier(asked.classifier)
+    classifier.require_finding(asked.finding)
+    writing = outputs.write_options()
+    explain = outputs.explanation_for(writing.names)
+    # Folders are made only where something was said about what is in them.
+    has_folders = outputs.write is not None or explain is not None
+    settings = classify_settings(
+        classifier,
+        asked.classifier,
+        **asdict(running),
+        explain=explain,
+        finding=asked.finding,
+        writing=asdict(writing) if has_folders else None,
+    )
+    return classifier, settings

@@ -37,10 +37,6 @@ ManifestFile = Annotated[
 ]
 
 
-class _WrongUseError(ChestCTError):
-    """Options of a command are impossible or contradict each other."""
-
-
 def _read_scans(
     file: Path, labels: str | None, names: tuple[str, ...] = (), *, needs_files: bool = True
 ) -> Manifest:
@@ -132,7 +128,7 @@ class _LabelTable:
         """Refuse what was said of a table where none was named.
 
         Raises:
-            _WrongUseError: Something was.
+            ChestCTError: Something was.
         """
         said: dict[str, object] = {
             "--sheet": self.sheet,
@@ -143,7 +139,7 @@ class _LabelTable:
         }
         first = next((name for name, value in said.items() if value), None)
         if self.file is None and first is not None:
-            raise _WrongUseError(f"{first} is about a table of labels. Name it: --labels TABLE.")
+            raise ChestCTError(f"{first} is about a table of labels. Name it: --labels TABLE.")
 
 
 @app.command()
@@ -266,12 +262,12 @@ class _Division:
         """Refuse none, and more than one, of the ways to divide.
 
         Raises:
-            _WrongUseError: It is so.
+            ChestCTError: It is so.
         """
         if (self.folds is not None) + (self.share is not None) + self.is_maseres != 1:
-            raise _WrongUseError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
+            raise ChestCTError("Give one of --folds N, --hold-out SHARE and --maseres-paper.")
         if self.validation and self.share is None:
-            raise _WrongUseError("--validation goes with --hold-out SHARE.")
+            raise ChestCTError("--validation goes with --hold-out SHARE.")
 
     def divided(self, manifest: Manifest) -> Manifest:
         """The scans divided."""
@@ -303,7 +299,7 @@ def split(
     from chestct.storage import is_address
 
     if out is None and is_address(manifest):
-        raise _WrongUseError(f"{shown(manifest)} is not written to. Name a file: --out FILE.")
+        raise ChestCTError(f"{shown(manifest)} is not written to. Name a file: --out FILE.")
     division.require_one()
     divided = division.divided(_read_scans(manifest, labels, needs_files=False))
     _show_sides(divided)
@@ -361,7 +357,7 @@ class _Wanted:
         """Where the inputs are kept, how many of each scan, and the classes.
 
         Raises:
-            _WrongUseError: Neither settings nor a recipe with a folder were named, or both.
+            ChestCTError: Neither settings nor a recipe with a folder were named, or both.
         """
         said = {
             "storage": self.storage,
@@ -378,7 +374,7 @@ class _Wanted:
 
         if self.recipe is None or self.cache is None or self.overrides:
             msg = "Give --settings CONFIG, with any --set NAME=VALUE, or --recipe NAME and --cache"
-            raise _WrongUseError(f"{msg} DIR.")
+            raise ChestCTError(f"{msg} DIR.")
         chosen = find_recipe(self.recipe)
 
         from chestct.training.data import make_cache
@@ -395,7 +391,7 @@ class _Wanted:
 
         if self.recipe is not None:
             msg = f"--settings {self.settings} names the recipe. Leave --recipe out, or --set"
-            raise _WrongUseError(f"{msg} recipe.name={self.recipe}.")
+            raise ChestCTError(f"{msg} recipe.name={self.recipe}.")
         chosen = read_settings(self.settings or "", self.overrides or ())
         data = chosen.data.model_copy(update=dict(section))
         return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
@@ -510,10 +506,10 @@ class _Sharing:
         """Refuse a key that would be given away with the export.
 
         Raises:
-            _WrongUseError: It lies in its folder.
+            ChestCTError: It lies in its folder.
         """
         if self.key is not None and out.resolve() in self.key.resolve().parents:
-            raise _WrongUseError(
+            raise ChestCTError(
                 f"The key {self.key} must not lie in {out}: whoever gets the export gets it."
             )
 
@@ -643,7 +639,7 @@ def flow(
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
-        raise _WrongUseError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
+        raise ChestCTError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
     counts = flow_of(_read_scans(manifest, labels, needs_files=False))
     words = counts.as_markdown() + "\n"
     show_words(words)

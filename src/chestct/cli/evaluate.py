@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chestct.cli import options
+from chestct.cli.terminal import listening, show_summary, show_unlike
 from chestct.cli.training_options import (
     Beside,
     EvaluationFolder,
@@ -142,7 +143,6 @@ def evaluate(
     Several workers may share out the scans: --workers N.
     """
     from chestct.cli.classify import load
-    from chestct.cli.training_lines import listening, show_summary, show_unlike
     from chestct.training.judging import (
         evaluate_manifest,
         judge_here,

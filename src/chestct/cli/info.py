@@ -1,4 +1,7 @@
-"""`chestct info`: what this installation can do, at once and without loading any of it."""
+"""`chestct info` and `check-plugin`: what this installation can do, and what a plug-in promises.
+
+`info` says it at once and without loading any of it.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ import re
 from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from chestct.cli.terminal import show_document, show_info
+from chestct.cli.terminal import print_table, show_document, show_info, show_line
+from chestct.errors import ChestCTError, UnknownNameError
 
 if TYPE_CHECKING:
     from chestct.lookup import Plugin
@@ -65,7 +70,7 @@ def _describe_installation() -> dict[str, dict[str, str]]:
             f"{plugin.kind} {plugin.name}": f"refused: {plugin.problem}"
             if plugin.problem
             else plugin.origin
-            for plugin in every_plugin()
+            for plugin in _every_plugin()
         },
         "classifiers": _classifiers(),
         "settings": {
@@ -74,7 +79,7 @@ def _describe_installation() -> dict[str, dict[str, str]]:
     }
 
 
-def every_plugin() -> list[Plugin]:
+def _every_plugin() -> list[Plugin]:
     """All entry points of other packages, none of them imported."""
     from chestct.explain import EXPLANATIONS
     from chestct.lookup import plugins_of
@@ -117,3 +122,81 @@ def _classifiers() -> dict[str, str]:
         return {}
     card = json.loads(_DEFAULT_CARD.read_text(encoding="utf-8"))
     return {"default": f"{card['name']} {card['version']}; trained on {card['trained_on']}"}
+
+
+def check_plugin(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A package, or one of the entries that it brings."),
+    ],
+    settings: Annotated[
+        str,
+        typer.Option("--settings", metavar="JSON", help="Of a network, such as '{\"width\": 4}'."),
+    ] = "{}",
+    shape: Annotated[
+        tuple[int, int, int],
+        typer.Option("--shape", metavar="D H W", help="Voxels of a network's input."),
+    ] = (40, 36, 44),
+    example: Annotated[
+        Path | None,
+        typer.Option("--example", metavar="SCAN", help="A scan that a reader reads."),
+    ] = None,
+) -> None:
+    """Check what an installed plug-in promises: networks, encoders, recipes, readers, writers."""
+    from chestct.contracts import PROMISES, broken
+
+    num_broken = 0
+    with TemporaryDirectory() as folder:
+        for plugin in _named(name):
+            plugin.load()
+            case = _case(plugin, _settings(settings), shape, example, Path(folder))
+            found = list(broken(PROMISES[plugin.kind], case))
+            num_broken += sum(bool(why) for _, why in found)
+            rows = [[words, f"broken: {why}" if why else "kept"] for words, why in found]
+            show_line(f"{plugin.kind} '{plugin.name}' {plugin.origin}")
+            print_table(("promise", "found"), rows)
+    if num_broken:
+        show_line(f"{num_broken} of these promises are broken.")
+        raise typer.Exit(1)
+
+
+def _named(name: str) -> list[Plugin]:
+    """The entry points of that name, or all that a package of that name brings."""
+    from chestct.lookup import unknown_name_message
+
+    every = _every_plugin()
+    found = [plugin for plugin in every if name in (plugin.name, plugin.package)]
+    if not found:
+        known = dict.fromkeys(text for each in every for text in (each.package, each.name))
+        raise UnknownNameError(unknown_name_message(name, known, kind="plug-in"))
+    return found
+
+
+def _settings(text: str) -> dict[str, object]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ChestCTError(f"--settings {text}: expected JSON such as '{{\"width\": 4}}'.")
+    return found
+
+
+def _case(
+    plugin: Plugin,
+    settings: dict[str, object],
+    shape: tuple[int, int, int],
+    example: Path | None,
+    folder: Path,
+) -> object:
+    """Something small to try an entry on."""
+    from chestct import contracts
+
+    if plugin.kind in ("network", "encoder"):
+        return contracts.NetworkCase(plugin.name, settings, shape)
+    if plugin.kind == "reader":
+        if example is None:
+            msg = f"--example is missing: name a scan that the reader '{plugin.name}' reads."
+            raise ChestCTError(msg)
+        return contracts.ReaderCase(plugin.name, example)
+    return contracts.case_of_patient(plugin.kind, plugin.name, folder)

@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import typer
 
 from chestct.cli import training_options as options
-from chestct.cli.lr_range import suggest_rate
 from chestct.cli.options import grouped
-from chestct.cli.terminal import show_document, show_error, show_line
+from chestct.cli.terminal import (
+    EpochLines,
+    listening,
+    show_document,
+    show_error,
+    show_line,
+    show_summary,
+)
+from chestct.cli.train import suggest_rate
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -94,7 +101,6 @@ def list_slices(
     patient_pattern: PatientPattern = None,
 ) -> None:
     """Make a table of the slices of a folder, one row per picture."""
-    from chestct.cli.training_lines import listening
     from chestct.datasets.manifest import write_manifest
     from chestct.datasets.public import parse_list, read_lists, scan_slice_folder
 
@@ -170,7 +176,6 @@ def extract(
     classes: Classes = None,
 ) -> None:
     """Write the slices of labelled scans as pictures, with a table of them."""
-    from chestct.cli.training_lines import listening
     from chestct.datasets.manifest import read_manifest, write_manifest
     from chestct.datasets.pictures import extract_slices
 
@@ -195,7 +200,6 @@ def train(
     weights: Weights = None,
 ) -> None:
     """Train a slice network and vote on patients; stopped, the same command goes on."""
-    from chestct.cli.training_lines import EpochLines, listening, show_summary
     from chestct.training.session import run_slice_training
 
     plan = _plan(training, weights, table, out)
@@ -229,7 +233,6 @@ def evaluate(
     processes: options.Processes = None,
 ) -> None:
     """Classify labelled slices, vote on their patients, write figures with intervals."""
-    from chestct.cli.training_lines import listening, show_summary
     from chestct.evaluation.comparisons import COMPARISONS, SOUND
     from chestct.training.judging import evaluate_slices
 
@@ -271,7 +274,6 @@ def classify(
 ) -> None:
     """Classify slices that nobody has labelled, and vote on the patients who are known."""
     from chestct.api import classify_slices
-    from chestct.cli.training_lines import listening
 
     with listening(processes) as listener:
         found = classify_slices(

@@ -14,7 +14,14 @@ from rich.text import Text
 
 from chestct.cli import options
 from chestct.cli import training_options as training
-from chestct.cli.terminal import print_table, show_line, show_written, stdout_console
+from chestct.cli.terminal import (
+    EpochLines,
+    listening,
+    print_table,
+    show_line,
+    show_written,
+    stdout_console,
+)
 from chestct.cli.workers import Workers, current_umask, trainer, worked_on
 from chestct.errors import TrainingError
 
@@ -39,11 +46,6 @@ app = typer.Typer(
 _Study = Annotated[
     Path, typer.Option("--out", metavar="STUDY", help="Study folder: a new one, or one to go on.")
 ]
-
-
-@app.callback()
-def _study() -> None:
-    """The tables of both papers, each as one command."""
 
 
 @app.command("audit-papers")
@@ -110,7 +112,6 @@ class _Rows:
     @contextmanager
     def trained(self, epochs: int, num_trainings: int) -> Iterator[tuple[Listener, torch.device]]:
         """While they are trained: who is told of it, and where they are trained."""
-        from chestct.cli.training_lines import EpochLines, listening
         from chestct.training.distributed import choose_device
 
         with listening(self.processes, EpochLines(epochs, num_trainings)) as listener:
@@ -417,7 +418,6 @@ def damage(
     Damaged networks may be judged at once, one by each of several workers: --workers N.
     """
     from chestct.classifier import load_classifier
-    from chestct.cli.training_lines import listening
     from chestct.studies.damage import DamagePlan, run_damage, write_damage
 
     executor = workers.who() if workers.is_asked_for else None

@@ -1,4 +1,4 @@
-"""`chestct train`: a classifier, or one per fold, from a settings file and a manifest."""
+"""`chestct train` and `lr-range`: a classifier, or a learning rate, of settings and a manifest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ import typer
 
 from chestct.cli import training_options as options
 from chestct.cli.options import grouped, names_in
-from chestct.cli.terminal import print_table, show_line
+from chestct.cli.terminal import (
+    EpochLines,
+    listening,
+    print_table,
+    show_line,
+    show_range_test,
+    show_summary,
+)
 from chestct.cli.workers import Workers, have_trained, trainer
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
-    from chestct.training.plan import Plan
+    from chestct.training.plan import Plan, SlicePlan
     from chestct.training.search import Search, Trial
     from chestct.training.session import TrainAll
 
@@ -117,7 +124,6 @@ class _SearchOptions:
 
 def _run_tuning(plan: Plan, said: _SearchOptions, train: TrainAll) -> None:
     """Search and show what was found."""
-    from chestct.cli.training_lines import EpochLines
     from chestct.training.search import run_search
 
     search = said.search(plan.settings.training.seed)
@@ -224,7 +230,6 @@ def train(
     With several GPUs or machines: torchrun --nproc-per-node N --no-python chestct train ...
     Folds or candidates may be trained at once, one by each of several workers: --workers N.
     """
-    from chestct.cli.training_lines import EpochLines, listening, show_summary
     from chestct.training.distributed import (
         OtherProcessError,
         choose_device,
@@ -262,3 +267,32 @@ def train(
         raise typer.Exit(2) from None
     if summary is not None:
         show_summary(summary, out)
+
+
+@grouped
+def lr_range(
+    training: options.Training,
+    manifest: options.ManifestFile,
+    out: options.RangeFolder,
+    test: options.RangeTest,
+) -> None:
+    """Train while the learning rate rises, draw the loss, suggest a rate."""
+    from chestct.training.distributed import choose_device
+    from chestct.training.plan import Plan
+    from chestct.training.settings import RunSettings
+
+    test.require_one_form()
+    settings = training.read_settings(RunSettings)
+    plan = Plan(settings, manifest, out, device=choose_device(training.device))
+    suggest_rate(plan, test, training.processes)
+
+
+def suggest_rate(plan: Plan | SlicePlan, test: options.RangeTest, processes: int | None) -> None:
+    """Run a range test on scans or slices, show and write what it found."""
+    from chestct.training.search import QUICK_STEPS, run_range_test, write_range_test
+
+    lines = EpochLines(test.epochs or 1)
+    with listening(processes, lines) as listener:
+        plan = replace(plan, listener=listener)
+        found = run_range_test(plan, steps=test.steps or QUICK_STEPS, epochs=test.epochs)
+    show_range_test(found, write_range_test(found, plan.folder))

@@ -135,7 +135,7 @@ def worked_on(
     Inside, all of it is done, and no other command works on it.
 
     Raises:
-        ClusterError: They cannot be worked on so.
+        ChestCTError: They cannot be worked on so.
         WriteError: The job's folder cannot be written.
     """
     from chestct.cluster.driver import only_driver, run_job
@@ -174,7 +174,7 @@ def have_trained(
         What each that diverged is called, and why it has no result.
 
     Raises:
-        ClusterError: Some were not done, or cannot be worked on so.
+        ChestCTError: Some were not done, or cannot be worked on so.
     """
     from chestct.cluster.driver import conclude
     from chestct.cluster.trainings import told_of_trainings, trainings_job

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from chestct.classifier import Classifier, load_classifier
-from chestct.cluster.job import ClusterError, Job, Row
+from chestct.cluster.job import Job, Row
 from chestct.cluster.listing import reading_of
 from chestct.engines import Engine, make_engine
 from chestct.errors import ChestCTError, ReadError, kind_of
@@ -31,7 +31,7 @@ from chestct.writers.pages import (
     answer_cells,
     answer_columns,
     share_words,
-    write_index_rows,
+    write_index,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 WORK: Final = "classify"
 """`Job.work` of classifying."""
 
-Tasks = Sequence[Mapping[str, Any]]
+_Tasks = Sequence[Mapping[str, Any]]
 _Read = tuple[ReadyScan, ExitStack]
 """A scan that was read, and what keeps the copy it was read from until that is closed."""
 
@@ -81,7 +81,7 @@ def load_same(folder: str | Path | None, identity: str) -> Classifier:
     """Load the classifier that a job was begun with.
 
     Raises:
-        ClusterError: Another one lies there.
+        ChestCTError: Another one lies there.
         ChestCTError: It cannot be loaded.
     """
     classifier = load_classifier(folder)
@@ -90,7 +90,7 @@ def load_same(folder: str | Path | None, identity: str) -> Classifier:
             f"The classifier in {classifier.folder} is not the one that the batch was "
             "begun with. Give every machine the same classifier and the same chestct."
         )
-        raise ClusterError(msg)
+        raise ChestCTError(msg)
     return classifier
 
 
@@ -118,7 +118,7 @@ class ClassifyWork:
         out: Where folders of results go.
 
     Raises:
-        ClusterError: The classifier is not the one the batch was begun with.
+        ChestCTError: The classifier is not the one the batch was begun with.
         ChestCTError: It or its engine cannot be loaded.
     """
 
@@ -141,7 +141,7 @@ class ClassifyWork:
         return self._engine.name
 
     def rows(
-        self, tasks: Tasks, begin: Callable[[int], None], *, is_careful: bool
+        self, tasks: _Tasks, begin: Callable[[int], None], *, is_careful: bool
     ) -> Iterator[Row]:
         """Classify scans, in their order; careful, one after the other and nothing ahead."""
         with ThreadPoolExecutor(1) as ahead:
@@ -252,7 +252,7 @@ def write_batch_index(job: Job, classifier: Classifier) -> Path:
         return IndexRow(row.name, answer, share, cells["doubt"], task["folder"])
 
     head = IndexHead(job.num_tasks, classifier.card.notice, classifier.card.trained_on)
-    return write_index_rows(map(entry, tasks, job.rows()), head, job.out)
+    return write_index(map(entry, tasks, job.rows()), head, job.out)
 
 
 def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
-from chestct.cluster.job import ClusterError
 from chestct.datasets.workers import end_with_parent, interrupts_held_back
 from chestct.errors import ChestCTError, kind_of
 from chestct.extras import import_extra
@@ -47,7 +46,7 @@ class Crew(Protocol):
     """Workers on one job; made as `crew(folder, options)`.
 
     Raises:
-        ClusterError: An option is unknown or impossible, or the cluster cannot be reached.
+        ChestCTError: An option is unknown or impossible, or the cluster cannot be reached.
         MissingExtraError: The package it needs is not installed.
     """
 
@@ -65,7 +64,7 @@ def _refuse_unknown(options: Mapping[str, str], executor: str, *known: str) -> N
     for name in options:
         if name not in known:
             msg = f"The executor '{executor}' has no option '{name}'. Known: {', '.join(known)}."
-            raise ClusterError(msg)
+            raise ChestCTError(msg)
 
 
 def _refusal_of(folder: Path) -> str:
@@ -88,14 +87,14 @@ class LocalCrew:
         num_workers: How many there will be at once.
 
     Raises:
-        ClusterError: Another option was given, or no numbers.
+        ChestCTError: Another option was given, or no numbers.
     """
 
     def __init__(self, folder: Path, options: Mapping[str, str], num_workers: int) -> None:
         _refuse_unknown(options, "local", "gpus")
         self._gpus = [each.strip() for each in options["gpus"].split(",")] if options else []
         if not all(each.isdecimal() for each in self._gpus):
-            raise ClusterError(f"gpus={options['gpus']} names no GPUs. Expected numbers: gpus=0,1.")
+            raise ChestCTError(f"gpus={options['gpus']} names no GPUs. Expected numbers: gpus=0,1.")
         self._folder = folder
         self._shares = _shares_of_cores(num_workers)
         self._running: dict[BaseProcess, tuple[Connection, int]] = {}
@@ -185,7 +184,7 @@ class SlurmCrew:
         num_workers: How many there will be at once.
 
     Raises:
-        ClusterError: An option is unknown, or there is no SLURM here.
+        ChestCTError: An option is unknown, or there is no SLURM here.
         MissingExtraError: submitit is not installed.
     """
 
@@ -200,7 +199,7 @@ class SlurmCrew:
             self._executor.update_parameters(**said)
         except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
             msg = f"Workers cannot be sent to '{cluster}': {str(error).splitlines()[0]}"
-            raise ClusterError(
+            raise ChestCTError(
                 f"{msg} Run this where sbatch is, and correct the options."
             ) from error
         self._folder = folder
@@ -214,7 +213,7 @@ class SlurmCrew:
         except Exception as error:
             # submitit has errors of its own for what sbatch says, by version.
             msg = f"SLURM takes no job: {' '.join(str(error).split())[:300]}"
-            raise ClusterError(msg) from error
+            raise ChestCTError(msg) from error
         self._jobs += jobs
 
     def ended(self) -> list[WorkerEnd]:
@@ -266,7 +265,7 @@ class RayCrew:
         num_workers: How many there will be at once.
 
     Raises:
-        ClusterError: An option is unknown, or nobody answers at the address.
+        ChestCTError: An option is unknown, or nobody answers at the address.
         MissingExtraError: Ray is not installed.
     """
 
@@ -291,7 +290,7 @@ class RayCrew:
         except Exception as error:
             # Ray raises plain exceptions, of all kinds.
             msg = f"Ray cannot be used: {str(error).strip().splitlines()[0]}"
-            raise ClusterError(msg) from error
+            raise ChestCTError(msg) from error
         self._running: dict[Any, Any] = {}
 
     def start(self, num: int) -> None:
@@ -337,7 +336,7 @@ def _ray_with_tokens() -> Any:
             f"{_AUTHENTICATION}=disabled lets everybody who reaches the cluster run programs on "
             f"it. Start it with {_AUTHENTICATION}=token, and unset the variable here."
         )
-        raise ClusterError(msg)
+        raise ChestCTError(msg)
     return import_extra("ray", extra="ray")
 
 
@@ -345,7 +344,7 @@ def _require_answer(address: str) -> None:
     """Refuse an address at which nobody answers; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
-        raise ClusterError(f"The address of a Ray cluster is HOST:PORT, not '{address}'.")
+        raise ChestCTError(f"The address of a Ray cluster is HOST:PORT, not '{address}'.")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN_S).close()
     except OSError as error:
@@ -354,4 +353,4 @@ def _require_answer(address: str) -> None:
             f"No Ray cluster answers at {address}: {reason}. Start it there (ray start --head), or "
             "correct the option 'address'."
         )
-        raise ClusterError(msg) from error
+        raise ChestCTError(msg) from error

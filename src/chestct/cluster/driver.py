@@ -17,8 +17,9 @@ from typing import Final
 
 from chestct.cluster import EXECUTORS
 from chestct.cluster.crews import Crew, WorkerEnd
-from chestct.cluster.job import DRIVER, FOLDER, Claims, ClusterError, Job, Row
+from chestct.cluster.job import DRIVER, FOLDER, Claims, Job, Row
 from chestct.datasets.workers import Progress, ProgressCallback, num_cores
+from chestct.errors import ChestCTError
 from chestct.lookup import load_entry
 from chestct.report.tables import as_csv
 from chestct.storage import write_whole_with
@@ -85,7 +86,7 @@ def run_job(
         say: Told of workers that will not work, and of lost ones.
 
     Raises:
-        ClusterError: No worker would work, or they were lost one after the other.
+        ChestCTError: No worker would work, or they were lost one after the other.
         ChestCTError: The executor cannot be used.
     """
     job.reopen()
@@ -128,7 +129,7 @@ class _Watch:
                 self._hear_of(end)
             if not self._alive and len(self._job.done()) < self._job.num_shards:
                 reasons = "".join(f"\n  {reason}" for reason in dict.fromkeys(self._refusals))
-                raise ClusterError(f"No worker is left and not all is done.{reasons}")
+                raise ChestCTError(f"No worker is left and not all is done.{reasons}")
             time.sleep(_POLL_S)
 
     def _progress(self, done: set[int]) -> Progress:
@@ -145,7 +146,7 @@ class _Watch:
             self._num_late += is_late
             self._num_lost += not is_late
             if self._num_lost > 2 * self._num_workers + _MOST_LOST:
-                raise ClusterError(
+                raise ChestCTError(
                     f"{self._num_lost} workers ended without a word and no shard was done in "
                     "between. Memory may have run out: take fewer --workers or a smaller --shard. "
                     "What is done stays; the same call goes on."
@@ -168,7 +169,7 @@ def only_driver(out: Path, lease_s: float, say: Say = lambda _: None) -> Iterato
         say: Told why this waits.
 
     Raises:
-        ClusterError: Another one is at work there.
+        ChestCTError: Another one is at work there.
         WriteError: The folder cannot be written.
     """
     claims = Claims(out / FOLDER / "claims", lease_s)
@@ -183,7 +184,7 @@ def only_driver(out: Path, lease_s: float, say: Say = lambda _: None) -> Iterato
             time.sleep(min(1.0, lease_s / 8))
             if claims.touched(DRIVER) != first:
                 msg = f"Another chestct works on {out}. Wait until it is done, end it, or choose"
-                raise ClusterError(f"{msg} another --out.")
+                raise ChestCTError(f"{msg} another --out.")
             claim = claims.take(DRIVER)
         try:
             with claims.kept(claim):
@@ -208,7 +209,7 @@ def conclude(job: Job, what: str, *, holds_results: bool = False) -> list[Row]:
             some failed.
 
     Raises:
-        ClusterError: Some were not done; the message says which and why.
+        ChestCTError: Some were not done; the message says which and why.
     """
     rows = list(job.rows())
     failed = [f"\n  {row.name}: {row.failure}" for row in rows if row.failure]
@@ -216,7 +217,7 @@ def conclude(job: Job, what: str, *, holds_results: bool = False) -> list[Row]:
         shutil.rmtree(job.folder, ignore_errors=True)
     if failed:
         msg = f"{len(failed)} of {len(rows)} {what} were not done:{''.join(failed)}"
-        raise ClusterError(f"{msg}\n  The same command goes on with these.")
+        raise ChestCTError(f"{msg}\n  The same command goes on with these.")
     return rows
 
 

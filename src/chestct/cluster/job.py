@@ -53,10 +53,6 @@ _BEATS: Final = 4
 """How often a claim is touched per lease."""
 
 
-class ClusterError(ChestCTError):
-    """Many scans cannot be worked on as asked for; the message says what to change."""
-
-
 @dataclass(frozen=True)
 class Row:
     """What became of one scan.
@@ -357,7 +353,7 @@ def begin_job(job: Job, tasks: Sequence[Mapping[str, Any]]) -> Job:
         and the time for a scan is the new one.
 
     Raises:
-        ClusterError: The folder holds another job; the message says in what they differ.
+        ChestCTError: The folder holds another job; the message says in what they differ.
         WriteError: It cannot be written.
     """
     listed = [json.dumps(task, sort_keys=True) for task in tasks]
@@ -381,7 +377,7 @@ def open_job(folder: Path) -> Job:
     """The job that lies in a folder.
 
     Raises:
-        ClusterError: There is none, or it is of another version of chestct than this one.
+        ChestCTError: There is none, or it is of another version of chestct than this one.
     """
     record = _read_record(folder)
     if record["version"] != __version__:
@@ -390,7 +386,7 @@ def open_job(folder: Path) -> Job:
             f"{socket.gethostname()} has chestct {__version__}. Install the same version on all "
             "machines, or choose another --out."
         )
-        raise ClusterError(msg)
+        raise ChestCTError(msg)
     del record["format"]
     return Job(folder, **record)
 
@@ -408,9 +404,9 @@ def _read_record(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it is damaged"
         msg = f"{folder / _RECORD} cannot be read on {socket.gethostname()}: {reason}."
-        raise ClusterError(f"{msg} Every machine has to see the same --out.") from error
+        raise ChestCTError(f"{msg} Every machine has to see the same --out.") from error
     if not is_ours:
-        raise ClusterError(f"{folder.parent} holds another chestct's batch. Choose another --out.")
+        raise ChestCTError(f"{folder.parent} holds another chestct's batch. Choose another --out.")
     return dict(record)
 
 
@@ -431,4 +427,4 @@ def _refuse_other(there: Mapping[str, Any], wanted: Mapping[str, Any], out: Path
             f"{out} holds a batch that was begun otherwise ({', '.join(sorted(differing))}). "
             "Choose another --out, or begin as before to go on with it."
         )
-        raise ClusterError(msg)
+        raise ChestCTError(msg)

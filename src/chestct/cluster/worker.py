@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from chestct.cluster import KINDS
-from chestct.cluster.job import Claim, Claims, ClusterError, Job, Row, Suspects, open_job
+from chestct.cluster.job import Claim, Claims, Job, Row, Suspects, open_job
 from chestct.errors import ChestCTError
 from chestct.storage import write_text
 
@@ -105,7 +105,7 @@ def work_on(folder: Path) -> int:
         How many shards this worker did.
 
     Raises:
-        ClusterError: This machine has another chestct, classifier or engine than the job.
+        ChestCTError: This machine has another chestct, classifier or engine than the job.
         WriteError: It cannot write to the job's folder.
         ChestCTError: The classifier or its engine cannot be loaded.
     """
@@ -227,4 +227,4 @@ def _require_engine(job: Job, engine: str) -> None:
             f"{first}: answers would differ. Say --engine and --precision, or leave this machine "
             "out."
         )
-        raise ClusterError(msg)
+        raise ChestCTError(msg)

@@ -324,13 +324,10 @@ def choose_threshold(
     cuts = (values + np.concatenate([values[:1], values[:-1]])) / 2
     called = shares[None] >= cuts[:, None]
     found, spared = called[:, has].mean(axis=1), 1 - called[:, ~has].mean(axis=1)
+    best = _best_cut(found, spared, wished_sensitivity)
     rule = "Youden's index: sensitivity + specificity largest on the validation part"
-    # Equal sums of shares may differ in their last digit.
-    score = np.round(found + spared, 12)
     if wished_sensitivity is not None:
         rule = f"the highest with a sensitivity of {wished_sensitivity:g} on the validation part"
-        score = np.where(found >= wished_sensitivity, spared, -1.0)
-    best = len(cuts) - 1 - int(score[::-1].argmax())
     return FindingThreshold(
         threshold=float(cuts[best]),
         rule=rule,
@@ -339,3 +336,16 @@ def choose_threshold(
         num_present=num_present,
         num_absent=num_absent,
     )
+
+
+def _best_cut(
+    found: Float64[np.ndarray, " cut"],
+    spared: Float64[np.ndarray, " cut"],
+    wished_sensitivity: float | None,
+) -> int:
+    """Which of some cuts, by the sensitivity and specificity of each; the last of several."""
+    # Equal sums of shares may differ in their last digit.
+    score = np.round(found + spared, 12)
+    if wished_sensitivity is not None:
+        score = np.where(found >= wished_sensitivity, spared, -1.0)
+    return len(score) - 1 - int(score[::-1].argmax())

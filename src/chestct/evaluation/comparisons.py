@@ -169,8 +169,8 @@ def _patient_bootstrap(
     why_not = why_no_bootstrap(first)
     spreads: dict[str, list[Float64[np.ndarray, " replicate"]]] = {}
     for weights in () if why_not else intervals.draw_patients(first, settings):
-        pair = [intervals.weigh(each, weights) for each in (first, second)]
-        for name, measure in intervals.OVERALL.items():
+        pair = [metrics.weigh(each, weights) for each in (first, second)]
+        for name, measure in metrics.OVERALL.items():
             spreads.setdefault(name, []).append(measure(pair[0]) - measure(pair[1]))
     return tuple(
         _bootstrap_row(name, (first, second), spreads.get(name), why_not, settings.level)
@@ -185,7 +185,7 @@ def _maseres_z(first: Predictions, second: Predictions) -> tuple[Comparison, ...
     """
     last = len(first.labels) - 1
     values = [
-        {"accuracy": metrics.OVERALL["accuracy"](each), **metrics.per_class(each, last)}
+        {"accuracy": metrics.measure(each, "accuracy"), **metrics.per_class(each, last)}
         for each in (first, second)
     ]
     names = {"accuracy": "accuracy", "precision": "ppv"}
@@ -271,7 +271,7 @@ def _bootstrap_row(
     why_not: str,
     level: float,
 ) -> Comparison:
-    values = [metrics.OVERALL[name](each) for each in pair]
+    values = [metrics.measure(each, name) for each in pair]
     row = Comparison("patient_bootstrap", name, values[0].value, values[1].value)
     if replicates is None or row.first is None:
         return _fill(row, None, values[0].note or why_not)

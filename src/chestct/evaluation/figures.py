@@ -18,14 +18,8 @@ from jaxtyping import Float64
 from chestct.errors import WriteError
 from chestct.evaluation import metrics
 from chestct.evaluation.calibration import ReliabilityBin, RiskPoint
-from chestct.evaluation.intervals import (
-    Bootstrap,
-    Figures,
-    Weights,
-    draw_patients,
-    why_no_bootstrap,
-)
-from chestct.evaluation.metrics import Confusion, Estimate
+from chestct.evaluation.intervals import Bootstrap, Figures, draw_patients, why_no_bootstrap
+from chestct.evaluation.metrics import Confusion, Estimate, Weights
 from chestct.evaluation.predictions import AnyPredictions, Predictions, PredictionsError
 from chestct.storage import reason_of
 

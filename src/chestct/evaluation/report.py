@@ -33,7 +33,7 @@ from chestct.evaluation.comparisons import (
     compare,
 )
 from chestct.evaluation.figures import PAGE_COLORS, draw_evaluation, save_figure
-from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures, estimate_findings
+from chestct.evaluation.intervals import Bootstrap, Figures, estimate_figures
 from chestct.evaluation.metrics import Confusion, Estimate, confusion_matrix
 from chestct.evaluation.predictions import (
     AnyPredictions,
@@ -47,7 +47,7 @@ from chestct.report.document import Report, as_markdown, as_page, fill_report
 from chestct.report.tables import as_csv
 from chestct.storage import install, reason_of, working_folder
 
-SCHEMA: Final = "chestct.evaluation"
+_SCHEMA: Final = "chestct.evaluation"
 SCHEMA_VERSION: Final = 1
 """Raised when a field of metrics.json changes its meaning or goes; new fields leave it."""
 _FORMATS: Final = {"png": ".png", "svg": ".svg", "pdf": ".pdf"}
@@ -142,25 +142,26 @@ def summarise(
     """Compute everything; scans that got no decision, with the reason, are counted in a warning."""
     chosen = settings or EvaluationSettings()
     parts = partial(_summarise_groups, predictions, chosen)
-    labels = predictions.labels
-    divided: dict[str, Any] = {
+    common: dict[str, Any] = {
+        "labels": predictions.labels,
+        "num_scans": len(predictions),
+        "num_patients": predictions.num_patients,
+        "figures": estimate_figures(predictions, chosen.bootstrap),
         "sites": parts(predictions.sites or ()),
         "groups": {name: parts(values) for name, values in predictions.groups.items()},
+        "warnings": (*_warnings_of(predictions, excluded or {}), *chosen.remarks),
     }
     if isinstance(predictions, FindingPredictions):
-        return _summarise_findings(predictions, chosen, excluded or {}, divided)
+        # They have no confusion matrix, and nothing is abstained.
+        return Summary(**common, cases=_cases_of_findings(predictions))
+    num_labels = len(predictions.labels)
     return Summary(
-        labels=labels,
-        num_scans=len(predictions),
-        num_patients=predictions.num_patients,
-        cases=dict(zip(labels, predictions.cases.tolist(), strict=True)),
-        confusion=confusion_matrix(predictions.truth, predictions.decisions, len(labels)),
-        figures=estimate_figures(predictions, chosen.bootstrap),
-        **divided,
+        **common,
+        cases=dict(zip(predictions.labels, predictions.cases.tolist(), strict=True)),
+        confusion=confusion_matrix(predictions.truth, predictions.decisions, num_labels),
         reliability=reliability_curve(predictions),
         coverage_risk=coverage_risk(predictions),
         abstention=tuple(abstention_threshold(predictions, e) for e in chosen.wished_errors),
-        warnings=(*_warnings_of(predictions, excluded or {}), *chosen.remarks),
         at_threshold=AtThreshold.of(predictions, chosen.promised),
     )
 
@@ -172,45 +173,23 @@ def _summarise_groups(
     found = {}
     for value in sorted(set(values)):
         part = predictions.choose([i for i, each in enumerate(values) if each == value])
-        if isinstance(part, FindingPredictions):
-            figures = estimate_findings(part, settings.bootstrap)
-        else:
-            figures = estimate_figures(part, settings.bootstrap)
+        figures = estimate_figures(part, settings.bootstrap)
         found[value] = _GroupSummary(len(part), part.num_patients, figures)
     return found
 
 
-def _summarise_findings(
-    predictions: FindingPredictions,
-    settings: EvaluationSettings,
-    excluded: Mapping[str, str],
-    divided: Mapping[str, Any],
-) -> Summary:
-    """Compute what there is of findings; they have no confusion matrix and nothing is abstained."""
-    cases = {label: int(predictions.of(i).cases[1]) for i, label in enumerate(predictions.labels)}
-    found = [f"Scans without a decision, left out of the figures: {len(excluded)}."]
-    for label, num_known in zip(predictions.labels, predictions.is_known.sum(axis=0), strict=True):
-        num_unknown = len(predictions) - int(num_known)
-        if num_unknown:
-            found.append(f"Not known of {label}: {num_unknown} scans, left out of its figures.")
-        rarer = min(cases[label], int(num_known) - cases[label])
-        if rarer < _FEW_CASES:
-            found.append(f"Few scans are with or without {label} ({rarer}): figures say little.")
-    return Summary(
-        labels=predictions.labels,
-        num_scans=len(predictions),
-        num_patients=predictions.num_patients,
-        cases=cases,
-        figures=estimate_findings(predictions, settings.bootstrap),
-        **divided,
-        warnings=(*found[0 if excluded else 1 :], *settings.remarks),
-    )
+def _cases_of_findings(predictions: FindingPredictions) -> dict[str, int]:
+    """Finding to how many scans are known to have it."""
+    return {label: int(predictions.of(i).cases[1]) for i, label in enumerate(predictions.labels)}
 
 
-def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> Iterator[str]:
+def _warnings_of(predictions: AnyPredictions, excluded: Mapping[str, str]) -> Iterator[str]:
     """What a reader has to know: gaps, small classes, dependence, class and site in one."""
     if excluded:
         yield f"Scans without a decision, left out of the figures: {len(excluded)}."
+    if isinstance(predictions, FindingPredictions):
+        yield from _rare_findings(predictions)
+        return
     if len(predictions) == 0:
         yield "There are no scans: every figure is undefined."
         return
@@ -226,6 +205,18 @@ def _warnings_of(predictions: Predictions, excluded: Mapping[str, str]) -> Itera
             "Every site has scans of one label only: class and site are the same variable, and "
             "these figures cannot tell an illness from a scanner."
         )
+
+
+def _rare_findings(predictions: FindingPredictions) -> Iterator[str]:
+    """Findings that are not known of all scans, and those that few scans have, or lack."""
+    cases = _cases_of_findings(predictions)
+    for label, num_known in zip(predictions.labels, predictions.is_known.sum(axis=0), strict=True):
+        num_unknown = len(predictions) - int(num_known)
+        if num_unknown:
+            yield f"Not known of {label}: {num_unknown} scans, left out of its figures."
+        rarer = min(cases[label], int(num_known) - cases[label])
+        if rarer < _FEW_CASES:
+            yield f"Few scans are with or without {label} ({rarer}): figures say little."
 
 
 def _small_classes(predictions: Predictions) -> Iterator[str]:
@@ -342,7 +333,7 @@ def recorded_exclusions(file: Path, predictions: Predictions) -> dict[str, str]:
             record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        if not isinstance(record, dict) or record.get("schema") != _SCHEMA:
             continue
         if record.get("num_scans") == len(predictions):
             return {str(scan): str(why) for scan, why in record.get("excluded", {}).items()}
@@ -354,7 +345,7 @@ def _evaluation_record(
 ) -> dict[str, Any]:
     """The content of metrics.json; its fields are described in docs/evaluation.md."""
     return {
-        "schema": SCHEMA,
+        "schema": _SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "notice": NOT_FOR_CLINICAL_USE,
         "chestct_version": __version__,

@@ -51,7 +51,7 @@ def split_choice(choice: str) -> tuple[str, str | None]:
 
     Raises:
         UnknownNameError: There is no such method.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
     """
     method, _, layer = choice.partition(":")
     look_up(EXPLANATIONS, method, kind="explanation")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -50,21 +52,24 @@ def explain(
         EngineError: The input is not one of this classifier, or not finite.
     """
     make_map = load_entry(EXPLANATIONS, method, kind="explanation")
+    question = replace(_question(classifier, prepared, label), layer=layer, listener=listener)
+    cells = make_map(question)
+    return _as_explanation(cells, prepared, method, classifier.labels[cells.target])
+
+
+def _question(classifier: Classifier, prepared: PreparedScan, label: str | None) -> Question:
+    """What is asked about a scan that suits the classifier."""
     numbers = {name: i for i, name in enumerate(classifier.labels)}
     target = None if label is None else look_up(numbers, label, kind="class")
     classifier.require_own_recipe(prepared)
     check_input(prepared.input, prepared.lungs, classifier.input_size)
-    question = Question(
+    return Question(
         network=classifier.network,
         batch=torch.from_numpy(prepared.input.copy())[None],
         lungs=torch.from_numpy(prepared.lungs.astype(np.float32))[None, None],
         target=target,
-        layer=layer,
-        listener=listener,
         are_findings=classifier.are_findings,
     )
-    cells = make_map(question)
-    return _as_explanation(cells, prepared, method, classifier.labels[cells.target])
 
 
 def _as_explanation(cells: CellMap, prepared: PreparedScan, method: str, label: str) -> Explanation:

@@ -80,7 +80,7 @@ def build_network(
     Raises:
         UnknownNameError: There is no such network, or it has no such setting.
         NetworkError: A setting has an impossible value.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
     """
     builder = _builder(name)
     if in_channels < 1 or num_classes < 2:

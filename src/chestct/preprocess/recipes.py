@@ -255,7 +255,7 @@ def find_recipe(name: str) -> Recipe:
 
     Raises:
         UnknownNameError: There is no such recipe; the message offers the nearest name.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
         RecipeError: What another package brings under that name is no `Recipe`.
     """
     found: object = look_up(RECIPES, name, kind="recipe")

@@ -171,11 +171,6 @@ class Jobs:
         """Every job that is remembered, oldest first."""
         return list(self._jobs.values())
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether the worker is at something."""
-        return bool(self._current)
-
     def find(self, number: str) -> Job | None:
         """The job of this identifier, if there is one."""
         return self._jobs.get(number)

@@ -285,7 +285,7 @@ def explanation_of(
 
     Raises:
         UnknownNameError: There is no such method.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
         ExplanationError: There is no such layer, or the method looks at none.
     """
     split_choice(chosen.method)

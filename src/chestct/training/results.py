@@ -37,7 +37,7 @@ from chestct.evaluation.calibration import (
     choose_threshold,
     fit_temperature,
 )
-from chestct.evaluation.metrics import OVERALL, Estimate, overall_of
+from chestct.evaluation.metrics import Estimate, measure, overall_of
 from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity
@@ -524,4 +524,4 @@ def _told_of(predictions: AnyPredictions) -> dict[str, Estimate]:
     """What is told of a fold."""
     if isinstance(predictions, FindingPredictions):
         return overall_of(predictions)
-    return {name: OVERALL[name](predictions) for name in _FIGURES}
+    return {name: measure(predictions, name) for name in _FIGURES}

@@ -113,7 +113,7 @@ def choose_writers(said: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         UnknownNameError: There is no such writer.
-        PluginError: It is another package's and cannot be imported.
+        ChestCTError: It is another package's and cannot be imported.
     """
     wanted = {name for name in said if name != ALL}
     for name in wanted:

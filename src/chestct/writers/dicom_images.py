@@ -257,13 +257,28 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     """
     explained = _heat_of(analysis)
     subject = subject_of(analysis, options)
+    made, grid = _map_of_single_pixels(analysis, subject, explained), analysis.volume.grid
+    if grid.num_voxels * np.dtype(np.float32).itemsize > _MOST_BYTES:
+        msg = f"A Parametric Map holds at most {_MOST_BYTES} bytes, and the scan's would hold more"
+        raise NothingToWriteError(f"{msg}. Write the heat-map as NIfTI.")
+    _, made.Rows, made.Columns = grid.shape
+    del made.FloatPixelData
+    finish(made, subject, HEAT_MAP)
+    return write_whole_with(
+        folder / "heat-map.dcm", lambda aside: _save_with(explained.heat, made, aside)
+    )
+
+
+def _map_of_single_pixels(
+    analysis: ScanAnalysis, subject: Subject, explained: ScanExplanation
+) -> ParametricMap:
+    """All of the object but its frames, of which each has one pixel: they take no memory."""
     from highdicom import VOILUTTransformation
     from highdicom.pm import DerivedPixelContrastValues, ParametricMap
 
     grid = analysis.volume.grid
     planes = planes_of(subject, grid, range(grid.shape[0]))
     for header in planes["source_images"]:
-        # Frames of one pixel take no memory; the true ones are written behind the rest.
         header.Rows = header.Columns = 1
     method = explained.explanation.method
     made = ParametricMap(
@@ -281,15 +296,7 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
     made.FloatPixelPaddingValue = made.FloatPixelPaddingRangeLimit = NOT_ANALYSED
     _add_anatomy(made)
     _turn_places(made)
-    if grid.num_voxels * np.dtype(np.float32).itemsize > _MOST_BYTES:
-        msg = f"A Parametric Map holds at most {_MOST_BYTES} bytes, and the scan's would hold more"
-        raise NothingToWriteError(f"{msg}. Write the heat-map as NIfTI.")
-    _, made.Rows, made.Columns = grid.shape
-    del made.FloatPixelData
-    finish(made, subject, HEAT_MAP)
-    return write_whole_with(
-        folder / "heat-map.dcm", lambda aside: _save_with(explained.heat, made, aside)
-    )
+    return made
 
 
 def _heat_of(analysis: ScanAnalysis) -> ScanExplanation:

@@ -172,21 +172,6 @@ INDEX_FILE: Final = "index.html"
 
 
 @dataclass(frozen=True)
-class IndexEntry:
-    """One scan on the page.
-
-    Attributes:
-        result: The answer.
-        truth: The label that was simulated; empty for a scan of a patient.
-        folder: Folder of its report and preview, where it has them, relative to the page.
-    """
-
-    result: ScanResult
-    truth: str
-    folder: str
-
-
-@dataclass(frozen=True)
 class IndexRow:
     """What the page says of one scan.
 
@@ -195,8 +180,8 @@ class IndexRow:
         answer: The answer in words.
         share: Its probability in words; empty where it has none.
         doubt: Why it is not certain; empty where it is.
-        folder: As in `IndexEntry`.
-        truth: The label that was simulated, in words; likewise.
+        folder: Folder of its report and preview, where it has them, relative to the page.
+        truth: The label that was simulated, in words; empty for a scan of a patient.
         agrees: Whether the answer is that label.
     """
 
@@ -207,6 +192,19 @@ class IndexRow:
     folder: str = ""
     truth: str = ""
     agrees: bool = True
+
+    @classmethod
+    def of(cls, result: ScanResult, folder: str, truth: str = "") -> IndexRow:
+        """The row of an answer; `truth` is the label that was simulated."""
+        return cls(
+            scan=result.scan,
+            answer=result.verdict,
+            share=share_words(result.decision, result.probabilities),
+            doubt=result.doubt,
+            folder=folder,
+            truth=truth and result.label_set.words(truth),
+            agrees=truth in ("", result.decision),
+        )
 
 
 @dataclass(frozen=True)
@@ -228,43 +226,15 @@ class IndexHead:
     what: str = "scans"
 
 
-def write_index(entries: Sequence[IndexEntry], folder: Path) -> Path:
-    """Write `index.html`, which links every report and shows every preview that is there.
-
-    Raises:
-        WriteError: It cannot be written.
-        ValueError: There are no entries.
-    """
-    if not entries:
-        raise ValueError("An index needs at least one result.")
-    first = entries[0].result
-    is_simulated = any(entry.truth for entry in entries)
-    what = "simulated patients" if is_simulated else "scans"
-    trained_on = first.provenance.trained_on
-    head = IndexHead(len(entries), first.notice, trained_on, is_simulated, what)
-    return write_index_rows(map(_index_row, entries), head, folder)
-
-
-def _index_row(entry: IndexEntry) -> IndexRow:
-    result = entry.result
-    return IndexRow(
-        scan=result.scan,
-        answer=result.verdict,
-        share=share_words(result.decision, result.probabilities),
-        doubt=result.doubt,
-        folder=entry.folder,
-        truth=entry.truth and result.label_set.words(entry.truth),
-        agrees=entry.truth in ("", result.decision),
-    )
-
-
 def share_words(decision: str, probabilities: Mapping[str, float]) -> str:
     """The probability of a decision; empty where that is not one of the classes."""
     return percent(probabilities[decision]) if decision in probabilities else ""
 
 
-def write_index_rows(rows: Iterable[IndexRow], head: IndexHead, folder: Path) -> Path:
-    """As `write_index`, of any number of scans: no more than one of them is in memory.
+def write_index(rows: Iterable[IndexRow], head: IndexHead, folder: Path) -> Path:
+    """Write `index.html`, which links every report and shows every preview that is there.
+
+    Of any number of scans no more than one is in memory.
 
     Raises:
         WriteError: It cannot be written.

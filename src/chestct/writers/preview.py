@@ -339,22 +339,17 @@ def explain_picture(
         UnknownNameError: The classifier has no such class.
         WriteError: The picture cannot be written.
     """
-    import torch
-
     from chestct.datasets.pictures import read_slice
     from chestct.explain.maps import slice_gradcam
 
-    card, network = classifier.card, classifier.network
+    card = classifier.card
     places = {name: place for place, name in enumerate(card.labels)}
     if label is not None:
         look_up(places, label, kind="label")
     facts, values = read_slice(picture, card.pictures)
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(values)[None, None, None])[0].double()
-    shares = torch.softmax(logits / card.temperature, dim=0).tolist()
-    probabilities = dict(zip(card.labels, shares, strict=True))
+    probabilities = _probabilities(classifier, values)
     chosen = label or max(probabilities, key=lambda name: probabilities[name])
-    heat = slice_gradcam(network, values, places[chosen])
+    heat = slice_gradcam(classifier.network, values, places[chosen])
     caption = f"Grad-CAM for {chosen} ({probabilities[chosen]:.1%}). Not for clinical use."
     drawn = _picture_of_heat(values, heat, caption)
     write_whole_with(out, lambda aside: drawn.save(aside, format="PNG"))
@@ -362,6 +357,18 @@ def explain_picture(
     if not heat.any():
         warnings.append(f"nothing in the last feature map spoke for {chosen}")
     return _ExplainedSlice(probabilities, chosen, tuple(warnings))
+
+
+def _probabilities(
+    classifier: SliceClassifier, values: Float32[np.ndarray, "height width"]
+) -> dict[str, float]:
+    """Label to probability of one slice."""
+    import torch
+
+    with torch.inference_mode():
+        logits = classifier.network(torch.from_numpy(values)[None, None, None])[0].double()
+    shares = torch.softmax(logits / classifier.card.temperature, dim=0).tolist()
+    return dict(zip(classifier.card.labels, shares, strict=True))
 
 
 def _picture_of_heat(

@@ -16,7 +16,7 @@ from chestct.writers.pages import (
     IndexHead,
     IndexRow,
     share_words,
-    write_index_rows,
+    write_index,
 )
 from chestct.writers.wording import count
 
@@ -74,7 +74,7 @@ def write_slice_answers(
     with working_folder(folder) as aside:
         for name, table in _tables(slices, patients, method, card.labels).items():
             (aside / name).write_text(table, encoding="utf-8")
-        write_index_rows(_index_rows(slices, patients, method, card), head, aside)
+        write_index(_index_rows(slices, patients, method, card), head, aside)
         return install(aside, folder, old=[folder / name for name in _FILES], last=_ANSWERS_FILE)
 
 

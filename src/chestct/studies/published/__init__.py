@@ -231,9 +231,9 @@ class Scores:
         confusion = metrics.confusion_matrix(predictions.truth, predictions.decisions, 3)
         return cls(
             confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-            accuracy=with_wilson(metrics.OVERALL["accuracy"](predictions)),
-            kappa=metrics.OVERALL["kappa"](predictions).value,
-            macro_f1=metrics.OVERALL["macro_f1"](predictions).value,
+            accuracy=with_wilson(metrics.measure(predictions, "accuracy")),
+            kappa=metrics.measure(predictions, "kappa").value,
+            macro_f1=metrics.measure(predictions, "macro_f1").value,
             classes={
                 label: ClassScores.of(ClassCounts.of(confusion, index), label)
                 for index, label in enumerate(THREE_CLASSES)
