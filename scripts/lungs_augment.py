@@ -74,7 +74,7 @@ def smooth_noise(rng: Rng, shape: tuple[int, ...], step: float) -> np.ndarray:
 
 def _tissue(rng: Rng, shape: tuple[int, ...]) -> np.ndarray:
     """Values of airless lung, now and then with contrast medium, with bronchi left open."""
-    level = rng.uniform(10, 80) + (rng.uniform(20, 80) if rng.random() < 0.25 else 0)
+    level = rng.uniform(10, 80) + (rng.uniform(20, 110) if rng.random() < 0.4 else 0)
     tissue = level + rng.uniform(3, 30) * smooth_noise(rng, shape, 1.5)
     if rng.random() < 0.4:
         bronchi = smooth_noise(rng, shape, rng.uniform(1.5, 2.6)) > rng.uniform(1.9, 2.6)
@@ -156,6 +156,14 @@ def _mass(rng: Rng, lung: np.ndarray) -> np.ndarray:
     return filled
 
 
+def _band(rng: Rng, lung: np.ndarray) -> np.ndarray:
+    """Airless lung a few millimetres thick along parts of the surface, beside the spine too."""
+    thickness = rng.uniform(0.7, 2.5) * (1 + 0.3 * smooth_noise(rng, lung.shape, 4))
+    where = smooth_noise(rng, lung.shape, rng.uniform(4, 10)) - rng.uniform(-0.4, 1.0)
+    depth = ndimage.distance_transform_edt(lung)
+    return np.clip(thickness + 1 - depth, 0, 1) * np.clip(where / 0.3, 0, 1)
+
+
 def _haze(rng: Rng, lung: np.ndarray) -> np.ndarray:
     """Ground glass: less than half filled."""
     return rng.uniform(0.15, 0.6) * np.clip(
@@ -164,12 +172,13 @@ def _haze(rng: Rng, lung: np.ndarray) -> np.ndarray:
 
 
 _DISEASES: tuple[tuple[Callable[[Rng, np.ndarray], np.ndarray], float], ...] = (
-    (_dependent, 0.34),
-    (_lobe, 0.22),
-    (_whole, 0.07),
-    (_patches, 0.17),
-    (_mass, 0.07),
-    (_haze, 0.13),
+    (_dependent, 0.27),
+    (_lobe, 0.18),
+    (_whole, 0.06),
+    (_patches, 0.14),
+    (_mass, 0.06),
+    (_haze, 0.09),
+    (_band, 0.20),
 )
 
 

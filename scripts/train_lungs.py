@@ -48,6 +48,8 @@ AIRLESS_FACTOR = 8.0
 """Weight in the loss of airless lung, a small part of all lung and the hardest."""
 BESIDE_FACTOR = 3.0
 """Weight of what is not lung within 8 mm of airless lung, lest its surface move outward."""
+DENSE, TISSUE = -0.1, 0.2
+"""-293 HU and -50 HU as the network takes them."""
 FROZEN_SHARE = 0.2
 STEPS_APART = 8
 FOLDS = (
@@ -138,11 +140,13 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
 def airless_lung(is_lung: Tensor, scans: Tensor) -> tuple[Tensor, Tensor]:
     """Lung without air as far as its surface, and what is not lung within two voxels of it.
 
-    A voxel is airless where most of the lung in the cube of three voxels around it is dense: one
-    that is half chest wall is not.
+    A voxel is airless where it is as dense as tissue, and where it is nearly so and most of the
+    lung in the cube of three voxels around it too: one that is half chest wall is not.
     """
-    near = F.avg_pool3d(torch.stack([is_lung, is_lung & (scans > -0.1)], 1).float(), 3, 1, 1)
-    airless = is_lung & (scans > -0.1) & (near[:, 1] > 0.8 * near[:, 0])
+    is_dense = is_lung & (scans > DENSE)
+    near = F.avg_pool3d(torch.stack([is_lung, is_dense], 1).float(), 3, 1, 1)
+    is_tissue = is_lung & (scans > TISSUE)
+    airless = is_tissue | (is_dense & (near[:, 1] > 0.8 * near[:, 0]))
     reach = F.max_pool3d(airless.float()[:, None], 5, 1, 2)[:, 0] > 0
     return airless, reach & ~is_lung
 

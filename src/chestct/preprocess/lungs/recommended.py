@@ -2,7 +2,8 @@
 
 The network (`network`) says on voxels of 4 mm how probably each is lung. Where exactly the surface
 runs is decided on the scan's own voxels, from that probability and the voxel's own value: near the
-surface a thin voxel is lung sooner than a dense one, unless lung there is dense itself.
+surface a thin voxel is lung sooner than a dense one, unless lung there is dense itself, and than
+one that is as bright as blood with contrast medium or bone.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ _AERATED_HU: Final = (-550.0, -250.0)
 """Below the first value a voxel is thin like lung, above the second it is dense like tissue."""
 _THIN_EVIDENCE: Final = 4.0
 """Log odds by which a thin voxel speaks for lung."""
-_LEAST_DENSE_SHARE: Final = 0.1
-"""Share of lung that is dense where lung is healthy: vessels."""
-_AIRLESS_EVIDENCE: Final = 2.0
-"""Log odds by which a dense voxel speaks for lung where all lung nearby is dense: of airless lung
-the network is less sure than it should be (docs/lungs.md)."""
+_DENSE_SHARE: Final = (0.05, 0.23)
+_DENSE_EVIDENCE: Final = (-2.3, 2.0)
+"""Log odds by which a dense voxel speaks for lung where of the lung nearby a smaller share than the
+first is dense, as in healthy lungs, and where a larger one than the second is (docs/lungs.md)."""
+_BRIGHT_HU: Final = (150.0, 200.0)
+"""Airless lung seldom reaches the first value; above the second are contrast medium and bone."""
+_BRIGHT_EVIDENCE: Final = 3.0
+"""Log odds by which a bright voxel speaks against lung; of vessels amid lung the network is sure."""
 _SMALLEST_PIECE_ML: Final = 10.0
 _SMALLEST_PIECE_SHARE: Final = 0.01
 """A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
@@ -42,12 +46,13 @@ _LEAST_LUNG = 0.15
 _SURE = 0.9
 _LARGEST_HOLE_ML = 600.0
 _LIKELY = 0.7
-_NEARBY = 5
+_NEARBY = 7
 _LEAST_ODDS = 1e-3
 # Real air is noisy: that a pixel has the least value in this many slices means it is padding.
 _MIN_SLICES_FOR_CONSTANT = 8
 
 _Plane = Float32[np.ndarray, "rows columns"]
+_Numbers = Float32[np.ndarray, "..."]
 
 
 _Evidence: TypeAlias = tuple[Heat, Heat, Heat]
@@ -152,23 +157,17 @@ def _holes(lungs: Mask, largest: float) -> Mask:
 def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
     background = 1 - lung - np.minimum(network.probabilities[3], 1 - lung)
     odds = np.log(np.maximum(lung, _LEAST_ODDS) / np.maximum(background, _LEAST_ODDS))
-    # At the surface, where the network is not sure, half of a voxel may be chest wall; of airless
-    # lung it is hardly ever sure.
-    of_sure, of_likely = (_dense_share(network, lung > least) for least in (_SURE, _LIKELY))
-    airless = (of_likely - _LEAST_DENSE_SHARE) / (1 - _LEAST_DENSE_SHARE)
-    dense = np.log(of_sure) + np.float32(_AIRLESS_EVIDENCE) * np.sqrt(airless)
-    lead = lung - network.probabilities[3]
-    return odds.astype(np.float32), dense.astype(np.float32), lead
-
-
-def _dense_share(network: NetworkLungs, is_lung: Mask) -> Heat:
-    """Share of the lung around each voxel that is dense, `_LEAST_DENSE_SHARE` at least."""
+    # At the surface, where lung is less likely, half of a voxel may be chest wall.
+    is_likely = lung > _LIKELY
     counted, dense = (
         ndimage.uniform_filter(part.astype(np.float32), _NEARBY, mode="nearest")
-        for part in (is_lung, is_lung & (network.hu > _AERATED_HU[1]))
+        for part in (is_likely, is_likely & (network.hu > _AERATED_HU[1]))
     )
+    least, most = _DENSE_EVIDENCE
     share = dense / np.maximum(counted, np.float32(1e-3))
-    return np.asarray(np.clip(share, _LEAST_DENSE_SHARE, 1.0), dtype=np.float32)
+    of_dense = least + (most - least) * _rise(share, _DENSE_SHARE)
+    lead = lung - network.probabilities[3]
+    return odds.astype(np.float32), of_dense.astype(np.float32), lead
 
 
 def _is_lung(
@@ -182,9 +181,16 @@ def _is_lung(
         position: Depth of the slice on the network's grid.
     """
     odds, dense, lead = (_enlarged(part, position, plane.shape) for part in evidence)
-    thin, thick = _AERATED_HU
-    thinness = np.clip((thick - plane.astype(np.float32)) / np.float32(thick - thin), 0, 1)
-    return np.asarray((odds + dense + thinness * (_THIN_EVIDENCE - dense) > 0) & (lead > 0))
+    hu = plane.astype(np.float32)
+    of_value = _THIN_EVIDENCE + (dense - _THIN_EVIDENCE) * _rise(hu, _AERATED_HU)
+    of_value -= _BRIGHT_EVIDENCE * _rise(hu, _BRIGHT_HU)
+    return np.asarray((odds + of_value > 0) & (lead > 0))
+
+
+def _rise(values: _Numbers, between: tuple[float, float]) -> _Numbers:
+    """0 below the first value, 1 above the second, linear between them."""
+    low, high = between
+    return np.asarray(np.clip((values - low) / np.float32(high - low), 0, 1))
 
 
 def _enlarged(values: Heat, position: float, shape: tuple[int, ...]) -> _Plane:
