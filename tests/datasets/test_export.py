@@ -233,6 +233,7 @@ def test_a_finished_export_is_verified_and_nothing_is_made_again(
 ) -> None:
     table = done(light, tmp_path / "out")
     monkeypatch.setattr(exporting, "read_volume", None)
+    monkeypatch.setattr("chestct.readers.read_volume", None)
     again = export_scans(light, tmp_path / "out", ExportSettings("tiff16"), processes=1)
     assert (again.num_made, again.num_found) == (0, 2)
     slice_path = next(table.path(table.rows[0]).glob("*.tif"))
@@ -255,6 +256,7 @@ def test_a_stopped_export_goes_on_with_the_same_pseudonyms(
         return read_volume(path)
 
     monkeypatch.setattr(exporting, "read_volume", stopping)
+    monkeypatch.setattr("chestct.readers.read_volume", stopping)
     with pytest.raises(KeyboardInterrupt):
         export_scans(original, out, ExportSettings("nifti"), processes=1)
     marker = _read_marker(out)

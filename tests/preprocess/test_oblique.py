@@ -95,7 +95,7 @@ def test_dicom_and_nifti_of_an_oblique_scan_give_the_same_input(tmp_path: Path) 
         prepare(read_volume(tmp_path / name), RECIPE) for name in ("dicom", "scan.nii.gz")
     )
     assert degrees_off(second.scan_grid) == pytest.approx(30.0, abs=0.1)
-    # Where the surface runs through a voxel's middle, the files' roundings of the directions decide.
+    # Where the surface runs through a voxel's middle, the files' rounded directions decide.
     same = first.lungs == second.lungs
     assert np.count_nonzero(~same) <= 3
     np.testing.assert_allclose(first.input[0][same], second.input[0][same], atol=2e-2)

@@ -221,6 +221,7 @@ def test_what_an_answer_has_to_be_read_with_stands_beside_it(
 def test_pictures_at_addresses_get_the_answers_of_those_on_a_disk(
     classifier: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("aiohttp")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     system = fsspec.filesystem("memory")
     names = [path.relative_to(pictures).as_posix() for path in sorted(pictures.rglob("*.png"))]

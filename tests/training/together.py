@@ -13,6 +13,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from brightness import Brightness, MeanThenLinear
@@ -130,10 +131,10 @@ def fail_on_main() -> str:
 
 def main(folder: Path, commands: dict[str, list[str]]) -> None:
     torch.set_num_threads(1)
-    # Nobody looks at the figures.
-    report.draw_evaluation = lambda *_arguments: {}
     launched = launched_ranks()
-    with joined(launched, CPU):
+    # Nobody looks at the figures.
+    undrawn = patch.object(report, "draw_evaluation", lambda *_arguments: {})
+    with undrawn, joined(launched, CPU):
         if launched.rank:
             # Only the first process may write: everything is written aside and renamed.
             Path.replace = None  # type: ignore[method-assign, assignment]

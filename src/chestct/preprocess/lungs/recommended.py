@@ -34,7 +34,7 @@ first is dense, as in healthy lungs, and where a larger one than the second is (
 _BRIGHT_HU: Final = (150.0, 200.0)
 """Airless lung seldom reaches the first value; above the second are contrast medium and bone."""
 _BRIGHT_EVIDENCE: Final = 3.0
-"""Log odds by which a bright voxel speaks against lung; of vessels amid lung the network is sure."""
+"""Log odds by which a bright voxel speaks against lung; of vessels in lungs the network is sure."""
 _SMALLEST_PIECE_ML: Final = 10.0
 _SMALLEST_PIECE_SHARE: Final = 0.01
 """A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
