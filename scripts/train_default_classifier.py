@@ -57,8 +57,7 @@ from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.networks.blocks import cpu_multiplies_in_bf16
 from chestct.networks.lesions import LesionNet
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient

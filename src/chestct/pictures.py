@@ -24,7 +24,7 @@ from chestct.arrays import Mask, Voxels
 from chestct.explain.back_to_scan import map_on_body
 from chestct.explain.explanation import HeatMap
 from chestct.preprocess.oblique import on_body, slices_follow_body
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.volume import Volume, canonical_axes, to_canonical
 
 RGB = UInt8[np.ndarray, "rows columns 3"]

@@ -635,7 +635,7 @@ def flow(
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
     from chestct.datasets.manifest import flow_of
-    from chestct.report.tables import as_csv
+    from chestct.report import as_csv
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):

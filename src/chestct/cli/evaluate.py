@@ -80,7 +80,7 @@ class _Beside:
             UnknownNameError: There is no such checklist.
             ReadError: There is no such folder of reports.
         """
-        from chestct.training.checklists import require_checklists
+        from chestct.training.judging import require_checklists
 
         self.others()
         require_checklists(self.checklist or ())

@@ -32,7 +32,7 @@ from rich.text import Text
 
 from chestct.errors import printable, printable_message
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.tables import as_terminal_table, p_value_text
+from chestct.report import as_terminal_table, p_value_text
 from chestct.result import ScanResult
 from chestct.writers.wording import count, percent
 

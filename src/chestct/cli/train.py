@@ -1,4 +1,4 @@
-"""`chestct train` and `lr-range`: a classifier, or a learning rate, of settings and a manifest."""
+"""`chestct train`, `lr-range` and `export`: from a manifest to a classifier for use elsewhere."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chestct.training.plan import Plan, SlicePlan
     from chestct.training.search import Search, Trial
     from chestct.training.session import TrainAll
+
 
 _SEARCH = "Search for settings"
 
@@ -296,3 +297,18 @@ def suggest_rate(plan: Plan | SlicePlan, test: options.RangeTest, processes: int
         plan = replace(plan, listener=listener)
         found = run_range_test(plan, steps=test.steps or QUICK_STEPS, epochs=test.epochs)
     show_range_test(found, write_range_test(found, plan.folder))
+
+
+def export(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, or hf:NAME.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino or hf.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write to.")],
+) -> None:
+    """Export a classifier to ONNX, OpenVINO or a folder for Hugging Face, with how to use it."""
+    from chestct.classifier import load_classifier
+    from chestct.export.formats import export_classifier
+
+    folder = export_classifier(load_classifier(classifier), to, out)
+    show_line(f"Written to {folder}: README.md says what it is and how it is used.")

@@ -13,11 +13,11 @@ from typing import Final
 from chestct.lookup import Entry
 
 EXECUTORS: Final[dict[str, Entry]] = {
-    "local": Entry("chestct.cluster.crews:LocalCrew", "processes of this machine"),
-    "slurm": Entry("chestct.cluster.crews:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
-    "ray": Entry("chestct.cluster.crews:RayCrew", "actors on a Ray cluster"),
+    "local": Entry("chestct.cluster.driver:LocalCrew", "processes of this machine"),
+    "slurm": Entry("chestct.cluster.driver:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
+    "ray": Entry("chestct.cluster.driver:RayCrew", "actors on a Ray cluster"),
 }
-"""Executor name to its class, a `crews.Crew`."""
+"""Executor name to its class, a `driver.Crew`."""
 
 KINDS: Final[dict[str, Entry]] = {
     "classify": Entry("chestct.cluster.classifying:ClassifyWork", "answers of a classifier"),

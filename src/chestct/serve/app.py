@@ -29,7 +29,6 @@ from chestct import __version__
 from chestct.errors import ChestCTError, WriteError
 from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES, LabelSet
 from chestct.pictures import HEAT_LEVELS, LINE_LEVELS, LUNG_COLOR, heat_palette
-from chestct.serve.guard import Guard, ServeSettings, sentence
 from chestct.serve.jobs import Job, Jobs, Order, copy_name
 from chestct.serve.results import (
     READINGS_FILE,
@@ -47,7 +46,7 @@ from chestct.serve.results import (
     rows_csv,
     scans_below,
 )
-from chestct.serve.uploads import UploadError, Uploads
+from chestct.serve.uploads import Guard, ServeSettings, UploadError, Uploads, sentence
 from chestct.serve.viewing import (
     FACTS_FILE,
     HEAT_STEPS,

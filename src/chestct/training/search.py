@@ -34,7 +34,7 @@ from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.report import format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.report import as_csv, as_markdown_table
 from chestct.storage import write_text
 from chestct.training.data import Division
 from chestct.training.distributed import (

@@ -22,8 +22,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from chestct.datasets.workers import end_with_parent
 from chestct.errors import ChestCTError, TrainingError, UnknownNameError
 from chestct.networks.blocks import BasicBlock, Bottleneck, PooledNetwork, is_in_head
-from chestct.networks.colipri import TokenBlock
-from chestct.networks.encoders import SegResBlock
+from chestct.networks.encoders import SegResBlock, TokenBlock
 from chestct.networks.maseres import SEResBlock
 from chestct.training.distributed import Ranks
 from chestct.training.settings import TrainingSettings

@@ -23,8 +23,7 @@ from chestct.pictures import (
     scene_of_scan,
     spread_slices,
 )
-from chestct.report.document import load_pages
-from chestct.report.tables import as_csv
+from chestct.report import as_csv, load_pages
 from chestct.result import ScanResult
 from chestct.storage import write_whole, write_whole_with
 from chestct.writers import WriteOptions

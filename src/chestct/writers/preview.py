@@ -38,7 +38,7 @@ from chestct.pictures import (
     scene_of_scan,
     spread_slices,
 )
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.storage import make_folder, write_whole, write_whole_with
 from chestct.volume import Grid
 from chestct.writers import WriteOptions
