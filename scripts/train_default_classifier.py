@@ -66,8 +66,8 @@ from chestct.simulate.lesions import add_disease
 from chestct.storage import write_whole
 from chestct.training.loop import Outputs, evaluate
 from chestct.training.plan import Parts, find_parts
+from chestct.training.run import learning_rate
 from chestct.training.settings import read_settings
-from chestct.training.steps import learning_rate
 from chestct.volume import Grid, Volume, to_canonical
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.yaml"

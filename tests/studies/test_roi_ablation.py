@@ -31,8 +31,8 @@ from chestct.studies.roi_ablation import (
 from chestct.studies.study_rows import Progress, Row
 from chestct.training.data import make_cache
 from chestct.training.plan import Listener, Plan, find_parts
+from chestct.training.run import DivergedError
 from chestct.training.settings import read_settings
-from chestct.training.steps import DivergedError
 
 Output = pytest.CaptureFixture[str]
 ROWS = table_rows(("roi_resnet18",), ("none", "figure"), (0.6, 0.8))

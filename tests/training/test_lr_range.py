@@ -14,7 +14,7 @@ from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.training.loop import train
 from chestct.training.plan import Plan
-from chestct.training.run import LabelledSets
+from chestct.training.run import DivergedError, LabelledSets
 from chestct.training.search import (
     _BREAKS_AT,
     _LEFT_OUT,
@@ -28,7 +28,6 @@ from chestct.training.search import (
     write_range_test,
 )
 from chestct.training.settings import TrainingSettings, read_settings
-from chestct.training.steps import DivergedError
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -108,34 +108,6 @@ class LogitsAndFeatures(nn.Module):
         return self.network.logits_of(pooled), pooled
 
 
-class HeadAlone(PooledNetwork):
-    """The head of a network as a network of its own, for inputs that are pooled features.
-
-    Its weights are the network's: what it learns, the network has learned.
-    """
-
-    def __init__(self, network: PooledNetwork) -> None:
-        super().__init__()
-        self.HEAD = network.HEAD
-        # In a list, so that the backbone's weights are none of this network's.
-        self._whole = [network]
-        for name in network.HEAD:
-            self.add_module(name, network.get_submodule(name))
-
-    @property
-    def whole(self) -> PooledNetwork:
-        """The network whose head this is."""
-        return self._whole[0]
-
-    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
-        """The input as it is, (batch, pooled, 1, 1, 1); the lungs are not looked at."""
-        return batch.flatten(1)
-
-    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
-        """What the network says of them."""
-        return self.whole.logits_of(pooled)
-
-
 def is_in_head(network: nn.Module, name: str) -> bool:
     """Whether a parameter or module of a network is part of its head; none is without a `HEAD`."""
     head = network.HEAD if isinstance(network, PooledNetwork) else ()

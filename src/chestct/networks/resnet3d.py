@@ -28,15 +28,7 @@ from torch import Tensor, nn
 from chestct.errors import NetworkError
 from chestct.lookup import look_up
 from chestct.networks import settings_from
-from chestct.networks.blocks import (
-    Conv3d,
-    Pooled,
-    PooledNetwork,
-    Stage,
-    Turn,
-    conv,
-    draw_weights,
-)
+from chestct.networks.blocks import Conv3d, Pooled, PooledNetwork, Stage, Turn, conv, draw_weights
 from chestct.networks.encoders import HeadSettings, LungHeadNetwork
 from chestct.networks.roi import (
     MASK_THRESHOLD,

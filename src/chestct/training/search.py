@@ -51,7 +51,16 @@ from chestct.training.plan import (
     SlicePlan,
     settled,
 )
-from chestct.training.run import EpochLog, LabelledSets, Run, make_run, memory_explained
+from chestct.training.run import (
+    Batch,
+    DivergedError,
+    EpochLog,
+    LabelledSets,
+    Run,
+    make_run,
+    memory_explained,
+    recomputing,
+)
 from chestct.training.session import (
     SETTINGS_FILE,
     TrainAll,
@@ -60,7 +69,6 @@ from chestct.training.session import (
     train_all,
 )
 from chestct.training.settings import RunSettings, TrainingSettings, settings_as_yaml
-from chestct.training.steps import Batch, DivergedError, recomputing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -116,7 +116,13 @@ from chestct.training.results import (
     write_classifier,
     write_folds,
 )
-from chestct.training.run import EpochLog, LabelledSets, memory_explained
+from chestct.training.run import (
+    DivergedError,
+    EpochLog,
+    LabelledSets,
+    memory_explained,
+    remark_on_start,
+)
 from chestct.training.settings import (
     RunSettings,
     SliceRunSettings,
@@ -125,7 +131,6 @@ from chestct.training.settings import (
     flat_settings,
     settings_as_yaml,
 )
-from chestct.training.steps import DivergedError, remark_on_start
 
 _TAGS: Final = {
     "training_loss": "loss/training",
