@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from chestct.cluster.driver import _WorkerEnd
-from chestct.cluster.worker import work_on
+from chestct.cluster.job import work_on
 
 
 class _Here:

@@ -15,7 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from chestct.cli import main
 from chestct.cli.workers import Workers, trainer
 from chestct.cluster.driver import _WorkerEnd, only_driver
-from chestct.cluster.worker import work_on
+from chestct.cluster.job import work_on
 from chestct.errors import ChestCTError, TrainingError, UnknownNameError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.roi_ablation import (

@@ -2,8 +2,8 @@
 
 The work itself lies in a folder that all workers share (`job`): a list of scans in shards, claims
 of those under way, and a part for each that is done. Whoever can see that folder can work on it
-(`worker`), and comes and goes as it likes. An executor does no more than start workers and tell
-when they end: what is left to do is the folder's affair, with each of them the same.
+(`job.work_on`), and comes and goes as it likes. An executor does no more than start workers and
+tell when they end: what is left to do is the folder's affair, with each of them the same.
 """
 
 from __future__ import annotations
@@ -27,4 +27,4 @@ KINDS: Final[dict[str, Entry]] = {
     "audit": Entry("chestct.cluster.judging:AuditWork", "what a classifier's answers rest on"),
     "trainings": Entry("chestct.cluster.trainings:TrainingWork", "folds, rows of studies, trials"),
 }
-"""Kind of work to its class, a `worker.Work`."""
+"""Kind of work to its class, a `job.Work`."""

@@ -87,7 +87,7 @@ def _refuse_unknown(options: Mapping[str, str], executor: str, *known: str) -> N
 
 def _refusal_of(folder: Path) -> str:
     """Work, in a worker's process; the reason why it would not, or nothing."""
-    from chestct.cluster.worker import work_on
+    from chestct.cluster.job import work_on
 
     try:
         work_on(folder)

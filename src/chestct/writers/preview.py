@@ -45,7 +45,7 @@ from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_peaks, label_words, strip_slices, telling_slices
 from chestct.writers.folders import OWNER_FILE
 from chestct.writers.nifti import write_nifti
-from chestct.writers.page_pictures import to_png
+from chestct.writers.pages import to_png
 from chestct.writers.wording import percent
 
 if TYPE_CHECKING:
