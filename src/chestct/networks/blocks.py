@@ -261,34 +261,6 @@ BLOCKS: Final[dict[str, type[BasicBlock] | type[Bottleneck]]] = {
 }
 
 
-class Stage(nn.Sequential):
-    """Residual blocks in a row, `depth` of a kind in `BLOCKS`; the first of them has the stride."""
-
-    def __init__(
-        self, block: str, in_channels: int, channels: int, depth: int, stride: int
-    ) -> None:
-        kind = BLOCKS[block]
-        first = kind(in_channels, channels, stride)
-        others = [kind(channels * kind.expansion, channels, 1) for _ in range(depth - 1)]
-        super().__init__(first, *others)
-
-    @property
-    def blocks(self) -> list[BasicBlock | Bottleneck]:
-        """The stage's blocks in running order."""
-        return [block for block in self if isinstance(block, BasicBlock | Bottleneck)]
-
-    @property
-    def activations(self) -> list[GatedReLU]:
-        """The stage's activations in running order; the last is its output."""
-        return [activation for block in self.blocks for activation in block.activations]
-
-    def forward(self, features: Features, lungs: LungGrids | None) -> NewFeatures:  # type: ignore[override]
-        """Run every block; `lungs` goes to their activations."""
-        for block in self.blocks:
-            features = block(features, lungs)
-        return features
-
-
 class _ColumnPairConv3d(nn.Module):
     """A network's first convolution on pairs of columns, which bfloat16 instructions prefer.
 

@@ -13,6 +13,7 @@ one layer, because each layer costs a browser without a graphics card a second.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import multiprocessing
 import os
@@ -39,7 +40,6 @@ from chestct.arrays import Shape
 from chestct.errors import ChestCTError, SeveralSeriesError, kind_of
 from chestct.explain.back_to_scan import map_on_body
 from chestct.explain.explanation import HeatMap, HeatPlane
-from chestct.memory import give_back_memory
 from chestct.pictures import Plane, draw_slice, fullest_slice, scene_of_scan
 from chestct.preprocess.oblique import on_body
 from chestct.storage import write_folder_with
@@ -549,7 +549,7 @@ def do_orders(setup: Setup, pipe: Connection) -> None:
         with _told(pipe, order):
             desk.do(order)
             pipe.send(Event("done"))
-        give_back_memory()
+        _give_back_memory()
 
 
 @contextmanager
@@ -677,3 +677,12 @@ def _free_folder(results: Path, analysis: ScanAnalysis) -> Path:
         number += 1
         folder = results / f"{name}-{number}"
     return folder
+
+
+def _give_back_memory() -> None:
+    """Give the system what is free in this process, which glibc would keep between what is in use.
+
+    Where there is another C library it does nothing.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

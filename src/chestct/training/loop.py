@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import (
@@ -23,6 +25,7 @@ from contextlib import (
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 import numpy as np
@@ -59,7 +62,6 @@ from chestct.training.run import (
     LabelledInputs,
     LabelledSets,
     Run,
-    StopRequest,
     are_findings,
     class_weights,
     epochs_since_best,
@@ -70,7 +72,6 @@ from chestct.training.run import (
     save_checkpoint,
     save_weights,
     start_run,
-    stopped,
 )
 from chestct.training.settings import TrainingSettings
 
@@ -255,7 +256,7 @@ def train(
         stack.enter_context(run.warm_up.restored())
         stack.enter_context(tuned_for(run.device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(_StopRequest())
         batches = stack.enter_context(closing(training_batches(run)))
         _train_epochs(run, batches, stop, after_epoch)
         is_best_kept = settings.keep == "best"
@@ -299,7 +300,7 @@ def _head_alone(
 def _train_epochs(
     run: Run,
     batches: Iterator[Batch],
-    stop: StopRequest,
+    stop: _StopRequest,
     after_epoch: Callable[[EpochLog], object] | None,
 ) -> None:
     """Train until all epochs are done, or early stopping or a signal ends it."""
@@ -313,10 +314,10 @@ def _train_epochs(
             after_epoch(run.progress.history[-1])
         is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))
         if is_stop_wanted and not run.is_finished:
-            _raise_agreed(stopped(run.folder, stop))
+            _raise_agreed(_stopped(run.folder, stop))
 
 
-def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
+def _train_epoch(run: Run, batches: Iterator[Batch], stop: _StopRequest) -> None:
     """Do the steps that are left of the epoch under way."""
     progress, settings = run.progress, run.settings
     last_saved = started = time.perf_counter()
@@ -335,7 +336,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
             _save(run)
             last_saved = now
         if figures.is_stop_wanted:
-            _raise_agreed(stopped(run.folder, stop))
+            _raise_agreed(_stopped(run.folder, stop))
     figures.settle()
     progress.seconds = before + time.perf_counter() - started
 
@@ -780,3 +781,61 @@ class _HeadAlone(PooledNetwork):
     def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
         """What the network says of them."""
         return self.whole.logits_of(pooled)
+
+
+class _StopRequest:
+    """While entered, turns Ctrl-C and SIGTERM into a request that is looked at between steps.
+
+    A second signal acts at once, as it would have without this.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._before: dict[int, signal.Handlers | None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether a signal came."""
+        return self._number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended; that of SIGTERM by default.
+
+        Another process of the same training may have got the signal.
+        """
+        return 128 + (self._number or signal.SIGTERM)
+
+    def __enter__(self) -> _StopRequest:
+        """Take the signals over; outside the main thread, Python does not allow that."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def _stopped(folder: Path, stop: _StopRequest) -> TrainingError:
+    """What ends a run that was asked to stop, once its state is written."""
+    place = Path(*folder.parts[-2:])
+    error = TrainingError(
+        f"Training was stopped; its state is in {place}. The same command goes on from there."
+    )
+    error.exit_code = stop.exit_code
+    return error

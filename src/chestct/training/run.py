@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractContextManager,
@@ -22,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Final
 
 import torch
@@ -418,64 +415,6 @@ _MEMORY_WORDS: Final = (
 )
 _SHARED_WORDS: Final = ("shared memory", "/dev/shm", "semlock")
 _READER_WORDS: Final = ("dataloader worker", "data loader worker")
-
-
-class StopRequest:
-    """While entered, turns Ctrl-C and SIGTERM into a request that is looked at between steps.
-
-    A second signal acts at once, as it would have without this.
-    """
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._before: dict[int, signal.Handlers | None] = {}
-
-    def __bool__(self) -> bool:
-        """Whether a signal came."""
-        return self._number != 0
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended; that of SIGTERM by default.
-
-        Another process of the same training may have got the signal.
-        """
-        return 128 + (self._number or signal.SIGTERM)
-
-    def __enter__(self) -> StopRequest:
-        """Take the signals over; outside the main thread, Python does not allow that."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the signals back."""
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-
-def stopped(folder: Path, stop: StopRequest) -> TrainingError:
-    """What ends a run that was asked to stop, once its state is written."""
-    place = Path(*folder.parts[-2:])
-    error = TrainingError(
-        f"Training was stopped; its state is in {place}. The same command goes on from there."
-    )
-    error.exit_code = stop.exit_code
-    return error
 
 
 @contextmanager

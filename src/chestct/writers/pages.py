@@ -22,6 +22,7 @@ from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.explain.explanation import PeakSlice, ScanExplanation, share_outside
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
+    AXES,
     RGB,
     HeatLayer,
     Plane,
@@ -32,10 +33,8 @@ from chestct.pictures import (
     draw_slice,
     fullest_slice,
     heat_color,
-    position_words,
     scene_of_scan,
     spread_slices,
-    tick_planes,
 )
 from chestct.report import as_csv, load_pages
 from chestct.result import ScanResult
@@ -145,7 +144,7 @@ class _PictureMaker:
 
     def slice_picture(self, index: int, remark: str = "") -> _EmbeddedPicture:
         """An axial slice of a strip, its number, where it lies and a remark under it."""
-        where = position_words(self.scene, "axial", index)
+        where = _position_words(self.scene, "axial", index)
         return self._embed("axial", index, _STRIP_PX, f"Slice {index + 1}, {where}{remark}", {})
 
     def plane_picture(
@@ -153,7 +152,7 @@ class _PictureMaker:
     ) -> _EmbeddedPicture:
         """A large picture of one plane, with ticks where the slices of other planes cross it."""
         caption = f"Axial, slice {index + 1}" if plane == "axial" else plane.capitalize()
-        where = position_words(self.scene, plane, index)
+        where = _position_words(self.scene, plane, index)
         return self._embed(plane, index, _PLANE_PX, f"{caption}, {where}", crossing or {})
 
     def plain_picture(self, plane: Plane, index: int) -> _EmbeddedPicture:
@@ -166,7 +165,7 @@ class _PictureMaker:
     ) -> _EmbeddedPicture:
         scene = self.scene
         picture = draw_slice(scene, plane, index, width)
-        tick_planes(picture, scene, plane, crossing)
+        _tick_planes(picture, scene, plane, crossing)
         plain = _EmbeddedPicture(
             uri=_to_data_uri(_to_jpeg(picture)),
             width=width,
@@ -683,3 +682,34 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
 def _is_trained_on_simulation(trained_on: str) -> bool:
     """Whether a card says in its own words that disease was simulated."""
     return "simulated" in trained_on.lower()
+
+
+_TICK_COLOR = (255, 255, 255)
+
+
+def _position_words(scene: Scene, plane: Plane, index: int) -> str:
+    """Where a slice lies: "z = -123.4 mm", its InstanceNumber after it where it has one."""
+    axis = AXES[plane][0]
+    place = [(n - 1) / 2 for n in scene.volume.grid.shape]
+    place[axis] = float(index)
+    number = float(scene.volume.grid.to_patient(np.array(place))[2 - axis])
+    words = f"{'zyx'[axis]} = {number:.1f} mm".replace("-", "\N{MINUS SIGN}")
+    image = scene.instance_numbers[index] if axis == 0 and scene.instance_numbers else ""
+    return f"{words}, InstanceNumber {image}" if image else words
+
+
+def _tick_planes(picture: RGB, scene: Scene, plane: Plane, slices: Mapping[Plane, int]) -> None:
+    """Mark at a picture's edges where the slices of the two other planes cross it, in place."""
+    length, thickness = max(8, picture.shape[1] // 36), max(2, picture.shape[1] // 300)
+    for crossing, index in slices.items():
+        axis = AXES[crossing][0]
+        if crossing == plane:
+            continue
+        start, stop = scene.box[axis]
+        share = (index + 0.5 - start) / (stop - start)
+        across = picture if axis == AXES[plane][1] else picture.swapaxes(0, 1)
+        # Pictures with the body's axis as rows are head up.
+        share = 1.0 - share if axis == 0 else share
+        at = int(np.clip(round(share * len(across)) - thickness // 2, 0, len(across) - thickness))
+        for ends in (slice(None, length), slice(-length, None)):
+            across[at : at + thickness, ends] = _TICK_COLOR
