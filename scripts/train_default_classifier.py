@@ -57,7 +57,8 @@ from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.networks.blocks import cpu_multiplies_in_bf16
 from chestct.networks.lesions import LesionNet
-from chestct.preprocess.prepare import PreparedScan, prepare
+from chestct.preprocess.prepare import prepare
+from chestct.preprocess.prepared import PreparedScan
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient
@@ -66,8 +67,8 @@ from chestct.simulate.lesions import add_disease
 from chestct.storage import write_whole
 from chestct.training.loop import Outputs, evaluate
 from chestct.training.plan import Parts, find_parts
-from chestct.training.run import learning_rate
 from chestct.training.settings import read_settings
+from chestct.training.steps import learning_rate
 from chestct.volume import Grid, Volume, to_canonical
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.yaml"
@@ -94,11 +95,13 @@ FOLDS = (
 """Real chests that a network is trained without; simulated ones go by their number."""
 ONLY_JUDGED = "A0001_B"
 """A lung cancer. Learned from as healthy, its mass hides pneumonia that fills a lobe."""
-SEEDS = {"real": 77, "simulated": 11}
+SEEDS = {"real": 77, "simulated": 11, "lesions": 0}
 SPACINGS_MM = (2.5, 3.0, 4.0, 6.0)
 COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 6
 NUM_COPIES = 2
+FOUND_SHARE = 0.5
+"""Of training chests whose lungs are those found in one of the ill ones, with all they take in."""
 REAL_SHARE = 0.75
 """Of the chests that the U-Net learns from in a step."""
 PNEUMONIAS = (CAP, COVID19)
@@ -183,7 +186,10 @@ def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], fold
     if folder.name == "training":
         rng = np.random.default_rng(crc32(name.encode()))
         seen = ill[str(rng.choice([CAP, COVID19]))].volume
-        known = chest.with_voxels(perturbed(seen, lungs & ~ill[NORMAL].effusion, rng))
+        if rng.random() < FOUND_SHARE:
+            known = prepare(seen, recipe()).scan_lungs
+        else:
+            known = chest.with_voxels(perturbed(seen, lungs & ~ill[NORMAL].effusion, rng))
     for label, each in ill.items():
         path = folder / f"{name}_{label}.safetensors"
         write_example(path, prepare(each.volume, recipe(), lungs=known))
@@ -400,7 +406,7 @@ def train_lesions(fold: int, work: Path, steps: int) -> None:
     if path.is_file():
         return
     parts = find_parts(read_settings(CONFIG))
-    rng = np.random.default_rng(fold)
+    rng = np.random.default_rng([fold, SEEDS["lesions"]])
     triples = Triples(work / "training", fold, rng)
     network = lesion_network(parts, [None]).to(memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(network.lesions.parameters(), weight_decay=1e-3)
