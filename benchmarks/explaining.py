@@ -34,8 +34,7 @@ from chestct.explain.maps import gradcam_map
 from chestct.explain.question import Question
 from chestct.explain.run import explain, explain_scan
 from chestct.networks import build_network
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import read_volume
 from chestct.volume import Grid, Volume

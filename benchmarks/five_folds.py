@@ -28,7 +28,7 @@ from chestct.evaluation.comparisons import compare
 from chestct.evaluation.intervals import estimate_figures
 from chestct.evaluation.predictions import Predictions, read_predictions
 from chestct.labels import THREE_CLASSES
-from chestct.report.tables import as_markdown_table, p_value_text
+from chestct.report import as_markdown_table, p_value_text
 from chestct.training.plan import PREDICTIONS_FILE, Listener, Plan
 from chestct.training.run import EpochLog
 from chestct.training.session import run_training

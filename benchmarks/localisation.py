@@ -46,12 +46,11 @@ from chestct.explain.explanation import INVOLVED_FROM
 from chestct.explain.run import explain
 from chestct.labels import NORMAL, THREE_CLASSES
 from chestct.networks import build_network
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.readers.masks import read_mask
-from chestct.report.tables import as_markdown_table
+from chestct.report import as_markdown_table
 from chestct.studies.model_audit import _mask_at_input, with_network
 from chestct.training.plan import CLASSIFIER_FOLDER, PREDICTIONS_FILE, Listener, Plan, is_finished
 from chestct.training.results import scan_key

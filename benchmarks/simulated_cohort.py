@@ -19,7 +19,7 @@ import numpy as np
 from measuring import run
 
 from chestct.labels import THREE_CLASSES
-from chestct.report.tables import as_csv
+from chestct.report import as_csv
 from chestct.simulate import ThoraxSettings, simulate_patient
 from chestct.storage import write_text
 from chestct.writers.nifti import write_nifti

@@ -28,7 +28,7 @@ from torch import nn
 from chestct.datasets.augment import AUGMENTATIONS, vary_batch
 from chestct.networks import NETWORKS, build_network
 from chestct.training.distributed import MEMORY_FORMAT, tuned_for
-from chestct.training.steps import recomputing
+from chestct.training.run import recomputing
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from chestct.simulate.anatomy import Anatomy
-from chestct.simulate.body import Layers, Model
 from chestct.simulate.fields import (
     Field,
     Frame,
@@ -22,6 +21,7 @@ from chestct.simulate.fields import (
     smooth_union,
     tube_distance,
 )
+from chestct.simulate.thorax import Layers, Model
 
 CONTENTS = ("gas", "fluid", "food", "contrast", "empty")
 """What may fill a stomach or a piece of bowel."""

@@ -24,14 +24,17 @@ from chestct.errors import GridError
 from chestct.labels import NORMAL
 from chestct.lookup import look_up
 from chestct.simulate.anatomy import Anatomy, draw_anatomy
-from chestct.simulate.body import BloodHU, Model, build_model, make_frame
 from chestct.simulate.fields import Frame, Plane
 from chestct.simulate.lesions import add_disease
 from chestct.simulate.thorax import (
+    BloodHU,
+    Model,
     Pose,
     Scanner,
+    build_model,
     compose,
     draw_scanner,
+    make_frame,
     sample_field,
     square_grid,
 )

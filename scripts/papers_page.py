@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from chestct.report.document import Section, as_markdown
+from chestct.report import Section, as_markdown
 from chestct.studies.audit import audit_papers, report_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "papers.md"

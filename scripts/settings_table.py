@@ -17,7 +17,7 @@ from typing import Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from chestct.report.tables import as_markdown_table
+from chestct.report import as_markdown_table
 from chestct.training.settings import RunSettings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "training.md"

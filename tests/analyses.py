@@ -8,7 +8,7 @@ import numpy as np
 
 from chestct.analysis import ScanAnalysis
 from chestct.labels import UNSUITABLE
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.preprocess.recipes import RECIPES
 from chestct.result import Provenance, ScanResult, Timings
 from chestct.volume import Grid, ScanSource, Volume

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from chestct.cluster.crews import WorkerEnd
-from chestct.cluster.worker import work_on
+from chestct.cluster.driver import _WorkerEnd
+from chestct.cluster.job import work_on
 
 
 class _Here:
@@ -20,7 +20,7 @@ class _Here:
     def start(self, num: int) -> None:
         work_on(self.folder)
 
-    def ended(self) -> list[WorkerEnd]:
+    def ended(self) -> list[_WorkerEnd]:
         return []
 
     def stop(self) -> None:
@@ -29,4 +29,4 @@ class _Here:
 
 def work_here(patch: pytest.MonkeyPatch) -> None:
     """For tests of something else than workers."""
-    patch.setattr("chestct.cluster.crews.LocalCrew", _Here)
+    patch.setattr("chestct.cluster.driver.LocalCrew", _Here)

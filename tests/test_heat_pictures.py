@@ -18,8 +18,8 @@ from chestct.pictures import (
     heat_palette,
     lay_over,
     scene_of_scan,
-    tick_planes,
 )
+from chestct.writers.pages import _tick_planes
 
 # Machado, Oliveira and Fernandes 2009, severity 1.0: what the colour-blind see, linear RGB.
 COLOR_VISION = {
@@ -141,7 +141,7 @@ def test_ticks_stand_where_the_other_planes_cross() -> None:
         ("sagittal", "axial", "coronal"),
     ):
         picture = np.zeros((200, 300, 3), dtype=np.uint8)
-        tick_planes(picture, scene, plane, slices)
+        _tick_planes(picture, scene, plane, slices)
         axes = {"axial": 0, "coronal": 1, "sagittal": 2}
         shares = []
         for crossing in (row_plane, column_plane):

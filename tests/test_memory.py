@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from chestct.errors import ReadError
-from chestct.memory import _available_bytes, give_back_memory, require_memory
+from chestct.memory import _available_bytes, require_memory
+from chestct.serve.jobs import _give_back_memory
 
 
 def machine(root: Path, available_kib: int, cgroup: str, files: dict[str, str]) -> Path:
@@ -71,6 +72,6 @@ def test_memory_that_is_free_between_what_is_in_use_is_given_back() -> None:
     in_use = blocks[-1:]
     before = process.memory_info().rss
     del blocks
-    give_back_memory()
+    _give_back_memory()
     assert before - process.memory_info().rss > 2**10 * block / 2
     assert in_use[0].all()

@@ -13,7 +13,7 @@ from chestct.classifier import Classifier, load_classifier, save_classifier
 from chestct.contracts import settle_batch_norm
 from chestct.labels import THREE_CLASSES
 from chestct.networks import build_network
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.preprocess.recipes import RECIPES, Recipe
 from chestct.volume import Grid, Volume
 

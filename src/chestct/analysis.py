@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from chestct.explain.explanation import ScanExplanation
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.result import ScanResult
 from chestct.volume import Volume
 

@@ -158,7 +158,7 @@ class PictureForm(_Strict):
 
 
 class VoteSettings(_Strict):
-    """The numbers behind two of the votes on patients; see `evaluation.patient_votes`.
+    """The numbers behind two of the votes on patients; see `evaluation.predictions`.
 
     Attributes:
         slice_threshold: Of share: from which probability on a slice counts, 0 to 1.

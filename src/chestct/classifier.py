@@ -40,7 +40,7 @@ from chestct.familiarity import (
 )
 from chestct.lookup import look_up
 from chestct.networks import NETWORKS, build_network, plugin_of
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.preprocess.recipes import Recipe, recipe_from_dict
 from chestct.storage import file_sha256, find_entry, store_entry, text_key, write_folder_with
 

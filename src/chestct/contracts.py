@@ -30,8 +30,7 @@ from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
 from chestct.networks import build_network
 from chestct.networks.blocks import PooledNetwork, is_in_head
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.readers import format_of, read_volume
 from chestct.volume import Volume, hash_voxels

@@ -274,15 +274,6 @@ def is_covid_mah_ct(name: str) -> bool:
     return re.fullmatch(_COVID_MAH_CT, _words_of(name)) is not None
 
 
-def class_in_path(scan: str) -> str | None:
-    """The class that the last part of a path stands for that stands for any."""
-    for part in reversed(re.split(r"[/\\]", scan)):
-        found = class_of(part.split(".")[0])
-        if found is not None:
-            return found
-    return None
-
-
 def _words_of(name: str) -> str:
     """A name in lower case, its letters and digits in words one blank apart."""
     return " ".join(re.findall(r"[a-z0-9]+", name.lower()))

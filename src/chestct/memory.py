@@ -7,7 +7,6 @@ stays gives back what the last one took.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -52,15 +51,6 @@ def require_memory(
             f"programs, raise the limit{remedy} or crop the scan."
         )
         raise ReadError(msg)
-
-
-def give_back_memory() -> None:
-    """Give the system what is free in this process, which glibc would keep between what is in use.
-
-    Where there is another C library it does nothing.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _free_in_machine(root: Path) -> Iterator[int]:

@@ -11,7 +11,6 @@ hot as the threshold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal
@@ -24,7 +23,7 @@ from chestct.arrays import Mask, Voxels
 from chestct.explain.back_to_scan import map_on_body
 from chestct.explain.explanation import HeatMap
 from chestct.preprocess.oblique import on_body, slices_follow_body
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.volume import Volume, canonical_axes, to_canonical
 
 RGB = UInt8[np.ndarray, "rows columns 3"]
@@ -42,7 +41,6 @@ _MARGIN_MM = (0.0, 30.0, 32.0)
 """Chest wall left around the lungs along (depth, height, width); zero: the whole axis is shown."""
 _DIMMED = 0.5
 _HATCH_LIGHTER = np.uint8(70)
-_TICK_COLOR = (255, 255, 255)
 AXES: Final[dict[Plane, tuple[int, int, int]]] = {
     "axial": (0, 1, 2),
     "coronal": (1, 0, 2),
@@ -121,17 +119,6 @@ def instance_numbers(volume: Volume) -> tuple[str, ...]:
     return numbers[::-1] if is_reversed else numbers
 
 
-def position_words(scene: Scene, plane: Plane, index: int) -> str:
-    """Where a slice lies: "z = -123.4 mm", its InstanceNumber after it where it has one."""
-    axis = AXES[plane][0]
-    place = [(n - 1) / 2 for n in scene.volume.grid.shape]
-    place[axis] = float(index)
-    number = float(scene.volume.grid.to_patient(np.array(place))[2 - axis])
-    words = f"{'zyx'[axis]} = {number:.1f} mm".replace("-", "\N{MINUS SIGN}")
-    image = scene.instance_numbers[index] if axis == 0 and scene.instance_numbers else ""
-    return f"{words}, InstanceNumber {image}" if image else words
-
-
 def scene_of_input(prepared: PreparedScan) -> Scene:
     """The first channel of what the network sees, whole, from its lowest to its highest value."""
     values = prepared.input[0]
@@ -191,23 +178,6 @@ def cut(
     else:
         taken = voxels[(slice(None),) * looked_along + (index,)][window]
     return taken if plane == "axial" else taken[::-1]
-
-
-def tick_planes(picture: RGB, scene: Scene, plane: Plane, slices: Mapping[Plane, int]) -> None:
-    """Mark at a picture's edges where the slices of the two other planes cross it, in place."""
-    length, thickness = max(8, picture.shape[1] // 36), max(2, picture.shape[1] // 300)
-    for crossing, index in slices.items():
-        axis = AXES[crossing][0]
-        if crossing == plane:
-            continue
-        start, stop = scene.box[axis]
-        share = (index + 0.5 - start) / (stop - start)
-        across = picture if axis == AXES[plane][1] else picture.swapaxes(0, 1)
-        # Pictures with the body's axis as rows are head up.
-        share = 1.0 - share if axis == 0 else share
-        at = int(np.clip(round(share * len(across)) - thickness // 2, 0, len(across) - thickness))
-        for ends in (slice(None, length), slice(-length, None)):
-            across[at : at + thickness, ends] = _TICK_COLOR
 
 
 def picture_height(scene: Scene, plane: Plane, width_px: int) -> int:

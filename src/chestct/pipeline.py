@@ -22,8 +22,7 @@ from chestct.explain import AUTO, split_choice
 from chestct.labels import FINDINGS_APART, NO_FINDING, UNSUITABLE
 from chestct.memory import require_memory
 from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.readers import ReadOptions
 from chestct.readers.pictures import TiffGeometry
 from chestct.remote import local_copy, shown

@@ -11,7 +11,7 @@ import pytest
 from labelled_scans import make_manifest, make_rows, write_scan
 
 from chestct.cli import main
-from chestct.cli.terminal import progress_bar
+from chestct.cli.dataset import _progress_bar
 from chestct.datasets.manifest import Manifest, read_manifest, write_manifest
 from chestct.datasets.workers import Progress
 from chestct.preprocess.recipes import RECIPES
@@ -355,6 +355,6 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_the_bar_takes_every_step() -> None:
-    with progress_bar("reading", 3) as report:
+    with _progress_bar("reading", 3) as report:
         report(Progress(1, 3, 100.0))
         report(Progress(3, 3, 300.0))

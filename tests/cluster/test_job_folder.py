@@ -13,8 +13,7 @@ import counting
 import pytest
 
 from chestct.cluster import driver, job
-from chestct.cluster.job import Claims, Job, begin_job, open_job
-from chestct.cluster.worker import work_on
+from chestct.cluster.job import Claims, Job, begin_job, open_job, work_on
 from chestct.errors import ChestCTError, WriteError
 
 
@@ -23,7 +22,7 @@ def claims(tmp_path: Path) -> Claims:
     return Claims(tmp_path / "claims", lease_s=30.0)
 
 
-def make_silent(claim: job.Claim, seconds: float = 60.0) -> None:
+def make_silent(claim: job._Claim, seconds: float = 60.0) -> None:
     """As if nothing had been heard of a claim's holder for a while."""
     then = time.time() - seconds
     os.utime(claim.file, (then, then))
@@ -155,7 +154,7 @@ def test_a_worker_that_stops_of_its_own_accord_leaves_its_shard_at_once(
         work_on(made.folder)
     claim = Claims(made.folder / "claims", 30.0).take("00000")
     assert claim is not None
-    assert claim.suspects() == job.Suspects([], set(), set())
+    assert claim.suspects() == job._Suspects([], set(), set())
 
 
 @pytest.mark.parametrize(

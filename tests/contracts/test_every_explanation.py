@@ -19,7 +19,7 @@ from chestct.explain import EXPLANATIONS
 from chestct.explain.explanation import Explanation
 from chestct.explain.run import explain
 from chestct.networks import NETWORKS
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 
 FORMS: dict[str, tuple[dict[str, object], tuple[int, int, int]]] = {
     "roi_resnet18": ({"width": 4, "gating": "all"}, (36, 33, 65)),

@@ -23,8 +23,7 @@ from chestct.datasets.store import (
 )
 from chestct.datasets.workers import Progress
 from chestct.errors import ReadError, UnknownNameError
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import RECIPES
 from chestct.readers import read_volume
 from chestct.writers.nifti import write_nifti

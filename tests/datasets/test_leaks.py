@@ -8,6 +8,7 @@ from analyses import make_volume
 from labelled_scans import make_manifest
 
 from chestct.datasets.checks import (
+    _class_in_path,
     _find_identity_leaks,
     _find_label_conflicts,
     _find_unreadable,
@@ -16,7 +17,7 @@ from chestct.datasets.checks import (
 )
 from chestct.datasets.manifest import Manifest, ManifestRow
 from chestct.datasets.scans import ScanFacts, _read_facts
-from chestct.labels import class_in_path, class_of
+from chestct.labels import class_of
 from chestct.readers import ReadOptions
 from chestct.simulate import write_dicom_series
 
@@ -130,9 +131,9 @@ def test_names_of_folders_are_understood_as_a_whole(name: str, label: str | None
 
 
 def test_the_part_of_a_path_nearest_to_the_scan_counts() -> None:
-    assert class_in_path("covid/normal/scan.nii.gz") == "normal"
-    assert class_in_path("a\\Cap subjects\\x") == "CAP"
-    assert class_in_path("a/b") is None
+    assert _class_in_path("covid/normal/scan.nii.gz") == "normal"
+    assert _class_in_path("a\\Cap subjects\\x") == "CAP"
+    assert _class_in_path("a/b") is None
 
 
 # --- the same PatientID -----------------------------------------------------------------------

@@ -7,15 +7,16 @@ import pytest
 
 from chestct.errors import UnknownNameError
 from chestct.evaluation.intervals import Bootstrap
-from chestct.evaluation.patient_votes import (
+from chestct.evaluation.predictions import (
     VOTES,
+    Predictions,
+    PredictionsError,
     VoteSettings,
     assumption,
     fit_votes,
     one_per_patient,
     vote,
 )
-from chestct.evaluation.predictions import Predictions, PredictionsError
 from chestct.evaluation.report import EvaluationSettings, write_evaluation
 from chestct.labels import THREE_CLASSES, TWO_CLASSES
 

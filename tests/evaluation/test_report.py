@@ -24,7 +24,7 @@ from chestct.evaluation.report import (
     write_evaluation,
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.document import as_markdown
+from chestct.report import as_markdown
 
 MakePredictions = Callable[..., Predictions]
 QUICK = EvaluationSettings(name="MASERes", bootstrap=Bootstrap(replicates=50), formats=())

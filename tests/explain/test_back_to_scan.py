@@ -11,8 +11,7 @@ from phantoms import chest, chest_grid, lungs_of, turned_grid
 
 from chestct.explain.back_to_scan import back_to_scan, map_on_body
 from chestct.preprocess.oblique import on_body
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import RECIPES, Recipe
 from chestct.volume import CANONICAL_DIRECTION, Grid, Volume
 

@@ -17,7 +17,7 @@ from chestct.explain.explanation import (
     share_outside,
     summarise_evidence,
 )
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.volume import CANONICAL_DIRECTION, Grid, Volume, to_canonical
 
 UIDS = tuple(f"1.2.3.{i}" for i in range(SHAPE[0]))

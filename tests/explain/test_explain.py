@@ -22,7 +22,7 @@ from chestct.explain.maps import (
     strongest_channel_map,
 )
 from chestct.explain.run import explain, explain_scan
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.volume import ScanSource, Volume
 
 

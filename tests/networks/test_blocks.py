@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chestct.networks.blocks import BasicBlock, Bottleneck, Conv3d, Stage
+from chestct.networks.blocks import BasicBlock, Bottleneck, Conv3d
+from chestct.networks.resnet3d import _Stage
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -55,7 +56,7 @@ def test_a_block_is_its_convolutions_plus_its_shortcut(kind: type) -> None:
 
 
 def test_a_stage_steps_in_its_first_block_only() -> None:
-    stage = Stage("basic", 4, 8, depth=3, stride=2).eval()
+    stage = _Stage("basic", 4, 8, depth=3, stride=2).eval()
     assert [block.conv1.stride[0] for block in stage.blocks] == [2, 1, 1]
     with torch.no_grad():
         assert stage(torch.rand(1, 4, 9, 8, 7), None).shape == (1, 8, 5, 4, 4)

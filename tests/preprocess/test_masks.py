@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
+from chestct.preprocess.resample import bounding_box, grown, mask_on_grid
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ from phantoms import LUNG_HU, chest, chest_grid
 from scipy import ndimage
 
 from chestct.preprocess.lungs import NetworkLungs, find_lungs
-from chestct.preprocess.masks import bounding_box
 from chestct.preprocess.placement import ScanLungs, slice_area
 from chestct.preprocess.recipes import RECIPES
+from chestct.preprocess.resample import bounding_box
 from chestct.preprocess.suitability import _coarse_chest, _orientation_faults, judge_scan
 from chestct.volume import Grid, Volume, to_canonical
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from chestct.report.document import Picture, Points, _one_line, _read_report, as_markdown
-from chestct.report.tables import Table
+from chestct.report import Picture, Points, Table, _one_line, _read_report, as_markdown
 
 WRITTEN = """
 # A report

@@ -9,7 +9,7 @@ import pytest
 from chestct.datasets.manifest import ManifestError, read_manifest
 from chestct.datasets.public import read_table
 from chestct.evaluation.predictions import PredictionsError, read_predictions
-from chestct.report.tables import as_csv, from_cell, read_plain_text
+from chestct.report import as_csv, from_cell, read_plain_text
 
 RUN = (
     *("=1+1", "+A1", "-cmd|' /C calc'!A0", "@SUM(A1)", "-p07"),

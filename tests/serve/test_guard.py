@@ -14,9 +14,8 @@ from explained import make_explained
 from starlette.testclient import TestClient
 
 from chestct.serve.app import _PAGE_FILES, make_app
-from chestct.serve.guard import ServeSettings, is_loopback
 from chestct.serve.results import number_of
-from chestct.serve.uploads import MOST_BYTES
+from chestct.serve.uploads import _MOST_BYTES, ServeSettings, is_loopback
 from chestct.writers.folders import write_outputs
 
 TOKEN = "a-token-for-these-tests"
@@ -225,7 +224,7 @@ def test_three_gigabytes_are_refused_before_a_byte_is_sent(
     said = {"name": "big.nii", "files": [["big.nii", 3_000_000_000]]}
     answer = connect().post("/api/uploads", json=said, headers=OWN)
     assert answer.status_code == 413
-    assert f"{MOST_BYTES / 1e9:.2f} GB are allowed" in answer.json()["error"]
+    assert f"{_MOST_BYTES / 1e9:.2f} GB are allowed" in answer.json()["error"]
     assert list((tmp_path / "uploads").iterdir()) == []
 
 

@@ -13,14 +13,14 @@ from analyses import make_volume
 from explained import make_explained
 
 from chestct.analysis import ScanAnalysis
-from chestct.serve.viewing import (
+from chestct.serve.jobs import (
     _MOST_VOXELS,
     HEAT_STEPS,
     INSIDE,
     RIM,
     _viewing_grid,
-    write_viewing_copy,
-    write_whole_scan,
+    _write_viewing_copy,
+    _write_whole_scan,
 )
 from chestct.volume import Grid, to_own_axes
 
@@ -48,7 +48,7 @@ def test_a_large_scan_becomes_smaller_and_fills_the_same_box() -> None:
 
 
 def test_a_small_scan_keeps_its_voxels(analysis: ScanAnalysis, tmp_path: Path) -> None:
-    folder = write_viewing_copy(analysis, tmp_path / "copy")
+    folder = _write_viewing_copy(analysis, tmp_path / "copy")
     np.testing.assert_array_equal(voxels_of(folder / "scan.nii"), analysis.volume.voxels)
 
 
@@ -64,7 +64,7 @@ def test_what_is_planted_lies_at_its_place_in_the_patient(tmp_path: Path) -> Non
     lungs = small.prepared.scan_lungs.with_voxels(np.zeros(grid.shape, dtype=bool), grid)
     prepared = replace(small.prepared, scan_lungs=lungs)
     analysis = ScanAnalysis(small.result, volume, prepared)
-    folder = write_viewing_copy(analysis, tmp_path / "copy")
+    folder = _write_viewing_copy(analysis, tmp_path / "copy")
     image = nibabel.load(folder / "scan.nii")
     bright = np.argwhere(np.asarray(image.dataobj) > -100)
     x, y, z = nibabel.affines.apply_affine(image.affine, bright).mean(axis=0)
@@ -83,7 +83,7 @@ def test_means_are_kept_when_a_scan_shrinks(tmp_path: Path) -> None:
     volume = small.volume.with_voxels(voxels, grid)
     lungs = small.prepared.scan_lungs.with_voxels(np.zeros(grid.shape, dtype=bool), grid)
     analysis = ScanAnalysis(small.result, volume, replace(small.prepared, scan_lungs=lungs))
-    shown = voxels_of(write_viewing_copy(analysis, tmp_path / "copy") / "scan.nii")
+    shown = voxels_of(_write_viewing_copy(analysis, tmp_path / "copy") / "scan.nii")
     assert shown.shape == (200, 40, 50)
     np.testing.assert_allclose(shown.mean(), voxels.mean(), atol=0.5)
     np.testing.assert_allclose(shown[:100].mean(), voxels[:205].mean(), atol=0.5)
@@ -92,7 +92,7 @@ def test_means_are_kept_when_a_scan_shrinks(tmp_path: Path) -> None:
 def test_the_layer_tells_heat_lungs_and_their_outline(
     analysis: ScanAnalysis, tmp_path: Path
 ) -> None:
-    layer = voxels_of(write_viewing_copy(analysis, tmp_path / "copy") / "layer.nii")
+    layer = voxels_of(_write_viewing_copy(analysis, tmp_path / "copy") / "layer.nii")
     lungs = to_own_axes(analysis.prepared.scan_lungs.voxels, analysis.volume.grid)
     assert analysis.explanation is not None
     heat = np.nan_to_num(analysis.explanation.heat.voxels)
@@ -106,7 +106,9 @@ def test_the_layer_tells_heat_lungs_and_their_outline(
 
 
 def test_facts_tell_the_page_what_it_cannot_see(analysis: ScanAnalysis, tmp_path: Path) -> None:
-    facts = json.loads((write_viewing_copy(analysis, tmp_path / "copy") / "facts.json").read_text())
+    facts = json.loads(
+        (_write_viewing_copy(analysis, tmp_path / "copy") / "facts.json").read_text()
+    )
     assert facts["shape"] == facts["scan_shape"] == list(analysis.volume.grid.shape)
     assert facts["unit"] == "HU"
     assert facts["has_heat"] is True
@@ -115,6 +117,6 @@ def test_facts_tell_the_page_what_it_cannot_see(analysis: ScanAnalysis, tmp_path
 
 def test_the_whole_scan_has_every_voxel(tmp_path: Path) -> None:
     analysis = make_explained()
-    folder = write_whole_scan(analysis, tmp_path / "whole")
+    folder = _write_whole_scan(analysis, tmp_path / "whole")
     np.testing.assert_array_equal(voxels_of(folder / "scan.nii"), make_volume().voxels)
     assert [path.name for path in folder.iterdir()] == ["scan.nii"]

@@ -10,7 +10,7 @@ import pytest
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, ThoraxSettings, simulate_patient
 from chestct.simulate.anatomy import Anatomy
-from chestct.simulate.body import Model, build_model
+from chestct.simulate.thorax import Model, build_model
 
 SMALL = ThoraxSettings(rows=128, slice_spacing_mm=4.0)
 

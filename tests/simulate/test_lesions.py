@@ -13,7 +13,7 @@ from scipy import ndimage
 from chestct.errors import GridError, UnknownNameError
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, insert_lesions
-from chestct.simulate.disease import LungMap, map_lungs
+from chestct.simulate.disease import LungMap, _along_the_back, map_lungs
 from chestct.simulate.lesions import (
     _FINDINGS,
     PATTERNS,
@@ -22,7 +22,6 @@ from chestct.simulate.lesions import (
     _lose_tissue,
     add_disease,
 )
-from chestct.simulate.pneumonia import _along_the_back
 from chestct.volume import Grid, Volume
 
 SEEDS = range(4)

@@ -12,8 +12,18 @@ from chestct.errors import GridError, UnknownNameError
 from chestct.labels import THREE_CLASSES
 from chestct.simulate import SimulatedPatient, ThoraxSettings, simulate_patient
 from chestct.simulate.anatomy import build_chest_wall, build_lungs, draw_anatomy
-from chestct.simulate.body import Model, _build_mediastinum, _draw_blood, build_model, make_frame
-from chestct.simulate.thorax import KERNELS, Pose, Scanner, _place_scan, compose
+from chestct.simulate.thorax import (
+    KERNELS,
+    Model,
+    Pose,
+    Scanner,
+    _build_mediastinum,
+    _draw_blood,
+    _place_scan,
+    build_model,
+    compose,
+    make_frame,
+)
 from chestct.volume import CANONICAL_DIRECTION, Grid
 
 TINY = ThoraxSettings(rows=64, slice_spacing_mm=6.0)

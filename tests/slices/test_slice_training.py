@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from chestct.classifier import load_slice_classifier
 from chestct.cli import main
 from chestct.datasets.manifest import TRAINING, VALIDATION, read_manifest
-from chestct.evaluation.patient_votes import VOTES
-from chestct.evaluation.predictions import Predictions, read_predictions, write_predictions
+from chestct.evaluation.predictions import VOTES, Predictions, read_predictions, write_predictions
 from chestct.extras import is_installed
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.networks.slices import build_slice_network

@@ -22,7 +22,7 @@ from chestct.errors import ReadError
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.networks.slices import build_slice_network
-from chestct.report.tables import read_csv
+from chestct.report import read_csv
 
 LABELS = ("COVID-19", "normal")
 SETTINGS = {"head": "recommended", "size": 64, "scaling": "weights"}

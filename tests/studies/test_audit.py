@@ -16,9 +16,9 @@ from chestct import __version__
 from chestct.cli import main
 from chestct.errors import WriteError
 from chestct.evaluation.metrics import Estimate
-from chestct.report.document import Points, as_markdown, as_page
-from chestct.report.tables import Table
+from chestct.report import Points, Table, as_markdown, as_page
 from chestct.studies.audit import (
+    _AGREES,
     _COLORS,
     _COMMAND,
     Audit,
@@ -28,7 +28,6 @@ from chestct.studies.audit import (
     report_of,
     write_audit,
 )
-from chestct.studies.audit_roi import AGREES
 from chestct.studies.published import Scores, counts_behind, percent_of, roi_facts
 
 EXPECTED = json.loads(Path(__file__).with_name("papers_expected.json").read_text(encoding="utf-8"))
@@ -166,7 +165,7 @@ def test_the_rows_that_agree_are_those_that_the_reference_names(audit: Audit) ->
     rows = audit.roi_aware.rows
     accuracy = {row.published.row for row in rows if "AC" in row.equal_official}
     workbook = {row.published.row for row in rows if "AC" in row.equal_workbook}
-    agree = {row.published.row for row in rows if row.verdict == AGREES}
+    agree = {row.published.row for row in rows if row.verdict == _AGREES}
     only = {row.published.row for row in rows if row.verdict.endswith("workbook's labels only")}
     assert accuracy == {2, 3, 4, 5, 6, 10, 11, 12, 14, 16, 17}
     assert workbook == set(range(2, 19))

@@ -14,9 +14,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from chestct.cli import main
 from chestct.cli.workers import Workers, trainer
-from chestct.cluster.crews import WorkerEnd
-from chestct.cluster.driver import only_driver
-from chestct.cluster.worker import work_on
+from chestct.cluster.driver import _WorkerEnd, only_driver
+from chestct.cluster.job import work_on
 from chestct.errors import ChestCTError, TrainingError, UnknownNameError
 from chestct.evaluation.intervals import Bootstrap
 from chestct.studies.roi_ablation import (
@@ -32,8 +31,8 @@ from chestct.studies.roi_ablation import (
 from chestct.studies.study_rows import Progress, Row
 from chestct.training.data import make_cache
 from chestct.training.plan import Listener, Plan, find_parts
+from chestct.training.run import DivergedError
 from chestct.training.settings import read_settings
-from chestct.training.steps import DivergedError
 
 Output = pytest.CaptureFixture[str]
 ROWS = table_rows(("roi_resnet18",), ("none", "figure"), (0.6, 0.8))
@@ -151,7 +150,7 @@ class _Killed:
 
     def __init__(self, folder: Path, options: Mapping[str, str], num_workers: int) -> None:
         self._folder = folder
-        self._lost: list[WorkerEnd] = []
+        self._lost: list[_WorkerEnd] = []
 
     def start(self, num: int) -> None:
         if len(list(self._folder.glob("parts/*.jsonl"))) == 1:
@@ -161,12 +160,12 @@ class _Killed:
         worker.start()
         worker.join()
         assert worker.exitcode == -signal.SIGKILL
-        self._lost.append(WorkerEnd(is_lost=True))
+        self._lost.append(_WorkerEnd(is_lost=True))
         # As if nothing had been heard of it for a minute.
         for claim in self._folder.glob("claims/0*"):
             os.utime(claim, (0, 0))
 
-    def ended(self) -> list[WorkerEnd]:
+    def ended(self) -> list[_WorkerEnd]:
         ends, self._lost = self._lost, []
         return ends
 
@@ -190,7 +189,7 @@ def test_a_row_goes_on_after_its_worker_was_killed_and_others_stay(
     rows = table_rows(("roi_resnet18",), thresholds=(0.8,))
     here, there = tmp_path / "here", tmp_path / "there"
     run_ablation(make_plan(workshop, here), rows)
-    monkeypatch.setattr("chestct.cluster.crews.LocalCrew", _Killed)
+    monkeypatch.setattr("chestct.cluster.driver.LocalCrew", _Killed)
     train = trainer(Workers(workers=1), there, "cpu", "Row")
     run_ablation(make_plan(workshop, there), rows, train=train)
     assert capsys.readouterr().err.count("ended without a word; its shard goes to another") == 1

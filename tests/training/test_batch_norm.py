@@ -11,9 +11,8 @@ from torch import nn
 
 from chestct.networks import build_network
 from chestct.training.loop import train
-from chestct.training.run import EpochLog
+from chestct.training.run import EpochLog, _BatchNormWarmUp, remark_on_start
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import BatchNormWarmUp, remark_on_start
 
 WARM = SETTINGS.model_copy(
     update={"workers": 0, "mixup_alpha": 0.0, "batch_norm_warm_up": True, "checkpoint_every_s": 0}
@@ -26,7 +25,7 @@ def keras_norm() -> nn.BatchNorm1d:
 
 def fed(norm: nn.BatchNorm1d, batches: list[torch.Tensor], *, is_wanted: bool) -> nn.BatchNorm1d:
     """The norm after a pass over each batch."""
-    warm_up = BatchNormWarmUp(norm, is_wanted=is_wanted)
+    warm_up = _BatchNormWarmUp(norm, is_wanted=is_wanted)
     with warm_up.restored():
         for number, batch in enumerate(batches):
             warm_up.before_pass(number)

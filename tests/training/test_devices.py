@@ -14,8 +14,7 @@ from chestct.training.distributed import (
     settle_precision,
     tuned_for,
 )
-from chestct.training.loop import _take_peak_memory_gib
-from chestct.training.steps import _MOST_WORKERS, _num_workers
+from chestct.training.loop import _MOST_WORKERS, _num_workers, _take_peak_memory_gib
 
 GPU = torch.device("cuda", 0)
 

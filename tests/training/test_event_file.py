@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chestct.errors import WriteError
-from chestct.training.tracking import _TAGS, _EventFile
+from chestct.training.session import _TAGS, _EventFile
 
 WRITTEN_BY_TENSORBOARD = {
     "version": "1800000000000000a37f4b220900001040fc54d9411a0d627261696e2e4576656e743a32338d2fe9",

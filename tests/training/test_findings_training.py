@@ -13,15 +13,15 @@ from torch import nn
 
 from chestct.card import Card, FindingThreshold
 from chestct.errors import ClassifierError, TrainingError
-from chestct.training.loop import Outputs
+from chestct.training.loop import Outputs, _as_targets, _findings_loss, _mix_up
 from chestct.training.plan import find_parts
+from chestct.training.run import class_weights
 from chestct.training.settings import (
     LabelSettings,
     RunSettings,
     read_settings_as,
     settings_as_yaml,
 )
-from chestct.training.steps import as_targets, class_weights, findings_loss, mix_up
 from chestct.writers.json_report import result_document
 
 NAN = float("nan")
@@ -30,7 +30,7 @@ LABELS = torch.tensor([[1.0, 0.0], [0.0, NAN], [1.0, NAN], [NAN, 1.0]])
 
 def test_what_is_not_known_counts_in_no_loss_and_gets_no_gradient() -> None:
     logits = torch.tensor([[0.5, -1.0], [2.0, 3.0], [-1.0, 9.0], [7.0, 0.1]], requires_grad=True)
-    loss = findings_loss(logits, LABELS)
+    loss = _findings_loss(logits, LABELS)
     known = ~LABELS.isnan()
     expected = nn.functional.binary_cross_entropy_with_logits(logits.detach()[known], LABELS[known])
     assert float(loss.detach()) == pytest.approx(float(expected))
@@ -38,7 +38,7 @@ def test_what_is_not_known_counts_in_no_loss_and_gets_no_gradient() -> None:
     assert logits.grad is not None
     assert bool((logits.grad[~known] == 0).all())
     assert bool((logits.grad[known] != 0).all())
-    assert float(findings_loss(logits.detach(), torch.full((4, 2), NAN))) == 0.0
+    assert float(_findings_loss(logits.detach(), torch.full((4, 2), NAN))) == 0.0
 
 
 def test_balanced_weights_make_scans_with_a_finding_count_as_much_as_those_without() -> None:
@@ -49,7 +49,7 @@ def test_balanced_weights_make_scans_with_a_finding_count_as_much_as_those_witho
 def test_a_mixed_finding_is_known_where_it_is_known_of_both() -> None:
     scans, lungs = torch.rand(4, 1, 2, 2, 2), torch.ones(4, 1, 2, 2, 2)
     generator = torch.Generator().manual_seed(0)
-    _, _, mixed = mix_up(scans, lungs, as_targets(LABELS, 2), 0.4, generator)
+    _, _, mixed = _mix_up(scans, lungs, _as_targets(LABELS, 2), 0.4, generator)
     order = torch.randperm(4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(mixed.isnan(), LABELS.isnan() | LABELS[order].isnan())
 
@@ -57,7 +57,7 @@ def test_a_mixed_finding_is_known_where_it_is_known_of_both() -> None:
 def test_outputs_of_findings_have_a_masked_loss_and_share_of_right_calls() -> None:
     outputs = Outputs(torch.tensor([[1.0, -1.0], [1.0, 5.0]]), LABELS[:2], torch.zeros(2, 0))
     assert outputs.accuracy == pytest.approx(2 / 3)
-    assert outputs.loss == pytest.approx(float(findings_loss(outputs.logits, outputs.labels)))
+    assert outputs.loss == pytest.approx(float(_findings_loss(outputs.logits, outputs.labels)))
 
 
 def settings(**changes: object) -> RunSettings:

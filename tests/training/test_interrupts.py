@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from chestct.errors import TrainingError
-from chestct.training.run import StopRequest, memory_explained
+from chestct.training.loop import _StopRequest
+from chestct.training.run import memory_explained
 
 RUN = Path("runs/first")
 
@@ -61,7 +62,7 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
     found = []
 
     def enter() -> None:
-        with StopRequest() as stop:
+        with _StopRequest() as stop:
             found.append(bool(stop))
 
     thread = threading.Thread(target=enter)

@@ -12,9 +12,15 @@ from torch.utils.data import Dataset
 
 from chestct.errors import ReadError, TrainingError
 from chestct.training.distributed import CPU, Ranks
-from chestct.training.loop import train
+from chestct.training.loop import (
+    _batches_on,
+    _in_steps,
+    _make_loader,
+    _Steps,
+    _steps_of_epoch,
+    train,
+)
 from chestct.training.run import LabelledSets
-from chestct.training.steps import Steps, _steps_of_epoch, batches_on, in_steps, make_loader
 
 META = torch.device("meta")
 
@@ -33,8 +39,8 @@ class OneIsGone(Brightness):
 
 
 def test_batches_arrive_on_the_device_of_the_network() -> None:
-    loader = make_loader(Brightness(5), in_steps(range(5), 2), workers=0, device=META)
-    batches = list(batches_on(META, loader))
+    loader = _make_loader(Brightness(5), _in_steps(range(5), 2), workers=0, device=META)
+    batches = list(_batches_on(META, loader))
     assert [tuple(labels.shape) for _, _, labels in batches] == [(2,), (2,), (1,)]
     assert {part.device for batch in batches for part in batch} == {META}
 
@@ -45,8 +51,8 @@ def test_a_scan_that_cannot_be_read_stops_with_its_own_words_and_no_traceback(
 ) -> None:
     before = set(active_children())
     examples: Dataset = OneIsGone(6, 3, ReadError("scans.csv, row 5: p03.nii.gz is not there."))
-    loader = make_loader(examples, in_steps(range(6), 2), workers=workers, device=CPU)
-    batches = batches_on(CPU, loader)
+    loader = _make_loader(examples, _in_steps(range(6), 2), workers=workers, device=CPU)
+    batches = _batches_on(CPU, loader)
     assert next(batches)[2].tolist() == [0, 1]
     with pytest.raises(TrainingError, match="row 5") as caught:
         next(batches)
@@ -57,8 +63,8 @@ def test_a_scan_that_cannot_be_read_stops_with_its_own_words_and_no_traceback(
 
 def test_reading_processes_end_when_the_batches_are_closed_early() -> None:
     before = set(active_children())
-    loader = make_loader(Brightness(6), in_steps(range(6), 2), workers=1, device=CPU)
-    with closing(batches_on(CPU, loader)) as batches:
+    loader = _make_loader(Brightness(6), _in_steps(range(6), 2), workers=1, device=CPU)
+    with closing(_batches_on(CPU, loader)) as batches:
         next(batches)
         assert len(set(active_children()) - before) == 1
     assert set(active_children()) <= before
@@ -81,11 +87,11 @@ def test_a_run_that_lost_a_scan_goes_on_where_it_was_once_the_scan_is_back(
 
 def test_steps_go_on_from_any_step_through_all_later_epochs() -> None:
     labels = torch.arange(10) % 2
-    whole = list(islice(Steps(labels, SETTINGS), 9))
+    whole = list(islice(_Steps(labels, SETTINGS), 9))
     assert whole[:3] == _steps_of_epoch(labels, SETTINGS, 0)
     assert whole[3:6] == _steps_of_epoch(labels, SETTINGS, 1)
     assert whole[:3] != whole[3:6]
-    assert list(islice(Steps(labels, SETTINGS, epoch=1, first_step=2), 4)) == whole[5:]
+    assert list(islice(_Steps(labels, SETTINGS, epoch=1, first_step=2), 4)) == whole[5:]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
@@ -94,7 +100,7 @@ def test_shares_of_a_step_are_all_of_it_and_nobody_is_idle(size: int) -> None:
     for step in range(3):
         whole = _steps_of_epoch(labels, SETTINGS, 0)[step]
         shares = [
-            next(iter(Steps(labels, SETTINGS, first_step=step, ranks=Ranks(rank, size))))
+            next(iter(_Steps(labels, SETTINGS, first_step=step, ranks=Ranks(rank, size))))
             for rank in range(size)
         ]
         assert all(shares)

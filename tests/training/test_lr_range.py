@@ -8,13 +8,13 @@ import torch
 from brightness import SETS, SETTINGS, Breaks, Brightness, MeanThenLinear
 from torch import nn
 
-from chestct.cli.terminal import show_range_test
+from chestct.cli.train import _show_range_test
 from chestct.datasets.augment import _Augmentation
 from chestct.datasets.workers import Progress
 from chestct.errors import TrainingError
 from chestct.training.loop import train
 from chestct.training.plan import Plan
-from chestct.training.run import LabelledSets
+from chestct.training.run import DivergedError, LabelledSets
 from chestct.training.search import (
     _BREAKS_AT,
     _LEFT_OUT,
@@ -28,7 +28,6 @@ from chestct.training.search import (
     write_range_test,
 )
 from chestct.training.settings import TrainingSettings, read_settings
-from chestct.training.steps import DivergedError
 
 QUICK = SETTINGS.model_copy(update={"workers": 0, "mixup_alpha": 0.0, "optimizer": "sgd"})
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -92,7 +91,7 @@ def test_a_flat_curve_suggests_nothing_and_all_of_it_is_written(
 ) -> None:
     found = RangeTest.of(RATES, (1.0, 1.02, 0.97, 1.01, 0.96, 0.98, 1.0, 1.4), is_per_epoch=True)
     assert found.suggestion is None
-    show_range_test(found, [])
+    _show_range_test(found, [])
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("! No learning rate is suggested: the curve is flat")
     assert "Suggested" not in said

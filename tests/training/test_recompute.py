@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 from chestct.errors import TrainingError
 from chestct.networks import build_network
 from chestct.training.loop import train
-from chestct.training.run import LabelledSets
-from chestct.training.steps import recomputing
+from chestct.training.run import LabelledSets, recomputing
 
 NETWORKS = {
     "roi_resnet18": {"width": 2, "gating": "all", "head_units": 4},

@@ -5,15 +5,9 @@ from itertools import islice
 import pytest
 import torch
 
+from chestct.training.loop import _Steps, _steps_of_epoch
+from chestct.training.run import _num_plateaus, class_weights, epochs_since_best, learning_rate
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import (
-    Steps,
-    _num_plateaus,
-    _steps_of_epoch,
-    class_weights,
-    epochs_since_best,
-    learning_rate,
-)
 
 
 def rates(epochs: list[float], **changes: object) -> list[float]:
@@ -56,7 +50,7 @@ def test_steps_begun_later_are_the_rest_of_the_same_epoch_and_go_on_with_the_nex
     labels = torch.arange(20) % 2
     settings = TrainingSettings(batch_size=3)
     whole, following = (_steps_of_epoch(labels, settings, epoch) for epoch in (4, 5))
-    begun_later = Steps(labels, settings, epoch=4, first_step=3)
+    begun_later = _Steps(labels, settings, epoch=4, first_step=3)
     assert list(islice(begun_later, 7)) == whole[3:] + following[:3]
     assert sorted(index for step in whole for index in step) == list(range(20))
     assert whole != following

@@ -16,9 +16,9 @@ from torch import nn
 from chestct.card import Card
 from chestct.errors import TrainingError
 from chestct.networks import build_network
-from chestct.networks.blocks import HeadAlone, PooledNetwork
+from chestct.networks.blocks import PooledNetwork
 from chestct.training import loop
-from chestct.training.loop import evaluate, train
+from chestct.training.loop import _HeadAlone, evaluate, train
 from chestct.training.plan import (
     Parts,
     Plan,
@@ -27,9 +27,8 @@ from chestct.training.plan import (
     find_slice_parts,
     remark_on_given,
 )
-from chestct.training.run import EpochLog, LabelledSets
+from chestct.training.run import EpochLog, LabelledSets, _parameter_groups
 from chestct.training.settings import RunSettings, SliceRunSettings, TrainingSettings
-from chestct.training.steps import parameter_groups
 
 LABELS = ("COVID-19", "CAP", "normal")
 QUICK = TrainingSettings(
@@ -233,7 +232,7 @@ def test_a_part_s_name_is_no_beginning_of_another_s(tmp_path: Path) -> None:
 
 def test_rates_multiply_the_step_and_the_longest_name_counts(tmp_path: Path) -> None:
     rates = {"backbone": 0.5, "conv": 0.25, "conv.bias": 4.0}
-    groups = parameter_groups(Tiny(), rates)
+    groups = _parameter_groups(Tiny(), rates)
     sizes = {group["factor"]: sum(p.numel() for p in group["params"]) for group in groups}
     assert sizes == {0.25: 81, 4.0: 3, 0.5: 6, 1.0: 14}
     plain, scaled = Tiny(), Tiny()
@@ -298,7 +297,7 @@ def test_the_network_says_what_its_head_learned() -> None:
     network = Tiny().eval()
     scans = Brightness(5)
     outputs = evaluate(network, scans)
-    alone = evaluate(HeadAlone(network), loop._PooledScans(outputs))
+    alone = evaluate(_HeadAlone(network), loop._PooledScans(outputs))
     torch.testing.assert_close(alone.logits, outputs.logits)
 
 

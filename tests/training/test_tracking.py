@@ -21,8 +21,8 @@ from chestct.evaluation.intervals import Figures
 from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.report import Summary
 from chestct.extras import MissingExtraError
+from chestct.training.session import _check_tracking, _mlflow_uri, _Trackers
 from chestct.training.settings import RunSettings, TrackingSection, read_settings
-from chestct.training.tracking import Trackers, _mlflow_uri, check_tracking
 
 URI = "http://tracking.example"
 
@@ -116,9 +116,9 @@ def settings(**tracking: object) -> RunSettings:
     )
 
 
-def trackers(folder: Path, notes: list[str], **tracking: object) -> Trackers:
+def trackers(folder: Path, notes: list[str], **tracking: object) -> _Trackers:
     given = settings(**({"mlflow_uri": URI} | tracking))
-    return Trackers(given, "fold 1", folder, tags={"chestct": "1"}, note=notes.append)
+    return _Trackers(given, "fold 1", folder, tags={"chestct": "1"}, note=notes.append)
 
 
 def log(folder: Path, num: int) -> None:
@@ -139,7 +139,7 @@ def summary() -> Summary:
 def test_without_its_package_tensorboard_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
-    monkeypatch.setattr("chestct.training.tracking.is_installed", lambda _name: is_there)
+    monkeypatch.setattr("chestct.training.session.is_installed", lambda _name: is_there)
     log(tmp_path, 1)
     trackers(tmp_path, [], mlflow_uri=None).update()
     assert (tmp_path / "tensorboard").is_dir() == is_there
@@ -228,10 +228,10 @@ def test_without_the_package_settings_are_refused_and_the_environment_is_noted(
 ) -> None:
     monkeypatch.setattr("chestct.extras.find_spec", lambda _name: None)
     with pytest.raises(MissingExtraError, match=r"chestct\[mlflow\]"):
-        check_tracking(TrackingSection(mlflow_uri=URI), lambda _note: None)
+        _check_tracking(TrackingSection(mlflow_uri=URI), lambda _note: None)
     notes: list[str] = []
     monkeypatch.setenv("MLFLOW_TRACKING_URI", URI)
-    check_tracking(TrackingSection(), notes.append)
+    _check_tracking(TrackingSection(), notes.append)
     assert "pip install 'chestct[mlflow]'" in notes[0]
     assert _mlflow_uri(TrackingSection()) is None
 

@@ -15,6 +15,7 @@ from chestct.errors import TrainingError
 from chestct.evaluation.intervals import Figures
 from chestct.evaluation.metrics import Estimate
 from chestct.training.plan import Listener, Plan
+from chestct.training.run import DivergedError
 from chestct.training.search import (
     BATCHES,
     OPTIMIZERS,
@@ -28,7 +29,6 @@ from chestct.training.search import (
     run_search,
 )
 from chestct.training.settings import read_settings
-from chestct.training.steps import DivergedError
 
 Output = pytest.CaptureFixture[str]
 PARTS = ("training", "training", "training", "validation", "validation", "test")

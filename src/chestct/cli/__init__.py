@@ -23,9 +23,7 @@ from chestct.cli import (
     classify,
     dataset,
     evaluate,
-    export,
     info,
-    prepare,
     serve,
     simulate,
     slices,
@@ -58,7 +56,7 @@ app = typer.Typer(
 )
 app.command()(simulate.demo)
 app.command()(classify.classify)
-app.command()(prepare.prepare)
+app.command()(classify.prepare)
 app.command()(simulate.simulate)
 app.command()(serve.serve)
 app.add_typer(dataset.app, name="dataset")
@@ -68,7 +66,7 @@ app.command("lr-range")(train.lr_range)
 app.add_typer(study.app, name="study")
 app.add_typer(slices.app, name="slices")
 app.command("audit-model")(audit_model.audit_model)
-app.command()(export.export)
+app.command()(train.export)
 app.command("check-plugin")(info.check_plugin)
 app.command()(info.info)
 

@@ -15,7 +15,7 @@ from chestct.cli.classify import load
 from chestct.cli.terminal import scan_progress, show_written, stdout_console
 from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import ReadError
-from chestct.report.tables import as_terminal_table
+from chestct.report import as_terminal_table
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,4 +1,7 @@
-"""`chestct classify`: one scan or many, these by several workers, resumed where it was stopped."""
+"""`chestct classify` and `prepare`: what a network says of a scan, and what it would see of it.
+
+Many scans are classified by several workers, and resumed where they were stopped.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from chestct.cli.terminal import (
     show_notice,
     show_result,
     show_table,
+    show_written,
     stdout_console,
 )
 from chestct.cli.workers import MANY, TIMEOUT_S, Shards, current_umask, worked_on
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from chestct.result import ScanResult
     from chestct.volume import Volume
     from chestct.writers import WriteOptions
+
 
 _TIMEOUT_EXPLAINED_S = 3600.0
 
@@ -466,3 +471,35 @@ def _batch_settings(
         writing=asdict(writing) if has_folders else None,
     )
     return classifier, settings
+
+
+@options.grouped
+def prepare(
+    scan: Annotated[
+        Path, typer.Argument(metavar="SCAN", help="Folder, file or zip of one chest CT.")
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Recipe; see 'chestct info'.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
+    reading: options.Reading,
+) -> None:
+    """Prepare a scan and write network input and lungs as NIfTI, with a preview."""
+    from chestct.preprocess.recipes import find_recipe
+
+    chosen = find_recipe(recipe)
+    options.require_scan(scan)
+    said = reading.read_options()
+
+    from chestct.pipeline import scan_name
+    from chestct.preprocess.prepare import prepare as prepare_volume
+    from chestct.remote import local_copy
+    from chestct.writers.folders import check_folder
+    from chestct.writers.preview import write_prepared
+
+    with local_copy(scan) as place:
+        check_folder(out, place)
+        volume = said.read(place)
+    prepared = prepare_volume(volume, chosen, lungs=said.lungs_of(volume))
+    written = write_prepared(prepared, scan_name(scan), out)
+    show_written(written, (*volume.warnings, *prepared.warnings, *prepared.unsuitable_reasons))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -14,7 +15,7 @@ from rich.text import Text
 from chestct.cli import options
 from chestct.cli.terminal import (
     print_table,
-    progress_bar,
+    scan_progress,
     show_remark,
     show_words,
     show_written,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from chestct.datasets.manifest import Manifest
     from chestct.datasets.sharing import ExportResult, ExportSettings
     from chestct.datasets.store import Cache
+    from chestct.datasets.workers import ProgressCallback
 
 
 ManifestFile = Annotated[
@@ -229,7 +231,7 @@ def check(
 
     facts = None
     if not is_quick:
-        with progress_bar("reading", len(scans)) as report_progress:
+        with _progress_bar("reading", len(scans)) as report_progress:
             facts = gather_facts(scans, cache, processes=processes, progress=report_progress)
     report = check_manifest(scans, facts)
     _show_report(scans, report)
@@ -538,7 +540,7 @@ def export(
     sharing.require_key_outside(out)
     scans = _read_scans(manifest, labels)
     settings = sharing.settings()
-    with progress_bar("copying", len(scans)) as report_progress:
+    with _progress_bar("copying", len(scans)) as report_progress:
         done = export_scans(scans, out, settings, processes=processes, progress=report_progress)
     _show_export(done)
     raise typer.Exit(1 if done.failed else 0)
@@ -635,7 +637,7 @@ def flow(
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
     from chestct.datasets.manifest import flow_of
-    from chestct.report.tables import as_csv
+    from chestct.report import as_csv
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
@@ -646,3 +648,11 @@ def flow(
     if out is not None:
         words = as_csv(counts.columns, counts.rows) if out.suffix == ".csv" else words
         show_written([write_whole(out, words.encode())], [])
+
+
+@contextmanager
+def _progress_bar(what: str, total: int) -> Iterator[ProgressCallback]:
+    """A bar of one work, on stderr; gives what is to be told how far it is."""
+    with scan_progress(is_quiet=False) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda progress: bar.update(task, completed=progress.done)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from chestct.cli import options
-from chestct.cli.terminal import listening, show_summary, show_unlike
+from chestct.cli.terminal import listening, show_summary, show_words
 from chestct.cli.training_options import (
     Beside,
     EvaluationFolder,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from chestct.cluster.driver import Executor
     from chestct.datasets.manifest import Manifest
     from chestct.engines import Engine
-    from chestct.training.judging import Judging, ScanSaid, Wishes
+    from chestct.training.judging import Judging, ScanSaid, Unlike, Wishes
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Beside:
             UnknownNameError: There is no such checklist.
             ReadError: There is no such folder of reports.
         """
-        from chestct.training.checklists import require_checklists
+        from chestct.training.judging import require_checklists
 
         self.others()
         require_checklists(self.checklist or ())
@@ -181,7 +181,7 @@ def evaluate(
         found = judge_unlike(loaded, engine, rows, unlike, listener) if unlike else None
     show_summary(summary, out)
     if found is not None:
-        show_unlike(found)
+        _show_unlike(found)
 
 
 def _judge_elsewhere(
@@ -202,3 +202,13 @@ def _judge_elsewhere(
     )
     with worked_on(job, tasks, executor, "Judging") as done:
         return said_of_scans(conclude(done, "scans", holds_results=True))
+
+
+def _show_unlike(found: Unlike) -> None:
+    """Show how well scans of another kind were told from those of the manifest."""
+    refused = f", {found.num_refused} of them refused as unsuitable" if found.num_refused else ""
+    show_words(
+        f"Unlike scans: AUROC of the distance {found.auroc:.3f}; caught at the card's threshold "
+        f"{found.num_caught} of {found.num_scans}{refused}; of the manifest's scans "
+        f"{found.num_false} of {found.num_familiar} lie beyond it."
+    )

@@ -15,8 +15,8 @@ from chestct.cli.terminal import show_error, show_line
 from chestct.errors import ReadError, WriteError
 
 if TYPE_CHECKING:
-    from chestct.serve.guard import ServeSettings
     from chestct.serve.jobs import Setup
+    from chestct.serve.uploads import ServeSettings
 
 _PORT = 8642
 _NETWORK = "Other computers"
@@ -119,7 +119,7 @@ class _Network:
         Raises:
             WriteError: There is none, or it is too short.
         """
-        from chestct.serve.guard import LEAST_TOKEN, is_loopback
+        from chestct.serve.uploads import LEAST_TOKEN, is_loopback
 
         host, token = self.host, self.token
         if host in ("0.0.0.0", "::", ""):
@@ -191,7 +191,7 @@ def serve(
 
     for package in ("starlette", "uvicorn"):
         import_extra(package, extra="serve")
-    from chestct.serve.guard import ServeSettings
+    from chestct.serve.uploads import ServeSettings
     from chestct.storage import cache_folder, working_folder
 
     network.require_token()
@@ -216,8 +216,8 @@ def serve(
 def _serve(settings: ServeSettings, setup: Setup, host: str, port: int) -> None:
     """Listen, say where, and serve until the end."""
     from chestct.serve.app import listening_socket, make_app, serve_until_ended
-    from chestct.serve.guard import is_loopback
     from chestct.serve.jobs import do_orders
+    from chestct.serve.uploads import is_loopback
     from chestct.storage import make_folder
 
     results = settings.results

@@ -35,7 +35,7 @@ def simulate(
     ] = 0,
 ) -> None:
     """Simulate patients with COVID-19, another pneumonia or none, in turn."""
-    from chestct.report.tables import as_csv
+    from chestct.report import as_csv
     from chestct.storage import make_folder, write_whole
 
     if out.is_dir() and any(out.iterdir()):

@@ -86,7 +86,7 @@ def _show_audit(audit: Audit) -> None:
     "Equal" counts the printed figures that the label files give, "Workbook" those that the labels
     inside the workbook give.
     """
-    from chestct.report.document import Points
+    from chestct.report import Points
     from chestct.studies.audit import report_of, table_7_lines
 
     console = stdout_console()
@@ -507,7 +507,7 @@ def _show_ablation(rows: tuple[TableRow, ...]) -> None:
 def _show_damage(rows: tuple[DamageRow, ...], folder: Path) -> None:
     from chestct.evaluation.report import format_estimate
     from chestct.labels import NOT_FOR_CLINICAL_USE
-    from chestct.report.tables import p_value_text
+    from chestct.report import p_value_text
 
     lines = [
         [

@@ -32,18 +32,15 @@ from rich.text import Text
 
 from chestct.errors import printable, printable_message
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.tables import as_terminal_table, p_value_text
+from chestct.report import as_terminal_table, p_value_text
 from chestct.result import ScanResult
 from chestct.writers.wording import count, percent
 
 if TYPE_CHECKING:
     from chestct.datasets.workers import Progress as HowFar
-    from chestct.datasets.workers import ProgressCallback
     from chestct.evaluation.report import Summary
-    from chestct.training.judging import Unlike
     from chestct.training.plan import Listener
     from chestct.training.run import EpochLog
-    from chestct.training.search import RangeTest
 
 _BAR_CELLS = 30
 _MOST_COLUMNS = 92
@@ -216,14 +213,6 @@ def scan_progress(*, is_quiet: bool) -> Progress:
     )
 
 
-@contextmanager
-def progress_bar(what: str, total: int) -> Iterator[ProgressCallback]:
-    """A bar of one work, on stderr; gives what is to be told how far it is."""
-    with scan_progress(is_quiet=False) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda progress: bar.update(task, completed=progress.done)
-
-
 def _headline(result: ScanResult) -> Text:
     share = result.probabilities.get(result.decision)
     words = result.verdict
@@ -350,16 +339,6 @@ def show_summary(summary: Summary, folder: Path) -> None:
     show_words(f"Written to {folder}")
 
 
-def show_unlike(found: Unlike) -> None:
-    """Show how well scans of another kind were told from those of the manifest."""
-    refused = f", {found.num_refused} of them refused as unsuitable" if found.num_refused else ""
-    show_words(
-        f"Unlike scans: AUROC of the distance {found.auroc:.3f}; caught at the card's threshold "
-        f"{found.num_caught} of {found.num_scans}{refused}; of the manifest's scans "
-        f"{found.num_false} of {found.num_familiar} lie beyond it."
-    )
-
-
 def _figures_table(summary: Summary) -> Table:
     """The main figures, those of other classifiers beside them."""
     from chestct.evaluation.report import format_estimate
@@ -399,20 +378,3 @@ def _z_test_words() -> str:
 
     defects = "; ".join(MASERES_Z_DEFECTS)
     return f"maseres_z is the MASERes paper's one-sided test, kept for its table only: {defects}."
-
-
-def show_range_test(found: RangeTest, written: Sequence[Path]) -> None:
-    """Show the suggested rate and the rule behind it, or why there is none; where the curve is."""
-    from chestct.training.search import RULE
-
-    if found.suggestion is None:
-        start, lowest = found.smoothed[0], min(found.smoothed)
-        show_remark(
-            f"No learning rate is suggested: the curve is flat (smoothed loss {start:.4g} at the "
-            f"start, {lowest:.4g} at the lowest). Take more --steps or --epochs."
-        )
-    else:
-        show_words(f"Suggested learning rate: {found.suggestion:.1e}", "bold")
-        show_words(f"Rule: {RULE}.")
-    for path in written:
-        show_words(str(path))

@@ -1,9 +1,9 @@
-"""`chestct train` and `lr-range`: a classifier, or a learning rate, of settings and a manifest."""
+"""`chestct train`, `lr-range` and `export`: from a manifest to a classifier for use elsewhere."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,16 +17,18 @@ from chestct.cli.terminal import (
     listening,
     print_table,
     show_line,
-    show_range_test,
+    show_remark,
     show_summary,
+    show_words,
 )
 from chestct.cli.workers import Workers, have_trained, trainer
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
     from chestct.training.plan import Plan, SlicePlan
-    from chestct.training.search import Search, Trial
+    from chestct.training.search import RangeTest, Search, Trial
     from chestct.training.session import TrainAll
+
 
 _SEARCH = "Search for settings"
 
@@ -295,4 +297,36 @@ def suggest_rate(plan: Plan | SlicePlan, test: options.RangeTest, processes: int
     with listening(processes, lines) as listener:
         plan = replace(plan, listener=listener)
         found = run_range_test(plan, steps=test.steps or QUICK_STEPS, epochs=test.epochs)
-    show_range_test(found, write_range_test(found, plan.folder))
+    _show_range_test(found, write_range_test(found, plan.folder))
+
+
+def export(
+    classifier: Annotated[
+        Path, typer.Argument(metavar="CLASSIFIER", help="Classifier folder, or hf:NAME.")
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="onnx, openvino or hf.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to write to.")],
+) -> None:
+    """Export a classifier to ONNX, OpenVINO or a folder for Hugging Face, with how to use it."""
+    from chestct.classifier import load_classifier
+    from chestct.export.formats import export_classifier
+
+    folder = export_classifier(load_classifier(classifier), to, out)
+    show_line(f"Written to {folder}: README.md says what it is and how it is used.")
+
+
+def _show_range_test(found: RangeTest, written: Sequence[Path]) -> None:
+    """Show the suggested rate and the rule behind it, or why there is none; where the curve is."""
+    from chestct.training.search import RULE
+
+    if found.suggestion is None:
+        start, lowest = found.smoothed[0], min(found.smoothed)
+        show_remark(
+            f"No learning rate is suggested: the curve is flat (smoothed loss {start:.4g} at the "
+            f"start, {lowest:.4g} at the lowest). Take more --steps or --epochs."
+        )
+    else:
+        show_words(f"Suggested learning rate: {found.suggestion:.1e}", "bold")
+        show_words(f"Rule: {RULE}.")
+    for path in written:
+        show_words(str(path))

@@ -2,8 +2,8 @@
 
 The work itself lies in a folder that all workers share (`job`): a list of scans in shards, claims
 of those under way, and a part for each that is done. Whoever can see that folder can work on it
-(`worker`), and comes and goes as it likes. An executor does no more than start workers and tell
-when they end: what is left to do is the folder's affair, with each of them the same.
+(`job.work_on`), and comes and goes as it likes. An executor does no more than start workers and
+tell when they end: what is left to do is the folder's affair, with each of them the same.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 from chestct.lookup import Entry
 
 EXECUTORS: Final[dict[str, Entry]] = {
-    "local": Entry("chestct.cluster.crews:LocalCrew", "processes of this machine"),
-    "slurm": Entry("chestct.cluster.crews:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
-    "ray": Entry("chestct.cluster.crews:RayCrew", "actors on a Ray cluster"),
+    "local": Entry("chestct.cluster.driver:LocalCrew", "processes of this machine"),
+    "slurm": Entry("chestct.cluster.driver:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
+    "ray": Entry("chestct.cluster.driver:RayCrew", "actors on a Ray cluster"),
 }
-"""Executor name to its class, a `crews.Crew`."""
+"""Executor name to its class, a `driver.Crew`."""
 
 KINDS: Final[dict[str, Entry]] = {
     "classify": Entry("chestct.cluster.classifying:ClassifyWork", "answers of a classifier"),
@@ -27,4 +27,4 @@ KINDS: Final[dict[str, Entry]] = {
     "audit": Entry("chestct.cluster.judging:AuditWork", "what a classifier's answers rest on"),
     "trainings": Entry("chestct.cluster.trainings:TrainingWork", "folds, rows of studies, trials"),
 }
-"""Kind of work to its class, a `worker.Work`."""
+"""Kind of work to its class, a `job.Work`."""

@@ -16,8 +16,7 @@ from pydantic import TypeAdapter
 
 from chestct.classifier import Classifier
 from chestct.cluster.classifying import identity_of, load_same
-from chestct.cluster.job import FOLDER, Job, Row
-from chestct.cluster.worker import OneByOne
+from chestct.cluster.job import FOLDER, Job, OneByOne, Row
 from chestct.datasets.manifest import Manifest
 from chestct.engines import make_engine
 from chestct.pipeline import scan_name

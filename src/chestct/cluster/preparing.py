@@ -25,7 +25,7 @@ from chestct.datasets.store import (
 from chestct.pipeline import readable
 from chestct.preprocess.recipes import recipe_from_dict
 from chestct.remote import mirror_of, whole
-from chestct.report.tables import as_csv
+from chestct.report import as_csv
 from chestct.storage import remove_file, text_key, write_text
 
 _WORK: Final = "prepare"

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from chestct.cluster.job import FOLDER, Job, Row
-from chestct.cluster.worker import OneByOne
+from chestct.cluster.job import FOLDER, Job, OneByOne, Row
 from chestct.remote import whole
 from chestct.training.distributed import choose_device
 from chestct.training.plan import Listener, Plan, SlicePlan, settled

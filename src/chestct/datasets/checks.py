@@ -8,6 +8,7 @@ public data and cannot be mended by a program.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from chestct.datasets.confounders import VARIABLES, Confounder, find_confounders
 from chestct.datasets.manifest import Manifest, ManifestError, ManifestRow, describe_rows
 from chestct.datasets.scans import ScanFacts
-from chestct.labels import class_in_path, class_of
+from chestct.labels import class_of
 from chestct.lookup import first_of
 
 if TYPE_CHECKING:
@@ -297,7 +298,7 @@ def _find_label_conflicts(manifest: Manifest) -> list[_Finding]:
             [row],
         )
         for row in manifest.rows
-        if says_class and (said := class_in_path(row.scan)) not in (None, row.label)
+        if says_class and (said := _class_in_path(row.scan)) not in (None, row.label)
     ]
     by_patient: dict[str, list[ManifestRow]] = defaultdict(list)
     for row in manifest.rows:
@@ -560,3 +561,12 @@ def _same(
 
 def _names(rows: Sequence[ManifestRow]) -> str:
     return first_of(row.scan.replace("\\", "/").rsplit("/", 1)[-1] for row in rows)
+
+
+def _class_in_path(scan: str) -> str | None:
+    """The class that the last part of a path stands for that stands for any."""
+    for part in reversed(re.split(r"[/\\]", scan)):
+        found = class_of(part.split(".")[0])
+        if found is not None:
+            return found
+    return None

@@ -24,7 +24,7 @@ from chestct.errors import ChestCTError
 from chestct.labels import FINDING_PREFIX, classes_among, parse_finding, yes_no
 from chestct.lookup import first_lines_of, first_of, unknown_name_message
 from chestct.remote import joined, local_copy, refuse_secrets, shown
-from chestct.report.tables import Table, as_csv, read_csv
+from chestct.report import Table, as_csv, read_csv
 from chestct.storage import is_address, write_text
 
 TRAINING: Final = "training"

@@ -32,7 +32,7 @@ from chestct.readers import format_of
 from chestct.readers.dicom_elements import looks_like_dicom
 from chestct.readers.pictures import SUFFIXES
 from chestct.remote import joined, refuse_secrets
-from chestct.report.tables import read_csv
+from chestct.report import read_csv
 
 _SCAN_ENDINGS: Final = (".nii", ".nii.gz", ".zip", ".dcm")
 """Files that are a scan of their own; every other scan is a folder."""

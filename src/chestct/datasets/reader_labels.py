@@ -27,7 +27,7 @@ from chestct.datasets.manifest import (
 )
 from chestct.labels import FINDING_PREFIX, classes_among
 from chestct.lookup import look_up, unknown_name_message
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.report import as_csv, as_markdown_table
 
 READER_PREFIX: Final = "reader_"
 """Columns of a table with one row per scan: one per reader."""

@@ -32,7 +32,7 @@ from chestct.datasets.public import scans_below, stem
 from chestct.extras import import_extra
 from chestct.labels import FINDING_PREFIX, LabelSet, classes_among, yes_no
 from chestct.lookup import first_of, unknown_name_message
-from chestct.report.tables import from_cell
+from chestct.report import from_cell
 
 _MOST_BYTES: Final = 2**26
 _MOST_UNPACKED: Final = 2**29

@@ -31,8 +31,7 @@ from chestct.datasets.scans import ScanFacts, read_options
 from chestct.datasets.workers import ProgressCallback, run_all
 from chestct.errors import ChestCTError, ReadError
 from chestct.lookup import look_up
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import ReadOptions
 from chestct.remote import bring, local_copy, mirror_of, send, stamp_of

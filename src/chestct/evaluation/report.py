@@ -43,8 +43,7 @@ from chestct.evaluation.predictions import (
 )
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
-from chestct.report.document import Report, as_markdown, as_page, fill_report
-from chestct.report.tables import as_csv
+from chestct.report import Report, as_csv, as_markdown, as_page, fill_report
 from chestct.storage import install, reason_of, working_folder
 
 _SCHEMA: Final = "chestct.evaluation"

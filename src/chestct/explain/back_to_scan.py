@@ -20,7 +20,7 @@ from chestct.arrays import Heat, Shape
 from chestct.explain.explanation import HeatMap, HeatPlane
 from chestct.explain.question import CellMap
 from chestct.preprocess.oblique import MAX_DEGREES, body_grid, degrees_off, index_map, on_body
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.preprocess.resample import AxisMap, block_reader, resample
 from chestct.preprocess.threads import on_threads
 from chestct.volume import Grid, Volume, canonical_axes

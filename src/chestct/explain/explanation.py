@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int
 
 from chestct.arrays import Heat, Mask, Spacing
 from chestct.labels import LabelSet
-from chestct.preprocess.masks import bounding_box
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
+from chestct.preprocess.resample import bounding_box
 from chestct.volume import Grid, Volume, to_canonical
 
 HeatPlane: TypeAlias = Float32[np.ndarray, "rows columns"]

@@ -14,7 +14,7 @@ from chestct.explain.back_to_scan import back_to_scan, spread_over_input
 from chestct.explain.explanation import Explanation, ScanExplanation, summarise_evidence
 from chestct.explain.question import CellMap, Listener, Question
 from chestct.lookup import load_entry, look_up
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.volume import Volume
 
 

@@ -26,7 +26,7 @@ from chestct.errors import EngineError, WriteError
 from chestct.extras import import_extra
 from chestct.familiarity import FAMILIARITY_FILE
 from chestct.lookup import look_up
-from chestct.report.document import fill_template
+from chestct.report import fill_template
 from chestct.storage import make_folder, write_folder_with
 
 if TYPE_CHECKING:

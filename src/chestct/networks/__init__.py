@@ -53,7 +53,7 @@ NETWORKS: Final[dict[str, Entry]] = {
         "Merlin's ResNet-152, for given weights, and a head on the lungs",
     ),
     "colipri_encoder": Entry(
-        "chestct.networks.colipri:build_colipri",
+        "chestct.networks.encoders:build_colipri",
         "COLIPRI's transformer (Primus-M), for given weights, and a head on the lungs",
     ),
 }

@@ -108,34 +108,6 @@ class LogitsAndFeatures(nn.Module):
         return self.network.logits_of(pooled), pooled
 
 
-class HeadAlone(PooledNetwork):
-    """The head of a network as a network of its own, for inputs that are pooled features.
-
-    Its weights are the network's: what it learns, the network has learned.
-    """
-
-    def __init__(self, network: PooledNetwork) -> None:
-        super().__init__()
-        self.HEAD = network.HEAD
-        # In a list, so that the backbone's weights are none of this network's.
-        self._whole = [network]
-        for name in network.HEAD:
-            self.add_module(name, network.get_submodule(name))
-
-    @property
-    def whole(self) -> PooledNetwork:
-        """The network whose head this is."""
-        return self._whole[0]
-
-    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
-        """The input as it is, (batch, pooled, 1, 1, 1); the lungs are not looked at."""
-        return batch.flatten(1)
-
-    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
-        """What the network says of them."""
-        return self.whole.logits_of(pooled)
-
-
 def is_in_head(network: nn.Module, name: str) -> bool:
     """Whether a parameter or module of a network is part of its head; none is without a `HEAD`."""
     head = network.HEAD if isinstance(network, PooledNetwork) else ()
@@ -287,34 +259,6 @@ BLOCKS: Final[dict[str, type[BasicBlock] | type[Bottleneck]]] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
 }
-
-
-class Stage(nn.Sequential):
-    """Residual blocks in a row, `depth` of a kind in `BLOCKS`; the first of them has the stride."""
-
-    def __init__(
-        self, block: str, in_channels: int, channels: int, depth: int, stride: int
-    ) -> None:
-        kind = BLOCKS[block]
-        first = kind(in_channels, channels, stride)
-        others = [kind(channels * kind.expansion, channels, 1) for _ in range(depth - 1)]
-        super().__init__(first, *others)
-
-    @property
-    def blocks(self) -> list[BasicBlock | Bottleneck]:
-        """The stage's blocks in running order."""
-        return [block for block in self if isinstance(block, BasicBlock | Bottleneck)]
-
-    @property
-    def activations(self) -> list[GatedReLU]:
-        """The stage's activations in running order; the last is its output."""
-        return [activation for block in self.blocks for activation in block.activations]
-
-    def forward(self, features: Features, lungs: LungGrids | None) -> NewFeatures:  # type: ignore[override]
-        """Run every block; `lungs` goes to their activations."""
-        for block in self.blocks:
-            features = block(features, lungs)
-        return features
 
 
 class _ColumnPairConv3d(nn.Module):

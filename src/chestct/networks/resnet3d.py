@@ -29,10 +29,12 @@ from chestct.errors import NetworkError
 from chestct.lookup import look_up
 from chestct.networks import settings_from
 from chestct.networks.blocks import (
+    BLOCKS,
+    BasicBlock,
+    Bottleneck,
     Conv3d,
     Pooled,
     PooledNetwork,
-    Stage,
     Turn,
     conv,
     draw_weights,
@@ -44,6 +46,7 @@ from chestct.networks.roi import (
     Features,
     GatedReLU,
     LungBatch,
+    LungGrids,
     NewFeatures,
     gating_mask,
     has_lung_gates,
@@ -99,10 +102,10 @@ class _ResNet3D(PooledNetwork):
         self.relu = GatedReLU()
         self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1)
         expansion = 4 if block == "bottleneck" else 1
-        self.layer1 = Stage(block, width, width, depths[0], 1)
-        self.layer2 = Stage(block, width * expansion, width * 2, depths[1], 2)
-        self.layer3 = Stage(block, width * 2 * expansion, width * 4, depths[2], 2)
-        self.layer4 = Stage(block, width * 4 * expansion, width * 8, depths[3], 2)
+        self.layer1 = _Stage(block, width, width, depths[0], 1)
+        self.layer2 = _Stage(block, width * expansion, width * 2, depths[1], 2)
+        self.layer3 = _Stage(block, width * 2 * expansion, width * 4, depths[2], 2)
+        self.layer4 = _Stage(block, width * 4 * expansion, width * 8, depths[3], 2)
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         self.fc1 = nn.Linear(width * 8 * expansion, settings.head_units)
         self.dropout = nn.Dropout(settings.dropout)
@@ -112,7 +115,7 @@ class _ResNet3D(PooledNetwork):
         self._uses_lungs = has_lung_gates(self)
 
     @property
-    def _stages(self) -> tuple[Stage, Stage, Stage, Stage]:
+    def _stages(self) -> tuple[_Stage, _Stage, _Stage, _Stage]:
         return self.layer1, self.layer2, self.layer3, self.layer4
 
     def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
@@ -188,10 +191,10 @@ class _Merlin(LungHeadNetwork):
         self.bn1 = nn.BatchNorm3d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d(kernel_size=3, stride=2, padding=1)
-        self.layer1 = Stage("bottleneck", width, width, depths[0], 1)
-        self.layer2 = Stage("bottleneck", width * 4, width * 2, depths[1], 2)
-        self.layer3 = Stage("bottleneck", width * 8, width * 4, depths[2], 2)
-        self.layer4 = Stage("bottleneck", width * 16, width * 8, depths[3], 2)
+        self.layer1 = _Stage("bottleneck", width, width, depths[0], 1)
+        self.layer2 = _Stage("bottleneck", width * 4, width * 2, depths[1], 2)
+        self.layer3 = _Stage("bottleneck", width * 8, width * 4, depths[2], 2)
+        self.layer4 = _Stage("bottleneck", width * 16, width * 8, depths[3], 2)
         self.stage1, self.stage2, self.stage3, self.stage4 = (
             Turn(axes, is_back=True) for _ in range(4)
         )
@@ -230,3 +233,31 @@ def _check_size(batch: Tensor, *, is_training: bool) -> None:
             f"BatchNorm on: use a batch of two or a larger input."
         )
         raise NetworkError(msg)
+
+
+class _Stage(nn.Sequential):
+    """Residual blocks in a row, `depth` of a kind in `BLOCKS`; the first of them has the stride."""
+
+    def __init__(
+        self, block: str, in_channels: int, channels: int, depth: int, stride: int
+    ) -> None:
+        kind = BLOCKS[block]
+        first = kind(in_channels, channels, stride)
+        others = [kind(channels * kind.expansion, channels, 1) for _ in range(depth - 1)]
+        super().__init__(first, *others)
+
+    @property
+    def blocks(self) -> list[BasicBlock | Bottleneck]:
+        """The stage's blocks in running order."""
+        return [block for block in self if isinstance(block, BasicBlock | Bottleneck)]
+
+    @property
+    def activations(self) -> list[GatedReLU]:
+        """The stage's activations in running order; the last is its output."""
+        return [activation for block in self.blocks for activation in block.activations]
+
+    def forward(self, features: Features, lungs: LungGrids | None) -> NewFeatures:  # type: ignore[override]
+        """Run every block; `lungs` goes to their activations."""
+        for block in self.blocks:
+            features = block(features, lungs)
+        return features

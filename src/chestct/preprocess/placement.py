@@ -20,11 +20,11 @@ from chestct.arrays import Heat, Mask, Spacing, Voxels
 from chestct.errors import GridError
 from chestct.preprocess.contrast import StretchLimits, saturation_limits, volume_limits
 from chestct.preprocess.lungs import NetworkLungs
-from chestct.preprocess.masks import Box
 from chestct.preprocess.recipes import Recipe, SliceRule
 from chestct.preprocess.resample import (
     AxisMaps,
     Block,
+    Box,
     ReadBlock,
     block_reader,
     factor_map,

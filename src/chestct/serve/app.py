@@ -29,8 +29,18 @@ from chestct import __version__
 from chestct.errors import ChestCTError, WriteError
 from chestct.labels import NOT_FOR_CLINICAL_USE, THREE_CLASSES, LabelSet
 from chestct.pictures import HEAT_LEVELS, LINE_LEVELS, LUNG_COLOR, heat_palette
-from chestct.serve.guard import Guard, ServeSettings, sentence
-from chestct.serve.jobs import Job, Jobs, Order, copy_name
+from chestct.serve.jobs import (
+    FACTS_FILE,
+    HEAT_STEPS,
+    INSIDE,
+    PARTS,
+    RIM,
+    THUMBNAIL_FILE,
+    Job,
+    Jobs,
+    Order,
+    copy_name,
+)
 from chestct.serve.results import (
     READINGS_FILE,
     Entry,
@@ -47,15 +57,7 @@ from chestct.serve.results import (
     rows_csv,
     scans_below,
 )
-from chestct.serve.uploads import UploadError, Uploads
-from chestct.serve.viewing import (
-    FACTS_FILE,
-    HEAT_STEPS,
-    INSIDE,
-    PARTS,
-    RIM,
-    THUMBNAIL_FILE,
-)
+from chestct.serve.uploads import Guard, ServeSettings, UploadError, Uploads, sentence
 from chestct.storage import make_folder, reason_of
 from chestct.writers.json_report import ResultDocument
 

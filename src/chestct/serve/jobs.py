@@ -3,11 +3,18 @@
 The work is done in another process, so that it can be cancelled at any moment, and so that a scan
 that brings the interpreter down or takes all memory costs its own answer and not the server. It is
 kept warm: the classifier is loaded once.
+
+It leaves a viewing copy: the scan, and over it lungs and heat-map, on a grid that a browser draws
+at once. Everything lies on the axes of the body, so that the page need not know how a scan was
+stored: the n-th slice of the report is the n-th part of the copy's height. Lungs and heat-map are
+one layer, because each layer costs a browser without a graphics card a second.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import json
 import multiprocessing
 import os
 import secrets
@@ -18,13 +25,27 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
+from jaxtyping import Float32, Float64, Int16, UInt8
+from scipy import ndimage
+
+from chestct.analysis import ScanAnalysis
+from chestct.arrays import Shape
 from chestct.errors import ChestCTError, SeveralSeriesError, kind_of
-from chestct.memory import give_back_memory
+from chestct.explain.back_to_scan import map_on_body
+from chestct.explain.explanation import HeatMap, HeatPlane
+from chestct.pictures import Plane, draw_slice, fullest_slice, scene_of_scan
+from chestct.preprocess.oblique import on_body
+from chestct.storage import write_folder_with
+from chestct.volume import Grid, Volume
+from chestct.writers.nifti import write_nifti
+from chestct.writers.pages import to_png
 
 if TYPE_CHECKING:
     from chestct.analysis import ScanAnalysis
@@ -32,6 +53,151 @@ if TYPE_CHECKING:
     from chestct.engines import Engine
     from chestct.volume import Volume
     from chestct.writers import WriteOptions
+
+
+_MOST_VOXELS: Final[Shape] = (200, 256, 256)
+"""Largest viewing copy, (depth, height, width): drawn without a graphics card in seconds."""
+HEAT_STEPS: Final = 119
+"""What a heat of 1 is stored as outside the lungs; inside, `INSIDE` is added."""
+INSIDE: Final = 120
+RIM: Final = 255
+"""The outline of the lungs, in each slice across the body."""
+PARTS: Final = {"scan": "scan.nii", "layer": "layer.nii", "whole": "scan.nii"}
+"""What the page may ask for, and the files in which it lies."""
+FACTS_FILE: Final = "facts.json"
+THUMBNAIL_FILE: Final = "thumbnail.png"
+
+_WITHIN_SLICE: Final = np.array([[[0, 1, 0], [1, 1, 1], [0, 1, 0]]], dtype=np.bool_)
+_SHOWN_HU: Final = (-1024, 3071)
+_THUMBNAIL_PX: Final = 160
+_PLANES: Final[tuple[Plane, ...]] = ("axial", "coronal")
+
+
+def _viewing_grid(grid: Grid) -> Grid:
+    """The grid of the viewing copy: the same box in the patient, in at most `_MOST_VOXELS`."""
+    shape = tuple(min(n, most) for n, most in zip(grid.shape, _MOST_VOXELS, strict=True))
+    step = tuple(n / new for n, new in zip(grid.shape, shape, strict=True))
+    start = tuple((each - 1.0) / 2.0 for each in step)
+    return grid.moved(start, step, shape)  # type: ignore[arg-type]
+
+
+def _write_viewing_copy(analysis: ScanAnalysis, folder: Path) -> Path:
+    """Write scan, lungs and heat-map as NIfTI, a thumbnail, and `facts.json` about them.
+
+    An older folder of this name is replaced.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    return write_folder_with(folder, lambda aside: _write_parts(analysis, aside))
+
+
+def _write_whole_scan(analysis: ScanAnalysis, folder: Path) -> Path:
+    """Write the scan alone with all its voxels, on the axes of the body.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    volume = on_body(analysis.volume)
+
+    def write(aside: Path) -> None:
+        """All voxels, as one file."""
+        write_nifti(aside / "scan.nii", _as_shown(volume.voxels, volume.unit), volume.grid)
+
+    return write_folder_with(folder, write)
+
+
+def _write_parts(analysis: ScanAnalysis, folder: Path) -> None:
+    volume = on_body(analysis.volume)
+    grid = _viewing_grid(volume.grid)
+    values = _shrunk(volume.voxels.__getitem__, volume.grid.shape, grid.shape)
+    write_nifti(folder / PARTS["scan"], _as_shown(values, volume.unit), grid)
+    write_nifti(folder / PARTS["layer"], _layer_of(analysis, grid), grid)
+    (folder / THUMBNAIL_FILE).write_bytes(_thumbnail(analysis))
+    (folder / FACTS_FILE).write_text(json.dumps(_facts(analysis, volume, grid)), encoding="utf-8")
+
+
+def _facts(analysis: ScanAnalysis, volume: Volume, grid: Grid) -> dict[str, object]:
+    """What the page needs beside the voxels; areas and slices counted from the feet."""
+    area: Float64[np.ndarray, " slices"] = analysis.prepared.lung_area
+    return {
+        "shape": list(grid.shape),
+        "scan_shape": list(volume.grid.shape),
+        "spacing_mm": [round(each, 4) for each in grid.spacing_mm],
+        "unit": volume.unit,
+        "range": [float(volume.voxels.min()), float(volume.voxels.max())],
+        "lung_area": [round(share, 5) for share in area.tolist()],
+        "has_heat": analysis.explanation is not None,
+        "is_disease": analysis.explanation is None or analysis.explanation.speaks_for_disease,
+    }
+
+
+def _thumbnail(analysis: ScanAnalysis) -> bytes:
+    """The axial and the coronal slice with most lung, side by side."""
+    scene = scene_of_scan(analysis)
+    pictures = [
+        draw_slice(scene, plane, fullest_slice(scene.lungs, plane), _THUMBNAIL_PX)
+        for plane in _PLANES
+    ]
+    height = min(picture.shape[0] for picture in pictures)
+    tops = [(picture.shape[0] - height) // 2 for picture in pictures]
+    shown = [picture[top : top + height] for picture, top in zip(pictures, tops, strict=True)]
+    return to_png(np.concatenate(shown, axis=1))
+
+
+def _heat_plane(heat: HeatMap, index: int) -> HeatPlane:
+    """A slice of a map, zero where nothing was analysed."""
+    plane: HeatPlane = np.nan_to_num(heat.cut(0, index), nan=0.0)
+    return plane
+
+
+def _shrunk(
+    plane_of: Callable[[int], np.ndarray], old_shape: Shape, shape: Shape
+) -> Float32[np.ndarray, "new_depth new_height new_width"]:
+    """The mean of what lies in each voxel of a coarser grid over the same box, from its slices."""
+    import cv2
+
+    depth, height, width = shape
+    shrunk = np.empty(shape, dtype=np.float32)
+    for made, shares in zip(shrunk, _shares(old_shape[0], depth), strict=True):
+        mean = np.zeros(old_shape[1:], dtype=np.float32)
+        for old in np.flatnonzero(shares).tolist():
+            mean += shares[old] * plane_of(old)
+        made[...] = cv2.resize(mean, (width, height), interpolation=cv2.INTER_AREA)
+    return shrunk
+
+
+def _shares(old: int, new: int) -> Float32[np.ndarray, "new old"]:
+    """Share of each old slice in each of fewer ones of equal height; rows add up to one."""
+    edges = np.linspace(0.0, old, new + 1)
+    starts, ends = np.maximum(edges[:-1, None], np.arange(old)), edges[1:, None]
+    overlap = np.minimum(ends, np.arange(1, old + 1)) - starts
+    return (overlap.clip(0.0) * (new / old)).astype(np.float32)
+
+
+def _as_shown(values: np.ndarray, unit: str) -> Int16[np.ndarray, "depth height width"]:
+    """Values in 16 bits; Hounsfield units as far as scanners give them."""
+    low, high = _SHOWN_HU if unit == "HU" else (-32768, 32767)
+    stored = np.empty(values.shape, dtype=np.int16)
+    for made, plane in zip(stored, values, strict=True):
+        made[...] = np.rint(plane).clip(low, high)
+    return stored
+
+
+def _layer_of(analysis: ScanAnalysis, grid: Grid) -> UInt8[np.ndarray, "depth height width"]:
+    """Heat in steps, told apart inside and outside the lungs, and the outline of the lungs."""
+    mask = on_body(analysis.prepared.scan_lungs).voxels
+    lungs = _shrunk(mask.__getitem__, mask.shape, grid.shape) >= 0.5
+    layer = np.zeros(grid.shape, dtype=np.uint8)
+    if analysis.explanation is not None:
+        heat = map_on_body(analysis.explanation.heat)
+        shrunk = _shrunk(partial(_heat_plane, heat), heat.grid.shape, grid.shape)
+        layer += np.rint(shrunk.clip(0.0, 1.0) * HEAT_STEPS).astype(np.uint8)
+    layer[lungs] += INSIDE
+    # Within slices: where the diaphragm lies flat, an outline across them would hide the heat.
+    layer[lungs & ~ndimage.binary_erosion(lungs, _WITHIN_SLICE)] = RIM
+    return layer
+
 
 _State = Literal["waiting", "running", "done", "failed", "undecided", "cancelled"]
 
@@ -383,7 +549,7 @@ def do_orders(setup: Setup, pipe: Connection) -> None:
         with _told(pipe, order):
             desk.do(order)
             pipe.send(Event("done"))
-        give_back_memory()
+        _give_back_memory()
 
 
 @contextmanager
@@ -423,7 +589,6 @@ class _Desk:
 
     def do(self, order: Order) -> None:
         """Classify a scan and write what is asked for."""
-        from chestct.serve.viewing import write_viewing_copy, write_whole_scan
         from chestct.writers.folders import write_outputs
         from chestct.writers.json_report import result_document
 
@@ -439,13 +604,13 @@ class _Desk:
             raise ChestCTError(f"{msg} Drop the right one onto the page.")
         copy = order.viewing / (order.copy or copy_name(found))
         if order.is_whole:
-            write_whole_scan(analysis, copy)
+            _write_whole_scan(analysis, copy)
             return
         folder = None if order.results is None else _free_folder(order.results, analysis)
         document = result_document(analysis).model_dump_json()
         name = "" if folder is None else folder.name
         self._pipe.send(Event("answered", name, document=document))
-        write_viewing_copy(analysis, copy)
+        _write_viewing_copy(analysis, copy)
         self._pipe.send(Event("viewable"))
         if folder is not None:
             write_outputs(analysis, folder, self._setup.writing)
@@ -512,3 +677,12 @@ def _free_folder(results: Path, analysis: ScanAnalysis) -> Path:
         number += 1
         folder = results / f"{name}-{number}"
     return folder
+
+
+def _give_back_memory() -> None:
+    """Give the system what is free in this process, which glibc would keep between what is in use.
+
+    Where there is another C library it does nothing.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

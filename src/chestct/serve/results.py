@@ -27,7 +27,7 @@ from chestct.errors import ChestCTError
 from chestct.evaluation.predictions import Predictions, read_any_predictions
 from chestct.labels import THREE_CLASSES, LabelSet
 from chestct.pipeline import scan_name
-from chestct.report.tables import as_csv, from_cell, read_plain_text
+from chestct.report import as_csv, from_cell, read_plain_text
 from chestct.result import ScanResult
 from chestct.storage import write_text
 from chestct.writers import OUTPUTS, WRITERS

@@ -24,8 +24,13 @@ from chestct.lookup import look_up
 from chestct.simulate.disease import (
     Disease,
     LungMap,
+    beside_fluid,
     dependent_haze,
     disease_of,
+    draw_covid,
+    draw_pneumonia,
+    draw_varied_covid,
+    draw_varied_pneumonia,
     enlarge,
     joined,
     map_lungs,
@@ -33,13 +38,6 @@ from chestct.simulate.disease import (
     smooth_step,
 )
 from chestct.simulate.fields import Field, Plane, smooth_noise
-from chestct.simulate.pneumonia import (
-    beside_fluid,
-    draw_covid,
-    draw_pneumonia,
-    draw_varied_covid,
-    draw_varied_pneumonia,
-)
 from chestct.simulate.trees import Segments
 from chestct.volume import Volume, to_canonical, to_own_axes
 

@@ -18,8 +18,7 @@ from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.labels import COVID19, NORMAL, NOT_FOR_CLINICAL_USE, THREE_CLASSES, TWO_CLASSES
 from chestct.preprocess.recipes import RECIPES
-from chestct.report.document import fill_markdown
-from chestct.report.tables import as_csv
+from chestct.report import as_csv, fill_markdown
 from chestct.storage import write_text
 from chestct.studies.published import (
     ClassScores,

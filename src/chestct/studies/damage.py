@@ -42,8 +42,7 @@ from chestct.evaluation.report import ESTIMATE_FIELDS, FILTERS, estimate_lines
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.maseres import NUM_HEADS, Maseres
-from chestct.report.document import fill_markdown
-from chestct.report.tables import as_csv
+from chestct.report import as_csv, fill_markdown
 from chestct.storage import write_text
 from chestct.studies.model_audit import with_network
 from chestct.studies.study_rows import holm

@@ -28,8 +28,7 @@ from chestct.evaluation.report import ESTIMATE_FIELDS
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.lookup import look_up
 from chestct.networks.slices import IMAGENET, NO_WEIGHTS
-from chestct.report.document import fill_markdown
-from chestct.report.tables import as_csv
+from chestct.report import as_csv, fill_markdown
 from chestct.storage import write_text
 from chestct.studies.audit_maseres import PrintedPair, audit_pair
 from chestct.studies.compare_with_paper import (

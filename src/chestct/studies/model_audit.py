@@ -50,10 +50,9 @@ from chestct.explain.explanation import INVOLVED_FROM, Explanation
 from chestct.explain.run import explain
 from chestct.labels import UNSUITABLE
 from chestct.pipeline import scan_name
-from chestct.preprocess.masks import bounding_box, grown, mask_on_grid
 from chestct.preprocess.oblique import on_body
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
+from chestct.preprocess.resample import bounding_box, grown, mask_on_grid
 from chestct.readers import ReadOptions
 from chestct.readers.masks import read_mask, same_place
 from chestct.remote import local_copy

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Final, TypeAlias
 
 from chestct.labels import UNSUITABLE
-from chestct.report.document import fill_markdown
+from chestct.report import fill_markdown
 from chestct.storage import write_text
 
 _SERIOUS: Final = "serious"

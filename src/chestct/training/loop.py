@@ -1,4 +1,4 @@
-"""The training loop: plain PyTorch, one function per thing that happens.
+"""The training loop: plain PyTorch, one function per thing that happens, from examples to loss.
 
 A run folder holds `settings.json`, `log.jsonl` (one line per epoch), `checkpoint.safetensors` (all
 that is needed to go on) and `best.safetensors` (weights of the lowest validation loss). Started
@@ -10,29 +10,43 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    nullcontext,
+    suppress,
+)
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from chestct.datasets.augment import AnyAugmentation, vary_batch
-from chestct.errors import ChestCTError
-from chestct.networks.blocks import HeadAlone, LogitsAndFeatures
+from chestct.datasets.workers import end_with_parent
+from chestct.errors import ChestCTError, TrainingError
+from chestct.networks.blocks import LogitsAndFeatures, Pooled, PooledNetwork
+from chestct.networks.roi import Features, LungBatch
 from chestct.storage import write_text
 from chestct.training.distributed import (
     MEMORY_FORMAT,
     OtherProcessError,
+    Ranks,
     current_ranks,
     device_of,
     from_main,
@@ -42,36 +56,24 @@ from chestct.training.distributed import (
     tuned_for,
 )
 from chestct.training.run import (
+    Batch,
+    DivergedError,
     EpochLog,
+    LabelledInputs,
     LabelledSets,
     Run,
-    StopRequest,
+    are_findings,
+    class_weights,
+    epochs_since_best,
+    freeze,
+    learning_rate,
+    learns_head_alone,
+    recomputing,
     save_checkpoint,
     save_weights,
     start_run,
-    stopped,
 )
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import (
-    Batch,
-    DivergedError,
-    LabelledInputs,
-    Steps,
-    are_findings,
-    as_targets,
-    batches_on,
-    epochs_since_best,
-    findings_loss,
-    freeze,
-    in_steps,
-    learning_rate,
-    learns_head_alone,
-    loss,
-    make_loader,
-    mix_up,
-    recomputing,
-    step_seed,
-)
 
 _GIB: Final = 2**30
 _NO_LUNGS = torch.zeros(1, 1, 1, 1)
@@ -99,7 +101,7 @@ class Outputs:
     def loss(self) -> float:
         """Mean cross-entropy in nats; of findings the binary one, over what is known."""
         if are_findings(self.labels):
-            return float(findings_loss(self.logits, self.labels))
+            return float(_findings_loss(self.logits, self.labels))
         return float(nn.functional.cross_entropy(self.logits, self.labels))
 
     @property
@@ -128,8 +130,8 @@ def _loader_in_order(
 ) -> DataLoader[Any]:
     """What reads this process's share of a set of examples, for `_outputs_of`."""
     own = current_ranks().share(list(range(len(examples))))  # type: ignore[arg-type]
-    steps = in_steps(own, batch_size)
-    return make_loader(examples, steps, workers=workers, device=device_of(network))
+    steps = _in_steps(own, batch_size)
+    return _make_loader(examples, steps, workers=workers, device=device_of(network))
 
 
 def _outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
@@ -138,7 +140,7 @@ def _outputs_of(network: nn.Module, loader: DataLoader[Any]) -> Outputs:
     network.eval()
     both = LogitsAndFeatures(network)
     logits, features, targets = [], [], []
-    with torch.inference_mode(), closing(batches_on(device_of(network), loader)) as batches:
+    with torch.inference_mode(), closing(_batches_on(device_of(network), loader)) as batches:
         for batch, lungs, labels in batches:
             said, pooled = both(batch, lungs)
             logits.append(said.float().cpu())
@@ -254,7 +256,7 @@ def train(
         stack.enter_context(run.warm_up.restored())
         stack.enter_context(tuned_for(run.device))
         stack.enter_context(recomputing(network, is_wanted=settings.checkpoint_activations))
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(_StopRequest())
         batches = stack.enter_context(closing(training_batches(run)))
         _train_epochs(run, batches, stop, after_epoch)
         is_best_kept = settings.keep == "best"
@@ -291,14 +293,14 @@ def _head_alone(
     )
     # Nothing is left to be read, or to be computed again.
     own = settings.model_copy(update={"workers": 0, "checkpoint_activations": False})
-    head = HeadAlone(network)  # type: ignore[arg-type]
+    head = _HeadAlone(network)  # type: ignore[arg-type]
     return head, LabelledSets(training, validation, sets.num_classes), own
 
 
 def _train_epochs(
     run: Run,
     batches: Iterator[Batch],
-    stop: StopRequest,
+    stop: _StopRequest,
     after_epoch: Callable[[EpochLog], object] | None,
 ) -> None:
     """Train until all epochs are done, or early stopping or a signal ends it."""
@@ -312,10 +314,10 @@ def _train_epochs(
             after_epoch(run.progress.history[-1])
         is_stop_wanted = bool(total(torch.tensor(float(bool(stop)))))
         if is_stop_wanted and not run.is_finished:
-            _raise_agreed(stopped(run.folder, stop))
+            _raise_agreed(_stopped(run.folder, stop))
 
 
-def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
+def _train_epoch(run: Run, batches: Iterator[Batch], stop: _StopRequest) -> None:
     """Do the steps that are left of the epoch under way."""
     progress, settings = run.progress, run.settings
     last_saved = started = time.perf_counter()
@@ -334,7 +336,7 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
             _save(run)
             last_saved = now
         if figures.is_stop_wanted:
-            _raise_agreed(stopped(run.folder, stop))
+            _raise_agreed(_stopped(run.folder, stop))
     figures.settle()
     progress.seconds = before + time.perf_counter() - started
 
@@ -342,15 +344,15 @@ def _train_epoch(run: Run, batches: Iterator[Batch], stop: StopRequest) -> None:
 def training_batches(run: Run) -> Generator[Batch]:
     """The batches that have not been used yet, of this and all further epochs."""
     progress, settings = run.progress, run.settings
-    steps = Steps(
+    steps = _Steps(
         run.labels,
         settings,
         epoch=progress.epoch,
         first_step=progress.step_in_epoch,
         ranks=current_ranks(),
     )
-    loader = make_loader(run.sets.training, steps, workers=settings.workers, device=run.device)
-    return batches_on(run.device, loader)
+    loader = _make_loader(run.sets.training, steps, workers=settings.workers, device=run.device)
+    return _batches_on(run.device, loader)
 
 
 def step(run: Run, batch: Batch, rate: float | None) -> tuple[float, torch.Tensor]:
@@ -389,23 +391,23 @@ def _pass_loss(
     for norm in run.frozen_norms:
         norm.eval()
     batch = batch.contiguous(memory_format=MEMORY_FORMAT)
-    targets = as_targets(labels, run.sets.num_classes)
+    targets = _as_targets(labels, run.sets.num_classes)
     if settings.mixup_alpha > 0:
-        batch, lungs, targets = mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
+        batch, lungs, targets = _mix_up(batch, lungs, targets, settings.mixup_alpha, generator)
     run.warm_up.before_pass(run.num_passes)
     is_half = settings.precision == "bf16"
     with torch.autocast(run.device.type, torch.bfloat16, enabled=is_half):
         logits = run.called(batch, lungs)
     if are_findings(labels):
-        return findings_loss(logits, targets, settings.label_smoothing, run.weights)
-    return loss(logits, targets, settings, run.weights)
+        return _findings_loss(logits, targets, settings.label_smoothing, run.weights)
+    return _class_loss(logits, targets, settings, run.weights)
 
 
 def _seeded(run: Run) -> torch.Generator:
     """The randomness of a step: that of its number, and of the process where there are several."""
     ranks = current_ranks()
     own = () if ranks.is_alone else (ranks.rank,)
-    seed = step_seed(run.settings.seed, run.num_passes, *own)
+    seed = _step_seed(run.settings.seed, run.num_passes, *own)
     torch.manual_seed(seed)
     return torch.Generator().manual_seed(seed)
 
@@ -511,3 +513,329 @@ def _raise_agreed(error: ChestCTError) -> None:
     if current_ranks().is_main:
         raise error
     raise OtherProcessError("All processes of this training ended.") from error
+
+
+def _as_targets(labels: torch.Tensor, num_classes: int) -> Float[torch.Tensor, "scan class"]:
+    """What a network should say of each scan: all of one class, or of each finding 1, 0 or NaN."""
+    if are_findings(labels):
+        return labels.float()
+    return nn.functional.one_hot(labels, num_classes).float()
+
+
+def _mix_up(
+    batch: Float[torch.Tensor, "scan ..."],
+    lungs: Float[torch.Tensor, "scan ..."],
+    targets: Float[torch.Tensor, "scan class"],
+    alpha: float,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Blend each scan with another one of the batch (Zhang et al. 2018).
+
+    The lung mask becomes the union of both, since both are now in view. A finding is known where
+    it is known of both.
+    """
+    order = torch.randperm(len(batch), generator=generator)
+    # torch's Beta takes no generator, so it is seeded from ours.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+        share = float(torch.distributions.Beta(alpha, alpha).sample())
+    mixed = share * batch + (1 - share) * batch[order]
+    return mixed, torch.maximum(lungs, lungs[order]), share * targets + (1 - share) * targets[order]
+
+
+def _findings_loss(
+    logits: Float[torch.Tensor, "scan finding"],
+    targets: Float[torch.Tensor, "scan finding"],
+    label_smoothing: float = 0.0,
+    weights: Float[torch.Tensor, " finding"] | None = None,
+) -> Float[torch.Tensor, ""]:
+    """Binary cross-entropy in nats, the mean over scans and findings that are known; else 0.
+
+    `targets` are 1, 0, between them, or NaN where not known, and smoothing moves them towards 0.5.
+    `weights` say how much more scans with each finding count than those without.
+    """
+    is_known = ~targets.isnan()
+    wanted = targets.nan_to_num() * (1 - label_smoothing) + label_smoothing / 2
+    each = nn.functional.binary_cross_entropy_with_logits(
+        logits.float(), wanted, pos_weight=weights, reduction="none"
+    )
+    return (each * is_known).sum() / is_known.sum().clamp(min=1)
+
+
+_MOST_WORKERS: Final = 8
+
+
+_READ_AHEAD: Final = 2
+"""Batches that each reading process has ready."""
+
+
+@dataclass(frozen=True)
+class _Unreadable:
+    """Stands for an example that could not be read, in the place of a batch too."""
+
+    reason: str
+
+
+class _Guarded(Dataset[Any]):
+    """Examples, or why one could not be read.
+
+    An exception that leaves a reading process arrives with a traceback in its message, and a user
+    should not have to look at one.
+    """
+
+    def __init__(self, examples: LabelledInputs) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> object:
+        try:
+            return self._examples[index]
+        except (ChestCTError, OSError) as error:
+            return _Unreadable(str(error))
+
+
+def _collate(examples: list[Any]) -> object:
+    """One batch, or the first example that could not be read."""
+    failed = [example for example in examples if isinstance(example, _Unreadable)]
+    return failed[0] if failed else default_collate(examples)
+
+
+def _begin_reading(number: int) -> None:
+    """What each reading process does first; it has a number."""
+    end_with_parent()
+
+
+def _num_workers(wanted: int | None, device: torch.device) -> int:
+    """How many processes read examples, where the settings leave it open.
+
+    On a CPU none, as they would take cores from the network. For a GPU as many as there are cores
+    for each GPU of this machine, less one for the training itself, and no more than eight.
+    """
+    if wanted is not None:
+        return wanted
+    if device.type != "cuda":
+        return 0
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    per_gpu = (num_cores or 1) // torch.cuda.device_count()
+    return min(max(per_gpu - 1, 1), _MOST_WORKERS)
+
+
+def _make_loader(
+    examples: LabelledInputs,
+    steps: Iterable[list[int]],
+    *,
+    workers: int | None,
+    device: torch.device,
+) -> DataLoader[Any]:
+    """What reads the examples of one step after the other.
+
+    Reading processes live as long as one pass over the steps. Were they kept for the next pass, the
+    loader would hold them, and an exception's traceback the loader: they would end whenever the
+    garbage collector comes by, in no order, and be waited for in vain.
+    """
+    count = _num_workers(workers, device)
+    return DataLoader(
+        _Guarded(examples),
+        worker_init_fn=_begin_reading,
+        batch_sampler=steps,
+        num_workers=count,
+        collate_fn=_collate,
+        pin_memory=device.type == "cuda",
+        prefetch_factor=_READ_AHEAD if count else None,
+    )
+
+
+def _batches_on(device: torch.device, loader: DataLoader[Any]) -> Generator[Batch]:
+    """A loader's batches, moved while the device is still busy with the one before.
+
+    Reading processes end with this generator, also when it is closed early.
+
+    Raises:
+        TrainingError: An example could not be read.
+    """
+    found_batches = iter(loader)
+    try:
+        for found in found_batches:
+            if isinstance(found, _Unreadable):
+                msg = (
+                    f"{found.reason} Training was stopped there. Mend the scan and start the same "
+                    "command again: it goes on from its last checkpoint."
+                )
+                raise TrainingError(msg)
+            batch, lungs, labels = (part.to(device, non_blocking=True) for part in found)
+            yield batch, lungs, labels
+    except RuntimeError:
+        # All was read, and only then one of the processes ended in disorder: no harm is done.
+        if not getattr(found_batches, "_shutdown", False):
+            raise
+    finally:
+        _end_reading(found_batches)
+
+
+def _end_reading(found_batches: Iterator[object]) -> None:
+    """End a loader's reading processes here and now.
+
+    PyTorch does this in `__del__`, whose time nobody knows: a process that ended in disorder is
+    then reported to whoever is running when the garbage collector comes by.
+    """
+    shut_down = getattr(found_batches, "_shutdown_workers", None)
+    if shut_down is None:
+        return
+    with suppress(RuntimeError):
+        shut_down()
+    for process in getattr(found_batches, "_workers", ()):
+        process.join()
+
+
+def _in_steps(numbers: Sequence[int], size: int) -> list[list[int]]:
+    """Numbers in their order, so many at a time."""
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
+
+
+def _step_seed(*numbers: int) -> int:
+    """A 32-bit seed that depends on all the numbers and their order."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _steps_of_epoch(
+    labels: torch.Tensor, settings: TrainingSettings, epoch: int
+) -> list[list[int]]:
+    """The example numbers of each step of an epoch."""
+    generator = torch.Generator().manual_seed(_step_seed(settings.seed, epoch, 1))
+    if settings.sampling == "balanced":
+        weights = class_weights(labels, int(labels.max()) + 1)[labels]
+        order = torch.multinomial(weights, len(labels), replacement=True, generator=generator)
+    else:
+        order = torch.randperm(len(labels), generator=generator)
+    return _in_steps(order.tolist(), settings.batch_size)
+
+
+class _Steps:
+    """The example numbers of one step after the other, epoch after epoch without end.
+
+    One list for all epochs lets the next epoch be read while the last one is being judged.
+
+    `labels` are as `LabelledSets.training_labels` gives them, `epoch` and `first_step` where to
+    begin.
+    """
+
+    def __init__(
+        self,
+        labels: torch.Tensor,
+        settings: TrainingSettings,
+        *,
+        epoch: int = 0,
+        first_step: int = 0,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    ) -> None:
+        self._labels, self._settings, self._ranks = labels, settings, ranks
+        self._epoch, self._first_step = epoch, first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """One list of example numbers per step."""
+        epoch, first_step = self._epoch, self._first_step
+        while True:
+            for step in _steps_of_epoch(self._labels, self._settings, epoch)[first_step:]:
+                # A process without a share takes part with a scan that counts for nothing.
+                yield self._ranks.share(step) or step[:1]
+            epoch, first_step = epoch + 1, 0
+
+
+def _class_loss(
+    logits: Float[torch.Tensor, "scan class"],
+    targets: Float[torch.Tensor, "scan class"],
+    settings: TrainingSettings,
+    weights: Float[torch.Tensor, " class"] | None = None,
+) -> Float[torch.Tensor, ""]:
+    """Cross-entropy with soft targets, in float32 whatever the network ran in."""
+    return nn.functional.cross_entropy(
+        logits.float(), targets, weight=weights, label_smoothing=settings.label_smoothing
+    )
+
+
+class _HeadAlone(PooledNetwork):
+    """The head of a network as a network of its own, for inputs that are pooled features.
+
+    Its weights are the network's: what it learns, the network has learned.
+    """
+
+    def __init__(self, network: PooledNetwork) -> None:
+        super().__init__()
+        self.HEAD = network.HEAD
+        # In a list, so that the backbone's weights are none of this network's.
+        self._whole = [network]
+        for name in network.HEAD:
+            self.add_module(name, network.get_submodule(name))
+
+    @property
+    def whole(self) -> PooledNetwork:
+        """The network whose head this is."""
+        return self._whole[0]
+
+    def pooled_features(self, batch: Features, lungs: LungBatch | None = None) -> Pooled:
+        """The input as it is, (batch, pooled, 1, 1, 1); the lungs are not looked at."""
+        return batch.flatten(1)
+
+    def logits_of(self, pooled: Pooled) -> Float[Tensor, "batch num_classes"]:
+        """What the network says of them."""
+        return self.whole.logits_of(pooled)
+
+
+class _StopRequest:
+    """While entered, turns Ctrl-C and SIGTERM into a request that is looked at between steps.
+
+    A second signal acts at once, as it would have without this.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._before: dict[int, signal.Handlers | None] = {}
+
+    def __bool__(self) -> bool:
+        """Whether a signal came."""
+        return self._number != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a program that a signal ended; that of SIGTERM by default.
+
+        Another process of the same training may have got the signal.
+        """
+        return 128 + (self._number or signal.SIGTERM)
+
+    def __enter__(self) -> _StopRequest:
+        """Take the signals over; outside the main thread, Python does not allow that."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+
+def _stopped(folder: Path, stop: _StopRequest) -> TrainingError:
+    """What ends a run that was asked to stop, once its state is written."""
+    place = Path(*folder.parts[-2:])
+    error = TrainingError(
+        f"Training was stopped; its state is in {place}. The same command goes on from there."
+    )
+    error.exit_code = stop.exit_code
+    return error

@@ -54,7 +54,7 @@ from chestct.preprocess.recipes import Recipe, find_recipe, recipe_from_dict
 from chestct.remote import sha256_of
 from chestct.storage import file_sha256, write_text
 from chestct.training.distributed import CPU, current_ranks, device_in_words, settle_precision
-from chestct.training.run import FREE_SETTINGS, EpochLog
+from chestct.training.run import FREE_SETTINGS, EpochLog, check_parts, check_something_learns
 from chestct.training.settings import (
     ExplanationSection,
     RunSettings,
@@ -62,7 +62,6 @@ from chestct.training.settings import (
     TrainingSettings,
     flat_settings,
 )
-from chestct.training.steps import check_parts, check_something_learns
 
 CLASSIFIER_FOLDER: Final = "classifier"
 

@@ -41,7 +41,7 @@ from chestct.evaluation.metrics import Estimate, measure, overall_of
 from chestct.evaluation.predictions import AnyPredictions, FindingPredictions, Predictions
 from chestct.evaluation.report import EvaluationSettings, Summary
 from chestct.familiarity import Familiarity, fit_familiarity
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.report import as_csv, as_markdown_table
 from chestct.storage import write_text
 from chestct.training.data import Division
 from chestct.training.loop import Outputs, evaluate

@@ -1,20 +1,25 @@
 """A training run: what it consists of, how it is begun, stopped between steps and gone on with.
 
-Where memory runs out it is said what to do.
+What it consists of is chosen here: which parts learn and how fast, how classes are weighed,
+BatchNorm's warm-up, recomputing. Where memory runs out it is said what to do.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Final
 
 import torch
@@ -24,9 +29,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset
 
 from chestct.datasets.augment import AnyAugmentation
-from chestct.errors import ReadError, TrainingError, WriteError
+from chestct.errors import ReadError, TrainingError, UnknownNameError, WriteError
+from chestct.networks.blocks import BasicBlock, Bottleneck, PooledNetwork, is_in_head
+from chestct.networks.encoders import SegResBlock, TokenBlock
+from chestct.networks.maseres import SEResBlock
 from chestct.storage import write_text, write_whole_with
 from chestct.training.distributed import (
     MEMORY_FORMAT,
@@ -37,14 +47,6 @@ from chestct.training.distributed import (
     settle_precision,
 )
 from chestct.training.settings import TrainingSettings
-from chestct.training.steps import (
-    BatchNormWarmUp,
-    LabelledInputs,
-    class_weights,
-    epochs_since_best,
-    freeze,
-    parameter_groups,
-)
 
 _NETWORK = "network."
 _AVERAGE = "average."
@@ -223,7 +225,7 @@ class Run:
     weights: Float[torch.Tensor, " class"] | None
     folder: Path
     progress: _Progress
-    warm_up: BatchNormWarmUp
+    warm_up: _BatchNormWarmUp
     frozen_norms: list[_BatchNorm]
     average: nn.Module | None
 
@@ -306,7 +308,7 @@ def make_run(
         network=network,
         called=network,
         optimizer=_OPTIMIZERS[settings.optimizer](
-            parameter_groups(network, settings.rates), settings
+            _parameter_groups(network, settings.rates), settings
         ),
         sets=sets,
         settings=settings,
@@ -315,7 +317,7 @@ def make_run(
         weights=weights,
         folder=folder,
         progress=_Progress(),
-        warm_up=BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
+        warm_up=_BatchNormWarmUp(network, is_wanted=settings.batch_norm_warm_up),
         frozen_norms=freeze(network, settings.freeze),
         average=deepcopy(network) if settings.average_weights else None,
     )
@@ -415,64 +417,6 @@ _SHARED_WORDS: Final = ("shared memory", "/dev/shm", "semlock")
 _READER_WORDS: Final = ("dataloader worker", "data loader worker")
 
 
-class StopRequest:
-    """While entered, turns Ctrl-C and SIGTERM into a request that is looked at between steps.
-
-    A second signal acts at once, as it would have without this.
-    """
-
-    def __init__(self) -> None:
-        self._number = 0
-        self._before: dict[int, signal.Handlers | None] = {}
-
-    def __bool__(self) -> bool:
-        """Whether a signal came."""
-        return self._number != 0
-
-    @property
-    def exit_code(self) -> int:
-        """What a shell expects of a program that a signal ended; that of SIGTERM by default.
-
-        Another process of the same training may have got the signal.
-        """
-        return 128 + (self._number or signal.SIGTERM)
-
-    def __enter__(self) -> StopRequest:
-        """Take the signals over; outside the main thread, Python does not allow that."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)  # type: ignore[assignment]
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the signals back."""
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-
-def stopped(folder: Path, stop: StopRequest) -> TrainingError:
-    """What ends a run that was asked to stop, once its state is written."""
-    place = Path(*folder.parts[-2:])
-    error = TrainingError(
-        f"Training was stopped; its state is in {place}. The same command goes on from there."
-    )
-    error.exit_code = stop.exit_code
-    return error
-
-
 @contextmanager
 def memory_explained(folder: Path) -> Iterator[None]:
     """Turn PyTorch's many ways of running out of memory into one that says what to do.
@@ -502,3 +446,260 @@ def memory_explained(folder: Path) -> Iterator[None]:
             "training.batch_size, with training.accumulation as many times larger."
         )
         raise TrainingError(msg) from error
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a number."""
+
+
+def class_weights(labels: torch.Tensor, num_classes: int) -> Float[torch.Tensor, " class"]:
+    """Inverse share of each class, scaled so that the mean over the scans is one.
+
+    A class without scans gets weight zero. Of findings it is what the scans with each weigh, so
+    that they count as much as those without.
+
+    `labels` are indices, or rows as `are_findings` tells.
+    """
+    if are_findings(labels):
+        num_with = labels.nansum(dim=0)
+        return (~labels.isnan()).sum(dim=0).sub(num_with) / num_with.clamp(min=1)
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    present = int((counts > 0).sum())
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
+
+
+def are_findings(labels: torch.Tensor) -> bool:
+    """Whether labels are rows with 1, 0 or NaN (not known) per finding, and no indices."""
+    return labels.ndim == 2
+
+
+def learning_rate(
+    settings: TrainingSettings, epoch: float, validation_losses: Sequence[float]
+) -> float:
+    """The rate of a step, by epochs done, the fraction of the one under way among them."""
+    rate = settings.learning_rate
+    if epoch < settings.warmup_epochs:
+        return rate * max(epoch, 0.02) / settings.warmup_epochs
+    if settings.schedule == "cosine":
+        span = max(settings.epochs - settings.warmup_epochs, 1e-9)
+        done = min((epoch - settings.warmup_epochs) / span, 1.0)
+        return rate * 0.5 * (1 + math.cos(math.pi * done))
+    if settings.schedule == "range":
+        return rate * float(10 ** (int(epoch) / settings.drop_every_epochs))
+    if settings.schedule == "piecewise":
+        return rate * settings.drop_factor ** (int(epoch) // settings.drop_every_epochs)
+    if settings.schedule == "plateau":
+        drops = _num_plateaus(validation_losses, settings.drop_every_epochs)
+        return rate * settings.drop_factor**drops
+    return rate
+
+
+def _num_plateaus(losses: Sequence[float], patience: int) -> int:
+    """How often `patience` epochs in a row brought no lower loss."""
+    lowest, since, plateaus = math.inf, 0, 0
+    for loss in losses:
+        since = 0 if loss < lowest else since + 1
+        lowest = min(lowest, loss)
+        if since == patience:
+            plateaus, since = plateaus + 1, 0
+    return plateaus
+
+
+def epochs_since_best(losses: Sequence[float]) -> int:
+    """Epochs after the one with the lowest loss; 0 when it is the last, or there is none."""
+    if not losses:
+        return 0
+    return len(losses) - 1 - min(range(len(losses)), key=lambda i: losses[i])
+
+
+_BACKBONE: Final = "backbone"
+_HEAD: Final = "head"
+
+
+def check_parts(network: nn.Module, parts: Iterable[str]) -> None:
+    """Refuse names that are no part of a network, which may be on the meta device.
+
+    Parts are dotted names of modules, or "backbone" and "head" of a network that has both.
+
+    Raises:
+        UnknownNameError: One is not; the message has the nearest names.
+    """
+    modules = [name for name, _ in network.named_modules() if name]
+    is_divided = isinstance(network, PooledNetwork) and bool(network.HEAD)
+    known = [*([_BACKBONE, _HEAD] if is_divided else []), *modules]
+    for part in parts:
+        if part not in known:
+            nearest = get_close_matches(part, known, n=3, cutoff=0.5)
+            meant = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+            top = ", ".join(name for name in known if "." not in name)
+            raise UnknownNameError(f"This network has no part '{part}'.{meant} Known: {top}.")
+
+
+def check_something_learns(network: nn.Module, parts: Sequence[str]) -> None:
+    """Refuse to freeze all of a network.
+
+    Raises:
+        TrainingError: No weight is left to learn.
+    """
+    if all(_is_in(network, name, parts) for name, _ in network.named_parameters()):
+        raise TrainingError("Nothing is left to learn: leave a part out, such as the head.")
+
+
+def freeze(network: nn.Module, parts: Sequence[str]) -> list[_BatchNorm]:
+    """Let some parts (see `check_parts`) learn no more; returns the BatchNorms that stand still."""
+    for name, parameter in network.named_parameters():
+        if _is_in(network, name, parts):
+            parameter.requires_grad_(False)
+    return [
+        module
+        for name, module in network.named_modules()
+        if isinstance(module, _BatchNorm) and _is_in(network, name, parts)
+    ]
+
+
+def _parameter_groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A network's parameters for its optimiser, one group per `factor` of the learning rate.
+
+    `rates` is part to factor, the parts as `check_parts` takes them; the longest name counts.
+    """
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        parts = [part for part in rates if _is_in(network, name, [part])]
+        # A module's own name says more than the words for half of the network.
+        closest = max(parts, key=lambda p: (p not in (_BACKBONE, _HEAD), len(p)), default=None)
+        factor = 1.0 if closest is None else rates[closest]
+        groups.setdefault(factor, []).append(parameter)
+    return [{"params": found, "factor": factor} for factor, found in groups.items()]
+
+
+def _is_in(network: nn.Module, name: str, parts: Iterable[str]) -> bool:
+    """Whether a parameter or module is in one of the parts."""
+    half = None
+    if isinstance(network, PooledNetwork) and network.HEAD:
+        half = _HEAD if is_in_head(network, name) else _BACKBONE
+    return any(part == half or f"{name}.".startswith(f"{part}.") for part in parts)
+
+
+_NEGLIGIBLE_START: Final = 1e-4
+"""Share of the start values in the moving statistics that is not worth a word."""
+
+
+class _BatchNormWarmUp:
+    """Sets the momentum of a network's BatchNorms before each pass, where that is wanted.
+
+    They are found when this is made, after any replacing.
+    """
+
+    def __init__(self, network: nn.Module, *, is_wanted: bool) -> None:
+        self._momenta = _momenta(network) if is_wanted else []
+
+    def before_pass(self, number: int) -> None:
+        """Set the momentum for pass `number` of the run, from 0."""
+        for norm, momentum in self._momenta:
+            norm.momentum = max(momentum, 1 / (number + 1))
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """When left, every momentum is the network's own again."""
+        try:
+            yield
+        finally:
+            for norm, momentum in self._momenta:
+                norm.momentum = momentum
+
+
+def remark_on_start(network: nn.Module, settings: TrainingSettings, num_scans: int) -> str | None:
+    """What to say of a run too short for its network's momentum; None where it is long enough."""
+    passes = settings.epochs * math.ceil(num_scans / settings.batch_size)
+    rest = max(((1 - momentum) ** passes for _, momentum in _momenta(network)), default=0.0)
+    is_given = settings.start_from is not None
+    if is_given or settings.batch_norm_warm_up or rest <= _NEGLIGIBLE_START:
+        return None
+    return (
+        f"After {passes} passes BatchNorm's moving statistics will still hold {rest:.2g} of what "
+        "they began with, and may be wrong by far more: set training.batch_norm_warm_up to true, "
+        "or train for longer."
+    )
+
+
+def _momenta(network: nn.Module) -> list[tuple[_BatchNorm, float]]:
+    """BatchNorms with moving averages; None in place of a momentum is a plain mean already."""
+    return [
+        (module, module.momentum)
+        for module in network.modules()
+        if isinstance(module, _BatchNorm) and module.momentum is not None
+    ]
+
+
+_RESIDUAL_BLOCKS: Final = (BasicBlock, Bottleneck, SEResBlock, SegResBlock, TokenBlock)
+
+
+@contextmanager
+def recomputing(network: nn.Module, *, is_wanted: bool = True) -> Iterator[None]:
+    """While entered, a network's residual blocks keep their input only, and are computed again.
+
+    Raises:
+        TrainingError: It has no residual blocks.
+    """
+    blocks = [each for each in network.modules() if isinstance(each, _RESIDUAL_BLOCKS)]
+    if is_wanted and not blocks:
+        msg = "training.checkpoint_activations is for residual networks; this one has no blocks."
+        raise TrainingError(f"{msg} Set it to false.")
+    wrapped = blocks if is_wanted else []
+    for block in wrapped:
+        block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for block in wrapped:
+            # The class's own method is seen again.
+            del block.forward
+
+
+def _recomputed(
+    block: nn.Module, forward: Callable[..., torch.Tensor], *inputs: object
+) -> torch.Tensor:
+    """A block's output, its inside forgotten where the way back will ask for it."""
+    if not torch.is_grad_enabled():
+        return forward(*inputs)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For the pass forward, and for the one that repeats it: statistics must not move twice."""
+        return nullcontext(), _statistics_put_aside(block)
+
+    output: torch.Tensor = checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return output
+
+
+@contextmanager
+def _statistics_put_aside(block: nn.Module) -> Iterator[None]:
+    """While entered, the block's BatchNorms change copies of their running statistics."""
+    with ExitStack() as stack:
+        for module in block.modules():
+            if isinstance(module, _BatchNorm):
+                kept = module._buffers
+                module._buffers = {name: _copy(value) for name, value in kept.items()}
+                stack.callback(setattr, module, "_buffers", kept)
+        yield
+
+
+def _copy(value: Any) -> Any:
+    return None if value is None else value.clone()
+
+
+LabelledInputs = Dataset[tuple[torch.Tensor, torch.Tensor, Any]]
+"""Input (channel, depth, height, width), lungs (1, depth, height, width) and label index, or a row
+of 1, 0 and NaN per finding."""
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Inputs, lungs and label indices of several examples."""
+
+
+def learns_head_alone(network: nn.Module, settings: TrainingSettings) -> bool:
+    """Whether the settings freeze all of a network but its head."""
+    if not settings.freeze or not isinstance(network, PooledNetwork) or not network.HEAD:
+        return False
+    return all(
+        is_in_head(network, name) or _is_in(network, name, settings.freeze)
+        for name, _ in network.named_parameters()
+    )

@@ -34,7 +34,7 @@ from chestct.evaluation.metrics import Estimate
 from chestct.evaluation.predictions import read_predictions
 from chestct.evaluation.report import format_estimate
 from chestct.labels import NOT_FOR_CLINICAL_USE
-from chestct.report.tables import as_csv, as_markdown_table
+from chestct.report import as_csv, as_markdown_table
 from chestct.storage import write_text
 from chestct.training.data import Division
 from chestct.training.distributed import (
@@ -51,7 +51,16 @@ from chestct.training.plan import (
     SlicePlan,
     settled,
 )
-from chestct.training.run import EpochLog, LabelledSets, Run, make_run, memory_explained
+from chestct.training.run import (
+    Batch,
+    DivergedError,
+    EpochLog,
+    LabelledSets,
+    Run,
+    make_run,
+    memory_explained,
+    recomputing,
+)
 from chestct.training.session import (
     SETTINGS_FILE,
     TrainAll,
@@ -60,7 +69,6 @@ from chestct.training.session import (
     train_all,
 )
 from chestct.training.settings import RunSettings, TrainingSettings, settings_as_yaml
-from chestct.training.steps import Batch, DivergedError, recomputing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -122,17 +122,3 @@ def choose_writers(said: Sequence[str]) -> tuple[str, ...]:
         wanted |= set(WRITERS) - set(ONLY_BY_NAME)
     others = sorted(wanted - set(WRITERS))
     return (*(name for name in WRITERS if name in wanted), *others)
-
-
-def outputs_of(name: str) -> tuple[str, ...]:
-    """What a writer may leave in a folder of results; another package's, files in its own folder.
-
-    Args:
-        name: A name in `WRITERS` or of another package's writer; "*" for all of these.
-    """
-    return OUTPUTS.get(name, (f"{plugin_folder(name)}/*",))
-
-
-def plugin_folder(name: str) -> str:
-    """The folder among a scan's results that another package's writer gets for its own."""
-    return f"plugin-{name}"

@@ -16,7 +16,7 @@ from chestct.explain.back_to_scan import map_on_body
 from chestct.explain.explanation import PeakSlice, ScanExplanation, heat_by_slice
 from chestct.pictures import AXES, Plane, Scene, fullest_slice
 from chestct.preprocess.oblique import on_body, slices_follow_body
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.volume import canonical_axes
 from chestct.writers.wording import CLASSLESS_METHODS, method_words
 

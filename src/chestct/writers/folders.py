@@ -27,8 +27,6 @@ from chestct.writers import (
     NothingToWriteError,
     WriteOptions,
     choose_writers,
-    outputs_of,
-    plugin_folder,
 )
 from chestct.writers.dicom_objects import left_out_words, require_source
 
@@ -185,7 +183,7 @@ def _run_writers(
 def _write_one(name: str, analysis: ScanAnalysis, aside: Path, options: WriteOptions) -> Path:
     """Run one writer; another package's gets a folder of its own."""
     write = load_entry(WRITERS, name, kind="writer")
-    folder = aside if name in WRITERS else make_folder(aside / plugin_folder(name))
+    folder = aside if name in WRITERS else make_folder(aside / _plugin_folder(name))
     path: Path = write(analysis, folder, options)
     if not (path.is_relative_to(folder) and path.exists()):
         raise WriteError(f"The writer '{name}' did not write into the folder that it was given.")
@@ -216,7 +214,7 @@ def _reason(error: Exception) -> str:
 
 def _remove_half(name: str, aside: Path) -> None:
     """Remove what a writer left that did not come to its end."""
-    for path in (path for pattern in outputs_of(name) for path in aside.glob(pattern)):
+    for path in (path for pattern in _outputs_of(name) for path in aside.glob(pattern)):
         remove_file(path)
 
 
@@ -253,7 +251,7 @@ def _put_in_place(aside: Path, folder: Path) -> None:
 
 def _results_in(folder: Path) -> list[Path]:
     """The files in a folder that have the names of `OUTPUTS`, sorted."""
-    patterns = [pattern for name in (*WRITERS, "*") for pattern in outputs_of(name)]
+    patterns = [pattern for name in (*WRITERS, "*") for pattern in _outputs_of(name)]
     return sorted(
         path for pattern in patterns for path in folder.glob(pattern) if not path.is_dir()
     )
@@ -318,3 +316,17 @@ def _without_ending(name: str) -> str:
         if name.lower().endswith(ending) and stem.strip("."):
             return stem
     return name
+
+
+def _outputs_of(name: str) -> tuple[str, ...]:
+    """What a writer may leave in a folder of results; another package's, files in its own folder.
+
+    Args:
+        name: A name in `WRITERS` or of another package's writer; "*" for all of these.
+    """
+    return OUTPUTS.get(name, (f"{_plugin_folder(name)}/*",))
+
+
+def _plugin_folder(name: str) -> str:
+    """The folder among a scan's results that another package's writer gets for its own."""
+    return f"plugin-{name}"

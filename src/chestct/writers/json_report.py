@@ -22,7 +22,7 @@ from chestct.analysis import ScanAnalysis
 from chestct.explain.explanation import ScanExplanation
 from chestct.labels import ClassLabel, LabelSet
 from chestct.pictures import instance_numbers
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.result import FindingAnswer, Provenance, ScanResult, Timings
 from chestct.storage import write_whole
 from chestct.writers import WriteOptions

@@ -1,30 +1,42 @@
-"""The report about a scan and an index of many: pages that open offline and need no scripts."""
+"""The report about a scan and an index of many: pages that open offline and need no scripts.
+
+Pictures stand inside them: a slice, the see-through heat-map over it, words and bytes of both.
+"""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, UInt8
+from PIL import Image
 
 from chestct import __version__
 from chestct.analysis import SCAN_FACTS, ScanAnalysis
 from chestct.explain.explanation import PeakSlice, ScanExplanation, share_outside
 from chestct.labels import NOT_FOR_CLINICAL_USE
 from chestct.pictures import (
+    AXES,
+    RGB,
+    HeatLayer,
+    Plane,
     Scene,
     analysed_rows,
+    cut,
+    draw_heat,
+    draw_slice,
     fullest_slice,
     heat_color,
     scene_of_scan,
     spread_slices,
 )
-from chestct.report.document import load_pages
-from chestct.report.tables import as_csv
+from chestct.report import as_csv, load_pages
 from chestct.result import ScanResult
 from chestct.storage import write_whole, write_whole_with
 from chestct.writers import WriteOptions
@@ -35,7 +47,6 @@ from chestct.writers.evidence import (
     strip_slices,
     telling_slices,
 )
-from chestct.writers.page_pictures import EmbeddedPicture, PictureMaker
 from chestct.writers.wording import (
     CLASSLESS_METHODS,
     bars_of,
@@ -47,6 +58,154 @@ from chestct.writers.wording import (
     percent,
     provenance_words,
 )
+
+_JPEG_QUALITY: Final = 84
+
+
+def _to_jpeg(picture: RGB) -> bytes:
+    """JPEG with full colour resolution, as thin coloured outlines need it."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    return stream.getvalue()
+
+
+def to_png(picture: RGB) -> bytes:
+    """PNG; of a noisy scan the default level makes a larger file in three times the time."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", compress_level=3)
+    return stream.getvalue()
+
+
+def _to_palette_png(
+    levels: UInt8[np.ndarray, "rows columns"], palette: UInt8[np.ndarray, "levels 4"]
+) -> bytes:
+    """PNG of palette entries (red, green, blue, opacity): a see-through layer of few kilobytes."""
+    picture = Image.fromarray(levels, mode="P")
+    picture.putpalette(palette[:, :3].tobytes())
+    stream = io.BytesIO()
+    picture.save(stream, "PNG", transparency=palette[:, 3].tobytes())
+    return stream.getvalue()
+
+
+def _to_data_uri(encoded: bytes, kind: str = "jpeg") -> str:
+    """A picture as the address of itself (RFC 2397), for pages that open without a network."""
+    return f"data:image/{kind};base64,{base64.b64encode(encoded).decode('ascii')}"
+
+
+_STRIP_PX: Final = 480
+_PLANE_PX: Final = 720
+
+_SIDES: Final[dict[Plane, tuple[str, str, str, str]]] = {
+    "axial": ("R", "L", "A", "P"),
+    "coronal": ("R", "L", "H", "F"),
+    "sagittal": ("A", "P", "H", "F"),
+}
+"""What lies left, right, up and down in a picture: right, left, anterior, posterior, head, feet."""
+
+
+@dataclass(frozen=True)
+class _EmbeddedPicture:
+    """A picture inside the page.
+
+    Attributes:
+        uri: The JPEG as a data URI.
+        width: Columns in pixels.
+        height: Rows in pixels.
+        caption: Words under it.
+        alt: Words instead of it.
+        sides: Letters for what lies left, right, up and down.
+        heat_uri: The heat-map over it as a data URI; empty without one.
+        heat_alt: Words instead of the heat-map.
+        is_hatched: Whether something in it was not analysed and is hatched.
+    """
+
+    uri: str
+    width: int
+    height: int
+    caption: str
+    alt: str
+    sides: tuple[str, str, str, str]
+    heat_uri: str = ""
+    heat_alt: str = ""
+    is_hatched: bool = False
+
+
+@dataclass(frozen=True)
+class _PictureMaker:
+    """What all pictures of a page have in common.
+
+    Attributes:
+        scene: What is drawn.
+        threshold: Heat at which a line is drawn; of no meaning without a heat-map.
+    """
+
+    scene: Scene
+    threshold: float = 0.5
+
+    def slice_picture(self, index: int, remark: str = "") -> _EmbeddedPicture:
+        """An axial slice of a strip, its number, where it lies and a remark under it."""
+        where = _position_words(self.scene, "axial", index)
+        return self._embed("axial", index, _STRIP_PX, f"Slice {index + 1}, {where}{remark}", {})
+
+    def plane_picture(
+        self, plane: Plane, index: int, crossing: Mapping[Plane, int] | None = None
+    ) -> _EmbeddedPicture:
+        """A large picture of one plane, with ticks where the slices of other planes cross it."""
+        caption = f"Axial, slice {index + 1}" if plane == "axial" else plane.capitalize()
+        where = _position_words(self.scene, plane, index)
+        return self._embed(plane, index, _PLANE_PX, f"{caption}, {where}", crossing or {})
+
+    def plain_picture(self, plane: Plane, index: int) -> _EmbeddedPicture:
+        """The same picture as `plane_picture` makes, with nothing over it."""
+        bare = replace(self.scene, heat=None, analysed=(0, self.scene.volume.grid.shape[0] - 1))
+        return _PictureMaker(bare)._embed(plane, index, _PLANE_PX, "The same without heat-map", {})
+
+    def _embed(
+        self, plane: Plane, index: int, width: int, caption: str, crossing: Mapping[Plane, int]
+    ) -> _EmbeddedPicture:
+        scene = self.scene
+        picture = draw_slice(scene, plane, index, width)
+        _tick_planes(picture, scene, plane, crossing)
+        plain = _EmbeddedPicture(
+            uri=_to_data_uri(_to_jpeg(picture)),
+            width=width,
+            height=picture.shape[0],
+            caption=caption,
+            alt=self._words(plane, index),
+            sides=_SIDES[plane],
+        )
+        if scene.heat is None:
+            return plain
+        layer = draw_heat(scene, plane, index, width, self.threshold)
+        is_hatched = bool(np.isnan(cut(scene, scene.heat, plane, index)).any())
+        return replace(
+            plain,
+            alt=plain.alt + ("; what was not analysed is hatched" if is_hatched else ""),
+            heat_uri=_to_data_uri(_to_palette_png(layer.levels, layer.palette), "png"),
+            heat_alt=_heat_words(layer, self.threshold, is_disease=scene.is_disease),
+            is_hatched=is_hatched,
+        )
+
+    def _words(self, plane: Plane, index: int) -> str:
+        total = self.scene.volume.grid.shape[0]
+        name = f"Axial slice {index + 1} of {total}"
+        name = name if plane == "axial" else f"{plane.capitalize()} slice"
+        outlined = "lungs outlined" if self.scene.lungs.any() else "no lungs found"
+        is_marked = plane != "axial" and self.scene.is_cut and self.scene.heat is None
+        marked = "; lines mark the first and last analysed slice" if is_marked else ""
+        return f"{name}, {outlined}{marked}"
+
+
+def _heat_words(layer: HeatLayer, threshold: float, *, is_disease: bool) -> str:
+    if layer.hottest == 0.0:
+        return "Heat-map over it: empty."
+    if not is_disease:
+        return f"Heat-map over it, for no finding: {layer.hottest:.2f} at most."
+    return (
+        f"Heat-map over it: {layer.hottest:.2f} at most, {threshold:g} or more in "
+        f"{percent(layer.highlighted)} of the lung shown."
+    )
+
 
 _REPORT_FILE: Final = "report.html"
 _PREVIEW_FILE: Final = "preview.png"
@@ -94,14 +253,14 @@ def _pictures(analysis: ScanAnalysis, scene: Scene) -> dict[str, object]:
     """The pictures with their heat-map where there is one, and plain ones otherwise."""
     explained = analysis.explanation
     if explained is None:
-        maker = PictureMaker(scene)
+        maker = _PictureMaker(scene)
         axial = [maker.slice_picture(i) for i in spread_slices(*scene.shown_slices, _NUM_STRIP)]
-        planes: list[EmbeddedPicture] = [
+        planes: list[_EmbeddedPicture] = [
             maker.plane_picture("sagittal", fullest_slice(scene.lungs, "sagittal")),
             maker.plane_picture("coronal", fullest_slice(scene.lungs, "coronal")),
         ]
         return {"evidence": None, "axial": axial, "planes": planes}
-    maker = PictureMaker(scene, explained.summary.threshold)
+    maker = _PictureMaker(scene, explained.summary.threshold)
     evidence = _evidence_section(analysis, explained, maker)
     return {"evidence": evidence, "axial": evidence["strip"], "planes": evidence["planes"]}
 
@@ -392,7 +551,7 @@ _COLUMNS: Final[dict[str, str]] = {"Right": "right ", "Left": "left ", "Both": "
 
 
 def _evidence_section(
-    analysis: ScanAnalysis, explained: ScanExplanation, maker: PictureMaker
+    analysis: ScanAnalysis, explained: ScanExplanation, maker: _PictureMaker
 ) -> dict[str, object]:
     """The explanation of an analysis, drawn and described by the names that the template has."""
     chosen = telling_slices(analysis, maker.scene)
@@ -523,3 +682,34 @@ def _does_not_say(analysis: ScanAnalysis, explained: ScanExplanation) -> tuple[s
 def _is_trained_on_simulation(trained_on: str) -> bool:
     """Whether a card says in its own words that disease was simulated."""
     return "simulated" in trained_on.lower()
+
+
+_TICK_COLOR = (255, 255, 255)
+
+
+def _position_words(scene: Scene, plane: Plane, index: int) -> str:
+    """Where a slice lies: "z = -123.4 mm", its InstanceNumber after it where it has one."""
+    axis = AXES[plane][0]
+    place = [(n - 1) / 2 for n in scene.volume.grid.shape]
+    place[axis] = float(index)
+    number = float(scene.volume.grid.to_patient(np.array(place))[2 - axis])
+    words = f"{'zyx'[axis]} = {number:.1f} mm".replace("-", "\N{MINUS SIGN}")
+    image = scene.instance_numbers[index] if axis == 0 and scene.instance_numbers else ""
+    return f"{words}, InstanceNumber {image}" if image else words
+
+
+def _tick_planes(picture: RGB, scene: Scene, plane: Plane, slices: Mapping[Plane, int]) -> None:
+    """Mark at a picture's edges where the slices of the two other planes cross it, in place."""
+    length, thickness = max(8, picture.shape[1] // 36), max(2, picture.shape[1] // 300)
+    for crossing, index in slices.items():
+        axis = AXES[crossing][0]
+        if crossing == plane:
+            continue
+        start, stop = scene.box[axis]
+        share = (index + 0.5 - start) / (stop - start)
+        across = picture if axis == AXES[plane][1] else picture.swapaxes(0, 1)
+        # Pictures with the body's axis as rows are head up.
+        share = 1.0 - share if axis == 0 else share
+        at = int(np.clip(round(share * len(across)) - thickness // 2, 0, len(across) - thickness))
+        for ends in (slice(None, length), slice(-length, None)):
+            across[at : at + thickness, ends] = _TICK_COLOR

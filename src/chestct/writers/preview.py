@@ -38,14 +38,14 @@ from chestct.pictures import (
     scene_of_scan,
     spread_slices,
 )
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan
 from chestct.storage import make_folder, write_whole, write_whole_with
 from chestct.volume import Grid
 from chestct.writers import WriteOptions
 from chestct.writers.evidence import evidence_peaks, label_words, strip_slices, telling_slices
 from chestct.writers.folders import OWNER_FILE
 from chestct.writers.nifti import write_nifti
-from chestct.writers.page_pictures import to_png
+from chestct.writers.pages import to_png
 from chestct.writers.wording import percent
 
 if TYPE_CHECKING:
