@@ -92,6 +92,11 @@ def test_whole_series_is_read_without_a_word(tmp_path: Path) -> None:
     assert volume.warnings == ()
 
 
+@pytest.mark.parametrize("num", range(1, 7))
+def test_series_of_few_slices_is_read(tmp_path: Path, num: int) -> None:
+    assert np.array_equal(read_volume(scan(tmp_path, num)).voxels, expected(num))
+
+
 # --- rescale ----------------------------------------------------------------------------------
 
 

@@ -326,6 +326,24 @@ def test_geometry_of_programs_that_know_none_is_said(tmp_path: Path) -> None:
     assert said.startswith("The geometry is what programs write that know none")
 
 
+def test_voxel_sizes_on_which_sform_and_pixdim_disagree_are_said(axial: Path) -> None:
+    edited(axial, qform_code=0, pixdim=[1.0, 0.7, 0.8, 5.0, 1, 1, 1, 1])
+    volume = read_nifti(axial)
+    assert volume.grid.spacing_mm == pytest.approx((2.5, 0.8, 0.7))
+    assert volume.warnings == (
+        "Voxels have 0.7 x 0.8 x 2.5 by the sform and 0.7 x 0.8 x 5 by pixdim; the sform was"
+        " taken: sizes may be wrong. Check them.",
+    )
+
+
+@pytest.mark.parametrize("size", [0.0, 0.705, np.nan])
+def test_pixdim_that_says_the_same_or_nothing_is_read_without_a_word(
+    axial: Path, size: float
+) -> None:
+    edited(axial, qform_code=0, pixdim=[1.0, size, 0.8, 2.5, 1, 1, 1, 1])
+    assert read_nifti(axial).warnings == ()
+
+
 def test_pair_of_files_is_refused_by_the_name_of_its_header(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Pair(phantom_ijk(), LPS_AFFINE), tmp_path / "x.img")
     for path in (tmp_path / "x.hdr", tmp_path):
@@ -688,6 +706,14 @@ def test_positions_are_those_that_simpleitk_gives(tmp_path: Path, name: str) -> 
         assert np.allclose(found.grid.to_patient(np.array([[depth, height, width]], float)), place)
         assert found.voxels[depth, height, width] == made[index]
     assert isinstance(found.grid, Grid)
+
+
+@pytest.mark.parametrize("name", ["scan.mha", "scan.nrrd", "scan.nii"])
+def test_geometry_that_simpleitk_gives_to_a_bare_array_is_said(tmp_path: Path, name: str) -> None:
+    made = itk_image()
+    made.SetSpacing([1.0, 1.0, 1.0])
+    (said,) = read_volume(written(tmp_path, name, made)).warnings
+    assert said.startswith("The geometry is what programs write that know none")
 
 
 @pytest.mark.parametrize("name", ["scan.mhd", "scan.nhdr"])

@@ -248,7 +248,8 @@ def _misfits(
     inner: Sequence[Picture], blank: set[int], gaps: Collection[int]
 ) -> tuple[dict[int, str], dict[int, float]]:
     """What is wrong with each slice that does not fit, and jumps; none where slices are missing."""
-    steps = {apart: _row_differences(inner, apart) for apart in range(1, _MAX_RUN + 2)}
+    farthest = min(_MAX_RUN + 1, len(inner) - 1)
+    steps = {apart: _row_differences(inner, apart) for apart in range(1, farthest + 1)}
     whole = {apart: rows.mean(axis=1) for apart, rows in steps.items()}
     _refuse_alternation(whole)
     _refuse_disorder(inner)

@@ -66,6 +66,8 @@ _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # NIFTI_UNITS_METER, _MM, _MICRON
 _BETWEEN_RAS_AND_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SHEAR_TOLERANCE = 1e-3
 _SAME_PLACE_MM = 1.0
+_SAME_SIZE = 0.02
+"""Voxel sizes that two fields of a header give, in one another."""
 
 
 def grid_of_affine(affine: Matrix4, shape: Shape) -> Grid:
@@ -249,11 +251,10 @@ def _read_affine(header: _Header, path: Path) -> tuple[Matrix4, list[str]]:
     if int(header["sform_code"]) == 0:
         return _read_qform_or_none(header, path)
     sform = np.asarray(header.get_sform(), dtype=np.float64)
-    if np.array_equal(sform, np.eye(4)):
-        msg = "The geometry is what programs write that know none: voxels of 1 mm from the origin."
-        return sform, [f"{msg} It was taken as it is: sizes and sides may be wrong."]
+    if int(header["qform_code"]) == 0:
+        return sform, _contradicting_sizes(header, sform)
     try:
-        qform = _read_qform(header) if int(header["qform_code"]) else sform
+        qform = _read_qform(header)
     except (HeaderDataError, ValueError):
         return sform, ["The qform is impossible; the sform was taken."]
     last_voxel = np.append(header["dim"][1:4] - 1, 1).astype(np.float64)
@@ -263,6 +264,22 @@ def _read_affine(header: _Header, path: Path) -> tuple[Matrix4, list[str]]:
     if distance <= _SAME_PLACE_MM:
         return sform, []
     return sform, [f"sform and qform disagree by up to {distance:.1f}; the sform was taken."]
+
+
+def _contradicting_sizes(header: _Header, sform: Matrix4) -> list[str]:
+    """Say that pixdim, which nothing else is made of then, gives other voxel sizes than the sform.
+
+    A program that resamples and brings one of the two up to date leaves such a file.
+    """
+    told = np.abs(np.asarray(header["pixdim"][1:4], dtype=np.float64))
+    with np.errstate(all="ignore"):
+        sizes = np.linalg.norm(sform[:3, :3], axis=0)
+        agrees = np.abs(told - sizes) <= _SAME_SIZE * sizes
+    if agrees.all() or not (np.isfinite(told).all() and told.all()):
+        return []
+    ours, theirs = (" x ".join(f"{size:.3g}" for size in each) for each in (sizes, told))
+    msg = f"Voxels have {ours} by the sform and {theirs} by pixdim; the sform was taken:"
+    return [f"{msg} sizes may be wrong. Check them."]
 
 
 def _read_qform_or_none(header: _Header, path: Path) -> tuple[Matrix4, list[str]]:
@@ -398,7 +415,16 @@ def _volume_of(
     gathered = gather(slabs, grid.shape, stored_axes, rescale)
     unit, warnings = _settled(gathered, path)
     warnings += mend_misfits(gathered.voxels, unit, allow)
-    return Volume(grid, gathered.voxels, unit, warnings=tuple(warnings))
+    return Volume(grid, gathered.voxels, unit, warnings=(*_made_up(grid), *warnings))
+
+
+def _made_up(grid: Grid) -> list[str]:
+    """Say that a geometry is none; an axis may run either way, as NIfTI's and DICOM's do."""
+    is_unit = grid.spacing_mm == (1.0, 1.0, 1.0) and not any(grid.origin_mm)
+    if not (is_unit and np.array_equal(np.abs(grid.direction), np.eye(3)[::-1])):
+        return []
+    msg = "The geometry is what programs write that know none: voxels of 1 mm from the origin."
+    return [f"{msg} It was taken as it is: sizes and sides may be wrong."]
 
 
 def _settled(gathered: Gathered, path: Path) -> tuple[Unit, list[str]]:
