@@ -101,7 +101,7 @@ COARSE_MM = 2.4
 LEFT_OUT_ROUNDS = 6
 NUM_COPIES = 2
 FOUND_SHARE = 0.5
-"""Of training chests whose lungs are those found in one of the ill ones, with all they take in."""
+"""Of training chests, those learned from in an outline that was found."""
 REAL_SHARE = 0.75
 """Of the chests that the U-Net learns from in a step."""
 PNEUMONIAS = (CAP, COVID19)
@@ -172,9 +172,10 @@ class ExampleFolder(Dataset[Example]):
 def write_chest(name: str, chest: Volume, lungs: Mask, seed: Sequence[int], folder: Path) -> None:
     """Three examples of one chest: each pattern in the same lungs, on the same background.
 
-    Learned from are the known lungs, the same for each pattern: what disease is, and not what it
-    does to a mask. What is judged has the lungs that are found after the disease was put in, as
-    when a scan is classified.
+    Learned from is one outline for all patterns: what disease is, and not what it does to a mask.
+    It is the known one, or, in `FOUND_SHARE` of the chests, the one found in one of the ill scans,
+    with the healthy tissue that it takes in. What is judged has the lungs that are found after the
+    disease was put in, as when a scan is classified.
     """
     if is_written(name, folder):
         return
