@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import platform
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +77,20 @@ def test_memory_that_is_free_between_what_is_in_use_is_given_back() -> None:
     _give_back_memory()
     assert before - process.memory_info().rss > 2**10 * block / 2
     assert in_use[0].all()
+
+
+def test_what_only_refers_to_itself_is_given_back_too() -> None:
+    class Held:
+        """What a scan leaves: part of a cycle."""
+
+    held = Held()
+    held.itself = held  # type: ignore[attr-defined]
+    seen = weakref.ref(held)
+    gc.disable()
+    try:
+        del held
+        assert seen() is not None
+        _give_back_memory()
+    finally:
+        gc.enable()
+    assert seen() is None
