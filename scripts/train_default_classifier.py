@@ -57,8 +57,7 @@ from chestct.familiarity import Familiarity, fit_familiarity, threshold_of
 from chestct.labels import CAP, COVID19, NORMAL, THREE_CLASSES
 from chestct.networks.blocks import cpu_multiplies_in_bf16
 from chestct.networks.lesions import LesionNet
-from chestct.preprocess.prepare import prepare
-from chestct.preprocess.prepared import PreparedScan
+from chestct.preprocess.prepare import PreparedScan, prepare
 from chestct.preprocess.recipes import Recipe
 from chestct.readers import read_volume
 from chestct.simulate import ThoraxSettings, simulate_patient
@@ -67,8 +66,8 @@ from chestct.simulate.lesions import add_disease
 from chestct.storage import write_whole
 from chestct.training.loop import Outputs, evaluate
 from chestct.training.plan import Parts, find_parts
+from chestct.training.run import learning_rate
 from chestct.training.settings import read_settings
-from chestct.training.steps import learning_rate
 from chestct.volume import Grid, Volume, to_canonical
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "default_classifier.yaml"

@@ -1,13 +1,30 @@
-"""Benchmarks end in a sentence where something they need is missing."""
+"""Benchmarks and scripts import what is there; without what they need they end in a sentence."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+PROGRAMS = sorted([*BENCHMARKS.glob("*.py"), *(ROOT / "scripts").glob("*.py")])
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_a_program_imports_from_the_package_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("chestct"):
+            module = import_module(str(node.module))
+            for name in (alias.name for alias in node.names):
+                is_there = hasattr(module, name) or find_spec(f"{node.module}.{name}")
+                assert is_there, f"line {node.lineno}: {node.module} has no {name}"
 
 
 def test_a_benchmark_without_its_scans_says_how_to_name_them(tmp_path: Path) -> None:
