@@ -7,7 +7,7 @@ of airways, stomach and bowel, 255 not judged. Axes (to the head, to the back, t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy import ndimage
@@ -15,6 +15,8 @@ from scipy import ndimage
 AIR = -1024.0
 RIGHT, LEFT, GAS, UNJUDGED = 1, 2, 3, 255
 MM = 4.0
+HARD_SHARE = 0.5
+"""Of crops about a place that a former network had wrong, where there is one."""
 
 Rng = np.random.Generator
 
@@ -27,11 +29,13 @@ class Example:
         values: HU, (depth, height, width).
         labels: See the module.
         body: Inside the skin, lungs included.
+        hard: Voxels that a former network had wrong, (number, 3); may be empty.
     """
 
     values: np.ndarray
     labels: np.ndarray
     body: np.ndarray
+    hard: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), dtype=int))
 
     @property
     def lungs(self) -> np.ndarray:
@@ -245,12 +249,40 @@ def add_bowel(example: Example, rng: Rng) -> None:
     if len(where) < 50:
         return
     for _ in range(int(rng.integers(1, 6))):
-        _blow(example, room, where[rng.integers(len(where))], rng)
+        _blow(example, room, where[rng.integers(len(where))], 13.0, rng)
 
 
-def _blow(example: Example, room: np.ndarray, centre: np.ndarray, rng: Rng) -> None:
-    """One hollow organ: gas in front, fluid or food behind."""
-    radii = np.exp(rng.uniform(np.log(2.0), np.log(13.0))) * np.exp(rng.normal(0, 0.3, 3))
+def add_colon(example: Example, rng: Rng) -> None:
+    """Fat and pieces of colon that touch a lung: behind the thin rim of a recess, under a dome."""
+    away = ndimage.distance_transform_edt(~example.lungs)
+    room = example.body & (away > 1) & (example.values > -200)
+    lungs = np.flatnonzero(example.lungs.any(axis=(1, 2)))
+    if not lungs.size:
+        return
+    top = int(lungs[0] + 0.5 * (lungs[-1] - lungs[0]))
+    # Below a dome there is lung somewhere above, which chest wall has not.
+    is_below = np.logical_or.accumulate(example.lungs[::-1], axis=0)[::-1]
+    where = np.argwhere((room & is_below & (away > 2) & (away < 6))[:top])
+    if len(where) < 50:
+        return
+    centre = where[rng.integers(len(where))].astype(float)
+    near = np.linalg.norm(where - centre, axis=1)
+    places = where[near < rng.uniform(4, 16)]
+    noise = smooth_noise(rng, room.shape, 4)
+    grid = np.ogrid[tuple(map(slice, room.shape))]
+    reach = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True)))
+    fat = room & (example.values < 150) & (reach + 2 * noise < rng.uniform(4, 20))
+    if rng.random() < 0.7:
+        fatty = rng.uniform(-125, -70) + rng.uniform(2, 12) * noise
+        example.values[fat] = fatty[fat]
+    for _ in range(int(rng.integers(1, 7))):
+        _blow(example, room, places[rng.integers(len(places))], 5.0, rng)
+
+
+def _blow(example: Example, room: np.ndarray, centre: np.ndarray, largest: float, rng: Rng) -> None:
+    """One hollow organ, its radius of 2 voxels to `largest`: gas in front, fluid or food behind."""
+    radii = np.exp(rng.uniform(np.log(1.5 if largest < 6 else 2.0), np.log(largest)))
+    radii = radii * np.exp(rng.normal(0, 0.3, 3))
     noise = smooth_noise(rng, room.shape, rng.uniform(3, 8))
     away = sum(
         ((axis - c) / r) ** 2
@@ -435,10 +467,12 @@ def _look(values: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _window(source: Example, size: tuple[int, int, int], rng: Rng) -> Example:
-    """A part of the scan somewhat larger than a crop, mostly with lung in it."""
+    """A part of the scan somewhat larger than a crop, mostly with lung in it or a hard place."""
     where = np.argwhere(source.lungs[::4, ::4, ::4]) * 4
     if not len(where) or rng.random() < 0.2:
         where = np.argwhere(source.body[::4, ::4, ::4]) * 4
+    if len(source.hard) and rng.random() < HARD_SHARE:
+        where = source.hard
     centre = where[rng.integers(len(where))] if len(where) else np.array(source.values.shape) // 2
     box = []
     for middle, n, whole in zip(centre, size, source.values.shape, strict=True):
@@ -453,7 +487,12 @@ def augment(source: Example, size: tuple[int, int, int], rng: Rng) -> tuple[np.n
     example = _window(source, size, rng)
     if np.count_nonzero(example.lungs) > 500 and rng.random() < 0.7:
         add_disease(example, rng)
-    for add, odds in ((add_bowel, 0.45), (add_contrast, 0.15), (add_metal, 0.05)):
+    for add, odds in (
+        (add_bowel, 0.35),
+        (add_colon, 0.35),
+        (add_contrast, 0.15),
+        (add_metal, 0.05),
+    ):
         if rng.random() < odds:
             add(example, rng)
     values, labels = place(example, size, rng)

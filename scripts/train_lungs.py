@@ -27,8 +27,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lungs_augment import LEFT, RIGHT, UNJUDGED, Example, augment
+from lungs_augment import GAS, LEFT, RIGHT, UNJUDGED, Example, augment
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch import Tensor, distributed, nn
 
 from chestct import __version__
@@ -47,7 +48,8 @@ ABDOMENS = ("example_ct", "ACRIN_lower", "TCGA-DE-A4MA_wholebody")
 AIRLESS_FACTOR = 8.0
 """Weight in the loss of airless lung, a small part of all lung and the hardest."""
 BESIDE_FACTOR = 3.0
-"""Weight of what is not lung within 8 mm of airless lung, lest its surface move outward."""
+"""Weight of what is not lung within 8 mm of airless lung, lest its surface move outward, or of gas
+of bowel and airways, which is no lung and often lies beside it."""
 DENSE, TISSUE = -0.1, 0.2
 """-293 HU and -50 HU as the network takes them."""
 FROZEN_SHARE = 0.2
@@ -83,15 +85,39 @@ class Run:
 
 
 @cache
-def load_example(path: Path) -> Example:
-    """Read one example; food counts as background, for real scans do not label it."""
+def load_example(path: Path, start: Path | None = None) -> Example:
+    """Read one example, and find what the weights to start from have wrong in it.
+
+    Food counts as background, for real scans do not label it.
+    """
     with np.load(path, allow_pickle=False) as stored:
         values, labels, body = (stored[name] for name in ("values", "labels", "body"))
     labels[(labels == 3) & (values > -250)] = 0
-    return Example(values, labels, body)
+    example = Example(values, labels, body)
+    if start is not None:
+        example.hard = _wrong_places(example, start)
+    return example
 
 
-def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _wrong_places(example: Example, start: Path) -> np.ndarray:
+    """Voxels (number, 3) that a network has wrong, and most of their neighbours: not surfaces."""
+    found = np.isin(predict(_with_weights(start), example.values), (RIGHT, LEFT))
+    is_wrong = (found != example.lungs) & (example.labels != UNJUDGED)
+    share = ndimage.uniform_filter(is_wrong.astype(np.float32), 3, mode="constant")
+    return np.argwhere(is_wrong & (share > 0.5))
+
+
+@cache
+def _with_weights(path: Path) -> LungsNet:
+    """A network to ask."""
+    network = LungsNet().eval()
+    network.load_state_dict(load_file(path))
+    return network
+
+
+def draw_crops(
+    work: Path, run: Run, rank: int, start: Path | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of augmented crops, one a step: input (batch, 1, depth, height, width) and labels."""
     rng = np.random.default_rng([run.seed, rank])
     real = [
@@ -108,7 +134,7 @@ def draw_crops(work: Path, run: Run, rank: int) -> Iterator[tuple[Tensor, Tensor
             path = real[rng.choice(len(real), p=odds / odds.sum())]
             if rng.random() >= run.real_share:
                 path = simulated[rng.integers(len(simulated))]
-            values, truth = augment(load_example(path), size, rng)
+            values, truth = augment(load_example(path, start), size, rng)
             scans.append(to_input(values))
             labels.append(torch.from_numpy(truth.astype(np.int64)))
         yield torch.cat(scans), torch.stack(labels)
@@ -124,7 +150,9 @@ def loss_of(logits: Tensor, scans: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, airless lung counting more, and soft Dice of both lungs and of gas."""
     is_judged = labels != UNJUDGED
     labels = torch.where(is_judged, labels, 0)
-    airless, beside = airless_lung((labels == RIGHT) | (labels == LEFT), scans[:, 0])
+    is_lung = (labels == RIGHT) | (labels == LEFT)
+    airless, beside = airless_lung(is_lung, scans[:, 0])
+    beside = beside | (_within_two_voxels(labels == GAS) & ~is_lung)
     weights = is_judged * (1 + (AIRLESS_FACTOR - 1) * airless + (BESIDE_FACTOR - 1) * beside)
     entropy = F.cross_entropy(logits, labels, reduction="none") * weights
     shares = logits.softmax(1) * is_judged[:, None]
@@ -147,8 +175,12 @@ def airless_lung(is_lung: Tensor, scans: Tensor) -> tuple[Tensor, Tensor]:
     near = F.avg_pool3d(torch.stack([is_lung, is_dense], 1).float(), 3, 1, 1)
     is_tissue = is_lung & (scans > TISSUE)
     airless = is_tissue | (is_dense & (near[:, 1] > 0.8 * near[:, 0]))
-    reach = F.max_pool3d(airless.float()[:, None], 5, 1, 2)[:, 0] > 0
-    return airless, reach & ~is_lung
+    return airless, _within_two_voxels(airless) & ~is_lung
+
+
+def _within_two_voxels(mask: Tensor) -> Tensor:
+    """A mask (batch, depth, height, width) and what lies within two voxels of it."""
+    return F.max_pool3d(mask.float()[:, None], 5, 1, 2)[:, 0] > 0
 
 
 @torch.no_grad()
@@ -184,9 +216,7 @@ def train(work: Path, run: Run, keep: Path, start: Path | None = None) -> LungsN
         torch.multiprocessing.spawn(  # type: ignore[no-untyped-call]
             _train_one, (work, run, keep, start, meeting), nprocs=run.processes
         )
-    network = LungsNet().eval()
-    network.load_state_dict(load_file(keep))
-    return network
+    return _with_weights(keep)
 
 
 def _train_one(
@@ -203,7 +233,7 @@ def _train_one(
     mean = copy.deepcopy(network).eval()
     optimizer = torch.optim.AdamW(network.parameters(), lr=run.rate, weight_decay=1e-2)
     losses = []
-    for step, crop in enumerate(draw_crops(work, run, rank), start=1):
+    for step, crop in enumerate(draw_crops(work, run, rank, start), start=1):
         spent = step / run.steps
         rate = run.rate * min(1.0, step / 30) * 0.5 * (1 + np.cos(np.pi * spent))
         for group in optimizer.param_groups:

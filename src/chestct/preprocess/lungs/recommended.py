@@ -35,6 +35,20 @@ _BRIGHT_HU: Final = (150.0, 200.0)
 """Airless lung seldom reaches the first value; above the second are contrast medium and bone."""
 _BRIGHT_EVIDENCE: Final = 3.0
 """Log odds by which a bright voxel speaks against lung; of vessels in lungs the network is sure."""
+_FAT_HU: Final = (-140.0, -50.0)
+_FAT_SPREAD_HU: Final = 30.0
+_FAT_PIXEL_MM: Final = 2.0
+"""Fat is where the mean of nine such pixels lies between these values and their standard deviation
+is smaller than that: at an edge between lung and tissue, whose mean is alike, it is far larger."""
+_MISTAKEN_LUNG: Final = 0.3
+_MISTAKEN_NEARBY: Final = (3, 6)
+"""Where body fat is lung more probably than the first says, beside gas of bowel, the network takes
+colon behind a thin rim of lung for disease: within so many of its voxels of such fat, and so many
+of such gas, dense voxels are none (docs/lungs.md)."""
+_OTHER_GAS = 0.3
+_BODY_FAT_SHARE: Final = 0.6
+"""A piece of fat is the body's where so much of it lies away from all lung; in disease that is half
+filled, which may look like fat, little does."""
 _SMALLEST_PIECE_ML: Final = 10.0
 _SMALLEST_PIECE_SHARE: Final = 0.01
 """A piece apart from the others that is smaller, or a smaller share of all pieces, is no lung."""
@@ -99,8 +113,8 @@ def _draw_lungs(volume: Volume, network: NetworkLungs) -> Mask:
     planes = np.flatnonzero((lung > _LEAST_LUNG).any(axis=(1, 2)))
     if not planes.size:
         return mask
-    evidence = _evidence(network, lung)
     start, step = _depth_on_network(volume, network)
+    evidence = _evidence(network, lung, _fat_on_network(volume, lung.shape, start, step))
     ends = (np.array([planes[0] - 1.5, planes[-1] + 1.5]) - start) / step
     is_padding = _padding(voxels)
 
@@ -154,7 +168,63 @@ def _holes(lungs: Mask, largest: float) -> Mask:
     return np.asarray(is_hole[labels])
 
 
-def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
+def _fat_on_network(volume: Volume, shape: tuple[int, ...], start: float, step: float) -> Heat:
+    """Share of fat in each voxel of the network's grid, by the nearest slice.
+
+    Args:
+        volume: Canonical scan in Hounsfield units.
+        shape: Of the network's grid.
+        start: Depth of the scan's first slice on the network's grid.
+        step: Depth of one slice there.
+    """
+    nearest = np.clip(np.rint((np.arange(shape[0]) - start) / step), 0, len(volume.voxels) - 1)
+    spacing_mm, (_, rows, columns) = volume.grid.spacing_mm[1:], shape
+
+    def share(index: float) -> _Plane:
+        fat = _find_fat(volume.voxels[int(index)], spacing_mm)
+        return np.asarray(cv2.resize(fat, (columns, rows), interpolation=cv2.INTER_AREA))
+
+    return np.stack(on_threads(share, nearest))
+
+
+def _find_fat(plane: Num[np.ndarray, "rows columns"], spacing_mm: tuple[float, ...]) -> _Plane:
+    """Where a slice shows fat, 1 there and 0 elsewhere, on pixels of some 2 mm.
+
+    Args:
+        plane: The slice in HU.
+        spacing_mm: Size of its pixels, (row, column).
+    """
+    rows, columns = (
+        min(size, max(1, round(size * mm / _FAT_PIXEL_MM)))
+        for size, mm in zip(plane.shape, spacing_mm, strict=True)
+    )
+    hu = np.clip(plane, AIR_HU, _BRIGHT_HU[1]).astype(np.float32)
+    hu = cv2.resize(hu, (columns, rows), interpolation=cv2.INTER_AREA)
+    mean = cv2.blur(hu, (3, 3))
+    variance = cv2.blur(hu * hu, (3, 3)) - mean * mean
+    low, high = _FAT_HU
+    is_fat = (mean > low) & (mean < high) & (variance < _FAT_SPREAD_HU**2)
+    grown = cv2.dilate(is_fat.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return np.asarray(grown & (np.abs(hu - mean) < 2 * _FAT_SPREAD_HU), dtype=np.float32)
+
+
+def _near_colon(network: NetworkLungs, lung: Heat, fat: Heat) -> Mask:
+    """Where colon and the fat about it are taken for lung."""
+    labels, _ = ndimage.label(fat > 0.5)
+    sizes = np.bincount(labels.ravel())
+    outside = np.bincount(labels[lung < _LEAST_LUNG], minlength=len(sizes))
+    is_body = outside > _BODY_FAT_SHARE * sizes
+    is_body[0] = False
+    of_fat, of_gas = _MISTAKEN_NEARBY
+    is_mistaken = is_body[labels] & (lung > _MISTAKEN_LUNG)
+    is_gas = network.probabilities[3] > _OTHER_GAS
+    return np.asarray(
+        ndimage.binary_dilation(is_mistaken, iterations=of_fat)
+        & ndimage.binary_dilation(is_gas, iterations=of_gas)
+    )
+
+
+def _evidence(network: NetworkLungs, lung: Heat, fat: Heat) -> _Evidence:
     background = 1 - lung - np.minimum(network.probabilities[3], 1 - lung)
     odds = np.log(np.maximum(lung, _LEAST_ODDS) / np.maximum(background, _LEAST_ODDS))
     # At the surface, where lung is less likely, half of a voxel may be chest wall.
@@ -166,6 +236,7 @@ def _evidence(network: NetworkLungs, lung: Heat) -> _Evidence:
     least, most = _DENSE_EVIDENCE
     share = dense / np.maximum(counted, np.float32(1e-3))
     of_dense = least + (most - least) * _rise(share, _DENSE_SHARE)
+    of_dense[_near_colon(network, lung, fat)] = least
     lead = lung - network.probabilities[3]
     return odds.astype(np.float32), of_dense.astype(np.float32), lead
 
