@@ -144,9 +144,9 @@ class _LabelTable:
             raise ChestCTError(f"{first} is about a table of labels. Name it: --labels TABLE.")
 
 
-@app.command()
+@app.command("scan")
 @options.grouped
-def scan(
+def _scan(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A data set, unpacked.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write.")],
     table: _LabelTable,
@@ -206,8 +206,8 @@ def _reading_cells(tiff: options.Tiff) -> dict[str, str]:
     return {name: str(value) for name, value in known.items() if value is not None}
 
 
-@app.command()
-def check(
+@app.command("check")
+def _check(
     manifest: ManifestFile,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the report as JSON.")
@@ -285,9 +285,9 @@ class _Division:
         return hold_out(manifest, wanted)
 
 
-@app.command()
+@app.command("split")
 @options.grouped
-def split(
+def _split(
     manifest: ManifestFile,
     division: _Division,
     out: Annotated[
@@ -399,9 +399,9 @@ class _Wanted:
         return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
 
 
-@app.command()
+@app.command("prepare")
 @options.grouped
-def prepare(
+def _prepare(
     manifest: ManifestFile,
     wanted: _Wanted,
     many: Shards,
@@ -525,9 +525,9 @@ class _Sharing:
         return ExportSettings(self.kind, key, self.period, self.names_sites)
 
 
-@app.command()
+@app.command("export")
 @options.grouped
-def export(
+def _export(
     manifest: ManifestFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder of its own.")],
     sharing: _Sharing,
@@ -587,9 +587,9 @@ class _Consensus:
         }
 
 
-@app.command()
+@app.command("readers")
 @options.grouped
-def readers(
+def _readers(
     labels: Annotated[
         Path,
         typer.Argument(
@@ -626,8 +626,8 @@ def readers(
     show_written(written, [])
 
 
-@app.command()
-def flow(
+@app.command("flow")
+def _flow(
     manifest: ManifestFile,
     out: Annotated[
         Path | None,
