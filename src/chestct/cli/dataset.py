@@ -413,10 +413,10 @@ def _prepare(
     inputs = wanted.inputs()
     scans = _read_scans(manifest, labels, inputs.labels)
 
-    from chestct.cluster.preparing import conclude_preparing, prepare_job
+    from chestct.cluster.preparing import PrepareWork
 
     started = time.perf_counter()
-    job, tasks = prepare_job(
+    job, tasks = PrepareWork.job(
         inputs.cache,
         scans,
         inputs.variants,
@@ -425,7 +425,7 @@ def _prepare(
         scan_timeout_s=many.scan_timeout or TIMEOUT_S,
     )
     with worked_on(job, tasks, executor, "Preparing") as work:
-        done, table = conclude_preparing(work, scans, time.perf_counter() - started)
+        done, table = PrepareWork.conclude(work, scans, time.perf_counter() - started)
     show_words(
         f"{done.num_made} prepared, {done.num_found} were there, {len(done.failed)} failed, "
         f"{done.seconds:.0f} s; stored values differ by at most {done.max_error:.2g}"

@@ -443,10 +443,10 @@ def _have_judged(
 ) -> None:
     """Have damaged networks judged by workers."""
     from chestct.cluster.driver import conclude
-    from chestct.cluster.judging import damage_job
+    from chestct.cluster.judging import DamageWork
 
     umask = current_umask()
-    job, tasks = damage_job(plan, scans.manifest, scans.split, wanted, umask=umask)
+    job, tasks = DamageWork.job(plan, scans.manifest, scans.split, wanted, umask=umask)
     with worked_on(job, tasks, executor, "Damaging") as done:
         conclude(done, "damaged networks")
 

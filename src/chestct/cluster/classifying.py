@@ -211,6 +211,18 @@ class ClassifyWork:
         written = write_outputs(analysis, self._out / task["folder"], self._writing)
         return written.analysis.result, not written.failed
 
+    @staticmethod
+    def settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:
+        """Settings as plain values.
+
+        Args:
+            classifier: What to classify with.
+            folder: Where it was loaded from; None for the one that is shipped.
+            said: Other fields of `_Settings`.
+        """
+        where = None if folder is None else str(folder.absolute())
+        return asdict(_Settings(where, identity_of(classifier), **said))
+
 
 class _Foreseeing:
     """A `Watcher` that ends a scan of which nothing could be written."""
@@ -253,15 +265,3 @@ def write_batch_index(job: Job, classifier: Classifier) -> Path:
 
     head = IndexHead(job.num_tasks, classifier.card.notice, classifier.card.trained_on)
     return write_index(map(entry, tasks, job.rows()), head, job.out)
-
-
-def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:
-    """Settings as plain values.
-
-    Args:
-        classifier: What to classify with.
-        folder: Where it was loaded from; None for the one that is shipped.
-        said: Other fields of `_Settings`.
-    """
-    where = None if folder is None else str(folder.absolute())
-    return asdict(_Settings(where, identity_of(classifier), **said))
