@@ -605,20 +605,15 @@ def _readers(
     import numpy as np
 
     from chestct.datasets.manifest import flow_of, write_manifest
-    from chestct.datasets.reader_labels import (
-        agree_on,
-        agreement_files,
-        judge_agreement,
-        read_readings,
-    )
+    from chestct.datasets.reader_labels import Readings
     from chestct.storage import write_text
 
     named = named_labels(classes)
-    readings = read_readings(labels, () if named is None else named.names)
-    decided = agree_on(readings, said.rule, adjudicator=said.adjudicator, least_readers=said.least)
+    readings = Readings.read(labels, () if named is None else named.names)
+    decided = readings.agree_on(said.rule, adjudicator=said.adjudicator, least_readers=said.least)
     drawn = np.random.default_rng(said.seed)
-    report = judge_agreement(readings, drawn, without=said.adjudicator)
-    texts = agreement_files(readings, decided, report, said.facts)
+    report = readings.judge(drawn, without=said.adjudicator)
+    texts = readings.files(decided, report, said.facts)
     written = [write_manifest(decided, out / "consensus.csv")]
     written += [write_text(out / name, text) for name, text in texts.items()]
     for text in (texts["agreement.md"], flow_of(decided).as_markdown() + "\n"):

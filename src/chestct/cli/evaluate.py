@@ -20,7 +20,7 @@ from chestct.cli.training_options import (
     MaseresZ,
     named_files,
 )
-from chestct.cli.workers import Workers, current_umask, usual_shard, worked_on
+from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _judge_elsewhere(
     from chestct.cluster.driver import conclude
     from chestct.cluster.judging import EvaluateWork
 
-    shard = partial(usual_shard, workers=executor.workers)
+    shard = partial(Workers.usual_shard, workers=executor.workers)
     job, tasks = EvaluateWork.job(
         out, classifier, manifest, settings, shard=shard, umask=current_umask()
     )

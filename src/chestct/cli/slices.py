@@ -102,13 +102,11 @@ def _list_slices(
 ) -> None:
     """Make a table of the slices of a folder, one row per picture."""
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.public import parse_list, read_lists, scan_slice_folder
+    from chestct.datasets.public import scan_slice_folder
 
-    if lists:
-        named = [parse_list(each, images or folder) for each in lists]
-        found = read_lists(named, folder, patient_pattern=patient_pattern)
-    else:
-        found = scan_slice_folder(folder, patient_pattern=patient_pattern)
+    found = scan_slice_folder(
+        folder, patient_pattern=patient_pattern, lists=lists or (), images=images
+    )
     with listening(None) as listener:
         for note in found.notes:
             listener.note(note)

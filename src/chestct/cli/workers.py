@@ -86,6 +86,14 @@ class Workers:
                 raise ReadError(f"--executor-option is KEY=VALUE, not '{key}'.")
         return Executor(name, self.workers or processes, {key: value for key, _, value in pairs})
 
+    @staticmethod
+    def usual_shard(num_scans: int, workers: int | None) -> int:
+        """Scans per shard: few enough that every worker gets several."""
+        from chestct.datasets.workers import num_cores
+
+        num_workers = workers or num_cores()
+        return max(1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * num_workers)))
+
 
 @dataclass(frozen=True)
 class Shards(Workers):
@@ -114,16 +122,8 @@ class Shards(Workers):
     ] = None
 
     def shard_of(self, num_scans: int, workers: int | None) -> int:
-        """Scans per shard: what was said, or `usual_shard`."""
-        return self.shard or usual_shard(num_scans, workers)
-
-
-def usual_shard(num_scans: int, workers: int | None) -> int:
-    """Scans per shard: few enough that every worker gets several."""
-    from chestct.datasets.workers import num_cores
-
-    num_workers = workers or num_cores()
-    return max(1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * num_workers)))
+        """Scans per shard: what was said, or what is usual."""
+        return self.shard or self.usual_shard(num_scans, workers)
 
 
 @contextmanager

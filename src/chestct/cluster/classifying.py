@@ -20,7 +20,7 @@ from chestct.cluster.job import Job, Row
 from chestct.cluster.listing import reading_of
 from chestct.engines import Engine, make_engine
 from chestct.errors import ChestCTError, ReadError, kind_of
-from chestct.pipeline import ReadyScan, answer_ready, make_ready
+from chestct.pipeline import ReadyScan
 from chestct.remote import local_copy, shown
 from chestct.result import ScanResult, verdict_of
 from chestct.writers import WriteOptions
@@ -175,7 +175,7 @@ class ClassifyWork:
             raise ReadError(f"{task['shown']} does not exist, or this machine does not see it.")
         if self._writing is not None:
             check_folder(self._out / task["folder"], path)
-        return make_ready(
+        return ReadyScan.of(
             path,
             self._classifier,
             reading=reading_of(task),
@@ -197,8 +197,7 @@ class ClassifyWork:
 
     def _answered(self, task: Mapping[str, Any], ready: ReadyScan) -> tuple[ScanResult, bool]:
         """The answer on a scan, and whether all about it was written."""
-        analysis = answer_ready(
-            ready,
+        analysis = ready.answered(
             self._classifier,
             engine=self._engine,
             explain=self._settings.explain,
