@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich.text import Text
@@ -308,12 +308,8 @@ def _split(
     show_written([write_manifest(divided, out or manifest)], [])
 
 
-class _Inputs(NamedTuple):
-    """Where inputs are kept, how many of each scan, and the classes where they are said."""
-
-    cache: Cache
-    variants: int
-    labels: tuple[str, ...] = ()
+_Inputs: TypeAlias = "tuple[Cache, int, tuple[str, ...]]"
+"""Where inputs are kept, how many of each scan, and the classes where they are said."""
 
 
 @dataclass(frozen=True)
@@ -383,7 +379,7 @@ class _Wanted:
         from chestct.training.settings import DataSection
 
         data = DataSection().model_copy(update=dict(section))
-        return _Inputs(make_cache(data, chosen), data.variants)
+        return make_cache(data, chosen), data.variants, ()
 
     def _of_settings(self, section: Mapping[str, object]) -> _Inputs:
         """The same as the settings of a training say."""
@@ -396,7 +392,7 @@ class _Wanted:
             raise ChestCTError(f"{msg} recipe.name={self.recipe}.")
         chosen = read_settings(self.settings or "", self.overrides or ())
         data = chosen.data.model_copy(update=dict(section))
-        return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
+        return make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels
 
 
 @app.command("prepare")
@@ -410,16 +406,16 @@ def _prepare(
 ) -> None:
     """Prepare all scans for a network, with all cores or machines; goes on where it stopped."""
     executor = many.who(processes)
-    inputs = wanted.inputs()
-    scans = _read_scans(manifest, labels, inputs.labels)
+    cache, variants, names = wanted.inputs()
+    scans = _read_scans(manifest, labels, names)
 
     from chestct.cluster.preparing import PrepareWork
 
     started = time.perf_counter()
     job, tasks = PrepareWork.job(
-        inputs.cache,
+        cache,
         scans,
-        inputs.variants,
+        variants,
         shard=lambda num: many.shard_of(num, executor.workers),
         umask=current_umask(),
         scan_timeout_s=many.scan_timeout or TIMEOUT_S,

@@ -49,10 +49,8 @@ from chestct.writers.nifti import write_nifti
 from chestct.writers.pages import to_png
 
 if TYPE_CHECKING:
-    from chestct.analysis import ScanAnalysis
     from chestct.classifier import Classifier
     from chestct.engines import Engine
-    from chestct.volume import Volume
     from chestct.writers import WriteOptions
 
 
