@@ -225,7 +225,7 @@ def _check(
     """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
     scans = _read_scans(manifest, labels)
 
-    from chestct.datasets.checks import check_manifest, report_json
+    from chestct.datasets.checks import check_manifest
     from chestct.datasets.scans import gather_facts
     from chestct.storage import write_whole
 
@@ -236,7 +236,7 @@ def _check(
     report = check_manifest(scans, facts)
     _show_report(scans, report)
     if out is not None:
-        show_written([write_whole(out, report_json(report).encode())], [])
+        show_written([write_whole(out, report.as_json().encode())], [])
     raise typer.Exit(1 if report.refusals else 0)
 
 
@@ -600,7 +600,7 @@ def _readers(
     """Make one label per scan out of several readers', and say how far they agree."""
     import numpy as np
 
-    from chestct.datasets.manifest import flow_of, write_manifest
+    from chestct.datasets.manifest import write_manifest
     from chestct.datasets.reader_labels import Readings
     from chestct.storage import write_text
 
@@ -612,7 +612,7 @@ def _readers(
     texts = readings.files(decided, report, said.facts)
     written = [write_manifest(decided, out / "consensus.csv")]
     written += [write_text(out / name, text) for name, text in texts.items()]
-    for text in (texts["agreement.md"], flow_of(decided).as_markdown() + "\n"):
+    for text in (texts["agreement.md"], decided.flow().as_markdown() + "\n"):
         show_words(text)
     show_written(written, [])
 
@@ -627,13 +627,12 @@ def _flow(
     labels: Labels = None,
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
-    from chestct.datasets.manifest import flow_of
     from chestct.report import as_csv
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
         raise ChestCTError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
-    counts = flow_of(_read_scans(manifest, labels, needs_files=False))
+    counts = _read_scans(manifest, labels, needs_files=False).flow()
     words = counts.as_markdown() + "\n"
     show_words(words)
     if out is not None:
