@@ -228,7 +228,7 @@ class Manifest:
 
     @property
     def patients_by_label(self) -> dict[str, list[str]]:
-        """Patients of each label, sorted as text; a patient's label is that of most of the scans."""
+        """Patients of each label, sorted as text; a patient's label is that of most scans."""
         votes: dict[str, Counter[str]] = defaultdict(Counter)
         for row in self.rows:
             votes[row.patient][row.label] += 1
