@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from measuring import real_scan, run
 
 from chestct.classifier import load_classifier
-from chestct.cluster.classifying import WORK, classify_settings
+from chestct.cluster.classifying import WORK, ClassifyWork
 from chestct.cluster.driver import Executor, run_job
 from chestct.cluster.job import FOLDER, Job, begin_job
 from chestct.cluster.listing import list_scans
@@ -57,7 +57,7 @@ def one_after_the_other(scans: list[Path]) -> float:
 def as_a_batch(scans: list[Path], out: Path, workers: int) -> tuple[float, dict[str, float]]:
     """Seconds per scan with all workers at work, and the median stages of a scan."""
     writing = {"names": ["json"]}
-    settings = classify_settings(load_classifier(), None, writing=writing)
+    settings = ClassifyWork.settings(load_classifier(), None, writing=writing)
     job = Job(out / FOLDER, WORK, settings, len(scans), 1)
     listed = list_scans(scans, [scan.name for scan in scans], ReadOptions())
     run_job(begin_job(job, listed), Executor("local", workers))

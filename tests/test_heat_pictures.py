@@ -12,12 +12,11 @@ from chestct.pictures import (
     _LINE_COLOR,
     HEAT_LEVELS,
     LINE_LEVELS,
+    Scene,
     draw_heat,
     draw_slice,
     heat_color,
     heat_palette,
-    lay_over,
-    scene_of_scan,
 )
 from chestct.writers.pages import _tick_planes
 
@@ -66,7 +65,7 @@ def test_the_legend_shows_the_colors_of_the_palette() -> None:
 
 
 def test_the_layer_is_hot_where_the_heat_is() -> None:
-    scene = scene_of_scan(make_explained())
+    scene = Scene.of_scan(make_explained())
     layer = draw_heat(scene, "axial", HOT_SLICE, 200, THRESHOLD)
     assert layer.hottest == pytest.approx(1.0, abs=0.02)
     steps = (layer.levels // LINE_LEVELS) % HEAT_LEVELS
@@ -79,7 +78,7 @@ def test_the_layer_is_hot_where_the_heat_is() -> None:
 
 
 def test_the_highlighted_share_is_of_the_lung_in_the_slice() -> None:
-    scene = scene_of_scan(make_explained())
+    scene = Scene.of_scan(make_explained())
     layer = draw_heat(scene, "axial", HOT_SLICE, 200, THRESHOLD)
     lungs = scene.lungs[HOT_SLICE]
     expected = (scan_heat()[HOT_SLICE][lungs] >= THRESHOLD).mean()
@@ -87,23 +86,21 @@ def test_the_highlighted_share_is_of_the_lung_in_the_slice() -> None:
 
 
 def test_a_white_line_runs_around_the_hot_lung_only() -> None:
-    scene = scene_of_scan(make_explained())
+    scene = Scene.of_scan(make_explained())
     has_line = draw_heat(scene, "axial", HOT_SLICE, 400, THRESHOLD).levels % LINE_LEVELS > 0
     assert 100 < has_line.sum() < 0.05 * has_line.size
     without = replace(scene, lungs=np.zeros(SHAPE, dtype=bool))
     assert not (draw_heat(without, "axial", HOT_SLICE, 400, THRESHOLD).levels % LINE_LEVELS).any()
-    outlined = lay_over(
-        np.zeros((*has_line.shape, 3), dtype=np.uint8),
-        draw_heat(scene, "axial", HOT_SLICE, 400, THRESHOLD),
-    )
+    layer = draw_heat(scene, "axial", HOT_SLICE, 400, THRESHOLD)
+    outlined = layer.over(np.zeros((*has_line.shape, 3), dtype=np.uint8))
     assert outlined[has_line].max(axis=0).tolist() == pytest.approx(_LINE_COLOR, abs=30)
 
 
 def test_what_was_not_analysed_has_no_color_and_is_hatched() -> None:
-    scene = scene_of_scan(make_explained())
+    scene = Scene.of_scan(make_explained())
     layer = draw_heat(scene, "axial", 2, 200, THRESHOLD)
     picture = draw_slice(scene, "axial", 2, 200)
-    bare = draw_slice(scene_of_scan(make_analysis()), "axial", 2, 200)
+    bare = draw_slice(Scene.of_scan(make_analysis()), "axial", 2, 200)
     assert heat_palette()[layer.levels][:, :, 3].max() == 0
     assert (layer.hottest, layer.highlighted) == (0.0, 0.0)
     # Lines over the air around the body, which is black without them.
@@ -113,7 +110,7 @@ def test_what_was_not_analysed_has_no_color_and_is_hatched() -> None:
 
 
 def test_coronal_pictures_are_hatched_above_and_below_the_analysed_slices() -> None:
-    scene = scene_of_scan(make_explained())
+    scene = Scene.of_scan(make_explained())
     picture = draw_slice(scene, "coronal", SHAPE[1] // 2, 200).astype(int)
     bare = draw_slice(
         replace(scene, heat=HeatMap.of(scene.volume.grid, scan_heat() * 0)), "coronal", 30, 200
@@ -127,13 +124,13 @@ def test_coronal_pictures_are_hatched_above_and_below_the_analysed_slices() -> N
 
 
 def test_a_scene_without_heat_has_no_layer() -> None:
-    scene = scene_of_scan(make_analysis())
+    scene = Scene.of_scan(make_analysis())
     with pytest.raises(ValueError, match="no heat-map"):
         draw_heat(scene, "axial", 20, 100, THRESHOLD)
 
 
 def test_ticks_stand_where_the_other_planes_cross() -> None:
-    scene = scene_of_scan(make_analysis())
+    scene = Scene.of_scan(make_analysis())
     slices = {"axial": 30, "coronal": 30, "sagittal": 20}
     for plane, row_plane, column_plane in (
         ("axial", "coronal", "sagittal"),
@@ -158,5 +155,5 @@ def test_ticks_stand_where_the_other_planes_cross() -> None:
 def test_drawing_does_not_change_the_map() -> None:
     analysis = make_explained()
     before = analysis.explanation.heat.voxels.copy()
-    draw_heat(scene_of_scan(analysis), "sagittal", 50, 120, THRESHOLD)
+    draw_heat(Scene.of_scan(analysis), "sagittal", 50, 120, THRESHOLD)
     np.testing.assert_array_equal(analysis.explanation.heat.voxels, before)

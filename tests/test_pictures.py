@@ -8,13 +8,10 @@ from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
 
 from chestct.pictures import (
     ANALYSED_COLOR,
+    Scene,
     _to_gray,
-    analysed_rows,
     draw_slice,
     fullest_slice,
-    picture_height,
-    scene_of_input,
-    scene_of_scan,
     spread_slices,
 )
 from chestct.volume import Volume
@@ -40,15 +37,15 @@ def test_the_fullest_slice_holds_most_lung() -> None:
 
 
 def test_pictures_have_square_millimetres() -> None:
-    scene = scene_of_scan(make_analysis())
+    scene = Scene.of_scan(make_analysis())
     whole = replace(scene, box=tuple((0, size) for size in SHAPE))
-    assert picture_height(whole, "axial", 800) == 600
-    assert picture_height(whole, "coronal", 240) == 160
+    assert whole.picture_height("axial", 800) == 600
+    assert whole.picture_height("coronal", 240) == 160
     assert draw_slice(whole, "sagittal", 40, 180).shape == (160, 180, 3)
 
 
 def test_pictures_are_cropped_to_the_chest() -> None:
-    scene = scene_of_scan(make_analysis())
+    scene = Scene.of_scan(make_analysis())
     (first_slice, past_slice), (top, bottom), (left, right) = scene.box
     filled = [np.flatnonzero(scene.lungs.any(axis=axes)) for axes in ((0, 2), (0, 1))]
     assert (first_slice, past_slice) == (0, SHAPE[0])
@@ -62,12 +59,12 @@ def test_the_head_is_up_in_coronal_pictures() -> None:
     voxels = np.full(SHAPE, -1000, dtype=np.int16)
     voxels[-5:] = 500
     bright_head = replace(analysis, volume=analysis.volume.with_voxels(voxels))
-    picture = draw_slice(scene_of_scan(bright_head), "coronal", 30, 100)
+    picture = draw_slice(Scene.of_scan(bright_head), "coronal", 30, 100)
     assert picture[2].mean() > picture[-3].mean() + 50
 
 
 def test_lungs_are_outlined_in_color_on_a_gray_slice() -> None:
-    scene = scene_of_scan(make_analysis())
+    scene = Scene.of_scan(make_analysis())
     picture = draw_slice(scene, "axial", 20, 200).astype(int)
     bare = draw_slice(replace(scene, lungs=np.zeros(SHAPE, dtype=bool)), "axial", 20, 200)
     assert (np.ptp(bare, axis=2) == 0).all()
@@ -77,10 +74,10 @@ def test_lungs_are_outlined_in_color_on_a_gray_slice() -> None:
 
 
 def test_the_analysed_slices_lie_between_two_lines() -> None:
-    scene = scene_of_scan(make_analysis())
+    scene = Scene.of_scan(make_analysis())
     assert scene.analysed == SALIENT
     picture = draw_slice(scene, "coronal", fullest_slice(scene.lungs, "coronal"), 160)
-    top, bottom = analysed_rows(scene, picture.shape[0])
+    top, bottom = scene.analysed_rows(picture.shape[0])
     marked = np.flatnonzero((picture == ANALYSED_COLOR).all(axis=(1, 2)))
     assert marked.min() == top
     assert marked.max() == bottom - 1
@@ -91,10 +88,10 @@ def test_the_analysed_slices_lie_between_two_lines() -> None:
 
 def test_axial_pictures_show_analysed_slices_with_lung_only() -> None:
     analysis = make_analysis()
-    scene = replace(scene_of_scan(analysis), analysed=(0, SHAPE[0] - 1))
+    scene = replace(Scene.of_scan(analysis), analysed=(0, SHAPE[0] - 1))
     with_lung = np.flatnonzero(scene.lungs.any(axis=(1, 2)))
     assert scene.shown_slices == (with_lung[0], with_lung[-1])
-    without = scene_of_scan(make_unsuitable())
+    without = Scene.of_scan(make_unsuitable())
     assert without.shown_slices == without.analysed
 
 
@@ -103,15 +100,15 @@ def test_any_storage_order_gives_the_same_picture() -> None:
     turned = _reversed(analysis.volume)
     lungs = _reversed(analysis.prepared.scan_lungs)
     again = replace(analysis, volume=turned, prepared=replace(analysis.prepared, scan_lungs=lungs))
-    expected = draw_slice(scene_of_scan(analysis), "axial", 20, 120)
-    np.testing.assert_array_equal(draw_slice(scene_of_scan(again), "axial", 20, 120), expected)
+    expected = draw_slice(Scene.of_scan(analysis), "axial", 20, 120)
+    np.testing.assert_array_equal(draw_slice(Scene.of_scan(again), "axial", 20, 120), expected)
 
 
 def test_a_windowed_scan_is_shown_over_its_own_range() -> None:
     analysis = make_analysis()
     bytes_only = np.clip(analysis.volume.voxels // 8 + 128, 0, 255).astype(np.uint8)
     windowed = replace(analysis.volume, voxels=bytes_only, unit="windowed")
-    scene = scene_of_scan(replace(analysis, volume=windowed))
+    scene = Scene.of_scan(replace(analysis, volume=windowed))
     assert scene.shown_range == (float(bytes_only.min()), float(bytes_only.max()))
 
 
@@ -119,12 +116,12 @@ def test_a_constant_scan_can_be_drawn() -> None:
     analysis = make_unsuitable()
     constant = np.full(SHAPE, 7, dtype=np.uint8)
     flat = replace(analysis, volume=replace(analysis.volume, voxels=constant, unit="windowed"))
-    assert draw_slice(scene_of_scan(flat), "axial", 3, 50).max() == 0
+    assert draw_slice(Scene.of_scan(flat), "axial", 3, 50).max() == 0
 
 
 def test_the_network_input_is_drawn_on_its_own_grid() -> None:
     prepared = make_analysis().prepared
-    scene = scene_of_input(prepared)
+    scene = Scene.of_input(prepared)
     depth, height, width = prepared.input.shape[1:]
     assert scene.analysed == (0, depth - 1)
     assert scene.box == ((0, depth), (0, height), (0, width))
@@ -135,7 +132,7 @@ def test_the_network_input_is_drawn_on_its_own_grid() -> None:
 def test_drawing_does_not_change_the_scan(plane: str) -> None:
     analysis = make_analysis()
     before = analysis.volume.voxels.copy()
-    draw_slice(scene_of_scan(analysis), plane, 10, 64)
+    draw_slice(Scene.of_scan(analysis), plane, 10, 64)
     np.testing.assert_array_equal(analysis.volume.voxels, before)
 
 

@@ -77,6 +77,40 @@ class Scene:
     is_disease: bool = True
     instance_numbers: tuple[str, ...] = ()
 
+    @classmethod
+    def of_scan(cls, analysis: ScanAnalysis) -> Scene:
+        """A scan along the body's axes, cropped to the chest, in the lung window, with its map."""
+        volume = on_body(analysis.volume)
+        lungs = on_body(analysis.prepared.scan_lungs).voxels
+        shown = _LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
+        box = _box_around(lungs, volume.grid.spacing_mm)
+        explained = analysis.explanation
+        return cls(
+            volume=volume,
+            lungs=lungs,
+            analysed=analysis.analysed_slices,
+            shown_range=shown,
+            box=box,
+            heat=None if explained is None else map_on_body(explained.heat),
+            is_disease=explained is None or explained.speaks_for_disease,
+            instance_numbers=instance_numbers(analysis.volume),
+        )
+
+    @classmethod
+    def of_input(cls, prepared: PreparedScan) -> Scene:
+        """The first channel of what a network sees, whole, from its lowest to its highest value."""
+        values = prepared.input[0]
+        volume = to_canonical(Volume(prepared.grid, values, unit="windowed"))
+        lungs = to_canonical(Volume(prepared.grid, prepared.lungs, unit="windowed"))
+        depth, height, width = volume.grid.shape
+        return cls(
+            volume=volume,
+            lungs=lungs.voxels,
+            analysed=(0, depth - 1),
+            shown_range=_range_of(values),
+            box=((0, depth), (0, height), (0, width)),
+        )
+
     @property
     def is_cut(self) -> bool:
         """Whether some slices were not analysed."""
@@ -90,24 +124,36 @@ class Scene:
         with_lung = first + np.flatnonzero(self.lungs[first : last + 1].any(axis=(1, 2)))
         return (int(with_lung[0]), int(with_lung[-1])) if with_lung.size else (first, last)
 
+    def cut(
+        self, voxels: Voxels | HeatMap, plane: Plane, index: int
+    ) -> Num[np.ndarray, "rows columns"] | Bool[np.ndarray, "rows columns"]:
+        """One slice of anything on the scene's grid, as far as the scene is shown and head up."""
+        looked_along, rows, columns = AXES[plane]
+        window = tuple(slice(*self.box[axis]) for axis in (rows, columns))
+        if isinstance(voxels, HeatMap):
+            taken = voxels.cut(looked_along, index)[window]
+        else:
+            taken = voxels[(slice(None),) * looked_along + (index,)][window]
+        return taken if plane == "axial" else taken[::-1]
 
-def scene_of_scan(analysis: ScanAnalysis) -> Scene:
-    """The scan along the body's axes, cropped to the chest, in the lung window, with its map."""
-    volume = on_body(analysis.volume)
-    lungs = on_body(analysis.prepared.scan_lungs).voxels
-    shown = _LUNG_WINDOW_HU if volume.unit == "HU" else _range_of(volume.voxels)
-    box = _box_around(lungs, volume.grid.spacing_mm)
-    explained = analysis.explanation
-    return Scene(
-        volume=volume,
-        lungs=lungs,
-        analysed=analysis.analysed_slices,
-        shown_range=shown,
-        box=box,
-        heat=None if explained is None else map_on_body(explained.heat),
-        is_disease=explained is None or explained.speaks_for_disease,
-        instance_numbers=instance_numbers(analysis.volume),
-    )
+    def picture_height(self, plane: Plane, width_px: int) -> int:
+        """Rows of a picture of this plane that is `width_px` wide, so that a millimetre is square.
+
+        No picture is higher than `_MOST_TALL` times its width, whatever was scanned.
+        """
+        _, rows, columns = AXES[plane]
+        sizes = [(stop - start) for start, stop in self.box]
+        spacing = self.volume.grid.spacing_mm
+        ratio = sizes[rows] * spacing[rows] / (sizes[columns] * spacing[columns])
+        return max(1, round(width_px * min(ratio, _MOST_TALL)))
+
+    def analysed_rows(self, height_px: int) -> tuple[int, int]:
+        """First and one past the last row that show analysed slices in a head-up picture."""
+        depth = self.volume.grid.shape[0]
+        first, last = self.analysed
+        top = round((depth - 1 - last) / depth * height_px)
+        bottom = round((depth - first) / depth * height_px)
+        return top, max(bottom, top + 1)
 
 
 def instance_numbers(volume: Volume) -> tuple[str, ...]:
@@ -117,21 +163,6 @@ def instance_numbers(volume: Volume) -> tuple[str, ...]:
         return ()
     is_reversed = canonical_axes(volume.grid)[1][0]
     return numbers[::-1] if is_reversed else numbers
-
-
-def scene_of_input(prepared: PreparedScan) -> Scene:
-    """The first channel of what the network sees, whole, from its lowest to its highest value."""
-    values = prepared.input[0]
-    volume = to_canonical(Volume(prepared.grid, values, unit="windowed"))
-    lungs = to_canonical(Volume(prepared.grid, prepared.lungs, unit="windowed"))
-    depth, height, width = volume.grid.shape
-    return Scene(
-        volume=volume,
-        lungs=lungs.voxels,
-        analysed=(0, depth - 1),
-        shown_range=_range_of(values),
-        box=((0, depth), (0, height), (0, width)),
-    )
 
 
 def spread_slices(first: int, last: int, count: int) -> list[int]:
@@ -154,42 +185,17 @@ def draw_slice(scene: Scene, plane: Plane, index: int, width_px: int) -> RGB:
     Where there is a heat-map, what was not analysed is hatched. Without one, coronal and sagittal
     pictures are dimmed outside the analysed slices, with a line at each end.
     """
-    values = cut(scene, scene.volume.voxels, plane, index)
-    lungs = cut(scene, scene.lungs, plane, index)
-    height_px = picture_height(scene, plane, width_px)
+    values = scene.cut(scene.volume.voxels, plane, index)
+    lungs = scene.cut(scene.lungs, plane, index)
+    height_px = scene.picture_height(plane, width_px)
     gray = _resize(_to_gray(values, *scene.shown_range), width_px, height_px)
     picture = np.repeat(gray[:, :, None], 3, axis=2)
     _outline(picture, lungs)
     if scene.heat is not None:
-        _hatch(picture, np.isnan(cut(scene, scene.heat, plane, index)))
+        _hatch(picture, np.isnan(scene.cut(scene.heat, plane, index)))
     elif plane != "axial" and scene.is_cut:
         _mark_analysed(picture, scene)
     return picture
-
-
-def cut(
-    scene: Scene, voxels: Voxels | HeatMap, plane: Plane, index: int
-) -> Num[np.ndarray, "rows columns"] | Bool[np.ndarray, "rows columns"]:
-    """One slice of anything on the scene's grid, as far as the scene is shown and head up."""
-    looked_along, rows, columns = AXES[plane]
-    window = tuple(slice(*scene.box[axis]) for axis in (rows, columns))
-    if isinstance(voxels, HeatMap):
-        taken = voxels.cut(looked_along, index)[window]
-    else:
-        taken = voxels[(slice(None),) * looked_along + (index,)][window]
-    return taken if plane == "axial" else taken[::-1]
-
-
-def picture_height(scene: Scene, plane: Plane, width_px: int) -> int:
-    """Rows of a picture of this plane that is `width_px` wide, so that a millimetre is square.
-
-    No picture is higher than `_MOST_TALL` times its width, whatever was scanned.
-    """
-    _, rows, columns = AXES[plane]
-    sizes = [(stop - start) for start, stop in scene.box]
-    spacing = scene.volume.grid.spacing_mm
-    ratio = sizes[rows] * spacing[rows] / (sizes[columns] * spacing[columns])
-    return max(1, round(width_px * min(ratio, _MOST_TALL)))
 
 
 def _to_gray(
@@ -261,7 +267,7 @@ def _draw_contours(
 
 def _mark_analysed(picture: RGB, scene: Scene) -> None:
     """Dim the rows above and below the analysed slices and draw a line at each end."""
-    top, bottom = analysed_rows(scene, picture.shape[0])
+    top, bottom = scene.analysed_rows(picture.shape[0])
     for outside in (picture[:top], picture[bottom:]):
         outside[:] = (outside * _DIMMED).astype(np.uint8)
     for row in (top, bottom - 1):
@@ -283,15 +289,6 @@ def _hatch(picture: RGB, is_outside: Bool[np.ndarray, "mask_rows mask_columns"])
     lines = outside & (diagonal % max(6, width_px // 60) == 0)
     picture[outside] = (picture[outside] * _DIMMED).astype(np.uint8)
     picture[lines] += _HATCH_LIGHTER
-
-
-def analysed_rows(scene: Scene, height_px: int) -> tuple[int, int]:
-    """First and one past the last row that show analysed slices in a head-up picture."""
-    depth = scene.volume.grid.shape[0]
-    first, last = scene.analysed
-    top = round((depth - 1 - last) / depth * height_px)
-    bottom = round((depth - first) / depth * height_px)
-    return top, max(bottom, top + 1)
 
 
 HEAT_LEVELS: Final = 40
@@ -326,6 +323,13 @@ class HeatLayer:
     highlighted: float
     palette: _Palette
 
+    def over(self, picture: RGB) -> RGB:
+        """A picture as it looks under this layer."""
+        colors = self.palette[self.levels].astype(np.float32)
+        opacity = colors[:, :, 3:] / 255.0
+        mixed = picture * (1.0 - opacity) + colors[:, :, :3] * opacity
+        return np.asarray(np.rint(mixed).astype(np.uint8))
+
 
 def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: float) -> HeatLayer:
     """The heat-map over what `draw_slice` draws, and a line around the lung of `threshold` or more.
@@ -336,9 +340,9 @@ def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: 
     if scene.heat is None:
         raise ValueError("The scene has no heat-map to draw.")
     # What was not analysed is hatched in the picture below and gets no colour here.
-    heat = np.nan_to_num(cut(scene, scene.heat, plane, index).astype(np.float32), nan=0.0)
-    lungs = cut(scene, scene.lungs, plane, index)
-    size = (width_px, picture_height(scene, plane, width_px))
+    heat = np.nan_to_num(scene.cut(scene.heat, plane, index).astype(np.float32), nan=0.0)
+    lungs = scene.cut(scene.lungs, plane, index)
+    size = (width_px, scene.picture_height(plane, width_px))
     smooth = _resized(heat, size).clip(0.0, 1.0)
     inside = _resized(lungs.astype(np.float32), size) >= 0.5
     # A line around lung that speaks for no finding would look like the outline of a disease.
@@ -351,14 +355,6 @@ def draw_heat(scene: Scene, plane: Plane, index: int, width_px: int, threshold: 
         highlighted=float((heat[lungs] >= threshold).mean()) if lungs.any() else 0.0,
         palette=heat_palette(is_disease=scene.is_disease),
     )
-
-
-def lay_over(picture: RGB, layer: HeatLayer) -> RGB:
-    """A picture as it looks under its layer."""
-    colors = layer.palette[layer.levels].astype(np.float32)
-    opacity = colors[:, :, 3:] / 255.0
-    mixed: RGB = np.rint(picture * (1.0 - opacity) + colors[:, :, :3] * opacity).astype(np.uint8)
-    return mixed
 
 
 @cache

@@ -115,7 +115,7 @@ def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
     chosen = _engine_of(classifier, engine) if isinstance(engine, str) else engine
     lungs_engine = engine if isinstance(engine, str) else engine.name.split()[0]
     with local_copy(path) as place:
-        ready = make_ready(
+        ready = ReadyScan.of(
             place,
             classifier,
             reading=reading,
@@ -123,8 +123,8 @@ def analyse_scan(  # noqa: PLR0913 - all that can be said about a scan
             explains=chosen_map is not None,
             watcher=watcher,
         )
-        return answer_ready(
-            ready, classifier, engine=chosen, explain=explain, finding=finding, watcher=watcher
+        return ready.answered(
+            classifier, engine=chosen, explain=explain, finding=finding, watcher=watcher
         )
 
 
@@ -146,63 +146,63 @@ class ReadyScan:
     read_s: float
     prepare_s: float
 
+    @classmethod
+    def of(
+        cls,
+        path: str | Path,
+        classifier: Classifier,
+        *,
+        reading: ReadOptions | None = None,
+        lungs_engine: str = "auto",
+        explains: bool = False,
+        watcher: Watcher | None = None,
+    ) -> ReadyScan:
+        """Read and prepare a scan: what can be done to the next one while the network runs.
 
-def make_ready(
-    path: str | Path,
-    classifier: Classifier,
-    *,
-    reading: ReadOptions | None = None,
-    lungs_engine: str = "auto",
-    explains: bool = False,
-    watcher: Watcher | None = None,
-) -> ReadyScan:
-    """Read and prepare a scan: what can be done to the next one while the network runs.
+        `lungs_engine` names what finds the lungs. A heat-map takes more memory, so `explains` says
+        whether there will be one. Otherwise as `analyse_scan`.
 
-    `lungs_engine` names what finds the lungs. A heat-map takes more memory, so `explains` says
-    whether there will be one. Otherwise as `analyse_scan`.
+        Raises:
+            ChestCTError: The scan is not as it should be, or takes more memory than is free.
+        """
+        reading = reading or ReadOptions()
+        started = perf_counter()
+        volume = reading.read(path)
+        lungs = reading.lungs_of(volume)
+        was_read = perf_counter()
+        if watcher is not None:
+            watcher.was_read(volume, Path(path))
+        was_watched = perf_counter()
+        _require_room(volume, explains=explains)
+        prepared = prepare(volume, classifier.recipe, lungs=lungs, engine=lungs_engine)
+        prepare_s = perf_counter() - was_watched
+        return cls(Path(path), volume, prepared, was_read - started, prepare_s)
 
-    Raises:
-        ChestCTError: The scan is not as it should be, or takes more memory than is free.
-    """
-    reading = reading or ReadOptions()
-    started = perf_counter()
-    volume = reading.read(path)
-    lungs = reading.lungs_of(volume)
-    was_read = perf_counter()
-    if watcher is not None:
-        watcher.was_read(volume, Path(path))
-    was_watched = perf_counter()
-    _require_room(volume, explains=explains)
-    prepared = prepare(volume, classifier.recipe, lungs=lungs, engine=lungs_engine)
-    prepare_s = perf_counter() - was_watched
-    return ReadyScan(Path(path), volume, prepared, was_read - started, prepare_s)
+    def answered(
+        self,
+        classifier: Classifier,
+        *,
+        engine: Engine,
+        explain: str | None = None,
+        finding: str | None = None,
+        watcher: Watcher | None = None,
+    ) -> ScanAnalysis:
+        """Classify the scan, which was prepared for this classifier; see `analyse_scan`.
 
-
-def answer_ready(
-    ready: ReadyScan,
-    classifier: Classifier,
-    *,
-    engine: Engine,
-    explain: str | None = None,
-    finding: str | None = None,
-    watcher: Watcher | None = None,
-) -> ScanAnalysis:
-    """Classify a scan that was read and prepared for this classifier; see `analyse_scan`.
-
-    Raises:
-        ChestCTError: The network cannot be run, or has nothing that this explanation could use.
-    """
-    started = perf_counter()
-    is_suitable = not ready.prepared.unsuitable_reasons
-    answer = classifier.answer_of(ready.prepared, engine) if is_suitable else Answer({})
-    network_s = perf_counter() - started if is_suitable else 0.0
-    result = _result_of(ready, classifier, answer, network_s=network_s, engine_name=engine.name)
-    analysis = ScanAnalysis(result, ready.volume, ready.prepared, path=ready.path)
-    chosen_map = _chosen_map(classifier, explain)
-    if chosen_map is None or not is_suitable:
-        return analysis
-    label = finding or _told_best(result)
-    return _explained(classifier, analysis, (*chosen_map, label), watcher)
+        Raises:
+            ChestCTError: The network cannot be run, or has nothing that this explanation could use.
+        """
+        started = perf_counter()
+        is_suitable = not self.prepared.unsuitable_reasons
+        answer = classifier.answer_of(self.prepared, engine) if is_suitable else Answer({})
+        network_s = perf_counter() - started if is_suitable else 0.0
+        result = _result_of(self, classifier, answer, network_s=network_s, engine_name=engine.name)
+        analysis = ScanAnalysis(result, self.volume, self.prepared, path=self.path)
+        chosen_map = _chosen_map(classifier, explain)
+        if chosen_map is None or not is_suitable:
+            return analysis
+        label = finding or _told_best(result)
+        return _explained(classifier, analysis, (*chosen_map, label), watcher)
 
 
 def _result_of(

@@ -137,9 +137,7 @@ def write_whole_with(path: Path, write: Callable[[Path], object], *, remedy: str
     return path
 
 
-def write_folder_with(
-    folder: Path, write: Callable[[Path], object], *, remedy: str = REMEDY
-) -> Path:
+def write_folder_with(folder: Path, write: Callable[[Path], object]) -> Path:
     """As `write_whole_with` for a folder full of files; an older folder of this name is replaced.
 
     The older one is gone only when the new one is in its place; where that fails, it stays.
@@ -155,7 +153,7 @@ def write_folder_with(
             _give_usual_permissions(new)
             _exchange(new, folder, old)
     except OSError as error:
-        raise WriteError(_refusal(folder, error, remedy)) from error
+        raise WriteError(_refusal(folder, error)) from error
     return folder
 
 

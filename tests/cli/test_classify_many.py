@@ -221,9 +221,9 @@ def test_another_classifier_for_the_same_results_is_refused(
     manifest: Path, tiny: str, tmp_path: Path
 ) -> None:
     from chestct.classifier import load_classifier
-    from chestct.cluster.classifying import ClassifyWork, classify_settings
+    from chestct.cluster.classifying import ClassifyWork
 
-    settings = classify_settings(load_classifier(tiny), Path(tiny))
+    settings = ClassifyWork.settings(load_classifier(tiny), Path(tiny))
     with pytest.raises(ChestCTError, match="same classifier and the same chestct"):
         ClassifyWork({**settings, "identity": "0" * 64}, tmp_path)
 

@@ -15,8 +15,6 @@ from chestct.datasets.checks import (
     CheckReport,
     check_manifest,
     check_slices,
-    refuse_leaks,
-    report_json,
 )
 from chestct.datasets.confounders import Confounder
 from chestct.datasets.manifest import Manifest, ManifestError
@@ -50,14 +48,14 @@ def test_a_renamed_reversed_copy_in_the_test_part_is_refused(scans: Manifest) ->
     (refusal,) = report.refusals
     assert (refusal.kind, refusal.rows) == ("leak", (2, 6))
     with pytest.raises(ManifestError, match="Rows 2 and 6 hold the same pixels") as caught:
-        refuse_leaks(report)
+        report.refuse_leaks()
     assert "another" not in str(caught.value)
 
 
 def test_sound_scans_are_not_refused(scans: Manifest) -> None:
     report = check_manifest(scans, gather_facts(scans, processes=1), QUICK)
     assert report.refusals == ()
-    refuse_leaks(report)
+    report.refuse_leaks()
     assert report.has_pixels
     assert report.cases == {"COVID-19": 2, "normal": 2}
     (few,) = report.warnings
@@ -130,7 +128,7 @@ def test_the_gravest_comes_first_and_json_holds_everything() -> None:
     report = check_manifest(make_manifest(rows), None, QUICK)
     order = [finding.severity for finding in report.findings]
     assert order == sorted(order, key=["refuse", "warning", "note"].index)
-    document = json.loads(report_json(report))
+    document = json.loads(report.as_json())
     assert document["schema"] == 1
     assert document["may_be_trained_on"] is False
     assert document["sides"] == {
@@ -180,7 +178,7 @@ def test_sound_slices_are_left_alone(folder: Path) -> None:
     report = checked(folder)
     assert report.findings == ()
     assert report.sides["test"] == {"COVID-19": 3, "normal": 3}
-    refuse_leaks(report)
+    report.refuse_leaks()
 
 
 def test_a_patient_on_two_sides_is_refused(folder: Path) -> None:
@@ -188,12 +186,12 @@ def test_a_patient_on_two_sides_is_refused(folder: Path) -> None:
     divided = SLICE_SPLITS[SHARES_PATIENTS](manifest, SHARES)
     report = report_on(divided, folder)
     with pytest.raises(ManifestError, match="scans of one patient on two sides"):
-        refuse_leaks(report)
+        report.refuse_leaks()
 
 
 def test_the_papers_split_is_allowed_by_its_name_and_says_what_it_is(folder: Path) -> None:
     report = checked(folder, SHARES_PATIENTS)
-    refuse_leaks(report)
+    report.refuse_leaks()
     warning = said(report, "warning")
     assert "of 10 patients have slices on several sides" in warning
     assert "how well it remembers" in warning

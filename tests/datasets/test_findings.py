@@ -14,9 +14,7 @@ from chestct.datasets.manifest import (
     ManifestError,
     ManifestRow,
     UnknownLabelError,
-    flow_of,
     read_manifest,
-    require_classes,
     write_manifest,
 )
 from chestct.datasets.splits import SplitSettings, hold_out, k_fold
@@ -66,7 +64,7 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     again = read_manifest(write_manifest(manifest, tmp_path / "again.csv"))
     assert again.rows == manifest.rows
     assert again.rows[0].others == {"ward": "W"}
-    assert flow_of(manifest).columns == ("step", "scans", "patients", "emphysema", "nodule")
+    assert manifest.flow().columns == ("step", "scans", "patients", "emphysema", "nodule")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +136,7 @@ def test_a_split_is_the_same_for_any_order_of_the_rows_and_another_for_another_s
 def test_a_finding_that_all_or_none_have_cannot_be_learned() -> None:
     rows = [row_of(1, a=True, b=False), row_of(2, a=False, b=False), row_of(3, a=True, b=None)]
     with pytest.raises(ManifestError, match=r"No scan of scans\.csv has 'b'"):
-        require_classes(make_manifest(rows))
+        make_manifest(rows).require_classes()
     refused = check_manifest(make_manifest(rows), permutations=0).refusals
     assert [each.sentence.split(".")[0] for each in refused] == ["No scan has 'b'"]
 

@@ -13,11 +13,8 @@ from chestct.datasets.manifest import (
     ManifestRow,
     _require_files,
     describe_rows,
-    flow_of,
     parse_age,
-    patients_by_label,
     read_manifest,
-    require_classes,
     write_manifest,
 )
 from chestct.datasets.splits import SplitSettings, hold_out
@@ -81,14 +78,14 @@ def test_missing_files_are_refused_with_row_and_path(tmp_path: Path) -> None:
 
 def test_one_class_only_is_refused() -> None:
     with pytest.raises(ManifestError, match=r"All 2 scans .*rows 2 and 3.* are CAP"):
-        require_classes(make_manifest(make_rows({"CAP": 2})))
+        make_manifest(make_rows({"CAP": 2})).require_classes()
 
 
 def test_a_class_without_scans_is_refused() -> None:
     manifest = make_manifest(make_rows({"CAP": 1, "COVID-19": 1, "normal": 1}))
     chosen = manifest.choose(lambda row: row.label != "normal")
     with pytest.raises(ManifestError, match=r"No scan of the part 'training' of scans\.csv is nor"):
-        require_classes(chosen, "training")
+        chosen.require_classes("training")
 
 
 def test_rows_are_named_briefly() -> None:
@@ -101,7 +98,7 @@ def test_rows_are_named_briefly() -> None:
 def test_a_patient_belongs_to_the_class_of_most_scans() -> None:
     rows = [ManifestRow(str(i), "p", label) for i, label in enumerate(("CAP", "normal", "normal"))]
     rows.append(ManifestRow("9", "q", "CAP"))
-    assert patients_by_label(make_manifest(rows)) == {"CAP": ["q"], "normal": ["p"]}
+    assert make_manifest(rows).patients_by_label == {"CAP": ["q"], "normal": ["p"]}
 
 
 def test_cases_and_patients_are_counted() -> None:
@@ -291,7 +288,7 @@ def test_a_manifest_of_which_nothing_is_left_is_refused() -> None:
 
 
 def test_the_flow_counts_scans_patients_and_labels_by_reason(tmp_path: Path) -> None:
-    flow = flow_of(read_manifest(table(tmp_path), needs_files=False))
+    flow = read_manifest(table(tmp_path), needs_files=False).flow()
     assert flow.columns == ("step", "scans", "patients", "COVID-19", "normal", "no label")
     assert flow.rows == (
         ("listed", "5", "5", "2", "2", "1"),

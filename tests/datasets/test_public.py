@@ -18,9 +18,6 @@ from chestct.datasets.public import (
     LAYOUTS,
     _class_folders,
     _folders_under,
-    _SliceList,
-    parse_list,
-    read_lists,
     read_table,
     scan_folder,
     scan_slice_folder,
@@ -431,9 +428,14 @@ def test_a_list_that_names_missing_pictures_is_refused_with_list_and_names(tmp_p
     ],
 )
 def test_a_list_on_the_command_line_is_understood(
-    text: str, split: str, label: str, file: str, tmp_path: Path
+    text: str, split: str, label: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert parse_list(text, tmp_path) == _SliceList(Path(file), label, split, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(draw_slice(1, is_ill=True)).save("p1.png")
+    Path(file).parent.mkdir(exist_ok=True)
+    Path(file).write_text("p1.png\n")
+    (row,) = scan_slice_folder(tmp_path, lists=[text]).manifest.rows
+    assert (row.scan, row.label, row.split) == (str(tmp_path / "p1.png"), label, split)
 
 
 @pytest.mark.parametrize("text", ["a.txt", "test:=a.txt", "normal=", "tets:normal=a.txt"])
@@ -441,14 +443,14 @@ def test_a_list_that_is_not_understood_is_refused_with_an_example(
     text: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ManifestError, match=r"test:COVID-19=testCT_COVID.txt"):
-        parse_list(text, tmp_path)
+        scan_slice_folder(tmp_path, lists=[text])
 
 
 @pytest.mark.parametrize("name", ["/etc/hosts.png", "../outside.png"])
 def test_a_list_cannot_name_what_lies_outside(name: str, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(name)
     with pytest.raises(ManifestError, match="outside"):
-        read_lists([_SliceList(tmp_path / "list.txt", "normal", "", tmp_path)], tmp_path)
+        scan_slice_folder(tmp_path, lists=[f"normal={tmp_path / 'list.txt'}"])
 
 
 def test_an_empty_or_unreadable_list_is_named(tmp_path: Path) -> None:
@@ -461,7 +463,7 @@ def test_an_empty_or_unreadable_list_is_named(tmp_path: Path) -> None:
         (tmp_path / "no.txt", "no"),
     ):
         with pytest.raises(ManifestError, match=f"{file.name}.*{said}"):
-            read_lists([_SliceList(file, "normal", "", tmp_path)], tmp_path)
+            scan_slice_folder(tmp_path, lists=[f"normal={file}"])
 
 
 def test_a_folder_without_pictures_and_one_that_is_not_there_are_refused(tmp_path: Path) -> None:

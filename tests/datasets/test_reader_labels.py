@@ -17,13 +17,11 @@ from chestct.datasets.manifest import ManifestError, read_manifest
 from chestct.datasets.reader_labels import (
     _TOO_FEW,
     _UNDECIDED,
+    Readings,
     _cohen_kappas,
     _disputes_csv,
     _draw_weights,
     _fleiss_kappas,
-    agree_on,
-    judge_agreement,
-    read_readings,
 )
 from chestct.errors import UnknownNameError
 
@@ -51,7 +49,7 @@ def write(folder: Path, text: str) -> Path:
 
 def labels_by(folder: Path, rule: str = "majority", **how: Any) -> dict[str, str]:
     """Label or reason of every scan."""
-    decided = agree_on(read_readings(write(folder, WIDE)), rule, **how)
+    decided = Readings.read(write(folder, WIDE)).agree_on(rule, **how)
     return {row.scan: row.excluded or row.label for row in (*decided.rows, *decided.excluded)}
 
 
@@ -92,7 +90,7 @@ def test_the_rule_adjudicator_needs_a_name_and_a_known_one(tmp_path: Path) -> No
 
 
 def test_one_line_per_reader_is_read_as_well(tmp_path: Path) -> None:
-    readings = read_readings(write(tmp_path, LONG))
+    readings = Readings.read(write(tmp_path, LONG))
     assert readings.readers == ("anna", "ben")
     assert [dict(scan.given) for scan in readings.scans][1] == {"anna": "normal", "ben": "COVID-19"}
     assert [scan.is_disputed for scan in readings.scans] == [False, True]
@@ -117,12 +115,12 @@ def test_a_table_that_does_not_fit_is_refused_with_row_and_remedy(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(ManifestError, match=message):
-        read_readings(write(tmp_path, text))
+        Readings.read(write(tmp_path, text))
 
 
 def test_a_scan_excluded_in_the_table_stays_excluded_with_its_reason(tmp_path: Path) -> None:
     text = "scan,patient,excluded,reader_a,reader_b\ns1,p1,image quality,CAP,CAP\ns2,p2,,CAP,CAP\n"
-    decided = agree_on(read_readings(write(tmp_path, text)))
+    decided = Readings.read(write(tmp_path, text)).agree_on()
     assert [(row.scan, row.label) for row in decided.rows] == [("s2", "CAP")]
     assert decided.excluded[0].excluded == "image quality"
 
@@ -148,7 +146,7 @@ def test_intervals_hold_the_kappa_and_are_wider_with_fewer_scans(tmp_path: Path)
         second = np.where(rng.random(num) < 0.8, truth, "CAP")
         lines = [f"s{n},p{n},{a},{b}" for n, (a, b) in enumerate(zip(truth, second, strict=True))]
         text = "scan,patient,reader_a,reader_b\n" + "\n".join(lines)
-        (pair,) = judge_agreement(read_readings(write(tmp_path, text)), rng).pairs
+        (pair,) = Readings.read(write(tmp_path, text)).judge(rng).pairs
         assert pair.low is not None
         assert pair.kappa is not None
         assert pair.high is not None
@@ -166,7 +164,7 @@ def test_scans_of_one_patient_are_drawn_together() -> None:
 def test_readers_who_share_no_scan_or_say_one_thing_only_have_no_kappa(tmp_path: Path) -> None:
     text = "scan,patient,reader_a,reader_b,reader_c\ns1,p1,CAP,,CAP\ns2,p2,,normal,normal\n"
     text += "s3,p3,CAP,,CAP\n"
-    report = judge_agreement(read_readings(write(tmp_path, text)), np.random.default_rng(8))
+    report = Readings.read(write(tmp_path, text)).judge(np.random.default_rng(8))
     notes = {pair.readers: pair.note for pair in report.pairs}
     assert notes["a", "b"] == "no scan was read by both"
     assert notes["a", "c"] == "both name one label throughout"
@@ -176,7 +174,7 @@ def test_readers_who_share_no_scan_or_say_one_thing_only_have_no_kappa(tmp_path:
 
 
 def test_three_readers_have_the_fleiss_kappa_of_the_library(tmp_path: Path) -> None:
-    report = judge_agreement(read_readings(write(tmp_path, WIDE)), np.random.default_rng(9))
+    report = Readings.read(write(tmp_path, WIDE)).judge(np.random.default_rng(9))
     assert report.all_readers is not None
     counts = [[0, 3, 0], [0, 2, 1], [1, 1, 1]]
     assert report.all_readers.num_scans == 3
@@ -186,14 +184,14 @@ def test_three_readers_have_the_fleiss_kappa_of_the_library(tmp_path: Path) -> N
 
 def test_all_readers_of_one_opinion_have_no_fleiss_kappa(tmp_path: Path) -> None:
     text = "scan,patient,reader_a,reader_b,reader_c\ns1,p1,CAP,CAP,CAP\ns2,p2,CAP,CAP,CAP\n"
-    report = judge_agreement(read_readings(write(tmp_path, text)), np.random.default_rng(9))
+    report = Readings.read(write(tmp_path, text)).judge(np.random.default_rng(9))
     assert report.all_readers is not None
     assert report.all_readers.note == "all name one label throughout"
 
 
 def test_the_list_of_disputed_scans_says_who_said_what(tmp_path: Path) -> None:
-    readings = read_readings(write(tmp_path, WIDE))
-    lines = list(csv.DictReader(_disputes_csv(readings, agree_on(readings)).splitlines()))
+    readings = Readings.read(write(tmp_path, WIDE))
+    lines = list(csv.DictReader(_disputes_csv(readings, readings.agree_on()).splitlines()))
     assert [line["scan"] for line in lines] == ["s2", "s4", "s6"]
     assert (lines[0]["anna"], lines[0]["ben"], lines[0]["decided"]) == (
         "COVID-19", "normal", "COVID-19",

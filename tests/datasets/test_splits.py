@@ -18,7 +18,6 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestError,
     ManifestRow,
-    require_classes,
 )
 from chestct.datasets.splits import (
     SHARES_PATIENTS,
@@ -41,12 +40,12 @@ TEST_NORMAL = "061 058 064 016 033 009 073 018"
 
 def require_trainable(manifest: Manifest) -> None:
     """All that trainings ask of a manifest and its split or folds."""
-    require_classes(manifest)
+    manifest.require_classes()
     given(manifest)
     for fold in manifest.folds:
         fold_parts(manifest, fold)
     if not manifest.folds:
-        require_classes(part(manifest, TRAINING), TRAINING)
+        part(manifest, TRAINING).require_classes(TRAINING)
 
 
 def maseres_manifest() -> Manifest:

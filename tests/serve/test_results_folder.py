@@ -12,7 +12,7 @@ import pytest
 from analyses import make_unsuitable
 from explained import make_explained
 
-from chestct.datasets.reader_labels import agree_on, read_readings
+from chestct.datasets.reader_labels import Readings as LabelTable
 from chestct.errors import ChestCTError
 from chestct.evaluation.predictions import Predictions, write_predictions
 from chestct.evaluation.report import write_evaluation
@@ -20,13 +20,11 @@ from chestct.labels import ClassLabel, LabelSet
 from chestct.result import UNLIKE, FindingAnswer
 from chestct.serve.jobs import _free_folder
 from chestct.serve.results import (
+    Evaluation,
     Reading,
     Readings,
     Results,
-    evaluation_words,
-    files_of,
     page_of,
-    row_of,
     rows_csv,
     scans_below,
 )
@@ -44,7 +42,7 @@ def written(folder: Path, **changes: object) -> Results:
 def test_a_folder_of_classify_is_listed_as_its_results_say(tmp_path: Path) -> None:
     results = written(tmp_path, is_uncertain=True)
     (entry,) = results.entries()
-    row = row_of(entry)
+    row = entry.row()
     assert (row["scan"], row["verdict"], row["percent"]) == ("p07", "COVID-19 pneumonia", "90.0 %")
     assert (row["doubt"], row["num_warnings"], row["seconds"]) == ("uncertain", 1, 2.0)
     assert results.find(entry.number) == entry
@@ -74,7 +72,7 @@ def test_folders_that_hold_no_results_are_counted_or_passed_over(tmp_path: Path)
 
 def test_unlike_is_said_as_the_report_says_it(tmp_path: Path) -> None:
     (entry,) = written(tmp_path, is_uncertain=True, is_unlike=True).entries()
-    assert row_of(entry)["doubt"] == UNLIKE
+    assert entry.row()["doubt"] == UNLIKE
     assert page_of(entry.number, entry.document, entry.folder)["doubt"] == UNLIKE
 
 
@@ -90,7 +88,7 @@ OWN = LabelSet(
 def test_classes_are_called_and_coloured_as_the_classifier_says(tmp_path: Path) -> None:
     (entry,) = written(tmp_path, labels=OWN).entries()
     page = page_of(entry.number, entry.document, entry.folder)
-    assert (row_of(entry)["verdict"], page["verdict"]) == ("Viral", "Viral")
+    assert (entry.row()["verdict"], page["verdict"]) == ("Viral", "Viral")
     bars = [(bar["words"], bar["color"]) for bar in page["bars"]]  # type: ignore[attr-defined]
     assert bars == [("Bacterial", ""), ("Viral", "#aa0000"), ("Odd one", "")]
     assert page["evidence"]["words"] == "Evidence for “Viral”"  # type: ignore[index]
@@ -121,7 +119,7 @@ def test_results_of_an_older_layout_are_shown_by_the_names_of_their_classes(
     path.write_text(json.dumps(values | {"schema_version": "2.1"}), encoding="utf-8")
     results = Results(tmp_path)
     (entry,) = results.entries()
-    assert (row_of(entry)["verdict"], results.num_unreadable) == ("COVID-19 pneumonia", 0)
+    assert (entry.row()["verdict"], results.num_unreadable) == ("COVID-19 pneumonia", 0)
 
 
 def test_findings_are_called_as_in_the_report(tmp_path: Path) -> None:
@@ -149,7 +147,7 @@ def test_an_unsuitable_scan_has_reasons_and_no_probability(tmp_path: Path) -> No
     page = page_of(entry.number, entry.document, entry.folder)
     assert (page["verdict"], page["bars"], page["is_suitable"]) == ("Not classified", [], False)
     assert page["reasons"] == ["No lungs were found."]
-    assert row_of(entry)["share"] is None
+    assert entry.row()["share"] is None
 
 
 def test_the_page_of_a_scan_has_its_words_curve_and_files(tmp_path: Path) -> None:
@@ -164,7 +162,7 @@ def test_the_page_of_a_scan_has_its_words_curve_and_files(tmp_path: Path) -> Non
     assert evidence["peaks"][0][0] == entry.document.explanation.peaks[0].slice  # type: ignore[union-attr]
     names = [file["name"] for file in page["files"]]  # type: ignore[union-attr]
     assert names == ["result.json", "report.html", "preview.png"]
-    assert [path.name for _, path in files_of(entry.folder)] == names
+    assert [path.name for _, path in entry.files] == names
     json.dumps(page)
 
 
@@ -177,7 +175,7 @@ def test_an_answer_that_is_being_written_has_no_files_yet(tmp_path: Path) -> Non
 def test_another_classifier_answers_beside_the_first(tmp_path: Path) -> None:
     (entry,) = written(tmp_path / "a").entries()
     (other,) = written(tmp_path / "b", decision="CAP").entries()
-    assert row_of(entry, other.document)["other"] == {
+    assert entry.row(other.document)["other"] == {
         "verdict": "Community-acquired pneumonia",
         "percent": "7.0 %",
         "doubt": "",
@@ -187,7 +185,7 @@ def test_another_classifier_answers_beside_the_first(tmp_path: Path) -> None:
 
 def test_the_list_is_a_table_that_no_spreadsheet_runs(tmp_path: Path) -> None:
     (entry,) = written(tmp_path, scan="=1+1").entries()
-    header, line = rows_csv([row_of(entry)]).splitlines()
+    header, line = rows_csv([entry.row()]).splitlines()
     assert header.startswith("scan,decision,probability,certainty,lungs_l,warnings,seconds")
     assert line.startswith("'=1+1,COVID-19,0.9,certain,1.25,1,2.0,")
 
@@ -229,7 +227,7 @@ def test_an_evaluation_shows_its_figures_and_each_wrong_answer_leads_to_its_scan
     folder = tmp_path / "run" / "evaluation"
     write_evaluation(predictions, folder)
     write_predictions(predictions, tmp_path / "run" / "predictions.csv")
-    said = evaluation_words(folder, results.entries())
+    said = Evaluation(folder).words(results.entries())
     assert said["num_scans"] == 4
     assert ["accuracy", "0.500"] in [line[:2] for line in said["figures"]]  # type: ignore[union-attr]
     assert "confusion.png" in said["pictures"]  # type: ignore[operator]
@@ -249,14 +247,14 @@ def test_readers_labels_are_a_table_that_dataset_readers_takes(tmp_path: Path) -
     ):
         reading = Reading(reader, verdict, label, "=a note,\n of two lines")
         readings.add(scan, "COVID-19", reading, ())
-    table = read_readings(tmp_path / "readers.csv")
+    table = LabelTable.read(tmp_path / "readers.csv")
     assert table.readers == ("anna", "ben")
     assert {scan.row.scan: dict(scan.given) for scan in table.scans} == {
         "p01": {"anna": "COVID-19", "ben": "CAP"},
         "p02": {"anna": "normal", "ben": "normal"},
         "p03": {},
     }
-    agreed = agree_on(table)
+    agreed = table.agree_on()
     assert [(row.scan, row.label) for row in agreed.rows] == [("p02", "normal")]
     assert readings.of("p03") == [Reading("anna", "unsure", "", "=a note, of two lines")]
 

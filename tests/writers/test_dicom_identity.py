@@ -24,7 +24,7 @@ from chestct.readers.dicom_source import read_source
 from chestct.result import ScanResult, Timings
 from chestct.simulate import write_dicom_series
 from chestct.writers import WriteOptions
-from chestct.writers.dicom_objects import Subject, long_string, subject_of
+from chestct.writers.dicom_objects import Subject, long_string
 from chestct.writers.folders import foresee_missing, write_outputs
 
 WHOLE = {
@@ -53,7 +53,7 @@ def edited(folder: Path, **fields: object) -> Path:
 
 
 def subject(analysis: ScanAnalysis, **options: bool) -> Subject:
-    return subject_of(analysis, WriteOptions(**options))
+    return Subject.of(analysis, WriteOptions(**options))
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from chestct.explain.explanation import HeatMap
 from chestct.lookup import load_entry
 from chestct.readers import read_volume
 from chestct.writers import OUTPUTS, WRITERS, WriteOptions, choose_writers
-from chestct.writers.dicom_objects import subject_of
+from chestct.writers.dicom_objects import Subject
 from chestct.writers.folders import (
     _results_in,
     check_folder,
@@ -188,7 +188,7 @@ def test_no_output_makes_a_slice_of_the_heat_map_twice(tmp_path: Path) -> None:
     explained = replace(explained, heat=HeatMap(explained.heat.grid, counting))
     analysis = replace(analysis, explanation=explained)
     # The map's hash, which identifiers of all DICOM objects hang on, is a pass of its own.
-    subject_of(analysis, WriteOptions())
+    Subject.of(analysis, WriteOptions())
     assert set(made.values()) == {1}
     for name in WRITERS:
         made.clear()

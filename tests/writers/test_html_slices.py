@@ -11,7 +11,7 @@ from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
 from explained import HOT_SLICE, make_explained, make_explanation
 
 from chestct.explain.explanation import HeatMap, PeakSlice
-from chestct.pictures import fullest_slice, scene_of_scan
+from chestct.pictures import Scene, fullest_slice
 from chestct.writers.evidence import (
     evidence_by_slice,
     evidence_peaks,
@@ -25,7 +25,7 @@ PEAK = PeakSlice(HOT_SLICE, "1.2.3", 0.4)
 
 def test_the_telling_slices_run_through_the_hot_spot() -> None:
     analysis = make_explained()
-    chosen = telling_slices(analysis, scene_of_scan(analysis))
+    chosen = telling_slices(analysis, Scene.of_scan(analysis))
     assert chosen["axial"] == HOT_SLICE
     assert chosen["coronal"] == pytest.approx(SHAPE[1] / 2, abs=3)
     # 0.4 of the way from the middle to the left side.
@@ -34,7 +34,7 @@ def test_the_telling_slices_run_through_the_hot_spot() -> None:
 
 def test_without_heat_the_fullest_slices_are_shown() -> None:
     for analysis in (make_analysis(), make_explained(strength=0.0), make_unsuitable()):
-        scene = scene_of_scan(analysis)
+        scene = Scene.of_scan(analysis)
         chosen = telling_slices(analysis, scene)
         assert chosen == {plane: fullest_slice(scene.lungs, plane) for plane in chosen}
 
@@ -48,7 +48,7 @@ def test_heat_outside_the_lungs_is_shown_where_there_is_no_other() -> None:
     outside = replace(
         explained, explanation=replace(explained.explanation, heat=heat), summary=summary
     )
-    chosen = telling_slices(replace(analysis, explanation=outside), scene_of_scan(analysis))
+    chosen = telling_slices(replace(analysis, explanation=outside), Scene.of_scan(analysis))
     assert chosen == {"axial": SALIENT[0] + 3, "coronal": 0, "sagittal": 10}
 
 

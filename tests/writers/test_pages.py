@@ -15,7 +15,7 @@ from analyses import SALIENT, SHAPE, make_analysis, make_unsuitable
 from page_reader import PageReader, read_page
 from PIL import Image
 
-from chestct.pictures import scene_of_scan
+from chestct.pictures import Scene
 from chestct.writers.pages import (
     IndexHead,
     IndexRow,
@@ -141,7 +141,7 @@ def test_the_page_is_the_same_every_time() -> None:
 
 def test_the_curve_lies_at_the_height_of_the_pictures() -> None:
     analysis = make_analysis()
-    curve = _area_curve(analysis.prepared.lung_area, SALIENT, scene_of_scan(analysis))
+    curve = _area_curve(analysis.prepared.lung_area, SALIENT, Scene.of_scan(analysis))
     first, last = SALIENT
     assert curve["top"] == pytest.approx((SHAPE[0] - 1 - last) / SHAPE[0] * 100)
     assert curve["bottom"] == pytest.approx((SHAPE[0] - first) / SHAPE[0] * 100)
@@ -156,7 +156,7 @@ def test_the_curve_lies_at_the_height_of_the_pictures() -> None:
 def test_the_curve_of_a_scan_without_lungs_is_flat() -> None:
     analysis = make_unsuitable()
     whole = (0, SHAPE[0] - 1)
-    curve = _area_curve(analysis.prepared.lung_area, whole, scene_of_scan(analysis))
+    curve = _area_curve(analysis.prepared.lung_area, whole, Scene.of_scan(analysis))
     assert set(re.findall(r"L([\d.]+) ", curve["path"])) == {"0.00", "0"}
 
 

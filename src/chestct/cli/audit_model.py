@@ -89,12 +89,12 @@ class _Asked:
     ) -> list[ScanAudit]:
         """The same, by workers; their job lies in a folder."""
         from chestct.cluster.driver import conclude
-        from chestct.cluster.judging import audit_job, audit_tasks, scan_audits
+        from chestct.cluster.judging import AuditWork
 
-        tasks = audit_tasks(scans, self.simulated, self.lesions, self.series)
-        job = audit_job(auditor, engine, tasks, folder, umask=current_umask())
+        tasks = AuditWork.tasks(scans, self.simulated, self.lesions, self.series)
+        job = AuditWork.job(auditor, engine, tasks, folder, umask=current_umask())
         with worked_on(job, tasks, executor, "Asking") as done:
-            return scan_audits(conclude(done, "scans", holds_results=True))
+            return AuditWork.audits(conclude(done, "scans", holds_results=True))
 
 
 @options.grouped

@@ -454,7 +454,7 @@ def _batch_settings(
 ) -> tuple[Classifier, dict[str, Any]]:
     """What classifies the scans of a batch, and how, as plain values."""
     from chestct.classifier import load_classifier
-    from chestct.cluster.classifying import classify_settings
+    from chestct.cluster.classifying import ClassifyWork
 
     classifier = load_classifier(asked.classifier)
     classifier.require_finding(asked.finding)
@@ -462,7 +462,7 @@ def _batch_settings(
     explain = outputs.explanation_for(writing.names)
     # Folders are made only where something was said about what is in them.
     has_folders = outputs.write is not None or explain is not None
-    settings = classify_settings(
+    settings = ClassifyWork.settings(
         classifier,
         asked.classifier,
         **asdict(running),

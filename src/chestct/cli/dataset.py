@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich.text import Text
@@ -144,9 +144,9 @@ class _LabelTable:
             raise ChestCTError(f"{first} is about a table of labels. Name it: --labels TABLE.")
 
 
-@app.command()
+@app.command("scan")
 @options.grouped
-def scan(
+def _scan(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A data set, unpacked.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Manifest to write.")],
     table: _LabelTable,
@@ -206,8 +206,8 @@ def _reading_cells(tiff: options.Tiff) -> dict[str, str]:
     return {name: str(value) for name, value in known.items() if value is not None}
 
 
-@app.command()
-def check(
+@app.command("check")
+def _check(
     manifest: ManifestFile,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the report as JSON.")
@@ -225,7 +225,7 @@ def check(
     """Look for leaks, wrong labels, unreadable scans and confounders; exit 1 when refused."""
     scans = _read_scans(manifest, labels)
 
-    from chestct.datasets.checks import check_manifest, report_json
+    from chestct.datasets.checks import check_manifest
     from chestct.datasets.scans import gather_facts
     from chestct.storage import write_whole
 
@@ -236,7 +236,7 @@ def check(
     report = check_manifest(scans, facts)
     _show_report(scans, report)
     if out is not None:
-        show_written([write_whole(out, report_json(report).encode())], [])
+        show_written([write_whole(out, report.as_json().encode())], [])
     raise typer.Exit(1 if report.refusals else 0)
 
 
@@ -285,9 +285,9 @@ class _Division:
         return hold_out(manifest, wanted)
 
 
-@app.command()
+@app.command("split")
 @options.grouped
-def split(
+def _split(
     manifest: ManifestFile,
     division: _Division,
     out: Annotated[
@@ -308,12 +308,8 @@ def split(
     show_written([write_manifest(divided, out or manifest)], [])
 
 
-class _Inputs(NamedTuple):
-    """Where inputs are kept, how many of each scan, and the classes where they are said."""
-
-    cache: Cache
-    variants: int
-    labels: tuple[str, ...] = ()
+_Inputs: TypeAlias = "tuple[Cache, int, tuple[str, ...]]"
+"""Where inputs are kept, how many of each scan, and the classes where they are said."""
 
 
 @dataclass(frozen=True)
@@ -383,7 +379,7 @@ class _Wanted:
         from chestct.training.settings import DataSection
 
         data = DataSection().model_copy(update=dict(section))
-        return _Inputs(make_cache(data, chosen), data.variants)
+        return make_cache(data, chosen), data.variants, ()
 
     def _of_settings(self, section: Mapping[str, object]) -> _Inputs:
         """The same as the settings of a training say."""
@@ -396,12 +392,12 @@ class _Wanted:
             raise ChestCTError(f"{msg} recipe.name={self.recipe}.")
         chosen = read_settings(self.settings or "", self.overrides or ())
         data = chosen.data.model_copy(update=dict(section))
-        return _Inputs(make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels)
+        return make_cache(data, find_parts(chosen).recipe), data.variants, chosen.labels
 
 
-@app.command()
+@app.command("prepare")
 @options.grouped
-def prepare(
+def _prepare(
     manifest: ManifestFile,
     wanted: _Wanted,
     many: Shards,
@@ -410,22 +406,22 @@ def prepare(
 ) -> None:
     """Prepare all scans for a network, with all cores or machines; goes on where it stopped."""
     executor = many.who(processes)
-    inputs = wanted.inputs()
-    scans = _read_scans(manifest, labels, inputs.labels)
+    cache, variants, names = wanted.inputs()
+    scans = _read_scans(manifest, labels, names)
 
-    from chestct.cluster.preparing import conclude_preparing, prepare_job
+    from chestct.cluster.preparing import PrepareWork
 
     started = time.perf_counter()
-    job, tasks = prepare_job(
-        inputs.cache,
+    job, tasks = PrepareWork.job(
+        cache,
         scans,
-        inputs.variants,
+        variants,
         shard=lambda num: many.shard_of(num, executor.workers),
         umask=current_umask(),
         scan_timeout_s=many.scan_timeout or TIMEOUT_S,
     )
     with worked_on(job, tasks, executor, "Preparing") as work:
-        done, table = conclude_preparing(work, scans, time.perf_counter() - started)
+        done, table = PrepareWork.conclude(work, scans, time.perf_counter() - started)
     show_words(
         f"{done.num_made} prepared, {done.num_found} were there, {len(done.failed)} failed, "
         f"{done.seconds:.0f} s; stored values differ by at most {done.max_error:.2g}"
@@ -525,9 +521,9 @@ class _Sharing:
         return ExportSettings(self.kind, key, self.period, self.names_sites)
 
 
-@app.command()
+@app.command("export")
 @options.grouped
-def export(
+def _export(
     manifest: ManifestFile,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder of its own.")],
     sharing: _Sharing,
@@ -587,9 +583,9 @@ class _Consensus:
         }
 
 
-@app.command()
+@app.command("readers")
 @options.grouped
-def readers(
+def _readers(
     labels: Annotated[
         Path,
         typer.Argument(
@@ -604,30 +600,25 @@ def readers(
     """Make one label per scan out of several readers', and say how far they agree."""
     import numpy as np
 
-    from chestct.datasets.manifest import flow_of, write_manifest
-    from chestct.datasets.reader_labels import (
-        agree_on,
-        agreement_files,
-        judge_agreement,
-        read_readings,
-    )
+    from chestct.datasets.manifest import write_manifest
+    from chestct.datasets.reader_labels import Readings
     from chestct.storage import write_text
 
     named = named_labels(classes)
-    readings = read_readings(labels, () if named is None else named.names)
-    decided = agree_on(readings, said.rule, adjudicator=said.adjudicator, least_readers=said.least)
+    readings = Readings.read(labels, () if named is None else named.names)
+    decided = readings.agree_on(said.rule, adjudicator=said.adjudicator, least_readers=said.least)
     drawn = np.random.default_rng(said.seed)
-    report = judge_agreement(readings, drawn, without=said.adjudicator)
-    texts = agreement_files(readings, decided, report, said.facts)
+    report = readings.judge(drawn, without=said.adjudicator)
+    texts = readings.files(decided, report, said.facts)
     written = [write_manifest(decided, out / "consensus.csv")]
     written += [write_text(out / name, text) for name, text in texts.items()]
-    for text in (texts["agreement.md"], flow_of(decided).as_markdown() + "\n"):
+    for text in (texts["agreement.md"], decided.flow().as_markdown() + "\n"):
         show_words(text)
     show_written(written, [])
 
 
-@app.command()
-def flow(
+@app.command("flow")
+def _flow(
     manifest: ManifestFile,
     out: Annotated[
         Path | None,
@@ -636,13 +627,12 @@ def flow(
     labels: Labels = None,
 ) -> None:
     """Count the scans that were left out, by the reason in the column 'excluded'."""
-    from chestct.datasets.manifest import flow_of
     from chestct.report import as_csv
     from chestct.storage import write_whole
 
     if out is not None and out.suffix not in (".csv", ".md"):
         raise ChestCTError(f"{out.name} is neither .csv nor .md. Name the file by what it holds.")
-    counts = flow_of(_read_scans(manifest, labels, needs_files=False))
+    counts = _read_scans(manifest, labels, needs_files=False).flow()
     words = counts.as_markdown() + "\n"
     show_words(words)
     if out is not None:

@@ -20,7 +20,7 @@ from chestct.cli.training_options import (
     MaseresZ,
     named_files,
 )
-from chestct.cli.workers import Workers, current_umask, usual_shard, worked_on
+from chestct.cli.workers import Workers, current_umask, worked_on
 from chestct.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -194,14 +194,14 @@ def _judge_elsewhere(
 ) -> Mapping[int, ScanSaid]:
     """Have workers ask a classifier about all scans."""
     from chestct.cluster.driver import conclude
-    from chestct.cluster.judging import evaluate_job, said_of_scans
+    from chestct.cluster.judging import EvaluateWork
 
-    shard = partial(usual_shard, workers=executor.workers)
-    job, tasks = evaluate_job(
+    shard = partial(Workers.usual_shard, workers=executor.workers)
+    job, tasks = EvaluateWork.job(
         out, classifier, manifest, settings, shard=shard, umask=current_umask()
     )
     with worked_on(job, tasks, executor, "Judging") as done:
-        return said_of_scans(conclude(done, "scans", holds_results=True))
+        return EvaluateWork.answers(conclude(done, "scans", holds_results=True))
 
 
 def _show_unlike(found: Unlike) -> None:

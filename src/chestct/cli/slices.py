@@ -93,7 +93,7 @@ app = typer.Typer(
 
 
 @app.command("list")
-def list_slices(
+def _list_slices(
     folder: Pictures,
     out: NewTable,
     lists: Lists = None,
@@ -102,13 +102,11 @@ def list_slices(
 ) -> None:
     """Make a table of the slices of a folder, one row per picture."""
     from chestct.datasets.manifest import write_manifest
-    from chestct.datasets.public import parse_list, read_lists, scan_slice_folder
+    from chestct.datasets.public import scan_slice_folder
 
-    if lists:
-        named = [parse_list(each, images or folder) for each in lists]
-        found = read_lists(named, folder, patient_pattern=patient_pattern)
-    else:
-        found = scan_slice_folder(folder, patient_pattern=patient_pattern)
+    found = scan_slice_folder(
+        folder, patient_pattern=patient_pattern, lists=lists or (), images=images
+    )
     with listening(None) as listener:
         for note in found.notes:
             listener.note(note)
@@ -159,9 +157,9 @@ class _Truth:
         )
 
 
-@app.command()
+@app.command("extract")
 @grouped
-def extract(
+def _extract(
     manifest: ScanTable,
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="New folder for pictures and slices.csv.")
@@ -191,9 +189,9 @@ def extract(
     _say_written(found, table)
 
 
-@app.command()
+@app.command("train")
 @grouped
-def train(
+def _train(
     training: options.Training,
     table: SliceTable,
     out: options.RunFolder,
@@ -211,7 +209,7 @@ def train(
 
 @app.command("lr-range")
 @grouped
-def lr_range(
+def _lr_range(
     training: options.Training,
     table: SliceTable,
     out: options.RangeFolder,
@@ -223,8 +221,8 @@ def lr_range(
     suggest_rate(_plan(training, weights, table, out), test, training.processes)
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def _evaluate(
     classifier: Classifier,
     table: GivenTable,
     out: options.EvaluationFolder,
@@ -242,8 +240,8 @@ def evaluate(
     show_summary(summary, out)
 
 
-@app.command()
-def classify(
+@app.command("classify")
+def _classify(
     classifier: Classifier,
     pictures: Annotated[
         list[Path],
@@ -313,8 +311,8 @@ def _show_answers(found: ClassifiedSlices, out: Path) -> None:
     show_line(f"Written to {out}")
 
 
-@app.command()
-def explain(
+@app.command("explain")
+def _explain(
     classifier: Classifier,
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A slice: PNG, JPEG or TIFF.")],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Picture to write.")],

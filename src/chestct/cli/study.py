@@ -49,7 +49,7 @@ _Study = Annotated[
 
 
 @app.command("audit-papers")
-def audit_papers(
+def _audit_papers(
     out: Annotated[
         Path | None,
         typer.Option(
@@ -173,7 +173,7 @@ class _Paper:
 
 @app.command("maseres-patients")
 @options.grouped
-def maseres_patients(
+def _maseres_patients(
     paper: _Paper,
     rows: _Rows,
     manifest: Annotated[
@@ -229,7 +229,7 @@ def maseres_patients(
 
 @app.command("maseres-slices")
 @options.grouped
-def maseres_slices(
+def _maseres_slices(
     paper: _Paper,
     rows: _Rows,
     table: Annotated[
@@ -352,7 +352,7 @@ class _Grid:
 
 @app.command("roi-ablation")
 @options.grouped
-def roi_ablation(
+def _roi_ablation(
     config: training.Config,
     manifest: training.ManifestFile,
     out: _Study,
@@ -403,9 +403,9 @@ class _Units:
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of these choices.")] = 1
 
 
-@app.command()
+@app.command("damage")
 @options.grouped
-def damage(
+def _damage(
     classifier: training.Judge,
     scans: training.Judged,
     out: _Study,
@@ -443,16 +443,16 @@ def _have_judged(
 ) -> None:
     """Have damaged networks judged by workers."""
     from chestct.cluster.driver import conclude
-    from chestct.cluster.judging import damage_job
+    from chestct.cluster.judging import DamageWork
 
     umask = current_umask()
-    job, tasks = damage_job(plan, scans.manifest, scans.split, wanted, umask=umask)
+    job, tasks = DamageWork.job(plan, scans.manifest, scans.split, wanted, umask=umask)
     with worked_on(job, tasks, executor, "Damaging") as done:
         conclude(done, "damaged networks")
 
 
 @app.command("compare-with-paper")
-def compare_with_paper(
+def _compare_with_paper(
     run: Annotated[
         Path,
         typer.Argument(metavar="RUN", help="Folder of a finished training or of a roi-ablation."),

@@ -86,6 +86,14 @@ class Workers:
                 raise ReadError(f"--executor-option is KEY=VALUE, not '{key}'.")
         return Executor(name, self.workers or processes, {key: value for key, _, value in pairs})
 
+    @staticmethod
+    def usual_shard(num_scans: int, workers: int | None) -> int:
+        """Scans per shard: few enough that every worker gets several."""
+        from chestct.datasets.workers import num_cores
+
+        num_workers = workers or num_cores()
+        return max(1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * num_workers)))
+
 
 @dataclass(frozen=True)
 class Shards(Workers):
@@ -114,16 +122,8 @@ class Shards(Workers):
     ] = None
 
     def shard_of(self, num_scans: int, workers: int | None) -> int:
-        """Scans per shard: what was said, or `usual_shard`."""
-        return self.shard or usual_shard(num_scans, workers)
-
-
-def usual_shard(num_scans: int, workers: int | None) -> int:
-    """Scans per shard: few enough that every worker gets several."""
-    from chestct.datasets.workers import num_cores
-
-    num_workers = workers or num_cores()
-    return max(1, min(_MOST_PER_SHARD, num_scans // (_SHARDS_PER_WORKER * num_workers)))
+        """Scans per shard: what was said, or what is usual."""
+        return self.shard or self.usual_shard(num_scans, workers)
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def have_trained(
         folder: The folder below which they lie.
         plans: What each is called, and its plan.
         device: Where each worker trains, as `--device` says it.
-        are: What they are, as `trainings_job` takes it.
+        are: What they are, as `TrainingWork.job` takes it.
 
     Returns:
         What each that diverged is called, and why it has no result.
@@ -177,12 +177,12 @@ def have_trained(
         ChestCTError: Some were not done, or cannot be worked on so.
     """
     from chestct.cluster.driver import conclude
-    from chestct.cluster.trainings import told_of_trainings, trainings_job
+    from chestct.cluster.trainings import TrainingWork
 
-    job, tasks = trainings_job(folder, plans, device, umask=current_umask(), **are)
+    job, tasks = TrainingWork.job(folder, plans, device, umask=current_umask(), **are)
     with worked_on(job, tasks, executor, "Training") as done:
         rows = conclude(done, "trainings")
-    return told_of_trainings(rows, next(iter(plans.values())).listener)
+    return TrainingWork.tell(rows, next(iter(plans.values())).listener)
 
 
 def trainer(workers: Workers, folder: Path, device: str, kind: str) -> TrainAll:

@@ -17,7 +17,7 @@ EXECUTORS: Final[dict[str, Entry]] = {
     "slurm": Entry("chestct.cluster.driver:SlurmCrew", "jobs of a SLURM cluster, by submitit"),
     "ray": Entry("chestct.cluster.driver:RayCrew", "actors on a Ray cluster"),
 }
-"""Executor name to its class, a `driver.Crew`."""
+"""Executor name to its class: workers on one job, as `driver` starts, hears and ends them."""
 
 KINDS: Final[dict[str, Entry]] = {
     "classify": Entry("chestct.cluster.classifying:ClassifyWork", "answers of a classifier"),
@@ -27,4 +27,4 @@ KINDS: Final[dict[str, Entry]] = {
     "audit": Entry("chestct.cluster.judging:AuditWork", "what a classifier's answers rest on"),
     "trainings": Entry("chestct.cluster.trainings:TrainingWork", "folds, rows of studies, trials"),
 }
-"""Kind of work to its class, a `job.Work`."""
+"""Kind of work to its class: what is done to scans, as `job` has it done."""

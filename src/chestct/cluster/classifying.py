@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,7 @@ from chestct.cluster.job import Job, Row
 from chestct.cluster.listing import reading_of
 from chestct.engines import Engine, make_engine
 from chestct.errors import ChestCTError, ReadError, kind_of
-from chestct.pipeline import ReadyScan, answer_ready, make_ready
+from chestct.pipeline import ReadyScan
 from chestct.remote import local_copy, shown
 from chestct.result import ScanResult, verdict_of
 from chestct.writers import WriteOptions
@@ -43,31 +43,6 @@ WORK: Final = "classify"
 _Tasks = Sequence[Mapping[str, Any]]
 _Read = tuple[ReadyScan, ExitStack]
 """A scan that was read, and what keeps the copy it was read from until that is closed."""
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """How the scans of a batch are classified; plain values.
-
-    Attributes:
-        classifier: Its folder; None for the one that is shipped.
-        identity: From `identity_of`: what every worker has to find in that folder.
-        engine: Name in `ENGINES`, or "auto".
-        precision: See `make_engine`.
-        device: See `make_engine`.
-        explain: How to explain, if at all; see `analyse_scan`.
-        finding: Which of several findings is explained; see `analyse_scan`.
-        writing: Fields of `WriteOptions`; None writes no folder per scan.
-    """
-
-    classifier: str | None
-    identity: str
-    engine: str = "auto"
-    precision: str | None = None
-    device: str | None = None
-    explain: str | None = None
-    finding: str | None = None
-    writing: Mapping[str, Any] | None = None
 
 
 def identity_of(classifier: Classifier) -> str:
@@ -114,7 +89,7 @@ class ClassifyWork:
     """A classifier and its engine, loaded once, for any number of scans.
 
     Args:
-        settings: Fields of `_Settings`.
+        settings: As `settings` gives them.
         out: Where folders of results go.
 
     Raises:
@@ -123,13 +98,15 @@ class ClassifyWork:
     """
 
     def __init__(self, settings: Mapping[str, Any], out: Path) -> None:
-        self._settings, self._out = _Settings(**settings), out
-        said = self._settings
-        self._classifier = load_same(said.classifier, said.identity)
+        self._settings, self._out = settings, out
+        self._classifier = load_same(settings["classifier"], settings["identity"])
         self._engine: Engine = make_engine(
-            self._classifier, said.engine, precision=said.precision, device=said.device
+            self._classifier,
+            settings["engine"],
+            precision=settings["precision"],
+            device=settings["device"],
         )
-        fields = said.writing
+        fields = settings["writing"]
         self._writing = (
             None if fields is None else WriteOptions(**{**fields, "names": tuple(fields["names"])})
         )
@@ -175,12 +152,12 @@ class ClassifyWork:
             raise ReadError(f"{task['shown']} does not exist, or this machine does not see it.")
         if self._writing is not None:
             check_folder(self._out / task["folder"], path)
-        return make_ready(
+        return ReadyScan.of(
             path,
             self._classifier,
             reading=reading_of(task),
             lungs_engine=self._engine.name.split()[0],
-            explains=self._settings.explain is not None,
+            explains=self._settings["explain"] is not None,
             watcher=_Foreseeing(self._writing),
         )
 
@@ -197,12 +174,11 @@ class ClassifyWork:
 
     def _answered(self, task: Mapping[str, Any], ready: ReadyScan) -> tuple[ScanResult, bool]:
         """The answer on a scan, and whether all about it was written."""
-        analysis = answer_ready(
-            ready,
+        analysis = ready.answered(
             self._classifier,
             engine=self._engine,
-            explain=self._settings.explain,
-            finding=self._settings.finding,
+            explain=self._settings["explain"],
+            finding=self._settings["finding"],
         )
         result = replace(analysis.result, scan=task["name"])
         if self._writing is None:
@@ -210,6 +186,22 @@ class ClassifyWork:
         analysis = replace(analysis, result=result)
         written = write_outputs(analysis, self._out / task["folder"], self._writing)
         return written.analysis.result, not written.failed
+
+    @staticmethod
+    def settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:
+        """How the scans of a batch are classified, as plain values.
+
+        Args:
+            classifier: What to classify with; every worker has to find this very one.
+            folder: Where it was loaded from; None for the one that is shipped.
+            said: `engine`, `precision` and `device`, see `make_engine`; `explain` and `finding`,
+                see `analyse_scan`; `writing`, fields of `WriteOptions`, without which there is no
+                folder per scan. None or "auto" where they are not said.
+        """
+        usual = dict.fromkeys(("precision", "device", "explain", "finding", "writing"))
+        where = None if folder is None else str(folder.absolute())
+        known = {"classifier": where, "identity": identity_of(classifier)}
+        return {**known, "engine": "auto", **usual, **said}
 
 
 class _Foreseeing:
@@ -253,15 +245,3 @@ def write_batch_index(job: Job, classifier: Classifier) -> Path:
 
     head = IndexHead(job.num_tasks, classifier.card.notice, classifier.card.trained_on)
     return write_index(map(entry, tasks, job.rows()), head, job.out)
-
-
-def classify_settings(classifier: Classifier, folder: Path | None, **said: Any) -> dict[str, Any]:
-    """Settings as plain values.
-
-    Args:
-        classifier: What to classify with.
-        folder: Where it was loaded from; None for the one that is shipped.
-        said: Other fields of `_Settings`.
-    """
-    where = None if folder is None else str(folder.absolute())
-    return asdict(_Settings(where, identity_of(classifier), **said))

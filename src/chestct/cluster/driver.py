@@ -60,7 +60,7 @@ class _WorkerEnd:
 
 
 @runtime_checkable
-class Crew(Protocol):
+class _Crew(Protocol):
     """Workers on one job; made as `crew(folder, options)`.
 
     Raises:
@@ -401,7 +401,7 @@ class Executor:
 
 
 @dataclass(frozen=True)
-class Counts:
+class _Counts:
     """How a batch ended.
 
     Attributes:
@@ -447,7 +447,7 @@ def run_job(
         return
     num_workers = min(executor.workers or num_cores(), left)
     make_crew = load_entry(EXECUTORS, executor.name, kind="executor")
-    crew: Crew = make_crew(job.folder, executor.options, num_workers)
+    crew: _Crew = make_crew(job.folder, executor.options, num_workers)
     try:
         crew.start(num_workers)
         _Watch(job, crew, num_workers, say).run(progress)
@@ -461,7 +461,7 @@ def run_job(
 class _Watch:
     """Waits until all is done; lost workers are replaced, those that refuse are not."""
 
-    def __init__(self, job: Job, crew: Crew, num_workers: int, say: Say) -> None:
+    def __init__(self, job: Job, crew: _Crew, num_workers: int, say: Say) -> None:
         self._job, self._crew, self._num_workers, self._say = job, crew, num_workers, say
         self._started, self._before = time.perf_counter(), job.done()
         self._known, self._alive, self._num_lost = self._before, num_workers, 0
@@ -573,7 +573,7 @@ def conclude(job: Job, what: str, *, holds_results: bool = False) -> list[Row]:
     return rows
 
 
-def write_tables(job: Job, columns: Sequence[str]) -> Counts:
+def write_tables(job: Job, columns: Sequence[str]) -> _Counts:
     """Write all answers as one table, and those scans that have none as another.
 
     Args:
@@ -594,7 +594,7 @@ def write_tables(job: Job, columns: Sequence[str]) -> Counts:
     failures = ((row.name, row.cells[1], row.failure) for row in job.rows() if row.failure)
     _write_table(job.out / FAILURES_FILE, ("scan", "path", "reason"), failures)
     _write_table(job.out / ANSWERS_FILE, columns, (count(row).cells for row in job.rows()))
-    return Counts(**counts)
+    return _Counts(**counts)
 
 
 def _write_table(path: Path, columns: Sequence[str], lines: Iterator[Sequence[str]]) -> None:

@@ -256,7 +256,7 @@ class Job:
 
     Attributes:
         folder: Where it lies.
-        work: What is done to a scan: a name in `KINDS`, or "module:class" of a `worker.Work`.
+        work: What is done to a scan: a name in `KINDS`, or "module:class" of such work.
         settings: What it is made with, plain values: as `class(settings, out)`, once per worker.
         num_tasks: Scans in all.
         shard: Scans per shard.
@@ -445,7 +445,7 @@ _WAIT_S: Final = 1.0
 
 
 @runtime_checkable
-class Work(Protocol):
+class _Work(Protocol):
     """What is done to scans."""
 
     @property
@@ -549,11 +549,11 @@ def work_on(folder: Path) -> int:
         os.umask(before)
 
 
-def _load(job: Job) -> Work:
+def _load(job: Job) -> _Work:
     """Make what is done to scans: a classifier is loaded here, once."""
     place = KINDS[job.work].place if job.work in KINDS else job.work
     module, _, name = place.partition(":")
-    work: Work = getattr(import_module(module), name)(job.settings, job.out)
+    work: _Work = getattr(import_module(module), name)(job.settings, job.out)
     return work
 
 
@@ -569,7 +569,7 @@ def _take(job: Job, claims: Claims, done: set[int]) -> tuple[int, _Claim] | None
     return None
 
 
-def _do_shard(job: Job, work: Work, shard: int, claim: _Claim) -> int:
+def _do_shard(job: Job, work: _Work, shard: int, claim: _Claim) -> int:
     """Do what is left to do of a shard; 1 when its rows were written, 0 when it was lost."""
     tasks, rows, suspects = job.tasks(shard), job.known(shard), claim.suspects()
     for place, why in _given_up(suspects, job.scan_timeout_s).items():

@@ -47,7 +47,7 @@ class DamageWork(OneByOne):
     """A damaged network after the other, judged on the scans of a study.
 
     Args:
-        settings: As `damage_job` gives them.
+        settings: As `job` gives them.
         out: The study's folder.
     """
 
@@ -65,43 +65,43 @@ class DamageWork(OneByOne):
         self._judge.judge(task["part"], task["number"])
         return ()
 
+    @staticmethod
+    def job(
+        plan: DamagePlan, manifest: Path, split: str | None, wanted: Sequence[Damaged], **said: Any
+    ) -> tuple[Job, _Tasks]:
+        """The job of judging damaged networks, and its tasks.
 
-def damage_job(
-    plan: DamagePlan, manifest: Path, split: str | None, wanted: Sequence[Damaged], **said: Any
-) -> tuple[Job, _Tasks]:
-    """The job of judging damaged networks, and its tasks.
-
-    Args:
-        plan: Of the study, its undamaged classifier judged.
-        manifest: Where its scans are listed.
-        split: Which of them are judged.
-        wanted: The damaged networks.
-        said: Other fields of `Job`.
-    """
-    settings = {
-        "classifier": whole(plan.classifier.folder),
-        "identity": identity_of(plan.classifier),
-        "manifest": whole(manifest),
-        "split": split,
-        "parts": list(plan.parts),
-        "share": plan.share,
-        "repeats": plan.repeats,
-        "seed": plan.seed,
-        "device": plan.device,
-    }
-    tasks = [
-        {"name": f"{part}, choice {number}", "part": part, "number": number}
-        for part, number in wanted
-    ]
-    folder = plan.folder.absolute() / FOLDER
-    return Job(folder, _DAMAGE, settings, len(tasks), 1, **said), tasks
+        Args:
+            plan: Of the study, its undamaged classifier judged.
+            manifest: Where its scans are listed.
+            split: Which of them are judged.
+            wanted: The damaged networks.
+            said: Other fields of `Job`.
+        """
+        settings = {
+            "classifier": whole(plan.classifier.folder),
+            "identity": identity_of(plan.classifier),
+            "manifest": whole(manifest),
+            "split": split,
+            "parts": list(plan.parts),
+            "share": plan.share,
+            "repeats": plan.repeats,
+            "seed": plan.seed,
+            "device": plan.device,
+        }
+        tasks = [
+            {"name": f"{part}, choice {number}", "part": part, "number": number}
+            for part, number in wanted
+        ]
+        folder = plan.folder.absolute() / FOLDER
+        return Job(folder, _DAMAGE, settings, len(tasks), 1, **said), tasks
 
 
 class EvaluateWork(OneByOne):
     """A classifier that is asked about one scan of a data set after the other.
 
     Args:
-        settings: As `evaluate_job` gives them.
+        settings: As `job` gives them.
         out: The folder of the evaluation.
     """
 
@@ -124,38 +124,42 @@ class EvaluateWork(OneByOne):
         said = judge_here(self._classifier, self._engine, asked, self._cache, Listener(processes=1))
         return (str(task["row"]), json.dumps(said[task["row"]]))
 
+    @staticmethod
+    def job(
+        out: Path,
+        classifier: Classifier,
+        manifest: Manifest,
+        settings: Mapping[str, Any],
+        **said: Any,
+    ) -> tuple[Job, _Tasks]:
+        """The job of asking a classifier about the scans of a data set, and its tasks.
 
-def evaluate_job(
-    out: Path, classifier: Classifier, manifest: Manifest, settings: Mapping[str, Any], **said: Any
-) -> tuple[Job, _Tasks]:
-    """The job of asking a classifier about the scans of a data set, and its tasks.
+        Args:
+            out: The folder of the evaluation.
+            classifier: Who is asked.
+            manifest: As `read_rows` gives it of `settings`.
+            settings: `manifest` and `split`, as `read_rows` takes them, and `engine`, `precision`
+                and `device`, as `make_engine` does.
+            said: Other fields of `Job`; its `shard` as a function of the number of scans.
+        """
+        known = {"classifier": whole(classifier.folder), "identity": identity_of(classifier)}
+        tasks = [{"name": scan_key(row), "row": row.number} for row in manifest.rows]
+        shard = said.pop("shard")(len(tasks))
+        folder = out.absolute() / FOLDER
+        return Job(folder, _EVALUATE, {**settings, **known}, len(tasks), shard, **said), tasks
 
-    Args:
-        out: The folder of the evaluation.
-        classifier: Who is asked.
-        manifest: As `read_rows` gives it of `settings`.
-        settings: `manifest` and `split`, as `read_rows` takes them, and `engine`, `precision` and
-            `device`, as `make_engine` does.
-        said: Other fields of `Job`; its `shard` as a function of the number of scans.
-    """
-    known = {"classifier": whole(classifier.folder), "identity": identity_of(classifier)}
-    tasks = [{"name": scan_key(row), "row": row.number} for row in manifest.rows]
-    shard = said.pop("shard")(len(tasks))
-    folder = out.absolute() / FOLDER
-    return Job(folder, _EVALUATE, {**settings, **known}, len(tasks), shard, **said), tasks
-
-
-def said_of_scans(rows: Sequence[Row]) -> dict[int, ScanSaid]:
-    """What workers were told of scans, out of the rows of their job, by the manifest's row."""
-    answers = {int(row.cells[1]): json.loads(row.cells[2]) for row in rows}
-    return {row: ScanSaid(tuple(shares), reason) for row, (shares, reason) in answers.items()}
+    @staticmethod
+    def answers(rows: Sequence[Row]) -> dict[int, ScanSaid]:
+        """What workers were told of scans, out of the rows of their job, by the manifest's row."""
+        answers = {int(row.cells[1]): json.loads(row.cells[2]) for row in rows}
+        return {row: ScanSaid(tuple(shares), reason) for row, (shares, reason) in answers.items()}
 
 
 class AuditWork(OneByOne):
     """A classifier that is asked about one scan after the other.
 
     Args:
-        settings: As `audit_job` gives them.
+        settings: As `job` gives them.
         out: Where the audit will be written.
     """
 
@@ -179,56 +183,56 @@ class AuditWork(OneByOne):
             (subject,) = read_subjects([Path(task["scan"])], lesions, ReadOptions(task["series"]))
         return (json.dumps(asdict(audit_scan(self._auditor, subject))),)
 
+    @staticmethod
+    def tasks(
+        scans: Sequence[Path], num_simulated: int, lesions: Path | None, series: str | None
+    ) -> _Tasks:
+        """What a classifier is asked about: scans, then simulated patients.
 
-def audit_tasks(
-    scans: Sequence[Path], num_simulated: int, lesions: Path | None, series: str | None
-) -> _Tasks:
-    """What a classifier is asked about: scans, then simulated patients.
+        Args:
+            scans: Their paths.
+            num_simulated: How many patients.
+            lesions: A mask of the only scan's lesions.
+            series: Which series of a folder is read.
 
-    Args:
-        scans: Their paths.
-        num_simulated: How many patients.
-        lesions: A mask of the only scan's lesions.
-        series: Which series of a folder is read.
+        Raises:
+            ReadError: Lesions were given for several scans, or an address has a password or query.
+        """
+        require_one_of(scans, lesions)
+        for path in (*scans, *([] if lesions is None else [lesions])):
+            refuse_secrets(path, "An audit by workers")
+        mask = None if lesions is None else whole(lesions)
+        of_scans = [
+            {"name": scan_name(path), "scan": whole(path), "lesions": mask, "series": series}
+            for path in scans
+        ]
+        return of_scans + [
+            {"name": f"simulated {number + 1}", "scan": None, "number": number}
+            for number in range(num_simulated)
+        ]
 
-    Raises:
-        ReadError: Lesions were given for several scans, or an address has a password or query.
-    """
-    require_one_of(scans, lesions)
-    for path in (*scans, *([] if lesions is None else [lesions])):
-        refuse_secrets(path, "An audit by workers")
-    mask = None if lesions is None else whole(lesions)
-    of_scans = [
-        {"name": scan_name(path), "scan": whole(path), "lesions": mask, "series": series}
-        for path in scans
-    ]
-    return of_scans + [
-        {"name": f"simulated {number + 1}", "scan": None, "number": number}
-        for number in range(num_simulated)
-    ]
+    @staticmethod
+    def job(auditor: Auditor, engine: str, tasks: _Tasks, folder: Path, **said: Any) -> Job:
+        """The job of asking a classifier about scans.
 
+        Args:
+            auditor: Who asks.
+            engine: What runs its network, as `make_engine` takes it.
+            tasks: As `tasks` gives them.
+            folder: Where the audit will be written.
+            said: Other fields of `Job`.
+        """
+        settings = {
+            "classifier": whole(auditor.classifier.folder),
+            "identity": identity_of(auditor.classifier),
+            "engine": engine,
+            "method": auditor.method,
+            "finding": auditor.finding,
+        }
+        return Job(folder.absolute() / FOLDER, _AUDIT, settings, len(tasks), 1, **said)
 
-def audit_job(auditor: Auditor, engine: str, tasks: _Tasks, folder: Path, **said: Any) -> Job:
-    """The job of asking a classifier about scans.
-
-    Args:
-        auditor: Who asks.
-        engine: What runs its network, as `make_engine` takes it.
-        tasks: As `audit_tasks` gives them.
-        folder: Where the audit will be written.
-        said: Other fields of `Job`.
-    """
-    settings = {
-        "classifier": whole(auditor.classifier.folder),
-        "identity": identity_of(auditor.classifier),
-        "engine": engine,
-        "method": auditor.method,
-        "finding": auditor.finding,
-    }
-    return Job(folder.absolute() / FOLDER, _AUDIT, settings, len(tasks), 1, **said)
-
-
-def scan_audits(rows: Sequence[Row]) -> list[ScanAudit]:
-    """What workers asked about scans, out of the rows of their job."""
-    adapter = TypeAdapter(ScanAudit)
-    return [adapter.validate_python(json.loads(row.cells[1])) for row in rows]
+    @staticmethod
+    def audits(rows: Sequence[Row]) -> list[ScanAudit]:
+        """What workers asked about scans, out of the rows of their job."""
+        adapter = TypeAdapter(ScanAudit)
+        return [adapter.validate_python(json.loads(row.cells[1])) for row in rows]

@@ -35,7 +35,7 @@ class PrepareWork:
     """A cache and its recipe, for any number of scans.
 
     Args:
-        settings: As `prepare_job` gives them.
+        settings: As `job` gives them.
         out: Of the job; nothing is written there.
     """
 
@@ -68,64 +68,64 @@ class PrepareWork:
         """The row of a scan of which there is no input."""
         return Row((str(task["row"]), task["shown"], "0", "0"), task["shown"], failure=why)
 
+    @staticmethod
+    def job(
+        cache: Cache, manifest: Manifest, variants: int, **said: Any
+    ) -> tuple[Job, list[dict[str, Any]]]:
+        """The job of preparing a manifest's scans, and its tasks.
 
-def prepare_job(
-    cache: Cache, manifest: Manifest, variants: int, **said: Any
-) -> tuple[Job, list[dict[str, Any]]]:
-    """The job of preparing a manifest's scans, and its tasks.
+        Args:
+            cache: Where inputs are kept; the job lies below it, or below what stands for it here.
+            manifest: The scans.
+            variants: Inputs per scan.
+            said: Other fields of `Job`; its `shard` as a function of the number of inputs.
 
-    Args:
-        cache: Where inputs are kept; the job lies below it, or below what stands for it here.
-        manifest: The scans.
-        variants: Inputs per scan.
-        said: Other fields of `Job`; its `shard` as a function of the number of inputs.
+        Raises:
+            ManifestError: A row says something impossible about how its scan is read.
+            CacheError: The cache could not hold all inputs at once.
+        """
+        tasks = [
+            {
+                "path": whole(each.path),
+                "shown": readable(each.path.name),
+                "reading": plain_reading(each.reading),
+                "variant": each.variant,
+                "row": each.row,
+            }
+            for each in cache.tasks_of(manifest, variants)
+        ]
+        settings = {**asdict(cache), "folder": whole(cache.folder)}
+        # A name of its own for every work: several may go on in one cache.
+        key = text_key(repr(settings), repr(tasks))[:16]
+        folder = mirror_of(cache.folder).absolute() / f".preparing-{key}" / FOLDER
+        shard = said.pop("shard")(len(tasks))
+        return Job(folder, _WORK, settings, len(tasks), shard, **said), tasks
 
-    Raises:
-        ManifestError: A row says something impossible about how its scan is read.
-        CacheError: The cache could not hold all inputs at once.
-    """
-    tasks = [
-        {
-            "path": whole(each.path),
-            "shown": readable(each.path.name),
-            "reading": plain_reading(each.reading),
-            "variant": each.variant,
-            "row": each.row,
-        }
-        for each in cache.tasks_of(manifest, variants)
-    ]
-    settings = {**asdict(cache), "folder": whole(cache.folder)}
-    # A name of its own for every work: several may go on in one cache.
-    key = text_key(repr(settings), repr(tasks))[:16]
-    folder = mirror_of(cache.folder).absolute() / f".preparing-{key}" / FOLDER
-    shard = said.pop("shard")(len(tasks))
-    return Job(folder, _WORK, settings, len(tasks), shard, **said), tasks
+    @staticmethod
+    def conclude(job: Job, manifest: Manifest, seconds: float) -> tuple[Preparation, Path]:
+        """What became of all scans; the job is removed.
 
+        Args:
+            job: All of it is done.
+            manifest: The scans.
+            seconds: What it took.
 
-def conclude_preparing(job: Job, manifest: Manifest, seconds: float) -> tuple[Preparation, Path]:
-    """What became of all scans; the job is removed.
+        Returns:
+            How preparing went, and the table of the scans that failed: written where there are any.
 
-    Args:
-        job: All of it is done.
-        manifest: The scans.
-        seconds: What it took.
-
-    Returns:
-        How preparing went, and the table of the scans that failed: written where there are any.
-
-    Raises:
-        WriteError: The table cannot be written.
-    """
-    outcomes = [
-        InputOutcome(int(row), was_there == "1", each.failure, tuple(reasons), float(error))
-        for each in job.rows()
-        for row, _, was_there, error, *reasons in [each.cells]
-    ]
-    failures = [(each.cells[0], each.name, each.failure) for each in job.rows() if each.failure]
-    table = job.out.parent / f"{Path(manifest.name).stem}-{FAILURES_FILE}"
-    if failures:
-        write_text(table, as_csv(("row", "scan", "reason"), failures))
-    else:
-        remove_file(table)
-    shutil.rmtree(job.out, ignore_errors=True)
-    return Preparation.of(outcomes, seconds), table
+        Raises:
+            WriteError: The table cannot be written.
+        """
+        outcomes = [
+            InputOutcome(int(row), was_there == "1", each.failure, tuple(reasons), float(error))
+            for each in job.rows()
+            for row, _, was_there, error, *reasons in [each.cells]
+        ]
+        failures = [(each.cells[0], each.name, each.failure) for each in job.rows() if each.failure]
+        table = job.out.parent / f"{Path(manifest.name).stem}-{FAILURES_FILE}"
+        if failures:
+            write_text(table, as_csv(("row", "scan", "reason"), failures))
+        else:
+            remove_file(table)
+        shutil.rmtree(job.out, ignore_errors=True)
+        return Preparation.of(outcomes, seconds), table

@@ -24,7 +24,7 @@ class TrainingWork(OneByOne):
     """Trainings of one kind, of the same scans or slices.
 
     Args:
-        settings: As `trainings_job` gives them.
+        settings: As `job` gives them.
         out: The folder below which they lie.
     """
 
@@ -59,55 +59,55 @@ class TrainingWork(OneByOne):
         run_fold(settled(plan), task["name"])
         return ""
 
+    @staticmethod
+    def job(
+        folder: Path,
+        plans: Mapping[str, Plan | SlicePlan],
+        device: str,
+        *,
+        are_folds: bool = False,
+        are_trials: bool = False,
+        **said: Any,
+    ) -> tuple[Job, list[dict[str, Any]]]:
+        """The job of trainings, and its tasks.
 
-def trainings_job(
-    folder: Path,
-    plans: Mapping[str, Plan | SlicePlan],
-    device: str,
-    *,
-    are_folds: bool = False,
-    are_trials: bool = False,
-    **said: Any,
-) -> tuple[Job, list[dict[str, Any]]]:
-    """The job of trainings, and its tasks.
-
-    Args:
-        folder: The folder below which all of them lie.
-        plans: What each is called, and its plan; of one manifest.
-        device: Where each worker trains, as `choose_device` takes it.
-        are_folds: Whether each is the fold of that name, of a run that was begun.
-        are_trials: See `TrainAll`.
-        said: Other fields of `Job`.
-    """
-    first = next(iter(plans.values()))
-    settings = {
-        "manifest": whole(first.manifest),
-        "num_folds": first.num_folds,
-        "device": device,
-        "processes": first.listener.processes,
-        "are_slices": isinstance(first, SlicePlan),
-        "are_folds": are_folds,
-        "are_trials": are_trials,
-    }
-    tasks = [
-        {
-            "name": name,
-            "folder": str(plan.folder.absolute()),
-            # As one text: the order of what it holds would be lost, and is written by the training.
-            "settings": plan.settings.model_dump_json(),
+        Args:
+            folder: The folder below which all of them lie.
+            plans: What each is called, and its plan; of one manifest.
+            device: Where each worker trains, as `choose_device` takes it.
+            are_folds: Whether each is the fold of that name, of a run that was begun.
+            are_trials: See `TrainAll`.
+            said: Other fields of `Job`.
+        """
+        first = next(iter(plans.values()))
+        settings = {
+            "manifest": whole(first.manifest),
+            "num_folds": first.num_folds,
+            "device": device,
+            "processes": first.listener.processes,
+            "are_slices": isinstance(first, SlicePlan),
+            "are_folds": are_folds,
+            "are_trials": are_trials,
         }
-        for name, plan in plans.items()
-    ]
-    return Job(folder.absolute() / FOLDER, _WORK, settings, len(tasks), 1, **said), tasks
+        tasks = [
+            {
+                "name": name,
+                "folder": str(plan.folder.absolute()),
+                # As one text: the order of what it holds would be lost, and a training writes it.
+                "settings": plan.settings.model_dump_json(),
+            }
+            for name, plan in plans.items()
+        ]
+        return Job(folder.absolute() / FOLDER, _WORK, settings, len(tasks), 1, **said), tasks
 
+    @staticmethod
+    def tell(rows: Sequence[Row], told: Listener) -> dict[str, str]:
+        """Tell what workers noted.
 
-def told_of_trainings(rows: Sequence[Row], told: Listener) -> dict[str, str]:
-    """Tell what workers noted.
-
-    Returns:
-        What each training that diverged is called, and why it has no result.
-    """
-    for row in rows:
-        for note in row.cells[2:]:
-            told.note(note if note.startswith(row.name) else f"{row.name}: {note}")
-    return {row.name: row.cells[1] for row in rows if row.cells[1]}
+        Returns:
+            What each training that diverged is called, and why it has no result.
+        """
+        for row in rows:
+            for note in row.cells[2:]:
+                told.note(note if note.startswith(row.name) else f"{row.name}: {note}")
+        return {row.name: row.cells[1] for row in rows if row.cells[1]}

@@ -82,6 +82,22 @@ class CheckReport:
         """What has to stand beside every result on these scans."""
         return tuple(finding for finding in self.findings if finding.severity == "warning")
 
+    def refuse_leaks(self) -> None:
+        """Refuse scans that cannot be trained on as they are divided.
+
+        Raises:
+            ManifestError: There are leaks, contradicting labels or unreadable scans, all listed.
+        """
+        if self.refusals:
+            listed = "".join(f"\n  - {finding.sentence}" for finding in self.refusals)
+            msg = f"{self.manifest} cannot be trained on as it is ({len(self.refusals)} reasons):"
+            raise ManifestError(msg + listed)
+
+    def as_json(self) -> str:
+        """The report as JSON, for programs; `schema` changes when a field does."""
+        document = {"schema": 1, **asdict(self), "may_be_trained_on": not self.refusals}
+        return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
 
 def check_manifest(
     manifest: Manifest,
@@ -150,24 +166,6 @@ def _report_on(
         findings=tuple(sorted(findings, key=lambda finding: _ORDER[finding.severity])),
         confounders=tuple(confounders),
     )
-
-
-def refuse_leaks(report: CheckReport) -> None:
-    """Refuse scans that cannot be trained on as they are divided.
-
-    Raises:
-        ManifestError: There are leaks, contradicting labels or unreadable scans; all are listed.
-    """
-    if report.refusals:
-        listed = "".join(f"\n  - {finding.sentence}" for finding in report.refusals)
-        msg = f"{report.manifest} cannot be trained on as it is ({len(report.refusals)} reasons):"
-        raise ManifestError(msg + listed)
-
-
-def report_json(report: CheckReport) -> str:
-    """The report as JSON, for programs; `schema` changes when a field does."""
-    document = {"schema": 1, **asdict(report), "may_be_trained_on": not report.refusals}
-    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 def _count_sides(manifest: Manifest) -> dict[str, dict[str, int]]:

@@ -226,37 +226,62 @@ class Manifest:
         """The same manifest with changed rows."""
         return replace(self, rows=tuple(rows))
 
+    @property
+    def patients_by_label(self) -> dict[str, list[str]]:
+        """Patients of each label, sorted as text; a patient's label is that of most scans."""
+        votes: dict[str, Counter[str]] = defaultdict(Counter)
+        for row in self.rows:
+            votes[row.patient][row.label] += 1
+        patients: dict[str, list[str]] = {label: [] for label in self.labels}
+        for patient in sorted(votes):
+            counts = votes[patient]
+            patients[max(self.labels, key=lambda label: counts[label])].append(patient)
+        return patients
 
-def patients_by_label(manifest: Manifest) -> dict[str, list[str]]:
-    """Patients of each label, sorted as text; a patient's label is that of most of their scans."""
-    votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for row in manifest.rows:
-        votes[row.patient][row.label] += 1
-    patients: dict[str, list[str]] = {label: [] for label in manifest.labels}
-    for patient in sorted(votes):
-        counts = votes[patient]
-        patients[max(manifest.labels, key=lambda label: counts[label])].append(patient)
-    return patients
+    def flow(self) -> Table:
+        """Scans and patients, in all and per label: those listed, excluded by reason, and used."""
+        excluded = self.excluded
+        reasons = Counter(row.excluded for row in excluded)
+        other = () if self.are_findings else (row.label for row in excluded)
+        labels = dict.fromkeys((*self.labels, *other))
+        steps = {"listed": (*self.rows, *excluded)}
+        for reason in sorted(reasons, key=lambda reason: (-reasons[reason], reason)):
+            steps[f"excluded: {reason}"] = tuple(row for row in excluded if row.excluded == reason)
+        steps["used"] = self.rows
+        lines = []
+        for step, rows in steps.items():
+            counts = Counter(label for row in rows for label in row.present)
+            num_patients = len({row.patient for row in rows})
+            numbers = (len(rows), num_patients, *(counts[label] for label in labels))
+            lines.append((step, *map(str, numbers)))
+        columns = ("step", "scans", "patients", *(label or "no label" for label in labels))
+        return Table(columns, tuple(lines))
 
+    def require_classes(self, part: str = "") -> None:
+        """Refuse scans among which a class has none, or of which there is one class only.
 
-def flow_of(manifest: Manifest) -> Table:
-    """Scans and patients, in all and per label: those listed, excluded by reason, and used."""
-    excluded = manifest.excluded
-    reasons = Counter(row.excluded for row in excluded)
-    other = () if manifest.are_findings else (row.label for row in excluded)
-    labels = dict.fromkeys((*manifest.labels, *other))
-    steps = {"listed": (*manifest.rows, *excluded)}
-    for reason in sorted(reasons, key=lambda reason: (-reasons[reason], reason)):
-        steps[f"excluded: {reason}"] = tuple(row for row in excluded if row.excluded == reason)
-    steps["used"] = manifest.rows
-    lines = []
-    for step, rows in steps.items():
-        counts = Counter(label for row in rows for label in row.present)
-        num_patients = len({row.patient for row in rows})
-        numbers = (len(rows), num_patients, *(counts[label] for label in labels))
-        lines.append((step, *map(str, numbers)))
-    columns = ("step", "scans", "patients", *(label or "no label" for label in labels))
-    return Table(columns, tuple(lines))
+        Of findings each must be known to be there in some scan, and not to be in another.
+
+        Raises:
+            ManifestError: Such a class or finding; the message names it and the rows there are.
+        """
+        where = f"the part '{part}' of {self.name}" if part else self.name
+        if self.are_findings:
+            _require_findings(self, where)
+            return
+        counts = Counter(row.label for row in self.rows)
+        if len(counts) == 1:
+            (label,) = counts
+            raise ManifestError(
+                f"All {len(self)} scans of {where} ({describe_rows(self.rows)}) are {label}. "
+                "A classifier needs at least two classes: add scans of another one."
+            )
+        empty = [label for label in self.labels if not counts[label]]
+        if empty:
+            raise ManifestError(
+                f"No scan of {where} is {' or '.join(empty)}. Add some, divide the scans anew "
+                "(chestct dataset split), or leave the class out of the labels."
+            )
 
 
 def describe_rows(rows: Sequence[ManifestRow]) -> str:
@@ -285,33 +310,6 @@ def _require_files(manifest: Manifest) -> None:
         f"  Paths are relative to {manifest.folder.resolve()}. Correct the column 'scan', or take "
         "the rows out."
     )
-
-
-def require_classes(manifest: Manifest, part: str = "") -> None:
-    """Refuse scans among which a class has none, or of which there is one class only.
-
-    Of findings each must be known to be there in some scan, and not to be in another.
-
-    Raises:
-        ManifestError: Such a class or finding; the message names it and the rows there are.
-    """
-    where = f"the part '{part}' of {manifest.name}" if part else manifest.name
-    if manifest.are_findings:
-        _require_findings(manifest, where)
-        return
-    counts = Counter(row.label for row in manifest.rows)
-    if len(counts) == 1:
-        (label,) = counts
-        raise ManifestError(
-            f"All {len(manifest)} scans of {where} ({describe_rows(manifest.rows)}) are {label}. "
-            "A classifier needs at least two classes: add scans of another one."
-        )
-    empty = [label for label in manifest.labels if not counts[label]]
-    if empty:
-        raise ManifestError(
-            f"No scan of {where} is {' or '.join(empty)}. Add some, divide the scans anew "
-            "(chestct dataset split), or leave the class out of the labels."
-        )
 
 
 def _require_findings(manifest: Manifest, where: str) -> None:

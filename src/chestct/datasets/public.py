@@ -530,8 +530,14 @@ class _SliceList(NamedTuple):
     images: Path
 
 
-def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _Listing:
-    """List the pictures of a folder: by COVID-CT's lists where there are some, else by class.
+def scan_slice_folder(
+    folder: Path,
+    *,
+    patient_pattern: str | None = None,
+    lists: Sequence[str] = (),
+    images: Path | None = None,
+) -> _Listing:
+    """List the pictures of a folder: by lists, given or COVID-CT's own, else by class.
 
     Class folders are named after their class ("COVID-19", "normal", ...). A picture's patient is
     what the pattern finds in its name, what a table `patients*.csv` says of it, or the folder
@@ -541,17 +547,23 @@ def scan_slice_folder(folder: Path, *, patient_pattern: str | None = None) -> _L
         folder: A data set, unpacked.
         patient_pattern: Regular expression with one group, looked for in each picture's path below
             the class folder; the group is the patient.
+        lists: Text files with one picture's name per line, as LABEL=FILE or SPLIT:LABEL=FILE; no
+            other picture is then taken.
+        images: Where listed pictures lie; None: in the folder.
 
     Raises:
-        ManifestError: No pictures, no such folder, a wrong pattern, or a list that names pictures
-            which are not there.
+        ManifestError: No pictures, no such folder, a wrong pattern, or a list that is not written
+            so or names pictures which are not there.
     """
+    if lists:
+        given = [_parse_list(each, images or folder) for each in lists]
+        return _read_lists(given, folder, patient_pattern=patient_pattern)
     place = folder.absolute()
     if not place.is_dir():
         raise ManifestError(f"There is no folder {folder}. Name a folder of slices.")
-    lists = _find_covid_ct_lists(place)
-    if lists:
-        return read_lists(lists, place, patient_pattern=patient_pattern)
+    own = _find_covid_ct_lists(place)
+    if own:
+        return _read_lists(own, place, patient_pattern=patient_pattern)
     classes, whose = _class_folders(place), _Whose.of(place, patient_pattern)
     rows = [
         ManifestRow(str(picture), whose.named(picture, inside, label), label)
@@ -649,7 +661,7 @@ def _pictures_of(given: Path, pattern: str | None) -> Iterator[tuple[Path, str]]
         yield picture, whose.patient(picture, given) or ""
 
 
-def parse_list(text: str, images: Path) -> _SliceList:
+def _parse_list(text: str, images: Path) -> _SliceList:
     """A list as the command line names it: LABEL=FILE, or SPLIT:LABEL=FILE.
 
     Raises:
@@ -664,7 +676,7 @@ def parse_list(text: str, images: Path) -> _SliceList:
     return _SliceList(Path(file), class_of(label) or label, split, images)
 
 
-def read_lists(
+def _read_lists(
     lists: Sequence[_SliceList], folder: Path, *, patient_pattern: str | None = None
 ) -> _Listing:
     """The slices that lists name.

@@ -50,7 +50,7 @@ class _ReadScan:
 
 
 @dataclass(frozen=True)
-class _Readings:
+class Readings:
     """Scans with the labels of several readers; both in the order in which they first occur."""
 
     scans: tuple[_ReadScan, ...]
@@ -59,75 +59,99 @@ class _Readings:
     folder: Path
     name: str
 
+    @classmethod
+    def read(cls, path: str | Path, labels: Sequence[str] = ()) -> Readings:
+        """Read a table of readers' labels.
 
-def read_readings(path: str | Path, labels: Sequence[str] = ()) -> _Readings:
-    """Read a table of readers' labels.
+        Either one line per scan and reader, with the columns `scan`, `patient`, `reader` and
+        `label`, or one line per scan, with `scan`, `patient` and a column `reader_NAME` per reader;
+        an empty cell means not read. All other columns are those of a manifest.
 
-    Either one line per scan and reader, with the columns `scan`, `patient`, `reader` and `label`,
-    or one line per scan, with `scan`, `patient` and a column `reader_NAME` per reader; an empty
-    cell means not read. All other columns are those of a manifest.
+        `labels` are the classes that may be given; empty: those that occur.
 
-    `labels` are the classes that may be given; empty: those that occur.
-
-    Raises:
-        ManifestError: The table does not fit; the message names row and remedy.
-    """
-    file = Path(path)
-    header, lines = read_lines(file, ("scan", "patient"))
-    numbered = [
-        (number, dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False)))
-        for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
-        if any(cell.strip() for cell in cells)
-    ]
-    findings = [name for name in header if name.startswith(FINDING_PREFIX)]
-    if findings:
-        msg = f"{file.name} has a column per finding ('{findings[0]}'), and readers are compared on"
-        raise ManifestError(f"{msg} one label at a time. Give each finding a table of its own.")
-    columns = [name for name in header if name.startswith(READER_PREFIX)]
-    if {"reader", "label"} <= set(header):
-        found = _gather_lines(file.name, numbered)
-    elif columns:
-        found = [_split_line(file.name, number, cells, columns) for number, cells in numbered]
-    else:
-        msg = f"{file.name} names no readers. Give the columns 'reader' and 'label', or one column"
-        raise ManifestError(f"{msg} such as '{READER_PREFIX}anna' per reader.")
-    labels = labels or classes_among(label for scan in found for label in scan.given.values())
-    _check(file.name, found, labels)
-    readers = tuple(dict.fromkeys(reader for scan in found for reader in scan.given))
-    return _Readings(tuple(found), readers, tuple(labels), file.parent, file.name)
-
-
-def agree_on(
-    readings: _Readings, rule: str = "majority", *, adjudicator: str = "", least_readers: int = 2
-) -> Manifest:
-    """One label per scan by a rule; scans without one are excluded, with the reason.
-
-    The adjudicator decides where the others differ under "adjudicator", and where named ties under
-    "majority"; not counted among the readers that a scan must have.
-
-    Raises:
-        UnknownNameError: There is no such rule.
-        ManifestError: The adjudicator read nothing, or no scan is decided.
-    """
-    decide = look_up(_RULES, rule, kind="rule")
-    if rule == "adjudicator" and not adjudicator:
-        raise ManifestError("The rule 'adjudicator' needs the name of a reader: --adjudicator NAME")
-    if adjudicator and adjudicator not in readings.readers:
-        message = unknown_name_message(adjudicator, readings.readers, kind="reader")
-        raise ManifestError(f"{readings.name}: {message}")
-    rows = []
-    for scan in readings.scans:
-        others = {r: label for r, label in scan.given.items() if r != adjudicator}
-        label = decide(others, scan.given.get(adjudicator, ""))
-        if scan.row.excluded:
-            rows.append(replace(scan.row, label=label))
-        elif len(others) < least_readers:
-            rows.append(replace(scan.row, excluded=_TOO_FEW))
+        Raises:
+            ManifestError: The table does not fit; the message names row and remedy.
+        """
+        file = Path(path)
+        header, lines = read_lines(file, ("scan", "patient"))
+        numbered = [
+            (number, dict(zip(header, [*cells, *[""] * (len(header) - len(cells))], strict=False)))
+            for number, cells in enumerate(lines, start=1 + HEADER_ROWS)
+            if any(cell.strip() for cell in cells)
+        ]
+        findings = [name for name in header if name.startswith(FINDING_PREFIX)]
+        if findings:
+            msg = (
+                f"{file.name} has a column per finding ('{findings[0]}'), and readers are compared"
+            )
+            msg += " on one label at a time. Give each finding a table of its own."
+            raise ManifestError(msg)
+        columns = [name for name in header if name.startswith(READER_PREFIX)]
+        if {"reader", "label"} <= set(header):
+            found = _gather_lines(file.name, numbered)
+        elif columns:
+            found = [_split_line(file.name, number, cells, columns) for number, cells in numbered]
         else:
-            rows.append(replace(scan.row, label=label, excluded="" if label else _UNDECIDED))
-    used = {row.label for row in rows if not row.excluded}
-    labels = tuple(label for label in readings.labels if label in used)
-    return Manifest(tuple(rows), labels, readings.folder, readings.name)
+            msg = f"{file.name} names no readers. Give the columns 'reader' and 'label', or one"
+            raise ManifestError(f"{msg} column such as '{READER_PREFIX}anna' per reader.")
+        labels = labels or classes_among(label for scan in found for label in scan.given.values())
+        _check(file.name, found, labels)
+        readers = tuple(dict.fromkeys(reader for scan in found for reader in scan.given))
+        return cls(tuple(found), readers, tuple(labels), file.parent, file.name)
+
+    def agree_on(
+        self, rule: str = "majority", *, adjudicator: str = "", least_readers: int = 2
+    ) -> Manifest:
+        """One label per scan by a rule; scans without one are excluded, with the reason.
+
+        The adjudicator decides where the others differ under "adjudicator", and where named ties
+        under "majority"; not counted among the readers that a scan must have.
+
+        Raises:
+            UnknownNameError: There is no such rule.
+            ManifestError: The adjudicator read nothing, or no scan is decided.
+        """
+        decide = look_up(_RULES, rule, kind="rule")
+        if rule == "adjudicator" and not adjudicator:
+            raise ManifestError(
+                "The rule 'adjudicator' needs the name of a reader: --adjudicator NAME"
+            )
+        if adjudicator and adjudicator not in self.readers:
+            message = unknown_name_message(adjudicator, self.readers, kind="reader")
+            raise ManifestError(f"{self.name}: {message}")
+        rows = []
+        for scan in self.scans:
+            others = {r: label for r, label in scan.given.items() if r != adjudicator}
+            label = decide(others, scan.given.get(adjudicator, ""))
+            if scan.row.excluded:
+                rows.append(replace(scan.row, label=label))
+            elif len(others) < least_readers:
+                rows.append(replace(scan.row, excluded=_TOO_FEW))
+            else:
+                rows.append(replace(scan.row, label=label, excluded="" if label else _UNDECIDED))
+        used = {row.label for row in rows if not row.excluded}
+        labels = tuple(label for label in self.labels if label in used)
+        return Manifest(tuple(rows), labels, self.folder, self.name)
+
+    def judge(self, rng: np.random.Generator, *, without: str = "") -> _AgreementReport:
+        """Every kappa and its interval, `without` an adjudicator, who reads disputed scans only."""
+        readers = tuple(reader for reader in self.readers if reader != without)
+        pairs = tuple(_judge(self, pair, rng) for pair in combinations(readers, 2))
+        everyone = _judge(self, readers, rng) if len(readers) > 2 else None
+        disputed = sum(scan.is_disputed for scan in self.scans)
+        return _AgreementReport(pairs, everyone, len(self.scans), disputed)
+
+    def files(
+        self, decided: Manifest, report: _AgreementReport, rule: Mapping[str, object]
+    ) -> dict[str, str]:
+        """How far readers agree, by name of file: for people, for programs, what is disputed."""
+        document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
+        return {
+            "disputed.csv": _disputes_csv(self, decided),
+            "agreement.json": json.dumps(document | asdict(report), indent=1, allow_nan=False)
+            + "\n",
+            "agreement.md": _agreement_markdown(report),
+        }
 
 
 def _majority(given: Mapping[str, str], adjudicated: str) -> str:
@@ -253,17 +277,6 @@ class _AgreementReport:
     num_disputed: int
 
 
-def judge_agreement(
-    readings: _Readings, rng: np.random.Generator, *, without: str = ""
-) -> _AgreementReport:
-    """Every kappa with its interval, `without` an adjudicator, who reads disputed scans only."""
-    readers = tuple(reader for reader in readings.readers if reader != without)
-    pairs = tuple(_judge(readings, pair, rng) for pair in combinations(readers, 2))
-    everyone = _judge(readings, readers, rng) if len(readers) > 2 else None
-    disputed = sum(scan.is_disputed for scan in readings.scans)
-    return _AgreementReport(pairs, everyone, len(readings.scans), disputed)
-
-
 def _cohen_kappas(
     first: Int64[np.ndarray, " scan"],
     second: Int64[np.ndarray, " scan"],
@@ -300,19 +313,7 @@ def _draw_weights(
     return weights
 
 
-def agreement_files(
-    readings: _Readings, decided: Manifest, report: _AgreementReport, rule: Mapping[str, object]
-) -> dict[str, str]:
-    """How far the readers agree, by name of file: for people, for programs, what is disputed."""
-    document = {"schema": "chestct.readers", "schema_version": 1, "rule": dict(rule)}
-    return {
-        "disputed.csv": _disputes_csv(readings, decided),
-        "agreement.json": json.dumps(document | asdict(report), indent=1, allow_nan=False) + "\n",
-        "agreement.md": _agreement_markdown(report),
-    }
-
-
-def _disputes_csv(readings: _Readings, decided: Manifest) -> str:
+def _disputes_csv(readings: Readings, decided: Manifest) -> str:
     """The scans on which readers disagree: what each said, and what was decided."""
     rows = {row.scan: row for row in (*decided.rows, *decided.excluded)}
     lines: list[list[object]] = []
@@ -334,7 +335,7 @@ def _agreement_markdown(report: _AgreementReport) -> str:
     return f"{as_markdown_table(header, lines)}\n\n{disputed}\n"
 
 
-def _judge(readings: _Readings, readers: tuple[str, ...], rng: np.random.Generator) -> _Agreement:
+def _judge(readings: Readings, readers: tuple[str, ...], rng: np.random.Generator) -> _Agreement:
     """Cohen's kappa of a pair of readers, Fleiss' of more."""
     is_pair = len(readers) == 2
     who = "both" if is_pair else "all"

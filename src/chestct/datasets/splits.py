@@ -20,8 +20,6 @@ from chestct.datasets.manifest import (
     ManifestError,
     ManifestRow,
     describe_rows,
-    patients_by_label,
-    require_classes,
 )
 from chestct.labels import TWO_CLASSES
 
@@ -69,11 +67,11 @@ def k_fold(manifest: Manifest, settings: SplitSettings) -> Manifest:
     """
     kept_apart = {row.patient for row in manifest.rows if row.split == TEST}
     divided = manifest.choose(lambda row: row.patient not in kept_apart)
-    require_classes(divided)
+    divided.require_classes()
     if manifest.are_findings:
         shares = dict.fromkeys(range(1, settings.folds + 1), 1 / settings.folds)
         return _with_folds(manifest, _deal_findings(divided, shares, settings.seed), kept_apart)
-    patients = patients_by_label(divided)
+    patients = divided.patients_by_label
     for label, names in patients.items():
         if len(names) < settings.folds:
             raise ManifestError(
@@ -140,14 +138,14 @@ def hold_out(manifest: Manifest, settings: SplitSettings) -> Manifest:
     Raises:
         ManifestError: A class has too few patients.
     """
-    require_classes(manifest)
+    manifest.require_classes()
     shares = {VALIDATION: settings.validation_share, TEST: settings.test_share}
     shares = {part: share for part, share in shares.items() if share > 0}
     if manifest.are_findings:
         wanted = {TRAINING: 1 - sum(shares.values()), **shares}
         return _with_splits(manifest, _deal_findings(manifest, wanted, settings.seed))
     splits: dict[str, str] = {}
-    for label, names in patients_by_label(manifest).items():
+    for label, names in manifest.patients_by_label.items():
         counts = {part: max(1, round(share * len(names))) for part, share in shares.items()}
         if sum(counts.values()) >= len(names):
             raise ManifestError(
@@ -195,7 +193,7 @@ def maseres_paper(manifest: Manifest) -> Manifest:
             f"has {', '.join(manifest.labels)}. Leave the other rows out or choose another split."
         )
     splits: dict[str, str] = {}
-    for label, names in patients_by_label(manifest).items():
+    for label, names in manifest.patients_by_label.items():
         first, second = -(-8 * len(names) // 10), len(names) // 10
         if second == 0 or first + second == len(names):
             msg = f"{manifest.name} has {len(names)} patient(s) of {label}; 80, 10 and 10 % of"
@@ -261,7 +259,7 @@ def fold_parts(manifest: Manifest, fold: int) -> tuple[Manifest, Manifest]:
     training = manifest.choose(
         lambda row: row.fold not in (None, fold) and row.split in ("", TRAINING)
     )
-    require_classes(training, f"all folds but {fold}")
+    training.require_classes(f"all folds but {fold}")
     return training, manifest.with_rows(held)
 
 

@@ -44,16 +44,13 @@ from chestct.serve.jobs import (
 from chestct.serve.results import (
     READINGS_FILE,
     Entry,
+    Evaluation,
     Reading,
     Readings,
     Results,
-    evaluation_words,
-    figures_of,
-    files_of,
     is_plain,
     number_of,
     page_of,
-    row_of,
     rows_csv,
     scans_below,
 )
@@ -273,7 +270,7 @@ class _Server:
         others = {entry.document.provenance.pixel_sha256: entry.document for entry in beside}
         said = self.readings.verdicts()
         return [
-            row_of(entry, others.get(entry.document.provenance.pixel_sha256))
+            entry.row(others.get(entry.document.provenance.pixel_sha256))
             | {"readings": said.get(entry.document.scan, [])}
             for entry in self.results.entries()
         ]
@@ -582,7 +579,7 @@ async def _report(server: _Server, request: Request) -> Response:
 
 async def _file(server: _Server, request: Request) -> Response:
     """One of the outputs, to be kept."""
-    files = files_of(server.entry(request).folder)
+    files = server.entry(request).files
     index = request.path_params["file"]
     if index >= len(files):
         return _missing()
@@ -642,7 +639,7 @@ async def _evaluation(server: _Server, request: Request) -> Response:
         return _missing("No evaluation was named: chestct serve RESULTS --evaluation DIR")
     entries = await asyncio.to_thread(server.results.entries)
     try:
-        return JSONResponse(await asyncio.to_thread(evaluation_words, folder, entries))
+        return JSONResponse(await asyncio.to_thread(Evaluation(folder).words, entries))
     except (OSError, ValueError, AttributeError) as error:
         msg = f"{folder.name} holds no evaluation that can be read ({type(error).__name__}). Name"
         raise WriteError(f"{msg} the folder that 'chestct evaluate' wrote.") from error
@@ -651,6 +648,6 @@ async def _evaluation(server: _Server, request: Request) -> Response:
 async def _evaluation_picture(server: _Server, request: Request) -> Response:
     """One of an evaluation's pictures."""
     folder = server.settings.evaluation
-    pictures = [] if folder is None else figures_of(folder)
+    pictures = [] if folder is None else Evaluation(folder).pictures
     index = request.path_params["picture"]
     return FileResponse(pictures[index]) if index < len(pictures) else _missing()

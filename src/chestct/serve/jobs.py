@@ -41,7 +41,7 @@ from chestct.arrays import Shape
 from chestct.errors import ChestCTError, SeveralSeriesError, kind_of
 from chestct.explain.back_to_scan import map_on_body
 from chestct.explain.explanation import HeatMap, HeatPlane
-from chestct.pictures import Plane, draw_slice, fullest_slice, scene_of_scan
+from chestct.pictures import Plane, Scene, draw_slice, fullest_slice
 from chestct.preprocess.oblique import on_body
 from chestct.storage import write_folder_with
 from chestct.volume import Grid, Volume
@@ -49,10 +49,8 @@ from chestct.writers.nifti import write_nifti
 from chestct.writers.pages import to_png
 
 if TYPE_CHECKING:
-    from chestct.analysis import ScanAnalysis
     from chestct.classifier import Classifier
     from chestct.engines import Engine
-    from chestct.volume import Volume
     from chestct.writers import WriteOptions
 
 
@@ -135,7 +133,7 @@ def _facts(analysis: ScanAnalysis, volume: Volume, grid: Grid) -> dict[str, obje
 
 def _thumbnail(analysis: ScanAnalysis) -> bytes:
     """The axial and the coronal slice with most lung, side by side."""
-    scene = scene_of_scan(analysis)
+    scene = Scene.of_scan(analysis)
     pictures = [
         draw_slice(scene, plane, fullest_slice(scene.lungs, plane), _THUMBNAIL_PX)
         for plane in _PLANES

@@ -64,6 +64,30 @@ class Entry:
     document: ResultDocument
     written_at: float
 
+    @property
+    def files(self) -> list[tuple[str, Path]]:
+        """The outputs in its folder: writer and file, in the order of the table of writers."""
+        return _files_of(self.folder)
+
+    def row(self, other: ResultDocument | None = None) -> Words:
+        """A line of the list; `other` is another classifier's answer on the same voxels."""
+        result = self.document.as_result()
+        return {
+            "id": self.number,
+            "scan": result.scan,
+            "decision": result.decision,
+            **_answer_words(result),
+            "share": result.probabilities.get(result.decision),
+            "lungs_l": round(result.lung_volume_l, 2),
+            "num_warnings": len(result.warnings) + len(result.unsuitable_reasons),
+            "seconds": result.timings_s.total,
+            "written_at": datetime.fromtimestamp(self.written_at, UTC).isoformat(
+                timespec="seconds"
+            ),
+            "classifier": f"{result.provenance.classifier} {result.provenance.classifier_version}",
+            "other": None if other is None else _other_words(other.as_result(), result),
+        }
+
 
 class Results:
     """What lies in a folder of results; looked at anew each time, read only where it changed."""
@@ -139,7 +163,7 @@ def _document_in(folder: Path) -> ResultDocument | None:
         return None
 
 
-def files_of(folder: Path) -> list[tuple[str, Path]]:
+def _files_of(folder: Path) -> list[tuple[str, Path]]:
     """The outputs in a folder of results: writer and file, in the order of the table of writers."""
     return [
         (writer, path)
@@ -148,24 +172,6 @@ def files_of(folder: Path) -> list[tuple[str, Path]]:
         for path in sorted(folder.glob(pattern))
         if is_plain(path)
     ]
-
-
-def row_of(entry: Entry, other: ResultDocument | None = None) -> Words:
-    """A line of the list; `other` is another classifier's answer on the same voxels."""
-    result = entry.document.as_result()
-    return {
-        "id": entry.number,
-        "scan": result.scan,
-        "decision": result.decision,
-        **_answer_words(result),
-        "share": result.probabilities.get(result.decision),
-        "lungs_l": round(result.lung_volume_l, 2),
-        "num_warnings": len(result.warnings) + len(result.unsuitable_reasons),
-        "seconds": result.timings_s.total,
-        "written_at": datetime.fromtimestamp(entry.written_at, UTC).isoformat(timespec="seconds"),
-        "classifier": f"{result.provenance.classifier} {result.provenance.classifier_version}",
-        "other": None if other is None else _other_words(other.as_result(), result),
-    }
 
 
 def _answer_words(result: ScanResult) -> Words:
@@ -201,7 +207,7 @@ def rows_csv(rows: Iterable[Words]) -> str:
 
 def page_of(number: str, document: ResultDocument, folder: Path | None) -> Words:
     """All that the page says of a scan, in the words of the report."""
-    files = [] if folder is None else files_of(folder)
+    files = [] if folder is None else _files_of(folder)
     result = document.as_result()
     return {
         "id": number,
@@ -279,35 +285,39 @@ def scans_below(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def evaluation_words(folder: Path, entries: Sequence[Entry]) -> Words:
-    """An evaluation's figures and the scans that were answered wrongly, linked to their results.
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation in a folder with `metrics.json`, and `predictions.csv` in it or beside it."""
 
-    The folder holds `metrics.json`, and `predictions.csv` in it or beside it.
+    folder: Path
 
-    Raises:
-        ChestCTError: The predictions are damaged.
-        OSError: A file cannot be read.
-        ValueError: `metrics.json` is damaged.
-    """
-    record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    pictures = [path.name for path in figures_of(folder)]
-    places = [folder / "predictions.csv", folder.parent / "predictions.csv"]
-    found = next((path for path in places if is_plain(path)), None)
-    said = None if found is None else read_any_predictions(found)
-    predictions = said if isinstance(said, Predictions) else None
-    return {
-        "name": str(record.get("classifier", "")),
-        "num_scans": record.get("num_scans"),
-        "figures": _overall(record),
-        "pictures": pictures,
-        "wrong": [] if predictions is None else _wrong(predictions, entries),
-        "has_predictions": predictions is not None,
-    }
+    def words(self, entries: Sequence[Entry]) -> Words:
+        """Its figures and the scans that were answered wrongly, linked to their results.
 
+        Raises:
+            ChestCTError: The predictions are damaged.
+            OSError: A file cannot be read.
+            ValueError: `metrics.json` is damaged.
+        """
+        record = json.loads((self.folder / "metrics.json").read_text(encoding="utf-8"))
+        pictures = [path.name for path in self.pictures]
+        places = [self.folder / "predictions.csv", self.folder.parent / "predictions.csv"]
+        found = next((path for path in places if is_plain(path)), None)
+        said = None if found is None else read_any_predictions(found)
+        predictions = said if isinstance(said, Predictions) else None
+        return {
+            "name": str(record.get("classifier", "")),
+            "num_scans": record.get("num_scans"),
+            "figures": _overall(record),
+            "pictures": pictures,
+            "wrong": [] if predictions is None else _wrong(predictions, entries),
+            "has_predictions": predictions is not None,
+        }
 
-def figures_of(folder: Path) -> list[Path]:
-    """The pictures of an evaluation."""
-    return [path for path in sorted(folder.glob("*.png")) if is_plain(path)]
+    @property
+    def pictures(self) -> list[Path]:
+        """Its pictures."""
+        return [path for path in sorted(self.folder.glob("*.png")) if is_plain(path)]
 
 
 def _overall(record: Mapping[str, object]) -> list[list[str]]:

@@ -12,8 +12,6 @@ from chestct.datasets.checks import (
     check_manifest,
     find_patient_leaks,
     find_pixel_leaks,
-    refuse_leaks,
-    report_json,
 )
 from chestct.datasets.confounders import BASELINE
 from chestct.datasets.manifest import (
@@ -23,7 +21,6 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestRow,
     read_manifest,
-    require_classes,
 )
 from chestct.datasets.pictures import LabelledSlices, SliceStore, gather_slices
 from chestct.datasets.scans import ScanFacts, gather_facts
@@ -87,7 +84,7 @@ class Division:
             name: part_of.choose(lambda row: row.number not in numbers)
             for name, part_of in self.parts.items()
         }
-        require_classes(kept[TRAINING], TRAINING)
+        kept[TRAINING].require_classes(TRAINING)
         return Division(**kept)
 
 
@@ -108,7 +105,7 @@ def divide(manifest: Manifest, section: DataSection | SliceDataSection) -> Divis
     test = part(rows, TEST) if is_tested else None
     if not any(row.split == VALIDATION for row in rows.rows):
         return _with_validation(training, section, test)
-    require_classes(training, TRAINING)
+    training.require_classes(TRAINING)
     return Division(training, part(rows, VALIDATION), test)
 
 
@@ -215,7 +212,7 @@ def divide_slices(manifest: Manifest, section: SliceDataSection) -> Division:
     )
     split = look_up(SLICE_SPLITS, section.split, kind="split of slices")(manifest, shares)
     training = part(split, TRAINING)
-    require_classes(training, TRAINING)
+    training.require_classes(TRAINING)
     return Division(training, part(split, VALIDATION), part(split, TEST))
 
 
@@ -311,10 +308,10 @@ def conclude_check(report: CheckReport, file: Path, listener: Listener) -> None:
     Raises:
         ManifestError: The report says so.
     """
-    write_text(file, report_json(report))
+    write_text(file, report.as_json())
     for finding in report.warnings:
         listener.note(finding.sentence)
-    refuse_leaks(report)
+    report.refuse_leaks()
 
 
 def read_slices(

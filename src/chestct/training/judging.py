@@ -36,9 +36,7 @@ from chestct.datasets.manifest import (
     Manifest,
     ManifestRow,
     describe_rows,
-    flow_of,
     read_manifest,
-    require_classes,
 )
 from chestct.datasets.pictures import LabelledSlices
 from chestct.datasets.public import scans_in
@@ -179,7 +177,7 @@ def _facts(
         are_findings=classifier.are_findings,
         settings=json.dumps(card.network_settings, ensure_ascii=False),
         manifest=manifest,
-        flow=flow_of(manifest).rows,
+        flow=manifest.flow().rows,
         reasons=Counter(row.excluded for row in manifest.excluded),
         sites=sorted({row.site for row in manifest.rows if row.site}),
         dates=sorted({row.others["date"] for row in manifest.rows if row.others.get("date")}),
@@ -837,7 +835,7 @@ def evaluate_slices(
     require_own_folder(folder)
     classifier = load_slice_classifier(place)
     manifest = read_manifest(table, classifier.card.labels, are_findings=False)
-    require_classes(manifest)
+    manifest.require_classes()
     seen = _seen_before(place, manifest)
     for sentence in seen:
         listener.note(sentence)

@@ -27,7 +27,6 @@ from chestct.datasets.manifest import (
     VALIDATION,
     Manifest,
     ManifestRow,
-    patients_by_label,
 )
 from chestct.datasets.scans import ScanFacts
 from chestct.datasets.splits import SplitSettings, k_fold
@@ -459,7 +458,7 @@ def _cross_validated_baseline(
     present = tuple(label for label, cases in manifest.cases.items() if cases)
     rows = tuple(replace(row, split="", fold=None) for row in manifest.rows)
     whole = replace(manifest, rows=rows, labels=present, excluded=())
-    fewest = min(len(patients) for patients in patients_by_label(whole).values())
+    fewest = min(len(patients) for patients in whole.patients_by_label.values())
     why_not = ""
     if len(present) < 2 or len(classes_with_facts(manifest, facts)) < 2:
         why_not = "none of them is known for two classes or more"

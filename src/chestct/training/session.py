@@ -38,7 +38,6 @@ from chestct.datasets.manifest import (
     VALIDATION,
     Manifest,
     read_manifest,
-    require_classes,
     write_manifest,
 )
 from chestct.datasets.pictures import SliceStore
@@ -457,7 +456,7 @@ def _read_manifest(plan: Plan | SlicePlan) -> Manifest:
     settings = plan.settings
     are_findings = settings.kind == "findings"
     manifest = read_manifest(plan.manifest, settings.labels, are_findings=are_findings)
-    require_classes(manifest)
+    manifest.require_classes()
     return manifest
 
 

@@ -40,8 +40,6 @@ from chestct.pictures import (
     Scene,
     draw_heat,
     draw_slice,
-    lay_over,
-    scene_of_scan,
 )
 from chestct.preprocess.oblique import slices_follow_body
 from chestct.storage import write_folder_with, write_whole_with
@@ -54,15 +52,9 @@ from chestct.writers.dicom_objects import (
     Concept,
     Subject,
     coded,
-    finish,
-    headers_of,
-    image_at,
     long_string,
-    origin_of,
-    planes_of,
     quantity_of,
     save,
-    subject_of,
 )
 from chestct.writers.evidence import heat_words
 from chestct.writers.nifti import NOT_ANALYSED
@@ -184,14 +176,14 @@ def write_segmentation(analysis: ScanAnalysis, folder: Path, options: WriteOptio
         WriteError: It cannot be written, or the series lacks identifiers.
         MissingExtraError: highdicom is not installed.
     """
-    subject = subject_of(analysis, options)
+    subject = Subject.of(analysis, options)
     segments = segments_of(analysis)
     if not segments:
         raise NothingToWriteError("No lungs were found, so there is nothing to outline.")
     from highdicom.seg import Segmentation, SegmentationTypeValues
 
     filled = np.flatnonzero(_any_by_slice(segments))
-    planes = planes_of(subject, analysis.volume.grid, filled.tolist())
+    planes = subject.planes(analysis.volume.grid, filled.tolist())
     made = Segmentation(
         **planes,
         pixel_array=_stacked(segments, filled),
@@ -199,12 +191,12 @@ def write_segmentation(analysis: ScanAnalysis, folder: Path, options: WriteOptio
         segment_descriptions=[
             _description(subject, number, segment) for number, segment in enumerate(segments, 1)
         ],
-        **origin_of(analysis, subject, SEGMENTATION),
+        **subject.origin(analysis, SEGMENTATION),
         content_description=long_string(NOT_FOR_CLINICAL_USE),
         content_label="LUNGS_EVIDENCE" if len(segments) > 1 else "LUNGS",
         series_description="chestct lungs and evidence, not for clinical use",
     )
-    finish(made, subject, SEGMENTATION)
+    subject.finish(made, SEGMENTATION)
     return save(made, folder / "segmentation.dcm")
 
 
@@ -256,14 +248,14 @@ def write_parametric_map(analysis: ScanAnalysis, folder: Path, options: WriteOpt
         MissingExtraError: highdicom is not installed.
     """
     explained = _heat_of(analysis)
-    subject = subject_of(analysis, options)
+    subject = Subject.of(analysis, options)
     made, grid = _map_of_single_pixels(analysis, subject, explained), analysis.volume.grid
     if grid.num_voxels * np.dtype(np.float32).itemsize > _MOST_BYTES:
         msg = f"A Parametric Map holds at most {_MOST_BYTES} bytes, and the scan's would hold more"
         raise NothingToWriteError(f"{msg}. Write the heat-map as NIfTI.")
     _, made.Rows, made.Columns = grid.shape
     del made.FloatPixelData
-    finish(made, subject, HEAT_MAP)
+    subject.finish(made, HEAT_MAP)
     return write_whole_with(
         folder / "heat-map.dcm", lambda aside: _save_with(explained.heat, made, aside)
     )
@@ -277,14 +269,14 @@ def _map_of_single_pixels(
     from highdicom.pm import DerivedPixelContrastValues, ParametricMap
 
     grid = analysis.volume.grid
-    planes = planes_of(subject, grid, range(grid.shape[0]))
+    planes = subject.planes(grid, range(grid.shape[0]))
     for header in planes["source_images"]:
         header.Rows = header.Columns = 1
     method = explained.explanation.method
     made = ParametricMap(
         **planes,
         pixel_array=np.zeros((grid.shape[0], 1, 1), dtype=np.float32),
-        **origin_of(analysis, subject, HEAT_MAP),
+        **subject.origin(analysis, HEAT_MAP),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[_mapping(method)],
         voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
@@ -373,21 +365,21 @@ def write_overlays(analysis: ScanAnalysis, folder: Path, options: WriteOptions) 
         MissingExtraError: highdicom is not installed.
     """
     explained = _heat_of(analysis)
-    subject = subject_of(analysis, options)
-    scene = _whole(scene_of_scan(analysis))
+    subject = Subject.of(analysis, options)
+    scene = _whole(Scene.of_scan(analysis))
     first, last = scene.analysed
-    reference = headers_of(subject, analysis.volume.grid)[0]
+    reference = subject.headers(analysis.volume.grid)[0]
 
     def write(aside: Path) -> None:
         """Write the series into a folder that is not in its place yet."""
         for number, index in enumerate(range(first, last + 1), 1):
             picture = _picture(scene, index, explained)
-            origin = origin_of(analysis, subject, _OVERLAYS, number)
+            origin = subject.origin(analysis, _OVERLAYS, number)
             # Of the objects about a scan only these pictures do not say it.
             del origin["device_serial_number"]
             made = _captured(reference, origin, picture)
             _refer(made, analysis, subject, index)
-            finish(made, subject, _OVERLAYS)
+            subject.finish(made, _OVERLAYS)
             save(made, aside / f"{number:04d}.dcm")
 
     return write_folder_with(folder / "overlays", write)
@@ -403,7 +395,7 @@ def _picture(scene: Scene, index: int, explained: ScanExplanation) -> RGB:
     """One slice, its heat, and in words what must not be lost when it is seen alone."""
     drawn = draw_slice(scene, "axial", index, _WIDTH_PX)
     threshold = explained.summary.threshold
-    drawn = lay_over(drawn, draw_heat(scene, "axial", index, _WIDTH_PX, threshold))
+    drawn = draw_heat(scene, "axial", index, _WIDTH_PX, threshold).over(drawn)
     canvas = Image.fromarray(drawn)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
     draw.text((_EDGE_PX, _EDGE_PX), heat_words(explained), fill=_INK, font=font)
@@ -443,7 +435,7 @@ def _refer(made: SCImage, analysis: ScanAnalysis, subject: Subject, index: int) 
     if not slices_follow_body(grid):
         return
     _, reverse = canonical_axes(grid)
-    image = image_at(subject, grid, grid.shape[0] - 1 - index if reverse[0] else index)
+    image = subject.image_at(grid, grid.shape[0] - 1 - index if reverse[0] else index)
     source = Dataset()
     source.ReferencedSOPClassUID = image.sop_class
     source.ReferencedSOPInstanceUID = image.uid

@@ -92,6 +92,24 @@ class Subject:
     seed: str
     written: datetime
 
+    @classmethod
+    def of(cls, analysis: ScanAnalysis, options: WriteOptions) -> Subject:
+        """Find out what objects about this scan have to say and to refer to.
+
+        Raises:
+            NothingToWriteError: The scan was not read from DICOM.
+            WriteError: The series lacks identifiers, and none may be made.
+            MissingExtraError: highdicom is not installed.
+            ReadError: The series is no longer there.
+        """
+        series = require_source(analysis.volume, analysis.path, makes_uids=options.makes_uids)
+        pixels, missing = analysis.result.provenance.pixel_sha256, _missing(series)
+        header = _complete(series.header, pixels, missing)
+        images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
+        seed = _seed_of(analysis, header, images)
+        written = _date_of(header) if options.is_deterministic else _now(header)
+        return cls(header, images, series, seed, written)
+
     def series_uid(self, name: str) -> str:
         """SeriesInstanceUID of what the writer of this name writes."""
         return make_uid(self.seed, name, "series")
@@ -111,23 +129,105 @@ class Subject:
         """Any other identifier, of a segment or an organisation of dimensions."""
         return make_uid(self.seed, *parts)
 
+    def planes(self, grid: Grid, indices: Sequence[int]) -> dict[str, Any]:
+        """Source images of frames at slices of the volume and their place, as highdicom takes it.
 
-def subject_of(analysis: ScanAnalysis, options: WriteOptions) -> Subject:
-    """Find out what objects about this scan have to say and to refer to.
+        Args:
+            grid: The volume's grid; it stacks slices along their normal, as the DICOM reader does.
+            indices: Which of its slices become frames, ascending.
+        """
+        if self.series.is_exact:
+            # Frame by frame its source image: highdicom need not look which belong together.
+            return {"source_images": self.headers(grid, indices)}
+        from highdicom import (
+            CoordinateSystemNames,
+            PixelMeasuresSequence,
+            PlaneOrientationSequence,
+            PlanePositionSequence,
+        )
 
-    Raises:
-        NothingToWriteError: The scan was not read from DICOM.
-        WriteError: The series lacks identifiers, and none may be made.
-        MissingExtraError: highdicom is not installed.
-        ReadError: The series is no longer there.
-    """
-    series = require_source(analysis.volume, analysis.path, makes_uids=options.makes_uids)
-    pixels, missing = analysis.result.provenance.pixel_sha256, _missing(series)
-    header = _complete(series.header, pixels, missing)
-    images = _identified(series.images, pixels, is_made="SOPInstanceUID" in missing)
-    seed = _seed_of(analysis, header, images)
-    written = _date_of(header) if options.is_deterministic else _now(header)
-    return Subject(header, images, series, seed, written)
+        patient = CoordinateSystemNames.PATIENT
+        depth_mm, height_mm, width_mm = grid.spacing_mm
+        places = np.array([[float(index), 0.0, 0.0] for index in indices])
+        return {
+            "source_images": self.headers(grid),
+            "plane_positions": [
+                PlanePositionSequence(patient, position)
+                for position in grid.to_patient(places).tolist()
+            ],
+            "plane_orientation": PlaneOrientationSequence(patient, _cosines(grid)),
+            "pixel_measures": PixelMeasuresSequence((height_mm, width_mm), depth_mm, depth_mm),
+        }
+
+    def headers(self, grid: Grid, indices: Sequence[int] | None = None) -> list[Dataset]:
+        """What highdicom asks of the source images: the first has the patient's and study's header.
+
+        Every slice stands there as a CT image of its own, whatever its file is: highdicom knows
+        neither private classes nor series of single frames in files of their own. `_name_sources`
+        then says what each is in truth.
+
+        Args:
+            grid: The volume's grid.
+            indices: Which of the images; None for all.
+        """
+        chosen = self.images if indices is None else [self.images[index] for index in indices]
+        headers = [_header(self, image, grid) for image in chosen]
+        headers[0].update(self.header)
+        return headers
+
+    def image_at(self, grid: Grid, index: int) -> SourceImage:
+        """The source image of a slice of the volume; the nearest where slices were interpolated."""
+        place = grid.to_patient(np.array([float(index), 0.0, 0.0]))
+        along = np.array([image.position_mm for image in self.images]) - place
+        return self.images[int(np.abs(along @ np.asarray(grid.direction[0])).argmin())]
+
+    def header_at(self, grid: Grid, index: int) -> Dataset:
+        """As `headers`, of the one image that `image_at` gives."""
+        return _header(self, self.image_at(grid, index), grid)
+
+    def origin(self, analysis: ScanAnalysis, name: str, number: int = 1) -> dict[str, Any]:
+        """What every object says of its series, itself and what made it, as highdicom takes it.
+
+        Args:
+            analysis: What it is made of.
+            name: Name of its writer.
+            number: Number of the object in its series.
+        """
+        provenance = analysis.result.provenance
+        return {
+            "series_instance_uid": self.series_uid(name),
+            "series_number": _SERIES_NUMBERS[name],
+            "sop_instance_uid": self.instance_uid(name, number),
+            "instance_number": number,
+            "manufacturer": MANUFACTURER,
+            "manufacturer_model_name": long_string(provenance.classifier),
+            "software_versions": __version__,
+            "device_serial_number": provenance.weights_sha256[:16],
+        }
+
+    def finish(self, made: Dataset, name: str) -> None:
+        """Name the sources, and set the dates and what highdicom draws by chance, in place.
+
+        Args:
+            made: The object.
+            name: Name of its writer.
+        """
+        _name_sources(made, self)
+        _date(made, self)
+        if "TimezoneOffsetFromUTC" in self.header:
+            made.TimezoneOffsetFromUTC = self.header.TimezoneOffsetFromUTC
+        if made.Modality != "SR":
+            # An unpaired part of the body needs no laterality (PS3.3 C.7.3.1).
+            made.BodyPartExamined = "CHEST"
+            if "RequestAttributesSequence" in self.header:
+                made.RequestAttributesSequence = self.header.RequestAttributesSequence
+        if "ContentLabel" in made:
+            # Type 2 (PS3.3 table 10-12): nobody, but said.
+            made.ContentCreatorName = ""
+        organisation = self.other_uid(name, "dimensions")
+        for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
+            for item in made.get(sequence, ()):
+                item.DimensionOrganizationUID = organisation
 
 
 def require_source(volume: Volume, path: Path | None, *, makes_uids: bool) -> SourceSeries:
@@ -151,15 +251,6 @@ def require_source(volume: Volume, path: Path | None, *, makes_uids: bool) -> So
     if missing and not makes_uids:
         raise WriteError(_refusal(missing))
     return series
-
-
-def left_out_words(series: SourceSeries) -> str:
-    """A sentence on what the series says and its objects cannot; empty where there is nothing."""
-    names = " and ".join(series.left_out)
-    return names and (
-        f"The DICOM objects do not repeat the series' {names}: too long or malformed for the DICOM"
-        " standard. Where an archive files by it, correct the series and write them again."
-    )
 
 
 def long_string(text: str, *, ending: str = "") -> str:
@@ -343,56 +434,6 @@ def quantity_of(method: str) -> Concept:
     return _QUANTITIES.get(method, _VISUAL_EXPLANATION)
 
 
-def planes_of(subject: Subject, grid: Grid, indices: Sequence[int]) -> dict[str, Any]:
-    """Source images of frames at slices of the volume and their place, as highdicom takes it.
-
-    Args:
-        subject: What the object is about.
-        grid: The volume's grid; it stacks slices along their normal, as the DICOM reader does.
-        indices: Which of its slices become frames, ascending.
-    """
-    if subject.series.is_exact:
-        # Frame by frame its source image: highdicom need not look which belong together.
-        return {"source_images": headers_of(subject, grid, indices)}
-    from highdicom import (
-        CoordinateSystemNames,
-        PixelMeasuresSequence,
-        PlaneOrientationSequence,
-        PlanePositionSequence,
-    )
-
-    patient = CoordinateSystemNames.PATIENT
-    depth_mm, height_mm, width_mm = grid.spacing_mm
-    places = np.array([[float(index), 0.0, 0.0] for index in indices])
-    return {
-        "source_images": headers_of(subject, grid),
-        "plane_positions": [
-            PlanePositionSequence(patient, position)
-            for position in grid.to_patient(places).tolist()
-        ],
-        "plane_orientation": PlaneOrientationSequence(patient, _cosines(grid)),
-        "pixel_measures": PixelMeasuresSequence((height_mm, width_mm), depth_mm, depth_mm),
-    }
-
-
-def headers_of(subject: Subject, grid: Grid, indices: Sequence[int] | None = None) -> list[Dataset]:
-    """What highdicom asks of the source images: the first has the patient's and study's header.
-
-    Every slice stands there as a CT image of its own, whatever its file is: highdicom knows neither
-    private classes nor series of single frames in files of their own. `_name_sources` then says
-    what each is in truth.
-
-    Args:
-        subject: What the object is about.
-        grid: The volume's grid.
-        indices: Which of the images; None for all.
-    """
-    chosen = subject.images if indices is None else [subject.images[index] for index in indices]
-    headers = [_header(subject, image, grid) for image in chosen]
-    headers[0].update(subject.header)
-    return headers
-
-
 def _name_sources(made: Dataset, subject: Subject) -> None:
     """Turn references to stand-ins into references to the source images themselves, in place.
 
@@ -434,18 +475,6 @@ def _stand_in_uid(image: SourceImage) -> str:
     return make_uid(image.uid, image.frame) if image.frame else image.uid
 
 
-def header_at(subject: Subject, grid: Grid, index: int) -> Dataset:
-    """As `headers_of`, of the one image that `image_at` gives."""
-    return _header(subject, image_at(subject, grid, index), grid)
-
-
-def image_at(subject: Subject, grid: Grid, index: int) -> SourceImage:
-    """The source image of a slice of the volume, or the nearest where slices were interpolated."""
-    place = grid.to_patient(np.array([float(index), 0.0, 0.0]))
-    along = np.array([image.position_mm for image in subject.images]) - place
-    return subject.images[int(np.abs(along @ np.asarray(grid.direction[0])).argmin())]
-
-
 def _cosines(grid: Grid) -> list[float]:
     """Directions of rows and columns; a zero has no sign."""
     return [value + 0.0 for value in (*grid.direction[2], *grid.direction[1])]
@@ -472,56 +501,6 @@ def _decimals(values: Sequence[float]) -> list[str]:
     from pydicom.valuerep import format_number_as_ds
 
     return [format_number_as_ds(float(value)) for value in values]
-
-
-def origin_of(
-    analysis: ScanAnalysis, subject: Subject, name: str, number: int = 1
-) -> dict[str, Any]:
-    """What every object says of its series, itself and what made it, as highdicom takes it.
-
-    Args:
-        analysis: What it is made of.
-        subject: What it is about.
-        name: Name of its writer.
-        number: Number of the object in its series.
-    """
-    provenance = analysis.result.provenance
-    return {
-        "series_instance_uid": subject.series_uid(name),
-        "series_number": _SERIES_NUMBERS[name],
-        "sop_instance_uid": subject.instance_uid(name, number),
-        "instance_number": number,
-        "manufacturer": MANUFACTURER,
-        "manufacturer_model_name": long_string(provenance.classifier),
-        "software_versions": __version__,
-        "device_serial_number": provenance.weights_sha256[:16],
-    }
-
-
-def finish(made: Dataset, subject: Subject, name: str) -> None:
-    """Name the sources, and set the dates and what highdicom draws by chance, in place.
-
-    Args:
-        made: The object.
-        subject: What it is about.
-        name: Name of its writer.
-    """
-    _name_sources(made, subject)
-    _date(made, subject)
-    if "TimezoneOffsetFromUTC" in subject.header:
-        made.TimezoneOffsetFromUTC = subject.header.TimezoneOffsetFromUTC
-    if made.Modality != "SR":
-        # An unpaired part of the body needs no laterality (PS3.3 C.7.3.1).
-        made.BodyPartExamined = "CHEST"
-        if "RequestAttributesSequence" in subject.header:
-            made.RequestAttributesSequence = subject.header.RequestAttributesSequence
-    if "ContentLabel" in made:
-        # Type 2 (PS3.3 table 10-12): nobody, but said.
-        made.ContentCreatorName = ""
-    organisation = subject.other_uid(name, "dimensions")
-    for sequence in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
-        for item in made.get(sequence, ()):
-            item.DimensionOrganizationUID = organisation
 
 
 def _date(made: Dataset, subject: Subject) -> None:

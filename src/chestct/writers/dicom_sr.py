@@ -39,14 +39,9 @@ from chestct.writers.dicom_objects import (
     Concept,
     Subject,
     coded,
-    finish,
-    header_at,
-    headers_of,
     long_string,
-    origin_of,
     quantity_of,
     save,
-    subject_of,
 )
 from chestct.writers.evidence import evidence_peaks, heat_words, label_words
 
@@ -118,16 +113,16 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
         WriteError: It cannot be written, or the series lacks identifiers.
         MissingExtraError: highdicom is not installed.
     """
-    subject = subject_of(analysis, options)
+    subject = Subject.of(analysis, options)
     from highdicom import sr
     from pydicom.uid import ExplicitVRLittleEndian
 
     companions = _companions_of(analysis, options)
     own, predecessor = _after(subject.pointing_at(companions.objects), options.earlier)
     made = sr.Comprehensive3DSR(
-        evidence=[*headers_of(subject, analysis.volume.grid), *_referred(subject, companions)],
+        evidence=[*subject.headers(analysis.volume.grid), *_referred(subject, companions)],
         content=_content(analysis, subject, companions)[0],
-        **origin_of(analysis, own, _NAME),
+        **own.origin(analysis, _NAME),
         is_complete=True,
         is_final=False,
         is_verified=False,
@@ -137,7 +132,7 @@ def write_structured_report(analysis: ScanAnalysis, folder: Path, options: Write
         coding_schemes=_schemes_of(analysis.result.label_set),
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    finish(made, own, _NAME)
+    own.finish(made, _NAME)
     return save(made, folder / _FILE_NAME)
 
 
@@ -460,7 +455,7 @@ class _Groups:
         """One slice in which the evidence peaks, with its image."""
         from highdicom import sr
 
-        header = header_at(self.subject, self.analysis.volume.grid, peak.index)
+        header = self.subject.header_at(self.analysis.volume.grid, peak.index)
         image = sr.SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID)
         kind = quantity_of(explained.explanation.method)
         measurements = [_measured(_EVIDENCE, round(peak.evidence, 4), NO_UNITS)]

@@ -16,6 +16,7 @@ from typing import Final
 from chestct.analysis import ScanAnalysis
 from chestct.errors import ChestCTError, WriteError
 from chestct.lookup import load_entry
+from chestct.readers.dicom_source import SourceSeries
 from chestct.storage import install, make_folder, reason_of, remove_file, working_folder
 from chestct.volume import Volume
 from chestct.writers import (
@@ -28,7 +29,7 @@ from chestct.writers import (
     WriteOptions,
     choose_writers,
 )
-from chestct.writers.dicom_objects import left_out_words, require_source
+from chestct.writers.dicom_objects import require_source
 
 logger = logging.getLogger(__name__)
 
@@ -195,10 +196,19 @@ def _with_remarks(analysis: ScanAnalysis, written: Written) -> ScanAnalysis:
     remarks = [f"{name} could not be written. {why}" for name, why in written.failed.items()]
     series = analysis.source_series if set(DICOM) & set(written.files) else None
     if series is not None and series.left_out:
-        remarks.append(left_out_words(series))
+        remarks.append(_left_out_words(series))
     result = replace(analysis.result, warnings=(*analysis.result.warnings, *remarks))
     missing = {**written.skipped, **written.failed}
     return replace(analysis, result=result, not_written=missing)
+
+
+def _left_out_words(series: SourceSeries) -> str:
+    """A sentence on what the series says and its objects cannot; empty where there is nothing."""
+    names = " and ".join(series.left_out)
+    return names and (
+        f"The DICOM objects do not repeat the series' {names}: too long or malformed for the DICOM"
+        " standard. Where an archive files by it, correct the series and write them again."
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -27,13 +27,10 @@ from chestct.pictures import (
     HeatLayer,
     Plane,
     Scene,
-    analysed_rows,
-    cut,
     draw_heat,
     draw_slice,
     fullest_slice,
     heat_color,
-    scene_of_scan,
     spread_slices,
 )
 from chestct.report import as_csv, load_pages
@@ -177,7 +174,7 @@ class _PictureMaker:
         if scene.heat is None:
             return plain
         layer = draw_heat(scene, plane, index, width, self.threshold)
-        is_hatched = bool(np.isnan(cut(scene, scene.heat, plane, index)).any())
+        is_hatched = bool(np.isnan(scene.cut(scene.heat, plane, index)).any())
         return replace(
             plain,
             alt=plain.alt + ("; what was not analysed is hatched" if is_hatched else ""),
@@ -223,7 +220,7 @@ def write_html(analysis: ScanAnalysis, folder: Path, _: WriteOptions | None = No
 def _render_report(analysis: ScanAnalysis) -> str:
     """The report as one HTML page."""
     result, explained = analysis.result, analysis.explanation
-    scene = scene_of_scan(analysis)
+    scene = Scene.of_scan(analysis)
     return (
         load_pages("chestct.writers")
         .get_template("report.html.j2")
@@ -471,7 +468,7 @@ def _area_curve(
     end, ticks = _scale(largest, "%")
     rows = _rows(total)
     points = " ".join(f"L{x:.2f} {y:.2f}" for x, y in zip(lung_area / end * 100, rows, strict=True))
-    top, bottom = analysed_rows(scene, 10_000)
+    top, bottom = scene.analysed_rows(10_000)
     first, last = analysed
     return {
         "path": f"M0 100 {points} L0 0 Z",

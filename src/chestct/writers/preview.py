@@ -32,10 +32,6 @@ from chestct.pictures import (
     fullest_slice,
     heat_color,
     heat_palette,
-    lay_over,
-    picture_height,
-    scene_of_input,
-    scene_of_scan,
     spread_slices,
 )
 from chestct.preprocess.prepare import PreparedScan
@@ -120,7 +116,7 @@ def draw_preview(analysis: ScanAnalysis) -> RGB:
     share = result.probabilities.get(result.decision)
     title = result.verdict
     first, last = analysis.analysed_slices
-    scene = scene_of_scan(analysis)
+    scene = Scene.of_scan(analysis)
     total = scene.volume.grid.shape[0]
     seen = f"Slices {first + 1} to {last + 1} of {total}" if scene.is_cut else f"All {total} slices"
     shown, heat = _spread(scene), ""
@@ -174,13 +170,13 @@ def _tile(scene: Scene, plane: Plane, index: int, width_px: int, threshold: floa
     picture = draw_slice(scene, plane, index, width_px)
     if scene.heat is None:
         return picture
-    return lay_over(picture, draw_heat(scene, plane, index, width_px, threshold))
+    return draw_heat(scene, plane, index, width_px, threshold).over(picture)
 
 
 def _plane_tiles(scene: Scene, shown: _Shown, size_px: tuple[int, int]) -> list[RGB]:
     """Coronal above sagittal, both of the one width at which they fill height or width together."""
     height_px, most_wide_px = size_px
-    heights = sum(picture_height(scene, plane, 1000) for plane in _PLANES)
+    heights = sum(scene.picture_height(plane, 1000) for plane in _PLANES)
     width_px = max(1, min(most_wide_px, round((height_px - _GAP_PX) * 1000 / heights)))
     return [
         _tile(scene, plane, shown.planes[plane], width_px, shown.threshold) for plane in _PLANES
@@ -272,7 +268,7 @@ def _write_input_preview(prepared: PreparedScan, scan: str, folder: Path) -> Pat
         scan=scan,
         remark=f"Recipe {prepared.recipe.name}. {NOT_FOR_CLINICAL_USE}",
     )
-    scene = scene_of_input(prepared)
+    scene = Scene.of_input(prepared)
     return write_whole(folder / _FILE_NAME, to_png(_draw_montage(scene, words, _spread(scene))))
 
 
@@ -383,7 +379,7 @@ def _picture_of_heat(
     enlarged = cv2.resize(values, size, interpolation=cv2.INTER_CUBIC).clip(0.0, 1.0)
     slice_alone = np.rint(255 * enlarged).astype(np.uint8)[..., None].repeat(3, axis=2)
     smooth = cv2.resize(heat, size, interpolation=cv2.INTER_LINEAR).clip(0.0, 1.0)
-    panels = np.hstack([slice_alone, lay_over(slice_alone, _layer(smooth))])
+    panels = np.hstack([slice_alone, _layer(smooth).over(slice_alone)])
     picture = Image.new("RGB", (2 * _PANEL_PX, _PANEL_PX + _CAPTION_PX))
     picture.paste(Image.fromarray(panels), (0, 0))
     place = (_WORDS_AT[0], _PANEL_PX + _WORDS_AT[1])
