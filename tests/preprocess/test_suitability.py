@@ -167,8 +167,62 @@ def test_slice_step_that_is_halved_is_doubted_by_the_shape_of_the_lungs(data_fol
         judge(replace(volume, grid=each), mask).warnings for each in (volume.grid, grid)
     )
     shown = "mm wide: slices may lie farther apart than the headers say"
-    assert not any(shown in warning for warning in told)
+    assert not any("may be wrong" in warning or "sheared" in warning for warning in told)
     assert any(shown in warning for warning in halved)
+
+
+MASKED_SCANS = {
+    "chest64": "lung_masks",
+    "id001": "real_scans",
+    "DCM1": "real_scans",
+}
+
+
+def masked_scan(data_folder, name):
+    """A real scan and its lungs, on canonical axes."""
+    from chestct.readers import read_volume
+    from chestct.readers.masks import read_lungs
+
+    folder = data_folder / MASKED_SCANS[name]
+    volume = read_volume(folder / f"{name}_ct.nii.gz")
+    lungs = read_lungs(folder / f"{name}_lungs.nii.gz", volume)
+    volume, lungs = to_canonical(volume), to_canonical(lungs)
+    return volume, np.ascontiguousarray(lungs.voxels)
+
+
+@pytest.mark.parametrize("name", MASKED_SCANS)
+def test_real_scan_has_sizes_and_slices_that_are_believed(data_folder, name):
+    warnings = judge(*masked_scan(data_folder, name)).warnings
+    assert not any("may be wrong" in each or "sheared" in each for each in warnings)
+
+
+@pytest.mark.parametrize("is_step_too", [False, True])
+@pytest.mark.parametrize(
+    ("name", "factor", "whose"), [("chest64", 0.7, "a child's"), ("id001", 1.3, "hardly any")]
+)
+def test_pixel_size_that_is_wrong_is_doubted(data_folder, name, factor, whose, is_step_too):
+    volume, lungs = masked_scan(data_folder, name)
+    depth_mm, height_mm, width_mm = volume.grid.spacing_mm
+    step_mm = depth_mm * (factor if is_step_too else 1)
+    grid = replace(volume.grid, spacing_mm=(step_mm, height_mm * factor, width_mm * factor))
+    verdict = judge(replace(volume, grid=grid), lungs)
+    told = (*verdict.unsuitable_reasons, *verdict.warnings)
+    assert any(whose in each or "litres" in each for each in told)
+
+
+@pytest.mark.parametrize("pixels", [-0.5, 0.5])
+@pytest.mark.parametrize(("axis", "ways"), [(1, ("front", "back")), (2, ("right", "left"))])
+@pytest.mark.parametrize("name", ["chest64", "id001"])
+def test_slices_that_drift_are_doubted(data_folder, name, axis, ways, pixels):
+    volume, lungs = masked_scan(data_folder, name)
+    voxels, moved = np.full_like(volume.voxels, -1000), np.zeros_like(lungs)
+    for index in range(len(voxels)):
+        shift = [0, 0]
+        shift[axis - 1] = pixels * (index - len(voxels) // 2)
+        ndimage.shift(volume.voxels[index], shift, voxels[index], order=0, cval=-1000)
+        moved[index] = ndimage.shift(lungs[index].astype(np.uint8), shift, order=0) > 0
+    warnings = judge(volume.with_voxels(voxels), moved).warnings
+    assert any(f"further to the {ways[pixels > 0]} than the last" in each for each in warnings)
 
 
 @pytest.mark.parametrize(("kept", "end"), [(slice(0, 42), "head"), (slice(36, 72), "feet")])

@@ -180,3 +180,51 @@ def test_lungs_cut_out_of_a_scan_are_said_to_be_alone(data_folder: Path, tmp_pat
     alone = np.where(lungs > 0, values, -1000).astype(np.int16).T
     warnings = said_of(alone, tmp_path)
     assert [each for each in warnings if "all but the lungs was cut out" in each]
+
+
+@pytest.mark.parametrize("slope", [0.85, 0.9, 1.1, 1.2])
+@pytest.mark.parametrize("name", ["A0001_B", "C3N-00247"])
+def test_another_rescale_slope_is_said(
+    data_folder: Path, tmp_path: Path, name: str, slope: float
+) -> None:
+    scan = np.maximum(middle_of(data_folder, name), -1024)
+    changed = np.rint((scan + 1024.0) * slope - 1024).astype(np.int16)
+    (said,) = (each for each in said_of(changed, tmp_path) if "rescale slope" in each)
+    assert said.startswith("Most tissue has about ")
+    assert said.endswith(" may be wrong. Check the values.")
+
+
+@pytest.mark.parametrize("offset", [-90, -60, 60, 90])
+@pytest.mark.parametrize("name", ["A0001_B", "C3N-00247"])
+def test_a_whole_scan_off_by_a_constant_is_said(
+    data_folder: Path, tmp_path: Path, name: str, offset: int
+) -> None:
+    changed = middle_of(data_folder, name) + np.int16(offset)
+    assert [each for each in said_of(changed, tmp_path) if "where fat has -105" in each]
+
+
+@pytest.mark.parametrize("num", [3, 5])
+@pytest.mark.parametrize("projection", [np.max, np.min])
+def test_projections_that_are_not_marked_are_said(
+    scan: Scan, tmp_path: Path, projection: Callable[..., np.ndarray], num: int
+) -> None:
+    slabs = [projection(scan[low : low + num], axis=0) for low in range(len(scan) - num + 1)]
+    warnings = said_of(np.stack(slabs), tmp_path)
+    (said,) = (each for each in warnings if "(MIP, MinIP)" in each)
+    assert said.startswith("Neighbouring slices share ")
+
+
+def test_scan_enlarged_by_repeating_slices_is_not_called_projections(
+    scan: Scan, tmp_path: Path
+) -> None:
+    warnings = said_of(np.repeat(scan, 2, axis=0), tmp_path)
+    assert not [each for each in warnings if "(MIP, MinIP)" in each]
+
+
+@pytest.mark.parametrize("noise_hu", [50, 200])
+def test_noise_alone_is_not_called_another_rescale(
+    scan: Scan, tmp_path: Path, noise_hu: int
+) -> None:
+    noise = np.random.default_rng(0).normal(0, noise_hu, scan.shape)
+    warnings = said_of(np.rint(scan + noise).astype(np.int16), tmp_path)
+    assert not [each for each in warnings if "rescale slope" in each]
