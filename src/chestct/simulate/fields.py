@@ -185,14 +185,30 @@ def tube_distance(frame: Frame, path: Iterable[Place], radii: Iterable[Number]) 
         x, y, z = frame.x[:, :, box[2]], frame.y[:, box[1]], frame.z[box[0]]
         along = end - start
         length = float(along @ along) + 1e-6
-        share = (x - start[0]) * along[0] + (y - start[1]) * along[1] + (z - start[2]) * along[2]
-        share = np.clip(share / length, 0, 1)
-        squared = (x - start[0] - share * along[0]) ** 2
-        squared = squared + (y - start[1] - share * along[1]) ** 2
-        squared = squared + (z - start[2] - share * along[2]) ** 2
-        distance = np.sqrt(squared) - (first + share * (last - first))
+        x, y, z = x - start[0], y - start[1], z - start[2]
+        # In place, as most of the time would go into new memory.
+        share = x * along[0] + y * along[1] + z * along[2]
+        share /= length
+        np.clip(share, 0, 1, out=share)
+        distance = _squared_gap(x, share, along[0])
+        distance += _squared_gap(y, share, along[1])
+        distance += _squared_gap(z, share, along[2])
+        np.sqrt(distance, out=distance)
+        share *= last - first
+        share += first
+        distance -= share
         np.minimum(field[box], distance.astype(np.float32), out=field[box])
     return field
+
+
+def _squared_gap(
+    place: Float64[np.ndarray, "_ _ _"], share: Float64[np.ndarray, "_ _ _"], along: float
+) -> Float64[np.ndarray, "_ _ _"]:
+    """Squared distance on one axis from the point at each `share` of a line from 0 to `along`."""
+    gap = share * along
+    np.subtract(place, gap, out=gap)
+    gap *= gap
+    return gap
 
 
 def _box(
