@@ -187,7 +187,9 @@ def _fat_on_network(volume: Volume, shape: tuple[int, ...], start: float, step: 
     return np.stack(on_threads(share, nearest))
 
 
-def _find_fat(plane: Num[np.ndarray, "rows columns"], spacing_mm: tuple[float, ...]) -> _Plane:
+def _find_fat(
+    plane: Num[np.ndarray, "rows columns"], spacing_mm: tuple[float, ...]
+) -> Float32[np.ndarray, "fat_rows fat_columns"]:
     """Where a slice shows fat, 1 there and 0 elsewhere, on pixels of some 2 mm.
 
     Args:
