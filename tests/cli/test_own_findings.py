@@ -41,7 +41,7 @@ recipe:
   name: roi_resnet_recommended
   overrides: {input_shape: [32, 32, 32], spacing_mm: [12.0, 12.0, 12.0], lungs: published}
 augmentation: {name: none}
-training: {epochs: 30, batch_size: 4, learning_rate: 0.006, class_weights: balanced, seed: 3}
+training: {epochs: 40, batch_size: 4, learning_rate: 0.003, class_weights: balanced, seed: 3}
 """
 
 
